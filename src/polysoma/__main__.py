@@ -1,0 +1,3 @@
+from polysoma.cli import main
+
+main()

@@ -1,0 +1,54 @@
+"""``polysoma bodies``: what there is to drive."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Table
+
+from polysoma import simulators
+from polysoma.embodiment import ContinuousActions, Embodiment
+
+
+@dataclass(frozen=True)
+class Bodies:
+    """Lists embodiments with their streams, actions, rates and tasks.
+
+    Examples:
+        polysoma bodies
+        polysoma bodies --json
+    """
+
+    json: bool = False
+    """Print JSON for programs instead of a table for people."""
+
+    def run(self) -> None:
+        if self.json:
+            print(json.dumps(
+                {name: {"tasks": list(simulators.tasks_of(name)), **body.to_json()}
+                 for name, body in simulators.embodiments().items()},
+                indent=1,
+            ))
+            return
+        table = Table(title="Bodies", show_lines=True)
+        for column in ("body", "senses", "actions", "rate", "tasks"):
+            table.add_column(column, overflow="fold")
+        for name, body in simulators.embodiments().items():
+            tasks = [task.partition("/")[2] for task in simulators.tasks_of(name)]
+            table.add_row(name, _senses(body), _actions(body), f"{body.rate_hz:g} Hz", f"{len(tasks)}: {', '.join(tasks)}")
+        Console().print(table)
+
+
+def _senses(body: Embodiment) -> str:
+    return "\n".join(
+        f"{stream.name}: {stream.modality}" + (f" {'x'.join(map(str, stream.shape))}" if stream.shape else "")
+        for stream in body.streams
+    )
+
+
+def _actions(body: Embodiment) -> str:
+    if isinstance(body.actions, ContinuousActions):
+        return "\n".join(f"{c.name} [{c.unit}]" for c in body.actions.channels)
+    return "one of " + ", ".join(body.actions.names)

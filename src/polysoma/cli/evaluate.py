@@ -1,0 +1,112 @@
+"""``polysoma evaluate``: how good a policy is."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from polysoma import simulators
+from polysoma.cli.progress import counting
+from polysoma.errors import PolysomaError
+from polysoma.evaluation.evaluation import Result, Score, evaluate
+from polysoma.evaluation.intervals import wilson
+from polysoma.files import write_atomically
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Plays seeded episodes and reports successes out of trials, with 95 % Wilson intervals.
+
+    Examples:
+        polysoma evaluate generalist --tasks 'metaworld/*' --episodes 20 --seed 1000 --json out.json --report out/
+        polysoma evaluate --policy expert --tasks 'drone/*,rover/*'
+    """
+
+    checkpoint: tyro.conf.Positional[str] = "generalist"
+    """A checkpoint folder, or generalist for the shipped weights."""
+    tasks: str = "*"
+    """Tasks, comma-separated; * matches anything."""
+    episodes: int = 10
+    """Episodes of each task."""
+    seed: int = 1000
+    """Seed of the first episode of each task; the others follow."""
+    policy: Literal["checkpoint", "expert", "random"] = "checkpoint"
+    """Who drives."""
+    json: Path | None = None
+    """Write the results here."""
+    report: Path | None = None
+    """Write an HTML report with videos into this folder."""
+    workers: int = 2
+    """Processes."""
+    lanes: int = 16
+    """Episodes at a time in each process."""
+    execute: int | None = None
+    """Actions of a chunk that are executed before the policy is asked again; half of it by default."""
+    temperature: float | None = None
+    """Of the choice among discrete actions."""
+    ensemble: float | None = None
+    """Rate of temporal ensembling; off by default."""
+    film: int = 240
+    """Side of the report's videos in pixels; 0 for none."""
+
+    def run(self) -> None:
+        tasks = simulators.match_tasks(self.tasks)
+        driver = self.checkpoint if self.policy == "checkpoint" else self.policy
+        settings = {"execute": self.execute, "temperature": self.temperature, "ensemble": self.ensemble}
+        acting = {name: value for name, value in settings.items() if value is not None}
+        film = self.film if self.report else 0
+        if film and (problem := _cannot_render()):
+            Console(stderr=True).print(f"no videos: {problem}", style="yellow")
+            film = 0
+        with counting("evaluating") as show:
+            def progress(done: int, total: int, scores: dict[str, Score]) -> None:
+                won = sum(score.successes for score in scores.values())
+                show(done, total, f"{won / done:.1%} succeed")
+
+            result = evaluate(
+                driver, tasks, self.episodes, self.seed, self.workers, self.lanes, acting, film, True, progress
+            )
+        if self.json:
+            self.json.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.json, (json.dumps(result.to_json(), indent=1) + "\n").encode())
+        _print(result)
+        if self.report:
+            from polysoma.evaluation.report import write_report
+
+            print(f"report: {write_report(result, self.report)}")
+
+
+def _cannot_render() -> str:
+    from polysoma.simulators.rendering import choose_backend
+
+    try:
+        choose_backend()
+    except PolysomaError as error:
+        return str(error)
+    return ""
+
+
+def _print(result: Result) -> None:
+    table = Table(title=f"{result.driver}: successes / trials, 95 % interval")
+    for column, justify in (("task", "left"), ("successes", "right"), ("rate", "right"), ("interval", "right")):
+        table.add_column(column, justify=justify)  # type: ignore[arg-type]
+    if len(result.tasks) <= 60:
+        for task, score in result.tasks.items():
+            table.add_row(task, *_cells(score))
+        table.add_section()
+    for family, score in result.families().items():
+        latency = result.latency.get(family)
+        speed = f"  ({latency['p50']:.1f} ms a decision)" if latency else ""
+        table.add_row(f"{family}{speed}", *_cells(score), style="bold")
+    Console().print(table)
+
+
+def _cells(score: Score) -> tuple[str, str, str]:
+    low, high = wilson(score.successes, score.trials)
+    return f"{score.successes}/{score.trials}", f"{score.rate:.2f}", f"{low:.2f}-{high:.2f}"

@@ -1,0 +1,50 @@
+"""A progress bar with rate and time left; plain lines now and then where there is no terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+SECONDS_BETWEEN_LINES = 20.0
+
+
+@contextlib.contextmanager
+def counting(title: str) -> Iterator[Callable[[int, int, str], None]]:
+    """Gives a function to call with (done, total, remark)."""
+    if not sys.stderr.isatty():
+        yield _lines(title)
+        return
+    from rich.console import Console
+
+    columns = (
+        TextColumn(title),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[remark]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(title, remark="", total=None)
+
+        def show(done: int, total: int, remark: str) -> None:
+            bar.update(task, completed=done, total=total, remark=remark)
+
+        yield show
+
+
+def _lines(title: str) -> Callable[[int, int, str], None]:
+    began = last = time.monotonic()
+
+    def show(done: int, total: int, remark: str) -> None:
+        nonlocal last
+        if time.monotonic() - last >= SECONDS_BETWEEN_LINES or done == total:
+            last = time.monotonic()
+            left = (last - began) / max(done, 1) * (total - done)
+            print(f"{title} {done}/{total}, {left:.0f} s left; {remark}", file=sys.stderr, flush=True)
+
+    return show

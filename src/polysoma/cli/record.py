@@ -1,0 +1,68 @@
+"""``polysoma record``: demonstrations into data sets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from polysoma import simulators
+from polysoma.cli.progress import counting
+from polysoma.recording import Recorded, record
+from polysoma.rollout import EXPERT, Behaviour
+
+
+@dataclass(frozen=True)
+class Record:
+    """Records demonstrations, one LeRobotDataset v3 a body under --out. Run again, it continues where it stopped.
+
+    Examples:
+        polysoma record 'metaworld/*' --episodes 25 --out data/ --workers 2 --seed 0
+        polysoma record 'babyai/*' --episodes 100 --behaviour runs/x/checkpoint --out data/dagger --seed 100000
+    """
+
+    tasks: tyro.conf.Positional[str]
+    """Tasks, comma-separated; * matches anything."""
+    episodes: int = 25
+    """Episodes of each task."""
+    out: Path = Path("data")
+    """Folder of the data sets."""
+    workers: int = 2
+    """Processes."""
+    seed: int = 0
+    """Seed of the first episode of each task; the others follow."""
+    behaviour: str = EXPERT
+    """Who drives: expert, random, or a checkpoint. The expert labels what another visits (DAgger)."""
+    noise: float | None = None
+    """Action noise (DART) as a fraction of half the action range; by default what suits each task; 0 for none."""
+    temperature: float = 1.0
+    """Of a checkpoint's discrete actions."""
+    max_steps: int | None = None
+    """Cut episodes after this many steps."""
+    lanes: int = 16
+    """Episodes at a time in each process."""
+
+    def run(self) -> None:
+        behaviour = Behaviour(
+            driver=self.behaviour,
+            acting={"temperature": self.temperature} if self.behaviour not in (EXPERT, "random") else {},
+            noise=self.noise,
+            max_steps=self.max_steps,
+        )
+        tasks = simulators.match_tasks(self.tasks)
+        with counting("recording") as show:
+            def progress(done: int, total: int, so_far: Recorded) -> None:
+                rate = so_far.steps / max(so_far.seconds, 1e-9)
+                show(done, total, f"{rate:,.0f} steps/s, {sum(so_far.failed.values())} failed")
+
+            result = record(
+                tasks, self.episodes, self.out, behaviour, self.workers, self.seed, self.lanes, progress
+            )
+        print(
+            f"kept {sum(result.kept.values())} episodes, dropped {sum(result.failed.values())} that failed, "
+            f"{result.skipped} were there already; {result.steps:,} steps in {result.seconds:.1f} s "
+            f"({result.steps / max(result.seconds, 1e-9):,.0f} steps/s) -> {self.out}"
+        )
+        for task, count in sorted(result.failed.items()):
+            print(f"  {task}: {count} of {count + result.kept[task]} failed")

@@ -1,0 +1,52 @@
+"""``polysoma train``: a recipe to a policy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from polysoma.cli.progress import counting
+
+
+@dataclass(frozen=True)
+class Train:
+    """Trains one policy on the bodies that a recipe names. A killed run continues with --resume, to the same bits.
+
+    Examples:
+        polysoma train recipes/generalist.toml --out runs/x
+        polysoma train recipes/generalist.toml --out runs/x --resume
+        polysoma train recipes/generalist.toml --out runs/y steps=500 bodies.babyai.batch=32
+        OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m polysoma train recipes/generalist.toml --out runs/x
+    """
+
+    recipe: tyro.conf.Positional[Path]
+    """A TOML file."""
+    overrides: tyro.conf.Positional[tuple[str, ...]] = ()
+    """key=value pairs that override the recipe."""
+    out: Path = Path("runs/run")
+    """Folder of the run: checkpoint, metrics, state to resume from."""
+    resume: bool = False
+    """Continue the run in --out."""
+    until: int | None = None
+    """Stop after this step with everything saved, e.g. to record with the policy so far; --resume goes on."""
+
+    def run(self) -> None:
+        from polysoma.learning.imitation import train
+        from polysoma.learning.recipe import read_recipe
+
+        recipe = read_recipe(self.recipe, self.overrides)
+        with counting("training") as show:
+            def progress(step: int, losses: dict[str, float]) -> None:
+                show(step, recipe.steps, " ".join(f"{name} {loss:.3f}" for name, loss in losses.items()))
+
+            folder = train(recipe, self.out, self.resume, self.until, progress, _quick_evaluation)
+        print(f"checkpoint: {folder}")
+
+
+def _quick_evaluation(policy_folder: Path, tasks: tuple[str, ...], episodes: int, seed: int) -> dict[str, float]:
+    from polysoma.evaluation.evaluation import evaluate
+
+    result = evaluate(str(policy_folder), list(tasks), episodes, seed, workers=1)
+    return {task: score.rate for task, score in result.tasks.items()}

@@ -1,0 +1,1 @@
+"""Episodes on disk and in memory: recording, reading and the statistics that normalise them."""

@@ -1,0 +1,341 @@
+"""The files of a data set: the LeRobotDataset v3.0 layout, and how they are written whole or not at all.
+
+``data/chunk-000/file-000.parquet`` holds frames and ``meta/episodes/chunk-000/file-000.parquet`` says which episodes
+they are. An episode exists when the latter does. All other files under ``meta`` can be made again from these two;
+``meta/polysoma.json`` adds what the layout has no place for: the embodiment and the expert's failures.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from polysoma.embodiment import DiscreteActions, Embodiment, Modality
+from polysoma.errors import PolysomaError
+
+FORMAT_VERSION = 1
+LEROBOT_VERSION = "v3.0"
+FILES_PER_CHUNK = 1000
+DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
+VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
+EPISODES_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
+INFO, STATS, TASKS, POLYSOMA = "meta/info.json", "meta/stats.json", "meta/tasks.parquet", "meta/polysoma.json"
+TEMPORARY = ".tmp"
+
+ACTION = "action"
+EXECUTED = "executed_action"
+
+_TASK, _SEED, _SUCCESS = "polysoma/task", "polysoma/seed", "polysoma/success"
+EPISODES_SCHEMA = pa.schema([
+    ("episode_index", pa.int64()),
+    ("tasks", pa.list_(pa.string())),
+    ("length", pa.int64()),
+    ("data/chunk_index", pa.int64()),
+    ("data/file_index", pa.int64()),
+    ("dataset_from_index", pa.int64()),
+    ("dataset_to_index", pa.int64()),
+    ("meta/episodes/chunk_index", pa.int64()),
+    ("meta/episodes/file_index", pa.int64()),
+    (_TASK, pa.string()),
+    (_SEED, pa.int64()),
+    (_SUCCESS, pa.bool_()),
+])
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One column of frames: its dtype, the shape of one value and, for channels, their names."""
+
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    names: tuple[str, ...] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        names = None if self.names is None else list(self.names)
+        return {"dtype": self.dtype.name, "shape": list(self.shape), "names": names}
+
+    def to_arrow(self, values: np.ndarray) -> pa.Array:
+        """``(N, *shape)`` as a column; values of shape (1,) become scalars, as LeRobot stores them."""
+        column = pa.array(np.ascontiguousarray(values, self.dtype).reshape(-1))
+        if self.shape != (1,):
+            for size in reversed(self.shape):
+                column = pa.FixedSizeListArray.from_arrays(column, size)
+        return column
+
+    def to_numpy(self, column: pa.Array) -> np.ndarray:
+        """The inverse of :meth:`to_arrow`; accepts lists of any nesting."""
+        rows = len(column)
+        while pa.types.is_list(column.type) or pa.types.is_fixed_size_list(column.type):
+            column = column.flatten()
+        values: np.ndarray = column.to_numpy(zero_copy_only=False)
+        return values.astype(self.dtype, copy=False).reshape(rows, *self.shape)
+
+
+def observation_key(stream: str) -> str:
+    """The column of a stream."""
+    return f"observation.{stream}"
+
+
+def body_features(body: Embodiment) -> dict[str, Feature]:
+    """The columns that depend on the body, by name.
+
+    Raises:
+        PolysomaError: the body has an image stream, which cannot be recorded yet.
+    """
+    features = {}
+    for stream in body.arrays:
+        if stream.modality is Modality.IMAGE:
+            raise PolysomaError(f"{body.name}: image streams are not recorded yet, and {stream.name!r} is one")
+        names = tuple(channel.name for channel in stream.channels) or None
+        features[observation_key(stream.name)] = Feature(np.dtype(stream.dtype), stream.shape, names)
+    if isinstance(body.actions, DiscreteActions):
+        action = Feature(np.dtype(np.int64), (1,), ("action",))
+    else:
+        action = Feature(np.dtype(np.float32), (body.actions.size,), tuple(c.name for c in body.actions.channels))
+    return features | {ACTION: action, EXECUTED: action}
+
+
+def all_features(body: Embodiment) -> dict[str, Feature]:
+    """All columns of frames, by name, in the order in which they are stored."""
+    integer = Feature(np.dtype(np.int64), (1,))
+    counters = dict.fromkeys(("frame_index", "episode_index", "index", "task_index"), integer)
+    return body_features(body) | {"timestamp": Feature(np.dtype(np.float32), (1,))} | counters
+
+
+@dataclass(frozen=True)
+class EpisodeIndex:
+    """The recorded episodes: arrays of length E, and the task names and instructions that they point to."""
+
+    start: np.ndarray
+    length: np.ndarray
+    task: np.ndarray
+    instruction: np.ndarray
+    seed: np.ndarray
+    success: np.ndarray
+    file: np.ndarray
+    tasks: list[str]
+    instructions: list[str]
+
+    @property
+    def frames(self) -> int:
+        return int(self.length.sum())
+
+    def files(self) -> list[tuple[int, int]]:
+        """(number, frames) of the data files, in the order of their frames."""
+        numbers, which = np.unique(self.file, return_inverse=True)
+        frames = np.bincount(which, weights=self.length).astype(np.int64)
+        return list(zip(numbers.tolist(), frames.tolist(), strict=True))
+
+
+def numbered(root: Path, path: str, number: int) -> Path:
+    """The file of this number: 1000 files fill a chunk."""
+    return root / path.format(chunk_index=number // FILES_PER_CHUNK, file_index=number % FILES_PER_CHUNK)
+
+
+def episode_files(root: Path) -> list[Path]:
+    return sorted((root / "meta/episodes").glob("chunk-*/file-*.parquet"))
+
+
+def read_episodes(root: Path) -> EpisodeIndex:
+    """All recorded episodes.
+
+    Instructions and tasks are numbered by first appearance, so that the numbers in the frames stay right without
+    ``tasks.parquet``, which is written later than the episodes.
+
+    Raises:
+        PolysomaError: a file is damaged, or the files do not follow one another.
+    """
+    paths = episode_files(root)
+    columns = [n for n in EPISODES_SCHEMA.names if not n.startswith("meta/") and n != "episode_index"]
+    schema = pa.schema([EPISODES_SCHEMA.field(name) for name in columns])
+    tables = [read_parquet(path, schema) for path in paths]
+    table = pa.concat_tables(tables) if tables else schema.empty_table()
+    length = table["length"].to_numpy()
+    end = np.cumsum(length, dtype=np.int64)
+    if not np.array_equal(table["dataset_to_index"].to_numpy(), end):
+        raise PolysomaError(
+            f"{root}: the files under meta/episodes do not follow one another, so one is missing or was changed; "
+            "copy the data set again from where it came, or delete it and record it again"
+        )
+    task = table[_TASK].combine_chunks().dictionary_encode()
+    instruction = table["tasks"].combine_chunks().flatten().dictionary_encode()
+    return EpisodeIndex(
+        start=end - length,
+        length=length,
+        task=task.indices.to_numpy(zero_copy_only=False).astype(np.int64),
+        instruction=instruction.indices.to_numpy(zero_copy_only=False).astype(np.int64),
+        seed=table[_SEED].to_numpy(),
+        success=table[_SUCCESS].to_numpy().astype(bool),
+        file=table["data/chunk_index"].to_numpy() * FILES_PER_CHUNK + table["data/file_index"].to_numpy(),
+        tasks=task.dictionary.to_pylist(),
+        instructions=instruction.dictionary.to_pylist(),
+    )
+
+
+def data_files(root: Path, index: EpisodeIndex) -> list[Path]:
+    """The files of frames that the episodes are in. Raises PolysomaError when one is missing."""
+    paths = [numbered(root, DATA_PATH, number) for number, _ in index.files()]
+    for path in paths:
+        with _reading(path):
+            path.stat()
+    return paths
+
+
+def read_frames(root: Path, index: EpisodeIndex, features: Mapping[str, Feature],
+                rows: int = 2**16) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+    """Frames in order, in pieces of at most ``rows``: (first frame, column name to ``(n, *shape)``).
+
+    Raises:
+        PolysomaError: a file is missing, damaged or holds another number of frames than the episodes say.
+    """
+    begin = 0
+    for number, frames in index.files():
+        path = numbered(root, DATA_PATH, number)
+        with _reading(path), pq.ParquetFile(path) as file:
+            held = file.metadata.num_rows
+            if held != frames:
+                raise ValueError(f"expected {frames} frames, got {held}")
+            for batch in file.iter_batches(rows, columns=list(features), use_threads=False):
+                yield begin, {name: feature.to_numpy(batch[name]) for name, feature in features.items()}
+                begin += batch.num_rows
+
+
+def read_polysoma(root: Path) -> tuple[Embodiment, dict[str, list[int]]]:
+    """The embodiment and the seeds of failed expert episodes by task.
+
+    Raises:
+        PolysomaError: not a data set, not one of this library, a newer format, or damaged.
+    """
+    path = root / POLYSOMA
+    if not path.exists():
+        if (root / INFO).exists():
+            raise PolysomaError(f"{root}: this LeRobot data set was not recorded by polysoma (it has no {POLYSOMA}), "
+                                "and such data sets cannot be read yet")
+        raise PolysomaError(f"{root}: not a data set: expected {INFO} in this folder")
+    data = read_json(path)
+    version = data.get("format_version")
+    if not isinstance(version, int) or version < 1:
+        raise PolysomaError(f"{path}: expected a format_version, got {version!r}")
+    if version > FORMAT_VERSION:
+        raise PolysomaError(f"{root}: recorded in format {version}, and this version of polysoma reads up to format "
+                            f"{FORMAT_VERSION}; upgrade polysoma")
+    return Embodiment.from_json(data.get("embodiment", {})), data.get("failures", {})
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object. Raises PolysomaError when the file is missing or damaged."""
+    with _reading(path):
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(data, dict):
+            raise ValueError("expected a JSON object")
+        return data
+
+
+def read_parquet(path: Path, schema: pa.Schema) -> pa.Table:
+    """These columns of a file, with these types. Raises PolysomaError when it is missing or damaged."""
+    with _reading(path), pq.ParquetFile(path) as file:
+        return file.read(columns=schema.names, use_threads=False).select(schema.names).cast(schema)
+
+
+def write_json(path: Path, data: Mapping[str, Any]) -> None:
+    text = json.dumps(data, indent=4, ensure_ascii=False, allow_nan=False) + "\n"
+    with writing(path) as file:
+        file.write(text.encode())
+
+
+def write_parquet(path: Path, table: pa.Table) -> None:
+    with writing(path) as file:
+        pq.write_table(table, file, compression="snappy")
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[BinaryIO]:
+    """A file that appears under its name only when all of it is on the disk.
+
+    Raises:
+        PolysomaError: it cannot be written; nothing is left behind.
+    """
+    temporary = path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY}")
+    with explain_writing(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(temporary, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+            _sync_folder(path.parent)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise
+
+
+@contextlib.contextmanager
+def explain_writing(path: Path) -> Iterator[None]:
+    """Turns an OSError into a PolysomaError of one line: what could not be written, why and how to continue."""
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        advice = "free some space" if full else "make it writable"
+        raise PolysomaError(f"cannot write {path}: {_reason(error)}; {advice} and run the same command again: "
+                            "it continues") from error
+
+
+@contextlib.contextmanager
+def lock(path: Path, wait: bool) -> Iterator[bool]:
+    """Holds a lock that ends with the process. Yields whether it was got; raises OSError if the file cannot be made."""
+    try:
+        import fcntl
+    except ImportError:  # Windows: one process at a time is then up to the user.
+        yield True
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+            return
+        except OSError:  # Some network file systems have no locks.
+            pass
+        yield True
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise PolysomaError(f"{path} is missing: copy the data set again from where it came, or delete the whole data "
+                            "set and record it again") from error
+    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+        raise PolysomaError(f"cannot read {path}: {_reason(error)}; it is damaged or incomplete: copy it again from "
+                            "where it came, or delete the whole data set and record it again") from error
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(". ")
+
+
+def _sync_folder(folder: Path) -> None:
+    # A rename outlives a power cut only when its folder is on the disk too. Some systems cannot open folders.
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

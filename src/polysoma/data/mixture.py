@@ -1,0 +1,121 @@
+"""Mixture: data sets with weights, drawn from task by task.
+
+Drawing is a pure function of (seed, step, rank): a resumed run draws exactly what an uninterrupted one would have drawn,
+and there is no sampler state to save.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from polysoma.data.dataset import Dataset
+from polysoma.data.statistics import Statistics
+from polysoma.data.windows import Windows, concatenate, gather, is_continuous, window_starts
+from polysoma.embodiment import Embodiment, Modality
+from polysoma.errors import PolysomaError
+
+
+class Source:
+    """All data of one embodiment: one or more data sets, balanced by task.
+
+    A window is drawn in three steps: a task with probability proportional to ``frames ** balance`` (0: every task the
+    same, 1: every frame the same), a data set in proportion to its weight and its frames of that task, and a frame.
+
+    Args:
+        datasets: data sets of one embodiment.
+        weights: one positive number for each data set.
+        balance: see above.
+    """
+
+    def __init__(self, datasets: Sequence[Dataset], weights: Sequence[float], balance: float) -> None:
+        self.embodiment: Embodiment = datasets[0].embodiment
+        for dataset in datasets:
+            if dataset.embodiment != self.embodiment:
+                raise PolysomaError(
+                    f"{dataset.root}: its embodiment {dataset.embodiment.name!r} differs from that of "
+                    f"{datasets[0].root} ({self.embodiment.name!r}); record both with the same version"
+                )
+        self.datasets = list(datasets)
+        self.tasks = sorted({task for dataset in datasets for task in dataset.tasks})
+        # Frames of each (data set, task) pair lie in `_frames[pair]`, with the episode of every frame beside them.
+        self._pairs: list[tuple[int, np.ndarray]] = []
+        pair_weight, pair_task = [], []
+        for number, (dataset, weight) in enumerate(zip(datasets, weights, strict=True)):
+            episode_of = np.repeat(np.arange(len(dataset.episode_length)), dataset.episode_length)
+            order = np.argsort(dataset.episode_task[episode_of], kind="stable")
+            counts = np.bincount(dataset.episode_task[episode_of], minlength=len(dataset.tasks))
+            for task, frames in zip(dataset.tasks, np.split(order, np.cumsum(counts)[:-1]), strict=True):
+                if len(frames):
+                    self._pairs.append((number, frames.astype(np.int32)))
+                    pair_weight.append(weight * len(frames))
+                    pair_task.append(self.tasks.index(task))
+        self._episode_of = [
+            np.repeat(np.arange(len(d.episode_length), dtype=np.int32), d.episode_length) for d in datasets
+        ]
+        if not self._pairs:
+            raise PolysomaError(f"no episodes in {[str(dataset.root) for dataset in datasets]}: record some first")
+        share = np.array(pair_weight, np.float64)
+        total = np.bincount(pair_task, weights=share, minlength=len(self.tasks))[pair_task]
+        probability = share / total * total**balance
+        self._probability = probability / probability.sum()
+
+    def __len__(self) -> int:
+        return sum(len(dataset) for dataset in self.datasets)
+
+    @property
+    def episodes(self) -> int:
+        return sum(len(dataset.episode_length) for dataset in self.datasets)
+
+    @property
+    def instructions(self) -> set[str]:
+        return {text for dataset in self.datasets for text in dataset.instructions}
+
+    def draw(self, count: int, rng: np.random.Generator) -> Windows:
+        """``count`` windows, in an order that says nothing."""
+        chosen = rng.choice(len(self._pairs), size=count, p=self._probability)
+        parts = []
+        for number, dataset in enumerate(self.datasets):
+            picks = [
+                frames[rng.integers(0, len(frames), size=int((chosen == pair).sum()))]
+                for pair, (owner, frames) in enumerate(self._pairs)
+                if owner == number
+            ]
+            frames = np.concatenate(picks)
+            if len(frames):
+                episodes = self._episode_of[number][frames]
+                offset = frames - dataset.episode_start[episodes]
+                starts = window_starts(offset, dataset.episode_length[episodes], self.embodiment.history, rng)
+                parts.append(gather(dataset, episodes, starts))
+        return concatenate(parts)
+
+    def statistics(self) -> dict[str, Statistics]:
+        """Recomputed from the frames themselves: by state stream, and ``"action"`` for continuous actions."""
+        result = {
+            stream.name: Statistics.of(np.concatenate([d.observations[stream.name] for d in self.datasets]))
+            for stream in self.embodiment.streams
+            if stream.modality is Modality.STATE
+        }
+        if is_continuous(self.embodiment):
+            result["action"] = Statistics.of(np.concatenate([dataset.actions for dataset in self.datasets]))
+        return result
+
+
+def open_sources(paths: Sequence[Path], weights: dict[str, float], balance: dict[str, float]) -> list[Source]:
+    """Opens data sets and groups them by embodiment, in the order of the embodiments' names.
+
+    Args:
+        paths: folders of data sets.
+        weights: folder as given to weight; 1 where absent.
+        balance: embodiment name to the exponent of :class:`Source`; 0 where absent.
+    """
+    groups: dict[str, list[tuple[Dataset, float]]] = {}
+    for path in paths:
+        dataset = Dataset(path)
+        groups.setdefault(dataset.embodiment.name, []).append((dataset, weights.get(str(path), 1.0)))
+    return [
+        Source([d for d, _ in group], [w for _, w in group], balance.get(name, 0.0))
+        for name, group in sorted(groups.items())
+    ]

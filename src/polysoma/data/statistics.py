@@ -1,0 +1,157 @@
+"""Statistics of channels: what normalises them, accumulated in float64 over data that may exceed memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from polysoma.embodiment import ContinuousActions, Modality
+from polysoma.errors import PolysomaError
+
+if TYPE_CHECKING:
+    from polysoma.data.dataset import Dataset
+
+QUANTILES = {"q01": 0.01, "q10": 0.1, "q50": 0.5, "q90": 0.9, "q99": 0.99}
+
+_SAMPLE_ROWS = 1_000_000
+_SAMPLE_VALUES = 2**25
+_CHUNK_VALUES = 2**20
+_CONSTANT = 1e-6
+
+
+class Accumulator:
+    """Minimum, maximum, mean, standard deviation and quantiles of ``(rows, channels)`` that come in pieces.
+
+    Moments are exact in float64. Quantiles are exact up to a million rows (fewer when there are more than 33
+    channels) and come from evenly spaced rows beyond that.
+    """
+
+    def __init__(self, rows: int, channels: int) -> None:
+        self.count = 0
+        self._stride = max(1, math.ceil(rows / max(1, min(_SAMPLE_ROWS, _SAMPLE_VALUES // max(1, channels)))))
+        self._mean = np.zeros(channels)
+        self._squares = np.zeros(channels)
+        self._low = np.full(channels, np.inf)
+        self._high = np.full(channels, -np.inf)
+        self._sample: list[np.ndarray] = []
+
+    def add(self, rows: np.ndarray) -> None:
+        """Adds rows ``(n, channels)`` of any real dtype."""
+        step = max(1, _CHUNK_VALUES // max(1, rows.shape[1]))
+        for begin in range(0, len(rows), step):
+            self._add(rows[begin : begin + step])
+
+    def _add(self, rows: np.ndarray) -> None:
+        # Pieces are merged by their means, because a plain sum of squares loses the spread of far-off channels.
+        self._sample.append(np.array(rows[-self.count % self._stride :: self._stride]))
+        values = rows.astype(np.float64)
+        count, mean = len(values), values.mean(axis=0)
+        total, shift = self.count + count, mean - self._mean
+        self._squares += ((values - mean) ** 2).sum(axis=0) + shift**2 * (self.count * count / total)
+        self._mean += shift * (count / total)
+        self._low = np.minimum(self._low, values.min(axis=0))
+        self._high = np.maximum(self._high, values.max(axis=0))
+        self.count = total
+
+    def result(self) -> dict[str, np.ndarray]:
+        """``min, max, mean, std, q01, q10, q50, q90, q99``, each float64 ``(channels,)``.
+
+        Raises:
+            PolysomaError: nothing was added.
+        """
+        if self.count == 0:
+            raise PolysomaError("there are no statistics of nothing: expected at least one row, got none")
+        sample = np.concatenate(self._sample)
+        levels = list(QUANTILES.values())
+        columns = [np.quantile(sample[:, i].astype(np.float64), levels) for i in range(sample.shape[1])]
+        quantiles = np.array(columns).reshape(-1, len(levels)).T
+        return {
+            "min": self._low,
+            "max": self._high,
+            "mean": self._mean,
+            "std": np.sqrt(self._squares / self.count),
+            **dict(zip(QUANTILES, quantiles, strict=True)),
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """Statistics of C channels, in the channels' units, each float32 ``(C,)``.
+
+    Attributes:
+        mean, std: over all rows (std is the population's).
+        low, high: minimum and maximum.
+        q01, q99: quantiles; beyond a million rows they come from evenly spaced rows.
+        count: the number of rows.
+    """
+
+    mean: np.ndarray
+    std: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    q01: np.ndarray
+    q99: np.ndarray
+    count: int
+
+    @staticmethod
+    def of(array: np.ndarray) -> Statistics:
+        """The statistics of an array ``(N, C)``, which may be memory-mapped.
+
+        Raises:
+            PolysomaError: the array is not two-dimensional or has no rows.
+        """
+        if array.ndim != 2:
+            raise PolysomaError(f"statistics: expected an array of shape (rows, channels), got shape {array.shape}")
+        accumulator = Accumulator(*array.shape)
+        accumulator.add(array)
+        values = {name: value.astype(np.float32) for name, value in accumulator.result().items()}
+        return Statistics(
+            values["mean"], values["std"], values["min"], values["max"], values["q01"], values["q99"], len(array)
+        )
+
+    @property
+    def scale(self) -> np.ndarray:
+        """What to divide by, float32 ``(C,)``: std, or 1 for constant channels, which so normalise to 0."""
+        constant = self.std < _CONSTANT * np.maximum(1, np.abs(self.mean))
+        return np.where(constant, np.float32(1), self.std).astype(np.float32)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        arrays = {name: getattr(self, name).tolist() for name in _ARRAYS}
+        return arrays | {"count": self.count}
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Statistics:
+        """The inverse of :meth:`to_json`.
+
+        Raises:
+            PolysomaError: a statistic is missing, or the statistics have different numbers of channels.
+        """
+        missing = [name for name in (*_ARRAYS, "count") if name not in data]
+        if missing:
+            raise PolysomaError(f"statistics: expected {[*_ARRAYS, 'count']}, missing {missing}")
+        arrays = {name: np.array(data[name], np.float32) for name in _ARRAYS}
+        shapes = {name: array.shape for name, array in arrays.items()}
+        if len(set(shapes.values())) != 1 or arrays["mean"].ndim != 1:
+            raise PolysomaError(f"statistics: expected the same number of channels in each, got the shapes {shapes}")
+        return Statistics(**arrays, count=int(data["count"]))
+
+
+_ARRAYS = ("mean", "std", "low", "high", "q01", "q99")
+
+
+def dataset_statistics(dataset: Dataset) -> dict[str, Statistics]:
+    """Statistics of every state stream, by the stream's name, and of continuous actions, as ``"action"``.
+
+    Actions are the expert's labels, because they are what a policy learns to predict.
+    """
+    body = dataset.embodiment
+    states = [stream.name for stream in body.streams if stream.modality is Modality.STATE]
+    result = {name: Statistics.of(dataset.observations[name]) for name in states}
+    if isinstance(body.actions, ContinuousActions):
+        result["action"] = Statistics.of(dataset.actions)
+    return result

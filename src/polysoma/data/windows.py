@@ -1,0 +1,129 @@
+"""Windows: what a policy sees of an episode, and the batches that training and acting share.
+
+A window holds up to ``embodiment.history`` consecutive frames of one episode. Each frame has a chunk of future actions
+as its target; what lies beyond the episode's end is marked as padding, never taken from the next episode.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from polysoma.data.dataset import Dataset
+from polysoma.embodiment import ContinuousActions, DiscreteActions, Embodiment
+
+
+@dataclass(frozen=True)
+class Windows:
+    """A batch of B windows of one embodiment, T frames long (shorter ones are padded at their end).
+
+    Attributes:
+        embodiment: the one body that all windows come from.
+        instructions: B strings.
+        observations: stream name to array ``(B, T, *shape)``.
+        previous: the action executed before each frame: int64 ``(B, T)`` where ``size`` stands for "none", or float32
+            ``(B, T, A)`` with zeros for "none".
+        lengths: int64 ``(B,)``, the number of true frames of each window.
+        actions: targets, int64 ``(B, T, chunk)`` or float32 ``(B, T, chunk, A)``; None when acting.
+        action_valid: bool ``(B, T, chunk)``, False for padding; None when acting.
+    """
+
+    embodiment: Embodiment
+    instructions: Sequence[str]
+    observations: dict[str, np.ndarray]
+    previous: np.ndarray
+    lengths: np.ndarray
+    actions: np.ndarray | None = None
+    action_valid: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def take(self, rows: np.ndarray) -> Windows:
+        """The windows of these rows, cut to the longest of them."""
+        longest = int(self.lengths[rows].max())
+
+        def pick(array: np.ndarray | None) -> np.ndarray | None:
+            return None if array is None else array[rows, :longest]
+
+        return Windows(
+            self.embodiment,
+            [self.instructions[row] for row in rows],
+            {name: array[rows, :longest] for name, array in self.observations.items()},
+            self.previous[rows, :longest],
+            self.lengths[rows],
+            pick(self.actions),
+            pick(self.action_valid),
+        )
+
+
+def no_action(embodiment: Embodiment) -> np.ndarray:
+    """What stands for the previous action at an episode's first frame."""
+    if isinstance(embodiment.actions, DiscreteActions):
+        return np.array(embodiment.actions.size, np.int64)
+    return np.zeros(embodiment.actions.size, np.float32)
+
+
+def window_starts(offset: np.ndarray, length: np.ndarray, history: int, rng: np.random.Generator) -> np.ndarray:
+    """First frames (within their episodes) of windows of at most ``history`` frames that contain the frames ``offset``."""
+    back = rng.integers(0, history, size=len(offset))
+    return np.clip(offset - back, 0, np.maximum(length - history, 0))
+
+
+def gather(dataset: Dataset, episodes: np.ndarray, starts: np.ndarray) -> Windows:
+    """Reads windows of one data set.
+
+    Args:
+        dataset: where from.
+        episodes: int64 ``(B,)``, which episode each window is of.
+        starts: int64 ``(B,)``, the frame of the episode at which each window begins.
+    """
+    body = dataset.embodiment
+    first, total = dataset.episode_start[episodes], dataset.episode_length[episodes]
+    lengths = np.minimum(total - starts, body.history)
+    time = np.arange(int(lengths.max()))
+    last = (first + total - 1)[:, None]
+    frames = np.minimum((first + starts)[:, None] + time, last)
+    future = frames[:, :, None] + np.arange(body.chunk)
+    valid = (future <= last[:, :, None]) & (time < lengths[:, None])[:, :, None]
+    none = no_action(body)
+    previous = np.asarray(dataset.executed[np.maximum(frames - 1, 0)]).astype(none.dtype)
+    previous[frames == first[:, None]] = none
+    return Windows(
+        body,
+        [dataset.instructions[row] for row in dataset.episode_instruction[episodes]],
+        {name: np.asarray(array[frames]) for name, array in dataset.observations.items()},
+        previous,
+        lengths,
+        np.asarray(dataset.actions[np.minimum(future, last[:, :, None])]),
+        valid,
+    )
+
+
+def concatenate(parts: Sequence[Windows]) -> Windows:
+    """Joins batches of the same embodiment, padding to the longest."""
+    if len(parts) == 1:
+        return parts[0]
+    longest = max(part.previous.shape[1] for part in parts)
+
+    def join(arrays: Sequence[np.ndarray]) -> np.ndarray:
+        return np.concatenate(
+            [np.pad(a, [(0, 0), (0, longest - a.shape[1])] + [(0, 0)] * (a.ndim - 2)) for a in arrays]
+        )
+
+    first = parts[0]
+    return Windows(
+        first.embodiment,
+        [text for part in parts for text in part.instructions],
+        {name: join([part.observations[name] for part in parts]) for name in first.observations},
+        join([part.previous for part in parts]),
+        np.concatenate([part.lengths for part in parts]),
+        join([part.actions for part in parts if part.actions is not None]),
+        join([part.action_valid for part in parts if part.action_valid is not None]),
+    )
+
+
+def is_continuous(embodiment: Embodiment) -> bool:
+    return isinstance(embodiment.actions, ContinuousActions)

@@ -1,0 +1,263 @@
+"""Recording: episodes become a LeRobotDataset v3.0 that survives being killed at any moment."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from polysoma.data import layout
+from polysoma.data.episode import Episode
+from polysoma.data.statistics import Accumulator
+from polysoma.embodiment import Embodiment
+from polysoma.errors import PolysomaError
+
+FLUSH_FRAMES = 20_000
+FLUSH_SECONDS = 60.0
+
+
+class DatasetWriter:
+    """Creates a data set, or continues one of the same embodiment.
+
+    Episodes wait in memory and are written about every 20,000 frames or every minute, whichever comes first. Each
+    flush adds one file of frames and then one of episodes; the latter's appearance is what makes them exist.
+
+    Attributes:
+        done: (task, seed) of all episodes so far, successes and failures.
+        failures: seeds of failed expert episodes, by task.
+
+    Raises:
+        PolysomaError: the folder holds another embodiment or is not a data set of this library, another process is
+            recording into it, a file is damaged or cannot be written, or the body has images (not recorded yet).
+    """
+
+    def __init__(self, root: Path, embodiment: Embodiment) -> None:
+        self.root = Path(root)
+        self.embodiment = embodiment
+        self.done: set[tuple[str, int]] = set()
+        self.failures: dict[str, list[int]] = {}
+        self._closed = False
+        self._file = self._episodes = self._frames = 0
+        self._flushed = time.monotonic()
+        self._features = layout.all_features(embodiment)
+        self._buffer: list[Episode] = []
+        self._buffered_frames = 0
+        self._new_failures = False
+        self._lock = contextlib.ExitStack()
+        self._acquire()
+        try:
+            self._open()
+        except BaseException:
+            self._lock.close()
+            raise
+
+    def add(self, episode: Episode) -> None:
+        """Adds an episode; writes it and those before it when enough have come together.
+
+        Raises:
+            PolysomaError: the episode is of another embodiment, or writing failed (the episodes stay in memory).
+        """
+        if episode.embodiment != self.embodiment:
+            raise PolysomaError(f"{self.root}: {_difference(self.embodiment, episode.embodiment)}")
+        self._buffer.append(episode)
+        self._buffered_frames += len(episode)
+        self.done.add((episode.task, episode.seed))
+        self._flush_when_due()
+
+    def add_failure(self, task: str, seed: int) -> None:
+        """Counts an expert's episode that failed and is not kept. It is stored with the next flush."""
+        self.failures.setdefault(task, []).append(int(seed))
+        self.done.add((task, int(seed)))
+        self._new_failures = True
+        self._flush_when_due()
+
+    def flush(self) -> None:
+        """Writes all that waits in memory. Raises PolysomaError when that fails; nothing in memory is lost then."""
+        if self._closed:
+            raise PolysomaError(f"{self.root}: this writer is closed; open another one to record more")
+        if self._buffer:
+            frames, episodes = self._tables()
+            layout.write_parquet(layout.numbered(self.root, layout.DATA_PATH, self._file), frames)
+            layout.write_parquet(layout.numbered(self.root, layout.EPISODES_PATH, self._file), episodes)
+            self._episodes += len(self._buffer)
+            self._frames += self._buffered_frames
+            self._file += 1
+            self._buffer, self._buffered_frames = [], 0
+            self._write_metadata()
+        elif self._new_failures:
+            self._write_polysoma()
+        self._flushed = time.monotonic()
+
+    def close(self) -> None:
+        """Writes what waits in memory and brings the statistics up to date. Further calls do nothing."""
+        if self._closed:
+            return
+        try:
+            self.flush()
+            self._write_statistics()
+        finally:
+            self._closed = True
+            self._lock.close()
+
+    def __enter__(self) -> DatasetWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # What interrupted the recording says more than that it could then not be saved either.
+        with contextlib.suppress(PolysomaError) if kind else contextlib.nullcontext():
+            self.close()
+
+    def _acquire(self) -> None:
+        with layout.explain_writing(self.root):
+            if not self._lock.enter_context(layout.lock(self.root / ".writer.lock", wait=False)):
+                self._lock.close()
+                raise PolysomaError(f"{self.root}: another process is recording into this data set; wait for it")
+
+    def _open(self) -> None:
+        if (self.root / layout.POLYSOMA).exists() or (self.root / layout.INFO).exists():
+            held, self.failures = layout.read_polysoma(self.root)
+            if held != self.embodiment:
+                raise PolysomaError(f"{self.root}: {_difference(held, self.embodiment)}")
+        index = layout.read_episodes(self.root)
+        self._file = int(index.file.max()) + 1 if len(index.file) else 0
+        self._episodes, self._frames = len(index.length), index.frames
+        self._instructions = {text: number for number, text in enumerate(index.instructions)}
+        self.done = {(index.tasks[task], seed)
+                     for task, seed in zip(index.task.tolist(), index.seed.tolist(), strict=True)}
+        self.done |= {(task, seed) for task, seeds in self.failures.items() for seed in seeds}
+        self._remove_orphans(set(layout.data_files(self.root, index)))
+        # The embodiment goes first: with it the folder can be continued, whatever happens next.
+        self._write_polysoma()
+        self._write_metadata()
+        self._write_statistics()
+
+    def _remove_orphans(self, known: set[Path]) -> None:
+        with layout.explain_writing(self.root):
+            for path in (self.root / "data").glob("chunk-*/file-*.parquet"):
+                if path not in known:
+                    path.unlink()
+            for folder in ("data", "meta"):
+                for path in (self.root / folder).rglob(f"*{layout.TEMPORARY}"):
+                    path.unlink()
+
+    def _flush_when_due(self) -> None:
+        if self._buffered_frames >= FLUSH_FRAMES or time.monotonic() - self._flushed >= FLUSH_SECONDS:
+            self.flush()
+
+    def _tables(self) -> tuple[pa.Table, pa.Table]:
+        buffer = self._buffer
+        length = np.array([len(episode) for episode in buffer], np.int64)
+        end = self._frames + np.cumsum(length)
+        number = self._episodes + np.arange(len(buffer))
+        tasks = [self._instructions.setdefault(e.instruction, len(self._instructions)) for e in buffer]
+        frame = np.concatenate([np.arange(n) for n in length])
+        values = {
+            layout.ACTION: np.concatenate([episode.actions for episode in buffer]),
+            layout.EXECUTED: np.concatenate([episode.executed for episode in buffer]),
+            "timestamp": frame / self.embodiment.rate_hz,
+            "frame_index": frame,
+            "episode_index": np.repeat(number, length),
+            "index": self._frames + np.arange(len(frame)),
+            "task_index": np.repeat(tasks, length),
+        }
+        for stream in self.embodiment.arrays:
+            arrays = [episode.observations[stream.name] for episode in buffer]
+            values[layout.observation_key(stream.name)] = np.concatenate(arrays)
+        frames = pa.table({name: feature.to_arrow(values[name]) for name, feature in self._features.items()})
+        chunk, file = (np.full(len(buffer), n) for n in divmod(self._file, layout.FILES_PER_CHUNK))
+        columns = [number, [[episode.instruction] for episode in buffer], length, chunk, file, end - length, end,
+                   chunk, file, [episode.task for episode in buffer], [episode.seed for episode in buffer],
+                   [bool(episode.success) for episode in buffer]]
+        arrays = [pa.array(c, type=field.type) for c, field in zip(columns, layout.EPISODES_SCHEMA, strict=True)]
+        return frames, pa.Table.from_arrays(arrays, schema=layout.EPISODES_SCHEMA)
+
+    def _write_metadata(self) -> None:
+        layout.write_parquet(self.root / layout.TASKS, tasks_table(list(self._instructions)))
+        layout.write_json(self.root / layout.INFO, self._info())
+        if self._new_failures:
+            self._write_polysoma()
+
+    def _write_polysoma(self) -> None:
+        data = {"format_version": layout.FORMAT_VERSION, "embodiment": self.embodiment.to_json(),
+                "failures": self.failures}
+        layout.write_json(self.root / layout.POLYSOMA, data)
+        self._new_failures = False
+
+    def _info(self) -> dict[str, Any]:
+        rate = self.embodiment.rate_hz
+        return {
+            "codebase_version": layout.LEROBOT_VERSION,
+            "robot_type": self.embodiment.name,
+            "total_episodes": self._episodes,
+            "total_frames": self._frames,
+            "total_tasks": len(self._instructions),
+            "chunks_size": layout.FILES_PER_CHUNK,
+            "data_files_size_in_mb": 100,
+            "video_files_size_in_mb": 200,
+            "fps": int(rate) if float(rate).is_integer() else rate,
+            "splits": {"train": f"0:{self._episodes}"},
+            "data_path": layout.DATA_PATH,
+            "video_path": layout.VIDEO_PATH,
+            "features": {name: feature.to_json() for name, feature in self._features.items()},
+        }
+
+    def _write_statistics(self) -> None:
+        if self._frames == self._described_frames():
+            return
+        accumulators = {name: Accumulator(self._frames, int(np.prod(feature.shape)))
+                        for name, feature in self._features.items()}
+        for _, frames in layout.read_frames(self.root, layout.read_episodes(self.root), self._features):
+            for name, values in frames.items():
+                accumulators[name].add(values.reshape(len(values), -1))
+        stats = {}
+        for name, accumulator in accumulators.items():
+            shape = self._features[name].shape
+            stats[name] = {key: value.reshape(shape).tolist() for key, value in accumulator.result().items()}
+            stats[name]["count"] = [accumulator.count]
+        layout.write_json(self.root / layout.STATS, stats)
+
+    def _described_frames(self) -> int:
+        path = self.root / layout.STATS
+        try:
+            return int(json.loads(path.read_text())["index"]["count"][0])
+        except (OSError, ValueError, KeyError, TypeError, IndexError):
+            return 0
+
+
+def tasks_table(instructions: list[str]) -> pa.Table:
+    """LeRobot's table of tasks: a pandas frame whose index is the instruction, made without pandas."""
+    index = "__index_level_0__"
+    table = pa.table({"task_index": pa.array(range(len(instructions)), pa.int64()),
+                      index: pa.array(instructions, pa.string())})
+
+    def described(name: str | None, field: str, kind: str, numpy: str) -> dict[str, Any]:
+        return {"name": name, "field_name": field, "pandas_type": kind, "numpy_type": numpy, "metadata": None}
+
+    # Without this note pandas reads the instructions as a column, and LeRobot finds no task by its number.
+    pandas = {
+        "index_columns": [index],
+        "column_indexes": [described(None, None, "unicode", "object") | {"metadata": {"encoding": "UTF-8"}}],  # type: ignore[arg-type]
+        "columns": [described("task_index", "task_index", "int64", "int64"),
+                    described(None, index, "unicode", "object")],
+        "creator": {"library": "pyarrow", "version": pa.__version__},
+        "pandas_version": "2.2.3",
+    }
+    return table.replace_schema_metadata({"pandas": json.dumps(pandas)})
+
+
+def _difference(held: Embodiment, given: Embodiment) -> str:
+    text = f"this data set is of the embodiment {held.name}, got {given.name}"
+    if held.name == given.name:
+        names = [field.name for field in dataclasses.fields(held)]
+        fields = [name for name in names if getattr(held, name) != getattr(given, name)]
+        text += f" with other {', '.join(fields)}"
+    return f"{text}; record into another folder"

@@ -1,0 +1,296 @@
+"""What one body senses and moves.
+
+An :class:`Embodiment` names every observation stream and every action channel of a body, with units and limits, and
+says at which rate the body is controlled. It is frozen, compares by value and travels as JSON inside data sets and
+checkpoints, so that a recording, a policy and a robot can be checked against each other before anything moves.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from polysoma.errors import PolysomaError
+
+Observation = dict[str, Any]
+"""One observation: stream name to an array of the stream's shape, or to a string for text."""
+
+INSTRUCTION = "instruction"
+"""The name of the text stream that says what to do."""
+
+TEXT_CHARACTERS = "".join(chr(code) for code in range(32, 127))
+
+
+class Modality(enum.StrEnum):
+    """The kind of a stream, which decides how it becomes tokens."""
+
+    IMAGE = "image"
+    STATE = "state"
+    SYMBOL = "symbol"
+    TEXT = "text"
+
+
+_DTYPES = {Modality.IMAGE: np.uint8, Modality.STATE: np.float32, Modality.SYMBOL: np.uint8}
+
+
+@dataclass(frozen=True)
+class Channel:
+    """One named scalar: its unit ("m", "rad", "m/s", "1") and its limits in that unit."""
+
+    name: str
+    unit: str = "1"
+    low: float = -math.inf
+    high: float = math.inf
+
+
+def channels(names: str, unit: str = "1", low: float = -math.inf, high: float = math.inf) -> tuple[Channel, ...]:
+    """Channels of one unit from a space-separated list of names."""
+    return tuple(Channel(name, unit, low, high) for name in names.split())
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One named observation stream.
+
+    Attributes:
+        name: unique within the embodiment, e.g. ``"state"``; data sets call it ``observation.state``.
+        modality: image (uint8, height x width x 3), state (float32, one value a channel), symbol (uint8 ids) or text.
+        shape: array shape; ``()`` for text.
+        channels: for a state, one :class:`Channel` for each value.
+        cardinalities: for symbols, the number of different ids along the last axis
+            (``(11, 6, 4)`` for a grid of shape ``(7, 7, 3)``).
+    """
+
+    name: str
+    modality: Modality
+    shape: tuple[int, ...] = ()
+    channels: tuple[Channel, ...] = ()
+    cardinalities: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.modality is Modality.STATE and self.shape != (len(self.channels),):
+            raise PolysomaError(
+                f"stream {self.name!r}: a state needs one named channel for each value: shape {self.shape}, "
+                f"{len(self.channels)} channels"
+            )
+        if self.modality is Modality.SYMBOL and (not self.shape or self.shape[-1] != len(self.cardinalities)):
+            raise PolysomaError(
+                f"stream {self.name!r}: symbols need one cardinality for each id on the last axis: shape {self.shape}, "
+                f"cardinalities {self.cardinalities}"
+            )
+        names = [channel.name for channel in self.channels]
+        if len(set(names)) != len(names):
+            raise PolysomaError(f"stream {self.name!r}: channel names must differ, got {names}")
+
+    @property
+    def dtype(self) -> type[np.generic]:
+        """The array type of this stream (text has none)."""
+        return _DTYPES[self.modality]
+
+    def space(self) -> gymnasium.Space[Any]:
+        """The Gymnasium space of one observation of this stream."""
+        if self.modality is Modality.TEXT:
+            return gymnasium.spaces.Text(max_length=512, charset=TEXT_CHARACTERS)
+        if self.modality is Modality.IMAGE:
+            return gymnasium.spaces.Box(0, 255, self.shape, np.uint8)
+        if self.modality is Modality.SYMBOL:
+            high = np.broadcast_to(np.array(self.cardinalities) - 1, self.shape).astype(np.uint8)
+            return gymnasium.spaces.Box(np.zeros_like(high), high, dtype=np.uint8)
+        low = np.array([channel.low for channel in self.channels], np.float32)
+        return gymnasium.spaces.Box(low, np.array([channel.high for channel in self.channels], np.float32))
+
+
+@dataclass(frozen=True)
+class ContinuousActions:
+    """Actions that are real numbers: one channel an actuator. Arrays are float32 of shape ``(len(channels),)``."""
+
+    channels: tuple[Channel, ...]
+
+    @property
+    def size(self) -> int:
+        return len(self.channels)
+
+    @property
+    def low(self) -> np.ndarray:
+        return np.array([channel.low for channel in self.channels], np.float32)
+
+    @property
+    def high(self) -> np.ndarray:
+        return np.array([channel.high for channel in self.channels], np.float32)
+
+    def space(self) -> gymnasium.Space[Any]:
+        return gymnasium.spaces.Box(self.low, self.high)
+
+
+@dataclass(frozen=True)
+class DiscreteActions:
+    """Actions of which exactly one is chosen at each step, by name. In arrays they are int64 indices into ``names``."""
+
+    names: tuple[str, ...]
+
+    @property
+    def size(self) -> int:
+        return len(self.names)
+
+    def space(self) -> gymnasium.Space[Any]:
+        return gymnasium.spaces.Discrete(len(self.names))
+
+
+@dataclass(frozen=True)
+class Embodiment:
+    """One body.
+
+    Attributes:
+        name: e.g. ``"metaworld"``.
+        streams: what it senses; a text stream called ``"instruction"`` says what to do.
+        actions: what it moves.
+        rate_hz: actions a second.
+        chunk: how many future actions a policy predicts at once.
+        history: how many past observations (the present one included) a policy may look at.
+    """
+
+    name: str
+    streams: tuple[Stream, ...]
+    actions: ContinuousActions | DiscreteActions
+    rate_hz: float
+    chunk: int = 1
+    history: int = 1
+
+    def __post_init__(self) -> None:
+        names = [stream.name for stream in self.streams]
+        if len(set(names)) != len(names):
+            raise PolysomaError(f"embodiment {self.name!r}: stream names must differ, got {names}")
+        if self.rate_hz <= 0 or self.chunk < 1 or self.history < 1:
+            raise PolysomaError(
+                f"embodiment {self.name!r}: rate_hz, chunk and history must be positive, got "
+                f"{self.rate_hz}, {self.chunk}, {self.history}"
+            )
+
+    def stream(self, name: str) -> Stream:
+        """The stream of this name. Raises PolysomaError that lists the names there are."""
+        for stream in self.streams:
+            if stream.name == name:
+                return stream
+        raise PolysomaError(f"{self.name} has no stream {name!r}; it has {[s.name for s in self.streams]}")
+
+    @property
+    def arrays(self) -> tuple[Stream, ...]:
+        """The streams that are arrays: all but text."""
+        return tuple(stream for stream in self.streams if stream.modality is not Modality.TEXT)
+
+    def observation_space(self) -> gymnasium.spaces.Dict:
+        return gymnasium.spaces.Dict({stream.name: stream.space() for stream in self.streams})
+
+    def action_space(self) -> gymnasium.Space[Any]:
+        return self.actions.space()
+
+    def check_observation(self, observation: Mapping[str, Any]) -> Observation:
+        """The observation with exact dtypes.
+
+        Raises:
+            PolysomaError: a stream is missing, unknown, of another shape or dtype kind, or not finite. The message
+                lists what this embodiment has and what came.
+        """
+        expected = {stream.name for stream in self.streams}
+        if set(observation) != expected:
+            raise PolysomaError(
+                f"observation of {self.name}: expected the streams {sorted(expected)}, got {sorted(observation)}"
+            )
+        return {stream.name: _check_value(self.name, stream, observation[stream.name]) for stream in self.streams}
+
+    def check_action(self, action: Any) -> np.ndarray:
+        """The action as float32 ``(size,)`` clipped to its limits, or as an int64 scalar.
+
+        Raises:
+            PolysomaError: wrong shape, not a number, or an index that does not exist.
+        """
+        value = np.asarray(action)
+        if isinstance(self.actions, DiscreteActions):
+            if value.shape != () or value.dtype.kind not in "iu" or not 0 <= int(value) < self.actions.size:
+                raise PolysomaError(
+                    f"action of {self.name}: expected an index 0..{self.actions.size - 1} "
+                    f"({', '.join(self.actions.names)}), got {action!r}"
+                )
+            return value.astype(np.int64)
+        names = [channel.name for channel in self.actions.channels]
+        if value.shape != (self.actions.size,) or value.dtype.kind not in "fiu":
+            raise PolysomaError(
+                f"action of {self.name}: expected {len(names)} numbers {names}, got {value.dtype} of shape {value.shape}"
+            )
+        bad = [name for name, finite in zip(names, np.isfinite(value), strict=True) if not finite]
+        if bad:
+            raise PolysomaError(f"action of {self.name}: not a finite number in {bad}")
+        return np.clip(value.astype(np.float32), self.actions.low, self.actions.high)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values; a limit that does not exist is null."""
+        return _finite(dataclasses.asdict(self))
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Embodiment:
+        """The inverse of :meth:`to_json`. Raises PolysomaError when a field is missing or unknown."""
+        try:
+            fields = dict(data)
+            fields["streams"] = tuple(_stream_from_json(stream) for stream in data["streams"])
+            actions = data["actions"]
+            fields["actions"] = (
+                DiscreteActions(tuple(actions["names"]))
+                if "names" in actions
+                else ContinuousActions(tuple(_channel_from_json(c) for c in actions["channels"]))
+            )
+            return Embodiment(**fields)
+        except (KeyError, TypeError, ValueError) as error:
+            raise PolysomaError(f"not the description of an embodiment: {error}") from error
+
+
+def _check_value(body: str, stream: Stream, value: Any) -> Any:
+    where = f"observation of {body}, stream {stream.name!r}"
+    if stream.modality is Modality.TEXT:
+        if not isinstance(value, str):
+            raise PolysomaError(f"{where}: expected a string, got {type(value).__name__}")
+        return value
+    array = np.asarray(value)
+    kinds = "f" if stream.modality is Modality.STATE else "iu"
+    if array.shape != stream.shape or array.dtype.kind not in kinds:
+        raise PolysomaError(
+            f"{where}: expected {np.dtype(stream.dtype).name} of shape {stream.shape}"
+            + (f" ({', '.join(c.name for c in stream.channels)})" if stream.channels else "")
+            + f", got {array.dtype} of shape {array.shape}"
+        )
+    if stream.modality is Modality.STATE and not np.isfinite(array).all():
+        bad = [c.name for c, finite in zip(stream.channels, np.isfinite(array), strict=True) if not finite]
+        raise PolysomaError(f"{where}: not a finite number in {bad}")
+    if stream.modality is Modality.SYMBOL and ((array < 0) | (array >= np.array(stream.cardinalities))).any():
+        raise PolysomaError(f"{where}: ids must be below {stream.cardinalities}, got up to {array.max()}")
+    return array.astype(stream.dtype, copy=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and math.isinf(value) else value
+
+
+def _channel_from_json(data: Mapping[str, Any]) -> Channel:
+    limits = {"low": -math.inf, "high": math.inf}
+    limits.update({key: data[key] for key in limits if data.get(key) is not None})
+    return Channel(data["name"], data["unit"], **limits)
+
+
+def _stream_from_json(data: Mapping[str, Any]) -> Stream:
+    return Stream(
+        name=data["name"],
+        modality=Modality(data["modality"]),
+        shape=tuple(data["shape"]),
+        channels=tuple(_channel_from_json(channel) for channel in data["channels"]),
+        cardinalities=tuple(data["cardinalities"]),
+    )

@@ -1,0 +1,7 @@
+"""The one exception that users meet: a sentence that says what was expected, what came and what to do."""
+
+from __future__ import annotations
+
+
+class PolysomaError(Exception):
+    """A problem that the user can solve. The command line prints its message on one line, without a traceback."""

@@ -1,0 +1,1 @@
+"""How good a policy is: successes out of trials, intervals, reports."""

@@ -1,0 +1,246 @@
+"""Evaluation: seeded episodes of many tasks, successes out of trials with intervals, decision latency."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata, resources
+from typing import Any
+
+import numpy as np
+
+from polysoma import simulators
+from polysoma.errors import PolysomaError
+from polysoma.evaluation.intervals import wilson
+from polysoma.rollout import EXPERT, RANDOM, Behaviour, Outcome, interleave, rollout_in_workers
+
+REFERENCE_FILE = "reference.json"
+"""Success rates of the expert and of random actions, recorded with ``benchmarks/reference.py``."""
+
+LATENCY_DECISIONS = 60
+
+
+@dataclass
+class Score:
+    """Results of one task or family: one outcome for each seed, in the order of the seeds."""
+
+    seeds: list[int] = field(default_factory=list)
+    outcomes: list[bool] = field(default_factory=list)
+    steps: list[int] = field(default_factory=list)
+
+    @property
+    def successes(self) -> int:
+        return sum(self.outcomes)
+
+    @property
+    def trials(self) -> int:
+        return len(self.outcomes)
+
+    @property
+    def rate(self) -> float:
+        return self.successes / self.trials
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "successes": self.successes,
+            "trials": self.trials,
+            "rate": round(self.rate, 4),
+            "interval": [round(limit, 4) for limit in wilson(self.successes, self.trials)],
+        }
+
+
+@dataclass
+class Result:
+    """An evaluation: scores by task, latency by family, films by task."""
+
+    driver: str
+    tasks: dict[str, Score]
+    settings: dict[str, Any]
+    seconds: float
+    latency: dict[str, dict[str, float]] = field(default_factory=dict)
+    films: dict[str, Outcome] = field(default_factory=dict)
+
+    def families(self) -> dict[str, Score]:
+        """All episodes of a family's tasks as one score."""
+        families: dict[str, Score] = {}
+        for task, score in self.tasks.items():
+            family = families.setdefault(task.split("/")[0], Score())
+            family.seeds += score.seeds
+            family.outcomes += score.outcomes
+            family.steps += score.steps
+        return families
+
+    def to_json(self) -> dict[str, Any]:
+        """The documented JSON: checkpoint, versions, tasks, families."""
+        reference = _reference()
+        tasks = {
+            task: {
+                **score.to_json(),
+                "expert_normalised": normalised(score.rate, reference.get(task)),
+                "seeds": score.seeds,
+                "outcomes": [int(outcome) for outcome in score.outcomes],
+                "steps": score.steps,
+            }
+            for task, score in self.tasks.items()
+        }
+        families = {}
+        for family, score in self.families().items():
+            own = [tasks[task]["expert_normalised"] for task in tasks if task.startswith(family + "/")]
+            known = [value for value in own if value is not None]
+            families[family] = {
+                **score.to_json(),
+                "mean_of_tasks": round(float(np.mean([s.rate for t, s in self.tasks.items()
+                                                      if t.startswith(family + "/")])), 4),
+                "expert_normalised": round(float(np.mean(known)), 4) if known else None,
+                "latency_ms": self.latency.get(family),
+            }
+        return {
+            "checkpoint": self.driver,
+            "versions": versions(),
+            "hardware": hardware(),
+            "settings": self.settings,
+            "seconds": round(self.seconds, 1),
+            "tasks": tasks,
+            "families": families,
+        }
+
+
+def evaluate(
+    driver: str,
+    tasks: Sequence[str],
+    episodes: int,
+    seed: int,
+    workers: int = 1,
+    lanes: int = 16,
+    acting: dict[str, Any] | None = None,
+    film: int = 0,
+    latency: bool = False,
+    progress: Callable[[int, int, dict[str, Score]], None] | None = None,
+) -> Result:
+    """Plays ``episodes`` of each task with the seeds ``seed, seed + 1, ...``.
+
+    Args:
+        driver: a checkpoint, ``"expert"`` or ``"random"``.
+        tasks: full names.
+        film: side in pixels of a video of each task's first episode; 0 for none.
+        latency: also time single decisions, one thread, one body at a time.
+        progress: called with episodes done, in all, and the scores so far.
+
+    Raises:
+        PolysomaError: unknown task, no such checkpoint, or a checkpoint that does not know a body.
+    """
+    if episodes < 1:
+        raise PolysomaError(f"episodes must be at least 1, got {episodes}")
+    behaviour = Behaviour(driver=driver, acting=acting or {})
+    if driver not in (EXPERT, RANDOM):
+        _check_bodies(driver, tasks)
+    seeds = list(range(seed, seed + episodes))
+    jobs = interleave(tasks, seeds, film)
+    outcomes: dict[tuple[str, int], Outcome] = {}
+    so_far: dict[str, Score] = {}
+    films: dict[str, Outcome] = {}
+    began = time.monotonic()
+    for done, outcome in enumerate(rollout_in_workers(jobs, behaviour, workers, lanes), 1):
+        if outcome.frames:
+            films[outcome.task] = outcome
+        outcomes[outcome.task, outcome.seed] = outcome
+        so_far.setdefault(outcome.task, Score()).outcomes.append(outcome.success)
+        if progress:
+            progress(done, len(jobs), so_far)
+    scores = {
+        task: Score(
+            seeds, [outcomes[task, s].success for s in seeds], [outcomes[task, s].steps for s in seeds]
+        )
+        for task in tasks
+    }
+    settings = {"episodes": episodes, "seed": seed, "workers": workers, "lanes": lanes, "acting": acting or {}}
+    result = Result(driver, scores, settings, time.monotonic() - began, films=films)
+    if latency and driver not in (EXPERT, RANDOM):
+        result.latency = decision_latency(driver, tasks, seed)
+    return result
+
+
+def _check_bodies(driver: str, tasks: Sequence[str]) -> None:
+    from polysoma.policy.checkpoint import read_config, resolve
+
+    known = [body["name"] for body in read_config(resolve(driver))["embodiments"]]
+    unknown = sorted({task.split("/")[0] for task in tasks} - set(known))
+    if unknown:
+        raise PolysomaError(f"{driver} does not know the bodies {unknown}; it knows {known}")
+
+
+def decision_latency(checkpoint: str, tasks: Sequence[str], seed: int) -> dict[str, dict[str, float]]:
+    """Milliseconds from observation to action at batch 1 on one thread, for the first task of each family.
+
+    Only decisions that run the network are counted: those that take the next action of a chunk take microseconds.
+    """
+    import torch
+
+    from polysoma.policy.agent import Acting, Agent
+    from polysoma.policy.checkpoint import load
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    policy = load(checkpoint)
+    result = {}
+    for family in dict.fromkeys(task.split("/")[0] for task in tasks):
+        task = next(task for task in tasks if task.startswith(family + "/"))
+        environment = simulators.make(task)
+        agent = Agent(policy, family, acting=Acting(execute=1))
+        times: list[float] = []
+        episode = 0
+        while len(times) < LATENCY_DECISIONS + 5:
+            observation = environment.reset(seed=seed + episode)[0]
+            agent.reset(seed=seed + episode)
+            episode += 1
+            over = False
+            while not over and len(times) < LATENCY_DECISIONS + 5:
+                began = time.perf_counter()
+                action = agent.act(observation)
+                times.append((time.perf_counter() - began) * 1e3)
+                observation, _, terminated, truncated, _ = environment.step(action)
+                over = terminated or truncated
+        p50, p99 = np.percentile(times[5:], [50, 99])
+        result[family] = {"p50": round(float(p50), 2), "p99": round(float(p99), 2), "decisions": LATENCY_DECISIONS}
+    torch.set_num_threads(threads)
+    return result
+
+
+def normalised(rate: float, reference: dict[str, float] | None) -> float | None:
+    """``(rate - random) / (expert - random)``; None where no reference is known."""
+    if reference is None or reference["expert"] <= reference["random"]:
+        return None
+    return round((rate - reference["random"]) / (reference["expert"] - reference["random"]), 4)
+
+
+def _reference() -> dict[str, dict[str, float]]:
+    file = resources.files("polysoma.evaluation") / REFERENCE_FILE
+    return json.loads(file.read_text())["tasks"] if file.is_file() else {}
+
+
+def versions() -> dict[str, str]:
+    """Versions of what results may depend on."""
+    names = ("polysoma", "torch", "numpy", "gymnasium", "mujoco", "metaworld", "minigrid")
+    found = {"python": platform.python_version()}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def hardware() -> dict[str, Any]:
+    """The processor's name and the number of cores this process may use."""
+    model = platform.processor() or platform.machine()
+    try:
+        with open("/proc/cpuinfo") as file:
+            model = next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), model)
+        cores = len(os.sched_getaffinity(0))
+    except (OSError, AttributeError):
+        cores = os.cpu_count() or 1
+    return {"processor": model, "cores": cores}

@@ -1,0 +1,1 @@
+"""How a policy learns: one method, one file."""

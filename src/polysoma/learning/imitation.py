@@ -1,0 +1,299 @@
+"""Imitation: one policy learns from the demonstrations of many bodies.
+
+A step takes a few windows of every body, each micro-batch from one body; their gradients add up. Everything drawn at
+random is a function of (seed, step, process), so a run that was killed and resumed ends with the very bits of one
+that was not.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import accelerate
+import numpy as np
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from polysoma.data.mixture import Source, open_sources
+from polysoma.data.windows import Windows
+from polysoma.embodiment import Modality
+from polysoma.errors import PolysomaError
+from polysoma.files import write_atomically
+from polysoma.learning.recipe import Recipe, recipe_from_table
+from polysoma.policy import checkpoint
+from polysoma.policy.policy import Policy, PolicyConfig, bfloat16
+from polysoma.policy.tokenizers import build_vocabulary
+
+STATE_FILE = "training.safetensors"
+
+Evaluate = Callable[[Path, tuple[str, ...], int, int], dict[str, float]]
+"""A quick evaluation: (checkpoint, tasks, episodes, seed) to the success rate of each task."""
+
+
+def train(
+    recipe: Recipe,
+    out: Path,
+    resume: bool = False,
+    until: int | None = None,
+    progress: Callable[[int, dict[str, float]], None] | None = None,
+    evaluate: Evaluate | None = None,
+) -> Path:
+    """Trains, and returns the folder of the final checkpoint (moving average of the weights), ``out/checkpoint``.
+
+    Args:
+        recipe: what to train on and how.
+        out: run folder: ``metrics.jsonl``, TensorBoard events, ``checkpoint/`` (for use), ``training/`` (to resume).
+        resume: continue the run in ``out``. Data sets are read anew: episodes recorded meanwhile take part.
+        until: stop after this step (with a checkpoint that resumes), e.g. to record with the policy so far.
+        progress: called after every step with the step and the mean loss of each body.
+        evaluate: called at every checkpoint when the recipe asks for it.
+
+    Raises:
+        PolysomaError: bodies without data, a run folder that is taken, nothing to resume, or a loss that is not finite.
+    """
+    accelerator = accelerate.Accelerator()
+    sources = _sources(recipe)
+    training = out / "training"
+    if resume and not (training / STATE_FILE).is_file():
+        raise PolysomaError(f"nothing to resume in {out}: no {training / STATE_FILE}; start it without --resume")
+    if not resume and training.exists():
+        raise PolysomaError(f"{out} already holds a run: continue it with --resume or choose another folder")
+    torch.manual_seed(recipe.seed)
+    policy = _policy(recipe, sources, training if resume else None).to(accelerator.device)
+    average = {name: value.detach().clone() for name, value in policy.named_parameters()}
+    optimizer = _optimizer(policy, recipe)
+    step = 0
+    if resume:
+        step = _load_state(training, policy, average, optimizer)
+    out.mkdir(parents=True, exist_ok=True)
+    metrics = _Metrics(out, step) if accelerator.is_main_process else None
+    parameters = [parameter for parameter in policy.parameters() if parameter.requires_grad]
+    policy.train()
+    end = recipe.steps if until is None else min(until, recipe.steps)
+    began, seen = time.monotonic(), 0
+    while step < end:
+        rate = learning_rate(recipe, step)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        losses = {}
+        for source in sources:
+            losses[source.embodiment.name], windows = _accumulate(policy, source, recipe, step, accelerator)
+            seen += windows
+        _reduce_gradients(parameters, accelerator)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, recipe.clip)
+        if not torch.isfinite(norm):
+            raise PolysomaError(f"step {step}: the gradient is not finite; losses {losses}. Lower learning_rate")
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        step += 1
+        decay = min(recipe.ema, (1 + step) / (10 + step))
+        torch._foreach_lerp_(list(average.values()), list(policy.parameters()), 1 - decay)
+        if progress and accelerator.is_main_process:
+            progress(step, losses)
+        if metrics and (step % recipe.log_every == 0 or step == end):
+            elapsed = time.monotonic() - began
+            metrics.write(step, {f"loss/{k}": v for k, v in losses.items()}
+                          | {"learning_rate": rate, "gradient_norm": float(norm), "windows_per_s": seen / elapsed})
+        if step % recipe.checkpoint_every == 0 or step == end:
+            if accelerator.is_main_process:
+                checkpoint.save(policy, out / "checkpoint", weights=average)
+                _save_state(training, policy, average, optimizer, recipe, step)
+                if metrics and evaluate and recipe.evaluation.tasks:
+                    quick = recipe.evaluation
+                    scores = evaluate(out / "checkpoint", quick.tasks, quick.episodes, quick.seed)
+                    metrics.write(step, {f"success/{task}": score for task, score in scores.items()})
+            accelerator.wait_for_everyone()
+    if metrics:
+        metrics.close()
+    accelerator.end_training()
+    return out / "checkpoint"
+
+
+def learning_rate(recipe: Recipe, step: int) -> float:
+    """Linear warm-up, then a cosine down to a hundredth of the peak."""
+    if step < recipe.warmup:
+        return recipe.learning_rate * (step + 1) / recipe.warmup
+    done = (step - recipe.warmup) / max(1, recipe.steps - recipe.warmup)
+    return recipe.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+def _sources(recipe: Recipe) -> list[Source]:
+    balance = {name: body.balance for name, body in recipe.bodies.items()}
+    sources = [
+        source
+        for source in open_sources(recipe.folders(), dict(recipe.weights), balance)
+        if source.embodiment.name in recipe.bodies
+    ]
+    missing = set(recipe.bodies) - {source.embodiment.name for source in sources}
+    if missing:
+        raise PolysomaError(
+            f"no data for {sorted(missing)}: the recipe's data {list(recipe.data)} holds "
+            f"{sorted(source.embodiment.name for source in sources)}"
+        )
+    return sources
+
+
+def _policy(recipe: Recipe, sources: list[Source], training: Path | None) -> Policy:
+    """A new policy; or that of a run to resume or of a checkpoint to start from, with their statistics and words."""
+    if training is not None:
+        config = json.loads((training / "policy.json").read_text())
+        return Policy(PolicyConfig.from_json(config))
+    if recipe.init:
+        return checkpoint.load_for_training(recipe.init)
+    return Policy(
+        PolicyConfig(
+            embodiments=tuple(source.embodiment for source in sources),
+            statistics={source.embodiment.name: source.statistics() for source in sources},
+            vocabulary=tuple(build_vocabulary(text for source in sources for text in source.instructions)),
+            width=recipe.policy.width,
+            depth=recipe.policy.depth,
+            heads=recipe.policy.heads,
+        )
+    )
+
+
+def _optimizer(policy: Policy, recipe: Recipe) -> torch.optim.AdamW:
+    """AdamW; vectors (biases, norms) and embeddings do not decay."""
+    matrices = {id(m.weight) for m in policy.modules() if isinstance(m, torch.nn.Linear | torch.nn.Conv2d)}
+    decayed = [p for p in policy.parameters() if id(p) in matrices]
+    others = [p for p in policy.parameters() if id(p) not in matrices]
+    return torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}],
+        lr=recipe.learning_rate,
+        betas=(0.9, 0.95),
+        fused=True,
+    )
+
+
+def _accumulate(
+    policy: Policy, source: Source, recipe: Recipe, step: int, accelerator: accelerate.Accelerator
+) -> tuple[float, int]:
+    """Adds one body's gradients of this step. Returns its mean loss and the number of windows here."""
+    body = recipe.bodies[source.embodiment.name]
+    name = source.embodiment.name.encode()
+    rng = np.random.default_rng([recipe.seed, step, accelerator.process_index, *name])
+    count = max(1, body.batch // accelerator.num_processes)
+    windows = _with_noise(source.draw(count, rng), policy, body.noise, rng)
+    assert windows.action_valid is not None
+    targets = int(windows.action_valid.sum())
+    total = 0.0
+    for part in _split_by_length(windows, body.parts):
+        with bfloat16(accelerator.device):
+            loss = policy.loss(part) / targets
+        (loss * body.weight).backward()
+        total += loss.item()
+    return total, count
+
+
+def _with_noise(windows: Windows, policy: Policy, noise: float, rng: np.random.Generator) -> Windows:
+    if noise > 0:
+        statistics = policy.config.statistics[windows.embodiment.name]
+        for stream in windows.embodiment.streams:
+            if stream.modality is Modality.STATE:
+                array = windows.observations[stream.name]
+                scale = statistics[stream.name].scale * noise
+                windows.observations[stream.name] = array + scale * rng.standard_normal(array.shape, np.float32)
+    return windows
+
+
+def _split_by_length(windows: Windows, parts: int) -> Iterator[Windows]:
+    words = np.array([len(text.split()) for text in windows.instructions])
+    order = np.argsort(2 * windows.lengths + words, kind="stable")
+    for rows in np.array_split(order, min(parts, len(order))):
+        yield windows.take(rows)
+
+
+def _reduce_gradients(parameters: list[Tensor], accelerator: accelerate.Accelerator) -> None:
+    """Averages the gradients over all processes, in one message."""
+    if accelerator.num_processes == 1:
+        return
+    gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    flat = accelerator.reduce(flat, "mean")
+    for parameter, piece in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+        parameter.grad = piece.view_as(parameter)
+
+
+def _save_state(
+    folder: Path,
+    policy: Policy,
+    average: dict[str, Tensor],
+    optimizer: torch.optim.Optimizer,
+    recipe: Recipe,
+    step: int,
+) -> None:
+    """Everything that a resumed run needs, in a folder that is swapped in whole."""
+    tensors = {f"policy.{name}": p.detach() for name, p in policy.named_parameters()}
+    tensors |= {f"average.{name}": p for name, p in average.items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{key}": torch.as_tensor(value) for key, value in state.items()}
+    fresh = folder.with_name(f".{folder.name}.{os.getpid()}")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    cpu = {name: tensor.to("cpu").contiguous() for name, tensor in tensors.items()}
+    write_atomically(fresh / STATE_FILE, safetensors.torch.save(cpu, {"step": str(step)}))
+    write_atomically(fresh / "policy.json", json.dumps(policy.config.to_json()).encode())
+    write_atomically(fresh / "recipe.json", json.dumps(recipe.to_json(), indent=1).encode())
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(fresh, folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _load_state(folder: Path, policy: Policy, average: dict[str, Tensor], optimizer: torch.optim.Optimizer) -> int:
+    with safetensors.safe_open(folder / STATE_FILE, "pt") as file:
+        step = int(file.metadata()["step"])
+        with torch.no_grad():
+            for name, parameter in policy.named_parameters():
+                parameter.copy_(file.get_tensor(f"policy.{name}"))
+                average[name].copy_(file.get_tensor(f"average.{name}"))
+        state: dict[int, dict[str, Tensor]] = {}
+        for key in file.keys():
+            kind, index, field = (key.split(".", 2) + [""])[:3]
+            if kind == "optimizer":
+                state.setdefault(int(index), {})[field] = file.get_tensor(key)
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    return step
+
+
+def recipe_of_run(out: Path) -> Recipe:
+    """The recipe with which the run in ``out`` was last saved. Raises PolysomaError when there is none."""
+    path = out / "training" / "recipe.json"
+    try:
+        return recipe_from_table(json.loads(path.read_text()), str(path))
+    except (OSError, ValueError) as error:
+        raise PolysomaError(f"no run in {out}: {error}") from error
+
+
+class _Metrics:
+    """Metrics as JSON lines and TensorBoard events. What a killed run wrote after its checkpoint is cut off."""
+
+    def __init__(self, out: Path, step: int) -> None:
+        self._path = out / "metrics.jsonl"
+        lines = self._path.read_text().splitlines() if self._path.exists() else []
+        kept = [line for line in lines if json.loads(line)["step"] <= step]
+        write_atomically(self._path, "".join(line + "\n" for line in kept).encode())
+        self._began = time.monotonic() - (json.loads(kept[-1])["seconds"] if kept else 0.0)
+        from torch.utils.tensorboard import SummaryWriter  # slow to import, needed by the main process alone
+
+        self._board = SummaryWriter(str(out / "tensorboard"), purge_step=step)
+
+    def write(self, step: int, values: dict[str, Any]) -> None:
+        row = {"step": step, "seconds": round(time.monotonic() - self._began, 2), **values}
+        with self._path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self._board.close()

@@ -1,0 +1,157 @@
+"""Recipes: one TOML file that names everything a training needs. The command line overrides it, key by key."""
+
+from __future__ import annotations
+
+import dataclasses
+import glob
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from polysoma.errors import PolysomaError
+
+
+@dataclass(frozen=True)
+class PolicySize:
+    """Width, depth and heads of the trunk."""
+
+    width: int = 256
+    depth: int = 6
+    heads: int = 4
+
+
+@dataclass(frozen=True)
+class BodyRecipe:
+    """How one embodiment takes part.
+
+    Attributes:
+        batch: windows a step, all processes together.
+        parts: micro-batches that a step's windows are split into, sorted by length so that padding is little.
+        weight: of this body's mean loss in the sum.
+        balance: 0 draws every task equally often, 1 every frame, between: ``frames ** balance``.
+        noise: standard deviation of the noise added to normalised states.
+    """
+
+    batch: int = 64
+    parts: int = 1
+    weight: float = 1.0
+    balance: float = 0.0
+    noise: float = 0.0
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A quick evaluation at every checkpoint: ``episodes`` of each task that matches ``tasks``, from ``seed`` on."""
+
+    tasks: tuple[str, ...] = ()
+    episodes: int = 1
+    seed: int = 500_000
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One training.
+
+    Attributes:
+        data: folders of data sets; ``*`` is expanded.
+        bodies: how each embodiment takes part; only those named here do.
+        weights: data set folder to its weight among the data sets of the same body; 1 where absent.
+        init: a checkpoint to start from (same bodies), or empty.
+        steps: optimiser steps in all.
+        learning_rate: the peak, after ``warmup`` steps; a cosine leads to a hundredth of it.
+        ema: decay of the moving average of the weights, which is what evaluation and shipping use.
+        checkpoint_every: steps between checkpoints that resume.
+        log_every: steps between lines of metrics.
+    """
+
+    data: tuple[str, ...]
+    bodies: Mapping[str, BodyRecipe]
+    weights: Mapping[str, float] = field(default_factory=dict)
+    policy: PolicySize = PolicySize()
+    evaluation: Evaluation = Evaluation()
+    init: str = ""
+    steps: int = 1000
+    learning_rate: float = 1e-3
+    warmup: int = 100
+    weight_decay: float = 0.05
+    clip: float = 1.0
+    ema: float = 0.999
+    seed: int = 0
+    checkpoint_every: int = 500
+    log_every: int = 20
+
+    def folders(self) -> list[Path]:
+        """The data set folders that exist now. Raises PolysomaError when a pattern matches none."""
+        result: list[Path] = []
+        for pattern in self.data:
+            found = sorted(Path(path) for path in glob.glob(pattern) if (Path(path) / "meta" / "info.json").is_file())
+            if not found:
+                raise PolysomaError(f"no data set matches {pattern!r} (a data set has meta/info.json); record one first")
+            result += [path for path in found if path not in result]
+        return result
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Reads a TOML recipe and applies overrides such as ``steps=200`` or ``bodies.babyai.batch=32``.
+
+    Raises:
+        PolysomaError: no such file, not TOML, an unknown key, or a value of the wrong type.
+    """
+    try:
+        table = tomllib.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise PolysomaError(f"no recipe at {path}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise PolysomaError(f"{path} is not valid TOML: {error}") from error
+    for override in overrides:
+        key, sign, text = override.partition("=")
+        if not sign:
+            raise PolysomaError(f"expected key=value, got {override!r}")
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text
+        *parents, leaf = key.split(".")
+        place = table
+        for name in parents:
+            place = place.setdefault(name, {})
+            if not isinstance(place, dict):
+                raise PolysomaError(f"{key}: {name} is not a table in {path}")
+        place[leaf] = value
+    return recipe_from_table(table, str(path))
+
+
+def recipe_from_table(table: Mapping[str, Any], where: str) -> Recipe:
+    """A recipe from parsed TOML or JSON. Raises PolysomaError naming ``where``, the key and what was expected."""
+    fields = dict(table)
+    fields["data"] = tuple(fields.get("data", ()))
+    fields["bodies"] = {
+        name: _build(BodyRecipe, body, f"{where}: bodies.{name}") for name, body in fields.get("bodies", {}).items()
+    }
+    fields["policy"] = _build(PolicySize, fields.get("policy", {}), f"{where}: policy")
+    evaluation = dict(fields.get("evaluation", {}))
+    evaluation["tasks"] = tuple(evaluation.get("tasks", ()))
+    fields["evaluation"] = _build(Evaluation, evaluation, f"{where}: evaluation")
+    if not fields["data"] or not fields["bodies"]:
+        raise PolysomaError(f"{where}: a recipe needs `data` (a list of folders) and at least one table [bodies.NAME]")
+    return _build(Recipe, fields, where)
+
+
+def _build(kind: Any, values: Mapping[str, Any], where: str) -> Any:
+    known = {f.name: f for f in dataclasses.fields(kind)}
+    unknown = sorted(set(values) - set(known))
+    if unknown:
+        raise PolysomaError(f"{where}: unknown {', '.join(unknown)}; known are {', '.join(known)}")
+    for name, value in values.items():
+        default = known[name].default
+        numeric = isinstance(default, int | float)
+        if numeric and (not isinstance(value, int | float) or (isinstance(default, int) and not isinstance(value, int))):
+            raise PolysomaError(f"{where}: {name} must be {type(default).__name__}, got {value!r}")
+        if isinstance(default, str) and not isinstance(value, str):
+            raise PolysomaError(f"{where}: {name} must be a string, got {value!r}")
+    return kind(**values)

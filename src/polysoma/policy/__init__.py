@@ -1,0 +1,1 @@
+"""Tokenizers, trunk, heads, the policy and the agents that act with it."""

@@ -1,0 +1,149 @@
+"""Agents: a policy bound to one body. All that an episode needs to remember lives here, none of it in the policy."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from polysoma.data.windows import Windows, no_action
+from polysoma.embodiment import INSTRUCTION, DiscreteActions, Observation
+from polysoma.errors import PolysomaError
+from polysoma.policy.policy import Policy
+
+
+@dataclass(frozen=True)
+class Acting:
+    """How predictions become actions.
+
+    Attributes:
+        execute: how many actions of a chunk are executed before the policy is asked again; None for half of a chunk.
+        ensemble: None, or the rate w of temporal ensembling (Zhao et al. 2023, ACT, section IV.B): the policy is asked
+            at every step and the predictions that overlap are averaged with weights ``exp(-w * age)``.
+        temperature: of the choice among discrete actions; 0 takes the most probable one.
+    """
+
+    execute: int | None = None
+    ensemble: float | None = None
+    temperature: float = 1.0
+
+
+class Agent:
+    """Drives one body: history, chunk execution, limits.
+
+    Args:
+        policy: whose weights are used; many agents may share one.
+        body: name of an embodiment that the policy knows.
+        instruction: what to do; needed unless observations bring their own ``"instruction"``.
+        acting: see :class:`Acting`.
+        seed: of the choices among discrete actions.
+    """
+
+    def __init__(
+        self, policy: Policy, body: str, instruction: str | None = None, acting: Acting | None = None, seed: int = 0
+    ) -> None:
+        self.policy = policy
+        self.body = policy.embodiment(body)
+        self.acting = acting or Acting()
+        execute = (self.body.chunk + 1) // 2 if self.acting.execute is None else self.acting.execute
+        if not 1 <= execute <= self.body.chunk:
+            raise PolysomaError(f"execute must be 1..{self.body.chunk} for {body}, got {execute}")
+        if self.acting.ensemble is not None and isinstance(self.body.actions, DiscreteActions):
+            raise PolysomaError(f"temporal ensembling averages numbers; the actions of {body} are choices")
+        if self.acting.temperature < 0:
+            raise PolysomaError(f"temperature must not be negative, got {self.acting.temperature}")
+        self._execute = 1 if self.acting.ensemble is not None else execute
+        self.reset(instruction, seed)
+
+    def reset(self, instruction: str | None = None, seed: int = 0) -> None:
+        """Begins a new episode. An instruction that is not given stays as it was."""
+        self.instruction = instruction if instruction is not None else getattr(self, "instruction", None)
+        self._rng = np.random.default_rng(seed)
+        self._frames: deque[Observation] = deque(maxlen=self.body.history)
+        self._previous: deque[np.ndarray] = deque([no_action(self.body)], maxlen=self.body.history)
+        self._chunk: deque[np.ndarray] = deque()
+        self._overlapping: deque[np.ndarray] = deque(maxlen=self.body.chunk)
+
+    def act(self, observation: Mapping[str, Any]) -> np.ndarray:
+        """The action for this observation: float32 ``(A,)`` within the limits, or an int64 scalar.
+
+        Raises:
+            PolysomaError: the observation is not one of this body, holds a NaN, or there is no instruction.
+        """
+        return act_together([self], [observation])[0]
+
+    def executed(self, action: Any) -> None:
+        """Tells the agent that another action than its own was executed (by a guard, or a person who took over)."""
+        self._previous[-1] = self.body.check_action(action)
+
+    def _observe(self, observation: Mapping[str, Any]) -> None:
+        if INSTRUCTION not in observation:
+            if self.instruction is None:
+                raise PolysomaError(
+                    f"the agent of {self.body.name} has no instruction: give one to agent(), reset() or in observations"
+                )
+            observation = {**observation, INSTRUCTION: self.instruction}
+        self._frames.append(self.body.check_observation(observation))
+
+    def _take(self) -> np.ndarray:
+        action = self.body.check_action(self._chunk.popleft())
+        self._previous.append(action)
+        return action
+
+    def _plan(self, prediction: torch.Tensor) -> None:
+        """Turns a prediction ``(chunk, A)`` into the actions to execute next."""
+        if not torch.isfinite(prediction).all():
+            raise PolysomaError(f"the policy predicted a number that is not finite for {self.body.name}; not executed")
+        if isinstance(self.body.actions, DiscreteActions):
+            for row in prediction[: self._execute].double().numpy():
+                self._chunk.append(self._choose(row))
+        elif self.acting.ensemble is not None:
+            self._overlapping.append(prediction.numpy())
+            age = np.arange(len(self._overlapping))[::-1]
+            weight = np.exp(-self.acting.ensemble * age)
+            now = np.stack([chunk[k] for chunk, k in zip(self._overlapping, age, strict=True)])
+            self._chunk.append((weight / weight.sum()) @ now)
+        else:
+            self._chunk.extend(prediction[: self._execute].numpy())
+
+    def _choose(self, log_probability: np.ndarray) -> np.ndarray:
+        if self.acting.temperature == 0:
+            return np.array(log_probability.argmax(), np.int64)
+        # The Gumbel-max trick: one draw a choice, whatever else is in the batch.
+        return np.array((log_probability / self.acting.temperature + self._rng.gumbel(size=len(log_probability))).argmax())
+
+
+def act_together(agents: Sequence[Agent], observations: Sequence[Mapping[str, Any]]) -> list[np.ndarray]:
+    """One action for each agent; those of one policy and body that need a prediction share one batch."""
+    for agent, observation in zip(agents, observations, strict=True):
+        agent._observe(observation)
+    waiting: dict[tuple[int, str], list[Agent]] = {}
+    for agent in agents:
+        if not agent._chunk:
+            waiting.setdefault((id(agent.policy), agent.body.name), []).append(agent)
+    for group in waiting.values():
+        for agent, prediction in zip(group, group[0].policy.predict(_windows(group)), strict=True):
+            agent._plan(prediction)
+    return [agent._take() for agent in agents]
+
+
+def _windows(agents: Sequence[Agent]) -> Windows:
+    body = agents[0].body
+    lengths = np.array([len(agent._frames) for agent in agents])
+    longest = int(lengths.max())
+
+    def pad(rows: Sequence[np.ndarray]) -> np.ndarray:
+        rows = list(rows)
+        return np.stack(rows + rows[-1:] * (longest - len(rows)))
+
+    return Windows(
+        body,
+        [agent._frames[-1][INSTRUCTION] for agent in agents],
+        {s.name: np.stack([pad([f[s.name] for f in agent._frames]) for agent in agents]) for s in body.arrays},
+        np.stack([pad(list(agent._previous)[-len(agent._frames) :]) for agent in agents]),
+        lengths,
+    )

@@ -1,0 +1,204 @@
+"""The policy: tokenizers, one trunk, heads, and the statistics of every body that it knows. It keeps no state.
+
+    windows -> words, frames -> trunk -> readouts -> head -> chunk of actions
+
+A batch is of one embodiment, so nothing is computed for bodies that are not in it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from polysoma.data.statistics import Statistics
+from polysoma.data.windows import Windows
+from polysoma.embodiment import Embodiment
+from polysoma.errors import PolysomaError
+from polysoma.policy.heads import build_head
+from polysoma.policy.tokenizers import BodyTokenizer, TextTokenizer
+from polysoma.policy.trunk import Trunk, attention_mask
+
+
+@dataclass(frozen=True)
+class PolicyConfig:
+    """All that a policy is built from, weights aside.
+
+    Attributes:
+        embodiments: the bodies it knows.
+        statistics: body name, then stream name (``"action"`` for actions), to the statistics used for normalisation.
+        vocabulary: the words it knows.
+        width, depth, heads: of the trunk.
+    """
+
+    embodiments: tuple[Embodiment, ...]
+    statistics: Mapping[str, Mapping[str, Statistics]]
+    vocabulary: tuple[str, ...]
+    width: int = 256
+    depth: int = 6
+    heads: int = 4
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "embodiments": [body.to_json() for body in self.embodiments],
+            "statistics": {
+                body: {name: value.to_json() for name, value in streams.items()}
+                for body, streams in self.statistics.items()
+            },
+            "vocabulary": list(self.vocabulary),
+            "width": self.width,
+            "depth": self.depth,
+            "heads": self.heads,
+        }
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> PolicyConfig:
+        """The inverse of :meth:`to_json`. Raises PolysomaError when a field is missing."""
+        try:
+            return PolicyConfig(
+                embodiments=tuple(Embodiment.from_json(body) for body in data["embodiments"]),
+                statistics={
+                    body: {name: Statistics.from_json(value) for name, value in streams.items()}
+                    for body, streams in data["statistics"].items()
+                },
+                vocabulary=tuple(data["vocabulary"]),
+                width=int(data["width"]),
+                depth=int(data["depth"]),
+                heads=int(data["heads"]),
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise PolysomaError(f"not the configuration of a policy: missing or malformed {error}") from error
+
+
+class Policy(nn.Module):
+    """One set of weights for many bodies.
+
+    Call :meth:`agent` to drive a body, :meth:`loss` to train, :meth:`predict` for batches.
+    """
+
+    def __init__(self, config: PolicyConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.text = TextTokenizer(config.vocabulary, config.width, config.heads)
+        self.bodies = nn.ModuleDict()
+        self.readouts = nn.ParameterDict()
+        self.heads = nn.ModuleDict()
+        for body in config.embodiments:
+            statistics = dict(config.statistics.get(body.name, {}))
+            self.bodies[body.name] = BodyTokenizer(body, statistics, config.width)
+            self.readouts[body.name] = nn.Parameter(torch.randn(body.history, config.width) * 0.02)
+            self.heads[body.name] = build_head(body, statistics, config.width)
+        self.trunk = Trunk(config.width, config.depth, config.heads)
+
+    def embodiment(self, name: str) -> Embodiment:
+        """The body of this name. Raises PolysomaError that lists the bodies this policy knows."""
+        for body in self.config.embodiments:
+            if body.name == name:
+                return body
+        raise PolysomaError(
+            f"this policy does not know the body {name!r}; it knows {[b.name for b in self.config.embodiments]}"
+        )
+
+    @property
+    def device(self) -> torch.device:
+        return self.readouts[self.config.embodiments[0].name].device
+
+    def forward(self, windows: Windows, last_only: bool = False) -> Tensor:
+        """Predictions of a batch of one embodiment.
+
+        Args:
+            windows: B windows of T frames.
+            last_only: predict for the last true frame of each window alone, as when acting.
+
+        Returns:
+            float32 ``(B, R, chunk, A)``, normalised actions or logits; R is T, or 1 with ``last_only``.
+        """
+        body = windows.embodiment
+        if self.embodiment(body.name) != body:
+            raise PolysomaError(
+                f"the policy's body {body.name!r} is not the one of this data: "
+                + _difference(self.embodiment(body.name), body)
+            )
+        device = self.device
+        ids = self.text.encode(windows.instructions).to(device)
+        words, words_valid = self.text(ids), ids != 0
+        lengths = torch.from_numpy(windows.lengths).to(device)
+        time = torch.arange(windows.previous.shape[1], device=device)
+        times = lengths[:, None] - 1 if last_only else time.expand(len(windows), -1)
+        tokenizer = self.bodies[body.name]
+        observations = {name: torch.from_numpy(array).to(device) for name, array in windows.observations.items()}
+        frames = tokenizer(observations, torch.from_numpy(windows.previous).to(device), words, words_valid)
+        mask = attention_mask(words_valid, time < lengths[:, None], times, tokenizer.per_frame)
+        tokens = torch.cat([words.float(), frames.float(), self.readouts[body.name][times].float()], 1)
+        return self.heads[body.name](self.trunk(tokens, mask, times.shape[1]))
+
+    def loss(self, windows: Windows) -> Tensor:
+        """The sum of the losses of all true targets, a float32 scalar (divide by their number for the mean)."""
+        if windows.actions is None or windows.action_valid is None:
+            raise PolysomaError("a loss needs windows with targets")
+        prediction = self(windows)
+        losses = self.heads[windows.embodiment.name].losses(
+            prediction, torch.from_numpy(windows.actions).to(prediction.device)
+        )
+        return losses[torch.from_numpy(windows.action_valid).to(prediction.device)].sum()
+
+    @torch.inference_mode()
+    def predict(self, windows: Windows) -> Tensor:
+        """The chunk for the last frame of each window: actions in the body's units ``(B, chunk, A)``, or
+        log-probabilities ``(B, chunk, names)``; float32 on the CPU."""
+        with bfloat16(self.device):
+            prediction = self(windows, last_only=True)
+        return self.heads[windows.embodiment.name].decode(prediction)[:, 0].cpu()
+
+    def for_inference(self) -> Policy:
+        """Stores the matrices in bfloat16 (what the products run in anyway), freezes, and returns itself."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Conv2d | nn.Embedding):
+                module.bfloat16()
+        return self.requires_grad_(False).eval()
+
+    def parameter_count(self) -> int:
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def describe(self, name: str) -> str:
+        """The token table of one body, a line for each group of tokens."""
+        body, tokenizer = self.embodiment(name), self.bodies[name]
+        rows: list[tuple[str, str, str]] = [("words", "one a word", "words")]
+        if tokenizer.fused:
+            streams = " + ".join(stream.name for stream in body.arrays)
+            rows.append((f"frame: {streams} + previous action", f"1 x {body.history} frames", "words, frames so far"))
+        else:
+            for stream in body.arrays:
+                tokens = getattr(tokenizer.streams[stream.name], "tokens", 1)
+                rows.append((f"{stream.name} {stream.shape}", str(tokens), "words, this frame"))
+        unit = "choices of" if hasattr(body.actions, "names") else "actions of"
+        rows.append((f"readout -> {body.chunk} {unit} {body.actions.size}", "1", "words, frames so far, itself"))
+        widths = [max(len(row[i]) for row in rows) for i in range(3)]
+        lines = ["  " + "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+        return "\n".join([f"{name} at {body.rate_hz:g} Hz (group, tokens, sees):", *lines])
+
+    def __repr__(self) -> str:
+        parts = {"text": self.text, "bodies": self.bodies, "trunk": self.trunk, "heads": self.heads}
+        counts = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
+        counts["readouts"] = sum(p.numel() for p in self.readouts.parameters())
+        shape = f"width {self.config.width}, depth {self.config.depth}, {self.config.heads} heads"
+        lines = [f"Policy: {self.parameter_count():,} parameters, {shape}, {len(self.config.vocabulary)} words"]
+        lines += [f"  {name:<9}{count:>11,}" for name, count in counts.items()]
+        return "\n".join(lines + [self.describe(body.name) for body in self.config.embodiments])
+
+
+def bfloat16(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Matrix products in bfloat16, sums and normalisations in float32."""
+    return torch.autocast(device.type, torch.bfloat16)
+
+
+def _difference(known: Embodiment, given: Embodiment) -> str:
+    fields: Sequence[str] = [
+        f.name for f in dataclasses.fields(known) if getattr(known, f.name) != getattr(given, f.name)
+    ]
+    return "; ".join(f"{f}: the policy has {getattr(known, f)!r}, the data {getattr(given, f)!r}" for f in fields)

@@ -1,0 +1,192 @@
+"""Tokenizers: each turns one modality into tokens of the trunk's width.
+
+All take and give tensors with a batch of windows in front: frames are ``(B, T, ...)``, tokens ``(B, T, K, width)``.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from polysoma.data.statistics import Statistics
+from polysoma.embodiment import DiscreteActions, Embodiment, Modality, Stream
+from polysoma.errors import PolysomaError
+from polysoma.policy.trunk import BLOCKED, Block
+
+STATE_CLIP = 8.0
+"""Standard deviations at which normalised state is cut: what lies further out says only "far"."""
+
+CHANNELS_PER_TOKEN = 16
+GRID_WIDTH = 64
+GRID_SYMBOLS_LIMIT = 4096
+MAX_WORDS = 64
+
+
+def split_words(text: str) -> list[str]:
+    """Lower-case words, numbers and single punctuation marks."""
+    return re.findall(r"[a-z0-9]+|[^\sa-z0-9]", text.lower())
+
+
+def build_vocabulary(texts: Iterable[str]) -> list[str]:
+    """All words of the texts in alphabetical order. Ids start at 2: 0 is padding, 1 an unknown word."""
+    return sorted({word for text in texts for word in split_words(text)})
+
+
+class TextTokenizer(nn.Module):
+    """One token a word, with its neighbours mixed in by one transformer block."""
+
+    def __init__(self, vocabulary: Sequence[str], width: int, heads: int) -> None:
+        super().__init__()
+        self.ids = {word: number for number, word in enumerate(vocabulary, start=2)}
+        self.words = nn.Embedding(len(vocabulary) + 2, width, padding_idx=0)
+        self.position = nn.Parameter(torch.randn(MAX_WORDS, width) * 0.02)
+        self.block = Block(width, heads)
+
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        """Word ids, int64 ``(B, W)`` padded with 0 to the longest text (at most MAX_WORDS words of each are read)."""
+        rows = [[self.ids.get(word, 1) for word in split_words(text)[:MAX_WORDS]] for text in texts]
+        width = max(1, max(map(len, rows)))
+        return torch.tensor([row + [0] * (width - len(row)) for row in rows])
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """ids ``(B, W)`` to tokens ``(B, W, width)``."""
+        x = self.words(ids) + self.position[: ids.shape[1]]
+        mask = torch.zeros(ids.shape, device=ids.device).masked_fill_(ids == 0, BLOCKED)[:, None, None]
+        return self.block(x, mask)
+
+
+class StateTokenizer(nn.Module):
+    """Named continuous channels: normalised by the body's statistics, then one linear map to a few tokens."""
+
+    def __init__(self, stream: Stream, statistics: Statistics, width: int, tokens: int) -> None:
+        super().__init__()
+        self.tokens = tokens
+        self.linear = nn.Linear(len(stream.channels), tokens * width)
+        self.register_buffer("mean", torch.as_tensor(statistics.mean), persistent=False)
+        self.register_buffer("scale", torch.as_tensor(statistics.scale), persistent=False)
+
+    def forward(self, state: Tensor, words: Tensor, words_valid: Tensor) -> Tensor:
+        x = ((state - self.mean) / self.scale).clamp(-STATE_CLIP, STATE_CLIP)
+        return self.linear(x).unflatten(-1, (self.tokens, -1))
+
+
+class SymbolTokenizer(nn.Module):
+    """A few ids without spatial order: the sum of their embeddings is one token."""
+
+    def __init__(self, stream: Stream, width: int) -> None:
+        super().__init__()
+        self.embeddings = nn.ModuleList(nn.Embedding(size, width) for size in stream.cardinalities)
+
+    def forward(self, symbols: Tensor, words: Tensor, words_valid: Tensor) -> Tensor:
+        columns = [embed(symbols[..., i].long()) for i, embed in enumerate(self.embeddings)]
+        return torch.stack(columns).sum(0).unsqueeze(-2)
+
+
+class GridTokenizer(nn.Module):
+    """A grid of symbols to one token, read in the light of the instruction.
+
+    Every symbol that can occur (a combination of the ids of one cell) first looks at the words, so that "the red ball"
+    marks exactly those symbols that it speaks of, in the role that it gives them. That table has a few hundred rows
+    for each instruction, however many frames there are. Cells look their symbol up; two convolutions and a linear map
+    make one token of the grid.
+    """
+
+    def __init__(self, stream: Stream, width: int) -> None:
+        super().__init__()
+        rows, columns, _ = stream.shape
+        symbols = math.prod(stream.cardinalities)
+        if symbols > GRID_SYMBOLS_LIMIT:
+            raise PolysomaError(
+                f"stream {stream.name!r}: {symbols} different symbols a cell; a grid may have {GRID_SYMBOLS_LIMIT}"
+            )
+        hidden = GRID_WIDTH
+        self.cardinalities = stream.cardinalities
+        self.parts = nn.ModuleList(nn.Embedding(size, hidden) for size in stream.cardinalities)
+        combinations = torch.cartesian_prod(*(torch.arange(size) for size in stream.cardinalities))
+        self.register_buffer("combinations", combinations.view(symbols, -1), persistent=False)
+        self.query = nn.Linear(hidden, 2 * hidden)
+        self.key_value = nn.Linear(width, 4 * hidden)
+        self.merge = nn.Linear(2 * hidden, hidden)
+        self.norm = nn.LayerNorm(hidden)
+        self.mlp = nn.Sequential(nn.Linear(hidden, 2 * hidden), nn.ReLU(), nn.Linear(2 * hidden, hidden))
+        self.position = nn.Parameter(torch.randn(rows * columns, hidden) * 0.02)
+        self.near = nn.Conv2d(hidden, hidden, 3, padding=1)
+        self.far = nn.Conv2d(hidden, 2 * hidden, 3, stride=2, padding=1)
+        flat = 2 * hidden * math.ceil(rows / 2) * math.ceil(columns / 2)
+        self.out = nn.Linear(flat, width)
+        self.shape = (rows, columns)
+
+    def _table(self, words: Tensor, words_valid: Tensor) -> Tensor:
+        """What each symbol means under each instruction: ``(B, symbols, hidden)``."""
+        symbols = torch.stack([embed(self.combinations[:, i]) for i, embed in enumerate(self.parts)]).sum(0)
+        query = self.query(symbols).unflatten(-1, (4, -1)).transpose(0, 1)
+        key, value = self.key_value(words).unflatten(-1, (2, 4, -1)).permute(2, 0, 3, 1, 4)
+        mask = torch.zeros(words_valid.shape, device=words.device).masked_fill_(~words_valid, BLOCKED)
+        logits = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5 + mask[:, None, None].to(query.dtype)
+        found = (logits.softmax(-1).to(value.dtype) @ value).transpose(1, 2).flatten(2)
+        x = symbols + self.merge(found)
+        return x + self.mlp(self.norm(x))
+
+    def forward(self, grid: Tensor, words: Tensor, words_valid: Tensor) -> Tensor:
+        batch, time, rows, columns, _ = grid.shape
+        table = self._table(words, words_valid)
+        index = torch.zeros(grid.shape[:-1], dtype=torch.long, device=grid.device)
+        for i, size in enumerate(self.cardinalities):
+            index = index * size + grid[..., i].long()
+        index = index.flatten(1) + (torch.arange(batch, device=grid.device) * table.shape[1])[:, None]
+        cells = F.embedding(index, table.flatten(0, 1)).view(batch * time, rows * columns, -1) + self.position
+        x = cells.transpose(1, 2).unflatten(2, self.shape).contiguous(memory_format=torch.channels_last)
+        x = F.relu(x + self.near(F.relu(x)))
+        x = F.relu(self.far(x)).flatten(1)
+        return self.out(x).view(batch, time, 1, -1)
+
+
+class BodyTokenizer(nn.Module):
+    """All observation streams of one embodiment to the tokens of its frames.
+
+    A body without history gives a few tokens for each stream. A body with history gives one token a frame, the sum of
+    its streams' tokens and of the previous action's, so that a long history stays short in tokens.
+    """
+
+    def __init__(self, body: Embodiment, statistics: dict[str, Statistics], width: int) -> None:
+        super().__init__()
+        self.fused = body.history > 1
+        self.streams = nn.ModuleDict()
+        self.per_frame = 0
+        for stream in body.arrays:
+            if stream.modality is Modality.STATE:
+                if stream.name not in statistics:
+                    raise PolysomaError(f"{body.name}: no statistics for stream {stream.name!r}")
+                tokens = 1 if self.fused else math.ceil(len(stream.channels) / CHANNELS_PER_TOKEN)
+                self.streams[stream.name] = StateTokenizer(stream, statistics[stream.name], width, tokens)
+            elif stream.modality is Modality.SYMBOL:
+                tokens = 1
+                grid = len(stream.shape) == 3
+                self.streams[stream.name] = GridTokenizer(stream, width) if grid else SymbolTokenizer(stream, width)
+            else:
+                raise PolysomaError(f"{body.name}: no tokenizer yet for {stream.modality} stream {stream.name!r}")
+            self.per_frame += tokens
+        if self.fused:
+            self.per_frame = 1
+            discrete = isinstance(body.actions, DiscreteActions)
+            self.previous = nn.Embedding(body.actions.size + 1, width) if discrete else nn.Linear(body.actions.size, width)
+        self.time = nn.Parameter(torch.randn(body.history, 1, width) * 0.02)
+
+    def forward(
+        self, observations: dict[str, Tensor], previous: Tensor, words: Tensor, words_valid: Tensor
+    ) -> Tensor:
+        """Tokens ``(B, T * per_frame, width)``."""
+        tokens = [
+            tokenizer(observations[name], words, words_valid) for name, tokenizer in self.streams.items()
+        ]
+        if self.fused:
+            tokens.append(self.previous(previous).unsqueeze(-2))
+            x = torch.stack([part.float() for part in tokens]).sum(0)
+        else:
+            x = torch.cat(tokens, 2)
+        return (x + self.time[: x.shape[1]]).flatten(1, 2)

@@ -1,0 +1,81 @@
+"""Recording: demonstrations of many tasks, in parallel, into one data set a body. A killed recording continues."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from polysoma import simulators
+from polysoma.data.writer import DatasetWriter
+from polysoma.rollout import EXPERT, Behaviour, Job, Outcome, interleave, rollout_in_workers
+
+
+@dataclass
+class Recorded:
+    """What a recording brought: counts by task, steps simulated, seconds."""
+
+    kept: Counter[str] = field(default_factory=Counter)
+    failed: Counter[str] = field(default_factory=Counter)
+    skipped: int = 0
+    steps: int = 0
+    seconds: float = 0.0
+
+
+def record(
+    tasks: Sequence[str],
+    episodes: int,
+    out: Path,
+    behaviour: Behaviour,
+    workers: int = 1,
+    seed: int = 0,
+    lanes: int = 16,
+    progress: Callable[[int, int, Recorded], None] | None = None,
+) -> Recorded:
+    """Records ``episodes`` of each task with the seeds ``seed, seed + 1, ...`` into ``out/<body>``.
+
+    Seeds already recorded there are skipped, so the same command continues a killed recording. Episodes in which the
+    expert drives and fails are dropped and counted; where a policy drives, every labelled episode is kept, since the
+    expert's labels are right whatever became of the episode (DAgger, Ross et al. 2011).
+
+    Args:
+        progress: called with episodes done, episodes in all and the counts so far.
+
+    Raises:
+        PolysomaError: unknown task, missing simulator, a data set of another embodiment in the way, a full disk.
+    """
+    behaviour = Behaviour(behaviour.driver, behaviour.acting, True, behaviour.noise, behaviour.max_steps)
+    bodies = simulators.embodiments()
+    writers = {
+        body: DatasetWriter(out / body, bodies[body]) for body in dict.fromkeys(task.split("/")[0] for task in tasks)
+    }
+    jobs: list[Job] = [
+        job
+        for job in interleave(tasks, range(seed, seed + episodes))
+        if (job.task, job.seed) not in writers[job.task.split("/")[0]].done
+    ]
+    result = Recorded(skipped=len(tasks) * episodes - len(jobs))
+    began = time.monotonic()
+    try:
+        for done, outcome in enumerate(rollout_in_workers(jobs, behaviour, workers, lanes), 1):
+            writer = writers[outcome.task.split("/")[0]]
+            if outcome.episode is not None and _worth_keeping(outcome, behaviour):
+                writer.add(outcome.episode)
+                result.kept[outcome.task] += 1
+            else:
+                writer.add_failure(outcome.task, outcome.seed)
+                result.failed[outcome.task] += 1
+            result.steps += outcome.steps
+            result.seconds = time.monotonic() - began
+            if progress:
+                progress(done, len(jobs), result)
+    finally:
+        for writer in writers.values():
+            writer.close()
+    return result
+
+
+def _worth_keeping(outcome: Outcome, behaviour: Behaviour) -> bool:
+    return outcome.success if behaviour.driver == EXPERT else True

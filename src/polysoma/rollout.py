@@ -1,0 +1,277 @@
+"""Rollouts: many episodes of many tasks, a few at a time in each process, decisions in batches.
+
+Recording and evaluation both stand on :func:`rollout`. A worker process keeps several lanes; each lane plays one episode
+at a time and takes the next job when it is done. Environments are kept and reused, because some leak when rebuilt.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import queue
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from polysoma import simulators
+from polysoma.data.episode import Episode
+from polysoma.embodiment import INSTRUCTION, ContinuousActions, Embodiment, Observation
+from polysoma.errors import PolysomaError
+from polysoma.simulators.environment import Environment, ExpertFailed
+
+VIDEO_FPS = 12
+EXPERT, RANDOM = "expert", "random"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One episode to play: a task and the seed of its reset. ``film`` is the side of its video in pixels, 0 for none."""
+
+    task: str
+    seed: int
+    film: int = 0
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """Who decides.
+
+    Attributes:
+        driver: ``"expert"``, ``"random"``, or a checkpoint.
+        acting: keyword arguments of :class:`polysoma.policy.agent.Acting` for a checkpoint.
+        label: ask the expert for its action at every step, whoever drives, and return the episode with these labels.
+        noise: standard deviation of the noise added to half of the executed actions (DART), as a fraction of half of
+            the action range; None takes each task's own ``expert_noise``, for the expert alone.
+        max_steps: cut episodes after this many steps; None leaves it to the task.
+    """
+
+    driver: str = EXPERT
+    acting: dict[str, Any] = field(default_factory=dict)
+    label: bool = False
+    noise: float | None = 0.0
+    max_steps: int | None = None
+
+
+@dataclass
+class Outcome:
+    """What came of a job. ``error`` says why the expert failed, if it did."""
+
+    task: str
+    seed: int
+    success: bool
+    steps: int
+    instruction: str
+    error: str = ""
+    episode: Episode | None = None
+    frames: list[np.ndarray] = field(default_factory=list)
+
+
+class _Lane:
+    """One environment in the middle of one episode."""
+
+    def __init__(self, environment: Environment, job: Job, behaviour: Behaviour) -> None:
+        self.environment, self.job, self.behaviour = environment, job, behaviour
+        self.body: Embodiment = environment.embodiment
+        self.observation: Observation = environment.reset(seed=job.seed)[0]
+        self.limit = min(environment.max_steps, behaviour.max_steps or environment.max_steps)
+        self.rng = np.random.default_rng([job.seed, 7])
+        noise = behaviour.noise
+        if noise is None:
+            noise = environment.expert_noise if behaviour.driver == EXPERT else 0.0
+        self.noise = noise if isinstance(self.body.actions, ContinuousActions) else 0.0
+        self.steps, self.success = 0, False
+        self.observations: list[Observation] = []
+        self.labels: list[Any] = []
+        self.executed: list[Any] = []
+        self.frames: list[np.ndarray] = []
+        self._film()
+
+    def step(self, action: Any, label: Any) -> bool:
+        """Executes; True when the episode is over."""
+        if self.noise and self.rng.random() < 0.5:
+            actions = self.body.actions
+            assert isinstance(actions, ContinuousActions)
+            half = (actions.high - actions.low) / 2
+            jitter = self.noise * half * self.rng.standard_normal(actions.size)
+            action = np.clip(action + jitter, actions.low, actions.high).astype(np.float32)
+        if self.behaviour.label:
+            self.observations.append(self.observation)
+            self.labels.append(label)
+            self.executed.append(action)
+        self.observation, _, terminated, truncated, info = self.environment.step(action)
+        self.steps += 1
+        self.success = bool(info["success"])
+        over = self.success or terminated or truncated or self.steps >= self.limit
+        self._film(last=over)
+        return over
+
+    def _film(self, last: bool = False) -> None:
+        if self.job.film and (last or self.steps % max(1, round(self.body.rate_hz / VIDEO_FPS)) == 0):
+            self.frames.append(self.environment.render_frame(self.job.film))
+
+    def outcome(self, error: str = "") -> Outcome:
+        instruction = self.observation[INSTRUCTION]
+        episode = None
+        if self.behaviour.label and self.labels:
+            dtype = np.float32 if isinstance(self.body.actions, ContinuousActions) else np.int64
+            episode = Episode(
+                embodiment=self.body,
+                task=self.job.task,
+                instruction=self.observations[0][INSTRUCTION],
+                seed=self.job.seed,
+                success=self.success,
+                observations={s.name: np.stack([o[s.name] for o in self.observations]) for s in self.body.arrays},
+                actions=np.asarray(self.labels, dtype),
+                executed=np.asarray(self.executed, dtype),
+            )
+        return Outcome(
+            self.job.task, self.job.seed, self.success, self.steps, instruction, error, episode, self.frames
+        )
+
+
+def rollout(next_job: Callable[[], Job | None], behaviour: Behaviour, lanes: int) -> Iterator[Outcome]:
+    """Plays jobs in this process until there are none, ``lanes`` at a time, and yields what came of each.
+
+    Raises:
+        PolysomaError: unknown task or body, or a checkpoint that cannot be loaded.
+    """
+    decide = _decider(behaviour)
+    idle: dict[str, list[Environment]] = {}
+    active: list[_Lane] = []
+    exhausted = False
+    while True:
+        while len(active) < lanes and not exhausted:
+            job = next_job()
+            if job is None:
+                exhausted = True
+                break
+            spare = idle.get(job.task)
+            active.append(_Lane(spare.pop() if spare else simulators.make(job.task), job, behaviour))
+        if not active:
+            return
+        finished: list[tuple[_Lane, str]] = []
+        labels, asked = [], []
+        for lane in active:
+            try:
+                needed = behaviour.label or behaviour.driver == EXPERT
+                labels.append(lane.environment.expert_action() if needed else None)
+                asked.append(lane)
+            except ExpertFailed as error:
+                finished.append((lane, str(error) or type(error).__name__))
+        for lane, label, action in zip(asked, labels, decide(asked, labels), strict=True):
+            if lane.step(action, label):
+                finished.append((lane, ""))
+        for lane, error in finished:
+            active.remove(lane)
+            idle.setdefault(lane.job.task, []).append(lane.environment)
+            yield lane.outcome(error)
+
+
+def _decider(behaviour: Behaviour) -> Callable[[list[_Lane], list[Any]], Sequence[Any]]:
+    if behaviour.driver == EXPERT:
+        return lambda lanes, labels: labels
+    if behaviour.driver == RANDOM:
+        return lambda lanes, labels: [_random_action(lane) for lane in lanes]
+    # The policy needs torch, whose import the other drivers should not pay for.
+    from polysoma.policy.agent import Acting, Agent, act_together
+    from polysoma.policy.checkpoint import load
+
+    policy = load(behaviour.driver)
+    acting = Acting(**behaviour.acting)
+    agents: dict[_Lane, Agent] = {}
+
+    def decide(lanes: list[_Lane], labels: list[Any]) -> Sequence[Any]:
+        for gone in agents.keys() - set(lanes):
+            del agents[gone]
+        for lane in lanes:
+            if lane not in agents:
+                agents[lane] = Agent(policy, lane.body.name, acting=acting, seed=lane.job.seed)
+        if not lanes:
+            return []
+        return act_together([agents[lane] for lane in lanes], [lane.observation for lane in lanes])
+
+    return decide
+
+
+def _random_action(lane: _Lane) -> Any:
+    actions = lane.body.actions
+    if isinstance(actions, ContinuousActions):
+        return lane.rng.uniform(actions.low, actions.high).astype(np.float32)
+    return np.int64(lane.rng.integers(actions.size))
+
+
+def rollout_in_workers(
+    jobs: Sequence[Job], behaviour: Behaviour, workers: int, lanes: int = 16
+) -> Iterator[Outcome]:
+    """As :func:`rollout`, in ``workers`` processes of one thread each; outcomes come as they are ready.
+
+    Raises:
+        PolysomaError: as :func:`rollout`; also when a worker dies.
+    """
+    if workers < 1 or lanes < 1:
+        raise PolysomaError(f"workers and lanes must be at least 1, got {workers} and {lanes}")
+    if workers == 1:
+        remaining = iter(jobs)
+        yield from rollout(lambda: next(remaining, None), behaviour, lanes)
+        return
+    context = multiprocessing.get_context("spawn")
+    todo, done = context.Queue(), context.Queue()
+    for job in [*jobs, *([None] * workers)]:
+        todo.put(job)
+    processes = [
+        context.Process(target=_work, args=(todo, done, behaviour, lanes), daemon=True) for _ in range(workers)
+    ]
+    for process in processes:
+        process.start()
+    try:
+        running = workers
+        while running:
+            try:
+                message = done.get(timeout=5)
+            except queue.Empty:
+                dead = [p.exitcode for p in processes if p.exitcode]
+                if dead:
+                    raise PolysomaError(
+                        f"a worker process died (exit code {dead[0]}): out of memory? Try fewer workers or lanes"
+                    ) from None
+                continue
+            if message is None:
+                running -= 1
+            elif isinstance(message, Outcome):
+                yield message
+            else:
+                raise PolysomaError(message)
+    finally:
+        for process in processes:
+            process.terminate()
+        todo.cancel_join_thread()
+
+
+def _work(todo: Any, done: Any, behaviour: Behaviour, lanes: int) -> None:
+    try:
+        if behaviour.driver not in (EXPERT, RANDOM):
+            import torch
+
+            torch.set_num_threads(1)
+        for outcome in rollout(todo.get, behaviour, lanes):
+            done.put(outcome)
+        done.put(None)
+    except KeyboardInterrupt:
+        return
+    except PolysomaError as error:
+        done.put(str(error))
+    except Exception:
+        done.put("a worker failed: " + traceback.format_exc())
+
+
+def interleave(tasks: Iterable[str], seeds: Sequence[int], film: int = 0) -> list[Job]:
+    """Jobs for all tasks and seeds, task by task in turn, so that few environments of one task run at a time.
+
+    With ``film``, the first seed of every task is filmed at that many pixels a side.
+    """
+    names = list(tasks)
+    return [Job(task, seed, film if seed == seeds[0] else 0) for seed in seeds for task in names]
+
+

@@ -1,0 +1,68 @@
+"""Simulated bodies: every family lists its tasks and makes its environments."""
+
+from __future__ import annotations
+
+import fnmatch
+import importlib.util
+from types import ModuleType
+
+from polysoma.embodiment import Embodiment
+from polysoma.errors import PolysomaError
+from polysoma.simulators import babyai, drone, metaworld, rover
+from polysoma.simulators.environment import Environment
+
+FAMILIES: tuple[ModuleType, ...] = (metaworld, babyai, drone, rover)
+
+
+def embodiments() -> dict[str, Embodiment]:
+    """All simulated bodies by name."""
+    return {family.EMBODIMENT.name: family.EMBODIMENT for family in FAMILIES}
+
+
+def tasks_of(body: str) -> tuple[str, ...]:
+    """The full names of a family's tasks."""
+    return next((family.TASKS for family in FAMILIES if family.EMBODIMENT.name == body), ())
+
+
+def match_tasks(patterns: str | list[str] | tuple[str, ...]) -> list[str]:
+    """The tasks that match any of the patterns (comma-separated or a list; ``*`` matches anything).
+
+    Raises:
+        PolysomaError: a pattern matches no task; the message lists the nearest names.
+    """
+    wanted = patterns.split(",") if isinstance(patterns, str) else list(patterns)
+    everything = [task for family in FAMILIES for task in family.TASKS]
+    chosen: list[str] = []
+    for pattern in (text.strip() for text in wanted):
+        found = fnmatch.filter(everything, pattern)
+        if not found:
+            raise PolysomaError(f"no task matches {pattern!r}; {_suggestion(pattern, everything)}")
+        chosen += [task for task in found if task not in chosen]
+    return chosen
+
+
+def make(task: str) -> Environment:
+    """Makes the environment of a task. Making one may be slow, resetting it is not: keep and reuse it.
+
+    Raises:
+        PolysomaError: there is no such task, or its simulator is not installed.
+    """
+    for family in FAMILIES:
+        if task in family.TASKS:
+            missing = [name for name in family.REQUIRES if importlib.util.find_spec(name) is None]
+            if missing:
+                raise PolysomaError(
+                    f"{task} needs {', '.join(missing)}, not installed here: run `pip install 'polysoma[sim]'`"
+                )
+            environment: Environment = family.make(task)
+            return environment
+    match_tasks([task])
+    raise PolysomaError(f"{task!r} is a pattern; name one task")
+
+
+def _suggestion(pattern: str, tasks: list[str]) -> str:
+    family, _, _ = pattern.partition("/")
+    near = [task for task in tasks if task.startswith(family + "/")]
+    if near:
+        return f"{family} has {', '.join(task.partition('/')[2] for task in near)}"
+    return "tasks are called family/name; families: " + ", ".join(embodiments())
