@@ -90,7 +90,7 @@ class Stream:
             raise PolysomaError(f"stream {self.name!r}: channel names must differ, got {names}")
 
     @property
-    def dtype(self) -> type[np.generic]:
+    def dtype(self) -> type[Any]:
         """The array type of this stream (text has none)."""
         return _DTYPES[self.modality]
 
@@ -222,7 +222,8 @@ class Embodiment:
         names = [channel.name for channel in self.actions.channels]
         if value.shape != (self.actions.size,) or value.dtype.kind not in "fiu":
             raise PolysomaError(
-                f"action of {self.name}: expected {len(names)} numbers {names}, got {value.dtype} of shape {value.shape}"
+                f"action of {self.name}: expected {len(names)} numbers {names}, "
+                f"got {value.dtype} of shape {value.shape}"
             )
         bad = [name for name, finite in zip(names, np.isfinite(value), strict=True) if not finite]
         if bad:

@@ -158,15 +158,15 @@ def rollout(next_job: Callable[[], Job | None], behaviour: Behaviour, lanes: int
                 needed = behaviour.label or behaviour.driver == EXPERT
                 labels.append(lane.environment.expert_action() if needed else None)
                 asked.append(lane)
-            except ExpertFailed as error:
-                finished.append((lane, str(error) or type(error).__name__))
+            except ExpertFailed as failure:
+                finished.append((lane, str(failure) or type(failure).__name__))
         for lane, label, action in zip(asked, labels, decide(asked, labels), strict=True):
             if lane.step(action, label):
                 finished.append((lane, ""))
-        for lane, error in finished:
+        for lane, problem in finished:
             active.remove(lane)
             idle.setdefault(lane.job.task, []).append(lane.environment)
-            yield lane.outcome(error)
+            yield lane.outcome(problem)
 
 
 def _decider(behaviour: Behaviour) -> Callable[[list[_Lane], list[Any]], Sequence[Any]]:

@@ -1,4 +1,4 @@
-"""The command line: ``polysoma bodies | record | train | evaluate``. Every command is a thin shell around the library."""
+"""The command line: ``polysoma bodies | record | train | evaluate``, each a thin shell around the library."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Runs one command. Problems that the user can solve are one line on stderr and exit status 1."""
     try:
         command = tyro.cli(
-            Command,  # type: ignore[arg-type]
+            Command,
             prog="polysoma",
             description="One policy for every body: record, train and evaluate.",
             args=arguments,

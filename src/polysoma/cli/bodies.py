@@ -37,7 +37,8 @@ class Bodies:
             table.add_column(column, overflow="fold")
         for name, body in simulators.embodiments().items():
             tasks = [task.partition("/")[2] for task in simulators.tasks_of(name)]
-            table.add_row(name, _senses(body), _actions(body), f"{body.rate_hz:g} Hz", f"{len(tasks)}: {', '.join(tasks)}")
+            listed = f"{len(tasks)}: {', '.join(tasks)}"
+            table.add_row(name, _senses(body), _actions(body), f"{body.rate_hz:g} Hz", listed)
         Console().print(table)
 
 

@@ -8,13 +8,11 @@ they are. An episode exists when the latter does. All other files under ``meta``
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +20,7 @@ import pyarrow.parquet as pq
 
 from polysoma.embodiment import DiscreteActions, Embodiment, Modality
 from polysoma.errors import PolysomaError
+from polysoma.files import reason, writing
 
 FORMAT_VERSION = 1
 LEROBOT_VERSION = "v3.0"
@@ -30,7 +29,6 @@ DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 EPISODES_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 INFO, STATS, TASKS, POLYSOMA = "meta/info.json", "meta/stats.json", "meta/tasks.parquet", "meta/polysoma.json"
-TEMPORARY = ".tmp"
 
 ACTION = "action"
 EXECUTED = "executed_action"
@@ -259,41 +257,6 @@ def write_parquet(path: Path, table: pa.Table) -> None:
 
 
 @contextlib.contextmanager
-def writing(path: Path) -> Iterator[BinaryIO]:
-    """A file that appears under its name only when all of it is on the disk.
-
-    Raises:
-        PolysomaError: it cannot be written; nothing is left behind.
-    """
-    temporary = path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY}")
-    with explain_writing(path):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with open(temporary, "wb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-            _sync_folder(path.parent)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-            raise
-
-
-@contextlib.contextmanager
-def explain_writing(path: Path) -> Iterator[None]:
-    """Turns an OSError into a PolysomaError of one line: what could not be written, why and how to continue."""
-    try:
-        yield
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        advice = "free some space" if full else "make it writable"
-        raise PolysomaError(f"cannot write {path}: {_reason(error)}; {advice} and run the same command again: "
-                            "it continues") from error
-
-
-@contextlib.contextmanager
 def lock(path: Path, wait: bool) -> Iterator[bool]:
     """Holds a lock that ends with the process. Yields whether it was got; raises OSError if the file cannot be made."""
     try:
@@ -321,21 +284,5 @@ def _reading(path: Path) -> Iterator[None]:
         raise PolysomaError(f"{path} is missing: copy the data set again from where it came, or delete the whole data "
                             "set and record it again") from error
     except (OSError, ValueError, KeyError, pa.ArrowException) as error:
-        raise PolysomaError(f"cannot read {path}: {_reason(error)}; it is damaged or incomplete: copy it again from "
+        raise PolysomaError(f"cannot read {path}: {reason(error)}; it is damaged or incomplete: copy it again from "
                             "where it came, or delete the whole data set and record it again") from error
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(". ")
-
-
-def _sync_folder(folder: Path) -> None:
-    # A rename outlives a power cut only when its folder is on the disk too. Some systems cannot open folders.
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -1,7 +1,7 @@
 """Mixture: data sets with weights, drawn from task by task.
 
-Drawing is a pure function of (seed, step, rank): a resumed run draws exactly what an uninterrupted one would have drawn,
-and there is no sampler state to save.
+Drawing is a pure function of a random generator that training makes anew from (seed, step, process): a resumed run
+draws exactly what an uninterrupted one would have drawn, and there is no sampler state to save.
 """
 
 from __future__ import annotations

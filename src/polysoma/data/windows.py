@@ -67,7 +67,7 @@ def no_action(embodiment: Embodiment) -> np.ndarray:
 
 
 def window_starts(offset: np.ndarray, length: np.ndarray, history: int, rng: np.random.Generator) -> np.ndarray:
-    """First frames (within their episodes) of windows of at most ``history`` frames that contain the frames ``offset``."""
+    """First frames, within their episodes, of windows of at most ``history`` frames around the frames ``offset``."""
     back = rng.integers(0, history, size=len(offset))
     return np.clip(offset - back, 0, np.maximum(length - history, 0))
 

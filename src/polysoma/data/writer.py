@@ -18,6 +18,7 @@ from polysoma.data.episode import Episode
 from polysoma.data.statistics import Accumulator
 from polysoma.embodiment import Embodiment
 from polysoma.errors import PolysomaError
+from polysoma.files import TEMPORARY, explain_writing
 
 FLUSH_FRAMES = 20_000
 FLUSH_SECONDS = 60.0
@@ -117,7 +118,7 @@ class DatasetWriter:
             self.close()
 
     def _acquire(self) -> None:
-        with layout.explain_writing(self.root):
+        with explain_writing(self.root):
             if not self._lock.enter_context(layout.lock(self.root / ".writer.lock", wait=False)):
                 self._lock.close()
                 raise PolysomaError(f"{self.root}: another process is recording into this data set; wait for it")
@@ -141,12 +142,12 @@ class DatasetWriter:
         self._write_statistics()
 
     def _remove_orphans(self, known: set[Path]) -> None:
-        with layout.explain_writing(self.root):
+        with explain_writing(self.root):
             for path in (self.root / "data").glob("chunk-*/file-*.parquet"):
                 if path not in known:
                     path.unlink()
             for folder in ("data", "meta"):
-                for path in (self.root / folder).rglob(f"*{layout.TEMPORARY}"):
+                for path in (self.root / folder).rglob(f"*{TEMPORARY}"):
                     path.unlink()
 
     def _flush_when_due(self) -> None:

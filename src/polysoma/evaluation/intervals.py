@@ -29,7 +29,7 @@ def wilson(successes: int, trials: int, z: float = Z95) -> tuple[float, float]:
 def paired_difference(
     first: Sequence[bool], second: Sequence[bool], resamples: int = 10_000, seed: int = 0
 ) -> tuple[float, float, float]:
-    """Mean of ``first - second`` over pairs (the same task and seed), with a 95 % percentile bootstrap interval over pairs.
+    """Mean of ``first - second`` over pairs (the same task and seed), with a 95 % percentile bootstrap interval.
 
     Returns ``(difference, low, high)``. Raises PolysomaError when the lengths differ or are zero.
     """

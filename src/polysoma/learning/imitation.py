@@ -12,7 +12,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -211,7 +211,7 @@ def _split_by_length(windows: Windows, parts: int) -> Iterator[Windows]:
         yield windows.take(rows)
 
 
-def _reduce_gradients(parameters: list[Tensor], accelerator: accelerate.Accelerator) -> None:
+def _reduce_gradients(parameters: Sequence[Tensor], accelerator: accelerate.Accelerator) -> None:
     """Averages the gradients over all processes, in one message."""
     if accelerator.num_processes == 1:
         return

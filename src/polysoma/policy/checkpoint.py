@@ -92,10 +92,9 @@ def load_for_training(path: str | Path) -> Policy:
         tensors = safetensors.torch.load_file(file)
     except (OSError, safetensors.SafetensorError) as error:
         raise PolysomaError(f"cannot read {file} ({error}): it is missing or damaged, fetch it again") from error
-    problems = policy.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, strict=False)
-    if problems.missing_keys or problems.unexpected_keys:
-        raise PolysomaError(
-            f"{file} does not fit its config.json: missing {problems.missing_keys[:3]}, "
-            f"unexpected {problems.unexpected_keys[:3]}"
-        )
+    try:
+        policy.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+    except RuntimeError as error:
+        problems = " ".join(str(error).split())
+        raise PolysomaError(f"{file} does not fit its config.json: {problems}") from error
     return policy

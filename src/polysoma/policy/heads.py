@@ -14,6 +14,9 @@ from polysoma.errors import PolysomaError
 class ContinuousHead(nn.Module):
     """A chunk of real-valued actions, regressed in units of the body's standard deviations with an L1 loss."""
 
+    mean: Tensor
+    scale: Tensor
+
     def __init__(self, actions: ContinuousActions, chunk: int, statistics: Statistics, width: int) -> None:
         super().__init__()
         self.chunk = chunk

@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +20,12 @@ from polysoma.data.statistics import Statistics
 from polysoma.data.windows import Windows
 from polysoma.embodiment import Embodiment
 from polysoma.errors import PolysomaError
-from polysoma.policy.heads import build_head
+from polysoma.policy.heads import CategoricalHead, ContinuousHead, build_head
 from polysoma.policy.tokenizers import BodyTokenizer, TextTokenizer
 from polysoma.policy.trunk import Trunk, attention_mask
+
+if TYPE_CHECKING:
+    from polysoma.policy.agent import Acting, Agent
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,12 @@ class Policy(nn.Module):
             f"this policy does not know the body {name!r}; it knows {[b.name for b in self.config.embodiments]}"
         )
 
+    def _tokenizer(self, body: str) -> BodyTokenizer:
+        return cast(BodyTokenizer, self.bodies[body])
+
+    def _head(self, body: str) -> ContinuousHead | CategoricalHead:
+        return cast(ContinuousHead | CategoricalHead, self.heads[body])
+
     @property
     def device(self) -> torch.device:
         return self.readouts[self.config.embodiments[0].name].device
@@ -130,19 +139,19 @@ class Policy(nn.Module):
         lengths = torch.from_numpy(windows.lengths).to(device)
         time = torch.arange(windows.previous.shape[1], device=device)
         times = lengths[:, None] - 1 if last_only else time.expand(len(windows), -1)
-        tokenizer = self.bodies[body.name]
+        tokenizer = self._tokenizer(body.name)
         observations = {name: torch.from_numpy(array).to(device) for name, array in windows.observations.items()}
         frames = tokenizer(observations, torch.from_numpy(windows.previous).to(device), words, words_valid)
         mask = attention_mask(words_valid, time < lengths[:, None], times, tokenizer.per_frame)
         tokens = torch.cat([words.float(), frames.float(), self.readouts[body.name][times].float()], 1)
-        return self.heads[body.name](self.trunk(tokens, mask, times.shape[1]))
+        return self._head(body.name)(self.trunk(tokens, mask, times.shape[1]))
 
     def loss(self, windows: Windows) -> Tensor:
         """The sum of the losses of all true targets, a float32 scalar (divide by their number for the mean)."""
         if windows.actions is None or windows.action_valid is None:
             raise PolysomaError("a loss needs windows with targets")
         prediction = self(windows)
-        losses = self.heads[windows.embodiment.name].losses(
+        losses = self._head(windows.embodiment.name).losses(
             prediction, torch.from_numpy(windows.actions).to(prediction.device)
         )
         return losses[torch.from_numpy(windows.action_valid).to(prediction.device)].sum()
@@ -153,7 +162,7 @@ class Policy(nn.Module):
         log-probabilities ``(B, chunk, names)``; float32 on the CPU."""
         with bfloat16(self.device):
             prediction = self(windows, last_only=True)
-        return self.heads[windows.embodiment.name].decode(prediction)[:, 0].cpu()
+        return self._head(windows.embodiment.name).decode(prediction)[:, 0].cpu()
 
     def for_inference(self) -> Policy:
         """Stores the matrices in bfloat16 (what the products run in anyway), freezes, and returns itself."""
@@ -162,12 +171,20 @@ class Policy(nn.Module):
                 module.bfloat16()
         return self.requires_grad_(False).eval()
 
+    def agent(
+        self, body: str, instruction: str | None = None, acting: Acting | None = None, seed: int = 0
+    ) -> Agent:
+        """An :class:`~polysoma.policy.agent.Agent` that drives this body with these weights."""
+        from polysoma.policy.agent import Agent
+
+        return Agent(self, body, instruction, acting, seed)
+
     def parameter_count(self) -> int:
         return sum(parameter.numel() for parameter in self.parameters())
 
     def describe(self, name: str) -> str:
         """The token table of one body, a line for each group of tokens."""
-        body, tokenizer = self.embodiment(name), self.bodies[name]
+        body, tokenizer = self.embodiment(name), self._tokenizer(name)
         rows: list[tuple[str, str, str]] = [("words", "one a word", "words")]
         if tokenizer.fused:
             streams = " + ".join(stream.name for stream in body.arrays)

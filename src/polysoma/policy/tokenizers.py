@@ -63,6 +63,9 @@ class TextTokenizer(nn.Module):
 class StateTokenizer(nn.Module):
     """Named continuous channels: normalised by the body's statistics, then one linear map to a few tokens."""
 
+    mean: Tensor
+    scale: Tensor
+
     def __init__(self, stream: Stream, statistics: Statistics, width: int, tokens: int) -> None:
         super().__init__()
         self.tokens = tokens
@@ -96,6 +99,8 @@ class GridTokenizer(nn.Module):
     make one token of the grid.
     """
 
+    combinations: Tensor
+
     def __init__(self, stream: Stream, width: int) -> None:
         super().__init__()
         rows, columns, _ = stream.shape
@@ -123,7 +128,7 @@ class GridTokenizer(nn.Module):
 
     def _table(self, words: Tensor, words_valid: Tensor) -> Tensor:
         """What each symbol means under each instruction: ``(B, symbols, hidden)``."""
-        symbols = torch.stack([embed(self.combinations[:, i]) for i, embed in enumerate(self.parts)]).sum(0)
+        symbols: Tensor = torch.stack([embed(self.combinations[:, i]) for i, embed in enumerate(self.parts)]).sum(0)
         query = self.query(symbols).unflatten(-1, (4, -1)).transpose(0, 1)
         key, value = self.key_value(words).unflatten(-1, (2, 4, -1)).permute(2, 0, 3, 1, 4)
         mask = torch.zeros(words_valid.shape, device=words.device).masked_fill_(~words_valid, BLOCKED)

@@ -179,7 +179,7 @@ def _limited(bot_class: type[Any]) -> type[Any]:
     from minigrid.envs.babyai.core.verifier import AfterInstr, AndInstr, BeforeInstr
     from minigrid.utils.baby_ai_bot import DropSubgoal, GoNextToSubgoal
 
-    class LimitedBot(bot_class):  # type: ignore[misc]
+    class LimitedBot(bot_class):
         def replan(self, action_taken: int | None = None) -> Any:
             self.searches = 0
             return super().replan(action_taken)

@@ -1,0 +1,109 @@
+"""Tiny bodies, episodes and policies that the tests share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import pytest
+import torch
+
+from polysoma.data.dataset import Dataset
+from polysoma.data.episode import Episode
+from polysoma.data.mixture import Source
+from polysoma.data.writer import DatasetWriter
+from polysoma.embodiment import (
+    ContinuousActions,
+    DiscreteActions,
+    Embodiment,
+    Modality,
+    Stream,
+    channels,
+)
+from polysoma.policy.policy import Policy, PolicyConfig
+from polysoma.policy.tokenizers import build_vocabulary
+
+torch.set_num_threads(1)
+
+TEXT = Stream("instruction", Modality.TEXT)
+ARM = Embodiment(
+    "arm",
+    (Stream("state", Modality.STATE, (3,), channels("x y z", "m", -2, 2)), TEXT),
+    ContinuousActions(channels("dx dy", "m/s", -1, 1)),
+    rate_hz=10,
+    chunk=4,
+)
+GRID = Embodiment(
+    "grid",
+    (
+        Stream("view", Modality.SYMBOL, (3, 3, 2), cardinalities=(3, 2)),
+        Stream("heading", Modality.SYMBOL, (1,), cardinalities=(4,)),
+        TEXT,
+    ),
+    DiscreteActions(("left", "right", "forward")),
+    rate_hz=5,
+    history=6,
+)
+
+
+def make_episode(body: Embodiment, length: int, seed: int = 0, task: str = "", instruction: str = "go") -> Episode:
+    """An episode whose actions say which frame they belong to, so that mixing frames up is noticed."""
+    rng = np.random.default_rng(seed)
+    observations = {}
+    for stream in body.arrays:
+        if stream.modality is Modality.STATE:
+            observations[stream.name] = rng.standard_normal((length, *stream.shape)).astype(np.float32)
+            observations[stream.name][:, 0] = np.arange(length) / 100 + seed
+        else:
+            high = np.broadcast_to(stream.cardinalities, stream.shape)
+            observations[stream.name] = rng.integers(0, high, (length, *stream.shape)).astype(np.uint8)
+    if isinstance(body.actions, DiscreteActions):
+        actions = (np.arange(length) % body.actions.size).astype(np.int64)
+    else:
+        actions = np.stack([np.arange(length) / 100, np.full(length, seed / 100)], 1).astype(np.float32)
+    return Episode(body, task or f"{body.name}/one", instruction, seed, True, observations, actions, actions.copy())
+
+
+@pytest.fixture
+def datasets(tmp_path: Path) -> dict[str, Path]:
+    """A data set of each tiny body: two tasks of four episodes, of 5 to 12 frames."""
+    paths = {}
+    for body in (ARM, GRID):
+        paths[body.name] = tmp_path / "data" / body.name
+        with DatasetWriter(paths[body.name], body) as writer:
+            for seed in range(8):
+                name = ("one", "two")[seed % 2]
+                writer.add(make_episode(body, 5 + seed, seed, f"{body.name}/{name}", f"do {name}"))
+    return paths
+
+
+@pytest.fixture
+def sources(datasets: dict[str, Path]) -> dict[str, Source]:
+    return {name: Source([Dataset(path)], [1.0], 0.0) for name, path in datasets.items()}
+
+
+def make_policy(sources: dict[str, Source], bodies: tuple[Embodiment, ...] = (ARM, GRID), seed: int = 0) -> Policy:
+    torch.manual_seed(seed)
+    config = PolicyConfig(
+        bodies,
+        {body.name: sources[body.name].statistics() for body in bodies},
+        tuple(build_vocabulary(["do one", "do two", "go"])),
+        width=32,
+        depth=2,
+        heads=2,
+    )
+    return Policy(config)
+
+
+@pytest.fixture
+def policy(sources: dict[str, Source]) -> Policy:
+    return make_policy(sources)
+
+
+def observe(body: Embodiment, seed: int = 0, instruction: str = "do one") -> dict[str, object]:
+    """One observation of a tiny body."""
+    episode = make_episode(body, 1, seed)
+    return {name: array[0] for name, array in episode.observations.items()} | {"instruction": instruction}

@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from conftest import ARM, observe
+
+from polysoma.data.windows import Windows
+from polysoma.errors import PolysomaError
+from polysoma.policy.agent import Acting, Agent, act_together
+from polysoma.policy.policy import Policy
+
+
+class Counting:
+    """Stands in for the network: chunk k predicts 0.1 * k + 0.01 * position, and counts how often it is asked."""
+
+    def __init__(self, policy: Policy, scale: float = 1.0) -> None:
+        self.embodiment = policy.embodiment
+        self.asked = 0
+        self.scale = scale
+        self.seen: list[Windows] = []
+
+    def predict(self, windows: Windows) -> torch.Tensor:
+        self.asked += 1
+        self.seen.append(windows)
+        row = self.scale * (0.1 * self.asked + 0.01 * torch.arange(ARM.chunk))
+        return row[None, :, None].expand(len(windows), -1, 2)
+
+
+def test_chunks_are_executed_as_told(policy: Policy) -> None:
+    network = Counting(policy)
+    agent = Agent(network, "arm", "go", Acting(execute=3))  # type: ignore[arg-type]
+    actions = [float(agent.act(observe(ARM, t))[0]) for t in range(7)]
+    assert actions == pytest.approx([0.1, 0.11, 0.12, 0.2, 0.21, 0.22, 0.3])
+    assert network.asked == 3
+    agent.reset()
+    assert float(agent.act(observe(ARM))[0]) == pytest.approx(0.4), "a new episode begins with a new chunk"
+
+
+def test_half_a_chunk_by_default(policy: Policy) -> None:
+    network = Counting(policy)
+    agent = Agent(network, "arm", "go")  # type: ignore[arg-type]
+    for t in range(4):
+        agent.act(observe(ARM, t))
+    assert network.asked == 2
+
+
+def test_temporal_ensembling(policy: Policy) -> None:
+    rate = 0.5
+    agent = Agent(Counting(policy), "arm", "go", Acting(ensemble=rate))  # type: ignore[arg-type]
+    first, second = (float(agent.act(observe(ARM, t))[0]) for t in range(2))
+    assert first == pytest.approx(0.1)
+    old, new = 0.11, 0.2
+    assert second == pytest.approx((np.exp(-rate) * old + new) / (np.exp(-rate) + 1), abs=1e-5)
+
+
+def test_limits_are_kept(policy: Policy) -> None:
+    agent = Agent(Counting(policy, scale=1e3), "arm", "go")  # type: ignore[arg-type]
+    np.testing.assert_array_equal(agent.act(observe(ARM)), [1.0, 1.0])
+
+
+def test_numbers_that_are_not_finite_are_refused(policy: Policy) -> None:
+    agent = Agent(policy, "arm", "go")
+    with pytest.raises(PolysomaError, match="not a finite number"):
+        agent.act({"state": np.array([0, np.inf, 0])})
+    broken = Agent(Counting(policy, scale=float("nan")), "arm", "go")  # type: ignore[arg-type]
+    with pytest.raises(PolysomaError, match="not executed"):
+        broken.act(observe(ARM))
+
+
+def test_history_and_previous_actions_reach_the_network(policy: Policy) -> None:
+    agent = policy.agent("grid")
+    seen: list[Windows] = []
+    real = policy.predict
+
+    def spy(windows: Windows) -> torch.Tensor:
+        seen.append(windows)
+        return real(windows)
+
+    policy.predict = spy  # type: ignore[method-assign]
+    actions = [int(agent.act(observe_grid(t))) for t in range(9)]
+    assert [int(w.lengths[0]) for w in seen] == [1, 2, 3, 4, 5, 6, 6, 6, 6]
+    assert seen[0].previous[0, 0] == 3
+    np.testing.assert_array_equal(seen[3].previous[0], [3, *actions[:3]])
+    np.testing.assert_array_equal(seen[8].previous[0], actions[2:8])
+    np.testing.assert_array_equal(seen[8].observations["heading"][0, :, 0], [t % 4 for t in range(3, 9)])
+
+
+def test_what_was_executed_instead_is_remembered(policy: Policy) -> None:
+    agent = policy.agent("grid", seed=1)
+    agent.act(observe_grid(0))
+    agent.executed(2)
+    assert int(agent._previous[-1]) == 2
+
+
+def test_acting_together_is_acting_alone(policy: Policy) -> None:
+    together = [policy.agent("grid", "do one", seed=s) for s in range(5)]
+    alone = [policy.agent("grid", "do one", seed=s) for s in range(5)]
+    for t in range(8):
+        observations = [observe_grid(t + s) for s in range(5)]
+        joint = act_together(together, observations)
+        single = [agent.act(o) for agent, o in zip(alone, observations, strict=True)]
+        np.testing.assert_array_equal(joint, single)
+
+
+def test_bodies_act_together(policy: Policy) -> None:
+    agents = [policy.agent("grid"), policy.agent("arm"), policy.agent("grid")]
+    actions = act_together(agents, [observe_grid(0), observe(ARM), observe_grid(1)])
+    assert [np.shape(action) for action in actions] == [(), (2,), ()]
+
+
+def test_temperature_zero_takes_the_most_probable(policy: Policy) -> None:
+    greedy = {int(policy.agent("grid", acting=Acting(temperature=0), seed=s).act(observe_grid(0))) for s in range(20)}
+    sampled = {int(policy.agent("grid", acting=Acting(temperature=9), seed=s).act(observe_grid(0))) for s in range(20)}
+    assert len(greedy) == 1 and len(sampled) > 1
+
+
+def test_mistakes_are_explained(policy: Policy) -> None:
+    with pytest.raises(PolysomaError, match=r"does not know the body 'leg'; it knows \['arm', 'grid'\]"):
+        policy.agent("leg")
+    with pytest.raises(PolysomaError, match=r"execute must be 1\.\.4"):
+        policy.agent("arm", acting=Acting(execute=9))
+    with pytest.raises(PolysomaError, match="ensembling"):
+        policy.agent("grid", acting=Acting(ensemble=0.1))
+    with pytest.raises(PolysomaError, match="no instruction"):
+        policy.agent("arm").act({"state": np.zeros(3)})
+
+
+def observe_grid(t: int) -> dict[str, object]:
+    from conftest import GRID
+
+    return observe(GRID, t) | {"heading": np.array([t % 4], np.uint8)}

@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from conftest import ARM, GRID, make_policy
+
+from polysoma.data.mixture import Source
+from polysoma.errors import PolysomaError
+from polysoma.policy.policy import Policy
+from polysoma.policy.tokenizers import split_words
+from polysoma.policy.trunk import BLOCKED, attention_mask
+
+
+def test_mask_follows_the_rules() -> None:
+    words = torch.tensor([[True, False]])
+    frames = torch.tensor([[True, True, False]])
+    mask = attention_mask(words, frames, torch.tensor([[0, 1]]), per_frame=2)[0, 0]
+    sees = mask > BLOCKED / 2
+    w, f, r = [0, 1], [2, 3, 4, 5, 6, 7], [8, 9]
+    assert sees[0, 0] and not sees[0, f].any(), "words see words alone"
+    assert sees[4:6, [0, 2, 3, 4, 5]].all(), "a frame sees the words and the frames up to its own"
+    assert not sees[2:4, 4:].any(), "no frame sees a later one"
+    assert not sees[[i for i in range(8) if i != w[1]]][:, w[1]].any(), "padded words are not seen"
+    assert not sees[:6, 6:8].any() and not sees[8:, 6:8].any(), "padded frames are not seen"
+    assert sees[8, [0, 2, 3]].all() and not sees[8, 4:8].any(), "a readout sees the frames up to its own"
+    others = ~torch.eye(10, dtype=torch.bool)
+    assert not (sees & others)[:, r].any(), "nothing sees a readout but itself"
+
+
+def test_adding_a_body_leaves_the_others_bit_identical(sources: dict[str, Source]) -> None:
+    alone, both = make_policy(sources, (ARM,), seed=1), make_policy(sources, (ARM, GRID), seed=2)
+    both.load_state_dict(alone.state_dict(), strict=False)
+    windows = sources["arm"].draw(8, np.random.default_rng(0))
+    assert torch.equal(alone(windows), both(windows))
+
+
+def test_readouts_never_write(policy: Policy, sources: dict[str, Source]) -> None:
+    windows = sources["grid"].draw(8, np.random.default_rng(0))
+    before = policy(windows)
+    with torch.no_grad():
+        policy.readouts["grid"][3] += 10.0
+    after = policy(windows)
+    others = [t for t in range(before.shape[1]) if t != 3]
+    assert torch.equal(before[:, others], after[:, others])
+    assert not torch.equal(before[:, 3], after[:, 3])
+
+
+def test_the_future_is_not_seen(policy: Policy, sources: dict[str, Source]) -> None:
+    windows = sources["grid"].draw(8, np.random.default_rng(0))
+    before = policy(windows)
+    windows.observations["view"][:, 4:] = 0
+    windows.previous[:, 4:] = 0
+    after = policy(windows)
+    torch.testing.assert_close(before[:, :4], after[:, :4])
+    assert not torch.allclose(before[:, 4:], after[:, 4:])
+
+
+def test_padding_changes_nothing(policy: Policy, sources: dict[str, Source]) -> None:
+    windows = sources["grid"].draw(16, np.random.default_rng(0))
+    together = policy(windows, last_only=True)
+    for row in range(4):
+        alone = policy(windows.take(np.array([row])), last_only=True)
+        torch.testing.assert_close(together[row : row + 1], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_last_only_is_the_last_frame(policy: Policy, sources: dict[str, Source]) -> None:
+    windows = sources["grid"].draw(8, np.random.default_rng(0))
+    everything, last = policy(windows), policy(windows, last_only=True)
+    rows = torch.arange(8)
+    torch.testing.assert_close(everything[rows, torch.from_numpy(windows.lengths) - 1], last[:, 0])
+
+
+def test_padded_targets_teach_nothing(policy: Policy, sources: dict[str, Source]) -> None:
+    windows = sources["arm"].draw(32, np.random.default_rng(0))
+    assert windows.actions is not None and windows.action_valid is not None and not windows.action_valid.all()
+    before = policy.loss(windows)
+    windows.actions[~windows.action_valid] = 1e6
+    assert torch.equal(before, policy.loss(windows))
+
+
+def test_a_batch_touches_its_own_body_alone(policy: Policy, sources: dict[str, Source]) -> None:
+    policy.loss(sources["arm"].draw(8, np.random.default_rng(0))).backward()
+    touched = {name for name, p in policy.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+    assert any(name.startswith("trunk") for name in touched)
+    assert any(name.startswith("bodies.arm") for name in touched)
+    assert not any("grid" in name for name in touched)
+
+
+def test_predictions_are_in_the_bodys_units(policy: Policy, sources: dict[str, Source]) -> None:
+    with torch.no_grad():
+        policy.heads["arm"].linear.weight.zero_()
+        policy.heads["arm"].linear.bias.zero_()
+    mean = sources["arm"].statistics()["action"].mean
+    prediction = policy.predict(sources["arm"].draw(4, np.random.default_rng(0)))
+    assert prediction.shape == (4, ARM.chunk, 2)
+    np.testing.assert_allclose(prediction.numpy(), np.broadcast_to(mean, prediction.shape), atol=1e-6)
+    choices = policy.predict(sources["grid"].draw(4, np.random.default_rng(0)))
+    torch.testing.assert_close(choices.exp().sum(-1), torch.ones(4, 1))
+
+
+def test_words_matter_and_unknown_words_do_not_crash(policy: Policy, sources: dict[str, Source]) -> None:
+    windows = sources["grid"].draw(4, np.random.default_rng(0))
+    one, two, unknown = (
+        policy(dataclasses.replace(windows, instructions=[text] * 4)) for text in ("do one", "do two", "xyzzy")
+    )
+    assert not torch.allclose(one, two) and torch.isfinite(unknown).all()
+    assert split_words("Put the red-ball, now!") == ["put", "the", "red", "-", "ball", ",", "now", "!"]
+
+
+def test_data_of_a_changed_body_is_refused(policy: Policy, sources: dict[str, Source]) -> None:
+    windows = sources["arm"].draw(4, np.random.default_rng(0))
+    changed = dataclasses.replace(windows, embodiment=dataclasses.replace(ARM, rate_hz=20))
+    with pytest.raises(PolysomaError, match="rate_hz: the policy has 10, the data 20"):
+        policy(changed)
+
+
+def test_printing_shows_tokens_and_parameters(policy: Policy) -> None:
+    text = repr(policy)
+    assert f"{policy.parameter_count():,} parameters" in text
+    assert "arm at 10 Hz" in text and "readout -> 4 actions of 2" in text
+    assert "frame: view + heading + previous action" in text

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ARM, GRID, make_episode
+
+from polysoma.data.dataset import Dataset
+from polysoma.data.mixture import Source, open_sources
+from polysoma.data.windows import concatenate, gather, window_starts
+from polysoma.data.writer import DatasetWriter
+from polysoma.errors import PolysomaError
+
+
+def test_chunks_never_cross_the_end_of_an_episode(datasets: dict[str, Path]) -> None:
+    data = Dataset(datasets["arm"])
+    for episode, length in enumerate(data.episode_length):
+        starts = np.arange(length)
+        windows = gather(data, np.full(length, episode), starts)
+        assert windows.actions is not None and windows.action_valid is not None
+        future = starts[:, None] + np.arange(ARM.chunk)
+        np.testing.assert_array_equal(windows.action_valid[:, 0], future < length)
+        valid = windows.action_valid[:, 0]
+        np.testing.assert_allclose(windows.actions[:, 0, :, 0][valid], (future / 100)[valid], atol=1e-6)
+        # The second action channel says which episode an action is from.
+        assert len(np.unique(windows.actions[:, 0, :, 1])) == 1
+
+
+def test_history_and_previous_actions(datasets: dict[str, Path]) -> None:
+    data = Dataset(datasets["grid"])
+    windows = gather(data, np.array([7, 0]), np.array([3, 0]))
+    np.testing.assert_array_equal(windows.lengths, [6, 5])
+    first = data.episode_start[7] + 3
+    np.testing.assert_array_equal(windows.observations["view"][0], data.observations["view"][first : first + 6])
+    np.testing.assert_array_equal(windows.previous[0], data.executed[first - 1 : first + 5])
+    assert windows.previous[1, 0] == GRID.actions.size, "an episode's first frame has no previous action"
+    assert windows.action_valid is not None
+    np.testing.assert_array_equal(windows.action_valid[1, :, 0], [True] * 5 + [False])
+
+
+def test_windows_contain_the_drawn_frame() -> None:
+    rng = np.random.default_rng(0)
+    offset, length = rng.integers(0, 20, 500), np.full(500, 20)
+    starts = window_starts(offset, length, 6, rng)
+    assert (starts <= offset).all() and (offset < starts + 6).all()
+    assert starts.min() == 0 and starts.max() == 14
+    assert (window_starts(np.zeros(10, int), np.full(10, 4), 6, rng) == 0).all()
+
+
+def test_take_and_concatenate_keep_windows_apart(datasets: dict[str, Path]) -> None:
+    data = Dataset(datasets["grid"])
+    short, long = gather(data, np.array([0]), np.array([0])), gather(data, np.array([7]), np.array([0]))
+    joined = concatenate([short, long])
+    again = joined.take(np.array([0]))
+    assert again.previous.shape == (1, 5)
+    np.testing.assert_array_equal(again.observations["view"], short.observations["view"])
+    assert again.instructions == ["do one"]
+
+
+def test_draws_are_a_function_of_the_generator(sources: dict[str, Source]) -> None:
+    first, second = (sources["grid"].draw(16, np.random.default_rng([1, 2])) for _ in range(2))
+    np.testing.assert_array_equal(first.observations["view"], second.observations["view"])
+    assert list(first.instructions) == list(second.instructions)
+
+
+def test_balance_by_task(tmp_path: Path) -> None:
+    with DatasetWriter(tmp_path / "arm", ARM) as writer:
+        writer.add(make_episode(ARM, 300, 0, "arm/long", "long"))
+        writer.add(make_episode(ARM, 30, 1, "arm/short", "short"))
+    shares = []
+    for balance in (0.0, 1.0):
+        windows = Source([Dataset(tmp_path / "arm")], [1.0], balance).draw(4000, np.random.default_rng(0))
+        shares.append(list(windows.instructions).count("short") / 4000)
+    assert shares[0] == pytest.approx(0.5, abs=0.04)
+    assert shares[1] == pytest.approx(30 / 330, abs=0.03)
+
+
+def test_weights_of_data_sets(tmp_path: Path) -> None:
+    for name, instruction in (("a", "old"), ("b", "new")):
+        with DatasetWriter(tmp_path / name, ARM) as writer:
+            writer.add(make_episode(ARM, 50, 0, "arm/one", instruction))
+    (source,) = open_sources([tmp_path / "a", tmp_path / "b"], {str(tmp_path / "b"): 3.0}, {})
+    drawn = list(source.draw(4000, np.random.default_rng(0)).instructions)
+    assert drawn.count("new") / 4000 == pytest.approx(0.75, abs=0.04)
+    assert source.episodes == 2 and len(source) == 100
+
+
+def test_statistics_are_recomputed_from_frames(sources: dict[str, Source]) -> None:
+    statistics = sources["arm"].statistics()
+    frames = np.asarray(sources["arm"].datasets[0].observations["state"])
+    np.testing.assert_allclose(statistics["state"].mean, frames.mean(0), atol=1e-5)
+    np.testing.assert_allclose(statistics["state"].std, frames.std(0), atol=1e-5)
+    assert set(sources["grid"].statistics()) == set()
+
+
+def test_data_sets_of_one_name_and_another_body_do_not_mix(tmp_path: Path) -> None:
+    import dataclasses
+
+    other = dataclasses.replace(ARM, rate_hz=20)
+    for name, body in (("a", ARM), ("b", other)):
+        with DatasetWriter(tmp_path / name, body) as writer:
+            writer.add(make_episode(body, 5))
+    with pytest.raises(PolysomaError, match="differs from that of"):
+        open_sources([tmp_path / "a", tmp_path / "b"], {}, {})
