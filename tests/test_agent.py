@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from conftest import ARM, observe
 
+from conftest import ARM, observe
 from polysoma.data.windows import Windows
 from polysoma.errors import PolysomaError
 from polysoma.policy.agent import Acting, Agent, act_together

@@ -4,8 +4,8 @@ import json
 
 import numpy as np
 import pytest
-from conftest import ARM, GRID, observe
 
+from conftest import ARM, GRID, observe
 from polysoma import simulators
 from polysoma.embodiment import Channel, Embodiment, Modality, Stream, channels
 from polysoma.errors import PolysomaError

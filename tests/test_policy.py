@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from conftest import ARM, GRID, make_policy
 
+from conftest import ARM, GRID, make_policy
 from polysoma.data.mixture import Source
 from polysoma.errors import PolysomaError
 from polysoma.policy.policy import Policy

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ARM, GRID, make_episode
 
+from conftest import ARM, GRID, make_episode
 from polysoma.data.dataset import Dataset
 from polysoma.data.mixture import Source, open_sources
 from polysoma.data.windows import concatenate, gather, window_starts

@@ -52,8 +52,9 @@ def explain_writing(path: Path) -> Iterator[None]:
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         advice = "free some space" if full else "make it writable"
-        raise PolysomaError(f"cannot write {path}: {reason(error)}; {advice} and run the same command again: "
-                            "it continues") from error
+        raise PolysomaError(
+            f"cannot write {path}: {reason(error)}; {advice} and run the same command again: it continues"
+        ) from error
 
 
 def reason(error: BaseException) -> str:

@@ -1,7 +1,7 @@
 """Rollouts: many episodes of many tasks, a few at a time in each process, decisions in batches.
 
-Recording and evaluation both stand on :func:`rollout`. A worker process keeps several lanes; each lane plays one episode
-at a time and takes the next job when it is done. Environments are kept and reused, because some leak when rebuilt.
+Recording and evaluation both stand on :func:`rollout`. A worker process keeps several lanes; each lane plays one
+episode at a time and takes the next job when it is done. Environments are kept and reused, because some leak when rebuilt.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ EXPERT, RANDOM = "expert", "random"
 
 @dataclass(frozen=True)
 class Job:
-    """One episode to play: a task and the seed of its reset. ``film`` is the side of its video in pixels, 0 for none."""
+    """One episode to play: a task, the seed of its reset, and the side of its video in pixels (0: no video)."""
 
     task: str
     seed: int
@@ -126,9 +126,7 @@ class _Lane:
                 actions=np.asarray(self.labels, dtype),
                 executed=np.asarray(self.executed, dtype),
             )
-        return Outcome(
-            self.job.task, self.job.seed, self.success, self.steps, instruction, error, episode, self.frames
-        )
+        return Outcome(self.job.task, self.job.seed, self.success, self.steps, instruction, error, episode, self.frames)
 
 
 def rollout(next_job: Callable[[], Job | None], behaviour: Behaviour, lanes: int) -> Iterator[Outcome]:
@@ -202,9 +200,7 @@ def _random_action(lane: _Lane) -> Any:
     return np.int64(lane.rng.integers(actions.size))
 
 
-def rollout_in_workers(
-    jobs: Sequence[Job], behaviour: Behaviour, workers: int, lanes: int = 16
-) -> Iterator[Outcome]:
+def rollout_in_workers(jobs: Sequence[Job], behaviour: Behaviour, workers: int, lanes: int = 16) -> Iterator[Outcome]:
     """As :func:`rollout`, in ``workers`` processes of one thread each; outcomes come as they are ready.
 
     Raises:
@@ -273,5 +269,3 @@ def interleave(tasks: Iterable[str], seeds: Sequence[int], film: int = 0) -> lis
     """
     names = list(tasks)
     return [Job(task, seed, film if seed == seeds[0] else 0) for seed in seeds for task in names]
-
-

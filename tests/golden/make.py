@@ -1,17 +1,18 @@
-"""Made the golden checkpoint of format 1: ``python tests/golden/make.py``. Run only to add a new format's golden file."""
+"""Made the golden checkpoint of format 1. Run it only to add the golden file of a new format.
+
+PYTHONPATH=tests python tests/golden/make.py
+"""
 
 import json
-import sys
 import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent))
 
 import numpy as np
 import torch
-from conftest import ARM, GRID, make_episode, make_policy
 
+from conftest import ARM, GRID, make_episode, make_policy
 from polysoma.data.dataset import Dataset
 from polysoma.data.mixture import Source
 from polysoma.data.writer import DatasetWriter

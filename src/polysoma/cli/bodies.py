@@ -26,11 +26,15 @@ class Bodies:
 
     def run(self) -> None:
         if self.json:
-            print(json.dumps(
-                {name: {"tasks": list(simulators.tasks_of(name)), **body.to_json()}
-                 for name, body in simulators.embodiments().items()},
-                indent=1,
-            ))
+            print(
+                json.dumps(
+                    {
+                        name: {"tasks": list(simulators.tasks_of(name)), **body.to_json()}
+                        for name, body in simulators.embodiments().items()
+                    },
+                    indent=1,
+                )
+            )
             return
         table = Table(title="Bodies", show_lines=True)
         for column in ("body", "senses", "actions", "rate", "tasks"):

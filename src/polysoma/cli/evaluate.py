@@ -65,6 +65,7 @@ class Evaluate:
             Console(stderr=True).print(f"no videos: {problem}", style="yellow")
             film = 0
         with counting("evaluating") as show:
+
             def progress(done: int, total: int, scores: dict[str, Score]) -> None:
                 won = sum(score.successes for score in scores.values())
                 show(done, total, f"{won / done:.1%} succeed")

@@ -52,13 +52,12 @@ class Record:
         )
         tasks = simulators.match_tasks(self.tasks)
         with counting("recording") as show:
+
             def progress(done: int, total: int, so_far: Recorded) -> None:
                 rate = so_far.steps / max(so_far.seconds, 1e-9)
                 show(done, total, f"{rate:,.0f} steps/s, {sum(so_far.failed.values())} failed")
 
-            result = record(
-                tasks, self.episodes, self.out, behaviour, self.workers, self.seed, self.lanes, progress
-            )
+            result = record(tasks, self.episodes, self.out, behaviour, self.workers, self.seed, self.lanes, progress)
         print(
             f"kept {sum(result.kept.values())} episodes, dropped {sum(result.failed.values())} that failed, "
             f"{result.skipped} were there already; {result.steps:,} steps in {result.seconds:.1f} s "

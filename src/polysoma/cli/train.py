@@ -38,6 +38,7 @@ class Train:
 
         recipe = read_recipe(self.recipe, self.overrides)
         with counting("training") as show:
+
             def progress(step: int, losses: dict[str, float]) -> None:
                 show(step, recipe.steps, " ".join(f"{name} {loss:.3f}" for name, loss in losses.items()))
 

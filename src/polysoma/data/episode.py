@@ -54,8 +54,9 @@ class Episode:
             _check(f"{where}, stream {stream.name!r}", array, np.dtype(stream.dtype), (steps, *stream.shape), names)
             if stream.modality is Modality.SYMBOL and (array >= np.array(stream.cardinalities)).any():
                 highest = array.reshape(-1, array.shape[-1]).max(axis=0).tolist()
-                raise PolysomaError(f"{where}, stream {stream.name!r}: expected ids below {stream.cardinalities}, "
-                                    f"got up to {highest}")
+                raise PolysomaError(
+                    f"{where}, stream {stream.name!r}: expected ids below {stream.cardinalities}, got up to {highest}"
+                )
         for name, array in (("actions", self.actions), ("executed", self.executed)):
             _check_actions(f"{where}, {name}", array, body.actions, steps)
 
@@ -71,8 +72,9 @@ def _check(where: str, array: np.ndarray, dtype: np.dtype, shape: tuple[int, ...
         raise PolysomaError(f"{where}: expected {dtype} of shape {shape}{named}, got {got}")
     if dtype.kind == "f" and not np.isfinite(array).all():
         step, channel = np.argwhere(~np.isfinite(array))[0]
-        raise PolysomaError(f"{where}: expected finite numbers, got {array[step, channel]} at step {step} "
-                            f"in {names[channel]}")
+        raise PolysomaError(
+            f"{where}: expected finite numbers, got {array[step, channel]} at step {step} in {names[channel]}"
+        )
 
 
 def _check_actions(where: str, array: np.ndarray, actions: ContinuousActions | DiscreteActions, steps: int) -> None:
@@ -82,5 +84,7 @@ def _check_actions(where: str, array: np.ndarray, actions: ContinuousActions | D
         return
     _check(where, array, np.dtype(np.int64), (steps,), ())
     if array.min() < 0 or array.max() >= actions.size:
-        raise PolysomaError(f"{where}: expected indices 0..{actions.size - 1} ({', '.join(actions.names)}), "
-                            f"got {array.min()}..{array.max()}")
+        raise PolysomaError(
+            f"{where}: expected indices 0..{actions.size - 1} ({', '.join(actions.names)}), "
+            f"got {array.min()}..{array.max()}"
+        )

@@ -34,20 +34,22 @@ ACTION = "action"
 EXECUTED = "executed_action"
 
 _TASK, _SEED, _SUCCESS = "polysoma/task", "polysoma/seed", "polysoma/success"
-EPISODES_SCHEMA = pa.schema([
-    ("episode_index", pa.int64()),
-    ("tasks", pa.list_(pa.string())),
-    ("length", pa.int64()),
-    ("data/chunk_index", pa.int64()),
-    ("data/file_index", pa.int64()),
-    ("dataset_from_index", pa.int64()),
-    ("dataset_to_index", pa.int64()),
-    ("meta/episodes/chunk_index", pa.int64()),
-    ("meta/episodes/file_index", pa.int64()),
-    (_TASK, pa.string()),
-    (_SEED, pa.int64()),
-    (_SUCCESS, pa.bool_()),
-])
+EPISODES_SCHEMA = pa.schema(
+    [
+        ("episode_index", pa.int64()),
+        ("tasks", pa.list_(pa.string())),
+        ("length", pa.int64()),
+        ("data/chunk_index", pa.int64()),
+        ("data/file_index", pa.int64()),
+        ("dataset_from_index", pa.int64()),
+        ("dataset_to_index", pa.int64()),
+        ("meta/episodes/chunk_index", pa.int64()),
+        ("meta/episodes/file_index", pa.int64()),
+        (_TASK, pa.string()),
+        (_SEED, pa.int64()),
+        (_SUCCESS, pa.bool_()),
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -189,8 +191,9 @@ def data_files(root: Path, index: EpisodeIndex) -> list[Path]:
     return paths
 
 
-def read_frames(root: Path, index: EpisodeIndex, features: Mapping[str, Feature],
-                rows: int = 2**16) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+def read_frames(
+    root: Path, index: EpisodeIndex, features: Mapping[str, Feature], rows: int = 2**16
+) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
     """Frames in order, in pieces of at most ``rows``: (first frame, column name to ``(n, *shape)``).
 
     Raises:
@@ -217,16 +220,20 @@ def read_polysoma(root: Path) -> tuple[Embodiment, dict[str, list[int]]]:
     path = root / POLYSOMA
     if not path.exists():
         if (root / INFO).exists():
-            raise PolysomaError(f"{root}: this LeRobot data set was not recorded by polysoma (it has no {POLYSOMA}), "
-                                "and such data sets cannot be read yet")
+            raise PolysomaError(
+                f"{root}: this LeRobot data set was not recorded by polysoma (it has no {POLYSOMA}), "
+                "and such data sets cannot be read yet"
+            )
         raise PolysomaError(f"{root}: not a data set: expected {INFO} in this folder")
     data = read_json(path)
     version = data.get("format_version")
     if not isinstance(version, int) or version < 1:
         raise PolysomaError(f"{path}: expected a format_version, got {version!r}")
     if version > FORMAT_VERSION:
-        raise PolysomaError(f"{root}: recorded in format {version}, and this version of polysoma reads up to format "
-                            f"{FORMAT_VERSION}; upgrade polysoma")
+        raise PolysomaError(
+            f"{root}: recorded in format {version}, and this version of polysoma reads up to format "
+            f"{FORMAT_VERSION}; upgrade polysoma"
+        )
     return Embodiment.from_json(data.get("embodiment", {})), data.get("failures", {})
 
 
@@ -281,8 +288,12 @@ def _reading(path: Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise PolysomaError(f"{path} is missing: copy the data set again from where it came, or delete the whole data "
-                            "set and record it again") from error
+        raise PolysomaError(
+            f"{path} is missing: copy the data set again from where it came, or delete the whole data "
+            "set and record it again"
+        ) from error
     except (OSError, ValueError, KeyError, pa.ArrowException) as error:
-        raise PolysomaError(f"cannot read {path}: {reason(error)}; it is damaged or incomplete: copy it again from "
-                            "where it came, or delete the whole data set and record it again") from error
+        raise PolysomaError(
+            f"cannot read {path}: {reason(error)}; it is damaged or incomplete: copy it again from "
+            "where it came, or delete the whole data set and record it again"
+        ) from error

@@ -132,8 +132,9 @@ class DatasetWriter:
         self._file = int(index.file.max()) + 1 if len(index.file) else 0
         self._episodes, self._frames = len(index.length), index.frames
         self._instructions = {text: number for number, text in enumerate(index.instructions)}
-        self.done = {(index.tasks[task], seed)
-                     for task, seed in zip(index.task.tolist(), index.seed.tolist(), strict=True)}
+        self.done = {
+            (index.tasks[task], seed) for task, seed in zip(index.task.tolist(), index.seed.tolist(), strict=True)
+        }
         self.done |= {(task, seed) for task, seeds in self.failures.items() for seed in seeds}
         self._remove_orphans(set(layout.data_files(self.root, index)))
         # The embodiment goes first: with it the folder can be continued, whatever happens next.
@@ -175,9 +176,20 @@ class DatasetWriter:
             values[layout.observation_key(stream.name)] = np.concatenate(arrays)
         frames = pa.table({name: feature.to_arrow(values[name]) for name, feature in self._features.items()})
         chunk, file = (np.full(len(buffer), n) for n in divmod(self._file, layout.FILES_PER_CHUNK))
-        columns = [number, [[episode.instruction] for episode in buffer], length, chunk, file, end - length, end,
-                   chunk, file, [episode.task for episode in buffer], [episode.seed for episode in buffer],
-                   [bool(episode.success) for episode in buffer]]
+        columns = [
+            number,
+            [[episode.instruction] for episode in buffer],
+            length,
+            chunk,
+            file,
+            end - length,
+            end,
+            chunk,
+            file,
+            [episode.task for episode in buffer],
+            [episode.seed for episode in buffer],
+            [bool(episode.success) for episode in buffer],
+        ]
         arrays = [pa.array(c, type=field.type) for c, field in zip(columns, layout.EPISODES_SCHEMA, strict=True)]
         return frames, pa.Table.from_arrays(arrays, schema=layout.EPISODES_SCHEMA)
 
@@ -188,8 +200,11 @@ class DatasetWriter:
             self._write_polysoma()
 
     def _write_polysoma(self) -> None:
-        data = {"format_version": layout.FORMAT_VERSION, "embodiment": self.embodiment.to_json(),
-                "failures": self.failures}
+        data = {
+            "format_version": layout.FORMAT_VERSION,
+            "embodiment": self.embodiment.to_json(),
+            "failures": self.failures,
+        }
         layout.write_json(self.root / layout.POLYSOMA, data)
         self._new_failures = False
 
@@ -214,8 +229,9 @@ class DatasetWriter:
     def _write_statistics(self) -> None:
         if self._frames == self._described_frames():
             return
-        accumulators = {name: Accumulator(self._frames, int(np.prod(feature.shape)))
-                        for name, feature in self._features.items()}
+        accumulators = {
+            name: Accumulator(self._frames, int(np.prod(feature.shape))) for name, feature in self._features.items()
+        }
         for _, frames in layout.read_frames(self.root, layout.read_episodes(self.root), self._features):
             for name, values in frames.items():
                 accumulators[name].add(values.reshape(len(values), -1))
@@ -237,8 +253,9 @@ class DatasetWriter:
 def tasks_table(instructions: list[str]) -> pa.Table:
     """LeRobot's table of tasks: a pandas frame whose index is the instruction, made without pandas."""
     index = "__index_level_0__"
-    table = pa.table({"task_index": pa.array(range(len(instructions)), pa.int64()),
-                      index: pa.array(instructions, pa.string())})
+    table = pa.table(
+        {"task_index": pa.array(range(len(instructions)), pa.int64()), index: pa.array(instructions, pa.string())}
+    )
 
     def described(name: str | None, field: str, kind: str, numpy: str) -> dict[str, Any]:
         return {"name": name, "field_name": field, "pandas_type": kind, "numpy_type": numpy, "metadata": None}
@@ -247,8 +264,10 @@ def tasks_table(instructions: list[str]) -> pa.Table:
     pandas = {
         "index_columns": [index],
         "column_indexes": [described(None, None, "unicode", "object") | {"metadata": {"encoding": "UTF-8"}}],  # type: ignore[arg-type]
-        "columns": [described("task_index", "task_index", "int64", "int64"),
-                    described(None, index, "unicode", "object")],
+        "columns": [
+            described("task_index", "task_index", "int64", "int64"),
+            described(None, index, "unicode", "object"),
+        ],
         "creator": {"library": "pyarrow", "version": pa.__version__},
         "pandas_version": "2.2.3",
     }

@@ -93,8 +93,9 @@ class Result:
             known = [value for value in own if value is not None]
             families[family] = {
                 **score.to_json(),
-                "mean_of_tasks": round(float(np.mean([s.rate for t, s in self.tasks.items()
-                                                      if t.startswith(family + "/")])), 4),
+                "mean_of_tasks": round(
+                    float(np.mean([s.rate for t, s in self.tasks.items() if t.startswith(family + "/")])), 4
+                ),
                 "expert_normalised": round(float(np.mean(known)), 4) if known else None,
                 "latency_ms": self.latency.get(family),
             }
@@ -152,9 +153,7 @@ def evaluate(
         if progress:
             progress(done, len(jobs), so_far)
     scores = {
-        task: Score(
-            seeds, [outcomes[task, s].success for s in seeds], [outcomes[task, s].steps for s in seeds]
-        )
+        task: Score(seeds, [outcomes[task, s].success for s in seeds], [outcomes[task, s].steps for s in seeds])
         for task in tasks
     }
     settings = {"episodes": episodes, "seed": seed, "workers": workers, "lanes": lanes, "acting": acting or {}}

@@ -88,7 +88,9 @@ class Recipe:
         for pattern in self.data:
             found = sorted(Path(path) for path in glob.glob(pattern) if (Path(path) / "meta" / "info.json").is_file())
             if not found:
-                raise PolysomaError(f"no data set matches {pattern!r} (a data set has meta/info.json); record one first")
+                raise PolysomaError(
+                    f"no data set matches {pattern!r} (a data set has meta/info.json); record one first"
+                )
             result += [path for path in found if path not in result]
         return result
 
@@ -150,7 +152,9 @@ def _build(kind: Any, values: Mapping[str, Any], where: str) -> Any:
     for name, value in values.items():
         default = known[name].default
         numeric = isinstance(default, int | float)
-        if numeric and (not isinstance(value, int | float) or (isinstance(default, int) and not isinstance(value, int))):
+        if numeric and (
+            not isinstance(value, int | float) or (isinstance(default, int) and not isinstance(value, int))
+        ):
             raise PolysomaError(f"{where}: {name} must be {type(default).__name__}, got {value!r}")
         if isinstance(default, str) and not isinstance(value, str):
             raise PolysomaError(f"{where}: {name} must be a string, got {value!r}")

@@ -114,7 +114,9 @@ class Agent:
         if self.acting.temperature == 0:
             return np.array(log_probability.argmax(), np.int64)
         # The Gumbel-max trick: one draw a choice, whatever else is in the batch.
-        return np.array((log_probability / self.acting.temperature + self._rng.gumbel(size=len(log_probability))).argmax())
+        return np.array(
+            (log_probability / self.acting.temperature + self._rng.gumbel(size=len(log_probability))).argmax()
+        )
 
 
 def act_together(agents: Sequence[Agent], observations: Sequence[Mapping[str, Any]]) -> list[np.ndarray]:

@@ -171,9 +171,7 @@ class Policy(nn.Module):
                 module.bfloat16()
         return self.requires_grad_(False).eval()
 
-    def agent(
-        self, body: str, instruction: str | None = None, acting: Acting | None = None, seed: int = 0
-    ) -> Agent:
+    def agent(self, body: str, instruction: str | None = None, acting: Acting | None = None, seed: int = 0) -> Agent:
         """An :class:`~polysoma.policy.agent.Agent` that drives this body with these weights."""
         from polysoma.policy.agent import Agent
 

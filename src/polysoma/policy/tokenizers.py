@@ -179,16 +179,14 @@ class BodyTokenizer(nn.Module):
         if self.fused:
             self.per_frame = 1
             discrete = isinstance(body.actions, DiscreteActions)
-            self.previous = nn.Embedding(body.actions.size + 1, width) if discrete else nn.Linear(body.actions.size, width)
+            self.previous = (
+                nn.Embedding(body.actions.size + 1, width) if discrete else nn.Linear(body.actions.size, width)
+            )
         self.time = nn.Parameter(torch.randn(body.history, 1, width) * 0.02)
 
-    def forward(
-        self, observations: dict[str, Tensor], previous: Tensor, words: Tensor, words_valid: Tensor
-    ) -> Tensor:
+    def forward(self, observations: dict[str, Tensor], previous: Tensor, words: Tensor, words_valid: Tensor) -> Tensor:
         """Tokens ``(B, T * per_frame, width)``."""
-        tokens = [
-            tokenizer(observations[name], words, words_valid) for name, tokenizer in self.streams.items()
-        ]
+        tokens = [tokenizer(observations[name], words, words_valid) for name, tokenizer in self.streams.items()]
         if self.fused:
             tokens.append(self.previous(previous).unsqueeze(-2))
             x = torch.stack([part.float() for part in tokens]).sum(0)

@@ -253,7 +253,6 @@ class MetaWorld(Environment):
         self._simulation.init_tcp = self._simulation.tcp_center
 
 
-
 def _is_plain(value: Any) -> bool:
     # Arrays that are views show live simulator state, and must stay views.
     if isinstance(value, np.ndarray):

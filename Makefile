@@ -1,0 +1,34 @@
+# Two commands: `make demo` shows the shipped policy at work, `make test` checks everything. Both set up .venv first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: demo test setup lint format clean
+
+demo: setup ## evaluate the shipped weights on all four families, with a report of videos
+	$(BIN)/polysoma evaluate generalist --tasks '*' --episodes 2 --seed 1000 --report out/demo --json out/demo/results.json
+
+test: setup lint ## linter, formatter, type checker, tests
+	$(BIN)/python -m pytest tests
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: pyproject.toml constraints.txt tools/install_gl.sh
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
+	bash tools/install_gl.sh $(BIN)/python
+	touch $@
+
+clean:
+	rm -rf $(VENV) out build .mypy_cache .ruff_cache .pytest_cache

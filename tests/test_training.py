@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from conftest import ARM, make_episode
+from polysoma.data.dataset import Dataset
+from polysoma.data.windows import gather
+from polysoma.data.writer import DatasetWriter
+from polysoma.errors import PolysomaError
+from polysoma.learning.imitation import learning_rate, recipe_of_run, train
+from polysoma.learning.recipe import Recipe, read_recipe, recipe_from_table
+from polysoma.policy import checkpoint
+
+
+def tiny(datasets: dict[str, Path], **changes: object) -> Recipe:
+    table = {
+        "data": [str(path) for path in datasets.values()],
+        "bodies": {"arm": {"batch": 8, "noise": 0.05}, "grid": {"batch": 8, "parts": 2, "balance": 0.5}},
+        "policy": {"width": 32, "depth": 2, "heads": 2},
+        "steps": 12,
+        "warmup": 3,
+        "checkpoint_every": 4,
+        "log_every": 2,
+    }
+    return recipe_from_table(table | changes, "test")
+
+
+def tensors(folder: Path) -> dict[str, torch.Tensor]:
+    return safetensors.torch.load_file(folder / "training" / "training.safetensors")
+
+
+def test_a_resumed_run_ends_bit_identical(datasets: dict[str, Path], tmp_path: Path) -> None:
+    recipe = tiny(datasets)
+    train(recipe, tmp_path / "whole")
+
+    # Killed at step 7, between two checkpoints: what came after step 4 is lost and done again.
+    class Killed(Exception):
+        pass
+
+    def kill(step: int, losses: dict[str, float]) -> None:
+        if step == 7:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(recipe, tmp_path / "killed", progress=kill)
+    train(recipe, tmp_path / "killed", resume=True)
+    whole, killed = tensors(tmp_path / "whole"), tensors(tmp_path / "killed")
+    assert whole.keys() == killed.keys() and any(name.startswith("optimizer") for name in whole)
+    assert all(torch.equal(whole[name], killed[name]) for name in whole)
+    lines = [
+        [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("whole", "killed")
+    ]
+    assert [line["step"] for line in lines[1]] == [2, 4, 6, 8, 10, 12]
+    assert [line["loss/grid"] for line in lines[0]] == [line["loss/grid"] for line in lines[1]]
+    config = [(tmp_path / name / "checkpoint" / "model.safetensors").read_bytes() for name in ("whole", "killed")]
+    assert config[0] == config[1]
+
+
+def test_until_stops_and_new_episodes_join(datasets: dict[str, Path], tmp_path: Path) -> None:
+    recipe = tiny(datasets)
+    train(recipe, tmp_path / "run", until=6)
+    with DatasetWriter(datasets["arm"], ARM) as writer:
+        writer.add(make_episode(ARM, 9, 77, "arm/one", "do one"))
+    steps: list[int] = []
+    train(recipe, tmp_path / "run", resume=True, progress=lambda step, losses: steps.append(step))
+    assert steps == list(range(7, 13))
+    assert recipe_of_run(tmp_path / "run") == recipe
+
+
+def test_it_learns(tmp_path: Path) -> None:
+    """Actions that follow from the state and, with opposite sign, from the instruction: both must be used."""
+    rng = np.random.default_rng(0)
+    with DatasetWriter(tmp_path / "arm", ARM) as writer:
+        for seed in range(40):
+            episode = make_episode(ARM, 30, seed, f"arm/{seed % 2}", "do one" if seed % 2 else "do two")
+            state = rng.uniform(-1, 1, (30, 3)).astype(np.float32)
+            episode.observations["state"][:] = state
+            episode.actions[:] = (1 if seed % 2 else -1) * state[:, :2]
+            writer.add(episode)
+    recipe = tiny({"arm": tmp_path / "arm"}, bodies={"arm": {"batch": 128}}, steps=150, learning_rate=5e-3, ema=0.9)
+    policy = checkpoint.load(train(recipe, tmp_path / "run"))
+    data = Dataset(tmp_path / "arm")
+    windows = gather(data, np.arange(40), np.zeros(40, np.int64))
+    assert windows.actions is not None
+    error = np.abs(policy.predict(windows)[:, 0].numpy() - windows.actions[:, 0, 0])
+    assert error.mean() < 0.12, "guessing the mean is off by 0.5"
+
+
+def test_the_average_is_what_is_shipped(datasets: dict[str, Path], tmp_path: Path) -> None:
+    train(tiny(datasets), tmp_path / "run")
+    state = tensors(tmp_path / "run")
+    shipped = safetensors.torch.load_file(tmp_path / "run" / "checkpoint" / "model.safetensors")
+    assert all(torch.equal(shipped[name], state[f"average.{name}"]) for name in shipped)
+
+
+def test_learning_rate_schedule(datasets: dict[str, Path]) -> None:
+    recipe = tiny(datasets, learning_rate=1.0)
+    rates = [learning_rate(recipe, step) for step in range(12)]
+    assert rates[:3] == pytest.approx([1 / 3, 2 / 3, 1.0])
+    assert rates[2:] == sorted(rates[2:], reverse=True) and 0.01 <= rates[-1] < 0.1
+
+
+def test_run_folders_are_not_overwritten(datasets: dict[str, Path], tmp_path: Path) -> None:
+    recipe = tiny(datasets, steps=1)
+    train(recipe, tmp_path / "run")
+    with pytest.raises(PolysomaError, match="already holds a run: continue it with --resume"):
+        train(recipe, tmp_path / "run")
+    with pytest.raises(PolysomaError, match="nothing to resume"):
+        train(recipe, tmp_path / "other", resume=True)
+
+
+def test_bodies_without_data(datasets: dict[str, Path], tmp_path: Path) -> None:
+    recipe = tiny(datasets, bodies={"leg": {}, "arm": {}})
+    with pytest.raises(PolysomaError, match=r"no data for \['leg'\]"):
+        train(recipe, tmp_path / "run")
+
+
+def test_recipes(tmp_path: Path) -> None:
+    path = tmp_path / "r.toml"
+    path.write_text('data = ["d/*"]\nsteps = 5\n[bodies.arm]\nbatch = 4\n')
+    recipe = read_recipe(path, ["steps=7", "bodies.arm.batch=9", "bodies.grid.weight=0.5", "init=runs/x"])
+    assert (recipe.steps, recipe.bodies["arm"].batch, recipe.bodies["grid"].weight) == (7, 9, 0.5)
+    assert recipe.init == "runs/x"
+    for override, message in (
+        ("stepz=7", "unknown stepz; known are data, bodies"),
+        ("steps=many", "steps must be int, got 'many'"),
+        ("bodies.arm.size=2", r"bodies\.arm: unknown size"),
+        ("steps", "expected key=value"),
+    ):
+        with pytest.raises(PolysomaError, match=message):
+            read_recipe(path, [override])
+    path.write_text("steps = = 3")
+    with pytest.raises(PolysomaError, match="not valid TOML"):
+        read_recipe(path)
+    with pytest.raises(PolysomaError, match="no recipe at"):
+        read_recipe(tmp_path / "missing.toml")
+    with pytest.raises(PolysomaError, match="no data set matches"):
+        recipe.folders()
+
+
+def test_every_shipped_recipe_is_valid() -> None:
+    folder = Path(__file__).parents[1] / "recipes"
+    recipes = sorted(folder.glob("*.toml"))
+    assert recipes
+    for path in recipes:
+        assert read_recipe(path).steps > 0
