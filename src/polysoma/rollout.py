@@ -1,7 +1,7 @@
 """Rollouts: many episodes of many tasks, a few at a time in each process, decisions in batches.
 
 Recording and evaluation both stand on :func:`rollout`. A worker process keeps several lanes; each lane plays one
-episode at a time and takes the next job when it is done. Environments are kept and reused, because some leak when rebuilt.
+episode at a time and takes the next job when it is done. Environments are kept and reused: some leak when rebuilt.
 """
 
 from __future__ import annotations

@@ -7,8 +7,6 @@ import json
 import tempfile
 from pathlib import Path
 
-HERE = Path(__file__).parent
-
 import numpy as np
 import torch
 
@@ -17,6 +15,8 @@ from polysoma.data.dataset import Dataset
 from polysoma.data.mixture import Source
 from polysoma.data.writer import DatasetWriter
 from polysoma.policy import checkpoint
+
+HERE = Path(__file__).parent
 
 with tempfile.TemporaryDirectory() as folder:
     sources = {}

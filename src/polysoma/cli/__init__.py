@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
-from typing import Annotated
+from typing import Any
 
 # One thread a process: matrices here are small, and threads that wait for one another cost more than they bring.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -17,23 +18,19 @@ from polysoma.cli.record import Record
 from polysoma.cli.train import Train
 from polysoma.errors import PolysomaError
 
-Command = (
-    Annotated[Bodies, tyro.conf.subcommand("bodies")]
-    | Annotated[Record, tyro.conf.subcommand("record")]
-    | Annotated[Train, tyro.conf.subcommand("train")]
-    | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
-)
+COMMANDS: dict[str, Any] = {"bodies": Bodies, "record": Record, "train": Train, "evaluate": Evaluate}
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs one command. Problems that the user can solve are one line on stderr and exit status 1."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] not in COMMANDS:
+        _usage(arguments)
+    name, *rest = arguments
     try:
+        # tyro takes a docstring's first paragraph alone for help; the examples are what people look for.
         command = tyro.cli(
-            Command,
-            prog="polysoma",
-            description="One policy for every body: record, train and evaluate.",
-            args=arguments,
-            config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff),
+            COMMANDS[name], prog=f"polysoma {name}", description=inspect.cleandoc(COMMANDS[name].__doc__), args=rest
         )
         command.run()
     except PolysomaError as error:
@@ -44,3 +41,19 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(0)
+
+
+def _usage(arguments: list[str]) -> None:
+    from polysoma import __version__
+
+    wants_help = not arguments or arguments[0] in ("-h", "--help", "help")
+    if arguments and arguments[0] == "--version":
+        print(f"polysoma {__version__}")
+        sys.exit(0)
+    lines = [f"polysoma {__version__}: one policy for every body", "", "usage: polysoma COMMAND [--help]", ""]
+    lines += [f"  {name:<9} {inspect.cleandoc(kind.__doc__).splitlines()[0]}" for name, kind in COMMANDS.items()]
+    if wants_help:
+        print("\n".join(lines))
+        sys.exit(0)
+    print(f"polysoma: no command {arguments[0]!r}; there are {', '.join(COMMANDS)}", file=sys.stderr)
+    sys.exit(2)

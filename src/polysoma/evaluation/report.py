@@ -103,7 +103,7 @@ def _film(outcome: Outcome) -> str:
 def encode_video(frames: Sequence[np.ndarray], fps: int = VIDEO_FPS) -> bytes:
     """uint8 frames ``(H, W, 3)``, even sides, to an H.264 MP4 file that browsers play."""
     buffer = io.BytesIO()
-    with av.open(buffer, "w", format="mp4", options={"movflags": "faststart"}) as container:
+    with av.open(buffer, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=fps, options={"crf": "28", "preset": "veryfast"})
         stream.height, stream.width = frames[0].shape[:2]
         stream.pix_fmt = "yuv420p"

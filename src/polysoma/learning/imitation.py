@@ -277,7 +277,7 @@ def _load_state(folder: Path, policy: Policy, average: dict[str, Tensor], optimi
                 parameter.copy_(file.get_tensor(f"policy.{name}"))
                 average[name].copy_(file.get_tensor(f"average.{name}"))
         state: dict[int, dict[str, Tensor]] = {}
-        for key in sorted(file.keys()):  # noqa: SIM118 (an open file, not a dict)
+        for key in sorted(file.keys()):
             kind, index, field = [*key.split(".", 2), ""][:3]
             if kind == "optimizer":
                 state.setdefault(int(index), {})[field] = file.get_tensor(key)

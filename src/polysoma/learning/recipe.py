@@ -18,7 +18,7 @@ class PolicySize:
     """Width, depth and heads of the trunk."""
 
     width: int = 256
-    depth: int = 6
+    depth: int = 4
     heads: int = 4
 
 

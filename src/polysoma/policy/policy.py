@@ -43,7 +43,7 @@ class PolicyConfig:
     statistics: Mapping[str, Mapping[str, Statistics]]
     vocabulary: tuple[str, ...]
     width: int = 256
-    depth: int = 6
+    depth: int = 4
     heads: int = 4
 
     def to_json(self) -> dict[str, Any]:

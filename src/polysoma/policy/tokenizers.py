@@ -21,7 +21,7 @@ from polysoma.policy.trunk import BLOCKED, Block
 STATE_CLIP = 8.0
 """Standard deviations at which normalised state is cut: what lies further out says only "far"."""
 
-CHANNELS_PER_TOKEN = 16
+CHANNELS_PER_TOKEN = 24
 GRID_WIDTH = 64
 GRID_SYMBOLS_LIMIT = 4096
 MAX_WORDS = 64

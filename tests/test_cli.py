@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from conftest import ARM, make_episode
+from polysoma.cli import main
+from polysoma.data.writer import DatasetWriter
+from polysoma.policy import checkpoint
+from polysoma.policy.policy import Policy
+
+
+def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """Runs a command that must fail, and returns the one line it says."""
+    with pytest.raises(SystemExit) as info:
+        main(list(arguments))
+    assert info.value.code == 1
+    captured = capsys.readouterr()
+    lines = captured.err.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("polysoma: "), captured.err
+    return lines[0]
+
+
+def test_bodies_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["bodies", "--json"])
+    bodies = json.loads(capsys.readouterr().out)
+    assert list(bodies) == ["metaworld", "babyai", "drone", "rover"]
+    assert len(bodies["metaworld"]["tasks"]) == 50 and "metaworld/reach-v3" in bodies["metaworld"]["tasks"]
+    assert len(bodies["babyai"]["tasks"]) >= 20
+    assert bodies["drone"]["rate_hz"] == 50
+
+
+def test_bodies_for_people(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["bodies"])
+    assert "left_wheel" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["bodies", "record", "train", "evaluate"])
+def test_help_has_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as info:
+        main([command, "--help"])
+    assert info.value.code == 0
+    text = capsys.readouterr().out
+    assert "Examples:" in text and f"\n    polysoma {command}" in text
+
+
+def test_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, code in (([], 0), (["--help"], 0), (["--version"], 0), (["fly"], 2)):
+        with pytest.raises(SystemExit) as info:
+            main(arguments)
+        assert info.value.code == code
+    captured = capsys.readouterr()
+    assert "evaluate" in captured.out and "no command 'fly'; there are bodies, record" in captured.err
+
+
+def test_record_then_evaluate_the_expert(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "data"
+    main(["record", "drone/hover", "--episodes", "2", "--out", str(out), "--workers", "1"])
+    assert "kept 2 episodes" in capsys.readouterr().out
+    results = tmp_path / "new" / "out.json"
+    main(
+        [
+            "evaluate",
+            "--policy",
+            "expert",
+            "--tasks",
+            "drone/hover",
+            "--episodes",
+            "1",
+            "--json",
+            str(results),
+            "--workers",
+            "1",
+            "--report",
+            str(tmp_path / "report"),
+            "--film",
+            "64",
+        ]
+    )
+    assert json.loads(results.read_text())["tasks"]["drone/hover"]["trials"] == 1
+    assert (tmp_path / "report" / "index.html").is_file()
+
+
+def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], policy: Policy) -> None:
+    assert "no task matches 'drone/flip'" in fails(capsys, "record", "drone/flip")
+    assert "no checkpoint at" in fails(capsys, "evaluate", str(tmp_path / "none"), "--tasks", "drone/hover")
+    assert "no recipe at" in fails(capsys, "train", str(tmp_path / "none.toml"))
+    recipe = tmp_path / "r.toml"
+    recipe.write_text(f'data = ["{tmp_path}/nothing/*"]\n[bodies.arm]\n')
+    assert "no data set matches" in fails(capsys, "train", str(recipe), "--out", str(tmp_path / "run"))
+    checkpoint.save(policy, tmp_path / "c")
+    config = json.loads((tmp_path / "c" / "config.json").read_text())
+    (tmp_path / "c" / "config.json").write_text(json.dumps(config | {"format_version": 9}))
+    assert "upgrade" in fails(capsys, "evaluate", str(tmp_path / "c"), "--tasks", "drone/hover")
+
+
+def test_a_truncated_parquet_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with DatasetWriter(tmp_path / "data" / "arm", ARM) as writer:
+        writer.add(make_episode(ARM, 20))
+    (file,) = (tmp_path / "data" / "arm" / "data").rglob("*.parquet")
+    file.write_bytes(file.read_bytes()[:-200])
+    recipe = tmp_path / "r.toml"
+    recipe.write_text(f'data = ["{tmp_path}/data/*"]\nsteps = 1\n[bodies.arm]\n')
+    message = fails(capsys, "train", str(recipe), "--out", str(tmp_path / "run"))
+    assert file.name in message and "damaged" in message
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from polysoma.errors import PolysomaError
+from polysoma.evaluation.evaluation import Result, Score, evaluate, normalised
+from polysoma.evaluation.intervals import paired_difference, wilson
+from polysoma.evaluation.report import encode_video, write_report
+from polysoma.rollout import Outcome
+
+
+def test_wilson_interval() -> None:
+    # Newcombe 1998, table I: 81 of 263, and 0 of 20.
+    assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
+    assert wilson(0, 20) == pytest.approx((0.0, 0.1611), abs=1e-4)
+    low, high = wilson(20, 20)
+    assert high == 1.0 and low == pytest.approx(1 - 0.1611, abs=1e-4)
+    for bad in ((1, 0), (3, 2), (-1, 5)):
+        with pytest.raises(PolysomaError):
+            wilson(*bad)
+
+
+def test_paired_difference() -> None:
+    first, second = [True] * 80 + [False] * 20, [True] * 70 + [False] * 30
+    difference, low, high = paired_difference(first, second)
+    assert difference == pytest.approx(0.1)
+    assert 0.03 < low < 0.06 and 0.14 < high < 0.18
+    assert paired_difference(first, first) == (0.0, 0.0, 0.0)
+    with pytest.raises(PolysomaError, match="same number of trials"):
+        paired_difference([True], [])
+
+
+def test_paired_interval_covers_the_truth() -> None:
+    rng = np.random.default_rng(0)
+    hits = 0
+    for trial in range(200):
+        a, b = rng.random(150) < 0.8, rng.random(150) < 0.7
+        _, low, high = paired_difference(a.tolist(), b.tolist(), resamples=800, seed=trial)
+        hits += low <= 0.1 <= high
+    assert 0.88 <= hits / 200 <= 0.99
+
+
+def test_expert_evaluation_and_its_json() -> None:
+    calls: list[tuple[int, int]] = []
+    tasks = ["drone/hover", "babyai/GoToLocal"]
+    result = evaluate("expert", tasks, 3, 1000, progress=lambda done, total, scores: calls.append((done, total)))
+    assert calls == [(n, 6) for n in range(1, 7)]
+    data = json.loads(json.dumps(result.to_json()))
+    assert {"checkpoint", "versions", "tasks", "families"} <= data.keys()
+    hover = data["tasks"]["drone/hover"]
+    assert hover["successes"] == hover["trials"] == 3 and hover["seeds"] == [1000, 1001, 1002]
+    assert hover["interval"] == [pytest.approx(0.4385, abs=1e-3), 1.0]
+    assert data["families"]["babyai"]["trials"] == 3
+    again = evaluate("expert", tasks, 3, 1000)
+    assert {t: s.steps for t, s in again.tasks.items()} == {t: s.steps for t, s in result.tasks.items()}
+
+
+def test_random_is_worse_than_the_expert() -> None:
+    assert evaluate("random", ["drone/hover"], 3, 1000).tasks["drone/hover"].successes == 0
+
+
+def test_expert_normalised_score() -> None:
+    assert normalised(0.5, {"expert": 1.0, "random": 0.0}) == 0.5
+    assert normalised(0.9, {"expert": 0.9, "random": 0.1}) == 1.0
+    assert normalised(0.5, None) is None
+
+
+def test_bad_evaluations(policy: object, tmp_path: Path) -> None:
+    from polysoma.policy import checkpoint
+
+    with pytest.raises(PolysomaError, match="at least 1"):
+        evaluate("expert", ["drone/hover"], 0, 0)
+    checkpoint.save(policy, tmp_path)  # type: ignore[arg-type]
+    with pytest.raises(PolysomaError, match=r"does not know the bodies \['drone'\]; it knows \['arm', 'grid'\]"):
+        evaluate(str(tmp_path), ["drone/hover"], 1, 0)
+
+
+def test_the_report_needs_nothing_but_itself(tmp_path: Path) -> None:
+    frames = [np.full((64, 64, 3), 40 * k, np.uint8) for k in range(6)]
+    film = Outcome("drone/hover", 7, True, 5, 'hover at the <b>"point"', frames=frames)
+    scores = {"drone/hover": Score([7, 8], [True, False], [5, 9]), "rover/maze": Score([7, 8], [True, True], [3, 4])}
+    result = Result("x<y", scores, {}, 1.0, {"drone": {"p50": 2.0, "p99": 3.0}}, {"drone/hover": film})
+    path = write_report(result, tmp_path / "report")
+    page = path.read_text()
+    assert not re.search(r'(?:src|href)="(?!data:)', page), "no link to anything outside"
+    assert "x&lt;y" in page and "<b>&quot;" not in page and "1/2" in page and "2.0 ms p50" in page
+    assert page.count("<video") == 1 and list(path.parent.iterdir()) == [path]
+
+
+def test_videos_play_back(tmp_path: Path) -> None:
+    frames = [np.full((48, 64, 3), 30 * k, np.uint8) for k in range(8)]
+    (tmp_path / "x.mp4").write_bytes(encode_video(frames))
+    with av.open(str(tmp_path / "x.mp4")) as container:
+        decoded = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    assert len(decoded) == 8 and decoded[0].shape == (48, 64, 3)
+    assert [int(f.mean()) for f in decoded] == pytest.approx([30 * k for k in range(8)], abs=6)

@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from polysoma import simulators
+from polysoma.data.dataset import Dataset
+from polysoma.data.mixture import open_sources
+from polysoma.errors import PolysomaError
+from polysoma.policy import checkpoint
+from polysoma.policy.policy import Policy, PolicyConfig
+from polysoma.policy.tokenizers import build_vocabulary
+from polysoma.recording import record
+from polysoma.rollout import Behaviour, Job, Outcome, interleave, rollout, rollout_in_workers
+
+
+def episodes_of(path: Path) -> dict[tuple[str, int], np.ndarray]:
+    data = Dataset(path)
+    return {
+        (data.tasks[task], int(seed)): np.array(data.actions[start : start + length])
+        for task, seed, start, length in zip(
+            data.episode_task, data.episode_seed, data.episode_start, data.episode_length, strict=True
+        )
+    }
+
+
+def play(jobs: list[Job], behaviour: Behaviour, lanes: int = 4) -> dict[tuple[str, int], Outcome]:
+    remaining = iter(jobs)
+    return {(o.task, o.seed): o for o in rollout(lambda: next(remaining, None), behaviour, lanes)}
+
+
+def test_recording_does_not_depend_on_workers_or_interruptions(tmp_path: Path) -> None:
+    tasks = ["drone/hover", "babyai/GoToLocal", "babyai/PickupLoc"]
+    record(tasks, 3, tmp_path / "one", Behaviour(noise=None), workers=1, seed=5)
+
+    class Killed(Exception):
+        pass
+
+    def kill(done: int, total: int, so_far: object) -> None:
+        if done == 4:
+            raise Killed
+
+    with pytest.raises(Killed):
+        record(tasks, 3, tmp_path / "two", Behaviour(noise=None), workers=2, seed=5, progress=kill)
+    result = record(tasks, 3, tmp_path / "two", Behaviour(noise=None), workers=2, seed=5)
+    assert result.skipped == 4 and sum(result.kept.values()) == 5
+    for body in ("drone", "babyai"):
+        one, two = episodes_of(tmp_path / "one" / body), episodes_of(tmp_path / "two" / body)
+        assert one.keys() == two.keys()
+        assert all(np.array_equal(one[key], two[key]) for key in one)
+
+
+def test_noise_is_executed_and_the_clean_action_recorded(tmp_path: Path) -> None:
+    record(["drone/hover"], 2, tmp_path, Behaviour(noise=0.2))
+    data = Dataset(tmp_path / "drone")
+    moved = np.abs(np.asarray(data.executed) - np.asarray(data.actions)).max(1) > 1e-6
+    assert 0.35 < moved.mean() < 0.65, "noise on half of the steps"
+    record(["drone/hover"], 2, tmp_path / "clean", Behaviour(noise=0.0))
+    clean = Dataset(tmp_path / "clean" / "drone")
+    np.testing.assert_array_equal(clean.executed, clean.actions)
+
+
+def test_failed_expert_episodes_are_dropped_and_counted(tmp_path: Path) -> None:
+    result = record(["drone/hover"], 2, tmp_path, Behaviour(max_steps=5))
+    assert result.failed["drone/hover"] == 2 and not result.kept
+    again = record(["drone/hover"], 2, tmp_path, Behaviour(max_steps=5))
+    assert again.skipped == 2, "failures are remembered"
+
+
+@pytest.fixture
+def untrained(tmp_path: Path) -> Path:
+    """A tiny untrained policy of two simulated bodies."""
+    tasks = ["drone/hover", "babyai/GoToLocal"]
+    record(tasks, 2, tmp_path / "data", Behaviour(), seed=100)
+    sources = open_sources([tmp_path / "data" / body for body in ("babyai", "drone")], {}, {})
+    torch.manual_seed(0)
+    config = PolicyConfig(
+        tuple(source.embodiment for source in sources),
+        {source.embodiment.name: source.statistics() for source in sources},
+        tuple(build_vocabulary(text for source in sources for text in source.instructions)),
+        width=32,
+        depth=1,
+        heads=2,
+    )
+    checkpoint.save(Policy(config), tmp_path / "checkpoint")
+    return tmp_path / "checkpoint"
+
+
+def test_the_expert_labels_what_a_policy_visits(untrained: Path, tmp_path: Path) -> None:
+    behaviour = Behaviour(str(untrained), max_steps=12)
+    result = record(["drone/hover", "babyai/GoToLocal"], 3, tmp_path / "dagger", behaviour)
+    assert sum(result.kept.values()) == 6, "episodes are kept whatever became of them"
+    data = Dataset(tmp_path / "dagger" / "drone")
+    assert data.episode_length.max() <= 12
+    assert not np.allclose(data.executed, data.actions)
+    # The label is the expert's answer in the visited state: play the executed actions again and ask.
+    environment = simulators.make("drone/hover")
+    environment.reset(seed=int(data.episode_seed[0]))
+    start = int(data.episode_start[0])
+    for t in range(start, start + int(data.episode_length[0])):
+        np.testing.assert_allclose(environment.expert_action(), data.actions[t], atol=1e-6)
+        environment.step(np.array(data.executed[t]))
+
+
+def test_outcomes_do_not_depend_on_lanes(untrained: Path) -> None:
+    jobs = interleave(["babyai/GoToLocal", "drone/hover"], range(4))
+    behaviour = Behaviour(str(untrained), max_steps=20)
+    few, many = play(jobs, behaviour, lanes=1), play(jobs, behaviour, lanes=8)
+    assert {key: (o.success, o.steps) for key, o in few.items()} == {
+        key: (o.success, o.steps) for key, o in many.items()
+    }
+
+
+def test_jobs_take_turns() -> None:
+    jobs = interleave(["a/x", "a/y"], range(3, 5), film=64)
+    assert jobs == [Job("a/x", 3, 64), Job("a/y", 3, 64), Job("a/x", 4), Job("a/y", 4)]
+
+
+def test_problems_in_workers_reach_the_caller(tmp_path: Path) -> None:
+    with pytest.raises(PolysomaError, match="no checkpoint at"):
+        list(rollout_in_workers(interleave(["drone/hover"], range(2)), Behaviour(str(tmp_path / "none")), workers=2))
+    with pytest.raises(PolysomaError, match="at least 1"):
+        list(rollout_in_workers([], Behaviour(), workers=0))
+
+
+def test_a_data_set_of_another_body_is_not_continued(tmp_path: Path) -> None:
+    record(["drone/hover"], 1, tmp_path, Behaviour())
+    (tmp_path / "drone").rename(tmp_path / "rover")
+    with pytest.raises(PolysomaError, match="drone"):
+        record(["rover/pillar"], 1, tmp_path, Behaviour())
+
+
+def test_unknown_tasks_and_missing_simulators(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(PolysomaError, match=r"no task matches 'drone/flip'; drone has hover, waypoints, ring"):
+        simulators.match_tasks("drone/flip")
+    with pytest.raises(PolysomaError, match="families: metaworld, babyai, drone, rover"):
+        simulators.match_tasks("boat/*")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(PolysomaError, match=r"needs mujoco, not installed here: run `pip install 'polysoma\[sim\]'`"):
+        simulators.make("drone/hover")
