@@ -42,17 +42,24 @@ _DTYPES = {Modality.IMAGE: np.uint8, Modality.STATE: np.float32, Modality.SYMBOL
 
 @dataclass(frozen=True)
 class Channel:
-    """One named scalar: its unit ("m", "rad", "m/s", "1") and its limits in that unit."""
+    """One named scalar: its unit ("m", "rad", "m/s", "1") and its limits in that unit.
+
+    Neighbouring channels of one ``group`` ("left_arm", "lidar") belong together: they become tokens of their own, so
+    that a policy can attend to the group that an instruction speaks of.
+    """
 
     name: str
     unit: str = "1"
     low: float = -math.inf
     high: float = math.inf
+    group: str = ""
 
 
-def channels(names: str, unit: str = "1", low: float = -math.inf, high: float = math.inf) -> tuple[Channel, ...]:
-    """Channels of one unit from a space-separated list of names."""
-    return tuple(Channel(name, unit, low, high) for name in names.split())
+def channels(
+    names: str, unit: str = "1", low: float = -math.inf, high: float = math.inf, group: str = ""
+) -> tuple[Channel, ...]:
+    """Channels of one unit and group from a space-separated list of names."""
+    return tuple(Channel(name, unit, low, high, group) for name in names.split())
 
 
 @dataclass(frozen=True)
@@ -284,7 +291,7 @@ def _finite(value: Any) -> Any:
 def _channel_from_json(data: Mapping[str, Any]) -> Channel:
     limits = {"low": -math.inf, "high": math.inf}
     limits.update({key: data[key] for key in limits if data.get(key) is not None})
-    return Channel(data["name"], data["unit"], **limits)
+    return Channel(data["name"], data["unit"], **limits, group=data.get("group", ""))
 
 
 def _stream_from_json(data: Mapping[str, Any]) -> Stream:

@@ -5,6 +5,7 @@ All take and give tensors with a batch of windows in front: frames are ``(B, T, 
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Iterable, Sequence
@@ -61,21 +62,30 @@ class TextTokenizer(nn.Module):
 
 
 class StateTokenizer(nn.Module):
-    """Named continuous channels: normalised by the body's statistics, then one linear map to a few tokens."""
+    """Named continuous channels: normalised by the body's statistics, then a linear map for each group of channels.
+
+    A group becomes one token for every CHANNELS_PER_TOKEN channels that it has; ``single`` asks for one token in all.
+    """
 
     mean: Tensor
     scale: Tensor
 
-    def __init__(self, stream: Stream, statistics: Statistics, width: int, tokens: int) -> None:
+    def __init__(self, stream: Stream, statistics: Statistics, width: int, single: bool) -> None:
         super().__init__()
-        self.tokens = tokens
-        self.linear = nn.Linear(len(stream.channels), tokens * width)
+        runs = [len(list(run)) for _, run in itertools.groupby(stream.channels, key=lambda channel: channel.group)]
+        self.sizes = [len(stream.channels)] if single else runs
+        counts = [1 if single else math.ceil(size / CHANNELS_PER_TOKEN) for size in self.sizes]
+        self.tokens = sum(counts)
+        self.linears = nn.ModuleList(
+            nn.Linear(size, count * width) for size, count in zip(self.sizes, counts, strict=True)
+        )
         self.register_buffer("mean", torch.as_tensor(statistics.mean), persistent=False)
         self.register_buffer("scale", torch.as_tensor(statistics.scale), persistent=False)
 
     def forward(self, state: Tensor, words: Tensor, words_valid: Tensor) -> Tensor:
         x = ((state - self.mean) / self.scale).clamp(-STATE_CLIP, STATE_CLIP)
-        return self.linear(x).unflatten(-1, (self.tokens, -1))
+        parts = [linear(part) for linear, part in zip(self.linears, x.split(self.sizes, -1), strict=True)]
+        return torch.cat(parts, -1).unflatten(-1, (self.tokens, -1))
 
 
 class SymbolTokenizer(nn.Module):
@@ -167,8 +177,9 @@ class BodyTokenizer(nn.Module):
             if stream.modality is Modality.STATE:
                 if stream.name not in statistics:
                     raise PolysomaError(f"{body.name}: no statistics for stream {stream.name!r}")
-                tokens = 1 if self.fused else math.ceil(len(stream.channels) / CHANNELS_PER_TOKEN)
-                self.streams[stream.name] = StateTokenizer(stream, statistics[stream.name], width, tokens)
+                state = StateTokenizer(stream, statistics[stream.name], width, single=self.fused)
+                self.streams[stream.name] = state
+                tokens = state.tokens
             elif stream.modality is Modality.SYMBOL:
                 tokens = 1
                 grid = len(stream.shape) == 3

@@ -12,6 +12,7 @@ long as the side of the named ring does not change: a policy that imitates it ca
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -72,7 +73,17 @@ for _colour in RING_COLOURS:
     _BLOCKS[f"{_colour}_centre"] = _vector(f"{_colour}_ring")
     _BLOCKS[f"{_colour}_normal"] = _vector(f"{_colour}_ring_normal", "1", "xy", limit=1.001)
 
-_CHANNELS = tuple(channel for block in _BLOCKS.values() for channel in block)
+
+def _group(block: str) -> str:
+    """What a policy may attend to as one thing: the drone's own motion, its targets, each ring."""
+    if block in ("target", "next_target"):
+        return "targets"
+    return f"{block.split('_')[0]}_ring" if block.split("_")[0] in RING_COLOURS else "motion"
+
+
+_CHANNELS = tuple(
+    dataclasses.replace(channel, group=_group(name)) for name, block in _BLOCKS.items() for channel in block
+)
 _ENDS = np.cumsum([len(block) for block in _BLOCKS.values()]).tolist()
 _SLICES = {name: slice(end - len(block), end) for (name, block), end in zip(_BLOCKS.items(), _ENDS, strict=True)}
 

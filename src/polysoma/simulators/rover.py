@@ -6,7 +6,7 @@ Tasks, each 6 m x 6 m and walled in:
 
 * ``rover/pillar``: "drive to the red pillar". Three pillars of different colours stand among ten boxes; boxes, pillars,
   start and heading are new in every episode.
-* ``rover/maze``: "find the red pillar in the maze". The plan of the maze is one fixed perfect maze of 5 x 5 cells, so
+* ``rover/maze``: "find the red pillar in the maze". The plan of the maze is one fixed perfect maze of 4 x 4 cells, so
   it can be learnt; start, heading and the cells of the three pillars are new in every episode.
 
 An episode succeeds when the rover's centre comes within 0.33 m of the named pillar and fails when it comes that near to
@@ -98,6 +98,11 @@ CRUISE_SPEED = 0.9
 
 _FAR = 1e6
 
+
+def _color_rays(color: str) -> tuple[Channel, ...]:
+    return channels(" ".join(f"{color}_{i}" for i in range(COLOR_RAYS)), "1", 0, 1, group=color)
+
+
 EMBODIMENT = Embodiment(
     name="rover",
     streams=(
@@ -106,12 +111,12 @@ EMBODIMENT = Embodiment(
             Modality.STATE,
             (6 + LIDAR_RAYS + COLOR_RAYS * len(COLORS),),
             (
-                *channels("x y", "m", -HALF_ARENA, HALF_ARENA),
-                *channels("cos_yaw sin_yaw", "1", -1, 1),
-                Channel("forward_speed", "m/s"),
-                Channel("yaw_rate", "rad/s"),
-                *channels(" ".join(f"lidar_{i}" for i in range(LIDAR_RAYS)), "m", 0, LIDAR_RANGE),
-                *channels(" ".join(f"{color}_{i}" for color in COLORS for i in range(COLOR_RAYS)), "1", 0, 1),
+                *channels("x y", "m", -HALF_ARENA, HALF_ARENA, "odometry"),
+                *channels("cos_yaw sin_yaw", "1", -1, 1, "odometry"),
+                *channels("forward_speed", "m/s", group="odometry"),
+                *channels("yaw_rate", "rad/s", group="odometry"),
+                *channels(" ".join(f"lidar_{i}" for i in range(LIDAR_RAYS)), "m", 0, LIDAR_RANGE, "lidar"),
+                *(c for color in COLORS for c in _color_rays(color)),
             ),
         ),
         Stream(INSTRUCTION, Modality.TEXT),

@@ -1,0 +1,34 @@
+"""What every benchmark writes: its numbers with the commit, versions and hardware they were measured with."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from polysoma.evaluation.evaluation import hardware, versions
+from polysoma.files import write_atomically
+
+FOLDER = Path(__file__).parent / "results"
+
+
+def commit() -> str:
+    """The commit that is checked out, with a mark when files differ from it."""
+    try:
+        name = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changed = subprocess.run(
+            ["git", "status", "--porcelain", "--", "src"], capture_output=True, text=True, check=True
+        ).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return name + (" with uncommitted changes" if changed.strip() else "")
+
+
+def write(name: str, numbers: dict[str, Any]) -> None:
+    """Writes ``results/<name>.json``."""
+    command = "python benchmarks/" + " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    data = {"command": command, "commit": commit(), "versions": versions(), "hardware": hardware(), **numbers}
+    write_atomically(FOLDER / f"{name}.json", (json.dumps(data, indent=1) + "\n").encode())
+    print(f"wrote {FOLDER / name}.json")
