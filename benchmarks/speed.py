@@ -24,10 +24,10 @@ if __name__ == "__main__":
     recording = {"steps": recorded.steps, "seconds": recorded.seconds, "steps_per_s": recorded.steps / recorded.seconds}
     print("recording", recording)
     began = time.monotonic()
-    result = evaluate("generalist", tasks, 4, 2000, workers=WORKERS)
+    result = evaluate("generalist", tasks, 4, 4000, workers=WORKERS)
     evaluation = {"tasks": 50, "episodes": 4, "seconds": time.monotonic() - began}
     print("evaluation", evaluation, result.families()["metaworld"].rate)
     firsts = [simulators.tasks_of(body)[-1] for body in simulators.embodiments()]
-    latency = decision_latency("generalist", firsts, 2000)
+    latency = decision_latency("generalist", firsts, 4000)
     print("latency", latency)
     write("speed", {"workers": WORKERS, "recording": recording, "evaluation": evaluation, "latency_ms": latency})

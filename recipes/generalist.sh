@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# Everything from nothing to the shipped weights, on two cores. Killed, it continues where it was: run it again.
+#   bash recipes/generalist.sh [RUN_FOLDER]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+run=${1:-runs/generalist}
+bin=.venv/bin
+export OMP_NUM_THREADS=1
+
+record() { "$bin/polysoma" record "$@" --workers 2; }
+train() {
+    resume=""
+    [ -f "$run/training/training.safetensors" ] && resume="--resume"
+    "$bin/torchrun" --nproc-per-node 2 -m polysoma train recipes/generalist.toml --out "$run" $resume "$@"
+}
+
+# 1. Demonstrations of the experts. Seeds 1000 to 1999 are left to evaluation.
+record 'metaworld/*' --episodes 50 --out data
+record 'babyai/*' --episodes 1000 --out data
+record 'babyai/PutNextLocal' --episodes 1000 --seed 2000 --out data
+record 'drone/hover,drone/waypoints' --episodes 200 --out data
+record 'drone/ring' --episodes 1000 --out data
+record 'rover/*' --episodes 1000 --out data
+record 'rover/*' --episodes 500 --seed 2000 --out data
+
+# 2. Imitation up to the point where the policy mostly succeeds.
+[ -d "$run/visited" ] || train --until 1900
+
+# 3. The states that this policy visits, labelled by the experts (DAgger).
+if [ ! -f "$run/visited/done" ]; then
+    [ -d "$run/visited/policy" ] || { mkdir -p "$run/visited"; cp -r "$run/checkpoint" "$run/visited/policy"; }
+    visit() { record "$@" --behaviour "$run/visited/policy" --out data/visited --seed 100000; }
+    visit 'babyai/*' --episodes 80 --max-steps 160
+    visit 'rover/*' --episodes 250
+    visit 'drone/ring' --episodes 250
+    visit 'metaworld/*' --episodes 5 --max-steps 200
+    touch "$run/visited/done"
+fi
+
+# 4. Imitation of both to the end of the schedule.
+train 'data=["data/*", "data/visited/*"]' 'weights={"data/visited/babyai" = 3.0, "data/visited/rover" = 2.0}'
+echo "done: polysoma evaluate $run/checkpoint"
