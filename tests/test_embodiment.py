@@ -65,6 +65,18 @@ def test_actions_are_clipped_or_refused() -> None:
             GRID.check_action(bad)
 
 
+def test_differences_are_named() -> None:
+    import dataclasses
+
+    other = dataclasses.replace(ARM, rate_hz=20, actions=GRID.actions)
+    assert ARM.differences(ARM) == []
+    assert ARM.differences(other) == [
+        "rate_hz: 10, not 20",
+        "actions: dx in [-1, 1] m/s, dy in [-1, 1] m/s, not one of left, right, forward",
+    ]
+    assert "streams: ['state', 'instruction'], not ['view', 'heading', 'instruction']" in ARM.differences(GRID)
+
+
 def test_inconsistent_descriptions_are_refused() -> None:
     with pytest.raises(PolysomaError, match="one named channel for each value"):
         Stream("state", Modality.STATE, (2,), channels("x"))

@@ -1,6 +1,6 @@
 """Draws the README's picture: the four families side by side, in the middle of expert episodes.
 
-    python tools/picture.py docs/bodies.png
+python tools/picture.py docs/bodies.png
 """
 
 from __future__ import annotations
@@ -13,7 +13,12 @@ from PIL import Image
 
 from polysoma import simulators
 
-SCENES = (("metaworld/drawer-open-v3", 3, 60), ("babyai/GoToLocal", 6, 1), ("drone/ring", 4, 60), ("rover/pillar", 5, 30))
+SCENES = (
+    ("metaworld/drawer-open-v3", 3, 60),
+    ("babyai/GoToLocal", 6, 1),
+    ("drone/ring", 4, 60),
+    ("rover/pillar", 5, 30),
+)
 SIDE = 320
 
 if __name__ == "__main__":

@@ -237,6 +237,27 @@ class Embodiment:
             raise PolysomaError(f"action of {self.name}: not a finite number in {bad}")
         return np.clip(value.astype(np.float32), self.actions.low, self.actions.high)
 
+    def differences(self, other: Embodiment) -> list[str]:
+        """What differs from another embodiment, each as ``"what: this one's, not the other's"``; empty when equal."""
+        found = []
+        for field in ("name", "rate_hz", "chunk", "history"):
+            if getattr(self, field) != getattr(other, field):
+                found.append(f"{field}: {getattr(self, field)}, not {getattr(other, field)}")
+        names, others = [s.name for s in self.streams], [s.name for s in other.streams]
+        if names != others:
+            found.append(f"streams: {names}, not {others}")
+        for stream in self.streams:
+            if stream.name in others and stream != other.stream(stream.name):
+                twin = other.stream(stream.name)
+                same_shape = (stream.modality, stream.shape) == (twin.modality, twin.shape)
+                own = "other channels or limits" if same_shape else f"{stream.modality} {stream.shape}"
+                found.append(
+                    f"stream {stream.name!r}: {own}" + ("" if same_shape else f", not {twin.modality} {twin.shape}")
+                )
+        if self.actions != other.actions:
+            found.append(f"actions: {_action_names(self.actions)}, not {_action_names(other.actions)}")
+        return found
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; a limit that does not exist is null."""
         return _finite(dataclasses.asdict(self))
@@ -278,6 +299,12 @@ def _check_value(body: str, stream: Stream, value: Any) -> Any:
     if stream.modality is Modality.SYMBOL and ((array < 0) | (array >= np.array(stream.cardinalities))).any():
         raise PolysomaError(f"{where}: ids must be below {stream.cardinalities}, got up to {array.max()}")
     return array.astype(stream.dtype, copy=False)
+
+
+def _action_names(actions: ContinuousActions | DiscreteActions) -> str:
+    if isinstance(actions, DiscreteActions):
+        return "one of " + ", ".join(actions.names)
+    return ", ".join(f"{c.name} in [{c.low:g}, {c.high:g}] {c.unit}" for c in actions.channels)
 
 
 def _finite(value: Any) -> Any:

@@ -35,8 +35,8 @@ class Source:
         for dataset in datasets:
             if dataset.embodiment != self.embodiment:
                 raise PolysomaError(
-                    f"{dataset.root}: its embodiment {dataset.embodiment.name!r} differs from that of "
-                    f"{datasets[0].root} ({self.embodiment.name!r}); record both with the same version"
+                    f"{dataset.root}: its embodiment differs from that of {datasets[0].root}: "
+                    f"{'; '.join(dataset.embodiment.differences(self.embodiment))}"
                 )
         self.datasets = list(datasets)
         self.tasks = sorted({task for dataset in datasets for task in dataset.tasks})

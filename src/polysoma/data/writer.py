@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import time
 from pathlib import Path
@@ -277,7 +276,5 @@ def tasks_table(instructions: list[str]) -> pa.Table:
 def _difference(held: Embodiment, given: Embodiment) -> str:
     text = f"this data set is of the embodiment {held.name}, got {given.name}"
     if held.name == given.name:
-        names = [field.name for field in dataclasses.fields(held)]
-        fields = [name for name in names if getattr(held, name) != getattr(given, name)]
-        text += f" with other {', '.join(fields)}"
+        text += f" with other {'; '.join(given.differences(held))}"
     return f"{text}; record into another folder"

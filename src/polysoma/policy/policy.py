@@ -8,8 +8,7 @@ A batch is of one embodiment, so nothing is computed for bodies that are not in 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -131,7 +130,7 @@ class Policy(nn.Module):
         if self.embodiment(body.name) != body:
             raise PolysomaError(
                 f"the policy's body {body.name!r} is not the one of this data: "
-                + _difference(self.embodiment(body.name), body)
+                + "; ".join(self.embodiment(body.name).differences(body))
             )
         device = self.device
         ids = self.text.encode(windows.instructions).to(device)
@@ -210,10 +209,3 @@ class Policy(nn.Module):
 def bfloat16(device: torch.device) -> contextlib.AbstractContextManager[Any]:
     """Matrix products in bfloat16, sums and normalisations in float32."""
     return torch.autocast(device.type, torch.bfloat16)
-
-
-def _difference(known: Embodiment, given: Embodiment) -> str:
-    fields: Sequence[str] = [
-        f.name for f in dataclasses.fields(known) if getattr(known, f.name) != getattr(given, f.name)
-    ]
-    return "; ".join(f"{f}: the policy has {getattr(known, f)!r}, the data {getattr(given, f)!r}" for f in fields)

@@ -1,0 +1,42 @@
+"""The weights that ship with the package: they load, are small, and drive every family."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+import polysoma
+from polysoma import simulators
+from polysoma.evaluation.evaluation import evaluate
+from polysoma.policy.checkpoint import SHIPPED, resolve
+
+EASY = {
+    "metaworld": ("metaworld/drawer-open-v3", "metaworld/button-press-topdown-v3", "metaworld/door-open-v3"),
+    "babyai": ("babyai/GoToRedBall", "babyai/OpenTwoDoors", "babyai/PickupLoc"),
+    "drone": ("drone/hover", "drone/waypoints"),
+    "rover": ("rover/pillar",),
+}
+
+
+def test_size_and_bodies() -> None:
+    folder = resolve(SHIPPED)
+    assert sum(file.stat().st_size for file in folder.iterdir()) < 32e6
+    policy = polysoma.load()
+    assert policy.parameter_count() <= 12e6
+    for name, body in simulators.embodiments().items():
+        assert policy.embodiment(name) == body, "the simulators and the shipped policy must describe the same body"
+
+
+@pytest.mark.parametrize("family", EASY)
+def test_drives_every_family(family: str) -> None:
+    result = evaluate(SHIPPED, EASY[family], 3, seed=500_000)
+    score = result.families()[family]
+    assert score.rate >= 0.6, {task: score.successes for task, score in result.tasks.items()}
+
+
+def test_the_readme_example_runs() -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", readme, re.S)
+    exec(compile(code, "README.md", "exec"), {})
