@@ -46,8 +46,8 @@ def table() -> str:
         ]
         lines += [
             "",
-            f"Generalist minus specialist after the same {specialists['steps']} steps on the same windows, paired seeds: "
-            f"{'; '.join(parts)} (`benchmarks/specialists.py`).",
+            f"Generalist minus specialist after the same {specialists['steps']} steps on the same windows, paired "
+            f"seeds: {'; '.join(parts)} (`benchmarks/specialists.py`).",
         ]
     if speed:
         lines += [
