@@ -114,6 +114,12 @@ def test_outcomes_do_not_depend_on_lanes(untrained: Path) -> None:
     }
 
 
+def test_quick_evaluation_of_a_run(untrained: Path) -> None:
+    from polysoma.cli.train import _quick_evaluation
+
+    assert _quick_evaluation(untrained, ("drone/hov*",), 1, 0).keys() == {"drone/hover"}
+
+
 def test_jobs_take_turns() -> None:
     jobs = interleave(["a/x", "a/y"], range(3, 5), film=64)
     assert jobs == [Job("a/x", 3, 64), Job("a/y", 3, 64), Job("a/x", 4), Job("a/y", 4)]

@@ -100,6 +100,21 @@ def test_the_average_is_what_is_shipped(datasets: dict[str, Path], tmp_path: Pat
     assert all(torch.equal(shipped[name], state[f"average.{name}"]) for name in shipped)
 
 
+def test_quick_evaluations_at_checkpoints(datasets: dict[str, Path], tmp_path: Path) -> None:
+    asked: list[tuple[Path, tuple[str, ...], int, int]] = []
+
+    def evaluate(folder: Path, tasks: tuple[str, ...], episodes: int, seed: int) -> dict[str, float]:
+        asked.append((folder, tasks, episodes, seed))
+        checkpoint.load(folder)
+        return {"arm/one": 0.5}
+
+    recipe = tiny(datasets, steps=8, evaluation={"tasks": ["arm/*"], "episodes": 3, "seed": 9})
+    train(recipe, tmp_path / "run", evaluate=evaluate)
+    assert asked == [(tmp_path / "run" / "checkpoint", ("arm/*",), 3, 9)] * 2
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if row.get("success/arm/one") == 0.5] == [4, 8]
+
+
 def test_learning_rate_schedule(datasets: dict[str, Path]) -> None:
     recipe = tiny(datasets, learning_rate=1.0)
     rates = [learning_rate(recipe, step) for step in range(12)]

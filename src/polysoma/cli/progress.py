@@ -39,12 +39,15 @@ def counting(title: str) -> Iterator[Callable[[int, int, str], None]]:
 
 def _lines(title: str) -> Callable[[int, int, str], None]:
     began = last = time.monotonic()
+    first: int | None = None
 
     def show(done: int, total: int, remark: str) -> None:
-        nonlocal last
+        nonlocal last, first
+        # A resumed run begins in the middle; its rate is that of what it has done itself.
+        first = done - 1 if first is None else first
         if time.monotonic() - last >= SECONDS_BETWEEN_LINES or done == total:
             last = time.monotonic()
-            left = (last - began) / max(done, 1) * (total - done)
+            left = (last - began) / max(done - first, 1) * (total - done)
             print(f"{title} {done}/{total}, {left:.0f} s left; {remark}", file=sys.stderr, flush=True)
 
     return show

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,11 +44,13 @@ class Train:
                 show(step, recipe.steps, " ".join(f"{name} {loss:.3f}" for name, loss in losses.items()))
 
             folder = train(recipe, self.out, self.resume, self.until, progress, _quick_evaluation)
-        print(f"checkpoint: {folder}")
+        if os.environ.get("RANK", "0") == "0":
+            print(f"checkpoint: {folder}")
 
 
 def _quick_evaluation(policy_folder: Path, tasks: tuple[str, ...], episodes: int, seed: int) -> dict[str, float]:
+    from polysoma import simulators
     from polysoma.evaluation.evaluation import evaluate
 
-    result = evaluate(str(policy_folder), list(tasks), episodes, seed, workers=1)
+    result = evaluate(str(policy_folder), simulators.match_tasks(tasks), episodes, seed, workers=1)
     return {task: score.rate for task, score in result.tasks.items()}
