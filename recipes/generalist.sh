@@ -23,16 +23,19 @@ record 'drone/ring' --episodes 1000 --out data
 record 'rover/*' --episodes 1000 --out data
 record 'rover/*' --episodes 500 --seed 2000 --out data
 
-# 2. Imitation up to the point where the policy mostly succeeds.
-[ -d "$run/visited" ] || train --until 1900
+# 2. Imitation up to the point where the policy mostly succeeds. The first thousand steps planned for a longer run with
+#    fewer windows of drone and rover, which turned out to be too few.
+reached() { grep -q "\"step\": $1," "$run/metrics.jsonl" 2>/dev/null && [ -d "$run/training" ]; }
+reached 1000 || train --until 1000 steps=4200 bodies.rover.batch=128 bodies.drone.batch=128
+[ -d "$run/visited" ] || train --until 1800
 
 # 3. The states that this policy visits, labelled by the experts (DAgger).
 if [ ! -f "$run/visited/done" ]; then
     [ -d "$run/visited/policy" ] || { mkdir -p "$run/visited"; cp -r "$run/checkpoint" "$run/visited/policy"; }
     visit() { record "$@" --behaviour "$run/visited/policy" --out data/visited --seed 100000; }
     visit 'babyai/*' --episodes 80 --max-steps 160
-    visit 'rover/*' --episodes 250
-    visit 'drone/ring' --episodes 250
+    visit 'rover/*' --episodes 400
+    visit 'drone/ring' --episodes 400
     visit 'metaworld/*' --episodes 5 --max-steps 200
     touch "$run/visited/done"
 fi
