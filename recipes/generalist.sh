@@ -41,5 +41,5 @@ if [ ! -f "$run/visited/done" ]; then
 fi
 
 # 4. Imitation of both to the end of the schedule.
-train 'data=["data/*", "data/visited/*"]' 'weights={"data/visited/babyai" = 3.0, "data/visited/rover" = 2.0}'
+train 'data=["data/*", "data/visited/*"]' 'weights={"data/visited/babyai" = 3.0, "data/visited/rover" = 2.0, "data/visited/metaworld" = 3.0}'
 echo "done: polysoma evaluate $run/checkpoint"
