@@ -144,6 +144,9 @@ def test_unknown_tasks_and_missing_simulators(monkeypatch: pytest.MonkeyPatch) -
         simulators.match_tasks("drone/flip")
     with pytest.raises(PolysomaError, match="families: metaworld, babyai, drone, rover"):
         simulators.match_tasks("boat/*")
+    with pytest.raises(PolysomaError, match="unexpected keyword argument 'rain'"):
+        simulators.make("drone/hover", rain=1)
+    assert simulators.make("drone/hover", wind=2.0).task == "drone/hover"
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(PolysomaError, match=r"needs mujoco, not installed here: run `pip install 'polysoma\[sim\]'`"):
         simulators.make("drone/hover")

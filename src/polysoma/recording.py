@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -47,18 +48,18 @@ def record(
         PolysomaError: unknown task, missing simulator, a data set of another embodiment in the way, a full disk.
     """
     behaviour = Behaviour(behaviour.driver, behaviour.acting, True, behaviour.noise, behaviour.max_steps)
+    simulators.check_installed(tasks)
     bodies = simulators.embodiments()
-    writers = {
-        body: DatasetWriter(out / body, bodies[body]) for body in dict.fromkeys(task.split("/")[0] for task in tasks)
-    }
-    jobs: list[Job] = [
-        job
-        for job in interleave(tasks, range(seed, seed + episodes))
-        if (job.task, job.seed) not in writers[job.task.split("/")[0]].done
-    ]
-    result = Recorded(skipped=len(tasks) * episodes - len(jobs))
-    began = time.monotonic()
-    try:
+    names = list(dict.fromkeys(task.split("/")[0] for task in tasks))
+    with contextlib.ExitStack() as stack:
+        writers = {body: stack.enter_context(DatasetWriter(out / body, bodies[body])) for body in names}
+        jobs: list[Job] = [
+            job
+            for job in interleave(tasks, range(seed, seed + episodes))
+            if (job.task, job.seed) not in writers[job.task.split("/")[0]].done
+        ]
+        result = Recorded(skipped=len(tasks) * episodes - len(jobs))
+        began = time.monotonic()
         for done, outcome in enumerate(rollout_in_workers(jobs, behaviour, workers, lanes), 1):
             writer = writers[outcome.task.split("/")[0]]
             if outcome.episode is not None and _worth_keeping(outcome, behaviour):
@@ -71,9 +72,6 @@ def record(
             result.seconds = time.monotonic() - began
             if progress:
                 progress(done, len(jobs), result)
-    finally:
-        for writer in writers.values():
-            writer.close()
     return result
 
 

@@ -37,7 +37,10 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"polysoma: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
-        print("polysoma: interrupted; what was finished is kept, the same command continues", file=sys.stderr)
+        print(
+            "polysoma: interrupted; what was finished is kept (train goes on with --resume, record by itself)",
+            file=sys.stderr,
+        )
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import tyro
 
 from polysoma.cli.progress import counting
+from polysoma.errors import PolysomaError
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,11 @@ class Train:
     """Stop after this step with everything saved, e.g. to record with the policy so far; --resume goes on."""
 
     def run(self) -> None:
+        missing = [name for name in ("accelerate", "tensorboard") if importlib.util.find_spec(name) is None]
+        if missing:
+            raise PolysomaError(
+                f"training needs {', '.join(missing)}, not installed here: run `pip install 'polysoma[train]'`"
+            )
         from polysoma.learning.imitation import train
         from polysoma.learning.recipe import read_recipe
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import fnmatch
 import importlib.util
+from collections.abc import Iterable
 from types import ModuleType
+from typing import Any
 
 from polysoma.embodiment import Embodiment
 from polysoma.errors import PolysomaError
@@ -41,20 +43,34 @@ def match_tasks(patterns: str | list[str] | tuple[str, ...]) -> list[str]:
     return chosen
 
 
-def make(task: str) -> Environment:
+def check_installed(tasks: Iterable[str]) -> None:
+    """Raises PolysomaError that names the command to run when the simulator of one of the tasks is not installed."""
+    for task in tasks:
+        required = next((family.REQUIRES for family in FAMILIES if task in family.TASKS), ())
+        missing = [name for name in required if importlib.util.find_spec(name) is None]
+        if missing:
+            raise PolysomaError(
+                f"{task} needs {', '.join(missing)}, not installed here: run `pip install 'polysoma[sim]'`"
+            )
+
+
+def make(task: str, **options: Any) -> Environment:
     """Makes the environment of a task. Making one may be slow, resetting it is not: keep and reuse it.
 
+    Args:
+        task: full name, ``"family/task"``.
+        options: of the family's own ``make``, e.g. ``wind=2.0`` (m/s) for the drone.
+
     Raises:
-        PolysomaError: there is no such task, or its simulator is not installed.
+        PolysomaError: there is no such task, its simulator is not installed, or it has no such option.
     """
     for family in FAMILIES:
         if task in family.TASKS:
-            missing = [name for name in family.REQUIRES if importlib.util.find_spec(name) is None]
-            if missing:
-                raise PolysomaError(
-                    f"{task} needs {', '.join(missing)}, not installed here: run `pip install 'polysoma[sim]'`"
-                )
-            environment: Environment = family.make(task)
+            check_installed([task])
+            try:
+                environment: Environment = family.make(task, **options)
+            except TypeError as error:
+                raise PolysomaError(f"{task}: {error}") from error
             return environment
     match_tasks([task])
     raise PolysomaError(f"{task!r} is a pattern; name one task")

@@ -22,7 +22,7 @@ class Environment(gymnasium.Env[Observation, Any]):
         task: full name, ``"family/task"``.
         max_steps: the length at which an episode is cut.
         expert_noise: the standard deviation of the action noise (DART, Laskey et al. 2017) with which demonstrations
-            of this task are best recorded, as a fraction of the action range; 0 where noise does not help.
+            of this task are best recorded, as a fraction of half the action range; 0 where noise does not help.
     """
 
     embodiment: Embodiment
