@@ -96,10 +96,14 @@ def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "upgrade" in fails(capsys, "evaluate", str(tmp_path / "c"), "--tasks", "drone/hover")
 
 
-def test_missing_extras_are_named(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_extras_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert "pip install 'polysoma[train]'" in fails(capsys, "train", "recipe.toml")
-    assert "pip install 'polysoma[sim]'" in fails(capsys, "record", "drone/hover", "--workers", "1", "--out", "x")
+    out = tmp_path / "data"
+    assert "pip install 'polysoma[sim]'" in fails(capsys, "record", "drone/hover", "--workers", "1", "--out", str(out))
+    assert not out.exists()
 
 
 def test_a_truncated_parquet_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(1)
     except KeyboardInterrupt:
         print(
-            "polysoma: interrupted; what was finished is kept (train goes on with --resume, record by itself)",
+            "polysoma: interrupted; what was finished is kept (training needs --resume to go on)",
             file=sys.stderr,
         )
         sys.exit(130)
