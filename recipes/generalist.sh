@@ -42,14 +42,4 @@ fi
 
 # 4. Imitation of both to the end of the schedule.
 train 'data=["data/*", "data/visited/*"]' 'weights={"data/visited/babyai" = 3.0, "data/visited/rover" = 2.0, "data/visited/metaworld" = 3.0}'
-
-# 5. The same once more, for the tasks that are left: visited, labelled, and a short training that starts from step 4.
-hard_arm=$(printf 'metaworld/%s-v3,' pick-out-of-hole soccer lever-pull peg-insert-side stick-pull shelf-place box-close basketball)
-hard_grid=$(printf 'babyai/%s,' BossLevel Unlock MiniBossLevel GoToSeq PickupLoc KeyCorridor Synth PutNextLocal)
-revisit() { record "$@" --behaviour "$run/checkpoint" --out data/visited2 --seed 200000; }
-revisit "${hard_arm%,}" --episodes 20 --max-steps 250
-revisit "${hard_grid%,}" --episodes 50 --max-steps 220
-resume=""
-[ -f "$run-refined/training/training.safetensors" ] && resume="--resume"
-"$bin/torchrun" --nproc-per-node 2 -m polysoma train recipes/refine.toml --out "$run-refined" $resume init="$run/checkpoint"
-echo "done: polysoma evaluate $run-refined/checkpoint"
+echo "done: polysoma evaluate $run/checkpoint"
