@@ -126,7 +126,7 @@ def train(
 def _keep_freed_memory() -> None:
     """Tells glibc to keep freed memory instead of handing it back to the system.
 
-    Every step frees and asks again for the same large blocks; getting fresh pages for them cost a quarter of a step.
+    Every step frees and asks again for the same large blocks; getting fresh pages for them takes time each time.
     """
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL(None)
