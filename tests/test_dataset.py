@@ -17,7 +17,7 @@ import pytest
 from polysoma.data import layout
 from polysoma.data.dataset import Dataset
 from polysoma.data.episode import Episode
-from polysoma.data.statistics import dataset_statistics
+from polysoma.data.mixture import Source
 from polysoma.data.writer import DatasetWriter
 from polysoma.embodiment import ContinuousActions, DiscreteActions, Embodiment, Modality, Stream, channels
 from polysoma.errors import PolysomaError
@@ -121,7 +121,7 @@ def test_round_trip(tmp_path: Path, body: Embodiment) -> None:
     assert not dataset.actions.flags.writeable
     check_metadata(tmp_path, episodes)
     expected = {"state", "touch", "action"} if body is ARM else set()
-    assert set(dataset_statistics(dataset)) == expected
+    assert set(Source([dataset], [1.0], 0.0).statistics()) == expected
 
 
 def test_golden_layout(tmp_path: Path) -> None:

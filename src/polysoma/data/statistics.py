@@ -5,15 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from polysoma.embodiment import ContinuousActions, Modality
 from polysoma.errors import PolysomaError
-
-if TYPE_CHECKING:
-    from polysoma.data.dataset import Dataset
 
 QUANTILES = {"q01": 0.01, "q10": 0.1, "q50": 0.5, "q90": 0.9, "q99": 0.99}
 
@@ -142,16 +138,3 @@ class Statistics:
 
 
 _ARRAYS = ("mean", "std", "low", "high", "q01", "q99")
-
-
-def dataset_statistics(dataset: Dataset) -> dict[str, Statistics]:
-    """Statistics of every state stream, by the stream's name, and of continuous actions, as ``"action"``.
-
-    Actions are the expert's labels, because they are what a policy learns to predict.
-    """
-    body = dataset.embodiment
-    states = [stream.name for stream in body.streams if stream.modality is Modality.STATE]
-    result = {name: Statistics.of(dataset.observations[name]) for name in states}
-    if isinstance(body.actions, ContinuousActions):
-        result["action"] = Statistics.of(dataset.actions)
-    return result
