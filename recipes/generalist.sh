@@ -8,38 +8,34 @@ bin=.venv/bin
 export OMP_NUM_THREADS=1
 
 record() { "$bin/polysoma" record "$@" --workers 2; }
-train() {
-    resume=""
-    [ -f "$run/training/training.safetensors" ] && resume="--resume"
-    "$bin/torchrun" --nproc-per-node 2 -m polysoma train recipes/generalist.toml --out "$run" $resume "$@"
-}
 
 # 1. Demonstrations of the experts. Seeds 1000 to 1999 are left to evaluation.
+long=$(printf 'babyai/%s,' PutNextLocal PickupLoc KeyCorridor Unlock Synth GoToSeq MiniBossLevel BossLevel)
 record 'metaworld/*' --episodes 50 --out data
 record 'babyai/*' --episodes 1000 --out data
-record 'babyai/PutNextLocal' --episodes 1000 --seed 2000 --out data
+record "${long%,}" --episodes 1000 --seed 2000 --out data
 record 'drone/hover,drone/waypoints' --episodes 200 --out data
 record 'drone/ring' --episodes 1000 --out data
 record 'rover/*' --episodes 1000 --out data
 record 'rover/*' --episodes 500 --seed 2000 --out data
 
-# 2. Imitation up to the point where the policy mostly succeeds. The first thousand steps planned for a longer run with
-#    fewer windows of drone and rover, which turned out to be too few.
-reached() { grep -q "\"step\": $1," "$run/metrics.jsonl" 2>/dev/null && [ -d "$run/training" ]; }
-reached 1000 || train --until 1000 steps=4200 bodies.rover.batch=128 bodies.drone.batch=128
-[ -d "$run/visited" ] || train --until 1800
-
-# 3. The states that this policy visits, labelled by the experts (DAgger).
-if [ ! -f "$run/visited/done" ]; then
-    [ -d "$run/visited/policy" ] || { mkdir -p "$run/visited"; cp -r "$run/checkpoint" "$run/visited/policy"; }
-    visit() { record "$@" --behaviour "$run/visited/policy" --out data/visited --seed 100000; }
-    visit 'babyai/*' --episodes 80 --max-steps 160
-    visit 'rover/*' --episodes 400
-    visit 'drone/ring' --episodes 400
-    visit 'metaworld/*' --episodes 5 --max-steps 200
-    touch "$run/visited/done"
-fi
-
-# 4. Imitation of both to the end of the schedule.
-train 'data=["data/*", "data/visited/*"]' 'weights={"data/visited/babyai" = 3.0, "data/visited/rover" = 2.0, "data/visited/metaworld" = 3.0}'
+# 2. Imitation. At every thousandth step the policy acts, and the experts label the states that it visits (DAgger).
+folders='"data/*"'
+for round in 1 2 3 4; do
+    resume=""
+    [ -f "$run/training/training.safetensors" ] && resume="--resume"
+    if ! grep -q "\"step\": ${round}000," "$run/metrics.jsonl" 2>/dev/null; then
+        "$bin/torchrun" --nproc-per-node 2 -m polysoma train recipes/generalist.toml "data=[$folders]" \
+            --out "$run" --until "${round}000" $resume
+    fi
+    [ "$round" = 4 ] && break
+    policy=$run/step-${round}000
+    [ -d "$policy" ] || { cp -r "$run/checkpoint" "$policy.copy" && mv "$policy.copy" "$policy"; }
+    visit() { record "$@" --behaviour "$policy" --out "data/visited/$round" --seed "${round}00000"; }
+    visit 'babyai/*' --episodes 60 --max-steps 240
+    visit 'rover/*' --episodes 300
+    visit 'drone/ring' --episodes 300
+    visit 'metaworld/*' --episodes 8 --max-steps 250
+    folders='"data/*", "data/visited/*/*"'
+done
 echo "done: polysoma evaluate $run/checkpoint"

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from conftest import ARM, observe
 from polysoma.data.windows import Windows
 from polysoma.errors import PolysomaError
 from polysoma.policy.agent import Acting, Agent, act_together
+from polysoma.policy.memory import Memory
 from polysoma.policy.policy import Policy
 
 
@@ -20,7 +23,10 @@ class Counting:
         self.scale = scale
         self.seen: list[Windows] = []
 
-    def predict(self, windows: Windows) -> torch.Tensor:
+    def begin(self, body: str, instruction: str) -> Memory:
+        return Memory(instruction, {}, torch.zeros(1, 2, 1, 1, 4), 1, 1)
+
+    def predict(self, windows: Windows, memories: Sequence[Memory]) -> torch.Tensor:
         self.asked += 1
         self.seen.append(windows)
         row = self.scale * (0.1 * self.asked + 0.01 * torch.arange(ARM.chunk))
@@ -71,19 +77,37 @@ def test_numbers_that_are_not_finite_are_refused(policy: Policy) -> None:
 def test_history_and_previous_actions_reach_the_network(policy: Policy) -> None:
     agent = policy.agent("grid")
     seen: list[Windows] = []
+    remembered: list[int] = []
     real = policy.predict
 
-    def spy(windows: Windows) -> torch.Tensor:
+    def spy(windows: Windows, memories: Sequence[Memory]) -> torch.Tensor:
         seen.append(windows)
-        return real(windows)
+        remembered.append(memories[0].frames)
+        return real(windows, memories)
 
-    policy.predict = spy  # type: ignore[method-assign]
+    policy.predict = spy  # type: ignore[method-assign,assignment]
     actions = [int(agent.act(observe_grid(t))) for t in range(9)]
-    assert [int(w.lengths[0]) for w in seen] == [1, 2, 3, 4, 5, 6, 6, 6, 6]
-    assert seen[0].previous[0, 0] == 3
-    np.testing.assert_array_equal(seen[3].previous[0], [3, *actions[:3]])
-    np.testing.assert_array_equal(seen[8].previous[0], actions[2:8])
-    np.testing.assert_array_equal(seen[8].observations["heading"][0, :, 0], [t % 4 for t in range(3, 9)])
+    assert remembered == [0, 1, 2, 3, 4, 5, 0, 4, 5], "a full window slides by half"
+    assert [int(w.lengths[0]) for w in seen] == [1, 1, 1, 1, 1, 1, 4, 1, 1]
+    assert seen[0].previous[0, 0] == 3 and seen[3].previous[0, 0] == actions[2]
+    np.testing.assert_array_equal(seen[6].previous[0], actions[2:6])
+    np.testing.assert_array_equal(seen[6].observations["heading"][0, :, 0], [t % 4 for t in range(3, 7)])
+
+
+def test_a_new_instruction_is_read(policy: Policy) -> None:
+    seen: list[Windows] = []
+    real = policy.predict
+
+    def spy(windows: Windows, memories: Sequence[Memory]) -> torch.Tensor:
+        seen.append(windows)
+        assert memories[0].instruction == windows.instructions[0]
+        return real(windows, memories)
+
+    policy.predict = spy  # type: ignore[method-assign,assignment]
+    agent = policy.agent("grid")
+    for t, instruction in enumerate(["do one", "do one", "do two"]):
+        agent.act(observe_grid(t) | {"instruction": instruction})
+    assert [(w.instructions[0], int(w.lengths[0])) for w in seen] == [("do one", 1), ("do one", 1), ("do two", 3)]
 
 
 def test_what_was_executed_instead_is_remembered(policy: Policy) -> None:

@@ -8,8 +8,9 @@ import torch
 
 from conftest import ARM, GRID, make_policy
 from polysoma.data.mixture import Source
+from polysoma.data.windows import Windows
 from polysoma.errors import PolysomaError
-from polysoma.policy.policy import Policy
+from polysoma.policy.policy import Policy, bfloat16
 from polysoma.policy.tokenizers import split_words
 from polysoma.policy.trunk import BLOCKED, attention_mask
 
@@ -58,19 +59,46 @@ def test_the_future_is_not_seen(policy: Policy, sources: dict[str, Source]) -> N
     assert not torch.allclose(before[:, 4:], after[:, 4:])
 
 
+def last(windows: Windows, predictions: torch.Tensor) -> torch.Tensor:
+    return predictions[torch.arange(len(windows)), torch.from_numpy(windows.lengths) - 1]
+
+
 def test_padding_changes_nothing(policy: Policy, sources: dict[str, Source]) -> None:
     windows = sources["grid"].draw(16, np.random.default_rng(0))
-    together = policy(windows, last_only=True)
+    together = last(windows, policy(windows))
     for row in range(4):
-        alone = policy(windows.take(np.array([row])), last_only=True)
-        torch.testing.assert_close(together[row : row + 1], alone, rtol=1e-4, atol=1e-5)
+        single = windows.take(np.array([row]))
+        torch.testing.assert_close(together[row : row + 1], last(single, policy(single)), rtol=1e-4, atol=1e-5)
 
 
-def test_last_only_is_the_last_frame(policy: Policy, sources: dict[str, Source]) -> None:
-    windows = sources["grid"].draw(8, np.random.default_rng(0))
-    everything, last = policy(windows), policy(windows, last_only=True)
-    rows = torch.arange(8)
-    torch.testing.assert_close(everything[rows, torch.from_numpy(windows.lengths) - 1], last[:, 0])
+@pytest.mark.parametrize("body", ["grid", "arm"])
+def test_acting_predicts_what_was_trained(policy: Policy, sources: dict[str, Source], body: str) -> None:
+    windows = sources[body].draw(16, np.random.default_rng(0))
+    with bfloat16(torch.device("cpu")):
+        trained = policy.heads[body].decode(last(windows, policy(windows)))
+    torch.testing.assert_close(policy.predict(windows), trained, rtol=0, atol=0.02)
+
+
+def test_a_memory_predicts_what_the_whole_window_does(policy: Policy, sources: dict[str, Source]) -> None:
+    windows = sources["grid"].draw(16, np.random.default_rng(0))
+    windows = windows.take(np.flatnonzero(windows.lengths == 6)[:4])
+    windows = dataclasses.replace(windows, instructions=["do one", "do two", "go", "do one"])
+    memories = [policy.begin("grid", instruction) for instruction in windows.instructions]
+    for new in (slice(0, 1), slice(1, 4), slice(4, 5), slice(5, 6)):
+        count = np.full(4, new.stop - new.start)
+        part = dataclasses.replace(
+            windows,
+            observations={name: array[:, new] for name, array in windows.observations.items()},
+            previous=windows.previous[:, new],
+            lengths=count,
+        )
+        whole = windows.take(np.arange(4))
+        whole = dataclasses.replace(whole, lengths=np.full(4, new.stop))
+        torch.testing.assert_close(policy.predict(part, memories), policy.predict(whole), rtol=0, atol=0.02)
+    assert [memory.frames for memory in memories] == [6] * 4
+    memories[0].forget_frames()
+    first = windows.take(np.array([0]))
+    torch.testing.assert_close(policy.predict(first, memories[:1]), policy.predict(first))
 
 
 def test_padded_targets_teach_nothing(policy: Policy, sources: dict[str, Source]) -> None:

@@ -6,6 +6,7 @@ draws exactly what an uninterrupted one would have drawn, and there is no sample
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -108,13 +109,14 @@ def open_sources(paths: Sequence[Path], weights: dict[str, float], balance: dict
 
     Args:
         paths: folders of data sets.
-        weights: folder as given to weight; 1 where absent.
+        weights: pattern (``*`` and ``?``) to the weight of the folders that match it; the first one counts, 1 if none.
         balance: embodiment name to the exponent of :class:`Source`; 0 where absent.
     """
     groups: dict[str, list[tuple[Dataset, float]]] = {}
     for path in paths:
         dataset = Dataset(path)
-        groups.setdefault(dataset.embodiment.name, []).append((dataset, weights.get(str(path), 1.0)))
+        weight = next((value for pattern, value in weights.items() if fnmatch.fnmatch(str(path), pattern)), 1.0)
+        groups.setdefault(dataset.embodiment.name, []).append((dataset, weight))
     return [
         Source([d for d, _ in group], [w for _, w in group], balance.get(name, 0.0))
         for name, group in sorted(groups.items())

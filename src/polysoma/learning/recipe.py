@@ -57,7 +57,7 @@ class Recipe:
     Attributes:
         data: folders of data sets; ``*`` is expanded.
         bodies: how each embodiment takes part; only those named here do.
-        weights: data set folder to its weight among the data sets of the same body; 1 where absent.
+        weights: pattern of data set folders to their weight among the data sets of the same body; 1 where none matches.
         init: a checkpoint to start from (same bodies), or empty.
         steps: optimiser steps in all.
         learning_rate: the peak, after ``warmup`` steps; a cosine leads to a hundredth of it.

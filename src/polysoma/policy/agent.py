@@ -13,6 +13,7 @@ import torch
 from polysoma.data.windows import Windows, no_action
 from polysoma.embodiment import INSTRUCTION, DiscreteActions, Observation
 from polysoma.errors import PolysomaError
+from polysoma.policy.memory import Memory
 from polysoma.policy.policy import Policy
 
 
@@ -64,8 +65,9 @@ class Agent:
         """Begins a new episode. An instruction that is not given stays as it was."""
         self.instruction = instruction if instruction is not None else getattr(self, "instruction", None)
         self._rng = np.random.default_rng(seed)
-        self._frames: deque[Observation] = deque(maxlen=self.body.history)
-        self._previous: deque[np.ndarray] = deque([no_action(self.body)], maxlen=self.body.history)
+        self._memory: Memory | None = None
+        self._frames: list[Observation] = []
+        self._previous = [no_action(self.body)]
         self._chunk: deque[np.ndarray] = deque()
         self._overlapping: deque[np.ndarray] = deque(maxlen=self.body.chunk)
 
@@ -88,7 +90,23 @@ class Agent:
                     f"the agent of {self.body.name} has no instruction: give one to agent(), reset() or in observations"
                 )
             observation = {**observation, INSTRUCTION: self.instruction}
-        self._frames.append(self.body.check_observation(observation))
+        checked = self.body.check_observation(observation)
+        if len(self._frames) == self.body.history:
+            # Every place in a full window moves when it slides, so its memory is void. Sliding by half of the window
+            # at once makes that rare.
+            kept = self.body.history // 2
+            self._frames = self._frames[len(self._frames) - kept :]
+            self._previous = self._previous[len(self._previous) - kept - 1 :]
+            if self._memory is not None:
+                self._memory.forget_frames()
+        self._frames.append(checked)
+
+    def _recall(self) -> Memory:
+        """The memory of the instruction that holds now."""
+        instruction = self._frames[-1][INSTRUCTION]
+        if self._memory is None or self._memory.instruction != instruction:
+            self._memory = self.policy.begin(self.body.name, instruction)
+        return self._memory
 
     def _take(self) -> np.ndarray:
         action = self.body.check_action(self._chunk.popleft())
@@ -124,29 +142,28 @@ def act_together(agents: Sequence[Agent], observations: Sequence[Mapping[str, An
     """One action for each agent; those of one policy and body that need a prediction share one batch."""
     for agent, observation in zip(agents, observations, strict=True):
         agent._observe(observation)
-    waiting: dict[tuple[int, str], list[Agent]] = {}
+    waiting: dict[tuple[int, str, int], list[Agent]] = {}
     for agent in agents:
         if not agent._chunk:
-            waiting.setdefault((id(agent.policy), agent.body.name), []).append(agent)
+            # Agents with many new frames (after a window slid) would pad those with one.
+            new = len(agent._frames) - agent._recall().frames
+            waiting.setdefault((id(agent.policy), agent.body.name, new), []).append(agent)
     for group in waiting.values():
-        for agent, prediction in zip(group, group[0].policy.predict(_windows(group)), strict=True):
+        predictions = group[0].policy.predict(_windows(group), [agent._recall() for agent in group])
+        for agent, prediction in zip(group, predictions, strict=True):
             agent._plan(prediction)
     return [agent._take() for agent in agents]
 
 
 def _windows(agents: Sequence[Agent]) -> Windows:
+    """The frames that are not yet in the agents' memories, equally many of each."""
     body = agents[0].body
-    lengths = np.array([len(agent._frames) for agent in agents])
-    longest = int(lengths.max())
-
-    def pad(rows: Sequence[np.ndarray]) -> np.ndarray:
-        rows = list(rows)
-        return np.stack(rows + rows[-1:] * (longest - len(rows)))
-
+    new = len(agents[0]._frames) - agents[0]._recall().frames
+    frames = [agent._frames[-new:] for agent in agents]
     return Windows(
         body,
-        [agent._frames[-1][INSTRUCTION] for agent in agents],
-        {s.name: np.stack([pad([f[s.name] for f in agent._frames]) for agent in agents]) for s in body.arrays},
-        np.stack([pad(list(agent._previous)[-len(agent._frames) :]) for agent in agents]),
-        lengths,
+        [rows[-1][INSTRUCTION] for rows in frames],
+        {s.name: np.stack([np.stack([frame[s.name] for frame in rows]) for rows in frames]) for s in body.arrays},
+        np.stack([np.stack(agent._previous[-new:]) for agent in agents]),
+        np.full(len(agents), new),
     )

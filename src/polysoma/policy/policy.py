@@ -8,7 +8,7 @@ A batch is of one embodiment, so nothing is computed for bodies that are not in 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -20,6 +20,7 @@ from polysoma.data.windows import Windows
 from polysoma.embodiment import Embodiment
 from polysoma.errors import PolysomaError
 from polysoma.policy.heads import CategoricalHead, ContinuousHead, build_head
+from polysoma.policy.memory import Memory, stack
 from polysoma.policy.tokenizers import BodyTokenizer, TextTokenizer
 from polysoma.policy.trunk import Trunk, attention_mask
 
@@ -116,34 +117,34 @@ class Policy(nn.Module):
     def device(self) -> torch.device:
         return self.readouts[self.config.embodiments[0].name].device
 
-    def forward(self, windows: Windows, last_only: bool = False) -> Tensor:
-        """Predictions of a batch of one embodiment.
-
-        Args:
-            windows: B windows of T frames.
-            last_only: predict for the last true frame of each window alone, as when acting.
+    def forward(self, windows: Windows) -> Tensor:
+        """Predictions for every frame of B windows of one embodiment, T frames long.
 
         Returns:
-            float32 ``(B, R, chunk, A)``, normalised actions or logits; R is T, or 1 with ``last_only``.
+            Normalised actions or logits, float32 ``(B, T, chunk, A)``.
         """
+        body = windows.embodiment
+        ids = self.text.encode(windows.instructions).to(self.device)
+        words, words_valid = self.text(ids), ids != 0
+        lengths = torch.from_numpy(windows.lengths).to(self.device)
+        times = torch.arange(windows.previous.shape[1], device=self.device).expand(len(windows), -1)
+        frames = self._frames(windows, times, self._tokenizer(body.name).read(words, words_valid))
+        mask = attention_mask(words_valid, times < lengths[:, None], times, self._tokenizer(body.name).per_frame)
+        tokens = torch.cat([words.float(), frames, self.readouts[body.name][times].float()], 1)
+        return self._head(body.name)(self.trunk(tokens, mask, times.shape[1]))
+
+    def _frames(self, windows: Windows, times: Tensor, readings: dict[str, Tensor]) -> Tensor:
+        """Tokens of the windows' frames, float32 ``(B, T * per_frame, width)``."""
         body = windows.embodiment
         if self.embodiment(body.name) != body:
             raise PolysomaError(
                 f"the policy's body {body.name!r} is not the one of this data: "
                 + "; ".join(self.embodiment(body.name).differences(body))
             )
-        device = self.device
-        ids = self.text.encode(windows.instructions).to(device)
-        words, words_valid = self.text(ids), ids != 0
-        lengths = torch.from_numpy(windows.lengths).to(device)
-        time = torch.arange(windows.previous.shape[1], device=device)
-        times = lengths[:, None] - 1 if last_only else time.expand(len(windows), -1)
-        tokenizer = self._tokenizer(body.name)
-        observations = {name: torch.from_numpy(array).to(device) for name, array in windows.observations.items()}
-        frames = tokenizer(observations, torch.from_numpy(windows.previous).to(device), words, words_valid)
-        mask = attention_mask(words_valid, time < lengths[:, None], times, tokenizer.per_frame)
-        tokens = torch.cat([words.float(), frames.float(), self.readouts[body.name][times].float()], 1)
-        return self._head(body.name)(self.trunk(tokens, mask, times.shape[1]))
+        observations = {name: torch.from_numpy(array).to(self.device) for name, array in windows.observations.items()}
+        previous = torch.from_numpy(windows.previous).to(self.device)
+        tokens: Tensor = self._tokenizer(body.name)(observations, previous, times, readings)
+        return tokens.float()
 
     def loss(self, windows: Windows) -> Tensor:
         """The sum of the losses of all true targets, a float32 scalar (divide by their number for the mean)."""
@@ -156,12 +157,49 @@ class Policy(nn.Module):
         return losses[torch.from_numpy(windows.action_valid).to(prediction.device)].sum()
 
     @torch.inference_mode()
-    def predict(self, windows: Windows) -> Tensor:
-        """The chunk for the last frame of each window: actions in the body's units ``(B, chunk, A)``, or
-        log-probabilities ``(B, chunk, names)``; float32 on the CPU."""
+    def begin(self, body: str, instruction: str) -> Memory:
+        """Reads an instruction, once for all decisions that follow it. Raises PolysomaError for an unknown body."""
+        history, tokenizer = self.embodiment(body).history, self._tokenizer(body)
         with bfloat16(self.device):
-            prediction = self(windows, last_only=True)
-        return self._head(windows.embodiment.name).decode(prediction)[:, 0].cpu()
+            ids = self.text.encode([instruction]).to(self.device)
+            words = self.text(ids)
+            readings = {name: reading[0] for name, reading in tokenizer.read(words, ids != 0).items()}
+            _, own = self.trunk.extend(words.float(), words.new_zeros(1, 1, 1, 1))
+        return Memory(instruction, readings, own[:, :, 0], history, tokenizer.per_frame)
+
+    @torch.inference_mode()
+    def predict(self, windows: Windows, memories: Sequence[Memory] | None = None) -> Tensor:
+        """The chunk of actions for the last frame of each window.
+
+        Args:
+            windows: of one embodiment; with memories, only the frames that came since these were last extended.
+            memories: one for each window, from :meth:`begin`; the new frames are added to them. None: windows are
+                whole.
+
+        Returns:
+            Actions in the body's units ``(B, chunk, A)``, or log-probabilities ``(B, chunk, names)``; float32, on the
+            CPU.
+        """
+        name = windows.embodiment.name
+        if memories is None:
+            memories = [self.begin(name, instruction) for instruction in windows.instructions]
+        per_frame = self._tokenizer(name).per_frame
+        lengths = torch.from_numpy(windows.lengths).to(self.device)[:, None]
+        new = torch.arange(windows.previous.shape[1], device=self.device)
+        before = torch.tensor([[memory.frames] for memory in memories], device=self.device)
+        with bfloat16(self.device):
+            readings, past, past_valid = stack(memories)
+            # Padding may lie beyond the last position.
+            times = (before + new).clamp(max=windows.embodiment.history - 1)
+            frames = self._frames(windows, times, readings)
+            # What is remembered may be looked at like words: it lies before all that is new.
+            mask = attention_mask(past_valid, new < lengths, lengths - 1, per_frame)[:, :, past_valid.shape[1] :]
+            readouts = self.readouts[name][before + lengths - 1].float()
+            tokens, own = self.trunk.extend(torch.cat([frames, readouts], 1), mask, past)
+            prediction = self._head(name)(tokens[:, -1:])
+        for row, (memory, length) in enumerate(zip(memories, windows.lengths, strict=True)):
+            memory.extend(own[:, :, row, :, : length * per_frame])
+        return self._head(name).decode(prediction)[:, 0].cpu()
 
     def for_inference(self) -> Policy:
         """Stores the matrices in bfloat16 (what the products run in anyway), freezes, and returns itself."""

@@ -1,6 +1,7 @@
 """Tokenizers: each turns one modality into tokens of the trunk's width.
 
 All take and give tensors with a batch of windows in front: frames are ``(B, T, ...)``, tokens ``(B, T, K, width)``.
+What depends on the instruction alone is computed apart (``read``), as it holds for a whole episode.
 """
 
 from __future__ import annotations
@@ -58,7 +59,8 @@ class TextTokenizer(nn.Module):
         """ids ``(B, W)`` to tokens ``(B, W, width)``."""
         x = self.words(ids) + self.position[: ids.shape[1]]
         mask = torch.zeros(ids.shape, device=ids.device).masked_fill_(ids == 0, BLOCKED)[:, None, None]
-        return self.block(x, mask)
+        x, _, _ = self.block(x, mask)
+        return x
 
 
 class StateTokenizer(nn.Module):
@@ -82,7 +84,7 @@ class StateTokenizer(nn.Module):
         self.register_buffer("mean", torch.as_tensor(statistics.mean), persistent=False)
         self.register_buffer("scale", torch.as_tensor(statistics.scale), persistent=False)
 
-    def forward(self, state: Tensor, words: Tensor, words_valid: Tensor) -> Tensor:
+    def forward(self, state: Tensor) -> Tensor:
         x = ((state - self.mean) / self.scale).clamp(-STATE_CLIP, STATE_CLIP)
         parts = [linear(part) for linear, part in zip(self.linears, x.split(self.sizes, -1), strict=True)]
         return torch.cat(parts, -1).unflatten(-1, (self.tokens, -1))
@@ -95,7 +97,7 @@ class SymbolTokenizer(nn.Module):
         super().__init__()
         self.embeddings = nn.ModuleList(nn.Embedding(size, width) for size in stream.cardinalities)
 
-    def forward(self, symbols: Tensor, words: Tensor, words_valid: Tensor) -> Tensor:
+    def forward(self, symbols: Tensor) -> Tensor:
         columns = [embed(symbols[..., i].long()) for i, embed in enumerate(self.embeddings)]
         return torch.stack(columns).sum(0).unsqueeze(-2)
 
@@ -136,8 +138,8 @@ class GridTokenizer(nn.Module):
         self.out = nn.Linear(flat, width)
         self.shape = (rows, columns)
 
-    def _table(self, words: Tensor, words_valid: Tensor) -> Tensor:
-        """What each symbol means under each instruction: ``(B, symbols, hidden)``."""
+    def read(self, words: Tensor, words_valid: Tensor) -> Tensor:
+        """What each symbol means under each instruction: a table ``(B, symbols, hidden)``."""
         symbols: Tensor = torch.stack([embed(self.combinations[:, i]) for i, embed in enumerate(self.parts)]).sum(0)
         query = self.query(symbols).unflatten(-1, (4, -1)).transpose(0, 1)
         key, value = self.key_value(words).unflatten(-1, (2, 4, -1)).permute(2, 0, 3, 1, 4)
@@ -147,9 +149,8 @@ class GridTokenizer(nn.Module):
         x = symbols + self.merge(found)
         return x + self.mlp(self.norm(x))
 
-    def forward(self, grid: Tensor, words: Tensor, words_valid: Tensor) -> Tensor:
+    def forward(self, grid: Tensor, table: Tensor) -> Tensor:
         batch, time, rows, columns, _ = grid.shape
-        table = self._table(words, words_valid)
         index = torch.zeros(grid.shape[:-1], dtype=torch.long, device=grid.device)
         for i, size in enumerate(self.cardinalities):
             index = index * size + grid[..., i].long()
@@ -195,12 +196,25 @@ class BodyTokenizer(nn.Module):
             )
         self.time = nn.Parameter(torch.randn(body.history, 1, width) * 0.02)
 
-    def forward(self, observations: dict[str, Tensor], previous: Tensor, words: Tensor, words_valid: Tensor) -> Tensor:
-        """Tokens ``(B, T * per_frame, width)``."""
-        tokens = [tokenizer(observations[name], words, words_valid) for name, tokenizer in self.streams.items()]
+    def read(self, words: Tensor, words_valid: Tensor) -> dict[str, Tensor]:
+        """What the instructions ``(B, W, width)`` make of streams that are read in their light, by stream."""
+        return {
+            name: tokenizer.read(words, words_valid)
+            for name, tokenizer in self.streams.items()
+            if isinstance(tokenizer, GridTokenizer)
+        }
+
+    def forward(
+        self, observations: dict[str, Tensor], previous: Tensor, times: Tensor, readings: dict[str, Tensor]
+    ) -> Tensor:
+        """Tokens ``(B, T * per_frame, width)`` of T frames, which are the frames ``times`` of their windows."""
+        tokens = [
+            tokenizer(observations[name], readings[name]) if name in readings else tokenizer(observations[name])
+            for name, tokenizer in self.streams.items()
+        ]
         if self.fused:
             tokens.append(self.previous(previous).unsqueeze(-2))
             x = torch.stack([part.float() for part in tokens]).sum(0)
         else:
             x = torch.cat(tokens, 2)
-        return (x + self.time[: x.shape[1]]).flatten(1, 2)
+        return (x + self.time[times]).flatten(1, 2)

@@ -28,13 +28,20 @@ class Block(nn.Module):
         self.up = nn.Linear(width, 4 * width)
         self.down = nn.Linear(4 * width, width)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """x: ``(B, N, width)``; mask: additive, broadcastable to ``(B, heads, N, N)``."""
+    def forward(self, x: Tensor, mask: Tensor, past: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns the tokens, and the keys and values ``(B, heads, N, width / heads)`` that they were seen by.
+
+        Args:
+            x: ``(B, N, width)``.
+            mask: additive, broadcastable to ``(B, heads, N, P + N)``.
+            past: keys and values of P tokens before these, ``(2, B, heads, P, width / heads)``.
+        """
         batch, count, width = x.shape
         qkv = self.qkv(self.norm_attention(x)).view(batch, count, 3, self.heads, width // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
-        x = x + self.out(_attend(q, k, v, mask).transpose(1, 2).reshape(batch, count, width))
-        return x + self.down(F.relu(self.up(self.norm_mlp(x))))
+        keys, values = (k, v) if past is None else (torch.cat([past[0], k], 2), torch.cat([past[1], v], 2))
+        x = x + self.out(_attend(q, keys, values, mask).transpose(1, 2).reshape(batch, count, width))
+        return x + self.down(F.relu_(self.up(self.norm_mlp(x)))), k, v
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
@@ -81,5 +88,22 @@ class Trunk(nn.Module):
     def forward(self, x: Tensor, mask: Tensor, readouts: int) -> Tensor:
         """The last ``readouts`` tokens after all blocks: ``(B, readouts, width)``."""
         for block in self.blocks:
-            x = block(x, mask)
+            x, _, _ = block(x, mask)
         return self.norm(x[:, -readouts:])
+
+    def extend(self, x: Tensor, mask: Tensor, past: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Continues sequences whose first P tokens went through before.
+
+        Args:
+            x: the new tokens ``(B, N, width)``.
+            mask: additive, broadcastable to ``(B, heads, N, P + N)``.
+            past: keys and values of the first tokens in each block, ``(depth, 2, B, heads, P, width / heads)``.
+
+        Returns:
+            The new tokens after all blocks, ``(B, N, width)``, and their own keys and values, shaped like ``past``.
+        """
+        own = []
+        for number, block in enumerate(self.blocks):
+            x, keys, values = block(x, mask, None if past is None else past[number])
+            own.append(torch.stack([keys, values]))
+        return self.norm(x), torch.stack(own)
