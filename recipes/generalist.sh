@@ -24,25 +24,25 @@ record 'drone/ring' --episodes 1000 --out data
 record 'rover/*' --episodes 1000 --out data
 record 'rover/*' --episodes 500 --seed 2000 --out data
 
-# 2. Imitation. At every thousandth step the policy acts, and the experts label the states that it visits (DAgger). Not
-#    in the grid world: a policy that has lost its way there goes in circles, and learning from its circles made it
-#    worse (docs/training.md).
-folders='"data/*"'
-for round in 1 2 3 4; do
-    resume=""
+# 2. Imitation. Three times the policy acts, and the experts label the states that it visits (DAgger). Not in the grid
+#    world: a policy that has lost its way there goes in circles, and learning from its circles made it worse
+#    (docs/training.md).
+train() {
+    local folders='"data/*"' resume=""
+    [ -d data/visited ] && folders='"data/*", "data/visited/*/*"'
     [ -f "$run/training/training.safetensors" ] && resume="--resume"
-    if ! grep -q "\"step\": ${round}000," "$run/metrics.jsonl" 2>/dev/null; then
-        "$bin/torchrun" --nproc-per-node 2 -m polysoma train recipes/generalist.toml "data=[$folders]" \
-            --out "$run" --until "${round}000" $resume
-    fi
-    [ "$round" = 4 ] && break
-    policy=$run/step-${round}000
+    "$bin/torchrun" --nproc-per-node 2 -m polysoma train recipes/generalist.toml "data=[$folders]" \
+        --out "$run" $resume "$@"
+}
+for step in 1000 2000 2600; do
+    grep -q "\"step\": $step," "$run/metrics.jsonl" 2>/dev/null || train --until "$step"
+    policy=$run/step-$step
     [ -d "$policy" ] || { cp -r "$run/checkpoint" "$policy.copy" && mv "$policy.copy" "$policy"; }
-    visit() { record "$@" --behaviour "$policy" --out "data/visited/$round"; }
-    visit 'metaworld/*' --episodes 6 --max-steps 250 --seed "${round}00000"
-    visit "$precise" --episodes 14 --max-steps 300 --seed "${round}10000"
-    visit 'rover/*' --episodes 300 --seed "${round}00000"
-    visit 'drone/ring' --episodes 300 --seed "${round}00000"
-    folders='"data/*", "data/visited/*/*"'
+    visit() { record "$@" --behaviour "$policy" --out "data/visited/$step"; }
+    visit 'metaworld/*' --episodes 6 --max-steps 250 --seed "${step}00"
+    visit "$precise" --episodes 14 --max-steps 300 --seed "$((step * 100 + 10000))"
+    visit 'rover/*' --episodes 300 --seed "${step}00"
+    visit 'drone/ring' --episodes 300 --seed "${step}00"
 done
+train
 echo "done: polysoma evaluate $run/checkpoint"
