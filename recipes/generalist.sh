@@ -45,4 +45,14 @@ for step in 1000 2000 2600; do
     visit 'drone/ring' --episodes 300 --seed "${step}00"
 done
 train
-echo "done: polysoma evaluate $run/checkpoint"
+
+# 3. Once more for what is left: the arm's hardest tasks, and a short training of everything at a low rate.
+hardest=$precise,$(tasks metaworld -v3 handle-pull-side reach-wall door-open)
+record "$hardest" --episodes 20 --max-steps 300 --seed 340000 --behaviour "$run/checkpoint" --out data/visited/3400
+resume=""
+[ -f "$run-refined/training/training.safetensors" ] && resume="--resume"
+"$bin/torchrun" --nproc-per-node 2 -m polysoma train recipes/generalist.toml 'data=["data/*", "data/visited/*/*"]' \
+    init="$run/checkpoint" steps=300 learning_rate=3e-4 warmup=20 ema=0.98 seed=1 \
+    bodies.metaworld.batch=384 bodies.metaworld.noise=0.005 bodies.babyai.batch=48 bodies.babyai.parts=4 \
+    bodies.drone.batch=64 bodies.rover.batch=128 --out "$run-refined" $resume
+echo "done: polysoma evaluate $run-refined/checkpoint"
