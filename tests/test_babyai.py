@@ -38,7 +38,7 @@ def play(environment: Environment, seed: int, random: float = 0.0) -> tuple[list
 def test_every_level_follows_the_embodiment() -> None:
     assert len(set(babyai.TASKS)) == 25
     for task in babyai.TASKS:
-        environment = babyai.make(task)
+        environment = babyai.FAMILY.make(task)
         observation, info = environment.reset(seed=1)
         assert info["success"] is False and environment.max_steps > 0 and observation["instruction"]
         for action in (0, 2, 1, 3, 5, 4, 6):
@@ -51,24 +51,24 @@ def test_every_level_follows_the_embodiment() -> None:
 
 def test_unknown_task_names_the_levels() -> None:
     with pytest.raises(PolysomaError, match="babyai/BossLevel"):
-        babyai.make("babyai/Dance")
+        babyai.FAMILY.make("babyai/Dance")
 
 
 @pytest.mark.parametrize("level", ["GoToLocal", "PutNextLocal", "UnlockPickup", "KeyCorridor", "MiniBossLevel"])
 def test_bot_succeeds_and_episodes_repeat(level: str) -> None:
-    environment = babyai.make(f"babyai/{level}")
+    environment = babyai.FAMILY.make(f"babyai/{level}")
     first, success = play(environment, 5)
     assert success
     play(environment, 6)
     assert play(environment, 5)[0] == first
-    assert play(babyai.make(f"babyai/{level}"), 5)[0] == first
+    assert play(babyai.FAMILY.make(f"babyai/{level}"), 5)[0] == first
 
 
 def test_missions_do_not_depend_on_the_process() -> None:
     code = (
         "from polysoma.simulators import babyai\n"
         "for task in babyai.TASKS:\n"
-        "    e = babyai.make(task)\n"
+        "    e = babyai.FAMILY.make(task)\n"
         "    for seed in (0, 3):\n"
         "        o, _ = e.reset(seed=seed)\n"
         "        print(o['instruction'], o['grid'].tobytes().hex(), e.max_steps)\n"
@@ -82,13 +82,13 @@ def test_missions_do_not_depend_on_the_process() -> None:
 
 
 def test_limit_is_that_of_the_episode() -> None:
-    environment = babyai.make("babyai/GoToSeq")
+    environment = babyai.FAMILY.make("babyai/GoToSeq")
     limits = set()
     for seed in range(8):
         environment.reset(seed=seed)
         limits.add(environment.max_steps)
     assert len(limits) > 1
-    environment = babyai.make("babyai/GoToObj")
+    environment = babyai.FAMILY.make("babyai/GoToObj")
     environment.reset(seed=0)
     for count in range(1, environment.max_steps + 1):
         _, _, terminated, truncated, _ = environment.step(6)
@@ -97,7 +97,7 @@ def test_limit_is_that_of_the_episode() -> None:
 
 @pytest.mark.parametrize("level", ["PutNextLocal", "KeyCorridor", "MiniBossLevel"])
 def test_bot_answers_after_random_actions_or_gives_up(level: str) -> None:
-    environment = babyai.make(f"babyai/{level}")
+    environment = babyai.FAMILY.make(f"babyai/{level}")
     succeeded = 0
     for seed in range(8):
         with contextlib.suppress(ExpertFailed):
@@ -106,7 +106,7 @@ def test_bot_answers_after_random_actions_or_gives_up(level: str) -> None:
 
 
 def test_bot_can_be_asked_in_the_middle_of_an_episode() -> None:
-    environment = babyai.make("babyai/GoToLocal")
+    environment = babyai.FAMILY.make("babyai/GoToLocal")
     environment.reset(seed=4)
     for action in (0, 0, 1):
         environment.step(action)
@@ -118,7 +118,7 @@ def test_bot_can_be_asked_in_the_middle_of_an_episode() -> None:
 
 
 def test_endless_bot_is_stopped_and_the_alarm_restored(monkeypatch: pytest.MonkeyPatch) -> None:
-    environment = babyai.make("babyai/GoToObj")
+    environment = babyai.FAMILY.make("babyai/GoToObj")
     environment.reset(seed=0)
 
     def endless(self: object, action_taken: int | None = None) -> int:
@@ -134,7 +134,7 @@ def test_endless_bot_is_stopped_and_the_alarm_restored(monkeypatch: pytest.Monke
 
 
 def test_frames() -> None:
-    environment = babyai.make("babyai/GoToObjMaze")
+    environment = babyai.FAMILY.make("babyai/GoToObjMaze")
     environment.reset(seed=0)
     for size in (240, 100):
         frame = environment.render_frame(size)

@@ -33,7 +33,7 @@ def test_the_embodiment_survives_json():
 
 @pytest.mark.parametrize("task", drone.TASKS)
 def test_observations_and_actions_follow_the_embodiment(task):
-    environment = drone.make(task)
+    environment = drone.FAMILY.make(task)
     observation, info = environment.reset(seed=3)
     assert info["success"] is False
     for _ in range(20):
@@ -49,7 +49,7 @@ def test_observations_and_actions_follow_the_embodiment(task):
 @pytest.mark.parametrize("task", drone.TASKS)
 @pytest.mark.parametrize("wind", [0.0, 3.0])
 def test_equal_seeds_give_equal_episodes(task, wind):
-    used, fresh = drone.make(task, wind), drone.make(task, wind)
+    used, fresh = drone.FAMILY.make(task, wind=wind), drone.FAMILY.make(task, wind=wind)
     fly(used, 1, noise=0.3)
     first, second = fly(used, 7), fly(fresh, 7)
     np.testing.assert_array_equal(first[0], second[0])
@@ -58,8 +58,8 @@ def test_equal_seeds_give_equal_episodes(task, wind):
 
 
 def test_wind_changes_the_flight_but_not_the_start():
-    calm, _, _ = fly(drone.make("drone/hover"), 0, steps=50)
-    windy, _, _ = fly(drone.make("drone/hover", wind=3.0), 0, steps=50)
+    calm, _, _ = fly(drone.FAMILY.make("drone/hover"), 0, steps=50)
+    windy, _, _ = fly(drone.FAMILY.make("drone/hover", wind=3.0), 0, steps=50)
     np.testing.assert_array_equal(calm[0], windy[0])
     assert np.abs(calm[-1] - windy[-1]).max() > 0.01
 
@@ -67,7 +67,7 @@ def test_wind_changes_the_flight_but_not_the_start():
 @pytest.mark.parametrize("task", drone.TASKS)
 @pytest.mark.parametrize(("noise", "wind"), [(0.0, 0.0), (0.25, 0.0), (0.0, 3.0)])
 def test_the_expert_succeeds(task, noise, wind):
-    environment = drone.make(task, wind)
+    environment = drone.FAMILY.make(task, wind=wind)
     for seed in range(100, 105):
         _, terminated, success = fly(environment, seed, noise=noise)
         assert success, seed
@@ -75,14 +75,14 @@ def test_the_expert_succeeds(task, noise, wind):
 
 
 def test_the_expert_is_a_function_of_the_observation():
-    environment = drone.make("drone/ring")
+    environment = drone.FAMILY.make("drone/ring")
     observation, _ = environment.reset(seed=4)
     expected = drone.expert(observation["state"], observation["instruction"])
     np.testing.assert_array_equal(environment.expert_action(), expected)
 
 
 def test_hovering_takes_one_second_at_the_target():
-    states, _, success = fly(drone.make("drone/hover"), 2)
+    states, _, success = fly(drone.FAMILY.make("drone/hover"), 2)
     target = [i for i, c in enumerate(drone.EMBODIMENT.stream("state").channels) if c.name.startswith("target_")]
     distance = np.linalg.norm(states[:, target], axis=1)
     assert success
@@ -91,7 +91,7 @@ def test_hovering_takes_one_second_at_the_target():
 
 
 def test_only_the_named_ring_counts():
-    environment = drone.make("drone/ring")
+    environment = drone.FAMILY.make("drone/ring")
     named = set()
     for seed in range(6):
         observation, _ = environment.reset(seed=seed)
@@ -106,7 +106,7 @@ def test_only_the_named_ring_counts():
 
 @pytest.mark.parametrize("action", [(-1, 0, 0, 0), (1, 0, 0, 0), (0, 1, 0, 0), (0.1, 0, 0.02, 0)])
 def test_a_crash_ends_the_episode(action):
-    environment = drone.make("drone/waypoints")
+    environment = drone.FAMILY.make("drone/waypoints")
     environment.reset(seed=0)
     for _ in range(environment.max_steps):
         _, reward, terminated, truncated, info = environment.step(np.array(action, np.float32))
@@ -119,7 +119,7 @@ def test_a_crash_ends_the_episode(action):
 
 
 def test_an_idle_drone_is_cut_at_the_limit():
-    environment = drone.make("drone/ring")
+    environment = drone.FAMILY.make("drone/ring")
     environment.reset(seed=0)
     environment.data.qvel[:] = 0
     results = [environment.step(np.zeros(4, np.float32)) for _ in range(environment.max_steps)]
@@ -131,10 +131,10 @@ def test_an_idle_drone_is_cut_at_the_limit():
 
 def test_bad_arguments_are_named():
     with pytest.raises(PolysomaError, match="drone/loop"):
-        drone.make("drone/loop")
+        drone.FAMILY.make("drone/loop")
     with pytest.raises(PolysomaError, match="wind"):
-        drone.make("drone/hover", wind=-1.0)
-    environment = drone.make("drone/hover")
+        drone.FAMILY.make("drone/hover", wind=-1.0)
+    environment = drone.FAMILY.make("drone/hover")
     environment.reset(seed=0)
     with pytest.raises(PolysomaError, match="roll_rate"):
         environment.step(np.array([0, np.nan, 0, 0], np.float32))
@@ -142,7 +142,7 @@ def test_bad_arguments_are_named():
 
 @pytest.mark.parametrize("task", drone.TASKS)
 def test_frames(task):
-    environment = drone.make(task)
+    environment = drone.FAMILY.make(task)
     environment.reset(seed=1)
     try:
         frame = environment.render_frame(96)

@@ -21,7 +21,7 @@ SOLVED = tuple(f"metaworld/{name}-v3" for name in ("reach", "drawer-open", "butt
 
 @pytest.fixture(scope="module")
 def reach() -> Iterator[Environment]:
-    environment = metaworld.make("metaworld/reach-v3")
+    environment = metaworld.FAMILY.make("metaworld/reach-v3")
     yield environment
     environment.close()
 
@@ -62,7 +62,7 @@ def test_importing_the_family_loads_no_simulator() -> None:
 
 def test_unknown_task_names_the_tasks() -> None:
     with pytest.raises(PolysomaError, match="metaworld/reach-v3"):
-        metaworld.make("metaworld/fly-v3")
+        metaworld.FAMILY.make("metaworld/fly-v3")
 
 
 def test_observations_follow_the_embodiment(reach: Environment) -> None:
@@ -84,19 +84,19 @@ def test_goal_and_object_depend_on_the_seed(reach: Environment) -> None:
 
 @pytest.mark.parametrize("task", SOLVED)
 def test_expert_succeeds_and_episodes_repeat(task: str) -> None:
-    environment = metaworld.make(task)
+    environment = metaworld.FAMILY.make(task)
     first, success = play(environment, 100)
     assert success
     _, success = play(environment, 101, noise=0.2)
     again, _ = play(environment, 100)
     np.testing.assert_array_equal(first, again)
-    fresh, _ = play(metaworld.make(task), 100)
+    fresh, _ = play(metaworld.FAMILY.make(task), 100)
     np.testing.assert_array_equal(first, fresh)
 
 
 @pytest.mark.parametrize("task", ["metaworld/basketball-v3", "metaworld/door-close-v3", "metaworld/peg-insert-side-v3"])
 def test_reset_puts_object_and_goal_as_metaworld_does(task: str) -> None:
-    environment = metaworld.make(task)
+    environment = metaworld.FAMILY.make(task)
     ours = environment.reset(seed=7)[0]["state"]
     simulation = environment._simulation  # type: ignore[attr-defined]
     theirs, _ = simulation.reset()
@@ -115,7 +115,7 @@ def test_expert_actions_are_clipped(reach: Environment) -> None:
 
 
 def test_episode_is_cut_at_its_limit() -> None:
-    environment = metaworld.make("metaworld/door-lock-v3")
+    environment = metaworld.FAMILY.make("metaworld/door-lock-v3")
     environment.reset(seed=0)
     for count in range(1, environment.max_steps + 1):
         _, _, terminated, truncated, _ = environment.step(np.array([0, 0, 1, -1], np.float32))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -148,5 +149,37 @@ def test_unknown_tasks_and_missing_simulators(monkeypatch: pytest.MonkeyPatch) -
         simulators.make("drone/hover", rain=1)
     assert simulators.make("drone/hover", wind=2.0).task == "drone/hover"
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(PolysomaError, match=r"needs mujoco, not installed here: run `pip install 'polysoma\[sim\]'`"):
+    with pytest.raises(PolysomaError, match=r"need mujoco, not installed here: run `pip install 'polysoma\[sim\]'`"):
         simulators.make("drone/hover")
+
+
+CARTPOLE = Path(__file__).parents[1] / "examples" / "cartpole.py"
+
+
+@pytest.fixture
+def own_families() -> Iterator[pytest.MonkeyPatch]:
+    """Families of one's own are read once, when they are first asked for."""
+    with pytest.MonkeyPatch.context() as patch:
+        simulators.families.cache_clear()
+        yield patch
+    simulators.families.cache_clear()
+
+
+def test_a_body_of_ones_own_joins_in_also_in_worker_processes(own_families: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    own_families.setenv(simulators.FAMILIES_VARIABLE, str(CARTPOLE))
+    assert len(CARTPOLE.read_text().splitlines()) <= 60
+    recorded = record(simulators.match_tasks("cartpole/*"), 4, tmp_path, Behaviour(), workers=2, seed=4)
+    assert recorded.kept == {"cartpole/balance": 4}
+    assert Dataset(tmp_path / "cartpole").instructions == [
+        "balance the pole in the left half",
+        "balance the pole in the right half",
+    ]
+
+
+def test_mistakes_in_a_family_of_ones_own_are_explained(own_families: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    empty = tmp_path / "empty.py"
+    empty.write_text("")
+    for path, problem in ((tmp_path / "no.py", "not a Python file"), (empty, "defines no FAMILY")):
+        own_families.setenv(simulators.FAMILIES_VARIABLE, str(path))
+        with pytest.raises(PolysomaError, match=problem):
+            simulators.match_tasks("*")

@@ -16,7 +16,7 @@ mujoco = pytest.importorskip("mujoco")
 
 @pytest.fixture(scope="module", params=rover.TASKS)
 def environment(request: pytest.FixtureRequest) -> rover.RoverEnvironment:
-    made = rover.make(request.param)
+    made = rover.FAMILY.make(request.param)
     assert isinstance(made, rover.RoverEnvironment)
     return made
 
@@ -54,14 +54,14 @@ def test_observations_and_actions_follow_the_embodiment(environment: rover.Rover
 
 def test_unknown_task_is_refused() -> None:
     with pytest.raises(PolysomaError, match="rover/pillar"):
-        rover.make("rover/moon")
+        rover.FAMILY.make("rover/moon")
 
 
 def test_same_seed_gives_the_same_episode(environment: rover.RoverEnvironment) -> None:
     first, _ = expert_episode(environment, 11, noise=0.3)
     other, _ = expert_episode(environment, 12)
     again, _ = expert_episode(environment, 11, noise=0.3)
-    fresh = rover.make(environment.task)
+    fresh = rover.FAMILY.make(environment.task)
     assert isinstance(fresh, rover.RoverEnvironment)
     np.testing.assert_array_equal(first, again)
     np.testing.assert_array_equal(first, expert_episode(fresh, 11, noise=0.3)[0])
@@ -97,7 +97,7 @@ def test_only_the_named_pillar_is_a_success(environment: rover.RoverEnvironment)
 
 
 def test_standing_still_is_cut_after_max_steps() -> None:
-    environment = rover.make("rover/pillar")
+    environment = rover.FAMILY.make("rover/pillar")
     environment.reset(seed=0)
     ends = [environment.step(np.zeros(2))[2:4] for _ in range(environment.max_steps)]
     assert ends[-1] == (False, True)

@@ -25,8 +25,8 @@ def test_size_and_bodies() -> None:
     assert sum(file.stat().st_size for file in folder.iterdir()) < 32e6
     policy = polysoma.load()
     assert policy.parameter_count() <= 12e6
-    for name, body in simulators.embodiments().items():
-        assert policy.embodiment(name) == body, "the simulators and the shipped policy must describe the same body"
+    for body in policy.config.embodiments:
+        assert simulators.embodiments()[body.name] == body, "simulators and shipped policy must describe the same body"
 
 
 @pytest.mark.parametrize("family", EASY)

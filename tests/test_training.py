@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -72,6 +73,31 @@ def test_until_stops_and_new_episodes_join(datasets: dict[str, Path], tmp_path: 
     train(recipe, tmp_path / "run", resume=True, progress=lambda step, losses: steps.append(step))
     assert steps == list(range(7, 13))
     assert recipe_of_run(tmp_path / "run") == recipe
+
+
+def test_a_body_and_words_are_added_to_a_checkpoint(datasets: dict[str, Path], tmp_path: Path) -> None:
+    grid = {"grid": datasets["grid"]}
+    start = train(tiny(grid, bodies={"grid": {"batch": 8}}, steps=2), tmp_path / "start")
+    policy = checkpoint.load(start)
+    with DatasetWriter(datasets["arm"], ARM) as writer:
+        writer.add(make_episode(ARM, 9, 77, "arm/one", "wave politely"))
+    arm = tiny({"arm": datasets["arm"]}, bodies={"arm": {"batch": 8}}, steps=1, learning_rate=0.0, init=str(start))
+    grown = checkpoint.load(train(arm, tmp_path / "grown"))
+    assert {body.name for body in grown.config.embodiments} == {"grid", "arm"}
+    assert grown.config.vocabulary[: len(policy.config.vocabulary)] == policy.config.vocabulary
+    assert {"wave", "politely"} <= set(grown.config.vocabulary)
+    windows = gather(Dataset(datasets["grid"]), np.arange(4), np.zeros(4, int))
+    assert torch.equal(policy.predict(windows), grown.predict(windows))
+
+
+def test_a_changed_body_is_not_taken_for_the_known_one(datasets: dict[str, Path], tmp_path: Path) -> None:
+    start = train(tiny({"arm": datasets["arm"]}, bodies={"arm": {"batch": 8}}, steps=1), tmp_path / "start")
+    other = dataclasses.replace(ARM, rate_hz=20)
+    with DatasetWriter(tmp_path / "other", other) as writer:
+        writer.add(make_episode(other, 9))
+    recipe = tiny({"arm": tmp_path / "other"}, bodies={"arm": {"batch": 8}}, init=str(start))
+    with pytest.raises(PolysomaError, match="rate_hz"):
+        train(recipe, tmp_path / "run")
 
 
 def test_it_learns(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ class Evaluate:
     checkpoint: tyro.conf.Positional[str] = "generalist"
     """A checkpoint folder, or generalist for the shipped weights."""
     tasks: str = "*"
-    """Tasks, comma-separated; * matches anything."""
+    """Tasks, comma-separated; * matches anything, of the bodies that a checkpoint knows."""
     episodes: int = 10
     """Episodes of each task."""
     seed: int = 1000
@@ -56,8 +56,13 @@ class Evaluate:
     """Side of the report's videos in pixels; 0 for none."""
 
     def run(self) -> None:
-        tasks = simulators.match_tasks(self.tasks)
-        driver = self.checkpoint if self.policy == "checkpoint" else self.policy
+        bodies = None
+        driver: str = self.policy
+        if self.policy == "checkpoint":
+            from polysoma.policy import checkpoint
+
+            driver, bodies = self.checkpoint, checkpoint.bodies(self.checkpoint)
+        tasks = simulators.match_tasks(self.tasks, bodies)
         settings = {"execute": self.execute, "temperature": self.temperature, "ensemble": self.ensemble}
         acting = {name: value for name, value in settings.items() if value is not None}
         film = self.film if self.report else 0

@@ -161,17 +161,22 @@ def _sources(recipe: Recipe) -> list[Source]:
 
 
 def _policy(recipe: Recipe, sources: list[Source], training: Path | None) -> Policy:
-    """A new policy; or that of a run to resume or of a checkpoint to start from, with their statistics and words."""
+    """That of a run to resume; or one for these sources, which starts from the recipe's ``init`` where there is one."""
     if training is not None:
         config = json.loads((training / "policy.json").read_text())
         return Policy(PolicyConfig.from_json(config))
+    embodiments = tuple(source.embodiment for source in sources)
+    vocabulary = tuple(build_vocabulary(text for source in sources for text in source.instructions))
     if recipe.init:
-        return checkpoint.load_for_training(recipe.init)
+        start = checkpoint.load_for_training(recipe.init)
+        unknown = {body.name for body in embodiments} - {body.name for body in start.config.embodiments}
+        new = {name: source.statistics() for source in sources if (name := source.embodiment.name) in unknown}
+        return start.grown(embodiments, new, vocabulary)
     return Policy(
         PolicyConfig(
-            embodiments=tuple(source.embodiment for source in sources),
+            embodiments=embodiments,
             statistics={source.embodiment.name: source.statistics() for source in sources},
-            vocabulary=tuple(build_vocabulary(text for source in sources for text in source.instructions)),
+            vocabulary=vocabulary,
             width=recipe.policy.width,
             depth=recipe.policy.depth,
             heads=recipe.policy.heads,

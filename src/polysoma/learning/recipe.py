@@ -58,7 +58,7 @@ class Recipe:
         data: folders of data sets; ``*`` is expanded.
         bodies: how each embodiment takes part; only those named here do.
         weights: pattern of data set folders to their weight among the data sets of the same body; 1 where none matches.
-        init: a checkpoint to start from (same bodies), or empty.
+        init: a checkpoint to start from, or empty; bodies and words that it does not know are added to it.
         steps: optimiser steps in all.
         learning_rate: the peak, after ``warmup`` steps; a cosine leads to a hundredth of it.
         ema: decay of the moving average of the weights, which is what evaluation and shipping use.

@@ -69,6 +69,11 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
+def bodies(path: str | Path) -> list[str]:
+    """The names of the bodies that a checkpoint knows. Raises PolysomaError as :func:`load` does."""
+    return [body.name for body in PolicyConfig.from_json(read_config(resolve(path))).embodiments]
+
+
 def load(path: str | Path = SHIPPED, device: str | torch.device = "cpu") -> Policy:
     """Loads a policy for use: frozen, matrices in bfloat16.
 

@@ -8,6 +8,7 @@ A batch is of one embodiment, so nothing is computed for bodies that are not in 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -200,6 +201,38 @@ class Policy(nn.Module):
         for row, (memory, length) in enumerate(zip(memories, windows.lengths, strict=True)):
             memory.extend(own[:, :, row, :, : length * per_frame])
         return self._head(name).decode(prediction)[:, 0].cpu()
+
+    def grown(
+        self,
+        embodiments: Sequence[Embodiment],
+        statistics: Mapping[str, Mapping[str, Statistics]],
+        vocabulary: Sequence[str],
+    ) -> Policy:
+        """A policy that also knows these bodies and words, with all the weights that this one has.
+
+        Bodies that are known already keep their own statistics. What is new starts at random.
+
+        Raises:
+            PolysomaError: a body of a known name differs from the known one.
+        """
+        known = {body.name: body for body in self.config.embodiments}
+        for body in embodiments:
+            if body != known.get(body.name, body):
+                differences = "; ".join(known[body.name].differences(body))
+                raise PolysomaError(f"the policy's body {body.name!r} is not the one of this data: {differences}")
+        config = dataclasses.replace(
+            self.config,
+            embodiments=(*known.values(), *(body for body in embodiments if body.name not in known)),
+            statistics={**statistics, **self.config.statistics},
+            vocabulary=(*self.config.vocabulary, *(w for w in vocabulary if w not in self.config.vocabulary)),
+        )
+        policy = Policy(config)
+        own = policy.state_dict()
+        mine = dict(self.state_dict())
+        words = mine.pop("text.words.weight")
+        own["text.words.weight"][: len(words)] = words
+        policy.load_state_dict(own | mine)
+        return policy
 
     def for_inference(self) -> Policy:
         """Stores the matrices in bfloat16 (what the products run in anyway), freezes, and returns itself."""

@@ -1,39 +1,73 @@
-"""Simulated bodies: every family lists its tasks and makes its environments."""
+"""Simulated bodies: every family lists its tasks and makes its environments.
+
+Families of one's own join in when the environment variable ``POLYSOMA_FAMILIES`` names their Python files (several are
+separated as in ``PATH``); each defines a ``FAMILY``. Worker processes inherit the variable.
+"""
 
 from __future__ import annotations
 
 import fnmatch
+import functools
 import importlib.util
-from collections.abc import Iterable
-from types import ModuleType
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 from polysoma.embodiment import Embodiment
 from polysoma.errors import PolysomaError
-from polysoma.simulators import babyai, drone, metaworld, rover
-from polysoma.simulators.environment import Environment
+from polysoma.simulators import aloha, babyai, drone, fetch, metaworld, pointmaze, quadruped, rover
+from polysoma.simulators.environment import Environment, Family
 
-FAMILIES: tuple[ModuleType, ...] = (metaworld, babyai, drone, rover)
+FAMILIES_VARIABLE = "POLYSOMA_FAMILIES"
+
+
+def _from_files(paths: str) -> Iterator[Family]:
+    for path in filter(None, paths.split(os.pathsep)):
+        spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+        if spec is None or spec.loader is None or not Path(path).is_file():
+            raise PolysomaError(f"{FAMILIES_VARIABLE} names {path!r}, which is not a Python file")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        family = getattr(module, "FAMILY", None)
+        if not isinstance(family, Family):
+            raise PolysomaError(f"{path} defines no FAMILY (a polysoma.simulators.environment.Family)")
+        strangers = [task for task in family.tasks if not task.startswith(family.embodiment.name + "/")]
+        if strangers:
+            raise PolysomaError(f"{path}: tasks are called {family.embodiment.name}/name, got {strangers}")
+        yield family
+
+
+@functools.cache
+def families() -> dict[str, Family]:
+    """All families by the names of their bodies. Raises PolysomaError when one of one's own cannot be used."""
+    shipped = [module.FAMILY for module in (metaworld, babyai, drone, rover, aloha, quadruped, fetch, pointmaze)]
+    own = _from_files(os.environ.get(FAMILIES_VARIABLE, ""))
+    return {family.embodiment.name: family for family in (*shipped, *own)}
 
 
 def embodiments() -> dict[str, Embodiment]:
     """All simulated bodies by name."""
-    return {family.EMBODIMENT.name: family.EMBODIMENT for family in FAMILIES}
+    return {name: family.embodiment for name, family in families().items()}
 
 
 def tasks_of(body: str) -> tuple[str, ...]:
     """The full names of a family's tasks."""
-    return next((family.TASKS for family in FAMILIES if family.EMBODIMENT.name == body), ())
+    return families()[body].tasks if body in families() else ()
 
 
-def match_tasks(patterns: str | list[str] | tuple[str, ...]) -> list[str]:
+def match_tasks(patterns: str | list[str] | tuple[str, ...], bodies: Iterable[str] | None = None) -> list[str]:
     """The tasks that match any of the patterns (comma-separated or a list; ``*`` matches anything).
+
+    Args:
+        patterns: full names, or patterns of them.
+        bodies: whose tasks there are to choose from; None for all.
 
     Raises:
         PolysomaError: a pattern matches no task; the message lists the nearest names.
     """
     wanted = patterns.split(",") if isinstance(patterns, str) else list(patterns)
-    everything = [task for family in FAMILIES for task in family.TASKS]
+    everything = [task for body in (families() if bodies is None else bodies) for task in tasks_of(body)]
     chosen: list[str] = []
     for pattern in (text.strip() for text in wanted):
         found = fnmatch.filter(everything, pattern)
@@ -45,13 +79,9 @@ def match_tasks(patterns: str | list[str] | tuple[str, ...]) -> list[str]:
 
 def check_installed(tasks: Iterable[str]) -> None:
     """Raises PolysomaError that names the command to run when the simulator of one of the tasks is not installed."""
-    for task in tasks:
-        required = next((family.REQUIRES for family in FAMILIES if task in family.TASKS), ())
-        missing = [name for name in required if importlib.util.find_spec(name) is None]
-        if missing:
-            raise PolysomaError(
-                f"{task} needs {', '.join(missing)}, not installed here: run `pip install 'polysoma[sim]'`"
-            )
+    for body in sorted({task.partition("/")[0] for task in tasks}):
+        if body in families():
+            families()[body].check_installed()
 
 
 def make(task: str, **options: Any) -> Environment:
@@ -59,21 +89,16 @@ def make(task: str, **options: Any) -> Environment:
 
     Args:
         task: full name, ``"family/task"``.
-        options: of the family's own ``make``, e.g. ``wind=2.0`` (m/s) for the drone.
+        options: of the family's own environments, e.g. ``wind=2.0`` (m/s) for the drone.
 
     Raises:
         PolysomaError: there is no such task, its simulator is not installed, or it has no such option.
     """
-    for family in FAMILIES:
-        if task in family.TASKS:
-            check_installed([task])
-            try:
-                environment: Environment = family.make(task, **options)
-            except TypeError as error:
-                raise PolysomaError(f"{task}: {error}") from error
-            return environment
-    match_tasks([task])
-    raise PolysomaError(f"{task!r} is a pattern; name one task")
+    family = families().get(task.partition("/")[0])
+    if family is None or task not in family.tasks:
+        match_tasks([task])
+        raise PolysomaError(f"{task!r} is a pattern; name one task")
+    return family.make(task, **options)
 
 
 def _suggestion(pattern: str, tasks: list[str]) -> str:
@@ -81,4 +106,5 @@ def _suggestion(pattern: str, tasks: list[str]) -> str:
     near = [task for task in tasks if task.startswith(family + "/")]
     if near:
         return f"{family} has {', '.join(task.partition('/')[2] for task in near)}"
-    return "tasks are called family/name; families: " + ", ".join(embodiments())
+    names = dict.fromkeys(task.partition("/")[0] for task in tasks)
+    return "tasks are called family/name; families: " + ", ".join(names)

@@ -20,7 +20,7 @@ import numpy as np
 
 from polysoma.embodiment import INSTRUCTION, DiscreteActions, Embodiment, Modality, Observation, Stream
 from polysoma.errors import PolysomaError
-from polysoma.simulators.environment import Environment, ExpertFailed
+from polysoma.simulators.environment import Environment, ExpertFailed, Family
 
 _LEVELS = """
     GoToRedBallGrey GoToRedBall GoToObj GoToLocal GoToObjMaze GoTo PickupLoc Pickup UnblockPickup Open OpenTwoDoors
@@ -49,18 +49,6 @@ EMBODIMENT = Embodiment(
 direction (0 right, 1 down, 2 left, 3 up) and the mission."""
 
 TASKS = tuple(f"babyai/{level}" for level in _LEVELS)
-REQUIRES = ("minigrid",)
-
-
-def make(task: str) -> Environment:
-    """The environment of one of :data:`TASKS`.
-
-    Raises:
-        PolysomaError: unknown task.
-    """
-    if task not in TASKS:
-        raise PolysomaError(f"unknown task {task!r}; BabyAI has {', '.join(TASKS)}")
-    return BabyAI(task)
 
 
 class BabyAI(Environment):
@@ -232,3 +220,6 @@ def _time_limit(seconds: float) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, remaining, interval)
         signal.signal(signal.SIGALRM, handler)
+
+
+FAMILY = Family(EMBODIMENT, TASKS, ("minigrid",), BabyAI)

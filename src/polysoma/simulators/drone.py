@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -29,13 +29,9 @@ from polysoma.embodiment import (
     channels,
 )
 from polysoma.errors import PolysomaError
-from polysoma.simulators.environment import Environment
-
-if TYPE_CHECKING:
-    from polysoma.simulators.rendering import Camera
+from polysoma.simulators.environment import Family, MujocoEnvironment
 
 TASKS: tuple[str, ...] = ("drone/hover", "drone/waypoints", "drone/ring")
-REQUIRES = ("mujoco",)
 
 GRAVITY = 9.81
 CONTROL_HZ = 50
@@ -114,19 +110,6 @@ in the other tasks.
 
 Action: ``thrust`` in multiples of the weight, minus one (-1: no thrust, 0: hovers, 1: twice the weight), and body rates
 as fractions of 6, 6 and 2 rad/s."""
-
-
-def make(task: str, wind: float = 0.0) -> Environment:
-    """A drone task.
-
-    Args:
-        task: one of ``TASKS``.
-        wind: mean horizontal wind speed in m/s. Each episode draws its own direction and gusts from its seed.
-
-    Raises:
-        PolysomaError: no such task, or a wind that is negative or not finite.
-    """
-    return DroneEnvironment(task, wind)
 
 
 # The drone -----------------------------------------------------------------------------------------------------------
@@ -221,23 +204,26 @@ def _mjcf(task: str) -> str:
 </mujoco>"""
 
 
-class DroneEnvironment(Environment):
-    """The tasks of the drone; :func:`make` makes one.
+class DroneEnvironment(MujocoEnvironment):
+    """One task of the drone.
 
     ``step`` takes a float32 action of shape ``(4,)`` (see ``EMBODIMENT``). The reward is 1 at success and 0 otherwise.
     An episode also ends, without success, when the drone touches the ground, leaves the room, turns upside down or
     passes through a ring that was not named.
 
+    Args:
+        task: one of ``TASKS``.
+        wind: mean horizontal wind speed in m/s. Each episode draws its own direction and gusts from its seed.
+
     Raises:
-        PolysomaError: no such task, or a wind that is negative or not finite.
+        PolysomaError: a wind that is negative or not finite.
     """
 
     embodiment = EMBODIMENT
     expert_noise = 0.25
+    mesh_cell = 0.0
 
     def __init__(self, task: str, wind: float = 0.0) -> None:
-        if task not in TASKS:
-            raise PolysomaError(f"the drone has no task {task!r}; it has {list(TASKS)}")
         if not (math.isfinite(wind) and wind >= 0):
             raise PolysomaError(f"wind must be a speed in m/s, 0 or more, got {wind!r}")
         super().__init__()
@@ -249,7 +235,6 @@ class DroneEnvironment(Environment):
         self.wind = float(wind)
         self.model = mujoco.MjModel.from_xml_string(_mjcf(task))
         self.data = mujoco.MjData(self.model)
-        self._camera: Camera | None = None
         self._body = self.model.body("drone").id
         self._shadow = self.model.body("shadow").mocapid[0]
         self._goals = slice(0, self._shadow)
@@ -307,30 +292,18 @@ class DroneEnvironment(Environment):
         """What :func:`expert` does in the present observation: float32 of shape ``(4,)``."""
         return expert(self._state, self._instruction)
 
-    def render_frame(self, size: int = 240) -> np.ndarray:
-        """The view from a camera that follows the drone: uint8 of shape ``(size, size, 3)``.
-
-        Raises:
-            PolysomaError: no OpenGL library can be loaded.
-        """
-        from polysoma.simulators.rendering import Camera
-
-        if self._camera is None or self._camera.height != size:
-            if self._camera is not None:
-                self._camera.close()
-            view = self._mujoco.MjvCamera()
-            view.distance, view.elevation = 2.4, -27.0
-            self._camera = Camera(self.model, view, size, cell=0.0)
-        view = self._camera.camera
+    def _scene(self) -> tuple[Any, Any, Any]:
         cosine, sine = self._state[_SLICES["heading"]]
         position = self.data.qpos[:3]
+        view = self._mujoco.MjvCamera()
+        view.distance, view.elevation = 2.4, -27.0
         view.azimuth = math.degrees(math.atan2(sine, cosine))
         view.lookat[:] = position + np.array([0.4 * cosine, 0.4 * sine, -0.2])
         self.data.mocap_pos[self._shadow] = position[0], position[1], 0.002
         # Positions of bodies and lights are otherwise those before the last physics step.
         self._mujoco.mj_kinematics(self.model, self.data)
         self._mujoco.mj_camlight(self.model, self.data)
-        return self._camera.frame(self.data)
+        return self.model, self.data, view
 
     def _place_rings(self, draw: np.random.Generator, start: np.ndarray) -> None:
         """Rings so far apart that the way in front of one never lies in another.
@@ -526,3 +499,6 @@ def _to_body(vector: np.ndarray, up: np.ndarray) -> tuple[float, float, float]:
     x, y, z = (float(value) for value in vector)
     forward, down = cos_pitch * x - sin_pitch * z, sin_pitch * x + cos_pitch * z
     return forward, c * y + s * down, -s * y + c * down
+
+
+FAMILY = Family(EMBODIMENT, TASKS, ("mujoco",), DroneEnvironment)

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import importlib.util
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import gymnasium
 import numpy as np
 
 from polysoma.embodiment import Embodiment, Observation
+from polysoma.errors import PolysomaError
+from polysoma.simulators.rendering import Camera
 
 
 class Environment(gymnasium.Env[Observation, Any]):
@@ -44,6 +53,80 @@ class Environment(gymnasium.Env[Observation, Any]):
     def render_frame(self, size: int = 240) -> np.ndarray:
         """A picture of the present state for people: uint8 of shape ``(size, size, 3)``."""
         raise NotImplementedError
+
+
+class MujocoEnvironment(Environment):
+    """A task that MuJoCo simulates: says with :meth:`_scene` what to look at, and gets its pictures here."""
+
+    mesh_cell: float = 0.012
+    """See :class:`~polysoma.simulators.rendering.Camera`."""
+
+    _camera: Camera | None = None
+
+    def _scene(self) -> tuple[Any, Any, Any]:
+        """The model, its present data, and a camera: a name, or a ``mujoco.MjvCamera`` that may follow the body."""
+        raise NotImplementedError
+
+    def render_frame(self, size: int = 240) -> np.ndarray:
+        """See :class:`Environment`. Raises PolysomaError without OpenGL."""
+        model, data, view = self._scene()
+        if self._camera is None or self._camera.height != size:
+            self.close()
+            self._camera = Camera(model, view, size, cell=self.mesh_cell)
+        elif not isinstance(view, str):
+            self._camera.camera = view
+        return self._camera.frame(data)
+
+    def close(self) -> None:
+        if self._camera is not None:
+            self._camera.close()
+            self._camera = None
+
+
+@dataclass(frozen=True)
+class Family:
+    """The tasks of one embodiment.
+
+    Attributes:
+        embodiment: the body.
+        tasks: full names, ``"family/task"``.
+        requires: modules that must be installed.
+        build: the environment of one of the tasks, from its name and options.
+        install: the command that installs what is required.
+    """
+
+    embodiment: Embodiment
+    tasks: tuple[str, ...]
+    requires: tuple[str, ...]
+    build: Callable[..., Environment]
+    install: str = "pip install 'polysoma[sim]'"
+
+    def check_installed(self) -> None:
+        """Raises PolysomaError that names the command to run when something is missing."""
+        missing = [name for name in self.requires if importlib.util.find_spec(name) is None]
+        if missing:
+            body, modules = self.embodiment.name, ", ".join(missing)
+            raise PolysomaError(f"the tasks of {body} need {modules}, not installed here: run `{self.install}`")
+
+    def make(self, task: str, **options: Any) -> Environment:
+        """The environment of one of the tasks. Making one may be slow, resetting it is not: keep and reuse it.
+
+        Raises:
+            PolysomaError: there is no such task, something is not installed, or the task has no such option.
+        """
+        if task not in self.tasks:
+            raise PolysomaError(f"unknown task {task!r}; {self.embodiment.name} has {', '.join(self.tasks)}")
+        self.check_installed()
+        try:
+            return self.build(task, **options)
+        except TypeError as error:
+            raise PolysomaError(f"{task}: {error}") from error
+
+
+def import_quietly(name: str) -> ModuleType:
+    """Imports a module that prints advice which is of no use here."""
+    with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+        return importlib.import_module(name)
 
 
 class ExpertFailed(Exception):

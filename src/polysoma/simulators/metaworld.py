@@ -26,8 +26,7 @@ from polysoma.embodiment import (
     Stream,
     channels,
 )
-from polysoma.errors import PolysomaError
-from polysoma.simulators.environment import Environment
+from polysoma.simulators.environment import Family, MujocoEnvironment
 
 _INSTRUCTIONS = {
     "assembly-v3": "put the ring on the peg",
@@ -116,24 +115,10 @@ EMBODIMENT = Embodiment(
 (1 is one centimetre of its target a step) and the gripper (1 closes it)."""
 
 TASKS = tuple(f"metaworld/{name}" for name in _INSTRUCTIONS)
-REQUIRES = ("mujoco", "metaworld")
 
 
-def make(task: str) -> Environment:
-    """The environment of one of :data:`TASKS`.
-
-    One environment takes about 15 MiB that Python does not get back: make one for each task and reuse it.
-
-    Raises:
-        PolysomaError: unknown task.
-    """
-    if task not in TASKS:
-        raise PolysomaError(f"unknown task {task!r}; Meta-World has {', '.join(TASKS)}")
-    return MetaWorld(task)
-
-
-class MetaWorld(Environment):
-    """One Meta-World task.
+class MetaWorld(MujocoEnvironment):
+    """One Meta-World task. It takes about 15 MiB that Python does not get back: make one for each task and reuse it.
 
     The observation's ``state`` is float32 ``(39,)``, actions are float32 ``(4,)`` in [-1, 1], the reward is
     Meta-World's dense reward in 0..10. An episode ends at its first success or after 500 steps.
@@ -165,7 +150,6 @@ class MetaWorld(Environment):
         self._instruction = _INSTRUCTIONS[name]
         self._policy_class: Any = ENV_POLICY_MAP[name]
         self._policy: Any = None
-        self._camera: Any = None
         simulation = self._simulation
         simulation._set_task_called = True
         simulation._partially_observable = False
@@ -222,24 +206,11 @@ class MetaWorld(Environment):
         """Meta-World's scripted policy, clipped to the action limits: float32 ``(4,)``."""
         return np.clip(self._policy.get_action(self._state), -1.0, 1.0).astype(np.float32)
 
-    def render_frame(self, size: int = 240) -> np.ndarray:
-        """The table from the front corner: uint8 ``(size, size, 3)``. Raises PolysomaError without OpenGL."""
-        from polysoma.simulators.rendering import Camera
-
-        if self._camera is None or self._camera.height != size:
-            if self._camera is not None:
-                self._camera.close()
-            view = self._mujoco.MjvCamera()
-            view.lookat[:] = (0.0, 0.62, 0.12)
-            view.distance, view.azimuth, view.elevation = 1.35, 130.0, -30.0
-            self._camera = Camera(self._simulation.model, view, size)
-        frame: np.ndarray = self._camera.frame(self._simulation.data)
-        return frame
-
-    def close(self) -> None:
-        if self._camera is not None:
-            self._camera.close()
-            self._camera = None
+    def _scene(self) -> tuple[Any, Any, Any]:
+        view = self._mujoco.MjvCamera()
+        view.lookat[:] = (0.0, 0.62, 0.12)
+        view.distance, view.azimuth, view.elevation = 1.35, 130.0, -30.0
+        return self._simulation.model, self._simulation.data, view
 
     def _observation(self) -> Observation:
         return {"state": self._state.astype(np.float32), INSTRUCTION: self._instruction}
@@ -258,3 +229,6 @@ def _is_plain(value: Any) -> bool:
     if isinstance(value, np.ndarray):
         return value.base is None
     return value is None or isinstance(value, bool | int | float | str)
+
+
+FAMILY = Family(EMBODIMENT, TASKS, ("mujoco", "metaworld"), MetaWorld)

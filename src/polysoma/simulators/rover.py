@@ -46,10 +46,8 @@ from polysoma.embodiment import (
     channels,
 )
 from polysoma.errors import PolysomaError
-from polysoma.simulators.environment import Environment
-from polysoma.simulators.rendering import Camera
+from polysoma.simulators.environment import Family, MujocoEnvironment
 
-REQUIRES = ("mujoco",)
 TASKS: tuple[str, ...] = ("rover/pillar", "rover/maze")
 INSTRUCTIONS = {
     "rover/pillar": "drive to the {color} pillar",
@@ -126,18 +124,6 @@ EMBODIMENT = Embodiment(
     chunk=8,
     history=1,
 )
-
-
-def make(task: str) -> Environment:
-    """The environment of one of :data:`TASKS`.
-
-    Raises:
-        PolysomaError: there is no such task. The message lists the tasks there are.
-        ImportError: mujoco is not installed.
-    """
-    if task not in TASKS:
-        raise PolysomaError(f"the rover has no task {task!r}; it has {list(TASKS)}")
-    return RoverEnvironment(task)
 
 
 @dataclass(frozen=True)
@@ -331,7 +317,7 @@ def _descent(cost_to_go: np.ndarray) -> list[list[tuple[float, float]]]:
     return [[(float(x), float(y)) for x, y in row] for row in vectors]
 
 
-class RoverEnvironment(Environment):
+class RoverEnvironment(MujocoEnvironment):
     """One of the rover's tasks; the module's docstring says what it senses, moves and must do.
 
     The expert descends a :class:`NavigationField` by pure pursuit (Coulter 1992). It knows the whole plan, but acts on
@@ -355,7 +341,6 @@ class RoverEnvironment(Environment):
         self._walls = arena_walls() if task == "rover/pillar" else arena_walls() + maze_walls()
         self._model = mujoco.MjModel.from_xml_string(_mjcf(self._walls, self._boxes))
         self._data = mujoco.MjData(self._model)
-        self._camera: Camera | None = None
         angles = np.arange(LIDAR_RAYS) * 2 * np.pi / LIDAR_RAYS
         self._ray_directions = np.exp(1j * angles)
         self._blocks = self._walls
@@ -412,17 +397,8 @@ class RoverEnvironment(Environment):
         wheels = np.array([forward - turn * HALF_TRACK, forward + turn * HALF_TRACK]) / WHEEL_RADIUS / MAX_WHEEL_SPEED
         return np.clip(wheels, -1, 1).astype(np.float32)
 
-    def render_frame(self, size: int = 240) -> np.ndarray:
-        """A bird's-eye view from the south: uint8 of shape ``(size, size, 3)``."""
-        if self._camera is None or self._camera.height != size:
-            self.close()
-            self._camera = Camera(self._model, "overview", size)
-        return self._camera.frame(self._data)
-
-    def close(self) -> None:
-        if self._camera is not None:
-            self._camera.close()
-            self._camera = None
+    def _scene(self) -> tuple[Any, Any, Any]:
+        return self._model, self._data, "overview"
 
     def _pose(self) -> tuple[float, float, float, float, float]:
         """x and y (m), yaw (rad), forward speed (m/s), yaw rate (rad/s)."""
@@ -562,3 +538,6 @@ def _mjcf(walls: Blocks, boxes: int) -> str:
   </worldbody>
   <actuator>{motors}</actuator>
 </mujoco>"""
+
+
+FAMILY = Family(EMBODIMENT, TASKS, ("mujoco",), RoverEnvironment)

@@ -1,0 +1,134 @@
+"""Point mazes (Fu et al. 2020, arXiv 2004.07219): a ball that is pushed through one of three mazes to a goal.
+
+Simulated by gymnasium-robotics. The maze is not observed: the instruction names it, and its walls are the same in every
+episode. The expert follows the shortest way through the cells.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from polysoma.embodiment import INSTRUCTION, ContinuousActions, Embodiment, Modality, Observation, Stream, channels
+from polysoma.simulators.environment import Family, MujocoEnvironment, import_quietly
+
+_SIMULATIONS = {"umaze": "PointMaze_UMaze-v3", "medium": "PointMaze_Medium-v3", "large": "PointMaze_Large-v3"}
+_INSTRUCTIONS = {
+    "umaze": "go to the goal in the u-shaped maze",
+    "medium": "go to the goal in the medium maze",
+    "large": "go to the goal in the large maze",
+}
+
+# Limits hold the largest maze. Speeds are cut at 5 m/s before each step.
+_STATE = (
+    *channels("x y", "m", -7, 7, group="ball"),
+    *channels("vx vy", "m/s", -6, 6, group="ball"),
+    *channels("goal_x goal_y", "m", -7, 7, group="goal"),
+)
+
+EMBODIMENT = Embodiment(
+    name="pointmaze",
+    streams=(Stream("state", Modality.STATE, (len(_STATE),), _STATE), Stream(INSTRUCTION, Modality.TEXT)),
+    actions=ContinuousActions(channels("force_x force_y", "1", -1.0, 1.0)),
+    rate_hz=100.0,
+    chunk=8,
+    history=1,
+)
+"""A ball: its place, its speed and the goal; the force on it in parts of the largest."""
+
+TASKS = tuple(f"pointmaze/{name}" for name in _SIMULATIONS)
+
+_PASSED = 0.3
+"""Metres from the middle of a cell at which the expert turns to the next."""
+
+
+class PointMaze(MujocoEnvironment):
+    """One maze: ``state`` float32 ``(6,)``, actions float32 ``(2,)`` in [-1, 1], reward 1 at success."""
+
+    embodiment = EMBODIMENT
+    expert_noise = 0.3
+
+    def __init__(self, task: str) -> None:
+        super().__init__()
+        import_quietly("gymnasium_robotics")
+        self.task = task
+        name = task.partition("/")[2]
+        self._instruction = _INSTRUCTIONS[name]
+        made = gymnasium.make(_SIMULATIONS[name], continuing_task=False, disable_env_checker=True)
+        assert made.spec is not None and made.spec.max_episode_steps is not None
+        self.max_steps = made.spec.max_episode_steps
+        self._simulation: Any = made.unwrapped
+        self._state = np.zeros(len(_STATE), np.float32)
+        self._toward: dict[tuple[int, int], tuple[int, int]] = {}
+        self._steps = 0
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """A new episode. See :class:`~polysoma.simulators.environment.Environment`."""
+        raw, _ = self._simulation.reset(seed=seed)
+        self._steps = 0
+        self._toward = self._shortest_ways(self._cell(raw["desired_goal"]))
+        return self._observe(raw), {"success": False}
+
+    def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """One step of 1/100 s. See :class:`~polysoma.simulators.environment.Environment`."""
+        raw, _, _, _, info = self._simulation.step(np.asarray(action, np.float32))
+        self._steps += 1
+        success = bool(info["success"])
+        truncated = not success and self._steps >= self.max_steps
+        return self._observe(raw), float(success), success, truncated, {"success": success}
+
+    def expert_action(self) -> np.ndarray:
+        """A spring and a damper toward the next cell on the shortest way: float32 ``(2,)``."""
+        place, speed, goal = self._state[:2], self._state[2:4], self._state[4:]
+        cell = self._cell(place)
+        following = self._toward.get(cell)
+        if following is None:
+            target = goal
+        else:
+            target = self._middle(following)
+            # Cut no corner: first to the middle of this cell across the way, then along it.
+            along = target - self._middle(cell)
+            off = (place - self._middle(cell)) * (along == 0)
+            if np.abs(off).max() > _PASSED:
+                target = self._middle(cell)
+        return np.clip(6 * (target - place) - 1.5 * speed, -1, 1).astype(np.float32)
+
+    def _observe(self, raw: dict[str, np.ndarray]) -> Observation:
+        self._state = np.concatenate([raw["observation"], raw["desired_goal"]]).astype(np.float32)
+        return {"state": self._state.copy(), INSTRUCTION: self._instruction}
+
+    def _scene(self) -> tuple[Any, Any, Any]:
+        import mujoco
+
+        view = mujoco.MjvCamera()
+        view.distance, view.azimuth, view.elevation = 1.1 * self._simulation.maze.map_width + 1.5, 90.0, -75.0
+        return self._simulation.model, self._simulation.data, view
+
+    def _cell(self, place: np.ndarray) -> tuple[int, int]:
+        row, column = self._simulation.maze.cell_xy_to_rowcol(place)
+        return int(row), int(column)
+
+    def _middle(self, cell: tuple[int, int]) -> np.ndarray:
+        middle: np.ndarray = self._simulation.maze.cell_rowcol_to_xy(np.array(cell))
+        return middle
+
+    def _shortest_ways(self, goal: tuple[int, int]) -> dict[tuple[int, int], tuple[int, int]]:
+        """From every free cell but the goal's, the next one on the shortest way to it."""
+        walls = self._simulation.maze.maze_map
+        toward: dict[tuple[int, int], tuple[int, int]] = {}
+        waiting = deque([goal])
+        while waiting:
+            row, column = waiting.popleft()
+            for cell in ((row + 1, column), (row - 1, column), (row, column + 1), (row, column - 1)):
+                if cell != goal and cell not in toward and walls[cell[0]][cell[1]] != 1:
+                    toward[cell] = (row, column)
+                    waiting.append(cell)
+        return toward
+
+
+FAMILY = Family(EMBODIMENT, TASKS, ("mujoco", "gymnasium_robotics"), PointMaze)
