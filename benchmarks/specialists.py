@@ -39,11 +39,15 @@ class Train:
 
     steps: int = 1000
     """Stop here, on the recipe's own schedule."""
+    bodies: tuple[str, ...] = tuple(EPISODES)
+    """Whose specialists."""
     overrides: tyro.conf.Positional[tuple[str, ...]] = ()
     """What the generalist's run overrode in the recipe, e.g. steps=5000."""
 
     def run(self) -> None:
-        for body, part in read_recipe(RECIPE, self.overrides).bodies.items():
+        parts = read_recipe(RECIPE, self.overrides).bodies
+        for body in self.bodies:
+            part = parts[body]
             settings = ", ".join(f"{key} = {value}" for key, value in dataclasses.asdict(part).items())
             arguments = ["-m", "polysoma", "train", str(RECIPE), *self.overrides, f"bodies={{{body} = {{{settings}}}}}"]
             subprocess.run(

@@ -100,6 +100,7 @@ class Aloha(MujocoEnvironment):
         self._data = mujoco.MjData(self._model)
         self._instruction = _INSTRUCTIONS[name]
         self._arms = {side: _Arm(mujoco, self._model, side) for side in SIDES}
+        self._grips: dict[str, _Grip] = {}
         self._steps = 0
 
     def reset(
@@ -180,8 +181,12 @@ _HELD = 0.06
 _MEETING = np.array([0.0, 0.5, 0.22])
 _TAKING = np.array([0.005, 0.5, 0.22])
 _WAITING = np.array([-0.12, 0.5, 0.22])
+"""Metres: where the right hand holds the cube, where the left hand takes it, and where it waits."""
+
 _CUBE_FIRM = 0.68
 _GRASP_HEIGHT = 0.034
+"""How open a hand is at most when it has closed on the cube; metres of the fingertips above the table, which would hold
+the fingers back if they touched it."""
 
 
 class TransferCube(Aloha):
@@ -215,6 +220,8 @@ _AHEAD = {"left": -1.0, "right": 1.0}
 _GAIN = 0.06
 _PARTS_FIRM = {"left": 0.78, "right": 0.45}
 _GRASP_HEIGHTS = {"left": 0.036, "right": 0.032}
+"""Where the parts meet; metres of their middles from there, apart and joined; the side that each comes from; the part
+of an error that a step corrects; and as for the cube, of socket and peg."""
 
 
 class Insertion(Aloha):
