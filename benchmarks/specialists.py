@@ -63,11 +63,12 @@ class Compare:
 
     generalist: tyro.conf.Positional[str]
     steps: int = 1000
+    bodies: tuple[str, ...] = tuple(EPISODES)
 
     def run(self) -> None:
         numbers = {}
-        for body, episodes in EPISODES.items():
-            tasks = list(simulators.tasks_of(body))
+        for body in self.bodies:
+            episodes, tasks = EPISODES[body], list(simulators.tasks_of(body))
             policies = {"generalist": self.generalist, "specialist": str(_run(body, self.steps) / "checkpoint")}
             results = {name: evaluate(path, tasks, episodes, SEED, workers=2) for name, path in policies.items()}
             outcomes = {name: result.families()[body].outcomes for name, result in results.items()}

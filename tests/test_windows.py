@@ -80,7 +80,7 @@ def test_weights_of_data_sets(tmp_path: Path) -> None:
     for name, instruction in (("a", "old"), ("b", "new")):
         with DatasetWriter(tmp_path / name, ARM) as writer:
             writer.add(make_episode(ARM, 50, 0, "arm/one", instruction))
-    (source,) = open_sources([tmp_path / "a", tmp_path / "b"], {str(tmp_path / "b"): 3.0}, {})
+    (source,) = open_sources([tmp_path / "a", tmp_path / "b"], {"*/b": 3.0, "*": 1.0}, {})
     drawn = list(source.draw(4000, np.random.default_rng(0)).instructions)
     assert drawn.count("new") / 4000 == pytest.approx(0.75, abs=0.04)
     assert source.episodes == 2 and len(source) == 100

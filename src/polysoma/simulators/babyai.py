@@ -43,7 +43,7 @@ EMBODIMENT = Embodiment(
     actions=DiscreteActions(("left", "right", "forward", "pickup", "drop", "toggle", "done")),
     rate_hz=5.0,
     chunk=1,
-    history=96,
+    history=32,
 )
 """The agent of the grid world: the 7 x 7 cells in front of it (kind, colour, state of what is there), its compass
 direction (0 right, 1 down, 2 left, 3 up) and the mission."""
