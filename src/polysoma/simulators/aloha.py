@@ -170,7 +170,10 @@ class Aloha(MujocoEnvironment):
         return {"state": np.clip(state, limits.low, limits.high), INSTRUCTION: self._instruction}
 
     def _scene(self) -> tuple[Any, Any, Any]:
-        return self._model, self._data, "angle"
+        view = self._mujoco.MjvCamera()
+        view.lookat[:] = (0.0, 0.5, 0.12)
+        view.distance, view.azimuth, view.elevation = 1.75, 90.0, -30.0
+        return self._model, self._data, view
 
 
 _FINGER = {side: f"vx300s_{side}/10_{side}_gripper_finger" for side in SIDES}
