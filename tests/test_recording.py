@@ -170,10 +170,10 @@ def test_a_body_of_ones_own_joins_in_also_in_worker_processes(own_families: pyte
     assert len(CARTPOLE.read_text().splitlines()) <= 60
     recorded = record(simulators.match_tasks("cartpole/*"), 4, tmp_path, Behaviour(), workers=2, seed=4)
     assert recorded.kept == {"cartpole/balance": 4}
-    assert Dataset(tmp_path / "cartpole").instructions == [
+    assert set(Dataset(tmp_path / "cartpole").instructions) == {
         "balance the pole in the left half",
         "balance the pole in the right half",
-    ]
+    }
 
 
 def test_mistakes_in_a_family_of_ones_own_are_explained(own_families: pytest.MonkeyPatch, tmp_path: Path) -> None:
