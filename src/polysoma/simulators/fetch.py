@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import gymnasium
 import numpy as np
 
 from polysoma.embodiment import INSTRUCTION, ContinuousActions, Embodiment, Modality, Observation, Stream, channels
-from polysoma.simulators.environment import Family, MujocoEnvironment, import_quietly
+from polysoma.simulators.environment import Family
+from polysoma.simulators.robotics import GoalEnvironment
 
 _SIMULATIONS = {"reach": "FetchReach-v4", "push": "FetchPush-v4", "pick-and-place": "FetchPickAndPlace-v4"}
 _INSTRUCTIONS = {
@@ -52,40 +52,19 @@ _WITH_CUBE = [0, 1, 2, 9, 10, 20, 21, 22, 23, 24, *range(3, 9), *range(11, 20)]
 _WITHOUT_CUBE = list(range(10))
 
 
-class Fetch(MujocoEnvironment):
+class Fetch(GoalEnvironment):
     """One Fetch task: ``state`` float32 ``(28,)``, actions float32 ``(4,)`` in [-1, 1], reward 1 at success."""
 
     embodiment = EMBODIMENT
-    max_steps = 50
     expert_noise = 0.2
+    success_key = "is_success"
 
     def __init__(self, task: str) -> None:
-        super().__init__()
-        import_quietly("gymnasium_robotics")
-        self.task = task
         self._name = task.partition("/")[2]
-        made = gymnasium.make(_SIMULATIONS[self._name], disable_env_checker=True)
-        self._simulation: Any = made.unwrapped
+        super().__init__(task, _SIMULATIONS[self._name])
         space = self.embodiment.observation_space()["state"]
         self._low, self._high = space.low, space.high  # type: ignore[attr-defined]
         self._state = np.zeros(len(_STATE), np.float32)
-        self._steps = 0
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Observation, dict[str, Any]]:
-        """A new episode. See :class:`~polysoma.simulators.environment.Environment`."""
-        raw, _ = self._simulation.reset(seed=seed)
-        self._steps = 0
-        return self._observe(raw), {"success": False}
-
-    def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """One step of 1/25 s. See :class:`~polysoma.simulators.environment.Environment`."""
-        raw, _, _, _, info = self._simulation.step(np.asarray(action, np.float32))
-        self._steps += 1
-        success = bool(info["is_success"])
-        truncated = not success and self._steps >= self.max_steps
-        return self._observe(raw), float(success), success, truncated, {"success": success}
 
     def expert_action(self) -> np.ndarray:
         """A scripted policy: float32 ``(4,)``."""

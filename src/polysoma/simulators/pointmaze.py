@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections import deque
 from typing import Any
 
-import gymnasium
 import numpy as np
 
 from polysoma.embodiment import INSTRUCTION, ContinuousActions, Embodiment, Modality, Observation, Stream, channels
-from polysoma.simulators.environment import Family, MujocoEnvironment, import_quietly
+from polysoma.simulators.environment import Family
+from polysoma.simulators.robotics import GoalEnvironment
 
 _SIMULATIONS = {"umaze": "PointMaze_UMaze-v3", "medium": "PointMaze_Medium-v3", "large": "PointMaze_Large-v3"}
 _INSTRUCTIONS = {
@@ -45,42 +45,27 @@ _PASSED = 0.3
 """Metres from the middle of a cell at which the expert turns to the next."""
 
 
-class PointMaze(MujocoEnvironment):
+class PointMaze(GoalEnvironment):
     """One maze: ``state`` float32 ``(6,)``, actions float32 ``(2,)`` in [-1, 1], reward 1 at success."""
 
     embodiment = EMBODIMENT
     expert_noise = 0.3
+    success_key = "success"
 
     def __init__(self, task: str) -> None:
-        super().__init__()
-        import_quietly("gymnasium_robotics")
-        self.task = task
         name = task.partition("/")[2]
+        super().__init__(task, _SIMULATIONS[name], continuing_task=False)
         self._instruction = _INSTRUCTIONS[name]
-        made = gymnasium.make(_SIMULATIONS[name], continuing_task=False, disable_env_checker=True)
-        assert made.spec is not None and made.spec.max_episode_steps is not None
-        self.max_steps = made.spec.max_episode_steps
-        self._simulation: Any = made.unwrapped
         self._state = np.zeros(len(_STATE), np.float32)
         self._toward: dict[tuple[int, int], tuple[int, int]] = {}
-        self._steps = 0
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """A new episode. See :class:`~polysoma.simulators.environment.Environment`."""
-        raw, _ = self._simulation.reset(seed=seed)
-        self._steps = 0
-        self._toward = self._shortest_ways(self._cell(raw["desired_goal"]))
-        return self._observe(raw), {"success": False}
-
-    def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """One step of 1/100 s. See :class:`~polysoma.simulators.environment.Environment`."""
-        raw, _, _, _, info = self._simulation.step(np.asarray(action, np.float32))
-        self._steps += 1
-        success = bool(info["success"])
-        truncated = not success and self._steps >= self.max_steps
-        return self._observe(raw), float(success), success, truncated, {"success": success}
+        """A new start and goal. See :class:`~polysoma.simulators.environment.Environment`."""
+        start = super().reset(seed=seed, options=options)
+        self._toward = self._shortest_ways(self._cell(self._state[4:]))
+        return start
 
     def expert_action(self) -> np.ndarray:
         """A spring and a damper toward the next cell on the shortest way: float32 ``(2,)``."""
