@@ -1,7 +1,10 @@
 """The generalist against one specialist a family: the same data, settings and steps for that family, paired seeds.
 
-    python benchmarks/specialists.py train --steps 1000     # four trainings, each of one body of the recipe
-    python benchmarks/specialists.py compare runs/generalist/step-1000 --steps 1000
+    python benchmarks/specialists.py train steps=4200 bodies.rover.batch=128 bodies.drone.batch=128 --steps 1000
+    python benchmarks/specialists.py compare CHECKPOINT --steps 1000
+
+CHECKPOINT is a copy of the generalist's checkpoint at that step; the overrides are those of its first thousand steps in
+recipes/generalist.sh.
 
 A specialist's run takes the very windows that the generalist's run took for that body (drawing depends on the seed, the
 step and the body alone), at the same learning rates. The generalist must come from the same recipe, at the same step.

@@ -108,6 +108,12 @@ class Policy(nn.Module):
             f"this policy does not know the body {name!r}; it knows {[b.name for b in self.config.embodiments]}"
         )
 
+    def _check_same(self, body: Embodiment) -> None:
+        known = self.embodiment(body.name)
+        if known != body:
+            differences = "; ".join(known.differences(body))
+            raise PolysomaError(f"the policy's body {body.name!r} is not the one of this data: {differences}")
+
     def _tokenizer(self, body: str) -> BodyTokenizer:
         return cast(BodyTokenizer, self.bodies[body])
 
@@ -137,11 +143,7 @@ class Policy(nn.Module):
     def _frames(self, windows: Windows, times: Tensor, readings: dict[str, Tensor]) -> Tensor:
         """Tokens of the windows' frames, float32 ``(B, T * per_frame, width)``."""
         body = windows.embodiment
-        if self.embodiment(body.name) != body:
-            raise PolysomaError(
-                f"the policy's body {body.name!r} is not the one of this data: "
-                + "; ".join(self.embodiment(body.name).differences(body))
-            )
+        self._check_same(body)
         observations = {name: torch.from_numpy(array).to(self.device) for name, array in windows.observations.items()}
         previous = torch.from_numpy(windows.previous).to(self.device)
         tokens: Tensor = self._tokenizer(body.name)(observations, previous, times, readings)
@@ -217,9 +219,8 @@ class Policy(nn.Module):
         """
         known = {body.name: body for body in self.config.embodiments}
         for body in embodiments:
-            if body != known.get(body.name, body):
-                differences = "; ".join(known[body.name].differences(body))
-                raise PolysomaError(f"the policy's body {body.name!r} is not the one of this data: {differences}")
+            if body.name in known:
+                self._check_same(body)
         config = dataclasses.replace(
             self.config,
             embodiments=(*known.values(), *(body for body in embodiments if body.name not in known)),

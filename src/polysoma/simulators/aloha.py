@@ -8,8 +8,6 @@ asked anywhere: they move the commanded grippers toward what the situation asks 
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -25,7 +23,7 @@ from polysoma.embodiment import (
     Stream,
     channels,
 )
-from polysoma.simulators.environment import Family, MujocoEnvironment
+from polysoma.simulators.environment import Family, MujocoEnvironment, package_folder
 
 SIDES = ("left", "right")
 _FILES = {"transfer-cube": "bimanual_viperx_transfer_cube.xml", "insertion": "bimanual_viperx_insertion.xml"}
@@ -93,10 +91,7 @@ class Aloha(MujocoEnvironment):
         self.task = task
         self._mujoco = mujoco
         name = task.partition("/")[2]
-        found = importlib.util.find_spec("gym_aloha")
-        assert found is not None and found.submodule_search_locations is not None
-        folder = Path(next(iter(found.submodule_search_locations))) / "assets"
-        self._model = mujoco.MjModel.from_xml_path(str(folder / _FILES[name]))
+        self._model = mujoco.MjModel.from_xml_path(str(package_folder("gym_aloha") / "assets" / _FILES[name]))
         self._data = mujoco.MjData(self._model)
         self._instruction = _INSTRUCTIONS[name]
         self._arms = {side: _Arm(mujoco, self._model, side) for side in SIDES}

@@ -8,6 +8,7 @@ import importlib.util
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -127,6 +128,13 @@ def import_quietly(name: str) -> ModuleType:
     """Imports a module that prints advice which is of no use here."""
     with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
         return importlib.import_module(name)
+
+
+def package_folder(name: str) -> Path:
+    """Where an installed package lies, found without importing it."""
+    found = importlib.util.find_spec(name)
+    assert found is not None and found.submodule_search_locations is not None
+    return Path(next(iter(found.submodule_search_locations)))
 
 
 class ExpertFailed(Exception):

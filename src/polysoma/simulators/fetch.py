@@ -47,9 +47,8 @@ of the hand (1 is five centimetres a step) and the gripper (1 opens it)."""
 
 TASKS = tuple(f"fetch/{name}" for name in _SIMULATIONS)
 
-# Where the observation of gymnasium-robotics has what the state lists, with and without a cube.
+# Where the observation of gymnasium-robotics has what the state lists. Without a cube it is the first ten in order.
 _WITH_CUBE = [0, 1, 2, 9, 10, 20, 21, 22, 23, 24, *range(3, 9), *range(11, 20)]
-_WITHOUT_CUBE = list(range(10))
 
 
 class Fetch(GoalEnvironment):

