@@ -21,7 +21,9 @@ EPISODES = {"expert": 20, "random": 10}
 SEED = 3000
 
 if __name__ == "__main__":
-    tasks = simulators.match_tasks("*")
+    # A body seen through its cameras has the same episodes and the same expert.
+    bodies = [name for name, body in simulators.embodiments().items() if body.body == name]
+    tasks = simulators.match_tasks("*", bodies)
     results = {}
     for driver, episodes in EPISODES.items():
         with counting(driver) as show:
@@ -29,7 +31,11 @@ if __name__ == "__main__":
                 driver, tasks, episodes, SEED, 2, progress=lambda done, total, scores, show=show: show(done, total, "")
             )
         results[driver] = result.to_json()
-    rates = {task: {driver: results[driver]["tasks"][task]["rate"] for driver in EPISODES} for task in tasks}
+    rates = {
+        task: {driver: results[driver]["tasks"][task]["rate"] for driver in EPISODES}
+        | {f"{driver}_return": results[driver]["tasks"][task]["return"] for driver in EPISODES}
+        for task in tasks
+    }
     data = {"commit": commit(), "episodes": EPISODES, "seed": SEED, "tasks": rates}
     path = Path(evaluation.__file__).parent / evaluation.REFERENCE_FILE
     write_atomically(path, (json.dumps(data, indent=1) + "\n").encode())

@@ -87,6 +87,8 @@ class Stream:
                 f"stream {self.name!r}: a state needs one named channel for each value: shape {self.shape}, "
                 f"{len(self.channels)} channels"
             )
+        if self.modality is Modality.IMAGE and (len(self.shape) != 3 or self.shape[2] != 3):
+            raise PolysomaError(f"stream {self.name!r}: an image is of shape (height, width, 3), got {self.shape}")
         if self.modality is Modality.SYMBOL and (not self.shape or self.shape[-1] != len(self.cardinalities)):
             raise PolysomaError(
                 f"stream {self.name!r}: symbols need one cardinality for each id on the last axis: shape {self.shape}, "
@@ -161,6 +163,8 @@ class Embodiment:
         rate_hz: actions a second.
         chunk: how many future actions a policy predicts at once.
         history: how many past observations (the present one included) a policy may look at.
+        body: what moves, where one body can be observed in several ways: embodiments of one body have equal actions
+            and share a policy's head. By default the name.
     """
 
     name: str
@@ -169,8 +173,11 @@ class Embodiment:
     rate_hz: float
     chunk: int = 1
     history: int = 1
+    body: str = ""
 
     def __post_init__(self) -> None:
+        if not self.body:
+            object.__setattr__(self, "body", self.name)
         names = [stream.name for stream in self.streams]
         if len(set(names)) != len(names):
             raise PolysomaError(f"embodiment {self.name!r}: stream names must differ, got {names}")
@@ -240,7 +247,7 @@ class Embodiment:
     def differences(self, other: Embodiment) -> list[str]:
         """What differs from another embodiment, each as ``"what: this one's, not the other's"``; empty when equal."""
         found = []
-        for field in ("name", "rate_hz", "chunk", "history"):
+        for field in ("name", "rate_hz", "chunk", "history", "body"):
             if getattr(self, field) != getattr(other, field):
                 found.append(f"{field}: {getattr(self, field)}, not {getattr(other, field)}")
         names, others = [s.name for s in self.streams], [s.name for s in other.streams]

@@ -17,6 +17,7 @@ import numpy as np
 
 from polysoma import simulators
 from polysoma.data.episode import Episode
+from polysoma.data.paraphrases import Split, read_paraphrases
 from polysoma.embodiment import INSTRUCTION, ContinuousActions, Embodiment, Observation
 from polysoma.errors import PolysomaError
 from polysoma.simulators.environment import Environment, ExpertFailed
@@ -45,6 +46,7 @@ class Behaviour:
         noise: standard deviation of the noise added to half of the executed actions (DART), as a fraction of half of
             the action range; None takes each task's own ``expert_noise``, for the expert alone.
         max_steps: cut episodes after this many steps; None leaves it to the task.
+        paraphrases: None, or a file and its split: every episode's instruction is then said in other words.
     """
 
     driver: str = EXPERT
@@ -52,17 +54,19 @@ class Behaviour:
     label: bool = False
     noise: float | None = 0.0
     max_steps: int | None = None
+    paraphrases: tuple[str, Split] | None = None
 
 
 @dataclass
 class Outcome:
-    """What came of a job. ``error`` says why the expert failed, if it did."""
+    """What came of a job: ``total`` is the sum of its rewards; ``error`` says why the expert failed, if it did."""
 
     task: str
     seed: int
     success: bool
     steps: int
     instruction: str
+    total: float = 0.0
     error: str = ""
     episode: Episode | None = None
     frames: list[np.ndarray] = field(default_factory=list)
@@ -74,14 +78,18 @@ class _Lane:
     def __init__(self, environment: Environment, job: Job, behaviour: Behaviour) -> None:
         self.environment, self.job, self.behaviour = environment, job, behaviour
         self.body: Embodiment = environment.embodiment
-        self.observation: Observation = environment.reset(seed=job.seed)[0]
-        self.limit = min(environment.max_steps, behaviour.max_steps or environment.max_steps)
         self.rng = np.random.default_rng([job.seed, 7])
+        self.paraphrases = None
+        if behaviour.paraphrases is not None:
+            self.paraphrases = read_paraphrases(*behaviour.paraphrases, plain=0.0)
+        self.said: dict[str, str] = {}
+        self.observation: Observation = self._heard(environment.reset(seed=job.seed)[0])
+        self.limit = min(environment.max_steps, behaviour.max_steps or environment.max_steps)
         noise = behaviour.noise
         if noise is None:
             noise = environment.expert_noise if behaviour.driver == EXPERT else 0.0
         self.noise = noise if isinstance(self.body.actions, ContinuousActions) else 0.0
-        self.steps, self.success = 0, False
+        self.steps, self.success, self.total = 0, False, 0.0
         self.observations: list[Observation] = []
         self.labels: list[Any] = []
         self.executed: list[Any] = []
@@ -100,12 +108,23 @@ class _Lane:
             self.observations.append(self.observation)
             self.labels.append(label)
             self.executed.append(action)
-        self.observation, _, terminated, truncated, info = self.environment.step(action)
+        observation, reward, terminated, truncated, info = self.environment.step(action)
+        self.observation = self._heard(observation)
+        self.total += float(reward)
         self.steps += 1
         self.success = bool(info["success"])
         over = self.success or terminated or truncated or self.steps >= self.limit
         self._film(last=over)
         return over
+
+    def _heard(self, observation: Observation) -> Observation:
+        """The observation with its instruction in other words, the same ones throughout an episode."""
+        if self.paraphrases is None:
+            return observation
+        text = observation[INSTRUCTION]
+        if text not in self.said:
+            self.said[text] = self.paraphrases.say(text, self.rng)
+        return {**observation, INSTRUCTION: self.said[text]}
 
     def _film(self, last: bool = False) -> None:
         if self.job.film and (last or self.steps % max(1, round(self.body.rate_hz / VIDEO_FPS)) == 0):
@@ -126,7 +145,9 @@ class _Lane:
                 actions=np.asarray(self.labels, dtype),
                 executed=np.asarray(self.executed, dtype),
             )
-        return Outcome(self.job.task, self.job.seed, self.success, self.steps, instruction, error, episode, self.frames)
+        return Outcome(
+            self.job.task, self.job.seed, self.success, self.steps, instruction, self.total, error, episode, self.frames
+        )
 
 
 def rollout(next_job: Callable[[], Job | None], behaviour: Behaviour, lanes: int) -> Iterator[Outcome]:

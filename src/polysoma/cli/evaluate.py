@@ -13,6 +13,7 @@ from rich.table import Table
 
 from polysoma import simulators
 from polysoma.cli.progress import counting
+from polysoma.data.paraphrases import SHIPPED
 from polysoma.errors import PolysomaError
 from polysoma.evaluation.evaluation import Result, Score, evaluate
 from polysoma.evaluation.intervals import wilson
@@ -52,6 +53,10 @@ class Evaluate:
     """Of the choice among discrete actions."""
     ensemble: float | None = None
     """Rate of temporal ensembling; off by default."""
+    paraphrases: Literal["none", "train", "held-out"] = "none"
+    """Say instructions in other words: those of training, or those that training never saw."""
+    paraphrase_file: str = SHIPPED
+    """A TOML file of other words (see docs/training.md), or shipped."""
     film: int = 240
     """Side of the report's videos in pixels; 0 for none."""
 
@@ -75,8 +80,9 @@ class Evaluate:
                 won = sum(score.successes for score in scores.values())
                 show(done, total, f"{won / done:.1%} succeed")
 
+            words = None if self.paraphrases == "none" else (self.paraphrase_file, self.paraphrases)
             result = evaluate(
-                driver, tasks, self.episodes, self.seed, self.workers, self.lanes, acting, film, True, progress
+                driver, tasks, self.episodes, self.seed, self.workers, self.lanes, acting, film, True, progress, words
             )
         if self.json:
             self.json.parent.mkdir(parents=True, exist_ok=True)

@@ -63,7 +63,7 @@ class Dataset:
         self._frames = index.frames
         arrays = _frames(self.root, index, layout.body_features(self.embodiment))
         streams = self.embodiment.arrays
-        self.observations = {stream.name: arrays[layout.observation_key(stream.name)] for stream in streams}
+        self.observations = {stream.name: arrays[layout.observation_key(stream)] for stream in streams}
         self.actions, self.executed = arrays[layout.ACTION], arrays[layout.EXECUTED]
         if isinstance(self.embodiment.actions, DiscreteActions):
             self.actions, self.executed = self.actions[:, 0], self.executed[:, 0]
@@ -104,7 +104,7 @@ def _build(
         building = folder / f"{_BUILDING}{os.getpid()}"
         try:
             building.mkdir()
-            size = sum(feature.dtype.itemsize * int(np.prod(feature.shape)) for feature in features.values())
+            size = sum(feature.bytes for feature in features.values())
             if shutil.disk_usage(folder).free < size * index.frames * 1.01:
                 # Writing to a mapped file on a full disk kills the process instead of raising an error.
                 raise OSError("too little space for the cache")

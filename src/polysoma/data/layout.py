@@ -18,7 +18,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from polysoma.embodiment import DiscreteActions, Embodiment, Modality
+from polysoma.data.images import decode_png, encode_png
+from polysoma.embodiment import DiscreteActions, Embodiment, Modality, Stream
 from polysoma.errors import PolysomaError
 from polysoma.files import reason, writing
 
@@ -29,6 +30,9 @@ DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 EPISODES_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 INFO, STATS, TASKS, POLYSOMA = "meta/info.json", "meta/stats.json", "meta/tasks.parquet", "meta/polysoma.json"
+
+_PIECE_BYTES = 2**26
+_IMAGES_PER_FILE = 8
 
 ACTION = "action"
 EXECUTED = "executed_action"
@@ -54,18 +58,30 @@ EPISODES_SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Feature:
-    """One column of frames: its dtype, the shape of one value and, for channels, their names."""
+    """One column of frames: its dtype, the shape of one value and, for channels, their names.
+
+    Images are uint8 ``(height, width, 3)`` and lie in the files as PNG.
+    """
 
     dtype: np.dtype
     shape: tuple[int, ...]
     names: tuple[str, ...] | None = None
+    image: bool = False
+
+    @property
+    def bytes(self) -> int:
+        """Of one value in memory."""
+        return self.dtype.itemsize * int(np.prod(self.shape))
 
     def to_json(self) -> dict[str, Any]:
         names = None if self.names is None else list(self.names)
-        return {"dtype": self.dtype.name, "shape": list(self.shape), "names": names}
+        return {"dtype": "image" if self.image else self.dtype.name, "shape": list(self.shape), "names": names}
 
     def to_arrow(self, values: np.ndarray) -> pa.Array:
         """``(N, *shape)`` as a column; values of shape (1,) become scalars, as LeRobot stores them."""
+        if self.image:
+            files = pa.array([encode_png(picture) for picture in values], pa.binary())
+            return pa.StructArray.from_arrays([files, pa.nulls(len(files), pa.string())], ["bytes", "path"])
         column = pa.array(np.ascontiguousarray(values, self.dtype).reshape(-1))
         if self.shape != (1,):
             for size in reversed(self.shape):
@@ -73,31 +89,31 @@ class Feature:
         return column
 
     def to_numpy(self, column: pa.Array) -> np.ndarray:
-        """The inverse of :meth:`to_arrow`; accepts lists of any nesting."""
+        """The inverse of :meth:`to_arrow`; accepts lists of any nesting. Raises ValueError for a damaged image."""
         rows = len(column)
+        if self.image:
+            pictures = np.empty((rows, *self.shape), np.uint8)
+            for row, file in enumerate(column.field("bytes")):
+                pictures[row] = decode_png(file.as_py(), self.shape)
+            return pictures
         while pa.types.is_list(column.type) or pa.types.is_fixed_size_list(column.type):
             column = column.flatten()
         values: np.ndarray = column.to_numpy(zero_copy_only=False)
         return values.astype(self.dtype, copy=False).reshape(rows, *self.shape)
 
 
-def observation_key(stream: str) -> str:
+def observation_key(stream: Stream) -> str:
     """The column of a stream."""
-    return f"observation.{stream}"
+    return f"observation.{'images.' if stream.modality is Modality.IMAGE else ''}{stream.name}"
 
 
 def body_features(body: Embodiment) -> dict[str, Feature]:
-    """The columns that depend on the body, by name.
-
-    Raises:
-        PolysomaError: the body has an image stream, which cannot be recorded yet.
-    """
+    """The columns that depend on the body, by name."""
     features = {}
     for stream in body.arrays:
-        if stream.modality is Modality.IMAGE:
-            raise PolysomaError(f"{body.name}: image streams are not recorded yet, and {stream.name!r} is one")
-        names = tuple(channel.name for channel in stream.channels) or None
-        features[observation_key(stream.name)] = Feature(np.dtype(stream.dtype), stream.shape, names)
+        image = stream.modality is Modality.IMAGE
+        names = ("height", "width", "channels") if image else tuple(channel.name for channel in stream.channels) or None
+        features[observation_key(stream)] = Feature(np.dtype(stream.dtype), stream.shape, names, image)
     if isinstance(body.actions, DiscreteActions):
         action = Feature(np.dtype(np.int64), (1,), ("action",))
     else:
@@ -192,14 +208,14 @@ def data_files(root: Path, index: EpisodeIndex) -> list[Path]:
 
 
 def read_frames(
-    root: Path, index: EpisodeIndex, features: Mapping[str, Feature], rows: int = 2**16
+    root: Path, index: EpisodeIndex, features: Mapping[str, Feature]
 ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-    """Frames in order, in pieces of at most ``rows``: (first frame, column name to ``(n, *shape)``).
+    """Frames in order, in pieces of at most 64 MB: (first frame, column name to ``(n, *shape)``).
 
     Raises:
         PolysomaError: a file is missing, damaged or holds another number of frames than the episodes say.
     """
-    begin = 0
+    begin, rows = 0, max(1, _PIECE_BYTES // sum(feature.bytes for feature in features.values()))
     for number, frames in index.files():
         path = numbered(root, DATA_PATH, number)
         with _reading(path), pq.ParquetFile(path) as file:
@@ -209,6 +225,16 @@ def read_frames(
             for batch in file.iter_batches(rows, columns=list(features), use_threads=False):
                 yield begin, {name: feature.to_numpy(batch[name]) for name, feature in features.items()}
                 begin += batch.num_rows
+
+
+def read_some_images(root: Path, index: EpisodeIndex, name: str, feature: Feature) -> np.ndarray:
+    """A few pictures of every file: uint8 ``(n, height, width, 3)``. Raises as :func:`read_frames`."""
+    pieces = []
+    for path in data_files(root, index):
+        with _reading(path), pq.ParquetFile(path) as file:
+            batch = next(file.iter_batches(_IMAGES_PER_FILE, columns=[name], use_threads=False))
+            pieces.append(feature.to_numpy(batch[name]))
+    return np.concatenate(pieces)
 
 
 def read_polysoma(root: Path) -> tuple[Embodiment, dict[str, list[int]]]:

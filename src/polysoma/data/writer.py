@@ -20,13 +20,14 @@ from polysoma.errors import PolysomaError
 from polysoma.files import TEMPORARY, explain_writing
 
 FLUSH_FRAMES = 20_000
+FLUSH_BYTES = 2**28
 FLUSH_SECONDS = 60.0
 
 
 class DatasetWriter:
     """Creates a data set, or continues one of the same embodiment.
 
-    Episodes wait in memory and are written about every 20,000 frames or every minute, whichever comes first. Each
+    Episodes wait in memory and are written about every 20,000 frames, 256 MB or minute, whichever comes first. Each
     flush adds one file of frames and then one of episodes; the latter's appearance is what makes them exist.
 
     Attributes:
@@ -35,7 +36,7 @@ class DatasetWriter:
 
     Raises:
         PolysomaError: the folder holds another embodiment or is not a data set of this library, another process is
-            recording into it, a file is damaged or cannot be written, or the body has images (not recorded yet).
+            recording into it, or a file is damaged or cannot be written.
     """
 
     def __init__(self, root: Path, embodiment: Embodiment) -> None:
@@ -151,7 +152,9 @@ class DatasetWriter:
                     path.unlink()
 
     def _flush_when_due(self) -> None:
-        if self._buffered_frames >= FLUSH_FRAMES or time.monotonic() - self._flushed >= FLUSH_SECONDS:
+        frame_bytes = sum(feature.bytes for feature in self._features.values())
+        full = self._buffered_frames >= min(FLUSH_FRAMES, FLUSH_BYTES // frame_bytes)
+        if full or time.monotonic() - self._flushed >= FLUSH_SECONDS:
             self.flush()
 
     def _tables(self) -> tuple[pa.Table, pa.Table]:
@@ -172,7 +175,7 @@ class DatasetWriter:
         }
         for stream in self.embodiment.arrays:
             arrays = [episode.observations[stream.name] for episode in buffer]
-            values[layout.observation_key(stream.name)] = np.concatenate(arrays)
+            values[layout.observation_key(stream)] = np.concatenate(arrays)
         frames = pa.table({name: feature.to_arrow(values[name]) for name, feature in self._features.items()})
         chunk, file = (np.full(len(buffer), n) for n in divmod(self._file, layout.FILES_PER_CHUNK))
         columns = [
@@ -228,15 +231,21 @@ class DatasetWriter:
     def _write_statistics(self) -> None:
         if self._frames == self._described_frames():
             return
-        accumulators = {
-            name: Accumulator(self._frames, int(np.prod(feature.shape))) for name, feature in self._features.items()
-        }
-        for _, frames in layout.read_frames(self.root, layout.read_episodes(self.root), self._features):
+        index = layout.read_episodes(self.root)
+        columns = {name: feature for name, feature in self._features.items() if not feature.image}
+        accumulators = {name: Accumulator(self._frames, int(np.prod(f.shape))) for name, f in columns.items()}
+        for _, frames in layout.read_frames(self.root, index, columns):
             for name, values in frames.items():
                 accumulators[name].add(values.reshape(len(values), -1))
+        shapes = {name: feature.shape for name, feature in columns.items()}
+        for name in self._features.keys() - columns.keys() if self._frames else ():
+            pixels = layout.read_some_images(self.root, index, name, self._features[name]).reshape(-1, 3)
+            accumulators[name] = Accumulator(len(pixels), 3)
+            accumulators[name].add(pixels / np.float32(255))
+            shapes[name] = (3, 1, 1)  # As LeRobot has it.
         stats = {}
         for name, accumulator in accumulators.items():
-            shape = self._features[name].shape
+            shape = shapes[name]
             stats[name] = {key: value.reshape(shape).tolist() for key, value in accumulator.result().items()}
             stats[name]["count"] = [accumulator.count]
         layout.write_json(self.root / layout.STATS, stats)

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from polysoma import simulators
+from polysoma.data.paraphrases import Split
 from polysoma.errors import PolysomaError
-from polysoma.evaluation.intervals import wilson
+from polysoma.evaluation.intervals import mean_interval, wilson
 from polysoma.rollout import EXPERT, RANDOM, Behaviour, Outcome, interleave, rollout_in_workers
 
 REFERENCE_FILE = "reference.json"
@@ -31,6 +32,7 @@ class Score:
     seeds: list[int] = field(default_factory=list)
     outcomes: list[bool] = field(default_factory=list)
     steps: list[int] = field(default_factory=list)
+    returns: list[float] = field(default_factory=list)
 
     @property
     def successes(self) -> int:
@@ -50,6 +52,8 @@ class Score:
             "trials": self.trials,
             "rate": round(self.rate, 4),
             "interval": [round(limit, 4) for limit in wilson(self.successes, self.trials)],
+            "return": round(float(np.mean(self.returns)), 3),
+            "return_interval": [round(limit, 3) for limit in mean_interval(self.returns)],
         }
 
 
@@ -72,15 +76,32 @@ class Result:
             family.seeds += score.seeds
             family.outcomes += score.outcomes
             family.steps += score.steps
+            family.returns += score.returns
         return families
+
+    def expert_normalised(self) -> dict[str, float | None]:
+        """How far each task lies between random actions (0) and the expert (1): by success, or by return where that
+        is what counts. None where no reference is known."""
+        reference = _reference()
+        families = simulators.families()
+        found: dict[str, float | None] = {}
+        for task, score in self.tasks.items():
+            family = families[task.split("/")[0]]
+            known = reference.get(family.embodiment.body + task[task.index("/") :])
+            if family.by_return:
+                mean = float(np.mean(score.returns))
+                found[task] = normalised(mean, known and {k: known[f"{k}_return"] for k in ("expert", "random")})
+            else:
+                found[task] = normalised(score.rate, known)
+        return found
 
     def to_json(self) -> dict[str, Any]:
         """The documented JSON: checkpoint, versions, tasks, families."""
-        reference = _reference()
+        between = self.expert_normalised()
         tasks = {
             task: {
                 **score.to_json(),
-                "expert_normalised": normalised(score.rate, reference.get(task)),
+                "expert_normalised": between[task],
                 "seeds": score.seeds,
                 "outcomes": [int(outcome) for outcome in score.outcomes],
                 "steps": score.steps,
@@ -89,7 +110,7 @@ class Result:
         }
         families = {}
         for family, score in self.families().items():
-            own = [tasks[task]["expert_normalised"] for task in tasks if task.startswith(family + "/")]
+            own = [value for task, value in between.items() if task.startswith(family + "/")]
             known = [value for value in own if value is not None]
             families[family] = {
                 **score.to_json(),
@@ -121,6 +142,7 @@ def evaluate(
     film: int = 0,
     latency: bool = False,
     progress: Callable[[int, int, dict[str, Score]], None] | None = None,
+    paraphrases: tuple[str, Split] | None = None,
 ) -> Result:
     """Plays ``episodes`` of each task with the seeds ``seed, seed + 1, ...``.
 
@@ -130,13 +152,14 @@ def evaluate(
         film: side in pixels of a video of each task's first episode; 0 for none.
         latency: also time single decisions, one thread, one body at a time.
         progress: called with episodes done, in all, and the scores so far.
+        paraphrases: None, or a file and the split from which instructions are said in other words.
 
     Raises:
         PolysomaError: unknown task, no such checkpoint, or a checkpoint that does not know a body.
     """
     if episodes < 1:
         raise PolysomaError(f"episodes must be at least 1, got {episodes}")
-    behaviour = Behaviour(driver=driver, acting=acting or {})
+    behaviour = Behaviour(driver=driver, acting=acting or {}, paraphrases=paraphrases)
     if driver not in (EXPERT, RANDOM):
         _check_bodies(driver, tasks)
     seeds = list(range(seed, seed + episodes))
@@ -152,11 +175,13 @@ def evaluate(
         so_far.setdefault(outcome.task, Score()).outcomes.append(outcome.success)
         if progress:
             progress(done, len(jobs), so_far)
-    scores = {
-        task: Score(seeds, [outcomes[task, s].success for s in seeds], [outcomes[task, s].steps for s in seeds])
-        for task in tasks
-    }
+    scores = {}
+    for task in tasks:
+        own = [outcomes[task, s] for s in seeds]
+        scores[task] = Score(seeds, [o.success for o in own], [o.steps for o in own], [o.total for o in own])
     settings = {"episodes": episodes, "seed": seed, "workers": workers, "lanes": lanes, "acting": acting or {}}
+    if paraphrases:
+        settings["paraphrases"] = list(paraphrases)
     result = Result(driver, scores, settings, time.monotonic() - began, films=films)
     if latency and driver not in (EXPERT, RANDOM):
         result.latency = decision_latency(driver, tasks, seed)

@@ -26,6 +26,19 @@ def wilson(successes: int, trials: int, z: float = Z95) -> tuple[float, float]:
     return (0.0 if successes == 0 else centre - half, 1.0 if successes == trials else centre + half)
 
 
+def mean_interval(values: Sequence[float], resamples: int = 2000) -> tuple[float, float]:
+    """The 95 % percentile bootstrap interval of a mean (Efron & Tibshirani 1993, section 13.3).
+
+    Raises:
+        PolysomaError: there are no values.
+    """
+    if not len(values):
+        raise PolysomaError("an interval needs at least one value, got none")
+    drawn = np.random.default_rng(0).choice(np.asarray(values, np.float64), (resamples, len(values)))
+    low, high = np.percentile(drawn.mean(axis=1), [2.5, 97.5])
+    return float(low), float(high)
+
+
 def paired_difference(
     first: Sequence[bool], second: Sequence[bool], resamples: int = 10_000, seed: int = 0
 ) -> tuple[float, float, float]:

@@ -25,10 +25,11 @@ import torch
 from torch import Tensor
 
 from polysoma.data.mixture import Source, open_sources
+from polysoma.data.paraphrases import read_paraphrases
 from polysoma.data.windows import Windows
-from polysoma.embodiment import Modality
 from polysoma.errors import PolysomaError
 from polysoma.files import write_atomically
+from polysoma.learning.augmentation import augmented
 from polysoma.learning.recipe import Recipe, recipe_from_table
 from polysoma.policy import checkpoint
 from polysoma.policy.policy import Policy, PolicyConfig, bfloat16
@@ -166,7 +167,10 @@ def _policy(recipe: Recipe, sources: list[Source], training: Path | None) -> Pol
         config = json.loads((training / "policy.json").read_text())
         return Policy(PolicyConfig.from_json(config))
     embodiments = tuple(source.embodiment for source in sources)
-    vocabulary = tuple(build_vocabulary(text for source in sources for text in source.instructions))
+    texts = [text for source in sources for text in source.instructions]
+    if recipe.paraphrases:
+        texts += read_paraphrases(recipe.paraphrases, "train", plain=0.5).texts()
+    vocabulary = tuple(build_vocabulary(texts))
     if recipe.init:
         start = checkpoint.load_for_training(recipe.init)
         unknown = {body.name for body in embodiments} - {body.name for body in start.config.embodiments}
@@ -180,6 +184,7 @@ def _policy(recipe: Recipe, sources: list[Source], training: Path | None) -> Pol
             width=recipe.policy.width,
             depth=recipe.policy.depth,
             heads=recipe.policy.heads,
+            images=recipe.images,
         )
     )
 
@@ -205,7 +210,9 @@ def _accumulate(
     name = source.embodiment.name.encode()
     rng = np.random.default_rng([recipe.seed, step, accelerator.process_index, *name])
     count = max(1, body.batch // accelerator.num_processes)
-    windows = _with_noise(source.draw(count, rng), policy, body.noise, rng)
+    paraphrases = read_paraphrases(recipe.paraphrases, "train", plain=0.5) if recipe.paraphrases else None
+    statistics = policy.config.statistics[source.embodiment.name]
+    windows = augmented(source.draw(count, rng), body, statistics, paraphrases, rng)
     assert windows.action_valid is not None
     targets = int(windows.action_valid.sum())
     total = 0.0
@@ -215,17 +222,6 @@ def _accumulate(
         (loss * body.weight).backward()
         total += loss.item()
     return total, count
-
-
-def _with_noise(windows: Windows, policy: Policy, noise: float, rng: np.random.Generator) -> Windows:
-    if noise > 0:
-        statistics = policy.config.statistics[windows.embodiment.name]
-        for stream in windows.embodiment.streams:
-            if stream.modality is Modality.STATE:
-                array = windows.observations[stream.name]
-                scale = statistics[stream.name].scale * noise
-                windows.observations[stream.name] = array + scale * rng.standard_normal(array.shape, np.float32)
-    return windows
 
 
 def _split_by_length(windows: Windows, parts: int) -> Iterator[Windows]:

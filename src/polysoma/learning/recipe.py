@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from polysoma.errors import PolysomaError
+from polysoma.policy.images import ImageConfig
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class BodyRecipe:
         weight: of this body's mean loss in the sum.
         balance: 0 draws every task equally often, 1 every frame, between: ``frames ** balance``.
         noise: standard deviation of the noise added to normalised states.
+        shift: pictures are moved by up to this many pixels in each direction, their edges repeated.
+        colour: brightness and contrast of pictures change by up to this fraction.
     """
 
     batch: int = 64
@@ -39,6 +42,8 @@ class BodyRecipe:
     weight: float = 1.0
     balance: float = 0.0
     noise: float = 0.0
+    shift: int = 0
+    colour: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,8 @@ class Recipe:
         data: folders of data sets; ``*`` is expanded.
         bodies: how each embodiment takes part; only those named here do.
         weights: pattern of data set folders to their weight among the data sets of the same body; 1 where none matches.
+        paraphrases: a file of other words for instructions (see :mod:`polysoma.data.paraphrases`), ``"shipped"`` for
+            that of the shipped tasks, or empty for none.
         init: a checkpoint to start from, or empty; bodies and words that it does not know are added to it.
         steps: optimiser steps in all.
         learning_rate: the peak, after ``warmup`` steps; a cosine leads to a hundredth of it.
@@ -70,7 +77,9 @@ class Recipe:
     bodies: Mapping[str, BodyRecipe]
     weights: Mapping[str, float] = field(default_factory=dict)
     policy: PolicySize = PolicySize()
+    images: ImageConfig = ImageConfig()  # noqa: RUF009  (frozen)
     evaluation: Evaluation = Evaluation()
+    paraphrases: str = ""
     init: str = ""
     steps: int = 1000
     learning_rate: float = 1e-3
@@ -136,6 +145,7 @@ def recipe_from_table(table: Mapping[str, Any], where: str) -> Recipe:
         name: _build(BodyRecipe, body, f"{where}: bodies.{name}") for name, body in fields.get("bodies", {}).items()
     }
     fields["policy"] = _build(PolicySize, fields.get("policy", {}), f"{where}: policy")
+    fields["images"] = _build(ImageConfig, fields.get("images", {}), f"{where}: images")
     evaluation = dict(fields.get("evaluation", {}))
     evaluation["tasks"] = tuple(evaluation.get("tasks", ()))
     fields["evaluation"] = _build(Evaluation, evaluation, f"{where}: evaluation")

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 
 from polysoma.data.statistics import Statistics
 from polysoma.data.windows import Windows
-from polysoma.embodiment import Embodiment
+from polysoma.embodiment import Embodiment, Modality
 from polysoma.errors import PolysomaError
 from polysoma.policy.heads import CategoricalHead, ContinuousHead, build_head
+from polysoma.policy.images import ImageConfig, ImageTokenizer
 from polysoma.policy.memory import Memory, stack
 from polysoma.policy.tokenizers import BodyTokenizer, TextTokenizer
 from polysoma.policy.trunk import Trunk, attention_mask
@@ -38,6 +39,7 @@ class PolicyConfig:
         statistics: body name, then stream name (``"action"`` for actions), to the statistics used for normalisation.
         vocabulary: the words it knows.
         width, depth, heads: of the trunk.
+        images: how pictures become tokens.
     """
 
     embodiments: tuple[Embodiment, ...]
@@ -46,6 +48,7 @@ class PolicyConfig:
     width: int = 256
     depth: int = 4
     heads: int = 4
+    images: ImageConfig = ImageConfig()  # noqa: RUF009  (frozen)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -58,6 +61,7 @@ class PolicyConfig:
             "width": self.width,
             "depth": self.depth,
             "heads": self.heads,
+            "images": dataclasses.asdict(self.images),
         }
 
     @staticmethod
@@ -74,6 +78,7 @@ class PolicyConfig:
                 width=int(data["width"]),
                 depth=int(data["depth"]),
                 heads=int(data["heads"]),
+                images=ImageConfig(**data.get("images", {})),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise PolysomaError(f"not the configuration of a policy: missing or malformed {error}") from error
@@ -92,11 +97,21 @@ class Policy(nn.Module):
         self.bodies = nn.ModuleDict()
         self.readouts = nn.ParameterDict()
         self.heads = nn.ModuleDict()
+        roles = {s.name for body in config.embodiments for s in body.streams if s.modality is Modality.IMAGE}
+        self.images = ImageTokenizer(config.images, sorted(roles), config.width) if roles else None
+        moving: dict[str, Embodiment] = {}
         for body in config.embodiments:
             statistics = dict(config.statistics.get(body.name, {}))
-            self.bodies[body.name] = BodyTokenizer(body, statistics, config.width)
+            self.bodies[body.name] = BodyTokenizer(body, statistics, config.width, config.images.tokens)
             self.readouts[body.name] = nn.Parameter(torch.randn(body.history, config.width) * 0.02)
-            self.heads[body.name] = build_head(body, statistics, config.width)
+            twin = moving.setdefault(body.body, body)
+            if twin is body:
+                self.heads[body.body] = build_head(body, statistics, config.width)
+            elif (twin.actions, twin.chunk) != (body.actions, body.chunk):
+                raise PolysomaError(
+                    f"{twin.name} and {body.name} are the same body {body.body!r}, so their actions must be equal: "
+                    + "; ".join(twin.differences(body))
+                )
         self.trunk = Trunk(config.width, config.depth, config.heads)
 
     def embodiment(self, name: str) -> Embodiment:
@@ -117,8 +132,8 @@ class Policy(nn.Module):
     def _tokenizer(self, body: str) -> BodyTokenizer:
         return cast(BodyTokenizer, self.bodies[body])
 
-    def _head(self, body: str) -> ContinuousHead | CategoricalHead:
-        return cast(ContinuousHead | CategoricalHead, self.heads[body])
+    def _head(self, name: str) -> ContinuousHead | CategoricalHead:
+        return cast(ContinuousHead | CategoricalHead, self.heads[self.embodiment(name).body])
 
     @property
     def device(self) -> torch.device:
@@ -135,7 +150,7 @@ class Policy(nn.Module):
         words, words_valid = self.text(ids), ids != 0
         lengths = torch.from_numpy(windows.lengths).to(self.device)
         times = torch.arange(windows.previous.shape[1], device=self.device).expand(len(windows), -1)
-        frames = self._frames(windows, times, self._tokenizer(body.name).read(words, words_valid))
+        frames = self._frames(windows, times, self._tokenizer(body.name).read(words, words_valid, self.images))
         mask = attention_mask(words_valid, times < lengths[:, None], times, self._tokenizer(body.name).per_frame)
         tokens = torch.cat([words.float(), frames, self.readouts[body.name][times].float()], 1)
         return self._head(body.name)(self.trunk(tokens, mask, times.shape[1]))
@@ -146,7 +161,7 @@ class Policy(nn.Module):
         self._check_same(body)
         observations = {name: torch.from_numpy(array).to(self.device) for name, array in windows.observations.items()}
         previous = torch.from_numpy(windows.previous).to(self.device)
-        tokens: Tensor = self._tokenizer(body.name)(observations, previous, times, readings)
+        tokens: Tensor = self._tokenizer(body.name)(observations, previous, times, readings, self.images)
         return tokens.float()
 
     def loss(self, windows: Windows) -> Tensor:
@@ -166,7 +181,7 @@ class Policy(nn.Module):
         with bfloat16(self.device):
             ids = self.text.encode([instruction]).to(self.device)
             words = self.text(ids)
-            readings = {name: reading[0] for name, reading in tokenizer.read(words, ids != 0).items()}
+            readings = {name: reading[0] for name, reading in tokenizer.read(words, ids != 0, self.images).items()}
             _, own = self.trunk.extend(words.float(), words.new_zeros(1, 1, 1, 1))
         return Memory(instruction, readings, own[:, :, 0], history, tokenizer.per_frame)
 
@@ -260,7 +275,8 @@ class Policy(nn.Module):
             rows.append((f"frame: {streams} + previous action", f"1 x {body.history} frames", "words, frames so far"))
         else:
             for stream in body.arrays:
-                tokens = getattr(tokenizer.streams[stream.name], "tokens", 1)
+                image = stream.modality is Modality.IMAGE
+                tokens = self.config.images.tokens if image else getattr(tokenizer.streams[stream.name], "tokens", 1)
                 rows.append((f"{stream.name} {stream.shape}", str(tokens), "words, this frame"))
         unit = "choices of" if hasattr(body.actions, "names") else "actions of"
         rows.append((f"readout -> {body.chunk} {unit} {body.actions.size}", "1", "words, frames so far, itself"))
@@ -269,8 +285,8 @@ class Policy(nn.Module):
         return "\n".join([f"{name} at {body.rate_hz:g} Hz (group, tokens, sees):", *lines])
 
     def __repr__(self) -> str:
-        parts = {"text": self.text, "bodies": self.bodies, "trunk": self.trunk, "heads": self.heads}
-        counts = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
+        parts = {name: getattr(self, name) for name in ("text", "images", "bodies", "trunk", "heads")}
+        counts = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items() if part is not None}
         counts["readouts"] = sum(p.numel() for p in self.readouts.parameters())
         shape = f"width {self.config.width}, depth {self.config.depth}, {self.config.heads} heads"
         lines = [f"Policy: {self.parameter_count():,} parameters, {shape}, {len(self.config.vocabulary)} words"]

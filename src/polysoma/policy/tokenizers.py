@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from polysoma.data.statistics import Statistics
 from polysoma.embodiment import DiscreteActions, Embodiment, Modality, Stream
 from polysoma.errors import PolysomaError
+from polysoma.policy.images import ImageTokenizer
 from polysoma.policy.trunk import BLOCKED, Block
 
 STATE_CLIP = 8.0
@@ -166,12 +167,14 @@ class BodyTokenizer(nn.Module):
     """All observation streams of one embodiment to the tokens of its frames.
 
     A body without history gives a few tokens for each stream. A body with history gives one token a frame, the sum of
-    its streams' tokens and of the previous action's, so that a long history stays short in tokens.
+    its streams' tokens and of the previous action's, so that a long history stays short in tokens. Pictures go through
+    the one tokenizer of all bodies, which is not kept here but passed in.
     """
 
-    def __init__(self, body: Embodiment, statistics: dict[str, Statistics], width: int) -> None:
+    def __init__(self, body: Embodiment, statistics: dict[str, Statistics], width: int, image_tokens: int) -> None:
         super().__init__()
         self.fused = body.history > 1
+        self.cameras = [stream.name for stream in body.streams if stream.modality is Modality.IMAGE]
         self.streams = nn.ModuleDict()
         self.per_frame = 0
         for stream in body.arrays:
@@ -186,7 +189,7 @@ class BodyTokenizer(nn.Module):
                 grid = len(stream.shape) == 3
                 self.streams[stream.name] = GridTokenizer(stream, width) if grid else SymbolTokenizer(stream, width)
             else:
-                raise PolysomaError(f"{body.name}: no tokenizer yet for {stream.modality} stream {stream.name!r}")
+                tokens = image_tokens
             self.per_frame += tokens
         if self.fused:
             self.per_frame = 1
@@ -196,25 +199,35 @@ class BodyTokenizer(nn.Module):
             )
         self.time = nn.Parameter(torch.randn(body.history, 1, width) * 0.02)
 
-    def read(self, words: Tensor, words_valid: Tensor) -> dict[str, Tensor]:
+    def read(self, words: Tensor, words_valid: Tensor, images: ImageTokenizer | None) -> dict[str, Tensor]:
         """What the instructions ``(B, W, width)`` make of streams that are read in their light, by stream."""
-        return {
+        readings = {
             name: tokenizer.read(words, words_valid)
             for name, tokenizer in self.streams.items()
             if isinstance(tokenizer, GridTokenizer)
         }
+        if self.cameras and images is not None:
+            readings |= dict.fromkeys(self.cameras, images.read(words, words_valid))
+        return readings
 
     def forward(
-        self, observations: dict[str, Tensor], previous: Tensor, times: Tensor, readings: dict[str, Tensor]
+        self,
+        observations: dict[str, Tensor],
+        previous: Tensor,
+        times: Tensor,
+        readings: dict[str, Tensor],
+        images: ImageTokenizer | None,
     ) -> Tensor:
         """Tokens ``(B, T * per_frame, width)`` of T frames, which are the frames ``times`` of their windows."""
         tokens = [
             tokenizer(observations[name], readings[name]) if name in readings else tokenizer(observations[name])
             for name, tokenizer in self.streams.items()
         ]
+        if images is not None:
+            tokens += [images(observations[camera], readings[camera], camera) for camera in self.cameras]
         if self.fused:
             tokens.append(self.previous(previous).unsqueeze(-2))
-            x = torch.stack([part.float() for part in tokens]).sum(0)
+            x = torch.stack([part.float().sum(-2, keepdim=True) for part in tokens]).sum(0)
         else:
             x = torch.cat(tokens, 2)
         return (x + self.time[times]).flatten(1, 2)

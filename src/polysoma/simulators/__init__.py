@@ -16,7 +16,7 @@ from typing import Any
 
 from polysoma.embodiment import Embodiment
 from polysoma.errors import PolysomaError
-from polysoma.simulators import aloha, babyai, drone, fetch, metaworld, pointmaze, quadruped, rover
+from polysoma.simulators import aloha, babyai, drone, fetch, gym_mujoco, metaworld, pointmaze, quadruped, rover
 from polysoma.simulators.environment import Environment, Family
 
 FAMILIES_VARIABLE = "POLYSOMA_FAMILIES"
@@ -42,6 +42,8 @@ def _from_files(paths: str) -> Iterator[Family]:
 def families() -> dict[str, Family]:
     """All families by the names of their bodies. Raises PolysomaError when one of one's own cannot be used."""
     shipped = [module.FAMILY for module in (metaworld, babyai, drone, rover, aloha, quadruped, fetch, pointmaze)]
+    shipped += gym_mujoco.FAMILIES
+    shipped += [module.PIXELS for module in (metaworld, babyai, drone, rover, aloha)]
     own = _from_files(os.environ.get(FAMILIES_VARIABLE, ""))
     return {family.embodiment.name: family for family in (*shipped, *own)}
 

@@ -24,6 +24,7 @@ from polysoma.embodiment import (
     channels,
 )
 from polysoma.simulators.environment import Family, MujocoEnvironment, package_folder
+from polysoma.simulators.views import seen
 
 SIDES = ("left", "right")
 _FILES = {"transfer-cube": "bimanual_viperx_transfer_cube.xml", "insertion": "bimanual_viperx_insertion.xml"}
@@ -169,6 +170,12 @@ class Aloha(MujocoEnvironment):
         view.lookat[:] = (0.0, 0.5, 0.12)
         view.distance, view.azimuth, view.elevation = 1.75, 90.0, -30.0
         return self._model, self._data, view
+
+    def _view(self, camera: str) -> Any:
+        view = self._mujoco.MjvCamera()
+        view.lookat[:] = (0.0, 0.5, 0.05)
+        view.distance, view.azimuth, view.elevation = 0.9, 90.0, -75.0
+        return view
 
 
 _FINGER = {side: f"vx300s_{side}/10_{side}_gripper_finger" for side in SIDES}
@@ -362,3 +369,6 @@ def _build(task: str) -> Aloha:
 
 
 FAMILY = Family(EMBODIMENT, TASKS, ("mujoco", "gym_aloha"), _build, install="pip install --no-deps gym-aloha==0.1.5")
+
+PIXELS = seen(FAMILY, ("top",), [channel.name for channel in (*_arm("left"), *_arm("right"))])
+"""A camera above the table and the joints."""

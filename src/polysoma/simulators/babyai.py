@@ -21,13 +21,16 @@ import numpy as np
 from polysoma.embodiment import INSTRUCTION, DiscreteActions, Embodiment, Modality, Observation, Stream
 from polysoma.errors import PolysomaError
 from polysoma.simulators.environment import Environment, ExpertFailed, Family
+from polysoma.simulators.views import seen
 
 _LEVELS = """
     GoToRedBallGrey GoToRedBall GoToObj GoToLocal GoToObjMaze GoTo PickupLoc Pickup UnblockPickup Open OpenTwoDoors
     OpenRedDoor Unlock UnlockPickup BlockedUnlockPickup PutNextLocal ActionObjDoor FindObjS5 KeyCorridor OneRoomS8
     Synth SynthLoc GoToSeq MiniBossLevel BossLevel
+    BossLevelNoUnlock GoToDoor GoToImpUnlock GoToObjDoor GoToRedBallNoDists GoToRedBlueBall MoveTwoAcross OpenDoor
+    OpenDoorsOrderN4 PickupAbove PickupDist PutNext SynthSeq UnlockLocal UnlockToUnlock
 """.split()  # noqa: SIM905
-_REGISTERED = {"KeyCorridor": "KeyCorridorS3R3"}
+_REGISTERED = {"KeyCorridor": "KeyCorridorS3R3", "MoveTwoAcross": "MoveTwoAcrossS8N9", "PutNext": "PutNextS5N2"}
 
 _SECONDS_PER_QUESTION = 2.0
 _SEARCHES_PER_QUESTION = 100
@@ -137,6 +140,13 @@ class BabyAI(Environment):
         frame: np.ndarray = square[nearest[:, None], nearest]
         return frame
 
+    def camera_frame(self, camera: str, size: int) -> np.ndarray:
+        """The 7 x 7 cells in front of the agent, which stands in the middle of the lowest row."""
+        picture = np.zeros((size, size, 3), np.uint8)
+        drawn = self._simulation.get_pov_render(size // self._simulation.agent_view_size)
+        picture[: drawn.shape[0], : drawn.shape[1]] = drawn
+        return picture
+
     def _observation(self, raw: dict[str, Any]) -> Observation:
         return {
             "grid": raw["image"],
@@ -223,3 +233,6 @@ def _time_limit(seconds: float) -> Iterator[None]:
 
 
 FAMILY = Family(EMBODIMENT, TASKS, ("minigrid",), BabyAI)
+
+PIXELS = seen(FAMILY, ("view",), streams=("direction",))
+"""A drawing of the cells in front, and the compass."""

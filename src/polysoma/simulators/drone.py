@@ -30,6 +30,7 @@ from polysoma.embodiment import (
 )
 from polysoma.errors import PolysomaError
 from polysoma.simulators.environment import Family, MujocoEnvironment
+from polysoma.simulators.views import seen
 
 TASKS: tuple[str, ...] = ("drone/hover", "drone/waypoints", "drone/ring")
 
@@ -197,6 +198,7 @@ def _mjcf(task: str) -> str:
       <geom type="box" size=".05 .035 .018" rgba=".12 .12 .14 1"/>
       <geom type="ellipsoid" pos="0 0 .018" size=".05 .032 .018" rgba=".95 .95 .97 1"/>
       <geom type="sphere" pos=".052 0 0" size=".014" rgba=".95 .35 .1 1"/>
+      <camera name="front" pos=".08 0 .01" xyaxes="0 -1 0 .1 0 1" fovy="100"/>
       {arms}
     </body>
   </worldbody>
@@ -502,3 +504,6 @@ def _to_body(vector: np.ndarray, up: np.ndarray) -> tuple[float, float, float]:
 
 
 FAMILY = Family(EMBODIMENT, TASKS, ("mujoco",), DroneEnvironment)
+
+PIXELS = seen(FAMILY, ("front",), [c.name for c in _CHANNELS if c.group in ("motion", "targets")])
+"""A camera that looks ahead, the drone's own motion and its targets: rings must be seen."""

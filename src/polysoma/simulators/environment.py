@@ -55,6 +55,10 @@ class Environment(gymnasium.Env[Observation, Any]):
         """A picture of the present state for people: uint8 of shape ``(size, size, 3)``."""
         raise NotImplementedError
 
+    def camera_frame(self, camera: str, size: int) -> np.ndarray:
+        """What one of the body's own cameras sees: uint8 of shape ``(size, size, 3)``."""
+        raise NotImplementedError
+
 
 class MujocoEnvironment(Environment):
     """A task that MuJoCo simulates: says with :meth:`_scene` what to look at, and gets its pictures here."""
@@ -62,7 +66,9 @@ class MujocoEnvironment(Environment):
     mesh_cell: float = 0.012
     """See :class:`~polysoma.simulators.rendering.Camera`."""
 
-    _camera: Camera | None = None
+    def __init__(self) -> None:
+        super().__init__()
+        self._drawn: dict[int, Camera] = {}
 
     def _scene(self) -> tuple[Any, Any, Any]:
         """The model, its present data, and a camera: a name, or a ``mujoco.MjvCamera`` that may follow the body."""
@@ -71,17 +77,26 @@ class MujocoEnvironment(Environment):
     def render_frame(self, size: int = 240) -> np.ndarray:
         """See :class:`Environment`. Raises PolysomaError without OpenGL."""
         model, data, view = self._scene()
-        if self._camera is None or self._camera.height != size:
-            self.close()
-            self._camera = Camera(model, view, size, cell=self.mesh_cell)
-        elif not isinstance(view, str):
-            self._camera.camera = view
-        return self._camera.frame(data)
+        return self._picture(model, data, view, size)
+
+    def camera_frame(self, camera: str, size: int) -> np.ndarray:
+        """See :class:`Environment`. Raises PolysomaError without OpenGL."""
+        model, data, _ = self._scene()
+        return self._picture(model, data, self._view(camera), size)
+
+    def _view(self, camera: str) -> Any:
+        """Where one of the body's cameras is: a camera of the model, or a ``mujoco.MjvCamera``."""
+        return camera
+
+    def _picture(self, model: Any, data: Any, view: Any, size: int) -> np.ndarray:
+        if size not in self._drawn:
+            self._drawn[size] = Camera(model, size, cell=self.mesh_cell)
+        return self._drawn[size].frame(data, view)
 
     def close(self) -> None:
-        if self._camera is not None:
-            self._camera.close()
-            self._camera = None
+        for camera in self._drawn.values():
+            camera.close()
+        self._drawn.clear()
 
 
 @dataclass(frozen=True)
@@ -94,6 +109,7 @@ class Family:
         requires: modules that must be installed.
         build: the environment of one of the tasks, from its name and options.
         install: the command that installs what is required.
+        by_return: what counts is an episode's return, not its success.
     """
 
     embodiment: Embodiment
@@ -101,6 +117,7 @@ class Family:
     requires: tuple[str, ...]
     build: Callable[..., Environment]
     install: str = "pip install 'polysoma[sim]'"
+    by_return: bool = False
 
     def check_installed(self) -> None:
         """Raises PolysomaError that names the command to run when something is missing."""

@@ -27,6 +27,7 @@ from polysoma.embodiment import (
     channels,
 )
 from polysoma.simulators.environment import Family, MujocoEnvironment
+from polysoma.simulators.views import seen
 
 _INSTRUCTIONS = {
     "assembly-v3": "put the ring on the peg",
@@ -212,6 +213,14 @@ class MetaWorld(MujocoEnvironment):
         view.distance, view.azimuth, view.elevation = 1.35, 130.0, -30.0
         return self._simulation.model, self._simulation.data, view
 
+    def _view(self, camera: str) -> Any:
+        if camera == "wrist":
+            return "gripperPOV"
+        view = self._mujoco.MjvCamera()
+        view.lookat[:] = (0.0, 0.65, 0.15)
+        view.distance, view.azimuth, view.elevation = 1.05, 130.0, -30.0
+        return view
+
     def _observation(self) -> Observation:
         return {"state": self._state.astype(np.float32), INSTRUCTION: self._instruction}
 
@@ -232,3 +241,7 @@ def _is_plain(value: Any) -> bool:
 
 
 FAMILY = Family(EMBODIMENT, TASKS, ("mujoco", "metaworld"), MetaWorld)
+
+PIXELS = seen(FAMILY, ("corner", "wrist"), ("hand_x", "hand_y", "hand_z", "gripper_opening"))
+"""Two cameras, one at a corner of the table (objects and goals fill its picture) and one in the hand, and where the
+hand is."""

@@ -53,34 +53,25 @@ def choose_backend() -> str:
 
 
 class Camera:
-    """A camera that looks at a MuJoCo model and draws square or rectangular pictures of it.
+    """Draws square or rectangular pictures of a MuJoCo model from anywhere.
 
     Make one for each model and keep it: making it takes a third of a second and some MiB that are not given back.
 
     Args:
         model: the model; it is copied, not changed.
-        camera: name or number of a camera of the model, or a ``mujoco.MjvCamera`` (which may be moved between frames).
         height: of the picture, in pixels.
         width: of the picture, in pixels; the height where it is None.
         cell: size in metres of the cells in which mesh vertices are merged; 0 draws the meshes as they are.
 
     Raises:
-        PolysomaError: no OpenGL, or no camera of this name.
+        PolysomaError: no OpenGL.
     """
 
-    def __init__(
-        self,
-        model: mujoco.MjModel,
-        camera: str | int | mujoco.MjvCamera,
-        height: int = 240,
-        width: int | None = None,
-        cell: float = 0.012,
-    ) -> None:
+    def __init__(self, model: mujoco.MjModel, height: int = 240, width: int | None = None, cell: float = 0.012) -> None:
         backend = choose_backend()
         import mujoco
 
         self.height, self.width = height, height if width is None else width
-        self.camera = camera if isinstance(camera, mujoco.MjvCamera) else _fixed_camera(model, camera)
         self._source = model
         self._model = copy.copy(model)
         self._model.vis.quality.offsamples = 0
@@ -100,16 +91,25 @@ class Camera:
         self._context = mujoco.MjrContext(self._model, mujoco.mjtFontScale.mjFONTSCALE_100)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
 
-    def frame(self, data: mujoco.MjData) -> np.ndarray:
-        """The picture of the present state (positions as ``mj_forward`` left them): uint8 ``(height, width, 3)``."""
+    def frame(self, data: mujoco.MjData, view: str | mujoco.MjvCamera) -> np.ndarray:
+        """The picture of the present state (positions as ``mj_forward`` left them): uint8 ``(height, width, 3)``.
+
+        Args:
+            data: of the model.
+            view: the name of a camera of the model, or a camera of one's own.
+
+        Raises:
+            PolysomaError: no camera of this name.
+        """
         import mujoco
 
         for field in _LIVE_FIELDS:
             getattr(self._model, field)[:] = getattr(self._source, field)
         # Each camera has its own context, and another camera may have drawn since.
         self._gl.make_current()
+        camera = _fixed_camera(self._model, view) if isinstance(view, str) else view
         mujoco.mjv_updateScene(
-            self._model, data, self._option, self._perturbation, self.camera, mujoco.mjtCatBit.mjCAT_ALL, self._scene
+            self._model, data, self._option, self._perturbation, camera, mujoco.mjtCatBit.mjCAT_ALL, self._scene
         )
         mujoco.mjr_render(self._rectangle, self._scene, self._context)
         pixels = np.empty((self.height, self.width, 3), np.uint8)
@@ -155,11 +155,11 @@ def coarsen_meshes(model: mujoco.MjModel, cell: float = 0.012) -> None:
         model.mesh_facenum[mesh] = int(kept.sum())
 
 
-def _fixed_camera(model: mujoco.MjModel, camera: str | int) -> mujoco.MjvCamera:
+def _fixed_camera(model: mujoco.MjModel, camera: str) -> mujoco.MjvCamera:
     import mujoco
 
-    number = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_CAMERA, camera) if isinstance(camera, str) else camera
-    if not 0 <= number < model.ncam:
+    number = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_CAMERA, camera)
+    if number < 0:
         raise PolysomaError(f"no camera {camera!r}; the model has {[model.camera(i).name for i in range(model.ncam)]}")
     view = mujoco.MjvCamera()
     view.type = mujoco.mjtCamera.mjCAMERA_FIXED

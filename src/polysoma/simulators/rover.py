@@ -47,6 +47,7 @@ from polysoma.embodiment import (
 )
 from polysoma.errors import PolysomaError
 from polysoma.simulators.environment import Family, MujocoEnvironment
+from polysoma.simulators.views import seen
 
 TASKS: tuple[str, ...] = ("rover/pillar", "rover/maze")
 INSTRUCTIONS = {
@@ -525,6 +526,7 @@ def _mjcf(walls: Blocks, boxes: int) -> str:
     {wall_geoms}{box_bodies}{pillar_bodies}
     <body pos="0 0 {WHEEL_RADIUS}">
       <freejoint/>
+      <camera name="front" pos=".1 0 .25" xyaxes="0 -1 0 .2 0 1" fovy="90"/>
       <geom type="cylinder" pos="0 0 .025" size="{CHASSIS_RADIUS} .03" mass="2" friction=".1 .001 .001" priority="1"
             group="1" rgba=".93 .94 .95 1"/>
       <geom type="box" pos=".09 0 .065" size=".055 .03 .012" contype="0" conaffinity="0" mass="0" group="1"
@@ -541,3 +543,6 @@ def _mjcf(walls: Blocks, boxes: int) -> str:
 
 
 FAMILY = Family(EMBODIMENT, TASKS, ("mujoco",), RoverEnvironment)
+
+PIXELS = seen(FAMILY, ("front",), ("x", "y", "cos_yaw", "sin_yaw", "forward_speed", "yaw_rate"))
+"""A camera that looks ahead, and odometry."""

@@ -1,0 +1,84 @@
+"""Augmentation of windows: noise on states, moved and recoloured pictures, other words for the same instruction.
+
+All of it is drawn from the generator of the step, so a resumed run sees what an uninterrupted one would have seen.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+
+from polysoma.data.paraphrases import Paraphrases
+from polysoma.data.statistics import Statistics
+from polysoma.data.windows import Windows
+from polysoma.embodiment import Modality
+from polysoma.learning.recipe import BodyRecipe
+
+
+def augmented(
+    windows: Windows,
+    recipe: BodyRecipe,
+    statistics: Mapping[str, Statistics],
+    paraphrases: Paraphrases | None,
+    rng: np.random.Generator,
+) -> Windows:
+    """The windows as the recipe wants them for training.
+
+    Args:
+        windows: as recorded.
+        recipe: of their body.
+        statistics: of their body, by stream.
+        paraphrases: other words for instructions; None leaves these as they are.
+        rng: of this step.
+    """
+    observations = dict(windows.observations)
+    for stream in windows.embodiment.streams:
+        if stream.modality is Modality.STATE and recipe.noise > 0:
+            array = observations[stream.name]
+            scale = statistics[stream.name].scale * recipe.noise
+            observations[stream.name] = array + scale * rng.standard_normal(array.shape, np.float32)
+        if stream.modality is Modality.IMAGE:
+            pictures = observations[stream.name]
+            if recipe.shift > 0:
+                pictures = shifted(pictures, recipe.shift, rng)
+            if recipe.colour > 0:
+                pictures = recoloured(pictures, recipe.colour, rng)
+            observations[stream.name] = pictures
+    instructions = windows.instructions
+    if paraphrases is not None:
+        instructions = [paraphrases.say(text, rng) for text in instructions]
+    return dataclasses.replace(windows, observations=observations, instructions=instructions)
+
+
+def shifted(pictures: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
+    """Moves every window's pictures by up to ``most`` pixels (Kostrikov et al. 2021, DrQ, arXiv 2004.13649).
+
+    Args:
+        pictures: uint8 ``(B, T, height, width, 3)``; all frames of a window move alike.
+    """
+    _, _, height, width, _ = pictures.shape
+    moves = rng.integers(-most, most + 1, size=(len(pictures), 2))
+    result = np.empty_like(pictures)
+    for window, (down, right) in enumerate(moves):
+        rows = np.clip(np.arange(height) + down, 0, height - 1)
+        columns = np.clip(np.arange(width) + right, 0, width - 1)
+        result[window] = pictures[window][:, rows][:, :, columns]
+    return result
+
+
+def recoloured(pictures: np.ndarray, most: float, rng: np.random.Generator) -> np.ndarray:
+    """Changes every window's contrast, brightness and colour balance by up to a fraction: uint8 ``(B, T, h, w, 3)``."""
+    count = len(pictures)
+    factor = 1 + most * rng.uniform(-1, 1, (count, 1)) + most / 2 * rng.uniform(-1, 1, (count, 3))
+    offset = 127.5 * most * rng.uniform(-1, 1, (count, 1))
+    # One table of 256 entries for each window and colour is cheaper than arithmetic on every pixel.
+    levels = np.arange(256)
+    tables = (levels - 127.5) * factor[..., None] + 127.5 + offset[..., None]
+    tables = np.clip(np.rint(tables), 0, 255).astype(np.uint8)
+    result = np.empty_like(pictures)
+    for window in range(count):
+        for colour in range(3):
+            result[window, ..., colour] = tables[window, colour][pictures[window, ..., colour]]
+    return result

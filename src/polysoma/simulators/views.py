@@ -1,0 +1,108 @@
+"""Bodies seen through their cameras: the same tasks, pictures and proprioception instead of the simulator's state."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from polysoma.embodiment import INSTRUCTION, Embodiment, Modality, Observation, Stream
+from polysoma.simulators.environment import Environment, Family
+
+PIXELS = 96
+PROPRIOCEPTION = "proprioception"
+
+
+class Seen(Environment):
+    """A task of which a policy gets pictures and a few channels of the state. The expert still knows the whole state.
+
+    Observations have one uint8 stream ``(96, 96, 3)`` for each camera, the other streams of the embodiment as the task
+    gives them, and, where some channels are kept, ``proprioception``.
+
+    Args:
+        embodiment: what is observed.
+        inner: the task, observed by its state.
+    """
+
+    def __init__(self, embodiment: Embodiment, inner: Environment) -> None:
+        self.embodiment = embodiment
+        super().__init__()
+        self._inner = inner
+        self.task = embodiment.name + inner.task[inner.task.index("/") :]
+        self.max_steps, self.expert_noise = inner.max_steps, inner.expert_noise
+        self._cameras = [stream.name for stream in embodiment.streams if stream.modality is Modality.IMAGE]
+        self._kept = np.array([], np.int64)
+        if PROPRIOCEPTION in self.observation_space.spaces:  # type: ignore[attr-defined]
+            names = [channel.name for channel in inner.embodiment.stream("state").channels]
+            self._kept = np.array([names.index(c.name) for c in embodiment.stream(PROPRIOCEPTION).channels])
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """The episode that the same seed gives where the state is observed. See :class:`Environment`."""
+        observation, info = self._inner.reset(seed=seed, options=options)
+        self.max_steps = self._inner.max_steps
+        return self._see(observation), info
+
+    def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """One step. See :class:`Environment`."""
+        observation, reward, terminated, truncated, info = self._inner.step(action)
+        return self._see(observation), float(reward), terminated, truncated, info
+
+    def expert_action(self) -> np.ndarray | int:
+        """That of the task. See :class:`Environment`."""
+        return self._inner.expert_action()
+
+    def render_frame(self, size: int = 240) -> np.ndarray:
+        """See :class:`Environment`."""
+        return self._inner.render_frame(size)
+
+    def close(self) -> None:
+        self._inner.close()
+
+    def _see(self, observation: Observation) -> Observation:
+        seen = {name: value for name, value in observation.items() if name in self.observation_space.spaces}  # type: ignore[attr-defined]
+        seen |= {camera: self._inner.camera_frame(camera, PIXELS) for camera in self._cameras}
+        if len(self._kept):
+            seen[PROPRIOCEPTION] = observation["state"][self._kept]
+        return seen
+
+
+def seen(family: Family, cameras: Sequence[str], kept: Sequence[str] = (), streams: Sequence[str] = ()) -> Family:
+    """The same tasks through cameras. The embodiment is called ``NAME-pixels`` and is of the same body.
+
+    Args:
+        family: the tasks, observed by their state.
+        cameras: names that the environments' ``camera_frame`` knows; streams of the same names.
+        kept: names of state channels that stay observed, as ``proprioception``.
+        streams: streams that stay as they are.
+    """
+    body = family.embodiment
+    channels = tuple(channel for channel in _state(body) if channel.name in kept)
+    own = (Stream(PROPRIOCEPTION, Modality.STATE, (len(channels),), channels),) if channels else ()
+    embodiment = dataclasses.replace(
+        body,
+        name=f"{body.name}-pixels",
+        streams=(
+            *own,
+            *(body.stream(name) for name in streams),
+            *(Stream(camera, Modality.IMAGE, (PIXELS, PIXELS, 3)) for camera in cameras),
+            body.stream(INSTRUCTION),
+        ),
+    )
+
+    def build(task: str, **options: Any) -> Environment:
+        return Seen(embodiment, family.make(body.name + task[task.index("/") :], **options))
+
+    return dataclasses.replace(
+        family,
+        embodiment=embodiment,
+        tasks=tuple(embodiment.name + task[task.index("/") :] for task in family.tasks),
+        build=build,
+    )
+
+
+def _state(body: Embodiment) -> tuple[Any, ...]:
+    return next((stream.channels for stream in body.streams if stream.name == "state"), ())
