@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 
@@ -47,6 +48,15 @@ GRID = Embodiment(
     rate_hz=5,
     history=6,
 )
+SEEN_ARM = dataclasses.replace(
+    ARM,
+    name="arm-pixels",
+    streams=(
+        Stream("tip", Modality.STATE, (2,), channels("x y", "m", -2, 2)),
+        Stream("front", Modality.IMAGE, (24, 32, 3)),
+        TEXT,
+    ),
+)
 
 
 def make_episode(body: Embodiment, length: int, seed: int = 0, task: str = "", instruction: str = "go") -> Episode:
@@ -57,6 +67,8 @@ def make_episode(body: Embodiment, length: int, seed: int = 0, task: str = "", i
         if stream.modality is Modality.STATE:
             observations[stream.name] = rng.standard_normal((length, *stream.shape)).astype(np.float32)
             observations[stream.name][:, 0] = np.arange(length) / 100 + seed
+        elif stream.modality is Modality.IMAGE:
+            observations[stream.name] = rng.integers(0, 256, (length, *stream.shape)).astype(np.uint8)
         else:
             high = np.broadcast_to(stream.cardinalities, stream.shape)
             observations[stream.name] = rng.integers(0, high, (length, *stream.shape)).astype(np.uint8)
@@ -71,7 +83,7 @@ def make_episode(body: Embodiment, length: int, seed: int = 0, task: str = "", i
 def datasets(tmp_path: Path) -> dict[str, Path]:
     """A data set of each tiny body: two tasks of four episodes, of 5 to 12 frames."""
     paths = {}
-    for body in (ARM, GRID):
+    for body in (ARM, GRID, SEEN_ARM):
         paths[body.name] = tmp_path / "data" / body.name
         with DatasetWriter(paths[body.name], body) as writer:
             for seed in range(8):

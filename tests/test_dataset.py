@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from conftest import SEEN_ARM, make_episode
 from polysoma.data import layout
 from polysoma.data.dataset import Dataset
 from polysoma.data.episode import Episode
@@ -266,10 +268,30 @@ def test_one_writer_at_a_time(tmp_path: Path) -> None:
         DatasetWriter(tmp_path, ARM)
 
 
-def test_images_are_not_recorded_yet(tmp_path: Path) -> None:
-    body = dataclasses.replace(ARM, streams=(Stream("front", Modality.IMAGE, (8, 8, 3)),))
-    with pytest.raises(PolysomaError, match="not recorded yet"):
-        DatasetWriter(tmp_path, body)
+def test_pictures_come_back_as_they_were(tmp_path: Path) -> None:
+    episodes = [make_episode(SEEN_ARM, 5 + seed, seed) for seed in range(3)]
+    with DatasetWriter(tmp_path, SEEN_ARM) as writer:
+        for one in episodes:
+            writer.add(one)
+    dataset = Dataset(tmp_path)
+    pictures = np.concatenate([one.observations["front"] for one in episodes])
+    np.testing.assert_array_equal(dataset.observations["front"], pictures)
+    stats = json.loads((tmp_path / "meta/stats.json").read_text())["observation.images.front"]
+    assert np.shape(stats["mean"]) == (3, 1, 1) and 0.4 < stats["mean"][0][0][0] < 0.6
+    info = json.loads((tmp_path / "meta/info.json").read_text())["features"]["observation.images.front"]
+    assert info == {"dtype": "image", "shape": [24, 32, 3], "names": ["height", "width", "channels"]}
+
+
+def test_a_damaged_picture_names_the_file(tmp_path: Path) -> None:
+    with DatasetWriter(tmp_path, SEEN_ARM) as writer:
+        writer.add(make_episode(SEEN_ARM, 5))
+    path = next(tmp_path.glob("data/*/*.parquet"))
+    table = pq.read_table(path)
+    place = table.column_names.index("observation.images.front")
+    files = [{**cell, "bytes": cell["bytes"][:60]} for cell in table.column(place).to_pylist()]
+    pq.write_table(table.set_column(place, table.field(place), [pa.array(files, table.field(place).type)]), path)
+    with pytest.raises(PolysomaError, match=r"file-000.parquet.*damaged picture"):
+        Dataset(tmp_path)
 
 
 def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
