@@ -18,7 +18,7 @@ class Counting:
     """Stands in for the network: chunk k predicts 0.1 * k + 0.01 * position, and counts how often it is asked."""
 
     def __init__(self, policy: Policy, scale: float = 1.0) -> None:
-        self.embodiment = policy.embodiment
+        self.embodiment, self.head = policy.embodiment, policy.head
         self.asked = 0
         self.scale = scale
         self.seen: list[Windows] = []
@@ -26,7 +26,7 @@ class Counting:
     def begin(self, body: str, instruction: str) -> Memory:
         return Memory(instruction, {}, torch.zeros(1, 2, 1, 1, 4), 1, 1)
 
-    def predict(self, windows: Windows, memories: Sequence[Memory]) -> torch.Tensor:
+    def predict(self, windows: Windows, memories: Sequence[Memory], noise: None) -> torch.Tensor:
         self.asked += 1
         self.seen.append(windows)
         row = self.scale * (0.1 * self.asked + 0.01 * torch.arange(ARM.chunk))
@@ -80,7 +80,7 @@ def test_history_and_previous_actions_reach_the_network(policy: Policy) -> None:
     remembered: list[int] = []
     real = policy.predict
 
-    def spy(windows: Windows, memories: Sequence[Memory]) -> torch.Tensor:
+    def spy(windows: Windows, memories: Sequence[Memory], noise: None) -> torch.Tensor:
         seen.append(windows)
         remembered.append(memories[0].frames)
         return real(windows, memories)
@@ -98,7 +98,7 @@ def test_a_new_instruction_is_read(policy: Policy) -> None:
     seen: list[Windows] = []
     real = policy.predict
 
-    def spy(windows: Windows, memories: Sequence[Memory]) -> torch.Tensor:
+    def spy(windows: Windows, memories: Sequence[Memory], noise: None) -> torch.Tensor:
         seen.append(windows)
         assert memories[0].instruction == windows.instructions[0]
         return real(windows, memories)

@@ -185,6 +185,7 @@ def _policy(recipe: Recipe, sources: list[Source], training: Path | None) -> Pol
             depth=recipe.policy.depth,
             heads=recipe.policy.heads,
             images=recipe.images,
+            head=recipe.head,
         )
     )
 
@@ -215,6 +216,8 @@ def _accumulate(
     windows = augmented(source.draw(count, rng), body, statistics, paraphrases, rng)
     assert windows.action_valid is not None
     targets = int(windows.action_valid.sum())
+    # For heads that learn from noise: as all else here, a function of the seed, the step and the process.
+    torch.manual_seed(int(rng.integers(2**63)))
     total = 0.0
     for part in _split_by_length(windows, body.parts):
         with bfloat16(accelerator.device):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from polysoma.errors import PolysomaError
+from polysoma.policy.heads import HeadConfig
 from polysoma.policy.images import ImageConfig
 
 
@@ -78,6 +79,7 @@ class Recipe:
     weights: Mapping[str, float] = field(default_factory=dict)
     policy: PolicySize = PolicySize()
     images: ImageConfig = ImageConfig()  # noqa: RUF009  (frozen)
+    head: HeadConfig = HeadConfig()  # noqa: RUF009  (frozen)
     evaluation: Evaluation = Evaluation()
     paraphrases: str = ""
     init: str = ""
@@ -145,6 +147,7 @@ def recipe_from_table(table: Mapping[str, Any], where: str) -> Recipe:
         name: _build(BodyRecipe, body, f"{where}: bodies.{name}") for name, body in fields.get("bodies", {}).items()
     }
     fields["policy"] = _build(PolicySize, fields.get("policy", {}), f"{where}: policy")
+    fields["head"] = _build(HeadConfig, fields.get("head", {}), f"{where}: head")
     fields["images"] = _build(ImageConfig, fields.get("images", {}), f"{where}: images")
     evaluation = dict(fields.get("evaluation", {}))
     evaluation["tasks"] = tuple(evaluation.get("tasks", ()))

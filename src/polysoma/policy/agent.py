@@ -42,7 +42,7 @@ class Agent:
         body: name of an embodiment that the policy knows.
         instruction: what to do; needed unless observations bring their own ``"instruction"``.
         acting: see :class:`Acting`.
-        seed: of the choices among discrete actions.
+        seed: of the choices among discrete actions, and of heads that draw.
     """
 
     def __init__(
@@ -149,7 +149,14 @@ def act_together(agents: Sequence[Agent], observations: Sequence[Mapping[str, An
             new = len(agent._frames) - agent._recall().frames
             waiting.setdefault((id(agent.policy), agent.body.name, new), []).append(agent)
     for group in waiting.values():
-        predictions = group[0].policy.predict(_windows(group), [agent._recall() for agent in group])
+        policy, body = group[0].policy, group[0].body
+        shape = policy.head(body.name).noise
+        noise = None
+        if shape is not None:
+            # Drawn by each agent for itself: the same whatever else is in the batch.
+            rows = [agent._rng.standard_normal(shape, np.float32) for agent in group]
+            noise = torch.from_numpy(np.stack(rows))
+        predictions = policy.predict(_windows(group), [agent._recall() for agent in group], noise)
         for agent, prediction in zip(group, predictions, strict=True):
             agent._plan(prediction)
     return [agent._take() for agent in agents]

@@ -20,7 +20,7 @@ from polysoma.data.statistics import Statistics
 from polysoma.data.windows import Windows
 from polysoma.embodiment import Embodiment, Modality
 from polysoma.errors import PolysomaError
-from polysoma.policy.heads import CategoricalHead, ContinuousHead, build_head
+from polysoma.policy.heads import Head, HeadConfig, build_head
 from polysoma.policy.images import ImageConfig, ImageTokenizer
 from polysoma.policy.memory import Memory, stack
 from polysoma.policy.tokenizers import BodyTokenizer, TextTokenizer
@@ -40,6 +40,7 @@ class PolicyConfig:
         vocabulary: the words it knows.
         width, depth, heads: of the trunk.
         images: how pictures become tokens.
+        head: how real-valued actions are predicted.
     """
 
     embodiments: tuple[Embodiment, ...]
@@ -49,6 +50,7 @@ class PolicyConfig:
     depth: int = 4
     heads: int = 4
     images: ImageConfig = ImageConfig()  # noqa: RUF009  (frozen)
+    head: HeadConfig = HeadConfig()  # noqa: RUF009  (frozen)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -62,6 +64,7 @@ class PolicyConfig:
             "depth": self.depth,
             "heads": self.heads,
             "images": dataclasses.asdict(self.images),
+            "head": dataclasses.asdict(self.head),
         }
 
     @staticmethod
@@ -79,6 +82,7 @@ class PolicyConfig:
                 depth=int(data["depth"]),
                 heads=int(data["heads"]),
                 images=ImageConfig(**data.get("images", {})),
+                head=HeadConfig(**data.get("head", {})),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise PolysomaError(f"not the configuration of a policy: missing or malformed {error}") from error
@@ -106,7 +110,7 @@ class Policy(nn.Module):
             self.readouts[body.name] = nn.Parameter(torch.randn(body.history, config.width) * 0.02)
             twin = moving.setdefault(body.body, body)
             if twin is body:
-                self.heads[body.body] = build_head(body, statistics, config.width)
+                self.heads[body.body] = build_head(body, statistics, config.width, config.head)
             elif (twin.actions, twin.chunk) != (body.actions, body.chunk):
                 raise PolysomaError(
                     f"{twin.name} and {body.name} are the same body {body.body!r}, so their actions must be equal: "
@@ -132,19 +136,16 @@ class Policy(nn.Module):
     def _tokenizer(self, body: str) -> BodyTokenizer:
         return cast(BodyTokenizer, self.bodies[body])
 
-    def _head(self, name: str) -> ContinuousHead | CategoricalHead:
-        return cast(ContinuousHead | CategoricalHead, self.heads[self.embodiment(name).body])
+    def head(self, name: str) -> Head:
+        """The head of the body of this name. Raises PolysomaError for an unknown one."""
+        return cast(Head, self.heads[self.embodiment(name).body])
 
     @property
     def device(self) -> torch.device:
         return self.readouts[self.config.embodiments[0].name].device
 
     def forward(self, windows: Windows) -> Tensor:
-        """Predictions for every frame of B windows of one embodiment, T frames long.
-
-        Returns:
-            Normalised actions or logits, float32 ``(B, T, chunk, A)``.
-        """
+        """What B windows of one embodiment, T frames long, come to: a readout for every frame, ``(B, T, width)``."""
         body = windows.embodiment
         ids = self.text.encode(windows.instructions).to(self.device)
         words, words_valid = self.text(ids), ids != 0
@@ -153,7 +154,7 @@ class Policy(nn.Module):
         frames = self._frames(windows, times, self._tokenizer(body.name).read(words, words_valid, self.images))
         mask = attention_mask(words_valid, times < lengths[:, None], times, self._tokenizer(body.name).per_frame)
         tokens = torch.cat([words.float(), frames, self.readouts[body.name][times].float()], 1)
-        return self._head(body.name)(self.trunk(tokens, mask, times.shape[1]))
+        return self.trunk(tokens, mask, times.shape[1])
 
     def _frames(self, windows: Windows, times: Tensor, readings: dict[str, Tensor]) -> Tensor:
         """Tokens of the windows' frames, float32 ``(B, T * per_frame, width)``."""
@@ -168,11 +169,9 @@ class Policy(nn.Module):
         """The sum of the losses of all true targets, a float32 scalar (divide by their number for the mean)."""
         if windows.actions is None or windows.action_valid is None:
             raise PolysomaError("a loss needs windows with targets")
-        prediction = self(windows)
-        losses = self._head(windows.embodiment.name).losses(
-            prediction, torch.from_numpy(windows.actions).to(prediction.device)
-        )
-        return losses[torch.from_numpy(windows.action_valid).to(prediction.device)].sum()
+        actions, valid = torch.from_numpy(windows.actions), torch.from_numpy(windows.action_valid)
+        losses = self.head(windows.embodiment.name).losses(self(windows), actions.to(self.device))
+        return losses[valid.to(self.device)].sum()
 
     @torch.inference_mode()
     def begin(self, body: str, instruction: str) -> Memory:
@@ -186,13 +185,16 @@ class Policy(nn.Module):
         return Memory(instruction, readings, own[:, :, 0], history, tokenizer.per_frame)
 
     @torch.inference_mode()
-    def predict(self, windows: Windows, memories: Sequence[Memory] | None = None) -> Tensor:
+    def predict(
+        self, windows: Windows, memories: Sequence[Memory] | None = None, noise: Tensor | None = None
+    ) -> Tensor:
         """The chunk of actions for the last frame of each window.
 
         Args:
             windows: of one embodiment; with memories, only the frames that came since these were last extended.
             memories: one for each window, from :meth:`begin`; the new frames are added to them. None: windows are
                 whole.
+            noise: what heads that draw start from, standard normal ``(B, *head.noise)``; None draws it anew.
 
         Returns:
             Actions in the body's units ``(B, chunk, A)``, or log-probabilities ``(B, chunk, names)``; float32, on the
@@ -214,10 +216,11 @@ class Policy(nn.Module):
             mask = attention_mask(past_valid, new < lengths, lengths - 1, per_frame)[:, :, past_valid.shape[1] :]
             readouts = self.readouts[name][before + lengths - 1].float()
             tokens, own = self.trunk.extend(torch.cat([frames, readouts], 1), mask, past)
-            prediction = self._head(name)(tokens[:, -1:])
+            start = None if noise is None else noise[:, None].to(self.device)
+            prediction = self.head(name).decode(tokens[:, -1:], start)[:, 0]
         for row, (memory, length) in enumerate(zip(memories, windows.lengths, strict=True)):
             memory.extend(own[:, :, row, :, : length * per_frame])
-        return self._head(name).decode(prediction)[:, 0].cpu()
+        return prediction.cpu()
 
     def grown(
         self,
