@@ -11,6 +11,7 @@ import pytest
 from polysoma.errors import PolysomaError
 from polysoma.evaluation.evaluation import Result, Score, evaluate, normalised
 from polysoma.evaluation.intervals import paired_difference, wilson
+from polysoma.evaluation.mosaic import mosaic
 from polysoma.evaluation.report import encode_video, write_report
 from polysoma.rollout import Outcome
 
@@ -91,6 +92,22 @@ def test_the_report_needs_nothing_but_itself(tmp_path: Path) -> None:
     assert not re.search(r'(?:src|href)="(?!data:)', page), "no link to anything outside"
     assert "x&lt;y" in page and "<b>&quot;" not in page and "1/2" in page and "2.0 ms p50" in page
     assert page.count("<video") == 1 and list(path.parent.iterdir()) == [path]
+
+
+def test_the_mosaic_shows_every_body_once(tmp_path: Path) -> None:
+    def film(task: str, success: bool, shade: int, count: int) -> Outcome:
+        return Outcome(task, 0, success, count, "go", frames=[np.full((64, 64, 3), shade, np.uint8)] * count)
+
+    films = [film("drone/ring", False, 60, 3), film("drone/hover", True, 120, 400), film("rover/maze", True, 200, 7)]
+    frames = mosaic(films)
+    assert len(frames) == 120 and all(frame.shape == frames[0].shape for frame in frames)
+    assert frames[0].shape[0] % 2 == 0 and frames[0].shape[1] % 2 == 0
+    shades = {int(frames[t][50, x, 0]) for t in (0, 60, 119) for x in range(50, frames[0].shape[1], 176)}
+    assert shades == {120, 200}, "the failed film of the drone gives way to the one that succeeds"
+    assert mosaic([]) == []
+    scores = {one.task: Score([0], [one.success], [1], [0.0]) for one in films}
+    path = write_report(Result("x", scores, {}, 1.0, films={one.task: one for one in films}), tmp_path)
+    assert (tmp_path / "mosaic.mp4").stat().st_size > 500 and path.read_text().count("<video") == 4
 
 
 def test_videos_play_back(tmp_path: Path) -> None:

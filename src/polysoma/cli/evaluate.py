@@ -105,20 +105,23 @@ def _cannot_render() -> str:
 
 
 def _print(result: Result) -> None:
-    table = Table(title=f"{result.driver}: successes / trials, 95 % interval")
-    for column, justify in (("task", "left"), ("successes", "right"), ("rate", "right"), ("interval", "right")):
-        table.add_column(column, justify=justify)  # type: ignore[arg-type]
+    table = Table(title=f"{result.driver}: successes / trials, 95 % interval, 0 random actions to 1 expert")
+    table.add_column("task")
+    for column in ("successes", "rate", "interval", "to expert"):
+        table.add_column(column, justify="right")
     if len(result.tasks) <= 60:
         for task, score in result.tasks.items():
-            table.add_row(task, *_cells(score))
+            table.add_row(task, *_cells(task, score, result))
         table.add_section()
     for family, score in result.families().items():
         latency = result.latency.get(family)
         speed = f"  ({latency['p50']:.1f} ms a decision)" if latency else ""
-        table.add_row(f"{family}{speed}", *_cells(score), style="bold")
+        table.add_row(f"{family}{speed}", *_cells(family, score, result), style="bold")
     Console().print(table)
 
 
-def _cells(score: Score) -> tuple[str, str, str]:
+def _cells(name: str, score: Score, result: Result) -> tuple[str, str, str, str]:
     low, high = wilson(score.successes, score.trials)
-    return f"{score.successes}/{score.trials}", f"{score.rate:.2f}", f"{low:.2f}-{high:.2f}"
+    between = result.normalised_mean(name)
+    share = "" if between is None else f"{between:.2f}"
+    return f"{score.successes}/{score.trials}", f"{score.rate:.2f}", f"{low:.2f}-{high:.2f}", share

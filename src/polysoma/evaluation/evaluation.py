@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import platform
@@ -95,6 +96,12 @@ class Result:
                 found[task] = normalised(score.rate, known)
         return found
 
+    def normalised_mean(self, name: str) -> float | None:
+        """The mean of :meth:`expert_normalised` over a family's tasks, or that of one task; None if unknown."""
+        own = [value for task, value in self.expert_normalised().items() if f"{task}/".startswith(f"{name}/")]
+        known = [value for value in own if value is not None]
+        return round(float(np.mean(known)), 4) if known else None
+
     def to_json(self) -> dict[str, Any]:
         """The documented JSON: checkpoint, versions, tasks, families."""
         between = self.expert_normalised()
@@ -110,14 +117,12 @@ class Result:
         }
         families = {}
         for family, score in self.families().items():
-            own = [value for task, value in between.items() if task.startswith(family + "/")]
-            known = [value for value in own if value is not None]
             families[family] = {
                 **score.to_json(),
                 "mean_of_tasks": round(
                     float(np.mean([s.rate for t, s in self.tasks.items() if t.startswith(family + "/")])), 4
                 ),
-                "expert_normalised": round(float(np.mean(known)), 4) if known else None,
+                "expert_normalised": self.normalised_mean(family),
                 "latency_ms": self.latency.get(family),
             }
         return {
@@ -241,6 +246,7 @@ def normalised(rate: float, reference: dict[str, float] | None) -> float | None:
     return round((rate - reference["random"]) / (reference["expert"] - reference["random"]), 4)
 
 
+@functools.cache
 def _reference() -> dict[str, dict[str, float]]:
     file = resources.files("polysoma.evaluation") / REFERENCE_FILE
     return json.loads(file.read_text())["tasks"] if file.is_file() else {}

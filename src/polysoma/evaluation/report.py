@@ -13,6 +13,7 @@ import numpy as np
 
 from polysoma.evaluation.evaluation import Result, Score, hardware, versions
 from polysoma.evaluation.intervals import wilson
+from polysoma.evaluation.mosaic import mosaic
 from polysoma.files import write_atomically
 from polysoma.rollout import VIDEO_FPS, Outcome
 
@@ -32,7 +33,7 @@ td, th { padding: .2rem .6rem; text-align: left; border-bottom: 1px solid var(--
 .bar { position: relative; height: 14px; background: var(--line); border-radius: 3px; min-width: 220px; }
 .bar i { position: absolute; inset: 0 auto 0 0; background: var(--good); border-radius: 3px; }
 .bar u { position: absolute; top: 5.5px; height: 3px; background: var(--ink); opacity: .75; }
-.films { display: grid; grid-template-columns: repeat(auto-fill, minmax(190px, 1fr)); gap: 14px; }
+.mosaic { margin: 1.4rem 0; } .films { display: grid; grid-template-columns: repeat(auto-fill, minmax(190px, 1fr)); gap: 14px; }
 figure { margin: 0; } video { width: 100%; border-radius: 6px; background: #000; display: block; }
 figcaption { font-size: .82rem; line-height: 1.35; margin-top: .3rem; }
 .ok { color: var(--good); } .no { color: var(--bad); } summary { cursor: pointer; }
@@ -40,8 +41,16 @@ figcaption { font-size: .82rem; line-height: 1.35; margin-top: .3rem; }
 
 
 def write_report(result: Result, folder: Path) -> Path:
-    """Writes ``folder/index.html`` and returns its path. Raises PolysomaError when it cannot be written."""
-    sections = [_header(result), "<h2>Families</h2>", _table(result.families(), result)]
+    """Writes ``folder/index.html``, and ``mosaic.mp4`` when several bodies were filmed. Returns the page's path.
+
+    Raises PolysomaError when they cannot be written.
+    """
+    sections = [_header(result)]
+    if len({task.split("/")[0] for task in result.films}) > 1:
+        video = encode_video(mosaic(list(result.films.values())))
+        write_atomically(folder / "mosaic.mp4", video)
+        sections.append(f'<div class="mosaic">{_video(video)}</div>')
+    sections += ["<h2>Families</h2>", _table(result.families(), result)]
     by_family: dict[str, list[str]] = {}
     for task in result.tasks:
         by_family.setdefault(task.split("/")[0], []).append(task)
@@ -69,7 +78,8 @@ def _header(result: Result) -> str:
     return (
         f"<h1>{html.escape(result.driver)}</h1><p>{trials} episodes of {len(result.tasks)} tasks, "
         f"seeds {seeds[0]} to {seeds[-1]}, in {result.seconds:.0f} s. Bars are success rates, dark lines their 95 % "
-        f'Wilson intervals.</p><p class="soft">{html.escape(packages)}; {html.escape(machine["processor"])}, '
+        f"Wilson intervals; then how far from random actions (0) to the expert (1).</p>"
+        f'<p class="soft">{html.escape(packages)}; {html.escape(machine["processor"])}, '
         f"{machine['cores']} cores</p>"
     )
 
@@ -78,26 +88,31 @@ def _table(scores: dict[str, Score], result: Result) -> str:
     rows = []
     for name, score in scores.items():
         low, high = wilson(score.successes, score.trials)
-        latency = result.latency.get(name)
+        latency, between = result.latency.get(name), result.normalised_mean(name)
         speed = f"{latency['p50']:.1f} ms p50, {latency['p99']:.1f} ms p99" if latency else ""
         rows.append(
             f'<tr><td>{html.escape(name)}</td><td class="n">{score.successes}/{score.trials}</td>'
             f'<td class="n">{score.rate:.2f}</td><td><div class="bar"><i style="width:{score.rate:.1%}"></i>'
             f'<u style="left:{low:.1%};width:{high - low:.1%}"></u></div></td>'
-            f'<td class="n">{low:.2f}-{high:.2f}</td><td class="soft">{speed}</td></tr>'
+            f'<td class="n">{low:.2f}-{high:.2f}</td><td class="n">{"" if between is None else f"{between:.2f}"}</td>'
+            f'<td class="soft">{speed}</td></tr>'
         )
     return f"<table>{''.join(rows)}</table>"
 
 
 def _film(outcome: Outcome) -> str:
     stride = -(-len(outcome.frames) // MAX_FRAMES)
-    data = base64.b64encode(encode_video(outcome.frames[::stride])).decode()
     verdict = '<span class="ok">success</span>' if outcome.success else '<span class="no">failure</span>'
     return (
-        f'<figure><video src="data:video/mp4;base64,{data}" autoplay loop muted playsinline controls></video>'
+        f"<figure>{_video(encode_video(outcome.frames[::stride]))}"
         f"<figcaption><b>{html.escape(outcome.task.split('/', 1)[1])}</b><br>“{html.escape(outcome.instruction)}”<br>"
         f"{verdict} after {outcome.steps} steps</figcaption></figure>"
     )
+
+
+def _video(file: bytes) -> str:
+    data = base64.b64encode(file).decode()
+    return f'<video src="data:video/mp4;base64,{data}" autoplay loop muted playsinline controls></video>'
 
 
 def encode_video(frames: Sequence[np.ndarray], fps: int = VIDEO_FPS) -> bytes:

@@ -56,8 +56,14 @@ class Seen(Environment):
         return self._inner.expert_action()
 
     def render_frame(self, size: int = 240) -> np.ndarray:
-        """See :class:`Environment`."""
-        return self._inner.render_frame(size)
+        """The task's picture, and what the cameras see along its lower edge. See :class:`Environment`."""
+        picture = self._inner.render_frame(size)
+        side = size // 3
+        nearest = np.arange(side) * PIXELS // side
+        for number, camera in enumerate(self._cameras):
+            seen = self._inner.camera_frame(camera, PIXELS)
+            picture[size - side :, number * side : (number + 1) * side] = seen[nearest[:, None], nearest]
+        return picture
 
     def close(self) -> None:
         self._inner.close()
