@@ -33,7 +33,8 @@ td, th { padding: .2rem .6rem; text-align: left; border-bottom: 1px solid var(--
 .bar { position: relative; height: 14px; background: var(--line); border-radius: 3px; min-width: 220px; }
 .bar i { position: absolute; inset: 0 auto 0 0; background: var(--good); border-radius: 3px; }
 .bar u { position: absolute; top: 5.5px; height: 3px; background: var(--ink); opacity: .75; }
-.mosaic { margin: 1.4rem 0; } .films { display: grid; grid-template-columns: repeat(auto-fill, minmax(190px, 1fr)); gap: 14px; }
+.mosaic { margin: 1.4rem 0; }
+.films { display: grid; grid-template-columns: repeat(auto-fill, minmax(190px, 1fr)); gap: 14px; }
 figure { margin: 0; } video { width: 100%; border-radius: 6px; background: #000; display: block; }
 figcaption { font-size: .82rem; line-height: 1.35; margin-top: .3rem; }
 .ok { color: var(--good); } .no { color: var(--bad); } summary { cursor: pointer; }
