@@ -1,4 +1,4 @@
-"""Success of a checkpoint on all four families, with the episodes and seeds of the README's table.
+"""Success of a checkpoint on all bodies, with the episodes and seeds of the README's table.
 
     python benchmarks/scores.py generalist
     python benchmarks/scores.py runs/x/checkpoint --name other
@@ -8,18 +8,44 @@ Training, and choices among settings, use other seeds (docs/evaluation.md lists 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import tyro
 
 from polysoma import simulators
 from polysoma.cli.progress import counting
+from polysoma.data.paraphrases import SHIPPED
 from polysoma.evaluation.evaluation import Score, evaluate
 from polysoma.evaluation.intervals import wilson
 from results import write
 
-EPISODES = {"metaworld": 20, "babyai": 50, "drone": 50, "rover": 50}
-SEED = 1600
+EPISODES = {
+    "metaworld": 20, "metaworld-pixels": 8, "babyai": 20, "drone": 50, "rover": 50, "aloha": 50, "aloha-pixels": 50,
+    "go1": 50, "fetch": 50, "pointmaze": 50, "half-cheetah": 10, "hopper": 10, "walker2d": 10, "ant": 10,
+    "swimmer": 10, "reacher": 50, "pusher": 50, "inverted-pendulum": 10, "inverted-double-pendulum": 10,
+}  # fmt: skip
+SEED = 1800
+
+# The four groups of difficulty of Meta-World that LeRobot averages over (Seo et al. 2022, arXiv 2206.14244).
+MEDIUM = (
+    "basketball bin-picking box-close coffee-pull coffee-push hammer peg-insert-side push-wall soccer sweep sweep-into"
+)
+HARD = "assembly hand-insert pick-out-of-hole pick-place push push-back"
+VERY_HARD = "shelf-place disassemble stick-pull stick-push pick-place-wall"
+
+
+def groups(scores: Mapping[str, Score]) -> dict[str, float]:
+    """The mean success of each group, and the mean of the groups."""
+    members = {"medium": MEDIUM.split(), "hard": HARD.split(), "very_hard": VERY_HARD.split()}
+    group_of = {name: group for group, names in members.items() for name in names}
+    rates: dict[str, list[float]] = {}
+    for task, score in scores.items():
+        name = task.split("/")[1].removesuffix("-v3")
+        rates.setdefault(group_of.get(name, "easy"), []).append(score.rate)
+    means = {group: round(sum(own) / len(own), 4) for group, own in rates.items()}
+    return means | {"mean_of_groups": round(sum(means.values()) / len(means), 4)}
 
 
 @dataclass(frozen=True)
@@ -33,6 +59,8 @@ class Scores:
     share: float = 1.0
     """Fraction of the episodes, for a quicker look."""
     workers: int = 2
+    paraphrases: Literal["none", "train", "held-out"] = "none"
+    """Say instructions in other words."""
 
     def run(self) -> None:
         numbers: dict[str, object] = {"seed": SEED, "families": {}, "tasks": {}}
@@ -44,16 +72,26 @@ class Scores:
                 def progress(done: int, total: int, scores: dict[str, Score], show: object = show) -> None:
                     show(done, total, f"{sum(s.successes for s in scores.values()) / done:.1%}")  # type: ignore[operator]
 
-                result = evaluate(self.checkpoint, tasks, episodes, SEED, self.workers, latency=True, progress=progress)
+                words = None if self.paraphrases == "none" else (SHIPPED, self.paraphrases)
+                result = evaluate(
+                    self.checkpoint, tasks, episodes, SEED, self.workers, latency=words is None, progress=progress,
+                    paraphrases=words,
+                )  # fmt: skip
             data = result.to_json()
             numbers["families"][family] = data["families"][family] | {"seconds": data["seconds"]}  # type: ignore[index]
+            if family.startswith("metaworld"):
+                numbers["families"][family]["groups"] = groups(result.tasks)  # type: ignore[index]
             numbers["tasks"].update(data["tasks"])  # type: ignore[attr-defined]
             score = result.families()[family]
             low, high = wilson(score.successes, score.trials)
-            print(f"{family}: {score.successes}/{score.trials} = {score.rate:.3f} [{low:.3f}, {high:.3f}]")
+            between = result.normalised_mean(family)
+            print(
+                f"{family}: {score.successes}/{score.trials} = {score.rate:.3f} [{low:.3f}, {high:.3f}], "
+                f"{between} from random to expert"
+            )
             for task, own in sorted(result.tasks.items(), key=lambda item: item[1].rate)[:8]:
                 print(f"    {task}: {own.successes}/{own.trials}")
-        write(self.name, {"checkpoint": self.checkpoint, **numbers})
+        write(self.name, {"checkpoint": self.checkpoint, "paraphrases": self.paraphrases, **numbers})
 
 
 if __name__ == "__main__":

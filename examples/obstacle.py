@@ -9,7 +9,7 @@ import numpy as np
 from polysoma.embodiment import ContinuousActions, Embodiment, Modality, Stream, channels
 from polysoma.simulators.environment import Environment, Family
 
-START, GOAL, RADIUS, SPEED = np.array([0.0, -1.0]), np.array([0.0, 1.0]), 0.4, 0.06
+START, GOAL, RADIUS, SPEED = np.array([0.0, -0.6]), np.array([0.0, 0.8]), 0.4, 0.06
 
 EMBODIMENT = Embodiment(
     name="walker",

@@ -154,3 +154,16 @@ def observe_grid(t: int) -> dict[str, object]:
     from conftest import GRID
 
     return observe(GRID, t) | {"heading": np.array([t % 4], np.uint8)}
+
+
+def test_an_agent_says_how_late_it_is(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = policy.agent("arm", "go")
+    # A body at 10 Hz whose decisions take 30, 250 and 90 ms.
+    readings = iter([0.0, 0.03, 1.0, 1.25, 2.0, 2.09])
+    monkeypatch.setattr("polysoma.policy.agent.time.perf_counter", lambda: next(readings))
+    for _ in range(3):
+        agent.act(observe(ARM))
+    assert (agent.timing.actions, agent.timing.late) == (3, 1)
+    assert str(agent.timing) == "1 of 3 actions late at 10 Hz, worst 250.0 ms of 100.0 ms"
+    agent.reset()
+    assert agent.timing.actions == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -34,8 +35,38 @@ class Acting:
     temperature: float = 0.6
 
 
+@dataclass
+class Timing:
+    """How long decisions took, against the body's own period.
+
+    Attributes:
+        period_s: seconds between two actions at the body's rate.
+        actions: decided so far in this episode.
+        late: how many of them took longer than a period.
+        last_s, worst_s: seconds of the last and of the slowest one.
+    """
+
+    period_s: float
+    actions: int = 0
+    late: int = 0
+    last_s: float = 0.0
+    worst_s: float = 0.0
+
+    def add(self, seconds: float) -> None:
+        """Counts one decision."""
+        self.actions += 1
+        self.late += seconds > self.period_s
+        self.last_s, self.worst_s = seconds, max(self.worst_s, seconds)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.late} of {self.actions} actions late at {1 / self.period_s:g} Hz, "
+            f"worst {1e3 * self.worst_s:.1f} ms of {1e3 * self.period_s:.1f} ms"
+        )
+
+
 class Agent:
-    """Drives one body: history, chunk execution, limits.
+    """Drives one body: history, chunk execution, limits, and how late it is (``timing``).
 
     Args:
         policy: whose weights are used; many agents may share one.
@@ -64,6 +95,7 @@ class Agent:
     def reset(self, instruction: str | None = None, seed: int = 0) -> None:
         """Begins a new episode. An instruction that is not given stays as it was."""
         self.instruction = instruction if instruction is not None else getattr(self, "instruction", None)
+        self.timing = Timing(1 / self.body.rate_hz)
         self._rng = np.random.default_rng(seed)
         self._memory: Memory | None = None
         self._frames: list[Observation] = []
@@ -140,6 +172,7 @@ class Agent:
 
 def act_together(agents: Sequence[Agent], observations: Sequence[Mapping[str, Any]]) -> list[np.ndarray]:
     """One action for each agent; those of one policy and body that need a prediction share one batch."""
+    began = time.perf_counter()
     for agent, observation in zip(agents, observations, strict=True):
         agent._observe(observation)
     waiting: dict[tuple[int, str, int], list[Agent]] = {}
@@ -159,7 +192,10 @@ def act_together(agents: Sequence[Agent], observations: Sequence[Mapping[str, An
         predictions = policy.predict(_windows(group), [agent._recall() for agent in group], noise)
         for agent, prediction in zip(group, predictions, strict=True):
             agent._plan(prediction)
-    return [agent._take() for agent in agents]
+    actions = [agent._take() for agent in agents]
+    for agent in agents:
+        agent.timing.add(time.perf_counter() - began)
+    return actions
 
 
 def _windows(agents: Sequence[Agent]) -> Windows:
