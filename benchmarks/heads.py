@@ -3,7 +3,7 @@
     python benchmarks/heads.py
 
 The same demonstrations, half on each side, train one small policy with each head; all play the same unseen seeds. About
-three minutes.
+ten minutes.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ HEADS = {
 }
 
 
-def main(demonstrations: int = 200, steps: int = 600, episodes: int = 100) -> None:
+def main(demonstrations: int = 200, steps: int = 2000, episodes: int = 100) -> None:
     numbers = {}
     with tempfile.TemporaryDirectory() as folder:
         record([TASK], demonstrations, Path(folder), Behaviour(noise=None))

