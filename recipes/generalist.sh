@@ -42,4 +42,20 @@ fi
 
 # 4. Imitation of both to the end of the schedule.
 train 'data=["data/*", "data/visited/*"]' 'weights={"data/visited/babyai" = 3.0, "data/visited/rover" = 2.0, "data/visited/metaworld" = 3.0}'
-echo "done: polysoma evaluate $run/checkpoint"
+
+# 5. Cameras, two arms, legs and the other bodies join. The shipped weights' first four stages had 25 levels of the grid
+#    world; the others came here, with 400 episodes each.
+if [ ! -f "$run/recorded" ]; then
+    record 'metaworld-pixels/*' --episodes 50 --out data
+    record 'aloha/*' --episodes 200 --out data
+    record 'aloha-pixels/*' --episodes 120 --out data
+    record 'go1/*,fetch/*' --episodes 150 --out data
+    record 'pointmaze/*' --episodes 100 --out data
+    record 'half-cheetah/*,hopper/*,walker2d/*,ant/*,swimmer/*,inverted-*/*' --episodes 30 --out data
+    record 'reacher/*,pusher/*' --episodes 200 --out data
+    touch "$run/recorded"
+fi
+resume=""
+[ -f "$run/many/training/training.safetensors" ] && resume="--resume"
+"$bin/torchrun" --nproc-per-node 2 -m polysoma train recipes/many-bodies.toml --out "$run/many" $resume init="$run/checkpoint"
+echo "done: polysoma evaluate $run/many/checkpoint"

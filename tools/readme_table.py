@@ -18,19 +18,19 @@ def read(name: str) -> dict[str, Any] | None:
 def table() -> str:
     scores, specialists, speed = read("scores"), read("specialists"), read("speed")
     lines = [
-        "| family | success | 95 % interval | expert | tasks x seeds | decision, p50 |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| body | success | 95 % interval | expert | random 0 to expert 1 | tasks x seeds | decision, p50 |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     assert scores is not None
     reference = json.loads((ROOT / "src/polysoma/evaluation/reference.json").read_text())["tasks"]
     for family, score in scores["families"].items():
         tasks = [task for task in scores["tasks"] if task.startswith(family + "/")]
         low, high = score["interval"]
-        expert = sum(reference[task]["expert"] for task in tasks) / len(tasks)
+        expert = sum(reference[task.replace("-pixels/", "/")]["expert"] for task in tasks) / len(tasks)
         latency = (speed or {}).get("latency_ms", {}).get(family) or score["latency_ms"]
         lines.append(
             f"| {family} | **{score['rate']:.3f}** | {low:.3f} to {high:.3f} | {expert:.3f} "
-            f"| {len(tasks)} x {score['trials'] // len(tasks)} | {latency['p50']:.1f} ms |"
+            f"| {score['expert_normalised']:.2f} | {len(tasks)} x {score['trials'] // len(tasks)} | {latency['p50']:.1f} ms |"
         )
     machine = scores["hardware"]
     lines += [

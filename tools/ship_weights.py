@@ -14,7 +14,7 @@ import torch
 
 from polysoma.policy import checkpoint
 
-LIMIT_MB = 32.0
+LIMIT_MB = 64.0
 
 if __name__ == "__main__":
     source = Path(sys.argv[1])
