@@ -6,8 +6,8 @@ export OMP_NUM_THREADS ?= 1
 
 .PHONY: demo test setup lint format clean
 
-demo: setup ## evaluate the shipped weights on all four families, with a report of videos
-	$(BIN)/polysoma evaluate generalist --tasks '*' --episodes 2 --seed 1000 --report out/demo --json out/demo/results.json
+demo: setup ## play every task with the shipped weights; a report of videos, and all bodies in one
+	$(BIN)/polysoma evaluate generalist --tasks '*' --episodes 1 --seed 1000 --report out/demo --json out/demo/results.json
 
 test: setup lint ## linter, formatter, type checker, tests
 	$(BIN)/python -m pytest tests

@@ -1,4 +1,4 @@
-"""Draws the README's picture: the four families side by side, in the middle of expert episodes.
+"""Draws the README's picture: twelve bodies side by side, in the middle of expert episodes.
 
 python tools/picture.py docs/bodies.png
 """
@@ -14,12 +14,20 @@ from PIL import Image
 from polysoma import simulators
 
 SCENES = (
-    ("metaworld/drawer-open-v3", 3, 60),
+    ("metaworld-pixels/drawer-open-v3", 3, 60),
+    ("aloha/transfer-cube", 3, 130),
+    ("go1/velocity", 2, 60),
     ("babyai/GoToLocal", 6, 1),
     ("drone/ring", 4, 60),
     ("rover/pillar", 5, 30),
+    ("fetch/pick-and-place", 1, 12),
+    ("pointmaze/medium", 2, 80),
+    ("half-cheetah/run", 0, 60),
+    ("ant/run", 0, 60),
+    ("hopper/hop", 0, 60),
+    ("swimmer/swim", 0, 60),
 )
-SIDE = 320
+SIDE, COLUMNS = 240, 6
 
 if __name__ == "__main__":
     panels = []
@@ -29,6 +37,6 @@ if __name__ == "__main__":
         for _ in range(steps):
             environment.step(environment.expert_action())
         panels.append(environment.render_frame(SIDE))
-    gap = np.full((SIDE, 8, 3), 255, np.uint8)
-    row = np.concatenate([part for panel in panels for part in (panel, gap)][:-1], axis=1)
-    Image.fromarray(row).save(Path(sys.argv[1]), optimize=True)
+    framed = [np.pad(panel, ((4, 4), (4, 4), (0, 0)), constant_values=255) for panel in panels]
+    rows = [np.concatenate(framed[start : start + COLUMNS], axis=1) for start in range(0, len(framed), COLUMNS)]
+    Image.fromarray(np.concatenate(rows)).save(Path(sys.argv[1]), optimize=True)
