@@ -1,8 +1,9 @@
-"""Cameras: the image tokenizer, bodies of one head, augmentation of pictures."""
+"""Cameras: the image tokenizer, bodies of one head, augmentation of pictures, goals."""
 
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,10 +11,14 @@ import torch
 
 from conftest import ARM, GRID, SEEN_ARM, make_policy, observe
 from polysoma.data.mixture import Source
+from polysoma.data.windows import gather
 from polysoma.embodiment import Modality, Stream
 from polysoma.errors import PolysomaError
-from polysoma.learning.augmentation import recoloured, shifted
+from polysoma.learning.augmentation import augmented, recoloured, shifted
+from polysoma.learning.imitation import train
+from polysoma.learning.recipe import BodyRecipe, recipe_from_table
 from polysoma.policy.images import ImageConfig, ImageTokenizer
+from polysoma.policy.policy import Policy, bfloat16
 
 
 def tokenizer(**options: object) -> ImageTokenizer:
@@ -83,7 +88,7 @@ def test_cameras_join_a_policy_that_had_none(sources: dict[str, Source]) -> None
     seeing = blind.grown((SEEN_ARM,), {SEEN_ARM.name: sources[SEEN_ARM.name].statistics()}, ())
     windows = sources["arm"].draw(4, np.random.default_rng(0))
     assert torch.equal(blind(windows), seeing(windows))
-    assert seeing(sources["arm-pixels"].draw(4, np.random.default_rng(0))).shape == (4, 1, 4, 2)
+    assert seeing.predict(sources["arm-pixels"].draw(4, np.random.default_rng(0))).shape == (4, 4, 2)
 
 
 def test_a_history_of_pictures_is_one_token_a_frame(sources: dict[str, Source]) -> None:
@@ -116,3 +121,93 @@ def test_recoloured_pictures_keep_their_order() -> None:
     changed = recoloured(ramp, 0.3, np.random.default_rng(0))
     assert (np.diff(changed.astype(int), axis=3) >= 0).all() and not np.array_equal(changed, ramp)
     np.testing.assert_array_equal(recoloured(ramp, 0.0, np.random.default_rng(0)), ramp)
+
+
+def goal_policy(sources: dict[str, Source]) -> Policy:
+    """Knows goals; made from one that does not."""
+    blind = make_policy(sources, (ARM, SEEN_ARM))
+    return blind.grown((SEEN_ARM,), {}, (), goals=True)
+
+
+def test_a_goal_is_a_later_picture_of_the_same_episode(sources: dict[str, Source]) -> None:
+    dataset = sources["arm-pixels"].datasets[0]
+    starts = np.array([0, 3, 4])
+    windows = gather(dataset, np.array([0, 1, 2]), starts, np.random.default_rng(0))
+    assert windows.goals is not None
+    for row, (episode, start) in enumerate(zip(range(3), starts, strict=True)):
+        first, length = dataset.episode_start[episode], dataset.episode_length[episode]
+        later = dataset.observations["front"][first + start : first + length]
+        assert (later == windows.goals["front"][row]).all((1, 2, 3)).any()
+    assert gather(dataset, np.array([0]), starts[:1]).goals is None
+
+
+def test_goals_cost_nothing_where_there_are_none(sources: dict[str, Source]) -> None:
+    without, with_goals = make_policy(sources, (ARM, SEEN_ARM)), goal_policy(sources)
+    windows = sources["arm-pixels"].draw(4, np.random.default_rng(0))
+    assert torch.equal(without(windows), with_goals(windows))
+
+
+def test_a_goal_matters_and_needs_no_words(sources: dict[str, Source]) -> None:
+    policy = goal_policy(sources)
+    windows = sources["arm-pixels"].draw(4, np.random.default_rng(0), goals=True)
+    silent = dataclasses.replace(windows, instructions=[""] * 4)
+    other = dataclasses.replace(silent, goals={"front": 255 - silent.goals["front"]})  # type: ignore[index]
+    assert torch.isfinite(policy(silent)).all()
+    assert not torch.allclose(policy(silent), policy(other))
+    assert not torch.allclose(policy(silent), policy(windows))
+
+
+def test_acting_toward_a_goal_predicts_what_was_trained(sources: dict[str, Source]) -> None:
+    policy = goal_policy(sources)
+    windows = sources["arm-pixels"].draw(3, np.random.default_rng(0), goals=True)
+    windows = dataclasses.replace(windows, instructions=["", "do one", ""])
+    with bfloat16(torch.device("cpu")):
+        trained = policy.head("arm-pixels").decode(policy(windows))[:, -1]
+    assert windows.goals is not None
+    memories = [
+        policy.begin("arm-pixels", text, {"front": windows.goals["front"][row]})
+        for row, text in enumerate(windows.instructions)
+    ]
+    torch.testing.assert_close(policy.predict(windows, memories), trained, rtol=0, atol=0.02)
+
+
+def test_an_agent_follows_a_goal_without_words(sources: dict[str, Source]) -> None:
+    policy = goal_policy(sources)
+    observation = {name: value for name, value in observe(SEEN_ARM).items() if name != "instruction"}
+    goal = {"front": np.full((24, 32, 3), 200, np.uint8)}
+    assert np.isfinite(policy.agent("arm-pixels", goal=goal).act(observation)).all()
+    with pytest.raises(PolysomaError, match=r"no instruction.*or show a goal"):
+        policy.agent("arm-pixels").act(observation)
+    with pytest.raises(PolysomaError, match=r"expected pictures of \['front'\], got \['top'\]"):
+        policy.agent("arm-pixels", goal={"top": goal["front"]})
+    with pytest.raises(PolysomaError, match=r"expected uint8 of shape \(24, 32, 3\), got float64"):
+        policy.agent("arm-pixels", goal={"front": np.zeros((24, 32, 3))})
+    with pytest.raises(PolysomaError, match=r"not trained to follow goal pictures"):
+        make_policy(sources, (SEEN_ARM,)).agent("arm-pixels", goal=goal).act(observation)
+
+
+def test_half_of_what_is_shown_a_goal_is_told_nothing(sources: dict[str, Source]) -> None:
+    windows = sources["arm-pixels"].draw(200, np.random.default_rng(0), goals=True)
+    changed = augmented(windows, BodyRecipe(shift=1, colour=0.2), {}, None, np.random.default_rng(1))
+    silent = sum(text == "" for text in changed.instructions)
+    assert 70 < silent < 130
+    assert changed.goals is not None and not np.array_equal(changed.goals["front"], windows.goals["front"])  # type: ignore[index]
+
+
+def test_training_with_goals_resumes_to_the_same_bits(datasets: dict[str, Path], tmp_path: Path) -> None:
+    table = {
+        "data": [str(datasets["arm-pixels"])],
+        "steps": 4,
+        "warmup": 1,
+        "checkpoint_every": 2,
+        "images": {"goals": True},
+        "head": {"kind": "flow"},
+        "policy": {"width": 16, "depth": 1, "heads": 2},
+        "bodies": {"arm-pixels": {"batch": 8, "goals": 0.5, "shift": 2, "colour": 0.1}},
+    }
+    recipe = recipe_from_table(table, "test")
+    train(recipe, tmp_path / "whole")
+    train(recipe, tmp_path / "parts", until=2)
+    train(recipe, tmp_path / "parts", resume=True)
+    files = [(tmp_path / run / "checkpoint" / "model.safetensors").read_bytes() for run in ("whole", "parts")]
+    assert files[0] == files[1]

@@ -6,24 +6,27 @@ episode at a time and takes the next job when it is done. Environments are kept 
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import queue
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from polysoma import simulators
 from polysoma.data.episode import Episode
 from polysoma.data.paraphrases import Split, read_paraphrases
-from polysoma.embodiment import INSTRUCTION, ContinuousActions, Embodiment, Observation
+from polysoma.embodiment import INSTRUCTION, ContinuousActions, Embodiment, Modality, Observation
 from polysoma.errors import PolysomaError
 from polysoma.simulators.environment import Environment, ExpertFailed
 
 VIDEO_FPS = 12
 EXPERT, RANDOM = "expert", "random"
+
+Told = Literal["words", "picture", "both"]
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,8 @@ class Behaviour:
             the action range; None takes each task's own ``expert_noise``, for the expert alone.
         max_steps: cut episodes after this many steps; None leaves it to the task.
         paraphrases: None, or a file and its split: every episode's instruction is then said in other words.
+        told: a policy is told what to do in words, by the pictures that the body's cameras saw at the end of the
+            expert's episode of the same seed, or by both.
     """
 
     driver: str = EXPERT
@@ -55,6 +60,7 @@ class Behaviour:
     noise: float | None = 0.0
     max_steps: int | None = None
     paraphrases: tuple[str, Split] | None = None
+    told: Told = "words"
 
 
 @dataclass
@@ -83,6 +89,7 @@ class _Lane:
         if behaviour.paraphrases is not None:
             self.paraphrases = read_paraphrases(*behaviour.paraphrases, plain=0.0)
         self.said: dict[str, str] = {}
+        self.goal = None if behaviour.told == "words" else _last_pictures(environment, job.seed)
         self.observation: Observation = self._heard(environment.reset(seed=job.seed)[0])
         self.limit = min(environment.max_steps, behaviour.max_steps or environment.max_steps)
         noise = behaviour.noise
@@ -118,7 +125,9 @@ class _Lane:
         return over
 
     def _heard(self, observation: Observation) -> Observation:
-        """The observation with its instruction in other words, the same ones throughout an episode."""
+        """The observation with its instruction in other words, the same ones throughout an episode, or in none."""
+        if self.behaviour.told == "picture":
+            return {**observation, INSTRUCTION: ""}
         if self.paraphrases is None:
             return observation
         text = observation[INSTRUCTION]
@@ -148,6 +157,19 @@ class _Lane:
         return Outcome(
             self.job.task, self.job.seed, self.success, self.steps, instruction, self.total, error, episode, self.frames
         )
+
+
+def _last_pictures(environment: Environment, seed: int) -> dict[str, np.ndarray]:
+    """What the body's cameras see at the end of the expert's episode. Raises PolysomaError when there is no camera."""
+    cameras = [stream.name for stream in environment.embodiment.streams if stream.modality is Modality.IMAGE]
+    if not cameras:
+        raise PolysomaError(f"{environment.task}: {environment.embodiment.name} has no camera to show a goal to")
+    observation, over = environment.reset(seed=seed)[0], False
+    with contextlib.suppress(ExpertFailed):
+        while not over:
+            observation, _, terminated, truncated, info = environment.step(environment.expert_action())
+            over = terminated or truncated or info["success"]
+    return {camera: observation[camera] for camera in cameras}
 
 
 def rollout(next_job: Callable[[], Job | None], behaviour: Behaviour, lanes: int) -> Iterator[Outcome]:
@@ -206,7 +228,7 @@ def _decider(behaviour: Behaviour) -> Callable[[list[_Lane], list[Any]], Sequenc
             del agents[gone]
         for lane in lanes:
             if lane not in agents:
-                agents[lane] = Agent(policy, lane.body.name, acting=acting, seed=lane.job.seed)
+                agents[lane] = Agent(policy, lane.body.name, acting=acting, seed=lane.job.seed, goal=lane.goal)
         if not lanes:
             return []
         return act_together([agents[lane] for lane in lanes], [lane.observation for lane in lanes])

@@ -57,6 +57,8 @@ class Evaluate:
     """Say instructions in other words: those of training, or those that training never saw."""
     paraphrase_file: str = SHIPPED
     """A TOML file of other words (see docs/training.md), or shipped."""
+    told: Literal["words", "picture", "both"] = "words"
+    """What says what to do: words, the pictures at the end of the expert's episode, or both."""
     film: int = 240
     """Side of the report's videos in pixels; 0 for none."""
 
@@ -82,7 +84,18 @@ class Evaluate:
 
             words = None if self.paraphrases == "none" else (self.paraphrase_file, self.paraphrases)
             result = evaluate(
-                driver, tasks, self.episodes, self.seed, self.workers, self.lanes, acting, film, True, progress, words
+                driver,
+                tasks,
+                self.episodes,
+                self.seed,
+                self.workers,
+                self.lanes,
+                acting,
+                film,
+                True,
+                progress,
+                words,
+                self.told,
             )
         if self.json:
             self.json.parent.mkdir(parents=True, exist_ok=True)

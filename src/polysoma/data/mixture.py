@@ -74,8 +74,8 @@ class Source:
     def instructions(self) -> set[str]:
         return {text for dataset in self.datasets for text in dataset.instructions}
 
-    def draw(self, count: int, rng: np.random.Generator) -> Windows:
-        """``count`` windows, in an order that says nothing."""
+    def draw(self, count: int, rng: np.random.Generator, goals: bool = False) -> Windows:
+        """``count`` windows, in an order that says nothing; with the pictures of goals where these are asked for."""
         chosen = rng.choice(len(self._pairs), size=count, p=self._probability)
         parts = []
         for number, dataset in enumerate(self.datasets):
@@ -89,7 +89,7 @@ class Source:
                 episodes = self._episode_of[number][frames]
                 offset = frames - dataset.episode_start[episodes]
                 starts = window_starts(offset, dataset.episode_length[episodes], self.embodiment.history, rng)
-                parts.append(gather(dataset, episodes, starts))
+                parts.append(gather(dataset, episodes, starts, rng if goals else None))
         return concatenate(parts)
 
     def statistics(self) -> dict[str, Statistics]:

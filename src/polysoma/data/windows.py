@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from polysoma.data.dataset import Dataset
-from polysoma.embodiment import ContinuousActions, DiscreteActions, Embodiment
+from polysoma.embodiment import ContinuousActions, DiscreteActions, Embodiment, Modality
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class Windows:
         lengths: int64 ``(B,)``, the number of true frames of each window.
         actions: targets, int64 ``(B, T, chunk)`` or float32 ``(B, T, chunk, A)``; None when acting.
         action_valid: bool ``(B, T, chunk)``, False for padding; None when acting.
+        goals: camera stream to what it is to see in the end, uint8 ``(B, *shape)``; None where words say what to do.
     """
 
     embodiment: Embodiment
@@ -37,6 +38,7 @@ class Windows:
     lengths: np.ndarray
     actions: np.ndarray | None = None
     action_valid: np.ndarray | None = None
+    goals: dict[str, np.ndarray] | None = None
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -56,6 +58,7 @@ class Windows:
             self.lengths[rows],
             pick(self.actions),
             pick(self.action_valid),
+            None if self.goals is None else {name: array[rows] for name, array in self.goals.items()},
         )
 
 
@@ -72,13 +75,17 @@ def window_starts(offset: np.ndarray, length: np.ndarray, history: int, rng: np.
     return np.clip(offset - back, 0, np.maximum(length - history, 0))
 
 
-def gather(dataset: Dataset, episodes: np.ndarray, starts: np.ndarray) -> Windows:
+def gather(
+    dataset: Dataset, episodes: np.ndarray, starts: np.ndarray, goals_from: np.random.Generator | None = None
+) -> Windows:
     """Reads windows of one data set.
 
     Args:
         dataset: where from.
         episodes: int64 ``(B,)``, which episode each window is of.
         starts: int64 ``(B,)``, the frame of the episode at which each window begins.
+        goals_from: None, or what draws each window's goal: what the cameras saw at a uniformly drawn later step of the
+            episode (hindsight, Andrychowicz et al. 2017, arXiv 1707.01495; CrossFormer, arXiv 2408.11812).
     """
     body = dataset.embodiment
     first, total = dataset.episode_start[episodes], dataset.episode_length[episodes]
@@ -88,6 +95,12 @@ def gather(dataset: Dataset, episodes: np.ndarray, starts: np.ndarray) -> Window
     frames = np.minimum((first + starts)[:, None] + time, last)
     future = frames[:, :, None] + np.arange(body.chunk)
     valid = (future <= last[:, :, None]) & (time < lengths[:, None])[:, :, None]
+    goals = None
+    if goals_from is not None:
+        reached = first + starts + lengths - 1
+        goal = reached + goals_from.integers(0, last[:, 0] - reached + 1)
+        cameras = [stream.name for stream in body.streams if stream.modality is Modality.IMAGE]
+        goals = {name: np.asarray(dataset.observations[name][goal]) for name in cameras}
     none = no_action(body)
     previous = np.asarray(dataset.executed[np.maximum(frames - 1, 0)]).astype(none.dtype)
     previous[frames == first[:, None]] = none
@@ -99,6 +112,7 @@ def gather(dataset: Dataset, episodes: np.ndarray, starts: np.ndarray) -> Window
         lengths,
         np.asarray(dataset.actions[np.minimum(future, last[:, :, None])]),
         valid,
+        goals,
     )
 
 
@@ -122,6 +136,9 @@ def concatenate(parts: Sequence[Windows]) -> Windows:
         np.concatenate([part.lengths for part in parts]),
         join([part.actions for part in parts if part.actions is not None]),
         join([part.action_valid for part in parts if part.action_valid is not None]),
+        None
+        if first.goals is None
+        else {name: np.concatenate([part.goals[name] for part in parts if part.goals]) for name in first.goals},
     )
 
 

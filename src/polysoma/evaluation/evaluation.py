@@ -18,7 +18,7 @@ from polysoma import simulators
 from polysoma.data.paraphrases import Split
 from polysoma.errors import PolysomaError
 from polysoma.evaluation.intervals import mean_interval, wilson
-from polysoma.rollout import EXPERT, RANDOM, Behaviour, Outcome, interleave, rollout_in_workers
+from polysoma.rollout import EXPERT, RANDOM, Behaviour, Outcome, Told, interleave, rollout_in_workers
 
 REFERENCE_FILE = "reference.json"
 """Success rates of the expert and of random actions, recorded with ``benchmarks/reference.py``."""
@@ -148,6 +148,7 @@ def evaluate(
     latency: bool = False,
     progress: Callable[[int, int, dict[str, Score]], None] | None = None,
     paraphrases: tuple[str, Split] | None = None,
+    told: Told = "words",
 ) -> Result:
     """Plays ``episodes`` of each task with the seeds ``seed, seed + 1, ...``.
 
@@ -158,13 +159,14 @@ def evaluate(
         latency: also time single decisions, one thread, one body at a time.
         progress: called with episodes done, in all, and the scores so far.
         paraphrases: None, or a file and the split from which instructions are said in other words.
+        told: whether words, goal pictures or both say what to do.
 
     Raises:
         PolysomaError: unknown task, no such checkpoint, or a checkpoint that does not know a body.
     """
     if episodes < 1:
         raise PolysomaError(f"episodes must be at least 1, got {episodes}")
-    behaviour = Behaviour(driver=driver, acting=acting or {}, paraphrases=paraphrases)
+    behaviour = Behaviour(driver=driver, acting=acting or {}, paraphrases=paraphrases, told=told)
     if driver not in (EXPERT, RANDOM):
         _check_bodies(driver, tasks)
     seeds = list(range(seed, seed + episodes))
@@ -187,6 +189,8 @@ def evaluate(
     settings = {"episodes": episodes, "seed": seed, "workers": workers, "lanes": lanes, "acting": acting or {}}
     if paraphrases:
         settings["paraphrases"] = list(paraphrases)
+    if told != "words":
+        settings["told"] = told
     result = Result(driver, scores, settings, time.monotonic() - began, films=films)
     if latency and driver not in (EXPERT, RANDOM):
         result.latency = decision_latency(driver, tasks, seed)

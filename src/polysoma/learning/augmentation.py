@@ -33,23 +33,30 @@ def augmented(
         paraphrases: other words for instructions; None leaves these as they are.
         rng: of this step.
     """
-    observations = dict(windows.observations)
+    observations, goals = dict(windows.observations), windows.goals
+    if goals is not None:
+        goals = {camera: _jittered(pictures[:, None], recipe, rng)[:, 0] for camera, pictures in goals.items()}
     for stream in windows.embodiment.streams:
         if stream.modality is Modality.STATE and recipe.noise > 0:
             array = observations[stream.name]
             scale = statistics[stream.name].scale * recipe.noise
             observations[stream.name] = array + scale * rng.standard_normal(array.shape, np.float32)
         if stream.modality is Modality.IMAGE:
-            pictures = observations[stream.name]
-            if recipe.shift > 0:
-                pictures = shifted(pictures, recipe.shift, rng)
-            if recipe.colour > 0:
-                pictures = recoloured(pictures, recipe.colour, rng)
-            observations[stream.name] = pictures
+            observations[stream.name] = _jittered(observations[stream.name], recipe, rng)
     instructions = windows.instructions
     if paraphrases is not None:
         instructions = [paraphrases.say(text, rng) for text in instructions]
-    return dataclasses.replace(windows, observations=observations, instructions=instructions)
+    if goals is not None:
+        # Either must suffice, so half of those that are shown a goal are told nothing.
+        silent = rng.random(len(windows)) < 0.5
+        instructions = ["" if quiet else text for quiet, text in zip(silent, instructions, strict=True)]
+    return dataclasses.replace(windows, observations=observations, instructions=instructions, goals=goals)
+
+
+def _jittered(pictures: np.ndarray, recipe: BodyRecipe, rng: np.random.Generator) -> np.ndarray:
+    if recipe.shift > 0:
+        pictures = shifted(pictures, recipe.shift, rng)
+    return recoloured(pictures, recipe.colour, rng) if recipe.colour > 0 else pictures
 
 
 def shifted(pictures: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:

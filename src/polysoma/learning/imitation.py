@@ -175,7 +175,7 @@ def _policy(recipe: Recipe, sources: list[Source], training: Path | None) -> Pol
         start = checkpoint.load_for_training(recipe.init)
         unknown = {body.name for body in embodiments} - {body.name for body in start.config.embodiments}
         new = {name: source.statistics() for source in sources if (name := source.embodiment.name) in unknown}
-        return start.grown(embodiments, new, vocabulary)
+        return start.grown(embodiments, new, vocabulary, recipe.images.goals)
     return Policy(
         PolicyConfig(
             embodiments=embodiments,
@@ -213,13 +213,15 @@ def _accumulate(
     count = max(1, body.batch // accelerator.num_processes)
     paraphrases = read_paraphrases(recipe.paraphrases, "train", plain=0.5) if recipe.paraphrases else None
     statistics = policy.config.statistics[source.embodiment.name]
-    windows = augmented(source.draw(count, rng), body, statistics, paraphrases, rng)
-    assert windows.action_valid is not None
-    targets = int(windows.action_valid.sum())
+    # Micro-batches without goals cost nothing for them.
+    shown = round(count * body.goals)
+    drawn = [source.draw(size, rng, goals) for size, goals in ((count - shown, False), (shown, True)) if size]
+    batches = [augmented(windows, body, statistics, paraphrases, rng) for windows in drawn]
+    targets = sum(int(windows.action_valid.sum()) for windows in batches if windows.action_valid is not None)
     # For heads that learn from noise: as all else here, a function of the seed, the step and the process.
     torch.manual_seed(int(rng.integers(2**63)))
     total = 0.0
-    for part in _split_by_length(windows, body.parts):
+    for part in (part for windows in batches for part in _split_by_length(windows, body.parts)):
         with bfloat16(accelerator.device):
             loss = policy.loss(part) / targets
         (loss * body.weight).backward()

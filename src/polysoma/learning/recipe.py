@@ -36,6 +36,7 @@ class BodyRecipe:
         noise: standard deviation of the noise added to normalised states.
         shift: pictures are moved by up to this many pixels in each direction, their edges repeated.
         colour: brightness and contrast of pictures change by up to this fraction.
+        goals: the share of windows that are shown a goal picture, half of them without words; needs images.goals.
     """
 
     batch: int = 64
@@ -45,6 +46,7 @@ class BodyRecipe:
     noise: float = 0.0
     shift: int = 0
     colour: float = 0.0
+    goals: float = 0.0
 
 
 @dataclass(frozen=True)

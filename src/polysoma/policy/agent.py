@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from polysoma.data.windows import Windows, no_action
-from polysoma.embodiment import INSTRUCTION, DiscreteActions, Observation
+from polysoma.embodiment import INSTRUCTION, DiscreteActions, Embodiment, Modality, Observation
 from polysoma.errors import PolysomaError
 from polysoma.policy.memory import Memory
 from polysoma.policy.policy import Policy
@@ -74,10 +74,18 @@ class Agent:
         instruction: what to do; needed unless observations bring their own ``"instruction"``.
         acting: see :class:`Acting`.
         seed: of the choices among discrete actions, and of heads that draw.
+        goal: None, or camera stream to what it is to see in the end, uint8 of the stream's shape; with or instead of
+            words.
     """
 
     def __init__(
-        self, policy: Policy, body: str, instruction: str | None = None, acting: Acting | None = None, seed: int = 0
+        self,
+        policy: Policy,
+        body: str,
+        instruction: str | None = None,
+        acting: Acting | None = None,
+        seed: int = 0,
+        goal: Mapping[str, np.ndarray] | None = None,
     ) -> None:
         self.policy = policy
         self.body = policy.embodiment(body)
@@ -90,11 +98,21 @@ class Agent:
         if self.acting.temperature < 0:
             raise PolysomaError(f"temperature must not be negative, got {self.acting.temperature}")
         self._execute = 1 if self.acting.ensemble is not None else execute
-        self.reset(instruction, seed)
+        self.instruction: str | None = None
+        self.goal: Mapping[str, np.ndarray] | None = None
+        self.reset(instruction, seed, goal)
 
-    def reset(self, instruction: str | None = None, seed: int = 0) -> None:
-        """Begins a new episode. An instruction that is not given stays as it was."""
-        self.instruction = instruction if instruction is not None else getattr(self, "instruction", None)
+    def reset(
+        self, instruction: str | None = None, seed: int = 0, goal: Mapping[str, np.ndarray] | None = None
+    ) -> None:
+        """Begins a new episode. An instruction and a goal that are not given stay as they were.
+
+        Raises:
+            PolysomaError: the goal is not a picture for each of the body's cameras.
+        """
+        self.instruction = self.instruction if instruction is None else instruction
+        if goal is not None:
+            self.goal = _checked_goal(self.body, goal)
         self.timing = Timing(1 / self.body.rate_hz)
         self._rng = np.random.default_rng(seed)
         self._memory: Memory | None = None
@@ -117,11 +135,12 @@ class Agent:
 
     def _observe(self, observation: Mapping[str, Any]) -> None:
         if INSTRUCTION not in observation:
-            if self.instruction is None:
+            if self.instruction is None and self.goal is None:
                 raise PolysomaError(
-                    f"the agent of {self.body.name} has no instruction: give one to agent(), reset() or in observations"
+                    f"the agent of {self.body.name} has no instruction: give one to agent(), reset() or in "
+                    "observations, or show a goal"
                 )
-            observation = {**observation, INSTRUCTION: self.instruction}
+            observation = {**observation, INSTRUCTION: self.instruction or ""}
         checked = self.body.check_observation(observation)
         if len(self._frames) == self.body.history:
             # Every place in a full window moves when it slides, so its memory is void. Sliding by half of the window
@@ -137,7 +156,7 @@ class Agent:
         """The memory of the instruction that holds now."""
         instruction = self._frames[-1][INSTRUCTION]
         if self._memory is None or self._memory.instruction != instruction:
-            self._memory = self.policy.begin(self.body.name, instruction)
+            self._memory = self.policy.begin(self.body.name, instruction, self.goal)
         return self._memory
 
     def _take(self) -> np.ndarray:
@@ -168,6 +187,20 @@ class Agent:
         return np.array(
             (log_probability / self.acting.temperature + self._rng.gumbel(size=len(log_probability))).argmax()
         )
+
+
+def _checked_goal(body: Embodiment, goal: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    cameras = {stream.name: stream for stream in body.streams if stream.modality is Modality.IMAGE}
+    if set(goal) != set(cameras):
+        raise PolysomaError(f"goal of {body.name}: expected pictures of {sorted(cameras)}, got {sorted(goal)}")
+    pictures = {name: np.asarray(picture) for name, picture in goal.items()}
+    for name, picture in pictures.items():
+        if picture.shape != cameras[name].shape or picture.dtype != np.uint8:
+            raise PolysomaError(
+                f"goal of {body.name}, camera {name!r}: expected uint8 of shape {cameras[name].shape}, "
+                f"got {picture.dtype} of shape {picture.shape}"
+            )
+    return {name: pictures[name] for name in cameras}
 
 
 def act_together(agents: Sequence[Agent], observations: Sequence[Mapping[str, Any]]) -> list[np.ndarray]:

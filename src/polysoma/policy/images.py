@@ -22,12 +22,14 @@ class ImageConfig:
         film: whether the instruction modulates the network (FiLM, Perez et al. 2018, arXiv 1709.07871, as in RT-1).
         pooled: places are found anew in each picture (TokenLearner, Ryoo et al. 2021, arXiv 2106.11297, with the
             places' coordinates, as in Levine et al. 2016, arXiv 1504.00702); or else they are the cells of a raster.
+        goals: whether a policy can be shown what its cameras are to see in the end.
     """
 
     tokens: int = 8
     points: int = 4
     film: bool = True
     pooled: bool = True
+    goals: bool = False
 
 
 class ImageTokenizer(nn.Module):
@@ -58,6 +60,8 @@ class ImageTokenizer(nn.Module):
         self.out = nn.Linear(config.points * (COARSE + 2), width)
         self.which = nn.Parameter(torch.randn(config.tokens, width) * 0.02)
         self.roles = nn.ParameterDict({role: torch.randn(width) * 0.02 for role in sorted(roles)})
+        if config.goals:
+            self.goal = nn.Parameter(torch.randn(width) * 0.02)
         if config.film:
             self.film = nn.Linear(width, 2 * COARSE)
             # The words change nothing at first (RT-1, arXiv 2212.06817, section 5.1).
@@ -88,6 +92,11 @@ class ImageTokenizer(nn.Module):
         tokens = self.out(found.unflatten(1, (self.config.tokens, self.config.points)).flatten(2))
         tokens = tokens.float() + self.which + self.roles[role]
         return tokens.view(batch, time, self.config.tokens, -1)
+
+    def forward_goals(self, goals: dict[str, Tensor], readings: dict[str, Tensor]) -> Tensor:
+        """Tokens ``(B, cameras * tokens, width)`` of what each camera is to see, uint8 ``(B, height, width, 3)``."""
+        tokens = [self(picture[:, None], readings[name], name)[:, 0] for name, picture in goals.items()]
+        return torch.cat(tokens, 1) + self.goal
 
     def _pooled(self, x: Tensor, height: int, width: int) -> Tensor:
         """Features and coordinates under each map: ``(N, points, COARSE + 2)``."""

@@ -13,7 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from polysoma.data.statistics import Statistics
@@ -24,7 +26,7 @@ from polysoma.policy.heads import Head, HeadConfig, build_head
 from polysoma.policy.images import ImageConfig, ImageTokenizer
 from polysoma.policy.memory import Memory, stack
 from polysoma.policy.tokenizers import BodyTokenizer, TextTokenizer
-from polysoma.policy.trunk import Trunk, attention_mask
+from polysoma.policy.trunk import BLOCKED, Trunk, attention_mask
 
 if TYPE_CHECKING:
     from polysoma.policy.agent import Acting, Agent
@@ -147,14 +149,29 @@ class Policy(nn.Module):
     def forward(self, windows: Windows) -> Tensor:
         """What B windows of one embodiment, T frames long, come to: a readout for every frame, ``(B, T, width)``."""
         body = windows.embodiment
-        ids = self.text.encode(windows.instructions).to(self.device)
-        words, words_valid = self.text(ids), ids != 0
+        told, told_valid, readings = self._told(body.name, windows.instructions, windows.goals)
         lengths = torch.from_numpy(windows.lengths).to(self.device)
         times = torch.arange(windows.previous.shape[1], device=self.device).expand(len(windows), -1)
-        frames = self._frames(windows, times, self._tokenizer(body.name).read(words, words_valid, self.images))
-        mask = attention_mask(words_valid, times < lengths[:, None], times, self._tokenizer(body.name).per_frame)
-        tokens = torch.cat([words.float(), frames, self.readouts[body.name][times].float()], 1)
+        frames = self._frames(windows, times, readings)
+        mask = attention_mask(told_valid, times < lengths[:, None], times, self._tokenizer(body.name).per_frame)
+        tokens = torch.cat([told, frames, self.readouts[body.name][times].float()], 1)
         return self.trunk(tokens, mask, times.shape[1])
+
+    def _told(
+        self, name: str, instructions: Sequence[str], goals: Mapping[str, np.ndarray] | None
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """What to do: tokens of words and of goal pictures, float32 ``(B, W, width)``, which of them are true, and what
+        the words make of streams that are read in their light."""
+        ids = self.text.encode(instructions).to(self.device)
+        words, valid = self.text(ids), ids != 0
+        readings = self._tokenizer(name).read(words, valid, self.images)
+        if goals is None:
+            return words.float(), valid, readings
+        if self.images is None or not self.config.images.goals:
+            raise PolysomaError("this policy was not trained to follow goal pictures (images.goals in its recipe)")
+        pictures = {camera: torch.from_numpy(array).to(self.device) for camera, array in goals.items()}
+        seen = self.images.forward_goals(pictures, readings)
+        return torch.cat([words.float(), seen.float()], 1), F.pad(valid, (0, seen.shape[1]), value=True), readings
 
     def _frames(self, windows: Windows, times: Tensor, readings: dict[str, Tensor]) -> Tensor:
         """Tokens of the windows' frames, float32 ``(B, T * per_frame, width)``."""
@@ -174,15 +191,26 @@ class Policy(nn.Module):
         return losses[valid.to(self.device)].sum()
 
     @torch.inference_mode()
-    def begin(self, body: str, instruction: str) -> Memory:
-        """Reads an instruction, once for all decisions that follow it. Raises PolysomaError for an unknown body."""
+    def begin(self, body: str, instruction: str, goal: Mapping[str, np.ndarray] | None = None) -> Memory:
+        """Reads an instruction, and looks at a goal, once for all decisions that follow.
+
+        Args:
+            body: its name.
+            instruction: what to do in words; may be empty where there is a goal.
+            goal: None, or camera stream to what it is to see in the end, uint8 of the stream's shape.
+
+        Raises:
+            PolysomaError: an unknown body, or a policy that was not trained to follow goals.
+        """
         history, tokenizer = self.embodiment(body).history, self._tokenizer(body)
+        goals = None if goal is None else {camera: picture[None] for camera, picture in goal.items()}
         with bfloat16(self.device):
-            ids = self.text.encode([instruction]).to(self.device)
-            words = self.text(ids)
-            readings = {name: reading[0] for name, reading in tokenizer.read(words, ids != 0, self.images).items()}
-            _, own = self.trunk.extend(words.float(), words.new_zeros(1, 1, 1, 1))
-        return Memory(instruction, readings, own[:, :, 0], history, tokenizer.per_frame)
+            told, valid, readings = self._told(body, [instruction], goals)
+            mask = told.new_zeros(valid.shape).masked_fill_(~valid, BLOCKED)[:, None, None]
+            _, own = self.trunk.extend(told, mask)
+        read = {name: reading[0] for name, reading in readings.items()}
+        # Without a word, the place of the missing one must not be looked at later either.
+        return Memory(instruction, read, own[:, :, 0][..., valid[0], :], history, tokenizer.per_frame)
 
     @torch.inference_mode()
     def predict(
@@ -227,8 +255,11 @@ class Policy(nn.Module):
         embodiments: Sequence[Embodiment],
         statistics: Mapping[str, Mapping[str, Statistics]],
         vocabulary: Sequence[str],
+        goals: bool = False,
     ) -> Policy:
         """A policy that also knows these bodies and words, with all the weights that this one has.
+
+        With ``goals`` it can also be shown goals.
 
         Bodies that are known already keep their own statistics. What is new starts at random.
 
@@ -244,6 +275,7 @@ class Policy(nn.Module):
             embodiments=(*known.values(), *(body for body in embodiments if body.name not in known)),
             statistics={**statistics, **self.config.statistics},
             vocabulary=(*self.config.vocabulary, *(w for w in vocabulary if w not in self.config.vocabulary)),
+            images=dataclasses.replace(self.config.images, goals=goals or self.config.images.goals),
         )
         policy = Policy(config)
         own = policy.state_dict()
@@ -260,11 +292,18 @@ class Policy(nn.Module):
                 module.bfloat16()
         return self.requires_grad_(False).eval()
 
-    def agent(self, body: str, instruction: str | None = None, acting: Acting | None = None, seed: int = 0) -> Agent:
+    def agent(
+        self,
+        body: str,
+        instruction: str | None = None,
+        acting: Acting | None = None,
+        seed: int = 0,
+        goal: Mapping[str, np.ndarray] | None = None,
+    ) -> Agent:
         """An :class:`~polysoma.policy.agent.Agent` that drives this body with these weights."""
         from polysoma.policy.agent import Agent
 
-        return Agent(self, body, instruction, acting, seed)
+        return Agent(self, body, instruction, acting, seed, goal)
 
     def parameter_count(self) -> int:
         return sum(parameter.numel() for parameter in self.parameters())
