@@ -54,7 +54,8 @@ def table() -> str:
             "",
             f"Recording Meta-World states: {speed['recording']['steps_per_s']:,.0f} steps/s with {speed['workers']} "
             f"workers. Evaluating 50 Meta-World tasks x 4 episodes: {speed['evaluation']['seconds']:.0f} s "
-            "(`benchmarks/speed.py`).",
+            f"A training sample costs {speed['sample']['ratio']:.2f} times as much in a policy of "
+            f"{speed['sample']['bodies']} bodies as in one of one body (`benchmarks/speed.py`).",
         ]
     return "\n".join(lines) + "\n"
 
