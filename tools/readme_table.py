@@ -30,7 +30,8 @@ def table() -> str:
         latency = (speed or {}).get("latency_ms", {}).get(family) or score["latency_ms"]
         lines.append(
             f"| {family} | **{score['rate']:.3f}** | {low:.3f} to {high:.3f} | {expert:.3f} "
-            f"| {score['expert_normalised']:.2f} | {len(tasks)} x {score['trials'] // len(tasks)} | {latency['p50']:.1f} ms |"
+            f"| {score['expert_normalised']:.2f} | {len(tasks)} x {score['trials'] // len(tasks)} "
+            f"| {latency['p50']:.1f} ms |"
         )
     machine = scores["hardware"]
     lines += [
