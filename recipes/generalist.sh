@@ -55,7 +55,21 @@ if [ ! -f "$run/recorded" ]; then
     record 'reacher/*,pusher/*' --episodes 200 --out data
     touch "$run/recorded"
 fi
-resume=""
-[ -f "$run/many/training/training.safetensors" ] && resume="--resume"
-"$bin/torchrun" --nproc-per-node 2 -m polysoma train recipes/many-bodies.toml --out "$run/many" $resume init="$run/checkpoint"
+join() {
+    resume=""
+    [ -f "$run/many/training/training.safetensors" ] && resume="--resume"
+    "$bin/torchrun" --nproc-per-node 2 -m polysoma train recipes/many-bodies.toml --out "$run/many" $resume \
+        init="$run/checkpoint" "$@"
+}
+# The first 800 steps had the bodies that are easy to learn as large as the others, which was too much.
+grep -q '"step": 800,' "$run/many/metrics.jsonl" 2>/dev/null || {
+    overrides="bodies.aloha.batch=64 bodies.aloha.weight=1.0 bodies.pointmaze.batch=64 bodies.pointmaze.weight=1.0"
+    overrides="$overrides bodies.go1.batch=64 bodies.go1.weight=1.0 bodies.inverted-pendulum.weight=1.0"
+    for body in half-cheetah hopper walker2d ant swimmer reacher pusher inverted-double-pendulum; do
+        overrides="$overrides bodies.$body.batch=32 bodies.$body.weight=1.0"
+    done
+    # shellcheck disable=SC2086
+    join --until 800 $overrides
+}
+join
 echo "done: polysoma evaluate $run/many/checkpoint"
