@@ -69,7 +69,15 @@ grep -q '"step": 800,' "$run/many/metrics.jsonl" 2>/dev/null || {
         overrides="$overrides bodies.$body.batch=32 bodies.$body.weight=1.0"
     done
     # shellcheck disable=SC2086
-    join --until 800 $overrides
+    join --until 800 'data=["data/*", "data/visited/drone", "data/visited/rover"]' weights={} $overrides
 }
+# ALOHA drops the cube at the hand-over and the ball loses its way: these need states that the policy itself visits.
+if [ ! -f "$run/many/visited" ]; then
+    [ -d "$run/many/800" ] || cp -r "$run/many/checkpoint" "$run/many/800"
+    record 'aloha/*,go1/*' --episodes 40 --behaviour "$run/many/800" --out data/visited --seed 100000
+    record 'pointmaze/medium,pointmaze/large' --episodes 40 --max-steps 400 --behaviour "$run/many/800" --out data/visited \
+        --seed 100000
+    touch "$run/many/visited"
+fi
 join
 echo "done: polysoma evaluate $run/many/checkpoint"
