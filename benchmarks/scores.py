@@ -10,19 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import tyro
 
 from polysoma import simulators
 from polysoma.cli.progress import counting
 from polysoma.data.paraphrases import SHIPPED
-from polysoma.evaluation.evaluation import Score, evaluate
+from polysoma.evaluation.evaluation import Result, Score, evaluate
 from polysoma.evaluation.intervals import wilson
 from results import write
 
 EPISODES = {
-    "metaworld": 20, "metaworld-pixels": 8, "babyai": 20, "drone": 50, "rover": 50, "aloha": 50, "aloha-pixels": 50,
+    "metaworld": 20, "metaworld-pixels": 5, "babyai": 20, "drone": 50, "rover": 50, "aloha": 50, "aloha-pixels": 50,
     "go1": 50, "fetch": 50, "pointmaze": 50, "half-cheetah": 10, "hopper": 10, "walker2d": 10, "ant": 10,
     "swimmer": 10, "reacher": 50, "pusher": 50, "inverted-pendulum": 10, "inverted-double-pendulum": 10,
 }  # fmt: skip
@@ -63,35 +63,41 @@ class Scores:
     """Say instructions in other words."""
 
     def run(self) -> None:
-        numbers: dict[str, object] = {"seed": SEED, "families": {}, "tasks": {}}
-        for family in self.families:
-            episodes = max(1, round(EPISODES[family] * self.share))
-            tasks = list(simulators.tasks_of(family))
-            with counting(family) as show:
-
-                def progress(done: int, total: int, scores: dict[str, Score], show: object = show) -> None:
-                    show(done, total, f"{sum(s.successes for s in scores.values()) / done:.1%}")  # type: ignore[operator]
-
-                words = None if self.paraphrases == "none" else (SHIPPED, self.paraphrases)
+        families: dict[str, Any] = {}
+        numbers: dict[str, Any] = {}
+        # Bodies with equally many episodes are played together, since starting workers takes as long as some of them.
+        for episodes in sorted({EPISODES[family] for family in self.families}):
+            together = [family for family in self.families if EPISODES[family] == episodes]
+            tasks = [task for family in together for task in simulators.tasks_of(family)]
+            words = None if self.paraphrases == "none" else (SHIPPED, self.paraphrases)
+            with counting(", ".join(together)[:40]) as show:
                 result = evaluate(
-                    self.checkpoint, tasks, episodes, SEED, self.workers, latency=words is None, progress=progress,
-                    paraphrases=words,
+                    self.checkpoint, tasks, max(1, round(episodes * self.share)), SEED, self.workers,
+                    latency=words is None, paraphrases=words,
+                    progress=lambda done, total, scores, show=show: show(
+                        done, total, f"{sum(s.successes for s in scores.values()) / done:.1%}"
+                    ),
                 )  # fmt: skip
             data = result.to_json()
-            numbers["families"][family] = data["families"][family] | {"seconds": data["seconds"]}  # type: ignore[index]
-            if family.startswith("metaworld"):
-                numbers["families"][family]["groups"] = groups(result.tasks)  # type: ignore[index]
-            numbers["tasks"].update(data["tasks"])  # type: ignore[attr-defined]
-            score = result.families()[family]
-            low, high = wilson(score.successes, score.trials)
-            between = result.normalised_mean(family)
-            print(
-                f"{family}: {score.successes}/{score.trials} = {score.rate:.3f} [{low:.3f}, {high:.3f}], "
-                f"{between} from random to expert"
-            )
-            for task, own in sorted(result.tasks.items(), key=lambda item: item[1].rate)[:8]:
-                print(f"    {task}: {own.successes}/{own.trials}")
-        write(self.name, {"checkpoint": self.checkpoint, "paraphrases": self.paraphrases, **numbers})
+            numbers.update(data["tasks"])
+            for family in together:
+                families[family] = data["families"][family]
+                own = {task: score for task, score in result.tasks.items() if task.startswith(family + "/")}
+                if family.startswith("metaworld"):
+                    families[family]["groups"] = groups(own)
+                _print(family, result, own)
+        ordered = {family: families[family] for family in self.families}
+        settings = {"checkpoint": self.checkpoint, "paraphrases": self.paraphrases, "share": self.share, "seed": SEED}
+        write(self.name, {**settings, "families": ordered, "tasks": numbers})
+
+
+def _print(family: str, result: Result, tasks: Mapping[str, Score]) -> None:
+    score = result.families()[family]
+    low, high = wilson(score.successes, score.trials)
+    between = result.normalised_mean(family)
+    print(f"{family}: {score.successes}/{score.trials} = {score.rate:.3f} [{low:.3f}, {high:.3f}], {between} to expert")
+    for task, own in sorted(tasks.items(), key=lambda item: item[1].rate)[:8]:
+        print(f"    {task}: {own.successes}/{own.trials}")
 
 
 if __name__ == "__main__":
