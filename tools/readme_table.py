@@ -37,7 +37,7 @@ def table() -> str:
     lines += [
         "",
         f"One set of weights, unseen seeds from {scores['seed']} on; batch 1 on one core for the decisions "
-        f"({machine['processor']}, {machine['cores']} cores). Measured with `python benchmarks/scores.py`; per task in "
+        f"({machine['processor']}, {machine['cores']} cores). Measured with `{scores['command']}`; per task in "
         "[benchmarks/results/scores.json](benchmarks/results/scores.json).",
     ]
     if specialists:
@@ -55,9 +55,13 @@ def table() -> str:
             "",
             f"Recording Meta-World states: {speed['recording']['steps_per_s']:,.0f} steps/s with {speed['workers']} "
             f"workers. Evaluating 50 Meta-World tasks x 4 episodes: {speed['evaluation']['seconds']:.0f} s "
-            f"A training sample costs {speed['sample']['ratio']:.2f} times as much in a policy of "
-            f"{speed['sample']['bodies']} bodies as in one of one body (`benchmarks/speed.py`).",
+            "(`benchmarks/speed.py`).",
         ]
+    if speed and "sample" in speed:
+        lines[-1] += (
+            f" A training sample costs {speed['sample']['ratio']:.2f} times as much in a policy of "
+            f"{speed['sample']['bodies']} bodies as in one that knows one."
+        )
     return "\n".join(lines) + "\n"
 
 
