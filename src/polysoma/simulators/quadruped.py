@@ -201,8 +201,7 @@ class Quadruped(MujocoEnvironment):
 
     def _scene(self) -> tuple[Any, Any, Any]:
         view = self._mujoco.MjvCamera()
-        view.type = self._mujoco.mjtCamera.mjCAMERA_TRACKING
-        view.trackbodyid = 1
+        view.lookat[:] = self._data.qpos[:3]
         view.distance, view.azimuth, view.elevation = 1.6, 130.0, -20.0
         return self._model, self._data, view
 
