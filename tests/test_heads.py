@@ -18,7 +18,7 @@ STATISTICS = Statistics.of(np.array([[-1.0, 5.0], [1.0, 5.0], [0.0, 5.0]], np.fl
 
 def head(kind: str, **options: float) -> Head:
     torch.manual_seed(0)
-    return build_head(ARM, {"action": STATISTICS}, 64, HeadConfig(kind, **options))  # type: ignore[arg-type]
+    return build_head(ARM, STATISTICS, 64, HeadConfig(kind, **options))  # type: ignore[arg-type]
 
 
 def learn(head: Head, actions: torch.Tensor, steps: int = 400) -> torch.Tensor:

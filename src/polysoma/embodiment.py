@@ -165,6 +165,8 @@ class Embodiment:
         history: how many past observations (the present one included) a policy may look at.
         body: what moves, where one body can be observed in several ways: embodiments of one body have equal actions
             and share a policy's head. By default the name.
+        previous_action: whether a policy sees the action that was executed last. One with a history of more than one
+            frame always does.
     """
 
     name: str
@@ -174,6 +176,7 @@ class Embodiment:
     chunk: int = 1
     history: int = 1
     body: str = ""
+    previous_action: bool = False
 
     def __post_init__(self) -> None:
         if not self.body:
@@ -247,7 +250,7 @@ class Embodiment:
     def differences(self, other: Embodiment) -> list[str]:
         """What differs from another embodiment, each as ``"what: this one's, not the other's"``; empty when equal."""
         found = []
-        for field in ("name", "rate_hz", "chunk", "history", "body"):
+        for field in ("name", "rate_hz", "chunk", "history", "body", "previous_action"):
             if getattr(self, field) != getattr(other, field):
                 found.append(f"{field}: {getattr(self, field)}, not {getattr(other, field)}")
         names, others = [s.name for s in self.streams], [s.name for s in other.streams]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,8 +117,16 @@ class Statistics:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
-        arrays = {name: getattr(self, name).tolist() for name in _ARRAYS}
-        return arrays | {"count": self.count}
+        return {name: array.tolist() for name, array in self.arrays().items()} | {"count": self.count}
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All but the count, by name."""
+        return {name: getattr(self, name) for name in _ARRAYS}
+
+    @staticmethod
+    def from_rows(rows: Sequence[Sequence[float]]) -> Statistics:
+        """Of channels for which there are no data: for each its mean, std, low, high, q01 and q99. The count is 0."""
+        return Statistics(**dict(zip(_ARRAYS, np.array(rows, np.float32).T, strict=True)), count=0)
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Statistics:

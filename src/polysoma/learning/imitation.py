@@ -175,7 +175,7 @@ def _policy(recipe: Recipe, sources: list[Source], training: Path | None) -> Pol
         start = checkpoint.load_for_training(recipe.init)
         unknown = {body.name for body in embodiments} - {body.name for body in start.config.embodiments}
         new = {name: source.statistics() for source in sources if (name := source.embodiment.name) in unknown}
-        return start.grown(embodiments, new, vocabulary, recipe.images.goals)
+        return start.grown(embodiments, new, vocabulary, recipe.images.goals, recipe.renewed)
     return Policy(
         PolicyConfig(
             embodiments=embodiments,
@@ -184,6 +184,7 @@ def _policy(recipe: Recipe, sources: list[Source], training: Path | None) -> Pol
             width=recipe.policy.width,
             depth=recipe.policy.depth,
             heads=recipe.policy.heads,
+            adapters=recipe.policy.adapters,
             images=recipe.images,
             head=recipe.head,
         )

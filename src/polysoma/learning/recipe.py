@@ -13,15 +13,17 @@ from typing import Any
 from polysoma.errors import PolysomaError
 from polysoma.policy.heads import HeadConfig
 from polysoma.policy.images import ImageConfig
+from polysoma.policy.policy import Adapters
 
 
 @dataclass(frozen=True)
 class PolicySize:
-    """Width, depth and heads of the trunk."""
+    """Width, depth and heads of the trunk; and adapters, see :class:`~polysoma.policy.policy.PolicyConfig`."""
 
     width: int = 256
     depth: int = 4
     heads: int = 4
+    adapters: Adapters = "linear"
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ class Recipe:
         paraphrases: a file of other words for instructions (see :mod:`polysoma.data.paraphrases`), ``"shipped"`` for
             that of the shipped tasks, or empty for none.
         init: a checkpoint to start from, or empty; bodies and words that it does not know are added to it.
+        renewed: bodies that ``init`` knows otherwise (with other streams, say): they are as in the data from now on.
         steps: optimiser steps in all.
         learning_rate: the peak, after ``warmup`` steps; a cosine leads to a hundredth of it.
         ema: decay of the moving average of the weights, which is what evaluation and shipping use.
@@ -85,6 +88,7 @@ class Recipe:
     evaluation: Evaluation = Evaluation()
     paraphrases: str = ""
     init: str = ""
+    renewed: tuple[str, ...] = ()
     steps: int = 1000
     learning_rate: float = 1e-3
     warmup: int = 100
@@ -145,6 +149,7 @@ def recipe_from_table(table: Mapping[str, Any], where: str) -> Recipe:
     """A recipe from parsed TOML or JSON. Raises PolysomaError naming ``where``, the key and what was expected."""
     fields = dict(table)
     fields["data"] = tuple(fields.get("data", ()))
+    fields["renewed"] = tuple(fields.get("renewed", ()))
     fields["bodies"] = {
         name: _build(BodyRecipe, body, f"{where}: bodies.{name}") for name, body in fields.get("bodies", {}).items()
     }

@@ -195,13 +195,12 @@ class CategoricalHead(Head):
         return self.linear(readouts).float().unflatten(-1, (self.chunk, -1))
 
 
-def build_head(body: Embodiment, statistics: dict[str, Statistics], width: int, config: HeadConfig) -> Head:
-    """The head for this body's actions. Raises PolysomaError when the statistics of its actions are missing."""
+def build_head(body: Embodiment, actions: Statistics | None, width: int, config: HeadConfig) -> Head:
+    """The head for this body. Raises PolysomaError when the statistics of continuous actions are missing."""
     if isinstance(body.actions, DiscreteActions):
         return CategoricalHead(body.actions, body.chunk, width)
-    if "action" not in statistics:
+    if actions is None:
         raise PolysomaError(f"{body.name}: no statistics for its actions")
-    actions = statistics["action"]
     if config.kind == "bins":
         return BinsHead(body.actions, body.chunk, actions, width, config.bins)
     if config.kind == "flow":

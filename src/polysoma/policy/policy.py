@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import numpy as np
 import torch
@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from polysoma.data.statistics import Statistics
 from polysoma.data.windows import Windows
-from polysoma.embodiment import Embodiment, Modality
+from polysoma.embodiment import ContinuousActions, Embodiment, Modality
 from polysoma.errors import PolysomaError
+from polysoma.policy.described import ChannelReader, DescribedHead
 from polysoma.policy.heads import Head, HeadConfig, build_head
 from polysoma.policy.images import ImageConfig, ImageTokenizer
 from polysoma.policy.memory import Memory, stack
@@ -30,6 +31,9 @@ from polysoma.policy.trunk import BLOCKED, Trunk, attention_mask
 
 if TYPE_CHECKING:
     from polysoma.policy.agent import Acting, Agent
+
+
+Adapters = Literal["linear", "described"]
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,9 @@ class PolicyConfig:
         width, depth, heads: of the trunk.
         images: how pictures become tokens.
         head: how real-valued actions are predicted.
+        adapters: ``"linear"`` gives every body linear maps of its own from channels to tokens and from readouts to
+            actions; ``"described"`` has them written from the channels' descriptions, for bodies whose actions are
+            channels (L1 heads).
     """
 
     embodiments: tuple[Embodiment, ...]
@@ -53,6 +60,13 @@ class PolicyConfig:
     heads: int = 4
     images: ImageConfig = ImageConfig()  # noqa: RUF009  (frozen)
     head: HeadConfig = HeadConfig()  # noqa: RUF009  (frozen)
+    adapters: Adapters = "linear"
+
+    def __post_init__(self) -> None:
+        if self.adapters not in get_args(Adapters):
+            raise PolysomaError(f"adapters: expected one of {get_args(Adapters)}, got {self.adapters!r}")
+        if self.adapters == "described" and self.head.kind != "l1":
+            raise PolysomaError(f"described channels have heads of kind l1, not {self.head.kind!r}")
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -67,6 +81,7 @@ class PolicyConfig:
             "heads": self.heads,
             "images": dataclasses.asdict(self.images),
             "head": dataclasses.asdict(self.head),
+            "adapters": self.adapters,
         }
 
     @staticmethod
@@ -85,6 +100,7 @@ class PolicyConfig:
                 heads=int(data["heads"]),
                 images=ImageConfig(**data.get("images", {})),
                 head=HeadConfig(**data.get("head", {})),
+                adapters=data.get("adapters", "linear"),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise PolysomaError(f"not the configuration of a policy: missing or malformed {error}") from error
@@ -105,20 +121,29 @@ class Policy(nn.Module):
         self.heads = nn.ModuleDict()
         roles = {s.name for body in config.embodiments for s in body.streams if s.modality is Modality.IMAGE}
         self.images = ImageTokenizer(config.images, sorted(roles), config.width) if roles else None
+        self.channels = ChannelReader(config.width) if config.adapters == "described" else None
         moving: dict[str, Embodiment] = {}
         for body in config.embodiments:
             statistics = dict(config.statistics.get(body.name, {}))
-            self.bodies[body.name] = BodyTokenizer(body, statistics, config.width, config.images.tokens)
-            self.readouts[body.name] = nn.Parameter(torch.randn(body.history, config.width) * 0.02)
+            reader = self.channels if isinstance(body.actions, ContinuousActions) else None
+            self.bodies[body.name] = BodyTokenizer(body, statistics, config.width, config.images.tokens, reader)
+            if reader is None:
+                self.readouts[body.name] = nn.Parameter(torch.randn(body.history, config.width) * 0.02)
             twin = moving.setdefault(body.body, body)
             if twin is body:
-                self.heads[body.body] = build_head(body, statistics, config.width, config.head)
+                self.heads[body.body] = self._head(body, statistics)
             elif (twin.actions, twin.chunk) != (body.actions, body.chunk):
                 raise PolysomaError(
                     f"{twin.name} and {body.name} are the same body {body.body!r}, so their actions must be equal: "
                     + "; ".join(twin.differences(body))
                 )
         self.trunk = Trunk(config.width, config.depth, config.heads)
+
+    def _head(self, body: Embodiment, statistics: Mapping[str, Statistics]) -> Head:
+        known = statistics.get("action")
+        if self.channels is not None and known is not None and isinstance(body.actions, ContinuousActions):
+            return DescribedHead(self.channels, body.actions, body.chunk, known)
+        return build_head(body, known, self.config.width, self.config.head)
 
     def embodiment(self, name: str) -> Embodiment:
         """The body of this name. Raises PolysomaError that lists the bodies this policy knows."""
@@ -144,7 +169,14 @@ class Policy(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return self.readouts[self.config.embodiments[0].name].device
+        return self.text.position.device
+
+    def _readouts(self, name: str, times: Tensor) -> Tensor:
+        """The tokens that ask for the actions at these positions of a window, float32 ``(*times.shape, width)``."""
+        head = self.head(name)
+        if isinstance(head, DescribedHead):
+            return (head.readout() + head.reader.time[times]).float()
+        return self.readouts[name][times].float()
 
     def forward(self, windows: Windows) -> Tensor:
         """What B windows of one embodiment, T frames long, come to: a readout for every frame, ``(B, T, width)``."""
@@ -154,7 +186,7 @@ class Policy(nn.Module):
         times = torch.arange(windows.previous.shape[1], device=self.device).expand(len(windows), -1)
         frames = self._frames(windows, times, readings)
         mask = attention_mask(told_valid, times < lengths[:, None], times, self._tokenizer(body.name).per_frame)
-        tokens = torch.cat([told, frames, self.readouts[body.name][times].float()], 1)
+        tokens = torch.cat([told, frames, self._readouts(body.name, times)], 1)
         return self.trunk(tokens, mask, times.shape[1])
 
     def _told(
@@ -242,7 +274,7 @@ class Policy(nn.Module):
             frames = self._frames(windows, times, readings)
             # What is remembered may be looked at like words: it lies before all that is new.
             mask = attention_mask(past_valid, new < lengths, lengths - 1, per_frame)[:, :, past_valid.shape[1] :]
-            readouts = self.readouts[name][before + lengths - 1].float()
+            readouts = self._readouts(name, before + lengths - 1)
             tokens, own = self.trunk.extend(torch.cat([frames, readouts], 1), mask, past)
             start = None if noise is None else noise[:, None].to(self.device)
             prediction = self.head(name).decode(tokens[:, -1:], start)[:, 0]
@@ -256,6 +288,7 @@ class Policy(nn.Module):
         statistics: Mapping[str, Mapping[str, Statistics]],
         vocabulary: Sequence[str],
         goals: bool = False,
+        renewed: Collection[str] = (),
     ) -> Policy:
         """A policy that also knows these bodies and words, with all the weights that this one has.
 
@@ -263,12 +296,22 @@ class Policy(nn.Module):
 
         Bodies that are known already keep their own statistics. What is new starts at random.
 
+        Args:
+            embodiments: bodies to know.
+            statistics: those of bodies that are not known.
+            vocabulary: words to know.
+            goals: whether goals can be shown.
+            renewed: names of known bodies that may differ from what is known: they are as described here, and keep
+                the weights that still fit.
+
         Raises:
             PolysomaError: a body of a known name differs from the known one.
         """
         known = {body.name: body for body in self.config.embodiments}
         for body in embodiments:
-            if body.name in known:
+            if body.name in renewed:
+                known[body.name] = body
+            elif body.name in known:
                 self._check_same(body)
         config = dataclasses.replace(
             self.config,
@@ -282,7 +325,8 @@ class Policy(nn.Module):
         mine = dict(self.state_dict())
         words = mine.pop("text.words.weight")
         own["text.words.weight"][: len(words)] = words
-        policy.load_state_dict(own | mine)
+        fitting = {name: value for name, value in mine.items() if name in own and own[name].shape == value.shape}
+        policy.load_state_dict(own | fitting)
         return policy
 
     def for_inference(self) -> Policy:
@@ -320,6 +364,8 @@ class Policy(nn.Module):
                 image = stream.modality is Modality.IMAGE
                 tokens = self.config.images.tokens if image else getattr(tokenizer.streams[stream.name], "tokens", 1)
                 rows.append((f"{stream.name} {stream.shape}", str(tokens), "words, this frame"))
+            if tokenizer.previous is not None:
+                rows.append(("previous action", str(tokenizer.previous.tokens), "words, this frame"))
         unit = "choices of" if hasattr(body.actions, "names") else "actions of"
         rows.append((f"readout -> {body.chunk} {unit} {body.actions.size}", "1", "words, frames so far, itself"))
         widths = [max(len(row[i]) for row in rows) for i in range(3)]
@@ -327,7 +373,7 @@ class Policy(nn.Module):
         return "\n".join([f"{name} at {body.rate_hz:g} Hz (group, tokens, sees):", *lines])
 
     def __repr__(self) -> str:
-        parts = {name: getattr(self, name) for name in ("text", "images", "bodies", "trunk", "heads")}
+        parts = {name: getattr(self, name) for name in ("text", "images", "channels", "bodies", "trunk", "heads")}
         counts = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items() if part is not None}
         counts["readouts"] = sum(p.numel() for p in self.readouts.parameters())
         shape = f"width {self.config.width}, depth {self.config.depth}, {self.config.heads} heads"

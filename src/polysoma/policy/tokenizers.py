@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from polysoma.data.statistics import Statistics
-from polysoma.embodiment import DiscreteActions, Embodiment, Modality, Stream
+from polysoma.embodiment import Channel, DiscreteActions, Embodiment, Modality, Stream
 from polysoma.errors import PolysomaError
+from polysoma.policy.described import ChannelReader, DescribedState
 from polysoma.policy.images import ImageTokenizer
 from polysoma.policy.trunk import BLOCKED, Block
 
@@ -73,10 +74,10 @@ class StateTokenizer(nn.Module):
     mean: Tensor
     scale: Tensor
 
-    def __init__(self, stream: Stream, statistics: Statistics, width: int, single: bool) -> None:
+    def __init__(self, channels: Sequence[Channel], statistics: Statistics, width: int, single: bool) -> None:
         super().__init__()
-        runs = [len(list(run)) for _, run in itertools.groupby(stream.channels, key=lambda channel: channel.group)]
-        self.sizes = [len(stream.channels)] if single else runs
+        runs = [len(list(run)) for _, run in itertools.groupby(channels, key=lambda channel: channel.group)]
+        self.sizes = [len(channels)] if single else runs
         counts = [1 if single else math.ceil(size / CHANNELS_PER_TOKEN) for size in self.sizes]
         self.tokens = sum(counts)
         self.linears = nn.ModuleList(
@@ -163,15 +164,48 @@ class GridTokenizer(nn.Module):
         return self.out(x).view(batch, time, 1, -1)
 
 
+class PreviousChoice(nn.Embedding):
+    """The named action executed last, or none, to one token."""
+
+    tokens = 1
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input).unsqueeze(-2)
+
+
+class PreviousAction(nn.Linear):
+    """The action executed last, which a long history says too, to one token."""
+
+    tokens = 1
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input).unsqueeze(-2)
+
+
 class BodyTokenizer(nn.Module):
     """All observation streams of one embodiment to the tokens of its frames.
 
-    A body without history gives a few tokens for each stream. A body with history gives one token a frame, the sum of
-    its streams' tokens and of the previous action's, so that a long history stays short in tokens. Pictures go through
-    the one tokenizer of all bodies, which is not kept here but passed in.
+    A body without history gives a few tokens for each stream, and for the previous action where it asks for that. A
+    body with history gives one token a frame, the sum of its streams' tokens and of the previous action's, so that a
+    long history stays short in tokens. Pictures go through the one tokenizer of all bodies, which is not kept here but
+    passed in.
+
+    Args:
+        body: whose streams.
+        statistics: of its state streams and of ``"action"``, by name.
+        width: of tokens.
+        image_tokens: of each camera's picture.
+        reader: what writes the weights of described channels; None gives this body linear maps of its own.
     """
 
-    def __init__(self, body: Embodiment, statistics: dict[str, Statistics], width: int, image_tokens: int) -> None:
+    def __init__(
+        self,
+        body: Embodiment,
+        statistics: dict[str, Statistics],
+        width: int,
+        image_tokens: int,
+        reader: ChannelReader | None = None,
+    ) -> None:
         super().__init__()
         self.fused = body.history > 1
         self.cameras = [stream.name for stream in body.streams if stream.modality is Modality.IMAGE]
@@ -181,9 +215,9 @@ class BodyTokenizer(nn.Module):
             if stream.modality is Modality.STATE:
                 if stream.name not in statistics:
                     raise PolysomaError(f"{body.name}: no statistics for stream {stream.name!r}")
-                state = StateTokenizer(stream, statistics[stream.name], width, single=self.fused)
-                self.streams[stream.name] = state
-                tokens = state.tokens
+                tokenizer = self._of_channels(stream.channels, "state", statistics[stream.name], width, reader)
+                self.streams[stream.name] = tokenizer
+                tokens = tokenizer.tokens
             elif stream.modality is Modality.SYMBOL:
                 tokens = 1
                 grid = len(stream.shape) == 3
@@ -191,13 +225,37 @@ class BodyTokenizer(nn.Module):
             else:
                 tokens = image_tokens
             self.per_frame += tokens
-        if self.fused:
-            self.per_frame = 1
-            discrete = isinstance(body.actions, DiscreteActions)
-            self.previous = (
-                nn.Embedding(body.actions.size + 1, width) if discrete else nn.Linear(body.actions.size, width)
-            )
-        self.time = nn.Parameter(torch.randn(body.history, 1, width) * 0.02)
+        actions = body.actions
+        self.previous: PreviousChoice | PreviousAction | StateTokenizer | DescribedState | None = None
+        if self.fused or body.previous_action:
+            if isinstance(actions, DiscreteActions):
+                self.previous = PreviousChoice(actions.size + 1, width)
+            elif self.fused and reader is None:
+                self.previous = PreviousAction(actions.size, width)
+            else:
+                self.previous = self._of_channels(actions.channels, "previous", statistics["action"], width, reader)
+            self.per_frame = 1 if self.fused else self.per_frame + self.previous.tokens
+        if reader is None:
+            self.time = nn.Parameter(torch.randn(body.history, 1, width) * 0.02)
+        self._reader = (reader,)
+
+    def _of_channels(
+        self,
+        channels: Sequence[Channel],
+        role: str,
+        statistics: Statistics,
+        width: int,
+        reader: ChannelReader | None,
+    ) -> StateTokenizer | DescribedState:
+        if reader is None:
+            return StateTokenizer(channels, statistics, width, single=self.fused)
+        most = None if self.fused else CHANNELS_PER_TOKEN
+        return DescribedState(reader, channels, role, statistics, most, STATE_CLIP)
+
+    def _time(self) -> Tensor:
+        """What tells frames apart, by their position: ``(history, 1, width)`` or longer."""
+        reader = self._reader[0]
+        return self.time if reader is None else reader.time[:, None]
 
     def read(self, words: Tensor, words_valid: Tensor, images: ImageTokenizer | None) -> dict[str, Tensor]:
         """What the instructions ``(B, W, width)`` make of streams that are read in their light, by stream."""
@@ -225,9 +283,10 @@ class BodyTokenizer(nn.Module):
         ]
         if images is not None:
             tokens += [images(observations[camera], readings[camera], camera) for camera in self.cameras]
+        if self.previous is not None:
+            tokens.append(self.previous(previous))
         if self.fused:
-            tokens.append(self.previous(previous).unsqueeze(-2))
             x = torch.stack([part.float().sum(-2, keepdim=True) for part in tokens]).sum(0)
         else:
             x = torch.cat(tokens, 2)
-        return (x + self.time[times]).flatten(1, 2)
+        return (x + self._time()[times]).flatten(1, 2)

@@ -42,7 +42,7 @@ def _from_files(paths: str) -> Iterator[Family]:
 def families() -> dict[str, Family]:
     """All families by the names of their bodies. Raises PolysomaError when one of one's own cannot be used."""
     shipped = [module.FAMILY for module in (metaworld, babyai, drone, rover, aloha, fetch, pointmaze)]
-    shipped += [*quadruped.FAMILIES, *gym_mujoco.FAMILIES]
+    shipped += [drone.LARGE_FAMILY, *quadruped.FAMILIES, *gym_mujoco.FAMILIES]
     shipped += [module.PIXELS for module in (metaworld, babyai, drone, rover, aloha)]
     own = _from_files(os.environ.get(FAMILIES_VARIABLE, ""))
     return {family.embodiment.name: family for family in (*shipped, *own)}

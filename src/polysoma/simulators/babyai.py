@@ -86,6 +86,7 @@ class BabyAI(Environment):
     ) -> tuple[Observation, dict[str, Any]]:
         """A new mission. See :class:`Environment`."""
         self._bot = None
+        seed = self.own_seed(seed)
         # Rejected missions are reported on standard output.
         with contextlib.redirect_stdout(io.StringIO()):
             for attempt in range(_RESET_TRIES):

@@ -13,6 +13,7 @@ long as the side of the named ring does not change: a policy that imitates it ca
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -37,7 +38,6 @@ TASKS: tuple[str, ...] = ("drone/hover", "drone/waypoints", "drone/ring")
 GRAVITY = 9.81
 CONTROL_HZ = 50
 PHYSICS_HZ = 500
-RATE_SCALE = np.array([6.0, 6.0, 2.0])
 """Body rates (rad/s) that an action of 1 means: roll, pitch, yaw."""
 
 HOVER_RADIUS, HOVER_SECONDS = 0.15, 1.0
@@ -50,7 +50,7 @@ ROOM = 4.0
 CEILING = 3.5
 FLOOR = 0.06
 
-_MAX_STEPS = {"drone/hover": 500, "drone/waypoints": 600, "drone/ring": 600}
+_MAX_STEPS = {"hover": 500, "waypoints": 600, "ring": 600}
 
 
 def _vector(name: str, unit: str = "m", axes: str = "xyz", limit: float = math.inf) -> tuple[Channel, ...]:
@@ -84,24 +84,63 @@ _CHANNELS = tuple(
 _ENDS = np.cumsum([len(block) for block in _BLOCKS.values()]).tolist()
 _SLICES = {name: slice(end - len(block), end) for (name, block), end in zip(_BLOCKS.items(), _ENDS, strict=True)}
 
-EMBODIMENT = Embodiment(
-    name="drone",
-    streams=(
-        Stream("state", Modality.STATE, (len(_CHANNELS),), _CHANNELS),
-        Stream(INSTRUCTION, Modality.TEXT),
-    ),
-    actions=ContinuousActions(
-        (
-            Channel("thrust", "weight - 1", -1.0, 1.0),
-            Channel("roll_rate", "6 rad/s", -1.0, 1.0),
-            Channel("pitch_rate", "6 rad/s", -1.0, 1.0),
-            Channel("yaw_rate", "2 rad/s", -1.0, 1.0),
+
+@dataclasses.dataclass(frozen=True)
+class Frame:
+    """What one drone is built like.
+
+    Attributes:
+        name: of the embodiment.
+        mass: kg.
+        arm: metres from the middle to a motor, along x and along y.
+        inertia: kg m^2 about x, y and z.
+        motor_force: N, the most that one motor lifts.
+        rates: rad/s about x, y and z that an action of 1 asks for.
+        gains: 1/s of the loops that track rates.
+        drag: of the rotors in N s/m, linear in the air speed, as measured by Faessler et al. 2018.
+    """
+
+    name: str
+    mass: float
+    arm: float
+    inertia: tuple[float, float, float]
+    motor_force: float
+    rates: tuple[float, float, float]
+    gains: tuple[float, float, float]
+    drag: float
+
+    @property
+    def motors(self) -> tuple[tuple[float, float, int], ...]:
+        """x, y and the sense of the reaction torque of each motor, in the order of the actuators."""
+        arm = self.arm
+        return ((arm, -arm, 1), (-arm, -arm, -1), (-arm, arm, 1), (arm, arm, -1))
+
+    def embodiment(self) -> Embodiment:
+        """What this drone senses and moves."""
+        rates = zip(("roll_rate", "pitch_rate", "yaw_rate"), self.rates, strict=True)
+        return Embodiment(
+            name=self.name,
+            streams=(
+                Stream("state", Modality.STATE, (len(_CHANNELS),), _CHANNELS),
+                Stream(INSTRUCTION, Modality.TEXT),
+            ),
+            actions=ContinuousActions(
+                (
+                    Channel("thrust", "weight - 1", -1.0, 1.0),
+                    *(Channel(name, f"{rate:g} rad/s", -1.0, 1.0) for name, rate in rates),
+                )
+            ),
+            rate_hz=CONTROL_HZ,
+            chunk=8,
+            history=1,
         )
-    ),
-    rate_hz=CONTROL_HZ,
-    chunk=8,
-    history=1,
-)
+
+
+SMALL = Frame("drone", 0.5, 0.1, (0.0011, 0.0012, 0.0019), 3.0, (6.0, 6.0, 2.0), (40.0, 40.0, 15.0), 0.08)
+LARGE = Frame("drone-large", 1.3, 0.2, (0.0115, 0.0125, 0.0198), 6.5, (3.5, 3.5, 1.2), (20.0, 20.0, 8.0), 0.25)
+"""A drone of more than twice the mass with arms twice as long: it turns more slowly and its actions mean less."""
+
+EMBODIMENT = SMALL.embodiment()
 """State: ``position`` in the world (m, z = 0 on the ground); ``velocity`` in the heading frame (m/s); ``up``, the
 vertical seen from the body; ``heading``, cosine and sine of the yaw; ``angular_velocity`` of the body (rad/s);
 ``target`` and ``next_target``, the hover point or the present waypoint and the one after it (the same where there is
@@ -110,23 +149,13 @@ drone in the heading frame (m) and its unit normal, of its two directions the on
 in the other tasks.
 
 Action: ``thrust`` in multiples of the weight, minus one (-1: no thrust, 0: hovers, 1: twice the weight), and body rates
-as fractions of 6, 6 and 2 rad/s."""
+as fractions of 6, 6 and 2 rad/s (of the large drone: 3.5, 3.5 and 1.2)."""
 
 
 # The drone -----------------------------------------------------------------------------------------------------------
 
-_MASS = 0.5
-_INERTIA = (0.0011, 0.0012, 0.0019)
-_ARM = 0.1
 _YAW_TORQUE_PER_FORCE = 0.02
-_MAX_MOTOR_FORCE = 3.0
-_RATE_GAINS = np.array([40.0, 40.0, 15.0])
-_DRAG = 0.08
-"""Drag of the rotors in N s/m: linear in the air speed, as measured by Faessler et al. 2018."""
 _GUST_SECONDS, _GUST_FRACTION = 1.0, 0.3
-
-# Motor x, y and the sense of its reaction torque, in the order of the actuators.
-_MOTORS = ((_ARM, -_ARM, 1), (-_ARM, -_ARM, -1), (-_ARM, _ARM, 1), (_ARM, _ARM, -1))
 
 
 def _torus(radius: float, tube: float, around: int = 40, across: int = 10) -> str:
@@ -146,14 +175,14 @@ def _torus(radius: float, tube: float, around: int = 40, across: int = 10) -> st
 _RING_RGBA = {"red": ".9 .12 .1 1", "green": ".1 .75 .2 1", "blue": ".12 .3 .95 1"}
 
 
-def _markers(task: str) -> str:
+def _markers(goal: str) -> str:
     """The bodies that show the goals of a task. They are moved by hand and touch nothing."""
-    if task == "drone/ring":
+    if goal == "ring":
         return "".join(
             f'<body name="{c}_ring" mocap="true"><geom type="mesh" mesh="ring" rgba="{_RING_RGBA[c]}"/></body>'
             for c in RING_COLOURS
         )
-    if task == "drone/hover":
+    if goal == "hover":
         return '<body name="target" mocap="true"><geom type="sphere" size=".08" rgba="1 .55 .05 .75"/></body>'
     return "".join(
         f'<body name="waypoint{i}" mocap="true"><geom name="waypoint{i}" type="sphere" size=".1"/></body>'
@@ -161,19 +190,20 @@ def _markers(task: str) -> str:
     )
 
 
-def _mjcf(task: str) -> str:
+def _mjcf(frame: Frame, goal: str) -> str:
+    size = frame.arm / SMALL.arm
     arms = "".join(
         f'<geom type="capsule" fromto="0 0 0 {x} {y} 0" size=".01" rgba=".15 .15 .17 1"/>'
-        f'<geom type="cylinder" pos="{x} {y} .008" size=".012 .014" rgba=".3 .3 .32 1"/>'
-        f'<geom type="cylinder" pos="{x} {y} .024" size=".066 .002" '
+        f'<geom type="cylinder" pos="{x} {y} .008" size="{0.012 * size} .014" rgba=".3 .3 .32 1"/>'
+        f'<geom type="cylinder" pos="{x} {y} .024" size="{0.066 * size} .002" '
         f'rgba="{".95 .35 .1 .55" if x > 0 else ".85 .9 1 .5"}"/>'
         f'<site name="motor{i}" pos="{x} {y} 0" rgba="0 0 0 0"/>'
-        for i, (x, y, _) in enumerate(_MOTORS)
+        for i, (x, y, _) in enumerate(frame.motors)
     )
     motors = "".join(
-        f'<motor site="motor{i}" ctrllimited="true" ctrlrange="0 {_MAX_MOTOR_FORCE}" '
+        f'<motor site="motor{i}" ctrllimited="true" ctrlrange="0 {frame.motor_force}" '
         f'gear="0 0 1 0 0 {sense * _YAW_TORQUE_PER_FORCE}"/>'
-        for i, (_, _, sense) in enumerate(_MOTORS)
+        for i, (_, _, sense) in enumerate(frame.motors)
     )
     return f"""<mujoco model="drone">
   <option timestep="{1 / PHYSICS_HZ}" gravity="0 0 -{GRAVITY}"><flag contact="disable"/></option>
@@ -190,15 +220,15 @@ def _mjcf(task: str) -> str:
   <worldbody>
     <light pos="2 -2 8" dir="-.25 .25 -1" directional="true" diffuse=".65 .63 .6" specular=".2 .2 .2"/>
     <geom name="ground" type="plane" size="30 30 .1" material="ground"/>
-    {_markers(task)}
+    {_markers(goal)}
     <body name="shadow" mocap="true"><geom type="cylinder" size=".13 .001" rgba="0 0 0 .45"/></body>
     <body name="drone" pos="0 0 1">
       <freejoint/>
-      <inertial pos="0 0 0" mass="{_MASS}" diaginertia="{" ".join(map(str, _INERTIA))}"/>
-      <geom type="box" size=".05 .035 .018" rgba=".12 .12 .14 1"/>
-      <geom type="ellipsoid" pos="0 0 .018" size=".05 .032 .018" rgba=".95 .95 .97 1"/>
-      <geom type="sphere" pos=".052 0 0" size=".014" rgba=".95 .35 .1 1"/>
-      <camera name="front" pos=".08 0 .01" xyaxes="0 -1 0 .1 0 1" fovy="100"/>
+      <inertial pos="0 0 0" mass="{frame.mass}" diaginertia="{" ".join(map(str, frame.inertia))}"/>
+      <geom type="box" size="{0.05 * size} {0.035 * size} .018" rgba=".12 .12 .14 1"/>
+      <geom type="ellipsoid" pos="0 0 .018" size="{0.05 * size} {0.032 * size} .018" rgba=".95 .95 .97 1"/>
+      <geom type="sphere" pos="{0.052 * size} 0 0" size=".014" rgba=".95 .35 .1 1"/>
+      <camera name="front" pos="{0.08 * size} 0 .01" xyaxes="0 -1 0 .1 0 1" fovy="100"/>
       {arms}
     </body>
   </worldbody>
@@ -215,17 +245,18 @@ class DroneEnvironment(MujocoEnvironment):
 
     Args:
         task: one of ``TASKS``.
+        frame: which drone.
         wind: mean horizontal wind speed in m/s. Each episode draws its own direction and gusts from its seed.
 
     Raises:
         PolysomaError: a wind that is negative or not finite.
     """
 
-    embodiment = EMBODIMENT
     expert_noise = 0.25
     mesh_cell = 0.0
 
-    def __init__(self, task: str, wind: float = 0.0) -> None:
+    def __init__(self, task: str, frame: Frame = SMALL, wind: float = 0.0) -> None:
+        self.embodiment = EMBODIMENT if frame is SMALL else frame.embodiment()
         if not (math.isfinite(wind) and wind >= 0):
             raise PolysomaError(f"wind must be a speed in m/s, 0 or more, got {wind!r}")
         super().__init__()
@@ -233,18 +264,20 @@ class DroneEnvironment(MujocoEnvironment):
 
         self._mujoco = mujoco
         self.task = task
-        self.max_steps = _MAX_STEPS[task]
+        self.frame = frame
+        self.goal = task.partition("/")[2]
+        self.max_steps = _MAX_STEPS[self.goal]
         self.wind = float(wind)
-        self.model = mujoco.MjModel.from_xml_string(_mjcf(task))
+        self.model = mujoco.MjModel.from_xml_string(_mjcf(frame, self.goal))
         self.data = mujoco.MjData(self.model)
         self._body = self.model.body("drone").id
         self._shadow = self.model.body("shadow").mocapid[0]
         self._goals = slice(0, self._shadow)
-        self._weight = _MASS * GRAVITY
-        x, y, sense = np.array(_MOTORS, float).T
+        self._weight = frame.mass * GRAVITY
+        x, y, sense = np.array(frame.motors, float).T
         mixer = np.linalg.inv(np.stack([np.ones(4), y, -x, sense * _YAW_TORQUE_PER_FORCE]))
         self._thrust_to_motors = mixer[:, 0]
-        self._rates_to_motors = mixer[:, 1:] * (np.array(_INERTIA) * _RATE_GAINS)
+        self._rates_to_motors = mixer[:, 1:] * (np.array(frame.inertia) * frame.gains)
         self._targets = np.zeros((0, 3))
         self._rings = np.zeros((len(RING_COLOURS), 3))
         self._normals = np.zeros((len(RING_COLOURS), 3))
@@ -257,14 +290,14 @@ class DroneEnvironment(MujocoEnvironment):
         self._mujoco.mj_resetData(self.model, self.data)
         self._steps = self._steps_inside = self._reached = 0
         draw = self.np_random
-        if self.task == "drone/hover":
+        if self.goal == "hover":
             self._instruction = "hover at the target"
             self._targets = draw.uniform([-1.8, -1.8, 0.6], [1.8, 1.8, 2.2], (1, 3))
-        elif self.task == "drone/waypoints":
+        elif self.goal == "waypoints":
             self._instruction = "fly through the waypoints"
             self._targets = draw.uniform([-1.8, -1.8, 0.6], [1.8, 1.8, 2.2], (WAYPOINTS, 3))
         position = draw.uniform([-2, -2, 0.7], [2, 2, 2.0])
-        if self.task == "drone/ring":
+        if self.goal == "ring":
             self._place_rings(draw, position)
         yaw = draw.uniform(-math.pi, math.pi)
         self.data.qpos[:3] = position
@@ -292,7 +325,7 @@ class DroneEnvironment(MujocoEnvironment):
 
     def expert_action(self) -> np.ndarray:
         """What :func:`expert` does in the present observation: float32 of shape ``(4,)``."""
-        return expert(self._state, self._instruction)
+        return expert(self._state, self._instruction, self.frame)
 
     def _scene(self) -> tuple[Any, Any, Any]:
         cosine, sine = self._state[_SLICES["heading"]]
@@ -331,22 +364,22 @@ class DroneEnvironment(MujocoEnvironment):
             spread = _GUST_FRACTION * self.wind * math.sqrt(1 - keep * keep)
             self._gust = keep * self._gust + spread * self.np_random.standard_normal(3)
         # The air drag changes little within a control step, so that it is computed once for each.
-        data.xfrc_applied[self._body, :3] = _DRAG * (self._mean_wind + self._gust - data.qvel[:3])
+        data.xfrc_applied[self._body, :3] = self.frame.drag * (self._mean_wind + self._gust - data.qvel[:3])
         gains = self._rates_to_motors
-        wanted = self._thrust_to_motors * ((1 + command[0]) * self._weight) + gains @ (command[1:] * RATE_SCALE)
+        wanted = self._thrust_to_motors * ((1 + command[0]) * self._weight) + gains @ (command[1:] * self.frame.rates)
         for _ in range(PHYSICS_HZ // CONTROL_HZ):
             data.ctrl[:] = wanted - gains @ data.qvel[3:6]
             step(self.model, data)
 
     def _judge(self, before: np.ndarray, after: np.ndarray) -> tuple[bool, bool]:
         """Whether the task has just succeeded or failed for good."""
-        if self.task == "drone/ring":
+        if self.goal == "ring":
             for i in range(len(RING_COLOURS)):
                 if _passed(before - self._rings[i], after - self._rings[i], self._normals[i]):
                     return i == self._named, i != self._named
             return False, False
         distance = float(np.linalg.norm(self._targets[self._reached] - after))
-        if self.task == "drone/hover":
+        if self.goal == "hover":
             self._steps_inside = self._steps_inside + 1 if distance < HOVER_RADIUS else 0
             return self._steps_inside >= HOVER_SECONDS * CONTROL_HZ, False
         if distance < WAYPOINT_RADIUS:
@@ -374,7 +407,7 @@ class DroneEnvironment(MujocoEnvironment):
         state[_SLICES["up"]] = 2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)
         state[_SLICES["heading"]] = c, s
         state[_SLICES["angular_velocity"]] = qvel[3:6]
-        if self.task == "drone/ring":
+        if self.goal == "ring":
             away = position - self._rings
             sides = np.where((away * self._normals).sum(1) < 0, -1.0, 1.0)
             normals = (sides[:, None] * self._normals) @ to_heading.T
@@ -393,14 +426,14 @@ class DroneEnvironment(MujocoEnvironment):
 
     def _show_goals(self) -> None:
         """Put the markers where the goals are; a waypoint fades once it is reached."""
-        if self.task != "drone/ring":
+        if self.goal != "ring":
             self.data.mocap_pos[self._goals] = self._targets
         else:
             angles = np.arctan2(self._normals[:, 1], self._normals[:, 0])
             turns = np.stack([np.cos(angles / 2), 0 * angles, 0 * angles, np.sin(angles / 2)], axis=1)
             self.data.mocap_pos[self._goals] = self._rings
             self.data.mocap_quat[self._goals] = turns
-        if self.task == "drone/waypoints":
+        if self.goal == "waypoints":
             for i in range(WAYPOINTS):
                 rgba = (0.5, 0.5, 0.5, 0.25) if i < self._reached else (1.0, 0.85, 0.2, 0.55)
                 self.model.geom(f"waypoint{i}").rgba[:] = (1.0, 0.35, 0.05, 0.95) if i == self._reached else rgba
@@ -430,7 +463,7 @@ _AVOID_SPEED = 3.0
 _AVOID_RADIUS = 0.7
 
 
-def expert(state: np.ndarray, instruction: str) -> np.ndarray:
+def expert(state: np.ndarray, instruction: str, frame: Frame = SMALL) -> np.ndarray:
     """A cascaded controller: position error to velocity, velocity error to acceleration, acceleration to tilt.
 
     Thrust and tilt follow Lee, Leok and McClamroch 2010 ("Geometric tracking control of a quadrotor UAV on SE(3)") and
@@ -441,6 +474,7 @@ def expert(state: np.ndarray, instruction: str) -> np.ndarray:
     Args:
         state: the stream ``"state"`` of one observation, shape ``(35,)``.
         instruction: its text; only a ring's colour matters.
+        frame: which drone.
 
     Returns:
         float32 of shape ``(4,)``, within -1..1.
@@ -461,7 +495,7 @@ def expert(state: np.ndarray, instruction: str) -> np.ndarray:
     x, y, z = _to_body(force, part["up"])
     length = math.sqrt(x * x + y * y + z * z)
     yaw_rate = _YAW_GAIN * goal[1] / math.sqrt(goal[0] ** 2 + goal[1] ** 2 + 0.5**2)
-    rates = np.array([-_TILT_GAIN * y / length, _TILT_GAIN * x / length, yaw_rate]) / RATE_SCALE
+    rates = np.array([-_TILT_GAIN * y / length, _TILT_GAIN * x / length, yaw_rate]) / frame.rates
     return np.clip(np.array([z / GRAVITY - 1, *rates]), -1, 1).astype(np.float32)
 
 
@@ -504,6 +538,14 @@ def _to_body(vector: np.ndarray, up: np.ndarray) -> tuple[float, float, float]:
 
 
 FAMILY = Family(EMBODIMENT, TASKS, ("mujoco",), DroneEnvironment)
+
+LARGE_FAMILY = Family(
+    LARGE.embodiment(),
+    tuple(f"{LARGE.name}/{goal}" for goal in _MAX_STEPS),
+    ("mujoco",),
+    functools.partial(DroneEnvironment, frame=LARGE),
+)
+"""The same tasks for the large drone, which the shipped policy does not know: for transfer."""
 
 PIXELS = seen(FAMILY, ("front",), [c.name for c in _CHANNELS if c.group in ("motion", "targets")])
 """A camera that looks ahead, the drone's own motion and its targets: rings must be seen."""

@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import importlib.util
 import io
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,8 @@ from polysoma.simulators.rendering import Camera
 class Environment(gymnasium.Env[Observation, Any]):
     """One task of one embodiment.
 
-    ``reset(seed=n)`` gives the same episode for the same ``n``, in any process and after any other episode. An episode
+    ``reset(seed=n)`` gives the same episode for the same ``n``, in any process and after any other episode; different
+    tasks draw independently (see :meth:`own_seed`). An episode
     ends (``terminated``) at its first success or when it cannot succeed any more, and is cut (``truncated``) after
     ``max_steps`` steps. ``info["success"]`` is a bool at every step. Observations follow
     ``embodiment.observation_space()``, text stream ``"instruction"`` included; actions ``embodiment.action_space()``.
@@ -43,6 +45,23 @@ class Environment(gymnasium.Env[Observation, Any]):
     def __init__(self) -> None:
         self.observation_space = self.embodiment.observation_space()
         self.action_space = self.embodiment.action_space()
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """A new episode: the first observation, and ``{"success": False}``. Subclasses call this first."""
+        gymnasium.Env.reset(self, seed=self.own_seed(seed))
+        return {}, {"success": False}
+
+    def own_seed(self, seed: int | None) -> int | None:
+        """What random generators are seeded with: a hash of the task's name and the seed.
+
+        With the seed itself all tasks would draw the same numbers: objects in the same corner of every table. A seed
+        that is easy in one task would be easy in all of them, and successes of many tasks would not be independent.
+        """
+        if seed is None:
+            return None
+        return int(np.random.SeedSequence([seed, zlib.crc32(self.task.encode())]).generate_state(1)[0])
 
     def expert_action(self) -> np.ndarray | int:
         """The expert's clean action in the present state, whoever brought the body there. Called once a step at most.

@@ -174,7 +174,7 @@ class MetaWorld(MujocoEnvironment):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
         """A new episode. See :class:`Environment`."""
-        gymnasium.Env.reset(self, seed=seed)
+        super().reset(seed=seed)
         simulation = self._simulation
         for field, value in self._fresh_model.items():
             getattr(simulation.model, field)[:] = value

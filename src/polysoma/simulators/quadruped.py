@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import gymnasium
 import numpy as np
 
 from polysoma.embodiment import (
@@ -117,7 +116,7 @@ class Quadruped(MujocoEnvironment):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
         """A new command and a new direction to look to. See :class:`~polysoma.simulators.environment.Environment`."""
-        gymnasium.Env.reset(self, seed=seed)
+        super().reset(seed=seed)
         rng, data = self.np_random, self._data
         self._mujoco.mj_resetData(self._model, data)
         yaw = rng.uniform(-np.pi, np.pi)

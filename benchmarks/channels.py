@@ -1,0 +1,144 @@
+"""Described channels against linear adapters: how soon does a policy drive a body that it never met?
+
+    python benchmarks/channels.py
+
+Two policies, alike but for their adapters, learn the same source bodies from the same windows for the same number of
+steps; then each is fine-tuned to each held-out body with 0, 5, 20 and 50 demonstrations a task (0: nothing is learned;
+statistics come from channels called alike). All play the same unseen seeds. Needs the source bodies' data in ``data/``
+(recipes/generalist.sh, stages 1 and 5); about half an hour on two cores.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from parallel import side_by_side
+from polysoma import simulators
+from polysoma.evaluation.evaluation import evaluate
+from polysoma.evaluation.intervals import paired_difference, wilson
+from polysoma.learning.imitation import train
+from polysoma.learning.recipe import recipe_from_table
+from polysoma.policy import checkpoint
+from polysoma.policy.described import expected_statistics
+from polysoma.recording import record
+from polysoma.rollout import Behaviour
+from results import write
+
+SOURCES = {
+    "metaworld": 64, "go1": 64, "drone": 64, "pointmaze": 32, "aloha": 32, "half-cheetah": 16, "ant": 16,
+    "walker2d": 16, "reacher": 16, "pusher": 16,
+}  # fmt: skip
+HELD_OUT = {"go2": "go1", "fetch": "metaworld", "drone-large": "drone"}
+ADAPTERS = ("linear", "described")
+SEED = 5000
+
+
+@dataclass(frozen=True)
+class Run:
+    """One policy to fine-tune and to play."""
+
+    out: str
+    adapters: str
+    body: str
+    demonstrations: int
+    steps: int
+    episodes: int
+
+
+def pretrain(job: tuple[str, str, int]) -> None:
+    """Learns the source bodies."""
+    out, adapters, steps = job
+    table = {
+        "data": [f"data/{body}" for body in SOURCES],
+        "steps": steps,
+        "ema": 0.99,
+        "log_every": 50,
+        "policy": {"adapters": adapters},
+        "bodies": {body: {"batch": batch, "noise": 0.01} for body, batch in SOURCES.items()},
+    }
+    train(recipe_from_table(table, "channels.py"), Path(out) / adapters)
+
+
+def adapt(run: Run) -> dict[str, Any]:
+    """Fine-tunes, plays, and returns the outcome of every episode by task."""
+    base = Path(run.out) / run.adapters / "checkpoint"
+    folder = Path(run.out) / f"{run.adapters}-{run.body}-{run.demonstrations}"
+    if run.demonstrations == 0:
+        policy = checkpoint.load_for_training(base)
+        body = simulators.embodiments()[run.body]
+        expected = expected_statistics(body, policy.config.embodiments, policy.config.statistics)
+        made = folder / "checkpoint"
+        checkpoint.save(policy.grown((body,), {body.name: expected}, ()), made)
+    else:
+        table = {
+            "data": [f"{run.out}/data-{run.demonstrations}/{run.body}"],
+            "init": str(base),
+            "steps": run.steps,
+            "learning_rate": 5e-4,
+            "warmup": 20,
+            "ema": 0.98,
+            "bodies": {run.body: {"batch": 64, "noise": 0.01}},
+        }
+        made = train(recipe_from_table(table, "channels.py"), folder)
+    result = evaluate(str(made), simulators.tasks_of(run.body), run.episodes, SEED)
+    return {task: score.to_json() for task, score in result.tasks.items()}
+
+
+def main(
+    out: str = "runs/channels",
+    steps: int = 500,
+    finetune_steps: int = 150,
+    episodes: int = 20,
+    demonstrations: tuple[int, ...] = (0, 5, 20, 50),
+) -> None:
+    """Both adapters, all held-out bodies.
+
+    Args:
+        out: folder for data and checkpoints; what is there already is used.
+        steps: of learning the source bodies.
+        finetune_steps: of each fine-tuning.
+        episodes: of each task.
+        demonstrations: of each task.
+    """
+    side_by_side(pretrain, [(out, a, steps) for a in ADAPTERS if not (Path(out) / a / "checkpoint").exists()])
+    for body in HELD_OUT:
+        for count in demonstrations:
+            if count:
+                folder = Path(out) / f"data-{count}"
+                record(list(simulators.tasks_of(body)), count, folder, Behaviour(noise=None), workers=2)
+    runs = [
+        Run(out, adapters, body, count, finetune_steps, episodes)
+        for body in HELD_OUT
+        for count in demonstrations
+        for adapters in ADAPTERS
+    ]
+    found = dict(zip(runs, side_by_side(adapt, runs), strict=True))
+    rows = []
+    for body, source in HELD_OUT.items():
+        for count in demonstrations:
+            row: dict[str, Any] = {"body": body, "nearest": source, "demonstrations": count}
+            outcomes = {}
+            for adapters in ADAPTERS:
+                tasks = found[Run(out, adapters, body, count, finetune_steps, episodes)]
+                outcomes[adapters] = [value for score in tasks.values() for value in score["outcomes"]]
+                own = outcomes[adapters]
+                row[adapters] = {"successes": sum(own), "trials": len(own), "interval": wilson(sum(own), len(own))}
+            row["described_minus_linear"] = paired_difference(outcomes["described"], outcomes["linear"])
+            rows.append(row)
+            print(row)
+    settings = {
+        "steps": steps,
+        "finetune_steps": finetune_steps,
+        "episodes": episodes,
+        "seed": SEED,
+        "sources": SOURCES,
+    }
+    write("channels", {"settings": settings, "rows": rows})
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
