@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ARM, GRID, make_policy, observe
 
+from conftest import ARM, GRID, make_policy, observe
 from polysoma.data.mixture import Source
 from polysoma.data.statistics import Statistics
 from polysoma.embodiment import Channel, ContinuousActions, Embodiment, Modality, Stream, channels
@@ -76,9 +76,7 @@ def test_a_checkpoint_keeps_the_adapters(sources: dict[str, Source], tmp_path: P
     checkpoint.save(policy, tmp_path)
     loaded = checkpoint.load_for_training(tmp_path)
     assert isinstance(loaded.head(ARM.name), DescribedHead)
-    np.testing.assert_array_equal(
-        loaded.agent(ARM.name).act(observe(ARM)), policy.agent(ARM.name).act(observe(ARM))
-    )
+    np.testing.assert_array_equal(loaded.agent(ARM.name).act(observe(ARM)), policy.agent(ARM.name).act(observe(ARM)))
 
 
 def test_described_channels_learn(sources: dict[str, Source]) -> None:

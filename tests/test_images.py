@@ -31,7 +31,10 @@ def pictures(count: int = 2, time: int = 3) -> torch.Tensor:
     return torch.randint(0, 256, (count, time, 32, 48, 3), dtype=torch.uint8, generator=generator)
 
 
-@pytest.mark.parametrize("options", [{}, {"film": False}, {"pooled": False}, {"tokens": 6, "points": 2}])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"film": False}, {"pooled": False}, {"tokens": 6, "points": 2}, {"backbone": "efficientnet-lite0"}],
+)
 def test_every_option_gives_tokens(options: dict[str, object]) -> None:
     images = tokenizer(**options)
     reading = images.read(torch.randn(2, 5, 32), torch.ones(2, 5, dtype=torch.bool))

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ARM, GRID, observe
 
+from conftest import ARM, GRID, observe
 from polysoma.data.dataset import Dataset
 from polysoma.data.mixture import Source
 from polysoma.errors import PolysomaError

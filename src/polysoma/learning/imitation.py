@@ -176,7 +176,7 @@ def _policy(recipe: Recipe, sources: list[Source], training: Path | None) -> Pol
         unknown = {body.name for body in embodiments} - {body.name for body in start.config.embodiments}
         new = {name: source.statistics() for source in sources if (name := source.embodiment.name) in unknown}
         return start.grown(embodiments, new, vocabulary, recipe.images.goals, recipe.renewed)
-    return Policy(
+    policy = Policy(
         PolicyConfig(
             embodiments=embodiments,
             statistics={source.embodiment.name: source.statistics() for source in sources},
@@ -189,6 +189,9 @@ def _policy(recipe: Recipe, sources: list[Source], training: Path | None) -> Pol
             head=recipe.head,
         )
     )
+    if policy.images is not None and policy.images.backbone is not None:
+        policy.images.backbone.load_imagenet()
+    return policy
 
 
 def _optimizer(policy: Policy, recipe: Recipe) -> torch.optim.AdamW:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from polysoma.errors import PolysomaError
+from polysoma.policy import efficientnet
+from polysoma.policy.efficientnet import EfficientNetLite0
 
 FINE, COARSE = 48, 96
 
@@ -17,6 +22,8 @@ class ImageConfig:
     """How pictures become tokens.
 
     Attributes:
+        backbone: ``"small"``, a network of two stages that starts at random, or ``"efficientnet-lite0"``, the first
+            stages of EfficientNet-Lite0, which start with weights trained on ImageNet.
         tokens: of one picture.
         points: places that each token looks at.
         film: whether the instruction modulates the network (FiLM, Perez et al. 2018, arXiv 1709.07871, as in RT-1).
@@ -25,19 +32,24 @@ class ImageConfig:
         goals: whether a policy can be shown what its cameras are to see in the end.
     """
 
+    backbone: Literal["small", "efficientnet-lite0"] = "small"
     tokens: int = 8
     points: int = 4
     film: bool = True
     pooled: bool = True
     goals: bool = False
 
+    def __post_init__(self) -> None:
+        if self.backbone not in ("small", "efficientnet-lite0"):
+            raise PolysomaError(f"images: backbone must be small or efficientnet-lite0, got {self.backbone!r}")
+
 
 class ImageTokenizer(nn.Module):
     """Pictures of any camera to ``tokens`` tokens each.
 
-    Two stages (strides 4 and 8) are added at the finer one. Each of ``tokens * points`` maps becomes a distribution
-    over its cells; features and coordinates averaged under it say what is there, and where. A camera's role is a
-    vector that is added to its tokens.
+    Features at two resolutions (strides 4 and 8, or 8 and 16 of EfficientNet) are added at the finer one. Each of
+    ``tokens * points`` maps becomes a distribution over its cells; features and coordinates averaged under it say what
+    is there, and where. A camera's role is a vector that is added to its tokens.
 
     Args:
         config: see :class:`ImageConfig`.
@@ -48,11 +60,16 @@ class ImageTokenizer(nn.Module):
     def __init__(self, config: ImageConfig, roles: Sequence[str], width: int) -> None:
         super().__init__()
         self.config = config
-        self.patches = nn.Conv2d(3, FINE, 8, stride=4, padding=2)
-        self.fine = nn.Conv2d(FINE, FINE, 3, padding=1)
-        self.down = nn.Conv2d(FINE, COARSE, 3, stride=2, padding=1)
+        self.backbone = EfficientNetLite0() if config.backbone == "efficientnet-lite0" else None
+        if self.backbone is None:
+            self.patches = nn.Conv2d(3, FINE, 8, stride=4, padding=2)
+            self.fine = nn.Conv2d(FINE, FINE, 3, padding=1)
+            self.down = nn.Conv2d(FINE, COARSE, 3, stride=2, padding=1)
+            self.across = nn.Conv2d(FINE, COARSE, 1)
+        else:
+            self.down = nn.Conv2d(efficientnet.COARSE, COARSE, 1)
+            self.across = nn.Conv2d(efficientnet.FINE, COARSE, 1)
         self.coarse = nn.ModuleList(nn.Conv2d(COARSE, COARSE, 3, padding=1) for _ in range(2))
-        self.across = nn.Conv2d(FINE, COARSE, 1)
         self.norm = nn.LayerNorm(COARSE)
         points = config.tokens * config.points
         if config.pooled:
@@ -79,9 +96,13 @@ class ImageTokenizer(nn.Module):
         """uint8 ``(B, T, height, width, 3)`` of one camera to ``(B, T, tokens, width)``."""
         batch, time = pictures.shape[:2]
         x = pictures.flatten(0, 1).permute(0, 3, 1, 2).float().div(127.5).sub(1)
-        x = F.relu(self.patches(x.contiguous(memory_format=torch.channels_last)))
-        x = F.relu(x + self.fine(x))
-        deep = F.relu(self.down(x))
+        x = x.contiguous(memory_format=torch.channels_last)
+        if self.backbone is None:
+            x = F.relu(self.patches(x))
+            x = deep = F.relu(x + self.fine(x))
+        else:
+            x, deep = self.backbone(x)
+        deep = F.relu(self.down(deep))
         factor, offset = reading.repeat_interleave(time, 0)[..., None, None].chunk(2, 1)
         for convolution in self.coarse:
             deep = F.relu(deep + convolution(deep) * (1 + factor) + offset)
