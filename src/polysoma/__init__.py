@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
-from polysoma.embodiment import Channel, ContinuousActions, DiscreteActions, Embodiment, Modality, Stream
 from polysoma.errors import PolysomaError
 
 if TYPE_CHECKING:
+    from polysoma.embodiment import Channel, ContinuousActions, DiscreteActions, Embodiment, Modality, Stream
     from polysoma.policy.agent import Acting, Agent
     from polysoma.policy.checkpoint import load, save
     from polysoma.policy.policy import Policy
@@ -32,22 +33,18 @@ __all__ = [
 ]
 
 
+_HOMES = {
+    "polysoma.embodiment": ("Channel", "ContinuousActions", "DiscreteActions", "Embodiment", "Modality", "Stream"),
+    "polysoma.policy.agent": ("Acting", "Agent"),
+    "polysoma.policy.checkpoint": ("load", "save"),
+    "polysoma.policy.policy": ("Policy",),
+    "polysoma.simulators": ("make",),
+}
+
+
 def __getattr__(name: str) -> Any:
-    # torch takes over a second to import; those who only describe bodies or record should not wait for it.
-    if name in ("load", "save"):
-        from polysoma.policy import checkpoint
-
-        return getattr(checkpoint, name)
-    if name in ("Acting", "Agent"):
-        from polysoma.policy import agent
-
-        return getattr(agent, name)
-    if name == "Policy":
-        from polysoma.policy.policy import Policy
-
-        return Policy
-    if name == "make":
-        from polysoma.simulators import make
-
-        return make
+    # torch takes over a second to import, and a robot that only asks a server has neither torch nor Gymnasium.
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(module), name)
     raise AttributeError(f"module 'polysoma' has no attribute {name!r}")

@@ -262,8 +262,9 @@ def _save_state(
     """Everything that a resumed run needs, in a folder that is swapped in whole."""
     tensors = {f"policy.{name}": p.detach() for name, p in policy.named_parameters()}
     tensors |= {f"average.{name}": p for name, p in average.items()}
+    names = _names(policy, optimizer)
     for index, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{key}": torch.as_tensor(value) for key, value in state.items()}
+        tensors |= {f"optimizer.{names[index]}.{key}": torch.as_tensor(value) for key, value in state.items()}
     fresh = folder.with_name(f".{folder.name}.{os.getpid()}")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
@@ -287,12 +288,20 @@ def _load_state(folder: Path, policy: Policy, average: dict[str, Tensor], optimi
                 parameter.copy_(file.get_tensor(f"policy.{name}"))
                 average[name].copy_(file.get_tensor(f"average.{name}"))
         state: dict[int, dict[str, Tensor]] = {}
+        index = {name: number for number, name in enumerate(_names(policy, optimizer))}
         for key in sorted(file.keys()):
-            kind, index, field = [*key.split(".", 2), ""][:3]
+            kind, _, rest = key.partition(".")
             if kind == "optimizer":
-                state.setdefault(int(index), {})[field] = file.get_tensor(key)
+                name, _, field = rest.rpartition(".")
+                state.setdefault(index[name], {})[field] = file.get_tensor(key)
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     return step
+
+
+def _names(policy: Policy, optimizer: torch.optim.Optimizer) -> list[str]:
+    """The names of the parameters in the optimizer's order, which may change from one version to the next."""
+    known = {id(parameter): name for name, parameter in policy.named_parameters()}
+    return [known[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def recipe_of_run(out: Path) -> Recipe:

@@ -119,6 +119,7 @@ class Agent:
         self._frames: list[Observation] = []
         self._previous = [no_action(self.body)]
         self._chunk: deque[np.ndarray] = deque()
+        self._planned: np.ndarray = np.empty(0)
         self._overlapping: deque[np.ndarray] = deque(maxlen=self.body.chunk)
 
     def act(self, observation: Mapping[str, Any]) -> np.ndarray:
@@ -133,7 +134,22 @@ class Agent:
         """Tells the agent that another action than its own was executed (by a guard, or a person who took over)."""
         self._previous[-1] = self.body.check_action(action)
 
-    def _observe(self, observation: Mapping[str, Any]) -> None:
+    def executed_of_plan(self, count: int) -> None:
+        """Tells the agent how many actions of its last plan (:func:`plan_together`) were executed.
+
+        Raises:
+            PolysomaError: there is no plan of so many actions.
+        """
+        if not 1 <= count <= len(self._planned):
+            raise PolysomaError(f"executed: expected 1 to {len(self._planned)} actions of the last chunk, got {count}")
+        self._previous[-1] = self._planned[count - 1]
+
+    def checked(self, observation: Mapping[str, Any]) -> Observation:
+        """The observation as the policy will see it, with the agent's instruction where it brings none.
+
+        Raises:
+            PolysomaError: as :meth:`act`.
+        """
         if INSTRUCTION not in observation:
             if self.instruction is None and self.goal is None:
                 raise PolysomaError(
@@ -141,7 +157,10 @@ class Agent:
                     "observations, or show a goal"
                 )
             observation = {**observation, INSTRUCTION: self.instruction or ""}
-        checked = self.body.check_observation(observation)
+        return self.body.check_observation(observation)
+
+    def _observe(self, observation: Mapping[str, Any]) -> None:
+        checked = self.checked(observation)
         if len(self._frames) == self.body.history:
             # Every place in a full window moves when it slides, so its memory is void. Sliding by half of the window
             # at once makes that rare.
@@ -208,12 +227,56 @@ def act_together(agents: Sequence[Agent], observations: Sequence[Mapping[str, An
     began = time.perf_counter()
     for agent, observation in zip(agents, observations, strict=True):
         agent._observe(observation)
+    for problem in _ask([agent for agent in agents if not agent._chunk]).values():
+        raise problem
+    actions = [agent._take() for agent in agents]
+    for agent in agents:
+        agent.timing.add(time.perf_counter() - began)
+    return actions
+
+
+def plan_together(
+    agents: Sequence[Agent], observations: Sequence[Mapping[str, Any]]
+) -> list[np.ndarray | PolysomaError]:
+    """The whole next chunk for each agent, within its body's limits, or what is wrong with it.
+
+    For those who execute chunks elsewhere: an agent takes it that all actions will be executed before its next
+    observation, unless :meth:`Agent.executed_of_plan` or :meth:`Agent.executed` says otherwise. What is wrong with one
+    agent's answer does not touch the others'.
+
+    Args:
+        agents: different ones, whose ``acting`` executes whole chunks.
+        observations: one for each. An unfit one raises PolysomaError before any agent is asked.
+    """
+    began = time.perf_counter()
+    checked = [agent.checked(observation) for agent, observation in zip(agents, observations, strict=True)]
+    for agent, observation in zip(agents, checked, strict=True):
+        agent._chunk.clear()
+        agent._observe(observation)
+    failed = _ask(agents)
+    plans: list[np.ndarray | PolysomaError] = []
+    for agent in agents:
+        if agent in failed:
+            # Every frame has a previous action, whatever came of it.
+            agent._previous.append(agent._previous[-1])
+            plans.append(failed[agent])
+            continue
+        agent._planned = np.stack([agent.body.check_action(action) for action in agent._chunk])
+        agent._chunk.clear()
+        agent._previous.append(agent._planned[-1])
+        agent.timing.add(time.perf_counter() - began)
+        plans.append(agent._planned)
+    return plans
+
+
+def _ask(agents: Sequence[Agent]) -> dict[Agent, PolysomaError]:
+    """Fills the agents' chunks; those of one policy and body share one batch. Returns what failed."""
+    failed: dict[Agent, PolysomaError] = {}
     waiting: dict[tuple[int, str, int], list[Agent]] = {}
     for agent in agents:
-        if not agent._chunk:
-            # Agents with many new frames (after a window slid) would pad those with one.
-            new = len(agent._frames) - agent._recall().frames
-            waiting.setdefault((id(agent.policy), agent.body.name, new), []).append(agent)
+        # Agents with many new frames (after a window slid) would pad those with one.
+        new = len(agent._frames) - agent._recall().frames
+        waiting.setdefault((id(agent.policy), agent.body.name, new), []).append(agent)
     for group in waiting.values():
         policy, body = group[0].policy, group[0].body
         shape = policy.head(body.name).noise
@@ -224,11 +287,11 @@ def act_together(agents: Sequence[Agent], observations: Sequence[Mapping[str, An
             noise = torch.from_numpy(np.stack(rows))
         predictions = policy.predict(_windows(group), [agent._recall() for agent in group], noise)
         for agent, prediction in zip(group, predictions, strict=True):
-            agent._plan(prediction)
-    actions = [agent._take() for agent in agents]
-    for agent in agents:
-        agent.timing.add(time.perf_counter() - began)
-    return actions
+            try:
+                agent._plan(prediction)
+            except PolysomaError as error:
+                failed[agent] = error
+    return failed
 
 
 def _windows(agents: Sequence[Agent]) -> Windows:

@@ -65,11 +65,10 @@ class ImageTokenizer(nn.Module):
             self.patches = nn.Conv2d(3, FINE, 8, stride=4, padding=2)
             self.fine = nn.Conv2d(FINE, FINE, 3, padding=1)
             self.down = nn.Conv2d(FINE, COARSE, 3, stride=2, padding=1)
-            self.across = nn.Conv2d(FINE, COARSE, 1)
         else:
             self.down = nn.Conv2d(efficientnet.COARSE, COARSE, 1)
-            self.across = nn.Conv2d(efficientnet.FINE, COARSE, 1)
         self.coarse = nn.ModuleList(nn.Conv2d(COARSE, COARSE, 3, padding=1) for _ in range(2))
+        self.across = nn.Conv2d(FINE if self.backbone is None else efficientnet.FINE, COARSE, 1)
         self.norm = nn.LayerNorm(COARSE)
         points = config.tokens * config.points
         if config.pooled:

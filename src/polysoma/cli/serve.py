@@ -1,0 +1,117 @@
+"""``polysoma serve``: a policy on a websocket."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import ssl
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from polysoma.errors import PolysomaError
+
+INSTALL = "pip install 'polysoma[serve]'"
+
+
+@dataclass(frozen=True)
+class Serve:
+    """Serves a policy to robots: openpi's websocket protocol, /healthz and /metrics beside it.
+
+    Examples:
+        polysoma serve generalist --embodiments aloha
+        polysoma serve runs/x/checkpoint --host 0.0.0.0 --port 9000 --token-file secret.txt
+    """
+
+    checkpoint: tyro.conf.Positional[str] = "generalist"
+    """A checkpoint folder, or generalist for the shipped weights."""
+    embodiments: str = "*"
+    """Bodies that may be driven, comma-separated; * for all that the checkpoint knows."""
+    host: str = "127.0.0.1"
+    """Where to listen; the default lets nobody in from outside this machine."""
+    port: int = 8000
+    """Where to listen; 0 takes any free port."""
+    token_file: Path | None = None
+    """A file that holds the token that clients must present. The variable POLYSOMA_TOKEN does the same."""
+    certificate: Path | None = None
+    """TLS certificate chain (PEM), with --key."""
+    key: Path | None = None
+    """TLS private key (PEM)."""
+    clients: int = 128
+    """Connections at a time."""
+    message_mb: float = 32.0
+    """Size of the largest request in MB."""
+    device: str = "cpu"
+    """Where to compute."""
+
+    def run(self) -> None:
+        try:
+            from polysoma.serving.server import Limits, PolicyServer
+        except ImportError as error:
+            raise PolysomaError(f"serving needs {error.name}, not installed here: run `{INSTALL}`") from error
+        from polysoma.policy.checkpoint import load
+
+        _log_json_lines()
+        token = os.environ.get("POLYSOMA_TOKEN") or None
+        if self.token_file is not None:
+            try:
+                token = self.token_file.read_text().strip()
+            except OSError as error:
+                raise PolysomaError(f"cannot read the token in {self.token_file} ({error})") from error
+            if not token:
+                raise PolysomaError(f"{self.token_file} is empty: expected a token")
+        limits = Limits(clients=self.clients, message_bytes=int(self.message_mb * 1e6))
+        names = None if self.embodiments == "*" else tuple(name.strip() for name in self.embodiments.split(","))
+        server = PolicyServer(load(self.checkpoint, self.device), names, token, limits)
+        asyncio.run(self._serve(server))
+
+    async def _serve(self, server: object) -> None:
+        from polysoma.serving.server import PolicyServer
+
+        assert isinstance(server, PolicyServer)
+        stopped = asyncio.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+        async with server.listen(self.host, self.port, self._tls()) as listening:
+            port = listening.sockets[0].getsockname()[1]
+            scheme = "ws" if self.certificate is None else "wss"
+            print(f"serving {len(server.bodies)} bodies at {scheme}://{self.host}:{port}", flush=True)
+            await stopped.wait()
+
+    def _tls(self) -> ssl.SSLContext | None:
+        if (self.certificate is None) != (self.key is None):
+            raise PolysomaError("--certificate and --key belong together")
+        if self.certificate is None:
+            return None
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        try:
+            context.load_cert_chain(self.certificate, self.key)
+        except (OSError, ssl.SSLError) as error:
+            raise PolysomaError(f"cannot use {self.certificate} with {self.key} ({error})") from error
+        return context
+
+
+class _JsonLines(logging.Formatter):
+    _PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "taskName"}
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields = {key: value for key, value in vars(record).items() if key not in self._PLAIN}
+        moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        row = {"time": f"{moment}.{int(record.msecs):03}Z", "level": record.levelname, "event": record.getMessage()}
+        if record.exc_info:
+            fields["exception"] = self.formatException(record.exc_info)
+        return json.dumps(row | fields, default=str)
+
+
+def _log_json_lines() -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_JsonLines())
+    logger = logging.getLogger("polysoma")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)

@@ -1,0 +1,1 @@
+"""Serving: policies on a websocket, for robots that have no room for torch."""

@@ -1,0 +1,165 @@
+"""A robot's side: asks a server for actions. Needs numpy, msgpack and websockets, neither torch nor Gymnasium.
+
+client = Client("ws://127.0.0.1:8000", embodiment="aloha")
+reply = client.infer({"state": state, "instruction": "put the peg into the socket"})
+reply["actions"]  # (chunk, A)
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+from websockets.sync.client import ClientConnection, connect
+
+from polysoma.errors import PolysomaError
+from polysoma.serving.messages import pack, unpack
+
+
+class Client:
+    """A connection that comes back by itself. Every connection is a session of its own: a new one remembers nothing.
+
+    Args:
+        url: ``ws://HOST:PORT`` or ``wss://HOST:PORT``.
+        embodiment: the body that is to be driven; may be left out where the server has only one.
+        token: the server's, if it has one.
+        patience_s: how long to try to reach the server, at first and after a connection was lost.
+        timeout_s: how long to wait for an answer.
+
+    Attributes:
+        metadata: what the server said of itself.
+        reconnected: how often the connection was lost and came back.
+
+    Raises:
+        PolysomaError: the server cannot be reached in time, or refuses.
+    """
+
+    FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 2.0
+
+    def __init__(
+        self,
+        url: str,
+        embodiment: str | None = None,
+        token: str | None = None,
+        patience_s: float = 30.0,
+        timeout_s: float = 30.0,
+    ) -> None:
+        self.url, self.embodiment = url, embodiment
+        self.reconnected = 0
+        self._headers = {"Authorization": f"Api-Key {token}"} if token else {}
+        self._patience, self._timeout = patience_s, timeout_s
+        self._connection: ClientConnection | None = None
+        self.metadata: dict[str, Any] = {}
+        self._connect()
+
+    def infer(self, observation: Mapping[str, Any]) -> dict[str, Any]:
+        """The server's answer: ``actions`` float32 ``(chunk, A)`` or int64 ``(chunk,)``, and ``server_timing``.
+
+        When the connection is lost, it is made anew and the same observation is sent again.
+
+        Args:
+            observation: stream name to value, ``"instruction"`` included; other keys as :mod:`polysoma.serving.server`
+                says.
+
+        Raises:
+            PolysomaError: the server says what is wrong with the request, or cannot be reached any more.
+        """
+        message = dict(observation)
+        if self.embodiment is not None:
+            message.setdefault("embodiment", self.embodiment)
+        data = pack(message)
+        deadline = time.monotonic() + self._patience
+        while True:
+            if self._connection is None:
+                self._connect(deadline)
+                self.reconnected += 1
+            assert self._connection is not None
+            try:
+                self._connection.send(data)
+                reply = self._connection.recv(self._timeout)
+            except TimeoutError as error:
+                # An answer that comes later must not be taken for that of the next request.
+                self.close()
+                raise PolysomaError(f"{self.url} did not answer within {self._timeout:g} s") from error
+            except (ConnectionClosed, OSError) as error:
+                self.close()
+                code = getattr(getattr(error, "rcvd", None), "code", None)
+                if code in _REFUSED:
+                    raise PolysomaError(f"{self.url} closed the connection: {error}") from error
+                if time.monotonic() > deadline:
+                    raise PolysomaError(f"lost {self.url} ({error}) and could not reach it again") from error
+                continue
+            if isinstance(reply, str):
+                raise PolysomaError(f"{self.url}: {reply}")
+            answer = unpack(reply)
+            if not isinstance(answer, dict):
+                raise PolysomaError(f"{self.url}: expected a map as the answer, got {type(answer).__name__}")
+            return answer
+
+    def reset(self) -> None:
+        """Begins a new episode: the next observation is the first that the server remembers."""
+        if self._connection is not None:
+            self.close()
+            self._connect()
+
+    def close(self) -> None:
+        """Ends the connection; the next request makes a new one."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _connect(self, deadline: float | None = None) -> None:
+        deadline = time.monotonic() + self._patience if deadline is None else deadline
+        pause = self.FIRST_PAUSE_S
+        while True:
+            try:
+                connection = connect(
+                    self.url,
+                    additional_headers=self._headers,
+                    compression=None,
+                    max_size=None,
+                    open_timeout=self._timeout,
+                )
+                self.metadata = unpack(_bytes(connection.recv(self._timeout)))
+                self._connection = connection
+                return
+            except InvalidStatus as error:
+                status = error.response.status_code
+                if status not in (502, 503):
+                    raise PolysomaError(f"{self.url} refused: {_refusal(error)}") from error
+                problem: Exception = error
+            except (OSError, TimeoutError, InvalidHandshake, ConnectionClosed) as error:
+                problem = error
+            if time.monotonic() + pause > deadline:
+                raise PolysomaError(
+                    f"cannot reach {self.url} ({problem}); is `polysoma serve` running there?"
+                ) from problem
+            time.sleep(pause)
+            pause = min(2 * pause, self.LONGEST_PAUSE_S)
+
+
+_REFUSED = (1003, 1007, 1008, 1009)
+"""Close codes that say that the message was at fault: sending it again would end alike."""
+
+
+def _bytes(message: str | bytes) -> bytes:
+    if isinstance(message, str):
+        raise PolysomaError(f"expected the server's description, got {message[:200]!r}")
+    return message
+
+
+def _refusal(error: InvalidStatus) -> str:
+    body = error.response.body
+    said = body.decode(errors="replace").strip() if body else ""
+    return f"{error.response.status_code} {said or error.response.reason_phrase}"

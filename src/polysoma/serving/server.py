@@ -1,0 +1,308 @@
+"""``polysoma serve``: many robots, one set of weights, openpi's websocket protocol.
+
+A client connects, gets a message that describes the server, then sends one observation at a time and gets one chunk of
+actions for each. Every connection is a session with a memory of its own; requests that wait at the same time share one
+batch, which is computed off the event loop.
+
+A request is a map: the streams of the body by name (``"observation/state"`` may be said for ``"state"``), what to do as
+``"instruction"`` or ``"prompt"``, and where needed
+
+- ``embodiment``: the body; may be left out where the server has one;
+- ``executed``: how many actions of the last chunk were executed since; all of them where it is left out;
+- ``executed_action``: the last one that was executed, if it was not one of the policy's;
+- ``deadline_ms``: after how long the answer is of no use; the body's own period where it is left out;
+- ``reset``: true begins a new episode.
+
+The answer is a map: ``actions`` (within the body's limits, float32 ``(chunk, A)`` or int64 ``(chunk,)``),
+``embodiment``, ``late``, and ``server_timing`` with ``infer_ms``, ``waited_ms``, ``batch`` and, from the second answer
+on, ``prev_total_ms``. What is wrong with a request is said in a text message, and the session goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+import http
+import logging
+import ssl
+import time
+from collections.abc import AsyncIterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import prometheus_client
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.datastructures import Headers
+from websockets.exceptions import ConnectionClosed
+from websockets.http11 import Request, Response
+
+from polysoma.embodiment import INSTRUCTION, Embodiment
+from polysoma.errors import PolysomaError
+from polysoma.policy.agent import Acting, Agent, plan_together
+from polysoma.policy.policy import Policy
+from polysoma.serving.messages import pack, unpack
+
+PREFIX = "observation/"
+_LOG = logging.getLogger("polysoma.serving")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a server bears.
+
+    Attributes:
+        clients: connections at a time; further ones are told to come back (HTTP 503).
+        waiting: requests that wait for the next batch; further ones are refused.
+        batch: requests in one batch.
+        message_bytes: of one request.
+    """
+
+    clients: int = 128
+    waiting: int = 256
+    batch: int = 64
+    message_bytes: int = 32 * 2**20
+
+
+@dataclass
+class _Session:
+    """What one connection needs to remember."""
+
+    agents: dict[str, Agent] = field(default_factory=dict)
+    last_total_ms: float | None = None
+
+
+@dataclass
+class _Asked:
+    """One request in the queue."""
+
+    agent: Agent
+    observation: dict[str, Any]
+    answer: asyncio.Future[tuple[np.ndarray | PolysomaError, float, int]]
+
+
+class _Metrics:
+    """What ``/metrics`` tells."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter("polysoma_requests", "Requests by body", ["embodiment"], registry=self.registry)
+        self.refused = Counter("polysoma_refused", "Requests that were refused", registry=self.registry)
+        self.late = Counter("polysoma_late", "Answers after their deadline", ["embodiment"], registry=self.registry)
+        self.clients = Gauge("polysoma_clients", "Connections", registry=self.registry)
+        self.batch = Histogram(
+            "polysoma_batch_size", "Requests in a batch", buckets=(1, 2, 4, 8, 16, 32, 64), registry=self.registry
+        )
+        self.seconds = Histogram(
+            "polysoma_answer_seconds",
+            "From the arrival of a request to its answer",
+            buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2),
+            registry=self.registry,
+        )
+
+
+class PolicyServer:
+    """Serves one policy.
+
+    Args:
+        policy: whose weights.
+        embodiments: names of the bodies that may be driven; None for all that the policy knows.
+        token: what clients must present (``Authorization: Api-Key TOKEN`` or ``Bearer TOKEN``); None asks for nothing.
+        limits: see :class:`Limits`.
+
+    Raises:
+        PolysomaError: a body that the policy does not know.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        embodiments: tuple[str, ...] | None = None,
+        token: str | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        self.policy = policy
+        names = embodiments or tuple(body.name for body in policy.config.embodiments)
+        self.bodies: dict[str, Embodiment] = {name: policy.embodiment(name) for name in names}
+        self.limits = limits or Limits()
+        self._token = token
+        self._metrics = _Metrics()
+        self._clients = 0
+        self._queue: asyncio.Queue[_Asked] = asyncio.Queue(self.limits.waiting)
+
+    @contextlib.asynccontextmanager
+    async def listen(
+        self, host: str = "127.0.0.1", port: int = 8000, tls: ssl.SSLContext | None = None
+    ) -> AsyncIterator[Server]:
+        """Serves as long as the context lasts. Raises PolysomaError when the address cannot be had."""
+        # One thread: the network's own threads would fight with those of a second batch.
+        with ThreadPoolExecutor(1, "inference") as threads:
+            batches = asyncio.create_task(self._answer_batches(threads))
+            try:
+                async with serve(
+                    self._session, host, port, process_request=self._greet, compression=None,
+                    max_size=self.limits.message_bytes, ssl=tls,
+                ) as server:  # fmt: skip
+                    _LOG.info("listening", extra={"host": host, "port": server.sockets[0].getsockname()[1]})
+                    yield server
+            except OSError as error:
+                raise PolysomaError(f"cannot listen on {host}:{port} ({error})") from error
+            finally:
+                batches.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await batches
+
+    def _greet(self, connection: ServerConnection, request: Request) -> Response | None:
+        """Answers plain HTTP, and turns away who may not enter."""
+        path = request.path.partition("?")[0]
+        if path == "/healthz":
+            return connection.respond(http.HTTPStatus.OK, "OK\n")
+        if not self._knows(request.headers.get("Authorization", "")):
+            self._metrics.refused.inc()
+            _LOG.warning("wrong token", extra={"client": str(connection.remote_address)})
+            return connection.respond(http.HTTPStatus.UNAUTHORIZED, "a token is needed, and this is not it\n")
+        if path == "/metrics":
+            body = prometheus_client.generate_latest(self._metrics.registry)
+            headers = Headers({"Content-Type": prometheus_client.CONTENT_TYPE_LATEST, "Content-Length": str(len(body))})
+            return Response(200, "OK", headers, body)
+        if self._clients >= self.limits.clients:
+            self._metrics.refused.inc()
+            return connection.respond(
+                http.HTTPStatus.SERVICE_UNAVAILABLE, f"there are {self._clients} clients already; try again later\n"
+            )
+        return None
+
+    def _knows(self, authorization: str) -> bool:
+        if self._token is None:
+            return True
+        _, _, presented = authorization.partition(" ")
+        return hmac.compare_digest(presented.encode(), self._token.encode())
+
+    async def _session(self, connection: ServerConnection) -> None:
+        """One client, from its first message to its last."""
+        client = str(connection.remote_address)
+        self._clients += 1
+        self._metrics.clients.inc()
+        _LOG.info("client came", extra={"client": client})
+        session = _Session()
+        try:
+            await connection.send(pack(self._description()))
+            async for message in connection:
+                arrived = time.perf_counter()
+                try:
+                    await connection.send(await self._reply(session, message, arrived))
+                except PolysomaError as error:
+                    self._metrics.refused.inc()
+                    _LOG.warning("refused", extra={"client": client, "reason": str(error)})
+                    await connection.send(str(error))
+                session.last_total_ms = 1e3 * (time.perf_counter() - arrived)
+                self._metrics.seconds.observe(session.last_total_ms / 1e3)
+        except ConnectionClosed:
+            pass
+        except Exception:
+            _LOG.exception("a session failed", extra={"client": client})
+            await connection.close(1011, "internal error")
+        finally:
+            self._clients -= 1
+            self._metrics.clients.dec()
+            _LOG.info("client left", extra={"client": client})
+
+    def _description(self) -> dict[str, Any]:
+        return {
+            "server": "polysoma",
+            "embodiments": {name: body.to_json() for name, body in self.bodies.items()},
+        }
+
+    async def _reply(self, session: _Session, message: str | bytes, arrived: float) -> bytes:
+        """The answer to one request. Raises PolysomaError that says what is wrong with it."""
+        if isinstance(message, str):
+            raise PolysomaError("expected a message of msgpack in bytes, got text")
+        request = unpack(message)
+        if not isinstance(request, dict) or any(not isinstance(key, str) for key in request):
+            raise PolysomaError(f"expected a map of names to values, got {type(request).__name__}")
+        body = self._body(request)
+        deadline = _number(request, "deadline_ms", 1e3 / body.rate_hz)
+        agent = self._agent(session, body, request)
+        observation = agent.checked(_observation(request))
+        asked = _Asked(agent, observation, asyncio.get_running_loop().create_future())
+        try:
+            self._queue.put_nowait(asked)
+        except asyncio.QueueFull:
+            raise PolysomaError(f"{self.limits.waiting} requests are waiting already; try again") from None
+        queued = time.perf_counter()
+        chunk, infer_ms, batch = await asked.answer
+        if isinstance(chunk, PolysomaError):
+            raise chunk
+        now = time.perf_counter()
+        late = 1e3 * (now - arrived) > deadline
+        self._metrics.requests.labels(body.name).inc()
+        if late:
+            self._metrics.late.labels(body.name).inc()
+        timing = {"infer_ms": infer_ms, "waited_ms": 1e3 * (now - queued) - infer_ms, "batch": batch}
+        if session.last_total_ms is not None:
+            timing["prev_total_ms"] = session.last_total_ms
+        return pack({"actions": chunk, "embodiment": body.name, "late": late, "server_timing": timing})
+
+    def _body(self, request: Mapping[str, Any]) -> Embodiment:
+        name = request.get("embodiment")
+        if name is None and len(self.bodies) == 1:
+            return next(iter(self.bodies.values()))
+        if not isinstance(name, str) or name not in self.bodies:
+            raise PolysomaError(f"embodiment: expected one of {list(self.bodies)}, got {name!r}")
+        return self.bodies[name]
+
+    def _agent(self, session: _Session, body: Embodiment, request: Mapping[str, Any]) -> Agent:
+        agent = session.agents.get(body.name)
+        if agent is None:
+            agent = session.agents[body.name] = self.policy.agent(body.name, acting=Acting(execute=body.chunk))
+        elif request.get("reset"):
+            agent.reset()
+        elif "executed_action" in request:
+            agent.executed(request["executed_action"])
+        elif "executed" in request:
+            agent.executed_of_plan(int(_number(request, "executed", body.chunk)))
+        return agent
+
+    async def _answer_batches(self, threads: ThreadPoolExecutor) -> None:
+        """Takes all requests that wait, answers them together, and begins again."""
+        loop = asyncio.get_running_loop()
+        while True:
+            batch = [await self._queue.get()]
+            while len(batch) < self.limits.batch and not self._queue.empty():
+                batch.append(self._queue.get_nowait())
+            began = time.perf_counter()
+            answers: list[np.ndarray | PolysomaError]
+            try:
+                answers = await loop.run_in_executor(
+                    threads, plan_together, [asked.agent for asked in batch], [asked.observation for asked in batch]
+                )
+            except Exception:
+                _LOG.exception("a batch failed")
+                answers = [PolysomaError("the server failed to answer; its log says why")] * len(batch)
+            spent = 1e3 * (time.perf_counter() - began)
+            self._metrics.batch.observe(len(batch))
+            for asked, answer in zip(batch, answers, strict=True):
+                # Who left meanwhile waits no longer.
+                if not asked.answer.done():
+                    asked.answer.set_result((answer, spent, len(batch)))
+
+
+_OPTIONS = ("embodiment", "executed", "executed_action", "deadline_ms", "reset", "prompt")
+
+
+def _observation(request: Mapping[str, Any]) -> dict[str, Any]:
+    """The streams of a request by their own names."""
+    observation = {key.removeprefix(PREFIX): value for key, value in request.items() if key not in _OPTIONS}
+    if "prompt" in request:
+        observation[INSTRUCTION] = request["prompt"]
+    return observation
+
+
+def _number(request: Mapping[str, Any], key: str, default: float) -> float:
+    value = request.get(key, default)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
+        raise PolysomaError(f"{key}: expected a number of at least 0, got {value!r}")
+    return float(value)

@@ -1,0 +1,334 @@
+"""Serving: messages, sessions, batches, and everything that can go wrong between a robot and its server."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import subprocess
+import sys
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from websockets.sync.client import connect
+
+from conftest import ARM, GRID, observe
+from polysoma.errors import PolysomaError
+from polysoma.policy.agent import Acting, plan_together
+from polysoma.policy.policy import Policy
+from polysoma.serving.client import Client
+from polysoma.serving.messages import pack, unpack
+from polysoma.serving.server import Limits, PolicyServer
+
+
+@contextlib.contextmanager
+def running(policy: Policy, port: int = 0, **options: Any) -> Iterator[str]:
+    """A server in a thread; its address."""
+    began = threading.Event()
+    found: dict[str, Any] = {}
+
+    async def main() -> None:
+        found["loop"], found["stop"] = asyncio.get_running_loop(), asyncio.Event()
+        async with PolicyServer(policy, **options).listen(port=port) as server:
+            found["port"] = server.sockets[0].getsockname()[1]
+            began.set()
+            await found["stop"].wait()
+
+    thread = threading.Thread(target=asyncio.run, args=(main(),), daemon=True)
+    thread.start()
+    assert began.wait(10)
+    try:
+        yield f"ws://127.0.0.1:{found['port']}"
+    finally:
+        found["loop"].call_soon_threadsafe(found["stop"].set)
+        thread.join(10)
+
+
+def client(url: str, body: str | None = "arm", **options: Any) -> Client:
+    return Client(url, body, patience_s=5, timeout_s=10, **options)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        np.arange(6, dtype=np.uint8).reshape(2, 3),
+        np.zeros((0, 4), np.float32),
+        np.array(2.5, ">f4"),
+        np.array([True, False]),
+        {"a": [1, 2.5, "text", None, True, b"bytes"], "nested": {"x": np.ones(3)}},
+    ],
+)
+def test_messages_come_back(value: Any) -> None:
+    back = unpack(pack({"value": value}))["value"]
+    if isinstance(value, np.ndarray):
+        assert back.dtype == value.dtype and back.shape == value.shape
+    np.testing.assert_equal(back, value)
+
+
+def test_scalars_come_back() -> None:
+    back = unpack(pack({"x": np.float32(1.5), "n": np.int64(-3)}))
+    assert (back["x"], back["n"]) == (1.5, -3) and back["x"].dtype == np.float32
+
+
+def test_only_numbers_are_sent() -> None:
+    with pytest.raises(PolysomaError, match="arrays hold numbers, got dtype object"):
+        pack({"x": np.array([object()])})
+    with pytest.raises(PolysomaError, match="got set"):
+        pack({"x": {1, 2}})
+
+
+@pytest.mark.parametrize(
+    ("message", "problem"),
+    [
+        ({b"__ndarray__": True, b"data": b"123", b"dtype": "<f4", b"shape": [1]}, "4 bytes, got 3"),
+        ({b"__ndarray__": True, b"data": b"12345678", b"dtype": "|O", b"shape": [1]}, "arrays hold numbers"),
+        ({b"__ndarray__": True, b"data": b"", b"dtype": "<f4", b"shape": [-1]}, r"shape \[-1\]"),
+        ({b"__ndarray__": True, b"dtype": "<f4", b"shape": [1]}, "without data"),
+        ({b"__ndarray__": True, b"data": b"1234", b"shape": [1]}, "without dtype"),
+    ],
+)
+def test_arrays_that_are_not_what_they_say(message: dict[bytes, Any], problem: str) -> None:
+    with pytest.raises(PolysomaError, match=problem):
+        unpack(pack({"x": message}))
+
+
+def test_bytes_flipped_or_cut_are_an_error_or_another_message() -> None:
+    rng = np.random.default_rng(0)
+    whole = pack({"state": np.arange(12.0).reshape(3, 4), "prompt": "do one", "list": [1, {"a": 2}]})
+    for _ in range(2000):
+        damaged = bytearray(whole[: rng.integers(1, len(whole) + 1)])
+        for place in rng.integers(0, len(damaged), size=rng.integers(0, 4)):
+            damaged[place] = rng.integers(256)
+        with contextlib.suppress(PolysomaError):
+            unpack(bytes(damaged))
+
+
+def test_a_chunk_is_that_of_an_agent(policy: Policy) -> None:
+    agent = policy.agent("arm", acting=Acting(execute=ARM.chunk))
+    with running(policy) as url, client(url) as robot:
+        assert set(robot.metadata["embodiments"]) == {"arm", "grid"}
+        for seed in range(3):
+            observation = observe(ARM, seed)
+            reply = robot.infer(observation)
+            np.testing.assert_array_equal(reply["actions"], plan_together([agent], [observation])[0])
+            assert reply["actions"].shape == (ARM.chunk, 2) and reply["server_timing"]["infer_ms"] > 0
+
+
+def test_names_of_openpi(policy: Policy) -> None:
+    with running(policy, embodiments=("arm",)) as url, client(url, None) as robot:
+        observation = observe(ARM)
+        reply = robot.infer({"observation/state": observation["state"], "prompt": observation["instruction"]})
+        np.testing.assert_array_equal(reply["actions"], robot.infer(observation)["actions"])
+
+
+def test_every_connection_remembers_its_own_episode(policy: Policy) -> None:
+    agents = [policy.agent("grid", acting=Acting(execute=GRID.chunk)) for _ in range(2)]
+    with running(policy) as url, client(url, "grid") as first, client(url, "grid") as second:
+        for seed in range(8):
+            for robot, agent, offset in ((first, agents[0], 0), (second, agents[1], 100)):
+                observation = observe(GRID, seed + offset)
+                np.testing.assert_array_equal(
+                    robot.infer(observation)["actions"], plan_together([agent], [observation])[0]
+                )
+
+
+def test_what_was_executed_instead_is_remembered(policy: Policy) -> None:
+    def second(**said: Any) -> Any:
+        with client(url, "grid") as robot:
+            robot.infer(observe(GRID, 0))
+            return robot.infer(observe(GRID, 1) | said)["actions"]
+
+    with running(policy) as url:
+        agent = policy.agent("grid", acting=Acting(execute=GRID.chunk))
+        plan_together([agent], [observe(GRID, 0)])
+        agent.executed(np.int64(2))
+        expected = plan_together([agent], [observe(GRID, 1)])[0]
+        np.testing.assert_array_equal(second(executed_action=2), expected)
+        with pytest.raises(PolysomaError, match="executed: expected 1 to 1 actions of the last chunk, got 3"):
+            second(executed=3)
+
+
+def test_many_clients_share_batches_and_mix_nothing_up(policy: Policy) -> None:
+    alone = policy.agent("arm", acting=Acting(execute=ARM.chunk))
+    expected = {}
+    for seed in range(16):
+        expected[seed] = plan_together([alone], [observe(ARM, seed)])[0]
+
+    def drive(seed: int) -> list[int]:
+        with client(url) as robot:
+            replies = [robot.infer(observe(ARM, seed)) for _ in range(10)]
+        for reply in replies:
+            np.testing.assert_allclose(reply["actions"], expected[seed], atol=0.02)
+        return [reply["server_timing"]["batch"] for reply in replies]
+
+    with running(policy) as url, ThreadPoolExecutor(16) as threads:
+        sizes = [size for batch in threads.map(drive, range(16)) for size in batch]
+    assert len(sizes) == 160 and max(sizes) > 1
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"embodiment": "whale"}, r"expected one of \['arm', 'grid'\], got 'whale'"),
+        ({"state": np.zeros(4, np.float32)}, r"expected float32 of shape \(3,\)"),
+        ({"state": np.full(3, np.nan, np.float32)}, "not a finite number"),
+        ({"camera": np.zeros((4, 4, 3), np.uint8)}, "expected the streams"),
+        ({"instruction": 3}, "expected a string"),
+        ({"deadline_ms": "soon"}, "deadline_ms: expected a number"),
+    ],
+)
+def test_a_wrong_request_is_refused_and_the_session_goes_on(
+    policy: Policy, change: dict[str, Any], problem: str
+) -> None:
+    with running(policy) as url, client(url) as robot:
+        expected = robot.infer(observe(ARM))["actions"]
+        with pytest.raises(PolysomaError, match=problem):
+            robot.infer(observe(ARM) | change)
+        np.testing.assert_array_equal(robot.infer(observe(ARM))["actions"], expected)
+        assert robot.reconnected == 0
+
+
+def test_a_missing_stream_is_named(policy: Policy) -> None:
+    with running(policy) as url, client(url) as robot, pytest.raises(PolysomaError, match="state"):
+        robot.infer({"instruction": "do one"})
+
+
+def test_late_answers_say_so(policy: Policy) -> None:
+    with running(policy) as url, client(url) as robot:
+        assert robot.infer(observe(ARM) | {"deadline_ms": 0})["late"] is True
+        assert robot.infer(observe(ARM) | {"deadline_ms": 1e6})["late"] is False
+
+
+def test_no_number_that_is_not_finite_leaves(policy: Policy) -> None:
+    with torch.no_grad():
+        for parameter in policy.heads["arm"].parameters():
+            parameter.fill_(torch.nan)
+    with running(policy) as url, client(url) as robot, client(url, "grid") as other:
+        with pytest.raises(PolysomaError, match="not finite"):
+            robot.infer(observe(ARM))
+        assert other.infer(observe(GRID))["actions"].shape == (GRID.chunk,)
+
+
+def test_a_token_is_asked_for(policy: Policy) -> None:
+    with running(policy, token="secret") as url:
+        for wrong in (None, "Secret"):
+            with pytest.raises(PolysomaError, match="401 a token is needed"):
+                client(url, token=wrong)
+        with client(url, token="secret") as robot:
+            robot.infer(observe(ARM))
+        address = url.replace("ws:", "http:")
+        assert urllib.request.urlopen(f"{address}/healthz").read() == b"OK\n"
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            urllib.request.urlopen(f"{address}/metrics")
+
+
+def test_metrics(policy: Policy) -> None:
+    with running(policy) as url, client(url) as robot:
+        for _ in range(3):
+            robot.infer(observe(ARM))
+        with pytest.raises(PolysomaError):
+            robot.infer({})
+        text = urllib.request.urlopen(url.replace("ws:", "http:") + "/metrics").read().decode()
+    for line in ('polysoma_requests_total{embodiment="arm"} 3.0', "polysoma_refused_total 1.0", "polysoma_clients 1.0"):
+        assert line in text
+
+
+def test_one_client_too_many_may_come_later(policy: Policy) -> None:
+    with running(policy, limits=Limits(clients=1)) as url:
+        with client(url), pytest.raises(PolysomaError, match="503"):
+            Client(url, "arm", patience_s=0.3)
+        client(url).close()
+
+
+def test_a_huge_message_ends_its_own_session_alone(policy: Policy) -> None:
+    with running(policy, limits=Limits(message_bytes=10_000)) as url, client(url) as greedy, client(url) as other:
+        with pytest.raises(PolysomaError, match="1009"):
+            greedy.infer(observe(ARM) | {"state": np.zeros(100_000, np.float32)})
+        assert other.infer(observe(ARM))["actions"].shape == (ARM.chunk, 2)
+        assert greedy.infer(observe(ARM))["actions"].shape == (ARM.chunk, 2)
+
+
+def test_garbage_and_dying_clients_stop_nobody(policy: Policy) -> None:
+    with running(policy) as url, client(url) as robot:
+        with connect(url) as stranger:
+            stranger.recv()
+            for garbage in (b"\xc1", b"", b"\x93\x01", "text", pack([1, 2]), pack({1: 2})):
+                stranger.send(garbage)
+                assert isinstance(stranger.recv(), str)
+        host, port = url.removeprefix("ws://").split(":")
+        for sent in (b"\x00\x01\x02garbage\r\n\r\n", b"GET / HTTP/1.1\r\nUpgrade: webs"):
+            with socket.create_connection((host, int(port))) as line:
+                line.sendall(sent)
+        dying = connect(url)
+        dying.recv()
+        # A frame that announces a megabyte and ends after a few bytes.
+        dying.socket.sendall(b"\x82\xff" + (1 << 20).to_bytes(8, "big") + b"abcdpartial")
+        dying.socket.close()
+        assert robot.infer(observe(ARM))["actions"].shape == (ARM.chunk, 2)
+
+
+def test_a_client_survives_a_restart_of_the_server(policy: Policy) -> None:
+    with running(policy) as url:
+        robot = client(url)
+        expected = robot.infer(observe(ARM))["actions"]
+    port = int(url.rpartition(":")[2])
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(robot.infer, observe(ARM))
+        with running(policy, port=port):
+            np.testing.assert_array_equal(waiting.result(10)["actions"], expected)
+            assert robot.reconnected >= 1
+            robot.close()
+
+
+def test_a_full_queue_says_so(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    hold = threading.Event()
+    original = plan_together
+
+    def slow(*arguments: Any) -> Any:
+        hold.wait(10)
+        return original(*arguments)
+
+    monkeypatch.setattr("polysoma.serving.server.plan_together", slow)
+    with running(policy, limits=Limits(waiting=1)) as url, ThreadPoolExecutor(8) as threads:
+        robots = [client(url) for _ in range(8)]
+        answers = [threads.submit(robot.infer, observe(ARM)) for robot in robots]
+        refused = [error for answer in answers if (error := _refusal(answer, 2.0)) is not None]
+        hold.set()
+        assert len(refused) >= 5 and all("requests are waiting" in error for error in refused)
+        fine = [answer for answer in answers if answer.exception(10) is None]
+        assert len(fine) + len(refused) == 8 and fine
+        for robot in robots:
+            robot.close()
+
+
+def _refusal(answer: Any, seconds: float) -> str | None:
+    try:
+        error = answer.exception(seconds / 8)
+    except TimeoutError:
+        return None
+    return None if error is None else str(error)
+
+
+def test_nobody_there_is_an_error_in_time() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"ws://127.0.0.1:{free.getsockname()[1]}"
+    with pytest.raises(PolysomaError, match="is `polysoma serve` running there"):
+        Client(url, "arm", patience_s=0.2)
+
+
+def test_the_client_needs_little() -> None:
+    code = (
+        "import sys\n"
+        "for name in ('torch', 'gymnasium', 'pyarrow', 'tyro', 'rich', 'prometheus_client'):\n"
+        "    sys.modules[name] = None\n"
+        "from polysoma.serving.client import Client\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

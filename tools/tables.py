@@ -1,0 +1,165 @@
+"""Fills the tables of README and docs from the JSON files in benchmarks/results: ``python tools/tables.py``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+
+
+def read(name: str) -> dict[str, Any] | None:
+    path = ROOT / "benchmarks" / "results" / f"{name}.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def results() -> str:
+    """What the shipped weights do."""
+    scores, specialists, speed = read("scores"), read("specialists"), read("speed")
+    lines = [
+        "| body | success | 95 % interval | expert | random 0 to expert 1 | tasks x seeds | decision, p50 |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    assert scores is not None
+    reference = json.loads((ROOT / "src/polysoma/evaluation/reference.json").read_text())["tasks"]
+    for family, score in scores["families"].items():
+        tasks = [task for task in scores["tasks"] if task.startswith(family + "/")]
+        low, high = score["interval"]
+        expert = sum(reference[task.replace("-pixels/", "/")]["expert"] for task in tasks) / len(tasks)
+        latency = (speed or {}).get("latency_ms", {}).get(family) or score["latency_ms"]
+        lines.append(
+            f"| {family} | **{score['rate']:.3f}** | {low:.3f} to {high:.3f} | {expert:.3f} "
+            f"| {score['expert_normalised']:.2f} | {len(tasks)} x {score['trials'] // len(tasks)} "
+            f"| {latency['p50']:.1f} ms |"
+        )
+    machine = scores["hardware"]
+    lines += [
+        "",
+        f"One set of weights, unseen seeds from {scores['seed']} on; batch 1 on one core for the decisions "
+        f"({machine['processor']}, {machine['cores']} cores). Measured with `{scores['command']}`; per task in "
+        "[benchmarks/results/scores.json](benchmarks/results/scores.json).",
+    ]
+    if specialists:
+        parts = [
+            f"{family} {entry['difference']:+.3f} [{entry['interval'][0]:+.3f}, {entry['interval'][1]:+.3f}]"
+            for family, entry in specialists["families"].items()
+        ]
+        lines += [
+            "",
+            f"Generalist minus specialist after the same {specialists['steps']} steps on the same windows, paired "
+            f"seeds: {'; '.join(parts)} (`benchmarks/specialists.py`).",
+        ]
+    if speed:
+        lines += [
+            "",
+            f"Recording Meta-World states: {speed['recording']['steps_per_s']:,.0f} steps/s with {speed['workers']} "
+            f"workers. Evaluating 50 Meta-World tasks x 4 episodes: {speed['evaluation']['seconds']:.0f} s "
+            "(`benchmarks/speed.py`).",
+        ]
+    if speed and "sample" in speed:
+        lines[-1] += (
+            f" A training sample costs {speed['sample']['ratio']:.2f} times as much in a policy of "
+            f"{speed['sample']['bodies']} bodies as in one that knows one."
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _share(entry: dict[str, Any]) -> str:
+    low, high = entry["interval"]
+    return f"{entry['successes'] / entry['trials']:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def _difference(values: list[float]) -> str:
+    return f"{values[0]:+.2f} [{values[1]:+.2f}, {values[2]:+.2f}]"
+
+
+def channels() -> str:
+    """Described channels against linear adapters."""
+    found = read("channels")
+    assert found is not None
+    lines = [
+        "| held-out body | nearest known | demonstrations a task | linear | described | described - linear |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    lines += [
+        f"| {row['body']} | {row['nearest']} | {row['demonstrations']} | {_share(row['linear'])} "
+        f"| {_share(row['described'])} | {_difference(row['described_minus_linear'])} |"
+        for row in found["rows"]
+    ]
+    settings = found["settings"]
+    lines += [
+        "",
+        f"{settings['steps']} steps on {len(settings['sources'])} bodies, then {settings['finetune_steps']} steps of "
+        f"fine-tuning; {settings['episodes']} episodes a task with seeds from {settings['seed']}, 95 % intervals "
+        "(`python benchmarks/channels.py`).",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def stream() -> str:
+    """The stream mode against the grouped mode."""
+    found = read("stream")
+    assert found is not None
+    lines = ["| body | grouped | stream | grouped - stream |", "| --- | --- | --- | --- |"]
+    lines += [
+        f"| {body} | {_share(row['grouped'])} | {_share(row['stream'])} | {_difference(row['grouped_minus_stream'])} |"
+        for body, row in found["families"].items()
+    ]
+    costs = found["costs"]
+    lines += [
+        "",
+        f"{found['settings']['core_seconds']:.0f} s of one core each, in which the grouped mode learned from "
+        f"{costs['grouped']['windows']:,} frames and the stream mode from {costs['stream']['windows']:,}. An action "
+        f"took {costs['grouped']['ms_per_action']:.1f} and {costs['stream']['ms_per_action']:.1f} ms. Seeds from "
+        f"{found['settings']['seed']} on, 95 % intervals (`python benchmarks/stream.py`).",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def transfer() -> str:
+    """The transfer matrix."""
+    found = read("transfer")
+    assert found is not None
+    beside = list(dict.fromkeys(row["beside"] for row in found["rows"]))
+    lines = [
+        "| body, demonstrations a task | " + " | ".join(f"beside {name}" for name in beside) + " |",
+        "| --- |" + " --- |" * len(beside),
+    ]
+    for target, count in dict.fromkeys((row["target"], row["demonstrations"]) for row in found["rows"]):
+        own = {row["beside"]: row for row in found["rows"] if (row["target"], row["demonstrations"]) == (target, count)}
+        cells = [
+            "" if name not in own else _share(own[name]) if name == "nobody" else _difference(own[name]["minus_alone"])
+            for name in beside
+        ]
+        lines.append(f"| {target}, {count} | " + " | ".join(cells) + " |")
+    settings = found["settings"]
+    lines += [
+        "",
+        f"Success beside nobody, then what the company of others adds to it, with 95 % intervals. {settings['steps']} "
+        f"steps each from nothing; {settings['episodes']} episodes a task with seeds from {settings['seed']} "
+        "(`python benchmarks/transfer.py`).",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+TABLES: dict[str, dict[str, Callable[[], str]]] = {
+    "README.md": {"results": results},
+    "docs/training.md": {"channels": channels},
+    "docs/architecture.md": {"stream": stream},
+    "docs/evaluation.md": {"transfer": transfer},
+}
+
+if __name__ == "__main__":
+    for name, tables in TABLES.items():
+        path = ROOT / name
+        text = path.read_text()
+        for marker, make in tables.items():
+            if read("scores" if marker == "results" else marker) is None:
+                print(f"{name}: no results of {marker} yet")
+                continue
+            begin, end = f"<!-- {marker} -->\n", f"<!-- end of {marker} -->"
+            before, rest = text.split(begin)
+            text = before + begin + make() + end + rest.split(end, 1)[1]
+        path.write_text(text)
