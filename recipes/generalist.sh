@@ -80,4 +80,45 @@ if [ ! -f "$run/many/visited" ]; then
     touch "$run/many/visited"
 fi
 join
-echo "done: polysoma evaluate $run/many/checkpoint"
+
+# 6. A second phase: more of the policy's own states, goals for the arm's cameras, and ALOHA with its last command in view.
+#    (In the shipped weights' first phase ALOHA did not see it, and had 200 demonstrations without noise.)
+visited=data/visited
+look() { record "$@" --behaviour "$run/many/checkpoint" --out $visited/1300 --seed 110000; }
+if [ ! -f "$run/looked" ]; then
+    record 'aloha-pixels/transfer-cube' --episodes 150 --seed 3000 --out data
+    look 'metaworld-pixels/*' --episodes 5 --max-steps 200
+    look 'metaworld/*' --episodes 6 --max-steps 250
+    look 'go1/*' --episodes 60
+    look 'pointmaze/medium,pointmaze/large' --episodes 60 --max-steps 400
+    look 'walker2d/*,inverted-double-pendulum/*' --episodes 15
+    look 'babyai/*' --episodes 24 --max-steps 160
+    touch "$run/looked"
+fi
+refine() {
+    resume=""
+    [ -f "$run/refined/training/training.safetensors" ] && resume="--resume"
+    "$bin/torchrun" --nproc-per-node 2 -m polysoma train recipes/many-bodies-refined.toml --out "$run/refined" $resume \
+        init="$run/many/checkpoint" "$@"
+}
+data='data=["data/*"'
+for name in drone go1 pointmaze rover '1300/*'; do data="$data, \"$visited/$name\""; done
+# ALOHA's hands decide at thresholds: a round of visited states at every 200 steps. The first 400 planned for 1400.
+round() {
+    step=$1; seed=$2; shift 2
+    [ -f "$run/refined/visited-$step" ] && return
+    refine --until "$step" "$data]" "$@"
+    rm -rf "$run/refined/$step" && cp -r "$run/refined/checkpoint" "$run/refined/$step"
+    again() { record "$@" --behaviour "$run/refined/$step" --out "$visited/more-$step" --seed "$seed"; }
+    again 'aloha/*' --episodes 100
+    again 'aloha-pixels/*' --episodes 30
+    [ "$step" = 400 ] && again 'metaworld-pixels/*' --episodes 4 --max-steps 150
+    touch "$run/refined/visited-$step"
+}
+round 400 120000 steps=1400
+data="$data, \"$visited/more-400/*\""
+round 600 130000
+data="$data, \"$visited/more-600/*\""
+round 800 140000
+refine
+echo "done: polysoma evaluate $run/refined/checkpoint"

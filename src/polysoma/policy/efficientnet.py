@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import pickletools
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -161,6 +162,6 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     return tensors
 
 
-def _strings(file: object) -> list[str]:
+def _strings(file: BinaryIO) -> list[str]:
     """The strings of the next pickle, in their order, without running it."""
-    return [argument for code, argument, _ in pickletools.genops(file) if code.name == "BINUNICODE"]  # type: ignore[arg-type]
+    return [str(argument) for code, argument, _ in pickletools.genops(file) if code.name == "BINUNICODE"]

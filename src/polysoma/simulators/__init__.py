@@ -2,6 +2,9 @@
 
 Families of one's own join in when the environment variable ``POLYSOMA_FAMILIES`` names their Python files (several are
 separated as in ``PATH``); each defines a ``FAMILY``. Worker processes inherit the variable.
+
+Importing this module registers the shipped tasks with Gymnasium: ``gymnasium.make("polysoma/drone-ring")`` is
+``make("drone/ring")``. They end their episodes themselves.
 """
 
 from __future__ import annotations
@@ -13,6 +16,8 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
+
+import gymnasium
 
 from polysoma.embodiment import Embodiment
 from polysoma.errors import PolysomaError
@@ -41,11 +46,14 @@ def _from_files(paths: str) -> Iterator[Family]:
 @functools.cache
 def families() -> dict[str, Family]:
     """All families by the names of their bodies. Raises PolysomaError when one of one's own cannot be used."""
+    own = _from_files(os.environ.get(FAMILIES_VARIABLE, ""))
+    return {family.embodiment.name: family for family in (*_shipped(), *own)}
+
+
+def _shipped() -> list[Family]:
     shipped = [module.FAMILY for module in (metaworld, babyai, drone, rover, aloha, fetch, pointmaze)]
     shipped += [drone.LARGE_FAMILY, *quadruped.FAMILIES, *gym_mujoco.FAMILIES]
-    shipped += [module.PIXELS for module in (metaworld, babyai, drone, rover, aloha)]
-    own = _from_files(os.environ.get(FAMILIES_VARIABLE, ""))
-    return {family.embodiment.name: family for family in (*shipped, *own)}
+    return shipped + [module.PIXELS for module in (metaworld, babyai, drone, rover, aloha)]
 
 
 def embodiments() -> dict[str, Embodiment]:
@@ -86,11 +94,12 @@ def check_installed(tasks: Iterable[str]) -> None:
             families()[body].check_installed()
 
 
-def make(task: str, **options: Any) -> Environment:
+def make(task: str, render_mode: str | None = None, **options: Any) -> Environment:
     """Makes the environment of a task. Making one may be slow, resetting it is not: keep and reuse it.
 
     Args:
         task: full name, ``"family/task"``.
+        render_mode: None or ``"rgb_array"``, for Gymnasium's ``render()``.
         options: of the family's own environments, e.g. ``wind=2.0`` (m/s) for the drone.
 
     Raises:
@@ -100,7 +109,11 @@ def make(task: str, **options: Any) -> Environment:
     if family is None or task not in family.tasks:
         match_tasks([task])
         raise PolysomaError(f"{task!r} is a pattern; name one task")
-    return family.make(task, **options)
+    if render_mode not in (None, "rgb_array"):
+        raise PolysomaError(f"{task}: render_mode is None or 'rgb_array', got {render_mode!r}")
+    environment = family.make(task, **options)
+    environment.render_mode = render_mode
+    return environment
 
 
 def _suggestion(pattern: str, tasks: list[str]) -> str:
@@ -110,3 +123,8 @@ def _suggestion(pattern: str, tasks: list[str]) -> str:
         return f"{family} has {', '.join(task.partition('/')[2] for task in near)}"
     names = dict.fromkeys(task.partition("/")[0] for task in tasks)
     return "tasks are called family/name; families: " + ", ".join(names)
+
+
+for _family in _shipped():
+    for _task in _family.tasks:
+        gymnasium.register(f"polysoma/{_task.replace('/', '-')}", "polysoma.simulators:make", kwargs={"task": _task})

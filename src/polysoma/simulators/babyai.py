@@ -85,6 +85,7 @@ class BabyAI(Environment):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
         """A new mission. See :class:`Environment`."""
+        super().reset(seed=seed)
         self._bot = None
         seed = self.own_seed(seed)
         # Rejected missions are reported on standard output.

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
@@ -41,8 +41,11 @@ class Environment(gymnasium.Env[Observation, Any]):
     task: str
     max_steps: int
     expert_noise: float = 0.0
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 20}
+    render_mode: str | None = None
 
     def __init__(self) -> None:
+        self.metadata = {**self.metadata, "render_fps": self.embodiment.rate_hz}
         self.observation_space = self.embodiment.observation_space()
         self.action_space = self.embodiment.action_space()
 
@@ -73,6 +76,10 @@ class Environment(gymnasium.Env[Observation, Any]):
     def render_frame(self, size: int = 240) -> np.ndarray:
         """A picture of the present state for people: uint8 of shape ``(size, size, 3)``."""
         raise NotImplementedError
+
+    def render(self) -> np.ndarray | None:  # type: ignore[override]
+        """Gymnasium's way to ask for :meth:`render_frame`; None without a ``render_mode``."""
+        return None if self.render_mode is None else self.render_frame()
 
     def camera_frame(self, camera: str, size: int) -> np.ndarray:
         """What one of the body's own cameras sees: uint8 of shape ``(size, size, 3)``."""

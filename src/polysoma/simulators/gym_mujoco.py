@@ -181,6 +181,7 @@ class GymMujoco(MujocoEnvironment):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
         """A new episode. See :class:`~polysoma.simulators.environment.Environment`."""
+        super().reset(seed=seed)
         self._state, _ = self._simulation.reset(seed=self.own_seed(seed))
         self._steps, self._return = 0, 0.0
         return self._observation(), {"success": False}

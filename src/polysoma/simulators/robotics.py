@@ -37,6 +37,7 @@ class GoalEnvironment(MujocoEnvironment):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
         """A new episode. See :class:`~polysoma.simulators.environment.Environment`."""
+        super().reset(seed=seed)
         raw, _ = self._simulation.reset(seed=self.own_seed(seed))
         self._steps = 0
         return self._observe(raw), {"success": False}

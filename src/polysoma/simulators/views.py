@@ -42,6 +42,7 @@ class Seen(Environment):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
         """The episode that the same seed gives where the state is observed. See :class:`Environment`."""
+        super().reset(seed=seed)
         observation, info = self._inner.reset(seed=seed, options=options)
         self.max_steps = self._inner.max_steps
         return self._see(observation), info
