@@ -135,16 +135,17 @@ class RealTimeAgent:
         self._agent = Agent(policy, body, instruction, Acting(execute=known.chunk))
         self._settings = blend, patience, stop
         self._thread = ThreadPoolExecutor(1, "policy")
+        self._asked: Future[list[np.ndarray | PolysomaError]] | None = None
         self.reset(instruction)
 
     def reset(self, instruction: str | None = None) -> None:
         """Begins a new episode; ``scheduler.ticks`` starts from 0."""
-        if getattr(self, "_asked", None) is not None:
+        if self._asked is not None:
             self._asked.result()
         self.scheduler = Scheduler(*self._settings)
         self._agent.reset(instruction)
         self._tick = 0
-        self._asked: Future[list[np.ndarray | PolysomaError]] | None = None
+        self._asked = None
         self._asked_at = 0
         self._executed: np.ndarray | None = None
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -41,11 +41,11 @@ class Environment(gymnasium.Env[Observation, Any]):
     task: str
     max_steps: int
     expert_noise: float = 0.0
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 20}
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012  (Gymnasium's own)
     render_mode: str | None = None
 
     def __init__(self) -> None:
-        self.metadata = {**self.metadata, "render_fps": self.embodiment.rate_hz}
+        self.metadata = {**type(self).metadata, "render_fps": self.embodiment.rate_hz}
         self.observation_space = self.embodiment.observation_space()
         self.action_space = self.embodiment.action_space()
 
@@ -77,7 +77,7 @@ class Environment(gymnasium.Env[Observation, Any]):
         """A picture of the present state for people: uint8 of shape ``(size, size, 3)``."""
         raise NotImplementedError
 
-    def render(self) -> np.ndarray | None:  # type: ignore[override]
+    def render(self) -> np.ndarray | None:
         """Gymnasium's way to ask for :meth:`render_frame`; None without a ``render_mode``."""
         return None if self.render_mode is None else self.render_frame()
 
