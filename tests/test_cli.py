@@ -1,15 +1,20 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from conftest import ARM, make_episode
+from conftest import ARM, make_episode, observe
 from polysoma.cli import main
 from polysoma.data.writer import DatasetWriter
 from polysoma.policy import checkpoint
 from polysoma.policy.policy import Policy
+from polysoma.serving.client import Client
 
 
 def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -37,7 +42,7 @@ def test_bodies_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     assert "left_wheel" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", ["bodies", "record", "train", "evaluate"])
+@pytest.mark.parametrize("command", ["bodies", "record", "train", "evaluate", "serve"])
 def test_help_has_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as info:
         main([command, "--help"])
@@ -116,3 +121,44 @@ def test_a_truncated_parquet_file_is_named(tmp_path: Path, capsys: pytest.Captur
     message = fails(capsys, "train", str(recipe), "--out", str(tmp_path / "run"))
     assert file.name in message and "damaged" in message
     assert not (tmp_path / "run").exists()
+
+
+def test_serve_until_told_to_stop(tmp_path: Path, policy: Policy) -> None:
+    checkpoint.save(policy, tmp_path / "c")
+    (tmp_path / "token").write_text("secret\n")
+    command = [
+        "serve",
+        str(tmp_path / "c"),
+        "--embodiments",
+        "arm",
+        "--port",
+        "0",
+        "--token-file",
+        str(tmp_path / "token"),
+    ]
+    with subprocess.Popen(
+        [sys.executable, "-m", "polysoma", *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"POLYSOMA_TOKEN": ""},
+    ) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line.startswith("serving 1 bodies at ws://127.0.0.1:")
+        with Client(line.split()[-1], token="secret") as robot:
+            assert robot.infer(observe(ARM))["actions"].shape == (ARM.chunk, 2)
+        process.send_signal(signal.SIGTERM)
+        _, log = process.communicate(timeout=20)
+    assert process.returncode == 0
+    events = [json.loads(line)["event"] for line in log.splitlines()]
+    assert events[0] == "listening" and "client came" in events and "client left" in events
+
+
+def test_serve_says_what_is_wrong(capsys: pytest.CaptureFixture[str], tmp_path: Path, policy: Policy) -> None:
+    checkpoint.save(policy, tmp_path / "c")
+    run = str(tmp_path / "c")
+    assert "does not know the body 'whale'" in fails(capsys, "serve", run, "--embodiments", "whale")
+    assert "cannot read the token" in fails(capsys, "serve", run, "--token-file", str(tmp_path / "none"))
+    assert "belong together" in fails(capsys, "serve", run, "--certificate", str(tmp_path / "none"))
+    assert "no checkpoint at" in fails(capsys, "serve", str(tmp_path / "none"))
