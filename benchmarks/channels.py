@@ -63,8 +63,8 @@ def pretrain(job: tuple[str, str, int]) -> None:
     train(recipe_from_table(table, "channels.py"), Path(out) / adapters)
 
 
-def adapt(run: Run) -> dict[str, Any]:
-    """Fine-tunes, plays, and returns the outcome of every episode by task."""
+def adapt(run: Run) -> list[bool]:
+    """Fine-tunes, plays, and returns the outcome of every episode."""
     base = Path(run.out) / run.adapters / "checkpoint"
     folder = Path(run.out) / f"{run.adapters}-{run.body}-{run.demonstrations}"
     if run.demonstrations == 0:
@@ -85,7 +85,7 @@ def adapt(run: Run) -> dict[str, Any]:
         }
         made = train(recipe_from_table(table, "channels.py"), folder)
     result = evaluate(str(made), simulators.tasks_of(run.body), run.episodes, SEED)
-    return {task: score.to_json() for task, score in result.tasks.items()}
+    return [bool(outcome) for score in result.tasks.values() for outcome in score.outcomes]
 
 
 def main(
@@ -123,9 +123,7 @@ def main(
             row: dict[str, Any] = {"body": body, "nearest": source, "demonstrations": count}
             outcomes = {}
             for adapters in ADAPTERS:
-                tasks = found[Run(out, adapters, body, count, finetune_steps, episodes)]
-                outcomes[adapters] = [value for score in tasks.values() for value in score["outcomes"]]
-                own = outcomes[adapters]
+                own = outcomes[adapters] = found[Run(out, adapters, body, count, finetune_steps, episodes)]
                 row[adapters] = {"successes": sum(own), "trials": len(own), "interval": wilson(sum(own), len(own))}
             row["described_minus_linear"] = paired_difference(outcomes["described"], outcomes["linear"])
             rows.append(row)

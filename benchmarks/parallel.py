@@ -7,11 +7,10 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
-# Set before torch is imported, here and in the processes that are started.
-os.environ["OMP_NUM_THREADS"] = "1"
-
 
 def side_by_side(work: Callable[[Any], Any], jobs: Sequence[Any], processes: int = 2) -> list[Any]:
     """``[work(job) for job in jobs]``, a fresh process for each job, ``processes`` at a time."""
+    # torch reads it when it is imported, in the processes that are started.
+    os.environ["OMP_NUM_THREADS"] = "1"
     with multiprocessing.get_context("spawn").Pool(processes, maxtasksperchild=1) as pool:
         return pool.map(work, jobs, chunksize=1)

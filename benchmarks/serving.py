@@ -2,10 +2,10 @@
 
     python benchmarks/serving.py
 
-The server runs in a process of its own. Overhead is the time from a request to its answer, seen by the client, less what
-the server spent in the policy; the requests carry three pictures of 224 x 224. Then 64 clients ask for the arm's actions
-as fast as they get them, with and without batching, and every answer is compared with that of an agent that was asked
-alone.
+The server runs in a process of its own. Overhead is the time from a request to its answer, seen by the client, less
+what the server spent in the policy; the requests carry three pictures of 224 x 224. Then 64 clients ask for the arm's
+actions as fast as they get them, with and without batching, and every answer is compared with that of an agent that was
+asked alone.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ import numpy as np
 import torch
 import tyro
 
-import parallel  # noqa: F401  (says how many threads there are, before torch is imported)
 from polysoma import simulators
 from polysoma.embodiment import ContinuousActions, Embodiment, Modality, Stream, channels
 from polysoma.policy import checkpoint
@@ -149,6 +148,7 @@ def main(requests: int = 500, clients: int = 64, seconds: float = 60.0) -> None:
         clients: at a time.
         seconds: of load, once with batches and once without.
     """
+    torch.set_num_threads(1)
     with _server(batch=64) as url:
         alone = overhead(url, requests)
         print(alone)

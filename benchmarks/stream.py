@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# Imported after `parallel`, which says how many threads there are.
 import numpy as np
 import torch
 import tyro
@@ -32,7 +31,7 @@ from polysoma.policy.tokenizers import build_vocabulary
 from results import write
 
 BATCHES = {"metaworld": 64, "fetch": 32, "drone": 32}
-EPISODES = {"metaworld": 1, "fetch": 15, "drone": 15}
+EPISODES = {"metaworld": 1, "fetch": 10, "drone": 10}
 CONTEXT, PROMPTED = 256, 0.25
 """Tokens of a stream, and the share of streams with a prompt. A step of both modes holds about as many frames."""
 LEARNING_RATE, WARMUP = 1e-3, 0.05
