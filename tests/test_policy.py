@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import ARM, GRID, make_policy
+from conftest import ARM, GRID, make_policy, observe
 from polysoma.data.mixture import Source
 from polysoma.data.windows import Windows
 from polysoma.errors import PolysomaError
@@ -143,6 +143,21 @@ def test_data_of_a_changed_body_is_refused(policy: Policy, sources: dict[str, So
     changed = dataclasses.replace(windows, embodiment=dataclasses.replace(ARM, rate_hz=20))
     with pytest.raises(PolysomaError, match="rate_hz: 10, not 20"):
         policy(changed)
+
+
+def test_the_previous_action_is_seen_by_bodies_that_ask_for_it(sources: dict[str, Source]) -> None:
+    body = dataclasses.replace(ARM, name="recalling", body="recalling", previous_action=True)
+    policy = make_policy(sources | {"recalling": sources["arm"]}, (ARM, body))
+    for name, matters in (("arm", False), ("recalling", True)):
+        predictions = []
+        for executed in (np.zeros(2), np.ones(2)):
+            agent = policy.agent(name)
+            agent.act(observe(body))
+            agent._chunk.clear()
+            agent.executed(executed)
+            predictions.append(agent.act(observe(body, 1)))
+        assert (not np.array_equal(*predictions)) == matters
+    assert "previous action" in policy.describe("recalling")
 
 
 def test_printing_shows_tokens_and_parameters(policy: Policy) -> None:

@@ -100,6 +100,33 @@ def test_a_changed_body_is_not_taken_for_the_known_one(datasets: dict[str, Path]
         train(recipe, tmp_path / "run")
 
 
+def test_a_renewed_body_keeps_the_weights_that_fit(datasets: dict[str, Path], tmp_path: Path) -> None:
+    folder = train(tiny(datasets), tmp_path / "first")
+    old = checkpoint.load_for_training(folder)
+    changed = dataclasses.replace(ARM, previous_action=True)
+    with DatasetWriter(tmp_path / "arm", changed) as writer:
+        for seed in range(4):
+            writer.add(make_episode(changed, 6, seed, "arm/one", "do one"))
+    options = {"bodies": {"arm": {"batch": 4}}, "data": [str(tmp_path / "arm")], "init": str(folder), "steps": 1}
+    with pytest.raises(PolysomaError, match="previous_action"):
+        train(tiny(datasets, **options), tmp_path / "refused")
+    renewed = tiny(datasets, **options, renewed=["arm"], learning_rate=1e-9, ema=0.0)
+    new = checkpoint.load_for_training(train(renewed, tmp_path / "second"))
+    assert new.embodiment("arm").previous_action and not old.embodiment("arm").previous_action
+    torch.testing.assert_close(new.heads["arm"].linear.weight, old.heads["arm"].linear.weight, atol=1e-6, rtol=0)
+    assert "bodies.arm.previous.linears.0.weight" in new.state_dict()
+    assert "bodies.arm.previous.linears.0.weight" not in old.state_dict()
+    # What is not renewed stays as it was.
+    assert new.embodiment("grid") == old.embodiment("grid")
+
+
+def test_moments_go_to_their_own_parameters_whatever_their_order(datasets: dict[str, Path], tmp_path: Path) -> None:
+    train(tiny(datasets), tmp_path / "run", until=4)
+    state = tensors(tmp_path / "run")
+    for name in ("trunk.norm.weight", "heads.arm.linear.weight", "text.words.weight"):
+        assert state[f"optimizer.{name}.exp_avg"].shape == state[f"policy.{name}"].shape
+
+
 def test_it_learns(tmp_path: Path) -> None:
     """Actions that follow from the state and, with opposite sign, from the instruction: both must be used."""
     rng = np.random.default_rng(0)
