@@ -103,7 +103,7 @@ refine() {
 }
 data='data=["data/*"'
 for name in drone go1 pointmaze rover '1300/*'; do data="$data, \"$visited/$name\""; done
-# ALOHA's hands decide at thresholds: a round of visited states at every 200 steps. The first 400 planned for 1400.
+# ALOHA's hands decide at thresholds: a round of visited states at every 200 steps.
 round() {
     step=$1; seed=$2; shift 2
     [ -f "$run/refined/visited-$step" ] && return
@@ -115,10 +115,19 @@ round() {
     [ "$step" = 400 ] && again 'metaworld-pixels/*' --episodes 4 --max-steps 150
     touch "$run/refined/visited-$step"
 }
-round 400 120000 steps=1400
+# Up to step 800 pictures moved by four pixels, which hides where small things are, and other batches were larger.
+early="bodies.metaworld-pixels.shift=4 bodies.aloha-pixels.shift=4 bodies.aloha-pixels.batch=64"
+early="$early bodies.aloha-pixels.weight=1.0 bodies.aloha-pixels.noise=0.01 bodies.metaworld.batch=112"
+early="$early bodies.drone.batch=48 bodies.rover.batch=64"
+# shellcheck disable=SC2086
+round 400 120000 steps=1400 $early
 data="$data, \"$visited/more-400/*\""
-round 600 130000
+# shellcheck disable=SC2086
+round 600 130000 steps=1000 $early
 data="$data, \"$visited/more-600/*\""
-round 800 140000
+# shellcheck disable=SC2086
+round 800 140000 steps=1000 $early
+data="$data, \"$visited/more-800/*\""
+round 1000 150000
 refine
 echo "done: polysoma evaluate $run/refined/checkpoint"

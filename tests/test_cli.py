@@ -42,7 +42,7 @@ def test_bodies_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     assert "left_wheel" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", ["bodies", "record", "train", "evaluate", "serve"])
+@pytest.mark.parametrize("command", ["bodies", "record", "train", "evaluate", "serve", "push"])
 def test_help_has_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as info:
         main([command, "--help"])

@@ -1,4 +1,4 @@
-"""The command line: ``polysoma bodies | record | train | evaluate | serve``, each a thin shell around the library."""
+"""The command line: one class a command, each a thin shell around the library."""
 
 from __future__ import annotations
 
@@ -14,12 +14,20 @@ import tyro
 
 from polysoma.cli.bodies import Bodies
 from polysoma.cli.evaluate import Evaluate
+from polysoma.cli.push import Push
 from polysoma.cli.record import Record
 from polysoma.cli.serve import Serve
 from polysoma.cli.train import Train
 from polysoma.errors import PolysomaError
 
-COMMANDS: dict[str, Any] = {"bodies": Bodies, "record": Record, "train": Train, "evaluate": Evaluate, "serve": Serve}
+COMMANDS: dict[str, Any] = {
+    "bodies": Bodies,
+    "record": Record,
+    "train": Train,
+    "evaluate": Evaluate,
+    "serve": Serve,
+    "push": Push,
+}
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -17,6 +18,8 @@ from polysoma.files import write_atomically
 from polysoma.policy.policy import Policy, PolicyConfig
 
 FORMAT_VERSION = 1
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+FILES = (CONFIG, WEIGHTS)
 SHIPPED = "generalist"
 """The name that stands for the weights shipped with the package, wherever a checkpoint is asked for."""
 
@@ -41,9 +44,19 @@ def save(
 
 
 def resolve(path: str | Path) -> Path:
-    """The folder of a checkpoint; ``"generalist"`` is the shipped one. Raises PolysomaError when there is none."""
+    """The folder of a checkpoint.
+
+    Args:
+        path: a folder; ``"generalist"`` for the shipped weights; or ``"user/name"`` of the Hugging Face Hub, which is
+            fetched unless a folder is called so or it was fetched before.
+
+    Raises:
+        PolysomaError: there is none.
+    """
     if str(path) == SHIPPED and not Path(path).is_dir():
         folder = Path(str(resources.files("polysoma"))) / "weights" / SHIPPED
+    elif isinstance(path, str) and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", path) and not Path(path).parent.is_dir():
+        folder = _from_hub(path)
     else:
         folder = Path(path)
     if not (folder / "config.json").is_file():
@@ -52,6 +65,23 @@ def resolve(path: str | Path) -> Path:
             f"{SHIPPED!r} for the shipped weights"
         )
     return folder
+
+
+def _from_hub(name: str) -> Path:
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    except ImportError as error:
+        raise PolysomaError(
+            f"no checkpoint at {name}; to look for it on the Hugging Face Hub run `pip install huggingface_hub`"
+        ) from error
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(FILES)))
+    except (OSError, ValueError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise PolysomaError(
+            f"no checkpoint at {name}: there is no such folder, and the Hugging Face Hub gave none ({reason})"
+        ) from error
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -1,0 +1,134 @@
+"""Checkpoints on the Hugging Face Hub, each with a card that is written from what was measured."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from polysoma.embodiment import ContinuousActions, Modality
+from polysoma.errors import PolysomaError
+from polysoma.files import write_atomically
+from polysoma.policy.checkpoint import FILES, read_config, resolve
+from polysoma.policy.policy import PolicyConfig
+
+CARD = "README.md"
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """What ``polysoma evaluate --json`` wrote. Raises PolysomaError when it is not that."""
+    try:
+        results = json.loads(path.read_text())
+        assert isinstance(results["families"], dict) and "settings" in results
+    except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
+        raise PolysomaError(f"{path} does not hold results of `polysoma evaluate --json` ({error})") from error
+    return results
+
+
+def model_card(checkpoint: str | Path, name: str, results: Mapping[str, Any] | None = None) -> str:
+    """A model card in Markdown.
+
+    Args:
+        checkpoint: a folder, or ``"generalist"``.
+        name: of the model on the Hub, ``"user/name"``.
+        results: see :func:`read_results`; None says that nothing was measured.
+
+    Raises:
+        PolysomaError: no checkpoint there.
+    """
+    config = PolicyConfig.from_json(read_config(resolve(checkpoint)))
+    lines = [
+        "---",
+        "library_name: polysoma",
+        "license: apache-2.0",
+        "pipeline_tag: robotics",
+        "tags: [robotics, imitation-learning, cross-embodiment]",
+        "---",
+        "",
+        f"# {name}",
+        "",
+        f"One transformer policy (width {config.width}, depth {config.depth}) that drives {len(config.embodiments)} bodies, "
+        "for [Polysoma](https://pypi.org/project/polysoma).",
+        "",
+        "```python",
+        "import polysoma",
+        "",
+        f'agent = polysoma.load("{name}").agent("{config.embodiments[0].name}", instruction="...")',
+        "```",
+        "",
+        "| body | senses | actions | rate |",
+        "| --- | --- | --- | --- |",
+    ]
+    for body in config.embodiments:
+        senses = ", ".join(
+            f"{stream.name} {stream.shape}" if stream.modality is not Modality.TEXT else stream.name
+            for stream in body.streams
+        )
+        kind = "channels" if isinstance(body.actions, ContinuousActions) else "choices"
+        lines.append(
+            f"| {body.name} | {senses} | {body.actions.size} {kind}, chunks of {body.chunk} | {body.rate_hz:g} Hz |"
+        )
+    lines += ["", "## Measured", ""]
+    if results is None:
+        return "\n".join([*lines, "Nothing was measured yet.", ""])
+    lines += ["| body | successes / trials | rate | 95 % interval |", "| --- | --- | --- | --- |"]
+    for family, score in results["families"].items():
+        low, high = score["interval"]
+        lines.append(
+            f"| {family} | {score['successes']} / {score['trials']} | {score['rate']:.3f} | {low:.3f} to {high:.3f} |"
+        )
+    settings, hardware = results["settings"], results.get("hardware", {})
+    lines += [
+        "",
+        f"`polysoma evaluate`, {settings.get('episodes')} episodes a task with seeds from {settings.get('seed')} on; "
+        f"{hardware.get('processor', 'unknown processor')}.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def save_pretrained(checkpoint: str | Path, folder: Path, name: str, results: Mapping[str, Any] | None = None) -> Path:
+    """Writes what belongs on the Hub, the checkpoint and its card, into a folder.
+
+    Raises:
+        PolysomaError: no checkpoint there.
+    """
+    source = resolve(checkpoint)
+    card = model_card(checkpoint, name, results)
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in FILES:
+        if not (source / file).is_file():
+            raise PolysomaError(f"{source} has no {file}")
+        shutil.copyfile(source / file, folder / file)
+    write_atomically(folder / CARD, card.encode())
+    return folder
+
+
+def push_to_hub(
+    checkpoint: str | Path, name: str, results: Mapping[str, Any] | None = None, private: bool = False
+) -> str:
+    """Uploads a checkpoint with its card and returns its address. The Hub's own login is used.
+
+    Raises:
+        PolysomaError: no checkpoint there, huggingface_hub is not installed, or the Hub cannot be reached or refuses.
+    """
+    try:
+        from huggingface_hub import HfApi
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+    except ImportError as error:
+        raise PolysomaError("the Hub needs huggingface_hub: run `pip install huggingface_hub`") from error
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = save_pretrained(checkpoint, Path(temporary), name, results)
+        api = HfApi()
+        try:
+            api.create_repo(name, private=private, exist_ok=True)
+            return str(api.upload_folder(repo_id=name, folder_path=folder, commit_message="Polysoma checkpoint"))
+        except (OSError, HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, ValueError) as error:
+            raise PolysomaError(f"cannot upload to {name} on the Hub ({_first_line(error)})") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
