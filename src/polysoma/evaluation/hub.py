@@ -50,8 +50,8 @@ def model_card(checkpoint: str | Path, name: str, results: Mapping[str, Any] | N
         "",
         f"# {name}",
         "",
-        f"One transformer policy (width {config.width}, depth {config.depth}) that drives {len(config.embodiments)} bodies, "
-        "for [Polysoma](https://pypi.org/project/polysoma).",
+        f"One transformer policy (width {config.width}, depth {config.depth}) that drives "
+        f"{len(config.embodiments)} bodies, for Polysoma.",
         "",
         "```python",
         "import polysoma",
@@ -68,9 +68,8 @@ def model_card(checkpoint: str | Path, name: str, results: Mapping[str, Any] | N
             for stream in body.streams
         )
         kind = "channels" if isinstance(body.actions, ContinuousActions) else "choices"
-        lines.append(
-            f"| {body.name} | {senses} | {body.actions.size} {kind}, chunks of {body.chunk} | {body.rate_hz:g} Hz |"
-        )
+        moves = f"{body.actions.size} {kind}, chunks of {body.chunk}"
+        lines.append(f"| {body.name} | {senses} | {moves} | {body.rate_hz:g} Hz |")
     lines += ["", "## Measured", ""]
     if results is None:
         return "\n".join([*lines, "Nothing was measured yet.", ""])
