@@ -67,11 +67,13 @@ def adapt(run: Run) -> list[bool]:
     """Fine-tunes, plays, and returns the outcome of every episode."""
     base = Path(run.out) / run.adapters / "checkpoint"
     folder = Path(run.out) / f"{run.adapters}-{run.body}-{run.demonstrations}"
-    if run.demonstrations == 0:
+    made = folder / "checkpoint"
+    if made.exists():
+        pass
+    elif run.demonstrations == 0:
         policy = checkpoint.load_for_training(base)
         body = simulators.embodiments()[run.body]
         expected = expected_statistics(body, policy.config.embodiments, policy.config.statistics)
-        made = folder / "checkpoint"
         checkpoint.save(policy.grown((body,), {body.name: expected}, ()), made)
     else:
         table = {
@@ -83,9 +85,13 @@ def adapt(run: Run) -> list[bool]:
             "ema": 0.98,
             "bodies": {run.body: {"batch": 64, "noise": 0.01}},
         }
-        made = train(recipe_from_table(table, "channels.py"), folder)
+        train(recipe_from_table(table, "channels.py"), folder)
     result = evaluate(str(made), simulators.tasks_of(run.body), run.episodes, SEED)
     return [bool(outcome) for score in result.tasks.values() for outcome in score.outcomes]
+
+
+def _done(out: str, adapters: str) -> bool:
+    return (Path(out) / adapters / "checkpoint").exists()
 
 
 def main(
@@ -94,6 +100,7 @@ def main(
     finetune_steps: int = 150,
     episodes: int = 20,
     demonstrations: tuple[int, ...] = (0, 5, 20, 50),
+    processes: int = 2,
 ) -> None:
     """Both adapters, all held-out bodies.
 
@@ -103,20 +110,21 @@ def main(
         finetune_steps: of each fine-tuning.
         episodes: of each task.
         demonstrations: of each task.
+        processes: side by side.
     """
-    side_by_side(pretrain, [(out, a, steps) for a in ADAPTERS if not (Path(out) / a / "checkpoint").exists()])
+    side_by_side(pretrain, [(out, a, steps) for a in ADAPTERS if not _done(out, a)], processes)
     for body in HELD_OUT:
         for count in demonstrations:
             if count:
                 folder = Path(out) / f"data-{count}"
-                record(list(simulators.tasks_of(body)), count, folder, Behaviour(noise=None), workers=2)
+                record(list(simulators.tasks_of(body)), count, folder, Behaviour(noise=None), workers=processes)
     runs = [
         Run(out, adapters, body, count, finetune_steps, episodes)
         for body in HELD_OUT
         for count in demonstrations
         for adapters in ADAPTERS
     ]
-    found = dict(zip(runs, side_by_side(adapt, runs), strict=True))
+    found = dict(zip(runs, side_by_side(adapt, runs, processes), strict=True))
     rows = []
     for body, source in HELD_OUT.items():
         for count in demonstrations:

@@ -145,14 +145,15 @@ def run(job: Run) -> dict[str, Any]:
     return {**done, "ms_per_action": round(1e3 * spent / decisions, 2), "outcomes": outcomes}
 
 
-def main(seconds: float = 480.0) -> None:
+def main(seconds: float = 480.0, processes: int = 2) -> None:
     """Both modes.
 
     Args:
         seconds: of one core for the training of each.
+        processes: side by side.
     """
     modes = ("grouped", "stream")
-    found = dict(zip(modes, side_by_side(run, [Run(mode, seconds) for mode in modes]), strict=True))
+    found = dict(zip(modes, side_by_side(run, [Run(mode, seconds) for mode in modes], processes), strict=True))
     rows: dict[str, Any] = {}
     for body in BATCHES:
         first, second = (found[mode]["outcomes"][body] for mode in modes)

@@ -64,7 +64,11 @@ def run(job: Run) -> list[bool]:
 
 
 def main(
-    out: str = "runs/transfer", steps: int = 150, episodes: int = 20, demonstrations: tuple[int, ...] = (5, 10)
+    out: str = "runs/transfer",
+    steps: int = 150,
+    episodes: int = 20,
+    demonstrations: tuple[int, ...] = (5, 10),
+    processes: int = 2,
 ) -> None:
     """All targets beside all others.
 
@@ -73,18 +77,19 @@ def main(
         steps: of each training.
         episodes: of each task.
         demonstrations: of each task.
+        processes: side by side.
     """
     for count in demonstrations:
         for target in TARGETS:
             tasks = list(simulators.tasks_of(target))
-            record(tasks, count, Path(out) / f"data-{count}", Behaviour(noise=None), workers=2)
+            record(tasks, count, Path(out) / f"data-{count}", Behaviour(noise=None), workers=processes)
     runs = [
         Run(out, target, beside, count, steps, episodes)
         for target in TARGETS
         for count in demonstrations
         for beside in (NOBODY, *(body for body in BESIDE if body != target), ALL)
     ]
-    found = dict(zip(runs, side_by_side(run, runs), strict=True))
+    found = dict(zip(runs, side_by_side(run, runs, processes), strict=True))
     rows: list[dict[str, Any]] = []
     for job, outcomes in found.items():
         alone = found[Run(out, job.target, NOBODY, job.demonstrations, steps, episodes)]
