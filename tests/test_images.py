@@ -17,7 +17,7 @@ from polysoma.errors import PolysomaError
 from polysoma.learning.augmentation import augmented, recoloured, shifted
 from polysoma.learning.imitation import train
 from polysoma.learning.recipe import BodyRecipe, recipe_from_table
-from polysoma.policy.images import ImageConfig, ImageTokenizer
+from polysoma.policy.images import EDGE, ImageConfig, ImageTokenizer
 from polysoma.policy.policy import Policy, bfloat16
 
 
@@ -59,6 +59,18 @@ def test_the_role_of_a_camera_is_told() -> None:
     torch.testing.assert_close(wrist - front, expected)
 
 
+def test_where_a_small_thing_is_changes_the_tokens() -> None:
+    images = tokenizer()
+    scene = torch.full((12, 1, 96, 96, 3), 90, dtype=torch.uint8)
+    for number, picture in enumerate(scene):
+        column, row = 10 + 20 * (number % 4), 20 + 25 * (number // 4)
+        picture[0, row : row + 6, column : column + 6] = torch.tensor([220, 30, 30], dtype=torch.uint8)
+    with torch.inference_mode():
+        tokens = images(scene, torch.zeros(12, 192), "front")[:, 0]
+    changing, whole = tokens.std(0).mean(), tokens.std()
+    assert changing > 0.1 * whole, f"{changing / whole:.3f}"
+
+
 def test_places_are_found_where_they_are() -> None:
     """A map that follows brightness reports the coordinates of a bright spot."""
     images = tokenizer(tokens=1, points=1)
@@ -66,7 +78,7 @@ def test_places_are_found_where_they_are() -> None:
     x[0, 2 * 6 + 5] = 1.0
     torch.nn.init.constant_(images.maps.weight, 1.0)
     found = images._pooled(x, 4, 6)[0, 0, -2:]
-    torch.testing.assert_close(found, torch.tensor([5 / 6, 1 / 4]), atol=1e-3, rtol=0)
+    torch.testing.assert_close(found / EDGE, torch.tensor([5 / 6, 1 / 4]), atol=1e-3, rtol=0)
 
 
 def test_one_body_seen_in_two_ways_has_one_head(sources: dict[str, Source]) -> None:

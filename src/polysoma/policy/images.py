@@ -15,6 +15,10 @@ from polysoma.policy import efficientnet
 from polysoma.policy.efficientnet import EfficientNetLite0
 
 FINE, COARSE = 48, 96
+EDGE = 8.0
+"""The coordinate of a picture's edge: two coordinates are to count as much as a hundred features."""
+SHARPNESS = 4.0
+"""What logits of maps are multiplied by: a thing of a few cells must win against hundreds of cells of background."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,8 @@ class ImageTokenizer(nn.Module):
             self.down = nn.Conv2d(efficientnet.COARSE, COARSE, 1)
         self.coarse = nn.ModuleList(nn.Conv2d(COARSE, COARSE, 3, padding=1) for _ in range(2))
         self.across = nn.Conv2d(FINE if self.backbone is None else efficientnet.FINE, COARSE, 1)
-        self.norm = nn.LayerNorm(COARSE)
+        # Over the cells of each picture: what is everywhere is nothing, and what is in one place stands out.
+        self.norm = nn.InstanceNorm2d(COARSE, eps=1e-3, affine=True)
         points = config.tokens * config.points
         if config.pooled:
             self.maps = nn.Linear(COARSE, points)
@@ -107,7 +112,7 @@ class ImageTokenizer(nn.Module):
             deep = F.relu(deep + convolution(deep) * (1 + factor) + offset)
         x = self.across(x) + F.interpolate(deep, x.shape[-2:], mode="nearest")
         height, width = x.shape[-2:]
-        x = self.norm(x.flatten(2).transpose(1, 2))
+        x = self.norm(x.float()).to(x.dtype).flatten(2).transpose(1, 2)
         found = self._pooled(x, height, width) if self.config.pooled else self._raster(x, height, width)
         tokens = self.out(found.unflatten(1, (self.config.tokens, self.config.points)).flatten(2))
         tokens = tokens.float() + self.which + self.roles[role]
@@ -120,7 +125,7 @@ class ImageTokenizer(nn.Module):
 
     def _pooled(self, x: Tensor, height: int, width: int) -> Tensor:
         """Features and coordinates under each map: ``(N, points, COARSE + 2)``."""
-        weight = self.maps(x).float().softmax(1).transpose(1, 2).to(x.dtype)
+        weight = (SHARPNESS * self.maps(x).float()).softmax(1).transpose(1, 2).to(x.dtype)
         return weight @ torch.cat([x, _coordinates(height, width, x).expand(len(x), -1, -1)], -1)
 
     def _raster(self, x: Tensor, height: int, width: int) -> Tensor:
@@ -135,7 +140,7 @@ class ImageTokenizer(nn.Module):
 
 
 def _coordinates(height: int, width: int, like: Tensor) -> Tensor:
-    """Of the cells' middles, from -1 to 1: ``(height * width, 2)``, x then y."""
-    y = (torch.arange(height, device=like.device) + 0.5) * 2 / height - 1
-    x = (torch.arange(width, device=like.device) + 0.5) * 2 / width - 1
+    """Of the cells' middles, from -EDGE to EDGE: ``(height * width, 2)``, x then y."""
+    y = ((torch.arange(height, device=like.device) + 0.5) * 2 / height - 1) * EDGE
+    x = ((torch.arange(width, device=like.device) + 0.5) * 2 / width - 1) * EDGE
     return torch.stack([x.expand(height, -1), y[:, None].expand(-1, width)], -1).flatten(0, 1).to(like.dtype)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import gymnasium
 import numpy as np
 
 from polysoma.embodiment import (
@@ -68,9 +67,11 @@ EMBODIMENT = Embodiment(
     rate_hz=50.0,
     chunk=16,
     history=1,
+    previous_action=True,
 )
 """Two arms of six joints with a gripper each, and what they handle: the cube, or the peg and the socket (a missing
-object is all zeros). Actions are joint angles and grippers, 0 closed and 1 open."""
+object is all zeros). Actions are joint angles and grippers, 0 closed and 1 open. The joints lag behind what they are
+told, and a hand that closes looks like one that opens: only the last command tells which."""
 
 TASKS = tuple(f"aloha/{name}" for name in _FILES)
 
@@ -103,7 +104,7 @@ class Aloha(MujocoEnvironment):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
         """A new episode. See :class:`Environment`."""
-        gymnasium.Env.reset(self, seed=seed)
+        super().reset(seed=seed)
         self._mujoco.mj_resetData(self._model, self._data)
         self._data.qpos[:16] = _START
         self._data.ctrl[:] = _START
@@ -197,6 +198,8 @@ the fingers back if they touched it."""
 class TransferCube(Aloha):
     """The right arm picks up the cube and holds it in the middle; the left arm takes it."""
 
+    expert_noise = 0.006
+
     def _draw(self) -> list[np.ndarray]:
         return [np.array([*self.np_random.uniform((0.0, 0.4), (0.2, 0.6)), 0.05])]
 
@@ -231,6 +234,8 @@ of an error that a step corrects; and as for the cube, of socket and peg."""
 
 class Insertion(Aloha):
     """The left arm lifts the socket and the right arm the peg; they meet in the air."""
+
+    expert_noise = 0.0015
 
     def _draw(self) -> list[np.ndarray]:
         peg = self.np_random.uniform((0.1, 0.4), (0.2, 0.6))
