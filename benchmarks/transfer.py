@@ -26,7 +26,7 @@ from polysoma.rollout import Behaviour
 from results import write
 
 TARGETS = ("fetch", "drone", "go1", "pointmaze")
-BESIDE = ("metaworld", "fetch", "drone", "go1", "pointmaze")
+BESIDE = ("metaworld", "drone", "go1")
 NOBODY, ALL = "nobody", "all"
 SEED = 5200
 

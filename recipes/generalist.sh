@@ -129,5 +129,11 @@ data="$data, \"$visited/more-600/*\""
 round 800 140000 steps=1000 $early
 data="$data, \"$visited/more-800/*\""
 round 1000 150000
-refine
-echo "done: polysoma evaluate $run/refined/checkpoint"
+
+# 7. A third phase, from step 1000 on: the image tokenizer's maps are normalised over cells, as the code has them now. The
+#    shipped weights' second phase had another tokenizer, and three quarters of its third phase ran in one process.
+resume=""
+[ -f "$run/seeing/training/training.safetensors" ] && resume="--resume"
+"$bin/torchrun" --nproc-per-node 2 -m polysoma train recipes/many-bodies-seeing.toml --out "$run/seeing" $resume \
+    init="$run/refined/1000"
+echo "done: polysoma evaluate $run/seeing/checkpoint"

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from polysoma.evaluation.intervals import paired_difference, wilson
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -118,6 +120,28 @@ def stream() -> str:
     return "\n".join(lines) + "\n"
 
 
+def paraphrases() -> str:
+    """Held-out words against the shipped ones, the same episodes."""
+    plain, other = read("scores"), read("paraphrases")
+    assert plain is not None and other is not None
+    lines = ["| body | the shipped words | unseen words | unseen - shipped |", "| --- | --- | --- | --- |"]
+    for family in other["families"]:
+        pairs: tuple[list[bool], list[bool]] = ([], [])
+        for task, score in other["tasks"].items():
+            if task.startswith(family + "/"):
+                known = dict(zip(plain["tasks"][task]["seeds"], plain["tasks"][task]["outcomes"], strict=True))
+                for seed, outcome in zip(score["seeds"], score["outcomes"], strict=True):
+                    pairs[0].append(bool(outcome))
+                    pairs[1].append(bool(known[seed]))
+        shares = [
+            _share({"successes": sum(own), "trials": len(own), "interval": wilson(sum(own), len(own))})
+            for own in reversed(pairs)
+        ]
+        lines.append(f"| {family} | {shares[0]} | {shares[1]} | {_difference(list(paired_difference(*pairs)))} |")
+    lines += ["", f"The same seeds from {other['seed']} on, 95 % intervals (`{other['command']}`)."]
+    return "\n".join(lines) + "\n"
+
+
 def transfer() -> str:
     """The transfer matrix."""
     found = read("transfer")
@@ -148,7 +172,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"results": results},
     "docs/training.md": {"channels": channels},
     "docs/architecture.md": {"stream": stream},
-    "docs/evaluation.md": {"transfer": transfer},
+    "docs/evaluation.md": {"paraphrases": paraphrases, "transfer": transfer},
 }
 
 if __name__ == "__main__":
