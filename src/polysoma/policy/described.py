@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from polysoma.data.statistics import Statistics
 from polysoma.embodiment import Channel, ContinuousActions, Embodiment, Modality
-from polysoma.policy.heads import Head
+from polysoma.policy.heads import RegressionHead
 
 BUCKETS = 4096
 SIZE = 128
@@ -199,8 +199,8 @@ class DescribedState(_Described):
         return torch.stack(tokens, -2)
 
 
-class DescribedHead(Head, _Described):
-    """As :class:`~polysoma.policy.heads.L1Head`, its linear map written by the reader."""
+class DescribedHead(RegressionHead, _Described):
+    """A linear map that the reader writes."""
 
     def __init__(self, reader: ChannelReader, actions: ContinuousActions, chunk: int, statistics: Statistics) -> None:
         super().__init__()
@@ -210,12 +210,6 @@ class DescribedHead(Head, _Described):
     def readout(self) -> Tensor:
         """The token ``(width,)`` that asks for this body's actions."""
         return self.reader.readout(self._read())
-
-    def losses(self, readouts: Tensor, actions: Tensor) -> Tensor:
-        return (self._predict(readouts) - (actions - self.mean) / self.scale).abs().mean(-1)
-
-    def decode(self, readouts: Tensor, noise: Tensor | None = None) -> Tensor:
-        return self._predict(readouts) * self.scale + self.mean
 
     def _predict(self, readouts: Tensor) -> Tensor:
         weight, bias = self.reader.outputs(self._read(), self.chunk)

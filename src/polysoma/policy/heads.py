@@ -69,11 +69,25 @@ class Head(nn.Module):
         raise NotImplementedError
 
 
-class L1Head(Head):
+class RegressionHead(Head):
     """Regression in units of the body's standard deviations with an L1 loss (ACT, Zhao et al. 2023)."""
 
     mean: Tensor
     scale: Tensor
+
+    def losses(self, readouts: Tensor, actions: Tensor) -> Tensor:
+        return (self._predict(readouts) - (actions - self.mean) / self.scale).abs().mean(-1)
+
+    def decode(self, readouts: Tensor, noise: Tensor | None = None) -> Tensor:
+        return self._predict(readouts) * self.scale + self.mean
+
+    def _predict(self, readouts: Tensor) -> Tensor:
+        """Normalised actions, float32 ``(B, R, chunk, A)``."""
+        raise NotImplementedError
+
+
+class L1Head(RegressionHead):
+    """A linear map of the body's own."""
 
     def __init__(self, actions: ContinuousActions, chunk: int, statistics: Statistics, width: int) -> None:
         super().__init__()
@@ -81,12 +95,6 @@ class L1Head(Head):
         self.linear = nn.Linear(width, chunk * actions.size)
         self.register_buffer("mean", torch.as_tensor(statistics.mean), persistent=False)
         self.register_buffer("scale", torch.as_tensor(statistics.scale), persistent=False)
-
-    def losses(self, readouts: Tensor, actions: Tensor) -> Tensor:
-        return (self._predict(readouts) - (actions - self.mean) / self.scale).abs().mean(-1)
-
-    def decode(self, readouts: Tensor, noise: Tensor | None = None) -> Tensor:
-        return self._predict(readouts) * self.scale + self.mean
 
     def _predict(self, readouts: Tensor) -> Tensor:
         return self.linear(readouts).float().unflatten(-1, (self.chunk, -1))
