@@ -168,10 +168,38 @@ def transfer() -> str:
     return "\n".join(lines) + "\n"
 
 
+def serving() -> str:
+    """What serving costs."""
+    found = read("serving")
+    assert found is not None
+    alone, batched, single = found["one_client"], found["batched"], found["unbatched"]
+    return (
+        f"One client with three pictures of 224 x 224: {alone['overhead_ms']['p50']:.1f} ms (p50) and "
+        f"{alone['overhead_ms']['p99']:.1f} ms (p99) beyond the policy's own {alone['policy_ms']['p50']:.1f} ms. "
+        f"{batched['clients']} clients for {batched['seconds']:.0f} s: {batched['answers_per_s']:,.0f} answers a "
+        f"second, {found['gain']:.1f} times as many as without batches ({single['answers_per_s']:,.0f}), "
+        f"{batched['lost']} lost, {batched['mixed_up']} mixed up, p99 {batched['answer_ms']['p99']:.0f} ms; "
+        f"{found['hardware']['cores']} cores for server and clients (`python benchmarks/serving.py`).\n"
+    )
+
+
+def realtime() -> str:
+    """Late control ticks."""
+    found = read("realtime")
+    assert found is not None
+    waiting, ahead, settings = found["within_the_loop"], found["ahead"], found["settings"]
+    return (
+        f"A body of {1e3 / settings['period_ms']:.0f} Hz and a policy that takes {settings['policy_ms']:.0f} ms: of "
+        f"{ahead['ticks']:,} ticks {ahead['late']} came late and {ahead['held']} held the last action; asked within "
+        f"the control loop, {waiting['late']:,} of {waiting['ticks']:,} came late (`python benchmarks/realtime.py`).\n"
+    )
+
+
 TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"results": results},
     "docs/training.md": {"channels": channels},
     "docs/architecture.md": {"stream": stream},
+    "docs/serving.md": {"serving": serving, "realtime": realtime},
     "docs/evaluation.md": {"paraphrases": paraphrases, "transfer": transfer},
 }
 
