@@ -56,6 +56,7 @@ SEEN_ARM = dataclasses.replace(
         Stream("front", Modality.IMAGE, (24, 32, 3)),
         TEXT,
     ),
+    privileged=ARM.arrays,
 )
 
 
@@ -63,7 +64,7 @@ def make_episode(body: Embodiment, length: int, seed: int = 0, task: str = "", i
     """An episode whose actions say which frame they belong to, so that mixing frames up is noticed."""
     rng = np.random.default_rng(seed)
     observations = {}
-    for stream in body.arrays:
+    for stream in body.recorded:
         if stream.modality is Modality.STATE:
             observations[stream.name] = rng.standard_normal((length, *stream.shape)).astype(np.float32)
             observations[stream.name][:, 0] = np.arange(length) / 100 + seed
@@ -107,7 +108,7 @@ def make_policy(sources: dict[str, Source], bodies: tuple[Embodiment, ...] = (AR
         depth=2,
         heads=2,
     )
-    return Policy(config)
+    return Policy(config).eval()
 
 
 @pytest.fixture
@@ -118,4 +119,4 @@ def policy(sources: dict[str, Source]) -> Policy:
 def observe(body: Embodiment, seed: int = 0, instruction: str = "do one") -> dict[str, object]:
     """One observation of a tiny body."""
     episode = make_episode(body, 1, seed)
-    return {name: array[0] for name, array in episode.observations.items()} | {"instruction": instruction}
+    return {s.name: episode.observations[s.name][0] for s in body.arrays} | {"instruction": instruction}

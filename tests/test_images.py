@@ -17,7 +17,7 @@ from polysoma.errors import PolysomaError
 from polysoma.learning.augmentation import augmented, recoloured, shifted
 from polysoma.learning.imitation import train
 from polysoma.learning.recipe import BodyRecipe, recipe_from_table
-from polysoma.policy.images import EDGE, ImageConfig, ImageTokenizer
+from polysoma.policy.images import COARSE, EDGE, ImageConfig, ImageTokenizer, Points
 from polysoma.policy.policy import Policy, bfloat16
 
 
@@ -33,7 +33,14 @@ def pictures(count: int = 2, time: int = 3) -> torch.Tensor:
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"film": False}, {"pooled": False}, {"tokens": 6, "points": 2}, {"backbone": "efficientnet-lite0"}],
+    [
+        {},
+        {"film": False},
+        {"reduction": "points"},
+        {"reduction": "points", "tokens": 6, "points": 2},
+        {"backbone": "efficientnet-lite0"},
+        {"backbone": "efficientnet-lite0", "reduction": "points"},
+    ],
 )
 def test_every_option_gives_tokens(options: dict[str, object]) -> None:
     images = tokenizer(**options)
@@ -53,32 +60,43 @@ def test_words_change_nothing_at_first_and_something_later() -> None:
 
 def test_the_role_of_a_camera_is_told() -> None:
     images = tokenizer()
-    reading = torch.zeros(2, 192)
+    reading = torch.zeros(2, 4 * COARSE)
     front, wrist = (images(pictures(), reading, role) for role in ("front", "wrist"))
     expected = (images.roles["wrist"] - images.roles["front"]).expand_as(front)
     torch.testing.assert_close(wrist - front, expected)
 
 
-def test_where_a_small_thing_is_changes_the_tokens() -> None:
-    images = tokenizer()
+@pytest.mark.parametrize("reduction", ["grid", "points"])
+def test_where_a_small_thing_is_changes_the_tokens(reduction: str) -> None:
+    images = tokenizer(reduction=reduction)
     scene = torch.full((12, 1, 96, 96, 3), 90, dtype=torch.uint8)
     for number, picture in enumerate(scene):
         column, row = 10 + 20 * (number % 4), 20 + 25 * (number // 4)
         picture[0, row : row + 6, column : column + 6] = torch.tensor([220, 30, 30], dtype=torch.uint8)
     with torch.inference_mode():
-        tokens = images(scene, torch.zeros(12, 192), "front")[:, 0]
+        tokens = images(scene, torch.zeros(12, 4 * COARSE), "front")[:, 0]
     changing, whole = tokens.std(0).mean(), tokens.std()
     assert changing > 0.1 * whole, f"{changing / whole:.3f}"
 
 
 def test_places_are_found_where_they_are() -> None:
     """A map that follows brightness reports the coordinates of a bright spot."""
-    images = tokenizer(tokens=1, points=1)
-    x = torch.full((1, 4 * 6, 96), -1.0)
-    x[0, 2 * 6 + 5] = 1.0
-    torch.nn.init.constant_(images.maps.weight, 1.0)
-    found = images._pooled(x, 4, 6)[0, 0, -2:]
+    points = Points(ImageConfig(tokens=1, points=1), COARSE, 2)
+    fine = torch.zeros(1, COARSE, 4, 6)
+    fine[..., 2, 5] = 1.0
+    with torch.no_grad():
+        points.across.weight.copy_(torch.eye(COARSE)[..., None, None])
+        points.maps.weight.fill_(1.0)
+        points.out.weight.zero_()[:, -2:] = torch.eye(2)
+        points.out.bias.zero_()
+    found = points(fine, torch.zeros(1, COARSE, 2, 3), "front")[0, 0]
     torch.testing.assert_close(found / EDGE, torch.tensor([5 / 6, 1 / 4]), atol=1e-3, rtol=0)
+
+
+def test_pictures_may_have_any_size() -> None:
+    images = tokenizer()
+    large = torch.randint(0, 256, (1, 1, 128, 96, 3), dtype=torch.uint8)
+    assert images(large, torch.zeros(1, 4 * COARSE), "front").shape == (1, 1, 8, 32)
 
 
 def test_one_body_seen_in_two_ways_has_one_head(sources: dict[str, Source]) -> None:
@@ -141,7 +159,7 @@ def test_recoloured_pictures_keep_their_order() -> None:
 def goal_policy(sources: dict[str, Source]) -> Policy:
     """Knows goals; made from one that does not."""
     blind = make_policy(sources, (ARM, SEEN_ARM))
-    return blind.grown((SEEN_ARM,), {}, (), goals=True)
+    return blind.grown((SEEN_ARM,), {}, (), ImageConfig(goals=True))
 
 
 def test_a_goal_is_a_later_picture_of_the_same_episode(sources: dict[str, Source]) -> None:

@@ -167,6 +167,8 @@ class Embodiment:
             and share a policy's head. By default the name.
         previous_action: whether a policy sees the action that was executed last. One with a history of more than one
             frame always does.
+        privileged: states that a simulator or a laboratory knows and that the body does not sense: where an object
+            lies, say. They are recorded beside what is observed, and a policy can learn to estimate them.
     """
 
     name: str
@@ -177,13 +179,17 @@ class Embodiment:
     history: int = 1
     body: str = ""
     previous_action: bool = False
+    privileged: tuple[Stream, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.body:
             object.__setattr__(self, "body", self.name)
-        names = [stream.name for stream in self.streams]
+        names = [stream.name for stream in (*self.streams, *self.privileged)]
         if len(set(names)) != len(names):
             raise PolysomaError(f"embodiment {self.name!r}: stream names must differ, got {names}")
+        other = [stream.name for stream in self.privileged if stream.modality is not Modality.STATE]
+        if other:
+            raise PolysomaError(f"embodiment {self.name!r}: privileged streams are states, {other} are not")
         if self.rate_hz <= 0 or self.chunk < 1 or self.history < 1:
             raise PolysomaError(
                 f"embodiment {self.name!r}: rate_hz, chunk and history must be positive, got "
@@ -201,6 +207,11 @@ class Embodiment:
     def arrays(self) -> tuple[Stream, ...]:
         """The streams that are arrays: all but text."""
         return tuple(stream for stream in self.streams if stream.modality is not Modality.TEXT)
+
+    @property
+    def recorded(self) -> tuple[Stream, ...]:
+        """The streams that data sets hold: what is observed in arrays, and what is privileged."""
+        return (*self.arrays, *self.privileged)
 
     def observation_space(self) -> gymnasium.spaces.Dict:
         return gymnasium.spaces.Dict({stream.name: stream.space() for stream in self.streams})
@@ -253,17 +264,12 @@ class Embodiment:
         for field in ("name", "rate_hz", "chunk", "history", "body", "previous_action"):
             if getattr(self, field) != getattr(other, field):
                 found.append(f"{field}: {getattr(self, field)}, not {getattr(other, field)}")
-        names, others = [s.name for s in self.streams], [s.name for s in other.streams]
-        if names != others:
-            found.append(f"streams: {names}, not {others}")
-        for stream in self.streams:
-            if stream.name in others and stream != other.stream(stream.name):
-                twin = other.stream(stream.name)
-                same_shape = (stream.modality, stream.shape) == (twin.modality, twin.shape)
-                own = "other channels or limits" if same_shape else f"{stream.modality} {stream.shape}"
-                found.append(
-                    f"stream {stream.name!r}: {own}" + ("" if same_shape else f", not {twin.modality} {twin.shape}")
-                )
+        for kind in ("streams", "privileged"):
+            own, theirs = ({stream.name: stream for stream in getattr(body, kind)} for body in (self, other))
+            if list(own) != list(theirs):
+                found.append(f"{kind}: {list(own)}, not {list(theirs)}")
+            for name in sorted(own.keys() & theirs.keys()):
+                found += _stream_differences(own[name], theirs[name])
         if self.actions != other.actions:
             found.append(f"actions: {_action_names(self.actions)}, not {_action_names(other.actions)}")
         return found
@@ -278,6 +284,7 @@ class Embodiment:
         try:
             fields = dict(data)
             fields["streams"] = tuple(_stream_from_json(stream) for stream in data["streams"])
+            fields["privileged"] = tuple(_stream_from_json(stream) for stream in data.get("privileged", ()))
             actions = data["actions"]
             fields["actions"] = (
                 DiscreteActions(tuple(actions["names"]))
@@ -287,6 +294,15 @@ class Embodiment:
             return Embodiment(**fields)
         except (KeyError, TypeError, ValueError) as error:
             raise PolysomaError(f"not the description of an embodiment: {error}") from error
+
+
+def _stream_differences(stream: Stream, twin: Stream) -> list[str]:
+    if stream == twin:
+        return []
+    where = f"stream {stream.name!r}"
+    if (stream.modality, stream.shape) == (twin.modality, twin.shape):
+        return [f"{where}: other channels or limits"]
+    return [f"{where}: {stream.modality} {stream.shape}, not {twin.modality} {twin.shape}"]
 
 
 def _check_value(body: str, stream: Stream, value: Any) -> Any:

@@ -112,7 +112,7 @@ class _Lane:
             jitter = self.noise * half * self.rng.standard_normal(actions.size)
             action = np.clip(action + jitter, actions.low, actions.high).astype(np.float32)
         if self.behaviour.label:
-            self.observations.append(self.observation)
+            self.observations.append({**self.observation, **self.environment.privileged()})
             self.labels.append(label)
             self.executed.append(action)
         observation, reward, terminated, truncated, info = self.environment.step(action)
@@ -150,7 +150,7 @@ class _Lane:
                 instruction=self.observations[0][INSTRUCTION],
                 seed=self.job.seed,
                 success=self.success,
-                observations={s.name: np.stack([o[s.name] for o in self.observations]) for s in self.body.arrays},
+                observations={s.name: np.stack([o[s.name] for o in self.observations]) for s in self.body.recorded},
                 actions=np.asarray(self.labels, dtype),
                 executed=np.asarray(self.executed, dtype),
             )

@@ -14,6 +14,7 @@ import tyro
 
 from polysoma.cli.bodies import Bodies
 from polysoma.cli.evaluate import Evaluate
+from polysoma.cli.play import Play
 from polysoma.cli.push import Push
 from polysoma.cli.record import Record
 from polysoma.cli.serve import Serve
@@ -25,6 +26,7 @@ COMMANDS: dict[str, Any] = {
     "record": Record,
     "train": Train,
     "evaluate": Evaluate,
+    "play": Play,
     "serve": Serve,
     "push": Push,
 }

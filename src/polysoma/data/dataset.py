@@ -7,6 +7,7 @@ costs a copy and memory holds only what is in use. A cache is named after the fi
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -41,7 +42,8 @@ class Dataset:
         episode_instruction: int64 (E,), indices into ``instructions``.
         episode_seed: int64 (E,).
         episode_success: bool (E,).
-        observations: array streams by name, ``(N, *stream.shape)`` of the stream's dtype, read-only.
+        observations: array streams by name, privileged ones too, ``(N, *stream.shape)`` of the stream's dtype,
+            read-only.
         actions: the expert's labels, float32 (N, A) in the channels' units, or int64 (N,), read-only.
         executed: what was executed, as ``actions``.
         failures: seeds of failed expert episodes, by task.
@@ -62,14 +64,26 @@ class Dataset:
         self.episode_seed, self.episode_success = index.seed, index.success
         self._frames = index.frames
         arrays = _frames(self.root, index, layout.body_features(self.embodiment))
-        streams = self.embodiment.arrays
-        self.observations = {stream.name: arrays[layout.observation_key(stream)] for stream in streams}
+        streams = self.embodiment.recorded
+        self.observations = {stream.name: arrays[layout.stream_key(self.embodiment, stream)] for stream in streams}
         self.actions, self.executed = arrays[layout.ACTION], arrays[layout.EXECUTED]
         if isinstance(self.embodiment.actions, DiscreteActions):
             self.actions, self.executed = self.actions[:, 0], self.executed[:, 0]
 
     def __len__(self) -> int:
         return self._frames
+
+    @functools.cached_property
+    def spreads(self) -> dict[str, np.ndarray]:
+        """Of privileged streams by name: the standard deviation of each channel within each task, float32
+        ``(tasks, size)``."""
+        task = self.episode_task.repeat(self.episode_length)
+        result = {}
+        for stream in self.embodiment.privileged:
+            values = self.observations[stream.name]
+            rows = [values[task == number].std(0, np.float64) for number in range(len(self.tasks))]
+            result[stream.name] = np.stack(rows).astype(np.float32)
+        return result
 
 
 def _frames(root: Path, index: EpisodeIndex, features: Mapping[str, Feature]) -> dict[str, np.ndarray]:

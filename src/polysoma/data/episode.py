@@ -20,7 +20,8 @@ class Episode:
         instruction: what to do, in words.
         seed: of the reset; (task, seed) says which start this was.
         success: whether the task was solved.
-        observations: array streams by name (text is left out), each ``(T, *stream.shape)`` of the stream's dtype.
+        observations: array streams by name, privileged ones too (text is left out), each ``(T, *stream.shape)`` of
+            the stream's dtype.
         actions: the expert's labels, float32 ``(T, A)`` in the units of the channels, or int64 indices ``(T,)``.
         executed: the actions that were executed, as ``actions``; they differ from the labels when noise is injected
             or a policy drives.
@@ -42,13 +43,13 @@ class Episode:
     def __post_init__(self) -> None:
         body = self.embodiment
         where = f"episode of {body.name}, {self.task} seed {self.seed}"
-        expected = sorted(stream.name for stream in body.arrays)
+        expected = sorted(stream.name for stream in body.recorded)
         if sorted(self.observations) != expected:
             raise PolysomaError(f"{where}: expected the array streams {expected}, got {sorted(self.observations)}")
         steps = len(np.atleast_1d(self.actions))
         if steps == 0:
             raise PolysomaError(f"{where}: expected at least one step, got none")
-        for stream in body.arrays:
+        for stream in body.recorded:
             array = self.observations[stream.name]
             names = tuple(channel.name for channel in stream.channels)
             _check(f"{where}, stream {stream.name!r}", array, np.dtype(stream.dtype), (steps, *stream.shape), names)

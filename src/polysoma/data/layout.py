@@ -102,18 +102,20 @@ class Feature:
         return values.astype(self.dtype, copy=False).reshape(rows, *self.shape)
 
 
-def observation_key(stream: Stream) -> str:
-    """The column of a stream."""
+def stream_key(body: Embodiment, stream: Stream) -> str:
+    """The column of a stream. Privileged ones are called otherwise, so that nobody takes them for observations."""
+    if stream in body.privileged:
+        return f"privileged.{stream.name}"
     return f"observation.{'images.' if stream.modality is Modality.IMAGE else ''}{stream.name}"
 
 
 def body_features(body: Embodiment) -> dict[str, Feature]:
     """The columns that depend on the body, by name."""
     features = {}
-    for stream in body.arrays:
+    for stream in body.recorded:
         image = stream.modality is Modality.IMAGE
         names = ("height", "width", "channels") if image else tuple(channel.name for channel in stream.channels) or None
-        features[observation_key(stream)] = Feature(np.dtype(stream.dtype), stream.shape, names, image)
+        features[stream_key(body, stream)] = Feature(np.dtype(stream.dtype), stream.shape, names, image)
     if isinstance(body.actions, DiscreteActions):
         action = Feature(np.dtype(np.int64), (1,), ("action",))
     else:

@@ -96,7 +96,7 @@ class Source:
         """Recomputed from the frames themselves: by state stream, and ``"action"`` for continuous actions."""
         result = {
             stream.name: Statistics.of(np.concatenate([d.observations[stream.name] for d in self.datasets]))
-            for stream in self.embodiment.streams
+            for stream in self.embodiment.recorded
             if stream.modality is Modality.STATE
         }
         if is_continuous(self.embodiment):

@@ -22,13 +22,15 @@ class Windows:
     Attributes:
         embodiment: the one body that all windows come from.
         instructions: B strings.
-        observations: stream name to array ``(B, T, *shape)``.
+        observations: stream name to array ``(B, T, *shape)``; those of data hold the privileged streams too.
         previous: the action executed before each frame: int64 ``(B, T)`` where ``size`` stands for "none", or float32
             ``(B, T, A)`` with zeros for "none".
         lengths: int64 ``(B,)``, the number of true frames of each window.
         actions: targets, int64 ``(B, T, chunk)`` or float32 ``(B, T, chunk, A)``; None when acting.
         action_valid: bool ``(B, T, chunk)``, False for padding; None when acting.
         goals: camera stream to what it is to see in the end, uint8 ``(B, *shape)``; None where words say what to do.
+        spreads: privileged stream to the standard deviation of its channels within each window's task, float32
+            ``(B, size)``; None when acting.
     """
 
     embodiment: Embodiment
@@ -39,6 +41,7 @@ class Windows:
     actions: np.ndarray | None = None
     action_valid: np.ndarray | None = None
     goals: dict[str, np.ndarray] | None = None
+    spreads: dict[str, np.ndarray] | None = None
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -59,6 +62,7 @@ class Windows:
             pick(self.actions),
             pick(self.action_valid),
             None if self.goals is None else {name: array[rows] for name, array in self.goals.items()},
+            None if self.spreads is None else {name: array[rows] for name, array in self.spreads.items()},
         )
 
 
@@ -113,6 +117,7 @@ def gather(
         np.asarray(dataset.actions[np.minimum(future, last[:, :, None])]),
         valid,
         goals,
+        {name: spread[dataset.episode_task[episodes]] for name, spread in dataset.spreads.items()},
     )
 
 
@@ -136,10 +141,15 @@ def concatenate(parts: Sequence[Windows]) -> Windows:
         np.concatenate([part.lengths for part in parts]),
         join([part.actions for part in parts if part.actions is not None]),
         join([part.action_valid for part in parts if part.action_valid is not None]),
-        None
-        if first.goals is None
-        else {name: np.concatenate([part.goals[name] for part in parts if part.goals]) for name in first.goals},
+        _concatenated([part.goals for part in parts]),
+        _concatenated([part.spreads for part in parts]),
     )
+
+
+def _concatenated(parts: Sequence[dict[str, np.ndarray] | None]) -> dict[str, np.ndarray] | None:
+    if parts[0] is None:
+        return None
+    return {name: np.concatenate([part[name] for part in parts if part is not None]) for name in parts[0]}
 
 
 def is_continuous(embodiment: Embodiment) -> bool:

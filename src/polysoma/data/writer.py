@@ -173,9 +173,9 @@ class DatasetWriter:
             "index": self._frames + np.arange(len(frame)),
             "task_index": np.repeat(tasks, length),
         }
-        for stream in self.embodiment.arrays:
+        for stream in self.embodiment.recorded:
             arrays = [episode.observations[stream.name] for episode in buffer]
-            values[layout.observation_key(stream)] = np.concatenate(arrays)
+            values[layout.stream_key(self.embodiment, stream)] = np.concatenate(arrays)
         frames = pa.table({name: feature.to_arrow(values[name]) for name, feature in self._features.items()})
         chunk, file = (np.full(len(buffer), n) for n in divmod(self._file, layout.FILES_PER_CHUNK))
         columns = [

@@ -32,6 +32,7 @@ from polysoma.files import write_atomically
 from polysoma.learning.augmentation import augmented
 from polysoma.learning.recipe import Recipe, recipe_from_table
 from polysoma.policy import checkpoint
+from polysoma.policy.images import ImageConfig
 from polysoma.policy.policy import Policy, PolicyConfig, bfloat16
 from polysoma.policy.tokenizers import build_vocabulary
 
@@ -72,7 +73,9 @@ def train(
         raise PolysomaError(f"{out} already holds a run: continue it with --resume or choose another folder")
     torch.manual_seed(recipe.seed)
     policy = _policy(recipe, sources, training if resume else None).to(accelerator.device)
-    average = {name: value.detach().clone() for name, value in policy.named_parameters()}
+    # Parameters, and the running statistics of layers that keep some.
+    tracked = policy.state_dict()
+    average = {name: value.clone() for name, value in tracked.items()}
     optimizer = _optimizer(policy, recipe)
     step = 0
     if resume:
@@ -87,9 +90,10 @@ def train(
         rate = learning_rate(recipe, step)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        losses = {}
+        losses, estimated = {}, {}
         for source in sources:
-            losses[source.embodiment.name], windows = _accumulate(policy, source, recipe, step, accelerator)
+            name = source.embodiment.name
+            losses[name], estimated[name], windows = _accumulate(policy, source, recipe, step, accelerator)
             seen += windows
         _reduce_gradients(parameters, accelerator)
         norm = torch.nn.utils.clip_grad_norm_(parameters, recipe.clip)
@@ -99,7 +103,7 @@ def train(
         optimizer.zero_grad(set_to_none=True)
         step += 1
         decay = min(recipe.ema, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(average.values()), list(policy.parameters()), 1 - decay)
+        torch._foreach_lerp_(list(average.values()), list(tracked.values()), 1 - decay)
         if progress and accelerator.is_main_process:
             progress(step, losses)
         if metrics and (step % recipe.log_every == 0 or step == end):
@@ -107,6 +111,7 @@ def train(
             metrics.write(
                 step,
                 {f"loss/{k}": v for k, v in losses.items()}
+                | {f"estimation/{k}": v for k, v in estimated.items() if recipe.bodies[k].estimation}
                 | {"learning_rate": rate, "gradient_norm": float(norm), "windows_per_s": seen / elapsed},
             )
         if step % recipe.checkpoint_every == 0 or step == end:
@@ -173,9 +178,9 @@ def _policy(recipe: Recipe, sources: list[Source], training: Path | None) -> Pol
     vocabulary = tuple(build_vocabulary(texts))
     if recipe.init:
         start = checkpoint.load_for_training(recipe.init)
-        unknown = {body.name for body in embodiments} - {body.name for body in start.config.embodiments}
-        new = {name: source.statistics() for source in sources if (name := source.embodiment.name) in unknown}
-        return start.grown(embodiments, new, vocabulary, recipe.images.goals, recipe.renewed)
+        known = {body.name for body in start.config.embodiments} - set(recipe.renewed)
+        new = {name: source.statistics() for source in sources if (name := source.embodiment.name) not in known}
+        return start.grown(embodiments, new, vocabulary, recipe.images, recipe.renewed)
     policy = Policy(
         PolicyConfig(
             embodiments=embodiments,
@@ -185,7 +190,7 @@ def _policy(recipe: Recipe, sources: list[Source], training: Path | None) -> Pol
             depth=recipe.policy.depth,
             heads=recipe.policy.heads,
             adapters=recipe.policy.adapters,
-            images=recipe.images,
+            images=recipe.images or ImageConfig(),
             head=recipe.head,
         )
     )
@@ -209,8 +214,8 @@ def _optimizer(policy: Policy, recipe: Recipe) -> torch.optim.AdamW:
 
 def _accumulate(
     policy: Policy, source: Source, recipe: Recipe, step: int, accelerator: accelerate.Accelerator
-) -> tuple[float, int]:
-    """Adds one body's gradients of this step. Returns its mean loss and the number of windows here."""
+) -> tuple[float, float, int]:
+    """Adds one body's gradients of this step. Returns its mean loss, that of its estimates, and its windows here."""
     body = recipe.bodies[source.embodiment.name]
     name = source.embodiment.name.encode()
     rng = np.random.default_rng([recipe.seed, step, accelerator.process_index, *name])
@@ -224,13 +229,19 @@ def _accumulate(
     targets = sum(int(windows.action_valid.sum()) for windows in batches if windows.action_valid is not None)
     # For heads that learn from noise: as all else here, a function of the seed, the step and the process.
     torch.manual_seed(int(rng.integers(2**63)))
-    total = 0.0
+    total = estimated = 0.0
     for part in (part for windows in batches for part in _split_by_length(windows, body.parts)):
         with bfloat16(accelerator.device):
-            loss = policy.loss(part) / targets
-        (loss * body.weight).backward()
+            if body.estimation:
+                loss, missed = policy.losses(part)
+                missed = missed * (len(part) / count)
+            else:
+                loss, missed = policy.loss(part), torch.zeros(())
+            loss = loss / targets
+        (body.weight * (loss + body.estimation * missed)).backward()
         total += loss.item()
-    return total, count
+        estimated += missed.item()
+    return total, estimated, count
 
 
 def _split_by_length(windows: Windows, parts: int) -> Iterator[Windows]:
@@ -260,7 +271,7 @@ def _save_state(
     step: int,
 ) -> None:
     """Everything that a resumed run needs, in a folder that is swapped in whole."""
-    tensors = {f"policy.{name}": p.detach() for name, p in policy.named_parameters()}
+    tensors = {f"policy.{name}": value for name, value in policy.state_dict().items()}
     tensors |= {f"average.{name}": p for name, p in average.items()}
     names = _names(policy, optimizer)
     for index, state in optimizer.state_dict()["state"].items():
@@ -284,8 +295,8 @@ def _load_state(folder: Path, policy: Policy, average: dict[str, Tensor], optimi
     with safetensors.safe_open(folder / STATE_FILE, "pt") as file:
         step = int(file.metadata()["step"])
         with torch.no_grad():
-            for name, parameter in policy.named_parameters():
-                parameter.copy_(file.get_tensor(f"policy.{name}"))
+            for name, value in policy.state_dict().items():
+                value.copy_(file.get_tensor(f"policy.{name}"))
                 average[name].copy_(file.get_tensor(f"average.{name}"))
         state: dict[int, dict[str, Tensor]] = {}
         index = {name: number for number, name in enumerate(_names(policy, optimizer))}

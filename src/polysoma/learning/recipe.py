@@ -38,6 +38,7 @@ class BodyRecipe:
         noise: standard deviation of the noise added to normalised states.
         shift: pictures are moved by up to this many pixels in each direction, their edges repeated.
         colour: brightness and contrast of pictures change by up to this fraction.
+        estimation: weight of the loss of estimating the body's privileged states; 0 for bodies without any.
         goals: the share of windows that are shown a goal picture, half of them without words; needs images.goals.
     """
 
@@ -49,6 +50,7 @@ class BodyRecipe:
     shift: int = 0
     colour: float = 0.0
     goals: float = 0.0
+    estimation: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ class Recipe:
         weights: pattern of data set folders to their weight among the data sets of the same body; 1 where none matches.
         paraphrases: a file of other words for instructions (see :mod:`polysoma.data.paraphrases`), ``"shipped"`` for
             that of the shipped tasks, or empty for none.
+        images: how pictures become tokens; None leaves it as ``init`` has it, or as :class:`ImageConfig` is by default.
         init: a checkpoint to start from, or empty; bodies and words that it does not know are added to it.
         renewed: bodies that ``init`` knows otherwise (with other streams, say): they are as in the data from now on.
         steps: optimiser steps in all.
@@ -83,7 +86,7 @@ class Recipe:
     bodies: Mapping[str, BodyRecipe]
     weights: Mapping[str, float] = field(default_factory=dict)
     policy: PolicySize = PolicySize()
-    images: ImageConfig = ImageConfig()  # noqa: RUF009  (frozen)
+    images: ImageConfig | None = None
     head: HeadConfig = HeadConfig()  # noqa: RUF009  (frozen)
     evaluation: Evaluation = Evaluation()
     paraphrases: str = ""
@@ -155,7 +158,8 @@ def recipe_from_table(table: Mapping[str, Any], where: str) -> Recipe:
     }
     fields["policy"] = _build(PolicySize, fields.get("policy", {}), f"{where}: policy")
     fields["head"] = _build(HeadConfig, fields.get("head", {}), f"{where}: head")
-    fields["images"] = _build(ImageConfig, fields.get("images", {}), f"{where}: images")
+    if fields.get("images") is not None:
+        fields["images"] = _build(ImageConfig, fields["images"], f"{where}: images")
     evaluation = dict(fields.get("evaluation", {}))
     evaluation["tasks"] = tuple(evaluation.get("tasks", ()))
     fields["evaluation"] = _build(Evaluation, evaluation, f"{where}: evaluation")

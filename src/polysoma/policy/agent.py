@@ -66,7 +66,8 @@ class Timing:
 
 
 class Agent:
-    """Drives one body: history, chunk execution, limits, and how late it is (``timing``).
+    """Drives one body: history, chunk execution, limits, how late it is (``timing``), and whether the policy was asked
+    for the last action (``thought``) or it came from the chunk before.
 
     Args:
         policy: whose weights are used; many agents may share one.
@@ -114,6 +115,7 @@ class Agent:
         if goal is not None:
             self.goal = _checked_goal(self.body, goal)
         self.timing = Timing(1 / self.body.rate_hz)
+        self.thought = False
         self._rng = np.random.default_rng(seed)
         self._memory: Memory | None = None
         self._frames: list[Observation] = []
@@ -227,7 +229,9 @@ def act_together(agents: Sequence[Agent], observations: Sequence[Mapping[str, An
     began = time.perf_counter()
     for agent, observation in zip(agents, observations, strict=True):
         agent._observe(observation)
-    for problem in _ask([agent for agent in agents if not agent._chunk]).values():
+    for agent in agents:
+        agent.thought = not agent._chunk
+    for problem in _ask([agent for agent in agents if agent.thought]).values():
         raise problem
     actions = [agent._take() for agent in agents]
     for agent in agents:

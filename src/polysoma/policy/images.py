@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -14,11 +14,15 @@ from polysoma.errors import PolysomaError
 from polysoma.policy import efficientnet
 from polysoma.policy.efficientnet import EfficientNetLite0
 
-FINE, COARSE = 48, 96
+FINE, COARSE = 48, 64
+GRID, CELL, HIDDEN = 12, 16, 256
+"""Of the grid: cells a side, features of a cell, width of the layer that reads all cells."""
 EDGE = 8.0
-"""The coordinate of a picture's edge: two coordinates are to count as much as a hundred features."""
+"""The coordinate of a picture's edge: two coordinates are to count as much as many features."""
 SHARPNESS = 4.0
 """What logits of maps are multiplied by: a thing of a few cells must win against hundreds of cells of background."""
+
+Reduction = Literal["grid", "points"]
 
 
 @dataclass(frozen=True)
@@ -28,32 +32,33 @@ class ImageConfig:
     Attributes:
         backbone: ``"small"``, a network of two stages that starts at random, or ``"efficientnet-lite0"``, the first
             stages of EfficientNet-Lite0, which start with weights trained on ImageNet.
+        reduction: how features of cells become tokens: ``"grid"``, a perceptron that reads every cell at its place;
+            or ``"points"``, places that are found anew in each picture (:class:`Points`).
         tokens: of one picture.
         points: places that each token looks at.
         film: whether the instruction modulates the network (FiLM, Perez et al. 2018, arXiv 1709.07871, as in RT-1).
-        pooled: places are found anew in each picture (TokenLearner, Ryoo et al. 2021, arXiv 2106.11297, with the
-            places' coordinates, as in Levine et al. 2016, arXiv 1504.00702); or else they are the cells of a raster.
         goals: whether a policy can be shown what its cameras are to see in the end.
     """
 
     backbone: Literal["small", "efficientnet-lite0"] = "small"
+    reduction: Reduction = "grid"
     tokens: int = 8
     points: int = 4
     film: bool = True
-    pooled: bool = True
     goals: bool = False
 
     def __post_init__(self) -> None:
         if self.backbone not in ("small", "efficientnet-lite0"):
             raise PolysomaError(f"images: backbone must be small or efficientnet-lite0, got {self.backbone!r}")
+        if self.reduction not in get_args(Reduction):
+            raise PolysomaError(f"images: reduction must be one of {get_args(Reduction)}, got {self.reduction!r}")
 
 
 class ImageTokenizer(nn.Module):
     """Pictures of any camera to ``tokens`` tokens each.
 
-    Features at two resolutions (strides 4 and 8, or 8 and 16 of EfficientNet) are added at the finer one. Each of
-    ``tokens * points`` maps becomes a distribution over its cells; features and coordinates averaged under it say what
-    is there, and where. A camera's role is a vector that is added to its tokens.
+    Features at two resolutions (strides 4 and 8, or 8 and 16 of EfficientNet) are added up and reduced to tokens. A
+    camera's role is a vector that is added to its tokens.
 
     Args:
         config: see :class:`ImageConfig`.
@@ -72,27 +77,26 @@ class ImageTokenizer(nn.Module):
         else:
             self.down = nn.Conv2d(efficientnet.COARSE, COARSE, 1)
         self.coarse = nn.ModuleList(nn.Conv2d(COARSE, COARSE, 3, padding=1) for _ in range(2))
-        self.across = nn.Conv2d(FINE if self.backbone is None else efficientnet.FINE, COARSE, 1)
-        # Over the cells of each picture: what is everywhere is nothing, and what is in one place stands out.
-        self.norm = nn.InstanceNorm2d(COARSE, eps=1e-3, affine=True)
-        points = config.tokens * config.points
-        if config.pooled:
-            self.maps = nn.Linear(COARSE, points)
-        self.out = nn.Linear(config.points * (COARSE + 2), width)
+        self.norms = nn.ModuleList(nn.GroupNorm(8, COARSE) for _ in self.coarse)
+        fine = FINE if self.backbone is None else efficientnet.FINE
+        self.reduce: Grid | Points = (
+            Grid(config, fine, width, roles) if config.reduction == "grid" else Points(config, fine, width)
+        )
         self.which = nn.Parameter(torch.randn(config.tokens, width) * 0.02)
         self.roles = nn.ParameterDict({role: torch.randn(width) * 0.02 for role in sorted(roles)})
         if config.goals:
             self.goal = nn.Parameter(torch.randn(width) * 0.02)
         if config.film:
-            self.film = nn.Linear(width, 2 * COARSE)
+            self.film = nn.Linear(width, 2 * COARSE * len(self.coarse))
             # The words change nothing at first (RT-1, arXiv 2212.06817, section 5.1).
             nn.init.zeros_(self.film.weight)
             nn.init.zeros_(self.film.bias)
 
     def read(self, words: Tensor, words_valid: Tensor) -> Tensor:
-        """What instructions ``(B, W, width)`` make of pictures: factors and offsets of features ``(B, 2 * COARSE)``."""
+        """What instructions ``(B, W, width)`` make of pictures: factors and offsets of the features of each layer,
+        ``(B, 2 * COARSE * layers)``."""
         if not self.config.film:
-            return words.new_zeros(len(words), 2 * COARSE)
+            return words.new_zeros(len(words), 2 * COARSE * len(self.coarse))
         valid = words_valid[..., None].to(words.dtype)
         return self.film((words * valid).sum(1) / valid.sum(1).clamp(min=1))
 
@@ -107,15 +111,11 @@ class ImageTokenizer(nn.Module):
         else:
             x, deep = self.backbone(x)
         deep = F.relu(self.down(deep))
-        factor, offset = reading.repeat_interleave(time, 0)[..., None, None].chunk(2, 1)
-        for convolution in self.coarse:
-            deep = F.relu(deep + convolution(deep) * (1 + factor) + offset)
-        x = self.across(x) + F.interpolate(deep, x.shape[-2:], mode="nearest")
-        height, width = x.shape[-2:]
-        x = self.norm(x.float()).to(x.dtype).flatten(2).transpose(1, 2)
-        found = self._pooled(x, height, width) if self.config.pooled else self._raster(x, height, width)
-        tokens = self.out(found.unflatten(1, (self.config.tokens, self.config.points)).flatten(2))
-        tokens = tokens.float() + self.which + self.roles[role]
+        modulations = reading.repeat_interleave(time, 0)[..., None, None].chunk(2 * len(self.coarse), 1)
+        for number, (convolution, norm) in enumerate(zip(self.coarse, self.norms, strict=True)):
+            factor, offset = modulations[2 * number : 2 * number + 2]
+            deep = F.relu(deep + norm(convolution(deep)).to(deep.dtype) * (1 + factor) + offset)
+        tokens = self.reduce(x, deep, role).float() + self.which + self.roles[role]
         return tokens.view(batch, time, self.config.tokens, -1)
 
     def forward_goals(self, goals: dict[str, Tensor], readings: dict[str, Tensor]) -> Tensor:
@@ -123,20 +123,80 @@ class ImageTokenizer(nn.Module):
         tokens = [self(picture[:, None], readings[name], name)[:, 0] for name, picture in goals.items()]
         return torch.cat(tokens, 1) + self.goal
 
-    def _pooled(self, x: Tensor, height: int, width: int) -> Tensor:
-        """Features and coordinates under each map: ``(N, points, COARSE + 2)``."""
-        weight = (SHARPNESS * self.maps(x).float()).softmax(1).transpose(1, 2).to(x.dtype)
-        return weight @ torch.cat([x, _coordinates(height, width, x).expand(len(x), -1, -1)], -1)
 
-    def _raster(self, x: Tensor, height: int, width: int) -> Tensor:
-        """Features and coordinates of the cells of a raster of as many columns as rows, or twice as many."""
-        points = self.config.tokens * self.config.points
-        rows = int(points**0.5)
-        while points % rows:
-            rows -= 1
-        features = torch.cat([x, _coordinates(height, width, x).expand(len(x), -1, -1)], -1)
-        grid = features.transpose(1, 2).unflatten(2, (height, width))
-        return F.adaptive_avg_pool2d(grid, (rows, points // rows)).flatten(2).transpose(1, 2)
+class Grid(nn.Module):
+    """All cells at once: a few features of each cell of a fixed grid, normalised together, through a perceptron.
+
+    Where a thing is matters as much as what it is, and a perceptron over places says so at once; averages under maps
+    (:class:`Points`) learned it three times more slowly. What is the same in all pictures of a camera, nearly
+    everything, is subtracted before the perceptron's nonlinearity: otherwise it drowns what differs.
+    """
+
+    def __init__(self, config: ImageConfig, fine: int, width: int, roles: Sequence[str]) -> None:
+        super().__init__()
+        self.tokens = config.tokens
+        self.across = nn.Conv2d(fine, COARSE, 1)
+        self.cell = nn.Conv2d(COARSE, CELL, 1)
+        self.norm = nn.LayerNorm(CELL * GRID**2)
+        self.hidden = nn.Linear(CELL * GRID**2, HIDDEN)
+        self.standardised = nn.ModuleDict({role: Standardised(HIDDEN) for role in sorted(roles)})
+        self.out = nn.Linear(HIDDEN, config.tokens * width)
+
+    def forward(self, fine: Tensor, deep: Tensor, role: str) -> Tensor:
+        """Features ``(N, channels, height, width)`` of both resolutions to ``(N, tokens, width)``."""
+        x = self.across(F.adaptive_avg_pool2d(fine, GRID)) + _resized(deep)
+        x = self.norm(F.relu(self.cell(x)).flatten(1).float())
+        x = F.relu(self.standardised[role](self.hidden(x).float()))
+        return self.out(x).unflatten(1, (self.tokens, -1))
+
+
+class Standardised(nn.Module):
+    """Features minus their mean over the data, in units of their standard deviation (batch normalisation, Ioffe &
+    Szegedy 2015, arXiv 1502.03167): those of the batch where gradients are computed, running ones everywhere else."""
+
+    mean: Tensor
+    variance: Tensor
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("variance", torch.ones(size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """float32 ``(N, size)``."""
+        learning = self.training and torch.is_grad_enabled() and len(x) > 1
+        return F.batch_norm(x, self.mean, self.variance, training=learning, momentum=0.05)
+
+
+def _resized(x: Tensor) -> Tensor:
+    return x if x.shape[-2:] == (GRID, GRID) else F.interpolate(x, (GRID, GRID), mode="bilinear", align_corners=False)
+
+
+class Points(nn.Module):
+    """Places found in each picture (TokenLearner, Ryoo et al. 2021, arXiv 2106.11297, with the places' coordinates, as
+    in Levine et al. 2016, arXiv 1504.00702).
+
+    Each of ``tokens * points`` maps becomes a distribution over the cells of the finer resolution; features and
+    coordinates averaged under it say what is there, and where.
+    """
+
+    def __init__(self, config: ImageConfig, fine: int, width: int) -> None:
+        super().__init__()
+        self.tokens = config.tokens
+        self.across = nn.Conv2d(fine, COARSE, 1)
+        # Over the cells of each picture: what is everywhere is nothing, and what is in one place stands out.
+        self.norm = nn.InstanceNorm2d(COARSE, eps=1e-3, affine=True)
+        self.maps = nn.Linear(COARSE, config.tokens * config.points)
+        self.out = nn.Linear(config.points * (COARSE + 2), width)
+
+    def forward(self, fine: Tensor, deep: Tensor, role: str) -> Tensor:
+        """Features ``(N, channels, height, width)`` of both resolutions to ``(N, tokens, width)``."""
+        x = self.across(fine) + F.interpolate(deep, fine.shape[-2:], mode="nearest")
+        height, width = x.shape[-2:]
+        x = self.norm(x.float()).to(x.dtype).flatten(2).transpose(1, 2)
+        weight = (SHARPNESS * self.maps(x).float()).softmax(1).transpose(1, 2).to(x.dtype)
+        found = weight @ torch.cat([x, _coordinates(height, width, x).expand(len(x), -1, -1)], -1)
+        return self.out(found.unflatten(1, (self.tokens, -1)).flatten(2))
 
 
 def _coordinates(height: int, width: int, like: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from polysoma.data.windows import Windows
 from polysoma.embodiment import ContinuousActions, Embodiment, Modality
 from polysoma.errors import PolysomaError
 from polysoma.policy.described import ChannelReader, DescribedHead
+from polysoma.policy.estimator import Estimator
 from polysoma.policy.heads import Head, HeadConfig, build_head
 from polysoma.policy.images import ImageConfig, ImageTokenizer
 from polysoma.policy.memory import Memory, stack
@@ -119,6 +120,7 @@ class Policy(nn.Module):
         self.bodies = nn.ModuleDict()
         self.readouts = nn.ParameterDict()
         self.heads = nn.ModuleDict()
+        self.estimators = nn.ModuleDict()
         roles = {s.name for body in config.embodiments for s in body.streams if s.modality is Modality.IMAGE}
         self.images = ImageTokenizer(config.images, sorted(roles), config.width) if roles else None
         self.channels = ChannelReader(config.width) if config.adapters == "described" else None
@@ -126,7 +128,11 @@ class Policy(nn.Module):
         for body in config.embodiments:
             statistics = dict(config.statistics.get(body.name, {}))
             reader = self.channels if isinstance(body.actions, ContinuousActions) else None
-            self.bodies[body.name] = BodyTokenizer(body, statistics, config.width, config.images.tokens, reader)
+            tokenizer = BodyTokenizer(body, statistics, config.width, config.images.tokens, reader)
+            self.bodies[body.name] = tokenizer
+            if body.privileged:
+                estimator = Estimator(body.privileged, statistics, tokenizer.per_frame, config.width)
+                self.estimators[body.name] = estimator
             if reader is None:
                 self.readouts[body.name] = nn.Parameter(torch.randn(body.history, config.width) * 0.02)
             twin = moving.setdefault(body.body, body)
@@ -180,14 +186,22 @@ class Policy(nn.Module):
 
     def forward(self, windows: Windows) -> Tensor:
         """What B windows of one embodiment, T frames long, come to: a readout for every frame, ``(B, T, width)``."""
-        body = windows.embodiment
-        told, told_valid, readings = self._told(body.name, windows.instructions, windows.goals)
+        return self._answer(windows, *self._embed(windows))
+
+    def _embed(self, windows: Windows) -> tuple[Tensor, Tensor, Tensor]:
+        """Tokens of what is told, which of them are true, and tokens of whole windows' frames."""
+        told, told_valid, readings = self._told(windows.embodiment.name, windows.instructions, windows.goals)
+        return told, told_valid, self._frames(windows, self._times(windows), readings)
+
+    def _answer(self, windows: Windows, told: Tensor, told_valid: Tensor, frames: Tensor) -> Tensor:
+        name, times = windows.embodiment.name, self._times(windows)
         lengths = torch.from_numpy(windows.lengths).to(self.device)
-        times = torch.arange(windows.previous.shape[1], device=self.device).expand(len(windows), -1)
-        frames = self._frames(windows, times, readings)
-        mask = attention_mask(told_valid, times < lengths[:, None], times, self._tokenizer(body.name).per_frame)
-        tokens = torch.cat([told, frames, self._readouts(body.name, times)], 1)
+        mask = attention_mask(told_valid, times < lengths[:, None], times, self._tokenizer(name).per_frame)
+        tokens = torch.cat([told, frames, self._readouts(name, times)], 1)
         return self.trunk(tokens, mask, times.shape[1])
+
+    def _times(self, windows: Windows) -> Tensor:
+        return torch.arange(windows.previous.shape[1], device=self.device).expand(len(windows), -1)
 
     def _told(
         self, name: str, instructions: Sequence[str], goals: Mapping[str, np.ndarray] | None
@@ -216,11 +230,47 @@ class Policy(nn.Module):
 
     def loss(self, windows: Windows) -> Tensor:
         """The sum of the losses of all true targets, a float32 scalar (divide by their number for the mean)."""
+        return self._action_loss(windows, *self._embed(windows))
+
+    def losses(self, windows: Windows) -> tuple[Tensor, Tensor]:
+        """:meth:`loss`, and the mean loss of estimating the body's privileged states: float32 scalars.
+
+        Raises:
+            PolysomaError: the body has no privileged states, or the windows do not hold them.
+        """
+        estimator = self._estimator(windows.embodiment.name)
+        missing = sorted(estimator.streams.keys() - windows.observations.keys())
+        if missing or windows.spreads is None:
+            raise PolysomaError(f"windows of {windows.embodiment.name} hold no privileged {missing} to estimate")
+        told, told_valid, frames = self._embed(windows)
+        states = {name: torch.from_numpy(windows.observations[name]).to(self.device) for name in estimator.streams}
+        spreads = {name: torch.from_numpy(windows.spreads[name]).to(self.device) for name in estimator.streams}
+        missed = estimator.losses(frames, _mean(told, told_valid), states, spreads)
+        true = self._times(windows) < torch.from_numpy(windows.lengths).to(self.device)[:, None]
+        return self._action_loss(windows, told, told_valid, frames), missed[true].mean()
+
+    def _action_loss(self, windows: Windows, told: Tensor, told_valid: Tensor, frames: Tensor) -> Tensor:
         if windows.actions is None or windows.action_valid is None:
             raise PolysomaError("a loss needs windows with targets")
         actions, valid = torch.from_numpy(windows.actions), torch.from_numpy(windows.action_valid)
-        losses = self.head(windows.embodiment.name).losses(self(windows), actions.to(self.device))
+        readouts = self._answer(windows, told, told_valid, frames)
+        losses = self.head(windows.embodiment.name).losses(readouts, actions.to(self.device))
         return losses[valid.to(self.device)].sum()
+
+    def _estimator(self, name: str) -> Estimator:
+        if name not in self.estimators:
+            raise PolysomaError(f"{name} has no privileged states to estimate")
+        return cast(Estimator, self.estimators[name])
+
+    @torch.inference_mode()
+    def estimate(self, windows: Windows) -> dict[str, Tensor]:
+        """What the policy takes a body's privileged states for: stream name to ``(B, T, size)``, float32, in the
+        channels' units. Raises PolysomaError for a body that has none."""
+        estimator = self._estimator(windows.embodiment.name)
+        with bfloat16(self.device):
+            told, told_valid, frames = self._embed(windows)
+            found = estimator.estimate(frames, _mean(told, told_valid))
+        return {name: state.cpu() for name, state in found.items()}
 
     @torch.inference_mode()
     def begin(self, body: str, instruction: str, goal: Mapping[str, np.ndarray] | None = None) -> Memory:
@@ -287,12 +337,10 @@ class Policy(nn.Module):
         embodiments: Sequence[Embodiment],
         statistics: Mapping[str, Mapping[str, Statistics]],
         vocabulary: Sequence[str],
-        goals: bool = False,
+        images: ImageConfig | None = None,
         renewed: Collection[str] = (),
     ) -> Policy:
-        """A policy that also knows these bodies and words, with all the weights that this one has.
-
-        With ``goals`` it can also be shown goals.
+        """A policy that also knows these bodies and words, with all the weights that this one has and that still fit.
 
         Bodies that are known already keep their own statistics. What is new starts at random.
 
@@ -300,7 +348,7 @@ class Policy(nn.Module):
             embodiments: bodies to know.
             statistics: those of bodies that are not known.
             vocabulary: words to know.
-            goals: whether goals can be shown.
+            images: how pictures become tokens from now on; None leaves that as it is.
             renewed: names of known bodies that may differ from what is known: they are as described here, and keep
                 the weights that still fit.
 
@@ -316,9 +364,12 @@ class Policy(nn.Module):
         config = dataclasses.replace(
             self.config,
             embodiments=(*known.values(), *(body for body in embodiments if body.name not in known)),
-            statistics={**statistics, **self.config.statistics},
+            statistics={
+                name: {**statistics.get(name, {}), **self.config.statistics.get(name, {})}
+                for name in statistics.keys() | self.config.statistics.keys()
+            },
             vocabulary=(*self.config.vocabulary, *(w for w in vocabulary if w not in self.config.vocabulary)),
-            images=dataclasses.replace(self.config.images, goals=goals or self.config.images.goals),
+            images=images or self.config.images,
         )
         policy = Policy(config)
         own = policy.state_dict()
@@ -327,7 +378,7 @@ class Policy(nn.Module):
         own["text.words.weight"][: len(words)] = words
         fitting = {name: value for name, value in mine.items() if name in own and own[name].shape == value.shape}
         policy.load_state_dict(own | fitting)
-        return policy
+        return policy.train(self.training)
 
     def for_inference(self) -> Policy:
         """Stores the matrices in bfloat16 (what the products run in anyway), freezes, and returns itself."""
@@ -380,6 +431,11 @@ class Policy(nn.Module):
         lines = [f"Policy: {self.parameter_count():,} parameters, {shape}, {len(self.config.vocabulary)} words"]
         lines += [f"  {name:<9}{count:>11,}" for name, count in counts.items()]
         return "\n".join(lines + [self.describe(body.name) for body in self.config.embodiments])
+
+
+def _mean(tokens: Tensor, valid: Tensor) -> Tensor:
+    weight = valid[..., None].to(tokens.dtype)
+    return (tokens * weight).sum(1) / weight.sum(1).clamp(min=1)
 
 
 def bfloat16(device: torch.device) -> contextlib.AbstractContextManager[Any]:

@@ -364,7 +364,8 @@ class DroneEnvironment(MujocoEnvironment):
             spread = _GUST_FRACTION * self.wind * math.sqrt(1 - keep * keep)
             self._gust = keep * self._gust + spread * self.np_random.standard_normal(3)
         # The air drag changes little within a control step, so that it is computed once for each.
-        data.xfrc_applied[self._body, :3] = self.frame.drag * (self._mean_wind + self._gust - data.qvel[:3])
+        air = self.frame.drag * (self._mean_wind + self._gust - data.qvel[:3])
+        data.xfrc_applied[self._body, :3] = air + (self._force if self._pushed == self._body else 0.0)
         gains = self._rates_to_motors
         wanted = self._thrust_to_motors * ((1 + command[0]) * self._weight) + gains @ (command[1:] * self.frame.rates)
         for _ in range(PHYSICS_HZ // CONTROL_HZ):

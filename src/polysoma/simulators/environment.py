@@ -73,9 +73,25 @@ class Environment(gymnasium.Env[Observation, Any]):
         """
         raise NotImplementedError
 
+    def privileged(self) -> Observation:
+        """The present values of the embodiment's privileged streams, which recordings hold and policies do not see."""
+        return {}
+
     def render_frame(self, size: int = 240) -> np.ndarray:
         """A picture of the present state for people: uint8 of shape ``(size, size, 3)``."""
         raise NotImplementedError
+
+    def push(self, place: tuple[float, float] | None, force: tuple[float, float]) -> str | None:
+        """Pushes what is seen at a place of :meth:`render_frame`'s picture, until it is told otherwise.
+
+        Args:
+            place: across and down, each from 0 to 1; None goes on with what is pushed already.
+            force: to the right and up in the picture, in multiples of the thing's own weight; (0, 0) lets go.
+
+        Returns:
+            What is pushed; None where there is nothing that moves.
+        """
+        return None
 
     def render(self) -> np.ndarray | None:
         """Gymnasium's way to ask for :meth:`render_frame`; None without a ``render_mode``."""
@@ -95,6 +111,8 @@ class MujocoEnvironment(Environment):
     def __init__(self) -> None:
         super().__init__()
         self._drawn: dict[int, Camera] = {}
+        self._pushed: int | None = None
+        self._force = np.zeros(3)
 
     def _scene(self) -> tuple[Any, Any, Any]:
         """The model, its present data, and a camera: a name, or a ``mujoco.MjvCamera`` that may follow the body."""
@@ -110,14 +128,34 @@ class MujocoEnvironment(Environment):
         model, data, _ = self._scene()
         return self._picture(model, data, self._view(camera), size)
 
+    def push(self, place: tuple[float, float] | None, force: tuple[float, float]) -> str | None:
+        """See :class:`Environment`. The force acts at the thing's centre of mass."""
+        model, data, view = self._scene()
+        camera = self._drawn[max(self._drawn)] if self._drawn else self._camera(model, 240)
+        if place is not None:
+            self.push(None, (0.0, 0.0))
+            self._pushed = camera.body_at(data, view, *place)
+        if self._pushed is None:
+            return None
+        weight = 9.81 * max(0.05, float(model.body_subtreemass[self._pushed]))
+        self._force = weight * camera.in_the_world(*force)
+        data.xfrc_applied[self._pushed, :3] = self._force
+        name: str = model.body(self._pushed).name
+        if not any(force):
+            self._pushed = None
+        return name or "a part without a name"
+
     def _view(self, camera: str) -> Any:
         """Where one of the body's cameras is: a camera of the model, or a ``mujoco.MjvCamera``."""
         return camera
 
     def _picture(self, model: Any, data: Any, view: Any, size: int) -> np.ndarray:
+        return self._camera(model, size).frame(data, view)
+
+    def _camera(self, model: Any, size: int) -> Camera:
         if size not in self._drawn:
             self._drawn[size] = Camera(model, size, cell=self.mesh_cell)
-        return self._drawn[size].frame(data, view)
+        return self._drawn[size]
 
     def close(self) -> None:
         for camera in self._drawn.values():

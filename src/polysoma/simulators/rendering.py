@@ -116,6 +116,24 @@ class Camera:
         mujoco.mjr_readPixels(pixels, None, self._rectangle, self._context)
         return np.ascontiguousarray(pixels[::-1])
 
+    def body_at(self, data: mujoco.MjData, view: str | mujoco.MjvCamera, across: float, down: float) -> int | None:
+        """The number of the movable body that is seen at a place of the picture (0 to 1 each); None if none is."""
+        import mujoco
+
+        self.frame(data, view)
+        point, geom, flex, skin = np.zeros((3, 1)), *(np.zeros((1, 1), np.int32) for _ in range(3))
+        body = mujoco.mjv_select(
+            self._model, data, self._option, self.width / self.height, across, 1 - down, self._scene, point, geom,
+            flex, skin,
+        )  # fmt: skip
+        return body if body > 0 and self._model.body_weldid[body] > 0 else None
+
+    def in_the_world(self, right: float, up: float) -> np.ndarray:
+        """A direction in the picture that was drawn last, as one in the world: float64 ``(3,)``."""
+        eye = self._scene.camera[0]
+        forward, upward = np.array(eye.forward), np.array(eye.up)
+        return right * np.cross(forward, upward) + up * upward
+
     def close(self) -> None:
         """Give the OpenGL memory back. The camera cannot be used afterwards."""
         self._gl.make_current()

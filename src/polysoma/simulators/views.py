@@ -33,6 +33,7 @@ class Seen(Environment):
         self.task = embodiment.name + inner.task[inner.task.index("/") :]
         self.max_steps, self.expert_noise = inner.max_steps, inner.expert_noise
         self._cameras = [stream.name for stream in embodiment.streams if stream.modality is Modality.IMAGE]
+        self._last: Observation = {}
         self._kept = np.array([], np.int64)
         if PROPRIOCEPTION in self.observation_space.spaces:  # type: ignore[attr-defined]
             names = [channel.name for channel in inner.embodiment.stream("state").channels]
@@ -56,6 +57,10 @@ class Seen(Environment):
         """That of the task. See :class:`Environment`."""
         return self._inner.expert_action()
 
+    def privileged(self) -> Observation:
+        """The states of the task that the cameras stand for. See :class:`Environment`."""
+        return {stream.name: self._last[stream.name] for stream in self.embodiment.privileged}
+
     def render_frame(self, size: int = 240) -> np.ndarray:
         """The task's picture, and what the cameras see along its lower edge. See :class:`Environment`."""
         picture = self._inner.render_frame(size)
@@ -66,10 +71,15 @@ class Seen(Environment):
             picture[size - side :, number * side : (number + 1) * side] = seen[nearest[:, None], nearest]
         return picture
 
+    def push(self, place: tuple[float, float] | None, force: tuple[float, float]) -> str | None:
+        """That of the task. See :class:`Environment`."""
+        return self._inner.push(place, force)
+
     def close(self) -> None:
         self._inner.close()
 
     def _see(self, observation: Observation) -> Observation:
+        self._last = observation
         seen = {name: value for name, value in observation.items() if name in self.observation_space.spaces}  # type: ignore[attr-defined]
         seen |= {camera: self._inner.camera_frame(camera, PIXELS) for camera in self._cameras}
         if len(self._kept):
@@ -79,6 +89,8 @@ class Seen(Environment):
 
 def seen(family: Family, cameras: Sequence[str], kept: Sequence[str] = (), streams: Sequence[str] = ()) -> Family:
     """The same tasks through cameras. The embodiment is called ``NAME-pixels`` and is of the same body.
+
+    States that are not observed any more are privileged.
 
     Args:
         family: the tasks, observed by their state.
@@ -98,6 +110,7 @@ def seen(family: Family, cameras: Sequence[str], kept: Sequence[str] = (), strea
             *(Stream(camera, Modality.IMAGE, (PIXELS, PIXELS, 3)) for camera in cameras),
             body.stream(INSTRUCTION),
         ),
+        privileged=tuple(s for s in body.streams if s.modality is Modality.STATE and s.name not in streams),
     )
 
     def build(task: str, **options: Any) -> Environment:

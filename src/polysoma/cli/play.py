@@ -1,0 +1,92 @@
+"""``polysoma play``: all bodies live in a page of the browser."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import webbrowser
+from dataclasses import dataclass
+
+import tyro
+
+from polysoma.errors import PolysomaError
+
+INSTALL = "pip install 'polysoma[sim,serve]'"
+
+
+@dataclass(frozen=True)
+class Play:
+    """Shows every body live in the browser, all driven by the same weights: tell them what to do, push them, add wind.
+
+    Examples:
+        polysoma play
+        polysoma play runs/x/checkpoint --bodies drone,go1 --port 9000
+    """
+
+    checkpoint: tyro.conf.Positional[str] = "generalist"
+    """A checkpoint folder, or generalist for the shipped weights."""
+    bodies: str = "*"
+    """Which bodies, comma-separated; * for all that the checkpoint knows and that are installed here."""
+    host: str = "127.0.0.1"
+    """Where to listen; the default lets nobody in from outside this machine."""
+    port: int = 8080
+    """Where to listen; 0 takes any free port."""
+    open: bool = True
+    """Opens the page in the browser of this machine. The variable POLYSOMA_TOKEN, where set, guards the page."""
+
+    def run(self) -> None:
+        try:
+            from polysoma.play.server import PlayServer
+        except ImportError as error:
+            raise PolysomaError(f"the page needs {error.name}, not installed here: run `{INSTALL}`") from error
+        import torch
+
+        from polysoma.policy.checkpoint import load
+
+        # The stage is one thread; more of them would fight with it.
+        torch.set_num_threads(1)
+        policy = load(self.checkpoint)
+        names = _bodies([body.name for body in policy.config.embodiments], self.bodies)
+        token = os.environ.get("POLYSOMA_TOKEN") or None
+        asyncio.run(self._serve(PlayServer(policy, names, token), token, len(names)))
+
+    async def _serve(self, server: object, token: str | None, count: int) -> None:
+        from polysoma.play.server import PlayServer
+
+        assert isinstance(server, PlayServer)
+        stopped = asyncio.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+        async with server.listen(self.host, self.port) as listening:
+            port = listening.sockets[0].getsockname()[1]
+            address = f"http://{self.host}:{port}/" + (f"?token={token}" if token else "")
+            print(f"{count} bodies at {address} (Ctrl+C ends it)", flush=True)
+            if self.open:
+                webbrowser.open(address)
+            await stopped.wait()
+
+
+def _bodies(known: list[str], wanted: str) -> list[str]:
+    """The chosen bodies that can be simulated here, those that are quick to build first."""
+    from polysoma import simulators
+
+    chosen = known if wanted == "*" else [name.strip() for name in wanted.split(",")]
+    strangers = [name for name in chosen if name not in known]
+    if strangers:
+        raise PolysomaError(f"this policy does not know {strangers}; it knows {known}")
+    usable, missing = [], None
+    for name in chosen:
+        try:
+            simulators.check_installed(simulators.tasks_of(name)[:1])
+        except PolysomaError as error:
+            if wanted != "*":
+                raise
+            missing = error
+            continue
+        if simulators.tasks_of(name):
+            usable.append(name)
+    if not usable:
+        raise missing or PolysomaError(f"none of {chosen} has a simulation here")
+    first = ("drone", "rover", "go1", "babyai", "half-cheetah")
+    return sorted(usable, key=lambda name: first.index(name) if name in first else len(first))

@@ -1,0 +1,1 @@
+"""Bodies that live in a page of the browser, all driven by the same weights."""

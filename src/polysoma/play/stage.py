@@ -1,0 +1,372 @@
+"""The stage: every body in its own simulation, all of them driven by one policy, in one thread.
+
+Whoever watches asks for things with :meth:`Stage.ask`, from any thread; the stage does them between two steps.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from polysoma import simulators
+from polysoma.embodiment import INSTRUCTION, Modality, Observation
+from polysoma.errors import PolysomaError
+from polysoma.policy.agent import Acting, Agent
+from polysoma.policy.policy import Policy
+from polysoma.simulators.environment import Environment
+
+LARGE, SMALL = 384, 176
+"""Sides in pixels of the chosen body's picture, and of the others'."""
+FPS = 12
+REST_SECONDS = 1.0
+"""How long the end of an episode stays in view."""
+CLIP_SECONDS = 60
+FIRST_SEED = 7000
+
+FAVOURITES = {
+    "metaworld": "metaworld/drawer-open-v3",
+    "metaworld-pixels": "metaworld-pixels/drawer-close-v3",
+    "babyai": "babyai/GoToObj",
+    "drone": "drone/ring",
+    "fetch": "fetch/pick-and-place",
+    "pointmaze": "pointmaze/medium",
+}
+"""The task that a body begins with, where its family's first one is not the best to look at."""
+
+
+class Actor:
+    """One body on the stage: its simulation, its agent, and the score.
+
+    Args:
+        policy: whose weights.
+        body: name of an embodiment that the policy knows and that is simulated.
+    """
+
+    def __init__(self, policy: Policy, body: str) -> None:
+        self.policy, self.name = policy, body
+        self.embodiment = policy.embodiment(body)
+        self.tasks = simulators.tasks_of(body)
+        self.episodes = self.successes = 0
+        self.paused = False
+        self.wind = 0.0
+        self.said: str | None = None
+        self.goal: Mapping[str, np.ndarray] | None = None
+        self.decisions_ms: deque[float] = deque(maxlen=120)
+        self._environments: dict[tuple[str, float], Environment] = {}
+        self._seed = FIRST_SEED
+        self._owed = self._rest = 0.0
+        self.change_task(FAVOURITES.get(body, self.tasks[0]))
+
+    @property
+    def windy(self) -> bool:
+        """Whether there is wind where this body is."""
+        return hasattr(self.environment, "wind")
+
+    def change_task(self, task: str) -> None:
+        """Begins with another task. Raises PolysomaError when the body has no such task."""
+        if task not in self.tasks:
+            raise PolysomaError(f"{self.name} has no task {task!r}")
+        self.task, self.said, self.goal = task, None, None
+        self.reset()
+
+    def reset(self) -> None:
+        """Begins the next episode."""
+        key = (self.task, self.wind)
+        if key not in self._environments:
+            options: dict[str, Any] = {"wind": self.wind} if self.wind else {}
+            self._environments[key] = simulators.make(self.task, **options)
+        self.environment = self._environments[key]
+        self.observation, _ = self.environment.reset(seed=self._seed)
+        self._seed += 1
+        self.steps, self.over, self.success = 0, False, False
+        self._new_agent()
+
+    def say(self, text: str) -> None:
+        """Tells the body what to do, instead of what its task says; an empty text gives the task's words back."""
+        self.said = text.strip() or None
+        self._new_agent()
+
+    def show(self, goal: Mapping[str, np.ndarray] | None) -> None:
+        """Shows the body what its cameras are to see. Raises PolysomaError where the policy follows no goals."""
+        before = self.goal
+        self.goal = goal
+        try:
+            self._new_agent()
+            if goal is not None:
+                self.policy.begin(self.name, self.told, goal)
+        except PolysomaError:
+            self.goal = before
+            self._new_agent()
+            raise
+
+    @property
+    def told(self) -> str:
+        """The words that hold now."""
+        return self.said if self.said is not None else self.observation[INSTRUCTION]
+
+    def views(self) -> dict[str, np.ndarray]:
+        """What the body's cameras see now, by stream."""
+        return {s.name: self.observation[s.name] for s in self.embodiment.streams if s.modality is Modality.IMAGE}
+
+    def live(self, seconds: float) -> None:
+        """Lets so much time pass, in steps of the body's own rate."""
+        if self.paused:
+            return
+        if self.over:
+            self._rest += seconds
+            if self._rest >= REST_SECONDS:
+                self.reset()
+            return
+        self._owed += seconds * self.embodiment.rate_hz
+        while self._owed >= 1 and not self.over:
+            self._owed -= 1
+            self.step()
+
+    def step(self) -> None:
+        """One action."""
+        if self.over:
+            self.reset()
+            return
+        observation: Observation = {**self.observation, INSTRUCTION: self.told}
+        began = time.perf_counter()
+        action = self._agent.act(observation)
+        spent = 1e3 * (time.perf_counter() - began)
+        if self._agent.thought:
+            self.decisions_ms.append(spent)
+        self.observation, _, terminated, truncated, info = self.environment.step(action)
+        self.steps += 1
+        self.success = bool(info["success"])
+        self.over = self.success or terminated or truncated or self.steps >= self.environment.max_steps
+        if self.over:
+            self.episodes += 1
+            self.successes += self.success
+            self._rest = self._owed = 0.0
+
+    def status(self) -> dict[str, Any]:
+        """What the page says about this body."""
+        return {
+            "task": self.task,
+            "told": self.told,
+            "own_words": self.said is not None,
+            "goal": self.goal is not None,
+            "steps": self.steps,
+            "episodes": self.episodes,
+            "successes": self.successes,
+            "paused": self.paused,
+            "over": self.over,
+            "success": self.success,
+            "wind": self.wind,
+            "late": self._agent.timing.late,
+            "ms": [round(value, 2) for value in self.decisions_ms],
+        }
+
+    def description(self) -> dict[str, Any]:
+        """What does not change."""
+        return {
+            "tasks": list(self.tasks),
+            "rate_hz": self.embodiment.rate_hz,
+            "tokens": self.policy.describe(self.name),
+            "cameras": [s.name for s in self.embodiment.streams if s.modality is Modality.IMAGE],
+            "follows_goals": self.policy.config.images.goals,
+            "windy": self.windy,
+        }
+
+    def close(self) -> None:
+        for environment in self._environments.values():
+            environment.close()
+
+    def _new_agent(self) -> None:
+        self._agent: Agent = self.policy.agent(self.name, acting=Acting(), seed=self._seed, goal=self.goal)
+
+
+class Stage:
+    """All bodies, side by side, at the pace of real time or as near to it as this machine can.
+
+    Args:
+        policy: that drives them.
+        bodies: their names.
+        show: called in the stage's thread with a body's name and its picture, uint8 ``(side, side, 3)``.
+        tell: called there with a message for those who watch: a map of plain JSON values.
+        clip: called there with a body's name and the pictures of a clip that was asked for.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        bodies: Iterable[str],
+        show: Callable[[str, np.ndarray], None],
+        tell: Callable[[dict[str, Any]], None],
+        clip: Callable[[str, list[np.ndarray]], None],
+    ) -> None:
+        self._policy, self._names = policy, list(bodies)
+        self._show, self._tell, self._clip = show, tell, clip
+        self._wishes: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self._actors: dict[str, Actor] = {}
+        self._failed: dict[str, str] = {}
+        self._chosen = self._names[0]
+        self._film: list[np.ndarray] | None = None
+        self._pushed: Environment | None = None
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="stage", daemon=True)
+
+    def __enter__(self) -> Stage:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def ask(self, wish: dict[str, Any]) -> None:
+        """Asks for something, as the page does: ``{"do": "choose", "body": ...}`` and the like; what is wrong with a
+        wish is told."""
+        self._wishes.put(wish)
+
+    def _run(self) -> None:
+        waiting = list(self._names)
+        moment, turn = time.perf_counter(), 0
+        while not self._ended.is_set():
+            if waiting:
+                # One at a time, so that the first ones move while the others are built.
+                self._admit(waiting.pop(0))
+            while not self._wishes.empty():
+                wish = self._wishes.get()
+                try:
+                    self._do(wish)
+                except PolysomaError as error:
+                    self._tell({"problem": str(error)})
+                except (KeyError, TypeError, ValueError) as error:
+                    self._tell({"problem": f"not understood: {error!r}"})
+            now = time.perf_counter()
+            # Who cannot keep up gets slower, not jerky.
+            passed, moment = min(now - moment, 2 / FPS), now
+            self._live(passed, turn)
+            if turn % 4 == 0:
+                self._tell(self._status(passed / max(1e-6, time.perf_counter() - now)))
+            turn += 1
+            self._ended.wait(max(0.0, 1 / FPS - (time.perf_counter() - moment)))
+        for actor in self._actors.values():
+            actor.close()
+
+    def _admit(self, name: str) -> None:
+        try:
+            self._actors[name] = Actor(self._policy, name)
+        except PolysomaError as error:
+            self._failed[name] = str(error)
+        self._tell(self.description())
+
+    def _live(self, seconds: float, turn: int) -> None:
+        others = [name for name in self._actors if name != self._chosen]
+        for name, actor in list(self._actors.items()):
+            try:
+                actor.live(seconds)
+                if name == self._chosen:
+                    self._picture(actor)
+                elif not actor.paused and others.index(name) % 4 == turn % 4:
+                    self._show(name, actor.environment.render_frame(SMALL))
+            except Exception as error:
+                # One body's trouble is not the others'.
+                traceback.print_exc()
+                actor.paused = True
+                self._tell({"problem": f"{name} stopped: {error}"})
+
+    def _picture(self, actor: Actor) -> None:
+        picture = actor.environment.render_frame(LARGE)
+        self._show(actor.name, picture)
+        if self._film is not None and not actor.paused:
+            self._film.append(picture)
+            if len(self._film) >= CLIP_SECONDS * FPS:
+                self._end_clip()
+
+    def description(self) -> dict[str, Any]:
+        """What there is to see: for who comes later too."""
+        return {
+            "policy": {
+                "parameters": self._policy.parameter_count(),
+                "bodies": len(self._policy.config.embodiments),
+            },
+            "bodies": {name: actor.description() for name, actor in list(self._actors.items())},
+            "coming": [n for n in self._names if n not in self._actors and n not in self._failed],
+            "failed": dict(self._failed),
+            "chosen": self._chosen,
+        }
+
+    def _status(self, pace: float) -> dict[str, Any]:
+        return {
+            "status": {name: actor.status() for name, actor in self._actors.items()},
+            "chosen": self._chosen,
+            "pace": round(min(1.0, pace), 2),
+            "recording": self._film is not None,
+        }
+
+    def _do(self, wish: dict[str, Any]) -> None:
+        act = wish["do"]
+        name = wish.get("body", self._chosen)
+        if name not in self._actors:
+            raise PolysomaError(f"there is no body {name!r} on the stage yet")
+        actor = self._actors[name]
+        if act == "choose":
+            self._release()
+            if self._film is not None:
+                self._end_clip()
+            self._chosen = name
+        elif act == "task":
+            self._release()
+            actor.change_task(str(wish["task"]))
+        elif act == "say":
+            actor.say(str(wish["text"])[:500])
+        elif act == "goal":
+            actor.show(None if wish["pictures"] is None else {**actor.views(), **wish["pictures"]})
+        elif act == "keep":
+            actor.show({camera: picture.copy() for camera, picture in actor.views().items()})
+        elif act == "pause":
+            actor.paused = bool(wish["on"])
+        elif act == "step":
+            actor.paused = True
+            actor.step()
+        elif act == "reset":
+            actor.reset()
+        elif act == "wind":
+            if not actor.windy:
+                raise PolysomaError(f"there is no wind where {name} is")
+            actor.wind = min(8.0, max(0.0, float(wish["speed"])))
+            actor.reset()
+        elif act == "push":
+            self._push(actor, wish)
+        elif act == "record":
+            if wish["on"]:
+                self._film = []
+            elif self._film is not None:
+                self._end_clip()
+        else:
+            raise PolysomaError(f"do: expected one of the page's wishes, got {act!r}")
+
+    def _push(self, actor: Actor, wish: dict[str, Any]) -> None:
+        right, up = float(wish["right"]), float(wish["up"])
+        if not (right or up):
+            self._release()
+        elif self._pushed is None:
+            x, y = float(wish["x"]), float(wish["y"])
+            held = actor.environment.push((x, y), (right, up))
+            if held is not None:
+                self._pushed = actor.environment
+                self._tell({"held": held})
+        else:
+            self._pushed.push(None, (right, up))
+
+    def _release(self) -> None:
+        if self._pushed is not None:
+            self._pushed.push(None, (0.0, 0.0))
+            self._pushed = None
+
+    def _end_clip(self) -> None:
+        film, self._film = self._film, None
+        if film:
+            self._clip(self._chosen, film)

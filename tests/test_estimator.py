@@ -1,0 +1,140 @@
+"""Privileged states: recorded beside what is observed, estimated by the policy, never shown to it."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from conftest import ARM, SEEN_ARM, TEXT, make_policy, observe
+from polysoma.data.mixture import Source
+from polysoma.data.statistics import Statistics
+from polysoma.data.windows import Windows
+from polysoma.embodiment import Embodiment, Modality, Stream
+from polysoma.errors import PolysomaError
+from polysoma.learning.imitation import train
+from polysoma.learning.recipe import recipe_from_table
+from polysoma.policy.policy import Policy, PolicyConfig
+
+NAME = SEEN_ARM.name
+
+
+def test_privileged_states_are_recorded_and_not_observed(datasets: dict[str, Path], sources: dict[str, Source]) -> None:
+    assert set(SEEN_ARM.observation_space().spaces) == {"tip", "front", "instruction"}
+    columns = pq.read_schema(next((datasets[NAME] / "data").rglob("*.parquet"))).names
+    assert "privileged.state" in columns and "observation.state" not in columns
+    dataset = sources[NAME].datasets[0]
+    assert dataset.observations["state"].shape == (len(dataset), 3)
+    assert Embodiment.from_json(SEEN_ARM.to_json()) == SEEN_ARM
+
+
+def test_privileged_states_change_no_action(sources: dict[str, Source]) -> None:
+    policy = make_policy(sources, (SEEN_ARM,))
+    windows = sources[NAME].draw(4, np.random.default_rng(0))
+    moved = {"state": windows.observations["state"] + 1}
+    other = dataclasses.replace(windows, observations=windows.observations | moved)
+    assert torch.equal(policy(windows), policy(other))
+    assert policy.losses(windows)[0] == policy.losses(other)[0] == policy.loss(windows)
+    assert policy.losses(windows)[1] != policy.losses(other)[1]
+    assert np.isfinite(policy.agent(NAME).act(observe(SEEN_ARM))).all()
+
+
+def test_padding_is_not_estimated(sources: dict[str, Source]) -> None:
+    body = dataclasses.replace(SEEN_ARM, name="film", body="film", history=3)
+    policy = make_policy(sources | {"film": sources[NAME]}, (body,))
+    windows = sources[NAME].draw(2, np.random.default_rng(0))
+    observations = {name: np.repeat(array, 3, 1) for name, array in windows.observations.items()}
+    padded = dataclasses.replace(
+        windows,
+        embodiment=body,
+        observations=observations,
+        previous=np.repeat(windows.previous, 3, 1),
+        lengths=np.array([1, 1]),
+        actions=np.repeat(windows.actions, 3, 1),  # type: ignore[arg-type]
+        action_valid=np.repeat(windows.action_valid, 3, 1) & (np.arange(3) == 0)[:, None],  # type: ignore[arg-type]
+    )
+    wrong = observations["state"].copy()
+    wrong[:, 1:] += 100
+    other = dataclasses.replace(padded, observations=observations | {"state": wrong})
+    assert policy.losses(padded) == policy.losses(other)
+
+
+def test_what_cannot_be_estimated_is_said(sources: dict[str, Source]) -> None:
+    policy = make_policy(sources, (ARM, SEEN_ARM))
+    rng = np.random.default_rng(0)
+    with pytest.raises(PolysomaError, match="arm has no privileged states"):
+        policy.losses(sources["arm"].draw(2, rng))
+    windows = sources[NAME].draw(2, rng)
+    seen = {name: array for name, array in windows.observations.items() if name != "state"}
+    with pytest.raises(PolysomaError, match=r"hold no privileged \['state'\]"):
+        policy.losses(dataclasses.replace(windows, observations=seen))
+    with pytest.raises(PolysomaError, match=r"privileged streams are states, \['front'\] are not"):
+        dataclasses.replace(ARM, privileged=(SEEN_ARM.stream("front"),))
+    with pytest.raises(PolysomaError, match="stream names must differ"):
+        dataclasses.replace(ARM, privileged=ARM.arrays)
+
+
+def test_where_a_spot_is_can_be_estimated(sources: dict[str, Source]) -> None:
+    """Pictures with a bright spot, whose place is privileged: a few steps find it on pictures that were not trained."""
+    place = Stream("state", Modality.STATE, (3,), ARM.arrays[0].channels)
+    body = dataclasses.replace(
+        ARM, name="spot", body="spot", streams=(Stream("front", Modality.IMAGE, (32, 32, 3)), TEXT), privileged=(place,)
+    )
+    rng = np.random.default_rng(0)
+
+    def draw(count: int) -> Windows:
+        places = rng.integers(2, 28, (count, 2))
+        pictures = rng.integers(60, 90, (count, 1, 32, 32, 3)).astype(np.uint8)
+        for picture, (row, column) in zip(pictures, places, strict=True):
+            picture[0, row : row + 3, column : column + 3] = (250, 40, 40)
+        state = np.zeros((count, 1, 3), np.float32)
+        state[:, 0, :2] = places / 15 - 1
+        return Windows(
+            body,
+            ["go"] * count,
+            {"front": pictures, "state": state},
+            np.zeros((count, 1, 2), np.float32),
+            np.ones(count, np.int64),
+            np.zeros((count, 1, 4, 2), np.float32),
+            np.ones((count, 1, 4), np.bool_),
+            spreads={"state": np.broadcast_to(np.float32([0.5, 0.5, 0]), (count, 3)).copy()},
+        )
+
+    torch.manual_seed(0)
+    places = Statistics.of(draw(200).observations["state"][:, 0])
+    known = {"state": places, "action": sources["arm"].statistics()["action"]}
+    policy = Policy(PolicyConfig((body,), {"spot": known}, ("go",), width=32, depth=1, heads=2))
+    optimizer = torch.optim.Adam(policy.parameters(), 2e-3)
+    for step in range(100):
+        optimizer.param_groups[0]["lr"] = 2e-3 * min(1, step / 20) * (1 - step / 100)
+        optimizer.zero_grad()
+        policy.losses(draw(64))[1].backward()
+        torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
+        optimizer.step()
+    unseen = draw(200)
+    found = policy.estimate(unseen)["state"].numpy()[..., :2]
+    error = np.abs(found - unseen.observations["state"][..., :2]).mean()
+    assert error < 0.15, error  # Guessing the middle errs by 0.43.
+
+
+def test_estimating_resumes_to_the_same_bits(datasets: dict[str, Path], tmp_path: Path) -> None:
+    table = {
+        "data": [str(datasets[NAME])],
+        "steps": 4,
+        "warmup": 1,
+        "checkpoint_every": 2,
+        "policy": {"width": 16, "depth": 1, "heads": 2},
+        "bodies": {NAME: {"batch": 8, "estimation": 0.5}},
+    }
+    recipe = recipe_from_table(table, "test")
+    train(recipe, tmp_path / "whole")
+    train(recipe, tmp_path / "parts", until=2)
+    train(recipe, tmp_path / "parts", resume=True)
+    files = [(tmp_path / run / "checkpoint" / "model.safetensors").read_bytes() for run in ("whole", "parts")]
+    assert files[0] == files[1]
+    (line,) = [line for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines() if '"step": 4' in line]
+    assert f"estimation/{NAME}" in line

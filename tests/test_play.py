@@ -1,0 +1,269 @@
+"""The page: a stage of live bodies, what may be asked of it, and who may look."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import json
+import queue
+import re
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
+
+from polysoma import simulators
+from polysoma.data.statistics import Statistics
+from polysoma.embodiment import Modality
+from polysoma.errors import PolysomaError
+from polysoma.play.server import WAITING, PlayServer, _picture
+from polysoma.play.stage import LARGE, SMALL, Actor, Stage
+from polysoma.policy.images import ImageConfig
+from polysoma.policy.policy import Policy, PolicyConfig
+
+pytest.importorskip("mujoco", reason="the stage needs the simulators: pip install 'polysoma[sim]'")
+
+
+def simulated(*names: str, goals: bool = False) -> Policy:
+    """A tiny untrained policy of simulated bodies."""
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    bodies = tuple(simulators.embodiments()[name] for name in names)
+    statistics = {}
+    for body in bodies:
+        sizes = {s.name: len(s.channels) for s in body.recorded if s.modality is Modality.STATE}
+        sizes["action"] = body.actions.size
+        known = {k: Statistics.of(rng.standard_normal((50, n)).astype(np.float32)) for k, n in sizes.items()}
+        statistics[body.name] = known
+    config = PolicyConfig(bodies, statistics, ("fly",), width=16, depth=1, heads=2, images=ImageConfig(goals=goals))
+    return Policy(config).for_inference()
+
+
+class Audience:
+    """Everything that a stage shows and tells."""
+
+    def __init__(self) -> None:
+        self.told: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self.pictures: dict[str, np.ndarray] = {}
+        self.clips: queue.SimpleQueue[tuple[str, list[np.ndarray]]] = queue.SimpleQueue()
+
+    def hear(self, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """The next message that is wanted; fails when none comes within ten seconds."""
+        deadline, others = time.monotonic() + 10, []
+        while time.monotonic() < deadline:
+            message = self.told.get(timeout=10)
+            if wanted(message):
+                return message
+            others.append(message)
+        raise AssertionError(f"waited for another message; the last ones were {others[-2:]}")
+
+    def status(self, body: str, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        message = self.hear(lambda m: body in m.get("status", {}) and wanted(m["status"][body]))
+        return message["status"][body]
+
+
+@contextmanager
+def staged(*names: str, **options: Any) -> Iterator[tuple[Stage, Audience]]:
+    audience = Audience()
+    stage = Stage(
+        simulated(*names, **options),
+        names,
+        audience.pictures.__setitem__,
+        audience.told.put,
+        lambda body, film: audience.clips.put((body, film)),
+    )
+    with stage:
+        audience.hear(lambda m: m.get("coming") == [])
+        yield stage, audience
+
+
+def test_all_bodies_live_and_are_seen() -> None:
+    with staged("drone", "babyai") as (stage, audience):
+        audience.status("drone", lambda s: s["steps"] > 5)
+        audience.status("babyai", lambda s: s["steps"] > 5)
+        stage.ask({"do": "choose", "body": "babyai"})
+        audience.hear(lambda m: m.get("chosen") == "babyai")
+        audience.status("babyai", lambda s: s["ms"] != [])
+    assert audience.pictures["babyai"].shape == (LARGE, LARGE, 3)
+    assert audience.pictures["drone"].shape in ((LARGE, LARGE, 3), (SMALL, SMALL, 3))
+
+
+def test_a_body_is_paused_stepped_reset_and_told() -> None:
+    with staged("drone") as (stage, audience):
+        stage.ask({"do": "pause", "on": True})
+        held = audience.status("drone", lambda s: s["paused"])
+        stage.ask({"do": "step"})
+        assert audience.status("drone", lambda s: s["steps"] != held["steps"])["steps"] == held["steps"] + 1
+        stage.ask({"do": "say", "text": "fly away"})
+        assert audience.status("drone", lambda s: s["own_words"])["told"] == "fly away"
+        stage.ask({"do": "say", "text": ""})
+        assert audience.status("drone", lambda s: not s["own_words"])["told"] == held["told"]
+        stage.ask({"do": "task", "task": "drone/waypoints"})
+        assert audience.status("drone", lambda s: s["task"] == "drone/waypoints")["steps"] == 0
+        stage.ask({"do": "wind", "speed": 3})
+        assert audience.status("drone", lambda s: s["wind"] == 3.0)["steps"] == 0
+
+
+def test_a_clip_is_what_was_seen_meanwhile() -> None:
+    with staged("drone") as (stage, audience):
+        stage.ask({"do": "record", "on": True})
+        audience.hear(lambda m: m.get("recording") is True)
+        stage.ask({"do": "record", "on": False})
+        body, film = audience.clips.get(timeout=10)
+    assert body == "drone" and film and all(frame.shape == (LARGE, LARGE, 3) for frame in film)
+
+
+@pytest.mark.parametrize(
+    ("wish", "said"),
+    [
+        ({"do": "dance"}, "expected one of the page's wishes"),
+        ({"do": "choose", "body": "giraffe"}, "no body 'giraffe'"),
+        ({"do": "task", "task": "drone/hover-upside-down"}, "has no task"),
+        ({"do": "task"}, "not understood"),
+        ({"do": "wind", "speed": "much"}, "not understood"),
+        ({"do": "wind", "body": "babyai", "speed": 2}, "no wind"),
+        ({"do": "keep"}, "no cameras|expected pictures|goal"),
+    ],
+)
+def test_what_cannot_be_done_is_said_and_the_stage_goes_on(wish: dict[str, Any], said: str) -> None:
+    with staged("drone", "babyai") as (stage, audience):
+        stage.ask(wish)
+        assert re.search(said, audience.hear(lambda m: "problem" in m)["problem"])
+        stage.ask({"do": "reset"})
+        audience.status("drone", lambda s: s["steps"] > 2)
+
+
+def test_a_pushed_drone_drifts_and_is_let_go() -> None:
+    ways = []
+    for force in (0.0, 2.0):
+        environment = simulators.make("drone/hover")
+        environment.reset(seed=3)
+        environment.render_frame(96)
+        hover = np.zeros(4, np.float32)
+        before = environment.data.qpos[:3].copy()
+        if force:
+            assert environment.push((0.5, 0.5), (force, 0.0)) == "drone"
+        for _ in range(25):
+            environment.step(hover)
+        ways.append(np.linalg.norm(environment.data.qpos[:2] - before[:2]))
+        environment.push(None, (0.0, 0.0))
+        speed = environment.data.qvel[:2].copy()
+        environment.step(hover)
+        assert np.linalg.norm(environment.data.qvel[:2] - speed) < 0.2
+        environment.close()
+    assert ways[1] > ways[0] + 0.5
+
+
+def test_the_floor_cannot_be_pushed() -> None:
+    environment = simulators.make("drone/hover")
+    environment.reset(seed=3)
+    assert environment.push((0.02, 0.98), (1.0, 0.0)) is None
+    assert simulators.make("babyai/GoToObj").push((0.5, 0.5), (1.0, 0.0)) is None
+
+
+def test_a_goal_is_shown_kept_and_taken_back() -> None:
+    actor = Actor(simulated("drone-pixels", goals=True), "drone-pixels")
+    actor.show({"front": actor.views()["front"].copy()})
+    assert actor.status()["goal"]
+    actor.step()
+    actor.show(None)
+    assert not actor.status()["goal"]
+    with pytest.raises(PolysomaError, match="expected pictures"):
+        actor.show({"back": actor.views()["front"]})
+    actor.step()
+    actor.close()
+
+
+def test_goal_pictures_are_checked() -> None:
+    body = simulators.embodiments()["drone-pixels"]
+    file = io.BytesIO()
+    Image.new("RGB", (300, 200), (250, 10, 10)).save(file, "PNG")
+    url = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+    picture = _picture(body, "front", url)
+    assert picture.shape == (96, 96, 3) and picture.dtype == np.uint8 and picture[50, 50].tolist() == [250, 10, 10]
+    for bad in (
+        "data:image/png;base64,AAAA",
+        "",
+        "data:image/gif;base64,R0lGODdhAQABAIAAAP///////ywAAAAAAQABAAACAkQBADs=",
+        7,
+    ):
+        with pytest.raises(PolysomaError, match="expected a PNG, JPEG or WebP"):
+            _picture(body, "front", bad)
+    with pytest.raises(PolysomaError, match="no stream 'rear'"):
+        _picture(body, "rear", url)
+
+
+def status_of(address: str) -> int:
+    try:
+        with urllib.request.urlopen(address, timeout=5) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def test_the_page_is_served_to_those_who_may() -> None:
+    async def main() -> None:
+        server = PlayServer(simulated("drone"), ["drone"], token="secret")
+        async with server.listen(port=0) as listening:
+            port = listening.sockets[0].getsockname()[1]
+            at = f"127.0.0.1:{port}"
+            codes = [
+                await asyncio.to_thread(status_of, f"http://{at}{path}")
+                for path in ("/", "/?token=wrong", "/?token=secret", "/etc/passwd?token=secret", "/healthz")
+            ]
+            assert codes == [401, 401, 200, 404, 200]
+            page = await asyncio.to_thread(lambda: urllib.request.urlopen(f"http://{at}/?token=secret").read())
+            assert page.startswith(b"<!doctype html>") and b"http://" not in page.replace(b"http://www.w3.org", b"")
+            with pytest.raises(InvalidStatus, match="401"):
+                await connect(f"ws://{at}/live")
+            with pytest.raises(InvalidStatus, match="403"):
+                await connect(f"ws://{at}/live?token=secret", origin="http://elsewhere.example")  # type: ignore[arg-type]
+            async with connect(f"ws://{at}/live?token=secret", origin=f"http://{at}") as page_socket:  # type: ignore[arg-type]
+                assert "bodies" in json.loads(await page_socket.recv())
+                kinds = {bytes: 0, str: 0}
+                while not all(kinds.values()):
+                    message = await asyncio.wait_for(page_socket.recv(), 10)
+                    kinds[type(message)] += 1
+                    if isinstance(message, bytes):
+                        assert message[:7] == b"F\x05drone"
+                        assert Image.open(io.BytesIO(message[7:])).size == (LARGE, LARGE)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    "message", ["no json", "[1, 2]", '{"do": 3}', b"\xff\x00", '{"do": "goal", "pictures": {"front": "x"}}']
+)
+def test_garbage_is_answered_and_others_go_on(message: str | bytes) -> None:
+    async def main() -> None:
+        async with PlayServer(simulated("drone"), ["drone"]).listen(port=0) as listening:
+            at = f"ws://127.0.0.1:{listening.sockets[0].getsockname()[1]}/live"
+            async with connect(at) as rude, connect(at) as kind:
+                await rude.send(message)
+                while "problem" not in (heard := await asyncio.wait_for(rude.recv(), 10)):  # type: ignore[operator]
+                    pass
+                assert json.loads(heard)["problem"]
+                for _ in range(5):
+                    await asyncio.wait_for(kind.recv(), 10)
+
+    asyncio.run(main())
+
+
+def test_a_slow_watcher_loses_old_pictures_and_no_words() -> None:
+    server = PlayServer(simulated("drone"), ["drone"])
+    mail: asyncio.Queue[str | bytes] = asyncio.Queue(WAITING)
+    for number in range(3 * WAITING):
+        server._put(mail, f"words {number}" if number % 20 == 0 else b"F" + bytes([number]))
+    waiting = [mail.get_nowait() for _ in range(mail.qsize())]
+    assert [m for m in waiting if isinstance(m, str)] == [f"words {n}" for n in range(0, 3 * WAITING, 20)]
+    assert waiting[-1] == b"F" + bytes([3 * WAITING - 1])
