@@ -14,6 +14,7 @@ import tyro
 
 from polysoma.cli.bodies import Bodies
 from polysoma.cli.evaluate import Evaluate
+from polysoma.cli.export import Export
 from polysoma.cli.play import Play
 from polysoma.cli.push import Push
 from polysoma.cli.record import Record
@@ -29,6 +30,7 @@ COMMANDS: dict[str, Any] = {
     "play": Play,
     "serve": Serve,
     "push": Push,
+    "export": Export,
 }
 
 

@@ -144,7 +144,7 @@ class Grid(nn.Module):
 
     def forward(self, fine: Tensor, deep: Tensor, role: str) -> Tensor:
         """Features ``(N, channels, height, width)`` of both resolutions to ``(N, tokens, width)``."""
-        x = self.across(F.adaptive_avg_pool2d(fine, GRID)) + _resized(deep)
+        x = self.across(_resized(fine)) + _resized(deep)
         x = self.norm(F.relu(self.cell(x)).flatten(1).float())
         x = F.relu(self.standardised[role](self.hidden(x).float()))
         return self.out(x).unflatten(1, (self.tokens, -1))
@@ -169,7 +169,11 @@ class Standardised(nn.Module):
 
 
 def _resized(x: Tensor) -> Tensor:
-    return x if x.shape[-2:] == (GRID, GRID) else F.interpolate(x, (GRID, GRID), mode="bilinear", align_corners=False)
+    """To the grid's cells: averages where these are whole numbers of cells, or else interpolated."""
+    height, width = int(x.shape[-2]), int(x.shape[-1])
+    if height % GRID == 0 and width % GRID == 0:
+        return F.avg_pool2d(x, (height // GRID, width // GRID))
+    return F.interpolate(x, (GRID, GRID), mode="bilinear", align_corners=False)
 
 
 class Points(nn.Module):

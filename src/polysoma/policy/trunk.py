@@ -72,7 +72,8 @@ def attention_mask(words_valid: Tensor, frames_valid: Tensor, readout_times: Ten
     time = torch.cat([torch.full((batch, words), -1, device=device), frame_time, readout_times], 1)
     valid = torch.cat([words_valid, frames_valid.repeat_interleave(per_frame, 1)], 1)
     allowed = (time[:, None, : words + frames * per_frame] <= time[:, :, None]) & valid[:, None, :]
-    itself = torch.eye(words + frames * per_frame + readouts, dtype=torch.bool, device=device)
+    number = torch.arange(words + frames * per_frame + readouts, device=device)
+    itself = number[:, None] == number
     allowed = torch.cat([allowed, allowed.new_zeros(batch, allowed.shape[1], readouts)], 2) | itself
     return torch.zeros(allowed.shape, device=device).masked_fill_(~allowed, BLOCKED)[:, None]
 

@@ -1,0 +1,147 @@
+"""Export: one body's policy as one ONNX file that runs without torch.
+
+The graph holds the weights that this body needs, its statistics included, and takes a whole window: words, frames and
+previous actions. Everything else that a runner must know lies in the file's metadata under the key ``polysoma``:
+the embodiment, the vocabulary, and how many words fit. ``examples/edge.py`` is a complete runner.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from polysoma.embodiment import DiscreteActions, Modality
+from polysoma.errors import PolysomaError
+from polysoma.files import write_atomically
+from polysoma.policy.policy import Policy
+from polysoma.policy.tokenizers import MAX_WORDS
+from polysoma.policy.trunk import attention_mask
+
+INSTALL = "pip install 'polysoma[export]'"
+WORDS = 24
+METADATA = "polysoma"
+OPSET = 18
+
+
+class Deployed(nn.Module):
+    """The path from one window of one body to its chunk of actions, on tensors alone.
+
+    Args:
+        policy: in float32.
+        body: name of the embodiment.
+    """
+
+    def __init__(self, policy: Policy, body: str) -> None:
+        super().__init__()
+        self.policy, self.name = policy, body
+        self.body = policy.embodiment(body)
+
+    def forward(self, words: Tensor, length: Tensor, previous: Tensor, *streams: Tensor) -> Tensor:
+        """The chunk of actions ``(chunk, A)`` in the body's units, or log-probabilities ``(chunk, names)``.
+
+        Args:
+            words: ids, int64 ``(1, W)``, padded with 0.
+            length: true frames, int64 ``(1,)``.
+            previous: what was executed before each frame, ``(1, history, A)``, or int64 ``(1, history)``.
+            streams: ``(1, history, *shape)``, in the order of the body's array streams; frames lie at the beginning.
+        """
+        policy, body = self.policy, self.body
+        tokenizer = policy._tokenizer(self.name)
+        told, told_valid = policy.text(words), words != 0
+        readings = tokenizer.read(told, told_valid, policy.images)
+        times = torch.arange(body.history)[None]
+        observations = dict(zip((stream.name for stream in body.arrays), streams, strict=True))
+        frames = tokenizer(observations, previous, times, readings, policy.images)
+        now = (length - 1)[None]
+        mask = attention_mask(told_valid, times < length[:, None], now, tokenizer.per_frame)
+        tokens = torch.cat([told, frames, policy._readouts(self.name, now)], 1)
+        return policy.head(self.name).decode(policy.trunk(tokens, mask, 1))[0, 0]
+
+    def example(self, words: int) -> tuple[Tensor, ...]:
+        """Inputs of the right shapes."""
+        body, history = self.body, self.body.history
+        previous = torch.zeros(1, history, body.actions.size)
+        if isinstance(body.actions, DiscreteActions):
+            previous = torch.full((1, history), body.actions.size)
+        kinds = {Modality.STATE: torch.float32, Modality.IMAGE: torch.uint8, Modality.SYMBOL: torch.uint8}
+        streams = [torch.zeros(1, history, *s.shape, dtype=kinds[s.modality]) for s in body.arrays]
+        ids = torch.zeros(1, words, dtype=torch.int64)
+        ids[0, 0] = 1
+        return ids, torch.tensor([history]), previous, *streams
+
+
+def export_onnx(policy: Policy, body: str, path: Path, int8: bool = False, words: int = WORDS) -> int:
+    """Writes one body's policy as an ONNX file. Returns its size in bytes.
+
+    Args:
+        policy: in float32 (:func:`polysoma.policy.checkpoint.load_for_training`).
+        body: name of the embodiment.
+        path: of the file.
+        int8: stores matrices in eight bits and multiplies in integers (dynamic quantisation); convolutions stay.
+        words: how many words of an instruction fit. Fewer are faster.
+
+    Raises:
+        PolysomaError: an unknown body, a head that draws, a number of words that the policy does not read, onnx or
+            onnxruntime are not installed, or the file cannot be written.
+    """
+    try:
+        import onnx
+        from onnxruntime.quantization import QuantType, quantize_dynamic
+    except ImportError as error:
+        raise PolysomaError(f"exporting needs {error.name}, not installed here: run `{INSTALL}`") from error
+    if not 1 <= words <= MAX_WORDS:
+        raise PolysomaError(f"words must be 1 to {MAX_WORDS}, got {words}")
+    deployed = Deployed(policy, body).eval()
+    if policy.head(body).noise is not None:
+        raise PolysomaError(f"the head of {body} draws its actions from noise; only heads that do not can be exported")
+    names = ["words", "length", "previous", *(stream.name for stream in deployed.body.arrays)]
+    file = io.BytesIO()
+    trace: Any = torch.onnx.export
+    with _quietly(), torch.inference_mode():
+        trace(
+            deployed, deployed.example(words), file, input_names=names, output_names=["actions"],
+            opset_version=OPSET, dynamo=False,
+        )  # fmt: skip
+    model = onnx.load_from_string(file.getvalue())
+    if int8:
+        model = _quantised(model, quantize_dynamic, QuantType.QInt8)
+    about = {"embodiment": deployed.body.to_json(), "vocabulary": list(policy.config.vocabulary), "words": words}
+    onnx.helper.set_model_props(model, {METADATA: json.dumps(about)})
+    content = model.SerializeToString()
+    write_atomically(path, content)
+    return len(content)
+
+
+def _quantised(model: Any, quantize: Any, kind: Any) -> Any:
+    import tempfile
+
+    import onnx
+
+    # The quantiser reads and writes files alone.
+    with tempfile.TemporaryDirectory() as folder, _quietly():
+        before, after = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
+        onnx.save(model, before)
+        quantize(before, after, weight_type=kind, per_channel=True, op_types_to_quantize=["MatMul", "Gemm"])
+        return onnx.load(after)
+
+
+@contextlib.contextmanager
+def _quietly() -> Any:
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            # Shapes are fixed on purpose, which the tracer warns about at every use of one.
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        root.setLevel(level)

@@ -1,0 +1,94 @@
+"""Exported policies: the same answers without torch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import ARM, GRID, SEEN_ARM, make_policy, observe
+from polysoma.data.mixture import Source
+from polysoma.data.windows import Windows
+from polysoma.embodiment import Embodiment
+from polysoma.errors import PolysomaError
+from polysoma.policy.heads import HeadConfig
+from polysoma.policy.policy import Policy, PolicyConfig
+
+pytest.importorskip("onnxruntime", reason="exporting needs pip install 'polysoma[export]'")
+
+from polysoma.policy.export import export_onnx
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+sys.path.insert(0, str(EXAMPLES))
+import edge  # noqa: E402
+
+
+def answers(policy: Policy, body: Embodiment, path: Path, frames: int = 3) -> list[tuple[np.ndarray, np.ndarray]]:
+    """What the exported and the original policy say to the same observations, frame by frame."""
+    runner = edge.Runner(str(path), "do one")
+    seen, previous, pairs = [], [runner.previous[0]], []
+    for seed in range(frames):
+        observation = observe(body, seed)
+        seen.append(observation)
+        chunk = runner.act(observation)
+        action = np.int64(seed % 3) if runner.names else np.full(body.actions.size, seed / 10, np.float32)
+        history = body.history
+        windows = Windows(
+            body,
+            ["do one"],
+            {s.name: np.stack([o[s.name] for o in seen[-history:]])[None] for s in body.arrays},
+            np.stack(previous[-history:])[None],
+            np.array([min(len(seen), history)]),
+        )
+        with torch.inference_mode():
+            expected = policy.head(body.name).decode(policy(windows))[0, -1].numpy()
+        pairs.append((chunk, expected))
+        runner.executed(action)
+        previous.append(action)
+    return pairs
+
+
+@pytest.mark.parametrize("body", [ARM, GRID, SEEN_ARM], ids=lambda body: body.name)
+def test_an_exported_policy_says_the_same(body: Embodiment, sources: dict[str, Source], tmp_path: Path) -> None:
+    policy = make_policy(sources, (ARM, GRID, SEEN_ARM))
+    path = tmp_path / "model.onnx"
+    size = export_onnx(policy, body.name, path, words=6)
+    assert size == path.stat().st_size
+    for chunk, expected in answers(policy, body, path, frames=body.history + 2):
+        if body is not GRID:
+            expected = np.clip(expected, body.actions.low, body.actions.high)
+        np.testing.assert_allclose(chunk, expected, atol=1e-4)
+
+
+def test_eight_bits_are_smaller_and_nearly_right(sources: dict[str, Source], tmp_path: Path) -> None:
+    policy = make_policy(sources, (SEEN_ARM,))
+    whole = export_onnx(policy, SEEN_ARM.name, tmp_path / "float.onnx", words=6)
+    small = export_onnx(policy, SEEN_ARM.name, tmp_path / "int8.onnx", int8=True, words=6)
+    assert small < 0.5 * whole
+    for chunk, expected in answers(policy, SEEN_ARM, tmp_path / "int8.onnx"):
+        np.testing.assert_allclose(chunk, np.clip(expected, -1, 1), atol=0.2)
+
+
+def test_the_runner_needs_no_torch(sources: dict[str, Source], tmp_path: Path) -> None:
+    path = tmp_path / "arm.onnx"
+    export_onnx(make_policy(sources), ARM.name, path)
+    code = f"import sys; sys.argv = ['edge.py', {str(path)!r}, 'do one']; import runpy; runpy.run_path({str(EXAMPLES / 'edge.py')!r}, run_name='__main__'); print('torch' in sys.modules, 'polysoma' in sys.modules)"  # noqa: E501
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[-1] == "False False" and "arm: (4, 2)" in result.stdout
+
+
+def test_what_cannot_be_exported_is_said(sources: dict[str, Source], tmp_path: Path) -> None:
+    policy = make_policy(sources)
+    with pytest.raises(PolysomaError, match="does not know the body 'leg'"):
+        export_onnx(policy, "leg", tmp_path / "x.onnx")
+    with pytest.raises(PolysomaError, match="words must be 1 to 64"):
+        export_onnx(policy, ARM.name, tmp_path / "x.onnx", words=0)
+    statistics = {ARM.name: sources[ARM.name].statistics()}
+    flow = Policy(PolicyConfig((ARM,), statistics, ("go",), width=16, depth=1, heads=2, head=HeadConfig(kind="flow")))
+    with pytest.raises(PolysomaError, match="draws its actions from noise"):
+        export_onnx(flow, ARM.name, tmp_path / "x.onnx")
+    assert not list(tmp_path.glob("*.onnx"))
