@@ -339,6 +339,7 @@ class Policy(nn.Module):
         vocabulary: Sequence[str],
         images: ImageConfig | None = None,
         renewed: Collection[str] = (),
+        keep: bool = True,
     ) -> Policy:
         """A policy that also knows these bodies and words, with all the weights that this one has and that still fit.
 
@@ -351,6 +352,7 @@ class Policy(nn.Module):
             images: how pictures become tokens from now on; None leaves that as it is.
             renewed: names of known bodies that may differ from what is known: they are as described here, and keep
                 the weights that still fit.
+            keep: whether bodies that are not among ``embodiments`` stay known.
 
         Raises:
             PolysomaError: a body of a known name differs from the known one.
@@ -361,13 +363,14 @@ class Policy(nn.Module):
                 known[body.name] = body
             elif body.name in known:
                 self._check_same(body)
+            else:
+                known[body.name] = body
+        if not keep:
+            known = {body.name: body for body in embodiments}
         config = dataclasses.replace(
             self.config,
-            embodiments=(*known.values(), *(body for body in embodiments if body.name not in known)),
-            statistics={
-                name: {**statistics.get(name, {}), **self.config.statistics.get(name, {})}
-                for name in statistics.keys() | self.config.statistics.keys()
-            },
+            embodiments=tuple(known.values()),
+            statistics={name: {**statistics.get(name, {}), **self.config.statistics.get(name, {})} for name in known},
             vocabulary=(*self.config.vocabulary, *(w for w in vocabulary if w not in self.config.vocabulary)),
             images=images or self.config.images,
         )
