@@ -195,11 +195,50 @@ def realtime() -> str:
     )
 
 
+def sight() -> str:
+    """What cameras know."""
+    found = read("sight")
+    assert found is not None
+    lines = [
+        "| body | explained variance of places | mean error | actions vary with the picture by |",
+        "| --- | --- | --- | --- |",
+    ]
+    for body, row in found["medians"].items():
+        lines.append(f"| {body} | {row['explained']:.2f} | {row['error_mm']:.0f} mm | {row['action_std']:.3f} std |")
+    lines += ["", f"Medians over tasks, {found['settings']['episodes']} resets each (`{found['command']}`).", ""]
+    return "\n".join(lines)
+
+
+def edge() -> str:
+    """Exported policies."""
+    found = read("edge")
+    assert found is not None
+    kinds = ("torch bfloat16", "onnx float32", "onnx int8")
+    lines = [
+        "| body | decision p50, torch / ONNX / int8 | file, ONNX / int8 | memory, int8 | success, torch / ONNX / int8 "
+        "| int8 - ONNX, paired |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for body, row in found["bodies"].items():
+        times = " / ".join(f"{row[kind]['p50_ms']:.1f}" for kind in kinds)
+        wins = " / ".join(f"{row[kind]['successes']}" for kind in kinds)
+        change = row["int8_minus_float32"]
+        low, high = change["interval"]
+        lines.append(
+            f"| {body} | {times} ms | {row['onnx float32']['mb']:.1f} / {row['onnx int8']['mb']:.1f} MB "
+            f"| {row['onnx int8']['resident_mb']:.0f} MB | {wins} of {row['onnx int8']['trials']} "
+            f"| {change['difference']:+.2f} [{low:+.2f}, {high:+.2f}] |"
+        )
+    machine = found["hardware"]
+    lines += ["", f"One core of {machine['processor']}, batch 1 (`{found['command']}`).", ""]
+    return "\n".join(lines)
+
+
 TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"results": results},
-    "docs/training.md": {"channels": channels},
+    "docs/training.md": {"channels": channels, "sight": sight},
     "docs/architecture.md": {"stream": stream},
-    "docs/serving.md": {"serving": serving, "realtime": realtime},
+    "docs/serving.md": {"serving": serving, "realtime": realtime, "edge": edge},
     "docs/evaluation.md": {"paraphrases": paraphrases, "transfer": transfer},
 }
 

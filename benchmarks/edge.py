@@ -1,0 +1,158 @@
+"""Exported policies: size, memory and time of a decision, and what eight bits cost in success.
+
+    python benchmarks/edge.py
+
+For one task of each kind of body: torch (bfloat16, as `polysoma evaluate` uses it), ONNX in float32, and ONNX with int8
+matrices, each on one core at batch 1. Success is of the very runner that examples/edge.py shows, on the same seeds for
+all three; memory is what a process that holds nothing but the runner and its session has resident.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import tyro
+
+from polysoma import simulators
+from polysoma.embodiment import INSTRUCTION, DiscreteActions
+from polysoma.evaluation.intervals import paired_difference
+from polysoma.policy import checkpoint as checkpoints
+from polysoma.policy.agent import Acting
+from polysoma.policy.export import export_onnx
+from results import write
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+from edge import Runner
+
+TASKS = (
+    "metaworld/*", "metaworld-pixels/drawer-*,metaworld-pixels/button-*", "babyai/GoTo*", "drone/*", "rover/*",
+    "aloha/transfer-cube", "go1/*", "fetch/*", "pointmaze/umaze", "reacher/*",
+)  # fmt: skip
+RESIDENT = """
+import sys; sys.path.insert(0, sys.argv[2])
+from edge import Runner
+runner = Runner(sys.argv[1], "go")
+print([int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmRSS")][0] / 1024)
+"""
+
+
+class Edge:
+    """A runner of examples/edge.py that acts as an agent does: half of each chunk, choices drawn at a temperature."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.spent_ms: list[float] = []
+
+    def begin(self, instruction: str, seed: int) -> None:
+        self.runner, self.instruction = Runner(str(self.path), instruction), instruction
+        self.left: list[Any] = []
+        self.rng = np.random.default_rng(seed)
+
+    def act(self, observation: dict[str, Any]) -> Any:
+        if observation[INSTRUCTION] != self.instruction:
+            # A new instruction within the episode: the frames stay.
+            frames, previous = self.runner.frames, self.runner.previous
+            self.runner, self.instruction = Runner(str(self.path), observation[INSTRUCTION]), observation[INSTRUCTION]
+            self.runner.frames, self.runner.previous = frames, previous
+        if not self.left:
+            began = time.perf_counter()
+            chunk = self.runner.act({k: v for k, v in observation.items() if k != INSTRUCTION})
+            self.spent_ms.append(1e3 * (time.perf_counter() - began))
+            if self.runner.names:
+                drawn = chunk.astype(float) / Acting().temperature + self.rng.gumbel(size=chunk.shape)
+                self.left = list(drawn.argmax(-1))
+            else:
+                self.left = list(chunk[: (len(chunk) + 1) // 2])
+        action = self.left.pop(0)
+        self.runner.executed(action)
+        return action
+
+
+def play(task: str, seeds: range, begin: Any, act: Any) -> list[bool]:
+    """Whether each seed's episode succeeded."""
+    environment, found = simulators.make(task), []
+    for seed in seeds:
+        observation, _ = environment.reset(seed=seed)
+        begin(observation[INSTRUCTION], seed)
+        over = False
+        while not over:
+            observation, _, terminated, truncated, info = environment.step(act(observation))
+            over = terminated or truncated or info["success"]
+        found.append(bool(info["success"]))
+    environment.close()
+    return found
+
+
+def measure(checkpoint: str, tasks: list[str], seeds: range, folder: Path, words: int) -> dict[str, Any]:
+    """The numbers of one body."""
+    body = tasks[0].partition("/")[0]
+    policy = checkpoints.load(checkpoint)
+    agent = policy.agent(body)
+    times: dict[str, list[float]] = {"torch bfloat16": []}
+
+    def timed(observation: dict[str, Any]) -> Any:
+        began = time.perf_counter()
+        action = agent.act(observation)
+        if agent.thought:
+            times["torch bfloat16"].append(1e3 * (time.perf_counter() - began))
+        return action
+
+    wins = {"torch bfloat16": [w for t in tasks for w in play(t, seeds, lambda text, s: agent.reset(text, s), timed)]}
+    row: dict[str, Any] = {"torch bfloat16": {}}
+    exported = checkpoints.load_for_training(checkpoint)
+    for name, int8 in (("onnx float32", False), ("onnx int8", True)):
+        path = folder / f"{body}-{int8}.onnx"
+        size = export_onnx(exported, body, path, int8, words)
+        edge = Edge(path)
+        wins[name] = [w for t in tasks for w in play(t, seeds, edge.begin, edge.act)]
+        times[name] = edge.spent_ms
+        examples = str(Path(__file__).parents[1] / "examples")
+        resident = subprocess.run(
+            [sys.executable, "-c", RESIDENT, str(path), examples], capture_output=True, text=True, check=True
+        )
+        row[name] = {"mb": round(size / 1e6, 2), "resident_mb": round(float(resident.stdout), 1)}
+    for name, spent in times.items():
+        row[name] |= {
+            "p50_ms": round(float(np.median(spent)), 2),
+            "p99_ms": round(float(np.quantile(spent, 0.99)), 2),
+            "successes": sum(wins[name]),
+            "trials": len(wins[name]),
+        }
+    difference, *interval = paired_difference(wins["onnx int8"], wins["onnx float32"])
+    row["int8_minus_float32"] = {"difference": difference, "interval": interval}
+    row["discrete"] = isinstance(policy.embodiment(body).actions, DiscreteActions)
+    return row
+
+
+def main(checkpoint: str = "generalist", trials: int = 50, seed: int = 6700, words: int = 24) -> None:
+    """Every body's numbers.
+
+    Args:
+        checkpoint: which weights.
+        trials: episodes of each body, spread over its tasks.
+        seed: of the first episode of each task.
+        words: that fit into the exported policies.
+    """
+    torch.set_num_threads(1)
+    rows = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for patterns in TASKS:
+            tasks = simulators.match_tasks(patterns)
+            body = tasks[0].partition("/")[0]
+            tasks = tasks[:: max(1, len(tasks) // trials)][:trials]
+            each = max(1, trials // len(tasks))
+            rows[body] = measure(checkpoint, tasks, range(seed, seed + each), Path(folder), words)
+            print(body, json.dumps(rows[body]), flush=True)
+            write("edge", {"settings": {"trials": trials, "seed": seed, "words": words}, "bodies": rows})
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

@@ -1,0 +1,109 @@
+"""Any Gymnasium environment as a body."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium import spaces
+from gymnasium.utils.env_checker import check_env
+
+from polysoma.embodiment import DiscreteActions, Modality
+from polysoma.errors import PolysomaError
+from polysoma.recording import record
+from polysoma.rollout import Behaviour
+from polysoma.simulators.environment import ExpertFailed
+from polysoma.simulators.wrapped import wrapped
+
+EXAMPLE = Path(__file__).parents[1] / "examples" / "pendulum.py"
+
+
+class Corridor(gymnasium.Env[Any, Any]):
+    """Sees a picture and its place; actions 5 and 6 go left and right."""
+
+    observation_space = spaces.Dict(
+        {"eye": spaces.Box(0, 255, (8, 12, 3), np.uint8), "place": spaces.Box(-3, 3, (1,), np.float64)}
+    )
+    action_space = spaces.Discrete(2, start=5)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        self.place = float(self.np_random.uniform(-1, 1))
+        return self.observe(), {}
+
+    def step(self, action: Any) -> Any:
+        self.place += (int(action) - 5.5) / 2
+        return self.observe(), 0.0, False, False, {"is_success": self.place > 1}
+
+    def observe(self) -> Any:
+        return {"eye": np.full((8, 12, 3), 7, np.uint8), "place": np.array([self.place])}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_the_example_is_a_sound_environment_of_twenty_lines() -> None:
+    assert len(EXAMPLE.read_text().splitlines()) <= 20
+    family = runpy.run_path(str(EXAMPLE))["FAMILY"]
+    environment = family.make("pendulum/task")
+    check_env(environment, skip_render_check=True)
+    assert environment.render_frame(64).shape == (64, 64, 3)
+    assert environment.max_steps == 200 and family.embodiment.rate_hz == 30.0
+    observation, _ = environment.reset(seed=1)
+    solved = False
+    for _ in range(environment.max_steps):
+        observation, _, terminated, truncated, info = environment.step(environment.expert_action())
+        solved = info["success"]
+        if terminated or truncated:
+            break
+    assert solved and observation["state"].dtype == np.float32
+    environment.close()
+
+
+def test_dictionaries_pictures_and_choices_become_streams_and_names() -> None:
+    family = wrapped(Corridor, "corridor", "go right", actions=("left", "right"), max_steps=9)
+    body = family.embodiment
+    assert [(s.name, s.modality) for s in body.arrays] == [("eye", Modality.IMAGE), ("place", Modality.STATE)]
+    assert body.actions == DiscreteActions(("left", "right"))
+    environment = family.make("corridor/task")
+    observation, _ = environment.reset(seed=0)
+    assert body.check_observation(observation)["instruction"] == "go right"
+    for _ in range(8):
+        _, _, terminated, _, info = environment.step(1)
+        if terminated:
+            break
+    assert info["success"]
+    environment.reset(seed=0)
+    assert [environment.step(0)[3] for _ in range(9)] == [False] * 8 + [True]
+    with pytest.raises(ExpertFailed, match="no expert"):
+        environment.expert_action()
+
+
+def test_a_wrapped_body_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from polysoma import simulators
+
+    monkeypatch.setenv("POLYSOMA_FAMILIES", str(EXAMPLE))
+    simulators.families.cache_clear()
+    try:
+        counts = record(["pendulum/task"], 3, tmp_path, Behaviour(noise=None))
+    finally:
+        monkeypatch.delenv("POLYSOMA_FAMILIES")
+        simulators.families.cache_clear()
+    assert sum(counts.kept.values()) == 3
+
+
+def test_what_has_no_counterpart_is_said() -> None:
+    class Odd(Corridor):
+        observation_space = spaces.Dict({"eye": spaces.MultiBinary(4)})
+
+    class Endless(Corridor):
+        action_space = spaces.Box(-np.inf, np.inf, (2,))  # type: ignore[assignment]
+
+    with pytest.raises(PolysomaError, match=r"observation 'eye': expected a one-dimensional box"):
+        wrapped(Odd, "odd", "go")
+    with pytest.raises(PolysomaError, match="box of finite limits"):
+        wrapped(Endless, "endless", "go")
+    with pytest.raises(PolysomaError, match="expected 2 names, got"):
+        wrapped(Corridor, "corridor", "go", actions=("left",))
