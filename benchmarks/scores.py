@@ -23,11 +23,11 @@ from polysoma.rollout import Told
 from results import write
 
 EPISODES = {
-    "metaworld": 20, "metaworld-pixels": 5, "babyai": 20, "drone": 50, "rover": 50, "aloha": 50, "aloha-pixels": 50,
+    "metaworld": 20, "metaworld-pixels": 10, "babyai": 20, "drone": 50, "rover": 50, "aloha": 50, "aloha-pixels": 50,
     "go1": 50, "fetch": 50, "pointmaze": 50, "half-cheetah": 10, "hopper": 10, "walker2d": 10, "ant": 10,
     "swimmer": 10, "reacher": 50, "pusher": 50, "inverted-pendulum": 10, "inverted-double-pendulum": 10,
 }  # fmt: skip
-SEED = 5500
+SEED = 6000
 
 # The four groups of difficulty of Meta-World that LeRobot averages over (Seo et al. 2022, arXiv 2206.14244).
 MEDIUM = (
