@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -24,6 +25,8 @@ from polysoma.embodiment import (
     Stream,
     channels,
 )
+from polysoma.learning.imitation import train
+from polysoma.learning.recipe import recipe_from_table
 from polysoma.policy.policy import Policy, PolicyConfig
 from polysoma.policy.tokenizers import build_vocabulary
 
@@ -120,3 +123,13 @@ def observe(body: Embodiment, seed: int = 0, instruction: str = "do one") -> dic
     """One observation of a tiny body."""
     episode = make_episode(body, 1, seed)
     return {s.name: episode.observations[s.name][0] for s in body.arrays} | {"instruction": instruction}
+
+
+def check_resuming(table: dict[str, Any], folder: Path) -> None:
+    """Four steps in one go and with a break after two end with the same weights, in ``folder/whole`` and ``parts``."""
+    recipe = recipe_from_table({"steps": 4, "warmup": 1, "checkpoint_every": 2, **table}, "test")
+    train(recipe, folder / "whole")
+    train(recipe, folder / "parts", until=2)
+    train(recipe, folder / "parts", resume=True)
+    files = [(folder / run / "checkpoint" / "model.safetensors").read_bytes() for run in ("whole", "parts")]
+    assert files[0] == files[1]

@@ -10,14 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from conftest import ARM, SEEN_ARM, TEXT, make_policy, observe
+from conftest import ARM, SEEN_ARM, TEXT, check_resuming, make_policy, observe
 from polysoma.data.mixture import Source
 from polysoma.data.statistics import Statistics
 from polysoma.data.windows import Windows
 from polysoma.embodiment import Embodiment, Modality, Stream
 from polysoma.errors import PolysomaError
-from polysoma.learning.imitation import train
-from polysoma.learning.recipe import recipe_from_table
 from polysoma.policy.policy import Policy, PolicyConfig
 
 NAME = SEEN_ARM.name
@@ -124,17 +122,9 @@ def test_where_a_spot_is_can_be_estimated(sources: dict[str, Source]) -> None:
 def test_estimating_resumes_to_the_same_bits(datasets: dict[str, Path], tmp_path: Path) -> None:
     table = {
         "data": [str(datasets[NAME])],
-        "steps": 4,
-        "warmup": 1,
-        "checkpoint_every": 2,
         "policy": {"width": 16, "depth": 1, "heads": 2},
         "bodies": {NAME: {"batch": 8, "estimation": 0.5}},
     }
-    recipe = recipe_from_table(table, "test")
-    train(recipe, tmp_path / "whole")
-    train(recipe, tmp_path / "parts", until=2)
-    train(recipe, tmp_path / "parts", resume=True)
-    files = [(tmp_path / run / "checkpoint" / "model.safetensors").read_bytes() for run in ("whole", "parts")]
-    assert files[0] == files[1]
+    check_resuming(table, tmp_path)
     (line,) = [line for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines() if '"step": 4' in line]
     assert f"estimation/{NAME}" in line

@@ -9,14 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import ARM, GRID, SEEN_ARM, make_policy, observe
+from conftest import ARM, GRID, SEEN_ARM, check_resuming, make_policy, observe
 from polysoma.data.mixture import Source
 from polysoma.data.windows import gather
 from polysoma.embodiment import Modality, Stream
 from polysoma.errors import PolysomaError
 from polysoma.learning.augmentation import augmented, recoloured, shifted
-from polysoma.learning.imitation import train
-from polysoma.learning.recipe import BodyRecipe, recipe_from_table
+from polysoma.learning.recipe import BodyRecipe
 from polysoma.policy.images import COARSE, EDGE, ImageConfig, ImageTokenizer, Points
 from polysoma.policy.policy import Policy, bfloat16
 
@@ -230,17 +229,9 @@ def test_half_of_what_is_shown_a_goal_is_told_nothing(sources: dict[str, Source]
 def test_training_with_goals_resumes_to_the_same_bits(datasets: dict[str, Path], tmp_path: Path) -> None:
     table = {
         "data": [str(datasets["arm-pixels"])],
-        "steps": 4,
-        "warmup": 1,
-        "checkpoint_every": 2,
         "images": {"goals": True},
         "head": {"kind": "flow"},
         "policy": {"width": 16, "depth": 1, "heads": 2},
         "bodies": {"arm-pixels": {"batch": 8, "goals": 0.5, "shift": 2, "colour": 0.1}},
     }
-    recipe = recipe_from_table(table, "test")
-    train(recipe, tmp_path / "whole")
-    train(recipe, tmp_path / "parts", until=2)
-    train(recipe, tmp_path / "parts", resume=True)
-    files = [(tmp_path / run / "checkpoint" / "model.safetensors").read_bytes() for run in ("whole", "parts")]
-    assert files[0] == files[1]
+    check_resuming(table, tmp_path)
