@@ -103,6 +103,24 @@ class Source:
             result["action"] = Statistics.of(np.concatenate([dataset.actions for dataset in self.datasets]))
         return result
 
+    def offsets(self) -> Statistics:
+        """Statistics of how far the commands of a chunk are from the one executed before it, of ``chunk * A`` channels,
+        over at most about 100,000 evenly spaced frames."""
+        chunk = np.arange(self.embodiment.chunk)
+        step = max(1, len(self) // _OFFSET_FRAMES)
+        rows = []
+        for dataset in self.datasets:
+            first = dataset.episode_start.repeat(dataset.episode_length)
+            last = first + dataset.episode_length.repeat(dataset.episode_length) - 1
+            frames = np.flatnonzero(np.arange(len(dataset)) > first)[::step]
+            future = np.minimum(frames[:, None] + chunk, last[frames, None])
+            offset = dataset.actions[future] - dataset.executed[frames - 1][:, None]
+            rows.append(offset.reshape(len(frames), -1))
+        return Statistics.of(np.concatenate(rows))
+
+
+_OFFSET_FRAMES = 100_000
+
 
 def open_sources(paths: Sequence[Path], weights: dict[str, float], balance: dict[str, float]) -> list[Source]:
     """Opens data sets and groups them by embodiment, in the order of the embodiments' names.

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from polysoma.data.mixture import Source, open_sources
 from polysoma.data.paraphrases import read_paraphrases
+from polysoma.data.statistics import Statistics
 from polysoma.data.windows import Windows
 from polysoma.errors import PolysomaError
 from polysoma.files import write_atomically
@@ -176,15 +177,22 @@ def _policy(recipe: Recipe, sources: list[Source], training: Path | None) -> Pol
     if recipe.paraphrases:
         texts += read_paraphrases(recipe.paraphrases, "train", plain=0.5).texts()
     vocabulary = tuple(build_vocabulary(texts))
+    offsets = _offsets(recipe, sources)
     if recipe.init:
         start = checkpoint.load_for_training(recipe.init)
         known = {body.name for body in start.config.embodiments} - set(recipe.renewed)
         new = {name: source.statistics() for source in sources if (name := source.embodiment.name) not in known}
-        return start.grown(embodiments, new, vocabulary, recipe.images, recipe.renewed)
+        for name, statistics in offsets.items():
+            new.setdefault(name, {})["offset"] = statistics
+        return start.grown(embodiments, new, vocabulary, recipe.images, recipe.renewed, relative=recipe.relative)
     policy = Policy(
         PolicyConfig(
             embodiments=embodiments,
-            statistics={source.embodiment.name: source.statistics() for source in sources},
+            statistics={
+                name: source.statistics() | ({"offset": offsets[name]} if name in offsets else {})
+                for source in sources
+                if (name := source.embodiment.name)
+            },
             vocabulary=vocabulary,
             width=recipe.policy.width,
             depth=recipe.policy.depth,
@@ -192,11 +200,21 @@ def _policy(recipe: Recipe, sources: list[Source], training: Path | None) -> Pol
             adapters=recipe.policy.adapters,
             images=recipe.images or ImageConfig(),
             head=recipe.head,
+            relative=recipe.relative,
         )
     )
     if policy.images is not None and policy.images.backbone is not None:
         policy.images.backbone.load_imagenet()
     return policy
+
+
+def _offsets(recipe: Recipe, sources: list[Source]) -> dict[str, Statistics]:
+    unknown = sorted(set(recipe.relative) - {source.embodiment.body for source in sources})
+    if unknown:
+        raise PolysomaError(
+            f"relative: no data of the bodies {unknown}; there are {sorted({s.embodiment.body for s in sources})}"
+        )
+    return {s.embodiment.name: s.offsets() for s in sources if s.embodiment.body in recipe.relative}
 
 
 def _optimizer(policy: Policy, recipe: Recipe) -> torch.optim.AdamW:

@@ -75,6 +75,8 @@ class Recipe:
         images: how pictures become tokens; None leaves it as ``init`` has it, or as :class:`ImageConfig` is by default.
         init: a checkpoint to start from, or empty; bodies and words that it does not know are added to it.
         renewed: bodies that ``init`` knows otherwise (with other streams, say): they are as in the data from now on.
+        relative: bodies whose actions are predicted as offsets from the last command, see
+            :class:`~polysoma.policy.policy.PolicyConfig`.
         steps: optimiser steps in all.
         learning_rate: the peak, after ``warmup`` steps; a cosine leads to a hundredth of it.
         ema: decay of the moving average of the weights, which is what evaluation and shipping use.
@@ -92,6 +94,7 @@ class Recipe:
     paraphrases: str = ""
     init: str = ""
     renewed: tuple[str, ...] = ()
+    relative: tuple[str, ...] = ()
     steps: int = 1000
     learning_rate: float = 1e-3
     warmup: int = 100
@@ -152,7 +155,8 @@ def recipe_from_table(table: Mapping[str, Any], where: str) -> Recipe:
     """A recipe from parsed TOML or JSON. Raises PolysomaError naming ``where``, the key and what was expected."""
     fields = dict(table)
     fields["data"] = tuple(fields.get("data", ()))
-    fields["renewed"] = tuple(fields.get("renewed", ()))
+    for name in ("renewed", "relative"):
+        fields[name] = tuple(fields.get(name, ()))
     fields["bodies"] = {
         name: _build(BodyRecipe, body, f"{where}: bodies.{name}") for name, body in fields.get("bodies", {}).items()
     }

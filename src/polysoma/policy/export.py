@@ -63,7 +63,9 @@ class Deployed(nn.Module):
         now = (length - 1)[None]
         mask = attention_mask(told_valid, times < length[:, None], now, tokenizer.per_frame)
         tokens = torch.cat([told, frames, policy._readouts(self.name, now)], 1)
-        return policy.head(self.name).decode(policy.trunk(tokens, mask, 1))[0, 0]
+        actions = policy.head(self.name).decode(policy.trunk(tokens, mask, 1))[0, 0]
+        reference = policy.reference(self.name, observations, previous)
+        return actions if reference is None else actions + reference[0, length - 1]
 
     def example(self, words: int) -> tuple[Tensor, ...]:
         """Inputs of the right shapes."""

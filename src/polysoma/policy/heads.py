@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -93,8 +94,8 @@ class L1Head(RegressionHead):
         super().__init__()
         self.chunk = chunk
         self.linear = nn.Linear(width, chunk * actions.size)
-        self.register_buffer("mean", torch.as_tensor(statistics.mean), persistent=False)
-        self.register_buffer("scale", torch.as_tensor(statistics.scale), persistent=False)
+        self.register_buffer("mean", _rows(statistics.mean, actions), persistent=False)
+        self.register_buffer("scale", _rows(statistics.scale, actions), persistent=False)
 
     def _predict(self, readouts: Tensor) -> Tensor:
         return self.linear(readouts).float().unflatten(-1, (self.chunk, -1))
@@ -113,8 +114,8 @@ class BinsHead(Head):
         self.linear = nn.Linear(width, math.prod(self.shape))
         # A constant channel still needs bins of some width.
         spread = (statistics.high - statistics.low).clip(min=1e-6)
-        self.register_buffer("low", torch.as_tensor(statistics.low), persistent=False)
-        self.register_buffer("width_of_bin", torch.as_tensor(spread / bins), persistent=False)
+        self.register_buffer("low", _rows(statistics.low, actions), persistent=False)
+        self.register_buffer("width_of_bin", _rows(spread / bins, actions), persistent=False)
 
     def losses(self, readouts: Tensor, actions: Tensor) -> Tensor:
         index = ((actions - self.low) / self.width_of_bin).long().clamp(0, self.bins - 1)
@@ -153,8 +154,8 @@ class FlowHead(Head):
             nn.Linear(2 * width, 2 * width), nn.GELU(),
             nn.Linear(2 * width, size),
         )  # fmt: skip
-        self.register_buffer("mean", torch.as_tensor(statistics.mean), persistent=False)
-        self.register_buffer("scale", torch.as_tensor(statistics.scale), persistent=False)
+        self.register_buffer("mean", _rows(statistics.mean, actions), persistent=False)
+        self.register_buffer("scale", _rows(statistics.scale, actions), persistent=False)
 
     def losses(self, readouts: Tensor, actions: Tensor) -> Tensor:
         target = (actions - self.mean) / self.scale
@@ -203,8 +204,14 @@ class CategoricalHead(Head):
         return self.linear(readouts).float().unflatten(-1, (self.chunk, -1))
 
 
+def _rows(statistic: np.ndarray, actions: ContinuousActions) -> Tensor:
+    """``(1, A)`` or ``(chunk, A)``, whichever the statistic is of."""
+    return torch.as_tensor(statistic).reshape(-1, actions.size)
+
+
 def build_head(body: Embodiment, actions: Statistics | None, width: int, config: HeadConfig) -> Head:
-    """The head for this body. Raises PolysomaError when the statistics of continuous actions are missing."""
+    """The head for this body. Statistics of continuous actions are of A channels, or of ``chunk * A`` where every place
+    in a chunk has its own. Raises PolysomaError when they are missing."""
     if isinstance(body.actions, DiscreteActions):
         return CategoricalHead(body.actions, body.chunk, width)
     if actions is None:

@@ -51,6 +51,9 @@ class PolicyConfig:
         adapters: ``"linear"`` gives every body linear maps of its own from channels to tokens and from readouts to
             actions; ``"described"`` has them written from the channels' descriptions, for bodies whose actions are
             channels (L1 heads).
+        relative: bodies (:attr:`Embodiment.body`) whose actions are predicted as offsets from the command executed last
+            ("delta actions"; openpi does so for joint positions), or at an episode's first frame
+            from the state channels of the same names. Their ``"offset"`` statistics are of ``chunk * A`` channels.
     """
 
     embodiments: tuple[Embodiment, ...]
@@ -62,12 +65,15 @@ class PolicyConfig:
     images: ImageConfig = ImageConfig()  # noqa: RUF009  (frozen)
     head: HeadConfig = HeadConfig()  # noqa: RUF009  (frozen)
     adapters: Adapters = "linear"
+    relative: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.adapters not in get_args(Adapters):
             raise PolysomaError(f"adapters: expected one of {get_args(Adapters)}, got {self.adapters!r}")
         if self.adapters == "described" and self.head.kind != "l1":
             raise PolysomaError(f"described channels have heads of kind l1, not {self.head.kind!r}")
+        if self.adapters == "described" and self.relative:
+            raise PolysomaError(f"described channels have absolute actions; relative is {list(self.relative)}")
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -83,6 +89,7 @@ class PolicyConfig:
             "images": dataclasses.asdict(self.images),
             "head": dataclasses.asdict(self.head),
             "adapters": self.adapters,
+            "relative": list(self.relative),
         }
 
     @staticmethod
@@ -102,6 +109,7 @@ class PolicyConfig:
                 images=ImageConfig(**data.get("images", {})),
                 head=HeadConfig(**data.get("head", {})),
                 adapters=data.get("adapters", "linear"),
+                relative=tuple(data.get("relative", ())),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise PolysomaError(f"not the configuration of a policy: missing or malformed {error}") from error
@@ -124,6 +132,12 @@ class Policy(nn.Module):
         roles = {s.name for body in config.embodiments for s in body.streams if s.modality is Modality.IMAGE}
         self.images = ImageTokenizer(config.images, sorted(roles), config.width) if roles else None
         self.channels = ChannelReader(config.width) if config.adapters == "described" else None
+        unknown = sorted(set(config.relative) - {body.body for body in config.embodiments})
+        if unknown:
+            raise PolysomaError(
+                f"relative: unknown bodies {unknown}; expected some of {sorted({b.body for b in config.embodiments})}"
+            )
+        self._commanded = {b.name: _commanded(b) for b in config.embodiments if b.body in config.relative}
         moving: dict[str, Embodiment] = {}
         for body in config.embodiments:
             statistics = dict(config.statistics.get(body.name, {}))
@@ -149,6 +163,10 @@ class Policy(nn.Module):
         known = statistics.get("action")
         if self.channels is not None and known is not None and isinstance(body.actions, ContinuousActions):
             return DescribedHead(self.channels, body.actions, body.chunk, known)
+        if body.body in self.config.relative:
+            known = statistics.get("offset")
+            if known is None:
+                raise PolysomaError(f"{body.name}: no statistics of the offsets of its actions")
         return build_head(body, known, self.config.width, self.config.head)
 
     def embodiment(self, name: str) -> Embodiment:
@@ -254,8 +272,26 @@ class Policy(nn.Module):
             raise PolysomaError("a loss needs windows with targets")
         actions, valid = torch.from_numpy(windows.actions), torch.from_numpy(windows.action_valid)
         readouts = self._answer(windows, told, told_valid, frames)
-        losses = self.head(windows.embodiment.name).losses(readouts, actions.to(self.device))
+        targets = actions.to(self.device)
+        reference = self._reference(windows)
+        if reference is not None:
+            targets = targets - reference[:, :, None]
+        losses = self.head(windows.embodiment.name).losses(readouts, targets)
         return losses[valid.to(self.device)].sum()
+
+    def _reference(self, windows: Windows) -> Tensor | None:
+        """What actions are relative to at every frame, float32 ``(B, T, A)``; None for a body whose actions are not."""
+        if windows.embodiment.name not in self._commanded:
+            return None
+        observations = {name: torch.from_numpy(array).to(self.device) for name, array in windows.observations.items()}
+        return self.reference(windows.embodiment.name, observations, torch.from_numpy(windows.previous).to(self.device))
+
+    def reference(self, name: str, observations: Mapping[str, Tensor], previous: Tensor) -> Tensor | None:
+        """As :meth:`_reference`, from tensors: streams ``(B, T, *shape)`` and previous actions ``(B, T, A)``."""
+        if name not in self._commanded:
+            return None
+        now = torch.stack([observations[stream][..., column] for stream, column in self._commanded[name]], -1)
+        return torch.where((previous == 0).all(-1, keepdim=True), now, previous)
 
     def _estimator(self, name: str) -> Estimator:
         if name not in self.estimators:
@@ -328,6 +364,10 @@ class Policy(nn.Module):
             tokens, own = self.trunk.extend(torch.cat([frames, readouts], 1), mask, past)
             start = None if noise is None else noise[:, None].to(self.device)
             prediction = self.head(name).decode(tokens[:, -1:], start)[:, 0]
+            reference = self._reference(windows)
+            if reference is not None:
+                rows = torch.arange(len(windows), device=self.device)
+                prediction = prediction + reference[rows, lengths[:, 0] - 1][:, None]
         for row, (memory, length) in enumerate(zip(memories, windows.lengths, strict=True)):
             memory.extend(own[:, :, row, :, : length * per_frame])
         return prediction.cpu()
@@ -340,6 +380,7 @@ class Policy(nn.Module):
         images: ImageConfig | None = None,
         renewed: Collection[str] = (),
         keep: bool = True,
+        relative: Collection[str] = (),
     ) -> Policy:
         """A policy that also knows these bodies and words, with all the weights that this one has and that still fit.
 
@@ -353,6 +394,8 @@ class Policy(nn.Module):
             renewed: names of known bodies that may differ from what is known: they are as described here, and keep
                 the weights that still fit.
             keep: whether bodies that are not among ``embodiments`` stay known.
+            relative: bodies whose actions are relative from now on (:class:`PolicyConfig`); where they were not, the
+                head is new.
 
         Raises:
             PolysomaError: a body of a known name differs from the known one.
@@ -373,13 +416,19 @@ class Policy(nn.Module):
             statistics={name: {**statistics.get(name, {}), **self.config.statistics.get(name, {})} for name in known},
             vocabulary=(*self.config.vocabulary, *(w for w in vocabulary if w not in self.config.vocabulary)),
             images=images or self.config.images,
+            relative=tuple(sorted({*self.config.relative, *relative} & {body.body for body in known.values()})),
         )
         policy = Policy(config)
         own = policy.state_dict()
         mine = dict(self.state_dict())
         words = mine.pop("text.words.weight")
         own["text.words.weight"][: len(words)] = words
-        fitting = {name: value for name, value in mine.items() if name in own and own[name].shape == value.shape}
+        other = tuple(f"heads.{body}." for body in set(relative) - set(self.config.relative))
+        fitting = {
+            name: value
+            for name, value in mine.items()
+            if name in own and own[name].shape == value.shape and not name.startswith(other)
+        }
         policy.load_state_dict(own | fitting)
         return policy.train(self.training)
 
@@ -434,6 +483,24 @@ class Policy(nn.Module):
         lines = [f"Policy: {self.parameter_count():,} parameters, {shape}, {len(self.config.vocabulary)} words"]
         lines += [f"  {name:<9}{count:>11,}" for name, count in counts.items()]
         return "\n".join(lines + [self.describe(body.name) for body in self.config.embodiments])
+
+
+def _commanded(body: Embodiment) -> list[tuple[str, int]]:
+    """For each action channel, the stream and the column of the state channel of the same name."""
+    if not isinstance(body.actions, ContinuousActions):
+        raise PolysomaError(f"{body.name}: choices cannot be relative")
+    places = {
+        channel.name: (stream.name, column)
+        for stream in body.streams
+        if stream.modality is Modality.STATE
+        for column, channel in enumerate(stream.channels)
+    }
+    missing = [channel.name for channel in body.actions.channels if channel.name not in places]
+    if missing:
+        raise PolysomaError(
+            f"{body.name}: relative actions need state channels of the same names; there is no {missing}"
+        )
+    return [places[channel.name] for channel in body.actions.channels]
 
 
 def _mean(tokens: Tensor, valid: Tensor) -> Tensor:

@@ -1,0 +1,145 @@
+"""Actions as offsets from the command executed last."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import ARM, make_episode, observe
+from polysoma.data.dataset import Dataset
+from polysoma.data.mixture import Source
+from polysoma.data.windows import gather
+from polysoma.data.writer import DatasetWriter
+from polysoma.embodiment import ContinuousActions, channels
+from polysoma.errors import PolysomaError
+from polysoma.learning.imitation import train
+from polysoma.learning.recipe import recipe_from_table
+from polysoma.policy import checkpoint
+from polysoma.policy.agent import Acting
+from polysoma.policy.policy import Policy, PolicyConfig
+
+SERVO = dataclasses.replace(
+    ARM, name="servo", body="servo", actions=ContinuousActions(channels("y x", "m", -2, 2)), previous_action=True
+)
+"""Commands are places; their channels are two of the state's three, in another order."""
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Source:
+    with DatasetWriter(tmp_path / "servo", SERVO) as writer:
+        for seed in range(1, 5):
+            episode = make_episode(SERVO, 6 + seed, seed, instruction="do one")
+            writer.add(dataclasses.replace(episode, executed=episode.actions + np.float32(0.25)))
+    return Source([Dataset(tmp_path / "servo")], [1.0], 0.0)
+
+
+def make_relative(source: Source) -> Policy:
+    statistics = source.statistics() | {"offset": source.offsets()}
+    config = PolicyConfig(
+        (SERVO,), {"servo": statistics}, ("do", "one"), width=32, depth=2, heads=2, relative=("servo",)
+    )
+    torch.manual_seed(0)
+    return Policy(config).eval()
+
+
+def silenced(policy: Policy) -> Policy:
+    for parameter in policy.heads.parameters():
+        torch.nn.init.zeros_(parameter)
+    return policy
+
+
+def test_offsets_are_measured_from_what_was_executed(source: Source) -> None:
+    # Labels move by 0.01 a step in their first channel and stay in the second; executed is a quarter above them.
+    offsets = source.offsets()
+    mean = offsets.mean.reshape(SERVO.chunk, 2)
+    np.testing.assert_allclose(mean[0], [0.01 - 0.25, -0.25], atol=1e-6)
+    assert (np.diff(mean[:, 0]) > 0).all() and offsets.std.reshape(SERVO.chunk, 2)[0].max() < 1e-5
+
+
+def test_a_head_that_says_nothing_repeats_the_last_command(source: Source) -> None:
+    policy = silenced(make_relative(source))
+    windows = gather(source.datasets[0], np.array([0, 1]), np.array([0, 3]))
+    mean = source.offsets().mean.reshape(SERVO.chunk, 2)
+    state = windows.observations["state"]
+    # The first frame of an episode follows no command: the state's y and x stand in for one.
+    reference = np.stack([state[0, 0, [1, 0]], windows.previous[1, 0]])
+    np.testing.assert_allclose(policy.predict(windows).numpy(), reference[:, None] + mean, atol=1e-5)
+
+
+def test_the_loss_is_that_of_offsets(source: Source) -> None:
+    policy = silenced(make_relative(source))
+    windows = gather(source.datasets[0], np.array([2]), np.array([3]))
+    offsets, (count, size) = source.offsets(), (SERVO.chunk, 2)
+    assert windows.actions is not None and windows.action_valid is not None
+    target = windows.actions[0, 0] - windows.previous[0, 0]
+    missed = np.abs(target - offsets.mean.reshape(count, size)) / offsets.scale.reshape(count, size)
+    expected = missed.mean(-1)[windows.action_valid[0, 0]].sum()
+    assert policy.loss(windows).item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_an_agent_goes_on_from_what_was_executed(source: Source) -> None:
+    policy = silenced(make_relative(source))
+    step = source.offsets().mean[:2]
+    agent = policy.agent("servo", "do one", Acting(execute=1))
+    first = observe(SERVO, 1)
+    place = np.asarray(first["state"])[[1, 0]]
+    np.testing.assert_allclose(agent.act(first), np.clip(place + step, -2, 2), atol=1e-5)
+    agent.executed(np.array([1.0, 0.5], np.float32))
+    np.testing.assert_allclose(agent.act(observe(SERVO, 2)), np.array([1.0, 0.5]) + step, atol=1e-5)
+
+
+def test_exported_policies_do_the_same(source: Source, tmp_path: Path) -> None:
+    runtime = pytest.importorskip("onnxruntime", reason="exporting needs pip install 'polysoma[export]'")
+    from polysoma.policy.export import export_onnx
+
+    policy = make_relative(source)
+    export_onnx(policy, "servo", tmp_path / "servo.onnx", words=6)
+    session = runtime.InferenceSession(str(tmp_path / "servo.onnx"))
+    words = policy.text.encode(["do one"])
+    ids = np.zeros((1, 6), np.int64)
+    ids[0, : words.shape[1]] = words[0]
+    for start in (0, 2):
+        windows = gather(source.datasets[0], np.array([0]), np.array([start]))
+        inputs = {"words": ids, "length": windows.lengths, "previous": windows.previous, **windows.observations}
+        wanted = {value.name for value in session.get_inputs()}
+        (chunk,) = session.run(None, {name: value for name, value in inputs.items() if name in wanted})
+        # In float32, while predict multiplies in bfloat16.
+        np.testing.assert_allclose(chunk, policy.predict(windows)[0], atol=2e-2)
+
+
+def test_a_checkpoint_changes_to_relative_actions(source: Source, tmp_path: Path) -> None:
+    table = {
+        "data": [str(source.datasets[0].root)],
+        "bodies": {"servo": {"batch": 4}},
+        "policy": {"width": 32, "depth": 2, "heads": 2},
+        "steps": 2,
+        "warmup": 1,
+    }
+    absolute = train(recipe_from_table(table, "test"), tmp_path / "absolute")
+    changed = train(
+        recipe_from_table(table | {"init": str(absolute), "relative": ["servo"], "learning_rate": 1e-9}, "test"),
+        tmp_path / "relative",
+    )
+    policy = checkpoint.load(changed)
+    assert policy.config.relative == ("servo",) and checkpoint.load(absolute).config.relative == ()
+    before, after = (checkpoint.load_for_training(path).state_dict() for path in (absolute, changed))
+    kept = [name for name in before if name.startswith("trunk.")]
+    assert kept and all(torch.allclose(before[name], after[name], atol=1e-4) for name in kept)
+    head = "heads.servo.linear.weight"
+    assert not torch.allclose(before[head], after[head], atol=1e-2)
+
+
+def test_what_cannot_be_relative_is_refused(source: Source, sources: dict[str, Source]) -> None:
+    statistics = sources["arm"].statistics() | {"offset": sources["arm"].offsets()}
+    with pytest.raises(PolysomaError, match=r"arm: relative actions need state channels.*\['dx', 'dy'\]"):
+        Policy(PolicyConfig((ARM,), {"arm": statistics}, (), relative=("arm",)))
+    with pytest.raises(PolysomaError, match="no statistics of the offsets"):
+        Policy(PolicyConfig((SERVO,), {"servo": source.statistics()}, (), relative=("servo",)))
+    with pytest.raises(PolysomaError, match="unknown bodies \\['servos'\\]"):
+        Policy(PolicyConfig((SERVO,), {"servo": source.statistics()}, (), relative=("servos",)))
+    with pytest.raises(PolysomaError, match="absolute"):
+        PolicyConfig((SERVO,), {}, (), adapters="described", relative=("servo",))
