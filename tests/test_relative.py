@@ -34,7 +34,9 @@ def source(tmp_path: Path) -> Source:
         for seed in range(1, 5):
             episode = make_episode(SERVO, 6 + seed, seed, instruction="do one")
             writer.add(dataclasses.replace(episode, executed=episode.actions + np.float32(0.25)))
-    return Source([Dataset(tmp_path / "servo")], [1.0], 0.0)
+    with DatasetWriter(tmp_path / "looks", SERVO) as writer:
+        writer.add(make_episode(SERVO, 1, 9, instruction="do one"))
+    return Source([Dataset(tmp_path / name) for name in ("servo", "looks")], [1.0, 1.0], 0.0)
 
 
 def make_relative(source: Source) -> Policy:

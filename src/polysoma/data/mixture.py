@@ -7,6 +7,7 @@ draws exactly what an uninterrupted one would have drawn, and there is no sample
 from __future__ import annotations
 
 import fnmatch
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -115,7 +116,8 @@ class Source:
             frames = np.flatnonzero(np.arange(len(dataset)) > first)[::step]
             future = np.minimum(frames[:, None] + chunk, last[frames, None])
             offset = dataset.actions[future] - dataset.executed[frames - 1][:, None]
-            rows.append(offset.reshape(len(frames), -1))
+            # Data sets of single pictures have no second frame.
+            rows.append(offset.reshape(len(frames), math.prod(offset.shape[1:])))
         return Statistics.of(np.concatenate(rows))
 
 
