@@ -14,7 +14,7 @@ from polysoma.data.dataset import Dataset
 from polysoma.data.mixture import Source
 from polysoma.data.windows import gather
 from polysoma.data.writer import DatasetWriter
-from polysoma.embodiment import ContinuousActions, channels
+from polysoma.embodiment import Channel, ContinuousActions
 from polysoma.errors import PolysomaError
 from polysoma.learning.imitation import train
 from polysoma.learning.recipe import recipe_from_table
@@ -23,9 +23,14 @@ from polysoma.policy.agent import Acting
 from polysoma.policy.policy import Policy, PolicyConfig
 
 SERVO = dataclasses.replace(
-    ARM, name="servo", body="servo", actions=ContinuousActions(channels("y x", "m", -2, 2)), previous_action=True
+    ARM,
+    name="servo",
+    body="servo",
+    actions=ContinuousActions((Channel("y", "m", -2, 2), Channel("x", "1", -2, 2))),
+    previous_action=True,
 )
-"""Commands are places; their channels are two of the state's three, in another order."""
+"""The first command is a place and relative, the second has no unit and is not; both are among the state's channels."""
+MEASURED = np.array([1, 0], np.float32)
 
 
 @pytest.fixture
@@ -55,11 +60,12 @@ def silenced(policy: Policy) -> Policy:
 
 
 def test_offsets_are_measured_from_what_was_executed(source: Source) -> None:
-    # Labels move by 0.01 a step in their first channel and stay in the second; executed is a quarter above them.
+    # Labels move by 0.01 a step in their first channel; executed is a quarter above them.
     offsets = source.offsets()
-    mean = offsets.mean.reshape(SERVO.chunk, 2)
-    np.testing.assert_allclose(mean[0], [0.01 - 0.25, -0.25], atol=1e-6)
-    assert (np.diff(mean[:, 0]) > 0).all() and offsets.std.reshape(SERVO.chunk, 2)[0].max() < 1e-5
+    mean, std = offsets.mean.reshape(SERVO.chunk, 2), offsets.std.reshape(SERVO.chunk, 2)
+    assert mean[0, 0] == pytest.approx(0.01 - 0.25) and std[0, 0] < 1e-5 and (np.diff(mean[:, 0]) > 0).all()
+    # The second is the number of the episode in hundredths, whatever was executed.
+    assert 0.01 < mean[0, 1] < 0.04 and std[0, 1] > 0.005
 
 
 def test_a_head_that_says_nothing_repeats_the_last_command(source: Source) -> None:
@@ -68,7 +74,7 @@ def test_a_head_that_says_nothing_repeats_the_last_command(source: Source) -> No
     mean = source.offsets().mean.reshape(SERVO.chunk, 2)
     state = windows.observations["state"]
     # The first frame of an episode follows no command: the state's y and x stand in for one.
-    reference = np.stack([state[0, 0, [1, 0]], windows.previous[1, 0]])
+    reference = np.stack([state[0, 0, [1, 0]], windows.previous[1, 0]]) * MEASURED
     np.testing.assert_allclose(policy.predict(windows).numpy(), reference[:, None] + mean, atol=1e-5)
 
 
@@ -77,7 +83,7 @@ def test_the_loss_is_that_of_offsets(source: Source) -> None:
     windows = gather(source.datasets[0], np.array([2]), np.array([3]))
     offsets, (count, size) = source.offsets(), (SERVO.chunk, 2)
     assert windows.actions is not None and windows.action_valid is not None
-    target = windows.actions[0, 0] - windows.previous[0, 0]
+    target = windows.actions[0, 0] - windows.previous[0, 0] * MEASURED
     missed = np.abs(target - offsets.mean.reshape(count, size)) / offsets.scale.reshape(count, size)
     expected = missed.mean(-1)[windows.action_valid[0, 0]].sum()
     assert policy.loss(windows).item() == pytest.approx(expected, rel=1e-4)
@@ -88,10 +94,10 @@ def test_an_agent_goes_on_from_what_was_executed(source: Source) -> None:
     step = source.offsets().mean[:2]
     agent = policy.agent("servo", "do one", Acting(execute=1))
     first = observe(SERVO, 1)
-    place = np.asarray(first["state"])[[1, 0]]
+    place = np.asarray(first["state"])[[1, 0]] * MEASURED
     np.testing.assert_allclose(agent.act(first), np.clip(place + step, -2, 2), atol=1e-5)
     agent.executed(np.array([1.0, 0.5], np.float32))
-    np.testing.assert_allclose(agent.act(observe(SERVO, 2)), np.array([1.0, 0.5]) + step, atol=1e-5)
+    np.testing.assert_allclose(agent.act(observe(SERVO, 2)), np.array([1.0, 0.0]) + step, atol=1e-5)
 
 
 def test_exported_policies_do_the_same(source: Source, tmp_path: Path) -> None:

@@ -134,6 +134,12 @@ class ContinuousActions:
     def high(self) -> np.ndarray:
         return np.array([channel.high for channel in self.channels], np.float32)
 
+    @property
+    def measured(self) -> np.ndarray:
+        """Which channels have a unit, bool ``(A,)``. Those without one ("1"), such as how open a gripper is, are shares of
+        something: the difference of two of them says less than either does."""
+        return np.array([channel.unit != "1" for channel in self.channels])
+
     def space(self) -> gymnasium.Space[Any]:
         return gymnasium.spaces.Box(self.low, self.high)
 

@@ -16,7 +16,7 @@ import numpy as np
 from polysoma.data.dataset import Dataset
 from polysoma.data.statistics import Statistics
 from polysoma.data.windows import Windows, concatenate, gather, is_continuous, window_starts
-from polysoma.embodiment import Embodiment, Modality
+from polysoma.embodiment import ContinuousActions, Embodiment, Modality
 from polysoma.errors import PolysomaError
 
 
@@ -106,7 +106,14 @@ class Source:
 
     def offsets(self) -> Statistics:
         """Statistics of how far the commands of a chunk are from the one executed before it, of ``chunk * A`` channels,
-        over at most about 100,000 evenly spaced frames."""
+        over at most about 100,000 evenly spaced frames. Channels without a unit are taken as they are.
+
+        Raises:
+            PolysomaError: the body's actions are choices.
+        """
+        if not isinstance(self.embodiment.actions, ContinuousActions):
+            raise PolysomaError(f"{self.embodiment.name}: choices have no offsets")
+        measured = self.embodiment.actions.measured
         chunk = np.arange(self.embodiment.chunk)
         step = max(1, len(self) // _OFFSET_FRAMES)
         rows = []
@@ -115,7 +122,7 @@ class Source:
             last = first + dataset.episode_length.repeat(dataset.episode_length) - 1
             frames = np.flatnonzero(np.arange(len(dataset)) > first)[::step]
             future = np.minimum(frames[:, None] + chunk, last[frames, None])
-            offset = dataset.actions[future] - dataset.executed[frames - 1][:, None]
+            offset = dataset.actions[future] - np.where(measured, dataset.executed[frames - 1], 0)[:, None]
             # Data sets of single pictures have no second frame.
             rows.append(offset.reshape(len(frames), math.prod(offset.shape[1:])))
         return Statistics.of(np.concatenate(rows))

@@ -52,8 +52,9 @@ class PolicyConfig:
             actions; ``"described"`` has them written from the channels' descriptions, for bodies whose actions are
             channels (L1 heads).
         relative: bodies (:attr:`Embodiment.body`) whose actions are predicted as offsets from the command executed last
-            ("delta actions"; openpi does so for joint positions), or at an episode's first frame
-            from the state channels of the same names. Their ``"offset"`` statistics are of ``chunk * A`` channels.
+            ("delta actions"; openpi does so for joint positions), or at an episode's first frame from the state
+            channels of the same names; but channels without a unit, such as how open a gripper is, are predicted as they
+            are. Their ``"offset"`` statistics are of ``chunk * A`` channels.
     """
 
     embodiments: tuple[Embodiment, ...]
@@ -290,8 +291,9 @@ class Policy(nn.Module):
         """As :meth:`_reference`, from tensors: streams ``(B, T, *shape)`` and previous actions ``(B, T, A)``."""
         if name not in self._commanded:
             return None
-        now = torch.stack([observations[stream][..., column] for stream, column in self._commanded[name]], -1)
-        return torch.where((previous == 0).all(-1, keepdim=True), now, previous)
+        places, measured = self._commanded[name]
+        now = torch.stack([observations[stream][..., column] for stream, column in places], -1)
+        return torch.where((previous == 0).all(-1, keepdim=True), now, previous) * measured.to(previous.device)
 
     def _estimator(self, name: str) -> Estimator:
         if name not in self.estimators:
@@ -485,8 +487,9 @@ class Policy(nn.Module):
         return "\n".join(lines + [self.describe(body.name) for body in self.config.embodiments])
 
 
-def _commanded(body: Embodiment) -> list[tuple[str, int]]:
-    """For each action channel, the stream and the column of the state channel of the same name."""
+def _commanded(body: Embodiment) -> tuple[list[tuple[str, int]], Tensor]:
+    """For each action channel, the stream and the column of the state channel of the same name, and 1 where the channel
+    is relative or 0."""
     if not isinstance(body.actions, ContinuousActions):
         raise PolysomaError(f"{body.name}: choices cannot be relative")
     places = {
@@ -500,7 +503,7 @@ def _commanded(body: Embodiment) -> list[tuple[str, int]]:
         raise PolysomaError(
             f"{body.name}: relative actions need state channels of the same names; there is no {missing}"
         )
-    return [places[channel.name] for channel in body.actions.channels]
+    return [places[channel.name] for channel in body.actions.channels], torch.tensor(body.actions.measured).float()
 
 
 def _mean(tokens: Tensor, valid: Tensor) -> Tensor:
