@@ -53,8 +53,8 @@ class PolicyConfig:
             channels (L1 heads).
         relative: bodies (:attr:`Embodiment.body`) whose actions are predicted as offsets from the command executed last
             ("delta actions"; openpi does so for joint positions), or at an episode's first frame from the state
-            channels of the same names; but channels without a unit, such as how open a gripper is, are predicted as they
-            are. Their ``"offset"`` statistics are of ``chunk * A`` channels.
+            channels of the same names; but channels without a unit, such as how open a gripper is, are predicted as
+            they are. Their ``"offset"`` statistics are of ``chunk * A`` channels.
     """
 
     embodiments: tuple[Embodiment, ...]
