@@ -8,11 +8,12 @@ import av
 import numpy as np
 import pytest
 
+from polysoma.data.video import encode_video
 from polysoma.errors import PolysomaError
 from polysoma.evaluation.evaluation import Result, Score, evaluate, normalised
 from polysoma.evaluation.intervals import paired_difference, wilson
 from polysoma.evaluation.mosaic import mosaic
-from polysoma.evaluation.report import encode_video, write_report
+from polysoma.evaluation.report import write_report
 from polysoma.rollout import Outcome
 
 
@@ -112,7 +113,7 @@ def test_the_mosaic_shows_every_body_once(tmp_path: Path) -> None:
 
 def test_videos_play_back(tmp_path: Path) -> None:
     frames = [np.full((48, 64, 3), 30 * k, np.uint8) for k in range(8)]
-    (tmp_path / "x.mp4").write_bytes(encode_video(frames))
+    (tmp_path / "x.mp4").write_bytes(encode_video(frames, 12))
     with av.open(str(tmp_path / "x.mp4")) as container:
         decoded = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     assert len(decoded) == 8 and decoded[0].shape == (48, 64, 3)

@@ -8,7 +8,7 @@ import pytest
 from conftest import ARM, GRID, make_episode
 from polysoma.data.dataset import Dataset
 from polysoma.data.mixture import Source, open_sources
-from polysoma.data.windows import concatenate, gather, window_starts
+from polysoma.data.windows import Windows, concatenate, gather, window_starts
 from polysoma.data.writer import DatasetWriter
 from polysoma.errors import PolysomaError
 
@@ -62,6 +62,23 @@ def test_draws_are_a_function_of_the_generator(sources: dict[str, Source]) -> No
     first, second = (sources["grid"].draw(16, np.random.default_rng([1, 2])) for _ in range(2))
     np.testing.assert_array_equal(first.observations["view"], second.observations["view"])
     assert list(first.instructions) == list(second.instructions)
+
+
+@pytest.mark.parametrize("shares", [1, 2, 3, 5])
+def test_processes_share_the_same_draw(shares: int, datasets: dict[str, Path]) -> None:
+    """Whatever the number of processes, they read the same windows, each of them once."""
+    source = Source([Dataset(datasets["arm"]), Dataset(datasets["arm"])], [1.0, 2.0], 0.5)
+
+    def seen(windows: Windows) -> list[bytes]:
+        # The tiny episodes say in their numbers which frame is which.
+        return [windows.observations["state"][row].tobytes() for row in range(len(windows))]
+
+    whole = seen(source.draw(17, np.random.default_rng(3)))
+    parts = [seen(source.draw(17, np.random.default_rng(3), share=(which, shares))) for which in range(shares)]
+    assert sorted(frame for part in parts for frame in part) == sorted(whole)
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+    with pytest.raises(ValueError, match="share 2 of 3 of 2 windows holds none"):
+        source.draw(2, np.random.default_rng(0), share=(2, 3))
 
 
 def test_balance_by_task(tmp_path: Path) -> None:

@@ -136,8 +136,8 @@ class ContinuousActions:
 
     @property
     def measured(self) -> np.ndarray:
-        """Which channels have a unit, bool ``(A,)``. Those without one ("1"), such as how open a gripper is, are shares of
-        something: the difference of two of them says less than either does."""
+        """Which channels have a unit, bool ``(A,)``. Those without one ("1"), such as how open a gripper is, are shares
+        of something: the difference of two of them says less than either does."""
         return np.array([channel.unit != "1" for channel in self.channels])
 
     def space(self) -> gymnasium.Space[Any]:

@@ -13,6 +13,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import tyro
 
 from polysoma.cli.bodies import Bodies
+from polysoma.cli.data import Convert, Describe, Info, View
+from polysoma.cli.doctor import Doctor
 from polysoma.cli.evaluate import Evaluate
 from polysoma.cli.export import Export
 from polysoma.cli.play import Play
@@ -25,6 +27,11 @@ from polysoma.errors import PolysomaError
 COMMANDS: dict[str, Any] = {
     "bodies": Bodies,
     "record": Record,
+    "data info": Info,
+    "data schema": Describe,
+    "data convert": Convert,
+    "data view": View,
+    "doctor": Doctor,
     "train": Train,
     "evaluate": Evaluate,
     "play": Play,
@@ -37,9 +44,11 @@ COMMANDS: dict[str, Any] = {
 def main(arguments: list[str] | None = None) -> None:
     """Runs one command. Problems that the user can solve are one line on stderr and exit status 1."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    if not arguments or arguments[0] not in COMMANDS:
+    # A command is one word or two.
+    words = next((n for n in (2, 1) if len(arguments) >= n and " ".join(arguments[:n]) in COMMANDS), 0)
+    if not words:
         _usage(arguments)
-    name, *rest = arguments
+    name, rest = " ".join(arguments[:words]), arguments[words:]
     try:
         # tyro takes a docstring's first paragraph alone for help; the examples are what people look for.
         command = tyro.cli(
@@ -62,14 +71,18 @@ def main(arguments: list[str] | None = None) -> None:
 def _usage(arguments: list[str]) -> None:
     from polysoma import __version__
 
-    wants_help = not arguments or arguments[0] in ("-h", "--help", "help")
+    grouped = bool(arguments) and any(name.startswith(f"{arguments[0]} ") for name in COMMANDS)
+    asks = ("-h", "--help", "help")
+    wants_help = not arguments or arguments[0] in asks or (grouped and (len(arguments) == 1 or arguments[1] in asks))
     if arguments and arguments[0] == "--version":
         print(f"polysoma {__version__}")
         sys.exit(0)
     lines = [f"polysoma {__version__}: one policy for every body", "", "usage: polysoma COMMAND [--help]", ""]
-    lines += [f"  {name:<9} {inspect.cleandoc(kind.__doc__).splitlines()[0]}" for name, kind in COMMANDS.items()]
+    lines += [f"  {name:<12} {inspect.cleandoc(kind.__doc__).splitlines()[0]}" for name, kind in COMMANDS.items()]
     if wants_help:
         print("\n".join(lines))
         sys.exit(0)
-    print(f"polysoma: no command {arguments[0]!r}; there are {', '.join(COMMANDS)}", file=sys.stderr)
+    print(
+        f"polysoma: no command {' '.join(arguments[: 1 + grouped])!r}; there are {', '.join(COMMANDS)}", file=sys.stderr
+    )
     sys.exit(2)

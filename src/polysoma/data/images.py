@@ -1,4 +1,4 @@
-"""Pictures in data sets: PNG, which loses nothing."""
+"""Pictures in data sets: PNG, which loses nothing, is written; JPEG is read too."""
 
 from __future__ import annotations
 
@@ -18,13 +18,17 @@ def encode_png(picture: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-def decode_png(file: bytes, shape: tuple[int, ...]) -> np.ndarray:
-    """The inverse of :func:`encode_png`. Raises ValueError when it is damaged or of another shape."""
+def decode_image(file: bytes, shape: tuple[int, ...]) -> np.ndarray:
+    """The pixels of a PNG or JPEG file, uint8 of this shape ``(height, width, 3)``.
+
+    Raises:
+        ValueError: it is damaged, of another format or of another shape.
+    """
     try:
-        with Image.open(io.BytesIO(file), formats=("PNG",)) as picture:
-            pixels = np.asarray(picture.convert("RGB"))
-    except (OSError, SyntaxError, TypeError) as error:
+        with Image.open(io.BytesIO(file), formats=("PNG", "JPEG")) as picture:
+            # The header tells the size: a damaged one must not make room for billions of pixels.
+            if (picture.height, picture.width, 3) != shape:
+                raise ValueError(f"expected a picture of shape {shape}, got {(picture.height, picture.width, 3)}")
+            return np.asarray(picture.convert("RGB"))
+    except (OSError, SyntaxError, TypeError, Image.DecompressionBombError) as error:
         raise ValueError(f"damaged picture: {error}") from error
-    if pixels.shape != shape:
-        raise ValueError(f"expected a picture of shape {shape}, got {pixels.shape}")
-    return pixels

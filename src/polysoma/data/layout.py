@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from polysoma.data.images import decode_png, encode_png
+from polysoma.data.images import decode_image, encode_png
 from polysoma.embodiment import DiscreteActions, Embodiment, Modality, Stream
 from polysoma.errors import PolysomaError
 from polysoma.files import reason, writing
@@ -94,7 +94,7 @@ class Feature:
         if self.image:
             pictures = np.empty((rows, *self.shape), np.uint8)
             for row, file in enumerate(column.field("bytes")):
-                pictures[row] = decode_png(file.as_py(), self.shape)
+                pictures[row] = decode_image(file.as_py(), self.shape)
             return pictures
         while pa.types.is_list(column.type) or pa.types.is_fixed_size_list(column.type):
             column = column.flatten()
@@ -220,7 +220,7 @@ def read_frames(
     begin, rows = 0, max(1, _PIECE_BYTES // sum(feature.bytes for feature in features.values()))
     for number, frames in index.files():
         path = numbered(root, DATA_PATH, number)
-        with _reading(path), pq.ParquetFile(path) as file:
+        with _reading(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
             held = file.metadata.num_rows
             if held != frames:
                 raise ValueError(f"expected {frames} frames, got {held}")
@@ -233,7 +233,7 @@ def read_some_images(root: Path, index: EpisodeIndex, name: str, feature: Featur
     """A few pictures of every file: uint8 ``(n, height, width, 3)``. Raises as :func:`read_frames`."""
     pieces = []
     for path in data_files(root, index):
-        with _reading(path), pq.ParquetFile(path) as file:
+        with _reading(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
             batch = next(file.iter_batches(_IMAGES_PER_FILE, columns=[name], use_threads=False))
             pieces.append(feature.to_numpy(batch[name]))
     return np.concatenate(pieces)
@@ -249,8 +249,8 @@ def read_polysoma(root: Path) -> tuple[Embodiment, dict[str, list[int]]]:
     if not path.exists():
         if (root / INFO).exists():
             raise PolysomaError(
-                f"{root}: this LeRobot data set was not recorded by polysoma (it has no {POLYSOMA}), "
-                "and such data sets cannot be read yet"
+                f"{root}: this LeRobot data set was not recorded by polysoma (it has no {POLYSOMA}), and nothing is added "
+                "to it; record into another folder, or copy it with `polysoma data convert`"
             )
         raise PolysomaError(f"{root}: not a data set: expected {INFO} in this folder")
     data = read_json(path)
@@ -276,7 +276,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def read_parquet(path: Path, schema: pa.Schema) -> pa.Table:
     """These columns of a file, with these types. Raises PolysomaError when it is missing or damaged."""
-    with _reading(path), pq.ParquetFile(path) as file:
+    with _reading(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
         return file.read(columns=schema.names, use_threads=False).select(schema.names).cast(schema)
 
 
@@ -288,7 +288,7 @@ def write_json(path: Path, data: Mapping[str, Any]) -> None:
 
 def write_parquet(path: Path, table: pa.Table) -> None:
     with writing(path) as file:
-        pq.write_table(table, file, compression="snappy")
+        pq.write_table(table, file, compression="snappy", write_page_checksum=True)
 
 
 @contextlib.contextmanager

@@ -1,7 +1,8 @@
 """Mixture: data sets with weights, drawn from task by task.
 
-Drawing is a pure function of a random generator that training makes anew from (seed, step, process): a resumed run
-draws exactly what an uninterrupted one would have drawn, and there is no sampler state to save.
+Drawing is a pure function of a random generator that training makes anew from (seed, step): a resumed run draws exactly
+what an uninterrupted one would have drawn, and there is no sampler state to save. Several processes draw the same
+windows and read a share of them each, so what a run has seen does not depend on their number.
 """
 
 from __future__ import annotations
@@ -75,10 +76,26 @@ class Source:
     def instructions(self) -> set[str]:
         return {text for dataset in self.datasets for text in dataset.instructions}
 
-    def draw(self, count: int, rng: np.random.Generator, goals: bool = False) -> Windows:
-        """``count`` windows, in an order that says nothing; with the pictures of goals where these are asked for."""
+    def draw(
+        self, count: int, rng: np.random.Generator, goals: bool = False, share: tuple[int, int] = (0, 1)
+    ) -> Windows:
+        """``count`` windows, in an order that says nothing.
+
+        Args:
+            count: of all processes together.
+            rng: decides which windows.
+            goals: read the pictures of goals, too.
+            share: (which, of how many): every which-th window of these many is read, the others are left to others.
+
+        Raises:
+            ValueError: there is no window in the share.
+        """
+        which, shares = share
+        if not 0 <= which < min(shares, count):
+            raise ValueError(f"share {which} of {shares} of {count} windows holds none")
         chosen = rng.choice(len(self._pairs), size=count, p=self._probability)
-        parts = []
+        later = np.random.default_rng(rng.integers(2**63))
+        parts, before = [], 0
         for number, dataset in enumerate(self.datasets):
             picks = [
                 frames[rng.integers(0, len(frames), size=int((chosen == pair).sum()))]
@@ -90,7 +107,10 @@ class Source:
                 episodes = self._episode_of[number][frames]
                 offset = frames - dataset.episode_start[episodes]
                 starts = window_starts(offset, dataset.episode_length[episodes], self.embodiment.history, rng)
-                parts.append(gather(dataset, episodes, starts, rng if goals else None))
+                own = slice((which - before) % shares, None, shares)
+                before += len(frames)
+                if len(frames[own]):
+                    parts.append(gather(dataset, episodes[own], starts[own], later if goals else None))
         return concatenate(parts)
 
     def statistics(self) -> dict[str, Statistics]:

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import base64
 import html
-import io
-from collections.abc import Sequence
 from pathlib import Path
 
-import av
-import numpy as np
-
+from polysoma.data.video import encode_video
 from polysoma.evaluation.evaluation import Result, Score, hardware, versions
 from polysoma.evaluation.intervals import wilson
 from polysoma.evaluation.mosaic import mosaic
@@ -48,7 +44,7 @@ def write_report(result: Result, folder: Path) -> Path:
     """
     sections = [_header(result)]
     if len({task.split("/")[0] for task in result.films}) > 1:
-        video = encode_video(mosaic(list(result.films.values())))
+        video = encode_video(mosaic(list(result.films.values())), VIDEO_FPS)
         write_atomically(folder / "mosaic.mp4", video)
         sections.append(f'<div class="mosaic">{_video(video)}</div>')
     sections += ["<h2>Families</h2>", _table(result.families(), result)]
@@ -105,7 +101,7 @@ def _film(outcome: Outcome) -> str:
     stride = -(-len(outcome.frames) // MAX_FRAMES)
     verdict = '<span class="ok">success</span>' if outcome.success else '<span class="no">failure</span>'
     return (
-        f"<figure>{_video(encode_video(outcome.frames[::stride]))}"
+        f"<figure>{_video(encode_video(outcome.frames[::stride], VIDEO_FPS))}"
         f"<figcaption><b>{html.escape(outcome.task.split('/', 1)[1])}</b><br>“{html.escape(outcome.instruction)}”<br>"
         f"{verdict} after {outcome.steps} steps</figcaption></figure>"
     )
@@ -114,17 +110,3 @@ def _film(outcome: Outcome) -> str:
 def _video(file: bytes) -> str:
     data = base64.b64encode(file).decode()
     return f'<video src="data:video/mp4;base64,{data}" autoplay loop muted playsinline controls></video>'
-
-
-def encode_video(frames: Sequence[np.ndarray], fps: int = VIDEO_FPS) -> bytes:
-    """uint8 frames ``(H, W, 3)``, even sides, to an H.264 MP4 file that browsers play."""
-    buffer = io.BytesIO()
-    with av.open(buffer, "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=fps, options={"crf": "28", "preset": "veryfast"})
-        stream.height, stream.width = frames[0].shape[:2]
-        stream.pix_fmt = "yuv420p"
-        stream.thread_count = 1
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
-        container.mux(stream.encode(None))
-    return buffer.getvalue()

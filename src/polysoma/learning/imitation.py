@@ -236,14 +236,20 @@ def _accumulate(
     """Adds one body's gradients of this step. Returns its mean loss, that of its estimates, and its windows here."""
     body = recipe.bodies[source.embodiment.name]
     name = source.embodiment.name.encode()
-    rng = np.random.default_rng([recipe.seed, step, accelerator.process_index, *name])
-    count = max(1, body.batch // accelerator.num_processes)
+    which, processes = accelerator.process_index, accelerator.num_processes
+    rng = np.random.default_rng([recipe.seed, step, which, *name])
     paraphrases = read_paraphrases(recipe.paraphrases, "train", plain=0.5) if recipe.paraphrases else None
     statistics = policy.config.statistics[source.embodiment.name]
     # Micro-batches without goals cost nothing for them.
-    shown = round(count * body.goals)
-    drawn = [source.draw(size, rng, goals) for size, goals in ((count - shown, False), (shown, True)) if size]
-    batches = [augmented(windows, body, statistics, paraphrases, rng) for windows in drawn]
+    shown = round(body.batch * body.goals)
+    batches = []
+    for size, goals in ((body.batch - shown, False), (shown, True)):
+        # What is drawn is the same in all processes, and each reads its share; what is done to it is not the same.
+        drawing = np.random.default_rng([recipe.seed, step, goals, *name])
+        if size > which:
+            windows = source.draw(size, drawing, goals, (which, processes))
+            batches.append(augmented(windows, body, statistics, paraphrases, rng))
+    count = sum(map(len, batches))
     targets = sum(int(windows.action_valid.sum()) for windows in batches if windows.action_valid is not None)
     # For heads that learn from noise: as all else here, a function of the seed, the step and the process.
     torch.manual_seed(int(rng.integers(2**63)))

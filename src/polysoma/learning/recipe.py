@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from polysoma.data.formats import is_dataset
 from polysoma.errors import PolysomaError
 from polysoma.policy.heads import HeadConfig
 from polysoma.policy.images import ImageConfig
@@ -109,10 +110,10 @@ class Recipe:
         """The data set folders that exist now. Raises PolysomaError when a pattern matches none."""
         result: list[Path] = []
         for pattern in self.data:
-            found = sorted(Path(path) for path in glob.glob(pattern) if (Path(path) / "meta" / "info.json").is_file())
+            found = sorted(Path(path) for path in glob.glob(pattern) if is_dataset(Path(path)))
             if not found:
                 raise PolysomaError(
-                    f"no data set matches {pattern!r} (a data set has meta/info.json); record one first"
+                    f"no data set matches {pattern!r} (`polysoma data info` says what a folder holds); record one first"
                 )
             result += [path for path in found if path not in result]
         return result

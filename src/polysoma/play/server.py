@@ -23,9 +23,9 @@ from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
+from polysoma.data.video import encode_video
 from polysoma.embodiment import Embodiment
 from polysoma.errors import PolysomaError
-from polysoma.evaluation.report import encode_video
 from polysoma.play.stage import FPS, Stage
 from polysoma.policy.policy import Policy
 

@@ -90,6 +90,17 @@ class Reader(abc.ABC):
             PolysomaError: a file is missing or damaged; the message names the file and the episode.
         """
 
+    def window(
+        self, episode: int, start: int, stop: int, columns: Collection[str] | None = None
+    ) -> dict[str, np.ndarray]:
+        """Frames ``start`` to ``stop`` (not included) of an episode, as :meth:`read`. Formats that can read a part
+        alone do so."""
+        return {name: values[start:stop] for name, values in self.read(episode, columns).items()}
+
+    def missing(self) -> dict[str, str]:
+        """Columns of which nothing can be read, and why: cameras whose files were not copied, say."""
+        return {}
+
     def problems(self) -> Iterator[Problem]:
         """What is wrong with the files themselves, beyond what their columns show (see :mod:`polysoma.data.doctor`)."""
         yield from ()
@@ -98,7 +109,7 @@ class Reader(abc.ABC):
         """All files that the frames depend on: a cache is made anew when one of them changes."""
         return [self.path]
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027  (most readers hold no file open)
         """Lets go of open files."""
 
     def __len__(self) -> int:
@@ -128,7 +139,8 @@ def reading(path: Path, episode: int | None = None) -> Iterator[None]:
     except PolysomaError:
         raise
     except FileNotFoundError as error:
-        raise PolysomaError(f"{where}: {error.filename or path} is missing; copy it again from where it came") from error
+        name = error.filename or path
+        raise PolysomaError(f"{where}: {name} is missing; copy it again from where it came") from error
     except MemoryError as error:
         raise PolysomaError(f"{where}: asks for more memory than there is; it is damaged or too large") from error
     except Exception as error:

@@ -1,0 +1,268 @@
+"""Reading and writing data, beside LeRobot on the same frames in the same run.
+
+    python benchmarks/data.py --lerobot lerobot-venv/bin/python
+
+LeRobot runs in an environment of its own (tests/interop/check_lerobot.py says how to make one). It writes 4,000 frames
+of 96 pixels as H.264 and as PNG; both libraries then read windows of two frames with 16 actions from these very files.
+All figures are per second of one core (process time). `--lerobot ""` measures our side alone, on files of ours.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+import tyro
+
+from data_frames import ACTION, CHUNK, EPISODES, FPS, HISTORY, LENGTH, SIDE, STATE, TASK, frames
+from polysoma.data import layout
+from polysoma.data.cache import cached
+from polysoma.data.dataset import Dataset
+from polysoma.data.episode import Episode
+from polysoma.data.formats import open_reader
+from polysoma.data.mixture import Source
+from polysoma.data.schema import infer, schema_path, write_schema
+from polysoma.data.windows import Windows
+from polysoma.data.writer import DatasetWriter
+from polysoma.embodiment import INSTRUCTION, ContinuousActions, Embodiment, Modality, Stream, channels
+from results import write
+
+BATCH = 32
+BODY = Embodiment(
+    "bench",
+    (
+        Stream("state", Modality.STATE, (STATE,), channels(" ".join(f"s{i}" for i in range(STATE)))),
+        Stream("top", Modality.IMAGE, (SIDE, SIDE, 3)),
+        Stream(INSTRUCTION, Modality.TEXT),
+    ),
+    ContinuousActions(channels(" ".join(f"a{i}" for i in range(ACTION)), low=-1, high=1)),
+    FPS,
+    CHUNK,
+    HISTORY,
+)
+
+
+def main(lerobot: str, samples: int = 20_000, lerobot_samples: int = 1_500, repeats: int = 3) -> None:
+    """Measures and writes benchmarks/results/data.json.
+
+    Args:
+        lerobot: the Python of LeRobot's environment, or an empty string.
+        samples: windows that we read for one figure.
+        lerobot_samples: windows that LeRobot reads for one figure.
+        repeats: of each figure of ours; the median counts.
+    """
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
+        theirs: dict[str, Any] = {}
+        if lerobot:
+            theirs = _theirs(lerobot, "write", folder / "lerobot")
+            theirs["seconds"] |= _theirs(lerobot, "read", folder / "lerobot", str(lerobot_samples))["seconds"]
+        ours = _measured(folder, bool(lerobot), samples, repeats)
+        table = {
+            "write frames/s": {"polysoma png": ours["write png"]},
+            "read samples/s": {f"polysoma {name}": value for name, value in ours["read"].items()},
+        }
+        count = EPISODES * LENGTH
+        for key, seconds in theirs.get("seconds", {}).items():
+            kind, _, what = key.partition(" ")
+            if kind == "write":
+                table["write frames/s"][f"lerobot {what}"] = count / seconds
+            else:
+                table["read samples/s"][f"lerobot {what}"] = 1 / seconds
+        result = {
+            "unit": "per second of one core (process time)",
+            "frames": f"{EPISODES} episodes of {LENGTH}, {SIDE} pixels; windows of {HISTORY} and {CHUNK} actions",
+            "lerobot": {key: theirs[key] for key in ("lerobot", "torch") if key in theirs},
+            "rates": table,
+            "opening 10,000 episodes": _opening(folder),
+            "two data sets of 1,000,000 frames in a mixture": _mixture(folder),
+        }
+    write("data", result)
+    print(json.dumps(result, indent=1))
+
+
+def _theirs(python: str, *arguments: str) -> dict[str, Any]:
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    script = str(Path(__file__).with_name("data_lerobot.py"))
+    done = subprocess.run(
+        [python, script, *map(str, arguments)], env=environment, stdout=subprocess.PIPE, text=True, check=True
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _measured(folder: Path, with_theirs: bool, samples: int, repeats: int) -> dict[str, Any]:
+    episodes = [
+        Episode(BODY, "bench/push", TASK, seed, True, {"state": state, "top": pictures}, action, action)
+        for seed in range(EPISODES)
+        for state, action, pictures in [frames(seed)]
+    ]
+
+    def record() -> int:
+        shutil.rmtree(folder / "own", ignore_errors=True)
+        with DatasetWriter(folder / "own", BODY) as writer:
+            for episode in episodes:
+                writer.add(episode)
+        return EPISODES * LENGTH
+
+    written = _rate(record, repeats)
+    sources = {"video": folder / "lerobot/video", "png": folder / "lerobot/image"} if with_theirs else {}
+    rates: dict[str, float] = {}
+    for name, root in (sources or {"png": folder / "own"}).items():
+        if with_theirs:
+            _describe(root)
+        reader = open_reader(root)
+
+        def cold(reader: Any = reader) -> int:
+            # Windows at random places, straight from the files.
+            rng = np.random.default_rng(0)
+            for _ in range(samples // 20):
+                episode, start = rng.integers(EPISODES), rng.integers(LENGTH - CHUNK)
+                held = reader.window(int(episode), int(start), int(start) + CHUNK, ["observation.state", "action"])
+                held |= reader.window(int(episode), int(start), int(start) + HISTORY, ["observation.images.top"])
+                _as_lerobot(held["observation.images.top"][None])
+            return samples // 20
+
+        def build(root: Path = root) -> int:
+            shutil.rmtree(folder / "cache", ignore_errors=True)
+            return len(Dataset(root))
+
+        rates[f"{name}, straight from the files"] = _rate(cold, repeats)
+        rates[f"{name}, making the cache (frames)"] = _rate(build, repeats)
+        source = Source([Dataset(root)], [1.0], 0.0)
+
+        def as_floats(source: Source = source) -> int:
+            return _draw(source, samples, lambda windows: _as_lerobot(windows.observations["top"]))
+
+        def as_bytes(source: Source = source) -> int:
+            return _draw(source, samples, lambda windows: None)
+
+        rates[f"{name}, cached, float32"] = _rate(as_floats, repeats)
+        rates[f"{name}, cached, uint8"] = _rate(as_bytes, repeats)
+    return {"write png": written, "read": rates}
+
+
+def _describe(root: Path) -> None:
+    write_schema(infer(open_reader(root)), schema_path(root))
+    text = schema_path(root).read_text()
+    for key, value in (("history", HISTORY), ("chunk", CHUNK)):
+        lines = [f"{key} = {value}" if line.startswith(f"{key} = ") else line for line in text.splitlines()]
+        text = "\n".join(lines) + "\n"
+    schema_path(root).write_text(text)
+
+
+def _as_lerobot(pictures: np.ndarray) -> torch.Tensor:
+    """uint8 ``(B, T, H, W, 3)`` as what LeRobot gives: float32 ``(B, T, 3, H, W)`` in 0..1."""
+    return (
+        torch.from_numpy(pictures).permute(0, 1, 4, 2, 3).to(torch.float32, memory_format=torch.contiguous_format) / 255
+    )
+
+
+def _draw(source: Source, samples: int, use: Callable[[Windows], object]) -> int:
+    rng = np.random.default_rng(0)
+    for _ in range(samples // BATCH):
+        use(source.draw(BATCH, rng))
+    return samples // BATCH * BATCH
+
+
+def _rate(work: Callable[[], int], repeats: int) -> float:
+    rates = []
+    for _ in range(repeats):
+        began = time.process_time()
+        count = work()
+        rates.append(count / (time.process_time() - began))
+    return float(np.median(rates))
+
+
+def _opening(folder: Path) -> dict[str, float]:
+    """10,000 episodes of a LeRobotDataset, statistics of every episode included as LeRobot writes them."""
+    count, length = 10_000, 20
+    with DatasetWriter(folder / "many", BODY) as writer:
+        state, action, pictures = (array[:length] for array in frames(0))
+        writer.add(Episode(BODY, "bench/push", TASK, 0, True, {"state": state, "top": pictures}, action, action))
+    path = layout.episode_files(folder / "many")[0]
+    (row,) = pq.read_table(path).to_pylist()
+    rows = []
+    for number in range(count):
+        place = {
+            "episode_index": number,
+            "dataset_from_index": number * length,
+            "dataset_to_index": (number + 1) * length,
+        }
+        stats = {
+            f"stats/{key}/{name}": [0.0] * 14 for key in ("action", "state") for name in ("min", "max", "mean", "std")
+        }
+        rows.append({**row, **place, **stats})
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    info = layout.read_json(folder / "many" / layout.INFO)
+    layout.write_json(folder / "many" / layout.INFO, info | {"total_episodes": count, "total_frames": count * length})
+    del rows
+    code = (
+        "import resource, time; from pathlib import Path; from polysoma.data.formats import open_reader\n"
+        "def used(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024\n"
+        f"before, began = used(), time.perf_counter(); reader = open_reader(Path({str(folder / 'many')!r}))\n"
+        "print(time.perf_counter() - began, used() - before, len(reader))"
+    )
+    found = []
+    for _ in range(3):
+        done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True)
+        found.append([float(value) for value in done.stdout.split()])
+    seconds, megabytes, episodes = np.median(found, 0).tolist()
+    assert episodes == count
+    return {"seconds": seconds, "megabytes": megabytes}
+
+
+def _mixture(folder: Path) -> dict[str, float]:
+    """Windows drawn from two data sets of a million frames each, whose cache files are sparse: they take no disk."""
+    count, length = 1_000_000, 200
+    resident = []
+    sources = []
+    for number in range(2):
+        root = folder / f"million-{number}"
+        with DatasetWriter(root, BODY) as writer:
+            state, action, pictures = (array[:1] for array in frames(0))
+            writer.add(Episode(BODY, "bench/push", TASK, 0, True, {"state": state, "top": pictures}, action, action))
+        dataset = Dataset(root)
+        features = layout.body_features(BODY)
+        arrays = cached("sparse", count, features, [folder / f"sparse-{number}"], lambda arrays: None)
+        episodes = count // length
+        dataset.embodiment = BODY
+        dataset.observations = {"state": arrays["observation.state"], "top": arrays["observation.images.top"]}
+        dataset.actions, dataset.executed = arrays[layout.ACTION], arrays[layout.EXECUTED]
+        dataset.episode_start = np.arange(episodes) * length
+        dataset.episode_length = np.full(episodes, length)
+        dataset.episode_task = dataset.episode_instruction = np.zeros(episodes, np.int64)
+        dataset._frames = count
+        sources.append(dataset)
+    source, rng = Source(sources, [1.0, 2.0], 0.5), np.random.default_rng(0)
+    began = time.process_time()
+    for _ in range(300):
+        source.draw(BATCH, rng)
+    spent = time.process_time() - began
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    resident = {key: int(status[key].split()[0]) / 1024 for key in ("VmRSS", "RssAnon", "RssFile")}
+    return {
+        "samples/s, random places": 300 * BATCH / spent,
+        "resident MB": resident["VmRSS"],
+        "of which anonymous MB": resident["RssAnon"],
+        "of which mapped files MB": resident["RssFile"],
+        "peak MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

@@ -1,0 +1,158 @@
+"""``polysoma data``: data sets of any known format, looked at, described and converted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.markup import escape
+
+from polysoma.cli.progress import counting
+from polysoma.embodiment import ContinuousActions
+from polysoma.errors import PolysomaError
+
+
+@dataclass(frozen=True)
+class Info:
+    """Says what a data set holds, and which body it is taken for.
+
+    Examples:
+        polysoma data info recordings/so101
+        polysoma data info robomimic/low_dim_v141.hdf5
+    """
+
+    path: tyro.conf.Positional[Path]
+    """A folder or file."""
+
+    def run(self) -> None:
+        from polysoma.data.formats import open_reader
+        from polysoma.data.schema import schema_of, schema_path
+
+        reader = open_reader(self.path)
+        lengths, console = reader.lengths, Console()
+        rate = "an unknown rate" if reader.fps is None else f"{reader.fps:g} Hz"
+        console.print(
+            f"[bold]{escape(str(self.path))}[/]: {reader.format}, {reader.robot or 'a body without a name'}, {rate}"
+        )
+        if len(reader):
+            console.print(
+                f"{len(reader):,} episodes, {lengths.sum():,} frames; {lengths.min()} to {lengths.max()} each, "
+                f"{np.median(lengths):g} in the middle"
+            )
+        told = Counter(reader.instructions)
+        for text, count in told.most_common(8):
+            console.print(f"  {count:>6} x {escape(text) or '(nothing said)'}", highlight=False)
+        if len(told) > 8:
+            console.print(f"  and {len(told) - 8} other instructions")
+        missing = reader.missing()
+        console.print("columns")
+        for name, column in reader.columns.items():
+            kind = "pictures" if column.picture else column.dtype.name
+            shape = "x".join(map(str, column.shape)) or "1"
+            note = f"  [red]{escape(missing[name])}[/]" if name in missing else ""
+            console.print(f"  {escape(name):<36} {kind} {shape}{note}", highlight=False)
+        schema = schema_of(reader)
+        body, where = schema.embodiment, schema_path(self.path)
+        source = (
+            f"described in {where}" if where.exists() else f"inferred; `polysoma data schema` writes {where} to edit"
+        )
+        console.print(f"embodiment [bold]{body.name}[/] at {body.rate_hz:g} Hz ({escape(source)})")
+        for stream in body.arrays:
+            shape = "x".join(map(str, stream.shape))
+            console.print(
+                f"  senses {escape(stream.name)}: {stream.modality} {shape} from {schema.columns[stream.name]}"
+            )
+        if isinstance(body.actions, ContinuousActions):
+            for channel in body.actions.channels:
+                limits = f"{channel.low:g} to {channel.high:g}"
+                console.print(f"  moves {escape(channel.name)}: {limits} {escape(channel.unit)}", highlight=False)
+        else:
+            console.print(f"  does one of {', '.join(body.actions.names)}")
+        for remark in schema.remarks:
+            console.print(f"  [dim]{escape(remark)}[/]", highlight=False)
+        reader.close()
+
+
+@dataclass(frozen=True)
+class Describe:
+    """Writes what can be inferred of a data set's body as a TOML file next to it, for you to edit.
+
+    Examples:
+        polysoma data schema recordings/so101
+        polysoma data schema robomimic/low_dim_v141.hdf5 --force
+    """
+
+    path: tyro.conf.Positional[Path]
+    """A folder or file."""
+    force: bool = False
+    """Write over a description that is there."""
+
+    def run(self) -> None:
+        from polysoma.data.formats import open_reader
+        from polysoma.data.schema import infer, schema_path, write_schema
+
+        where = schema_path(self.path)
+        if where.exists() and not self.force:
+            raise PolysomaError(f"{where} is there already; --force writes over it")
+        write_schema(infer(open_reader(self.path)), where)
+        print(f"{where}: edit it; it is read whenever the data are opened")
+
+
+@dataclass(frozen=True)
+class Convert:
+    """Copies a data set of any known format into a LeRobotDataset v3 of ours; the source is never touched.
+
+    Run again, it continues where it stopped.
+
+    Examples:
+        polysoma data convert bridge_rlds/1.0.0 data/bridge
+        polysoma data convert recordings/so101 data/so101 --skip
+    """
+
+    source: tyro.conf.Positional[Path]
+    """A folder or file."""
+    target: tyro.conf.Positional[Path]
+    """A new folder, or one that an interrupted conversion left."""
+    skip: bool = False
+    """Leave out episodes that are damaged or hold numbers that are not finite, instead of stopping at the first."""
+
+    def run(self) -> None:
+        from polysoma.data.convert import convert
+
+        with counting("converting") as show:
+            done = convert(self.source, self.target, self.skip, lambda n, total: show(n, total, "episodes"))
+        print(f"{self.target}: {done.written:,} episodes written, {done.there:,} were there already")
+        for problem in done.skipped:
+            print(f"  left out: {problem}")
+
+
+@dataclass(frozen=True)
+class View:
+    """Draws a data set: one HTML page with the pictures and the numbers of some episodes.
+
+    Examples:
+        polysoma data view data/aloha-pixels --out view.html
+        polysoma data view recordings/so101 --episodes 0,3
+    """
+
+    path: tyro.conf.Positional[Path]
+    """A folder or file."""
+    out: Path = Path("view.html")
+    """The page."""
+    episodes: str = ""
+    """Their numbers, comma-separated; six that are spread over the data set by default."""
+
+    def run(self) -> None:
+        from polysoma.data.view import view
+
+        try:
+            chosen = [int(number) for number in self.episodes.split(",")] if self.episodes else None
+        except ValueError as error:
+            raise PolysomaError(f"--episodes: expected numbers such as 0,3, got {self.episodes!r}") from error
+        with counting("drawing") as show:
+            view(self.path, self.out, chosen, lambda done, total: show(done, total, "episodes"))
+        print(f"{self.out}: open it in a browser")

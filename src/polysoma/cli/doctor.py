@@ -1,0 +1,57 @@
+"""``polysoma doctor``: what is wrong with a data set."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+from rich.console import Console
+from rich.markup import escape
+
+from polysoma.cli.progress import counting
+
+_COLOURS = {"error": "bold red", "warning": "yellow", "note": "dim"}
+
+
+@dataclass(frozen=True)
+class Doctor:
+    """Says what is wrong with a data set of any known format, and what to do. Exit status 1 where there are errors.
+
+    Examples:
+        polysoma doctor data/aloha
+        polysoma doctor recordings/so101 --strict --json > report.json
+    """
+
+    path: tyro.conf.Positional[Path]
+    """A folder or file."""
+    strict: bool = False
+    """Exit with status 1 for warnings too."""
+    json: bool = False
+    """Print JSON for programs instead of text for people."""
+
+    def run(self) -> None:
+        from polysoma.data.doctor import examine
+
+        with counting("examining") as show:
+            found = examine(self.path, lambda done, total: show(done, total, "episodes"))
+        if self.json:
+            fields = {"path": str(found.path), "format": found.format, "episodes": found.episodes}
+            problems = [dataclasses.asdict(problem) for problem in found.problems]
+            print(json.dumps({**fields, "frames": found.frames, "problems": problems}, indent=1))
+        else:
+            console = Console()
+            console.print(
+                f"{escape(str(found.path))}: {found.format}, {found.episodes:,} episodes, {found.frames:,} frames"
+            )
+            for problem in found.problems:
+                colour = _COLOURS[problem.severity]
+                console.print(f"[{colour}]{problem.severity:<8}[/] {escape(problem.where)}: {escape(problem.what)}")
+                console.print(f"         [dim]-> {escape(problem.remedy)}[/]")
+            counts = {name: found.count(name) for name in _COLOURS}
+            console.print(", ".join(f"{count} {name}{'' if count == 1 else 's'}" for name, count in counts.items()))
+        if found.count("error") or (self.strict and found.count("warning")):
+            sys.exit(1)

@@ -1,0 +1,65 @@
+"""Conversion: a data set of any known format becomes one of ours, episode by episode."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from polysoma.data.foreign import Foreign
+from polysoma.data.formats import open_reader
+from polysoma.data.schema import schema_of
+from polysoma.data.writer import DatasetWriter
+from polysoma.errors import PolysomaError
+
+
+@dataclass
+class Converted:
+    """Episodes that were written, that were there before, and what was wrong with those that were left out."""
+
+    written: int = 0
+    there: int = 0
+    skipped: list[str] = field(default_factory=list)
+
+
+def convert(
+    source: Path, target: Path, skip: bool = False, progress: Callable[[int, int], None] | None = None
+) -> Converted:
+    """Copies all episodes into ``target``, in the streams, units and picture sizes of the source's description.
+
+    Killed and called again it continues: episodes are known by their numbers in the source.
+
+    Args:
+        source: a folder or file of any known format; only read.
+        target: a new folder, or one that a conversion of the same source left.
+        skip: whether to leave out episodes that cannot be read.
+        progress: called with (episodes so far, of how many).
+
+    Raises:
+        PolysomaError: there is no data set, the target holds something else, or an episode cannot be read.
+    """
+    if target.resolve().is_relative_to(source.resolve()) or source.resolve().is_relative_to(target.resolve()):
+        raise PolysomaError(f"{target} and {source} must not lie in one another: the source is never touched")
+    reader = open_reader(source)
+    result = Converted()
+    try:
+        foreign = Foreign(reader, schema_of(reader))
+        with DatasetWriter(target, foreign.schema.embodiment) as writer:
+            for number in range(len(foreign)):
+                if (foreign.task(number), foreign.number(number)) in writer.done:
+                    result.there += 1
+                else:
+                    try:
+                        episode = foreign.episode(number)
+                    except PolysomaError as error:
+                        if not skip:
+                            raise
+                        result.skipped.append(str(error))
+                    else:
+                        writer.add(episode)
+                        result.written += 1
+                if progress is not None:
+                    progress(number + 1, len(foreign))
+    finally:
+        reader.close()
+    return result

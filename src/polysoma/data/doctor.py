@@ -1,0 +1,347 @@
+"""Doctor: what is wrong with a data set, how bad it is, and what to do about it.
+
+One pass over the numbers of all episodes and over a few pictures of some of them. Each check looks for something that
+has cost people trainings: numbers that are not finite, channels that never move, actions cut off at a limit, actions
+that are merely the state of the same frame, episodes that are empty or there twice, pictures that are black or frozen,
+tasks that drown the others; and what the files of a format can have for themselves (:meth:`Reader.problems`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from polysoma.data.formats import open_reader
+from polysoma.data.formats.reader import ACTION, OBSERVATION, PICTURE, Column, Problem, Reader
+from polysoma.data.schema import schema_of
+from polysoma.errors import PolysomaError
+
+_SHORT = 5
+"""Frames below which an episode is hardly one."""
+_STILL = 1e-6
+"""Part of a channel's magnitude that its spread must exceed to count as movement."""
+_CUT, _DISTINCT = 0.05, 20
+"""The share of frames exactly at an end of the range from which on a channel counts as cut off; and the number of
+different values that tells a continuous channel from a switch."""
+_FAR = 12
+"""Standard deviations beyond which a value is an outlier."""
+_UNBALANCED = 10
+_LEADS = range(-2, 6)
+_LOOKED_AT, _FRAMES = 20, 6
+"""Episodes whose pictures are looked at, and frames of each."""
+_DARK, _FLAT = 8, 2.0
+"""Of 255: the brightest pixel of a black picture, and the spread of one without anything in it."""
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What was found in a data set of ``episodes`` episodes and ``frames`` frames."""
+
+    path: Path
+    format: str
+    episodes: int
+    frames: int
+    problems: tuple[Problem, ...]
+
+    def count(self, severity: str) -> int:
+        """The number of problems of this severity."""
+        return sum(problem.severity == severity for problem in self.problems)
+
+
+@dataclass
+class _Seen:
+    """What one pass gathers of a column of numbers, channel by channel."""
+
+    names: tuple[str, ...]
+    count: int = 0
+    total: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    squares: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    low: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    high: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    sample: list[np.ndarray] = field(default_factory=list)
+    broken: dict[int, int] = field(default_factory=dict)
+
+    def add(self, episode: int, rows: np.ndarray) -> None:
+        finite = np.isfinite(rows).all(1)
+        if not finite.all():
+            self.broken[episode] = int((~finite).sum())
+        rows = rows[finite]
+        if not len(rows):
+            return
+        if not self.count:
+            size = rows.shape[1]
+            self.total, self.squares = np.zeros(size), np.zeros(size)
+            self.low, self.high = np.full(size, np.inf), np.full(size, -np.inf)
+        self.count += len(rows)
+        self.total += rows.sum(0)
+        self.squares += (rows**2).sum(0)
+        self.low, self.high = np.minimum(self.low, rows.min(0)), np.maximum(self.high, rows.max(0))
+        # Enough to see what lies at the ends of a range, whatever the size of the data set.
+        self.sample.append(rows[:: 1 + len(rows) // 200])
+
+    @property
+    def mean(self) -> np.ndarray:
+        return self.total / max(self.count, 1)
+
+    @property
+    def std(self) -> np.ndarray:
+        return np.sqrt(np.maximum(self.squares / max(self.count, 1) - self.mean**2, 0))
+
+
+def examine(path: Path, progress: Callable[[int, int], None] | None = None) -> Diagnosis:
+    """Looks at all of a data set.
+
+    Args:
+        path: a folder or file of any known format.
+        progress: called with (episodes so far, of how many).
+
+    Raises:
+        PolysomaError: there is no data set, or so little of it can be read that there is nothing to say.
+    """
+    reader = open_reader(path)
+    try:
+        problems = [*_of_files(reader), *_of_description(reader), *_of_episodes(reader, progress)]
+    finally:
+        reader.close()
+    rank = {"error": 0, "warning": 1, "note": 2}
+    problems.sort(key=lambda problem: rank[problem.severity])
+    return Diagnosis(path, reader.format, len(reader), int(reader.lengths.sum()), tuple(problems))
+
+
+def _of_files(reader: Reader) -> Iterator[Problem]:
+    try:
+        yield from reader.problems()
+    except PolysomaError as error:
+        yield Problem("error", "files", str(error), "copy the data set again from where it came")
+
+
+def _of_description(reader: Reader) -> Iterator[Problem]:
+    try:
+        schema = schema_of(reader)
+    except PolysomaError as error:
+        yield Problem("error", "description", str(error), "write a description with `polysoma data schema` and edit it")
+        return
+    for remark in schema.remarks:
+        yield Problem("note", "description", remark, "`polysoma data schema` writes it down for you to edit")
+
+
+def _of_episodes(reader: Reader, progress: Callable[[int, int], None] | None) -> Iterator[Problem]:
+    numbers = [name for name, c in reader.columns.items() if not c.picture and c.dtype.kind in "fiub"]
+    seen = {name: _Seen(_channel_names(name, reader.columns[name])) for name in numbers}
+    unread: dict[str, list[int]] = {}
+    twins: dict[bytes, list[int]] = {}
+    leads = _Leads(reader)
+    for episode, length in enumerate(reader.lengths.tolist()):
+        try:
+            held = reader.read(episode, numbers) if length else {}
+        except PolysomaError as error:
+            unread.setdefault(str(error).partition(", episode")[0], []).append(episode)
+            held = {}
+        for name, values in held.items():
+            seen[name].add(episode, values.reshape(length, -1).astype(np.float64))
+        if ACTION in held:
+            content = [held[name] for name in numbers if name == ACTION or name.startswith(OBSERVATION)]
+            digest = hashlib.sha256(b"".join(np.ascontiguousarray(values).tobytes() for values in content)).digest()
+            twins.setdefault(digest, []).append(episode)
+            leads.add(held)
+        if progress is not None:
+            progress(episode + 1, len(reader))
+    for where, episodes in unread.items():
+        yield Problem("error", where, f"{_listed(episodes)} cannot be read", "copy this file again from where it came")
+    yield from _of_lengths(reader)
+    for name, column in seen.items():
+        yield from _of_numbers(name, column)
+    for episodes in twins.values():
+        if len(episodes) > 1:
+            yield Problem(
+                "warning", "episodes", f"{_listed(episodes)} are the same", "keep one of them: the others only weigh it"
+            )
+    yield from leads.problems()
+    yield from _of_tasks(reader)
+    yield from _of_pictures(reader)
+
+
+def _channel_names(name: str, column: Column) -> tuple[str, ...]:
+    size = int(np.prod(column.shape))
+    return column.names or ((name,) if size == 1 else tuple(f"{name}[{i}]" for i in range(size)))
+
+
+def _of_lengths(reader: Reader) -> Iterator[Problem]:
+    empty = np.flatnonzero(reader.lengths == 0).tolist()
+    if empty:
+        yield Problem("warning", "episodes", f"{_listed(empty)} {_are(empty)} empty", "nothing: they are left out")
+    short = np.flatnonzero((reader.lengths > 0) & (reader.lengths < _SHORT)).tolist()
+    if short and len(short) < len(reader):
+        yield Problem(
+            "warning", "episodes", f"{_listed(short)} {_are(short, 'has', 'have')} fewer than {_SHORT} frames",
+            "see whether the recording broke off, and leave them out",
+        )  # fmt: skip
+    if reader.successes is not None and not reader.successes.all():
+        failed = np.flatnonzero(~reader.successes).tolist()
+        yield Problem(
+            "note", "episodes", f"{_listed(failed)} did not succeed", "leave them out unless they shall teach"
+        )
+
+
+def _of_numbers(name: str, seen: _Seen) -> Iterator[Problem]:
+    if seen.broken:
+        frames = sum(seen.broken.values())
+        yield Problem(
+            "error", name, f"not finite (NaN or infinite) in {frames} frames of {_listed(seen.broken)}",
+            "leave these episodes out: `polysoma data convert --skip`",
+        )  # fmt: skip
+    acts = name == ACTION
+    if not seen.count or not (acts or name.startswith(OBSERVATION)):
+        return
+    still = seen.std <= _STILL * np.maximum(1, np.abs(seen.mean))
+    if still.any():
+        yield Problem(
+            "warning" if acts or still.all() else "note", name,
+            f"never changes: {_named(seen.names, still)}",
+            "nothing is learnt from it; leave the channel out of the description unless the robot needs it",
+        )  # fmt: skip
+    far = ~still & (np.maximum(seen.high - seen.mean, seen.mean - seen.low) > _FAR * np.where(still, 1, seen.std))
+    if far.any() and seen.count > 20 * _FAR**2:
+        yield Problem(
+            "warning", name, f"values more than {_FAR} standard deviations away: {_named(seen.names, far)}",
+            "look at them (`polysoma data view`): sensors that fail for a moment spoil the scale of all others",
+        )  # fmt: skip
+    if acts:
+        sample = np.concatenate(seen.sample)
+        for end, which in ((seen.low, "lowest"), (seen.high, "highest")):
+            share = (sample == end).mean(0)
+            distinct = np.array([len(np.unique(column)) for column in sample.T])
+            cut = (share > _CUT) & (distinct > _DISTINCT) & ~still
+            if cut.any():
+                worst = 100 * share[cut].max()
+                yield Problem(
+                    "warning", name,
+                    f"cut off at the {which} value, in up to {worst:.0f} % of frames: {_named(seen.names, cut)}",
+                    "see whether the recorder clips what the robot is told: a policy learns to push at that limit",
+                )  # fmt: skip
+
+
+class _Leads:
+    """By how many frames actions run ahead of states that they command: both have the same channels."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._pair: tuple[str, np.ndarray, np.ndarray] | None = None
+        action = reader.columns.get(ACTION)
+        for name, column in reader.columns.items():
+            if action is None or self._pair or not name.startswith(OBSERVATION) or column.picture:
+                continue
+            if action.names and column.names:
+                shared = [channel for channel in action.names if channel in column.names]
+                if 2 * len(shared) > len(action.names):
+                    mine = np.array([action.names.index(channel) for channel in shared])
+                    theirs = np.array([column.names.index(channel) for channel in shared])
+                    self._pair = name, mine, theirs
+            elif not action.names and action.shape == column.shape and np.prod(action.shape) > 1:
+                self._pair = name, np.arange(action.shape[0]), np.arange(action.shape[0])
+        self._missed = dict.fromkeys(_LEADS, 0.0)
+        self._moved = 0.0
+
+    def add(self, held: dict[str, np.ndarray]) -> None:
+        if self._pair is None or len(held[ACTION]) <= 2 * len(_LEADS):
+            return
+        name, mine, theirs = self._pair
+        actions, states = held[ACTION][:, mine].astype(np.float64), held[name][:, theirs].astype(np.float64)
+        if not (np.isfinite(actions).all() and np.isfinite(states).all()):
+            return
+        inner = slice(-_LEADS.start, len(actions) - _LEADS.stop)
+        for lead in _LEADS:
+            shifted = states[inner.start + lead : inner.stop + lead]
+            self._missed[lead] += float(np.abs(actions[inner] - shifted).sum())
+        self._moved += float(np.abs(np.diff(states, axis=0)).sum())
+
+    def problems(self) -> Iterator[Problem]:
+        if self._pair is None or self._moved == 0:
+            return
+        best = min(self._missed, key=lambda lead: self._missed[lead])
+        # Actions that are not places (velocities, say) are near no state at all.
+        if self._missed[best] > self._moved:
+            return
+        name = self._pair[0]
+        exact = self._missed[best] < 1e-3 * self._moved
+        if best == 0 and exact:
+            yield Problem(
+                "error", ACTION, f"is {name} of the same frame: a policy would learn to stay where it is",
+                "take the state of the next frame as the action, or record what the robot was told",
+            )  # fmt: skip
+        elif best < 0:
+            yield Problem(
+                "error", ACTION, f"follows {name} by {-best} frames instead of leading it",
+                "shift the actions: the recorder wrote what had been done, not what was to be done",
+            )  # fmt: skip
+        elif best > 0 and exact:
+            yield Problem("note", ACTION, f"is {name} of {best} frames later", "nothing, if it was meant so")
+
+
+def _of_tasks(reader: Reader) -> Iterator[Problem]:
+    told = Counter(reader.instructions)
+    if "" in told:
+        yield Problem(
+            "note", "instructions", f"{told['']} of {len(reader)} episodes are told nothing",
+            "say what to do in words, if one policy shall do more than one thing",
+        )  # fmt: skip
+    frames: Counter[str] = Counter()
+    for text, length in zip(reader.instructions, reader.lengths.tolist(), strict=True):
+        frames[text] += length
+    most, least = max(frames, key=frames.__getitem__), min(frames, key=frames.__getitem__)
+    if len(frames) > 1 and frames[most] > _UNBALANCED * max(frames[least], 1):
+        yield Problem(
+            "warning", "instructions",
+            f"{frames[most]} frames of {most!r} and {frames[least]} of {least!r}",
+            "nothing here, where tasks are drawn equally often (balance = 0); or record more of the rare ones",
+        )  # fmt: skip
+
+
+def _of_pictures(reader: Reader) -> Iterator[Problem]:
+    missing = reader.missing()
+    cameras = [name for name, column in reader.columns.items() if column.picture and name not in missing]
+    long = np.flatnonzero(reader.lengths >= _SHORT)
+    chosen = long[np.unique(np.linspace(0, len(long) - 1, min(len(long), _LOOKED_AT)).astype(int))] if len(long) else []
+    for camera in cameras:
+        found: dict[str, list[int]] = {}
+        for episode in map(int, chosen):
+            try:
+                held = reader.read(episode, [camera])[camera]
+            except PolysomaError as error:
+                found.setdefault(str(error), []).append(episode)
+                continue
+            some = held[np.linspace(0, len(held) - 1, _FRAMES).astype(int)]
+            if some.max() < _DARK:
+                found.setdefault("black", []).append(episode)
+            elif some.std((1, 2)).max() < _FLAT:
+                found.setdefault("of one colour", []).append(episode)
+            elif (held[1:] == held[:-1]).all():
+                found.setdefault("one picture that never changes", []).append(episode)
+        for what, episodes in found.items():
+            known = what in ("black", "of one colour", "one picture that never changes")
+            yield Problem(
+                "warning" if known else "error",
+                camera.removeprefix(PICTURE),
+                f"{what} in {_listed(episodes)} (of {len(chosen)} that were looked at)" if known else what,
+                "see whether the camera was covered or stood still" if known else "copy this file again",
+            )
+
+
+def _named(names: tuple[str, ...], which: np.ndarray) -> str:
+    chosen = [name for name, yes in zip(names, which, strict=True) if yes]
+    return ", ".join(chosen[:8]) + (f" and {len(chosen) - 8} more" if len(chosen) > 8 else "")
+
+
+def _are(episodes: Sequence[int], one: str = "is", many: str = "are") -> str:
+    return one if len(episodes) == 1 else many
+
+
+def _listed(episodes: Iterable[int]) -> str:
+    numbers = list(episodes)
+    word = "episode" if len(numbers) == 1 else "episodes"
+    more = f" and {len(numbers) - 8} more" if len(numbers) > 8 else ""
+    return f"{word} {', '.join(map(str, numbers[:8]))}{more}"

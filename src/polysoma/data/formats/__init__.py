@@ -1,0 +1,44 @@
+"""Data sets of other libraries, read where they lie.
+
+Each format has one file, without the library that made it: LeRobot, RLDS (Open X-Embodiment), Minari, robomimic and
+ALOHA, Diffusion Policy.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from polysoma.data.formats.lerobot import LeRobotReader, is_lerobot
+from polysoma.data.formats.reader import Column, Problem, Reader
+from polysoma.data.formats.rlds import RldsReader, is_rlds
+from polysoma.errors import PolysomaError
+
+__all__ = ["Column", "Problem", "Reader", "is_dataset", "open_reader"]
+
+_FORMATS = (
+    (is_lerobot, LeRobotReader),
+    (is_rlds, RldsReader),
+)
+_KNOWN = (
+    "LeRobotDataset v3.0, v2.1 and v2.0 (meta/info.json), RLDS (features.json and *.tfrecord*), Minari "
+    "(data/metadata.json), robomimic and ALOHA (*.hdf5), Diffusion Policy (*.zarr)"
+)
+
+
+def is_dataset(path: Path) -> bool:
+    """Whether there is a data set of a known format at ``path``."""
+    return any(known(path) for known, _ in _FORMATS)
+
+
+def open_reader(path: Path) -> Reader:
+    """Opens a data set of any known format.
+
+    Raises:
+        PolysomaError: there is nothing, nothing known, or it is damaged.
+    """
+    for known, reader in _FORMATS:
+        if known(path):
+            return reader(path)
+    if not path.exists():
+        raise PolysomaError(f"there is nothing at {path}")
+    raise PolysomaError(f"{path}: not a data set of a format that is known here: {_KNOWN}")

@@ -1,0 +1,469 @@
+"""LeRobotDataset v3.0, v2.1 and v2.0, read with PyArrow and PyAV.
+
+Versions differ in where things lie. In v3.0 a file holds many episodes one after the other, and tables under
+``meta/episodes`` say which rows and which seconds of video each episode is; in v2 an episode has files of its own and
+``meta/episodes.jsonl`` lists them. Frames are found by their numbers; timestamps are data, which the doctor checks.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from polysoma.data.formats.reader import ACTION, OBSERVATION, PICTURE, REWARD, Column, Problem, Reader, reading
+from polysoma.data.images import decode_image
+from polysoma.data.statistics import Accumulator
+from polysoma.data.video import Video, video_info
+from polysoma.errors import PolysomaError
+
+INFO = "meta/info.json"
+_VERSIONS = ("v3.0", "v2.1", "v2.0")
+_COUNTERS = ("frame_index", "episode_index", "index", "task_index")
+_AWRY_TIMES = 1e-4
+"""Seconds by which LeRobot lets a timestamp be off before it refuses the data set."""
+
+
+def is_lerobot(path: Path) -> bool:
+    """Whether a folder says that it is a LeRobotDataset."""
+    return (path / INFO).is_file()
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where one episode lies: rows of a file, and seconds of videos by key."""
+
+    file: Path
+    first_row: int
+    videos: dict[str, tuple[Path, float]]
+
+
+class LeRobotReader(Reader):
+    """A LeRobotDataset. Raises PolysomaError when it is of another version, or its tables are damaged."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        info_path = self.path / INFO
+        with reading(info_path):
+            info = json.loads(info_path.read_text(encoding="utf-8"))
+            version = str(info["codebase_version"])
+            if version not in _VERSIONS:
+                raise PolysomaError(f"{self.path}: LeRobotDataset {version}; this reads {', '.join(_VERSIONS)}")
+            self.format, self.robot, self.fps = (
+                f"LeRobotDataset {version}", str(info.get("robot_type") or ""), float(info["fps"])
+            )  # fmt: skip
+            if not 0 < self.fps < 1e5:
+                raise ValueError(f"fps is {self.fps}")
+            self._info: dict[str, Any] = info
+            self._keys: dict[str, str] = {}
+            self._left_out: dict[str, str] = {}
+            self.columns = {}
+            for key, feature in info["features"].items():
+                self._describe(str(key), feature)
+            self._videos = [key for key in self._keys.values() if info["features"][key]["dtype"] == "video"]
+        self._open: tuple[Path, pq.ParquetFile] | None = None
+        self._kept: tuple[Path, tuple[int, ...], tuple[str, ...], pa.Table] | None = None
+        self._films: dict[Path, Video] = {}
+        self._v3 = version == "v3.0"
+        self._read_episodes()
+
+    def _describe(self, key: str, feature: dict[str, Any]) -> None:
+        if key in _COUNTERS:
+            return
+        kind, shape = str(feature["dtype"]), tuple(int(size) for size in feature["shape"])
+        if kind in ("video", "image"):
+            about = {**(feature.get("info") or {}), **(feature.get("video_info") or {})}
+            if about.get("video.is_depth_map"):
+                self._left_out[key] = "depth maps are not read"
+                return
+            if len(shape) == 3 and shape[0] == 3 and shape[2] != 3:
+                shape = (shape[1], shape[2], shape[0])
+            if len(shape) != 3 or shape[2] != 3:
+                self._left_out[key] = f"pictures of shape {shape} are not read"
+                return
+            name = PICTURE + key.removeprefix(PICTURE).removeprefix(OBSERVATION)
+            self.columns[name] = Column(shape, np.dtype(np.uint8), picture=True)
+        else:
+            try:
+                dtype = np.dtype(kind)
+            except TypeError:
+                self._left_out[key] = f"columns of {kind} are not read"
+                return
+            if dtype.kind not in "fiub":
+                self._left_out[key] = f"columns of {kind} are not read"
+                return
+            shape = () if shape == (1,) and key != ACTION and not key.startswith(OBSERVATION) else shape
+            name = REWARD if key == "next.reward" else key
+            names = _names(feature.get("names"))
+            self.columns[name] = Column(shape, dtype, names if names and len(names) == np.prod(shape) else None)
+        self._keys[name] = key
+
+    def _read_episodes(self) -> None:
+        rows = self._read_tables() if self._v3 else self._read_lines()
+        where = self.path / "meta"
+        with reading(where):
+            self.lengths = np.array(rows.pop("length"), np.int64)
+            tasks = rows.pop("tasks", None) or [None] * len(self.lengths)
+            self.instructions = [str(names[0]) if names else "" for names in tasks]
+            self._rows = {name: np.asarray(values) for name, values in rows.items()}
+            if len(self.lengths) and not 0 <= self.lengths.min() <= self.lengths.max() < 2**40:
+                raise ValueError(f"episodes of {self.lengths.min()} to {self.lengths.max()} frames")
+            if not self._v3:
+                return
+            files = np.stack([self._rows["data/chunk_index"], self._rows["data/file_index"]], 1)
+            _, which = np.unique(files, axis=0, return_inverse=True)
+            # Rows of a file are counted from the first episode that lies in it.
+            starts = self._rows["dataset_from_index"].astype(np.int64)
+            lowest = np.full(len(files), np.iinfo(np.int64).max)
+            np.minimum.at(lowest, which.ravel(), starts)
+            self._rows["row"] = starts - lowest[which.ravel()]
+
+    def _read_tables(self) -> dict[str, Any]:
+        columns = ["episode_index", "tasks", "length", "data/chunk_index", "data/file_index", "dataset_from_index"]
+        columns += [f"videos/{key}/{what}" for key in self._videos for what in _VIDEO_PLACE]
+        tables = []
+        for path in sorted((self.path / "meta/episodes").glob("chunk-*/file-*.parquet")):
+            with reading(path), open_parquet(path) as file:
+                held = set(file.schema_arrow.names)
+                tables.append(file.read([name for name in columns if name in held], use_threads=False))
+        if not tables:
+            raise PolysomaError(f"{self.path}: there are no tables of episodes under meta/episodes")
+        with reading(self.path / "meta/episodes"):
+            table = pa.concat_tables(tables, promote_options="default").sort_by("episode_index")
+            return {
+                name: table[name].to_pylist() if name == "tasks" else table[name].to_numpy()
+                for name in table.column_names
+            }
+
+    def _read_lines(self) -> dict[str, Any]:
+        path = self.path / "meta/episodes.jsonl"
+        with reading(path):
+            lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+            lines.sort(key=lambda row: int(row["episode_index"]))
+            return {
+                "episode_index": [int(row["episode_index"]) for row in lines],
+                "length": [int(row["length"]) for row in lines],
+                "tasks": [row.get("tasks") for row in lines],
+            }
+
+    def _place(self, episode: int) -> _Place:
+        rows, info = self._rows, self._info
+        number = int(rows["episode_index"][episode])
+        if not self._v3:
+            chunk = number // max(1, int(info.get("chunks_size", 1000)))
+            fields: dict[str, Any] = {"episode_chunk": chunk, "episode_index": number}
+            videos = {key: (self._inside(info["video_path"], **fields, video_key=key), 0.0) for key in self._videos}
+            return _Place(self._inside(info["data_path"], **fields), 0, videos)
+        videos = {}
+        for key in self._videos:
+            chunk, file, start = (rows[f"videos/{key}/{what}"][episode] for what in _VIDEO_PLACE)
+            path = self._inside(info["video_path"], video_key=key, chunk_index=int(chunk), file_index=int(file))
+            videos[key] = (path, float(start))
+        chunk, file = int(rows["data/chunk_index"][episode]), int(rows["data/file_index"][episode])
+        data = self._inside(info["data_path"], chunk_index=chunk, file_index=file)
+        return _Place(data, int(rows["row"][episode]), videos)
+
+    def _inside(self, template: str, **fields: Any) -> Path:
+        name = PurePosixPath(template.format(**fields))
+        if name.is_absolute() or ".." in name.parts:
+            raise PolysomaError(f"{self.path / INFO}: {template!r} leads out of the data set")
+        return self.path / name
+
+    def read(self, episode: int, columns: Collection[str] | None = None) -> dict[str, np.ndarray]:
+        """See :meth:`Reader.read`."""
+        self.check_episode(episode)
+        return self.window(episode, 0, int(self.lengths[episode]), columns)
+
+    def window(
+        self, episode: int, start: int, stop: int, columns: Collection[str] | None = None
+    ) -> dict[str, np.ndarray]:
+        """See :meth:`Reader.window`: of videos, only what lies between is decoded."""
+        self.check_episode(episode)
+        names = self.wanted(columns)
+        with reading(self.path / INFO, episode):
+            place = self._place(episode)
+        count = int(self.lengths[episode])
+        start, stop, _ = slice(start, stop).indices(count)
+        files = tuple(self._keys[name] for name in names if self._keys[name] not in self._videos)
+        table: pa.Table | None = None
+        if files:
+            with reading(place.file, episode):
+                table = self._table(place, count, files).slice(start, stop - start)
+        result = {}
+        for name in names:
+            key, about = self._keys[name], self.columns[name]
+            if table is not None and key not in self._videos:
+                with reading(place.file, episode):
+                    result[name] = self._values(table[key], about, stop - start)
+            elif start == stop:
+                result[name] = np.empty((0, *about.shape), about.dtype)
+            else:
+                path, second = place.videos[key]
+                with reading(path, episode):
+                    result[name] = self._film(path, second, start, stop)
+                    if result[name].shape[1:] != about.shape:
+                        raise ValueError(f"frames of shape {result[name].shape[1:]}, {INFO} says {about.shape}")
+        return result
+
+    def _film(self, path: Path, second: float, start: int, stop: int) -> np.ndarray:
+        fps = float(self.fps or 1)
+        film = self._films.pop(path, None) or Video(path)
+        try:
+            pictures = film.read(second + start / fps, stop - start, fps)
+        except BaseException:
+            film.close()
+            raise
+        self._films[path] = film
+        if len(self._films) > _OPEN_VIDEOS:
+            self._films.pop(next(iter(self._films))).close()
+        return pictures
+
+    def _table(self, place: _Place, count: int, keys: tuple[str, ...]) -> pa.Table:
+        """The rows of an episode. Episodes are mostly read in order, so what lies beside them is kept for the next."""
+        if self._open is None or self._open[0] != place.file:
+            if self._open is not None:
+                self._open[1].close()
+            self._open, self._kept = None, None
+            self._open = place.file, open_parquet(place.file)
+        file = self._open[1]
+        ends = np.cumsum([file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)])
+        if not 0 <= place.first_row <= place.first_row + count <= file.metadata.num_rows:
+            raise ValueError(
+                f"expected {count} frames from row {place.first_row} on, the file holds {file.metadata.num_rows}"
+            )
+        if not count:
+            return file.schema_arrow.empty_table().select(list(keys))
+        first, last = np.searchsorted(ends, [place.first_row, place.first_row + count - 1], side="right")
+        groups = tuple(range(int(first), int(last) + 1))
+        if self._kept is None or self._kept[:3] != (place.file, groups, keys):
+            table = file.read_row_groups(list(groups), list(keys), use_threads=False)
+            self._kept = place.file, groups, keys, table
+        begin = place.first_row - (int(ends[first - 1]) if first else 0)
+        return self._kept[3].slice(begin, count)
+
+    def _values(self, column: pa.ChunkedArray, about: Column, count: int) -> np.ndarray:
+        whole = column.combine_chunks()
+        if about.picture:
+            pictures = np.empty((count, *about.shape), np.uint8)
+            for row, file in enumerate(whole.field("bytes") if pa.types.is_struct(whole.type) else whole):
+                pictures[row] = decode_image(file.as_py(), about.shape)
+            return pictures
+        while pa.types.is_list(whole.type) or pa.types.is_fixed_size_list(whole.type):
+            whole = whole.flatten()
+        if whole.null_count:
+            raise ValueError(f"{whole.null_count} values are missing")
+        values: np.ndarray = whole.to_numpy(zero_copy_only=False)
+        if values.size != count * int(np.prod(about.shape)):
+            raise ValueError(f"expected {count} values of shape {about.shape}, got {values.size} numbers")
+        return values.astype(about.dtype, copy=False).reshape(count, *about.shape)
+
+    def missing(self) -> dict[str, str]:
+        """See :meth:`Reader.missing`: cameras none of whose videos are there."""
+        gone = {}
+        for name, key in self._keys.items():
+            if key in self._videos and len(self):
+                with reading(self.path / INFO):
+                    path = self._place(0).videos[key][0]
+                if (
+                    not path.exists()
+                    and not any(self.path.glob(f"videos/{_plain(key)}/**/*.mp4"))
+                    and not any(self.path.glob(f"videos/*/{_plain(key)}/*.mp4"))
+                ):
+                    gone[name] = f"{self._name(path)} and all other videos of this camera are missing"
+        return gone
+
+    def files(self) -> list[Path]:
+        """See :meth:`Reader.files`."""
+        folders = ("meta", "data", "videos")
+        return sorted(path for folder in folders for path in (self.path / folder).rglob("*") if path.is_file())
+
+    def close(self) -> None:
+        """See :meth:`Reader.close`."""
+        if self._open is not None:
+            self._open[1].close()
+        self._open, self._kept = None, None
+        while self._films:
+            self._films.popitem()[1].close()
+
+    def problems(self) -> Iterator[Problem]:
+        """See :meth:`Reader.problems`: tables against files, counters, timestamps, videos, and written statistics."""
+        for key, why in self._left_out.items():
+            yield Problem("note", key, why, "nothing, unless you need it")
+        for total, held in (("total_episodes", len(self)), ("total_frames", int(self.lengths.sum()))):
+            if self._info.get(total) != held:
+                yield Problem(
+                    "error", INFO, f"{total} is {self._info.get(total)}, the episodes come to {held}",
+                    "copy the data set again; or correct the number if episodes were removed by hand",
+                )  # fmt: skip
+        yield from self._file_problems()
+        yield from self._counter_problems()
+        yield from self._statistics_problems()
+
+    def _file_problems(self) -> Iterator[Problem]:
+        ends: dict[Path, tuple[str, float]] = {}
+        rows: dict[Path, int] = {}
+        for episode in range(len(self)):
+            with reading(self.path / INFO, episode):
+                place = self._place(episode)
+            count = int(self.lengths[episode])
+            rows[place.file] = max(rows.get(place.file, 0), place.first_row + count)
+            for key, (path, start) in place.videos.items():
+                ends[path] = key, max(ends.get(path, (key, 0.0))[1], start + count / float(self.fps or 1))
+        for path, needed in rows.items():
+            try:
+                with reading(path), open_parquet(path) as file:
+                    held = file.metadata.num_rows
+            except PolysomaError as error:
+                yield Problem("error", self._name(path), str(error), "copy this file again from where it came")
+                continue
+            if held != needed:
+                yield Problem(
+                    "error", self._name(path), f"holds {held} frames, the episodes need {needed}",
+                    "copy the data set again from where it came",
+                )  # fmt: skip
+        for path, (key, end) in ends.items():
+            yield from self._video_problems(path, key, round(end * float(self.fps or 1)))
+
+    def _video_problems(self, path: Path, key: str, frames: int) -> Iterator[Problem]:
+        where = self._name(path)
+        copy = "copy this file again; or leave the camera out of the embodiment's description"
+        if not path.exists():
+            yield Problem("error", where, "the video is missing", copy)
+            return
+        try:
+            with reading(path):
+                found = video_info(path)
+        except PolysomaError as error:
+            yield Problem("error", where, str(error), copy)
+            return
+        shape = next(self.columns[name].shape for name, held in self._keys.items() if held == key)
+        if (found.height, found.width) != shape[:2]:
+            yield Problem(
+                "error", where, f"pictures of {found.height}x{found.width}, {INFO} says {shape[0]}x{shape[1]}",
+                f"correct the shape of {key} in {INFO}, or record again",
+            )  # fmt: skip
+        if found.frames and found.frames < frames:
+            yield Problem("error", where, f"holds {found.frames} frames, the episodes need {frames}", copy)
+        if found.fps and abs(found.fps - float(self.fps or 0)) > 0.01 * found.fps:
+            yield Problem(
+                "warning", where, f"runs at {found.fps:g} frames a second, {INFO} says {self.fps:g}",
+                "find out which is true: a policy acts at the data set's rate",
+            )  # fmt: skip
+
+    def _counter_problems(self) -> Iterator[Problem]:
+        awry: dict[str, list[int]] = {}
+        worst = 0.0
+        wanted = [key for key in ("timestamp", *_COUNTERS) if key in self._info["features"]]
+        start = 0
+        for episode, count in enumerate(self.lengths.tolist()):
+            try:
+                with reading(self.path / INFO, episode):
+                    place = self._place(episode)
+                with reading(place.file, episode):
+                    table = self._table(place, count, tuple(wanted))
+                    held = {key: table[key].combine_chunks().to_numpy(zero_copy_only=False) for key in wanted}
+            except PolysomaError:
+                # Said already by what looks at the files.
+                continue
+            steps = np.arange(count)
+            number = int(self._rows["episode_index"][episode])
+            expected = {"frame_index": steps, "episode_index": np.full(count, number), "index": start + steps}
+            for key, values in expected.items():
+                if key in held and not np.array_equal(held[key], values):
+                    awry.setdefault(key, []).append(episode)
+            if "timestamp" in held and count:
+                off = np.abs(held["timestamp"] - held["timestamp"][0] - steps / float(self.fps or 1)).max()
+                if off > _AWRY_TIMES:
+                    awry.setdefault("timestamp", []).append(episode)
+                    worst = max(worst, float(off))
+            start += count
+        for key, episodes in awry.items():
+            listed = f"episodes {', '.join(map(str, episodes[:8]))}{' and more' if len(episodes) > 8 else ''}"
+            if key == "timestamp":
+                yield Problem(
+                    "warning", key, f"up to {1e3 * worst:.3g} ms off {self.fps:g} frames a second in {listed}",
+                    "nothing for training here, which counts frames; LeRobot refuses such data",
+                )  # fmt: skip
+            else:
+                yield Problem("warning", key, f"does not count frames in {listed}", "number the frames again (convert)")
+
+    def _statistics_problems(self) -> Iterator[Problem]:
+        path = self.path / "meta/stats.json"
+        if not path.exists():
+            if self._v3:
+                yield Problem("note", "meta/stats.json", "is missing", "nothing: statistics are recomputed here")
+            return
+        try:
+            with reading(path):
+                stats = json.loads(path.read_text(encoding="utf-8"))
+                written = {key: {k: np.array(v, float).ravel() for k, v in s.items()} for key, s in stats.items()}
+        except PolysomaError as error:
+            yield Problem("warning", "meta/stats.json", str(error), "nothing: statistics are recomputed here")
+            return
+        remedy = "do not normalise by it; statistics are recomputed here (LeRobot up to 0.4.4 writes such)"
+        wrong: dict[str, list[str]] = {}
+        for name, key in self._keys.items():
+            about, told = self.columns[name], written.get(key)
+            if told is None:
+                continue
+            if about.picture:
+                if "std" in told and told["std"].size and told["std"].max() < 0.02:
+                    wrong.setdefault("std of pictures near 0", []).append(key)
+                continue
+            if about.dtype.kind != "f" or not len(self):
+                continue
+            true = self._recomputed(name)
+            for statistic in ("min", "max", "mean", "std"):
+                if statistic in told and not _near(told[statistic], true[statistic], true):
+                    wrong.setdefault(f"{statistic} not that of the frames", []).append(key)
+            for statistic in ("q01", "q99"):
+                if statistic in told and not _near(told[statistic], true[statistic], true, 0.05):
+                    wrong.setdefault("quantiles not those of the frames", []).append(key)
+                    break
+        for what, keys in wrong.items():
+            yield Problem("warning", "meta/stats.json", f"{what}: {', '.join(keys)}", remedy)
+
+    def _recomputed(self, name: str) -> dict[str, np.ndarray]:
+        size = int(np.prod(self.columns[name].shape))
+        accumulator = Accumulator(int(self.lengths.sum()), size)
+        for episode, count in enumerate(self.lengths):
+            if count:
+                accumulator.add(self.read(episode, [name])[name].reshape(-1, size))
+        return accumulator.result()
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self.path).as_posix()
+
+
+def open_parquet(path: Path) -> pq.ParquetFile:
+    """A file whose pages are checked where they have checksums."""
+    return pq.ParquetFile(path, page_checksum_verification=True)
+
+
+_OPEN_VIDEOS = 8
+_VIDEO_PLACE = ("chunk_index", "file_index", "from_timestamp")
+
+
+def _names(given: Any) -> tuple[str, ...] | None:
+    """Names of channels, which v2 data sets may wrap into a table of one list or more."""
+    if isinstance(given, dict):
+        parts = [part for part in given.values() if isinstance(part, list)]
+        given = [name for part in parts for name in part] if parts else list(given)
+    names = tuple(str(name) for name in given) if isinstance(given, list) else ()
+    return names if len(set(names)) == len(names) and names else None
+
+
+def _near(told: np.ndarray, true: np.ndarray, all_true: dict[str, np.ndarray], part: float = 0.01) -> bool:
+    """Whether a statistic agrees, up to a part of the channel's range."""
+    room = part * (all_true["max"] - all_true["min"]) + 1e-4
+    return told.shape == true.shape and bool((np.abs(told - true) <= room).all())
+
+
+def _plain(key: str) -> str:
+    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in key)

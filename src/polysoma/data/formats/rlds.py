@@ -1,0 +1,431 @@
+"""RLDS data sets (Open X-Embodiment) as TensorFlow Datasets stores them, read without TensorFlow.
+
+``features.json`` says what a step is. A record of a TFRecord file is one episode: a ``tf.train.Example``, which maps
+``steps/observation/state`` and the like to one list over all steps. Opening hops from record to record and, in them,
+from list to list, so pictures are not touched; the checksum of a record's data is checked whenever it is read.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import re
+import struct
+import zlib
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from polysoma.data.formats.reader import ACTION, OBSERVATION, PICTURE, REWARD, Column, Problem, Reader, needs, reading
+from polysoma.data.images import decode_image
+from polysoma.errors import PolysomaError
+
+FEATURES, INFO = "features.json", "dataset_info.json"
+_SHARD = re.compile(r".+-(\w+)\.tfrecord-(\d+)-of-\d+")
+_ACTION, _SEEN = "steps/action", "steps/observation/"
+_TOLD = ("steps/language_instruction", f"{_SEEN}natural_language_instruction")
+_SUCCESS = "episode_metadata/success"
+_DTYPE = re.compile("bool|u?int(8|16|32|64)|float(16|32|64)")
+_LARGEST = 2**28
+"""Numbers of a picture. Empty files become black pictures, whose size nothing but ``features.json`` tells."""
+_NAMED = 4096
+"""Channels of actions that get names: ``features.json`` may be damaged and speak of billions."""
+_VARINT, _BLOCK, _FOUR = 0, 2, 5
+"""Wire types of protobuf that occur: how a field lies in the file."""
+_BYTES, _FLOATS, _INTEGERS = 1, 2, 3
+"""The lists of a ``tf.train.Feature``, by the numbers of their fields."""
+
+
+def is_rlds(path: Path) -> bool:
+    """Whether a folder is an RLDS data set, or holds versions of one (``1.0.0``)."""
+    return bool(_versions(path))
+
+
+def _versions(path: Path) -> list[Path]:
+    """The folder itself, or those of the versions in it, oldest first."""
+    if _holds_records(path):
+        return [path]
+    numbered = (folder for folder in path.glob("*.*.*") if re.fullmatch(r"\d+\.\d+\.\d+", folder.name))
+    found = [folder for folder in numbered if _holds_records(folder)]
+    return sorted(found, key=lambda folder: [int(number) for number in folder.name.split(".")])
+
+
+def _holds_records(path: Path) -> bool:
+    return (path / FEATURES).is_file() and any(_SHARD.fullmatch(file.name) for file in path.glob("*.tfrecord*"))
+
+
+@dataclass(frozen=True)
+class _Leaf:
+    """One list of a record: ``"number"``, ``"picture"`` or ``"text"`` values of this shape, one after the other."""
+
+    key: str
+    kind: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    packing: str = "none"
+
+    @property
+    def size(self) -> int:
+        """Numbers or texts of a step."""
+        return math.prod(self.shape)
+
+    def parse(self, features: dict[str, bytes | None]) -> tuple[np.ndarray | list[memoryview], int]:
+        """Numbers ``(T, *shape)`` of the dtype, or files or texts; and T. Raises ValueError when they do not fit."""
+        feature = features.get(self.key)
+        if feature is None:
+            raise ValueError(f"there is no {self.key} in the record")
+        values = _values(feature)
+        if self.kind == "number":
+            values = self._numbers(values)
+        elif not isinstance(values, list):
+            raise ValueError(f"{self.key} holds numbers, {FEATURES} says {self.kind}s")
+        each = 1 if self.kind == "picture" else self.size
+        steps, rest = divmod(len(values), each)
+        if rest:
+            raise ValueError(f"{self.key} holds {len(values)} values, a step has {each}")
+        return values if isinstance(values, list) else values.reshape(steps, *self.shape), steps
+
+    def _numbers(self, values: np.ndarray | list[memoryview]) -> np.ndarray:
+        if isinstance(values, list):
+            each = self.size * self.dtype.itemsize
+            if self.packing == "zlib":
+                # Room for one byte too many: enough to tell, and a small file cannot unpack to gigabytes.
+                values = [memoryview(zlib.decompressobj().decompress(value, each + 1)) for value in values]
+            if any(len(value) != each for value in values):
+                raise ValueError(f"{self.key} does not hold {each} bytes in each step")
+            dtype = np.dtype(np.uint8) if self.dtype.kind == "b" else self.dtype.newbyteorder("<")
+            numbers = np.frombuffer(b"".join(values), dtype)
+        elif (values.dtype.kind == "f") != (self.dtype.kind == "f"):
+            raise ValueError(f"{self.key} holds {values.dtype.name} values, {FEATURES} says {self.dtype.name}")
+        else:
+            # TensorFlow Datasets stores the bits of uint64 as int64.
+            numbers = values.view(np.uint64) if self.dtype == np.uint64 else values
+        cast = numbers.astype(self.dtype)
+        if self.dtype.kind != "f" and not np.array_equal(cast, numbers):
+            raise ValueError(f"{self.key} holds values that do not fit into {self.dtype.name}")
+        return cast
+
+
+def _leaves(feature: dict[str, Any], key: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    if "featuresDict" in feature:
+        for name, inner in feature["featuresDict"]["features"].items():
+            yield from _leaves(inner, f"{key}/{name}" if key else name)
+    else:
+        yield key, feature
+
+
+def _describe(key: str, feature: dict[str, Any]) -> _Leaf | str:
+    """What a leaf of ``features.json`` is, or why it is not read."""
+    if "text" in feature:
+        return _Leaf(key, "text", (), np.dtype(object))
+    about = feature.get("image") or feature.get("tensor")
+    if about is None:
+        return f"{str(feature.get('pythonClassName')).rpartition('.')[2]} features are not read"
+    shape, dtype = tuple(int(size) for size in about["shape"].get("dimensions", ())), str(about["dtype"])
+    if min(shape, default=1) < 1:
+        return f"values of shape {shape}, where sizes differ from step to step, are not read"
+    if "image" in feature:
+        if dtype != "uint8" or len(shape) != 3 or shape[2] not in (1, 3, 4) or math.prod(shape) > _LARGEST:
+            return f"pictures of {dtype} and shape {shape} are not read"
+        return _Leaf(key, "picture", (*shape[:2], 3), np.dtype(np.uint8))
+    if dtype in ("string", "object"):
+        return _Leaf(key, "text", shape, np.dtype(object))
+    if not _DTYPE.fullmatch(dtype):
+        return f"tensors of {dtype} are not read"
+    return _Leaf(key, "number", shape, np.dtype(dtype), str(about.get("encoding") or "none"))
+
+
+def _column_name(leaf: _Leaf) -> str | None:
+    name = leaf.key.removeprefix(_SEEN).replace("/", ".")
+    if leaf.key.startswith(_SEEN):
+        return {"number": OBSERVATION + name, "picture": PICTURE + name}.get(leaf.kind)
+    if leaf.kind == "number" and f"{leaf.key}/".startswith(f"{_ACTION}/"):
+        return ACTION
+    return REWARD if leaf.kind == "number" and leaf.key == "steps/reward" else None
+
+
+def _column(name: str, leaves: list[_Leaf]) -> Column:
+    first = leaves[0]
+    if name != ACTION or first.key == _ACTION:
+        shape = () if name == REWARD and first.size == 1 else first.shape
+        return Column(shape, first.dtype, picture=first.kind == "picture")
+    size, names = sum(leaf.size for leaf in leaves), []
+    for leaf in leaves if size <= _NAMED else []:
+        stem = leaf.key.removeprefix(f"{_ACTION}/").replace("/", ".")
+        names += [stem] if leaf.size == 1 else [f"{stem}_{number}" for number in range(leaf.size)]
+    return Column((size,), np.result_type(*(leaf.dtype for leaf in leaves)), tuple(names) or None)
+
+
+class RldsReader(Reader):
+    """An RLDS data set; of several versions in the folder the newest is read.
+
+    Lengths and instructions are taken without reading whole records, so where a checksum is wrong they may be too;
+    :meth:`read` and :meth:`problems` tell.
+
+    Raises:
+        PolysomaError: there is none, a file is missing, or descriptions or the records' framing are damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        self._versions = _versions(self.path)
+        if not self._versions:
+            raise PolysomaError(f"{path}: expected an RLDS data set: {FEATURES} and NAME-SPLIT.tfrecord-00000-of-00001")
+        self._folder = self._versions[-1]
+        self._shards = sorted(file for file in self._folder.glob("*.tfrecord*") if _SHARD.fullmatch(file.name))
+        with reading(self._folder / INFO):
+            info = json.loads((self._folder / INFO).read_text(encoding="utf-8"))
+            self.robot, self.format = str(info["name"]), f"RLDS {info['version']} (tfrecord)"
+            self._splits = {
+                str(split["name"]): [int(count) for count in split.get("shardLengths", ())]
+                for split in info.get("splits", ())
+            }
+        with reading(self._folder / FEATURES):
+            self._describe_columns(json.loads((self._folder / FEATURES).read_text(encoding="utf-8")))
+        self._index()
+
+    def _describe_columns(self, features: dict[str, Any]) -> None:
+        top = dict(features["featuresDict"]["features"])
+        if "sequence" not in top.get("steps", {}):
+            raise PolysomaError(f"{self._folder / FEATURES}: no RLDS data set: it describes no sequence 'steps'")
+        top["steps"] = top["steps"]["sequence"]["feature"]
+        found = {key: _describe(key, leaf) for name, feature in top.items() for key, leaf in _leaves(feature, name)}
+        leaves = {key: leaf for key, leaf in found.items() if isinstance(leaf, _Leaf)}
+        steps = [leaf for leaf in leaves.values() if leaf.key.startswith("steps/")]
+        if not steps:
+            raise PolysomaError(f"{self._folder / FEATURES}: nothing that it describes in a step can be read")
+        self._known = set(found)
+        self._left_out = {key: why for key, why in found.items() if isinstance(why, str) and key.startswith("steps/")}
+        small = [leaf for leaf in steps if leaf.kind == "number"] or steps
+        self._counted = leaves.get("steps/is_first") or min(small, key=lambda leaf: leaf.size)
+        self._told = next((leaves[key] for key in _TOLD if key in leaves and leaves[key].kind == "text"), None)
+        success = leaves.get(_SUCCESS)
+        self._succeeded = success if success and success.kind == "number" else None
+        self._sources: dict[str, list[_Leaf]] = {}
+        for leaf in steps:
+            if name := _column_name(leaf):
+                self._sources.setdefault(name, []).append(leaf)
+            elif leaf.kind != "number" and leaf.key not in _TOLD:
+                self._left_out[leaf.key] = f"{leaf.kind}s here are not read"
+        self.columns = {name: _column(name, sources) for name, sources in self._sources.items()}
+
+    def _index(self) -> None:
+        self._places: list[tuple[Path, int, int]] = []
+        self._unknown: set[str] = set()
+        self._records = dict.fromkeys(self._shards, 0)
+        lengths, instructions, successes = [], [], []
+        wanted = {leaf.key for leaf in (self._counted, self._told, self._succeeded) if leaf}
+        for path in self._shards:
+            with reading(path), open(path, "rb") as file:
+                begin, end = 0, file.seek(0, io.SEEK_END)
+                while begin < end:
+                    with reading(path, len(self._places)):
+                        size = _record_size(file, begin, end)
+                        found = _features(file, begin + 12, begin + 12 + size, wanted)
+                        steps = self._counted.parse(found)[1]
+                        told: Any = self._told.parse(found)[0] if self._told else ()
+                        if self._succeeded:
+                            (value,) = self._succeeded.parse(found)[0]
+                            successes.append(bool(np.any(value)))
+                    lengths.append(steps)
+                    instructions.append(str(told[0], "utf-8", "replace") if len(told) else "")
+                    self._unknown |= found.keys() - self._known
+                    self._places.append((path, begin + 12, size))
+                    self._records[path] += 1
+                    begin += size + 16
+        self.lengths, self.instructions = np.array(lengths, np.int64), instructions
+        self.successes = np.array(successes, bool) if self._succeeded else None
+
+    def _load(self, episode: int, leaves: Collection[_Leaf]) -> dict[str, Any]:
+        """Lists by key. Raises ValueError when the record is damaged or a list has another number of steps."""
+        path, begin, size = self._places[episode]
+        with open(path, "rb") as file:
+            file.seek(begin)
+            data, checksum = file.read(size), file.read(4)
+        if len(checksum) != 4 or _checksum(data) != checksum:
+            raise ValueError("the checksum of the record is not that of its data")
+        found = _features(io.BytesIO(data), 0, size, {leaf.key for leaf in leaves})
+        lists: dict[str, Any] = {}
+        for leaf in leaves:
+            lists[leaf.key], steps = leaf.parse(found)
+            if steps != self.lengths[episode]:
+                raise ValueError(f"{leaf.key} has {steps} steps, {self._counted.key} has {self.lengths[episode]}")
+        return lists
+
+    def read(self, episode: int, columns: Collection[str] | None = None) -> dict[str, np.ndarray]:
+        """See :meth:`Reader.read`."""
+        self.check_episode(episode)
+        names = self.wanted(columns)
+        with reading(self._places[episode][0], episode):
+            lists = self._load(episode, [leaf for name in names for leaf in self._sources[name]])
+            return {name: self._frames(name, lists, int(self.lengths[episode])) for name in names}
+
+    def _frames(self, name: str, lists: dict[str, Any], steps: int) -> np.ndarray:
+        column, leaves = self.columns[name], self._sources[name]
+        if not column.picture:
+            parts = [lists[leaf.key].reshape(steps, leaf.size) for leaf in leaves]
+            return np.concatenate(parts, 1, dtype=column.dtype).reshape(steps, *column.shape)
+        # Zeros take memory only where a picture is put: a wrong shape costs none.
+        pictures = np.zeros((steps, *column.shape), np.uint8)
+        for row, file in enumerate(lists[leaves[0].key]):
+            if len(file):
+                try:
+                    pictures[row] = decode_image(bytes(file), column.shape)
+                except Exception as error:
+                    raise ValueError(f"{name}, frame {row}: {error}") from error
+        return pictures
+
+    def files(self) -> list[Path]:
+        """See :meth:`Reader.files`."""
+        return [self._folder / FEATURES, self._folder / INFO, *self._shards]
+
+    def problems(self) -> Iterator[Problem]:
+        """See :meth:`Reader.problems`: what is left out, shards against ``dataset_info.json``, and every record."""
+        if len(self._versions) > 1:
+            older = ", ".join(folder.name for folder in self._versions[:-1])
+            yield Problem("note", self._folder.name, f"is read; {older} lie beside it", "open their folders for those")
+        for key, why in self._left_out.items():
+            yield Problem("note", key, why, "nothing, unless you need it")
+        for key in sorted(self._unknown):
+            if not any(key.startswith(f"{known}/") for known in self._known):
+                yield Problem(
+                    "warning", key, f"lies in the records, {FEATURES} does not describe it", f"copy {FEATURES} again"
+                )
+        yield from self._shard_problems()
+        every = [leaf for leaves in self._sources.values() for leaf in leaves]
+        every += [self._told] if self._told else []
+        for episode, (path, _, _) in enumerate(self._places):
+            try:
+                with reading(path, episode):
+                    self._load(episode, every)
+            except PolysomaError as error:
+                yield Problem("error", f"{path.name}, episode {episode}", str(error), "copy this file again")
+
+    def _shard_problems(self) -> Iterator[Problem]:
+        held: dict[str, dict[int, tuple[str, int]]] = {}
+        for path, records in self._records.items():
+            if match := _SHARD.fullmatch(path.name):
+                held.setdefault(match[1], {})[int(match[2])] = path.name, records
+        copy = "copy the data set again if it should be complete"
+        for split, expected in self._splits.items():
+            shards = held.pop(split, {})
+            gone = [number for number in range(len(expected)) if number not in shards]
+            if gone:
+                what = (
+                    f"{len(gone)} of its {len(expected)} files are missing, {sum(expected[n] for n in gone)} episodes"
+                )
+                yield Problem("warning", f"split {split}", what, copy)
+            for number, (name, records) in shards.items():
+                if number >= len(expected) or records != expected[number]:
+                    told = expected[number] if number < len(expected) else "nothing of it"
+                    yield Problem("error", name, f"holds {records} episodes, {INFO} says {told}", copy)
+        for split in held:
+            yield Problem("warning", f"split {split}", f"has files, {INFO} does not name it", copy)
+
+
+def _checksum(data: bytes) -> bytes:
+    """The masked CRC-32C as TFRecord files hold it."""
+    try:
+        from google_crc32c import value
+    except ImportError as error:
+        raise needs("google-crc32c") from error
+    crc = value(data)
+    return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
+
+
+def _record_size(file: BinaryIO, begin: int, end: int) -> int:
+    """Bytes of data of the record at ``begin``. Raises ValueError when its length is damaged or leads too far."""
+    file.seek(begin)
+    head = file.read(12)
+    if len(head) < 12 or _checksum(head[:8]) != head[8:]:
+        raise ValueError(f"the length of the record at byte {begin} is damaged")
+    size = int.from_bytes(head[:8], "little")
+    if size + 16 > end - begin:
+        raise ValueError(f"the record at byte {begin} needs {size + 16} bytes, the file has {end - begin} left")
+    return size
+
+
+def _varint(stream: BinaryIO) -> int:
+    value = 0
+    for place in range(10):
+        byte = stream.read(1)
+        if not byte:
+            break
+        value |= (byte[0] & 127) << 7 * place
+        if byte[0] < 128:
+            return value
+    raise ValueError("a number in the record is cut or too long")
+
+
+def _fields(stream: BinaryIO, end: int, numbers: int, lone: int = _BLOCK) -> Iterator[tuple[int, int]]:
+    """The fields of a message that ends at ``end``, 1 to ``numbers``, as blocks or of the wire type ``lone``: number
+    and end of the content, at whose beginning the stream is. Raises ValueError over any other field."""
+    while (place := stream.tell()) < end:
+        number, wire = divmod(_varint(stream), 8)
+        size = _varint(stream) if wire == _BLOCK else 4
+        begin = stream.tell()
+        if wire == _VARINT:
+            _varint(stream)
+            size = stream.tell() - begin
+            stream.seek(begin)
+        if not 1 <= number <= numbers or wire not in (_BLOCK, lone) or begin + size > end:
+            raise ValueError(f"the record is no tf.train.Example at byte {place}, or a list in it is damaged")
+        yield number, begin + size
+        stream.seek(begin + size)
+
+
+def _features(stream: BinaryIO, begin: int, end: int, wanted: Collection[str]) -> dict[str, bytes | None]:
+    """All keys of the ``tf.train.Example`` there; the ``tf.train.Feature`` of those that are wanted, None of others."""
+    found: dict[str, bytes | None] = {}
+    stream.seek(begin)
+    # Features, the map in them, and its entries: each a message in the other.
+    for _, features in _fields(stream, end, 1):
+        for _, entry in _fields(stream, features, 1):
+            key, place, size = "", entry, 0
+            for number, stop in _fields(stream, entry, 2):
+                if number == 1:
+                    key = stream.read(stop - stream.tell()).decode()
+                else:
+                    place, size = stream.tell(), stop - stream.tell()
+            stream.seek(place)
+            found[key] = stream.read(size) if key in wanted else None
+    return found
+
+
+def _values(feature: bytes) -> np.ndarray | list[memoryview]:
+    """The values of a ``tf.train.Feature``: float32 or int64 ``(n,)``, or pieces of it; an empty list if none."""
+    whole, stream = memoryview(feature), io.BytesIO(feature)
+    pieces, numbers, kinds = [], bytearray(), set()
+    for kind, stop in _fields(stream, len(feature), _INTEGERS):
+        kinds.add(kind)
+        for _, last in _fields(stream, stop, 1, {_FLOATS: _FOUR, _INTEGERS: _VARINT}.get(kind, _BLOCK)):
+            piece = whole[stream.tell() : last]
+            if kind == _BYTES:
+                pieces.append(piece)
+            elif (kind == _FLOATS and len(piece) % 4) or (kind == _INTEGERS and piece and piece[-1] > 127):
+                raise ValueError("a list in the record ends amidst a number")
+            else:
+                numbers += piece
+    if len(kinds) > 1:
+        raise ValueError("a list in the record is of two kinds")
+    if not numbers:
+        return pieces
+    return np.frombuffer(numbers, "<f4") if _FLOATS in kinds else _integers(np.frombuffer(numbers, np.uint8))
+
+
+def _integers(data: np.ndarray) -> np.ndarray:
+    """Varints, of which the last is complete, as int64 ``(n,)``."""
+    lasts = np.flatnonzero(data < 128)
+    starts = np.concatenate([[0], lasts[:-1] + 1])
+    widths = lasts - starts + 1
+    if widths.max() > 10:
+        raise ValueError("a number in the record is too long")
+    values = np.zeros(len(lasts), np.uint64)
+    for place in range(int(widths.max())):
+        longer = np.flatnonzero(widths > place)
+        values[longer] |= (data[starts[longer] + place] & 127).astype(np.uint64) << np.uint64(7 * place)
+    return values.view(np.int64)

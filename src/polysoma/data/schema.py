@@ -1,0 +1,357 @@
+"""Schema: what a foreign data set's columns are, as an embodiment, in a TOML file that people edit.
+
+Names, shapes and frames a second say most: which columns are states and cameras, which joints turn and which slide,
+which channels are grippers, and which arm they are of. What cannot be known is guessed from the numbers and marked as
+such; ``embodiment.toml`` next to the data (``NAME.toml`` next to a file) has the last word.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from polysoma.data.formats.reader import ACTION, OBSERVATION, PICTURE, Column, Reader
+from polysoma.embodiment import (
+    INSTRUCTION,
+    Channel,
+    ContinuousActions,
+    DiscreteActions,
+    Embodiment,
+    Modality,
+    Stream,
+)
+from polysoma.errors import PolysomaError
+from polysoma.files import write_atomically
+
+HEIGHT = 96
+"""Pixels: pictures are made this high, in their own proportion, unless their file is smaller or the TOML says else."""
+
+_FPS = 10.0
+_CHUNK_S, _CHUNK_STEPS = 0.4, (4, 32)
+"""Seconds of actions that a policy predicts at once, and the least and the most steps of them."""
+_ROOM = 0.05
+"""The part of the recorded range that is added on either side to be a limit of an action."""
+_LOOKED_AT = 200
+"""Episodes whose actions are looked at for limits, spread over the data set."""
+
+
+@dataclass(frozen=True)
+class Schema:
+    """Which column is what.
+
+    Attributes:
+        embodiment: the body. Pictures may be smaller than their column's.
+        columns: stream name to column name; ``"action"`` for the actions.
+        remarks: what was guessed or left out, for people.
+    """
+
+    embodiment: Embodiment
+    columns: Mapping[str, str]
+    remarks: tuple[str, ...] = field(default=(), compare=False)
+
+
+def schema_path(path: Path) -> Path:
+    """Where the description of the data set at ``path`` lies, if there is one."""
+    return path / "embodiment.toml" if path.is_dir() else path.with_name(path.name + ".toml")
+
+
+def schema_of(reader: Reader) -> Schema:
+    """What the TOML next to the data says, or else what can be inferred.
+
+    Raises:
+        PolysomaError: the TOML is malformed or does not fit the data, or there is no column of actions.
+    """
+    path = schema_path(reader.path)
+    if not path.exists():
+        return infer(reader)
+    schema = read_schema(path)
+    check(schema, reader, str(path))
+    return schema
+
+
+def infer(reader: Reader) -> Schema:
+    """A guess from names, shapes, frames a second and the range of the numbers.
+
+    Raises:
+        PolysomaError: there is no column of actions, or nothing to observe.
+    """
+    remarks = []
+    if ACTION not in reader.columns:
+        raise PolysomaError(f"{reader.path}: there is no column {ACTION!r}; there are {list(reader.columns)}")
+    fps = reader.fps
+    if fps is None:
+        fps = _FPS
+        remarks.append(f"rate_hz: the data do not say how many frames a second there are; {_FPS:g} is a guess")
+    missing = reader.missing()
+    columns, streams = {}, []
+    for name, column in reader.columns.items():
+        if name in missing:
+            remarks.append(f"{name} is left out: {missing[name]}")
+        elif column.picture:
+            stream = name.removeprefix(PICTURE)
+            columns[stream] = name
+            streams.append(Stream(stream, Modality.IMAGE, _reduced(column.shape)))
+        elif name.startswith(OBSERVATION) and column.dtype.kind in "fiub":
+            if len(column.shape) > 1:
+                remarks.append(f"{name} is left out: states are rows of numbers, it is of shape {column.shape}")
+                continue
+            stream = name.removeprefix(OBSERVATION)
+            columns[stream] = name
+            state = _channels(stream, column, _range(reader, name), False, remarks)
+            streams.append(Stream(stream, Modality.STATE, (_size(column),), state))
+    if not streams:
+        raise PolysomaError(f"{reader.path}: there is nothing to observe; there are {list(reader.columns)}")
+    streams.append(Stream(INSTRUCTION, Modality.TEXT))
+    actions = _actions(reader, remarks)
+    columns[ACTION] = ACTION
+    low, high = _CHUNK_STEPS
+    name = re.sub(r"[^a-z0-9]+", "-", (reader.robot or reader.path.stem).lower()).strip("-") or "body"
+    body = Embodiment(name, tuple(streams), actions, fps, chunk=min(max(round(_CHUNK_S * fps), low), high))
+    return Schema(body, columns, tuple(remarks))
+
+
+def check(schema: Schema, reader: Reader, where: str) -> None:
+    """Raises PolysomaError when the data lack a column, or have one of another size or kind."""
+    body = schema.embodiment
+    expected = {stream.name: stream for stream in body.arrays}
+    if set(schema.columns) != {*expected, ACTION}:
+        raise PolysomaError(f"{where}: expected a column for each of {[*expected, ACTION]}, got {list(schema.columns)}")
+    for stream, name in schema.columns.items():
+        column = reader.columns.get(name)
+        if column is None:
+            raise PolysomaError(f"{where}: {stream}: there is no column {name!r}; there are {list(reader.columns)}")
+        if stream == ACTION:
+            choices = isinstance(body.actions, DiscreteActions)
+            wanted = "one index a frame" if choices else f"{body.actions.size} numbers a frame"
+            fits = not column.picture and _size(column) == (1 if choices else body.actions.size)
+        elif expected[stream].modality is Modality.IMAGE:
+            wanted, fits = "pictures", column.picture
+        else:
+            wanted = f"{expected[stream].shape[0]} numbers a frame"
+            fits = not column.picture and (_size(column),) == expected[stream].shape
+        if not fits:
+            kind = "pictures" if column.picture else column.dtype.name
+            raise PolysomaError(f"{where}: {stream}: expected {wanted}, {name} holds {kind} of shape {column.shape}")
+
+
+def _size(column: Column) -> int:
+    return math.prod(column.shape)
+
+
+def _reduced(shape: tuple[int, ...]) -> tuple[int, ...]:
+    height, width, _ = shape
+    if height <= HEIGHT:
+        return shape
+    return (HEIGHT, max(1, round(width * HEIGHT / height)), 3)
+
+
+def _actions(reader: Reader, remarks: list[str]) -> ContinuousActions | DiscreteActions:
+    column = reader.columns[ACTION]
+    if column.picture:
+        raise PolysomaError(f"{reader.path}: expected numbers as actions, got pictures")
+    low, high = _range(reader, ACTION)
+    if not np.isfinite(low).all():
+        raise PolysomaError(f"{reader.path}: there is not one episode with finite actions")
+    if column.dtype.kind in "iu" and column.shape in ((), (1,)):
+        if low[0] < 0 or high[0] > 255:
+            raise PolysomaError(f"{reader.path}: expected choices 0 to 255 as actions, got {low[0]:g} to {high[0]:g}")
+        remarks.append("actions are named after their numbers")
+        return DiscreteActions(tuple(f"action_{number}" for number in range(int(high[0]) + 1)))
+    remarks.append("limits of actions: what was recorded and a twentieth more; put the body's own here")
+    room = _ROOM * (high - low)
+    return ContinuousActions(_channels(ACTION, column, (low - room, high + room), True, remarks))
+
+
+def _range(reader: Reader, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """The least and the greatest values of a column of numbers, ``(size,)``, over episodes spread over the data set;
+    infinite where none is finite."""
+    low = np.full(_size(reader.columns[name]), np.inf)
+    high = -low
+    chosen = np.flatnonzero(reader.lengths)
+    for episode in chosen[:: max(1, len(chosen) // _LOOKED_AT)]:
+        values = reader.read(int(episode), [name])[name]
+        values = values.reshape(len(values), -1).astype(np.float64)
+        values = values[np.isfinite(values).all(1)]
+        if len(values):
+            low, high = np.minimum(low, values.min(0)), np.maximum(high, values.max(0))
+    return low, high
+
+
+def _round(value: float) -> float:
+    """Four digits, so that people can read and edit it."""
+    return float(f"{value:.4g}")
+
+
+_ANGLES = (
+    r"roll|pitch|yaw|rot|joint|waist|shoulder|elbow|wrist|forearm|hip|knee|ankle|thigh|calf|pan|flex|lift|qpos|finger"
+)
+_KINDS = (
+    # Orientation comes as unit vectors, which have no unit.
+    (r"quat|(^|_)q[0-3wxyz]$|rot6d|sin|cos", "1"),
+    (r"grip|claw|open|close", "1"),
+    (rf"({_ANGLES}).*(vel|speed)|(vel|speed).*({_ANGLES})|qvel|ang_?vel|gyro|omega", "rad/s"),
+    (r"torque|effort", "N m"),
+    (r"force", "N"),
+    (r"acc", "m/s^2"),
+    (r"(vel|speed)|(^|_)v[xyz]$", "m/s"),
+    (_ANGLES, "rad"),
+    (r"(^|_)[xyz]$|pos|eef|ee_|trans|delta", "m"),
+)
+
+
+def _channels(
+    stream: str, column: Column, span: tuple[np.ndarray, np.ndarray], limited: bool, remarks: list[str]
+) -> tuple[Channel, ...]:
+    size = _size(column)
+    names = column.names or tuple(f"{stream}_{i}" for i in range(size))
+    if column.names is None:
+        remarks.append(f"{stream}: its {size} channels have no names in the data")
+    units = [_unit(name.lower()) for name in names]
+    largest = np.maximum(np.abs(span[0]), np.abs(span[1]))
+    # Nobody turns a joint by seven radians in a demonstration: such numbers are degrees.
+    if any(unit == "rad" and reach > 7 for unit, reach in zip(units, largest, strict=True) if math.isfinite(reach)):
+        units = ["deg" if unit == "rad" else unit for unit in units]
+    limits = [
+        (_round(low), _round(high)) if limited else (-math.inf, math.inf) for low, high in zip(*span, strict=True)
+    ]
+    return tuple(
+        Channel(name, unit, low, high, _group(name.lower()))
+        for name, unit, (low, high) in zip(names, units, limits, strict=True)
+    )
+
+
+def _unit(name: str) -> str:
+    return next((unit for pattern, unit in _KINDS if re.search(pattern, name)), "1")
+
+
+def _group(name: str) -> str:
+    side = re.search(r"(^|[._])(left|right)([._]|$)", name)
+    return f"{side[2]}_arm" if side else ""
+
+
+def write_schema(schema: Schema, path: Path) -> None:
+    """Writes the TOML that :func:`read_schema` reads. Raises PolysomaError when it cannot be written."""
+    body = schema.embodiment
+    lines = [
+        "# What this body senses and moves. Edit it: it is read whenever the data are opened.",
+        *(f"# {remark}" for remark in schema.remarks),
+        "",
+        f"name = {_toml(body.name)}",
+        f"rate_hz = {_toml(body.rate_hz)}",
+        f"chunk = {_toml(body.chunk)}  # actions predicted at once",
+        f"history = {_toml(body.history)}  # frames that a policy looks at",
+        f"previous_action = {_toml(body.previous_action)}  # whether it sees the last action",
+    ]
+    for stream in body.arrays:
+        lines += ["", f"[streams.{_key(stream.name)}]", f"column = {_toml(schema.columns[stream.name])}"]
+        if stream.modality is Modality.IMAGE:
+            lines.append(f"size = {_toml(list(stream.shape[:2]))}  # height and width that pictures are reduced to")
+        else:
+            lines += _channel_lines(stream.channels)
+    lines += ["", "[actions]", f"column = {_toml(schema.columns[ACTION])}"]
+    if isinstance(body.actions, DiscreteActions):
+        lines.append(f"names = {_toml(list(body.actions.names))}")
+    else:
+        lines += _channel_lines(body.actions.channels)
+    write_atomically(path, ("\n".join(lines) + "\n").encode())
+
+
+def _channel_lines(channels: tuple[Channel, ...]) -> list[str]:
+    lines = ["channels = ["]
+    for channel in channels:
+        fields = {"name": channel.name, "unit": channel.unit}
+        limits = {"low": channel.low, "high": channel.high}
+        known: dict[str, Any] = fields | {key: value for key, value in limits.items() if math.isfinite(value)}
+        if channel.group:
+            known["group"] = channel.group
+        lines.append(f"    {{ {', '.join(f'{key} = {_toml(value)}' for key, value in known.items())} }},")
+    return [*lines, "]"]
+
+
+def _key(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _toml(name)
+
+
+def _toml(value: Any) -> str:
+    # JSON's strings, numbers, booleans and lists are TOML's too.
+    return json.dumps(value)
+
+
+def read_schema(path: Path) -> Schema:
+    """Reads a description.
+
+    Raises:
+        PolysomaError: no such file, not TOML, or a key is missing, unknown or of the wrong kind; it names the key.
+    """
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise PolysomaError(f"cannot read {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise PolysomaError(f"{path} is not valid TOML: {error}") from error
+    top = {"name": str, "rate_hz": float, "chunk": int, "history": int, "previous_action": bool}
+    known = _checked(table, top | {"streams": dict, "actions": dict}, str(path), ("name", "rate_hz", "streams"))
+    columns, streams = {}, []
+    for name, given in known.pop("streams").items():
+        where = f"{path}: streams.{name}"
+        if not isinstance(given, dict):
+            raise PolysomaError(f"{where}: expected a table")
+        stream = _checked(given, {"column": str, "size": list, "channels": list}, where, ("column",))
+        columns[name] = stream["column"]
+        if "size" in stream:
+            size = stream["size"]
+            if len(size) != 2 or not all(isinstance(n, int) and 0 < n <= 4096 for n in size):
+                raise PolysomaError(f"{where}: size must be [height, width] in pixels, got {size}")
+            streams.append(Stream(name, Modality.IMAGE, (*size, 3)))
+        else:
+            found = _read_channels(stream.get("channels"), where)
+            streams.append(Stream(name, Modality.STATE, (len(found),), found))
+    streams.append(Stream(INSTRUCTION, Modality.TEXT))
+    where = f"{path}: actions"
+    actions = _checked(known.pop("actions", {}), {"column": str, "names": list, "channels": list}, where, ("column",))
+    columns[ACTION] = actions["column"]
+    moved: ContinuousActions | DiscreteActions
+    if "names" in actions:
+        moved = DiscreteActions(tuple(str(name) for name in actions["names"]))
+    else:
+        moved = ContinuousActions(_read_channels(actions.get("channels"), where))
+    return Schema(Embodiment(streams=tuple(streams), actions=moved, **known), columns)
+
+
+def _read_channels(given: Any, where: str) -> tuple[Channel, ...]:
+    if not isinstance(given, list) or not given:
+        raise PolysomaError(f"{where}: expected channels, a list of tables with a name each (or size, for a camera)")
+    kinds = {"name": str, "unit": str, "low": float, "high": float, "group": str}
+    found = []
+    for number, channel in enumerate(given):
+        if not isinstance(channel, dict):
+            raise PolysomaError(f"{where}: channel {number}: expected a table, got {channel!r}")
+        found.append(Channel(**_checked(channel, kinds, f"{where}: channel {number}", ("name",))))
+    return tuple(found)
+
+
+def _checked(
+    given: Mapping[str, Any], kinds: Mapping[str, type], where: str, needed: tuple[str, ...]
+) -> dict[str, Any]:
+    unknown = sorted(set(given) - set(kinds))
+    if unknown:
+        raise PolysomaError(f"{where}: unknown {', '.join(unknown)}; known are {', '.join(kinds)}")
+    missing = [name for name in needed if name not in given]
+    if missing:
+        raise PolysomaError(f"{where}: {', '.join(missing)} is missing")
+    result = {}
+    for name, value in given.items():
+        kind = kinds[name]
+        fits = isinstance(value, int | float) if kind is float else isinstance(value, kind)
+        if not fits or (isinstance(value, bool) and kind is not bool):
+            raise PolysomaError(f"{where}: {name} must be {kind.__name__}, got {value!r}")
+        result[name] = float(value) if kind is float else value
+    return result

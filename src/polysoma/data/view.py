@@ -1,0 +1,140 @@
+"""View: one HTML page that shows some episodes of a data set, pictures above and numbers below."""
+
+from __future__ import annotations
+
+import base64
+import html
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from polysoma.data.foreign import resized
+from polysoma.data.formats import open_reader
+from polysoma.data.formats.reader import ACTION, OBSERVATION, PICTURE, Reader
+from polysoma.data.video import encode_video
+from polysoma.errors import PolysomaError
+from polysoma.files import write_atomically
+
+_SHOWN = 6
+_HEIGHT, _MOST_FRAMES = 160, 300
+_WIDTH, _PLOT, _POINTS = 560, 170, 400
+_FPS = 12.0
+_COLOURS = ("#2f7d5b", "#b3462f", "#2f5d9e", "#a07a1a", "#7a4ea3", "#1f8a93", "#a83e74", "#5f6b2b")
+
+_STYLE = """
+:root { color-scheme: light dark; --ink: #1c2330; --paper: #fbfbf9; --line: #d9dbe0; --soft: #6b7280; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e6e8ec; --paper: #14171d; --line: #333944; --soft: #9aa3b2; } }
+body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 1180px;
+  margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.5rem; margin: 0; } h2 { font-size: 1.1rem; margin: 2rem 0 .4rem; } .soft { color: var(--soft); }
+.row { display: flex; flex-wrap: wrap; gap: 14px; } figure { margin: 0; max-width: 100%; }
+figcaption { font-size: .8rem; color: var(--soft); } video { border-radius: 6px; background: #000; display: block; }
+svg { border: 1px solid var(--line); border-radius: 6px; width: 100%; height: auto; max-width: 560px; }
+.legend span { font-size: .78rem; margin-right: .8rem; white-space: nowrap; } .legend i { display: inline-block;
+  width: 10px; height: 10px; border-radius: 2px; margin-right: 4px; }
+"""
+
+
+def view(
+    path: Path, out: Path, episodes: Sequence[int] | None = None, progress: Callable[[int, int], None] | None = None
+) -> None:
+    """Writes the page.
+
+    Args:
+        path: a folder or file of any known format.
+        out: the page, one file that needs nothing else.
+        episodes: their numbers; None for a few that are spread over the data set.
+        progress: called with (episodes so far, of how many).
+
+    Raises:
+        PolysomaError: there is no data set or no such episode, or the page cannot be written. Episodes that cannot be
+            read are shown with what is wrong with them.
+    """
+    reader = open_reader(path)
+    try:
+        if episodes is None:
+            long = np.flatnonzero(reader.lengths)
+            episodes = long[np.unique(np.linspace(0, len(long) - 1, min(len(long), _SHOWN)).astype(int))].tolist()
+        for episode in episodes:
+            reader.check_episode(episode)
+        sections = []
+        for done, episode in enumerate(episodes):
+            sections.append(_section(reader, episode))
+            if progress is not None:
+                progress(done + 1, len(episodes))
+        title = html.escape(path.name or str(path))
+        page = (
+            '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+            f"<title>{title}</title><style>{_STYLE}</style><h1>{title}</h1>"
+            f'<p class="soft">{html.escape(reader.format)}: {len(reader):,} episodes, {reader.lengths.sum():,} frames'
+            f"{'' if reader.fps is None else f' at {reader.fps:g} Hz'}</p>{''.join(sections)}</html>\n"
+        )
+    finally:
+        reader.close()
+    write_atomically(out, page.encode())
+
+
+def _section(reader: Reader, episode: int) -> str:
+    length = int(reader.lengths[episode])
+    told = html.escape(reader.instructions[episode]) or "nothing said"
+    head = f'<h2>Episode {episode} <span class="soft">{length} frames, {told}</span></h2>'
+    if not length:
+        return f"{head}<p>It is empty.</p>"
+    missing = reader.missing()
+    films, plots = [], []
+    for name, column in reader.columns.items():
+        shown = column.picture or name == ACTION or name.startswith(OBSERVATION)
+        if not shown:
+            continue
+        try:
+            if name in missing:
+                raise PolysomaError(missing[name])
+            values = reader.read(episode, [name])[name]
+        except PolysomaError as error:
+            plots.append(f"<figure>{html.escape(name)}<figcaption>{html.escape(str(error))}</figcaption></figure>")
+            continue
+        if column.picture:
+            films.append(_film(name.removeprefix(PICTURE), values, reader.fps or _FPS))
+        elif values.ndim <= 2:
+            rows = values.reshape(length, -1).astype(np.float64)
+            plots.append(_plot(name, rows, column.names or tuple(str(i) for i in range(rows.shape[1]))))
+    return f'{head}<div class="row">{"".join(films)}</div><div class="row">{"".join(plots)}</div>'
+
+
+def _film(name: str, pictures: np.ndarray, fps: float) -> str:
+    stride = 1 + (len(pictures) - 1) // _MOST_FRAMES
+    height, width = pictures.shape[1:3]
+    # Codecs want even sides.
+    size = (_HEIGHT, max(2, round(width * _HEIGHT / height / 2) * 2), 3)
+    file = base64.b64encode(encode_video(list(resized(pictures[::stride], size)), max(1.0, fps / stride))).decode()
+    return (
+        f'<figure><video src="data:video/mp4;base64,{file}" autoplay loop muted playsinline controls></video>'
+        f"<figcaption>{html.escape(name)}, {height}x{width}</figcaption></figure>"
+    )
+
+
+def _plot(name: str, rows: np.ndarray, names: Sequence[str]) -> str:
+    """Lines over the frames, each channel in its own colour; what is not finite is a gap."""
+    some = rows[:: 1 + (len(rows) - 1) // _POINTS]
+    finite = some[np.isfinite(some)]
+    low, high = (finite.min(), finite.max()) if finite.size else (0.0, 1.0)
+    x = np.linspace(0, _WIDTH, len(some)) if len(some) > 1 else np.array([0.0])
+    y = _PLOT - 4 - (some - low) / max(high - low, 1e-12) * (_PLOT - 8)
+    lines, legend = [], []
+    for channel, label in enumerate(names):
+        colour = _COLOURS[channel % len(_COLOURS)]
+        path, pen = "", "M"
+        for across, down in zip(x, y[:, channel], strict=True):
+            if np.isfinite(down):
+                path += f"{pen}{across:.1f} {down:.1f}"
+                pen = "L"
+            else:
+                pen = "M"
+        lines.append(f'<path d="{path}" fill="none" stroke="{colour}" stroke-width="1.4"/>')
+        legend.append(f'<span><i style="background:{colour}"></i>{html.escape(label)}</span>')
+    return (
+        f'<figure><svg viewBox="0 0 {_WIDTH} {_PLOT}">{"".join(lines)}</svg>'
+        f"<figcaption>{html.escape(name)}, {low:.4g} to {high:.4g}</figcaption>"
+        f'<div class="legend">{"".join(legend)}</div></figure>'
+    )

@@ -1,0 +1,67 @@
+"""Training in several processes: what is seen does not depend on their number, not even when it changes on the way."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+SCRIPT = """
+import json, sys
+from pathlib import Path
+from polysoma.data.mixture import Source
+from polysoma.learning.imitation import train
+from polysoma.learning.recipe import recipe_from_table
+
+table, run, resume, until, log = json.loads(sys.argv[1])
+draw = Source.draw
+
+def watched(self, count, rng, goals=False, share=(0, 1)):
+    windows = draw(self, count, rng, goals, share)
+    stream = windows.embodiment.arrays[0].name
+    rows = [windows.observations[stream][row].tobytes().hex() for row in range(len(windows))]
+    with open(f"{log}-{share[0]}", "a") as file:
+        file.writelines(f"{windows.embodiment.name} {row}\\n" for row in rows)
+    return windows
+
+Source.draw = watched
+train(recipe_from_table(table, "test"), Path(run), resume, until)
+"""
+
+
+def run(processes: int, table: dict[str, object], folder: Path, resume: bool, until: int | None, log: Path) -> None:
+    script = folder.parent / "watched.py"
+    script.write_text(SCRIPT)
+    arguments = json.dumps([table, str(folder), resume, until, str(log)])
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    subprocess.run(
+        [sys.executable, *launch, str(script), arguments],
+        check=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+    )
+
+
+def seen(log: Path) -> list[str]:
+    return sorted(line for path in log.parent.glob(f"{log.name}-*") for line in path.read_text().splitlines())
+
+
+def test_two_processes_then_one_see_what_one_sees(datasets: dict[str, Path], tmp_path: Path) -> None:
+    table: dict[str, object] = {
+        "data": [str(datasets["arm"]), str(datasets["grid"])],
+        "bodies": {"arm": {"batch": 7}, "grid": {"batch": 1}},
+        "policy": {"width": 32, "depth": 1, "heads": 2},
+        "steps": 4,
+        "warmup": 1,
+        "checkpoint_every": 2,
+    }
+    run(1, table, tmp_path / "one", False, None, tmp_path / "alone")
+    run(2, table, tmp_path / "two", False, 2, tmp_path / "shared")
+    halves = [(tmp_path / f"shared-{rank}").read_text().splitlines() for rank in range(2)]
+    # Seven windows of the arm a step are four and three; the grid's one is the first process's.
+    assert [len(half) for half in halves] == [2 * (4 + 1), 2 * 3]
+    run(1, table, tmp_path / "two", True, None, tmp_path / "shared")
+    assert seen(tmp_path / "shared") == seen(tmp_path / "alone")
+    assert (tmp_path / "two/checkpoint/model.safetensors").is_file()

@@ -1,0 +1,177 @@
+"""The doctor finds each illness, and none in what is healthy."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from polysoma.data import doctor
+from polysoma.data.doctor import Diagnosis, examine
+from polysoma.data.formats.reader import Column, Reader, reading
+from polysoma.errors import PolysomaError
+from test_format_lerobot import write_v3
+
+FRAMES, EPISODES = 60, 6
+NAMES = ("shoulder", "elbow", "gripper")
+
+
+class InMemory(Reader):
+    """Six episodes of an arm whose actions are where its joints are told to go next."""
+
+    format, fps, robot = "in memory", 20.0, "arm"
+
+    def __init__(self) -> None:
+        self.path = Path("memory")
+        number = Column((3,), np.dtype(np.float64), NAMES)
+        picture = Column((8, 8, 3), np.dtype(np.uint8), picture=True)
+        self.columns = {"observation.state": number, "action": number, "observation.images.top": picture}
+        self.instructions = ["lift"] * 3 + ["drop"] * 3
+        rng = np.random.default_rng(0)
+        self.episodes: list[dict[str, np.ndarray]] = []
+        for _ in range(EPISODES):
+            state = np.cumsum(rng.normal(0, 0.1, (FRAMES + 1, 3)), 0)
+            told = state[1:] + rng.normal(0, 0.005, (FRAMES, 3))
+            pictures = rng.integers(0, 256, (FRAMES, 8, 8, 3), np.uint8)
+            self.episodes.append({"observation.state": state[:-1], "action": told, "observation.images.top": pictures})
+        self.lengths = np.full(EPISODES, FRAMES)
+
+    def read(self, episode: int, columns: Collection[str] | None = None) -> dict[str, np.ndarray]:
+        with reading(self.path / "frames", episode):
+            return {name: self.episodes[episode][name] for name in self.wanted(columns)}
+
+
+@pytest.fixture
+def ill(monkeypatch: pytest.MonkeyPatch) -> InMemory:
+    reader = InMemory()
+    monkeypatch.setattr(doctor, "open_reader", lambda path: reader)
+    return reader
+
+
+def look(reader: InMemory) -> Diagnosis:
+    return examine(reader.path)
+
+
+def serious(found: Diagnosis) -> list[tuple[str, str, str]]:
+    return [(problem.severity, problem.where, problem.what) for problem in found.problems if problem.severity != "note"]
+
+
+def test_nothing_is_wrong_with_a_healthy_data_set(ill: InMemory) -> None:
+    found = look(ill)
+    assert serious(found) == [] and (found.episodes, found.frames) == (EPISODES, EPISODES * FRAMES)
+    assert all(problem.remedy for problem in found.problems)
+
+
+def test_numbers_that_are_not_finite(ill: InMemory) -> None:
+    ill.episodes[1]["action"][3, 0] = np.nan
+    ill.episodes[4]["action"][:2, 2] = np.inf
+    found = serious(look(ill))
+    assert ("error", "action", "not finite (NaN or infinite) in 3 frames of episodes 1, 4") in found
+
+
+def test_channels_that_never_move(ill: InMemory) -> None:
+    for episode in ill.episodes:
+        episode["action"][:, 2] = 0.5
+        episode["observation.state"][:, 2] = 0.5
+    found = look(ill)
+    assert serious(found) == [("warning", "action", "never changes: gripper")]
+    assert ("observation.state", "never changes: gripper") in [(p.where, p.what) for p in found.problems]
+
+
+def test_actions_cut_off_at_a_limit(ill: InMemory) -> None:
+    for episode in ill.episodes:
+        episode["action"] = np.clip(episode["action"], -0.2, 9)
+    assert [(where, what.split(" value")[0]) for _, where, what in serious(look(ill))] == [
+        ("action", "cut off at the lowest")
+    ]
+
+
+def test_a_gripper_that_opens_and_closes_is_no_limit(ill: InMemory) -> None:
+    for episode in ill.episodes:
+        episode["action"][:, 2] = episode["action"][:, 2] > 0
+    assert serious(look(ill)) == []
+
+
+@pytest.mark.parametrize(
+    ("shift", "message"),
+    [
+        (0, "is observation.state of the same frame"),
+        (-1, "follows observation.state by 1 frames"),
+        (1, None),
+    ],
+)
+def test_actions_that_are_states(shift: int, message: str | None, ill: InMemory) -> None:
+    for episode in ill.episodes:
+        state = episode["observation.state"]
+        episode["action"] = state[np.clip(np.arange(FRAMES) + shift, 0, FRAMES - 1)].copy()
+    found = look(ill)
+    if message:
+        ((severity, where, what),) = serious(found)
+        assert (severity, where) == ("error", "action") and what.startswith(message)
+    else:
+        assert serious(found) == []
+        assert any("of 1 frames later" in problem.what for problem in found.problems)
+
+
+def test_velocities_are_not_taken_for_places(ill: InMemory) -> None:
+    for episode in ill.episodes:
+        episode["action"] = np.random.default_rng(1).normal(0, 1, (FRAMES, 3)) + 5
+    assert not any("frame" in what for _, _, what in serious(look(ill)))
+
+
+def test_episodes_that_are_there_twice_empty_or_short(ill: InMemory) -> None:
+    ill.episodes[5] = {name: values.copy() for name, values in ill.episodes[2].items()}
+    ill.lengths = np.array([FRAMES, 0, FRAMES, 3, FRAMES, FRAMES])
+    ill.episodes[3] = {name: values[:3] for name, values in ill.episodes[3].items()}
+    found = serious(look(ill))
+    assert {what for _, where, what in found if where == "episodes"} == {
+        "episode 1 is empty",
+        "episode 3 has fewer than 5 frames",
+        "episodes 2, 5 are the same",
+    }
+
+
+def test_episodes_that_cannot_be_read(ill: InMemory) -> None:
+    del ill.episodes[5]
+    found = serious(look(ill))
+    assert ("error", "cannot read memory/frames", "episode 5 cannot be read") in found
+
+
+def test_sensors_that_fail_for_a_moment(ill: InMemory) -> None:
+    for _ in range(10):
+        ill.episodes.extend(
+            {name: values.copy() for name, values in episode.items()} for episode in InMemory().episodes
+        )
+    ill.lengths = np.full(len(ill.episodes), FRAMES)
+    ill.instructions = ["lift"] * len(ill.episodes)
+    ill.episodes[7]["observation.state"][5, 1] = 1e4
+    assert ("warning", "observation.state", "values more than 12 standard deviations away: elbow") in serious(look(ill))
+
+
+def test_pictures_without_anything_in_them(ill: InMemory) -> None:
+    ill.episodes[0]["observation.images.top"][:] = 0
+    ill.episodes[1]["observation.images.top"][:] = 90
+    ill.episodes[2]["observation.images.top"][:] = ill.episodes[2]["observation.images.top"][0]
+    what = {what.split(" in episode")[0] for _, where, what in serious(look(ill)) if where == "top"}
+    assert what == {"black", "of one colour", "one picture that never changes"}
+
+
+def test_tasks_that_drown_others_and_say_nothing(ill: InMemory) -> None:
+    ill.instructions = ["lift"] * 5 + [""]
+    ill.lengths = np.array([FRAMES] * 5 + [6])
+    ill.episodes[5] = {name: values[:6] for name, values in ill.episodes[5].items()}
+    found = look(ill)
+    assert ("warning", "instructions", "300 frames of 'lift' and 6 of ''") in serious(found)
+    assert any(problem.where == "instructions" and "told nothing" in problem.what for problem in found.problems)
+
+
+def test_a_description_that_does_not_fit_is_an_error(tmp_path: Path) -> None:
+    root = write_v3(tmp_path / "set", "image")
+    assert examine(root).count("error") == 0
+    (root / "embodiment.toml").write_text("name = 3\n")
+    ((problem),) = [problem for problem in examine(root).problems if problem.severity == "error"]
+    assert problem.where == "description" and "embodiment.toml" in problem.what
+    with pytest.raises(PolysomaError, match="there is nothing at"):
+        examine(tmp_path / "nowhere")

@@ -1,0 +1,346 @@
+"""LeRobot data sets of every version, written here in the layouts that LeRobot 0.3.3 and 0.4.4 write."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from conftest import SEEN_ARM, make_episode
+from polysoma.data.formats import is_dataset, open_reader
+from polysoma.data.formats.lerobot import LeRobotReader
+from polysoma.data.images import encode_png
+from polysoma.data.video import encode_video
+from polysoma.data.writer import DatasetWriter, tasks_table
+from polysoma.errors import PolysomaError
+
+FPS, LENGTHS = 10, (7, 4, 12)
+NAMES = ["shoulder.pos", "elbow.pos", "gripper.pos"]
+SIDE = 32
+
+
+def numbers(seed: int, length: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    state = np.cumsum(rng.normal(0, 0.1, (length, 3)), 0).astype(np.float32)
+    return {"observation.state": state, "action": (state + rng.normal(0, 0.02, state.shape)).astype(np.float32)}
+
+
+def pictures(seed: int, length: int) -> np.ndarray:
+    """Squares that say which frame of which episode they are, wide enough to outlive a codec."""
+    frames = np.full((length, SIDE, SIDE, 3), 40, np.uint8)
+    for step in range(length):
+        frames[step, :, : SIDE // 2, 0] = 20 * step
+        frames[step, : SIDE // 2, SIDE // 2 :, 1] = 60 * seed + 30
+    return frames
+
+
+def info(version: str, kind: str, paths: dict[str, str]) -> dict[str, Any]:
+    vector = {"dtype": "float32", "shape": [3], "names": NAMES if version == "v3.0" else {"motors": NAMES}}
+    scalar = {"shape": [1], "names": None}
+    return {
+        "codebase_version": version,
+        "robot_type": "test arm",
+        "total_episodes": len(LENGTHS),
+        "total_frames": sum(LENGTHS),
+        "total_tasks": 2,
+        "chunks_size": 1000,
+        "fps": FPS,
+        **paths,
+        "features": {
+            "observation.state": vector,
+            "action": vector,
+            "observation.images.front": {
+                "dtype": kind, "shape": [SIDE, SIDE, 3], "names": ["height", "width", "channels"]
+            },
+            "observation.note": {"dtype": "string", "shape": [1], "names": None},
+            "next.reward": {"dtype": "float32", **scalar},
+            "timestamp": {"dtype": "float32", **scalar},
+            **{key: {"dtype": "int64", **scalar} for key in ("frame_index", "episode_index", "index", "task_index")},
+        },
+    }  # fmt: skip
+
+
+def table(seed: int, length: int, start: int, kind: str) -> pa.Table:
+    values = numbers(seed, length)
+    columns = {name: pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), 3) for name, rows in values.items()}
+    if kind == "image":
+        files = [{"bytes": encode_png(picture), "path": None} for picture in pictures(seed, length)]
+        columns["observation.images.front"] = pa.array(
+            files, pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+        )
+    steps = np.arange(length)
+    columns |= {
+        "next.reward": pa.array(np.float32(steps == length - 1)),
+        "timestamp": pa.array((steps / FPS).astype(np.float32)),
+        "frame_index": pa.array(steps),
+        "episode_index": pa.array(np.full(length, seed)),
+        "index": pa.array(start + steps),
+        "task_index": pa.array(np.full(length, seed % 2)),
+    }
+    return pa.table(columns)
+
+
+TASKS = ["lift the cube", "drop it"]
+
+
+def write_v3(root: Path, kind: str = "video", row_groups: bool = True) -> Path:
+    """Two files of frames, of two episodes and of one; one video of each file."""
+    paths = {
+        "data_path": "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet",
+        "video_path": "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4",
+    }
+    (root / "meta/episodes/chunk-000").mkdir(parents=True)
+    (root / "data/chunk-000").mkdir(parents=True)
+    (root / "videos/observation.images.front/chunk-000").mkdir(parents=True)
+    (root / "meta/info.json").write_text(json.dumps(info("v3.0", kind, paths)))
+    pq.write_table(tasks_table(TASKS), root / "meta/tasks.parquet")
+    rows, start = [], 0
+    for file, members in enumerate(((0, 1), (2,))):
+        tables, film, second = [], [], 0.0
+        for seed in members:
+            length = LENGTHS[seed]
+            tables.append(table(seed, length, start, kind))
+            film.append(pictures(seed, length))
+            row = {
+                "episode_index": seed, "tasks": [TASKS[seed % 2]], "length": length, "data/chunk_index": 0,
+                "data/file_index": file, "dataset_from_index": start, "dataset_to_index": start + length,
+            }  # fmt: skip
+            if kind == "video":
+                place = {"chunk_index": 0, "file_index": file, "from_timestamp": second}
+                row |= {f"videos/observation.images.front/{key}": value for key, value in place.items()}
+            rows.append(row | {"stats/action/mean": [0.0, 0.0, 0.0]})
+            second += length / FPS
+            start += length
+        path = root / f"data/chunk-000/file-{file:03d}.parquet"
+        with pq.ParquetWriter(path, tables[0].schema) as writer:
+            for part in tables if row_groups else [pa.concat_tables(tables)]:
+                writer.write_table(part)
+        if kind == "video":
+            film_path = root / f"videos/observation.images.front/chunk-000/file-{file:03d}.mp4"
+            film_path.write_bytes(encode_video(list(np.concatenate(film)), FPS))
+    pq.write_table(pa.Table.from_pylist(rows), root / "meta/episodes/chunk-000/file-000.parquet")
+    return root
+
+
+def write_v2(root: Path, version: str = "v2.1", kind: str = "video") -> Path:
+    """Files of its own for each episode."""
+    paths = {
+        "data_path": "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet",
+        "video_path": "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4",
+    }
+    films = root / "videos/chunk-000/observation.images.front"
+    for folder in (root / "meta", root / "data/chunk-000", films):
+        folder.mkdir(parents=True)
+    (root / "meta/info.json").write_text(json.dumps(info(version, kind, paths)))
+    lines, start = [], 0
+    for seed, length in enumerate(LENGTHS):
+        pq.write_table(table(seed, length, start, kind), root / f"data/chunk-000/episode_{seed:06d}.parquet")
+        if kind == "video":
+            (films / f"episode_{seed:06d}.mp4").write_bytes(encode_video(list(pictures(seed, length)), FPS))
+        lines.append({"episode_index": seed, "tasks": [TASKS[seed % 2]], "length": length})
+        start += length
+    (root / "meta/episodes.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    tasks = [{"task_index": number, "task": text} for number, text in enumerate(TASKS)]
+    (root / "meta/tasks.jsonl").write_text("".join(json.dumps(line) + "\n" for line in tasks))
+    return root
+
+
+WRITERS = {
+    "v3.0 video": lambda root: write_v3(root),
+    "v3.0 images": lambda root: write_v3(root, "image"),
+    "v3.0 one row group": lambda root: write_v3(root, row_groups=False),
+    "v2.1 video": lambda root: write_v2(root),
+    "v2.0 images": lambda root: write_v2(root, "v2.0", "image"),
+}
+
+
+@pytest.mark.parametrize("version", WRITERS)
+def test_every_version_reads_as_it_was_written(version: str, tmp_path: Path) -> None:
+    reader = open_reader(WRITERS[version](tmp_path / "set"))
+    assert isinstance(reader, LeRobotReader) and reader.format == f"LeRobotDataset {version[:4]}"
+    assert (reader.robot, reader.fps, reader.lengths.tolist()) == ("test arm", 10.0, list(LENGTHS))
+    assert list(reader.instructions) == [TASKS[0], TASKS[1], TASKS[0]]
+    assert list(reader.columns) == [
+        "observation.state", "action", "observation.images.front", "reward", "timestamp"
+    ]  # fmt: skip
+    assert reader.columns["action"].names == tuple(NAMES) and reader.columns["reward"].shape == ()
+    # Backwards, so that nothing depends on reading in order.
+    for episode in (2, 0, 1):
+        held, length = reader.read(episode), LENGTHS[episode]
+        for name, values in numbers(episode, length).items():
+            np.testing.assert_array_equal(held[name], values)
+        assert held["reward"].tolist() == [0.0] * (length - 1) + [1.0]
+        seen = held["observation.images.front"]
+        assert seen.shape == (length, SIDE, SIDE, 3) and seen.dtype == np.uint8
+        off = np.abs(seen.astype(int) - pictures(episode, length)).mean((1, 2, 3))
+        assert off.max() < (8 if "video" in version or "group" in version else 0.01)
+    assert list(reader.read(0, ["action"])) == ["action"]
+    # Windows out of order, from the same videos.
+    for episode, start, stop in ((2, 5, 9), (0, 0, 2), (1, 3, 4), (2, 0, 12), (0, 6, 7), (0, 3, 3)):
+        whole, part = reader.read(episode), reader.window(episode, start, stop)
+        assert list(part) == list(whole)
+        for name, values in whole.items():
+            np.testing.assert_array_equal(part[name], values[start:stop])
+    reader.close()
+
+
+@pytest.mark.parametrize("version", WRITERS)
+def test_nothing_is_wrong_with_what_is_right(version: str, tmp_path: Path) -> None:
+    problems = list(open_reader(WRITERS[version](tmp_path / "set")).problems())
+    # A text column is left out, and says so; there are no statistics.
+    assert {problem.where for problem in problems} <= {"observation.note", "meta/stats.json"}
+    assert all(problem.severity == "note" for problem in problems)
+
+
+def test_our_own_data_sets_are_lerobots_too(tmp_path: Path) -> None:
+    episodes = [make_episode(SEEN_ARM, 5 + seed, seed) for seed in range(3)]
+    with DatasetWriter(tmp_path / "own", SEEN_ARM) as writer:
+        for episode in episodes:
+            writer.add(episode)
+    reader = LeRobotReader(tmp_path / "own")
+    for number, episode in enumerate(episodes):
+        held = reader.read(number)
+        np.testing.assert_array_equal(held["observation.images.front"], episode.observations["front"])
+        np.testing.assert_array_equal(held["action"], episode.actions)
+
+
+def found(root: Path) -> list[tuple[str, str, str]]:
+    return [(problem.severity, problem.where, problem.what) for problem in open_reader(root).problems()]
+
+
+def changed(root: Path, **fields: Any) -> None:
+    path = root / "meta/info.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+def test_missing_and_short_videos_are_found(tmp_path: Path) -> None:
+    root = write_v3(tmp_path / "set")
+    films = root / "videos/observation.images.front/chunk-000"
+    (films / "file-000.mp4").write_bytes(encode_video(list(pictures(0, 9)), FPS))
+    (films / "file-001.mp4").unlink()
+    problems = found(root)
+    assert (
+        "error",
+        "videos/observation.images.front/chunk-000/file-000.mp4",
+        "holds 9 frames, the episodes need 11",
+    ) in problems
+    assert ("error", "videos/observation.images.front/chunk-000/file-001.mp4", "the video is missing") in problems
+    reader = open_reader(root)
+    # One of two videos is there, so the camera is not given up.
+    assert reader.missing() == {} and len(reader.read(0)) == 5
+    with pytest.raises(PolysomaError, match=r"file-000.mp4, episode 1: .*expected 4 frames.*got 2"):
+        reader.read(1)
+    with pytest.raises(PolysomaError, match=r"file-001.mp4 is missing"):
+        reader.read(2)
+    assert len(reader.read(2, ["action", "observation.state"])) == 2
+    shutil.rmtree(films)
+    assert list(open_reader(root).missing()) == ["observation.images.front"]
+
+
+def test_numbers_that_disagree_are_found(tmp_path: Path) -> None:
+    root = write_v3(tmp_path / "set", "image")
+    changed(root, total_frames=99)
+    path = root / "data/chunk-000/file-001.parquet"
+    frames = pq.read_table(path)
+    late = frames.set_column(
+        frames.schema.get_field_index("timestamp"), "timestamp", pa.array(np.arange(12, dtype=np.float32) / 9)
+    )
+    twice = late.set_column(frames.schema.get_field_index("frame_index"), "frame_index", pa.array([0] * 12))
+    pq.write_table(twice, path)
+    stats = {
+        "action": {"min": [-9.0] * 3, "max": [9.0] * 3, "mean": [0.0] * 3, "std": [5.0] * 3, "q01": [-8.0] * 3},
+        "observation.images.front": {"std": [[[0.003]]] * 3},
+    }
+    (root / "meta/stats.json").write_text(json.dumps(stats))
+    problems = found(root)
+    assert ("error", "meta/info.json", "total_frames is 99, the episodes come to 23") in problems
+    assert ("warning", "frame_index", "does not count frames in episodes 2") in problems
+    assert any(where == "timestamp" and "off 10 frames a second in episodes 2" in what for _, where, what in problems)
+    told = " ".join(what for _, where, what in problems if where == "meta/stats.json")
+    assert "std not that of the frames: action" in told and "std of pictures near 0" in told and "quantiles" in told
+
+
+def test_fewer_rows_than_episodes_need(tmp_path: Path) -> None:
+    root = write_v3(tmp_path / "set")
+    path = root / "data/chunk-000/file-000.parquet"
+    pq.write_table(pq.read_table(path).slice(0, 9), path)
+    assert ("error", "data/chunk-000/file-000.parquet", "holds 9 frames, the episodes need 11") in found(root)
+    reader = open_reader(root)
+    assert len(reader.read(0)["action"]) == 7
+    with pytest.raises(PolysomaError, match=r"file-000.parquet, episode 1: .*4 frames from row 7 on, the file holds 9"):
+        reader.read(1)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"codebase_version": "v1.6"}, "LeRobotDataset v1.6; this reads v3.0, v2.1, v2.0"),
+        ({"fps": 0}, "fps is 0"),
+        ({"features": {"action": {"dtype": "float32"}}}, "shape"),
+        ({"data_path": "../../{chunk_index}{file_index}.parquet"}, "leads out of the data set"),
+        ({"data_path": "/etc/passwd"}, "leads out of the data set"),
+        ({"video_path": "videos/{nothing}.mp4"}, "nothing"),
+    ],
+)
+def test_bad_descriptions_are_refused(fields: dict[str, Any], message: str, tmp_path: Path) -> None:
+    root = write_v3(tmp_path / "set")
+    changed(root, **fields)
+    with pytest.raises(PolysomaError, match=message):
+        open_reader(root).read(0)
+
+
+def test_what_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(PolysomaError, match="there is nothing at"):
+        open_reader(tmp_path / "nowhere")
+    with pytest.raises(PolysomaError, match="not a data set of a format that is known here: LeRobotDataset v3"):
+        open_reader(tmp_path)
+    assert not is_dataset(tmp_path)
+    reader = open_reader(write_v3(tmp_path / "set"))
+    with pytest.raises(PolysomaError, match="no episode 3; there are 3, from 0 on"):
+        reader.read(3)
+    with pytest.raises(PolysomaError, match=r"no columns \['speed'\]"):
+        reader.read(0, ["speed"])
+
+
+@pytest.mark.parametrize("version", ["v3.0 video", "v2.0 images"])
+def test_damage_anywhere_is_named_and_never_crashes(version: str, tmp_path: Path) -> None:
+    """Bytes flipped or cut in any file: the right numbers, or an error that names a file of the data set."""
+    whole = WRITERS[version](tmp_path / "whole")
+    files = sorted(path.relative_to(whole) for path in whole.rglob("*") if path.is_file())
+    rng = np.random.default_rng(0)
+    outcomes = {"right": 0, "other numbers": 0}
+    said: list[str] = []
+    for case in range(60):
+        root = tmp_path / "damaged"
+        shutil.rmtree(root, ignore_errors=True)
+        shutil.copytree(whole, root)
+        path = root / files[case % len(files)]
+        content = bytearray(path.read_bytes())
+        where = int(rng.integers(len(content)))
+        if case % 3 == 0:
+            content = content[:where]
+        else:
+            content[where] ^= int(rng.integers(1, 256))
+        path.write_bytes(content)
+        try:
+            reader = open_reader(root)
+            held = [reader.read(episode) for episode in range(len(reader))]
+            list(reader.problems())
+        except PolysomaError as error:
+            said.append(str(error))
+            continue
+        same = len(held) == 3 and all(
+            np.array_equal(held[seed][name], values, equal_nan=True)
+            for seed, length in enumerate(LENGTHS)
+            for name, values in numbers(seed, length).items()
+        )
+        # Snappy pages have no checksums, so a changed number is a number.
+        outcomes["right" if same else "other numbers"] += 1
+    assert len(said) > 20 and outcomes["right"] > 5
+    assert all("damaged" in text for text in said)

@@ -1,0 +1,734 @@
+"""RLDS data sets, written here byte by byte as TensorFlow Datasets does, and what damage does to them."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import struct
+import sys
+import tracemalloc
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from polysoma.data.formats.rlds import RldsReader, is_rlds
+from polysoma.errors import PolysomaError
+
+REAL = Path(__file__).parents[2] / "shared" / "data" / "bridge_rlds"
+LENGTHS = (5, 1, 7, 3)
+SHARDS = {"train": (2, 1), "val": (1,)}
+SIDE, WIDTH = 16, 20
+NAMES = ("world_vector_0", "world_vector_1", "world_vector_2", "gripper_closedness_action", "terminate")
+
+# --- a writer of TFRecord files and of protobuf
+
+
+def crc32c(data: bytes) -> int:
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc = crc >> 8 ^ CRC_TABLE[(crc ^ byte) & 255]
+    return crc ^ 0xFFFFFFFF
+
+
+def crc_entry(value: int) -> int:
+    for _ in range(8):
+        value = value >> 1 ^ (0x82F63B78 if value & 1 else 0)
+    return value
+
+
+CRC_TABLE = [crc_entry(value) for value in range(256)]
+
+
+def masked(data: bytes) -> bytes:
+    crc = crc32c(data)
+    return struct.pack("<I", ((crc >> 15 | (crc & 0x7FFF) << 17) + 0xA282EAD8) % 2**32)
+
+
+def record(data: bytes) -> bytes:
+    head = struct.pack("<Q", len(data))
+    return head + masked(head) + data + masked(data)
+
+
+def varint(value: int) -> bytes:
+    value %= 2**64
+    out = b""
+    while value > 127:
+        out += bytes([value % 128 + 128])
+        value //= 128
+    return out + bytes([value])
+
+
+def block(number: int, data: bytes) -> bytes:
+    return varint(number << 3 | 2) + varint(len(data)) + data
+
+
+def bytes_list(values: list[bytes]) -> bytes:
+    return block(1, b"".join(block(1, value) for value in values))
+
+
+def float_list(values: Any, packed: bool = True) -> bytes:
+    raw = [struct.pack("<f", value) for value in np.ravel(values)]
+    return block(2, block(1, b"".join(raw)) if packed else b"".join(b"\x0d" + piece for piece in raw))
+
+
+def int64_list(values: Any, packed: bool = True) -> bytes:
+    raw = [varint(int(value)) for value in np.ravel(values)]
+    return block(3, block(1, b"".join(raw)) if packed else b"".join(b"\x08" + piece for piece in raw))
+
+
+def example(features: dict[str, bytes]) -> bytes:
+    entries = (block(1, block(1, key.encode()) + block(2, value)) for key, value in features.items())
+    return block(1, b"".join(entries))
+
+
+# --- a data set
+
+
+def tensor(dtype: str, *shape: int, encoding: str = "none") -> dict[str, Any]:
+    dimensions = {"dimensions": [str(size) for size in shape]} if shape else {}
+    about = {"shape": dimensions, "dtype": dtype, "encoding": encoding}
+    return {"pythonClassName": "tensorflow_datasets.core.features.tensor_feature.Tensor", "tensor": about}
+
+
+def image(height: int, width: int, form: str, channels: int = 3, dtype: str = "uint8") -> dict[str, Any]:
+    shape = {"dimensions": [str(height), str(width), str(channels)]}
+    about = {"shape": shape, "dtype": dtype, "encodingFormat": form}
+    return {"pythonClassName": "tensorflow_datasets.core.features.image_feature.Image", "image": about}
+
+
+def several(**features: Any) -> dict[str, Any]:
+    return {"pythonClassName": "...FeaturesDict", "featuresDict": {"features": features}}
+
+
+def sequence(feature: dict[str, Any]) -> dict[str, Any]:
+    return {"pythonClassName": "...features.Sequence", "sequence": {"feature": feature, "length": "-1"}}
+
+
+TEXT = {"pythonClassName": "tensorflow_datasets.core.features.text_feature.Text", "text": {}}
+
+
+def described() -> dict[str, Any]:
+    observation = several(
+        front=image(SIDE, WIDTH, "jpeg"),
+        wrist=image(SIDE, SIDE, "png"),
+        depth=image(SIDE, SIDE, "png", 1, "uint16"),
+        state=tensor("float32", 3),
+        joints=tensor("float64", 2, 2),
+        mode=tensor("int32"),
+        mask=tensor("bool", 4),
+        touch=tensor("uint8", 2, 3, encoding="bytes"),
+        sound=tensor("int16", 5, encoding="zlib"),
+        count=tensor("uint64"),
+        left=several(force=tensor("float32", 2)),
+        cloud=tensor("float32", -1, 3),
+        words=sequence(TEXT),
+        remark=TEXT,
+    )
+    action = several(
+        world_vector=tensor("float32", 3), gripper_closedness_action=tensor("float32", 1), terminate=tensor("int32")
+    )
+    steps = several(
+        observation=observation, action=action, reward=tensor("float32"), discount=tensor("float32"),
+        is_first=tensor("bool"), is_last=tensor("bool"), is_terminal=tensor("bool"), language_instruction=TEXT,
+        language_embedding=tensor("float32", 8),
+    )  # fmt: skip
+    return several(episode_metadata=several(success=tensor("bool"), file_path=TEXT), steps=sequence(steps))
+
+
+TOLD = ("put the café cup down", "", "wischen \udcff".encode("utf-8", "surrogateescape"), "open the drawer")
+INSTRUCTIONS = [TOLD[0], "", "wischen �", TOLD[3]]
+
+
+def picture_file(picture: np.ndarray, form: str) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, form)
+    return file.getvalue()
+
+
+def episode(seed: int) -> tuple[dict[str, bytes], dict[str, np.ndarray]]:
+    """The features of one episode's record, and the columns that should come out of it."""
+    rng, steps = np.random.default_rng(seed), LENGTHS[seed]
+    packed = seed != 2
+    smooth = np.linspace(0, 200, SIDE * WIDTH).reshape(SIDE, WIDTH, 1) + rng.uniform(0, 50, (steps, 1, 1, 3))
+    fronts = [picture_file(picture, "JPEG") for picture in smooth.astype(np.uint8)]
+    wrists = rng.integers(0, 256, (steps, SIDE, SIDE, 3), np.uint8)
+    wrist_files = [picture_file(picture, "PNG") for picture in wrists]
+    wrist_files[-1], wrists[-1] = b"", 0
+    held = {
+        "state": rng.normal(size=(steps, 3)).astype(np.float32),
+        "joints": rng.normal(size=(steps, 2, 2)).astype(np.float32).astype(np.float64),
+        "mode": rng.integers(-(2**31), 2**31, steps).astype(np.int32),
+        "mask": rng.random((steps, 4)) < 0.5,
+        "touch": rng.integers(0, 256, (steps, 2, 3), np.uint8),
+        "sound": rng.integers(-(2**15), 2**15, (steps, 5)).astype(np.int16),
+        "count": rng.integers(0, 2**64, steps, np.uint64),
+        "left.force": rng.normal(size=(steps, 2)).astype(np.float32),
+    }
+    world, grip = rng.normal(size=(steps, 3)).astype(np.float32), rng.random((steps, 1)).astype(np.float32)
+    terminate, reward = rng.integers(-1, 2, steps), rng.random(steps).astype(np.float32)
+    seen = {
+        "state": float_list(held["state"], packed),
+        "joints": float_list(held["joints"], packed),
+        "mode": int64_list(held["mode"], packed),
+        "mask": int64_list(held["mask"]),
+        "touch": bytes_list([row.tobytes() for row in held["touch"]]),
+        "sound": bytes_list([zlib.compress(row.tobytes()) for row in held["sound"]]),
+        "count": int64_list(held["count"]),
+        "left/force": float_list(held["left.force"]),
+        "front": bytes_list(fronts),
+        "wrist": bytes_list(wrist_files),
+        "depth": bytes_list([b"not looked at"] * steps),
+        "cloud": float_list([]),
+        "words/ragged_flat_values": bytes_list([b"a", b"b"]),
+        "words/ragged_row_lengths_0": int64_list([0] * steps),
+        "remark": bytes_list([b"hm"] * steps),
+    }
+    text = TOLD[seed] if isinstance(TOLD[seed], bytes) else str(TOLD[seed]).encode()
+    features = {f"steps/observation/{key}": value for key, value in seen.items()} | {
+        "episode_metadata/success": int64_list([seed % 2]),
+        "episode_metadata/file_path": bytes_list([b"/somewhere"]),
+        "steps/action/world_vector": float_list(world),
+        "steps/action/gripper_closedness_action": float_list(grip, packed),
+        "steps/action/terminate": int64_list(terminate),
+        "steps/reward": float_list(reward),
+        "steps/discount": float_list(np.ones(steps)),
+        "steps/is_first": int64_list(np.arange(steps) == 0, packed),
+        "steps/is_last": int64_list(np.arange(steps) == steps - 1),
+        "steps/is_terminal": int64_list(np.zeros(steps)),
+        "steps/language_instruction": bytes_list([text] * steps),
+        "steps/language_embedding": float_list(rng.normal(size=(steps, 8))),
+    }
+    columns = {f"observation.{key}": value for key, value in held.items()}
+    decoded = [np.asarray(Image.open(io.BytesIO(file)).convert("RGB")) for file in fronts]
+    columns |= {"observation.images.front": np.stack(decoded), "observation.images.wrist": wrists, "reward": reward}
+    columns["action"] = np.concatenate([world, grip, terminate[:, None]], 1)
+    return features, columns
+
+
+EPISODES = [episode(seed) for seed in range(len(LENGTHS))]
+TRUTH = [columns for _, columns in EPISODES]
+
+
+def write(
+    root: Path,
+    change: Callable[[int, dict[str, bytes]], Any] = lambda seed, features: None,
+    features: dict[str, Any] | None = None,
+) -> Path:
+    """The data set at ``root``, with the features of its records changed beforehand."""
+    root.mkdir(parents=True)
+    splits, seed = [], 0
+    for split, shards in SHARDS.items():
+        for number, count in enumerate(shards):
+            records = b""
+            for _ in range(count):
+                held = dict(EPISODES[seed][0])
+                change(seed, held)
+                records += record(example(held))
+                seed += 1
+            (root / f"toy_arm-{split}.tfrecord-{number:05d}-of-{len(shards):05d}").write_bytes(records)
+        splits.append({"name": split, "shardLengths": [str(count) for count in shards]})
+    info = {"name": "toy_arm", "version": "2.1.0", "fileFormat": "tfrecord", "splits": splits}
+    (root / "dataset_info.json").write_text(json.dumps(info))
+    (root / "features.json").write_text(json.dumps(features or described()))
+    return root
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set that no test changes."""
+    return write(tmp_path_factory.mktemp("rlds") / "toy_arm" / "2.1.0")
+
+
+def shard(root: Path, split: str = "train") -> Path:
+    return next(iter(sorted(root.glob(f"*-{split}.tfrecord*"))))
+
+
+def assert_same(got: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
+    for name, values in got.items():
+        assert values.shape == expected[name].shape, name
+        assert np.array_equal(values, expected[name]), name
+
+
+def test_the_writers_checksum_is_castagnolis() -> None:
+    assert crc32c(b"123456789") == 0xE3069283
+
+
+# --- what is there
+
+
+def test_all_columns_come_out_as_they_went_in(whole: Path) -> None:
+    reader = RldsReader(whole)
+    assert len(reader) == len(LENGTHS) and reader.lengths.tolist() == list(LENGTHS)
+    assert reader.lengths.dtype == np.int64
+    assert reader.format == "RLDS 2.1.0 (tfrecord)" and reader.robot == "toy_arm" and reader.fps is None
+    assert set(reader.columns) == set(TRUTH[0])
+    for number, expected in enumerate(TRUTH):
+        got = reader.read(number)
+        assert list(got) == list(reader.columns)
+        assert_same(got, expected)
+        for name, values in got.items():
+            column = reader.columns[name]
+            assert values.dtype == column.dtype == expected[name].dtype, name
+            assert values.shape[1:] == column.shape
+            assert column.picture == name.startswith("observation.images.")
+            values += values  # nobody else's memory
+
+
+def test_actions_of_several_parts_are_one_with_names(whole: Path) -> None:
+    column = RldsReader(whole).columns["action"]
+    assert column.names == NAMES and column.shape == (5,) and column.dtype == np.float64
+
+
+def test_one_action_tensor_stays_as_it_is(tmp_path: Path) -> None:
+    features = described()
+    inner = features["featuresDict"]["features"]["steps"]["sequence"]["feature"]["featuresDict"]["features"]
+    inner["action"] = tensor("float32", 3)
+
+    def change(seed: int, held: dict[str, bytes]) -> None:
+        held["steps/action"] = held.pop("steps/action/world_vector")
+
+    reader = RldsReader(write(tmp_path / "set", change, features))
+    column = reader.columns["action"]
+    assert column.names is None and column.shape == (3,) and column.dtype == np.float32
+    assert np.array_equal(reader.read(0, ["action"])["action"], TRUTH[0]["action"][:, :3])
+
+
+def test_instructions_and_successes(whole: Path) -> None:
+    reader = RldsReader(whole)
+    assert list(reader.instructions) == INSTRUCTIONS
+    assert reader.successes is not None and reader.successes.tolist() == [False, True, False, True]
+
+
+def test_instructions_among_the_observations_and_none_at_all(tmp_path: Path) -> None:
+    features = described()
+    inner = features["featuresDict"]["features"]["steps"]["sequence"]["feature"]["featuresDict"]["features"]
+    del inner["language_instruction"], features["featuresDict"]["features"]["episode_metadata"]
+
+    def nothing(seed: int, held: dict[str, bytes]) -> None:
+        del held["steps/language_instruction"], held["episode_metadata/success"], held["episode_metadata/file_path"]
+
+    reader = RldsReader(write(tmp_path / "none", nothing, features))
+    assert list(reader.instructions) == [""] * len(LENGTHS) and reader.successes is None
+
+    def moved(seed: int, held: dict[str, bytes]) -> None:
+        held["steps/observation/natural_language_instruction"] = held["steps/language_instruction"]
+        nothing(seed, held)
+
+    observation = inner["observation"]["featuresDict"]["features"]
+    observation["natural_language_instruction"] = tensor("string")
+    reader = RldsReader(write(tmp_path / "moved", moved, features))
+    assert list(reader.instructions) == INSTRUCTIONS
+    assert not any(problem.where.endswith("natural_language_instruction") for problem in reader.problems())
+
+
+def test_some_columns_alone(whole: Path) -> None:
+    reader = RldsReader(whole)
+    names = ["reward", "observation.images.wrist"]
+    got = reader.read(2, names)
+    assert list(got) == names
+    assert_same(got, TRUTH[2])
+    assert reader.read(2, []) == {}
+    with pytest.raises(PolysomaError, match=r"no columns \['observation.cloud'\]"):
+        reader.read(0, ["observation.cloud"])
+    for number in (-1, len(LENGTHS)):
+        with pytest.raises(PolysomaError, match=f"no episode {number}"):
+            reader.read(number)
+
+
+def test_an_episode_without_steps(tmp_path: Path) -> None:
+    def empty(seed: int, held: dict[str, bytes]) -> None:
+        if seed == 1:
+            held.update({key: bytes_list([]) for key in held if key.startswith("steps/")})
+
+    reader = RldsReader(write(tmp_path / "set", empty))
+    assert reader.lengths.tolist() == [5, 0, 7, 3] and reader.instructions[1] == ""
+    for name, values in reader.read(1).items():
+        assert values.shape == (0, *reader.columns[name].shape) and values.dtype == reader.columns[name].dtype
+
+
+def test_what_is_a_data_set(whole: Path, tmp_path: Path) -> None:
+    assert is_rlds(whole) and is_rlds(whole.parent)
+    assert not is_rlds(whole.parent.parent)
+    assert not is_rlds(shard(whole)) and not is_rlds(tmp_path) and not is_rlds(tmp_path / "nowhere")
+    (tmp_path / "features.json").write_text("{}")
+    (tmp_path / "records.tfrecord").write_bytes(b"")
+    assert not is_rlds(tmp_path)
+    with pytest.raises(PolysomaError, match=r"features\.json"):
+        RldsReader(tmp_path)
+    reader = RldsReader(whole.parent)
+    assert reader.path == whole.parent and len(reader) == len(LENGTHS)
+    assert_same(reader.read(3), TRUTH[3])
+
+
+def test_the_newest_version_is_read(tmp_path: Path) -> None:
+    for version in ("9.0.0", "10.0.0", "2.0.0"):
+        write(tmp_path / version)
+    reader = RldsReader(tmp_path)
+    assert all(file.parent.name == "10.0.0" and file.is_file() for file in reader.files())
+    found = [problem.what for problem in reader.problems() if problem.where == "10.0.0"]
+    assert len(found) == 1 and "2.0.0, 9.0.0" in found[0]
+
+
+def test_files_are_those_that_the_frames_depend_on(whole: Path) -> None:
+    assert sorted(RldsReader(whole).files()) == sorted(whole.iterdir())
+
+
+def test_opening_does_not_read_pictures(tmp_path: Path) -> None:
+    def large(seed: int, held: dict[str, bytes]) -> None:
+        held["steps/observation/front"] = bytes_list([bytes(2**18)] * LENGTHS[seed])
+
+    root = write(tmp_path / "set", large)
+    RldsReader(root)
+    tracemalloc.start()
+    RldsReader(root)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert shard(root).stat().st_size > 2**20 and peak < 2**18
+
+
+def test_the_package_that_is_missing_is_named(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "google_crc32c", None)
+    with pytest.raises(PolysomaError, match="google-crc32c"):
+        RldsReader(whole)
+
+
+# --- problems
+
+
+def test_what_is_left_out_is_noted_and_nothing_else(whole: Path) -> None:
+    found = list(RldsReader(whole).problems())
+    assert {problem.severity for problem in found} == {"note"}
+    names = ("cloud", "depth", "remark", "words")
+    assert sorted(problem.where for problem in found) == [f"steps/observation/{name}" for name in names]
+
+
+def serious(root: Path) -> list[tuple[str, str, str]]:
+    found = RldsReader(root).problems()
+    return [(problem.severity, problem.where, problem.what) for problem in found if problem.severity != "note"]
+
+
+def test_splits_without_files_and_shards_that_are_gone(tmp_path: Path) -> None:
+    root = write(tmp_path / "set")
+    shard(root, "val").unlink()
+    (one,) = serious(root)
+    assert one[:2] == ("warning", "split val") and "1 of its 1 files" in one[2]
+    shard(root).unlink()
+    assert [(severity, where) for severity, where, _ in serious(root)] == [
+        ("warning", "split train"), ("warning", "split val")
+    ]  # fmt: skip
+    reader = RldsReader(root)
+    assert reader.lengths.tolist() == [LENGTHS[2]]
+    assert_same(reader.read(0), TRUTH[2])
+
+
+def test_a_file_cut_between_two_records(tmp_path: Path) -> None:
+    root = write(tmp_path / "set")
+    data = shard(root).read_bytes()
+    shard(root).write_bytes(data[: 16 + struct.unpack("<Q", data[:8])[0]])
+    (one,) = serious(root)
+    assert one[:2] == ("error", shard(root).name) and "holds 1 episodes" in one[2] and "says 2" in one[2]
+    shard(root).write_bytes(b"")
+    assert [what[0] for what in serious(root)] == ["error"]
+
+
+def test_splits_and_lists_that_nobody_describes(tmp_path: Path) -> None:
+    root = write(tmp_path / "set", lambda seed, held: held.update({"steps/secret": int64_list([1])}))
+    info = json.loads((root / "dataset_info.json").read_text())
+    del info["splits"][1]
+    (root / "dataset_info.json").write_text(json.dumps(info))
+    assert [found[:2] for found in serious(root)] == [("warning", "steps/secret"), ("warning", "split val")]
+
+
+def test_a_damaged_record_is_found_and_the_others_are_read(tmp_path: Path) -> None:
+    root = write(tmp_path / "set")
+    data = bytearray(shard(root).read_bytes())
+    data[data.index(b"\xff\xd8\xff") + 40] ^= 1  # in a picture
+    shard(root).write_bytes(data)
+    reader = RldsReader(root)
+    for names in (None, ["reward"]):
+        with pytest.raises(PolysomaError, match=rf"{shard(root).name}, episode 0.*checksum"):
+            reader.read(0, names)
+    assert_same(reader.read(1), TRUTH[1])
+    (one,) = serious(root)
+    assert one[:2] == ("error", f"{shard(root).name}, episode 0") and "checksum" in one[2]
+
+
+# --- damage
+
+
+def tried(call: Callable[..., Any], *arguments: Any) -> Any:
+    """What a call returns, or the error that it raises."""
+    try:
+        return call(*arguments)
+    except PolysomaError as error:
+        return error
+
+
+def outcomes(root: Path, blamed: str) -> int:
+    """Asserts that all that can be read is right, and that errors name the file. The number of right episodes."""
+    right = 0
+    reader = tried(RldsReader, root)
+    if isinstance(reader, PolysomaError):
+        assert blamed in str(reader)
+        return 0
+    assert len(reader) <= len(LENGTHS)
+    for number in range(len(reader)):
+        got = tried(reader.read, number)
+        if isinstance(got, PolysomaError):
+            assert blamed in str(got) and f"episode {number}" in str(got)
+            continue
+        # A file that is cut between two records lacks episodes, and those of the next files move up.
+        which = INSTRUCTIONS.index(reader.instructions[number])
+        assert which == number or len(reader) < len(LENGTHS)
+        assert list(got) == list(reader.columns) and set(got) == set(TRUTH[which])
+        assert_same(got, TRUTH[which])
+        assert reader.lengths[number] == LENGTHS[which] and reader.successes[number] == bool(which % 2)
+        right += 1
+    if right < len(LENGTHS):
+        assert any(problem.severity == "error" for problem in reader.problems())
+    return right
+
+
+def damaged(data: bytes, rng: np.random.Generator) -> bytes:
+    kind = rng.integers(4)
+    place = int(rng.integers(len(data)))
+    if kind == 0:
+        return data[:place]
+    if kind == 1:
+        return data[:place] + data[place + int(rng.integers(1, 40)) :]
+    result = bytearray(data)
+    for offset in range(int(rng.integers(1, 5))) if kind == 2 else rng.integers(0, len(data), 3):
+        result[(place + offset) % len(data)] = rng.integers(256)
+    return bytes(result)
+
+
+def test_damaged_records_are_an_error_or_make_no_difference(tmp_path: Path) -> None:
+    root = write(tmp_path / "set")
+    path = shard(root)
+    data, rights = path.read_bytes(), []
+    for seed in range(400):
+        path.write_bytes(damaged(data, np.random.default_rng(seed)))
+        rights.append(outcomes(root, path.name))
+    assert 0 in rights and 2 in rights and 3 in rights
+    path.write_bytes(data)
+    assert outcomes(root, path.name) == len(LENGTHS)
+
+
+def test_damage_under_right_checksums_is_an_error_or_fits(tmp_path: Path) -> None:
+    """Whoever writes wrong data with a right checksum cannot be found out, but crashes nothing."""
+    root = write(tmp_path / "set")
+    path, data = shard(root, "val"), example(EPISODES[3][0])
+    for seed in range(200):
+        path.write_bytes(record(damaged(data, np.random.default_rng(seed))))
+        reader = tried(RldsReader, root)
+        got = reader if isinstance(reader, PolysomaError) else tried(reader.read, 3)
+        if isinstance(got, PolysomaError):
+            assert path.name in str(got) and "episode 3" in str(got)
+        else:
+            shapes = {name: (int(reader.lengths[3]), *column.shape) for name, column in reader.columns.items()}
+            assert {name: values.shape for name, values in got.items()} == shapes
+
+
+def test_damage_at_every_byte_of_a_records_framing(tmp_path: Path) -> None:
+    root = write(tmp_path / "set")
+    path = shard(root)
+    data = path.read_bytes()
+    size = struct.unpack("<Q", data[:8])[0]
+    for place in (*range(40), *range(size + 12, size + 40)):
+        for flip in (1, 128, 255):
+            path.write_bytes(data[:place] + bytes([data[place] ^ flip]) + data[place + 1 :])
+            assert outcomes(root, path.name) < len(LENGTHS)
+
+
+@pytest.mark.parametrize("name", ["features.json", "dataset_info.json"])
+def test_damaged_descriptions(tmp_path: Path, name: str) -> None:
+    """JSON has no checksums: what is read under its name is right, and what is not read is spoken of."""
+    root = write(tmp_path / "set")
+    path = root / name
+    text, opened = path.read_bytes(), 0
+    usual = len(list(RldsReader(root).problems()))
+    for seed in range(300):
+        path.write_bytes(damaged(text, np.random.default_rng(seed)))
+        reader = tried(RldsReader, root)
+        if isinstance(reader, PolysomaError):
+            assert str(root) in str(reader)
+            continue
+        opened += 1
+        for number, column in itertools.product(range(len(reader)), reader.columns):
+            got = tried(reader.read, number, [column])
+            if isinstance(got, PolysomaError):
+                assert f"episode {number}" in str(got)
+            elif column == "action" and reader.columns[column].names:
+                chosen = [NAMES.index(channel) for channel in reader.columns[column].names]
+                assert np.array_equal(got[column], TRUTH[number][column][:, chosen])
+            elif column in TRUTH[number]:
+                assert np.array_equal(got[column], TRUTH[number][column])
+        if set(reader.columns) != set(TRUTH[0]) or reader.columns["action"].names != NAMES:
+            assert len(list(reader.problems())) > usual
+    assert opened > 10
+
+
+@pytest.mark.parametrize("length", [2**63, 2**64 - 1, 2**40, 10**6])
+def test_absurd_lengths_of_records(tmp_path: Path, length: int) -> None:
+    root = write(tmp_path / "set")
+    head = struct.pack("<Q", length)
+    shard(root).write_bytes(head + masked(head) + b"x" * 100)
+    with pytest.raises(PolysomaError, match=rf"{shard(root).name}, episode 0.*needs {length + 16} bytes"):
+        RldsReader(root)
+
+
+def bomb() -> bytes:
+    return bytes_list([zlib.compress(bytes(2**26))] * LENGTHS[0])
+
+
+PNG = picture_file(np.zeros((4, 4, 3), np.uint8), "PNG")
+HUGE = PNG[:16] + struct.pack(">II", 60000, 60000) + PNG[24:]
+WRONG: dict[str, tuple[str, bytes]] = {
+    "a list that ends after its message": ("steps/reward", block(2, b"\x0a\xff\xff\xff\xff\x7f")),
+    "a varint without an end": ("steps/observation/mode", block(3, block(1, b"\xff" * 11 + b"\x01"))),
+    "a varint that is cut": ("steps/observation/mode", block(3, block(1, b"\x01\x02\x03\x04\x85"))),
+    "a lone varint without an end": ("steps/observation/mode", block(3, b"\x08" + b"\xff" * 12)),
+    "a length without an end": ("steps/reward", b"\x12" + b"\xff" * 12),
+    "floats that are cut": ("steps/reward", block(2, block(1, bytes(19)))),
+    "too few values": ("steps/observation/state", float_list(np.zeros((4, 3)))),
+    "no whole number of steps": ("steps/observation/state", float_list(np.zeros(14))),
+    "too many pictures": ("steps/observation/wrist", bytes_list([b""] * 6)),
+    "too few bytes": ("steps/observation/touch", bytes_list([bytes(6)] * 4 + [bytes(5)])),
+    "no zlib": ("steps/observation/sound", bytes_list([b"not zlib!!"] * 5)),
+    "a bomb": ("steps/observation/sound", bomb()),
+    "integers for floats": ("steps/reward", int64_list([1, 2, 3, 4, 5])),
+    "floats for integers": ("steps/observation/mode", float_list([1, 2, 3, 4, 5])),
+    "bytes for floats": ("steps/reward", bytes_list([b"abc"] * 5)),
+    "numbers for pictures": ("steps/observation/wrist", int64_list([1, 2, 3, 4, 5])),
+    "integers that do not fit": ("steps/observation/mode", int64_list([0, 1, 2, 3, 2**31])),
+    "a truth value of 2": ("steps/observation/mask", int64_list([2] * 20)),
+    "two kinds": ("steps/reward", float_list([0.0] * 5) + int64_list([])),
+    "another kind": ("steps/reward", block(4, b"")),
+    "a field in a list that there is not": ("steps/reward", block(2, block(2, bytes(20)))),
+    "a group": ("steps/reward", block(2, b"\x0b\x0c")),
+    "no picture": ("steps/observation/wrist", bytes_list([b"GIF89a" + bytes(20)] * 5)),
+    "half a picture": ("steps/observation/wrist", bytes_list([PNG[:40]] * 5)),
+    "a picture of another size": ("steps/observation/wrist", bytes_list([PNG] * 5)),
+    "an absurd picture": ("steps/observation/wrist", bytes_list([HUGE] * 5)),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_wrong_lists_with_right_checksums(tmp_path: Path, what: str) -> None:
+    key, value = WRONG[what]
+    column = key.removeprefix("steps/").replace("/", ".")
+    column = column.replace(".wrist", ".images.wrist")
+    root = write(tmp_path / "set", lambda seed, held: held.update({key: value}) if seed == 0 else None)
+    reader = RldsReader(root)
+    tracemalloc.start()
+    with pytest.raises(PolysomaError, match=rf"{shard(root).name}, episode 0"):
+        reader.read(0, [column])
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2**21
+    assert_same(reader.read(0, ["action", "observation.left.force"]), TRUTH[0])
+    assert_same(reader.read(1), TRUTH[1])
+    if "picture" not in what or what.startswith(("too", "numbers")):
+        assert [found[:2] for found in serious(root)] == [("error", f"{shard(root).name}, episode 0")]
+
+
+@pytest.mark.parametrize(
+    "key", ["steps/reward", "steps/is_first", "steps/language_instruction", "steps/action/terminate"]
+)
+def test_a_list_that_is_missing(tmp_path: Path, key: str) -> None:
+    root = write(tmp_path / "set", lambda seed, held: held.pop(key) if seed == 1 else None)
+    with pytest.raises(PolysomaError, match=f"{shard(root).name}, episode 1: there is no {key}"):
+        RldsReader(root).read(1)
+
+
+@pytest.mark.parametrize("data", [b"", b"\x00" * 50, b"\x0a\x05abc", b"\x12\x00", b"\x0f" * 9, block(1, block(1, b""))])
+def test_records_that_are_no_examples(tmp_path: Path, data: bytes) -> None:
+    root = write(tmp_path / "set")
+    shard(root).write_bytes(record(data))
+    with pytest.raises(PolysomaError, match=rf"{shard(root).name}, episode 0"):
+        RldsReader(root)
+
+
+@pytest.mark.parametrize(
+    ("name", "feature"),
+    [
+        ("wrist", image(60000, 60000, "png")),
+        ("wrist", image(0, 16, "png")),
+        ("touch", tensor("bfloat16", 2)),
+        ("touch", tensor("complex64", 2)),
+        ("touch", {"pythonClassName": "a.b.ClassLabel", "classLabel": {"numClasses": "3"}}),
+    ],
+)
+def test_features_that_are_not_read(tmp_path: Path, name: str, feature: dict[str, Any]) -> None:
+    features = described()
+    inner = features["featuresDict"]["features"]["steps"]["sequence"]["feature"]["featuresDict"]["features"]
+    inner["observation"]["featuresDict"]["features"][name] = feature
+    reader = RldsReader(write(tmp_path / "set", features=features))
+    assert f"steps/observation/{name}" in [problem.where for problem in reader.problems()]
+    assert not any(column.endswith(name) for column in reader.columns)
+
+
+def test_absurd_shapes_of_numbers(tmp_path: Path) -> None:
+    features = described()
+    inner = features["featuresDict"]["features"]["steps"]["sequence"]["feature"]["featuresDict"]["features"]
+    inner["action"]["featuresDict"]["features"]["world_vector"] = tensor("float32", 10**12, 10**12)
+    for name, shape in (("state", (10**30,)), ("touch", (2**62, 2**62))):
+        inner["observation"]["featuresDict"]["features"][name]["tensor"]["shape"]["dimensions"] = list(map(str, shape))
+    reader = RldsReader(write(tmp_path / "set", features=features))
+    assert reader.columns["action"].names is None
+    for column in ("action", "observation.state", "observation.touch"):
+        with pytest.raises(PolysomaError, match="episode 2"):
+            reader.read(2, [column])
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{}", "null", '{"featuresDict": 1}', '{"featuresDict": {"features": {}}}', "[" * 100_000, "\udcff",
+     '{"featuresDict": {"features": {"steps": {"sequence": {"feature": {"featuresDict": {"features": {}}}}}}}}'],
+)  # fmt: skip
+def test_descriptions_of_something_else(tmp_path: Path, text: str) -> None:
+    root = write(tmp_path / "set")
+    (root / "features.json").write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(PolysomaError, match=r"features\.json"):
+        RldsReader(root)
+
+
+def test_files_that_are_gone(tmp_path: Path) -> None:
+    root = write(tmp_path / "set")
+    reader = RldsReader(root)
+    shard(root).unlink()
+    with pytest.raises(PolysomaError, match=r"tfrecord-00000-of-00002, episode 1.*is missing"):
+        reader.read(1)
+    (root / "dataset_info.json").unlink()
+    with pytest.raises(PolysomaError, match=r"dataset_info\.json is missing"):
+        RldsReader(root)
+
+
+# --- the real thing
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="needs shared/data/bridge_rlds beside the repository")
+def test_real_trajectories_of_a_widowx_arm() -> None:
+    assert is_rlds(REAL) and is_rlds(REAL / "1.0.0")
+    reader = RldsReader(REAL)
+    assert reader.format == "RLDS 1.0.0 (tfrecord)" and reader.robot == "bridge_dataset"
+    assert len(reader) == 25 and reader.lengths.min() > 0 and reader.successes is None
+    cameras = [f"observation.images.image_{number}" for number in range(4)]
+    assert set(reader.columns) == {*cameras, "observation.state", "action", "reward"}
+    assert "put cup from counter or drying rack into sink" in reader.instructions
+    for number, length in enumerate(reader.lengths):
+        frames = reader.read(number)
+        assert frames["action"].shape == frames["observation.state"].shape == (length, 7)
+        assert frames["action"].dtype == np.float32 and np.abs(frames["action"]).max() < 10
+        assert np.isfinite(frames["observation.state"]).all() and frames["reward"].shape == (length,)
+        for camera in cameras:
+            assert frames[camera].shape == (length, 64, 64, 3) and frames[camera].dtype == np.uint8
+        assert frames[cameras[0]].std() > 10
+    (missing,) = reader.problems()
+    assert missing.severity == "warning" and missing.where == "split val"
