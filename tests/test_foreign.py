@@ -181,6 +181,9 @@ def test_conversion_continues_where_it_stopped(tmp_path: Path) -> None:
     np.testing.assert_array_equal(ours.actions, theirs.actions)
     np.testing.assert_array_equal(ours.observations["front"], theirs.observations["front"])
     assert files_of(root) == before
+    with pytest.raises(PolysomaError, match="recorded by polysoma"):
+        convert(tmp_path / "out", tmp_path / "again")
+    assert schema_of(open_reader(tmp_path / "out")).embodiment == theirs.embodiment
     with pytest.raises(PolysomaError, match="must not lie in one another"):
         convert(root, root / "inside")
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from polysoma.data import layout
 from polysoma.data.foreign import Foreign
 from polysoma.data.formats import open_reader
 from polysoma.data.schema import schema_of
@@ -40,6 +41,8 @@ def convert(
     """
     if target.resolve().is_relative_to(source.resolve()) or source.resolve().is_relative_to(target.resolve()):
         raise PolysomaError(f"{target} and {source} must not lie in one another: the source is never touched")
+    if (source / layout.POLYSOMA).exists():
+        raise PolysomaError(f"{source} was recorded by polysoma: there is nothing to convert, copy the folder")
     reader = open_reader(source)
     result = Converted()
     try:

@@ -205,14 +205,16 @@ def _of_numbers(name: str, seen: _Seen) -> Iterator[Problem]:
             f"never changes: {_named(seen.names, still)}",
             "nothing is learnt from it; leave the channel out of the description unless the robot needs it",
         )  # fmt: skip
-    far = ~still & (np.maximum(seen.high - seen.mean, seen.mean - seen.low) > _FAR * np.where(still, 1, seen.std))
+    sample, reach = np.concatenate(seen.sample), _FAR * np.where(still, 1, seen.std)
+    far = ~still & (np.maximum(seen.high - seen.mean, seen.mean - seen.low) > reach)
+    # Channels that mostly rest at one value are switches: a thing in view, a button pressed.
+    far &= (sample == np.median(sample, 0)).mean(0) < 0.5
     if far.any() and seen.count > 20 * _FAR**2:
         yield Problem(
             "warning", name, f"values more than {_FAR} standard deviations away: {_named(seen.names, far)}",
             "look at them (`polysoma data view`): sensors that fail for a moment spoil the scale of all others",
         )  # fmt: skip
     if acts:
-        sample = np.concatenate(seen.sample)
         for end, which in ((seen.low, "lowest"), (seen.high, "highest")):
             share = (sample == end).mean(0)
             distinct = np.array([len(np.unique(column)) for column in sample.T])

@@ -249,8 +249,8 @@ def read_polysoma(root: Path) -> tuple[Embodiment, dict[str, list[int]]]:
     if not path.exists():
         if (root / INFO).exists():
             raise PolysomaError(
-                f"{root}: this LeRobot data set was not recorded by polysoma (it has no {POLYSOMA}), and nothing is added "
-                "to it; record into another folder, or copy it with `polysoma data convert`"
+                f"{root}: this LeRobot data set was not recorded by polysoma (it has no {POLYSOMA}), so nothing is "
+                "added to it; record into another folder, or copy it with `polysoma data convert`"
             )
         raise PolysomaError(f"{root}: not a data set: expected {INFO} in this folder")
     data = read_json(path)

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from polysoma.data import layout
 from polysoma.data.formats.reader import ACTION, OBSERVATION, PICTURE, Column, Reader
 from polysoma.embodiment import (
     INSTRUCTION,
@@ -64,12 +65,16 @@ def schema_path(path: Path) -> Path:
 
 
 def schema_of(reader: Reader) -> Schema:
-    """What the TOML next to the data says, or else what can be inferred.
+    """What the TOML next to the data says, or else what can be inferred; of data recorded here, what was recorded.
 
     Raises:
         PolysomaError: the TOML is malformed or does not fit the data, or there is no column of actions.
     """
     path = schema_path(reader.path)
+    if (reader.path / layout.POLYSOMA).exists():
+        body, _ = layout.read_polysoma(reader.path)
+        columns = {stream.name: layout.stream_key(body, stream) for stream in body.arrays}
+        return Schema(body, columns | {ACTION: layout.ACTION})
     if not path.exists():
         return infer(reader)
     schema = read_schema(path)
