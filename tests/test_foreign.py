@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from polysoma.data.cache import caches
 from polysoma.data.convert import convert
 from polysoma.data.dataset import Dataset
 from polysoma.data.foreign import resized
@@ -144,6 +146,47 @@ def test_the_cache_follows_the_source(tmp_path: Path) -> None:
     assert Dataset(root).observations["front"].shape == (23, 8, 8, 3)
 
 
+def test_many_pictures_are_unpacked_by_several_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = Dataset(write_v3(tmp_path / "set"))
+    monkeypatch.setattr("polysoma.data.foreign._WORTH_PROCESSES", 1)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    calls: list[tuple[int, int]] = []
+    together = Dataset(write_v3(tmp_path / "same"), lambda done, total: calls.append((done, total)))
+    assert calls[-1] == (23, 23) and len(calls) == 3
+    np.testing.assert_array_equal(alone.observations["front"], together.observations["front"])
+    np.testing.assert_array_equal(alone.actions, together.actions)
+
+
+def test_an_error_in_another_process_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = write_v3(tmp_path / "set")
+    (root / "videos/observation.images.front/chunk-000/file-001.mp4").unlink()
+    monkeypatch.setattr("polysoma.data.foreign._WORTH_PROCESSES", 1)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    with pytest.raises(PolysomaError, match=r"file-001.mp4 is missing"):
+        Dataset(root)
+    assert caches() == []
+
+
+def test_caches_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second, third = (write_v3(tmp_path / f"set-{number}") for number in range(3))
+    Dataset(first)
+    (one,) = caches()
+    monkeypatch.setenv("POLYSOMA_CACHE_GB", str(2.5 * one.bytes / 1e9))
+    Dataset(second)
+    os.utime(one.folder, (1, 1))
+    Dataset(first)  # Used again, so it is the younger one now.
+    (two,) = [cache for cache in caches() if cache.folder != one.folder]
+    os.utime(two.folder, (2, 2))
+    Dataset(third)
+    assert len(caches()) == 2 and one.folder.exists() and not two.folder.exists()
+    monkeypatch.setenv("POLYSOMA_CACHE_GB", "0.00001")
+    with pytest.raises(PolysomaError, match=r"a cache of .* GB is needed, and 1e-05 GB are allowed"):
+        Dataset(second)
+    monkeypatch.setenv("POLYSOMA_CACHE_GB", "much")
+    with pytest.raises(PolysomaError, match="expected a number of gigabytes, got 'much'"):
+        Dataset(second)
+
+
 def test_numbers_that_are_not_finite_are_refused_by_name(tmp_path: Path) -> None:
     root = write_v2(tmp_path / "set", kind="image")
     path = root / "data/chunk-000/episode_000001.parquet"
@@ -268,6 +311,7 @@ def test_commands(tmp_path: Path) -> None:
     changed(root, total_frames=1)
     broken = run("doctor", str(root), "--json")
     assert broken.returncode == 1 and json.loads(broken.stdout)["problems"][0]["severity"] == "error"
+    assert "of 100 GB" in run("data", "cache", "--clear").stdout
     listing = run("data")
     assert listing.returncode == 0 and "data convert" in listing.stdout
     wrong = run("data", "infos")

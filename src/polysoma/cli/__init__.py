@@ -13,7 +13,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import tyro
 
 from polysoma.cli.bodies import Bodies
-from polysoma.cli.data import Convert, Describe, Info, View
+from polysoma.cli.data import Caches, Convert, Describe, Info, View
 from polysoma.cli.doctor import Doctor
 from polysoma.cli.evaluate import Evaluate
 from polysoma.cli.export import Export
@@ -31,6 +31,7 @@ COMMANDS: dict[str, Any] = {
     "data schema": Describe,
     "data convert": Convert,
     "data view": View,
+    "data cache": Caches,
     "doctor": Doctor,
     "train": Train,
     "evaluate": Evaluate,

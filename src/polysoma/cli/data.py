@@ -131,6 +131,36 @@ class Convert:
 
 
 @dataclass(frozen=True)
+class Caches:
+    """Lists the caches of data sets of other libraries, and lets go of them.
+
+    Examples:
+        polysoma data cache
+        polysoma data cache --clear
+    """
+
+    clear: bool = False
+    """Delete them all; they are made again when they are needed."""
+
+    def run(self) -> None:
+        import shutil
+        import time
+
+        from polysoma.data.cache import cache_home, cache_limit, caches
+
+        held = sorted(caches(), key=lambda cache: -cache.used)
+        for cache in held:
+            hours = (time.time() - cache.used) / 3600
+            print(f"{cache.bytes / 1e9:8.2f} GB  used {hours:,.0f} h ago  {cache.folder}")
+        total = sum(cache.bytes for cache in held)
+        print(f"{total / 1e9:.2f} of {cache_limit() / 1e9:g} GB (POLYSOMA_CACHE_GB) in {cache_home()}")
+        if self.clear:
+            for cache in held:
+                shutil.rmtree(cache.folder, ignore_errors=True)
+            print(f"deleted {len(held)}")
+
+
+@dataclass(frozen=True)
 class View:
     """Draws a data set: one HTML page with the pictures and the numbers of some episodes.
 

@@ -6,6 +6,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -35,6 +36,19 @@ def counting(title: str) -> Iterator[Callable[[int, int, str], None]]:
             bar.update(task, completed=done, total=total, remark=remark)
 
         yield show
+
+
+def unpacking() -> Callable[[Path, int, int], None]:
+    """Gives a function to call with (data set, frames so far, of how many), which prints a line now and then."""
+    last = time.monotonic()
+
+    def show(path: Path, done: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= SECONDS_BETWEEN_LINES / 4 or (done == total and total > 5000):
+            last = time.monotonic()
+            print(f"unpacking {path}: {done:,} of {total:,} frames", file=sys.stderr, flush=True)
+
+    return show
 
 
 def _lines(title: str) -> Callable[[int, int, str], None]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import tyro
 
-from polysoma.cli.progress import counting
+from polysoma.cli.progress import counting, unpacking
 from polysoma.errors import PolysomaError
 
 
@@ -50,7 +50,7 @@ class Train:
             def progress(step: int, losses: dict[str, float]) -> None:
                 show(step, recipe.steps, " ".join(f"{name} {loss:.3f}" for name, loss in losses.items()))
 
-            folder = train(recipe, self.out, self.resume, self.until, progress, _quick_evaluation)
+            folder = train(recipe, self.out, self.resume, self.until, progress, _quick_evaluation, unpacking())
         if os.environ.get("RANK", "0") == "0":
             print(f"checkpoint: {folder}")
 

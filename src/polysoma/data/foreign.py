@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import multiprocessing
+import os
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from polysoma.data import layout
 from polysoma.data.episode import Episode
+from polysoma.data.formats import open_reader
 from polysoma.data.formats.reader import ACTION, Reader
 from polysoma.data.layout import EpisodeIndex, Feature
 from polysoma.data.schema import Schema
 from polysoma.embodiment import ContinuousActions, Modality
 from polysoma.errors import PolysomaError
+
+_WORTH_PROCESSES = 5000
+"""Frames with pictures from which on starting processes pays."""
 
 Progress = Callable[[int, int], None]
 """Called with (frames so far, of how many)."""
@@ -56,19 +65,39 @@ class Foreign:
         self.features: dict[str, Feature] = {key: value for key, value in features.items() if key != layout.EXECUTED}
 
     def fill(self, arrays: dict[str, np.ndarray], progress: Progress | None = None) -> None:
-        """Writes all frames into arrays by column. Raises PolysomaError as :meth:`episode`."""
+        """Writes all frames into arrays by column. Raises PolysomaError as :meth:`episode`.
+
+        Many pictures that go into mapped files are unpacked by as many processes as there are cores.
+        """
+        pictures = any(feature.image for feature in self.features.values())
+        workers = min(os.cpu_count() or 1, len(self))
+        files = {key: str(array.filename) for key, array in arrays.items() if isinstance(array, np.memmap)}
+        done = 0
+        if not pictures or workers == 1 or self.index.frames < _WORTH_PROCESSES or len(files) < len(arrays):
+            for number in range(len(self)):
+                self._fill_one(arrays, number)
+                done += int(self.index.length[number])
+                if progress is not None:
+                    progress(done, self.index.frames)
+            return
+        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+            work = partial(_unpack, self.reader.path, self.schema, files)
+            try:
+                for count in pool.map(work, np.array_split(np.arange(len(self)), min(len(self), 8 * workers))):
+                    done += count
+                    if progress is not None:
+                        progress(done, self.index.frames)
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+
+    def _fill_one(self, arrays: Mapping[str, np.ndarray], number: int) -> None:
         body = self.schema.embodiment
-        keys = {stream.name: layout.stream_key(body, stream) for stream in body.arrays}
-        begin = 0
-        for number, length in enumerate(self.index.length.tolist()):
-            observations, actions = self._arrays(self.number(number))
-            rows = slice(begin, begin + length)
-            for name, values in observations.items():
-                arrays[keys[name]][rows] = values
-            arrays[layout.ACTION][rows] = actions.reshape(length, -1)
-            begin += length
-            if progress is not None:
-                progress(begin, self.index.frames)
+        observations, actions = self._arrays(self.number(number))
+        begin, length = int(self.index.start[number]), int(self.index.length[number])
+        for stream in body.arrays:
+            arrays[layout.stream_key(body, stream)][begin : begin + length] = observations[stream.name]
+        arrays[layout.ACTION][begin : begin + length] = actions.reshape(length, -1)
 
     def __len__(self) -> int:
         """The number of episodes that have frames."""
@@ -132,6 +161,19 @@ class Foreign:
                 f"{channel}; `polysoma doctor` lists all such places, `polysoma data convert --skip` leaves them out"
             )
         return rows
+
+
+def _unpack(path: Path, schema: Schema, files: Mapping[str, str], numbers: np.ndarray) -> int:
+    """Writes these episodes into mapped files, in a process of its own. Returns how many frames they were."""
+    reader = open_reader(path)
+    try:
+        foreign = Foreign(reader, schema)
+        arrays = {key: np.load(file, mmap_mode="r+") for key, file in files.items()}
+        for number in numbers.tolist():
+            foreign._fill_one(arrays, number)
+        return int(foreign.index.length[numbers].sum())
+    finally:
+        reader.close()
 
 
 def resized(pictures: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import fnmatch
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -151,17 +152,23 @@ class Source:
 _OFFSET_FRAMES = 100_000
 
 
-def open_sources(paths: Sequence[Path], weights: dict[str, float], balance: dict[str, float]) -> list[Source]:
+def open_sources(
+    paths: Sequence[Path],
+    weights: dict[str, float],
+    balance: dict[str, float],
+    progress: Callable[[Path, int, int], None] | None = None,
+) -> list[Source]:
     """Opens data sets and groups them by embodiment, in the order of the embodiments' names.
 
     Args:
         paths: folders of data sets.
         weights: pattern (``*`` and ``?``) to the weight of the folders that match it; the first one counts, 1 if none.
         balance: embodiment name to the exponent of :class:`Source`; 0 where absent.
+        progress: called with (data set, frames so far, of how many) while a data set of another format is unpacked.
     """
     groups: dict[str, list[tuple[Dataset, float]]] = {}
     for path in paths:
-        dataset = Dataset(path)
+        dataset = Dataset(path, None if progress is None else partial(progress, path))
         weight = next((value for pattern, value in weights.items() if fnmatch.fnmatch(str(path), pattern)), 1.0)
         groups.setdefault(dataset.embodiment.name, []).append((dataset, weight))
     return [

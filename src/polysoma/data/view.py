@@ -109,7 +109,7 @@ def _film(name: str, pictures: np.ndarray, fps: float) -> str:
     size = (_HEIGHT, max(2, round(width * _HEIGHT / height / 2) * 2), 3)
     file = base64.b64encode(encode_video(list(resized(pictures[::stride], size)), max(1.0, fps / stride))).decode()
     return (
-        f'<figure><video src="data:video/mp4;base64,{file}" autoplay loop muted playsinline controls></video>'
+        f'<figure><video src="data:video/mp4;base64,{file}" autoplay loop muted playsinline></video>'
         f"<figcaption>{html.escape(name)}, {height}x{width}</figcaption></figure>"
     )
 

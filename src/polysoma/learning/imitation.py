@@ -50,6 +50,7 @@ def train(
     until: int | None = None,
     progress: Callable[[int, dict[str, float]], None] | None = None,
     evaluate: Evaluate | None = None,
+    unpacking: Callable[[Path, int, int], None] | None = None,
 ) -> Path:
     """Trains, and returns the folder of the final checkpoint (moving average of the weights), ``out/checkpoint``.
 
@@ -60,13 +61,14 @@ def train(
         until: stop after this step (with a checkpoint that resumes), e.g. to record with the policy so far.
         progress: called after every step with the step and the mean loss of each body.
         evaluate: called at every checkpoint when the recipe asks for it.
+        unpacking: called with (data set, frames so far, of how many) while data of other formats are unpacked.
 
     Raises:
         PolysomaError: bodies without data, a run folder that is taken, nothing to resume, or a loss that is not finite.
     """
     _keep_freed_memory()
     accelerator = accelerate.Accelerator()
-    sources = _sources(recipe)
+    sources = _sources(recipe, unpacking)
     training = out / "training"
     if resume and not (training / STATE_FILE).is_file():
         raise PolysomaError(f"nothing to resume in {out}: no {training / STATE_FILE}; start it without --resume")
@@ -151,11 +153,11 @@ def learning_rate(recipe: Recipe, step: int) -> float:
     return recipe.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
 
 
-def _sources(recipe: Recipe) -> list[Source]:
+def _sources(recipe: Recipe, unpacking: Callable[[Path, int, int], None] | None = None) -> list[Source]:
     balance = {name: body.balance for name, body in recipe.bodies.items()}
     sources = [
         source
-        for source in open_sources(recipe.folders(), dict(recipe.weights), balance)
+        for source in open_sources(recipe.folders(), dict(recipe.weights), balance, unpacking)
         if source.embodiment.name in recipe.bodies
     ]
     missing = set(recipe.bodies) - {source.embodiment.name for source in sources}
