@@ -34,6 +34,7 @@ def record(
     seed: int = 0,
     lanes: int = 16,
     progress: Callable[[int, int, Recorded], None] | None = None,
+    cluster: str | None = None,
 ) -> Recorded:
     """Records ``episodes`` of each task with the seeds ``seed, seed + 1, ...`` into ``out/<body>``.
 
@@ -43,6 +44,7 @@ def record(
 
     Args:
         progress: called with episodes done, episodes in all and the counts so far.
+        cluster: None, or the address of a Ray cluster that plays instead of this machine, which still writes.
 
     Raises:
         PolysomaError: unknown task, missing simulator, a data set of another embodiment in the way, a full disk.
@@ -60,7 +62,7 @@ def record(
         ]
         result = Recorded(skipped=len(tasks) * episodes - len(jobs))
         began = time.monotonic()
-        for done, outcome in enumerate(rollout_in_workers(jobs, behaviour, workers, lanes), 1):
+        for done, outcome in enumerate(rollout_in_workers(jobs, behaviour, workers, lanes, cluster), 1):
             writer = writers[outcome.task.split("/")[0]]
             if outcome.episode is not None and _worth_keeping(outcome, behaviour):
                 writer.add(outcome.episode)

@@ -7,11 +7,10 @@ episode at a time and takes the next job when it is done. Environments are kept 
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
-import queue
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -22,6 +21,7 @@ from polysoma.data.paraphrases import Split, read_paraphrases
 from polysoma.embodiment import INSTRUCTION, ContinuousActions, Embodiment, Modality, Observation
 from polysoma.errors import PolysomaError
 from polysoma.simulators.environment import Environment, ExpertFailed
+from polysoma.workers import in_processes, on_ray
 
 VIDEO_FPS = 12
 EXPERT, RANDOM = "expert", "random"
@@ -243,53 +243,44 @@ def _random_action(lane: _Lane) -> Any:
     return np.int64(lane.rng.integers(actions.size))
 
 
-def rollout_in_workers(jobs: Sequence[Job], behaviour: Behaviour, workers: int, lanes: int = 16) -> Iterator[Outcome]:
+def rollout_in_workers(
+    jobs: Sequence[Job], behaviour: Behaviour, workers: int, lanes: int = 16, cluster: str | None = None
+) -> Iterator[Outcome]:
     """As :func:`rollout`, in ``workers`` processes of one thread each; outcomes come as they are ready.
 
+    Args:
+        jobs: episodes to play.
+        behaviour: who decides.
+        workers: processes.
+        lanes: episodes at a time in each.
+        cluster: None for processes of this machine, or the address of a Ray cluster (:func:`polysoma.workers.on_ray`),
+            to which a checkpoint's folder is sent.
+
     Raises:
-        PolysomaError: as :func:`rollout`; also when a worker dies.
+        PolysomaError: as :func:`rollout`; also when a worker dies, or there is no such cluster.
     """
     if workers < 1 or lanes < 1:
         raise PolysomaError(f"workers and lanes must be at least 1, got {workers} and {lanes}")
-    if workers == 1:
+    if cluster is None and workers == 1:
         remaining = iter(jobs)
         yield from rollout(lambda: next(remaining, None), behaviour, lanes)
         return
-    context = multiprocessing.get_context("spawn")
-    todo, done = context.Queue(), context.Queue()
-    for job in [*jobs, *([None] * workers)]:
-        todo.put(job)
-    processes = [
-        context.Process(target=_work, args=(todo, done, behaviour, lanes), daemon=True) for _ in range(workers)
-    ]
-    for process in processes:
-        process.start()
-    try:
-        running = workers
-        while running:
-            try:
-                message = done.get(timeout=5)
-            except queue.Empty:
-                dead = [p.exitcode for p in processes if p.exitcode]
-                if dead:
-                    raise PolysomaError(
-                        f"a worker process died (exit code {dead[0]}): out of memory? Try fewer workers or lanes"
-                    ) from None
-                continue
-            if message is None:
-                running -= 1
-            elif isinstance(message, Outcome):
-                yield message
-            else:
+    if cluster is None:
+        messages = in_processes(_work, jobs, workers, None, behaviour, lanes)
+    else:
+        folder = Path(behaviour.driver)
+        messages = on_ray(_work, jobs, workers, cluster, folder if folder.is_dir() else None, behaviour, lanes)
+    with contextlib.closing(messages):
+        for message in messages:
+            if not isinstance(message, Outcome):
                 raise PolysomaError(message)
-    finally:
-        for process in processes:
-            process.terminate()
-        todo.cancel_join_thread()
+            yield message
 
 
-def _work(todo: Any, done: Any, behaviour: Behaviour, lanes: int) -> None:
+def _work(todo: Any, done: Any, checkpoint: Path | None, behaviour: Behaviour, lanes: int) -> None:
     try:
+        if checkpoint is not None:
+            behaviour = replace(behaviour, driver=str(checkpoint))
         if behaviour.driver not in (EXPERT, RANDOM):
             import torch
 

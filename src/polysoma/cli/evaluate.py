@@ -61,6 +61,8 @@ class Evaluate:
     """What says what to do: words, the pictures at the end of the expert's episode, or both."""
     film: int = 240
     """Side of the report's videos in pixels; 0 for none."""
+    ray: str | None = None
+    """Play on a Ray cluster: its address, auto, or local to start one here."""
 
     def run(self) -> None:
         bodies = None
@@ -96,6 +98,7 @@ class Evaluate:
                 progress,
                 words,
                 self.told,
+                self.ray,
             )
         if self.json:
             self.json.parent.mkdir(parents=True, exist_ok=True)

@@ -42,6 +42,8 @@ class Record:
     """Cut episodes after this many steps."""
     lanes: int = 16
     """Episodes at a time in each process."""
+    ray: str | None = None
+    """Play on a Ray cluster: its address, auto, or local to start one here. Episodes are written here."""
 
     def run(self) -> None:
         behaviour = Behaviour(
@@ -57,7 +59,9 @@ class Record:
                 rate = so_far.steps / max(so_far.seconds, 1e-9)
                 show(done, total, f"{rate:,.0f} steps/s, {sum(so_far.failed.values())} failed")
 
-            result = record(tasks, self.episodes, self.out, behaviour, self.workers, self.seed, self.lanes, progress)
+            result = record(
+                tasks, self.episodes, self.out, behaviour, self.workers, self.seed, self.lanes, progress, self.ray
+            )
         print(
             f"kept {sum(result.kept.values())} episodes, dropped {sum(result.failed.values())} that failed, "
             f"{result.skipped} were there already; {result.steps:,} steps in {result.seconds:.1f} s "

@@ -149,6 +149,7 @@ def evaluate(
     progress: Callable[[int, int, dict[str, Score]], None] | None = None,
     paraphrases: tuple[str, Split] | None = None,
     told: Told = "words",
+    cluster: str | None = None,
 ) -> Result:
     """Plays ``episodes`` of each task with the seeds ``seed, seed + 1, ...``.
 
@@ -160,9 +161,10 @@ def evaluate(
         progress: called with episodes done, in all, and the scores so far.
         paraphrases: None, or a file and the split from which instructions are said in other words.
         told: whether words, goal pictures or both say what to do.
+        cluster: None, or the address of a Ray cluster that plays instead of this machine.
 
     Raises:
-        PolysomaError: unknown task, no such checkpoint, or a checkpoint that does not know a body.
+        PolysomaError: unknown task, no such checkpoint or cluster, or a checkpoint that does not know a body.
     """
     if episodes < 1:
         raise PolysomaError(f"episodes must be at least 1, got {episodes}")
@@ -175,7 +177,7 @@ def evaluate(
     so_far: dict[str, Score] = {}
     films: dict[str, Outcome] = {}
     began = time.monotonic()
-    for done, outcome in enumerate(rollout_in_workers(jobs, behaviour, workers, lanes), 1):
+    for done, outcome in enumerate(rollout_in_workers(jobs, behaviour, workers, lanes, cluster), 1):
         if outcome.frames:
             films[outcome.task] = outcome
         outcomes[outcome.task, outcome.seed] = outcome

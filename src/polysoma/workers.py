@@ -1,0 +1,128 @@
+"""Workers: one function in several processes of this machine, or in tasks of a Ray cluster.
+
+Either way the function takes jobs from a queue until it gets None, and puts what comes of them into another, and None at
+its end.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import queue
+import tempfile
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from polysoma.errors import PolysomaError
+
+Work = Callable[..., None]
+"""Called with the queue of jobs, the queue of results, and further arguments."""
+
+LOCAL = "local"
+"""The address of a Ray cluster that is started here for the purpose."""
+
+_PASSED_ON = ("POLYSOMA_FAMILIES", "MUJOCO_GL", "PYTHONPATH")
+
+
+def in_processes(work: Work, jobs: Sequence[Any], workers: int, *arguments: Any) -> Generator[Any, None, None]:
+    """Results as they come. Raises PolysomaError when a worker dies."""
+    context = multiprocessing.get_context("spawn")
+    todo, done = context.Queue(), context.Queue()
+    for job in [*jobs, *([None] * workers)]:
+        todo.put(job)
+    processes = [context.Process(target=work, args=(todo, done, *arguments), daemon=True) for _ in range(workers)]
+    for process in processes:
+        process.start()
+
+    def check() -> None:
+        dead = [process.exitcode for process in processes if process.exitcode]
+        if dead:
+            raise PolysomaError(
+                f"a worker process died (exit code {dead[0]}): out of memory? Try fewer workers or lanes"
+            )
+
+    try:
+        yield from _received(done, workers, check)
+    finally:
+        for process in processes:
+            process.terminate()
+        todo.cancel_join_thread()
+
+
+def on_ray(
+    work: Work, jobs: Sequence[Any], workers: int, address: str, files: Path | None, *arguments: Any
+) -> Generator[Any, None, None]:
+    """Results as they come, from tasks of one core each.
+
+    Args:
+        work: as for :func:`in_processes`; its third argument is the folder of ``files`` where the task runs, or None.
+        jobs: to be done.
+        workers: tasks.
+        address: of the cluster: ``"auto"``, ``"ray://HOST:PORT"``, ``"HOST:PORT"``, or :data:`LOCAL`.
+        files: a folder whose files the tasks need, which their machines need not have; or None.
+        arguments: further ones.
+
+    Raises:
+        PolysomaError: Ray is not installed, there is no cluster at the address, or a task dies.
+    """
+    try:
+        import ray
+        from ray.util.queue import Queue
+    except ImportError as error:
+        raise PolysomaError(
+            "rollouts on a cluster need Ray, not installed here: pip install 'polysoma[ray]'"
+        ) from error
+    variables = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+    options: dict[str, Any] = {"runtime_env": {"env_vars": {**variables, "OMP_NUM_THREADS": "1"}}}
+    try:
+        if address == LOCAL:
+            ray.init(num_cpus=workers + 2, include_dashboard=False, log_to_driver=False, **options)
+        else:
+            ray.init(address=address, log_to_driver=False, **options)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise PolysomaError(f"no Ray cluster at {address!r}: {str(error).splitlines()[0]}") from error
+    try:
+        todo, done = Queue(actor_options={"num_cpus": 0}), Queue(actor_options={"num_cpus": 0})
+        todo.put_nowait_batch([*jobs, *([None] * workers)])
+        content = (
+            None if files is None else {path.name: path.read_bytes() for path in files.iterdir() if path.is_file()}
+        )
+        task = ray.remote(num_cpus=1, max_retries=0)(_with_files)
+        held = ray.put(content)
+        tasks = [task.remote(held, work, todo, done, *arguments) for _ in range(workers)]
+
+        def check() -> None:
+            ended, _ = ray.wait(tasks, num_returns=len(tasks), timeout=0)
+            try:
+                ray.get(ended)
+            except ray.exceptions.RayError as error:
+                raise PolysomaError(f"a task of the cluster died: {str(error).splitlines()[-1]}") from error
+
+        yield from _received(done, workers, check)
+    finally:
+        ray.shutdown()
+
+
+def _with_files(content: Mapping[str, bytes] | None, work: Work, todo: Any, done: Any, *arguments: Any) -> None:
+    if content is None:
+        work(todo, done, None, *arguments)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        for name, data in content.items():
+            (Path(folder) / name).write_bytes(data)
+        work(todo, done, Path(folder), *arguments)
+
+
+def _received(done: Any, workers: int, check: Callable[[], None]) -> Iterator[Any]:
+    running = workers
+    while running:
+        try:
+            message = done.get(timeout=5)
+        except queue.Empty:
+            check()
+            continue
+        if message is None:
+            running -= 1
+        else:
+            yield message
