@@ -1,7 +1,7 @@
 """Workers: one function in several processes of this machine, or in tasks of a Ray cluster.
 
-Either way the function takes jobs from a queue until it gets None, and puts what comes of them into another, and None at
-its end.
+Either way the function takes jobs from a queue until it gets None, and puts what comes of them into another, and None
+at its end.
 """
 
 from __future__ import annotations
