@@ -32,3 +32,12 @@ def decode_image(file: bytes, shape: tuple[int, ...]) -> np.ndarray:
             return np.asarray(picture.convert("RGB"))
     except (OSError, SyntaxError, TypeError, Image.DecompressionBombError) as error:
         raise ValueError(f"damaged picture: {error}") from error
+
+
+def image_shape(file: bytes) -> tuple[int, int, int]:
+    """``(height, width, 3)`` of a PNG or JPEG file. Raises ValueError when it is neither, or damaged."""
+    try:
+        with Image.open(io.BytesIO(file), formats=("PNG", "JPEG")) as picture:
+            return picture.height, picture.width, 3
+    except (OSError, SyntaxError, TypeError, Image.DecompressionBombError) as error:
+        raise ValueError(f"damaged picture: {error}") from error

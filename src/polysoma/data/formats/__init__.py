@@ -8,16 +8,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from polysoma.data.formats.hdf5 import Hdf5Reader, is_hdf5
 from polysoma.data.formats.lerobot import LeRobotReader, is_lerobot
+from polysoma.data.formats.minari import MinariReader, is_minari
 from polysoma.data.formats.reader import Column, Problem, Reader
 from polysoma.data.formats.rlds import RldsReader, is_rlds
+from polysoma.data.formats.zarr_buffer import ZarrReader, is_zarr
 from polysoma.errors import PolysomaError
 
 __all__ = ["Column", "Problem", "Reader", "is_dataset", "open_reader"]
 
+# Minari's HDF5 files lie in folders of its own, so it is asked before plain HDF5 is.
 _FORMATS = (
     (is_lerobot, LeRobotReader),
     (is_rlds, RldsReader),
+    (is_minari, MinariReader),
+    (is_zarr, ZarrReader),
+    (is_hdf5, Hdf5Reader),
 )
 _KNOWN = (
     "LeRobotDataset v3.0, v2.1 and v2.0 (meta/info.json), RLDS (features.json and *.tfrecord*), Minari "

@@ -1,0 +1,253 @@
+"""HDF5 files of robomimic, and of ALOHA and ACT.
+
+robomimic's data sets are one file with a group ``data/demo_N`` for each episode; ALOHA's are a folder with a file
+``episode_N.hdf5`` for each. Files are opened to read alone, and links out of them are not followed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from polysoma.data.formats.reader import ACTION, OBSERVATION, PICTURE, REWARD, Column, Problem, Reader, needs, reading
+from polysoma.data.images import decode_image, image_shape
+
+_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+_SUFFIXES = (".hdf5", ".h5", ".hdf")
+_MOST_BYTES = 8 * 2**30
+"""Of one column of one episode: more is taken for damage."""
+_INSTRUCTIONS = ("language_instruction", "lang", "instruction", "task")
+
+
+def is_hdf5(path: Path) -> bool:
+    """Whether this is an HDF5 file, or a folder of files ``episode_N.hdf5``."""
+    if path.is_dir():
+        return next(path.glob("episode_*.hdf5"), None) is not None
+    if path.suffix not in _SUFFIXES or not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(len(_SIGNATURE)) == _SIGNATURE
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[Any]:
+    """The file, read-only; without locks, which read-only and network disks do not have."""
+    try:
+        import h5py
+    except ImportError as error:
+        raise needs("h5py") from error
+    with h5py.File(path, "r", locking=False) as file:
+        yield file
+
+
+def leaves(group: Any, prefix: str = "") -> dict[str, Any]:
+    """All arrays below a group by path.
+
+    Raises:
+        ValueError: an array or a group lies in another file, or groups lie in one another without end.
+    """
+    import h5py
+
+    if prefix.count("/") > 16:
+        raise ValueError("groups lie too deep in one another")
+    found: dict[str, Any] = {}
+    for name in group:
+        link = group.get(name, getlink=True)
+        if isinstance(link, h5py.ExternalLink):
+            raise ValueError(f"{prefix}{name} leads to another file, which is not followed")
+        child = group[name]
+        if isinstance(child, h5py.Dataset):
+            if child.is_virtual or child.external:
+                raise ValueError(f"{prefix}{name} lies in another file, which is not followed")
+            found[prefix + name] = child
+        else:
+            found |= leaves(child, f"{prefix}{name}/")
+    return found
+
+
+def column_of(shape: tuple[int, ...], dtype: np.dtype) -> Column | None:
+    """What an array ``(T, *shape)`` is; None where it is neither numbers nor pictures."""
+    if dtype.kind not in "fiub":
+        return None
+    if len(shape) == 3 and shape[2] == 3 and dtype == np.uint8:
+        return Column(shape, dtype, picture=True)
+    return Column(shape, np.dtype(np.float32) if dtype.kind == "f" else dtype)
+
+
+def observation_name(path: str, column: Column) -> str:
+    """The column's name in the readers' vocabulary."""
+    return (PICTURE if column.picture else OBSERVATION) + path.replace("/", ".")
+
+
+def rows_of(array: Any, about: Column, length: int, coded: bool = False) -> np.ndarray:
+    """The first ``length`` rows of an HDF5 array. Raises ValueError when it is shorter or of another kind."""
+    if array.shape[:1] < (length,):
+        raise ValueError(f"{array.name} holds {array.shape[0] if array.shape else 1} rows of {length}")
+    if coded:
+        pictures = np.empty((length, *about.shape), np.uint8)
+        for row in range(length):
+            pictures[row] = decode_image(np.asarray(array[row], np.uint8).tobytes(), about.shape)
+        return pictures
+    if array.shape[1:] != about.shape or array.dtype.kind not in "fiub":
+        raise ValueError(f"{array.name}: expected rows of shape {about.shape}, got {array.dtype} of {array.shape[1:]}")
+    if length * array.dtype.itemsize * int(np.prod(about.shape)) > _MOST_BYTES:
+        raise ValueError(f"{array.name} claims more than {_MOST_BYTES >> 30} GB")
+    values: np.ndarray = array[:length]
+    return values.astype(about.dtype, copy=False)
+
+
+class Hdf5Reader(Reader):
+    """A robomimic file, or a folder of ALOHA's. Raises PolysomaError when it is neither, or damaged."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        self._left_out: dict[str, str] = {}
+        self._coded: set[str] = set()
+        self._problems: list[Problem] = []
+        if self.path.is_dir():
+            found = [(int(match[1]), file) for file in self.path.iterdir() if (match := _NUMBERED.fullmatch(file.name))]
+            self._episodes = [(file, "/") for _, file in sorted(found)]
+            self._open_aloha()
+            return
+        with reading(self.path), opened(self.path) as file:
+            robomimic = "data" in file
+            if not robomimic and "action" not in file:
+                raise ValueError(f"expected groups data/demo_0, ... or an array action, got {sorted(file)[:8]}")
+            if robomimic:
+                self._open_robomimic(file)
+        if not robomimic:
+            self._episodes = [(self.path, "/")]
+            self._open_aloha()
+
+    def _open_robomimic(self, file: Any) -> None:
+        demos = sorted((int(match[1]), name) for name in file["data"] if (match := re.fullmatch(r"demo_(\d+)", name)))
+        if not demos:
+            raise ValueError(f"expected groups data/demo_0, ..., got data/{sorted(file['data'])[:8]}")
+        about = _json(file["data"].attrs.get("env_args"))
+        rate = (about.get("env_kwargs") or {}).get("control_freq")
+        self.format, self.robot = "robomimic HDF5", str(about.get("env_name") or "")
+        self.fps = float(rate) if isinstance(rate, int | float) and rate > 0 else None
+        told = str(_json(file["data"].attrs.get("problem_info")).get("language_instruction") or "")
+        self._episodes = [(self.path, f"data/{name}") for _, name in demos]
+        lengths, instructions = [], []
+        for number, (_, name) in enumerate(demos):
+            demo = file["data"][name]
+            length = int(demo["actions"].shape[0])
+            lengths.append(length)
+            held = demo.attrs.get("num_samples", length)
+            if held != length:
+                self._problems.append(
+                    Problem("error", f"data/{name}", f"num_samples is {held}, there are {length} actions",
+                            "copy the file again, or leave the episode out")
+                )  # fmt: skip
+            instructions.append(str(_json(demo.attrs.get("ep_meta")).get("lang") or "") or told)
+            if number == 0:
+                self._describe(leaves(demo), length, "actions", "rewards", "obs/", ("obs/",))
+        self.lengths, self.instructions = np.array(lengths, np.int64), instructions
+
+    def _open_aloha(self) -> None:
+        self.format = "ALOHA HDF5"
+        lengths, instructions = [], []
+        for number, (path, _) in enumerate(self._episodes):
+            with reading(path, number), opened(path) as file:
+                length = int(file["action"].shape[0])
+                lengths.append(length)
+                instructions.append(_told(file))
+                if number == 0:
+                    rate = file.attrs.get("fps")
+                    self.fps = float(rate) if rate is not None and float(rate) > 0 else None
+                    self._describe(leaves(file), length, "action", "reward", "observations/", ("observations/images/",))
+        self.lengths, self.instructions = np.array(lengths, np.int64), instructions
+
+    def _describe(
+        self, arrays: dict[str, Any], length: int, action: str, reward: str, observations: str, coded: tuple[str, ...]
+    ) -> None:
+        self._paths: dict[str, str] = {}
+        self.columns = {}
+        for path, array in arrays.items():
+            shape, column = array.shape[1:], None
+            if array.shape[:1] == (length,) and length:
+                if path.startswith(observations) and len(shape) <= 1 and self._is_coded(path, array, coded):
+                    first = image_shape(np.asarray(array[0], np.uint8).tobytes())
+                    column = Column(first, np.dtype(np.uint8), picture=True)
+                    self._coded.add(path)
+                else:
+                    column = column_of(shape, array.dtype)
+            if path == action:
+                name: str | None = ACTION
+            elif path == reward:
+                name = REWARD
+            elif path.startswith(observations) and column is not None:
+                plain = path.removeprefix(observations)
+                name = observation_name(plain.removeprefix("images/") if column.picture else plain, column)
+            else:
+                name = None
+            if name is None or column is None:
+                self._left_out[path] = f"{array.dtype} of shape {array.shape} is not read"
+            else:
+                self.columns[name] = column
+                self._paths[name] = path
+        if ACTION not in self.columns:
+            raise ValueError(f"the array {action} does not hold one row of numbers a frame")
+
+    def _is_coded(self, path: str, array: Any, prefixes: tuple[str, ...]) -> bool:
+        """Whether rows are files of pictures: JPEG begins with the bytes FF D8, PNG with 89 50."""
+        if not path.startswith(prefixes) or array.dtype.kind not in "uO":
+            return False
+        if array.dtype.kind == "u" and (array.dtype != np.uint8 or array.ndim != 2):
+            return False
+        return np.asarray(array[0], np.uint8)[:2].tolist() in ([0xFF, 0xD8], [0x89, 0x50])
+
+    def read(self, episode: int, columns: Collection[str] | None = None) -> dict[str, np.ndarray]:
+        """See :meth:`Reader.read`."""
+        self.check_episode(episode)
+        names = self.wanted(columns)
+        path, group = self._episodes[episode]
+        length = int(self.lengths[episode])
+        with reading(path, episode), opened(path) as file:
+            arrays = leaves(file[group])
+            missing = [self._paths[name] for name in names if self._paths[name] not in arrays]
+            if missing:
+                raise ValueError(f"there is no {', '.join(missing)}")
+            return {
+                name: rows_of(arrays[self._paths[name]], self.columns[name], length, self._paths[name] in self._coded)
+                for name in names
+            }
+
+    def files(self) -> list[Path]:
+        """See :meth:`Reader.files`."""
+        return list(dict.fromkeys(path for path, _ in self._episodes))
+
+    def problems(self) -> Iterator[Problem]:
+        """See :meth:`Reader.problems`: columns that are left out, and lengths that disagree."""
+        yield from self._problems
+        for path, why in self._left_out.items():
+            yield Problem("note", path, why, "nothing, unless you need it")
+
+
+_NUMBERED = re.compile(r"episode_(\d+)\.hdf5")
+
+
+def _json(text: Any) -> dict[str, Any]:
+    """A JSON object, or an empty one where there is none."""
+    with contextlib.suppress(TypeError, ValueError):
+        value = json.loads(text)
+        if isinstance(value, dict):
+            return value
+    return {}
+
+
+def _told(file: Any) -> str:
+    for name in _INSTRUCTIONS:
+        value = file.attrs.get(name)
+        if value is None and name in file and file[name].shape == ():
+            value = file[name][()]
+        if isinstance(value, bytes | str):
+            return value.decode(errors="replace") if isinstance(value, bytes) else value
+    return ""

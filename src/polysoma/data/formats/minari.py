@@ -1,0 +1,287 @@
+"""Minari 0.5 data sets on disk, in HDF5 and in Arrow, without Minari.
+
+An episode of T steps has T + 1 observations; the last one, after which nothing was done, is left out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from polysoma.data.formats.hdf5 import column_of, leaves, observation_name, opened, rows_of
+from polysoma.data.formats.reader import ACTION, REWARD, Column, Problem, Reader, reading
+from polysoma.data.images import decode_image, image_shape
+from polysoma.errors import PolysomaError
+
+METADATA = "data/metadata.json"
+_HDF5 = "data/main_data.hdf5"
+_TOLD = ("observations/mission", "observations/instruction")
+_SUCCESS = ("infos/success", "infos/is_success")
+_REPLACED = {"actions": ACTION, "rewards": REWARD}
+
+
+def is_minari(path: Path) -> bool:
+    """Whether this folder says that it is a Minari data set."""
+    return (path / METADATA).is_file()
+
+
+class MinariReader(Reader):
+    """A Minari data set. Raises PolysomaError when it is of another layout, or damaged."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        with reading(self.path / METADATA):
+            about = json.loads((self.path / METADATA).read_text(encoding="utf-8"))
+            layout = str(about["data_format"])
+            if layout not in ("hdf5", "arrow"):
+                raise PolysomaError(f"{self.path}: Minari's layout {layout!r}; this reads hdf5 and arrow")
+            self._arrow = layout == "arrow"
+            self._about: dict[str, Any] = about
+            self._spaces = {
+                "observations": _space(about, "observation_space"),
+                "actions": _space(about, "action_space"),
+            }
+        self.format = f"Minari {layout}"
+        self.robot = str(about.get("dataset_id") or self.path.name).replace("/", " ")
+        self._left_out: dict[str, str] = {}
+        self._numbers = self._arrow_numbers() if self._arrow else self._hdf5_numbers()
+        lengths, instructions, successes = [], [], []
+        for episode in range(len(self._numbers)):
+            with reading(self._file(episode), episode), self._held(episode) as held:
+                length = held.rows("actions")
+                if episode == 0:
+                    self._describe(held, length)
+                lengths.append(length)
+                instructions.append(held.text(_TOLD))
+                successes.append(held.any(_SUCCESS))
+        self.lengths, self.instructions = np.array(lengths, np.int64), instructions
+        known = [success for success in successes if success is not None]
+        if len(known) == len(lengths):
+            self.successes = np.array(known, bool)
+
+    def _arrow_numbers(self) -> list[int]:
+        with reading(self.path / "data"):
+            return sorted(int(folder.name) for folder in (self.path / "data").iterdir() if folder.name.isdigit())
+
+    def _hdf5_numbers(self) -> list[int]:
+        with reading(self.path / _HDF5), opened(self.path / _HDF5) as file:
+            names = [name.removeprefix("episode_") for name in file]
+            return sorted(int(name) for name in names if name.isdigit())
+
+    def _file(self, episode: int) -> Path:
+        return self.path / (f"data/{self._numbers[episode]}" if self._arrow else _HDF5)
+
+    def _held(self, episode: int) -> _Held:
+        if self._arrow:
+            return _ArrowEpisode(self._file(episode), self._spaces)
+        return _Hdf5Episode(self._file(episode), f"episode_{self._numbers[episode]}")
+
+    def _describe(self, held: _Held, length: int) -> None:
+        self.columns = {}
+        self._paths: dict[str, str] = {}
+        for path in held.paths():
+            if path.startswith("infos/") or path in ("terminations", "truncations") or path in _TOLD:
+                continue
+            column = held.column(path, length)
+            if column is None:
+                self._left_out[path] = "neither numbers nor pictures"
+                continue
+            plain = path.removeprefix("observations").removeprefix("/")
+            name = _REPLACED.get(path) or observation_name(plain or "observation", column)
+            if path == "observations" and not column.picture:
+                name = "observation.state"
+            self.columns[name], self._paths[name] = column, path
+        actions = [name for name in self._paths if name.startswith("observation.actions.")]
+        if ACTION not in self.columns:
+            raise ValueError(f"actions that are not one array are not read; there are {actions or list(self._paths)}")
+
+    def read(self, episode: int, columns: Collection[str] | None = None) -> dict[str, np.ndarray]:
+        """See :meth:`Reader.read`."""
+        self.check_episode(episode)
+        names, length = self.wanted(columns), int(self.lengths[episode])
+        with reading(self._file(episode), episode), self._held(episode) as held:
+            return {name: held.values(self._paths[name], self.columns[name], length) for name in names}
+
+    def files(self) -> list[Path]:
+        """See :meth:`Reader.files`."""
+        return sorted(path for path in (self.path / "data").rglob("*") if path.is_file())
+
+    def problems(self) -> Iterator[Problem]:
+        """See :meth:`Reader.problems`: columns that are left out, and totals that disagree."""
+        for path, why in self._left_out.items():
+            yield Problem("note", path, why, "nothing, unless you need it")
+        for key, held in (("total_episodes", len(self)), ("total_steps", int(self.lengths.sum()))):
+            if self._about.get(key) != held:
+                yield Problem(
+                    "error", METADATA, f"{key} is {self._about.get(key)}, the episodes come to {held}",
+                    "copy the data set again from where it came",
+                )  # fmt: skip
+
+
+class _Held:
+    """One episode's arrays by path, in either layout."""
+
+    def __enter__(self) -> _Held:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def paths(self) -> list[str]:
+        raise NotImplementedError
+
+    def rows(self, path: str) -> int:
+        raise NotImplementedError
+
+    def column(self, path: str, length: int) -> Column | None:
+        raise NotImplementedError
+
+    def values(self, path: str, about: Column, length: int) -> np.ndarray:
+        raise NotImplementedError
+
+    def first(self, path: str) -> Any:
+        raise NotImplementedError
+
+    def text(self, paths: tuple[str, ...]) -> str:
+        for path in paths:
+            if path in self.paths():
+                value = self.first(path)
+                return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+        return ""
+
+    def any(self, paths: tuple[str, ...]) -> bool | None:
+        for path in paths:
+            if path in self.paths():
+                rows = self.rows(path)
+                return bool(self.values(path, Column((), np.dtype(bool)), rows).any())
+        return None
+
+
+class _Hdf5Episode(_Held):
+    def __init__(self, path: Path, name: str) -> None:
+        self._path, self._name = path, name
+
+    def __enter__(self) -> _Held:
+        self._context = opened(self._path)
+        self._arrays = leaves(self._context.__enter__()[self._name])
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._context.__exit__(None, None, None)
+
+    def paths(self) -> list[str]:
+        return list(self._arrays)
+
+    def rows(self, path: str) -> int:
+        return int(self._arrays[path].shape[0])
+
+    def column(self, path: str, length: int) -> Column | None:
+        array = self._arrays[path]
+        if self._coded(array):
+            return Column(image_shape(self._bytes(array, 0)), np.dtype(np.uint8), picture=True)
+        return column_of(array.shape[1:], array.dtype) if array.shape else None
+
+    def values(self, path: str, about: Column, length: int) -> np.ndarray:
+        if path not in self._arrays:
+            raise ValueError(f"there is no {path}")
+        array = self._arrays[path]
+        if about.picture and self._coded(array):
+            if len(array) < length:
+                raise ValueError(f"{path} holds {len(array)} rows of {length}")
+            return np.stack([decode_image(self._bytes(array, row), about.shape) for row in range(length)])
+        return rows_of(array, about, length)
+
+    def first(self, path: str) -> Any:
+        return self._arrays[path][0]
+
+    def _coded(self, array: Any) -> bool:
+        # Files of pictures are byte strings of different lengths; texts are strings.
+        import h5py
+
+        return array.dtype.kind == "O" and array.ndim == 1 and h5py.check_string_dtype(array.dtype) is None
+
+    def _bytes(self, array: Any, row: int) -> bytes:
+        return np.asarray(array[row], np.uint8).tobytes()
+
+
+class _ArrowEpisode(_Held):
+    def __init__(self, folder: Path, spaces: dict[str, dict[str, Any]]) -> None:
+        tables = []
+        for path in sorted(folder.glob("*.arrow")):
+            with pa.OSFile(str(path)) as file, pa.ipc.open_file(file) as opened_file:
+                table = opened_file.read_all()
+                table.validate(full=True)
+                tables.append(table)
+        if not tables:
+            raise FileNotFoundError(2, "no such file", f"{folder}/*.arrow")
+        table = pa.concat_tables(tables).combine_chunks()
+        self._spaces = spaces
+        self._columns: dict[str, Any] = {}
+        for name in table.column_names:
+            chunks = table[name].combine_chunks()
+            self._flatten(name, chunks)
+
+    def _flatten(self, path: str, column: Any) -> None:
+        if pa.types.is_struct(column.type):
+            for number in range(column.type.num_fields):
+                self._flatten(f"{path}/{column.type.field(number).name}", column.field(number))
+        else:
+            self._columns[path] = column
+
+    def paths(self) -> list[str]:
+        return list(self._columns)
+
+    def rows(self, path: str) -> int:
+        # Arrow's columns are of one length, so those of steps are padded by one to that of the observations.
+        return len(self._columns[path]) - (not path.startswith(("observations", "infos")))
+
+    def column(self, path: str, length: int) -> Column | None:
+        kind = self._columns[path].type
+        if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+            return Column(image_shape(self._columns[path][0].as_py()), np.dtype(np.uint8), picture=True)
+        shape = self._shape(path)
+        while pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind):
+            kind = kind.value_type
+        if not (pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)):
+            return None
+        return column_of(shape, pa.array([], kind).to_numpy(zero_copy_only=False).dtype)
+
+    def _shape(self, path: str) -> tuple[int, ...]:
+        """Arrow keeps rows flat: their shape is that of the space."""
+        top, *rest = path.split("/")
+        space = self._spaces.get(top, {})
+        for name in rest:
+            space = (space.get("subspaces") or {}).get(name, {})
+        if "shape" in space:
+            return tuple(int(size) for size in space["shape"])
+        kind = self._columns[path].type
+        return (kind.list_size,) if pa.types.is_fixed_size_list(kind) else ()
+
+    def values(self, path: str, about: Column, length: int) -> np.ndarray:
+        if path not in self._columns:
+            raise ValueError(f"there is no {path}")
+        column = self._columns[path].slice(0, length)
+        if len(column) < length or column.null_count:
+            raise ValueError(f"{path} holds {len(column) - column.null_count} rows of {length}")
+        if pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
+            return np.stack([decode_image(file.as_py(), about.shape) for file in column])
+        while pa.types.is_list(column.type) or pa.types.is_fixed_size_list(column.type):
+            column = column.flatten()
+        values: np.ndarray = column.to_numpy(zero_copy_only=False)
+        if values.size != length * int(np.prod(about.shape)):
+            raise ValueError(f"{path}: expected {length} rows of shape {about.shape}, got {values.size} numbers")
+        return values.astype(about.dtype, copy=False).reshape(length, *about.shape)
+
+    def first(self, path: str) -> Any:
+        return self._columns[path][0].as_py()
+
+
+def _space(about: dict[str, Any], key: str) -> dict[str, Any]:
+    text = about.get(key)
+    space = json.loads(text) if isinstance(text, str) else text
+    return space if isinstance(space, dict) else {}
