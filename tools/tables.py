@@ -234,10 +234,31 @@ def edge() -> str:
     return "\n".join(lines)
 
 
+def data() -> str:
+    """Reading and writing beside LeRobot."""
+    found = read("data")
+    assert found is not None
+    lines = ["| what | rate |", "| --- | --- |"]
+    for unit, rates in found["rates"].items():
+        what, _, per = unit.partition(" ")
+        lines += [f"| {what}: {name} | {value:,.0f} {per} |" for name, value in rates.items()]
+    opening, mixture = found["opening 10,000 episodes"], found["two data sets of 1,000,000 frames in a mixture"]
+    lines += [
+        "",
+        f"Rates are {found['unit']}; {found['frames']}. Opening 10,000 episodes takes {opening['seconds']:.2f} s and "
+        f"{opening['megabytes']:.0f} MB. Two data sets of a million frames of pictures in a mixture: "
+        f"{mixture['of which anonymous MB']:.0f} MB of memory of its own, {mixture['resident MB']:.0f} MB with what is "
+        f"mapped of the files (`{found['command']}`; LeRobot {found['lerobot'].get('lerobot', 'not measured')}).",
+        "",
+    ]
+    return "\n".join(lines)
+
+
 TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"results": results},
     "docs/training.md": {"channels": channels, "sight": sight},
     "docs/architecture.md": {"stream": stream},
+    "docs/data.md": {"data": data},
     "docs/serving.md": {"serving": serving, "realtime": realtime, "edge": edge},
     "docs/evaluation.md": {"paraphrases": paraphrases, "transfer": transfer},
 }
