@@ -17,6 +17,7 @@ from polysoma.cli.data import Caches, Convert, Describe, Info, View
 from polysoma.cli.doctor import Doctor
 from polysoma.cli.evaluate import Evaluate
 from polysoma.cli.export import Export
+from polysoma.cli.finetune import Finetune, Lineage
 from polysoma.cli.play import Play
 from polysoma.cli.push import Push
 from polysoma.cli.record import Record
@@ -34,6 +35,8 @@ COMMANDS: dict[str, Any] = {
     "data cache": Caches,
     "doctor": Doctor,
     "train": Train,
+    "finetune": Finetune,
+    "lineage": Lineage,
     "evaluate": Evaluate,
     "play": Play,
     "serve": Serve,

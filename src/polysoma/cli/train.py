@@ -36,11 +36,7 @@ class Train:
     """Stop after this step with everything saved, e.g. to record with the policy so far; --resume goes on."""
 
     def run(self) -> None:
-        missing = [name for name in ("accelerate", "tensorboard") if importlib.util.find_spec(name) is None]
-        if missing:
-            raise PolysomaError(
-                f"training needs {', '.join(missing)}, not installed here: run `pip install 'polysoma[train]'`"
-            )
+        check_training_installed()
         from polysoma.learning.imitation import train
         from polysoma.learning.recipe import read_recipe
 
@@ -50,12 +46,22 @@ class Train:
             def progress(step: int, losses: dict[str, float]) -> None:
                 show(step, recipe.steps, " ".join(f"{name} {loss:.3f}" for name, loss in losses.items()))
 
-            folder = train(recipe, self.out, self.resume, self.until, progress, _quick_evaluation, unpacking())
+            folder = train(recipe, self.out, self.resume, self.until, progress, quick_evaluation, unpacking())
         if os.environ.get("RANK", "0") == "0":
             print(f"checkpoint: {folder}")
 
 
-def _quick_evaluation(policy_folder: Path, tasks: tuple[str, ...], episodes: int, seed: int) -> dict[str, float]:
+def check_training_installed() -> None:
+    """Raises PolysomaError where a package that training needs is missing."""
+    missing = [name for name in ("accelerate", "tensorboard") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise PolysomaError(
+            f"training needs {', '.join(missing)}, not installed here: run `pip install 'polysoma[train]'`"
+        )
+
+
+def quick_evaluation(policy_folder: Path, tasks: tuple[str, ...], episodes: int, seed: int) -> dict[str, float]:
+    """The success rate of each task, in this process."""
     from polysoma import simulators
     from polysoma.evaluation.evaluation import evaluate
 

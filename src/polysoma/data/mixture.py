@@ -32,9 +32,16 @@ class Source:
         datasets: data sets of one embodiment.
         weights: one positive number for each data set.
         balance: see above.
+        episodes: None for all; or the numbers of those that take part, of each data set.
     """
 
-    def __init__(self, datasets: Sequence[Dataset], weights: Sequence[float], balance: float) -> None:
+    def __init__(
+        self,
+        datasets: Sequence[Dataset],
+        weights: Sequence[float],
+        balance: float,
+        episodes: Sequence[np.ndarray] | None = None,
+    ) -> None:
         self.embodiment: Embodiment = datasets[0].embodiment
         for dataset in datasets:
             if dataset.embodiment != self.embodiment:
@@ -43,14 +50,17 @@ class Source:
                     f"{'; '.join(dataset.embodiment.differences(self.embodiment))}"
                 )
         self.datasets = list(datasets)
+        self._weights, self._balance, self._chosen = list(weights), balance, episodes
         self.tasks = sorted({task for dataset in datasets for task in dataset.tasks})
         # Frames of each (data set, task) pair lie in `_frames[pair]`, with the episode of every frame beside them.
         self._pairs: list[tuple[int, np.ndarray]] = []
         pair_weight, pair_task = [], []
         for number, (dataset, weight) in enumerate(zip(datasets, weights, strict=True)):
             episode_of = np.repeat(np.arange(len(dataset.episode_length)), dataset.episode_length)
-            order = np.argsort(dataset.episode_task[episode_of], kind="stable")
-            counts = np.bincount(dataset.episode_task[episode_of], minlength=len(dataset.tasks))
+            rows = self._rows(number)
+            task_of = dataset.episode_task[episode_of[rows]]
+            order = np.arange(len(dataset))[rows][np.argsort(task_of, kind="stable")]
+            counts = np.bincount(task_of, minlength=len(dataset.tasks))
             for task, frames in zip(dataset.tasks, np.split(order, np.cumsum(counts)[:-1]), strict=True):
                 if len(frames):
                     self._pairs.append((number, frames.astype(np.int32)))
@@ -67,15 +77,60 @@ class Source:
         self._probability = probability / probability.sum()
 
     def __len__(self) -> int:
-        return sum(len(dataset) for dataset in self.datasets)
+        return sum(len(frames) for _, frames in self._pairs)
 
     @property
     def episodes(self) -> int:
-        return sum(len(dataset.episode_length) for dataset in self.datasets)
+        return sum(map(len, self._episodes()))
 
     @property
     def instructions(self) -> set[str]:
         return {text for dataset in self.datasets for text in dataset.instructions}
+
+    def _episodes(self) -> list[np.ndarray]:
+        """The numbers of the episodes that take part, of each data set."""
+        if self._chosen is not None:
+            return list(self._chosen)
+        return [np.arange(len(dataset.episode_length)) for dataset in self.datasets]
+
+    def _rows(self, number: int) -> slice | np.ndarray:
+        """The frames of one data set that take part."""
+        if self._chosen is None:
+            return slice(None)
+        dataset = self.datasets[number]
+        takes_part = np.zeros(len(dataset.episode_length), bool)
+        takes_part[self._chosen[number]] = True
+        return np.flatnonzero(takes_part.repeat(dataset.episode_length))
+
+    def split(self, demonstrations: int, held_out: float) -> tuple[Source, Source | None]:
+        """Some episodes to learn from, and others to see how well that goes.
+
+        Args:
+            demonstrations: of each task, the first ones in the order of the data sets; 0 for all.
+            held_out: the fraction of those, the last ones of each task, that are kept apart: at least one where a task
+                has two.
+
+        Returns:
+            Both sources; the second is None where nothing is held out.
+        """
+        learnt: list[list[int]] = [[] for _ in self.datasets]
+        apart: list[list[int]] = [[] for _ in self.datasets]
+        for task in self.tasks:
+            own = [
+                (number, int(episode))
+                for number, (dataset, episodes) in enumerate(zip(self.datasets, self._episodes(), strict=True))
+                if task in dataset.tasks
+                for episode in episodes[dataset.episode_task[episodes] == dataset.tasks.index(task)]
+            ]
+            own = own[: demonstrations or None]
+            kept = max(1, round(held_out * len(own))) if held_out and len(own) > 1 else 0
+            for place, (number, episode) in enumerate(own):
+                (apart if place >= len(own) - kept else learnt)[number].append(episode)
+
+        def source(chosen: list[list[int]]) -> Source:
+            return Source(self.datasets, self._weights, self._balance, [np.array(sorted(c), np.int64) for c in chosen])
+
+        return source(learnt), source(apart) if any(apart) else None
 
     def draw(
         self, count: int, rng: np.random.Generator, goals: bool = False, share: tuple[int, int] = (0, 1)
@@ -103,7 +158,7 @@ class Source:
                 for pair, (owner, frames) in enumerate(self._pairs)
                 if owner == number
             ]
-            frames = np.concatenate(picks)
+            frames = np.concatenate(picks) if picks else np.empty(0, np.int64)
             if len(frames):
                 episodes = self._episode_of[number][frames]
                 offset = frames - dataset.episode_start[episodes]
@@ -117,12 +172,15 @@ class Source:
     def statistics(self) -> dict[str, Statistics]:
         """Recomputed from the frames themselves: by state stream, and ``"action"`` for continuous actions."""
         result = {
-            stream.name: Statistics.of(np.concatenate([d.observations[stream.name] for d in self.datasets]))
+            stream.name: Statistics.of(
+                np.concatenate([d.observations[stream.name][self._rows(n)] for n, d in enumerate(self.datasets)])
+            )
             for stream in self.embodiment.recorded
             if stream.modality is Modality.STATE
         }
         if is_continuous(self.embodiment):
-            result["action"] = Statistics.of(np.concatenate([dataset.actions for dataset in self.datasets]))
+            actions = [dataset.actions[self._rows(number)] for number, dataset in enumerate(self.datasets)]
+            result["action"] = Statistics.of(np.concatenate(actions))
         return result
 
     def offsets(self) -> Statistics:
@@ -138,10 +196,11 @@ class Source:
         chunk = np.arange(self.embodiment.chunk)
         step = max(1, len(self) // _OFFSET_FRAMES)
         rows = []
-        for dataset in self.datasets:
+        for number, dataset in enumerate(self.datasets):
             first = dataset.episode_start.repeat(dataset.episode_length)
             last = first + dataset.episode_length.repeat(dataset.episode_length) - 1
-            frames = np.flatnonzero(np.arange(len(dataset)) > first)[::step]
+            own = np.arange(len(dataset))[self._rows(number)]
+            frames = own[own > first[own]][::step]
             future = np.minimum(frames[:, None] + chunk, last[frames, None])
             offset = dataset.actions[future] - np.where(measured, dataset.executed[frames - 1], 0)[:, None]
             # Data sets of single pictures have no second frame.

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import dataclasses
 import json
 import math
 import os
+import resource
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import accelerate
 import numpy as np
@@ -28,8 +30,10 @@ from polysoma.data.mixture import Source, open_sources
 from polysoma.data.paraphrases import read_paraphrases
 from polysoma.data.statistics import Statistics
 from polysoma.data.windows import Windows
+from polysoma.embodiment import Embodiment
 from polysoma.errors import PolysomaError
 from polysoma.files import write_atomically
+from polysoma.learning import lineage
 from polysoma.learning.augmentation import augmented
 from polysoma.learning.recipe import Recipe, recipe_from_table
 from polysoma.policy import checkpoint
@@ -38,9 +42,22 @@ from polysoma.policy.policy import Policy, PolicyConfig, bfloat16
 from polysoma.policy.tokenizers import build_vocabulary
 
 STATE_FILE = "training.safetensors"
+_HELD_OUT_WINDOWS = 256
 
 Evaluate = Callable[[Path, tuple[str, ...], int, int], dict[str, float]]
 """A quick evaluation: (checkpoint, tasks, episodes, seed) to the success rate of each task."""
+
+
+class Best(NamedTuple):
+    """The checkpoint to keep: its step, its loss on what is held out, and how many checkpoints came after it."""
+
+    step: int = 0
+    loss: float = math.inf
+    waited: int = 0
+
+    def after(self, step: int, loss: float) -> Best:
+        """The best one once another is known."""
+        return Best(step, loss) if loss < self.loss else self._replace(waited=self.waited + 1)
 
 
 def train(
@@ -52,7 +69,8 @@ def train(
     evaluate: Evaluate | None = None,
     unpacking: Callable[[Path, int, int], None] | None = None,
 ) -> Path:
-    """Trains, and returns the folder of the final checkpoint (moving average of the weights), ``out/checkpoint``.
+    """Trains, and returns the folder of the checkpoint (moving average of the weights), ``out/checkpoint``: the final
+    one, or the best one where the recipe holds episodes out.
 
     Args:
         recipe: what to train on and how.
@@ -68,7 +86,7 @@ def train(
     """
     _keep_freed_memory()
     accelerator = accelerate.Accelerator()
-    sources = _sources(recipe, unpacking)
+    sources, held_out = _sources(recipe, unpacking)
     training = out / "training"
     if resume and not (training / STATE_FILE).is_file():
         raise PolysomaError(f"nothing to resume in {out}: no {training / STATE_FILE}; start it without --resume")
@@ -80,16 +98,17 @@ def train(
     tracked = policy.state_dict()
     average = {name: value.clone() for name, value in tracked.items()}
     optimizer = _optimizer(policy, recipe)
-    step = 0
+    step, best = 0, Best()
     if resume:
-        step = _load_state(training, policy, average, optimizer)
+        step, best = _load_state(training, policy, average, optimizer)
+    about = lineage.describe(recipe, sources)
     out.mkdir(parents=True, exist_ok=True)
     metrics = _Metrics(out, step) if accelerator.is_main_process else None
     parameters = [parameter for parameter in policy.parameters() if parameter.requires_grad]
     policy.train()
     end = recipe.steps if until is None else min(until, recipe.steps)
     began, seen = time.monotonic(), 0
-    while step < end:
+    while step < end and not (recipe.patience and best.waited >= recipe.patience):
         rate = learning_rate(recipe, step)
         for group in optimizer.param_groups:
             group["lr"] = rate
@@ -118,9 +137,14 @@ def train(
                 | {"learning_rate": rate, "gradient_norm": float(norm), "windows_per_s": seen / elapsed},
             )
         if step % recipe.checkpoint_every == 0 or step == end:
+            missed = _held_out_losses(policy, average, held_out, accelerator)
+            best = best.after(step, sum(missed.values())) if missed else Best(step)
             if accelerator.is_main_process:
-                checkpoint.save(policy, out / "checkpoint", weights=average)
-                _save_state(training, policy, average, optimizer, recipe, step)
+                if best.step == step:
+                    checkpoint.save(policy, out / "checkpoint", weights=average, lineage=about | {"steps": step})
+                _save_state(training, policy, average, optimizer, recipe, step, best)
+                if metrics and missed:
+                    metrics.write(step, {f"held_out/{name}": loss for name, loss in missed.items()})
                 if metrics and evaluate and recipe.evaluation.tasks:
                     quick = recipe.evaluation
                     scores = evaluate(out / "checkpoint", quick.tasks, quick.episodes, quick.seed)
@@ -130,6 +154,46 @@ def train(
         metrics.close()
     accelerator.end_training()
     return out / "checkpoint"
+
+
+@dataclasses.dataclass(frozen=True)
+class Rehearsal:
+    """What a training will cost, as a few steps of it did here.
+
+    Attributes:
+        seconds: of one step.
+        memory: of the whole process in bytes, at most.
+        learning: how many parameters are trained.
+        stored: bytes of the checkpoint.
+    """
+
+    seconds: float
+    memory: int
+    learning: int
+    stored: int
+
+
+def rehearse(recipe: Recipe, steps: int = 4, unpacking: Callable[[Path, int, int], None] | None = None) -> Rehearsal:
+    """Takes a few steps whose result is thrown away, and says what they cost. Raises PolysomaError as :func:`train`."""
+    _keep_freed_memory()
+    accelerator = accelerate.Accelerator()
+    sources, _ = _sources(recipe, unpacking)
+    policy = _policy(recipe, sources, None).to(accelerator.device).train()
+    optimizer = _optimizer(policy, recipe)
+    times = []
+    for step in range(steps):
+        began = time.monotonic()
+        for source in sources:
+            _accumulate(policy, source, recipe, step, accelerator)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        times.append(time.monotonic() - began)
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if accelerator.device.type == "cuda":
+        memory = torch.cuda.max_memory_allocated()
+    learning = sum(p.numel() for p in policy.parameters() if p.requires_grad)
+    # The first step also pays for what is made once.
+    return Rehearsal(min(times[1:] or times), memory, learning, 4 * sum(v.numel() for v in policy.own().values()))
 
 
 def _keep_freed_memory() -> None:
@@ -153,7 +217,10 @@ def learning_rate(recipe: Recipe, step: int) -> float:
     return recipe.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
 
 
-def _sources(recipe: Recipe, unpacking: Callable[[Path, int, int], None] | None = None) -> list[Source]:
+def _sources(
+    recipe: Recipe, unpacking: Callable[[Path, int, int], None] | None = None
+) -> tuple[list[Source], list[Source]]:
+    """What to learn from, and what is held out."""
     balance = {name: body.balance for name, body in recipe.bodies.items()}
     sources = [
         source
@@ -166,14 +233,17 @@ def _sources(recipe: Recipe, unpacking: Callable[[Path, int, int], None] | None 
             f"no data for {sorted(missing)}: the recipe's data {list(recipe.data)} holds "
             f"{sorted(source.embodiment.name for source in sources)}"
         )
-    return sources
+    if not recipe.demonstrations and not recipe.held_out:
+        return sources, []
+    pairs = [source.split(recipe.demonstrations, recipe.held_out) for source in sources]
+    return [learnt for learnt, _ in pairs], [apart for _, apart in pairs if apart is not None]
 
 
 def _policy(recipe: Recipe, sources: list[Source], training: Path | None) -> Policy:
     """That of a run to resume; or one for these sources, which starts from the recipe's ``init`` where there is one."""
     if training is not None:
-        config = json.loads((training / "policy.json").read_text())
-        return Policy(PolicyConfig.from_json(config))
+        config = PolicyConfig.from_json(json.loads((training / "policy.json").read_text()))
+        return checkpoint.untrained(config, training)
     embodiments = tuple(source.embodiment for source in sources)
     texts = [text for source in sources for text in source.instructions]
     if recipe.paraphrases:
@@ -186,6 +256,8 @@ def _policy(recipe: Recipe, sources: list[Source], training: Path | None) -> Pol
         new = {name: source.statistics() for source in sources if (name := source.embodiment.name) not in known}
         for name, statistics in offsets.items():
             new.setdefault(name, {})["offset"] = statistics
+        if recipe.adaptation is not None or start.config.adaptation is not None:
+            return _adapted(recipe, start, embodiments, new, vocabulary)
         return start.grown(embodiments, new, vocabulary, recipe.images, recipe.renewed, relative=recipe.relative)
     policy = Policy(
         PolicyConfig(
@@ -210,6 +282,34 @@ def _policy(recipe: Recipe, sources: list[Source], training: Path | None) -> Pol
     return policy
 
 
+def _adapted(
+    recipe: Recipe,
+    start: Policy,
+    embodiments: Sequence[Embodiment],
+    statistics: dict[str, dict[str, Statistics]],
+    vocabulary: Sequence[str],
+) -> Policy:
+    """An adaptation of ``init``; or, where that is one itself, the same with what it has learnt, to be continued."""
+    wanted, there = recipe.adaptation, start.config.adaptation
+    if there is None:
+        assert wanted is not None
+        base_name = str(Path(recipe.init).resolve()) if Path(recipe.init).is_dir() else recipe.init
+        named = dataclasses.replace(wanted, base=base_name, base_sha256=checkpoint.weights_sha256(recipe.init))
+        return start.adapted(named, embodiments, statistics, vocabulary)
+    asked = None if wanted is None else (wanted.method, wanted.rank, wanted.tokens)
+    if asked != (there.method, there.rank, there.tokens):
+        raise PolysomaError(
+            f"{recipe.init} adapts {there.base} by {there.method} of rank {there.rank} with {there.tokens} tokens, "
+            f"which is continued by the same, not by {'all weights' if wanted is None else wanted}"
+        )
+    base = checkpoint.load_for_training(there.base)
+    known = {body.name: body for body in start.config.embodiments} | {body.name: body for body in embodiments}
+    words = (*start.config.vocabulary, *(word for word in vocabulary if word not in start.config.vocabulary))
+    policy = base.adapted(there, list(known.values()), {**statistics, **start.config.statistics}, words)
+    policy.load_own(start.own_fitting(policy), partly=True)
+    return policy
+
+
 def _offsets(recipe: Recipe, sources: list[Source]) -> dict[str, Statistics]:
     unknown = sorted(set(recipe.relative) - {source.embodiment.body for source in sources})
     if unknown:
@@ -222,8 +322,9 @@ def _offsets(recipe: Recipe, sources: list[Source]) -> dict[str, Statistics]:
 def _optimizer(policy: Policy, recipe: Recipe) -> torch.optim.AdamW:
     """AdamW; vectors (biases, norms) and embeddings do not decay."""
     matrices = {id(m.weight) for m in policy.modules() if isinstance(m, torch.nn.Linear | torch.nn.Conv2d)}
-    decayed = [p for p in policy.parameters() if id(p) in matrices]
-    others = [p for p in policy.parameters() if id(p) not in matrices]
+    learning = [p for p in policy.parameters() if p.requires_grad]
+    decayed = [p for p in learning if id(p) in matrices]
+    others = [p for p in learning if id(p) not in matrices]
     return torch.optim.AdamW(
         [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}],
         lr=recipe.learning_rate,
@@ -270,6 +371,31 @@ def _accumulate(
     return total, estimated, count
 
 
+def _held_out_losses(
+    policy: Policy, average: dict[str, Tensor], sources: Sequence[Source], accelerator: accelerate.Accelerator
+) -> dict[str, float]:
+    """The mean loss of the averaged weights on windows of episodes that are not learnt from, by body."""
+    if not sources:
+        return {}
+    now = {name: value.clone() for name, value in policy.state_dict().items()}
+    policy.load_state_dict(average)
+    policy.eval()
+    losses = []
+    with torch.inference_mode(), bfloat16(accelerator.device):
+        for source in sources:
+            # The same windows at every checkpoint, so that losses can be compared.
+            torch.manual_seed(0)
+            windows = source.draw(_HELD_OUT_WINDOWS, np.random.default_rng(0))
+            targets = 0 if windows.action_valid is None else int(windows.action_valid.sum())
+            parts = _split_by_length(windows, 4)
+            losses.append(sum(policy.loss(part).item() for part in parts) / targets)
+    policy.load_state_dict(now)
+    policy.train()
+    # All processes must come to the same decision.
+    agreed = accelerate.utils.broadcast(torch.tensor(losses, device=accelerator.device))
+    return {source.embodiment.name: float(loss) for source, loss in zip(sources, agreed, strict=True)}
+
+
 def _split_by_length(windows: Windows, parts: int) -> Iterator[Windows]:
     words = np.array([len(text.split()) for text in windows.instructions])
     order = np.argsort(2 * windows.lengths + words, kind="stable")
@@ -295,6 +421,7 @@ def _save_state(
     optimizer: torch.optim.Optimizer,
     recipe: Recipe,
     step: int,
+    best: Best,
 ) -> None:
     """Everything that a resumed run needs, in a folder that is swapped in whole."""
     tensors = {f"policy.{name}": value for name, value in policy.state_dict().items()}
@@ -306,7 +433,7 @@ def _save_state(
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
     cpu = {name: tensor.to("cpu").contiguous() for name, tensor in tensors.items()}
-    write_atomically(fresh / STATE_FILE, safetensors.torch.save(cpu, {"step": str(step)}))
+    write_atomically(fresh / STATE_FILE, safetensors.torch.save(cpu, {"step": str(step), "best": json.dumps(best)}))
     write_atomically(fresh / "policy.json", json.dumps(policy.config.to_json()).encode())
     write_atomically(fresh / "recipe.json", json.dumps(recipe.to_json(), indent=1).encode())
     old = folder.with_name(f".{folder.name}.old")
@@ -317,9 +444,13 @@ def _save_state(
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _load_state(folder: Path, policy: Policy, average: dict[str, Tensor], optimizer: torch.optim.Optimizer) -> int:
+def _load_state(
+    folder: Path, policy: Policy, average: dict[str, Tensor], optimizer: torch.optim.Optimizer
+) -> tuple[int, Best]:
     with safetensors.safe_open(folder / STATE_FILE, "pt") as file:
-        step = int(file.metadata()["step"])
+        metadata = file.metadata()
+        step = int(metadata["step"])
+        best = Best(*json.loads(metadata["best"])) if "best" in metadata else Best(step)
         with torch.no_grad():
             for name, value in policy.state_dict().items():
                 value.copy_(file.get_tensor(f"policy.{name}"))
@@ -332,7 +463,7 @@ def _load_state(folder: Path, policy: Policy, average: dict[str, Tensor], optimi
                 name, _, field = rest.rpartition(".")
                 state.setdefault(index[name], {})[field] = file.get_tensor(key)
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    return step
+    return step, best
 
 
 def _names(policy: Policy, optimizer: torch.optim.Optimizer) -> list[str]:

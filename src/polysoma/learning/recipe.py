@@ -12,6 +12,7 @@ from typing import Any
 
 from polysoma.data.formats import is_dataset
 from polysoma.errors import PolysomaError
+from polysoma.policy.adaptation import Adaptation
 from polysoma.policy.heads import HeadConfig
 from polysoma.policy.images import ImageConfig
 from polysoma.policy.policy import Adapters
@@ -78,6 +79,12 @@ class Recipe:
         renewed: bodies that ``init`` knows otherwise (with other streams, say): they are as in the data from now on.
         relative: bodies whose actions are predicted as offsets from the last command, see
             :class:`~polysoma.policy.policy.PolicyConfig`.
+        adaptation: None trains all weights; otherwise those of ``init`` stay as they are but for what the method adds,
+            and the checkpoint holds that alone.
+        demonstrations: of each task that are used, the first ones; 0 for all.
+        held_out: the fraction of each task's episodes, at least one, on which the loss is measured instead of learning
+            from them. The checkpoint is then the best one by that loss.
+        patience: checkpoints without a lower loss on what is held out after which training stops; 0 for never.
         steps: optimiser steps in all.
         learning_rate: the peak, after ``warmup`` steps; a cosine leads to a hundredth of it.
         ema: decay of the moving average of the weights, which is what evaluation and shipping use.
@@ -96,6 +103,10 @@ class Recipe:
     init: str = ""
     renewed: tuple[str, ...] = ()
     relative: tuple[str, ...] = ()
+    adaptation: Adaptation | None = None
+    demonstrations: int = 0
+    held_out: float = 0.0
+    patience: int = 0
     steps: int = 1000
     learning_rate: float = 1e-3
     warmup: int = 100
@@ -105,6 +116,17 @@ class Recipe:
     seed: int = 0
     checkpoint_every: int = 500
     log_every: int = 20
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.held_out < 1 or self.demonstrations < 0 or self.patience < 0:
+            raise PolysomaError(
+                f"expected held_out from 0 to below 1 and no negative demonstrations or patience, got {self.held_out}, "
+                f"{self.demonstrations} and {self.patience}"
+            )
+        if self.adaptation is not None and not self.init:
+            raise PolysomaError(f"an adaptation ({self.adaptation.method}) needs init, the checkpoint to adapt")
+        if self.adaptation is not None and (self.images is not None or self.renewed or self.relative):
+            raise PolysomaError("an adaptation leaves images, renewed and relative as they are in init")
 
     def folders(self) -> list[Path]:
         """The data set folders that exist now. Raises PolysomaError when a pattern matches none."""
@@ -165,6 +187,8 @@ def recipe_from_table(table: Mapping[str, Any], where: str) -> Recipe:
     fields["head"] = _build(HeadConfig, fields.get("head", {}), f"{where}: head")
     if fields.get("images") is not None:
         fields["images"] = _build(ImageConfig, fields["images"], f"{where}: images")
+    if fields.get("adaptation") is not None:
+        fields["adaptation"] = _build(Adaptation, fields["adaptation"], f"{where}: adaptation")
     evaluation = dict(fields.get("evaluation", {}))
     evaluation["tasks"] = tuple(evaluation.get("tasks", ()))
     fields["evaluation"] = _build(Evaluation, evaluation, f"{where}: evaluation")

@@ -1,10 +1,15 @@
-"""A checkpoint is a folder: ``model.safetensors`` and ``config.json``. Nothing in it is ever executed or unpickled."""
+"""A checkpoint is a folder: ``model.safetensors`` and ``config.json``. Nothing in it is ever executed or unpickled.
+
+That of an adaptation (:mod:`polysoma.policy.adaptation`) holds what differs from its base, and says which base that is.
+"""
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -15,6 +20,7 @@ import torch
 
 from polysoma.errors import PolysomaError
 from polysoma.files import write_atomically
+from polysoma.policy.adaptation import Adaptation
 from polysoma.policy.policy import Policy, PolicyConfig
 
 FORMAT_VERSION = 1
@@ -25,22 +31,30 @@ SHIPPED = "generalist"
 
 
 def save(
-    policy: Policy, folder: Path, dtype: torch.dtype = torch.float32, weights: Mapping[str, torch.Tensor] | None = None
+    policy: Policy,
+    folder: Path,
+    dtype: torch.dtype = torch.float32,
+    weights: Mapping[str, torch.Tensor] | None = None,
+    lineage: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes a checkpoint.
 
     Args:
-        policy: whose configuration, and weights unless given, are written.
+        policy: whose configuration, and weights unless given, are written; of an adaptation, its own alone.
         folder: created when missing.
         dtype: of the stored weights; bfloat16 for shipping.
         weights: other weights of the same names, e.g. a moving average.
+        lineage: where the weights come from (:mod:`polysoma.learning.lineage`), kept in ``config.json``.
     """
     folder.mkdir(parents=True, exist_ok=True)
     state = dict(policy.state_dict() if weights is None else weights)
-    tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in state.items()}
+    own = {name: tensor for name, tensor in state.items() if name not in policy.shared}
+    tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in own.items()}
     config = {"format_version": FORMAT_VERSION, **policy.config.to_json()}
-    write_atomically(folder / "model.safetensors", safetensors.torch.save(tensors, {"format": "pt"}))
-    write_atomically(folder / "config.json", (json.dumps(config, indent=1) + "\n").encode())
+    if lineage is not None:
+        config["lineage"] = dict(lineage)
+    write_atomically(folder / WEIGHTS, safetensors.torch.save(tensors, {"format": "pt"}))
+    write_atomically(folder / CONFIG, (json.dumps(config, indent=1) + "\n").encode())
 
 
 def resolve(path: str | Path) -> Path:
@@ -114,22 +128,78 @@ def load(path: str | Path = SHIPPED, device: str | torch.device = "cpu") -> Poli
     Raises:
         PolysomaError: no checkpoint there, a newer format, or weights that are damaged or do not fit.
     """
-    return load_for_training(path).for_inference().to(device)
+    return load_all([path], device)[0]
+
+
+def load_all(paths: Sequence[str | Path], device: str | torch.device = "cpu") -> list[Policy]:
+    """As :func:`load`, several: bases and their adaptations have one copy of the weights that they share."""
+    loaded: dict[str, Policy] = {}
+    policies = [_load(path, loaded).for_inference() for path in paths]
+    return [policy.to(device) for policy in policies]
 
 
 def load_for_training(path: str | Path) -> Policy:
-    """As :func:`load`, with float32 weights that take gradients."""
+    """As :func:`load`, with float32 weights that take gradients, those of a base excepted."""
+    return _load(path, {})
+
+
+def _load(path: str | Path, loaded: dict[str, Policy]) -> Policy:
+    """Args: path, and policies that stand alone by the SHA-256 of their weights, to which those read here are added."""
     folder = resolve(path)
-    config = read_config(folder)
-    policy = Policy(PolicyConfig.from_json(config))
-    file = folder / "model.safetensors"
+    config = PolicyConfig.from_json(read_config(folder))
+    own = weights_sha256(folder)
+    if own in loaded:
+        return loaded[own]
+    file = folder / WEIGHTS
     try:
-        tensors = safetensors.torch.load_file(file)
+        tensors = {name: tensor.float() for name, tensor in safetensors.torch.load_file(file).items()}
     except (OSError, safetensors.SafetensorError) as error:
         raise PolysomaError(f"cannot read {file} ({error}): it is missing or damaged, fetch it again") from error
+    policy = untrained(config, folder, loaded)
     try:
-        policy.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+        policy.load_own(tensors)
     except RuntimeError as error:
         problems = " ".join(str(error).split())
-        raise PolysomaError(f"{file} does not fit its config.json: {problems}") from error
+        raise PolysomaError(f"{file} does not fit its {CONFIG}: {problems}") from error
+    if config.adaptation is None:
+        loaded[own] = policy
     return policy
+
+
+def untrained(config: PolicyConfig, folder: Path, loaded: dict[str, Policy] | None = None) -> Policy:
+    """A policy whose own weights are random; an adaptation's others are those of its base, which is read, or is among
+    those loaded, by the SHA-256 of their weights. Errors name ``folder``.
+
+    Raises:
+        PolysomaError: the base is missing, damaged or not the one that the configuration names.
+    """
+    if config.adaptation is None:
+        return Policy(config)
+    return _base(folder, config.adaptation, {} if loaded is None else loaded).on(config)
+
+
+def _base(folder: Path, adaptation: Adaptation, loaded: dict[str, Policy]) -> Policy:
+    if adaptation.base_sha256 in loaded:
+        return loaded[adaptation.base_sha256]
+    found = weights_sha256(adaptation.base)
+    if found != adaptation.base_sha256:
+        raise PolysomaError(
+            f"{folder} adapts the weights {adaptation.base_sha256[:12]}..., and {adaptation.base} has {found[:12]}... "
+            "now: get the weights that it was made from, or adapt anew with `polysoma finetune`"
+        )
+    return _load(adaptation.base, loaded)
+
+
+def weights_sha256(path: str | Path) -> str:
+    """SHA-256 of a checkpoint's file of weights, in hexadecimal. Raises PolysomaError as :func:`resolve` does."""
+    file = resolve(path) / WEIGHTS
+    try:
+        return _sha256(file, file.stat().st_mtime_ns)
+    except OSError as error:
+        raise PolysomaError(f"cannot read {file} ({error}): it is missing, fetch it again") from error
+
+
+@functools.cache
+def _sha256(file: Path, changed: int) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()

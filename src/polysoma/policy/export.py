@@ -57,6 +57,7 @@ class Deployed(nn.Module):
         tokenizer = policy._tokenizer(self.name)
         told, told_valid = policy.text(words), words != 0
         readings = tokenizer.read(told, told_valid, policy.images)
+        told, told_valid = policy._prompted(told, told_valid)
         times = torch.arange(body.history)[None]
         observations = dict(zip((stream.name for stream in body.arrays), streams, strict=True))
         frames = tokenizer(observations, previous, times, readings, policy.images)

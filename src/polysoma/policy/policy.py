@@ -22,6 +22,7 @@ from polysoma.data.statistics import Statistics
 from polysoma.data.windows import Windows
 from polysoma.embodiment import ContinuousActions, Embodiment, Modality
 from polysoma.errors import PolysomaError
+from polysoma.policy.adaptation import Adaptation, adapt, share, shared_names
 from polysoma.policy.described import ChannelReader, DescribedHead
 from polysoma.policy.estimator import Estimator
 from polysoma.policy.heads import Head, HeadConfig, build_head
@@ -55,6 +56,7 @@ class PolicyConfig:
             ("delta actions"; openpi does so for joint positions), or at an episode's first frame from the state
             channels of the same names; but channels without a unit, such as how open a gripper is, are predicted as
             they are. Their ``"offset"`` statistics are of ``chunk * A`` channels.
+        adaptation: how the policy differs from a base that it shares weights with; None where it stands alone.
     """
 
     embodiments: tuple[Embodiment, ...]
@@ -67,6 +69,7 @@ class PolicyConfig:
     head: HeadConfig = HeadConfig()  # noqa: RUF009  (frozen)
     adapters: Adapters = "linear"
     relative: tuple[str, ...] = ()
+    adaptation: Adaptation | None = None
 
     def __post_init__(self) -> None:
         if self.adapters not in get_args(Adapters):
@@ -91,6 +94,7 @@ class PolicyConfig:
             "head": dataclasses.asdict(self.head),
             "adapters": self.adapters,
             "relative": list(self.relative),
+            "adaptation": None if self.adaptation is None else dataclasses.asdict(self.adaptation),
         }
 
     @staticmethod
@@ -111,6 +115,7 @@ class PolicyConfig:
                 head=HeadConfig(**data.get("head", {})),
                 adapters=data.get("adapters", "linear"),
                 relative=tuple(data.get("relative", ())),
+                adaptation=None if data.get("adaptation") is None else Adaptation(**data["adaptation"]),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise PolysomaError(f"not the configuration of a policy: missing or malformed {error}") from error
@@ -120,12 +125,18 @@ class Policy(nn.Module):
     """One set of weights for many bodies.
 
     Call :meth:`agent` to drive a body, :meth:`loss` to train, :meth:`predict` for batches.
+
+    Attributes:
+        config: all that it was built from.
+        shared: names of the parameters and buffers that are those of a base (:meth:`on`).
     """
 
     def __init__(self, config: PolicyConfig) -> None:
         super().__init__()
         self.config = config
-        self.text = TextTokenizer(config.vocabulary, config.width, config.heads)
+        self.shared: frozenset[str] = frozenset()
+        own_words = 0 if config.adaptation is None else config.adaptation.words
+        self.text = TextTokenizer(config.vocabulary, config.width, config.heads, own_words)
         self.bodies = nn.ModuleDict()
         self.readouts = nn.ParameterDict()
         self.heads = nn.ModuleDict()
@@ -159,6 +170,11 @@ class Policy(nn.Module):
                     + "; ".join(twin.differences(body))
                 )
         self.trunk = Trunk(config.width, config.depth, config.heads)
+        self.prompt: nn.Parameter | None = None
+        if config.adaptation is not None:
+            adapt(self.trunk, config.adaptation)
+            if config.adaptation.method == "prompt":
+                self.prompt = nn.Parameter(torch.randn(config.adaptation.tokens, config.width) * 0.02)
 
     def _head(self, body: Embodiment, statistics: Mapping[str, Statistics]) -> Head:
         known = statistics.get("action")
@@ -230,6 +246,7 @@ class Policy(nn.Module):
         ids = self.text.encode(instructions).to(self.device)
         words, valid = self.text(ids), ids != 0
         readings = self._tokenizer(name).read(words, valid, self.images)
+        words, valid = self._prompted(words, valid)
         if goals is None:
             return words.float(), valid, readings
         if self.images is None or not self.config.images.goals:
@@ -237,6 +254,13 @@ class Policy(nn.Module):
         pictures = {camera: torch.from_numpy(array).to(self.device) for camera, array in goals.items()}
         seen = self.images.forward_goals(pictures, readings)
         return torch.cat([words.float(), seen.float()], 1), F.pad(valid, (0, seen.shape[1]), value=True), readings
+
+    def _prompted(self, words: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens of words with those of the prompt before them, and which of them are true."""
+        if self.prompt is None:
+            return words, valid
+        before = self.prompt.to(words.dtype).expand(len(words), -1, -1)
+        return torch.cat([before, words], 1), F.pad(valid, (len(self.prompt), 0), value=True)
 
     def _frames(self, windows: Windows, times: Tensor, readings: dict[str, Tensor]) -> Tensor:
         """Tokens of the windows' frames, float32 ``(B, T * per_frame, width)``."""
@@ -434,6 +458,75 @@ class Policy(nn.Module):
         policy.load_state_dict(own | fitting)
         return policy.train(self.training)
 
+    def on(self, config: PolicyConfig) -> Policy:
+        """A policy of this configuration, which has an adaptation, that shares all that it can with this one, its base.
+        What it has of its own starts at random."""
+        if config.adaptation is None or self.config.adaptation is not None:
+            raise PolysomaError("expected the configuration of an adaptation, and a base that stands alone")
+        policy = Policy(config)
+        names = shared_names(policy.state_dict(), self.state_dict(), config.adaptation.method)
+        share(policy, self, names)
+        policy.shared = frozenset(names)
+        return policy.train(self.training)
+
+    def adapted(
+        self,
+        adaptation: Adaptation,
+        embodiments: Sequence[Embodiment],
+        statistics: Mapping[str, Mapping[str, Statistics]],
+        vocabulary: Sequence[str],
+    ) -> Policy:
+        """A policy of these bodies alone that shares this one's weights, which take no more gradients, and has a few of
+        its own. Bodies that are known begin with the weights and statistics that they have.
+
+        Args:
+            adaptation: which method; its number of words is counted here.
+            embodiments: bodies to drive.
+            statistics: those of bodies that are not known.
+            vocabulary: words to know.
+
+        Raises:
+            PolysomaError: this policy is an adaptation itself, or a body of a known name differs from the known one.
+        """
+        grown = self.grown(embodiments, statistics, vocabulary, keep=False)
+        words = len(grown.config.vocabulary) - len(self.config.vocabulary)
+        policy = self.on(
+            dataclasses.replace(grown.config, adaptation=dataclasses.replace(adaptation, words=words)),
+        )
+        start = grown.state_dict()
+        if words:
+            start["text.own.weight"] = start["text.words.weight"][-words:]
+        policy.load_own({name: value for name, value in start.items() if name in policy.own()}, partly=True)
+        return policy
+
+    def own(self) -> dict[str, Tensor]:
+        """Parameters and buffers by name, without those of a base."""
+        return {name: value for name, value in self.state_dict().items() if name not in self.shared}
+
+    def own_fitting(self, other: Policy) -> dict[str, Tensor]:
+        """What :meth:`own` returns as far as another policy, which may know more words, can load it."""
+        theirs = other.own()
+        mine = {name: value for name, value in self.own().items() if name in theirs}
+        words = "text.own.weight"
+        if words in mine and len(mine[words]) < len(theirs[words]):
+            mine[words] = torch.cat([mine[words], theirs[words][len(mine[words]) :]])
+        return {name: value for name, value in mine.items() if value.shape == theirs[name].shape}
+
+    def load_own(self, tensors: Mapping[str, Tensor], partly: bool = False) -> None:
+        """Sets what :meth:`own` returns. Raises RuntimeError where names, unless ``partly``, or shapes differ."""
+        expected = self.own().keys()
+        if tensors.keys() - expected or (not partly and expected - tensors.keys()):
+            raise RuntimeError(f"expected tensors {sorted(expected)}, got {sorted(tensors)}")
+        self.load_state_dict(tensors, strict=False)
+
+    def train(self, mode: bool = True) -> Policy:
+        """Sets the mode of training. What is shared with a base never learns, running statistics included."""
+        super().train(mode)
+        for path, module in self.named_modules():
+            if any(f"{path}.{name}" in self.shared for name, _ in module.named_buffers(recurse=False)):
+                module.eval()
+        return self
+
     def for_inference(self) -> Policy:
         """Stores the matrices in bfloat16 (what the products run in anyway), freezes, and returns itself."""
         for module in self.modules():
@@ -481,6 +574,8 @@ class Policy(nn.Module):
         parts = {name: getattr(self, name) for name in ("text", "images", "channels", "bodies", "trunk", "heads")}
         counts = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items() if part is not None}
         counts["readouts"] = sum(p.numel() for p in self.readouts.parameters())
+        if self.shared:
+            counts["own"] = sum(value.numel() for value in self.own().values())
         shape = f"width {self.config.width}, depth {self.config.depth}, {self.config.heads} heads"
         lines = [f"Policy: {self.parameter_count():,} parameters, {shape}, {len(self.config.vocabulary)} words"]
         lines += [f"  {name:<9}{count:>11,}" for name, count in counts.items()]

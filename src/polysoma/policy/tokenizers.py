@@ -42,12 +42,20 @@ def build_vocabulary(texts: Iterable[str]) -> list[str]:
 
 
 class TextTokenizer(nn.Module):
-    """One token a word, with its neighbours mixed in by one transformer block."""
+    """One token a word, with its neighbours mixed in by one transformer block.
 
-    def __init__(self, vocabulary: Sequence[str], width: int, heads: int) -> None:
+    Args:
+        vocabulary: the words it knows.
+        width: of tokens.
+        heads: of the block.
+        own: how many words, the last ones, have a table of their own, which can be trained apart.
+    """
+
+    def __init__(self, vocabulary: Sequence[str], width: int, heads: int, own: int = 0) -> None:
         super().__init__()
         self.ids = {word: number for number, word in enumerate(vocabulary, start=2)}
-        self.words = nn.Embedding(len(vocabulary) + 2, width, padding_idx=0)
+        self.words = nn.Embedding(len(vocabulary) + 2 - own, width, padding_idx=0)
+        self.own = nn.Embedding(own, width) if own else None
         self.position = nn.Parameter(torch.randn(MAX_WORDS, width) * 0.02)
         self.block = Block(width, heads)
 
@@ -59,10 +67,15 @@ class TextTokenizer(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """ids ``(B, W)`` to tokens ``(B, W, width)``."""
-        x = self.words(ids) + self.position[: ids.shape[1]]
+        words = self.words(ids) if self.own is None else F.embedding(ids, self._table())
+        x = words + self.position[: ids.shape[1]]
         mask = torch.zeros(ids.shape, device=ids.device).masked_fill_(ids == 0, BLOCKED)[:, None, None]
         x, _, _ = self.block(x, mask)
         return x
+
+    def _table(self) -> Tensor:
+        assert self.own is not None
+        return torch.cat([self.words.weight, self.own.weight])
 
 
 class StateTokenizer(nn.Module):

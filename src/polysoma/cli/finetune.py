@@ -1,0 +1,123 @@
+"""``polysoma finetune``: a checkpoint learns a body, new or known; ``polysoma lineage``: where it comes from."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import tyro
+
+from polysoma import simulators
+from polysoma.cli.progress import counting, unpacking
+from polysoma.cli.train import check_training_installed, quick_evaluation
+from polysoma.errors import PolysomaError
+from polysoma.policy.methods import FinetuningMethod
+
+if TYPE_CHECKING:
+    from polysoma.learning.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Finetune:
+    """Fine-tunes a checkpoint on demonstrations of a body, known or new. The checkpoint itself is never changed.
+
+    Says first what it will cost: time, memory, the size of what is stored. All methods but full store a small file
+    beside the base, which computes the same bits as ever. Killed, it continues with --resume.
+
+    Examples:
+        polysoma finetune generalist --data recordings/so101 --out runs/so101
+        polysoma finetune generalist --data data/fetch --method full --demos 20 --minutes 5 --out runs/fetch
+        polysoma finetune runs/so101/checkpoint --data recordings/second-week --out runs/so101-2
+    """
+
+    checkpoint: tyro.conf.Positional[str] = "generalist"
+    """A checkpoint folder, or generalist for the shipped weights; an adaptation is continued."""
+    data: tuple[str, ...] = ()
+    """Data sets of any known format."""
+    method: FinetuningMethod | None = None
+    """full: all weights; lora: low-rank matrices in the trunk; adapter: bottlenecks in the trunk; head: what the body
+    has of its own alone; prompt: tokens before the words. lora by default, or that of an adaptation to be continued."""
+    out: Path = Path("runs/finetuned")
+    """Folder of the run; out/checkpoint is what comes of it."""
+    minutes: float = 10.0
+    """Of training, on this machine."""
+    steps: int | None = None
+    """Of training, instead of --minutes."""
+    demos: int = 0
+    """Demonstrations of each task that are used; 0 for all."""
+    held_out: float = 0.1
+    """Fraction of them that is not learnt from, to find the best checkpoint; 0 takes the last one."""
+    patience: int = 0
+    """Stop after so many checkpoints (of eight) that were no better on what is held out; 0 goes to the end."""
+    rank: int = 8
+    """Of lora's matrices; width of adapter's bottlenecks."""
+    tokens: int = 8
+    """Of the prompt."""
+    learning_rate: float | None = None
+    """The peak; by default what suits the method."""
+    tasks: str = ""
+    """Play these tasks at every checkpoint (of bodies that have a simulator here), comma-separated."""
+    seed: int = 0
+    """Of all that is drawn at random."""
+    resume: bool = False
+    """Continue the run in --out."""
+
+    def run(self) -> None:
+        check_training_installed()
+        from polysoma.learning.imitation import recipe_of_run, train
+
+        recipe = recipe_of_run(self.out) if self.resume else self._plan()
+        with counting("training") as show:
+
+            def progress(step: int, losses: dict[str, float]) -> None:
+                show(step, recipe.steps, " ".join(f"{name} {loss:.3f}" for name, loss in losses.items()))
+
+            folder = train(recipe, self.out, self.resume, None, progress, quick_evaluation, unpacking())
+        if os.environ.get("RANK", "0") == "0":
+            size = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
+            print(f"checkpoint: {folder} ({size:.1f} MB); use it wherever a checkpoint is asked for")
+
+    def _plan(self) -> Recipe:
+        if not self.data:
+            raise PolysomaError("--data: expected one or more data sets to learn from, got none")
+        from polysoma.learning.finetuning import recipe_for, steps_in, with_steps
+        from polysoma.learning.imitation import rehearse
+        from polysoma.learning.recipe import Evaluation
+
+        recipe = recipe_for(
+            self.checkpoint, self.data, self.method, self.demos, self.held_out, self.rank, self.tokens,
+            self.learning_rate, self.seed, unpacking(),
+        )  # fmt: skip
+        if self.tasks:
+            tasks = tuple(simulators.match_tasks(self.tasks, list(recipe.bodies)))
+            recipe = dataclasses.replace(recipe, evaluation=Evaluation(tasks, episodes=10))
+        cost = rehearse(with_steps(recipe, 10))
+        steps = steps_in(60 * self.minutes, cost) if self.steps is None else self.steps
+        method = "full" if recipe.adaptation is None else recipe.adaptation.method
+        print(
+            f"{method} fine-tuning of {self.checkpoint} for {', '.join(recipe.bodies)}: {steps:,} steps of "
+            f"{cost.seconds:.2f} s, {steps * cost.seconds / 60:.1f} minutes; {cost.learning:,} parameters learn, "
+            f"{cost.memory / 1e9:.1f} GB of memory, {cost.stored / 1e6:.1f} MB stored"
+        )
+        return with_steps(recipe, steps, self.patience)
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """Says where a checkpoint comes from: every training that led to it, on which data, the last one first.
+
+    Examples:
+        polysoma lineage runs/so101-2/checkpoint
+    """
+
+    checkpoint: tyro.conf.Positional[str] = "generalist"
+    """A checkpoint folder, or generalist for the shipped weights."""
+
+    def run(self) -> None:
+        from polysoma.learning.lineage import tell
+
+        for depth, line in enumerate(tell(self.checkpoint)):
+            print("  " * depth + line)

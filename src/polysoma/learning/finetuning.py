@@ -1,0 +1,114 @@
+"""Fine-tuning: a recipe for a few demonstrations of a body, written from the data and a budget of time."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import get_args
+
+from polysoma.data.mixture import open_sources
+from polysoma.embodiment import Modality
+from polysoma.errors import PolysomaError
+from polysoma.learning.imitation import Rehearsal, rehearse
+from polysoma.learning.recipe import BodyRecipe, Recipe
+from polysoma.policy import checkpoint
+from polysoma.policy.adaptation import Adaptation
+from polysoma.policy.methods import FinetuningMethod
+from polysoma.policy.policy import PolicyConfig
+
+LEARNING_RATES: dict[str, float] = {"full": 6e-4, "lora": 2e-3, "head": 2e-3, "prompt": 5e-3, "adapter": 2e-3}
+"""Peaks, found on development seeds (docs/finetuning.md)."""
+
+CHECKPOINTS = 8
+_BATCH, _BATCH_OF_PICTURES = 64, 48
+
+
+def recipe_for(
+    base: str,
+    data: Sequence[str],
+    method: FinetuningMethod | None,
+    demonstrations: int = 0,
+    held_out: float = 0.1,
+    rank: int = 8,
+    tokens: int = 8,
+    learning_rate: float | None = None,
+    seed: int = 0,
+    unpacking: Callable[[Path, int, int], None] | None = None,
+) -> Recipe:
+    """A recipe whose number of steps is still open (:func:`with_steps`).
+
+    Args:
+        base: the checkpoint to start from.
+        data: data sets, all of whose bodies are learnt.
+        method: ``"full"`` trains all weights, the others are those of
+            :class:`~polysoma.policy.adaptation.Adaptation`. None continues an adaptation by its own method, and takes
+            ``"lora"`` for all else.
+        demonstrations: of each task that are used; 0 for all.
+        held_out: the fraction of the episodes on which the best checkpoint is chosen.
+        rank, tokens: see :class:`~polysoma.policy.adaptation.Adaptation`.
+        learning_rate: the peak; None takes what suits the method.
+        seed: of all that is drawn at random.
+        unpacking: called with (data set, frames so far, of how many) while data of other formats are unpacked.
+
+    Raises:
+        PolysomaError: no data, or an unknown method.
+    """
+    there = PolicyConfig.from_json(checkpoint.read_config(checkpoint.resolve(base))).adaptation
+    if method is None:
+        method = "lora" if there is None else there.method
+        rank, tokens = (rank, tokens) if there is None else (there.rank, there.tokens)
+    if method not in get_args(FinetuningMethod):
+        raise PolysomaError(f"method: expected one of {', '.join(get_args(FinetuningMethod))}, got {method!r}")
+    # The folders are found by the rules of recipes, whatever the bodies are.
+    folders = Recipe(tuple(data), {}).folders()
+    bodies = {}
+    for source in open_sources(folders, {}, {}, unpacking):
+        body = source.embodiment
+        pictures = any(stream.modality is Modality.IMAGE for stream in body.arrays)
+        bodies[body.name] = BodyRecipe(
+            batch=_BATCH_OF_PICTURES if pictures else _BATCH,
+            parts=2,
+            balance=0.3,
+            noise=0.02 if pictures else 0.01,
+            colour=0.15 if pictures else 0.0,
+        )
+    adaptation = None if method == "full" else Adaptation(method, rank, tokens)
+    return Recipe(
+        data=tuple(map(str, folders)),
+        bodies=bodies,
+        init=base,
+        adaptation=adaptation,
+        demonstrations=demonstrations,
+        held_out=held_out,
+        learning_rate=LEARNING_RATES[method] if learning_rate is None else learning_rate,
+        weight_decay=0.01,
+        ema=0.98,
+        seed=seed,
+    )
+
+
+def with_steps(recipe: Recipe, steps: int, patience: int = 0) -> Recipe:
+    """The recipe with a number of steps, and what hangs on that."""
+    return dataclasses.replace(
+        recipe,
+        steps=steps,
+        warmup=min(50, max(1, steps // 10)),
+        checkpoint_every=max(1, math.ceil(steps / CHECKPOINTS)),
+        log_every=max(1, min(20, steps // 20)),
+        patience=patience,
+    )
+
+
+def steps_in(seconds: float, cost: Rehearsal) -> int:
+    """How many steps fit into a budget of time, checkpoints included."""
+    return max(10, int(0.95 * seconds / cost.seconds))
+
+
+def within(
+    recipe: Recipe, seconds: float, unpacking: Callable[[Path, int, int], None] | None = None
+) -> tuple[Recipe, Rehearsal]:
+    """The recipe with as many steps as fit into a budget of time on this machine, and what they cost."""
+    cost = rehearse(with_steps(recipe, 10), unpacking=unpacking)
+    return with_steps(recipe, steps_in(seconds, cost)), cost

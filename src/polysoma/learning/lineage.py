@@ -1,0 +1,68 @@
+"""Lineage: where weights come from. Each checkpoint holds the whole chain of trainings that led to it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from polysoma.data.dataset import Dataset
+from polysoma.data.mixture import Source
+from polysoma.learning.recipe import Recipe
+from polysoma.policy import checkpoint
+
+
+def describe(recipe: Recipe, sources: Sequence[Source]) -> dict[str, Any]:
+    """One training, as JSON: ``method``, ``data`` (name, bodies, episodes, frames and a fingerprint of each data set),
+    ``parent`` (name, SHA-256 of its weights, and its own lineage; None without)."""
+    method = "full" if recipe.adaptation is None else recipe.adaptation.method
+    data = [
+        {
+            "name": dataset.root.name,
+            "body": source.embodiment.name,
+            "episodes": len(dataset.episode_length),
+            "frames": len(dataset),
+            "fingerprint": hashlib.sha256(
+                dataset.episode_length.tobytes() + dataset.episode_seed.tobytes()
+            ).hexdigest(),
+        }
+        for source in sources
+        for dataset in source.datasets
+    ]
+    parent = None
+    if recipe.init:
+        parent = {
+            "name": recipe.init,
+            "sha256": checkpoint.weights_sha256(recipe.init),
+            "lineage": checkpoint.read_config(checkpoint.resolve(recipe.init)).get("lineage"),
+        }
+    used = {"demonstrations": recipe.demonstrations} if recipe.demonstrations else {}
+    return {"method": method, **used, "data": data, "parent": parent}
+
+
+def _fingerprint(dataset: Dataset) -> str:
+    return hashlib.sha256(dataset.episode_length.tobytes() + dataset.episode_seed.tobytes()).hexdigest()
+
+
+def tell(path: str | Path) -> list[str]:
+    """The lineage of a checkpoint in words: a line for each training, the last one first. Raises PolysomaError where
+    there is no checkpoint."""
+    folder = checkpoint.resolve(path)
+    name, sha256 = str(path), checkpoint.weights_sha256(path)
+    known: dict[str, Any] | None = checkpoint.read_config(folder).get("lineage")
+    lines: list[str] = []
+    while True:
+        here = f"{name} ({sha256[:12]})"
+        if known is None:
+            return [*lines, f"{here}: no more is known"]
+        bodies = sorted({data["body"] for data in known["data"]})
+        episodes = sum(data["episodes"] for data in known["data"])
+        each = f", {known['demonstrations']} of each task used" if "demonstrations" in known else ""
+        lines.append(
+            f"{here}: {known['method']}, {known['steps']} steps on {episodes:,} episodes of {', '.join(bodies)} "
+            f"({', '.join(dict.fromkeys(data['name'] for data in known['data']))}){each}"
+        )
+        if known["parent"] is None:
+            return lines
+        name, sha256, known = (known["parent"][key] for key in ("name", "sha256", "lineage"))

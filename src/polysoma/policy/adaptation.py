@@ -1,0 +1,129 @@
+"""Adaptation: few parameters of one's own beside those of a base policy, which stay as they are.
+
+What a body has of its own (tokenizer, readouts, head) is always of the adaptation; the methods differ in what else is.
+Parameters of the base are the base's own tensors, so a hundred adapted policies hold one trunk in memory, and the base
+computes the same bits with or without them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from polysoma.errors import PolysomaError
+from polysoma.policy.methods import AdaptationMethod
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """How a policy differs from its base.
+
+    Attributes:
+        method: ``"head"``: only in what the bodies have of their own; ``"lora"``: also by a low-rank matrix beside each
+            matrix of the trunk (Hu et al. 2021, arXiv 2106.09685); ``"adapter"``: by a bottleneck after each attention
+            and each perceptron of the trunk (Houlsby et al. 2019, arXiv 1902.00751); ``"prompt"``: by tokens before the
+            words (Lester et al. 2021, arXiv 2104.08691), and bodies that the base knows stay as they are.
+        rank: of the low-rank matrices, or the width of the bottlenecks.
+        tokens: of the prompt.
+        words: how many words, the vocabulary's last ones, the base does not know.
+        base: what the base was called when this was made: a folder, or a name as for
+            :func:`polysoma.policy.checkpoint.resolve`.
+        base_sha256: of the base's file of weights.
+    """
+
+    method: AdaptationMethod
+    rank: int = 8
+    tokens: int = 8
+    words: int = 0
+    base: str = ""
+    base_sha256: str = ""
+
+    def __post_init__(self) -> None:
+        if self.method not in get_args(AdaptationMethod):
+            raise PolysomaError(
+                f"adaptation: expected one of the methods {get_args(AdaptationMethod)}, got {self.method!r}"
+            )
+        if self.rank < 1 or self.tokens < 1 or self.words < 0:
+            raise PolysomaError(f"adaptation: rank and tokens must be at least 1, got {self.rank} and {self.tokens}")
+
+
+class LoRALinear(nn.Linear):
+    """A linear map plus one of low rank that begins as zero: ``W + B A``, where the inner width is the rank.
+
+    The sum is scaled by 2, as is usual (``alpha = 2 * rank``).
+    """
+
+    def __init__(self, inputs: int, outputs: int, rank: int) -> None:
+        super().__init__(inputs, outputs)
+        self.a = nn.Parameter(torch.randn(rank, inputs) / math.sqrt(inputs))
+        self.b = nn.Parameter(torch.zeros(outputs, rank))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + 2 * F.linear(F.linear(x, self.a), self.b)
+
+
+class BottleneckLinear(nn.Linear):
+    """A linear map, and after it a narrow perceptron around which its result also goes, and which begins as zero."""
+
+    def __init__(self, inputs: int, outputs: int, rank: int) -> None:
+        super().__init__(inputs, outputs)
+        self.narrow = nn.Linear(outputs, rank)
+        self.wide = nn.Linear(rank, outputs)
+        nn.init.zeros_(self.wide.weight)
+        nn.init.zeros_(self.wide.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)
+        return y + self.wide(F.relu(self.narrow(y)))
+
+
+def adapt(trunk: nn.Module, adaptation: Adaptation) -> None:
+    """Gives the blocks of a trunk the places that the method needs."""
+    kinds: dict[str, tuple[type[LoRALinear | BottleneckLinear], tuple[str, ...]]] = {
+        "lora": (LoRALinear, ("qkv", "out", "up", "down")),
+        "adapter": (BottleneckLinear, ("out", "down")),
+    }
+    if adaptation.method not in kinds:
+        return
+    kind, places = kinds[adaptation.method]
+    for block in trunk.get_submodule("blocks").children():
+        for place in places:
+            old = block.get_submodule(place)
+            assert isinstance(old, nn.Linear)
+            setattr(block, place, kind(old.in_features, old.out_features, adaptation.rank))
+
+
+def shared_names(own: Mapping[str, Any], base: Mapping[str, Tensor], method: AdaptationMethod) -> set[str]:
+    """Which of a policy's parameters and buffers are those of its base.
+
+    Args:
+        own: the policy's, by name, with a shape each.
+        base: the base's, by name.
+        method: see :class:`Adaptation`.
+    """
+    bodies = () if method == "prompt" else ("bodies.", "readouts.", "heads.", "estimators.")
+    return {
+        name
+        for name, value in own.items()
+        if name in base and base[name].shape == value.shape and not name.startswith(bodies)
+    }
+
+
+def share(policy: nn.Module, base: nn.Module, names: set[str]) -> None:
+    """Makes these parameters and buffers of a policy the very tensors of the base, without gradients."""
+    for name in names:
+        path, _, leaf = name.rpartition(".")
+        mine, theirs = policy.get_submodule(path), base.get_submodule(path)
+        if leaf in theirs._parameters:
+            parameter = theirs._parameters[leaf]
+            assert parameter is not None
+            parameter.requires_grad_(False)
+            mine._parameters[leaf] = parameter
+        else:
+            mine._buffers[leaf] = theirs._buffers[leaf]

@@ -1,0 +1,11 @@
+"""The names of the methods of fine-tuning, apart from all that is slow to import."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+AdaptationMethod = Literal["head", "lora", "adapter", "prompt"]
+"""See :class:`polysoma.policy.adaptation.Adaptation`."""
+
+FinetuningMethod = Literal["full", "lora", "adapter", "head", "prompt"]
+"""An adaptation, or ``"full"`` for training all weights."""

@@ -1,0 +1,210 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from conftest import ARM, GRID, check_resuming, make_episode, make_policy, observe
+from polysoma.cli import main
+from polysoma.data.dataset import Dataset
+from polysoma.data.mixture import Source
+from polysoma.data.windows import gather
+from polysoma.data.writer import DatasetWriter
+from polysoma.errors import PolysomaError
+from polysoma.learning import lineage
+from polysoma.learning.finetuning import recipe_for, with_steps
+from polysoma.learning.imitation import Best, rehearse, train
+from polysoma.policy import checkpoint
+from polysoma.policy.adaptation import Adaptation
+from polysoma.policy.methods import AdaptationMethod
+
+METHODS: tuple[AdaptationMethod, ...] = get_args(AdaptationMethod)
+
+
+@pytest.fixture
+def base(sources: dict[str, Source], tmp_path: Path) -> Path:
+    """A checkpoint that knows the grid alone."""
+    checkpoint.save(make_policy(sources, (GRID,)), tmp_path / "base")
+    return tmp_path / "base"
+
+
+def tuned(base: Path, data: Path, out: Path, method: AdaptationMethod, steps: int = 4) -> Path:
+    recipe = recipe_for(str(base), [str(data)], method, rank=2, tokens=3)
+    return train(with_steps(recipe, steps), out)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_base_computes_the_same_bits_beside_its_adaptations(
+    method: AdaptationMethod, base: Path, datasets: dict[str, Path], tmp_path: Path
+) -> None:
+    before = {path.name: path.read_bytes() for path in base.iterdir()}
+    windows = gather(Dataset(datasets["grid"]), np.arange(4), np.zeros(4, int))
+    expected = checkpoint.load(base).predict(windows)
+    new = tuned(base, datasets["arm"], tmp_path / "new", method)
+    known = tuned(base, datasets["grid"], tmp_path / "known", method)
+    assert {path.name: path.read_bytes() for path in base.iterdir()} == before
+    policy, arm, grid = checkpoint.load_all([base, new, known])
+    assert torch.equal(policy.predict(windows), expected)
+    assert not torch.equal(grid.predict(windows), expected)
+    assert arm.agent("arm", "go").act(observe(ARM)).shape == (2,)
+    # One trunk in memory, and little else in the files.
+    for adapted in (arm, grid):
+        assert adapted.trunk.norm.weight.data_ptr() == policy.trunk.norm.weight.data_ptr()
+        assert adapted.shared and not any(name in adapted.own() for name in policy.trunk.state_dict())
+    held = safetensors.torch.load_file(new / checkpoint.WEIGHTS)
+    assert held.keys() == arm.own().keys()
+    assert sum(t.numel() for t in held.values()) < policy.parameter_count() / 2
+
+
+@pytest.mark.parametrize("method", ["lora", "adapter", "head"])
+def test_an_adaptation_begins_as_its_base(
+    method: AdaptationMethod, sources: dict[str, Source], datasets: dict[str, Path]
+) -> None:
+    policy = make_policy(sources)
+    windows = gather(Dataset(datasets["grid"]), np.arange(4), np.zeros(4, int))
+    adapted = policy.adapted(Adaptation(method), [GRID], {}, ["new", "words"])
+    assert torch.equal(adapted.predict(windows), policy.predict(windows))
+    assert [body.name for body in adapted.config.embodiments] == ["grid"]
+    assert adapted.config.vocabulary == (*policy.config.vocabulary, "new", "words")
+    with pytest.raises(PolysomaError, match="stands alone"):
+        adapted.adapted(Adaptation(method), [GRID], {}, [])
+
+
+def test_what_is_shared_takes_no_gradients(sources: dict[str, Source]) -> None:
+    policy = make_policy(sources).train()
+    adapted = policy.adapted(Adaptation("lora", rank=2), [GRID], {}, ["new"])
+    adapted.loss(sources["grid"].draw(4, np.random.default_rng(0))).backward()
+    learning = {name for name, parameter in adapted.named_parameters() if parameter.requires_grad}
+    assert learning == set(adapted.own())
+    assert any(name.endswith("qkv.b") for name in learning) and "text.own.weight" in learning
+    assert all(parameter.grad is None for parameter in policy.trunk.parameters())
+
+
+def test_running_statistics_of_the_base_do_not_learn(sources: dict[str, Source]) -> None:
+    pixels = sources["arm-pixels"].embodiment
+    policy = make_policy(sources, (pixels,)).train()
+    adapted = policy.adapted(Adaptation("head"), [pixels], {}, []).train()
+    buffers = {name: value.clone() for name, value in policy.named_buffers()}
+    adapted.loss(sources["arm-pixels"].draw(4, np.random.default_rng(0))).backward()
+    assert all(torch.equal(value, buffers[name]) for name, value in policy.named_buffers())
+
+
+def test_a_killed_adaptation_resumes_to_the_same_bits(base: Path, datasets: dict[str, Path], tmp_path: Path) -> None:
+    table = {
+        "data": [str(datasets["arm"])],
+        "bodies": {"arm": {"batch": 8}},
+        "init": str(base),
+        "adaptation": {"method": "lora", "rank": 2},
+        "held_out": 0.3,
+    }
+    check_resuming(table, tmp_path)
+
+
+def test_more_data_continue_an_adaptation(base: Path, datasets: dict[str, Path], tmp_path: Path) -> None:
+    first = tuned(base, datasets["arm"], tmp_path / "first", "lora")
+    with DatasetWriter(tmp_path / "week two", ARM) as writer:
+        for seed in range(4):
+            writer.add(make_episode(ARM, 9, seed, "arm/three", "wave politely"))
+    recipe = recipe_for(str(first), [str(tmp_path / "week two")], None, learning_rate=0.0)
+    second = train(with_steps(recipe, 1), tmp_path / "second")
+    windows = gather(Dataset(datasets["arm"]), np.arange(4), np.zeros(4, int))
+    old, new = checkpoint.load(first), checkpoint.load(second)
+    assert torch.equal(old.predict(windows), new.predict(windows))
+    assert {"wave", "politely"} <= set(new.config.vocabulary) - set(old.config.vocabulary)
+    lines = lineage.tell(second)
+    assert [line.split(":")[0].split(" ")[0] for line in lines] == [str(second), str(first), str(base)]
+    assert "lora, 1 steps on 4 episodes of arm (week two)" in lines[0] and "no more is known" in lines[2]
+    with pytest.raises(PolysomaError, match="continued by the same, not by all weights"):
+        train(with_steps(recipe_for(str(first), [str(datasets["arm"])], "full"), 1), tmp_path / "third")
+
+
+def test_another_base_is_refused(
+    base: Path, sources: dict[str, Source], datasets: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = tuned(base, datasets["arm"], tmp_path / "run", "head", steps=1)
+    checkpoint.save(make_policy(sources, (GRID,), seed=1), base)
+    with pytest.raises(PolysomaError, match="get the weights that it was made from"):
+        checkpoint.load(folder)
+
+
+def test_full_fine_tuning_is_a_checkpoint_that_stands_alone(
+    base: Path, datasets: dict[str, Path], tmp_path: Path
+) -> None:
+    recipe = recipe_for(str(base), [str(datasets["arm"])], "full", demonstrations=2, held_out=0.0)
+    policy = checkpoint.load(train(with_steps(recipe, 1), tmp_path / "run"))
+    assert not policy.shared and {body.name for body in policy.config.embodiments} == {"arm", "grid"}
+
+
+def test_the_best_checkpoint_is_kept_and_patience_ends(
+    base: Path, datasets: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = iter([3.0, 1.0, 2.0, 1.5, 0.5])
+    monkeypatch.setattr("polysoma.learning.imitation._held_out_losses", lambda *_: {"arm": next(losses)})
+    recipe = with_steps(recipe_for(str(base), [str(datasets["arm"])], "head"), 8, patience=2)
+    folder = train(recipe, tmp_path / "run")
+    assert checkpoint.read_config(folder)["lineage"]["steps"] == 2
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["held_out/arm"] for line in lines if "held_out/arm" in line] == [3.0, 1.0, 2.0, 1.5]
+    assert max(line["step"] for line in lines) == 4
+    assert Best(1, 2.0).after(2, 2.0) == Best(1, 2.0, 1)
+
+
+def test_episodes_held_out_are_of_every_task_and_apart(sources: dict[str, Source]) -> None:
+    source = sources["grid"]
+    learnt, apart = source.split(0, 0.25)
+    assert apart is not None and (learnt.episodes, apart.episodes) == (6, 2)
+    assert len(learnt) + len(apart) == len(source) and apart.tasks == source.tasks
+    few, apart = source.split(3, 0.0)
+    assert few.episodes == 6 and apart is None
+    dataset = source.datasets[0]
+    first = few.draw(200, np.random.default_rng(0))
+    held = {tuple(dataset.observations["view"][start].ravel()) for start in dataset.episode_start[6:]}
+    assert not held & {tuple(frame.ravel()) for window in first.observations["view"] for frame in window}
+
+
+def test_statistics_are_of_the_episodes_that_are_used(sources: dict[str, Source]) -> None:
+    few, _ = sources["arm"].split(1, 0.0)
+    dataset = sources["arm"].datasets[0]
+    frames = dataset.episode_length[:2].sum()
+    np.testing.assert_allclose(
+        few.statistics()["state"].mean, dataset.observations["state"][:frames].mean(0), rtol=1e-5
+    )
+
+
+def test_it_says_what_it_costs_and_does_it(
+    base: Path, datasets: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["finetune", str(base), "--data", str(datasets["arm"]), "--out", str(tmp_path / "run"), "--steps", "3"]
+    main([*arguments, "--method", "prompt"])
+    said = capsys.readouterr().out
+    assert "prompt fine-tuning of" in said and "3 steps of" in said and "MB stored" in said
+    assert checkpoint.bodies(tmp_path / "run" / "checkpoint") == ["arm"]
+    main(["lineage", str(tmp_path / "run" / "checkpoint")])
+    assert "prompt, 3 steps on 8 episodes of arm" in capsys.readouterr().out
+    cost = rehearse(with_steps(recipe_for(str(base), [str(datasets["arm"])], "prompt", tokens=3), 10))
+    policy = checkpoint.load_for_training(tmp_path / "run" / "checkpoint")
+    # Five tokens more than here.
+    assert cost.learning + 5 * 32 == sum(value.numel() for value in policy.own().values())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--steps", "1"], "--data"),
+        (["--data", "nowhere"], "no data set matches 'nowhere'"),
+        (["--data", "ARM", "--held-out", "1.5"], "held_out from 0 to below 1"),
+        (["--data", "ARM", "--rank", "0", "--method", "lora"], "rank and tokens must be at least 1"),
+    ],
+)
+def test_bad_input_is_refused(
+    arguments: list[str], message: str, base: Path, datasets: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [str(datasets["arm"]) if word == "ARM" else word for word in arguments]
+    with pytest.raises(SystemExit):
+        main(["finetune", str(base), *given])
+    assert message in capsys.readouterr().err
