@@ -120,3 +120,14 @@ def test_data_sets_of_one_name_and_another_body_do_not_mix(tmp_path: Path) -> No
             writer.add(make_episode(body, 5))
     with pytest.raises(PolysomaError, match="differs from that of"):
         open_sources([tmp_path / "a", tmp_path / "b"], {}, {})
+
+
+def test_tasks_are_weighed_and_left_out(datasets: dict[str, Path]) -> None:
+    paths = [datasets["grid"], datasets["arm"]]
+    (arm, _) = open_sources(paths, {}, {}, task_weights={"arm/one": 9.0})
+    told = list(arm.draw(4000, np.random.default_rng(0)).instructions)
+    assert 0.88 < told.count("do one") / 4000 < 0.92
+    (arm, grid) = open_sources(paths, {}, {}, task_weights={"arm/one": 0.0})
+    assert set(arm.draw(200, np.random.default_rng(0)).instructions) == {"do two"}
+    assert (arm.episodes, grid.episodes) == (4, 8)
+    assert [source.embodiment.name for source in open_sources(paths, {}, {}, task_weights={"arm/*": 0.0})] == ["grid"]

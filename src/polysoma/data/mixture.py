@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import fnmatch
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -33,6 +33,8 @@ class Source:
         weights: one positive number for each data set.
         balance: see above.
         episodes: None for all; or the numbers of those that take part, of each data set.
+        task_weights: pattern (``*`` and ``?``) of task names to a factor of their probability; the first one counts, 1
+            if none.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class Source:
         weights: Sequence[float],
         balance: float,
         episodes: Sequence[np.ndarray] | None = None,
+        task_weights: Mapping[str, float] | None = None,
     ) -> None:
         self.embodiment: Embodiment = datasets[0].embodiment
         for dataset in datasets:
@@ -51,6 +54,7 @@ class Source:
                 )
         self.datasets = list(datasets)
         self._weights, self._balance, self._chosen = list(weights), balance, episodes
+        self._task_weights = dict(task_weights or {})
         self.tasks = sorted({task for dataset in datasets for task in dataset.tasks})
         # Frames of each (data set, task) pair lie in `_frames[pair]`, with the episode of every frame beside them.
         self._pairs: list[tuple[int, np.ndarray]] = []
@@ -73,7 +77,8 @@ class Source:
             raise PolysomaError(f"no episodes in {[str(dataset.root) for dataset in datasets]}: record some first")
         share = np.array(pair_weight, np.float64)
         total = np.bincount(pair_task, weights=share, minlength=len(self.tasks))[pair_task]
-        probability = share / total * total**balance
+        factor = np.array([_first_match(task, self._task_weights) for task in self.tasks])[pair_task]
+        probability = factor * share / total * total**balance
         self._probability = probability / probability.sum()
 
     def __len__(self) -> int:
@@ -128,7 +133,8 @@ class Source:
                 (apart if place >= len(own) - kept else learnt)[number].append(episode)
 
         def source(chosen: list[list[int]]) -> Source:
-            return Source(self.datasets, self._weights, self._balance, [np.array(sorted(c), np.int64) for c in chosen])
+            episodes = [np.array(sorted(numbers), np.int64) for numbers in chosen]
+            return Source(self.datasets, self._weights, self._balance, episodes, self._task_weights)
 
         return source(learnt), source(apart) if any(apart) else None
 
@@ -216,6 +222,7 @@ def open_sources(
     weights: dict[str, float],
     balance: dict[str, float],
     progress: Callable[[Path, int, int], None] | None = None,
+    task_weights: Mapping[str, float] | None = None,
 ) -> list[Source]:
     """Opens data sets and groups them by embodiment, in the order of the embodiments' names.
 
@@ -224,13 +231,26 @@ def open_sources(
         weights: pattern (``*`` and ``?``) to the weight of the folders that match it; the first one counts, 1 if none.
         balance: embodiment name to the exponent of :class:`Source`; 0 where absent.
         progress: called with (data set, frames so far, of how many) while a data set of another format is unpacked.
+        task_weights: as for :class:`Source`; episodes of tasks of weight 0 are left out, of the statistics too. Bodies
+            of which nothing remains are left out.
     """
     groups: dict[str, list[tuple[Dataset, float]]] = {}
     for path in paths:
         dataset = Dataset(path, None if progress is None else partial(progress, path))
-        weight = next((value for pattern, value in weights.items() if fnmatch.fnmatch(str(path), pattern)), 1.0)
+        weight = _first_match(str(path), weights)
         groups.setdefault(dataset.embodiment.name, []).append((dataset, weight))
-    return [
-        Source([d for d, _ in group], [w for _, w in group], balance.get(name, 0.0))
-        for name, group in sorted(groups.items())
-    ]
+    sources = []
+    for name, group in sorted(groups.items()):
+        datasets = [dataset for dataset, _ in group]
+        chosen = None
+        if any(_first_match(task, task_weights or {}) == 0 for dataset in datasets for task in dataset.tasks):
+            takes_part = [np.array([_first_match(t, task_weights or {}) > 0 for t in d.tasks]) for d in datasets]
+            chosen = [np.flatnonzero(part[d.episode_task]) for part, d in zip(takes_part, datasets, strict=True)]
+            if not any(map(len, chosen)):
+                continue
+        sources.append(Source(datasets, [w for _, w in group], balance.get(name, 0.0), chosen, task_weights))
+    return sources
+
+
+def _first_match(name: str, weights: Mapping[str, float]) -> float:
+    return next((value for pattern, value in weights.items() if fnmatch.fnmatch(name, pattern)), 1.0)

@@ -224,7 +224,7 @@ def _sources(
     balance = {name: body.balance for name, body in recipe.bodies.items()}
     sources = [
         source
-        for source in open_sources(recipe.folders(), dict(recipe.weights), balance, unpacking)
+        for source in open_sources(recipe.folders(), dict(recipe.weights), balance, unpacking, recipe.task_weights)
         if source.embodiment.name in recipe.bodies
     ]
     missing = set(recipe.bodies) - {source.embodiment.name for source in sources}

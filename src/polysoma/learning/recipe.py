@@ -72,6 +72,7 @@ class Recipe:
         data: folders of data sets; ``*`` is expanded.
         bodies: how each embodiment takes part; only those named here do.
         weights: pattern of data set folders to their weight among the data sets of the same body; 1 where none matches.
+        task_weights: pattern of task names to a factor of how often they are drawn; 0 leaves a task's episodes out.
         paraphrases: a file of other words for instructions (see :mod:`polysoma.data.paraphrases`), ``"shipped"`` for
             that of the shipped tasks, or empty for none.
         images: how pictures become tokens; None leaves it as ``init`` has it, or as :class:`ImageConfig` is by default.
@@ -95,6 +96,7 @@ class Recipe:
     data: tuple[str, ...]
     bodies: Mapping[str, BodyRecipe]
     weights: Mapping[str, float] = field(default_factory=dict)
+    task_weights: Mapping[str, float] = field(default_factory=dict)
     policy: PolicySize = PolicySize()
     images: ImageConfig | None = None
     head: HeadConfig = HeadConfig()  # noqa: RUF009  (frozen)
@@ -123,6 +125,8 @@ class Recipe:
                 f"expected held_out from 0 to below 1 and no negative demonstrations or patience, got {self.held_out}, "
                 f"{self.demonstrations} and {self.patience}"
             )
+        if any(weight < 0 for weight in (*self.weights.values(), *self.task_weights.values())):
+            raise PolysomaError(f"weights must not be negative, got {dict(self.weights)} and {dict(self.task_weights)}")
         if self.adaptation is not None and not self.init:
             raise PolysomaError(f"an adaptation ({self.adaptation.method}) needs init, the checkpoint to adapt")
         if self.adaptation is not None and (self.images is not None or self.renewed or self.relative):
