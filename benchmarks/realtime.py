@@ -47,15 +47,15 @@ def loop(act: Callable[[], Any], ticks: int, period: float) -> dict[str, Any]:
 
 def slowed(policy: Policy, milliseconds: float) -> None:
     """Makes every decision of this policy take at least so long."""
-    predict = policy.predict
+    respond = policy.respond
 
-    def slow(*arguments: Any, **options: Any) -> torch.Tensor:
+    def slow(*arguments: Any, **options: Any) -> tuple[torch.Tensor, torch.Tensor]:
         began = time.perf_counter()
-        result = predict(*arguments, **options)
+        result = respond(*arguments, **options)
         time.sleep(max(0.0, milliseconds / 1e3 - (time.perf_counter() - began)))
         return result
 
-    policy.predict = slow  # type: ignore[method-assign]
+    policy.respond = slow  # type: ignore[method-assign]
 
 
 def main(ticks: int = 10_000, milliseconds: float = 40.0) -> None:

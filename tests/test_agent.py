@@ -26,11 +26,11 @@ class Counting:
     def begin(self, body: str, instruction: str, goal: None) -> Memory:
         return Memory(instruction, {}, torch.zeros(1, 2, 1, 1, 4), 1, 1)
 
-    def predict(self, windows: Windows, memories: Sequence[Memory], noise: None) -> torch.Tensor:
+    def respond(self, windows: Windows, memories: Sequence[Memory], noise: None) -> tuple[torch.Tensor, torch.Tensor]:
         self.asked += 1
         self.seen.append(windows)
         row = self.scale * (0.1 * self.asked + 0.01 * torch.arange(ARM.chunk))
-        return row[None, :, None].expand(len(windows), -1, 2)
+        return row[None, :, None].expand(len(windows), -1, 2), torch.zeros(len(windows), 4)
 
 
 def test_chunks_are_executed_as_told(policy: Policy) -> None:
@@ -78,14 +78,14 @@ def test_history_and_previous_actions_reach_the_network(policy: Policy) -> None:
     agent = policy.agent("grid")
     seen: list[Windows] = []
     remembered: list[int] = []
-    real = policy.predict
+    real = policy.respond
 
-    def spy(windows: Windows, memories: Sequence[Memory], noise: None) -> torch.Tensor:
+    def spy(windows: Windows, memories: Sequence[Memory], noise: None) -> tuple[torch.Tensor, torch.Tensor]:
         seen.append(windows)
         remembered.append(memories[0].frames)
         return real(windows, memories)
 
-    policy.predict = spy  # type: ignore[method-assign,assignment]
+    policy.respond = spy  # type: ignore[method-assign,assignment]
     actions = [int(agent.act(observe_grid(t))) for t in range(9)]
     assert remembered == [0, 1, 2, 3, 4, 5, 0, 4, 5], "a full window slides by half"
     assert [int(w.lengths[0]) for w in seen] == [1, 1, 1, 1, 1, 1, 4, 1, 1]
@@ -96,14 +96,14 @@ def test_history_and_previous_actions_reach_the_network(policy: Policy) -> None:
 
 def test_a_new_instruction_is_read(policy: Policy) -> None:
     seen: list[Windows] = []
-    real = policy.predict
+    real = policy.respond
 
-    def spy(windows: Windows, memories: Sequence[Memory], noise: None) -> torch.Tensor:
+    def spy(windows: Windows, memories: Sequence[Memory], noise: None) -> tuple[torch.Tensor, torch.Tensor]:
         seen.append(windows)
         assert memories[0].instruction == windows.instructions[0]
         return real(windows, memories)
 
-    policy.predict = spy  # type: ignore[method-assign,assignment]
+    policy.respond = spy  # type: ignore[method-assign,assignment]
     agent = policy.agent("grid")
     for t, instruction in enumerate(["do one", "do one", "do two"]):
         agent.act(observe_grid(t) | {"instruction": instruction})

@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -22,6 +22,10 @@ from polysoma.embodiment import INSTRUCTION, ContinuousActions, Embodiment, Moda
 from polysoma.errors import PolysomaError
 from polysoma.simulators.environment import Environment, ExpertFailed
 from polysoma.workers import in_processes, on_ray
+
+if TYPE_CHECKING:
+    from polysoma.policy.policy import Policy
+    from polysoma.policy.retrieval import RetrievalMemory
 
 VIDEO_FPS = 12
 EXPERT, RANDOM = "expert", "random"
@@ -52,6 +56,8 @@ class Behaviour:
         paraphrases: None, or a file and its split: every episode's instruction is then said in other words.
         told: a policy is told what to do in words, by the pictures that the body's cameras saw at the end of the
             expert's episode of the same seed, or by both.
+        memory: None, or a folder of demonstrations and how many of each task (0 for all) a policy looks up
+            (:class:`polysoma.policy.retrieval.RetrievalMemory`).
     """
 
     driver: str = EXPERT
@@ -61,6 +67,7 @@ class Behaviour:
     max_steps: int | None = None
     paraphrases: tuple[str, Split] | None = None
     told: Told = "words"
+    memory: tuple[str, int] | None = None
 
 
 @dataclass
@@ -221,6 +228,9 @@ def _decider(behaviour: Behaviour) -> Callable[[list[_Lane], list[Any]], Sequenc
 
     policy = load(behaviour.driver)
     acting = Acting(**behaviour.acting)
+    memory = None
+    if behaviour.memory is not None:
+        memory = _remembered(policy, Path(behaviour.memory[0]), behaviour.memory[1])
     agents: dict[_Lane, Agent] = {}
 
     def decide(lanes: list[_Lane], labels: list[Any]) -> Sequence[Any]:
@@ -228,12 +238,25 @@ def _decider(behaviour: Behaviour) -> Callable[[list[_Lane], list[Any]], Sequenc
             del agents[gone]
         for lane in lanes:
             if lane not in agents:
-                agents[lane] = Agent(policy, lane.body.name, acting=acting, seed=lane.job.seed, goal=lane.goal)
+                known = memory if memory is not None and memory.body.name == lane.body.name else None
+                agents[lane] = Agent(
+                    policy, lane.body.name, acting=acting, seed=lane.job.seed, goal=lane.goal, memory=known
+                )
         if not lanes:
             return []
         return act_together([agents[lane] for lane in lanes], [lane.observation for lane in lanes])
 
     return decide
+
+
+def _remembered(policy: Policy, folder: Path, count: int) -> RetrievalMemory:
+    from polysoma.data.dataset import Dataset
+    from polysoma.policy.retrieval import RetrievalMemory
+
+    dataset = Dataset(folder)
+    memory = RetrievalMemory(policy, dataset.embodiment.name)
+    memory.extend(dataset.episode(number) for number in dataset.first_of_each_task(count))
+    return memory
 
 
 def _random_action(lane: _Lane) -> Any:

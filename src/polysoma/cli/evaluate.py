@@ -26,6 +26,7 @@ class Evaluate:
 
     Examples:
         polysoma evaluate generalist --tasks 'metaworld/*' --episodes 20 --seed 1000 --json out.json --report out/
+        polysoma evaluate generalist --tasks 'fetch/*' --memory data/fetch --demos 5
         polysoma evaluate --policy expert --tasks 'drone/*,rover/*'
     """
 
@@ -59,6 +60,10 @@ class Evaluate:
     """A TOML file of other words (see docs/training.md), or shipped."""
     told: Literal["words", "picture", "both"] = "words"
     """What says what to do: words, the pictures at the end of the expert's episode, or both."""
+    memory: str = ""
+    """A folder of demonstrations that the policy looks up while it acts, without learning from them."""
+    demos: int = 0
+    """Demonstrations of each task in --memory; 0 for all."""
     film: int = 240
     """Side of the report's videos in pixels; 0 for none."""
     ray: str | None = None
@@ -99,6 +104,7 @@ class Evaluate:
                 words,
                 self.told,
                 self.ray,
+                (self.memory, self.demos) if self.memory else None,
             )
         if self.json:
             self.json.parent.mkdir(parents=True, exist_ok=True)

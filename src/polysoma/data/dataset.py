@@ -14,6 +14,7 @@ import numpy as np
 
 from polysoma.data import layout
 from polysoma.data.cache import cached, fingerprint, user_cache
+from polysoma.data.episode import Episode
 from polysoma.data.foreign import Foreign, Progress
 from polysoma.data.formats import open_reader
 from polysoma.data.layout import EpisodeIndex
@@ -110,6 +111,32 @@ class Dataset:
 
     def __len__(self) -> int:
         return self._frames
+
+    def episode(self, number: int) -> Episode:
+        """One episode, copied. Raises PolysomaError when there is no such episode."""
+        if not 0 <= number < len(self.episode_length):
+            raise PolysomaError(f"{self.root}: there is no episode {number}; there are {len(self.episode_length)}")
+        frames = slice(self.episode_start[number], self.episode_start[number] + self.episode_length[number])
+        return Episode(
+            self.embodiment,
+            self.tasks[self.episode_task[number]],
+            self.instructions[self.episode_instruction[number]],
+            int(self.episode_seed[number]),
+            bool(self.episode_success[number]),
+            {name: np.array(values[frames]) for name, values in self.observations.items()},
+            np.array(self.actions[frames]),
+            np.array(self.executed[frames]),
+        )
+
+    def first_of_each_task(self, count: int) -> list[int]:
+        """The numbers of the first episodes of each task; of all of them for 0."""
+        ranks: dict[int, int] = {}
+        chosen = []
+        for number, task in enumerate(self.episode_task.tolist()):
+            ranks[task] = ranks.get(task, 0) + 1
+            if not count or ranks[task] <= count:
+                chosen.append(number)
+        return chosen
 
     @functools.cached_property
     def spreads(self) -> dict[str, np.ndarray]:

@@ -150,6 +150,7 @@ def evaluate(
     paraphrases: tuple[str, Split] | None = None,
     told: Told = "words",
     cluster: str | None = None,
+    memory: tuple[str, int] | None = None,
 ) -> Result:
     """Plays ``episodes`` of each task with the seeds ``seed, seed + 1, ...``.
 
@@ -162,13 +163,14 @@ def evaluate(
         paraphrases: None, or a file and the split from which instructions are said in other words.
         told: whether words, goal pictures or both say what to do.
         cluster: None, or the address of a Ray cluster that plays instead of this machine.
+        memory: None, or a folder of demonstrations and how many of each task the policy looks up while it acts.
 
     Raises:
         PolysomaError: unknown task, no such checkpoint or cluster, or a checkpoint that does not know a body.
     """
     if episodes < 1:
         raise PolysomaError(f"episodes must be at least 1, got {episodes}")
-    behaviour = Behaviour(driver=driver, acting=acting or {}, paraphrases=paraphrases, told=told)
+    behaviour = Behaviour(driver=driver, acting=acting or {}, paraphrases=paraphrases, told=told, memory=memory)
     if driver not in (EXPERT, RANDOM):
         _check_bodies(driver, tasks)
     seeds = list(range(seed, seed + episodes))
@@ -193,6 +195,8 @@ def evaluate(
         settings["paraphrases"] = list(paraphrases)
     if told != "words":
         settings["told"] = told
+    if memory is not None:
+        settings["memory"] = list(memory)
     result = Result(driver, scores, settings, time.monotonic() - began, films=films)
     if latency and driver not in (EXPERT, RANDOM):
         result.latency = decision_latency(driver, tasks, seed)

@@ -16,6 +16,7 @@ from polysoma.embodiment import INSTRUCTION, DiscreteActions, Embodiment, Modali
 from polysoma.errors import PolysomaError
 from polysoma.policy.memory import Memory
 from polysoma.policy.policy import Policy
+from polysoma.policy.retrieval import RetrievalMemory
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,8 @@ class Agent:
         seed: of the choices among discrete actions, and of heads that draw.
         goal: None, or camera stream to what it is to see in the end, uint8 of the stream's shape; with or instead of
             words.
+        memory: demonstrations to look up, which may be shared with other agents; None begins with an empty one when
+            :attr:`memory` is first asked for.
     """
 
     def __init__(
@@ -87,6 +90,7 @@ class Agent:
         acting: Acting | None = None,
         seed: int = 0,
         goal: Mapping[str, np.ndarray] | None = None,
+        memory: RetrievalMemory | None = None,
     ) -> None:
         self.policy = policy
         self.body = policy.embodiment(body)
@@ -98,6 +102,7 @@ class Agent:
             raise PolysomaError(f"temporal ensembling averages numbers; the actions of {body} are choices")
         if self.acting.temperature < 0:
             raise PolysomaError(f"temperature must not be negative, got {self.acting.temperature}")
+        self._retrieval = memory
         self._execute = 1 if self.acting.ensemble is not None else execute
         self.instruction: str | None = None
         self.goal: Mapping[str, np.ndarray] | None = None
@@ -123,6 +128,13 @@ class Agent:
         self._chunk: deque[np.ndarray] = deque()
         self._planned: np.ndarray = np.empty(0)
         self._overlapping: deque[np.ndarray] = deque(maxlen=self.body.chunk)
+
+    @property
+    def memory(self) -> RetrievalMemory:
+        """Demonstrations that the agent looks up: ``agent.memory.add(episode)`` counts from the next decision on."""
+        if self._retrieval is None:
+            self._retrieval = RetrievalMemory(self.policy, self.body.name)
+        return self._retrieval
 
     def act(self, observation: Mapping[str, Any]) -> np.ndarray:
         """The action for this observation: float32 ``(A,)`` within the limits, or an int64 scalar.
@@ -289,9 +301,11 @@ def _ask(agents: Sequence[Agent]) -> dict[Agent, PolysomaError]:
             # Drawn by each agent for itself: the same whatever else is in the batch.
             rows = [agent._rng.standard_normal(shape, np.float32) for agent in group]
             noise = torch.from_numpy(np.stack(rows))
-        predictions = policy.predict(_windows(group), [agent._recall() for agent in group], noise)
-        for agent, prediction in zip(group, predictions, strict=True):
+        predictions, readouts = policy.respond(_windows(group), [agent._recall() for agent in group], noise)
+        for agent, prediction, readout in zip(group, predictions, readouts, strict=True):
             try:
+                if agent._retrieval is not None:
+                    prediction = agent._retrieval.answer(readout.numpy(), prediction)
                 agent._plan(prediction)
             except PolysomaError as error:
                 failed[agent] = error

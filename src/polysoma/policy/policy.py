@@ -33,6 +33,7 @@ from polysoma.policy.trunk import BLOCKED, Trunk, attention_mask
 
 if TYPE_CHECKING:
     from polysoma.policy.agent import Acting, Agent
+    from polysoma.policy.retrieval import RetrievalMemory
 
 
 Adapters = Literal["linear", "described"]
@@ -360,7 +361,14 @@ class Policy(nn.Module):
     def predict(
         self, windows: Windows, memories: Sequence[Memory] | None = None, noise: Tensor | None = None
     ) -> Tensor:
-        """The chunk of actions for the last frame of each window.
+        """The chunk of actions for the last frame of each window: the first of what :meth:`respond` returns."""
+        return self.respond(windows, memories, noise)[0]
+
+    @torch.inference_mode()
+    def respond(
+        self, windows: Windows, memories: Sequence[Memory] | None = None, noise: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The chunk of actions for the last frame of each window, and the readout that it was decoded from.
 
         Args:
             windows: of one embodiment; with memories, only the frames that came since these were last extended.
@@ -369,8 +377,8 @@ class Policy(nn.Module):
             noise: what heads that draw start from, standard normal ``(B, *head.noise)``; None draws it anew.
 
         Returns:
-            Actions in the body's units ``(B, chunk, A)``, or log-probabilities ``(B, chunk, names)``; float32, on the
-            CPU.
+            Actions in the body's units ``(B, chunk, A)``, or log-probabilities ``(B, chunk, names)``; and readouts
+            ``(B, width)``. Both float32, on the CPU.
         """
         name = windows.embodiment.name
         if memories is None:
@@ -396,7 +404,7 @@ class Policy(nn.Module):
                 prediction = prediction + reference[rows, lengths[:, 0] - 1][:, None]
         for row, (memory, length) in enumerate(zip(memories, windows.lengths, strict=True)):
             memory.extend(own[:, :, row, :, : length * per_frame])
-        return prediction.cpu()
+        return prediction.cpu(), tokens[:, -1].float().cpu()
 
     def grown(
         self,
@@ -541,11 +549,12 @@ class Policy(nn.Module):
         acting: Acting | None = None,
         seed: int = 0,
         goal: Mapping[str, np.ndarray] | None = None,
+        memory: RetrievalMemory | None = None,
     ) -> Agent:
         """An :class:`~polysoma.policy.agent.Agent` that drives this body with these weights."""
         from polysoma.policy.agent import Agent
 
-        return Agent(self, body, instruction, acting, seed, goal)
+        return Agent(self, body, instruction, acting, seed, goal, memory)
 
     def parameter_count(self) -> int:
         return sum(parameter.numel() for parameter in self.parameters())

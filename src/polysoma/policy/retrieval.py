@@ -1,0 +1,176 @@
+"""Retrieval: demonstrations that a policy looks up while it acts, without a gradient step.
+
+Every frame of an added episode is found again by the policy's own readout, and brings the actions that followed it. How
+far neighbours are trusted is learnt from the episodes themselves: each is looked up among the others.
+(Nearest neighbours of learnt representations: Pari et al. 2021, "VINN", arXiv 2112.01511.)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from polysoma.data.episode import Episode
+from polysoma.data.windows import Windows, no_action
+from polysoma.embodiment import DiscreteActions
+from polysoma.errors import PolysomaError
+
+if TYPE_CHECKING:
+    from polysoma.policy.policy import Policy
+
+_TRIALS = 256
+_SHARPNESS = (0.5, 1.0, 2.0, 4.0, 8.0)
+_BATCH = 256
+
+
+class RetrievalMemory:
+    """Demonstrations of one body. Agents that are given the same memory share what is added to it.
+
+    Args:
+        policy: whose readouts things are found by.
+        body: name of the embodiment.
+        neighbours: frames that are looked up for each decision.
+
+    Attributes:
+        trust: how much of an answer comes from the neighbours, 0 to 1; the rest is the policy's own.
+        sharpness: weights of neighbours fall with ``exp(-sharpness * squared distance / its usual value)``.
+
+    Raises:
+        PolysomaError: usearch is not installed, or the policy does not know the body.
+    """
+
+    def __init__(self, policy: Policy, body: str, neighbours: int = 8) -> None:
+        try:
+            from usearch.index import Index
+        except ImportError as error:
+            raise PolysomaError(
+                "retrieval needs usearch, not installed here: pip install 'polysoma[memory]'"
+            ) from error
+        if neighbours < 1:
+            raise PolysomaError(f"neighbours must be at least 1, got {neighbours}")
+        self.policy, self.body, self.neighbours = policy, policy.embodiment(body), neighbours
+        self.trust, self.sharpness = 0.0, 1.0
+        self._usual = 1.0
+        self._index: Any = Index(ndim=policy.config.width, metric="l2sq", dtype="f32")
+        self._keys = np.empty((0, policy.config.width), np.float32)
+        self._chunks = np.empty((0, *self._shape), np.float32)
+        self._own = np.empty((0, *self._shape), np.float32)
+        self._episode = np.empty(0, np.int64)
+
+    def __len__(self) -> int:
+        """The number of frames."""
+        return len(self._keys)
+
+    @property
+    def episodes(self) -> int:
+        return int(self._episode[-1]) + 1 if len(self) else 0
+
+    @property
+    def _shape(self) -> tuple[int, int]:
+        return self.body.chunk, self.body.actions.size
+
+    def add(self, episode: Episode) -> None:
+        """Remembers a demonstration; the next decision can use it. Raises PolysomaError when it is of another body."""
+        self.extend([episode])
+
+    def extend(self, episodes: Iterable[Episode]) -> None:
+        """As :meth:`add`, several at once, which is quicker."""
+        for episode in episodes:
+            self._add(episode)
+        self._learn_trust()
+
+    def _add(self, episode: Episode) -> None:
+        if episode.embodiment.name != self.body.name:
+            raise PolysomaError(f"this memory is of {self.body.name}, the episode of {episode.embodiment.name}")
+        keys, own = self._read(episode)
+        number = np.arange(len(self), len(self) + len(keys))
+        self._index.add(number, keys)
+        self._episode = np.append(self._episode, np.full(len(keys), self.episodes))
+        self._keys = np.concatenate([self._keys, keys])
+        self._chunks = np.concatenate([self._chunks, self._followed(episode)])
+        self._own = np.concatenate([self._own, own])
+
+    def answer(self, readout: np.ndarray, prediction: torch.Tensor) -> torch.Tensor:
+        """The policy's answer with that of the neighbours: as ``prediction``, what :meth:`Policy.respond` returns for
+        one agent."""
+        if not len(self) or self.trust == 0:
+            return prediction
+        found = self._index.search(np.asarray(readout, np.float32), min(self.neighbours, len(self)))
+        chunk = self._mean(self._chunks[found.keys.astype(np.int64)], found.distances)
+        own = self._plain(prediction.numpy())
+        return self._as_prediction(torch.from_numpy(self.trust * chunk + (1 - self.trust) * own))
+
+    def _read(self, episode: Episode) -> tuple[np.ndarray, np.ndarray]:
+        """The policy's readout ``(T, width)`` and answer ``(T, chunk, A)`` at every frame, as an agent has them."""
+        length, history = len(episode), self.body.history
+        last = np.arange(length)
+        # An agent's window slides by half of its length at a time.
+        half = max(1, history - history // 2)
+        first = np.where(last < history, 0, (last - history) // half * half + half)
+        previous = np.concatenate([no_action(self.body)[None], episode.executed[:-1]])
+        keys, own = [], []
+        for rows in np.array_split(last, math.ceil(length / _BATCH)):
+            frames = np.minimum(first[rows, None] + np.arange(int((rows - first[rows]).max()) + 1), rows[:, None])
+            windows = Windows(
+                self.body,
+                [episode.instruction] * len(rows),
+                {stream.name: episode.observations[stream.name][frames] for stream in self.body.arrays},
+                previous[frames],
+                rows - first[rows] + 1,
+            )
+            prediction, readout = self.policy.respond(windows)
+            keys.append(readout.numpy())
+            own.append(self._plain(prediction.numpy()))
+        return np.concatenate(keys), np.concatenate(own)
+
+    def _followed(self, episode: Episode) -> np.ndarray:
+        """The actions after every frame, float32 ``(T, chunk, A)``; the last one is repeated. Choices are one-hot."""
+        frames = np.minimum(np.arange(len(episode))[:, None] + np.arange(self.body.chunk), len(episode) - 1)
+        actions = episode.actions[frames]
+        if isinstance(self.body.actions, DiscreteActions):
+            return np.eye(self.body.actions.size, dtype=np.float32)[actions]
+        return actions
+
+    def _plain(self, prediction: np.ndarray) -> np.ndarray:
+        """Numbers that can be averaged: probabilities instead of their logarithms."""
+        return np.exp(prediction) if isinstance(self.body.actions, DiscreteActions) else prediction
+
+    def _as_prediction(self, chunk: torch.Tensor) -> torch.Tensor:
+        chunk = chunk.float()
+        return chunk.clamp(min=1e-6).log() if isinstance(self.body.actions, DiscreteActions) else chunk
+
+    def _mean(self, chunks: np.ndarray, distances: np.ndarray) -> np.ndarray:
+        """Of neighbours: ``(..., k, chunk, A)`` and squared distances ``(..., k)`` to ``(..., chunk, A)``."""
+        weight = np.exp(-self.sharpness * (distances - distances.min(-1, keepdims=True)) / self._usual)
+        weight /= weight.sum(-1, keepdims=True)
+        return np.einsum("...k,...kca->...ca", weight, chunks)
+
+    def _learn_trust(self) -> None:
+        """Chooses the sharpness and the trust that would have answered each episode best from the others."""
+        if self.episodes < 2:
+            self.trust, self._usual = 0.5, 1.0
+            return
+        some = np.random.default_rng(0).permutation(len(self))[:_TRIALS]
+        distances = np.square(self._keys[some]).sum(1)[:, None] + np.square(self._keys).sum(1)
+        distances = np.maximum(distances - 2 * self._keys[some] @ self._keys.T, 0)
+        distances[self._episode[some, None] == self._episode] = np.inf
+        k = min(self.neighbours, int(np.isfinite(distances).sum(1).min()))
+        nearest = np.argpartition(distances, k - 1, axis=1)[:, :k]
+        distances = np.take_along_axis(distances, nearest, 1)
+        self._usual = max(float(np.median(distances.min(1))), 1e-12)
+        # In units of each channel's spread, so that no channel drowns the others.
+        scale = self._chunks.std((0, 1)) + 1e-6
+        truth, own = self._chunks[some] / scale, self._own[some] / scale
+        best = math.inf
+        for sharpness in _SHARPNESS:
+            self.sharpness = sharpness
+            step = self._mean(self._chunks[nearest], distances) / scale - own
+            trust = float(np.clip((step * (truth - own)).sum() / max(np.square(step).sum(), 1e-12), 0, 1))
+            missed = float(np.square(own + trust * step - truth).sum())
+            if missed < best:
+                best, chosen = missed, (sharpness, trust)
+        self.sharpness, self.trust = chosen
