@@ -18,6 +18,7 @@ from polysoma.cli.doctor import Doctor
 from polysoma.cli.evaluate import Evaluate
 from polysoma.cli.export import Export
 from polysoma.cli.finetune import Finetune, Lineage
+from polysoma.cli.merge import MergeAdd, MergeAnalogy, MergeNegate
 from polysoma.cli.play import Play
 from polysoma.cli.push import Push
 from polysoma.cli.record import Record
@@ -37,6 +38,9 @@ COMMANDS: dict[str, Any] = {
     "train": Train,
     "finetune": Finetune,
     "lineage": Lineage,
+    "merge add": MergeAdd,
+    "merge negate": MergeNegate,
+    "merge analogy": MergeAnalogy,
     "evaluate": Evaluate,
     "play": Play,
     "serve": Serve,

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from polysoma.errors import PolysomaError
 from polysoma.policy.methods import AdaptationMethod
 
+_ALPHA = 2.0
+
 
 @dataclass(frozen=True)
 class Adaptation:
@@ -56,7 +58,7 @@ class Adaptation:
 class LoRALinear(nn.Linear):
     """A linear map plus one of low rank that begins as zero: ``W + B A``, where the inner width is the rank.
 
-    The sum is scaled by 2, as is usual (``alpha = 2 * rank``).
+    The second one is scaled by 2, as is usual (``alpha = 2 * rank``).
     """
 
     def __init__(self, inputs: int, outputs: int, rank: int) -> None:
@@ -65,7 +67,11 @@ class LoRALinear(nn.Linear):
         self.b = nn.Parameter(torch.zeros(outputs, rank))
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) + 2 * F.linear(F.linear(x, self.a), self.b)
+        return super().forward(x) + _ALPHA * F.linear(F.linear(x, self.a), self.b)
+
+    def dense(self) -> Tensor:
+        """The one matrix that does the same."""
+        return self.weight + _ALPHA * self.b @ self.a
 
 
 class BottleneckLinear(nn.Linear):

@@ -1,0 +1,118 @@
+"""``polysoma merge``: sums and differences of what fine-tunes have learnt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import tyro
+
+from polysoma import simulators
+from polysoma.cli.progress import counting
+from polysoma.errors import PolysomaError
+
+if TYPE_CHECKING:
+    from polysoma.policy.policy import Policy
+
+_GRID = tuple(round(0.1 * number, 1) for number in range(1, 11))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Merging:
+    out: Path = Path("runs/merged")
+    """Folder of the new checkpoint."""
+    coefficient: float | None = None
+    """How much of each difference; by default the one of 0.1, 0.2, ... 1.0 that does best on --tasks."""
+    tasks: str = ""
+    """Tasks, old and new, on which the coefficient is chosen, comma-separated."""
+    episodes: int = 10
+    """Episodes of each of these tasks."""
+    seed: int = 530_000
+    """Seed of the first of these episodes: not one that the result is then measured on."""
+
+    def _finish(self, merge: Callable[[float], Policy], away: str = "") -> None:
+        """Chooses the coefficient where none is given, and saves. Tasks of ``away`` are to get worse."""
+        from polysoma.evaluation.merging import choose_coefficient
+        from polysoma.policy import checkpoint
+
+        coefficient = self.coefficient
+        if coefficient is None:
+            if not self.tasks:
+                raise PolysomaError("expected --coefficient, or --tasks on which it is to be chosen")
+            tasks = simulators.match_tasks(self.tasks)
+            unwanted = set(simulators.match_tasks(away)) if away else set()
+            with counting("merging") as show:
+                coefficient, rates = choose_coefficient(
+                    merge, _GRID, tasks, unwanted, self.episodes, self.seed,
+                    lambda done: show(done, len(_GRID), "coefficients"),
+                )  # fmt: skip
+            for value, rate in rates.items():
+                chosen = "  <- chosen" if value == coefficient else ""
+                print(f"coefficient {value:g}: {rate:.3f}{chosen}")
+        checkpoint.save(merge(coefficient), self.out)
+        print(f"checkpoint: {self.out}, coefficient {coefficient:g}")
+
+
+@dataclass(frozen=True)
+class MergeAdd(_Merging):
+    """Adds up what several fine-tunes of one base have learnt, into one checkpoint. Bodies keep heads of their own.
+
+    Examples:
+        polysoma merge add generalist runs/a/checkpoint runs/b/checkpoint --tasks 'fetch/*,drone/*' --out runs/ab
+        polysoma merge add generalist runs/a/checkpoint --coefficient 0.5
+    """
+
+    base: tyro.conf.Positional[str] = "generalist"
+    """What they were all made from."""
+    tuned: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Full fine-tunes, or adaptations by lora or head."""
+
+    def run(self) -> None:
+        from polysoma.policy.merging import add
+
+        self._finish(lambda coefficient: add(self.base, self.tuned, coefficient))
+
+
+@dataclass(frozen=True)
+class MergeNegate(_Merging):
+    """Takes what a fine-tune has learnt away from its base: the base without a task, or without a bad habit.
+
+    Examples:
+        polysoma merge negate generalist runs/habit/checkpoint --coefficient 0.3
+        polysoma merge negate generalist runs/a/checkpoint --tasks 'fetch/*,drone/*' --away 'drone/*'
+    """
+
+    base: tyro.conf.Positional[str]
+    """What the fine-tune was made from."""
+    tuned: tyro.conf.Positional[str]
+    """A full fine-tune, or an adaptation by lora or head."""
+    away: str = ""
+    """Those of --tasks that are to fail."""
+
+    def run(self) -> None:
+        from polysoma.policy.merging import negate
+
+        self._finish(lambda coefficient: negate(self.base, self.tuned, coefficient), self.away)
+
+
+@dataclass(frozen=True)
+class MergeAnalogy(_Merging):
+    """Does to C what made B of A: A is to B as C is to the result.
+
+    Examples:
+        polysoma merge analogy runs/light/checkpoint runs/heavy/checkpoint runs/other/checkpoint --coefficient 0.5
+    """
+
+    a: tyro.conf.Positional[str]
+    """A checkpoint."""
+    b: tyro.conf.Positional[str]
+    """What it became."""
+    c: tyro.conf.Positional[str]
+    """What is to become likewise."""
+
+    def run(self) -> None:
+        from polysoma.policy.merging import analogy
+
+        self._finish(lambda coefficient: analogy(self.a, self.b, self.c, coefficient))

@@ -1,0 +1,47 @@
+"""The coefficient of a merge, chosen by success on validation seeds."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from polysoma.evaluation.evaluation import evaluate
+from polysoma.policy import checkpoint
+from polysoma.policy.policy import Policy
+
+
+def choose_coefficient(
+    merge: Callable[[float], Policy],
+    coefficients: Sequence[float],
+    tasks: Sequence[str],
+    unwanted: Collection[str],
+    episodes: int,
+    seed: int,
+    progress: Callable[[int], None] | None = None,
+) -> tuple[float, dict[float, float]]:
+    """The coefficient with the highest mean rate of success over tasks, and that rate for each.
+
+    Args:
+        merge: from a coefficient to a policy.
+        coefficients: to try.
+        tasks: full names.
+        unwanted: those of them whose failures count as successes.
+        episodes: of each task.
+        seed: of the first episode of each task.
+        progress: called with how many coefficients were tried.
+    """
+    rates: dict[float, float] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for number, coefficient in enumerate(coefficients, 1):
+            # A folder each: what is loaded is remembered by its file.
+            place = Path(folder) / str(number)
+            checkpoint.save(merge(coefficient), place)
+            scores = evaluate(str(place), tasks, episodes, seed).tasks
+            wanted = [1 - score.rate if task in unwanted else score.rate for task, score in scores.items()]
+            rates[coefficient] = float(np.mean(wanted))
+            if progress is not None:
+                progress(number)
+    return max(rates, key=lambda coefficient: rates[coefficient]), rates

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import ARM, GRID, make_policy, observe
+from polysoma.cli import main
+from polysoma.data.dataset import Dataset
+from polysoma.data.mixture import Source
+from polysoma.data.windows import gather
+from polysoma.errors import PolysomaError
+from polysoma.learning.finetuning import recipe_for, with_steps
+from polysoma.learning.imitation import train
+from polysoma.policy import checkpoint
+from polysoma.policy.merging import add, analogy, negate
+from polysoma.policy.methods import FinetuningMethod
+
+
+@pytest.fixture
+def base(sources: dict[str, Source], tmp_path: Path) -> Path:
+    checkpoint.save(make_policy(sources, (GRID,)), tmp_path / "base")
+    return tmp_path / "base"
+
+
+def tuned(base: Path, data: Path, out: Path, method: FinetuningMethod = "full", seed: int = 0) -> Path:
+    return train(with_steps(recipe_for(str(base), [str(data)], method, rank=2, seed=seed), 3), out)
+
+
+def test_one_fine_tune_added_whole_is_the_fine_tune(base: Path, datasets: dict[str, Path], tmp_path: Path) -> None:
+    folder = tuned(base, datasets["grid"], tmp_path / "grid")
+    whole, none = add(base, [folder], 1.0).state_dict(), add(base, [folder], 0.0).state_dict()
+    for name, value in checkpoint.load_for_training(folder).state_dict().items():
+        torch.testing.assert_close(whole[name], value, atol=1e-6, rtol=1e-5)
+    start = checkpoint.load_for_training(base).state_dict()
+    assert torch.equal(none["trunk.norm.weight"], start["trunk.norm.weight"])
+    half = add(base, [folder], 0.5).state_dict()["trunk.blocks.0.up.weight"]
+    torch.testing.assert_close(half, (whole["trunk.blocks.0.up.weight"] + start["trunk.blocks.0.up.weight"]) / 2)
+
+
+def test_two_bodies_come_together(base: Path, datasets: dict[str, Path], tmp_path: Path) -> None:
+    arm = tuned(base, datasets["arm"], tmp_path / "arm")
+    grid = tuned(base, datasets["grid"], tmp_path / "grid")
+    both = add(base, [arm, grid], 0.5)
+    assert {body.name for body in both.config.embodiments} == {"arm", "grid"}
+    assert torch.equal(both.heads["arm"].linear.weight, checkpoint.load_for_training(arm).heads["arm"].linear.weight)
+    expected = checkpoint.load_for_training(grid).readouts["grid"]
+    torch.testing.assert_close(both.readouts["grid"], expected, atol=1e-6, rtol=1e-5)
+    checkpoint.save(both, tmp_path / "both")
+    agent = checkpoint.load(tmp_path / "both").agent("arm", "do one")
+    assert np.isfinite(agent.act(observe(ARM))).all()
+
+
+def test_low_rank_fine_tunes_are_multiplied_out(base: Path, datasets: dict[str, Path], tmp_path: Path) -> None:
+    folder = tuned(base, datasets["grid"], tmp_path / "grid", "lora")
+    merged = add(base, [folder], 1.0).for_inference()
+    windows = gather(Dataset(datasets["grid"]), np.arange(4), np.zeros(4, int))
+    torch.testing.assert_close(merged.predict(windows), checkpoint.load(folder).predict(windows), atol=0.03, rtol=0)
+
+
+def test_what_was_added_is_taken_away(base: Path, datasets: dict[str, Path], tmp_path: Path) -> None:
+    folder = tuned(base, datasets["grid"], tmp_path / "grid")
+    name = "trunk.blocks.1.down.weight"
+    start = checkpoint.load_for_training(base).state_dict()[name]
+    moved = checkpoint.load_for_training(folder).state_dict()[name] - start
+    torch.testing.assert_close(negate(base, folder, 0.3).state_dict()[name], start - 0.3 * moved)
+    other = tuned(base, datasets["grid"], tmp_path / "other", seed=1)
+    third = checkpoint.load_for_training(other).state_dict()[name]
+    torch.testing.assert_close(analogy(base, folder, other, 0.3).state_dict()[name], third + 0.3 * moved)
+
+
+def test_what_cannot_be_merged_is_refused(
+    base: Path, sources: dict[str, Source], datasets: dict[str, Path], tmp_path: Path
+) -> None:
+    prompted = tuned(base, datasets["arm"], tmp_path / "prompted", "prompt")
+    with pytest.raises(PolysomaError, match="adapts its base by prompt"):
+        add(base, [prompted], 1.0)
+    checkpoint.save(make_policy(sources, (GRID,), seed=1), tmp_path / "another")
+    folder = tuned(base, datasets["arm"], tmp_path / "arm")
+    with pytest.raises(PolysomaError, match=r"was not made from .*another.* but from .*base"):
+        add(tmp_path / "another", [folder], 1.0)
+    with pytest.raises(PolysomaError, match="nothing to add"):
+        add(base, [base], 1.0)
+    with pytest.raises(PolysomaError, match="expected one or more"):
+        add(base, [], 1.0)
+    narrow = checkpoint.load_for_training(base)
+    config = dataclasses.replace(narrow.config, width=16)
+    checkpoint.save(type(narrow)(config), tmp_path / "narrow")
+    with pytest.raises(PolysomaError, match=r"cannot be merged.* instead of"):
+        add(base, [tmp_path / "narrow"], 1.0)
+
+
+def test_the_coefficient_is_asked_for_or_chosen(
+    base: Path,
+    datasets: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = tuned(base, datasets["grid"], tmp_path / "grid")
+    arguments = ["merge", "add", str(base), str(folder), "--out", str(tmp_path / "merged")]
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert "--coefficient, or --tasks" in capsys.readouterr().err
+    start = checkpoint.load_for_training(base).state_dict()["trunk.norm.weight"]
+    end = checkpoint.load_for_training(folder).state_dict()["trunk.norm.weight"]
+
+    class Result:
+        def __init__(self, rate: float) -> None:
+            self.tasks = {"babyai/GoToLocal": type("Score", (), {"rate": rate})()}
+
+    def evaluate(place: str, *_: object) -> Result:
+        """Best four tenths of the way."""
+        here = checkpoint.load_for_training(place).state_dict()["trunk.norm.weight"]
+        return Result(1 - float((here - start - 0.4 * (end - start)).norm()))
+
+    monkeypatch.setattr("polysoma.evaluation.merging.evaluate", evaluate)
+    main([*arguments, "--tasks", "babyai/GoToLocal"])
+    assert "coefficient 0.4" in capsys.readouterr().out.splitlines()[-1]
