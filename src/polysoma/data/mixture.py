@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from polysoma import hub
 from polysoma.data.dataset import Dataset
 from polysoma.data.statistics import Statistics
 from polysoma.data.windows import Windows, concatenate, gather, is_continuous, window_starts
@@ -162,14 +163,15 @@ def open_sources(
 
     Args:
         paths: folders of data sets.
-        weights: pattern (``*`` and ``?``) to the weight of the folders that match it; the first one counts, 1 if none.
+        weights: pattern (``*`` and ``?``) to the weight of the folders, or names on the Hub, that match it; the first
+            one counts, 1 if none.
         balance: embodiment name to the exponent of :class:`Source`; 0 where absent.
         progress: called with (data set, frames so far, of how many) while a data set of another format is unpacked.
     """
     groups: dict[str, list[tuple[Dataset, float]]] = {}
     for path in paths:
         dataset = Dataset(path, None if progress is None else partial(progress, path))
-        weight = next((value for pattern, value in weights.items() if fnmatch.fnmatch(str(path), pattern)), 1.0)
+        weight = next((value for pattern, value in weights.items() if fnmatch.fnmatch(hub.called(path), pattern)), 1.0)
         groups.setdefault(dataset.embodiment.name, []).append((dataset, weight))
     return [
         Source([d for d, _ in group], [w for _, w in group], balance.get(name, 0.0))
