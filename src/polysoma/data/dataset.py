@@ -14,6 +14,7 @@ import numpy as np
 
 from polysoma.data import layout
 from polysoma.data.cache import cached, fingerprint, user_cache
+from polysoma.data.episode import Episode
 from polysoma.data.foreign import Foreign, Progress
 from polysoma.data.formats import open_reader
 from polysoma.data.layout import EpisodeIndex
@@ -110,6 +111,21 @@ class Dataset:
 
     def __len__(self) -> int:
         return self._frames
+
+    def episode(self, number: int) -> Episode:
+        """One episode, checked; its arrays are read-only and lie in the mapped files."""
+        begin = int(self.episode_start[number])
+        frames = slice(begin, begin + int(self.episode_length[number]))
+        return Episode(
+            self.embodiment,
+            self.tasks[self.episode_task[number]],
+            self.instructions[self.episode_instruction[number]],
+            int(self.episode_seed[number]),
+            bool(self.episode_success[number]),
+            {name: values[frames] for name, values in self.observations.items()},
+            self.actions[frames],
+            self.executed[frames],
+        )
 
     @functools.cached_property
     def spreads(self) -> dict[str, np.ndarray]:
