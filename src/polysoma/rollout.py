@@ -35,11 +35,19 @@ Told = Literal["words", "picture", "both"]
 
 @dataclass(frozen=True)
 class Job:
-    """One episode to play: a task, the seed of its reset, and the side of its video in pixels (0: no video)."""
+    """One episode to play.
+
+    Attributes:
+        task: its name.
+        seed: of the reset.
+        film: the side of its video in pixels; 0 for none.
+        kept: whether its outcome holds what was sensed and done.
+    """
 
     task: str
     seed: int
     film: int = 0
+    kept: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,6 +93,11 @@ class Outcome:
     frames: list[np.ndarray] = field(default_factory=list)
 
 
+def film_stride(body: Embodiment) -> int:
+    """Steps from one frame of an episode's film to the next; what the last step led to is filmed as well."""
+    return max(1, round(body.rate_hz / VIDEO_FPS))
+
+
 class _Lane:
     """One environment in the middle of one episode."""
 
@@ -111,14 +124,15 @@ class _Lane:
         self._film()
 
     def step(self, action: Any, label: Any) -> bool:
-        """Executes; True when the episode is over."""
+        """Executes; True when the episode is over. Where nobody said what would be right, the label is the action."""
+        label = action if label is None else label
         if self.noise and self.rng.random() < 0.5:
             actions = self.body.actions
             assert isinstance(actions, ContinuousActions)
             half = (actions.high - actions.low) / 2
             jitter = self.noise * half * self.rng.standard_normal(actions.size)
             action = np.clip(action + jitter, actions.low, actions.high).astype(np.float32)
-        if self.behaviour.label:
+        if self.behaviour.label or self.job.kept:
             self.observations.append({**self.observation, **self.environment.privileged()})
             self.labels.append(label)
             self.executed.append(action)
@@ -143,13 +157,13 @@ class _Lane:
         return {**observation, INSTRUCTION: self.said[text]}
 
     def _film(self, last: bool = False) -> None:
-        if self.job.film and (last or self.steps % max(1, round(self.body.rate_hz / VIDEO_FPS)) == 0):
+        if self.job.film and (last or self.steps % film_stride(self.body) == 0):
             self.frames.append(self.environment.render_frame(self.job.film))
 
     def outcome(self, error: str = "") -> Outcome:
         instruction = self.observation[INSTRUCTION]
         episode = None
-        if self.behaviour.label and self.labels:
+        if self.labels:
             dtype = np.float32 if isinstance(self.body.actions, ContinuousActions) else np.int64
             episode = Episode(
                 embodiment=self.body,
@@ -319,10 +333,10 @@ def _work(todo: Any, done: Any, checkpoint: Path | None, behaviour: Behaviour, l
         done.put("a worker failed: " + traceback.format_exc())
 
 
-def interleave(tasks: Iterable[str], seeds: Sequence[int], film: int = 0) -> list[Job]:
+def interleave(tasks: Iterable[str], seeds: Sequence[int], film: int = 0, kept: bool = False) -> list[Job]:
     """Jobs for all tasks and seeds, task by task in turn, so that few environments of one task run at a time.
 
-    With ``film``, the first seed of every task is filmed at that many pixels a side.
+    With ``film``, the first seed of every task is filmed at that many pixels a side; ``kept`` is for it alone, too.
     """
     names = list(tasks)
-    return [Job(task, seed, film if seed == seeds[0] else 0) for seed in seeds for task in names]
+    return [Job(task, seed, film, kept) if seed == seeds[0] else Job(task, seed) for seed in seeds for task in names]

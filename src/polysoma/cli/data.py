@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import tyro
@@ -23,16 +24,18 @@ class Info:
     Examples:
         polysoma data info recordings/so101
         polysoma data info robomimic/low_dim_v141.hdf5
+        polysoma data info lerobot/pusht
     """
 
     path: tyro.conf.Positional[Path]
-    """A folder or file."""
+    """A folder or file, or user/name on the Hugging Face Hub."""
 
     def run(self) -> None:
-        from polysoma.data.formats import open_reader
+        from polysoma.data.formats import located, open_reader
         from polysoma.data.schema import schema_of, schema_path
 
-        reader = open_reader(self.path)
+        path = located(self.path)
+        reader = open_reader(path)
         lengths, console = reader.lengths, Console()
         rate = "an unknown rate" if reader.fps is None else f"{reader.fps:g} Hz"
         console.print(
@@ -56,7 +59,7 @@ class Info:
             note = f"  [red]{escape(missing[name])}[/]" if name in missing else ""
             console.print(f"  {escape(name):<36} {kind} {shape}{note}", highlight=False)
         schema = schema_of(reader)
-        body, where = schema.embodiment, schema_path(self.path)
+        body, where = schema.embodiment, schema_path(path)
         source = (
             f"described in {where}" if where.exists() else f"inferred; `polysoma data schema` writes {where} to edit"
         )
@@ -87,44 +90,52 @@ class Describe:
     """
 
     path: tyro.conf.Positional[Path]
-    """A folder or file."""
+    """A folder or file, or user/name on the Hugging Face Hub."""
     force: bool = False
     """Write over a description that is there."""
 
     def run(self) -> None:
-        from polysoma.data.formats import open_reader
+        from polysoma.data.formats import located, open_reader
         from polysoma.data.schema import infer, schema_path, write_schema
 
-        where = schema_path(self.path)
+        path = located(self.path)
+        where = schema_path(path)
         if where.exists() and not self.force:
             raise PolysomaError(f"{where} is there already; --force writes over it")
-        write_schema(infer(open_reader(self.path)), where)
+        write_schema(infer(open_reader(path)), where)
         print(f"{where}: edit it; it is read whenever the data are opened")
 
 
 @dataclass(frozen=True)
 class Convert:
-    """Copies a data set of any known format into a LeRobotDataset v3 of ours; the source is never touched.
+    """Copies a data set of any known format into our own layout or Minari's; the source is never touched.
 
-    Run again, it continues where it stopped.
+    Run again, it continues where it stopped; into Minari's layout it begins anew.
 
     Examples:
         polysoma data convert bridge_rlds/1.0.0 data/bridge
+        polysoma data convert data/drone ~/.minari/datasets/drone-v0 --format minari
         polysoma data convert recordings/so101 data/so101 --skip
     """
 
     source: tyro.conf.Positional[Path]
-    """A folder or file."""
+    """A folder or file, or user/name on the Hugging Face Hub."""
     target: tyro.conf.Positional[Path]
     """A new folder, or one that an interrupted conversion left."""
+    format: Literal["lerobot", "minari"] = "lerobot"
+    """Whose layout: minari writes HDF5 files that minari.load_dataset opens."""
     skip: bool = False
     """Leave out episodes that are damaged or hold numbers that are not finite, instead of stopping at the first."""
 
     def run(self) -> None:
         from polysoma.data.convert import convert
+        from polysoma.data.formats import located
+        from polysoma.data.to_minari import to_minari
 
+        source = located(self.source)
+        write = to_minari if self.format == "minari" else convert
         with counting("converting") as show:
-            done = convert(self.source, self.target, self.skip, lambda n, total: show(n, total, "episodes"))
+            done = write(source, self.target, self.skip, lambda n, total: show(n, total, "episodes"))
         print(f"{self.target}: {done.written:,} episodes written, {done.there:,} were there already")
         for problem in done.skipped:
             print(f"  left out: {problem}")
@@ -162,27 +173,32 @@ class Caches:
 
 @dataclass(frozen=True)
 class View:
-    """Draws a data set: one HTML page with the pictures and the numbers of some episodes.
+    """Draws a data set: one HTML page, or a recording for Rerun's viewer, with pictures and numbers of some episodes.
 
     Examples:
         polysoma data view data/aloha-pixels --out view.html
         polysoma data view recordings/so101 --episodes 0,3
+        polysoma data view recordings/so101 --out so101.rrd
     """
 
     path: tyro.conf.Positional[Path]
-    """A folder or file."""
+    """A folder or file, or user/name on the Hugging Face Hub."""
     out: Path = Path("view.html")
-    """The page."""
+    """The page; or, where it ends in .rrd, the recording."""
     episodes: str = ""
     """Their numbers, comma-separated; six that are spread over the data set by default."""
 
     def run(self) -> None:
+        from polysoma.data.formats import located
         from polysoma.data.view import view
+        from polysoma.rerun_log import SUFFIX, view_in_rerun
 
         try:
             chosen = [int(number) for number in self.episodes.split(",")] if self.episodes else None
         except ValueError as error:
             raise PolysomaError(f"--episodes: expected numbers such as 0,3, got {self.episodes!r}") from error
+        path, recording = located(self.path), self.out.suffix == SUFFIX
+        draw = view_in_rerun if recording else view
         with counting("drawing") as show:
-            view(self.path, self.out, chosen, lambda done, total: show(done, total, "episodes"))
-        print(f"{self.out}: open it in a browser")
+            draw(path, self.out, chosen, lambda done, total: show(done, total, "episodes"))
+        print(f"{self.out}: open it {'with `rerun`' if recording else 'in a browser'}")

@@ -27,7 +27,7 @@ class Doctor:
     """
 
     path: tyro.conf.Positional[Path]
-    """A folder or file."""
+    """A folder or file, or user/name on the Hugging Face Hub."""
     strict: bool = False
     """Exit with status 1 for warnings too."""
     json: bool = False
@@ -35,17 +35,19 @@ class Doctor:
 
     def run(self) -> None:
         from polysoma.data.doctor import examine
+        from polysoma.data.formats import located
 
+        path = located(self.path)
         with counting("examining") as show:
-            found = examine(self.path, lambda done, total: show(done, total, "episodes"))
+            found = examine(path, lambda done, total: show(done, total, "episodes"))
         if self.json:
-            fields = {"path": str(found.path), "format": found.format, "episodes": found.episodes}
+            fields = {"path": str(self.path), "format": found.format, "episodes": found.episodes}
             problems = [dataclasses.asdict(problem) for problem in found.problems]
             print(json.dumps({**fields, "frames": found.frames, "problems": problems}, indent=1))
         else:
             console = Console()
             console.print(
-                f"{escape(str(found.path))}: {found.format}, {found.episodes:,} episodes, {found.frames:,} frames"
+                f"{escape(str(self.path))}: {found.format}, {found.episodes:,} episodes, {found.frames:,} frames"
             )
             for problem in found.problems:
                 colour = _COLOURS[problem.severity]

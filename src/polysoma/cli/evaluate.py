@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ class Evaluate:
         polysoma evaluate generalist --tasks 'metaworld/*' --episodes 20 --seed 1000 --json out.json --report out/
         polysoma evaluate generalist --tasks 'fetch/*' --memory data/fetch --demos 5
         polysoma evaluate --policy expert --tasks 'drone/*,rover/*'
+        polysoma evaluate generalist --tasks drone/ring --episodes 1 --rerun ring.rrd
     """
 
     checkpoint: tyro.conf.Positional[str] = "generalist"
@@ -44,6 +46,8 @@ class Evaluate:
     """Write the results here."""
     report: Path | None = None
     """Write an HTML report with videos into this folder."""
+    rerun: Path | None = None
+    """Write what was sensed and done in each task's first episode here: a recording for Rerun's viewer, FILE.rrd."""
     workers: int = 2
     """Processes."""
     lanes: int = 16
@@ -65,7 +69,7 @@ class Evaluate:
     demos: int = 0
     """Demonstrations of each task in --memory; 0 for all."""
     film: int = 240
-    """Side of the report's videos in pixels; 0 for none."""
+    """Side of the videos in the report and in the recording, in pixels; 0 for none."""
     ray: str | None = None
     """Play on a Ray cluster: its address, auto, or local to start one here."""
 
@@ -79,11 +83,17 @@ class Evaluate:
         tasks = simulators.match_tasks(self.tasks, bodies)
         settings = {"execute": self.execute, "temperature": self.temperature, "ensemble": self.ensemble}
         acting = {name: value for name, value in settings.items() if value is not None}
-        film = self.film if self.report else 0
+        film = self.film if self.report or self.rerun else 0
         if film and (problem := _cannot_render()):
             Console(stderr=True).print(f"no videos: {problem}", style="yellow")
             film = 0
-        with counting("evaluating") as show:
+        with contextlib.ExitStack() as stack:
+            show = stack.enter_context(counting("evaluating"))
+            watch = None
+            if self.rerun:
+                from polysoma.rerun_log import rerun_file
+
+                watch = stack.enter_context(rerun_file(self.rerun, driver)).outcome
 
             def progress(done: int, total: int, scores: dict[str, Score]) -> None:
                 won = sum(score.successes for score in scores.values())
@@ -105,6 +115,7 @@ class Evaluate:
                 self.told,
                 self.ray,
                 (self.memory, self.demos) if self.memory else None,
+                watch,
             )
         if self.json:
             self.json.parent.mkdir(parents=True, exist_ok=True)
@@ -114,6 +125,8 @@ class Evaluate:
             from polysoma.evaluation.report import write_report
 
             print(f"report: {write_report(result, self.report)}")
+        if self.rerun:
+            print(f"recording: {self.rerun}")
 
 
 def _cannot_render() -> str:

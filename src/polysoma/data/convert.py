@@ -39,8 +39,7 @@ def convert(
     Raises:
         PolysomaError: there is no data set, the target holds something else, or an episode cannot be read.
     """
-    if target.resolve().is_relative_to(source.resolve()) or source.resolve().is_relative_to(target.resolve()):
-        raise PolysomaError(f"{target} and {source} must not lie in one another: the source is never touched")
+    check_apart(source, target)
     if (source / layout.POLYSOMA).exists():
         raise PolysomaError(f"{source} was recorded by polysoma: there is nothing to convert, copy the folder")
     reader = open_reader(source)
@@ -66,3 +65,9 @@ def convert(
     finally:
         reader.close()
     return result
+
+
+def check_apart(source: Path, target: Path) -> None:
+    """Raises PolysomaError when one lies in the other."""
+    if target.resolve().is_relative_to(source.resolve()) or source.resolve().is_relative_to(target.resolve()):
+        raise PolysomaError(f"{target} and {source} must not lie in one another: the source is never touched")

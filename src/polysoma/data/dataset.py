@@ -113,19 +113,18 @@ class Dataset:
         return self._frames
 
     def episode(self, number: int) -> Episode:
-        """One episode, copied. Raises PolysomaError when there is no such episode."""
-        if not 0 <= number < len(self.episode_length):
-            raise PolysomaError(f"{self.root}: there is no episode {number}; there are {len(self.episode_length)}")
-        frames = slice(self.episode_start[number], self.episode_start[number] + self.episode_length[number])
+        """One episode, checked; its arrays are read-only and lie in the mapped files."""
+        begin = int(self.episode_start[number])
+        frames = slice(begin, begin + int(self.episode_length[number]))
         return Episode(
             self.embodiment,
             self.tasks[self.episode_task[number]],
             self.instructions[self.episode_instruction[number]],
             int(self.episode_seed[number]),
             bool(self.episode_success[number]),
-            {name: np.array(values[frames]) for name, values in self.observations.items()},
-            np.array(self.actions[frames]),
-            np.array(self.executed[frames]),
+            {name: values[frames] for name, values in self.observations.items()},
+            self.actions[frames],
+            self.executed[frames],
         )
 
     def first_of_each_task(self, count: int) -> list[int]:

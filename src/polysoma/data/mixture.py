@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from polysoma import hub
 from polysoma.data.dataset import Dataset
 from polysoma.data.statistics import Statistics
 from polysoma.data.windows import Windows, concatenate, gather, is_continuous, window_starts
@@ -228,7 +229,8 @@ def open_sources(
 
     Args:
         paths: folders of data sets.
-        weights: pattern (``*`` and ``?``) to the weight of the folders that match it; the first one counts, 1 if none.
+        weights: pattern (``*`` and ``?``) to the weight of the folders, or names on the Hub, that match it; the first
+            one counts, 1 if none.
         balance: embodiment name to the exponent of :class:`Source`; 0 where absent.
         progress: called with (data set, frames so far, of how many) while a data set of another format is unpacked.
         task_weights: as for :class:`Source`; episodes of tasks of weight 0 are left out, of the statistics too. Bodies
@@ -237,7 +239,7 @@ def open_sources(
     groups: dict[str, list[tuple[Dataset, float]]] = {}
     for path in paths:
         dataset = Dataset(path, None if progress is None else partial(progress, path))
-        weight = _first_match(str(path), weights)
+        weight = _first_match(hub.called(path), weights)
         groups.setdefault(dataset.embodiment.name, []).append((dataset, weight))
     sources = []
     for name, group in sorted(groups.items()):

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from polysoma import hub
 from polysoma.data import layout
 from polysoma.data.formats.reader import ACTION, OBSERVATION, PICTURE, Column, Reader
 from polysoma.embodiment import (
@@ -35,6 +36,7 @@ from polysoma.files import write_atomically
 HEIGHT = 96
 """Pixels: pictures are made this high, in their own proportion, unless their file is smaller or the TOML says else."""
 
+_FILE = "embodiment.toml"
 _FPS = 10.0
 _CHUNK_S, _CHUNK_STEPS = 0.4, (4, 32)
 """Seconds of actions that a policy predicts at once, and the least and the most steps of them."""
@@ -60,8 +62,13 @@ class Schema:
 
 
 def schema_path(path: Path) -> Path:
-    """Where the description of the data set at ``path`` lies, if there is one."""
-    return path / "embodiment.toml" if path.is_dir() else path.with_name(path.name + ".toml")
+    """Where the description of the data set at ``path`` lies, if there is one.
+
+    That of a data set of the Hub is one for all its versions, unless they bring their own and there is no other."""
+    if not path.is_dir():
+        return path.with_name(path.name + ".toml")
+    own, other = path / _FILE, hub.beside(path) / _FILE
+    return own if own.exists() and not other.exists() else other
 
 
 def schema_of(reader: Reader) -> Schema:
@@ -118,7 +125,7 @@ def infer(reader: Reader) -> Schema:
     actions = _actions(reader, remarks)
     columns[ACTION] = ACTION
     low, high = _CHUNK_STEPS
-    name = re.sub(r"[^a-z0-9]+", "-", (reader.robot or reader.path.stem).lower()).strip("-") or "body"
+    name = re.sub(r"[^a-z0-9]+", "-", (reader.robot or Path(hub.called(reader.path)).stem).lower()).strip("-") or "body"
     body = Embodiment(name, tuple(streams), actions, fps, chunk=min(max(round(_CHUNK_S * fps), low), high))
     return Schema(body, columns, tuple(remarks))
 

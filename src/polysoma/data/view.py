@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from polysoma import hub
 from polysoma.data.foreign import resized
 from polysoma.data.formats import open_reader
 from polysoma.data.formats.reader import ACTION, OBSERVATION, PICTURE, Reader
@@ -53,17 +54,13 @@ def view(
     """
     reader = open_reader(path)
     try:
-        if episodes is None:
-            long = np.flatnonzero(reader.lengths)
-            episodes = long[np.unique(np.linspace(0, len(long) - 1, min(len(long), _SHOWN)).astype(int))].tolist()
-        for episode in episodes:
-            reader.check_episode(episode)
+        episodes = chosen_episodes(reader, episodes)
         sections = []
         for done, episode in enumerate(episodes):
             sections.append(_section(reader, episode))
             if progress is not None:
                 progress(done + 1, len(episodes))
-        title = html.escape(path.name or str(path))
+        title = html.escape(Path(hub.called(path)).name or str(path))
         page = (
             '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
             f"<title>{title}</title><style>{_STYLE}</style><h1>{title}</h1>"
@@ -73,6 +70,17 @@ def view(
     finally:
         reader.close()
     write_atomically(out, page.encode())
+
+
+def chosen_episodes(reader: Reader, episodes: Sequence[int] | None) -> list[int]:
+    """The numbers that were asked for, or of a few episodes that are spread over the data set. Raises PolysomaError
+    when there is no such episode."""
+    if episodes is None:
+        long = np.flatnonzero(reader.lengths)
+        return long[np.unique(np.linspace(0, len(long) - 1, min(len(long), _SHOWN)).astype(int))].tolist()
+    for episode in episodes:
+        reader.check_episode(episode)
+    return list(episodes)
 
 
 def _section(reader: Reader, episode: int) -> str:

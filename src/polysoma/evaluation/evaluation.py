@@ -8,7 +8,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import metadata, resources
 from typing import Any
 
@@ -151,6 +151,7 @@ def evaluate(
     told: Told = "words",
     cluster: str | None = None,
     memory: tuple[str, int] | None = None,
+    watch: Callable[[Outcome], None] | None = None,
 ) -> Result:
     """Plays ``episodes`` of each task with the seeds ``seed, seed + 1, ...``.
 
@@ -164,6 +165,7 @@ def evaluate(
         told: whether words, goal pictures or both say what to do.
         cluster: None, or the address of a Ray cluster that plays instead of this machine.
         memory: None, or a folder of demonstrations and how many of each task the policy looks up while it acts.
+        watch: called with the outcome of each task's first episode, which then holds what was sensed and done.
 
     Raises:
         PolysomaError: unknown task, no such checkpoint or cluster, or a checkpoint that does not know a body.
@@ -174,12 +176,15 @@ def evaluate(
     if driver not in (EXPERT, RANDOM):
         _check_bodies(driver, tasks)
     seeds = list(range(seed, seed + episodes))
-    jobs = interleave(tasks, seeds, film)
+    jobs = interleave(tasks, seeds, film, watch is not None)
     outcomes: dict[tuple[str, int], Outcome] = {}
     so_far: dict[str, Score] = {}
     films: dict[str, Outcome] = {}
     began = time.monotonic()
     for done, outcome in enumerate(rollout_in_workers(jobs, behaviour, workers, lanes, cluster), 1):
+        if watch is not None and outcome.episode is not None:
+            watch(outcome)
+            outcome = replace(outcome, episode=None)  # One after the other fits into memory, all of them may not.
         if outcome.frames:
             films[outcome.task] = outcome
         outcomes[outcome.task, outcome.seed] = outcome

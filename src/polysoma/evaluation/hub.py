@@ -118,7 +118,7 @@ def push_to_hub(
         from huggingface_hub import HfApi
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
     except ImportError as error:
-        raise PolysomaError("the Hub needs huggingface_hub: run `pip install huggingface_hub`") from error
+        raise PolysomaError("the Hub needs huggingface_hub: run `pip install 'polysoma[hub]'`") from error
     with tempfile.TemporaryDirectory() as temporary:
         folder = save_pretrained(checkpoint, Path(temporary), name, results)
         api = HfApi()

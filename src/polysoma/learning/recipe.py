@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from polysoma import hub
 from polysoma.data.formats import is_dataset
 from polysoma.errors import PolysomaError
 from polysoma.policy.adaptation import Adaptation
@@ -69,9 +70,10 @@ class Recipe:
     """One training.
 
     Attributes:
-        data: folders of data sets; ``*`` is expanded.
+        data: folders of data sets, where ``*`` is expanded; or names of the Hugging Face Hub, ``user/name``.
         bodies: how each embodiment takes part; only those named here do.
-        weights: pattern of data set folders to their weight among the data sets of the same body; 1 where none matches.
+        weights: pattern of folders, or of names on the Hub, to their weight among the data sets of the same body; 1
+            where none matches.
         task_weights: pattern of task names to a factor of how often they are drawn; 0 leaves a task's episodes out.
         paraphrases: a file of other words for instructions (see :mod:`polysoma.data.paraphrases`), ``"shipped"`` for
             that of the shipped tasks, or empty for none.
@@ -133,10 +135,17 @@ class Recipe:
             raise PolysomaError("an adaptation leaves images, renewed and relative as they are in init")
 
     def folders(self) -> list[Path]:
-        """The data set folders that exist now. Raises PolysomaError when a pattern matches none."""
+        """The data set folders that exist now; data sets of the Hub are fetched.
+
+        Raises:
+            PolysomaError: a pattern matches none, or as :func:`polysoma.hub.fetched`.
+        """
         result: list[Path] = []
         for pattern in self.data:
-            found = sorted(Path(path) for path in glob.glob(pattern) if is_dataset(Path(path)))
+            if hub.is_name(pattern):
+                found = [hub.fetched(pattern, "data set")]
+            else:
+                found = sorted(Path(path) for path in glob.glob(pattern) if is_dataset(Path(path)))
             if not found:
                 raise PolysomaError(
                     f"no data set matches {pattern!r} (`polysoma data info` says what a folder holds); record one first"

@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -18,6 +17,7 @@ import safetensors
 import safetensors.torch
 import torch
 
+from polysoma import hub
 from polysoma.errors import PolysomaError
 from polysoma.files import write_atomically
 from polysoma.policy.adaptation import Adaptation
@@ -69,8 +69,8 @@ def resolve(path: str | Path) -> Path:
     """
     if str(path) == SHIPPED and not Path(path).is_dir():
         folder = Path(str(resources.files("polysoma"))) / "weights" / SHIPPED
-    elif isinstance(path, str) and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", path) and not Path(path).parent.is_dir():
-        folder = _from_hub(path)
+    elif isinstance(path, str) and hub.is_name(path):
+        folder = hub.fetched(path, "checkpoint", list(FILES))
     else:
         folder = Path(path)
     if not (folder / "config.json").is_file():
@@ -79,23 +79,6 @@ def resolve(path: str | Path) -> Path:
             f"{SHIPPED!r} for the shipped weights"
         )
     return folder
-
-
-def _from_hub(name: str) -> Path:
-    try:
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-    except ImportError as error:
-        raise PolysomaError(
-            f"no checkpoint at {name}; to look for it on the Hugging Face Hub run `pip install huggingface_hub`"
-        ) from error
-    try:
-        return Path(snapshot_download(name, allow_patterns=list(FILES)))
-    except (OSError, ValueError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise PolysomaError(
-            f"no checkpoint at {name}: there is no such folder, and the Hugging Face Hub gave none ({reason})"
-        ) from error
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from polysoma import hub
 from polysoma.data.formats.hdf5 import Hdf5Reader, is_hdf5
 from polysoma.data.formats.lerobot import LeRobotReader, is_lerobot
 from polysoma.data.formats.minari import MinariReader, is_minari
@@ -16,7 +17,7 @@ from polysoma.data.formats.rlds import RldsReader, is_rlds
 from polysoma.data.formats.zarr_buffer import ZarrReader, is_zarr
 from polysoma.errors import PolysomaError
 
-__all__ = ["Column", "Problem", "Reader", "is_dataset", "open_reader"]
+__all__ = ["Column", "Problem", "Reader", "is_dataset", "located", "open_reader"]
 
 # Minari's HDF5 files lie in folders of its own, so it is asked before plain HDF5 is.
 _FORMATS = (
@@ -35,6 +36,13 @@ _KNOWN = (
 def is_dataset(path: Path) -> bool:
     """Whether there is a data set of a known format at ``path``."""
     return any(known(path) for known, _ in _FORMATS)
+
+
+def located(path: Path) -> Path:
+    """Where a data set lies: ``path`` itself; or, where ``user/name`` is nothing here, what the Hugging Face Hub calls
+    so. Raises PolysomaError as :func:`polysoma.hub.fetched`."""
+    name = path.as_posix()
+    return hub.fetched(name, "data set") if hub.is_name(name) else path
 
 
 def open_reader(path: Path) -> Reader:
