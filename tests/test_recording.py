@@ -115,10 +115,10 @@ def test_outcomes_do_not_depend_on_lanes(untrained: Path) -> None:
     }
 
 
-def test_quick_evaluation_of_a_run(untrained: Path) -> None:
-    from polysoma.cli.train import _quick_evaluation
+def testquick_evaluation_of_a_run(untrained: Path) -> None:
+    from polysoma.cli.train import quick_evaluation
 
-    assert _quick_evaluation(untrained, ("drone/hov*",), 1, 0).keys() == {"drone/hover"}
+    assert quick_evaluation(untrained, ("drone/hov*",), 1, 0).keys() == {"drone/hover"}
 
 
 def test_jobs_take_turns() -> None:

@@ -113,7 +113,10 @@ class Dataset:
         return self._frames
 
     def episode(self, number: int) -> Episode:
-        """One episode, checked; its arrays are read-only and lie in the mapped files."""
+        """One episode, checked; its arrays are read-only and lie in the mapped files. Raises PolysomaError when there
+        is no such episode."""
+        if not 0 <= number < len(self.episode_length):
+            raise PolysomaError(f"{self.root}: there is no episode {number}; there are {len(self.episode_length)}")
         begin = int(self.episode_start[number])
         frames = slice(begin, begin + int(self.episode_length[number]))
         return Episode(
