@@ -13,6 +13,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import tyro
 
 from polysoma.cli.bodies import Bodies
+from polysoma.cli.compare import Compare
 from polysoma.cli.data import Caches, Convert, Describe, Info, View
 from polysoma.cli.doctor import Doctor
 from polysoma.cli.evaluate import Evaluate
@@ -38,6 +39,7 @@ COMMANDS: dict[str, Any] = {
     "train": Train,
     "finetune": Finetune,
     "lineage": Lineage,
+    "compare": Compare,
     "merge add": MergeAdd,
     "merge negate": MergeNegate,
     "merge analogy": MergeAnalogy,

@@ -1,0 +1,89 @@
+"""``polysoma compare``: which way of learning from a few demonstrations, how long, how good."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from polysoma import simulators
+from polysoma.cli.progress import counting
+from polysoma.cli.train import check_training_installed
+from polysoma.errors import PolysomaError
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Learns the same demonstrations in every way, in the same time, and plays the same seeds: one table, one page.
+
+    Ways: zero-shot and retrieval train nothing; prompt, head, adapter, lora and full fine-tune; scratch starts from
+    nothing; specialist is scratch with all demonstrations. Killed, it continues when it is called again.
+
+    Examples:
+        polysoma compare --base generalist --data data/go2 --tasks 'go2/*' --demos 5,20,50
+        polysoma compare --base runs/held-out/checkpoint --data data/held-out/metaworld --tasks \
+'metaworld/door-lock-v3,metaworld/box-close-v3' --demos 20 --minutes 5 --ways retrieval,lora,full,scratch
+    """
+
+    data: str
+    """A data set of demonstrations of the tasks."""
+    tasks: str
+    """What is played, comma-separated; of a body that has a simulator here."""
+    base: str = "generalist"
+    """The checkpoint to start from."""
+    demos: str = "5,20,50"
+    """Demonstrations of each task, comma-separated."""
+    ways: str = "*"
+    """Comma-separated; * for all."""
+    minutes: float = 10.0
+    """Of training for each way."""
+    episodes: int = 20
+    """Of each task."""
+    seed: int = 9000
+    """Of the first episode of each task."""
+    old: str = ""
+    """Tasks of the base, comma-separated, to see what full fine-tuning forgets; the other ways leave the base alone."""
+    out: Path = Path("runs/compare")
+    """Folder of runs, results.json and index.html."""
+
+    def run(self) -> None:
+        check_training_installed()
+        from polysoma.comparison import WAYS, Comparison, compare
+        from polysoma.comparison_page import write_page
+        from polysoma.policy import checkpoint
+
+        try:
+            demonstrations = tuple(int(number) for number in self.demos.split(","))
+        except ValueError as error:
+            raise PolysomaError(f"--demos: expected numbers such as 5,20, got {self.demos!r}") from error
+        ways = WAYS if self.ways == "*" else tuple(way.strip() for way in self.ways.split(","))
+        old = simulators.match_tasks(self.old, checkpoint.bodies(self.base)) if self.old else ()
+        asked = Comparison(
+            self.base, self.data, tuple(simulators.match_tasks(self.tasks)), demonstrations,
+            ways,  # type: ignore[arg-type]
+            self.minutes, self.episodes, self.seed, tuple(old),
+        )  # fmt: skip
+        with counting("comparing") as show:
+            result = compare(asked, self.out, show)
+        write_page(result, self.out / "index.html")
+        table = Table(title=f"{self.data} from {self.base}, {self.minutes:g} minutes each")
+        for column in ("way", "demos", "successes", "interval", "minutes", "steps", "MB", "old tasks"):
+            table.add_column(column, justify="left" if column == "way" else "right")
+        for row in result["rows"]:
+            lost = row.get("forgotten")
+            table.add_row(
+                row["way"],
+                str(row["demonstrations"] or ""),
+                f"{row['successes']}/{row['trials']}",
+                f"{row['interval'][0]:.2f}-{row['interval'][1]:.2f}",
+                *(
+                    (f"{row['minutes']:.1f}", f"{row['steps']:,}", f"{row['megabytes']:.1f}")
+                    if row["steps"]
+                    else ("",) * 3
+                ),
+                "" if lost is None else f"{-lost[0]:+.2f}" if lost[0] else "unchanged",
+            )
+        Console().print(table)
+        print(f"{self.out / 'index.html'}: open it in a browser")

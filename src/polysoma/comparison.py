@@ -1,0 +1,210 @@
+"""Comparison: which way of learning a body from a few demonstrations, how long, and how good.
+
+Every way gets the same demonstrations and the same time, and plays the same seeds. What a comparison has found is kept
+cell by cell, so a killed one continues.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from polysoma.errors import PolysomaError
+from polysoma.evaluation.evaluation import evaluate, hardware, versions
+from polysoma.evaluation.intervals import paired_difference, wilson
+from polysoma.files import write_atomically
+from polysoma.learning.finetuning import LEARNING_RATES, recipe_for, within
+from polysoma.learning.imitation import recipe_of_run, train
+from polysoma.learning.recipe import PolicySize, Recipe
+from polysoma.policy import checkpoint
+from polysoma.policy.methods import FinetuningMethod
+from polysoma.policy.policy import PolicyConfig
+
+Way = Literal["zero-shot", "retrieval", "prompt", "head", "adapter", "lora", "full", "scratch", "specialist"]
+"""``"zero-shot"`` and ``"retrieval"`` train nothing; ``"scratch"`` is a new policy of the base's size; ``"specialist"``
+is one that has all demonstrations. The others are methods of fine-tuning."""
+
+WAYS: tuple[Way, ...] = get_args(Way)
+_ONCE = ("zero-shot", "specialist")
+"""Ways that do not depend on how many demonstrations there are."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is to be compared.
+
+    Attributes:
+        base: the checkpoint to start from.
+        data: a data set of demonstrations.
+        tasks: full names of what is played.
+        demonstrations: of each task; each number is a column.
+        ways: see :data:`Way`.
+        minutes: of training for each way.
+        episodes: of each task.
+        seed: of the first episode of each task.
+        old_tasks: what the base could do before, to see what is forgotten.
+        old_episodes: of each of these.
+    """
+
+    base: str
+    data: str
+    tasks: tuple[str, ...]
+    demonstrations: tuple[int, ...]
+    ways: tuple[Way, ...] = WAYS
+    minutes: float = 10.0
+    episodes: int = 20
+    seed: int = 9000
+    old_tasks: tuple[str, ...] = ()
+    old_episodes: int = 5
+
+
+Cell = dict[str, Any]
+"""One way with one number of demonstrations, as JSON: ``way``, ``demonstrations``, ``outcomes`` by task, ``minutes``,
+``steps``, ``megabytes``, and ``old`` (outcomes on the old tasks, or None where the base is untouched)."""
+
+
+def compare(
+    comparison: Comparison, out: Path, progress: Callable[[int, int, str], None] | None = None
+) -> dict[str, Any]:
+    """Trains and plays every cell that ``out`` does not hold yet. Returns all as JSON (also in ``out/results.json``).
+
+    Args:
+        comparison: what is to be compared.
+        out: folder of the runs and results.
+        progress: called with (cells done, of how many, what comes next).
+
+    Raises:
+        PolysomaError: no data, an unknown task or way, or ``out`` holds another comparison.
+    """
+    unknown = sorted(set(comparison.ways) - set(WAYS))
+    if unknown or not comparison.demonstrations or not comparison.tasks:
+        raise PolysomaError(f"compare: expected demonstrations, tasks and ways of {', '.join(WAYS)}, got {unknown}")
+    asked = dataclasses.asdict(comparison) | {"base_sha256": checkpoint.weights_sha256(comparison.base)}
+    _check_same(out / "comparison.json", json.loads(json.dumps(asked)))
+    todo = [
+        (way, count)
+        for way in comparison.ways
+        for count in ((0,) if way in _ONCE else comparison.demonstrations)
+        if not (way in ("zero-shot", "retrieval") and not _knows(comparison))
+    ]
+    cells = []
+    for number, (way, count) in enumerate(todo):
+        name = way if way in _ONCE else f"{way}-{count}"
+        if progress is not None:
+            progress(number, len(todo), name)
+        file = out / f"{name}.json"
+        if not file.exists():
+            write_atomically(file, json.dumps(_cell(comparison, way, count, out / name)).encode())
+        cells.append(json.loads(file.read_text()))
+    if progress is not None:
+        progress(len(todo), len(todo), "done")
+    result = {"comparison": asked, "versions": versions(), "hardware": hardware(), "rows": _rows(cells, comparison)}
+    write_atomically(out / "results.json", (json.dumps(result | {"cells": cells}, indent=1) + "\n").encode())
+    return result | {"cells": cells}
+
+
+def _check_same(file: Path, asked: dict[str, Any]) -> None:
+    if not file.exists():
+        write_atomically(file, (json.dumps(asked, indent=1) + "\n").encode())
+        return
+    held = json.loads(file.read_text())
+    # More ways and numbers of demonstrations may be asked for later.
+    fixed = asked.keys() - {"ways", "demonstrations"}
+    changed = {key: (held.get(key), asked[key]) for key in sorted(fixed) if held.get(key) != asked[key]}
+    if changed:
+        raise PolysomaError(f"{file.parent} holds another comparison: {changed}; choose another --out")
+
+
+def _knows(comparison: Comparison) -> bool:
+    bodies = {task.split("/")[0] for task in comparison.tasks}
+    return bodies <= set(checkpoint.bodies(comparison.base))
+
+
+def _cell(comparison: Comparison, way: Way, count: int, run: Path) -> Cell:
+    driver, minutes, steps, megabytes = comparison.base, 0.0, 0, 0.0
+    memory = (comparison.data, count) if way == "retrieval" else None
+    if way not in ("zero-shot", "retrieval"):
+        began = time.monotonic()
+        folder, steps = _trained(comparison, way, count, run)
+        minutes = (time.monotonic() - began) / 60
+        driver = str(folder)
+        megabytes = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
+    result = evaluate(driver, comparison.tasks, comparison.episodes, comparison.seed, memory=memory)
+    old = None
+    if way == "full" and comparison.old_tasks:
+        # Only this one touches what other bodies use.
+        old = _outcomes(driver, comparison)
+    return {
+        "way": way,
+        "demonstrations": count,
+        "outcomes": {task: [int(outcome) for outcome in score.outcomes] for task, score in result.tasks.items()},
+        "minutes": round(minutes, 2),
+        "steps": steps,
+        "megabytes": round(megabytes, 2),
+        "old": old,
+        "old_of_base": _outcomes(comparison.base, comparison) if old is not None else None,
+    }
+
+
+def _outcomes(driver: str, comparison: Comparison) -> list[int]:
+    played = evaluate(driver, comparison.old_tasks, comparison.old_episodes, comparison.seed)
+    return [int(outcome) for score in played.tasks.values() for outcome in score.outcomes]
+
+
+def _trained(comparison: Comparison, way: Way, count: int, run: Path) -> tuple[Path, int]:
+    made = run / "checkpoint"
+    if (run / "training").is_dir():
+        recipe = recipe_of_run(run)
+        return train(recipe, run, resume=True), recipe.steps
+    shutil.rmtree(run, ignore_errors=True)
+    recipe, _ = within(_recipe(comparison, way, count), 60 * comparison.minutes)
+    train(recipe, run)
+    return made, recipe.steps
+
+
+def _recipe(comparison: Comparison, way: Way, count: int) -> Recipe:
+    if way in get_args(FinetuningMethod):
+        return recipe_for(comparison.base, [comparison.data], way, count)  # type: ignore[arg-type]
+    config = PolicyConfig.from_json(checkpoint.read_config(checkpoint.resolve(comparison.base)))
+    # Nothing is known that could be lost, so it may learn faster.
+    recipe = recipe_for(comparison.base, [comparison.data], "full", count, learning_rate=2 * LEARNING_RATES["full"])
+    size = PolicySize(config.width, config.depth, config.heads, config.adapters)
+    return dataclasses.replace(recipe, init="", policy=size, images=config.images, head=config.head)
+
+
+def _rows(cells: Sequence[Cell], comparison: Comparison) -> list[dict[str, Any]]:
+    """What the table shows of each cell: rate of success with its interval, the difference to the specialist on the
+    same seeds, costs, and what old tasks lost."""
+    specialist = next((_flat(cell) for cell in cells if cell["way"] == "specialist"), None)
+    rows = []
+    for cell in cells:
+        outcomes = _flat(cell)
+        row: dict[str, Any] = {
+            "way": cell["way"],
+            "demonstrations": cell["demonstrations"],
+            "successes": sum(outcomes),
+            "trials": len(outcomes),
+            "rate": sum(outcomes) / len(outcomes),
+            "interval": wilson(sum(outcomes), len(outcomes)),
+            "minutes": cell["minutes"],
+            "steps": cell["steps"],
+            "megabytes": cell["megabytes"],
+        }
+        if specialist is not None:
+            row["minus_specialist"] = paired_difference(outcomes, specialist)
+        if cell["old"] is not None:
+            row["forgotten"] = paired_difference(cell["old_of_base"], cell["old"])
+        elif cell["way"] not in ("scratch", "specialist"):
+            row["forgotten"] = (0.0, 0.0, 0.0)
+        rows.append(row)
+    return rows
+
+
+def _flat(cell: Cell) -> list[bool]:
+    return [bool(outcome) for outcomes in cell["outcomes"].values() for outcome in outcomes]
