@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import GRID, make_policy
+from polysoma import comparison as module
+from polysoma.cli import main
+from polysoma.comparison import Comparison, compare
+from polysoma.comparison_page import write_page
+from polysoma.data.mixture import Source
+from polysoma.errors import PolysomaError
+from polysoma.evaluation.evaluation import Result, Score
+from polysoma.learning.imitation import Rehearsal
+from polysoma.policy import checkpoint
+
+
+@pytest.fixture
+def played(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[str], Any]]:
+    """Evaluations are not played: what they were asked for is remembered. A step costs a second."""
+    asked: list[tuple[str, list[str], Any]] = []
+
+    def evaluate(driver: str, tasks: list[str], episodes: int, seed: int, memory: Any = None) -> Result:
+        asked.append((driver, list(tasks), memory))
+        known = checkpoint.bodies(driver)
+        scores = {
+            task: Score(list(range(episodes)), [len(known) > 1] * episodes, [1] * episodes, [1.0] * episodes)
+            for task in tasks
+        }
+        return Result(driver, scores, {}, 0.0)
+
+    monkeypatch.setattr(module, "evaluate", evaluate)
+    monkeypatch.setattr("polysoma.learning.finetuning.rehearse", lambda *_, **__: Rehearsal(1.0, 1, 1, 1))
+    return asked
+
+
+@pytest.fixture
+def asked(sources: dict[str, Source], datasets: dict[str, Path], tmp_path: Path) -> Comparison:
+    checkpoint.save(make_policy(sources, (GRID,)), tmp_path / "base")
+    return Comparison(
+        str(tmp_path / "base"), str(datasets["arm"]), ("arm/one",), (2, 3), minutes=0.06, episodes=4,
+        old_tasks=("grid/one",),
+    )  # fmt: skip
+
+
+def test_every_way_is_tried_once_and_a_killed_comparison_goes_on(
+    asked: Comparison, played: list[tuple[str, list[str], Any]], tmp_path: Path
+) -> None:
+    result = compare(asked, tmp_path / "out")
+    rows = {(row["way"], row["demonstrations"]): row for row in result["rows"]}
+    # The base does not know the arm, so nothing can be done without training.
+    assert {way for way, _ in rows} == {"prompt", "head", "adapter", "lora", "full", "scratch", "specialist"}
+    assert len(rows) == 13 and rows["lora", 2]["trials"] == 4
+    assert rows["full", 3]["successes"] == 4 and rows["lora", 3]["successes"] == 0
+    assert rows["full", 2]["minus_specialist"] == (1.0, 1.0, 1.0)
+    assert "forgotten" in rows["full", 2] and "forgotten" not in rows["scratch", 2]
+    assert rows["lora", 2]["steps"] == 10
+    few = checkpoint.read_config(tmp_path / "out" / "head-2" / "checkpoint")["lineage"]
+    assert few["demonstrations"] == 2 and few["parent"]["name"] == asked.base
+    count = len(played)
+    (tmp_path / "out" / "lora-3.json").unlink()
+    again = compare(asked, tmp_path / "out")["rows"]
+    assert len(played) == count + 1, "what is known is not played again"
+    assert [row["rate"] for row in again] == [row["rate"] for row in result["rows"]]
+    write_page(result, tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert "lora" in page and page.count("<tr>") == 14 and "unchanged" in page
+
+
+def test_retrieval_needs_no_training(
+    asked: Comparison, played: list[tuple[str, list[str], Any]], tmp_path: Path
+) -> None:
+    known = Comparison(
+        asked.base, asked.data.replace("arm", "grid"), ("grid/one",), (3,), ("zero-shot", "retrieval"), episodes=2
+    )
+    result = compare(known, tmp_path / "out")
+    assert [memory for _, _, memory in played] == [None, (known.data, 3)]
+    assert [row["minutes"] for row in result["rows"]] == [0, 0]
+
+
+def test_another_comparison_is_not_mixed_in(
+    asked: Comparison, played: list[tuple[str, list[str], Any]], tmp_path: Path
+) -> None:
+    one = dataclasses.replace(asked, ways=("head",), demonstrations=(2,))
+    compare(one, tmp_path / "out")
+    compare(dataclasses.replace(one, ways=("head", "prompt")), tmp_path / "out")
+    with pytest.raises(PolysomaError, match=r"another comparison: .*'minutes': \(0.06, 3\)"):
+        compare(dataclasses.replace(one, minutes=3), tmp_path / "out")
+    with pytest.raises(PolysomaError, match="ways of zero-shot"):
+        compare(dataclasses.replace(one, ways=("magic",)), tmp_path / "other")  # type: ignore[arg-type]
+
+
+def test_bad_numbers_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["compare", "--data", "nowhere", "--tasks", "rover/*", "--demos", "few"])
+    assert "expected numbers such as 5,20" in capsys.readouterr().err
