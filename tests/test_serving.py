@@ -20,7 +20,9 @@ import torch
 from websockets.sync.client import connect
 
 from conftest import ARM, GRID, observe
+from polysoma.cli.serve import adapter_name
 from polysoma.errors import PolysomaError
+from polysoma.policy.adaptation import Adaptation
 from polysoma.policy.agent import Acting, plan_together
 from polysoma.policy.policy import Policy
 from polysoma.serving.client import Client
@@ -332,3 +334,31 @@ def test_the_client_needs_little() -> None:
         "from polysoma.serving.client import Client\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_adaptations_are_served_beside_their_base(policy: Policy) -> None:
+    policy.for_inference()
+    arms = {name: policy.adapted(Adaptation("head"), [ARM], {}, []) for name in ("one", "two")}
+    for number, adapted in enumerate(arms.values()):
+        with torch.no_grad():
+            adapted.heads["arm"].linear.bias += 3 * (number + 1)
+        adapted.for_inference()
+    expected = {"": policy, **arms}
+    with running(policy, adapters=arms) as url:
+        asked = {name: client(url, adapter=name) for name in expected}
+        assert list(asked["one"].metadata["adapters"]) == ["one", "two"]
+        answers = {name: robot.infer(observe(ARM))["actions"] for name, robot in asked.items()}
+        for name, alone in expected.items():
+            (plan,) = plan_together([alone.agent("arm", acting=Acting(execute=ARM.chunk))], [observe(ARM)])
+            np.testing.assert_allclose(answers[name], plan, atol=1e-2)
+        assert not np.allclose(answers["one"], answers["two"], atol=1e-2)
+        with pytest.raises(PolysomaError, match=r"adapter: expected one of \['one', 'two'\] or none, got 'three'"):
+            client(url, adapter="three").infer(observe(ARM))
+        with pytest.raises(PolysomaError, match=r"embodiment: expected one of \['arm'\], got 'grid'"):
+            client(url, "grid", adapter="one").infer(observe(GRID))
+
+
+def test_adapters_are_called_after_their_runs() -> None:
+    assert adapter_name("runs/so101/checkpoint") == ("so101", "runs/so101/checkpoint")
+    assert adapter_name("left=runs/so101/checkpoint") == ("left", "runs/so101/checkpoint")
+    assert adapter_name("user/name") == ("name", "user/name")

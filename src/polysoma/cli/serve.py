@@ -26,6 +26,7 @@ class Serve:
 
     Examples:
         polysoma serve generalist --embodiments aloha
+        polysoma serve generalist --adapters so101=runs/so101/checkpoint runs/go2/checkpoint
         polysoma serve runs/x/checkpoint --host 0.0.0.0 --port 9000 --token-file secret.txt
     """
 
@@ -33,6 +34,9 @@ class Serve:
     """A checkpoint folder, or generalist for the shipped weights."""
     embodiments: str = "*"
     """Bodies that may be driven, comma-separated; * for all that the checkpoint knows."""
+    adapters: tuple[str, ...] = ()
+    """Adaptations of the checkpoint (`polysoma finetune`) to serve beside it, each NAME=FOLDER, or FOLDER alone, which
+    is called after the run. Clients ask for them by name."""
     host: str = "127.0.0.1"
     """Where to listen; the default lets nobody in from outside this machine."""
     port: int = 8000
@@ -55,7 +59,7 @@ class Serve:
             from polysoma.serving.server import Limits, PolicyServer
         except ImportError as error:
             raise PolysomaError(f"serving needs {error.name}, not installed here: run `{INSTALL}`") from error
-        from polysoma.policy.checkpoint import load
+        from polysoma.policy.checkpoint import load_all
 
         _log_json_lines()
         token = os.environ.get("POLYSOMA_TOKEN") or None
@@ -68,7 +72,12 @@ class Serve:
                 raise PolysomaError(f"{self.token_file} is empty: expected a token")
         limits = Limits(clients=self.clients, message_bytes=int(self.message_mb * 1e6))
         names = None if self.embodiments == "*" else tuple(name.strip() for name in self.embodiments.split(","))
-        server = PolicyServer(load(self.checkpoint, self.device), names, token, limits)
+        adapters = [adapter_name(text) for text in self.adapters]
+        policy, *adapted = load_all([self.checkpoint, *(folder for _, folder in adapters)], self.device)
+        loaded = {name: policy for (name, _), policy in zip(adapters, adapted, strict=True)}
+        if len(loaded) < len(adapters) or "" in loaded:
+            raise PolysomaError(f"--adapters: expected different names, got {[name for name, _ in adapters]}")
+        server = PolicyServer(policy, names, token, limits, loaded)
         asyncio.run(self._serve(server))
 
     async def _serve(self, server: object) -> None:
@@ -95,6 +104,15 @@ class Serve:
         except (OSError, ssl.SSLError) as error:
             raise PolysomaError(f"cannot use {self.certificate} with {self.key} ({error})") from error
         return context
+
+
+def adapter_name(text: str) -> tuple[str, str]:
+    """The name and the folder of ``NAME=FOLDER`` or ``FOLDER``: ``runs/so101/checkpoint`` is called ``so101``."""
+    name, sign, folder = text.partition("=")
+    if sign:
+        return name, folder
+    parts = [part for part in Path(text).parts if part != "checkpoint"]
+    return (parts[-1] if parts else text), text
 
 
 class _JsonLines(logging.Formatter):

@@ -28,6 +28,7 @@ class Client:
         token: the server's, if it has one.
         patience_s: how long to try to reach the server, at first and after a connection was lost.
         timeout_s: how long to wait for an answer.
+        adapter: the name of the server's adaptation that is to drive; empty for the weights themselves.
 
     Attributes:
         metadata: what the server said of itself.
@@ -46,8 +47,9 @@ class Client:
         token: str | None = None,
         patience_s: float = 30.0,
         timeout_s: float = 30.0,
+        adapter: str = "",
     ) -> None:
-        self.url, self.embodiment = url, embodiment
+        self.url, self.embodiment, self.adapter = url, embodiment, adapter
         self.reconnected = 0
         self._headers = {"Authorization": f"Api-Key {token}"} if token else {}
         self._patience, self._timeout = patience_s, timeout_s
@@ -70,6 +72,8 @@ class Client:
         message = dict(observation)
         if self.embodiment is not None:
             message.setdefault("embodiment", self.embodiment)
+        if self.adapter:
+            message.setdefault("adapter", self.adapter)
         data = pack(message)
         deadline = time.monotonic() + self._patience
         while True:

@@ -7,7 +7,8 @@ batch, which is computed off the event loop.
 A request is a map: the streams of the body by name (``"observation/state"`` may be said for ``"state"``), what to do as
 ``"instruction"`` or ``"prompt"``, and where needed
 
-- ``embodiment``: the body; may be left out where the server has one;
+- ``adapter``: the name of an adaptation of the served weights; the weights themselves where it is left out;
+- ``embodiment``: the body; may be left out where the server, or the adapter, has one;
 - ``executed``: how many actions of the last chunk were executed since; all of them where it is left out;
 - ``executed_action``: the last one that was executed, if it was not one of the policy's;
 - ``deadline_ms``: after how long the answer is of no use; the body's own period where it is left out;
@@ -47,6 +48,7 @@ from polysoma.policy.policy import Policy
 from polysoma.serving.messages import pack, unpack
 
 PREFIX = "observation/"
+_BASE = ""
 _LOG = logging.getLogger("polysoma.serving")
 
 
@@ -71,7 +73,7 @@ class Limits:
 class _Session:
     """What one connection needs to remember."""
 
-    agents: dict[str, Agent] = field(default_factory=dict)
+    agents: dict[tuple[str, str], Agent] = field(default_factory=dict)
     last_total_ms: float | None = None
 
 
@@ -105,13 +107,15 @@ class _Metrics:
 
 
 class PolicyServer:
-    """Serves one policy.
+    """Serves one policy, and adaptations of it.
 
     Args:
         policy: whose weights.
         embodiments: names of the bodies that may be driven; None for all that the policy knows.
         token: what clients must present (``Authorization: Api-Key TOKEN`` or ``Bearer TOKEN``); None asks for nothing.
         limits: see :class:`Limits`.
+        adapters: adaptations by the names that clients ask for them by, loaded together with the policy
+            (:func:`polysoma.policy.checkpoint.load_all`) so that they share its weights.
 
     Raises:
         PolysomaError: a body that the policy does not know.
@@ -123,10 +127,14 @@ class PolicyServer:
         embodiments: tuple[str, ...] | None = None,
         token: str | None = None,
         limits: Limits | None = None,
+        adapters: Mapping[str, Policy] | None = None,
     ) -> None:
-        self.policy = policy
+        self._policies = {_BASE: policy, **(adapters or {})}
         names = embodiments or tuple(body.name for body in policy.config.embodiments)
         self.bodies: dict[str, Embodiment] = {name: policy.embodiment(name) for name in names}
+        self._bodies = {
+            name: {body.name: body for body in adapted.config.embodiments} for name, adapted in self._policies.items()
+        } | {_BASE: self.bodies}
         self.limits = limits or Limits()
         self._token = token
         self._metrics = _Metrics()
@@ -214,6 +222,11 @@ class PolicyServer:
         return {
             "server": "polysoma",
             "embodiments": {name: body.to_json() for name, body in self.bodies.items()},
+            "adapters": {
+                adapter: {name: body.to_json() for name, body in bodies.items()}
+                for adapter, bodies in self._bodies.items()
+                if adapter != _BASE
+            },
         }
 
     async def _reply(self, session: _Session, message: str | bytes, arrived: float) -> bytes:
@@ -223,9 +236,13 @@ class PolicyServer:
         request = unpack(message)
         if not isinstance(request, dict) or any(not isinstance(key, str) for key in request):
             raise PolysomaError(f"expected a map of names to values, got {type(request).__name__}")
-        body = self._body(request)
+        adapter = request.get("adapter", _BASE)
+        if not isinstance(adapter, str) or adapter not in self._policies:
+            known = [name for name in self._policies if name != _BASE]
+            raise PolysomaError(f"adapter: expected one of {known} or none, got {adapter!r}")
+        body = self._body(adapter, request)
         deadline = _number(request, "deadline_ms", 1e3 / body.rate_hz)
-        agent = self._agent(session, body, request)
+        agent = self._agent(session, adapter, body, request)
         observation = agent.checked(_observation(request))
         asked = _Asked(agent, observation, asyncio.get_running_loop().create_future())
         try:
@@ -246,18 +263,19 @@ class PolicyServer:
             timing["prev_total_ms"] = session.last_total_ms
         return pack({"actions": chunk, "embodiment": body.name, "late": late, "server_timing": timing})
 
-    def _body(self, request: Mapping[str, Any]) -> Embodiment:
-        name = request.get("embodiment")
-        if name is None and len(self.bodies) == 1:
-            return next(iter(self.bodies.values()))
-        if not isinstance(name, str) or name not in self.bodies:
-            raise PolysomaError(f"embodiment: expected one of {list(self.bodies)}, got {name!r}")
-        return self.bodies[name]
+    def _body(self, adapter: str, request: Mapping[str, Any]) -> Embodiment:
+        name, bodies = request.get("embodiment"), self._bodies[adapter]
+        if name is None and len(bodies) == 1:
+            return next(iter(bodies.values()))
+        if not isinstance(name, str) or name not in bodies:
+            raise PolysomaError(f"embodiment: expected one of {list(bodies)}, got {name!r}")
+        return bodies[name]
 
-    def _agent(self, session: _Session, body: Embodiment, request: Mapping[str, Any]) -> Agent:
-        agent = session.agents.get(body.name)
+    def _agent(self, session: _Session, adapter: str, body: Embodiment, request: Mapping[str, Any]) -> Agent:
+        agent = session.agents.get((adapter, body.name))
         if agent is None:
-            agent = session.agents[body.name] = self.policy.agent(body.name, acting=Acting(execute=body.chunk))
+            agent = self._policies[adapter].agent(body.name, acting=Acting(execute=body.chunk))
+            session.agents[adapter, body.name] = agent
         elif request.get("reset"):
             agent.reset()
         elif "executed_action" in request:
@@ -290,7 +308,7 @@ class PolicyServer:
                     asked.answer.set_result((answer, spent, len(batch)))
 
 
-_OPTIONS = ("embodiment", "executed", "executed_action", "deadline_ms", "reset", "prompt")
+_OPTIONS = ("adapter", "embodiment", "executed", "executed_action", "deadline_ms", "reset", "prompt")
 
 
 def _observation(request: Mapping[str, Any]) -> dict[str, Any]:
