@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -132,18 +133,62 @@ def measure(checkpoint: str, tasks: list[str], seeds: range, folder: Path, words
     return row
 
 
-def main(checkpoint: str = "generalist", trials: int = 50, seed: int = 6700, words: int = 24) -> None:
+def against_act(checkpoint: str, python: str, seed: int, words: int, folder: Path) -> dict[str, Any]:
+    """A decision for two arms with one 96-pixel camera: ours, and LeRobot's ACT in its own environment."""
+    body, task = "aloha-pixels", "aloha-pixels/transfer-cube"
+    observation, _ = simulators.make(task).reset(seed=seed)
+    camera = next(value for name, value in observation.items() if name != INSTRUCTION and value.ndim == 3)
+    state = sum(value.size for name, value in observation.items() if name != INSTRUCTION and value.ndim == 1)
+    policy = checkpoints.load(checkpoint)
+    agent = policy.agent(body, acting=Acting(execute=1))
+    times = {"torch bfloat16": _decisions(lambda: agent.act(observation), agent.reset)}
+    exported = checkpoints.load_for_training(checkpoint)
+    streams = {name: value for name, value in observation.items() if name != INSTRUCTION}
+    for name, int8 in (("onnx float32", False), ("onnx int8", True)):
+        path = folder / f"{body}-{int8}.onnx"
+        export_onnx(exported, body, path, int8, words)
+        runner = Runner(str(path), observation[INSTRUCTION])
+        times[name] = _decisions(lambda runner=runner: runner.act(streams), lambda: None)
+    script = Path(__file__).with_name("act_lerobot.py")
+    found = subprocess.run(
+        [python, str(script), str(camera.shape[0]), str(state), str(policy.embodiment(body).actions.size)],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    act = json.loads(found.stdout.splitlines()[-1])
+    best = min(times.values())
+    return {"act": act, "p50_ms": times, "times_faster": round(act["p50_ms"] / best, 1), "side": camera.shape[0]}
+
+
+def _decisions(decide: Callable[[], Any], forget: Callable[[], Any], count: int = 60) -> float:
+    """The median time of a decision in milliseconds."""
+    times = []
+    for _ in range(count + 5):
+        forget()
+        began = time.perf_counter()
+        decide()
+        times.append(1e3 * (time.perf_counter() - began))
+    return round(float(np.median(times[5:])), 2)
+
+
+def main(
+    checkpoint: str = "generalist", trials: int = 50, seed: int = 6700, words: int = 24, lerobot: str = ""
+) -> None:
     """Every body's numbers.
 
     Args:
         checkpoint: which weights.
+        lerobot: a Python that has LeRobot (tests/interop/check_lerobot.py says how): its ACT is timed beside ours.
         trials: episodes of each body, spread over its tasks.
         seed: of the first episode of each task.
         words: that fit into the exported policies.
     """
     torch.set_num_threads(1)
-    rows = {}
+    rows: dict[str, Any] = {}
+    settings = {"trials": trials, "seed": seed, "words": words}
     with tempfile.TemporaryDirectory() as folder:
+        act = against_act(checkpoint, lerobot, seed, words, Path(folder)) if lerobot else None
+        if act is not None:
+            print(act, flush=True)
         for patterns in TASKS:
             tasks = simulators.match_tasks(patterns)
             body = tasks[0].partition("/")[0]
@@ -151,7 +196,7 @@ def main(checkpoint: str = "generalist", trials: int = 50, seed: int = 6700, wor
             each = max(1, trials // len(tasks))
             rows[body] = measure(checkpoint, tasks, range(seed, seed + each), Path(folder), words)
             print(body, json.dumps(rows[body]), flush=True)
-            write("edge", {"settings": {"trials": trials, "seed": seed, "words": words}, "bodies": rows})
+            write("edge", {"settings": settings, "bodies": rows, "act": act})
 
 
 if __name__ == "__main__":

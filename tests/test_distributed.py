@@ -8,6 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+import safetensors.torch
+import torch
+
+from polysoma.errors import PolysomaError
+from polysoma.learning.recipe import recipe_from_table
+
 SCRIPT = """
 import json, sys
 from pathlib import Path
@@ -65,3 +72,50 @@ def test_two_processes_then_one_see_what_one_sees(datasets: dict[str, Path], tmp
     run(1, table, tmp_path / "two", True, None, tmp_path / "shared")
     assert seen(tmp_path / "shared") == seen(tmp_path / "alone")
     assert (tmp_path / "two/checkpoint/model.safetensors").is_file()
+
+
+def test_sharded_training_ends_where_unsharded_training_does(datasets: dict[str, Path], tmp_path: Path) -> None:
+    table: dict[str, object] = {
+        "data": [str(datasets["arm"]), str(datasets["grid"])],
+        "bodies": {"arm": {"batch": 8, "parts": 3}, "grid": {"batch": 5, "parts": 2}},
+        "policy": {"width": 32, "depth": 2, "heads": 2},
+        "steps": 4,
+        "warmup": 1,
+        "checkpoint_every": 2,
+        "held_out": 0.25,
+    }
+    log = tmp_path / "log"
+    run(2, table, tmp_path / "none", False, None, log)
+    run(2, table | {"sharding": "full"}, tmp_path / "full", False, None, log)
+    # Begun sharded, ended by one process that has everything.
+    run(2, table | {"sharding": "full"}, tmp_path / "mixed", False, 2, log)
+    run(2, table, tmp_path / "mixed", True, None, log)
+    expected, *others = (
+        safetensors.torch.load_file(tmp_path / name / "training/training.safetensors")
+        for name in ("none", "full", "mixed")
+    )
+    for other in others:
+        assert other.keys() == expected.keys() and any("exp_avg" in name for name in other)
+        for name, value in expected.items():
+            torch.testing.assert_close(other[name], value, atol=2e-4, rtol=1e-3)
+    losses = [
+        [json.loads(line)["held_out/arm"] for line in lines if "held_out/arm" in line]
+        for lines in ((tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("none", "full"))
+    ]
+    assert len(losses[0]) == 2 and losses[0] == pytest.approx(losses[1], rel=1e-2)
+
+
+def test_sharding_needs_work_for_every_process(datasets: dict[str, Path], tmp_path: Path) -> None:
+    table: dict[str, object] = {
+        "data": [str(datasets["arm"])],
+        "bodies": {"arm": {"batch": 1}},
+        "policy": {"width": 32, "depth": 1, "heads": 2},
+        "sharding": "full",
+        "steps": 1,
+    }
+    with pytest.raises(subprocess.CalledProcessError) as failed:
+        run(2, table, tmp_path / "run", False, None, tmp_path / "log")
+    assert b"each of 2 processes needs one of either kind" in failed.value.stderr
+    run(1, table, tmp_path / "alone", False, None, tmp_path / "log")
+    with pytest.raises(PolysomaError, match="sharding: expected one of none, full, got 'half'"):
+        recipe_from_table(table | {"sharding": "half"}, "test")

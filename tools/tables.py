@@ -231,6 +231,15 @@ def edge() -> str:
         )
     machine = found["hardware"]
     lines += ["", f"One core of {machine['processor']}, batch 1 (`{found['command']}`).", ""]
+    if found.get("act"):
+        act, own = found["act"]["act"], found["act"]["p50_ms"]
+        lines += [
+            f"Two arms with one camera of {found['act']['side']} pixels, same run: LeRobot {act['lerobot']}'s ACT "
+            f"({act['parameters'] / 1e6:.1f} million parameters) decides in {act['p50_ms']:.0f} ms, this policy in "
+            + " / ".join(f"{own[kind]:.1f}" for kind in kinds)
+            + f" ms: {found['act']['times_faster']:.0f} times faster at best.",
+            "",
+        ]
     return "\n".join(lines)
 
 

@@ -33,7 +33,7 @@ from polysoma.data.windows import Windows
 from polysoma.embodiment import Embodiment
 from polysoma.errors import PolysomaError
 from polysoma.files import write_atomically
-from polysoma.learning import lineage
+from polysoma.learning import distributed, lineage
 from polysoma.learning.augmentation import augmented
 from polysoma.learning.recipe import Recipe, recipe_from_table
 from polysoma.policy import checkpoint
@@ -94,8 +94,10 @@ def train(
         raise PolysomaError(f"{out} already holds a run: continue it with --resume or choose another folder")
     torch.manual_seed(recipe.seed)
     policy = _policy(recipe, sources, training if resume else None).to(accelerator.device)
+    if recipe.sharding == "full":
+        distributed.shard(policy, accelerator)
     # Parameters, and the running statistics of layers that keep some.
-    tracked = policy.state_dict()
+    tracked = policy.own()
     average = {name: value.clone() for name, value in tracked.items()}
     optimizer = _optimizer(policy, recipe)
     step, best = 0, Best()
@@ -117,15 +119,17 @@ def train(
             name = source.embodiment.name
             losses[name], estimated[name], windows = _accumulate(policy, source, recipe, step, accelerator)
             seen += windows
-        _reduce_gradients(parameters, accelerator)
-        norm = torch.nn.utils.clip_grad_norm_(parameters, recipe.clip)
+        distributed.reduce_gradients(parameters, accelerator)
+        norm = distributed.clip_gradients(parameters, recipe.clip)
         if not torch.isfinite(norm):
             raise PolysomaError(f"step {step}: the gradient is not finite; losses {losses}. Lower learning_rate")
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         step += 1
         decay = min(recipe.ema, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(average.values()), list(tracked.values()), 1 - decay)
+        with torch.no_grad():
+            now = [distributed.local(value) for value in tracked.values()]
+            torch._foreach_lerp_([distributed.local(value) for value in average.values()], now, 1 - decay)
         if progress and accelerator.is_main_process:
             progress(step, losses)
         if metrics and (step % recipe.log_every == 0 or step == end):
@@ -139,10 +143,12 @@ def train(
         if step % recipe.checkpoint_every == 0 or step == end:
             missed = _held_out_losses(policy, average, held_out, accelerator)
             best = best.after(step, sum(missed.values())) if missed else Best(step)
+            gathered = {name: distributed.whole(value) for name, value in average.items()}
+            state = _state(policy, gathered, optimizer)
             if accelerator.is_main_process:
                 if best.step == step:
-                    checkpoint.save(policy, out / "checkpoint", weights=average, lineage=about | {"steps": step})
-                _save_state(training, policy, average, optimizer, recipe, step, best)
+                    checkpoint.save(policy, out / "checkpoint", weights=gathered, lineage=about | {"steps": step})
+                _save_state(training, policy.config, state, recipe, step, best)
                 if metrics and missed:
                     metrics.write(step, {f"held_out/{name}": loss for name, loss in missed.items()})
                 if metrics and evaluate and recipe.evaluation.tasks:
@@ -323,10 +329,12 @@ def _optimizer(policy: Policy, recipe: Recipe) -> torch.optim.AdamW:
     """AdamW; vectors (biases, norms) and embeddings do not decay."""
     matrices = {id(m.weight) for m in policy.modules() if isinstance(m, torch.nn.Linear | torch.nn.Conv2d)}
     learning = [p for p in policy.parameters() if p.requires_grad]
-    decayed = [p for p in learning if id(p) in matrices]
-    others = [p for p in learning if id(p) not in matrices]
+    decayed = distributed.by_sharding(p for p in learning if id(p) in matrices)
+    others = distributed.by_sharding(p for p in learning if id(p) not in matrices)
+    groups = [{"params": part, "weight_decay": recipe.weight_decay} for part in decayed]
+    groups += [{"params": part, "weight_decay": 0.0} for part in others]
     return torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}],
+        [group for group in groups if group["params"]],
         lr=recipe.learning_rate,
         betas=(0.9, 0.95),
         fused=True,
@@ -351,13 +359,21 @@ def _accumulate(
         drawing = np.random.default_rng([recipe.seed, step, goals, *name])
         if size > which:
             windows = source.draw(size, drawing, goals, (which, processes))
-            batches.append(augmented(windows, body, statistics, paraphrases, rng))
-    count = sum(map(len, batches))
-    targets = sum(int(windows.action_valid.sum()) for windows in batches if windows.action_valid is not None)
+            # As many micro-batches in every process, of which some have a window less.
+            parts = min(body.parts, max(1, size // processes))
+            batches.append((augmented(windows, body, statistics, paraphrases, rng), parts))
+        if recipe.sharding == "full" and 0 < size < processes:
+            # All of them compute every micro-batch together.
+            raise PolysomaError(
+                f"sharding: {source.embodiment.name} has {body.batch} windows a step, {shown} of them with goals; each "
+                f"of {processes} processes needs one of either kind"
+            )
+    count = sum(len(windows) for windows, _ in batches)
+    targets = sum(int(windows.action_valid.sum()) for windows, _ in batches if windows.action_valid is not None)
     # For heads that learn from noise: as all else here, a function of the seed, the step and the process.
     torch.manual_seed(int(rng.integers(2**63)))
     total = estimated = 0.0
-    for part in (part for windows in batches for part in _split_by_length(windows, body.parts)):
+    for part in (part for windows, parts in batches for part in _split_by_length(windows, parts)):
         with bfloat16(accelerator.device):
             if body.estimation:
                 loss, missed = policy.losses(part)
@@ -377,8 +393,8 @@ def _held_out_losses(
     """The mean loss of the averaged weights on windows of episodes that are not learnt from, by body."""
     if not sources:
         return {}
-    now = {name: value.clone() for name, value in policy.state_dict().items()}
-    policy.load_state_dict(average)
+    now = {name: value.clone() for name, value in policy.own().items()}
+    policy.load_own(average)
     policy.eval()
     losses = []
     with torch.inference_mode(), bfloat16(accelerator.device):
@@ -389,7 +405,7 @@ def _held_out_losses(
             targets = 0 if windows.action_valid is None else int(windows.action_valid.sum())
             parts = _split_by_length(windows, 4)
             losses.append(sum(policy.loss(part).item() for part in parts) / targets)
-    policy.load_state_dict(now)
+    policy.load_own(now)
     policy.train()
     # All processes must come to the same decision.
     agreed = accelerate.utils.broadcast(torch.tensor(losses, device=accelerator.device))
@@ -403,38 +419,27 @@ def _split_by_length(windows: Windows, parts: int) -> Iterator[Windows]:
         yield windows.take(rows)
 
 
-def _reduce_gradients(parameters: Sequence[Tensor], accelerator: accelerate.Accelerator) -> None:
-    """Averages the gradients over all processes, in one message."""
-    if accelerator.num_processes == 1:
-        return
-    gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
-    flat = torch.cat([gradient.flatten() for gradient in gradients])
-    flat = accelerator.reduce(flat, "mean")
-    for parameter, piece in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
-        parameter.grad = piece.view_as(parameter)
+def _state(policy: Policy, average: dict[str, Tensor], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """All tensors that a resumed run needs, whole, by name. Every process takes part."""
+    tensors = {f"policy.{name}": distributed.whole(value) for name, value in policy.own().items()}
+    tensors |= {f"average.{name}": value for name, value in average.items()}
+    names = _names(policy, optimizer)
+    for index, state in optimizer.state_dict()["state"].items():
+        for key, value in state.items():
+            tensors[f"optimizer.{names[index]}.{key}"] = distributed.whole(torch.as_tensor(value))
+    return tensors
 
 
 def _save_state(
-    folder: Path,
-    policy: Policy,
-    average: dict[str, Tensor],
-    optimizer: torch.optim.Optimizer,
-    recipe: Recipe,
-    step: int,
-    best: Best,
+    folder: Path, config: PolicyConfig, tensors: dict[str, Tensor], recipe: Recipe, step: int, best: Best
 ) -> None:
     """Everything that a resumed run needs, in a folder that is swapped in whole."""
-    tensors = {f"policy.{name}": value for name, value in policy.state_dict().items()}
-    tensors |= {f"average.{name}": p for name, p in average.items()}
-    names = _names(policy, optimizer)
-    for index, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{names[index]}.{key}": torch.as_tensor(value) for key, value in state.items()}
     fresh = folder.with_name(f".{folder.name}.{os.getpid()}")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
     cpu = {name: tensor.to("cpu").contiguous() for name, tensor in tensors.items()}
     write_atomically(fresh / STATE_FILE, safetensors.torch.save(cpu, {"step": str(step), "best": json.dumps(best)}))
-    write_atomically(fresh / "policy.json", json.dumps(policy.config.to_json()).encode())
+    write_atomically(fresh / "policy.json", json.dumps(config.to_json()).encode())
     write_atomically(fresh / "recipe.json", json.dumps(recipe.to_json(), indent=1).encode())
     old = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)
@@ -452,16 +457,19 @@ def _load_state(
         step = int(metadata["step"])
         best = Best(*json.loads(metadata["best"])) if "best" in metadata else Best(step)
         with torch.no_grad():
-            for name, value in policy.state_dict().items():
-                value.copy_(file.get_tensor(f"policy.{name}"))
-                average[name].copy_(file.get_tensor(f"average.{name}"))
+            for name, value in policy.own().items():
+                distributed.set_whole(value, file.get_tensor(f"policy.{name}"))
+                distributed.set_whole(average[name], file.get_tensor(f"average.{name}"))
         state: dict[int, dict[str, Tensor]] = {}
         index = {name: number for number, name in enumerate(_names(policy, optimizer))}
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         for key in sorted(file.keys()):
             kind, _, rest = key.partition(".")
             if kind == "optimizer":
                 name, _, field = rest.rpartition(".")
-                state.setdefault(index[name], {})[field] = file.get_tensor(key)
+                value = file.get_tensor(key)
+                parameter = parameters[index[name]]
+                state.setdefault(index[name], {})[field] = distributed.like(parameter, value)
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     return step, best
 

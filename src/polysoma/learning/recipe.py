@@ -8,7 +8,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from polysoma import hub
 from polysoma.data.formats import is_dataset
@@ -17,6 +17,8 @@ from polysoma.policy.adaptation import Adaptation
 from polysoma.policy.heads import HeadConfig
 from polysoma.policy.images import ImageConfig
 from polysoma.policy.policy import Adapters
+
+Sharding = Literal["none", "full"]
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,8 @@ class Recipe:
         held_out: the fraction of each task's episodes, at least one, on which the loss is measured instead of learning
             from them. The checkpoint is then the best one by that loss.
         patience: checkpoints without a lower loss on what is held out after which training stops; 0 for never.
+        sharding: ``"none"``: every process holds all parameters; ``"full"``: each holds a part of the trunk's
+            (:mod:`polysoma.learning.distributed`).
         steps: optimiser steps in all.
         learning_rate: the peak, after ``warmup`` steps; a cosine leads to a hundredth of it.
         ema: decay of the moving average of the weights, which is what evaluation and shipping use.
@@ -111,6 +115,7 @@ class Recipe:
     demonstrations: int = 0
     held_out: float = 0.0
     patience: int = 0
+    sharding: Sharding = "none"
     steps: int = 1000
     learning_rate: float = 1e-3
     warmup: int = 100
@@ -122,6 +127,8 @@ class Recipe:
     log_every: int = 20
 
     def __post_init__(self) -> None:
+        if self.sharding not in get_args(Sharding):
+            raise PolysomaError(f"sharding: expected one of {', '.join(get_args(Sharding))}, got {self.sharding!r}")
         if not 0 <= self.held_out < 1 or self.demonstrations < 0 or self.patience < 0:
             raise PolysomaError(
                 f"expected held_out from 0 to below 1 and no negative demonstrations or patience, got {self.held_out}, "

@@ -1,0 +1,92 @@
+"""Several processes: gradients averaged among them, and the trunk's parameters split between them on demand.
+
+Every process holds all parameters, and one message a step averages all gradients. With sharding, each holds a part of
+every block of the trunk instead (FSDP, Zhao et al. 2023, arXiv 2304.11277; ZeRO stage 3), which is gathered while the
+block computes: the trunk is what grows when policies do. Files hold whole tensors whatever the sharding.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import cast
+
+import accelerate
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from polysoma.errors import PolysomaError
+from polysoma.policy.policy import Policy
+
+
+def shard(policy: Policy, accelerator: accelerate.Accelerator) -> None:
+    """Splits the parameters of each block of the trunk between all processes; with one process, does nothing.
+
+    Raises:
+        PolysomaError: the policy shares weights with a base, which would be split, too.
+    """
+    if accelerator.num_processes == 1:
+        return
+    if policy.shared:
+        raise PolysomaError("sharding: an adaptation has few parameters of its own; train it with sharding = 'none'")
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    # Blocks return keys and values that are views; nothing is ever written into them.
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module", UserWarning)
+    mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
+    for block in policy.trunk.blocks:
+        fully_shard(block, mesh=mesh)
+
+
+def local(tensor: Tensor) -> Tensor:
+    """The part of a tensor that lies in this process: itself unless it is sharded."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All of a tensor, gathered from all processes, which must all ask for it, where it is sharded."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def set_whole(target: Tensor, value: Tensor) -> None:
+    """Copies all of a tensor into one that may be sharded."""
+    target.copy_(like(target, value))
+
+
+def like(target: Tensor, value: Tensor) -> Tensor:
+    """A whole tensor, sharded as another one of its shape is; one of another shape stays as it is."""
+    if not isinstance(target, DTensor) or value.shape != target.shape:
+        return value
+    return cast(Tensor, distribute_tensor(value.to(target.device), target.device_mesh, target.placements))
+
+
+def by_sharding(parameters: Iterable[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """Those that are sharded, and those that are not: few operations take both."""
+    every = list(parameters)
+    return [p for p in every if isinstance(p, DTensor)], [p for p in every if not isinstance(p, DTensor)]
+
+
+def reduce_gradients(parameters: Sequence[Tensor], accelerator: accelerate.Accelerator) -> None:
+    """Averages the gradients over all processes, in one message; those of sharded parameters are averaged already."""
+    if accelerator.num_processes == 1:
+        return
+    _, replicated = by_sharding(parameters)
+    gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in replicated]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    flat = cast(Tensor, accelerator.reduce(flat, "mean"))
+    for parameter, piece in zip(replicated, flat.split([p.numel() for p in replicated]), strict=True):
+        parameter.grad = piece.view_as(parameter)
+
+
+def clip_gradients(parameters: Sequence[Tensor], limit: float) -> Tensor:
+    """Scales all gradients so that their norm together is at most ``limit``; returns the norm before."""
+    groups = [group for group in by_sharding(parameters) if any(p.grad is not None for p in group)]
+    norms = []
+    for group in groups:
+        norms.append(whole(torch.nn.utils.get_total_norm([p.grad for p in group if p.grad is not None])))
+    norm = torch.linalg.vector_norm(torch.stack(norms)) if len(norms) > 1 else norms[0]
+    for group in groups:
+        torch.nn.utils.clip_grads_with_norm_(group, limit, norm)
+    return norm
