@@ -243,6 +243,113 @@ def edge() -> str:
     return "\n".join(lines)
 
 
+def comparison(name: str) -> str:
+    """Every way of learning from a few demonstrations."""
+    found = read(name)
+    assert found is not None
+    asked = found["comparison"]
+    lines = [
+        "| way | demos | success | 95 % interval | minus specialist, paired | minutes | steps | MB | old tasks |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in found["rows"]:
+        minus, lost = row.get("minus_specialist"), row.get("forgotten")
+        low, high = row["interval"]
+        trained = bool(row["steps"])
+        old = "" if lost is None else _difference([-lost[0], -lost[2], -lost[1]]) if any(lost) else "unchanged"
+        lines.append(
+            f"| {row['way']} | {row['demonstrations'] or ''} | {row['successes']}/{row['trials']} "
+            f"| {low:.2f} to {high:.2f} | {_difference(minus) if minus and row['way'] != 'specialist' else ''} "
+            f"| {row['minutes'] if trained else ''} | {row['steps'] if trained else ''} "
+            f"| {row['megabytes'] if trained else ''} | {old} |"
+        )
+    machine = found["hardware"]
+    lines += [
+        "",
+        f"From {asked['base']}, {asked['minutes']:g} minutes on one core for each way ({machine['processor']}), "
+        f"{asked['episodes']} episodes of each of {len(asked['tasks'])} tasks from seed {asked['seed']} "
+        f"(`{found['command']}`).",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def tasks() -> str:
+    """Tasks that the base never met."""
+    return comparison("compare-tasks")
+
+
+def body() -> str:
+    """A body that the base never met."""
+    return comparison("compare-body")
+
+
+def adapters() -> str:
+    """A hundred adaptations in one process."""
+    found = read("adapters")
+    assert found is not None
+    return (
+        f"{found['adapters']} adaptations of rank 8 on the shipped weights: {found['file_bytes'] / 1e6:.2f} MB a file, "
+        f"{found['memory_bytes_each'] / 1e6:.2f} MB of memory each, loaded in {found['load_seconds']:.1f} s. A decision "
+        f"takes {found['same_p50_ms']:.2f} ms when the same one is asked again and {found['switching_p50_ms']:.2f} ms "
+        f"when every decision asks the next one (medians, one core, `{found['command']}`).\n"
+    )
+
+
+def scale() -> str:
+    """A million hours."""
+    found = read("scale")
+    assert found is not None
+    measured, training = found["measured"], found["measured"]["training"]
+    busy = 6 * training["parameters"] * training["tokens_per_s"] / training["matmul_flop_per_s"]
+    lines = ["| pictures | H.264 | JPEG | PNG | raw |", "| --- | --- | --- | --- | --- |"]
+    for side, row in measured["files"].items():
+        size, speed = row["bytes"], row["frames_per_s"]
+        lines.append(
+            f"| {side} pixels, bytes each | {size['h264']:,.0f} | {size['jpeg']:,.0f} | {size['png']:,.0f} "
+            f"| {size['raw']:,.0f} |"
+        )
+        lines.append(
+            f"| {side} pixels, decoded a second and core | {speed['h264 in order']:,.0f} in order, "
+            f"{speed['h264 windows of two']:,.0f} windows of two | {speed['jpeg']:,.0f} | {speed['png']:,.0f} | |"
+        )
+    lines += [
+        "",
+        f"Windows of two frames from the cache: {measured['cached_windows_per_s']:,.0f} a second and core. Training "
+        f"the shipped policy ({training['parameters'] / 1e6:.1f} million parameters): "
+        f"{training['tokens_per_s']:,.0f} tokens a second and core, by six operations a parameter and token {busy:.0%} of the "
+        f"{training['matmul_flop_per_s'] / 1e9:,.0f} GFLOP/s of its matrix products in bfloat16. Averaging its "
+        f"gradients between two processes: {1e3 * measured['all_reduce_s']:.0f} ms. Writing a checkpoint: "
+        f"{1e3 * measured['checkpoint_s']:.0f} ms. {found['hardware']['processor']} (`{found['command']}`).",
+        "",
+    ]
+    plans = found["plans"]
+    lines += ["| plan | " + " | ".join(plans) + " |", "| --- |" + " --- |" * len(plans)]
+    for name, key, form in (
+        ("frames", "frames", "{:.1e}"),
+        ("stored as H.264, TB", "h264_tb", "{:,.0f}"),
+        ("stored as JPEG, TB", "jpeg_tb", "{:,.0f}"),
+        ("raw, TB", "raw_tb", "{:,.0f}"),
+        ("tokens of an epoch", "tokens", "{:.1e}"),
+        ("an epoch, hours", "epoch_hours", "{:,.0f}"),
+        ("windows a second", "windows_per_s", "{:,.0f}"),
+        ("cores that decode windows of video", "decoding_cores_video", "{:,.0f}"),
+        ("cores that decode JPEG", "decoding_cores_jpeg", "{:,.0f}"),
+        ("cores there are", "cores", "{:,.0f}"),
+        ("a step of 4096 windows, ms", "step_s", "ms"),
+        ("averaging gradients, ms", "all_reduce_s", "ms"),
+        ("the same, sharded, ms", "sharded_s", "ms"),
+        ("weights and moments, GB", "state_gb", "{:,.0f}"),
+        ("hours between failures", "hours_between_failures", "{:,.0f}"),
+        ("index of frames in each process, GB", "index_gb_per_process", "{:,.0f}"),
+    ):
+        values = [plan["plan"][key] for plan in plans.values()]
+        lines.append(
+            f"| {name} | " + " | ".join(f"{1e3 * v:,.0f}" if form == "ms" else form.format(v) for v in values) + " |"
+        )
+    return "\n".join([*lines, ""])
+
+
 def data() -> str:
     """Reading and writing beside LeRobot."""
     found = read("data")
@@ -268,16 +375,21 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "docs/training.md": {"channels": channels, "sight": sight},
     "docs/architecture.md": {"stream": stream},
     "docs/data.md": {"data": data},
+    "docs/scale.md": {"scale": scale},
+    "docs/finetuning.md": {"tasks": tasks, "body": body, "adapters": adapters},
     "docs/serving.md": {"serving": serving, "realtime": realtime, "edge": edge},
     "docs/evaluation.md": {"paraphrases": paraphrases, "transfer": transfer},
 }
+
+FILES = {"results": "scores", "tasks": "compare-tasks", "body": "compare-body"}
+"""Where results are called otherwise than their markers."""
 
 if __name__ == "__main__":
     for name, tables in TABLES.items():
         path = ROOT / name
         text = path.read_text()
         for marker, make in tables.items():
-            if read("scores" if marker == "results" else marker) is None:
+            if read(FILES.get(marker, marker)) is None:
                 print(f"{name}: no results of {marker} yet")
                 continue
             begin, end = f"<!-- {marker} -->\n", f"<!-- end of {marker} -->"

@@ -18,7 +18,7 @@ from polysoma.policy.adaptation import Adaptation
 from polysoma.policy.methods import FinetuningMethod
 from polysoma.policy.policy import PolicyConfig
 
-LEARNING_RATES: dict[str, float] = {"full": 6e-4, "lora": 2e-3, "head": 2e-3, "prompt": 5e-3, "adapter": 2e-3}
+LEARNING_RATES: dict[str, float] = {"full": 6e-4, "lora": 2e-3, "head": 4e-3, "prompt": 5e-3, "adapter": 2e-3}
 """Peaks, found on development seeds (docs/finetuning.md)."""
 
 CHECKPOINTS = 8
