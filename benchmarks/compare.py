@@ -1,0 +1,65 @@
+"""Which way of learning from a few demonstrations: tasks, and a body, that the base never met (docs/finetuning.md).
+
+    python benchmarks/compare.py tasks
+    python benchmarks/compare.py body
+
+Records the demonstrations, needs runs/held-out/checkpoint (recipes/held-out.toml) for the tasks, and takes about half
+an hour for either on one core. Killed, it continues.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from polysoma import simulators
+from polysoma.cli.progress import counting
+from polysoma.comparison import WAYS, Comparison, compare
+from polysoma.comparison_page import write_page
+from polysoma.recording import record
+from polysoma.rollout import Behaviour
+from results import write
+
+DEMONSTRATIONS = Path("data/held-out")
+TASKS = tuple(
+    f"metaworld/{name}-v3" for name in ("bin-picking", "box-close", "hand-insert", "door-lock", "door-unlock")
+)
+OLD = {
+    "tasks": ("metaworld/drawer-open-v3", "metaworld/reach-v3", "metaworld/pick-place-v3", "metaworld/window-close-v3"),
+    "body": ("metaworld/drawer-open-v3", "metaworld/pick-place-v3", "rover/pillar", "drone/hover", "go1/velocity"),
+}
+SEED, FIRST_DEMONSTRATION = 9000, 3200
+
+
+def main(
+    what: tyro.conf.Positional[Literal["tasks", "body"]], minutes: float = 3.0, out: Path = Path("runs/compare")
+) -> None:
+    """All ways with 20 demonstrations, retrieval with 5 as well.
+
+    Args:
+        what: five tasks of Meta-World from a base without them; or the Go2 from the shipped weights.
+        minutes: of training for each way.
+        out: folder of the runs; what is there is used.
+    """
+    body, base, count = ("metaworld", "runs/held-out/checkpoint", 200) if what == "tasks" else ("go2", "generalist", 50)
+    tasks = TASKS if what == "tasks" else tuple(simulators.tasks_of("go2"))
+    record(list(tasks), count, DEMONSTRATIONS, Behaviour(noise=None), workers=1, seed=FIRST_DEMONSTRATION)
+    known = set(simulators.match_tasks("*"))
+    old = tuple(task for task in OLD[what] if task in known)
+    asked = Comparison(base, str(DEMONSTRATIONS / body), tasks, (20,), WAYS, minutes, 20, SEED, old, old_episodes=10)
+    few = dataclasses.replace(asked, demonstrations=(5, 20), ways=("retrieval",))
+    rows = []
+    with counting("comparing") as show:
+        if what == "tasks":
+            rows += compare(few, out / what, show)["rows"][:1]
+        result = compare(asked, out / what, show)
+    rows += result["rows"]
+    write_page(result, out / what / "index.html")
+    write(f"compare-{what}", {"comparison": result["comparison"], "rows": rows})
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
