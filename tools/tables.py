@@ -292,7 +292,8 @@ def adapters() -> str:
         f"{found['adapters']} adaptations of rank 8 on the shipped weights: {found['file_bytes'] / 1e6:.2f} MB a "
         f"file, {found['memory_bytes_each'] / 1e6:.2f} MB of memory each, loaded in {found['load_seconds']:.1f} s. A "
         f"decision takes {found['same_p50_ms']:.2f} ms when the same one is asked again and "
-        f"{found['switching_p50_ms']:.2f} ms when every decision asks the next one (medians, one core, `{found['command']}`).\n"
+        f"{found['switching_p50_ms']:.2f} ms when every decision asks the next one (medians, one "
+        f"core, `{found['command']}`).\n"
     )
 
 
@@ -319,8 +320,9 @@ def scale() -> str:
         f"the shipped policy ({training['parameters'] / 1e6:.1f} million parameters): "
         f"{training['tokens_per_s']:,.0f} tokens a second and core, by six operations a parameter and token "
         f"{busy:.0%} of the {training['matmul_flop_per_s'] / 1e9:,.0f} GFLOP/s of its matrix products in bfloat16. "
-        f"Averaging its gradients between two processes: {1e3 * measured['all_reduce_s']:.0f} ms. Writing a checkpoint: "
-        f"{1e3 * measured['checkpoint_s']:.0f} ms. {found['hardware']['processor']} (`{found['command']}`).",
+        f"Averaging its gradients between two processes: {1e3 * measured['all_reduce_s']:.0f} ms. Writing a "
+        f"checkpoint: {1e3 * measured['checkpoint_s']:.0f} ms. {found['hardware']['processor']} "
+        f"(`{found['command']}`).",
         "",
     ]
     plans = found["plans"]
