@@ -180,6 +180,7 @@ def test_caches_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     Dataset(third)
     assert len(caches()) == 2 and one.folder.exists() and not two.folder.exists()
     monkeypatch.setenv("POLYSOMA_CACHE_GB", "0.00001")
+    monkeypatch.setenv("POLYSOMA_CACHE", "raw")
     with pytest.raises(PolysomaError, match=r"a cache of .* GB is needed, and 1e-05 GB are allowed"):
         Dataset(second)
     monkeypatch.setenv("POLYSOMA_CACHE_GB", "much")

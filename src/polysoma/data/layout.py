@@ -204,7 +204,7 @@ def data_files(root: Path, index: EpisodeIndex) -> list[Path]:
     """The files of frames that the episodes are in. Raises PolysomaError when one is missing."""
     paths = [numbered(root, DATA_PATH, number) for number, _ in index.files()]
     for path in paths:
-        with _reading(path):
+        with reading(path):
             path.stat()
     return paths
 
@@ -220,7 +220,7 @@ def read_frames(
     begin, rows = 0, max(1, _PIECE_BYTES // sum(feature.bytes for feature in features.values()))
     for number, frames in index.files():
         path = numbered(root, DATA_PATH, number)
-        with _reading(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
+        with reading(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
             held = file.metadata.num_rows
             if held != frames:
                 raise ValueError(f"expected {frames} frames, got {held}")
@@ -233,7 +233,7 @@ def read_some_images(root: Path, index: EpisodeIndex, name: str, feature: Featur
     """A few pictures of every file: uint8 ``(n, height, width, 3)``. Raises as :func:`read_frames`."""
     pieces = []
     for path in data_files(root, index):
-        with _reading(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
+        with reading(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
             batch = next(file.iter_batches(_IMAGES_PER_FILE, columns=[name], use_threads=False))
             pieces.append(feature.to_numpy(batch[name]))
     return np.concatenate(pieces)
@@ -267,7 +267,7 @@ def read_polysoma(root: Path) -> tuple[Embodiment, dict[str, list[int]]]:
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object. Raises PolysomaError when the file is missing or damaged."""
-    with _reading(path):
+    with reading(path):
         data = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(data, dict):
             raise ValueError("expected a JSON object")
@@ -276,7 +276,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def read_parquet(path: Path, schema: pa.Schema) -> pa.Table:
     """These columns of a file, with these types. Raises PolysomaError when it is missing or damaged."""
-    with _reading(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
+    with reading(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
         return file.read(columns=schema.names, use_threads=False).select(schema.names).cast(schema)
 
 
@@ -286,9 +286,9 @@ def write_json(path: Path, data: Mapping[str, Any]) -> None:
         file.write(text.encode())
 
 
-def write_parquet(path: Path, table: pa.Table) -> None:
+def write_parquet(path: Path, table: pa.Table, rows_per_group: int | None = None) -> None:
     with writing(path) as file:
-        pq.write_table(table, file, compression="snappy", write_page_checksum=True)
+        pq.write_table(table, file, rows_per_group, compression="snappy", write_page_checksum=True)
 
 
 @contextlib.contextmanager
@@ -312,7 +312,8 @@ def lock(path: Path, wait: bool) -> Iterator[bool]:
 
 
 @contextlib.contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def reading(path: Path) -> Iterator[None]:
+    """Turns what libraries raise over a missing or damaged file into a PolysomaError that names it."""
     try:
         yield
     except FileNotFoundError as error:

@@ -22,6 +22,8 @@ from polysoma.files import TEMPORARY, explain_writing
 FLUSH_FRAMES = 20_000
 FLUSH_BYTES = 2**28
 FLUSH_SECONDS = 60.0
+GROUP_BYTES = 2**22
+"""Of frames in memory that a row group of a file holds: one picture at a random place costs reading so much."""
 
 
 class DatasetWriter:
@@ -48,6 +50,7 @@ class DatasetWriter:
         self._file = self._episodes = self._frames = 0
         self._flushed = time.monotonic()
         self._features = layout.all_features(embodiment)
+        self._frame_bytes = sum(feature.bytes for feature in self._features.values())
         self._buffer: list[Episode] = []
         self._buffered_frames = 0
         self._new_failures = False
@@ -85,7 +88,8 @@ class DatasetWriter:
             raise PolysomaError(f"{self.root}: this writer is closed; open another one to record more")
         if self._buffer:
             frames, episodes = self._tables()
-            layout.write_parquet(layout.numbered(self.root, layout.DATA_PATH, self._file), frames)
+            path = layout.numbered(self.root, layout.DATA_PATH, self._file)
+            layout.write_parquet(path, frames, max(1, GROUP_BYTES // self._frame_bytes))
             layout.write_parquet(layout.numbered(self.root, layout.EPISODES_PATH, self._file), episodes)
             self._episodes += len(self._buffer)
             self._frames += self._buffered_frames
@@ -152,8 +156,7 @@ class DatasetWriter:
                     path.unlink()
 
     def _flush_when_due(self) -> None:
-        frame_bytes = sum(feature.bytes for feature in self._features.values())
-        full = self._buffered_frames >= min(FLUSH_FRAMES, FLUSH_BYTES // frame_bytes)
+        full = self._buffered_frames >= min(FLUSH_FRAMES, FLUSH_BYTES // self._frame_bytes)
         if full or time.monotonic() - self._flushed >= FLUSH_SECONDS:
             self.flush()
 
