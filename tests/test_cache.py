@@ -14,6 +14,9 @@ import pyarrow as pa
 import pytest
 
 from conftest import SEEN_ARM, make_episode
+from make_arrays import write_aloha, write_robomimic, write_zarr
+from make_lerobot import write_v2, write_v3
+from make_rlds import write as write_rlds
 from polysoma.data.cache import caches
 from polysoma.data.dataset import Dataset
 from polysoma.data.episode import Episode
@@ -24,9 +27,6 @@ from polysoma.data.schema import infer, schema_path, write_schema
 from polysoma.data.windows import Windows
 from polysoma.data.writer import DatasetWriter
 from polysoma.errors import PolysomaError
-from test_format_arrays import write_aloha, write_robomimic, write_zarr
-from test_format_lerobot import write_v2, write_v3
-from test_format_rlds import write as write_rlds
 
 KINDS = ("raw", "jpeg", "stream")
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from make_lerobot import write_v3
 from polysoma.data import doctor
 from polysoma.data.doctor import Diagnosis, examine
 from polysoma.data.formats.reader import Column, Reader, reading
 from polysoma.errors import PolysomaError
-from test_format_lerobot import write_v3
 
 FRAMES, EPISODES = 60, 6
 NAMES = ("shoulder", "elbow", "gripper")

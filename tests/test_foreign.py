@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from make_lerobot import LENGTHS, NAMES, TASKS, changed, numbers, pictures, write_v2, write_v3
 from polysoma.data.cache import caches
 from polysoma.data.convert import convert
 from polysoma.data.dataset import Dataset
@@ -25,7 +26,6 @@ from polysoma.errors import PolysomaError
 from polysoma.learning.imitation import train
 from polysoma.learning.recipe import recipe_from_table
 from polysoma.policy import checkpoint
-from test_format_lerobot import LENGTHS, NAMES, TASKS, changed, numbers, pictures, write_v2, write_v3
 
 REAL = Path(__file__).parents[2] / "shared" / "data"
 
