@@ -326,7 +326,7 @@ def test_jpeg_files_are_made_by_several_processes(tmp_path: Path, monkeypatch: p
     alone = Dataset(write_v3(tmp_path / "set")).observations["front"]
     monkeypatch.setattr("polysoma.data.foreign._WORTH_PROCESSES", 1)
     monkeypatch.setattr("os.cpu_count", lambda: 2)
-    together = Dataset(write_v3(tmp_path / "same")).observations["front"]
+    together = Dataset(shutil.copytree(tmp_path / "set", tmp_path / "same")).observations["front"]
     np.testing.assert_array_equal(alone[:], together[:])
     assert [cache.kind for cache in caches()] == ["JPEG", "JPEG"]
     assert not list((tmp_path / "cache").rglob("*.parts"))

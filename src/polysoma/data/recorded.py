@@ -66,7 +66,7 @@ class Recorded:
             first, last = np.searchsorted(frames, [begin, begin + count])
             if first < last:
                 path = layout.numbered(self.root, layout.DATA_PATH, number)
-                with layout.reading(path):
+                with layout.reading(path, self.index.held(number)):
                     self._read(path, count, column, frames[first:last] - begin, pictures[first:last])
             begin += count
         return pictures
