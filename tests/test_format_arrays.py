@@ -1,13 +1,10 @@
 """Formats that keep whole arrays: robomimic and ALOHA (HDF5), Diffusion Policy (zarr), Minari (HDF5 and Arrow).
 
-What is in them comes out, and damage never crashes.
+What is in them comes out, and what is wrong with them is found.
 """
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -137,54 +134,3 @@ def test_other_files_are_not_taken_for_data(tmp_path: Path) -> None:
         open_reader(tmp_path / "other.hdf5")
     (tmp_path / "text.hdf5").write_text("not one")
     assert not is_dataset(tmp_path / "text.hdf5") and not is_dataset(tmp_path)
-
-
-FUZZ = """
-import sys
-from pathlib import Path
-import numpy as np
-from polysoma.data.formats import is_dataset, open_reader
-from polysoma.errors import PolysomaError
-
-root, damaged = Path(sys.argv[1]), Path(sys.argv[2])
-import shutil
-rng = np.random.default_rng(0)
-files = sorted(path.relative_to(root) for path in root.rglob("*") if path.is_file()) if root.is_dir() else [Path(".")]
-refused = 0
-for case in range(40):
-    if damaged.exists():
-        shutil.rmtree(damaged) if damaged.is_dir() else damaged.unlink()
-    shutil.copytree(root, damaged) if root.is_dir() else shutil.copy(root, damaged)
-    path = damaged / files[case % len(files)] if root.is_dir() else damaged
-    content = bytearray(path.read_bytes())
-    where = int(rng.integers(len(content)))
-    if case % 3 == 0:
-        content = content[:where]
-    else:
-        content[where] ^= int(rng.integers(1, 256))
-    path.write_bytes(content)
-    try:
-        if is_dataset(damaged):
-            reader = open_reader(damaged)
-            for episode in range(len(reader)):
-                reader.read(episode)
-            list(reader.problems())
-    except PolysomaError as error:
-        assert str(damaged) in str(error), error
-        refused += 1
-print(refused)
-"""
-
-
-@pytest.mark.parametrize("name", FORMATS)
-@pytest.mark.filterwarnings("ignore::UserWarning")
-def test_damage_never_crashes(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a process of its own, because HDF5 is a C library that reads what a damaged file tells it to."""
-    path = FORMATS[name][1](tmp_path, monkeypatch)
-    damaged = tmp_path / f"damaged{path.suffix}"
-    done = subprocess.run(
-        [sys.executable, "-c", FUZZ, str(path), str(damaged)], capture_output=True, text=True, timeout=120, check=False
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert int(done.stdout) > 3
-    shutil.rmtree(damaged, ignore_errors=True)

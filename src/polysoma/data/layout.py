@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -181,14 +181,17 @@ def read_episodes(root: Path) -> EpisodeIndex:
     Raises:
         PolysomaError: a file is missing or damaged, or the files do not follow one another.
     """
-    for name in checksums(root):
+    known = checksums(root)
+    for name in known:
         with reading(root / name):
             (root / name).stat()
     paths = episode_files(root)
     columns = [n for n in EPISODES_SCHEMA.names if not n.startswith("meta/") and n != "episode_index"]
     schema = pa.schema([EPISODES_SCHEMA.field(name) for name in columns])
     tables = [read_parquet(path, schema) for path in paths]
-    check(root, paths)
+    for path in paths:
+        with reading(path):
+            check(root, path, known)
     table = pa.concat_tables(tables) if tables else schema.empty_table()
     length = table["length"].to_numpy()
     end = np.cumsum(length, dtype=np.int64)
@@ -229,6 +232,7 @@ def read_frames(
     Raises:
         PolysomaError: a file is missing, damaged or holds another number of frames than the episodes say.
     """
+    known = checksums(root)
     begin, rows = 0, max(1, _PIECE_BYTES // sum(feature.bytes for feature in features.values()))
     for number, frames in index.files():
         path = numbered(root, DATA_PATH, number)
@@ -240,7 +244,7 @@ def read_frames(
                 for batch in file.iter_batches(rows, columns=list(features), use_threads=False):
                     yield begin, {name: feature.to_numpy(batch[name]) for name, feature in features.items()}
                     begin += batch.num_rows
-            check(root, [path])
+            check(root, path, known)
 
 
 def read_some_images(root: Path, index: EpisodeIndex, name: str, feature: Feature) -> np.ndarray:
@@ -271,14 +275,11 @@ def checksums(root: Path) -> dict[str, str]:
         return {str(name): str(value) for name, value in dict(held).items()}
 
 
-def check(root: Path, paths: Iterable[Path]) -> None:
-    """Raises PolysomaError when a file is not as it was written."""
-    known = checksums(root)
-    for path in paths:
-        with reading(path):
-            expected = known.get(path.relative_to(root).as_posix())
-            if expected is not None and checksum(path) != expected:
-                raise ValueError(f"its checksum is not that in {POLYSOMA}")
+def check(root: Path, path: Path, known: Mapping[str, str]) -> None:
+    """Raises ValueError when a file is not the one whose checksum is known."""
+    expected = known.get(path.relative_to(root).as_posix())
+    if expected is not None and checksum(path) != expected:
+        raise ValueError(f"its checksum is not that in {POLYSOMA}")
 
 
 def read_polysoma(root: Path) -> tuple[Embodiment, dict[str, list[int]]]:
