@@ -226,9 +226,22 @@ def _opening(folder: Path) -> dict[str, float]:
     return {"seconds": seconds, "megabytes": megabytes}
 
 
+class _Nothing:
+    """A million frames that are not written."""
+
+    frames, features = 1_000_000, layout.body_features(BODY)
+
+    def fill(self, columns: object) -> None:
+        pass
+
+    def pictures(self, column: str, frames: np.ndarray) -> np.ndarray:
+        return np.zeros((len(frames), *self.features[column].shape), np.uint8)
+
+
 def _mixture(folder: Path) -> dict[str, float]:
     """Windows drawn from two data sets of a million frames each, whose cache files are sparse: they take no disk."""
-    count, length = 1_000_000, 200
+    os.environ["POLYSOMA_CACHE"] = "raw"
+    count, length = _Nothing.frames, 200
     resident = []
     sources = []
     for number in range(2):
@@ -237,8 +250,7 @@ def _mixture(folder: Path) -> dict[str, float]:
             state, action, pictures = (array[:1] for array in frames(0))
             writer.add(Episode(BODY, "bench/push", TASK, 0, True, {"state": state, "top": pictures}, action, action))
         dataset = Dataset(root)
-        features = layout.body_features(BODY)
-        arrays = cached("sparse", count, features, [folder / f"sparse-{number}"], lambda arrays: None)
+        arrays = cached("sparse", _Nothing(), [folder / f"sparse-{number}"])
         episodes = count // length
         dataset.embodiment = BODY
         dataset.observations = {"state": arrays["observation.state"], "top": arrays["observation.images.top"]}

@@ -328,6 +328,29 @@ def test_damaged_files_are_named(tmp_path: Path, name: str) -> None:
         Dataset(tmp_path)
 
 
+def test_changes_that_parquet_does_not_notice_are_found(tmp_path: Path) -> None:
+    record(tmp_path, ARM, range(3))
+    record(tmp_path, ARM, range(3, 5))
+    path = tmp_path / "data/chunk-000/file-001.parquet"
+    whole = path.read_bytes()
+    table = pq.read_table(path)
+    turned = table.column(0).take(pa.array(range(len(table)))[::-1])
+    layout.write_parquet(path, table.set_column(0, table.field(0), turned))
+    told = r"file-001.parquet \(episodes 3 to 4\): its checksum is not that in meta/polysoma.json"
+    with pytest.raises(PolysomaError, match=told):
+        Dataset(tmp_path)
+    # Versions before wrote no checksums.
+    polysoma = tmp_path / layout.POLYSOMA
+    held = json.loads(polysoma.read_text())
+    polysoma.write_text(json.dumps({key: value for key, value in held.items() if key != "checksums"}))
+    assert len(Dataset(tmp_path)) == 25
+    polysoma.write_text(json.dumps(held))
+    path.write_bytes(whole)
+    (tmp_path / "meta/episodes/chunk-000/file-001.parquet").unlink()
+    with pytest.raises(PolysomaError, match=r"meta/episodes/.*file-001.parquet is missing"):
+        Dataset(tmp_path)
+
+
 def test_not_our_data_sets(tmp_path: Path) -> None:
     with pytest.raises(PolysomaError, match=r"there is nothing at .*nothing"):
         Dataset(tmp_path / "nothing")

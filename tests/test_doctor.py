@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from make_lerobot import write_v3
 from polysoma.data import doctor
 from polysoma.data.doctor import Diagnosis, examine
 from polysoma.data.formats.reader import Column, Reader, reading
 from polysoma.errors import PolysomaError
-from test_format_lerobot import write_v3
 
 FRAMES, EPISODES = 60, 6
 NAMES = ("shoulder", "elbow", "gripper")
@@ -38,9 +38,11 @@ class InMemory(Reader):
             self.episodes.append({"observation.state": state[:-1], "action": told, "observation.images.top": pictures})
         self.lengths = np.full(EPISODES, FRAMES)
 
-    def read(self, episode: int, columns: Collection[str] | None = None) -> dict[str, np.ndarray]:
+    def window(
+        self, episode: int, start: int, stop: int, columns: Collection[str] | None = None
+    ) -> dict[str, np.ndarray]:
         with reading(self.path / "frames", episode):
-            return {name: self.episodes[episode][name] for name in self.wanted(columns)}
+            return {name: self.episodes[episode][name][start:stop] for name in self.wanted(columns)}
 
 
 @pytest.fixture

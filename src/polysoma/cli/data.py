@@ -31,6 +31,8 @@ class Info:
     """A folder or file, or user/name on the Hugging Face Hub."""
 
     def run(self) -> None:
+        from polysoma.data.cache import cache_limit, raw_bytes
+        from polysoma.data.foreign import Foreign
         from polysoma.data.formats import located, open_reader
         from polysoma.data.schema import schema_of, schema_path
 
@@ -77,6 +79,12 @@ class Info:
             console.print(f"  does one of {', '.join(body.actions.names)}")
         for remark in schema.remarks:
             console.print(f"  [dim]{escape(remark)}[/]", highlight=False)
+        if lengths.any():
+            console.print(
+                f"unpacked {raw_bytes(Foreign(reader, schema)) / 1e9:.3g} GB (caches may take {cache_limit() / 1e9:g} "
+                "GB: POLYSOMA_CACHE_GB)",
+                highlight=False,
+            )
         reader.close()
 
 
@@ -143,7 +151,7 @@ class Convert:
 
 @dataclass(frozen=True)
 class Caches:
-    """Lists the caches of data sets of other libraries, and lets go of them.
+    """Lists the caches of data sets of other libraries, with how pictures lie in them, and lets go of them.
 
     Examples:
         polysoma data cache
@@ -162,7 +170,7 @@ class Caches:
         held = sorted(caches(), key=lambda cache: -cache.used)
         for cache in held:
             hours = (time.time() - cache.used) / 3600
-            print(f"{cache.bytes / 1e9:8.2f} GB  used {hours:,.0f} h ago  {cache.folder}")
+            print(f"{cache.bytes / 1e9:8.2f} GB  {cache.kind:<7}  used {hours:,.0f} h ago  {cache.folder}")
         total = sum(cache.bytes for cache in held)
         print(f"{total / 1e9:.2f} of {cache_limit() / 1e9:g} GB (POLYSOMA_CACHE_GB) in {cache_home()}")
         if self.clear:

@@ -1,4 +1,7 @@
-"""Caches: frames unpacked once into memory-mapped ``.npy`` files, one a column.
+"""Caches: frames unpacked once into memory-mapped files, one a column.
+
+Numbers become ``.npy`` files. So do pictures where there is room; else they become JPEG files, or stay where they are
+and are read when asked for (:mod:`polysoma.data.pictures`). ``$POLYSOMA_CACHE`` decides otherwise.
 
 A cache appears under its name when it is whole, so a process that is killed while it makes one leaves nothing that
 another would take for one. The user's cache folder holds at most ``$POLYSOMA_CACHE_GB``: what was used longest ago goes
@@ -8,26 +11,63 @@ first.
 from __future__ import annotations
 
 import contextlib
+import enum
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from polysoma.data import layout
+from polysoma.data.formats.reader import PICTURE
+from polysoma.data.images import encode_jpeg
 from polysoma.data.layout import Feature
+from polysoma.data.pictures import JPEGS, JpegPictures, JpegWriter, Pictures, StreamedPictures
 from polysoma.errors import PolysomaError
 
 _LIMIT = 100 * 10**9
 _VERSION = 1
 _BUILDING = "building-"
 
-Fill = Callable[[dict[str, np.ndarray]], None]
-"""Writes all frames into arrays by column."""
+_LOOKED_AT = 32
+"""Pictures of a column, spread over the data set, whose JPEG files tell how large all of them will be."""
+_ROOM = 1.1
+"""What is reckoned with is so much larger than what these tell."""
+
+Columns = dict[str, np.ndarray | Pictures]
+"""All frames, read-only, by column: ``(frames, *shape)``."""
+
+
+class Kind(enum.StrEnum):
+    """How pictures are kept: as pixels, as JPEG files, or not at all but read from where they are."""
+
+    RAW = "raw"
+    JPEG = "jpeg"
+    STREAM = "stream"
+
+
+class Origin(Protocol):
+    """What a cache is made from."""
+
+    @property
+    def frames(self) -> int:
+        """How many there are, of all episodes."""
+
+    @property
+    def features(self) -> Mapping[str, Feature]:
+        """All columns by name."""
+
+    def fill(self, columns: Mapping[str, np.ndarray | JpegWriter]) -> None:
+        """Assigns all frames of these columns, slice by slice."""
+
+    def pictures(self, column: str, frames: np.ndarray) -> np.ndarray:
+        """The pictures of these frames, which ascend: uint8 ``(n, height, width, 3)``."""
 
 
 def fingerprint(root: Path, files: Sequence[Path], frames: int, features: Mapping[str, Feature]) -> str:
@@ -51,71 +91,173 @@ def cache_home() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "polysoma"
 
 
-def cached(
-    name: str, frames: int, features: Mapping[str, Feature], folders: Sequence[Path], fill: Fill
-) -> dict[str, np.ndarray]:
-    """All frames, read-only ``(frames, *shape)`` by column: from a cache of this name in one of the folders; or it is
-    made in the first that can be written, or in memory where none can."""
+def cached(name: str, origin: Origin, folders: Sequence[Path]) -> Columns:
+    """All frames by column: from a cache of this name in one of the folders, or from one that is made now.
+
+    It is made in the first folder that has room and can be written. Where none has, pictures take less room
+    (:class:`Kind`), and in the end numbers go into memory.
+
+    Raises:
+        PolysomaError: as the origin does; ``$POLYSOMA_CACHE`` is no kind; or more is needed than is allowed.
+    """
+    kinds = _kinds(origin)
+    # A cache that is there is used, whatever there would be room for today.
     for folder in folders:
-        # A finished cache may lie where this user cannot write.
-        with contextlib.suppress(OSError, ValueError):
-            return _load(folder / name, features)
-    for folder in folders:
-        with contextlib.suppress(OSError):
-            return _build(folder, name, frames, features, fill)
-    arrays = {key: np.empty((frames, *feature.shape), feature.dtype) for key, feature in features.items()}
-    fill(arrays)
+        if (columns := _find(folder / name, origin, kinds)) is not None:
+            return columns
+    for kind in kinds:
+        refused: _TooLarge | None = None
+        for folder in folders:
+            try:
+                return _build(folder, name, origin, kind, kinds)
+            except _TooLarge as error:
+                refused = error
+            except OSError:
+                # No room, or it cannot be written.
+                continue
+    if refused is not None:
+        raise refused
+    if kind is Kind.JPEG:
+        places = " and ".join(map(str, folders))
+        raise PolysomaError(f"POLYSOMA_CACHE=jpeg: there is no room, or nothing can be written, in {places}")
+    arrays = {
+        key: np.empty((origin.frames, *feature.shape), feature.dtype)
+        for key, feature in origin.features.items()
+        if kind is Kind.RAW or not feature.image
+    }
+    origin.fill(arrays)
     for array in arrays.values():
         array.flags.writeable = False
-    return arrays
+    return arrays | _streamed(origin, origin.features.keys() - arrays.keys())
 
 
-def _build(folder: Path, name: str, frames: int, features: Mapping[str, Feature], fill: Fill) -> dict[str, np.ndarray]:
+class _TooLarge(PolysomaError):
+    pass
+
+
+def _kinds(origin: Origin) -> list[Kind]:
+    """What to try, one after the other."""
+    text = os.environ.get("POLYSOMA_CACHE", "")
+    if text not in ("", *Kind):
+        raise PolysomaError(f"POLYSOMA_CACHE: expected {', '.join(Kind)} or nothing, got {text!r}")
+    if not any(feature.image for feature in origin.features.values()):
+        return [Kind.RAW]
+    return [Kind(text)] if text else list(Kind)
+
+
+def _find(cache: Path, origin: Origin, kinds: Sequence[Kind]) -> Columns | None:
+    """What a finished cache holds if it is of one of these kinds. Where streaming is the last resort, it has to be
+    made out first whether there is room."""
+    for kind in kinds if len(kinds) == 1 else [kind for kind in kinds if kind is not Kind.STREAM]:
+        # It may lie where this user cannot write, or be damaged.
+        with contextlib.suppress(OSError, ValueError):
+            return _load(cache, origin, kind)
+    return None
+
+
+def _load(cache: Path, origin: Origin, kind: Kind) -> Columns:
+    columns: Columns = {}
+    for key, feature in origin.features.items():
+        if kind is Kind.RAW or not feature.image:
+            columns[key] = np.load(cache / f"{key}.npy", mmap_mode="r")
+        elif kind is Kind.JPEG:
+            columns[key] = JpegPictures(cache, key, feature.shape)
+    with contextlib.suppress(OSError):
+        os.utime(cache)
+    return columns | _streamed(origin, origin.features.keys() - columns.keys())
+
+
+def _streamed(origin: Origin, keys: Collection[str]) -> Columns:
+    return {
+        key: StreamedPictures(partial(origin.pictures, key), origin.frames, origin.features[key].shape) for key in keys
+    }
+
+
+def _build(folder: Path, name: str, origin: Origin, kind: Kind, kinds: Sequence[Kind]) -> Columns:
     with layout.lock(folder / "lock", wait=True):
         # Another process may have made it while this one waited.
-        with contextlib.suppress(OSError, ValueError):
-            return _load(folder / name, features)
-        for old in folder.iterdir():
-            if old.is_dir():
-                # Mapped files live on until they are let go, so whoever still reads an older cache is not disturbed.
-                shutil.rmtree(old, ignore_errors=True)
+        columns = _find(folder / name, origin, kinds) or _find(folder / name, origin, [kind])
+        if columns is not None:
+            return columns
+        _make_room(folder, _needed(origin, kind))
         building = folder / f"{_BUILDING}{os.getpid()}"
-        size = sum(feature.bytes for feature in features.values())
-        if folder.parent == cache_home():
-            _make_room(size * frames)
         try:
             building.mkdir()
-            if shutil.disk_usage(folder).free < size * frames * 1.01:
-                # Writing to a mapped file on a full disk kills the process instead of raising an error.
-                raise OSError("too little space for the cache")
-            arrays: dict[str, np.ndarray] = {
-                key: np.lib.format.open_memmap(building / f"{key}.npy", "w+", feature.dtype, (frames, *feature.shape))
-                for key, feature in features.items()
-            }
-            fill(arrays)
-            del arrays
+            _unpack(building, origin, kind)
             os.rename(building, folder / name)
         except BaseException:
             shutil.rmtree(building, ignore_errors=True)
             raise
-        return _load(folder / name, features)
+        return _load(folder / name, origin, kind)
 
 
-def _make_room(needed: int) -> None:
-    limit = cache_limit()
-    if needed > limit:
-        raise PolysomaError(
-            f"a cache of {needed / 1e9:.1f} GB is needed, and {limit / 1e9:g} GB are allowed: set POLYSOMA_CACHE_GB, "
-            "or write smaller pictures into the description (`polysoma data schema`)"
-        )
-    held = sorted(caches(), key=lambda cache: cache.used)
-    excess = needed + sum(cache.bytes for cache in held) - limit
-    for cache in held:
-        if excess <= 0:
-            return
-        # Mapped files live on until they are let go.
-        shutil.rmtree(cache.folder, ignore_errors=True)
-        excess -= cache.bytes
+def _unpack(building: Path, origin: Origin, kind: Kind) -> None:
+    columns: dict[str, np.ndarray | JpegWriter] = {}
+    writers = []
+    for key, feature in origin.features.items():
+        if kind is Kind.RAW or not feature.image:
+            shape = (origin.frames, *feature.shape)
+            columns[key] = np.lib.format.open_memmap(building / f"{key}.npy", "w+", feature.dtype, shape)
+        elif kind is Kind.JPEG:
+            columns[key] = writer = JpegWriter(building, key)
+            writer.start(origin.frames)
+            writers.append(writer)
+    origin.fill(columns)
+    for writer in writers:
+        writer.finish()
+
+
+def _needed(origin: Origin, kind: Kind) -> int:
+    """Bytes of a cache; of JPEG files an estimate."""
+    if kind is Kind.RAW:
+        return raw_bytes(origin)
+    size = sum(feature.bytes for feature in origin.features.values() if not feature.image)
+    for key, feature in origin.features.items() if kind is Kind.JPEG else ():
+        if feature.image:
+            some = np.unique(np.linspace(0, origin.frames - 1, _LOOKED_AT).astype(np.int64))
+            files = [len(encode_jpeg(picture)) for picture in origin.pictures(key, some)]
+            size += np.dtype(np.int64).itemsize + int(_ROOM * np.mean(files))
+    return size * origin.frames
+
+
+def raw_bytes(origin: Origin) -> int:
+    """What all frames take as pixels and numbers."""
+    return sum(feature.bytes for feature in origin.features.values()) * origin.frames
+
+
+def _make_room(folder: Path, needed: int) -> None:
+    """Deletes older caches of this data set, and of others that were used longest ago, if that makes enough room.
+
+    Raises:
+        PolysomaError: more than is allowed is needed.
+        OSError: the disk has too little space. Writing to a mapped file on a full one kills the process.
+    """
+    old = [path for path in folder.iterdir() if path.is_dir()]
+    if folder.parent == cache_home():
+        limit = cache_limit()
+        if needed > limit:
+            raise _TooLarge(
+                f"a cache of {needed / 1e9:.1f} GB is needed, and {limit / 1e9:g} GB are allowed: set "
+                "POLYSOMA_CACHE_GB, unset POLYSOMA_CACHE, or write smaller pictures into the description "
+                "(`polysoma data schema`)"
+            )
+        others = sorted((cache for cache in caches() if cache.folder.parent != folder), key=lambda cache: cache.used)
+        excess = needed + sum(cache.bytes for cache in others) - limit
+        for cache in others:
+            if excess > 0:
+                old.append(cache.folder)
+                excess -= cache.bytes
+    if shutil.disk_usage(folder).free + sum(map(_size, old)) < needed * 1.01:
+        raise OSError("too little space for the cache")
+    for path in old:
+        # Mapped files live on until they are let go, so whoever still reads an older cache is not disturbed.
+        shutil.rmtree(path, ignore_errors=True)
+    if shutil.disk_usage(folder).free < needed * 1.01:
+        raise OSError("too little space for the cache")
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def cache_limit() -> int:
@@ -129,10 +271,12 @@ def cache_limit() -> int:
 
 @dataclass(frozen=True)
 class Cache:
-    """One finished cache in the user's folder: how large it is, and when it was last used (seconds since 1970)."""
+    """One finished cache in the user's folder: how large it is, what it holds ("raw" or "JPEG" pictures, or "numbers"
+    alone), and when it was last used (seconds since 1970)."""
 
     folder: Path
     bytes: int
+    kind: str
     used: float
 
 
@@ -142,12 +286,8 @@ def caches() -> list[Cache]:
     for folder in cache_home().glob("*/*"):
         with contextlib.suppress(OSError):
             if folder.is_dir() and not folder.name.startswith(_BUILDING):
-                size = sum(path.stat().st_size for path in folder.iterdir())
-                found.append(Cache(folder, size, folder.stat().st_mtime))
+                names = [path.name for path in folder.iterdir()]
+                raw = any(name.startswith(PICTURE) for name in names)
+                kind = "JPEG" if any(name.endswith(JPEGS) for name in names) else "raw" if raw else "numbers"
+                found.append(Cache(folder, _size(folder), kind, folder.stat().st_mtime))
     return found
-
-
-def _load(folder: Path, features: Mapping[str, Feature]) -> dict[str, np.ndarray]:
-    with contextlib.suppress(OSError):
-        os.utime(folder)
-    return {key: np.load(folder / f"{key}.npy", mmap_mode="r") for key in features}

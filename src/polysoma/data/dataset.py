@@ -1,8 +1,9 @@
 """Reading: a data set as memory-mapped arrays.
 
-Frames are unpacked once into one ``.npy`` file a column, so that a random window costs a copy and memory holds what is
-in use alone. Data sets recorded here have them in a folder ``.cache``; those of other libraries stay as they are, and
-theirs lie in the user's cache folder. A cache is named after the files that it was made from.
+Frames are unpacked once into one file a column, so that a random window costs a copy and memory holds what is in use
+alone (:mod:`polysoma.data.cache`). Data sets recorded here have these files in a folder ``.cache``; those of other
+libraries stay as they are, and theirs lie in the user's cache folder. A cache is named after the files that it was made
+from.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ from pathlib import Path
 import numpy as np
 
 from polysoma.data import layout
-from polysoma.data.cache import cached, fingerprint, user_cache
+from polysoma.data.cache import Columns, cached, fingerprint, user_cache
 from polysoma.data.episode import Episode
 from polysoma.data.foreign import Foreign, Progress
 from polysoma.data.formats import open_reader
 from polysoma.data.layout import EpisodeIndex
+from polysoma.data.recorded import Recorded
 from polysoma.data.schema import schema_of, schema_path
 from polysoma.data.writer import DatasetWriter
 from polysoma.embodiment import DiscreteActions
@@ -47,7 +49,7 @@ class Dataset:
         episode_seed: int64 (E,).
         episode_success: bool (E,).
         observations: array streams by name, privileged ones too, ``(N, *stream.shape)`` of the stream's dtype,
-            read-only.
+            read-only. Pictures may be :class:`polysoma.data.pictures.Pictures` instead of an array.
         actions: the expert's labels, float32 (N, A) in the channels' units, or int64 (N,), read-only.
         executed: what was executed, as ``actions``.
         failures: seeds of failed expert episodes, by task.
@@ -59,54 +61,38 @@ class Dataset:
     def __init__(self, root: Path, progress: Progress | None = None) -> None:
         self.root = Path(root)
         if (self.root / layout.POLYSOMA).exists():
-            index, arrays = self._open_own()
+            index, columns = self._open_own()
         else:
-            index, arrays = self._open_foreign(progress)
+            index, columns = self._open_foreign(progress)
         self.tasks, self.instructions = index.tasks, index.instructions
         self.episode_start, self.episode_length = index.start, index.length
         self.episode_task, self.episode_instruction = index.task, index.instruction
         self.episode_seed, self.episode_success = index.seed, index.success
         self._frames = index.frames
         streams = self.embodiment.recorded
-        self.observations = {stream.name: arrays[layout.stream_key(self.embodiment, stream)] for stream in streams}
-        self.actions = arrays[layout.ACTION]
-        self.executed = arrays.get(layout.EXECUTED, self.actions)
+        self.observations = {stream.name: columns[layout.stream_key(self.embodiment, stream)] for stream in streams}
+        self.actions = columns[layout.ACTION][:]
+        self.executed = columns[layout.EXECUTED][:] if layout.EXECUTED in columns else self.actions
         if isinstance(self.embodiment.actions, DiscreteActions):
             self.actions, self.executed = self.actions[:, 0], self.executed[:, 0]
 
-    def _open_own(self) -> tuple[EpisodeIndex, dict[str, np.ndarray]]:
-        self.embodiment, self.failures = layout.read_polysoma(self.root)
-        index = layout.read_episodes(self.root)
-        if not len(index.length):
-            raise PolysomaError(f"{self.root}: no episode has been recorded into this data set yet")
-        features = layout.body_features(self.embodiment)
+    def _open_own(self) -> tuple[EpisodeIndex, Columns]:
+        recorded = Recorded(self.root)
+        self.embodiment, self.failures = recorded.embodiment, recorded.failures
+        name = fingerprint(self.root, recorded.files(), recorded.frames, recorded.features)
+        return recorded.index, cached(name, recorded, [self.root / ".cache", user_cache(self.root)])
 
-        def fill(arrays: dict[str, np.ndarray]) -> None:
-            for begin, frames in layout.read_frames(self.root, index, features):
-                for key, values in frames.items():
-                    arrays[key][begin : begin + len(values)] = values
-
-        files = [*layout.episode_files(self.root), *layout.data_files(self.root, index)]
-        folders = [self.root / ".cache", user_cache(self.root)]
-        return index, cached(
-            fingerprint(self.root, files, index.frames, features), index.frames, features, folders, fill
-        )
-
-    def _open_foreign(self, progress: Progress | None) -> tuple[EpisodeIndex, dict[str, np.ndarray]]:
+    def _open_foreign(self, progress: Progress | None) -> tuple[EpisodeIndex, Columns]:
         reader = open_reader(self.root)
         try:
             schema = schema_of(reader)
             self.embodiment, self.failures = schema.embodiment, {}
-            foreign = Foreign(reader, schema)
+            foreign = Foreign(reader, schema, progress)
             files = [path for path in (*reader.files(), schema_path(self.root)) if path.exists()]
-            name = fingerprint(self.root, files, foreign.index.frames, foreign.features)
-
-            def fill(arrays: dict[str, np.ndarray]) -> None:
-                foreign.fill(arrays, progress)
-
-            arrays = cached(name, foreign.index.frames, foreign.features, [user_cache(self.root)], fill)
-            return foreign.index, arrays
+            name = fingerprint(self.root, files, foreign.frames, foreign.features)
+            return foreign.index, cached(name, foreign, [user_cache(self.root)])
         finally:
+            # Pictures that are streamed open what they need again.
             reader.close()
 
     def __len__(self) -> int:

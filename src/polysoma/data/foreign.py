@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -17,12 +17,15 @@ from polysoma.data.episode import Episode
 from polysoma.data.formats import open_reader
 from polysoma.data.formats.reader import ACTION, Reader
 from polysoma.data.layout import EpisodeIndex, Feature
+from polysoma.data.pictures import JpegWriter
 from polysoma.data.schema import Schema
 from polysoma.embodiment import ContinuousActions, Modality
 from polysoma.errors import PolysomaError
 
 _WORTH_PROCESSES = 5000
 """Frames with pictures from which on starting processes pays."""
+_NEAR, _RUN = 8, 64
+"""Frames of which pictures are read in one go: how far one is from the next, and how many at most."""
 
 Progress = Callable[[int, int], None]
 """Called with (frames so far, of how many)."""
@@ -30,6 +33,11 @@ Progress = Callable[[int, int], None]
 
 class Foreign:
     """What a reader holds, described by a schema. Episodes without frames are left out.
+
+    Args:
+        reader: holds the frames.
+        schema: says what they are.
+        progress: called while all of them are read.
 
     Attributes:
         index: the episodes; their seeds are their numbers in the reader.
@@ -39,8 +47,8 @@ class Foreign:
         PolysomaError: there is no frame at all.
     """
 
-    def __init__(self, reader: Reader, schema: Schema) -> None:
-        self.reader, self.schema = reader, schema
+    def __init__(self, reader: Reader, schema: Schema, progress: Progress | None = None) -> None:
+        self.reader, self.schema, self._progress = reader, schema, progress
         body = schema.embodiment
         self._episodes = np.flatnonzero(reader.lengths)
         if not len(self._episodes):
@@ -64,40 +72,68 @@ class Foreign:
         features = layout.body_features(body)
         self.features: dict[str, Feature] = {key: value for key, value in features.items() if key != layout.EXECUTED}
 
-    def fill(self, arrays: dict[str, np.ndarray], progress: Progress | None = None) -> None:
-        """Writes all frames into arrays by column. Raises PolysomaError as :meth:`episode`.
+    @property
+    def frames(self) -> int:
+        return self.index.frames
 
-        Many pictures that go into mapped files are unpacked by as many processes as there are cores.
+    def fill(self, columns: Mapping[str, np.ndarray | JpegWriter]) -> None:
+        """Assigns all frames of these columns. Raises PolysomaError as :meth:`episode`.
+
+        Many pictures that go into files are unpacked by as many processes as there are cores.
         """
-        pictures = any(feature.image for feature in self.features.values())
+        pictures = any(self.features[key].image for key in columns)
         workers = min(os.cpu_count() or 1, len(self))
-        files = {key: str(array.filename) for key, array in arrays.items() if isinstance(array, np.memmap)}
-        done = 0
-        if not pictures or workers == 1 or self.index.frames < _WORTH_PROCESSES or len(files) < len(arrays):
-            for number in range(len(self)):
-                self._fill_one(arrays, number)
-                done += int(self.index.length[number])
-                if progress is not None:
-                    progress(done, self.index.frames)
+        files: dict[str, str | JpegWriter] = {}
+        for key, column in columns.items():
+            if isinstance(column, JpegWriter):
+                files[key] = column
+            elif isinstance(column, np.memmap):
+                files[key] = str(column.filename)
+        if not pictures or workers == 1 or self.frames < _WORTH_PROCESSES or len(files) < len(columns):
+            self._told(self._fill_one(columns, number) for number in range(len(self)))
             return
         with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
             work = partial(_unpack, self.reader.path, self.schema, files)
             try:
-                for count in pool.map(work, np.array_split(np.arange(len(self)), min(len(self), 8 * workers))):
-                    done += count
-                    if progress is not None:
-                        progress(done, self.index.frames)
+                self._told(pool.map(work, np.array_split(np.arange(len(self)), min(len(self), 8 * workers))))
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
 
-    def _fill_one(self, arrays: Mapping[str, np.ndarray], number: int) -> None:
+    def _told(self, counts: Iterator[int]) -> None:
+        done = 0
+        for count in counts:
+            done += count
+            if self._progress is not None:
+                self._progress(done, self.frames)
+
+    def _fill_one(self, columns: Mapping[str, np.ndarray | JpegWriter], number: int) -> int:
         body = self.schema.embodiment
-        observations, actions = self._arrays(self.number(number))
+        observations, actions = self._arrays(self.number(number), columns)
         begin, length = int(self.index.start[number]), int(self.index.length[number])
         for stream in body.arrays:
-            arrays[layout.stream_key(body, stream)][begin : begin + length] = observations[stream.name]
-        arrays[layout.ACTION][begin : begin + length] = actions.reshape(length, -1)
+            if stream.name in observations:
+                columns[layout.stream_key(body, stream)][begin : begin + length] = observations[stream.name]
+        columns[layout.ACTION][begin : begin + length] = actions.reshape(length, -1)
+        return length
+
+    def pictures(self, column: str, frames: np.ndarray) -> np.ndarray:
+        """The pictures of these frames, which ascend: uint8 ``(n, height, width, 3)``. Neighbours are read in one go.
+
+        Raises:
+            PolysomaError: as :meth:`Reader.window`.
+        """
+        body = self.schema.embodiment
+        stream = next(stream for stream in body.arrays if layout.stream_key(body, stream) == column)
+        name = self.schema.columns[stream.name]
+        pictures = np.empty((len(frames), *stream.shape), np.uint8)
+        numbers = np.searchsorted(self.index.start, frames, side="right") - 1
+        steps = frames - self.index.start[numbers]
+        for run in _runs(numbers, steps):
+            own = steps[run]
+            held = self.reader.window(self.number(int(numbers[run.start])), int(own[0]), int(own[-1]) + 1, [name])
+            pictures[run] = resized(held[name][own - own[0]], stream.shape)
+        return pictures
 
     def __len__(self) -> int:
         """The number of episodes that have frames."""
@@ -117,7 +153,7 @@ class Foreign:
         Raises:
             PolysomaError: as :meth:`Reader.read`, and for numbers that are not finite; it names the episode.
         """
-        observations, actions = self._arrays(self.number(number))
+        observations, actions = self._arrays(self.number(number), self.features)
         return Episode(
             self.schema.embodiment,
             self.task(number),
@@ -129,12 +165,15 @@ class Foreign:
             actions.copy(),
         )
 
-    def _arrays(self, episode: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    def _arrays(self, episode: int, keys: Collection[str]) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """The streams of these columns, and the actions."""
         body, columns = self.schema.embodiment, self.schema.columns
-        held = self.reader.read(episode, list(dict.fromkeys(columns.values())))
+        streams = [stream for stream in body.arrays if layout.stream_key(body, stream) in keys]
+        wanted = [columns[name] for name in (*(stream.name for stream in streams), ACTION)]
+        held = self.reader.read(episode, list(dict.fromkeys(wanted)))
         length = int(self.reader.lengths[episode])
         observations = {}
-        for stream in body.arrays:
+        for stream in streams:
             values = held[columns[stream.name]]
             if stream.modality is Modality.IMAGE:
                 observations[stream.name] = resized(values, stream.shape)
@@ -163,17 +202,29 @@ class Foreign:
         return rows
 
 
-def _unpack(path: Path, schema: Schema, files: Mapping[str, str], numbers: np.ndarray) -> int:
-    """Writes these episodes into mapped files, in a process of its own. Returns how many frames they were."""
+def _unpack(path: Path, schema: Schema, files: Mapping[str, str | JpegWriter], numbers: np.ndarray) -> int:
+    """Writes these episodes into files, in a process of its own. Returns how many frames they were."""
     reader = open_reader(path)
     try:
         foreign = Foreign(reader, schema)
-        arrays = {key: np.load(file, mmap_mode="r+") for key, file in files.items()}
-        for number in numbers.tolist():
-            foreign._fill_one(arrays, number)
-        return int(foreign.index.length[numbers].sum())
+        columns = {key: np.load(file, mmap_mode="r+") if isinstance(file, str) else file for key, file in files.items()}
+        return sum(foreign._fill_one(columns, number) for number in numbers.tolist())
     finally:
         reader.close()
+
+
+def _runs(numbers: np.ndarray, steps: np.ndarray) -> Iterator[slice]:
+    """Neighbours among frames that ascend, of which each is a step of the episode of this number."""
+    begin = 0
+    for end in range(1, len(steps) + 1):
+        if (
+            end == len(steps)
+            or numbers[end] != numbers[begin]
+            or steps[end] - steps[end - 1] > _NEAR
+            or steps[end] - steps[begin] >= _RUN
+        ):
+            yield slice(begin, end)
+            begin = end
 
 
 def resized(pictures: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

@@ -2,13 +2,15 @@
 
 ``data/chunk-000/file-000.parquet`` holds frames and ``meta/episodes/chunk-000/file-000.parquet`` says which episodes
 they are. An episode exists when the latter does. All other files under ``meta`` can be made again from these two;
-``meta/polysoma.json`` adds what the layout has no place for: the embodiment and the expert's failures.
+``meta/polysoma.json`` adds what the layout has no place for: the embodiment, failures of the expert, and checksums of
+the files of frames and episodes, because Parquet has them for its pages alone.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +33,7 @@ VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.m
 EPISODES_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 INFO, STATS, TASKS, POLYSOMA = "meta/info.json", "meta/stats.json", "meta/tasks.parquet", "meta/polysoma.json"
 
+_CHECKSUMS = "checksums"
 _PIECE_BYTES = 2**26
 _IMAGES_PER_FILE = 8
 
@@ -154,6 +157,11 @@ class EpisodeIndex:
         frames = np.bincount(which, weights=self.length).astype(np.int64)
         return list(zip(numbers.tolist(), frames.tolist(), strict=True))
 
+    def held(self, number: int) -> str:
+        """The episodes in the data file of this number, for people."""
+        episodes = np.flatnonzero(self.file == number)
+        return f"episode {episodes[0]}" if len(episodes) == 1 else f"episodes {episodes[0]} to {episodes[-1]}"
+
 
 def numbered(root: Path, path: str, number: int) -> Path:
     """The file of this number: 1000 files fill a chunk."""
@@ -171,12 +179,19 @@ def read_episodes(root: Path) -> EpisodeIndex:
     ``tasks.parquet``, which is written later than the episodes.
 
     Raises:
-        PolysomaError: a file is damaged, or the files do not follow one another.
+        PolysomaError: a file is missing or damaged, or the files do not follow one another.
     """
+    known = checksums(root)
+    for name in known:
+        with reading(root / name):
+            (root / name).stat()
     paths = episode_files(root)
     columns = [n for n in EPISODES_SCHEMA.names if not n.startswith("meta/") and n != "episode_index"]
     schema = pa.schema([EPISODES_SCHEMA.field(name) for name in columns])
     tables = [read_parquet(path, schema) for path in paths]
+    for path in paths:
+        with reading(path):
+            check(root, path, known)
     table = pa.concat_tables(tables) if tables else schema.empty_table()
     length = table["length"].to_numpy()
     end = np.cumsum(length, dtype=np.int64)
@@ -203,8 +218,8 @@ def read_episodes(root: Path) -> EpisodeIndex:
 def data_files(root: Path, index: EpisodeIndex) -> list[Path]:
     """The files of frames that the episodes are in. Raises PolysomaError when one is missing."""
     paths = [numbered(root, DATA_PATH, number) for number, _ in index.files()]
-    for path in paths:
-        with _reading(path):
+    for (number, _), path in zip(index.files(), paths, strict=True):
+        with reading(path, index.held(number)):
             path.stat()
     return paths
 
@@ -217,26 +232,54 @@ def read_frames(
     Raises:
         PolysomaError: a file is missing, damaged or holds another number of frames than the episodes say.
     """
+    known = checksums(root)
     begin, rows = 0, max(1, _PIECE_BYTES // sum(feature.bytes for feature in features.values()))
     for number, frames in index.files():
         path = numbered(root, DATA_PATH, number)
-        with _reading(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
-            held = file.metadata.num_rows
-            if held != frames:
-                raise ValueError(f"expected {frames} frames, got {held}")
-            for batch in file.iter_batches(rows, columns=list(features), use_threads=False):
-                yield begin, {name: feature.to_numpy(batch[name]) for name, feature in features.items()}
-                begin += batch.num_rows
+        with reading(path, index.held(number)):
+            with pq.ParquetFile(path, page_checksum_verification=True) as file:
+                held = file.metadata.num_rows
+                if held != frames:
+                    raise ValueError(f"expected {frames} frames, got {held}")
+                for batch in file.iter_batches(rows, columns=list(features), use_threads=False):
+                    yield begin, {name: feature.to_numpy(batch[name]) for name, feature in features.items()}
+                    begin += batch.num_rows
+            check(root, path, known)
 
 
 def read_some_images(root: Path, index: EpisodeIndex, name: str, feature: Feature) -> np.ndarray:
     """A few pictures of every file: uint8 ``(n, height, width, 3)``. Raises as :func:`read_frames`."""
     pieces = []
     for path in data_files(root, index):
-        with _reading(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
+        with reading(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
             batch = next(file.iter_batches(_IMAGES_PER_FILE, columns=[name], use_threads=False))
             pieces.append(feature.to_numpy(batch[name]))
     return np.concatenate(pieces)
+
+
+def checksum(path: Path) -> str:
+    """CRC-32 of a file, in hexadecimal digits."""
+    value = 0
+    with open(path, "rb") as file:
+        while piece := file.read(2**20):
+            value = zlib.crc32(piece, value)
+    return f"{value:08x}"
+
+
+def checksums(root: Path) -> dict[str, str]:
+    """What was written, by the names of the files below ``root``. Files that are not listed are not checked: versions
+    before wrote no checksums, and a process may be killed before it writes them."""
+    path = root / POLYSOMA
+    held = read_json(path).get(_CHECKSUMS, {}) if path.exists() else {}
+    with reading(path):
+        return {str(name): str(value) for name, value in dict(held).items()}
+
+
+def check(root: Path, path: Path, known: Mapping[str, str]) -> None:
+    """Raises ValueError when a file is not the one whose checksum is known."""
+    expected = known.get(path.relative_to(root).as_posix())
+    if expected is not None and checksum(path) != expected:
+        raise ValueError(f"its checksum is not that in {POLYSOMA}")
 
 
 def read_polysoma(root: Path) -> tuple[Embodiment, dict[str, list[int]]]:
@@ -262,12 +305,25 @@ def read_polysoma(root: Path) -> tuple[Embodiment, dict[str, list[int]]]:
             f"{root}: recorded in format {version}, and this version of polysoma reads up to format "
             f"{FORMAT_VERSION}; upgrade polysoma"
         )
-    return Embodiment.from_json(data.get("embodiment", {})), data.get("failures", {})
+    with reading(path):
+        failures = {str(task): [int(seed) for seed in seeds] for task, seeds in dict(data.get("failures", {})).items()}
+    try:
+        return Embodiment.from_json(data.get("embodiment", {})), failures
+    except PolysomaError as error:
+        raise PolysomaError(f"{path}: {error}") from error
+
+
+def write_polysoma(
+    root: Path, body: Embodiment, failures: Mapping[str, list[int]], checksums: Mapping[str, str]
+) -> None:
+    """The inverse of :func:`read_polysoma` and :func:`checksums`."""
+    held = {"embodiment": body.to_json(), "failures": failures, _CHECKSUMS: checksums}
+    write_json(root / POLYSOMA, {"format_version": FORMAT_VERSION, **held})
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object. Raises PolysomaError when the file is missing or damaged."""
-    with _reading(path):
+    with reading(path):
         data = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(data, dict):
             raise ValueError("expected a JSON object")
@@ -276,7 +332,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def read_parquet(path: Path, schema: pa.Schema) -> pa.Table:
     """These columns of a file, with these types. Raises PolysomaError when it is missing or damaged."""
-    with _reading(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
+    with reading(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
         return file.read(columns=schema.names, use_threads=False).select(schema.names).cast(schema)
 
 
@@ -286,9 +342,9 @@ def write_json(path: Path, data: Mapping[str, Any]) -> None:
         file.write(text.encode())
 
 
-def write_parquet(path: Path, table: pa.Table) -> None:
+def write_parquet(path: Path, table: pa.Table, rows_per_group: int | None = None) -> None:
     with writing(path) as file:
-        pq.write_table(table, file, compression="snappy", write_page_checksum=True)
+        pq.write_table(table, file, rows_per_group, compression="snappy", write_page_checksum=True)
 
 
 @contextlib.contextmanager
@@ -312,16 +368,18 @@ def lock(path: Path, wait: bool) -> Iterator[bool]:
 
 
 @contextlib.contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def reading(path: Path, held: str = "") -> Iterator[None]:
+    """Turns what libraries raise over a missing or damaged file into a PolysomaError that names it and what it held."""
+    where = f"{path} ({held})" if held else f"{path}"
     try:
         yield
     except FileNotFoundError as error:
         raise PolysomaError(
-            f"{path} is missing: copy the data set again from where it came, or delete the whole data "
+            f"{where} is missing: copy the data set again from where it came, or delete the whole data "
             "set and record it again"
         ) from error
-    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
         raise PolysomaError(
-            f"cannot read {path}: {reason(error)}; it is damaged or incomplete: copy it again from "
+            f"cannot read {where}: {reason(error)}; it is damaged or incomplete: copy it again from "
             "where it came, or delete the whole data set and record it again"
         ) from error

@@ -89,19 +89,6 @@ def encode_video(frames: Sequence[np.ndarray], fps: float) -> bytes:
     return buffer.getvalue()
 
 
-def _pictures(path: Path, start_s: float, fps: float) -> Iterator[np.ndarray]:
-    with av.open(str(path)) as container:
-        stream = _stream(container)
-        # Threads that decode ahead cost more than they bring for a few hundred small frames.
-        stream.thread_type = "NONE"
-        base = float(stream.time_base or 1)
-        first = (stream.start_time or 0) * base
-        if start_s > 0:
-            container.seek(int((first + start_s) / base), stream=stream, backward=True)
-        for frame in _from(container.decode(stream), first + start_s, base, 0.5 / fps):
-            yield frame.to_ndarray(format="rgb24")
-
-
 def _from(frames: Iterator[Any], start: float, base: float, tolerance: float) -> Iterator[Any]:
     began = False
     for frame in frames:
@@ -120,4 +107,8 @@ def _from(frames: Iterator[Any], start: float, base: float, tolerance: float) ->
 def _stream(container: Any) -> Any:
     if not container.streams.video:
         raise ValueError("there is no video in it")
-    return container.streams.video[0]
+    stream = container.streams.video[0]
+    if stream.codec_context is None:
+        # PyAV takes the process down when asked to decode it.
+        raise ValueError("its codec is unknown here")
+    return stream

@@ -22,6 +22,8 @@ from polysoma.files import TEMPORARY, explain_writing
 FLUSH_FRAMES = 20_000
 FLUSH_BYTES = 2**28
 FLUSH_SECONDS = 60.0
+GROUP_BYTES = 2**22
+"""Of frames in memory that a row group of a file holds: one picture at a random place costs reading so much."""
 
 
 class DatasetWriter:
@@ -44,13 +46,15 @@ class DatasetWriter:
         self.embodiment = embodiment
         self.done: set[tuple[str, int]] = set()
         self.failures: dict[str, list[int]] = {}
+        self._checksums: dict[str, str] = {}
         self._closed = False
         self._file = self._episodes = self._frames = 0
         self._flushed = time.monotonic()
         self._features = layout.all_features(embodiment)
+        self._frame_bytes = sum(feature.bytes for feature in self._features.values())
         self._buffer: list[Episode] = []
         self._buffered_frames = 0
-        self._new_failures = False
+        self._unsaved = False
         self._lock = contextlib.ExitStack()
         self._acquire()
         try:
@@ -76,7 +80,7 @@ class DatasetWriter:
         """Counts an expert's episode that failed and is not kept. It is stored with the next flush."""
         self.failures.setdefault(task, []).append(int(seed))
         self.done.add((task, int(seed)))
-        self._new_failures = True
+        self._unsaved = True
         self._flush_when_due()
 
     def flush(self) -> None:
@@ -85,14 +89,19 @@ class DatasetWriter:
             raise PolysomaError(f"{self.root}: this writer is closed; open another one to record more")
         if self._buffer:
             frames, episodes = self._tables()
-            layout.write_parquet(layout.numbered(self.root, layout.DATA_PATH, self._file), frames)
-            layout.write_parquet(layout.numbered(self.root, layout.EPISODES_PATH, self._file), episodes)
+            path = layout.numbered(self.root, layout.DATA_PATH, self._file)
+            layout.write_parquet(path, frames, max(1, GROUP_BYTES // self._frame_bytes))
+            episodes_path = layout.numbered(self.root, layout.EPISODES_PATH, self._file)
+            layout.write_parquet(episodes_path, episodes)
+            for written in (path, episodes_path):
+                self._checksums[written.relative_to(self.root).as_posix()] = layout.checksum(written)
+            self._unsaved = True
             self._episodes += len(self._buffer)
             self._frames += self._buffered_frames
             self._file += 1
             self._buffer, self._buffered_frames = [], 0
             self._write_metadata()
-        elif self._new_failures:
+        if self._unsaved:
             self._write_polysoma()
         self._flushed = time.monotonic()
 
@@ -126,6 +135,7 @@ class DatasetWriter:
     def _open(self) -> None:
         if (self.root / layout.POLYSOMA).exists() or (self.root / layout.INFO).exists():
             held, self.failures = layout.read_polysoma(self.root)
+            self._checksums = layout.checksums(self.root)
             if held != self.embodiment:
                 raise PolysomaError(f"{self.root}: {_difference(held, self.embodiment)}")
         index = layout.read_episodes(self.root)
@@ -152,8 +162,7 @@ class DatasetWriter:
                     path.unlink()
 
     def _flush_when_due(self) -> None:
-        frame_bytes = sum(feature.bytes for feature in self._features.values())
-        full = self._buffered_frames >= min(FLUSH_FRAMES, FLUSH_BYTES // frame_bytes)
+        full = self._buffered_frames >= min(FLUSH_FRAMES, FLUSH_BYTES // self._frame_bytes)
         if full or time.monotonic() - self._flushed >= FLUSH_SECONDS:
             self.flush()
 
@@ -198,17 +207,10 @@ class DatasetWriter:
     def _write_metadata(self) -> None:
         layout.write_parquet(self.root / layout.TASKS, tasks_table(list(self._instructions)))
         layout.write_json(self.root / layout.INFO, self._info())
-        if self._new_failures:
-            self._write_polysoma()
 
     def _write_polysoma(self) -> None:
-        data = {
-            "format_version": layout.FORMAT_VERSION,
-            "embodiment": self.embodiment.to_json(),
-            "failures": self.failures,
-        }
-        layout.write_json(self.root / layout.POLYSOMA, data)
-        self._new_failures = False
+        layout.write_polysoma(self.root, self.embodiment, self.failures, self._checksums)
+        self._unsaved = False
 
     def _info(self) -> dict[str, Any]:
         rate = self.embodiment.rate_hz

@@ -85,20 +85,20 @@ def observation_name(path: str, column: Column) -> str:
     return (PICTURE if column.picture else OBSERVATION) + path.replace("/", ".")
 
 
-def rows_of(array: Any, about: Column, length: int, coded: bool = False) -> np.ndarray:
-    """The first ``length`` rows of an HDF5 array. Raises ValueError when it is shorter or of another kind."""
+def rows_of(array: Any, about: Column, length: int, rows: slice, coded: bool = False) -> np.ndarray:
+    """Some of the first ``length`` rows of an HDF5 array. Raises ValueError when it is shorter or of another kind."""
     if array.shape[:1] < (length,):
         raise ValueError(f"{array.name} holds {array.shape[0] if array.shape else 1} rows of {length}")
     if coded:
-        pictures = np.empty((length, *about.shape), np.uint8)
-        for row in range(length):
-            pictures[row] = decode_image(np.asarray(array[row], np.uint8).tobytes(), about.shape)
+        pictures = np.empty((rows.stop - rows.start, *about.shape), np.uint8)
+        for place, row in enumerate(range(rows.start, rows.stop)):
+            pictures[place] = decode_image(np.asarray(array[row], np.uint8).tobytes(), about.shape)
         return pictures
     if array.shape[1:] != about.shape or array.dtype.kind not in "fiub":
         raise ValueError(f"{array.name}: expected rows of shape {about.shape}, got {array.dtype} of {array.shape[1:]}")
-    if length * array.dtype.itemsize * int(np.prod(about.shape)) > _MOST_BYTES:
+    if (rows.stop - rows.start) * array.dtype.itemsize * int(np.prod(about.shape)) > _MOST_BYTES:
         raise ValueError(f"{array.name} claims more than {_MOST_BYTES >> 30} GB")
-    values: np.ndarray = array[:length]
+    values: np.ndarray = array[rows]
     return values.astype(about.dtype, copy=False)
 
 
@@ -204,10 +204,11 @@ class Hdf5Reader(Reader):
             return False
         return np.asarray(array[0], np.uint8)[:2].tolist() in ([0xFF, 0xD8], [0x89, 0x50])
 
-    def read(self, episode: int, columns: Collection[str] | None = None) -> dict[str, np.ndarray]:
-        """See :meth:`Reader.read`."""
-        self.check_episode(episode)
-        names = self.wanted(columns)
+    def window(
+        self, episode: int, start: int, stop: int, columns: Collection[str] | None = None
+    ) -> dict[str, np.ndarray]:
+        """See :meth:`Reader.window`: only what these frames need is read."""
+        rows, names = self.rows(episode, start, stop), self.wanted(columns)
         path, group = self._episodes[episode]
         length = int(self.lengths[episode])
         with reading(path, episode), opened(path) as file:
@@ -216,7 +217,9 @@ class Hdf5Reader(Reader):
             if missing:
                 raise ValueError(f"there is no {', '.join(missing)}")
             return {
-                name: rows_of(arrays[self._paths[name]], self.columns[name], length, self._paths[name] in self._coded)
+                name: rows_of(
+                    arrays[self._paths[name]], self.columns[name], length, rows, self._paths[name] in self._coded
+                )
                 for name in names
             }
 

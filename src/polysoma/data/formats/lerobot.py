@@ -175,21 +175,14 @@ class LeRobotReader(Reader):
             raise PolysomaError(f"{self.path / INFO}: {template!r} leads out of the data set")
         return self.path / name
 
-    def read(self, episode: int, columns: Collection[str] | None = None) -> dict[str, np.ndarray]:
-        """See :meth:`Reader.read`."""
-        self.check_episode(episode)
-        return self.window(episode, 0, int(self.lengths[episode]), columns)
-
     def window(
         self, episode: int, start: int, stop: int, columns: Collection[str] | None = None
     ) -> dict[str, np.ndarray]:
         """See :meth:`Reader.window`: of videos, only what lies between is decoded."""
-        self.check_episode(episode)
-        names = self.wanted(columns)
+        rows, names = self.rows(episode, start, stop), self.wanted(columns)
+        start, stop, count = rows.start, rows.stop, int(self.lengths[episode])
         with reading(self.path / INFO, episode):
             place = self._place(episode)
-        count = int(self.lengths[episode])
-        start, stop, _ = slice(start, stop).indices(count)
         files = tuple(self._keys[name] for name in names if self._keys[name] not in self._videos)
         table: pa.Table | None = None
         if files:

@@ -100,12 +100,14 @@ class MinariReader(Reader):
         if ACTION not in self.columns:
             raise ValueError(f"actions that are not one array are not read; there are {actions or list(self._paths)}")
 
-    def read(self, episode: int, columns: Collection[str] | None = None) -> dict[str, np.ndarray]:
-        """See :meth:`Reader.read`."""
-        self.check_episode(episode)
-        names, length = self.wanted(columns), int(self.lengths[episode])
+    def window(
+        self, episode: int, start: int, stop: int, columns: Collection[str] | None = None
+    ) -> dict[str, np.ndarray]:
+        """See :meth:`Reader.window`."""
+        rows, names = self.rows(episode, start, stop), self.wanted(columns)
+        length = int(self.lengths[episode])
         with reading(self._file(episode), episode), self._held(episode) as held:
-            return {name: held.values(self._paths[name], self.columns[name], length) for name in names}
+            return {name: held.values(self._paths[name], self.columns[name], length, rows) for name in names}
 
     def files(self) -> list[Path]:
         """See :meth:`Reader.files`."""
@@ -141,7 +143,7 @@ class _Held:
     def column(self, path: str, length: int) -> Column | None:
         raise NotImplementedError
 
-    def values(self, path: str, about: Column, length: int) -> np.ndarray:
+    def values(self, path: str, about: Column, length: int, rows: slice) -> np.ndarray:
         raise NotImplementedError
 
     def first(self, path: str) -> Any:
@@ -158,7 +160,7 @@ class _Held:
         for path in paths:
             if path in self.paths():
                 rows = self.rows(path)
-                return bool(self.values(path, Column((), np.dtype(bool)), rows).any())
+                return bool(self.values(path, Column((), np.dtype(bool)), rows, slice(0, rows)).any())
         return None
 
 
@@ -186,15 +188,18 @@ class _Hdf5Episode(_Held):
             return Column(image_shape(self._bytes(array, 0)), np.dtype(np.uint8), picture=True)
         return column_of(array.shape[1:], array.dtype) if array.shape else None
 
-    def values(self, path: str, about: Column, length: int) -> np.ndarray:
+    def values(self, path: str, about: Column, length: int, rows: slice) -> np.ndarray:
         if path not in self._arrays:
             raise ValueError(f"there is no {path}")
         array = self._arrays[path]
         if about.picture and self._coded(array):
             if len(array) < length:
                 raise ValueError(f"{path} holds {len(array)} rows of {length}")
-            return np.stack([decode_image(self._bytes(array, row), about.shape) for row in range(length)])
-        return rows_of(array, about, length)
+            pictures = np.empty((rows.stop - rows.start, *about.shape), np.uint8)
+            for place, row in enumerate(range(rows.start, rows.stop)):
+                pictures[place] = decode_image(self._bytes(array, row), about.shape)
+            return pictures
+        return rows_of(array, about, length, rows)
 
     def first(self, path: str) -> Any:
         return self._arrays[path][0]
@@ -262,20 +267,25 @@ class _ArrowEpisode(_Held):
         kind = self._columns[path].type
         return (kind.list_size,) if pa.types.is_fixed_size_list(kind) else ()
 
-    def values(self, path: str, about: Column, length: int) -> np.ndarray:
+    def values(self, path: str, about: Column, length: int, rows: slice) -> np.ndarray:
         if path not in self._columns:
             raise ValueError(f"there is no {path}")
         column = self._columns[path].slice(0, length)
         if len(column) < length or column.null_count:
             raise ValueError(f"{path} holds {len(column) - column.null_count} rows of {length}")
+        count = rows.stop - rows.start
+        column = column.slice(rows.start, count)
         if pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
-            return np.stack([decode_image(file.as_py(), about.shape) for file in column])
+            pictures = np.empty((count, *about.shape), np.uint8)
+            for place, file in enumerate(column):
+                pictures[place] = decode_image(file.as_py(), about.shape)
+            return pictures
         while pa.types.is_list(column.type) or pa.types.is_fixed_size_list(column.type):
             column = column.flatten()
         values: np.ndarray = column.to_numpy(zero_copy_only=False)
-        if values.size != length * int(np.prod(about.shape)):
-            raise ValueError(f"{path}: expected {length} rows of shape {about.shape}, got {values.size} numbers")
-        return values.astype(about.dtype, copy=False).reshape(length, *about.shape)
+        if values.size != count * int(np.prod(about.shape)):
+            raise ValueError(f"{path}: expected {count} rows of shape {about.shape}, got {values.size} numbers")
+        return values.astype(about.dtype, copy=False).reshape(count, *about.shape)
 
     def first(self, path: str) -> Any:
         return self._columns[path][0].as_py()

@@ -82,20 +82,20 @@ class Reader(abc.ABC):
     instructions: Sequence[str]
     successes: np.ndarray | None = None
 
-    @abc.abstractmethod
     def read(self, episode: int, columns: Collection[str] | None = None) -> dict[str, np.ndarray]:
         """Some columns of one episode (all by default): name to ``(T, *shape)`` of the column's dtype.
 
         Raises:
             PolysomaError: a file is missing or damaged; the message names the file and the episode.
         """
+        self.check_episode(episode)
+        return self.window(episode, 0, int(self.lengths[episode]), columns)
 
+    @abc.abstractmethod
     def window(
         self, episode: int, start: int, stop: int, columns: Collection[str] | None = None
     ) -> dict[str, np.ndarray]:
-        """Frames ``start`` to ``stop`` (not included) of an episode, as :meth:`read`. Formats that can read a part
-        alone do so."""
-        return {name: values[start:stop] for name, values in self.read(episode, columns).items()}
+        """Frames ``start`` to ``stop`` (not included) of an episode, as :meth:`read`. No other picture is decoded."""
 
     def missing(self) -> dict[str, str]:
         """Columns of which nothing can be read, and why: cameras whose files were not copied, say."""
@@ -120,6 +120,12 @@ class Reader(abc.ABC):
         """Raises PolysomaError when there is no such episode."""
         if not 0 <= episode < len(self):
             raise PolysomaError(f"{self.path}: there is no episode {episode}; there are {len(self)}, from 0 on")
+
+    def rows(self, episode: int, start: int, stop: int) -> slice:
+        """Frames ``start`` to ``stop`` as far as the episode has them. Raises as :meth:`check_episode`."""
+        self.check_episode(episode)
+        first, last, _ = slice(start, stop).indices(int(self.lengths[episode]))
+        return slice(first, max(first, last))
 
     def wanted(self, columns: Collection[str] | None) -> list[str]:
         """The columns that were asked for. Raises PolysomaError when there is no such column."""

@@ -164,7 +164,7 @@ class RldsReader(Reader):
     """An RLDS data set; of several versions in the folder the newest is read.
 
     Lengths and instructions are taken without reading whole records, so where a checksum is wrong they may be too;
-    :meth:`read` and :meth:`problems` tell.
+    :meth:`window` and :meth:`problems` tell.
 
     Raises:
         PolysomaError: there is none, a file is missing, or descriptions or the records' framing are damaged.
@@ -256,27 +256,30 @@ class RldsReader(Reader):
                 raise ValueError(f"{leaf.key} has {steps} steps, {self._counted.key} has {self.lengths[episode]}")
         return lists
 
-    def read(self, episode: int, columns: Collection[str] | None = None) -> dict[str, np.ndarray]:
-        """See :meth:`Reader.read`."""
-        self.check_episode(episode)
-        names = self.wanted(columns)
+    def window(
+        self, episode: int, start: int, stop: int, columns: Collection[str] | None = None
+    ) -> dict[str, np.ndarray]:
+        """See :meth:`Reader.window`: the whole record is read, because its checksum is that of all of it."""
+        rows, names = self.rows(episode, start, stop), self.wanted(columns)
         with reading(self._places[episode][0], episode):
             lists = self._load(episode, [leaf for name in names for leaf in self._sources[name]])
-            return {name: self._frames(name, lists, int(self.lengths[episode])) for name in names}
+            return {name: self._frames(name, lists, rows) for name in names}
 
-    def _frames(self, name: str, lists: dict[str, Any], steps: int) -> np.ndarray:
+    def _frames(self, name: str, lists: dict[str, Any], rows: slice) -> np.ndarray:
         column, leaves = self.columns[name], self._sources[name]
         if not column.picture:
-            parts = [lists[leaf.key].reshape(steps, leaf.size) for leaf in leaves]
-            return np.concatenate(parts, 1, dtype=column.dtype).reshape(steps, *column.shape)
+            count = rows.stop - rows.start
+            parts = [lists[leaf.key][rows].reshape(count, leaf.size) for leaf in leaves]
+            return np.concatenate(parts, 1, dtype=column.dtype).reshape(count, *column.shape)
+        files = lists[leaves[0].key][rows]
         # Zeros take memory only where a picture is put: a wrong shape costs none.
-        pictures = np.zeros((steps, *column.shape), np.uint8)
-        for row, file in enumerate(lists[leaves[0].key]):
+        pictures = np.zeros((len(files), *column.shape), np.uint8)
+        for place, file in enumerate(files):
             if len(file):
                 try:
-                    pictures[row] = decode_image(bytes(file), column.shape)
+                    pictures[place] = decode_image(bytes(file), column.shape)
                 except Exception as error:
-                    raise ValueError(f"{name}, frame {row}: {error}") from error
+                    raise ValueError(f"{name}, frame {rows.start + place}: {error}") from error
         return pictures
 
     def files(self) -> list[Path]:

@@ -64,25 +64,19 @@ class ZarrReader(Reader):
         self.columns[name] = column
         self._arrays[name] = array
 
-    def read(self, episode: int, columns: Collection[str] | None = None) -> dict[str, np.ndarray]:
-        """See :meth:`Reader.read`."""
-        self.check_episode(episode)
-        return self.window(episode, 0, int(self.lengths[episode]), columns)
-
     def window(
         self, episode: int, start: int, stop: int, columns: Collection[str] | None = None
     ) -> dict[str, np.ndarray]:
         """See :meth:`Reader.window`: only the chunks that hold these frames are read."""
-        self.check_episode(episode)
-        start, stop, _ = slice(start, stop).indices(int(self.lengths[episode]))
+        rows = self.rows(episode, start, stop)
         before = int(self._ends[episode] - self.lengths[episode])
         result = {}
         for name in self.wanted(columns):
             array, about = self._arrays[name], self.columns[name]
             with reading(self.path / "data" / array.basename, episode):
-                if (stop - start) * array.dtype.itemsize * int(np.prod(about.shape)) > _MOST_BYTES:
+                if (rows.stop - rows.start) * array.dtype.itemsize * int(np.prod(about.shape)) > _MOST_BYTES:
                     raise ValueError(f"an episode of more than {_MOST_BYTES >> 30} GB")
-                values = np.asarray(array[before + start : before + stop])
+                values = np.asarray(array[before + rows.start : before + rows.stop])
                 if about.picture and array.dtype.kind == "f":
                     if not np.isfinite(values).all() or values.min(initial=0) < 0 or values.max(initial=0) > 255:
                         raise ValueError("expected pixels of 0 to 255")

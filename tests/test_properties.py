@@ -1,0 +1,193 @@
+"""Properties of data sets of any body: what is written is read, and a window is what a naive reading of it gives."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from polysoma.data.dataset import Dataset
+from polysoma.data.episode import Episode
+from polysoma.data.mixture import Source
+from polysoma.data.writer import DatasetWriter
+from polysoma.embodiment import Channel, ContinuousActions, DiscreteActions, Embodiment, Modality, Stream
+
+quick = settings(
+    derandomize=True, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+NAMES = st.text("abcdefghijklmnopqrstuvwxyz_0123456789", min_size=1, max_size=8)
+WORDS = st.text(st.characters(codec="utf-8"), max_size=12)
+LIMITS = st.one_of(st.just(float("inf")), st.floats(0, 1e6))
+
+
+@st.composite
+def channel_rows(draw: st.DrawFn, most: int = 4) -> tuple[Channel, ...]:
+    names = draw(st.lists(NAMES, min_size=1, max_size=most, unique=True))
+    return tuple(
+        Channel(name, draw(st.sampled_from(("m", "rad", "1"))), -draw(LIMITS), draw(LIMITS), draw(WORDS))
+        for name in names
+    )
+
+
+@st.composite
+def streams(draw: st.DrawFn, name: str) -> Stream:
+    kind = draw(st.sampled_from((Modality.STATE, Modality.SYMBOL, Modality.IMAGE)))
+    if kind is Modality.STATE:
+        row = draw(channel_rows())
+        return Stream(name, kind, (len(row),), row)
+    if kind is Modality.IMAGE:
+        return Stream(name, kind, (draw(st.integers(1, 6)), draw(st.integers(1, 6)), 3))
+    ids = draw(st.lists(st.integers(1, 256), min_size=1, max_size=3))
+    return Stream(name, kind, (*draw(st.lists(st.integers(1, 3), max_size=2)), len(ids)), cardinalities=tuple(ids))
+
+
+@st.composite
+def bodies(draw: st.DrawFn) -> Embodiment:
+    names = draw(st.lists(NAMES, min_size=2, max_size=5, unique=True))
+    hidden = draw(channel_rows())
+    return Embodiment(
+        draw(NAMES),
+        (*(draw(streams(name)) for name in names[1:]), Stream("the words", Modality.TEXT)),
+        draw(
+            st.one_of(
+                st.builds(ContinuousActions, channel_rows()),
+                st.lists(NAMES, min_size=1, max_size=5, unique=True).map(lambda row: DiscreteActions(tuple(row))),
+            )
+        ),
+        rate_hz=draw(st.one_of(st.integers(1, 100), st.floats(0.1, 100))),
+        chunk=draw(st.integers(1, 6)),
+        history=draw(st.integers(1, 5)),
+        previous_action=draw(st.booleans()),
+        privileged=(Stream(names[0], Modality.STATE, (len(hidden),), hidden),) if draw(st.booleans()) else (),
+    )
+
+
+def an_episode(body: Embodiment, length: int, seed: int, task: str, told: str, success: bool) -> Episode:
+    """Numbers of any size, those that float32 has beside 0 and at its ends too."""
+    rng = np.random.default_rng(seed)
+    odd = np.array([0.0, -0.0, 1e-45, -3.4028235e38, 3.4028235e38], np.float32)
+
+    def floats(*shape: int) -> np.ndarray:
+        values = (rng.normal(size=shape) * 10.0 ** rng.integers(-9, 9, shape)).astype(np.float32)
+        return np.where(rng.random(shape) < 0.1, rng.choice(odd, shape), values)
+
+    seen: dict[str, np.ndarray] = {}
+    for stream in body.recorded:
+        shape = (length, *stream.shape)
+        if stream.modality is Modality.STATE:
+            seen[stream.name] = floats(*shape)
+        else:
+            high = 256 if stream.modality is Modality.IMAGE else np.broadcast_to(stream.cardinalities, shape)
+            seen[stream.name] = rng.integers(0, high, shape).astype(np.uint8)
+    if isinstance(body.actions, DiscreteActions):
+        actions, executed = rng.integers(0, body.actions.size, (2, length))
+    else:
+        actions, executed = floats(2, length, body.actions.size)
+    return Episode(body, task, told, seed, success, seen, actions, executed)
+
+
+@st.composite
+def recordings(draw: st.DrawFn) -> tuple[Embodiment, list[Episode], list[bool]]:
+    """A body, its episodes, and after which of them what waits is written."""
+    body = draw(bodies())
+    seeds = draw(st.lists(st.integers(0, 2**62), min_size=1, max_size=5, unique=True))
+    made = [
+        an_episode(body, draw(st.integers(1, 9)), seed, draw(WORDS), draw(WORDS), draw(st.booleans())) for seed in seeds
+    ]
+    return body, made, draw(st.lists(st.booleans(), min_size=len(made), max_size=len(made)))
+
+
+def write(root: Path, body: Embodiment, episodes: list[Episode], flushes: list[bool]) -> Dataset:
+    with DatasetWriter(root, body) as writer:
+        for episode, flush in zip(episodes, flushes, strict=True):
+            writer.add(episode)
+            if flush:
+                writer.flush()
+    return Dataset(root)
+
+
+def same(got: np.ndarray, expected: np.ndarray) -> bool:
+    """Of all bits, so that 0 and -0 differ."""
+    return got.dtype == expected.dtype and got.shape == expected.shape and got.tobytes() == expected.tobytes()
+
+
+@settings(quick, max_examples=25)
+@given(recordings(), st.sampled_from(("raw", "stream")))
+def test_what_is_written_is_read(recording: tuple[Embodiment, list[Episode], list[bool]], kind: str) -> None:
+    body, episodes, flushes = recording
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("POLYSOMA_CACHE", kind)
+        data = write(Path(folder), body, episodes, flushes)
+        assert data.embodiment == body and len(data) == sum(map(len, episodes))
+        assert data.episode_length.tolist() == [len(episode) for episode in episodes]
+        for number, episode in enumerate(episodes):
+            rows = slice(data.episode_start[number], data.episode_start[number] + len(episode))
+            for name, values in episode.observations.items():
+                assert same(np.asarray(data.observations[name][rows]), values), name
+            assert same(data.actions[rows], episode.actions) and same(data.executed[rows], episode.executed)
+            told = data.tasks[data.episode_task[number]], data.instructions[data.episode_instruction[number]]
+            assert told == (episode.task, episode.instruction)
+            assert (data.episode_seed[number], data.episode_success[number]) == (episode.seed, episode.success)
+
+
+def naive(episode: Episode, start: int) -> dict[str, Any]:
+    """The window at a step, step by step."""
+    body = episode.embodiment
+    steps = range(start, min(start + body.history, len(episode)))
+    none = body.actions.size if isinstance(body.actions, DiscreteActions) else np.zeros(body.actions.size, np.float32)
+    return {
+        "observations": {name: [values[step] for step in steps] for name, values in episode.observations.items()},
+        "previous": [episode.executed[step - 1] if step else none for step in steps],
+        "valid": [[step + ahead < len(episode) for ahead in range(body.chunk)] for step in steps],
+        "actions": [
+            [episode.actions[step + a] for a in range(body.chunk) if step + a < len(episode)] for step in steps
+        ],
+    }
+
+
+@settings(quick, max_examples=20)
+@given(recordings(), st.integers(0, 2**32), st.floats(0, 1), st.integers(1, 24))
+def test_windows_are_those_of_a_naive_reading(
+    recording: tuple[Embodiment, list[Episode], list[bool]], seed: int, balance: float, count: int
+) -> None:
+    body, episodes, flushes = recording
+    # What says which frame of which episode this is, whatever else the body senses.
+    clock = Stream("clock of the test", Modality.STATE, (2,), (Channel("episode"), Channel("step")))
+    body = dataclasses.replace(body, streams=(clock, *body.streams))
+    for number, episode in enumerate(episodes):
+        ticks = np.stack([np.full(len(episode), number), np.arange(len(episode))], 1).astype(np.float32)
+        episodes[number] = dataclasses.replace(
+            episode, embodiment=body, observations={clock.name: ticks, **episode.observations}
+        )
+    cameras = [stream.name for stream in body.arrays if stream.modality is Modality.IMAGE]
+    with tempfile.TemporaryDirectory() as folder:
+        source = Source([write(Path(folder), body, episodes, flushes)], [1.0], balance)
+        windows = source.draw(count, np.random.default_rng(seed), goals=True)
+        assert len(windows) == count and windows.goals is not None and list(windows.goals) == cameras
+        assert windows.actions is not None and windows.action_valid is not None
+        for row, length in enumerate(windows.lengths):
+            number, start = windows.observations[clock.name][row, 0].astype(int)
+            episode, expected = episodes[number], naive(episodes[number], start)
+            # As long as the history, or as the episode where that is shorter.
+            assert length == min(body.history, len(episode)) == len(expected["previous"])
+            assert windows.instructions[row] == episode.instruction
+            for name, values in expected["observations"].items():
+                assert same(windows.observations[name][row, :length], np.array(values)), name
+            previous = np.array(expected["previous"], windows.previous.dtype)
+            assert same(windows.previous[row, :length], previous)
+            assert windows.action_valid[row, :length].tolist() == expected["valid"]
+            for step, actions in enumerate(expected["actions"]):
+                valid = windows.action_valid[row, step]
+                assert same(windows.actions[row, step][valid], np.array(actions, windows.actions.dtype))
+            # What is beyond a window counts for nothing.
+            assert not windows.action_valid[row, length:].any()
+            later = slice(start + length - 1, None)
+            for camera in cameras:
+                assert any(same(windows.goals[camera][row], seen) for seen in episode.observations[camera][later])
