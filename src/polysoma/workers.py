@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import queue
+import socket
 import tempfile
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from polysoma.errors import PolysomaError
 Work = Callable[..., None]
 """Called with the queue of jobs, the queue of results, and further arguments."""
 
+_REACH_S = 10.0
 LOCAL = "local"
 """The address of a Ray cluster that is started here for the purpose."""
 
@@ -73,6 +75,7 @@ def on_ray(
         raise PolysomaError(
             "rollouts on a cluster need Ray, not installed here: pip install 'polysoma[ray]'"
         ) from error
+    _check_reachable(address)
     variables = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     options: dict[str, Any] = {"runtime_env": {"env_vars": {**variables, "OMP_NUM_THREADS": "1"}}}
     try:
@@ -102,6 +105,17 @@ def on_ray(
         yield from _received(done, workers, check)
     finally:
         ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Raises PolysomaError where nobody listens; Ray itself would try for minutes."""
+    host, sign, port = address.removeprefix("ray://").rpartition(":")
+    if not sign or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=_REACH_S).close()
+    except OSError as error:
+        raise PolysomaError(f"no Ray cluster at {address!r}: {error}") from error
 
 
 def _with_files(content: Mapping[str, bytes] | None, work: Work, todo: Any, done: Any, *arguments: Any) -> None:
