@@ -14,6 +14,7 @@ import pytest
 
 from conftest import SEEN_ARM, make_episode
 from make_lerobot import FPS, LENGTHS, NAMES, SIDE, TASKS, WRITERS, changed, numbers, pictures, write_v3
+from polysoma.data.doctor import examine
 from polysoma.data.formats import is_dataset, open_reader
 from polysoma.data.formats.lerobot import LeRobotReader
 from polysoma.data.video import encode_video
@@ -162,3 +163,26 @@ def test_what_is_not_there(tmp_path: Path) -> None:
         reader.read(3)
     with pytest.raises(PolysomaError, match=r"no columns \['speed'\]"):
         reader.read(0, ["speed"])
+
+
+def test_what_the_real_lerobot_wrote_is_read() -> None:
+    """tests/golden/lerobot-v3, made by tests/interop/make_lerobot_fixture.py."""
+    folder = Path(__file__).parent / "golden" / "lerobot-v3"
+    reader = open_reader(folder)
+    assert (reader.format, reader.robot, reader.fps) == ("LeRobotDataset v3.0", "so101_follower", 10)
+    assert list(reader.lengths) == [5, 8]
+    assert list(reader.instructions) == ["push the square", "pull the square"]
+    assert reader.columns["observation.state"].names == ("shoulder.pos", "gripper.pos")
+    for episode, length in enumerate(reader.lengths):
+        held = reader.read(episode)
+        np.testing.assert_array_equal(held["observation.state"], [(frame, episode) for frame in range(length)])
+        np.testing.assert_array_equal(held["action"], [(frame + 0.5, -episode) for frame in range(length)])
+        for frame in range(length):
+            square = np.full((32, 32, 3), 90, np.uint8)
+            square[4 + 2 * frame : 12 + 2 * frame, 6 + 8 * episode : 14 + 8 * episode] = (230, 60 + 40 * episode, 40)
+            np.testing.assert_array_equal(held["observation.images.wrist"][frame], 255 - square)
+            # Video loses colour at edges; a frame too early or late would be off by far more.
+            missed = np.abs(held["observation.images.front"][frame].astype(int) - square).mean()
+            assert missed < 6
+    reader.close()
+    assert not [problem for problem in examine(folder).problems if problem.severity == "error"]
