@@ -215,4 +215,6 @@ resume=""
 [ -f "$run/last/training/training.safetensors" ] && resume="--resume"
 "$bin/torchrun" --nproc-per-node 2 -m polysoma train recipes/many-bodies-last.toml --out "$run/last" $resume \
     init="$run/grafted"
-echo "done: polysoma evaluate $run/last/checkpoint"
+# What the last phases brought the arm they took from others: half of the way is better than its end (a mean of weights).
+"$bin/polysoma" merge add "$run/seeing/checkpoint" "$run/last/checkpoint" --coefficient 0.5 --out "$run/mean"
+echo "done: polysoma evaluate $run/mean"

@@ -45,7 +45,12 @@ def main(base: tyro.conf.Positional[str], bodies: tuple[str, ...], source: str, 
     }
     with torch.no_grad():
         policy.load_state_dict({**weights, **taken})
-    checkpoint.save(policy, out)
+    parent = {
+        "name": base,
+        "sha256": checkpoint.weights_sha256(base),
+        "lineage": checkpoint.read_config(checkpoint.resolve(base)).get("lineage"),
+    }
+    checkpoint.save(policy, out, lineage={"method": "graft", "data": [], "steps": 0, "parent": parent})
     print(f"{out}: {len(taken)} of {len(weights)} tensors from {source}")
 
 
