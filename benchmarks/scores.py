@@ -2,6 +2,7 @@
 
     python benchmarks/scores.py generalist
     python benchmarks/scores.py runs/x/checkpoint --name other
+    python benchmarks/scores.py --demos 10 --families metaworld --name memory
 
 Training, and choices among settings, use other seeds (docs/evaluation.md lists them).
 """
@@ -64,19 +65,25 @@ class Scores:
     """Say instructions in other words."""
     told: Told = "words"
     """What says what to do; pictures are for families with cameras."""
+    demos: int = 0
+    """Demonstrations of each task in data/FAMILY that the policy looks up; 0 for none."""
 
     def run(self) -> None:
         families: dict[str, Any] = {}
         numbers: dict[str, Any] = {}
         # Bodies with equally many episodes are played together, since starting workers takes as long as some of them.
-        for episodes in sorted({EPISODES[family] for family in self.families}):
-            together = [family for family in self.families if EPISODES[family] == episodes]
+        groups_of = [[f for f in self.families if EPISODES[f] == e] for e in sorted(EPISODES[f] for f in self.families)]
+        if self.demos:
+            groups_of = [[family] for family in self.families]
+        for together in {tuple(group): group for group in groups_of}.values():
+            episodes = EPISODES[together[0]]
             tasks = [task for family in together for task in simulators.tasks_of(family)]
             words = None if self.paraphrases == "none" else (SHIPPED, self.paraphrases)
             with counting(", ".join(together)[:40]) as show:
                 result = evaluate(
                     self.checkpoint, tasks, max(1, round(episodes * self.share)), SEED, self.workers,
                     latency=words is None and self.told == "words", paraphrases=words, told=self.told,
+                    memory=(f"data/{together[0]}", self.demos) if self.demos else None,
                     progress=lambda done, total, scores, show=show: show(
                         done, total, f"{sum(s.successes for s in scores.values()) / done:.1%}"
                     ),
@@ -92,7 +99,7 @@ class Scores:
             # After every group: what was measured is kept when the next one is interrupted.
             ordered = {family: families[family] for family in self.families if family in families}
             settings = {"checkpoint": self.checkpoint, "share": self.share, "seed": SEED}
-            said = {"paraphrases": self.paraphrases, "told": self.told}
+            said = {"paraphrases": self.paraphrases, "told": self.told, "demonstrations_looked_up": self.demos}
             write(self.name, {**settings, **said, "families": ordered, "tasks": numbers})
 
 
