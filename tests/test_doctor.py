@@ -177,3 +177,16 @@ def test_a_description_that_does_not_fit_is_an_error(tmp_path: Path) -> None:
     assert problem.where == "description" and "embodiment.toml" in problem.what
     with pytest.raises(PolysomaError, match="there is nothing at"):
         examine(tmp_path / "nowhere")
+
+
+def test_a_recording_knows_its_files(datasets: dict[str, Path]) -> None:
+    root = datasets["arm"]
+    assert not [problem for problem in examine(root).problems if "checksum" in problem.what]
+    (path,) = (root / "data").rglob("*.parquet")
+    damaged = bytearray(path.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    path.write_bytes(damaged)
+    (problem,) = (problem for problem in examine(root).problems if "checksum" in problem.what)
+    assert (problem.severity, problem.where) == ("error", "data/chunk-000/file-000.parquet")
+    path.unlink()
+    assert any(problem.what == "it is missing" for problem in examine(root).problems)

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from polysoma.data import layout
 from polysoma.data.formats.reader import ACTION, OBSERVATION, PICTURE, REWARD, Column, Problem, Reader, reading
 from polysoma.data.images import decode_image
 from polysoma.data.statistics import Accumulator
@@ -294,9 +295,22 @@ class LeRobotReader(Reader):
                     "error", INFO, f"{total} is {self._info.get(total)}, the episodes come to {held}",
                     "copy the data set again; or correct the number if episodes were removed by hand",
                 )  # fmt: skip
+        yield from self._checksum_problems()
         yield from self._file_problems()
         yield from self._counter_problems()
         yield from self._statistics_problems()
+
+    def _checksum_problems(self) -> Iterator[Problem]:
+        """Our own recordings know the checksums of their files."""
+        for name, expected in layout.checksums(self.path).items():
+            path = self.path / name
+            if not path.exists():
+                yield Problem("error", name, "it is missing", "copy this file again from where it came")
+            elif layout.checksum(path) != expected:
+                yield Problem(
+                    "error", name, f"its checksum is not that in {layout.POLYSOMA}: it was changed or is damaged",
+                    "copy this file again from where it came; if you changed it on purpose, remove its checksum",
+                )  # fmt: skip
 
     def _file_problems(self) -> Iterator[Problem]:
         ends: dict[Path, tuple[str, float]] = {}
