@@ -5,7 +5,7 @@ environment of its own:
 
     python3.11 -m venv lerobot-venv && lerobot-venv/bin/pip install uv
     printf 'torch==2.13.0\\ntorchvision==0.25.0\\ntorchcodec==0.13.0\\n' > override.txt
-    lerobot-venv/bin/uv pip install --python lerobot-venv/bin/python --override override.txt lerobot==0.4.4
+    lerobot-venv/bin/uv pip install --python lerobot-venv/bin/python --override override.txt lerobot==0.4.4 pytest
     HF_HUB_OFFLINE=1 PYTHONPATH=src lerobot-venv/bin/python tests/interop/check_lerobot.py
 """
 
