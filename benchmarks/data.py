@@ -29,11 +29,11 @@ import tyro
 
 from data_frames import ACTION, CHUNK, EPISODES, FPS, HISTORY, LENGTH, SIDE, STATE, TASK, frames
 from polysoma.data import layout
-from polysoma.data.cache import cached
 from polysoma.data.dataset import Dataset
 from polysoma.data.episode import Episode
 from polysoma.data.formats import open_reader
 from polysoma.data.mixture import Source
+from polysoma.data.pictures import MappedPictures
 from polysoma.data.schema import infer, schema_path, write_schema
 from polysoma.data.windows import Windows
 from polysoma.data.writer import DatasetWriter
@@ -165,11 +165,20 @@ def _describe(root: Path) -> None:
     schema_path(root).write_text(text)
 
 
-def _as_lerobot(pictures: np.ndarray) -> torch.Tensor:
-    """uint8 ``(B, T, H, W, 3)`` as what LeRobot gives: float32 ``(B, T, 3, H, W)`` in 0..1."""
-    return (
-        torch.from_numpy(pictures).permute(0, 1, 4, 2, 3).to(torch.float32, memory_format=torch.contiguous_format) / 255
-    )
+class _AsLeRobot:
+    """uint8 ``(B, T, H, W, 3)`` as what LeRobot gives: float32 ``(B, T, 3, H, W)`` in 0..1, in memory that is used
+    again and again, because getting fresh pages takes as long as the numbers do."""
+
+    def __init__(self) -> None:
+        self._made: dict[torch.Size, torch.Tensor] = {}
+
+    def __call__(self, pictures: np.ndarray) -> torch.Tensor:
+        planes = torch.from_numpy(pictures).permute(0, 1, 4, 2, 3).contiguous()
+        made = self._made.setdefault(planes.shape, torch.empty(planes.shape))
+        return made.copy_(planes).mul_(1 / 255)
+
+
+_as_lerobot = _AsLeRobot()
 
 
 def _draw(source: Source, samples: int, use: Callable[[Windows], object]) -> int:
@@ -226,22 +235,20 @@ def _opening(folder: Path) -> dict[str, float]:
     return {"seconds": seconds, "megabytes": megabytes}
 
 
-class _Nothing:
-    """A million frames that are not written."""
-
-    frames, features = 1_000_000, layout.body_features(BODY)
-
-    def fill(self, columns: object) -> None:
-        pass
-
-    def pictures(self, column: str, frames: np.ndarray) -> np.ndarray:
-        return np.zeros((len(frames), *self.features[column].shape), np.uint8)
+def _sparse(folder: Path, frames: int) -> dict[str, np.ndarray]:
+    """The files of a cache of so many frames, which take no disk because nothing was written into them."""
+    folder.mkdir()
+    arrays = {}
+    for key, feature in layout.body_features(BODY).items():
+        path = folder / f"{key}.npy"
+        np.lib.format.open_memmap(path, "w+", feature.dtype, (frames, *feature.shape))
+        arrays[key] = MappedPictures.open(path) if feature.image else np.load(path, mmap_mode="r")
+    return arrays
 
 
 def _mixture(folder: Path) -> dict[str, float]:
     """Windows drawn from two data sets of a million frames each, whose cache files are sparse: they take no disk."""
-    os.environ["POLYSOMA_CACHE"] = "raw"
-    count, length = _Nothing.frames, 200
+    count, length = 1_000_000, 200
     resident = []
     sources = []
     for number in range(2):
@@ -250,7 +257,7 @@ def _mixture(folder: Path) -> dict[str, float]:
             state, action, pictures = (array[:1] for array in frames(0))
             writer.add(Episode(BODY, "bench/push", TASK, 0, True, {"state": state, "top": pictures}, action, action))
         dataset = Dataset(root)
-        arrays = cached("sparse", _Nothing(), [folder / f"sparse-{number}"])
+        arrays = _sparse(folder / f"sparse-{number}", count)
         episodes = count // length
         dataset.embodiment = BODY
         dataset.observations = {"state": arrays["observation.state"], "top": arrays["observation.images.top"]}

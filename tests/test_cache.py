@@ -22,7 +22,7 @@ from polysoma.data.dataset import Dataset
 from polysoma.data.episode import Episode
 from polysoma.data.formats import open_reader
 from polysoma.data.mixture import Source
-from polysoma.data.pictures import JpegPictures, StreamedPictures
+from polysoma.data.pictures import JpegPictures, MappedPictures, StreamedPictures
 from polysoma.data.schema import infer, schema_path, write_schema
 from polysoma.data.windows import Windows
 from polysoma.data.writer import DatasetWriter
@@ -340,3 +340,21 @@ def test_one_frame_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         with DatasetWriter(tmp_path / kind, SEEN_ARM) as writer:
             writer.add(one)
         assert Dataset(tmp_path / kind).observations["front"][np.zeros((2, 2), int)].shape == (2, 2, 24, 32, 3)
+
+
+def test_files_larger_than_memory_are_read_as_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (300, 24, 32, 3)).astype(np.uint8)
+    np.save(tmp_path / "frames.npy", frames)
+    assert type(MappedPictures.open(tmp_path / "frames.npy")) is np.memmap
+    monkeypatch.setattr("polysoma.data.pictures._memory_bytes", lambda: frames.nbytes)
+    mapped = MappedPictures.open(tmp_path / "frames.npy")
+    assert isinstance(mapped, MappedPictures) and isinstance(mapped, np.memmap)
+    for rows in (np.array([[0, 1], [298, 299]]), np.array([7]), np.array([250, 3, 99]), np.array(5), np.arange(300)):
+        np.testing.assert_array_equal(mapped[rows], frames[rows])
+        assert type(mapped[rows]) is np.ndarray
+    for piece in (slice(10, 20), slice(None, None, 7), 4):
+        np.testing.assert_array_equal(mapped[piece], frames[piece])
+    # A slice is no longer what the file's places belong to.
+    np.testing.assert_array_equal(mapped[100:][np.array([199])], frames[[299]])
+    with pytest.raises(IndexError):
+        mapped[np.array([300])]

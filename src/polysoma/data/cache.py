@@ -28,7 +28,7 @@ from polysoma.data import layout
 from polysoma.data.formats.reader import PICTURE
 from polysoma.data.images import encode_jpeg
 from polysoma.data.layout import Feature
-from polysoma.data.pictures import JPEGS, JpegPictures, JpegWriter, Pictures, StreamedPictures
+from polysoma.data.pictures import JPEGS, JpegPictures, JpegWriter, MappedPictures, Pictures, StreamedPictures
 from polysoma.errors import PolysomaError
 
 _LIMIT = 100 * 10**9
@@ -159,7 +159,8 @@ def _load(cache: Path, origin: Origin, kind: Kind) -> Columns:
     columns: Columns = {}
     for key, feature in origin.features.items():
         if kind is Kind.RAW or not feature.image:
-            columns[key] = np.load(cache / f"{key}.npy", mmap_mode="r")
+            path = cache / f"{key}.npy"
+            columns[key] = MappedPictures.open(path) if feature.image else np.load(path, mmap_mode="r")
         elif kind is Kind.JPEG:
             columns[key] = JpegPictures(cache, key, feature.shape)
     with contextlib.suppress(OSError):

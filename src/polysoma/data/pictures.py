@@ -6,14 +6,20 @@ Both are indexed like the arrays that they stand for, and read no more than is a
 from __future__ import annotations
 
 import abc
+import mmap
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from polysoma.data.images import decode_image, encode_jpeg
 from polysoma.errors import PolysomaError
+
+_LARGE = 4
+"""A file that is larger than memory divided by this is not expected to stay in it."""
 
 JPEGS = ".jpegs"
 _OFFSETS = ".offsets.npy"
@@ -64,6 +70,45 @@ class StreamedPictures(Pictures):
 
     def _read(self, rows: np.ndarray) -> np.ndarray:
         return self._source(rows)
+
+
+class MappedPictures(np.memmap):
+    """Pictures in a ``.npy`` file that memory cannot hold: those that are asked for together are read together.
+
+    The system reads a mapped file where it is touched, a little at a time and much around it. It is told before what
+    will be touched, and reads just that.
+    """
+
+    _mmap: mmap.mmap
+
+    @staticmethod
+    def open(path: Path) -> np.memmap:
+        """Maps a file, as an array of this kind where it is large beside this machine's memory. Raises OSError or
+        ValueError when it is not whole."""
+        array: np.memmap = np.load(path, mmap_mode="r")
+        if not hasattr(mmap, "MADV_WILLNEED") or array.nbytes * _LARGE < _memory_bytes():
+            return array
+        pictures = array.view(MappedPictures)
+        pictures._mmap.madvise(mmap.MADV_RANDOM)
+        return pictures
+
+    def __getitem__(self, rows: Any) -> Any:
+        """As of any array, and always plain ones; made for int arrays whose last axis mostly ascends by one."""
+        if not isinstance(rows, np.ndarray) or rows.dtype.kind not in "iu" or not rows.size:
+            return np.asarray(super().__getitem__(rows))
+        size = self.nbytes // len(self)
+        # The mapping begins at a page before the data.
+        begin = self.offset % mmap.ALLOCATIONGRANULARITY
+        runs = rows.reshape(-1, rows.shape[-1] if rows.ndim else 1)
+        for first, last in zip(runs.min(1).tolist(), runs.max(1).tolist(), strict=True):
+            if first >= 0 and last < len(self) and last - first < 2 * runs.shape[1]:
+                start = (begin + first * size) // mmap.PAGESIZE * mmap.PAGESIZE
+                self._mmap.madvise(mmap.MADV_WILLNEED, start, begin + (last + 1) * size - start)
+        return np.asarray(super().__getitem__(rows))
+
+
+def _memory_bytes() -> int:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 class JpegPictures(Pictures):

@@ -68,8 +68,9 @@ class LeRobotReader(Reader):
             for key, feature in info["features"].items():
                 self._describe(str(key), feature)
             self._videos = [key for key in self._keys.values() if info["features"][key]["dtype"] == "video"]
-        self._open: tuple[Path, pq.ParquetFile] | None = None
-        self._kept: tuple[Path, tuple[int, ...], tuple[str, ...], pa.Table] | None = None
+        self._files: dict[Path, tuple[pq.ParquetFile, np.ndarray]] = {}
+        self._kept: dict[tuple[Path, int, int, tuple[str, ...]], pa.Table] = {}
+        self._kept_bytes = 0
         self._films: dict[Path, Video] = {}
         self._v3 = version == "v3.0"
         self._read_episodes()
@@ -219,14 +220,8 @@ class LeRobotReader(Reader):
         return pictures
 
     def _table(self, place: _Place, count: int, keys: tuple[str, ...]) -> pa.Table:
-        """The rows of an episode. Episodes are mostly read in order, so what lies beside them is kept for the next."""
-        if self._open is None or self._open[0] != place.file:
-            if self._open is not None:
-                self._open[1].close()
-            self._open, self._kept = None, None
-            self._open = place.file, open_parquet(place.file)
-        file = self._open[1]
-        ends = np.cumsum([file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)])
+        """The rows of an episode. What was read last is kept: windows come from the same episodes again and again."""
+        file, ends = self._opened(place.file)
         if not 0 <= place.first_row <= place.first_row + count <= file.metadata.num_rows:
             raise ValueError(
                 f"expected {count} frames from row {place.first_row} on, the file holds {file.metadata.num_rows}"
@@ -234,12 +229,27 @@ class LeRobotReader(Reader):
         if not count:
             return file.schema_arrow.empty_table().select(list(keys))
         first, last = np.searchsorted(ends, [place.first_row, place.first_row + count - 1], side="right")
-        groups = tuple(range(int(first), int(last) + 1))
-        if self._kept is None or self._kept[:3] != (place.file, groups, keys):
-            table = file.read_row_groups(list(groups), list(keys), use_threads=False)
-            self._kept = place.file, groups, keys, table
-        begin = place.first_row - (int(ends[first - 1]) if first else 0)
-        return self._kept[3].slice(begin, count)
+        wanted = place.file, int(first), int(last), keys
+        table = self._kept.pop(wanted, None)
+        if table is None:
+            table = file.read_row_groups(list(range(int(first), int(last) + 1)), list(keys), use_threads=False)
+            self._kept_bytes += table.nbytes
+        self._kept[wanted] = table
+        while len(self._kept) > 1 and self._kept_bytes > _KEPT_BYTES:
+            self._kept_bytes -= self._kept.pop(next(iter(self._kept))).nbytes
+        return table.slice(place.first_row - (int(ends[first - 1]) if first else 0), count)
+
+    def _opened(self, path: Path) -> tuple[pq.ParquetFile, np.ndarray]:
+        """A file, and the row after the last one of each of its groups."""
+        held = self._files.pop(path, None)
+        if held is None:
+            file = open_parquet(path)
+            groups = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
+            held = file, np.cumsum(groups)
+        self._files[path] = held
+        if len(self._files) > _OPEN_FILES:
+            self._files.pop(next(iter(self._files)))[0].close()
+        return held
 
     def _values(self, column: pa.ChunkedArray, about: Column, count: int) -> np.ndarray:
         whole = column.combine_chunks()
@@ -279,9 +289,9 @@ class LeRobotReader(Reader):
 
     def close(self) -> None:
         """See :meth:`Reader.close`."""
-        if self._open is not None:
-            self._open[1].close()
-        self._open, self._kept = None, None
+        while self._files:
+            self._files.popitem()[1][0].close()
+        self._kept, self._kept_bytes = {}, 0
         while self._films:
             self._films.popitem()[1].close()
 
@@ -453,7 +463,9 @@ def open_parquet(path: Path) -> pq.ParquetFile:
     return pq.ParquetFile(path, page_checksum_verification=True)
 
 
-_OPEN_VIDEOS = 8
+_OPEN_FILES = _OPEN_VIDEOS = 8
+_KEPT_BYTES = 2**26
+"""Of tables that were read beside the one that was asked for last."""
 _VIDEO_PLACE = ("chunk_index", "file_index", "from_timestamp")
 
 
