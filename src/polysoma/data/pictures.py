@@ -100,11 +100,17 @@ class MappedPictures(np.memmap):
         # The mapping begins at a page before the data.
         begin = self.offset % mmap.ALLOCATIONGRANULARITY
         runs = rows.reshape(-1, rows.shape[-1] if rows.ndim else 1)
+        spans = []
         for first, last in zip(runs.min(1).tolist(), runs.max(1).tolist(), strict=True):
             if first >= 0 and last < len(self) and last - first < 2 * runs.shape[1]:
                 start = (begin + first * size) // mmap.PAGESIZE * mmap.PAGESIZE
-                self._mmap.madvise(mmap.MADV_WILLNEED, start, begin + (last + 1) * size - start)
-        return np.asarray(super().__getitem__(rows))
+                spans.append((start, begin + (last + 1) * size - start))
+                self._mmap.madvise(mmap.MADV_WILLNEED, *spans[-1])
+        pictures = np.asarray(super().__getitem__(rows))
+        for span in spans:
+            # It may stay in the system's cache, but does not count as this process's memory.
+            self._mmap.madvise(mmap.MADV_DONTNEED, *span)
+        return pictures
 
 
 def _memory_bytes() -> int:
