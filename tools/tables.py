@@ -346,12 +346,12 @@ def scale() -> str:
     lines += [
         "",
         f"Numbers of a frame (states, and actions twice): {measured['bytes_per_frame']['numbers']:,.0f} bytes. From a "
-        f"cache in memory a core copies {cache['windows_per_s']:,.0f} windows a second of {cache['window_frames']} frame "
-        f"and {cache['window_pictures']} pictures of 96 pixels. Training the shipped policy "
+        f"cache in memory a core copies {cache['windows_per_s']:,.0f} windows a second of {cache['window_frames']} "
+        f"frame and {cache['window_pictures']} pictures of 96 pixels. Training the shipped policy "
         f"({training['parameters'] / 1e6:.1f} million parameters): {training['tokens_per_s']:,.0f} tokens a second and "
         f"core, by six operations a parameter and token {busy:.0%} of the "
-        f"{training['matmul_flop_per_s'] / 1e9:,.0f} GFLOP/s of its matrix products in bfloat16. Averaging its gradients, "
-        f"{sent['bytes'] / 1e6:.0f} MB, between two processes: {1e3 * sent['s']:.0f} ms, "
+        f"{training['matmul_flop_per_s'] / 1e9:,.0f} GFLOP/s of its matrix products in bfloat16. Averaging its "
+        f"gradients, {sent['bytes'] / 1e6:.0f} MB, between two processes: {1e3 * sent['s']:.0f} ms, "
         f"{sent['bytes'] / sent['s'] / 1e9:.1f} GB/s. Writing a checkpoint of {saved['bytes'] / 1e6:.0f} MB: "
         f"{1e3 * saved['s']:.0f} ms. {found['hardware']['processor']}, {found['hardware']['cores']} cores "
         f"(`{found['command']}`).",
