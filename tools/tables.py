@@ -328,54 +328,84 @@ def scale() -> str:
     found = read("scale")
     assert found is not None
     measured, training = found["measured"], found["measured"]["training"]
-    busy = 6 * training["parameters"] * training["tokens_per_s"] / training["matmul_flop_per_s"]
-    lines = ["| pictures | H.264 | JPEG | PNG | raw |", "| --- | --- | --- | --- | --- |"]
+    cache, sent, saved = measured["cache"], measured["all_reduce"], measured["checkpoint"]
+    kinds = {"h264": "H.264", "h264 short": "H.264, short groups", "jpeg": "JPEG", "png": "PNG", "raw": "raw"}
+    lines = ["| pictures | " + " | ".join(kinds.values()) + " |", "| --- |" + " --- |" * len(kinds)]
     for side, row in measured["files"].items():
         size, speed = row["bytes"], row["frames_per_s"]
-        lines.append(
-            f"| {side} pixels, bytes each | {size['h264']:,.0f} | {size['jpeg']:,.0f} | {size['png']:,.0f} "
-            f"| {size['raw']:,.0f} |"
-        )
-        lines.append(
-            f"| {side} pixels, decoded a second and core | {speed['h264 in order']:,.0f} in order, "
-            f"{speed['h264 windows of two']:,.0f} windows of two | {speed['jpeg']:,.0f} | {speed['png']:,.0f} | |"
-        )
+        ordered = [speed.get(f"{kind} in order", speed.get(kind)) for kind in kinds]
+        windows = [speed.get(f"{kind} windows", speed.get(kind)) for kind in kinds]
+        for what, values in (
+            ("bytes each", [size[kind] for kind in kinds]),
+            ("a second and core, in order", ordered),
+            ("a second and core, in windows of two", windows),
+        ):
+            cells = " | ".join("" if value is None else f"{value:,.0f}" for value in values)
+            lines.append(f"| {side} pixels, {what} | {cells} |")
+    busy = training["flop_per_token"] * training["tokens_per_s"] / training["matmul_flop_per_s"]
     lines += [
         "",
-        f"Windows of two frames from the cache: {measured['cached_windows_per_s']:,.0f} a second and core. Training "
-        f"the shipped policy ({training['parameters'] / 1e6:.1f} million parameters): "
-        f"{training['tokens_per_s']:,.0f} tokens a second and core, by six operations a parameter and token "
-        f"{busy:.0%} of the {training['matmul_flop_per_s'] / 1e9:,.0f} GFLOP/s of its matrix products in bfloat16. "
-        f"Averaging its gradients between two processes: {1e3 * measured['all_reduce_s']:.0f} ms. Writing a "
-        f"checkpoint: {1e3 * measured['checkpoint_s']:.0f} ms. {found['hardware']['processor']} "
+        f"Numbers of a frame (states, and actions twice): {measured['bytes_per_frame']['numbers']:,.0f} bytes. From a "
+        f"cache in memory a core copies {cache['windows_per_s']:,.0f} windows a second of {cache['window_frames']} "
+        f"frame and {cache['window_pictures']} pictures of 96 pixels. Training the shipped policy "
+        f"({training['parameters'] / 1e6:.1f} million parameters): {training['tokens_per_s']:,.0f} tokens a second and "
+        f"core, by six operations a parameter and token {busy:.0%} of the "
+        f"{training['matmul_flop_per_s'] / 1e9:,.0f} GFLOP/s of its matrix products in bfloat16. Averaging its "
+        f"gradients, {sent['bytes'] / 1e6:.0f} MB, between two processes: {1e3 * sent['s']:.0f} ms, "
+        f"{sent['bytes'] / sent['s'] / 1e9:.1f} GB/s. Writing a checkpoint of {saved['bytes'] / 1e6:.0f} MB: "
+        f"{1e3 * saved['s']:.0f} ms. {found['hardware']['processor']}, {found['hardware']['cores']} cores "
         f"(`{found['command']}`).",
         "",
     ]
     plans = found["plans"]
     lines += ["| plan | " + " | ".join(plans) + " |", "| --- |" + " --- |" * len(plans)]
-    for name, key, form in (
-        ("frames", "frames", "{:.1e}"),
-        ("stored as H.264, TB", "h264_tb", "{:,.0f}"),
-        ("stored as JPEG, TB", "jpeg_tb", "{:,.0f}"),
-        ("raw, TB", "raw_tb", "{:,.0f}"),
-        ("tokens of an epoch", "tokens", "{:.1e}"),
-        ("an epoch, hours", "epoch_hours", "{:,.0f}"),
-        ("windows a second", "windows_per_s", "{:,.0f}"),
-        ("cores that decode windows of video", "decoding_cores_video", "{:,.0f}"),
-        ("cores that decode JPEG", "decoding_cores_jpeg", "{:,.0f}"),
-        ("cores there are", "cores", "{:,.0f}"),
-        ("a step of 4096 windows, ms", "step_s", "ms"),
-        ("averaging gradients, ms", "all_reduce_s", "ms"),
-        ("the same, sharded, ms", "sharded_s", "ms"),
-        ("weights and moments, GB", "state_gb", "{:,.0f}"),
-        ("hours between failures", "hours_between_failures", "{:,.0f}"),
-        ("index of frames in each process, GB", "index_gb_per_process", "{:,.0f}"),
-    ):
+    for name, key, form in SCALE:
         values = [plan["plan"][key] for plan in plans.values()]
         lines.append(
             f"| {name} | " + " | ".join(f"{1e3 * v:,.0f}" if form == "ms" else form.format(v) for v in values) + " |"
         )
     return "\n".join([*lines, ""])
+
+
+SCALE = (
+    ("frames", "frames", "{:.1e}"),
+    ("episodes", "episodes", "{:.1e}"),
+    ("stored as H.264, TB", "h264_tb", "{:,.0f}"),
+    ("stored as H.264, short groups, TB", "h264_short_tb", "{:,.0f}"),
+    ("stored as JPEG, TB", "jpeg_tb", "{:,.0f}"),
+    ("raw, TB", "raw_tb", "{:,.0f}"),
+    ("states and actions, TB", "numbers_tb", "{:,.0f}"),
+    ("a cache of JPEG, TB on each node", "jpeg_tb_per_node", "{:,.0f}"),
+    ("tokens of an epoch", "tokens", "{:.1e}"),
+    ("an epoch, hours of computing", "epoch_hours", "{:,.0f}"),
+    ("windows a second", "windows_per_s", "{:,.0f}"),
+    ("reading all video once an epoch, GB/s", "video_once_gb_per_s", "{:,.1f}"),
+    ("reading windows of JPEG, GB/s", "jpeg_windows_gb_per_s", "{:,.1f}"),
+    ("cores that decode windows of video", "decoding_cores_video", "{:,.0f}"),
+    ("cores that decode windows of short groups", "decoding_cores_short_groups", "{:,.0f}"),
+    ("cores that decode JPEG", "decoding_cores_jpeg", "{:,.0f}"),
+    ("cores there are", "cores", "{:,.0f}"),
+    ("an epoch as the code is, video, hours", "epoch_hours_today_video", "{:,.0f}"),
+    ("an epoch as the code is, JPEG, hours", "epoch_hours_today_jpeg", "{:,.0f}"),
+    ("unpacking all video once, days of one core", "unpacking_core_days", "{:,.0f}"),
+    ("a step of 4096 windows, ms of computing", "step_s", "ms"),
+    ("sent by each process to average gradients, GB", "sent_gb", "{:.1f}"),
+    ("averaging gradients, ms", "all_reduce_s", "ms"),
+    ("the same in bfloat16, ms", "all_reduce_bfloat16_s", "ms"),
+    ("sharded, ms for each micro-batch", "sharded_s", "ms"),
+    ("held by each process without sharding, GB", "held_gb", "{:,.0f}"),
+    ("checkpoint, GB", "checkpoint_gb", "{:,.1f}"),
+    ("state to resume from, GB", "state_gb", "{:,.1f}"),
+    ("writing both, s", "write_s", "{:,.0f}"),
+    ("hours between failures", "hours_between_failures", "{:,.0f}"),
+    ("time lost to failures", "lost_share", "{:.1%}"),
+    ("index of frames, GB in each process", "index_gb_per_process", "{:,.0f}"),
+    ("the same, GB in each node", "index_gb_per_node", "{:,.0f}"),
+    ("hours that one data set's index can hold", "index_hours_of_a_data_set", "{:,.0f}"),
+    ("table of episodes, GB in each process", "episodes_gb_per_process", "{:,.1f}"),
+    ("statistics, TB of memory in each process", "statistics_tb_per_process", "{:,.1f}"),
+)
+"""Rows of the plan: what they are called, their key and how they are written."""
 
 
 def data() -> str:
