@@ -68,11 +68,11 @@ class Source:
             counts = np.bincount(task_of, minlength=len(dataset.tasks))
             for task, frames in zip(dataset.tasks, np.split(order, np.cumsum(counts)[:-1]), strict=True):
                 if len(frames):
-                    self._pairs.append((number, frames.astype(np.int32)))
+                    self._pairs.append((number, frames.astype(_numbers(dataset))))
                     pair_weight.append(weight * len(frames))
                     pair_task.append(self.tasks.index(task))
         self._episode_of = [
-            np.repeat(np.arange(len(d.episode_length), dtype=np.int32), d.episode_length) for d in datasets
+            np.repeat(np.arange(len(d.episode_length), dtype=_numbers(d)), d.episode_length) for d in datasets
         ]
         if not self._pairs:
             raise PolysomaError(f"no episodes in {[str(dataset.root) for dataset in datasets]}: record some first")
@@ -216,6 +216,11 @@ class Source:
 
 
 _OFFSET_FRAMES = 100_000
+
+
+def _numbers(dataset: Dataset) -> type[np.integer]:
+    """What numbers of frames are kept in: half of the memory where it suffices."""
+    return np.int32 if len(dataset) < 2**31 else np.int64
 
 
 def open_sources(
