@@ -401,7 +401,7 @@ SCALE = (
     ("time lost to failures", "lost_share", "{:.1%}"),
     ("index of frames, GB in each process", "index_gb_per_process", "{:,.0f}"),
     ("the same, GB in each node", "index_gb_per_node", "{:,.0f}"),
-    ("hours that one data set's index can hold", "index_hours_of_a_data_set", "{:,.0f}"),
+    ("hours of one data set up to which int32 numbers do", "index_hours_of_a_data_set", "{:,.0f}"),
     ("table of episodes, GB in each process", "episodes_gb_per_process", "{:,.1f}"),
     ("statistics, TB of memory in each process", "statistics_tb_per_process", "{:,.1f}"),
 )
