@@ -8,22 +8,13 @@ from __future__ import annotations
 import json
 import sys
 import time
+from pathlib import Path
 
 import torch
 
-try:
-    import torchvision  # noqa: F401
-except RuntimeError:
-    # torchvision from PyPI is built for CUDA and misses these two operators beside a CPU torch; they are not used here.
-    for schema in (
-        "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-        "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-    ):
-        torch.library.define(f"torchvision::{schema.split('(')[0]}", "(" + schema.split("(", 1)[1])
-    for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
-        del sys.modules[name]
-
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "interop"))
 import lerobot
+import torchvision_on_cpu  # noqa: F401  (before what needs torchvision)
 from lerobot.configs.types import FeatureType, PolicyFeature
 from lerobot.policies.act.configuration_act import ACTConfig
 from lerobot.policies.act.modeling_act import ACTPolicy

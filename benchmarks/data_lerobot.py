@@ -17,19 +17,9 @@ import numpy as np
 import torch
 
 torch.set_num_threads(1)
-try:
-    import torchvision  # noqa: F401
-except RuntimeError:
-    # As in tests/interop/check_lerobot.py: torchvision from PyPI beside a CPU torch.
-    for schema in (
-        "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-        "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-    ):
-        torch.library.define(f"torchvision::{schema.split('(')[0]}", "(" + schema.split("(", 1)[1])
-    for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
-        del sys.modules[name]
-
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "interop"))
 import lerobot  # noqa: E402
+import torchvision_on_cpu  # noqa: E402, F401  (before what needs torchvision)
 from lerobot.datasets.lerobot_dataset import LeRobotDataset  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).parent))

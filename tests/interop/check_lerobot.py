@@ -17,22 +17,10 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import lerobot
 import numpy as np
 import torch
-
-try:
-    import torchvision  # noqa: F401
-except RuntimeError:
-    # torchvision from PyPI is built for CUDA and misses these two operators beside a CPU torch; they are not used here.
-    for schema in (
-        "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-        "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-    ):
-        torch.library.define(f"torchvision::{schema.split('(')[0]}", "(" + schema.split("(", 1)[1])
-    for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
-        del sys.modules[name]
-
-import lerobot
+import torchvision_on_cpu  # noqa: F401  (before what needs torchvision)
 from lerobot.datasets.dataset_tools import delete_episodes, merge_datasets
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
