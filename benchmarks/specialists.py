@@ -1,93 +1,121 @@
-"""The generalist against one specialist a family: the same data, settings and steps for that family, paired seeds.
+"""The generalist against a specialist of every family: the same size and data, paired seeds.
 
-    python benchmarks/specialists.py train steps=4200 bodies.rover.batch=128 bodies.drone.batch=128 --steps 1000
-    python benchmarks/specialists.py compare CHECKPOINT --steps 1000
+    python benchmarks/specialists.py
+    python benchmarks/specialists.py --families go1 fetch
 
-CHECKPOINT is a copy of the generalist's checkpoint at that step; the overrides are those of its first thousand steps in
-recipes/generalist.sh.
-
-A specialist's run takes the very windows that the generalist's run took for that body (drawing depends on the seed, the
-step and the body alone), at the same learning rates. The generalist must come from the same recipe, at the same step.
+A specialist begins at random and learns the family's share of the data of the shipped weights' last phase, on a schedule
+of its own. It takes as many windows as the generalist took of that family in all phases, up to a limit; both
+numbers are written. A family that is in the results already is not played again; a killed training continues.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import subprocess
-import sys
-from dataclasses import dataclass
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import Any
 
+import numpy as np
 import tyro
 
 from polysoma import simulators
-from polysoma.evaluation.evaluation import evaluate
-from polysoma.evaluation.intervals import paired_difference
-from polysoma.learning.recipe import read_recipe
-from results import write
+from polysoma.evaluation.evaluation import Score, evaluate, reference
+from polysoma.evaluation.intervals import mean_interval
+from polysoma.learning.imitation import recipe_of_run, train
+from polysoma.learning.recipe import Recipe, read_recipe
+from results import FOLDER, write
 
-RECIPE = Path(__file__).parents[1] / "recipes" / "generalist.toml"
-EPISODES = {"metaworld": 4, "babyai": 8, "drone": 50, "rover": 50}
-SEED = 1700
-
-
-def _run(body: str, steps: int) -> Path:
-    return Path("runs") / f"specialist-{body}-{steps}"
-
-
-@dataclass(frozen=True)
-class Train:
-    """Trains the specialists, two processes each."""
-
-    steps: int = 1000
-    """Stop here, on the recipe's own schedule."""
-    bodies: tuple[str, ...] = tuple(EPISODES)
-    """Whose specialists."""
-    overrides: tyro.conf.Positional[tuple[str, ...]] = ()
-    """What the generalist's run overrode in the recipe, e.g. steps=5000."""
-
-    def run(self) -> None:
-        parts = read_recipe(RECIPE, self.overrides).bodies
-        for body in self.bodies:
-            part = parts[body]
-            settings = ", ".join(f"{key} = {value}" for key, value in dataclasses.asdict(part).items())
-            arguments = ["-m", "polysoma", "train", str(RECIPE), *self.overrides, f"bodies={{{body} = {{{settings}}}}}"]
-            subprocess.run(
-                [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", *arguments,
-                 "--out", str(_run(body, self.steps)), "--until", str(self.steps)],
-                check=True,
-            )  # fmt: skip
+RECIPES = Path(__file__).parents[1] / "recipes"
+PHASES = (
+    "generalist",
+    "many-bodies",
+    "many-bodies-refined",
+    "many-bodies-seeing",
+    "many-bodies-fine",
+    "many-bodies-last",
+)
+EPISODES = {
+    "aloha": 20, "go1": 30, "fetch": 20, "pointmaze": 20, "aloha-pixels": 20, "metaworld-pixels": 2, "half-cheetah": 10,
+    "hopper": 10, "walker2d": 10, "ant": 10, "swimmer": 10, "reacher": 20, "pusher": 20, "inverted-pendulum": 10,
+    "inverted-double-pendulum": 10, "rover": 20, "drone": 20, "metaworld": 4, "babyai": 4,
+}  # fmt: skip
+SEED = 9700
+CAMERAS = ("aloha-pixels", "metaworld-pixels")
 
 
-@dataclass(frozen=True)
-class Compare:
-    """Evaluates both on the same seeds and prints generalist minus specialist."""
+def _taken(family: str) -> int:
+    """Windows that the generalist took of a family."""
+    phases = [read_recipe(RECIPES / f"{phase}.toml", ()) for phase in PHASES]
+    return sum(phase.steps * phase.bodies[family].batch for phase in phases if family in phase.bodies)
 
-    generalist: tyro.conf.Positional[str]
-    steps: int = 1000
-    bodies: tuple[str, ...] = tuple(EPISODES)
 
-    def run(self) -> None:
-        numbers = {}
-        for body in self.bodies:
-            episodes, tasks = EPISODES[body], list(simulators.tasks_of(body))
-            policies = {"generalist": self.generalist, "specialist": str(_run(body, self.steps) / "checkpoint")}
-            results = {name: evaluate(path, tasks, episodes, SEED, workers=2) for name, path in policies.items()}
-            outcomes = {name: result.families()[body].outcomes for name, result in results.items()}
-            difference, low, high = paired_difference(outcomes["generalist"], outcomes["specialist"])
-            numbers[body] = {
-                "trials": len(outcomes["generalist"]),
-                **{name: sum(values) / len(values) for name, values in outcomes.items()},
-                "difference": difference,
-                "interval": [low, high],
-                "tasks": {name: {t: s.to_json() for t, s in result.tasks.items()} for name, result in results.items()},
-            }
-            print(f"{body}: generalist - specialist = {difference:+.3f} [{low:+.3f}, {high:+.3f}]")
-        write("specialists", {"steps": self.steps, "seed": SEED, "families": numbers})
+def _recipe(family: str, windows: int) -> Recipe:
+    last = read_recipe(RECIPES / f"{PHASES[-1]}.toml", ())
+    batch = 64 if family in CAMERAS else 128
+    part = dataclasses.replace(last.bodies[family], batch=batch, weight=1.0)
+    return dataclasses.replace(
+        last, bodies={family: part}, init="", steps=windows // batch, learning_rate=1e-3, warmup=100, ema=0.995,
+        checkpoint_every=100,
+    )  # fmt: skip
+
+
+def _specialist(family: str, windows: int) -> str:
+    run = Path("runs/specialists") / family
+    if (run / "training").is_dir():
+        train(recipe_of_run(run), run, resume=True)
+    elif not (run / "checkpoint").is_dir():
+        train(_recipe(family, windows), run)
+    return str(run / "checkpoint")
+
+
+def _values(tasks: dict[str, Score]) -> list[float]:
+    """Every episode's success, or its return between that of random actions (0) and the expert's (1)."""
+    values: list[float] = []
+    for task, score in tasks.items():
+        if simulators.families()[task.split("/")[0]].by_return:
+            known = reference()[task]
+            low, high = known["random_return"], known["expert_return"]
+            values += [(value - low) / (high - low) for value in score.returns]
+        else:
+            values += map(float, score.outcomes)
+    return values
+
+
+def main(
+    generalist: str = "generalist",
+    families: tuple[str, ...] = tuple(EPISODES),
+    state_windows: int = 160_000,
+    camera_windows: int = 60_000,
+) -> None:
+    """Trains and plays what is missing.
+
+    Args:
+        generalist: the checkpoint to compare with.
+        families: whose specialists.
+        state_windows, camera_windows: the most that a specialist takes, of bodies without and with cameras.
+    """
+    file = FOLDER / "specialists.json"
+    rows: dict[str, Any] = json.loads(file.read_text()).get("families", {}) if file.exists() else {}
+    for family in families:
+        if family in rows:
+            continue
+        taken = _taken(family)
+        windows = min(taken, camera_windows if family in CAMERAS else state_windows)
+        drivers = {"generalist": generalist, "specialist": _specialist(family, windows)}
+        tasks, episodes = list(simulators.tasks_of(family)), EPISODES[family]
+        values = {name: _values(evaluate(path, tasks, episodes, SEED).tasks) for name, path in drivers.items()}
+        apart = np.subtract(values["generalist"], values["specialist"])
+        rows[family] = {
+            "trials": len(apart),
+            **{name: round(float(np.mean(own)), 4) for name, own in values.items()},
+            "difference": round(float(apart.mean()), 4),
+            "interval": [round(limit, 4) for limit in mean_interval(apart.tolist())],
+            "windows": {"generalist": taken, "specialist": windows},
+            "values": {name: [round(value, 4) for value in own] for name, own in values.items()},
+        }
+        print(family, {key: value for key, value in rows[family].items() if key != "values"}, flush=True)
+        write("specialists", {"seed": SEED, "families": rows})
 
 
 if __name__ == "__main__":
-    tyro.cli(
-        Annotated[Train, tyro.conf.subcommand("train")] | Annotated[Compare, tyro.conf.subcommand("compare")]  # type: ignore[arg-type]
-    ).run()
+    tyro.cli(main)

@@ -83,12 +83,12 @@ class Result:
     def expert_normalised(self) -> dict[str, float | None]:
         """How far each task lies between random actions (0) and the expert (1): by success, or by return where that
         is what counts. None where no reference is known."""
-        reference = _reference()
+        known_of = reference()
         families = simulators.families()
         found: dict[str, float | None] = {}
         for task, score in self.tasks.items():
             family = families[task.split("/")[0]]
-            known = reference.get(family.embodiment.body + task[task.index("/") :])
+            known = known_of.get(family.embodiment.body + task[task.index("/") :])
             if family.by_return:
                 mean = float(np.mean(score.returns))
                 found[task] = normalised(mean, known and {k: known[f"{k}_return"] for k in ("expert", "random")})
@@ -262,7 +262,9 @@ def normalised(rate: float, reference: dict[str, float] | None) -> float | None:
 
 
 @functools.cache
-def _reference() -> dict[str, dict[str, float]]:
+def reference() -> dict[str, dict[str, float]]:
+    """What the expert and random actions reach: task to rates of success (``expert``, ``random``) and mean returns
+    (``expert_return``, ``random_return``)."""
     file = resources.files("polysoma.evaluation") / REFERENCE_FILE
     return json.loads(file.read_text())["tasks"] if file.is_file() else {}
 
