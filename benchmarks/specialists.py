@@ -3,8 +3,8 @@
     python benchmarks/specialists.py
     python benchmarks/specialists.py --families go1 fetch
 
-A specialist begins at random and learns the family's share of the data of the shipped weights' last phase, on a schedule
-of its own. It takes as many windows as the generalist took of that family in all phases, up to a limit; both
+A specialist begins at random and learns the family's share of the data of the shipped weights' last phase, on a
+schedule of its own. It takes as many windows as the generalist took of that family in all phases, up to a limit; both
 numbers are written. A family that is in the results already is not played again; a killed training continues.
 """
 
