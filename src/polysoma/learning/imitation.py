@@ -97,6 +97,7 @@ def train(
     if recipe.sharding == "full":
         distributed.shard(policy, accelerator)
     # Parameters, and the running statistics of layers that keep some.
+    _freeze(policy, recipe.trainable)
     tracked = policy.own()
     average = {name: value.clone() for name, value in tracked.items()}
     optimizer = _optimizer(policy, recipe)
@@ -314,6 +315,19 @@ def _adapted(
     policy = base.adapted(there, list(known.values()), {**statistics, **start.config.statistics}, words)
     policy.load_own(start.own_fitting(policy), partly=True)
     return policy
+
+
+def _freeze(policy: Policy, trainable: Sequence[str]) -> None:
+    """Leaves gradients to the parameters whose names begin so; to all where nothing is named."""
+    if not trainable:
+        return
+    names = [name for name, _ in policy.named_parameters()]
+    strangers = [start for start in trainable if not any(name.startswith(start) for name in names)]
+    if strangers:
+        parts = sorted({name.partition(".")[0] for name in names})
+        raise PolysomaError(f"trainable: no parameter begins with {strangers}; the policy's parts are {parts}")
+    for name, parameter in policy.named_parameters():
+        parameter.requires_grad_(parameter.requires_grad and name.startswith(tuple(trainable)))
 
 
 def _offsets(recipe: Recipe, sources: list[Source]) -> dict[str, Statistics]:

@@ -43,6 +43,8 @@ class BodyRecipe:
         noise: standard deviation of the noise added to normalised states.
         shift: pictures are moved by up to this many pixels in each direction, their edges repeated.
         colour: brightness and contrast of pictures change by up to this fraction.
+        unknown_words: the share of an instruction's words that the policy is made to read as unknown ones, which may
+            also stand before and after the sentence: people say things in words that no data set holds.
         estimation: weight of the loss of estimating the body's privileged states; 0 for bodies without any.
         goals: the share of windows that are shown a goal picture, half of them without words; needs images.goals.
     """
@@ -55,6 +57,7 @@ class BodyRecipe:
     shift: int = 0
     colour: float = 0.0
     goals: float = 0.0
+    unknown_words: float = 0.0
     estimation: float = 0.0
 
 
@@ -84,6 +87,7 @@ class Recipe:
         renewed: bodies that ``init`` knows otherwise (with other streams, say): they are as in the data from now on.
         relative: bodies whose actions are predicted as offsets from the last command, see
             :class:`~polysoma.policy.policy.PolicyConfig`.
+        trainable: beginnings of the names of parameters that learn, such as ``"text."``; empty for all.
         adaptation: None trains all weights; otherwise those of ``init`` stay as they are but for what the method adds,
             and the checkpoint holds that alone.
         demonstrations: of each task that are used, the first ones; 0 for all.
@@ -111,6 +115,7 @@ class Recipe:
     init: str = ""
     renewed: tuple[str, ...] = ()
     relative: tuple[str, ...] = ()
+    trainable: tuple[str, ...] = ()
     adaptation: Adaptation | None = None
     demonstrations: int = 0
     held_out: float = 0.0
@@ -138,6 +143,8 @@ class Recipe:
             raise PolysomaError(f"weights must not be negative, got {dict(self.weights)} and {dict(self.task_weights)}")
         if self.adaptation is not None and not self.init:
             raise PolysomaError(f"an adaptation ({self.adaptation.method}) needs init, the checkpoint to adapt")
+        if self.adaptation is not None and self.trainable:
+            raise PolysomaError("an adaptation says itself what learns: leave trainable out")
         if self.adaptation is not None and (self.images is not None or self.renewed or self.relative):
             raise PolysomaError("an adaptation leaves images, renewed and relative as they are in init")
 
@@ -198,7 +205,7 @@ def recipe_from_table(table: Mapping[str, Any], where: str) -> Recipe:
     """A recipe from parsed TOML or JSON. Raises PolysomaError naming ``where``, the key and what was expected."""
     fields = dict(table)
     fields["data"] = tuple(fields.get("data", ()))
-    for name in ("renewed", "relative"):
+    for name in ("renewed", "relative", "trainable"):
         fields[name] = tuple(fields.get(name, ()))
     fields["bodies"] = {
         name: _build(BodyRecipe, body, f"{where}: bodies.{name}") for name, body in fields.get("bodies", {}).items()

@@ -528,8 +528,12 @@ class Policy(nn.Module):
         self.load_state_dict(tensors, strict=False)
 
     def train(self, mode: bool = True) -> Policy:
-        """Sets the mode of training. What is shared with a base never learns, running statistics included."""
+        """Sets the mode of training. What is frozen, or shared with a base, never learns, running statistics
+        included."""
         super().train(mode)
+        for part in self.children():
+            if not any(parameter.requires_grad for parameter in part.parameters()):
+                part.eval()
         for path, module in self.named_modules():
             if any(f"{path}.{name}" in self.shared for name, _ in module.named_buffers(recurse=False)):
                 module.eval()
