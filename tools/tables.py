@@ -44,14 +44,16 @@ def results() -> str:
         "[benchmarks/results/scores.json](benchmarks/results/scores.json).",
     ]
     if specialists:
-        parts = [
-            f"{family} {entry['difference']:+.3f} [{entry['interval'][0]:+.3f}, {entry['interval'][1]:+.3f}]"
-            for family, entry in specialists["families"].items()
-        ]
+        rows = specialists["families"]
+        least = min(rows, key=lambda family: rows[family]["difference"])
+        low, high = rows[least]["interval"]
+        close = sum(row["difference"] >= -0.05 for row in rows.values())
         lines += [
             "",
-            f"Generalist minus specialist after the same {specialists['steps']} steps on the same windows, paired "
-            f"seeds: {'; '.join(parts)} (`benchmarks/specialists.py`).",
+            f"Generalist minus a specialist of the same size for each of {len(rows)} families, paired seeds: "
+            f"{sum(row['difference'] for row in rows.values()) / len(rows):+.3f} in the mean, {least} least with "
+            f"{rows[least]['difference']:+.3f} [{low:+.3f}, {high:+.3f}]; {close} "
+            "lose no more than 0.05 ([table](docs/evaluation.md#the-generalist-against-specialists)).",
         ]
     if speed:
         lines += [
@@ -66,6 +68,42 @@ def results() -> str:
             f"{speed['sample']['bodies']} bodies as in one that knows one."
         )
     return "\n".join(lines) + "\n"
+
+
+def specialists() -> str:
+    """The generalist against a specialist of every family."""
+    found = read("specialists")
+    assert found is not None
+    lines = [
+        "| body | generalist | specialist | generalist - specialist | episodes | windows, generalist / specialist |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for family, row in found["families"].items():
+        windows = row["windows"]
+        lines.append(
+            f"| {family} | {row['generalist']:.2f} | {row['specialist']:.2f} "
+            f"| {_difference([row['difference'], *row['interval']])} | {row['trials']} "
+            f"| {windows['generalist']:,} / {windows['specialist']:,} |"
+        )
+    lines += [
+        "",
+        f"Success, or the return between random actions (0) and the expert (1) where returns count; seeds from "
+        f"{found['seed']} on, 95 % intervals (`python benchmarks/specialists.py`).",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def heads() -> str:
+    """Which heads cope with several right answers."""
+    found = read("heads")
+    assert found is not None
+    settings = found["settings"]
+    parts = [f"{name} {_share(score)}" for name, score in found["heads"].items()]
+    return (
+        f"Two ways round an obstacle, {settings['steps']} steps from {settings['demonstrations']} demonstrations: "
+        f"{'; '.join(parts)} (`{found['command']}`).\n"
+    )
 
 
 def _share(entry: dict[str, Any]) -> str:
@@ -430,13 +468,13 @@ def data() -> str:
 
 TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"results": results},
-    "docs/training.md": {"channels": channels, "sight": sight},
+    "docs/training.md": {"channels": channels, "sight": sight, "heads": heads},
     "docs/architecture.md": {"stream": stream},
     "docs/data.md": {"data": data},
     "docs/scale.md": {"scale": scale},
     "docs/finetuning.md": {"tasks": tasks, "body": body, "adapters": adapters, "memory": memory},
     "docs/serving.md": {"serving": serving, "realtime": realtime, "edge": edge},
-    "docs/evaluation.md": {"paraphrases": paraphrases, "transfer": transfer},
+    "docs/evaluation.md": {"paraphrases": paraphrases, "transfer": transfer, "specialists": specialists},
 }
 
 FILES = {"results": "scores", "tasks": "compare-tasks", "body": "compare-body"}
