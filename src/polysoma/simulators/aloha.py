@@ -225,11 +225,13 @@ class TransferCube(Aloha):
 _LEVEL = np.array([0.0, 0.5, 0.15])
 _APART, _TOGETHER = 0.12, 0.035
 _AHEAD = {"left": -1.0, "right": 1.0}
-_GAIN = 0.06
+_GAIN = 0.5
+_SAG = np.array([-0.006, 0.0, -0.0045])
 _PARTS_FIRM = {"left": 0.78, "right": 0.45}
 _GRASP_HEIGHTS = {"left": 0.036, "right": 0.032}
-"""Where the parts meet; metres of their middles from there, apart and joined; the side that each comes from; the part
-of an error that a step corrects; and as for the cube, of socket and peg."""
+"""Where the parts meet; metres of their middles from there, apart and joined; the side that each comes from; how much
+of an error is commanded beyond it; metres that the right hand gives way under its load (the left hand mirrored); and as
+for the cube, of socket and peg."""
 
 
 class Insertion(Aloha):
@@ -256,17 +258,15 @@ class Insertion(Aloha):
             apart = np.clip(_TOGETHER + 12 * (off - 0.004) + 0.5 * (tilt - 0.04), _TOGETHER, _APART)
         goals = {side: _LEVEL + np.array([sign * apart, 0, 0]) for side, sign in _AHEAD.items()}
         wanted: dict[str, _Wanted] = {}
-        for side, (place, turn) in things.items():
+        for side, (place, _) in things.items():
             grip = self._grips[side]
+            down = _multiply(_turned((0, 1, 0), -60 * _AHEAD[side]), grip.arm.start)
             if firm[side]:
-                # The command moves by what the thing lacks, which cancels sag and slipping.
-                commanded, orientation = grip.commanded
-                # A part of it at a time, as the thing follows late.
-                upright = _part(_inverse(turn), _GAIN)
-                target = place + _GAIN * (goals[side] - place) + _rotate(upright, commanded - place)
-                wanted[side] = (target, _multiply(upright, orientation), 0.0)
+                # Where the fingertips have the thing in its place: a function of what is seen. Small corrections of the
+                # last command align it as well, but who imitates those ends where his errors are as large as they.
+                target = goals[side] + grip.place - place + _SAG * (_AHEAD[side], 1, 1)
+                wanted[side] = (target + _GAIN * (goals[side] - place), down, 0.0)
             else:
-                down = _multiply(_turned((0, 1, 0), -60 * _AHEAD[side]), grip.arm.start)
                 wanted[side] = grip.grasp(place, np.array([*place[:2], _GRASP_HEIGHTS[side]]), down)
         return wanted
 
@@ -277,7 +277,6 @@ class _Grip:
     def __init__(self, arm: _Arm, qpos: np.ndarray, ctrl: np.ndarray) -> None:
         self.arm = arm
         self.place, _ = arm.fingertips(qpos)
-        self.commanded = arm.fingertips(ctrl)
         self._opening = (qpos[arm.finger] - _CLOSED) / (_OPEN - _CLOSED)
         self._closing = ctrl[arm.finger] < (_OPEN + _CLOSED) / 2
 
@@ -355,12 +354,6 @@ def _inverse(turn: np.ndarray) -> np.ndarray:
 
 def _rotate(turn: np.ndarray, vector: np.ndarray) -> np.ndarray:
     return _multiply(_multiply(turn, np.array([0, *vector])), _inverse(turn))[1:]
-
-
-def _part(turn: np.ndarray, fraction: float) -> np.ndarray:
-    vector = fraction * _rotation_vector(turn)
-    angle = max(float(np.linalg.norm(vector)), 1e-12)
-    return np.array([np.cos(angle / 2), *(np.sin(angle / 2) * vector / angle)])
 
 
 def _rotation_vector(turn: np.ndarray) -> np.ndarray:
