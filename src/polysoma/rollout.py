@@ -51,6 +51,21 @@ class Job:
 
 
 @dataclass(frozen=True)
+class Context:
+    """Episodes that a policy is shown before it acts.
+
+    Attributes:
+        folder: a data set, the policy's own episodes or an expert's; failed ones are left out.
+        shots: how many of each task, the first ones; 0 shows none.
+        silent: whether the policy is not told what was done in them.
+    """
+
+    folder: str
+    shots: int
+    silent: bool = False
+
+
+@dataclass(frozen=True)
 class Behaviour:
     """Who decides.
 
@@ -66,6 +81,7 @@ class Behaviour:
             expert's episode of the same seed, or by both.
         memory: None, or a folder of demonstrations and how many of each task (0 for all) a policy looks up
             (:class:`polysoma.policy.retrieval.RetrievalMemory`).
+        context: None, or what a policy is shown of the same task.
     """
 
     driver: str = EXPERT
@@ -76,6 +92,7 @@ class Behaviour:
     paraphrases: tuple[str, Split] | None = None
     told: Told = "words"
     memory: tuple[str, int] | None = None
+    context: Context | None = None
 
 
 @dataclass
@@ -245,6 +262,7 @@ def _decider(behaviour: Behaviour) -> Callable[[list[_Lane], list[Any]], Sequenc
     memory = None
     if behaviour.memory is not None:
         memory = _remembered(policy, Path(behaviour.memory[0]), behaviour.memory[1])
+    shown = {} if behaviour.context is None else _successes(behaviour.context)
     agents: dict[_Lane, Agent] = {}
 
     def decide(lanes: list[_Lane], labels: list[Any]) -> Sequence[Any]:
@@ -256,6 +274,12 @@ def _decider(behaviour: Behaviour) -> Callable[[list[_Lane], list[Any]], Sequenc
                 agents[lane] = Agent(
                     policy, lane.body.name, acting=acting, seed=lane.job.seed, goal=lane.goal, memory=known
                 )
+                if behaviour.context is not None and behaviour.context.shots:
+                    if lane.job.task not in shown:
+                        raise PolysomaError(f"{behaviour.context.folder}: no successful episode of {lane.job.task}")
+                    agents[lane].reset(
+                        seed=lane.job.seed, context=shown[lane.job.task], silent=behaviour.context.silent
+                    )
         if not lanes:
             return []
         return act_together([agents[lane] for lane in lanes], [lane.observation for lane in lanes])
@@ -271,6 +295,19 @@ def _remembered(policy: Policy, folder: Path, count: int) -> RetrievalMemory:
     memory = RetrievalMemory(policy, dataset.embodiment.name)
     memory.extend(dataset.episode(number) for number in dataset.first_of_each_task(count))
     return memory
+
+
+def _successes(context: Context) -> dict[str, list[Episode]]:
+    """The first successful episodes of each task."""
+    from polysoma.data.dataset import Dataset
+
+    dataset = Dataset(Path(context.folder))
+    found: dict[str, list[Episode]] = {}
+    for number in np.flatnonzero(dataset.episode_success):
+        own = found.setdefault(dataset.tasks[dataset.episode_task[number]], [])
+        if len(own) < context.shots:
+            own.append(dataset.episode(int(number)))
+    return found
 
 
 def _random_action(lane: _Lane) -> Any:

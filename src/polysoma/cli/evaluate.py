@@ -19,6 +19,7 @@ from polysoma.errors import PolysomaError
 from polysoma.evaluation.evaluation import Result, Score, evaluate
 from polysoma.evaluation.intervals import wilson
 from polysoma.files import write_atomically
+from polysoma.rollout import Context
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Evaluate:
     Examples:
         polysoma evaluate generalist --tasks 'metaworld/*' --episodes 20 --seed 1000 --json out.json --report out/
         polysoma evaluate generalist --tasks 'fetch/*' --memory data/fetch --demos 5
+        polysoma evaluate runs/panel/checkpoint --tasks 'panel/20*' --context data/unseen/panel --shots 16
         polysoma evaluate --policy expert --tasks 'drone/*,rover/*'
         polysoma evaluate generalist --tasks drone/ring --episodes 1 --rerun ring.rrd
     """
@@ -68,6 +70,12 @@ class Evaluate:
     """A folder of demonstrations that the policy looks up while it acts, without learning from them."""
     demos: int = 0
     """Demonstrations of each task in --memory; 0 for all."""
+    context: str = ""
+    """A folder of episodes that the policy is shown before it acts; for policies that were trained to be shown some."""
+    shots: int = 16
+    """Successful episodes of the same task in --context that it is shown."""
+    silent: bool = False
+    """Do not tell it what was done in these episodes."""
     film: int = 240
     """Side of the videos in the report and in the recording, in pixels; 0 for none."""
     ray: str | None = None
@@ -116,6 +124,7 @@ class Evaluate:
                 self.ray,
                 (self.memory, self.demos) if self.memory else None,
                 watch,
+                Context(self.context, self.shots, self.silent) if self.context else None,
             )
         if self.json:
             self.json.parent.mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,7 @@ import numpy as np
 from polysoma import hub
 from polysoma.data.dataset import Dataset
 from polysoma.data.statistics import Statistics
-from polysoma.data.windows import Windows, concatenate, gather, is_continuous, window_starts
+from polysoma.data.windows import Showing, Windows, concatenate, gather, is_continuous, window_starts
 from polysoma.embodiment import ContinuousActions, Embodiment, Modality
 from polysoma.errors import PolysomaError
 
@@ -140,7 +140,12 @@ class Source:
         return source(learnt), source(apart) if any(apart) else None
 
     def draw(
-        self, count: int, rng: np.random.Generator, goals: bool = False, share: tuple[int, int] = (0, 1)
+        self,
+        count: int,
+        rng: np.random.Generator,
+        goals: bool = False,
+        share: tuple[int, int] = (0, 1),
+        showing: Showing | None = None,
     ) -> Windows:
         """``count`` windows, in an order that says nothing.
 
@@ -149,6 +154,7 @@ class Source:
             rng: decides which windows.
             goals: read the pictures of goals, too.
             share: (which, of how many): every which-th window of these many is read, the others are left to others.
+            showing: None, or how other episodes of the same task and data set are shown.
 
         Raises:
             ValueError: there is no window in the share.
@@ -158,12 +164,13 @@ class Source:
             raise ValueError(f"share {which} of {shares} of {count} windows holds none")
         chosen = rng.choice(len(self._pairs), size=count, p=self._probability)
         later = np.random.default_rng(rng.integers(2**63))
+        counts = np.bincount(chosen, minlength=len(self._pairs))
         parts, before = [], 0
         for number, dataset in enumerate(self.datasets):
             picks = [
-                frames[rng.integers(0, len(frames), size=int((chosen == pair).sum()))]
-                for pair, (owner, frames) in enumerate(self._pairs)
-                if owner == number
+                self._pairs[pair][1][rng.integers(0, len(self._pairs[pair][1]), size=int(counts[pair]))]
+                for pair in np.flatnonzero(counts)
+                if self._pairs[pair][0] == number
             ]
             frames = np.concatenate(picks) if picks else np.empty(0, np.int64)
             if len(frames):
@@ -173,7 +180,7 @@ class Source:
                 own = slice((which - before) % shares, None, shares)
                 before += len(frames)
                 if len(frames[own]):
-                    parts.append(gather(dataset, episodes[own], starts[own], later if goals else None))
+                    parts.append(gather(dataset, episodes[own], starts[own], later if goals else None, showing))
         return concatenate(parts)
 
     def statistics(self) -> dict[str, Statistics]:

@@ -12,7 +12,52 @@ from dataclasses import dataclass
 import numpy as np
 
 from polysoma.data.dataset import Dataset
+from polysoma.data.episode import Episode
 from polysoma.embodiment import ContinuousActions, DiscreteActions, Embodiment, Modality
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Frames of other episodes that a policy is shown before it acts, F of them for each of B windows.
+
+    Attributes:
+        observations: stream name to array ``(B, F, *shape)``.
+        actions: what was executed in each frame: int64 ``(B, F)`` where ``size`` stands for "not told", or float32
+            ``(B, F, A)`` with zeros for "not told".
+        places: int64 ``(B, F)``, which of the frames of its episode each one is.
+        valid: bool ``(B, F)``, False for padding.
+    """
+
+    observations: dict[str, np.ndarray]
+    actions: np.ndarray
+    places: np.ndarray
+    valid: np.ndarray
+
+    def take(self, rows: np.ndarray) -> Shown:
+        """What is shown to the windows of these rows."""
+        return Shown(
+            {name: array[rows] for name, array in self.observations.items()},
+            self.actions[rows],
+            self.places[rows],
+            self.valid[rows],
+        )
+
+
+@dataclass(frozen=True)
+class Showing:
+    """How windows are shown other episodes of their task.
+
+    Attributes:
+        episodes: how many, drawn with replacement.
+        frames: of each episode, evenly spaced, the last one among them.
+        silent: the share of windows whose shown frames do not tell what was done in them.
+        rng: draws.
+    """
+
+    episodes: int
+    frames: int
+    silent: float
+    rng: np.random.Generator
 
 
 @dataclass(frozen=True)
@@ -31,6 +76,7 @@ class Windows:
         goals: camera stream to what it is to see in the end, uint8 ``(B, *shape)``; None where words say what to do.
         spreads: privileged stream to the standard deviation of its channels within each window's task, float32
             ``(B, size)``; None when acting.
+        shown: frames of other episodes; None where nothing is shown.
     """
 
     embodiment: Embodiment
@@ -42,6 +88,7 @@ class Windows:
     action_valid: np.ndarray | None = None
     goals: dict[str, np.ndarray] | None = None
     spreads: dict[str, np.ndarray] | None = None
+    shown: Shown | None = None
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -63,6 +110,7 @@ class Windows:
             pick(self.action_valid),
             None if self.goals is None else {name: array[rows] for name, array in self.goals.items()},
             None if self.spreads is None else {name: array[rows] for name, array in self.spreads.items()},
+            None if self.shown is None else self.shown.take(rows),
         )
 
 
@@ -79,8 +127,76 @@ def window_starts(offset: np.ndarray, length: np.ndarray, history: int, rng: np.
     return np.clip(offset - back, 0, np.maximum(length - history, 0))
 
 
+def spaced(length: np.ndarray, frames: int) -> np.ndarray:
+    """Which frames of episodes are shown: int64 ``(..., frames)`` from 0 to the last; those of shorter episodes come
+    several times.
+
+    Args:
+        length: int64 ``(...)``, of the episodes.
+        frames: how many of each.
+    """
+    return np.round(np.linspace(0, 1, frames) * (np.asarray(length)[..., None] - 1)).astype(np.int64)
+
+
+def show(episodes: Sequence[Episode], frames: int, silent: bool = False) -> Shown:
+    """What one agent is shown.
+
+    Args:
+        episodes: of one embodiment, at least one.
+        frames: of each, evenly spaced, the last one among them.
+        silent: whether it is not told what was done.
+    """
+    body = episodes[0].embodiment
+    picks = [spaced(np.array(len(episode)), frames) for episode in episodes]
+    told = [episode.executed[pick] for episode, pick in zip(episodes, picks, strict=True)]
+    actions = np.concatenate(told)[None]
+    if silent:
+        actions = np.broadcast_to(no_action(body), actions.shape)
+    return Shown(
+        {
+            stream.name: np.concatenate(
+                [episode.observations[stream.name][pick] for episode, pick in zip(episodes, picks, strict=True)]
+            )[None]
+            for stream in body.arrays
+        },
+        actions,
+        np.tile(np.arange(frames), len(episodes))[None],
+        np.ones((1, frames * len(episodes)), bool),
+    )
+
+
+def _shown(dataset: Dataset, episodes: np.ndarray, how: Showing) -> Shown:
+    """Other episodes of the windows' tasks; where a task has no other one, all of it is padding."""
+    body = dataset.embodiment
+    order, first, counts, place = dataset.by_task
+    task = dataset.episode_task[episodes]
+    others = counts[task] - 1
+    drawn = (how.rng.random((len(episodes), how.episodes)) * others[:, None]).astype(np.int64)
+    # One's own place is left out.
+    own = (place[episodes] - first[task])[:, None]
+    chosen = order[np.minimum(first[task][:, None] + drawn + (drawn >= own), len(order) - 1)]
+    at = (dataset.episode_start[chosen][..., None] + spaced(dataset.episode_length[chosen], how.frames)).reshape(
+        len(episodes), -1
+    )
+    actions = np.asarray(dataset.executed[at])
+    none = no_action(body)
+    silent = how.rng.random(len(episodes)) < how.silent
+    actions = actions.astype(none.dtype)
+    actions[silent] = none
+    return Shown(
+        {stream.name: np.asarray(dataset.observations[stream.name][at]) for stream in body.arrays},
+        actions,
+        np.broadcast_to(np.tile(np.arange(how.frames), how.episodes), at.shape),
+        np.broadcast_to((others > 0)[:, None], at.shape),
+    )
+
+
 def gather(
-    dataset: Dataset, episodes: np.ndarray, starts: np.ndarray, goals_from: np.random.Generator | None = None
+    dataset: Dataset,
+    episodes: np.ndarray,
+    starts: np.ndarray,
+    goals_from: np.random.Generator | None = None,
+    showing: Showing | None = None,
 ) -> Windows:
     """Reads windows of one data set.
 
@@ -90,6 +206,7 @@ def gather(
         starts: int64 ``(B,)``, the frame of the episode at which each window begins.
         goals_from: None, or what draws each window's goal: what the cameras saw at a uniformly drawn later step of the
             episode (hindsight, Andrychowicz et al. 2017, arXiv 1707.01495; CrossFormer, arXiv 2408.11812).
+        showing: None, or how other episodes are shown.
     """
     body = dataset.embodiment
     first, total = dataset.episode_start[episodes], dataset.episode_length[episodes]
@@ -118,6 +235,7 @@ def gather(
         valid,
         goals,
         {name: spread[dataset.episode_task[episodes]] for name, spread in dataset.spreads.items()},
+        None if showing is None or not showing.episodes else _shown(dataset, episodes, showing),
     )
 
 
@@ -143,6 +261,7 @@ def concatenate(parts: Sequence[Windows]) -> Windows:
         join([part.action_valid for part in parts if part.action_valid is not None]),
         _concatenated([part.goals for part in parts]),
         _concatenated([part.spreads for part in parts]),
+        _concatenated_shown([part.shown for part in parts]),
     )
 
 
@@ -150,6 +269,18 @@ def _concatenated(parts: Sequence[dict[str, np.ndarray] | None]) -> dict[str, np
     if parts[0] is None:
         return None
     return {name: np.concatenate([part[name] for part in parts if part is not None]) for name in parts[0]}
+
+
+def _concatenated_shown(parts: Sequence[Shown | None]) -> Shown | None:
+    shown = [part for part in parts if part is not None]
+    if not shown:
+        return None
+    return Shown(
+        {name: np.concatenate([part.observations[name] for part in shown]) for name in shown[0].observations},
+        np.concatenate([part.actions for part in shown]),
+        np.concatenate([part.places for part in shown]),
+        np.concatenate([part.valid for part in shown]),
+    )
 
 
 def is_continuous(embodiment: Embodiment) -> bool:

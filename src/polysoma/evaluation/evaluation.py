@@ -8,7 +8,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata, resources
 from typing import Any
 
@@ -18,7 +18,7 @@ from polysoma import simulators
 from polysoma.data.paraphrases import Split
 from polysoma.errors import PolysomaError
 from polysoma.evaluation.intervals import mean_interval, wilson
-from polysoma.rollout import EXPERT, RANDOM, Behaviour, Outcome, Told, interleave, rollout_in_workers
+from polysoma.rollout import EXPERT, RANDOM, Behaviour, Context, Outcome, Told, interleave, rollout_in_workers
 
 REFERENCE_FILE = "reference.json"
 """Success rates of the expert and of random actions, recorded with ``benchmarks/reference.py``."""
@@ -152,6 +152,7 @@ def evaluate(
     cluster: str | None = None,
     memory: tuple[str, int] | None = None,
     watch: Callable[[Outcome], None] | None = None,
+    context: Context | None = None,
 ) -> Result:
     """Plays ``episodes`` of each task with the seeds ``seed, seed + 1, ...``.
 
@@ -165,6 +166,7 @@ def evaluate(
         told: whether words, goal pictures or both say what to do.
         cluster: None, or the address of a Ray cluster that plays instead of this machine.
         memory: None, or a folder of demonstrations and how many of each task the policy looks up while it acts.
+        context: None, or episodes of the same task that the policy is shown before it acts.
         watch: called with the outcome of each task's first episode, which then holds what was sensed and done.
 
     Raises:
@@ -172,7 +174,9 @@ def evaluate(
     """
     if episodes < 1:
         raise PolysomaError(f"episodes must be at least 1, got {episodes}")
-    behaviour = Behaviour(driver=driver, acting=acting or {}, paraphrases=paraphrases, told=told, memory=memory)
+    behaviour = Behaviour(
+        driver=driver, acting=acting or {}, paraphrases=paraphrases, told=told, memory=memory, context=context
+    )
     if driver not in (EXPERT, RANDOM):
         _check_bodies(driver, tasks)
     seeds = list(range(seed, seed + episodes))
@@ -202,6 +206,8 @@ def evaluate(
         settings["told"] = told
     if memory is not None:
         settings["memory"] = list(memory)
+    if context is not None:
+        settings["context"] = asdict(context)
     result = Result(driver, scores, settings, time.monotonic() - began, films=films)
     if latency and driver not in (EXPERT, RANDOM):
         result.latency = decision_latency(driver, tasks, seed)

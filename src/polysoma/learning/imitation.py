@@ -29,13 +29,13 @@ from torch import Tensor
 from polysoma.data.mixture import Source, open_sources
 from polysoma.data.paraphrases import read_paraphrases
 from polysoma.data.statistics import Statistics
-from polysoma.data.windows import Windows
+from polysoma.data.windows import Showing, Windows
 from polysoma.embodiment import Embodiment
 from polysoma.errors import PolysomaError
 from polysoma.files import write_atomically
 from polysoma.learning import distributed, lineage
 from polysoma.learning.augmentation import augmented
-from polysoma.learning.recipe import Recipe, recipe_from_table
+from polysoma.learning.recipe import BodyRecipe, Recipe, recipe_from_table
 from polysoma.policy import checkpoint
 from polysoma.policy.images import ImageConfig
 from polysoma.policy.policy import Policy, PolicyConfig, bfloat16
@@ -265,7 +265,9 @@ def _policy(recipe: Recipe, sources: list[Source], training: Path | None) -> Pol
             new.setdefault(name, {})["offset"] = statistics
         if recipe.adaptation is not None or start.config.adaptation is not None:
             return _adapted(recipe, start, embodiments, new, vocabulary)
-        return start.grown(embodiments, new, vocabulary, recipe.images, recipe.renewed, relative=recipe.relative)
+        return start.grown(
+            embodiments, new, vocabulary, recipe.images, recipe.renewed, relative=recipe.relative, shown=_frames(recipe)
+        )
     policy = Policy(
         PolicyConfig(
             embodiments=embodiments,
@@ -282,6 +284,7 @@ def _policy(recipe: Recipe, sources: list[Source], training: Path | None) -> Pol
             images=recipe.images or ImageConfig(),
             head=recipe.head,
             relative=recipe.relative,
+            shown=_frames(recipe),
         )
     )
     if policy.images is not None and policy.images.backbone is not None:
@@ -315,6 +318,19 @@ def _adapted(
     policy = base.adapted(there, list(known.values()), {**statistics, **start.config.statistics}, words)
     policy.load_own(start.own_fitting(policy), partly=True)
     return policy
+
+
+def _frames(recipe: Recipe) -> int:
+    """Frames of each shown episode; 0 where nothing is shown."""
+    return recipe.shown if any(body.shots for body in recipe.bodies.values()) else 0
+
+
+def _showing(body: BodyRecipe, policy: Policy, rng: np.random.Generator) -> Showing | None:
+    """How many episodes this step's windows are shown: the same for all, so that none is padding."""
+    if not body.shots:
+        return None
+    choices = [0, *(2**power for power in range(body.shots.bit_length()))]
+    return Showing(choices[int(rng.integers(len(choices)))], policy.config.shown, body.silent, rng)
 
 
 def _freeze(policy: Policy, trainable: Sequence[str]) -> None:
@@ -372,7 +388,8 @@ def _accumulate(
         # What is drawn is the same in all processes, and each reads its share; what is done to it is not the same.
         drawing = np.random.default_rng([recipe.seed, step, goals, *name])
         if size > which:
-            windows = source.draw(size, drawing, goals, (which, processes))
+            showing = _showing(body, policy, np.random.default_rng([recipe.seed, step, 2, *name]))
+            windows = source.draw(size, drawing, goals, (which, processes), showing)
             # As many micro-batches in every process, of which some have a window less.
             parts = min(body.parts, max(1, size // processes))
             batches.append((augmented(windows, body, statistics, paraphrases, rng), parts))

@@ -45,6 +45,9 @@ class BodyRecipe:
         colour: brightness and contrast of pictures change by up to this fraction.
         unknown_words: the share of an instruction's words that the policy is made to read as unknown ones, which may
             also stand before and after the sentence: people say things in words that no data set holds.
+        shots: the most episodes of the same task that a window is shown (learning in context): 0, 1, 2, 4 and so on up
+            to this many, drawn anew for every step.
+        silent: the share of these windows that are not told what was done in the episodes.
         estimation: weight of the loss of estimating the body's privileged states; 0 for bodies without any.
         goals: the share of windows that are shown a goal picture, half of them without words; needs images.goals.
     """
@@ -58,6 +61,8 @@ class BodyRecipe:
     colour: float = 0.0
     goals: float = 0.0
     unknown_words: float = 0.0
+    shots: int = 0
+    silent: float = 0.0
     estimation: float = 0.0
 
 
@@ -87,6 +92,7 @@ class Recipe:
         renewed: bodies that ``init`` knows otherwise (with other streams, say): they are as in the data from now on.
         relative: bodies whose actions are predicted as offsets from the last command, see
             :class:`~polysoma.policy.policy.PolicyConfig`.
+        shown: frames of each episode that policies are shown (``bodies.NAME.shots``).
         trainable: beginnings of the names of parameters that learn, such as ``"text."``; empty for all.
         adaptation: None trains all weights; otherwise those of ``init`` stay as they are but for what the method adds,
             and the checkpoint holds that alone.
@@ -115,6 +121,7 @@ class Recipe:
     init: str = ""
     renewed: tuple[str, ...] = ()
     relative: tuple[str, ...] = ()
+    shown: int = 4
     trainable: tuple[str, ...] = ()
     adaptation: Adaptation | None = None
     demonstrations: int = 0

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from polysoma.data.episode import Episode
 from polysoma.data.windows import Windows, no_action
 from polysoma.embodiment import INSTRUCTION, DiscreteActions, Embodiment, Modality, Observation
 from polysoma.errors import PolysomaError
@@ -80,6 +81,7 @@ class Agent:
             words.
         memory: demonstrations to look up, which may be shared with other agents; None begins with an empty one when
             :attr:`memory` is first asked for.
+        context: episodes of this body that show the task, in any order, for policies trained to be shown some.
     """
 
     def __init__(
@@ -91,6 +93,7 @@ class Agent:
         seed: int = 0,
         goal: Mapping[str, np.ndarray] | None = None,
         memory: RetrievalMemory | None = None,
+        context: Sequence[Episode] = (),
     ) -> None:
         self.policy = policy
         self.body = policy.embodiment(body)
@@ -106,12 +109,26 @@ class Agent:
         self._execute = 1 if self.acting.ensemble is not None else execute
         self.instruction: str | None = None
         self.goal: Mapping[str, np.ndarray] | None = None
-        self.reset(instruction, seed, goal)
+        self.context: tuple[Episode, ...] = ()
+        self._silent = False
+        self.reset(instruction, seed, goal, context)
 
     def reset(
-        self, instruction: str | None = None, seed: int = 0, goal: Mapping[str, np.ndarray] | None = None
+        self,
+        instruction: str | None = None,
+        seed: int = 0,
+        goal: Mapping[str, np.ndarray] | None = None,
+        context: Sequence[Episode] | None = None,
+        silent: bool = False,
     ) -> None:
-        """Begins a new episode. An instruction and a goal that are not given stay as they were.
+        """Begins a new episode. An instruction, a goal and a context that are not given stay as they were.
+
+        Args:
+            instruction: what to do.
+            seed: of what is drawn.
+            goal: see :class:`Agent`.
+            context: see :class:`Agent`; an empty one forgets what was shown before.
+            silent: whether the policy is not told what was done in these episodes, only what was sensed.
 
         Raises:
             PolysomaError: the goal is not a picture for each of the body's cameras.
@@ -119,6 +136,8 @@ class Agent:
         self.instruction = self.instruction if instruction is None else instruction
         if goal is not None:
             self.goal = _checked_goal(self.body, goal)
+        if context is not None:
+            self.context, self._silent = tuple(context), silent
         self.timing = Timing(1 / self.body.rate_hz)
         self.thought = False
         self._rng = np.random.default_rng(seed)
@@ -189,7 +208,7 @@ class Agent:
         """The memory of the instruction that holds now."""
         instruction = self._frames[-1][INSTRUCTION]
         if self._memory is None or self._memory.instruction != instruction:
-            self._memory = self.policy.begin(self.body.name, instruction, self.goal)
+            self._memory = self.policy.begin(self.body.name, instruction, self.goal, self.context, self._silent)
         return self._memory
 
     def _take(self) -> np.ndarray:

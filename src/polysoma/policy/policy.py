@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from polysoma.data.statistics import Statistics
-from polysoma.data.windows import Windows
+from polysoma.data.windows import Shown, Windows, show
 from polysoma.embodiment import ContinuousActions, Embodiment, Modality
 from polysoma.errors import PolysomaError
 from polysoma.policy.adaptation import Adaptation, adapt, share, shared_names
@@ -32,6 +32,7 @@ from polysoma.policy.tokenizers import BodyTokenizer, TextTokenizer
 from polysoma.policy.trunk import BLOCKED, Trunk, attention_mask
 
 if TYPE_CHECKING:
+    from polysoma.data.episode import Episode
     from polysoma.policy.agent import Acting, Agent
     from polysoma.policy.retrieval import RetrievalMemory
 
@@ -57,6 +58,8 @@ class PolicyConfig:
             ("delta actions"; openpi does so for joint positions), or at an episode's first frame from the state
             channels of the same names; but channels without a unit, such as how open a gripper is, are predicted as
             they are. Their ``"offset"`` statistics are of ``chunk * A`` channels.
+        shown: how many frames of each episode it reads that it is shown before it acts (learning in context); 0 where
+            it cannot be shown any.
         adaptation: how the policy differs from a base that it shares weights with; None where it stands alone.
     """
 
@@ -70,6 +73,7 @@ class PolicyConfig:
     head: HeadConfig = HeadConfig()  # noqa: RUF009  (frozen)
     adapters: Adapters = "linear"
     relative: tuple[str, ...] = ()
+    shown: int = 0
     adaptation: Adaptation | None = None
 
     def __post_init__(self) -> None:
@@ -95,6 +99,7 @@ class PolicyConfig:
             "head": dataclasses.asdict(self.head),
             "adapters": self.adapters,
             "relative": list(self.relative),
+            "shown": self.shown,
             "adaptation": None if self.adaptation is None else dataclasses.asdict(self.adaptation),
         }
 
@@ -116,6 +121,7 @@ class PolicyConfig:
                 head=HeadConfig(**data.get("head", {})),
                 adapters=data.get("adapters", "linear"),
                 relative=tuple(data.get("relative", ())),
+                shown=int(data.get("shown", 0)),
                 adaptation=None if data.get("adaptation") is None else Adaptation(**data["adaptation"]),
             )
         except (KeyError, TypeError, AttributeError) as error:
@@ -171,6 +177,7 @@ class Policy(nn.Module):
                     + "; ".join(twin.differences(body))
                 )
         self.trunk = Trunk(config.width, config.depth, config.heads)
+        self.shown = nn.Parameter(torch.randn(config.shown, 1, config.width) * 0.02) if config.shown else None
         self.prompt: nn.Parameter | None = None
         if config.adaptation is not None:
             adapt(self.trunk, config.adaptation)
@@ -226,7 +233,9 @@ class Policy(nn.Module):
 
     def _embed(self, windows: Windows) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens of what is told, which of them are true, and tokens of whole windows' frames."""
-        told, told_valid, readings = self._told(windows.embodiment.name, windows.instructions, windows.goals)
+        told, told_valid, readings = self._told(
+            windows.embodiment.name, windows.instructions, windows.goals, windows.shown
+        )
         return told, told_valid, self._frames(windows, self._times(windows), readings)
 
     def _answer(self, windows: Windows, told: Tensor, told_valid: Tensor, frames: Tensor) -> Tensor:
@@ -240,14 +249,21 @@ class Policy(nn.Module):
         return torch.arange(windows.previous.shape[1], device=self.device).expand(len(windows), -1)
 
     def _told(
-        self, name: str, instructions: Sequence[str], goals: Mapping[str, np.ndarray] | None
+        self,
+        name: str,
+        instructions: Sequence[str],
+        goals: Mapping[str, np.ndarray] | None,
+        shown: Shown | None,
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """What to do: tokens of words and of goal pictures, float32 ``(B, W, width)``, which of them are true, and what
-        the words make of streams that are read in their light."""
+        """What to do: tokens of words, of shown frames and of goal pictures, float32 ``(B, W, width)``, which of them
+        are true, and what the words make of streams that are read in their light."""
         ids = self.text.encode(instructions).to(self.device)
         words, valid = self.text(ids), ids != 0
         readings = self._tokenizer(name).read(words, valid, self.images)
         words, valid = self._prompted(words, valid)
+        if shown is not None:
+            frames, true = self._of_shown(name, shown, readings)
+            words, valid = torch.cat([words.float(), frames], 1), torch.cat([valid, true], 1)
         if goals is None:
             return words.float(), valid, readings
         if self.images is None or not self.config.images.goals:
@@ -255,6 +271,25 @@ class Policy(nn.Module):
         pictures = {camera: torch.from_numpy(array).to(self.device) for camera, array in goals.items()}
         seen = self.images.forward_goals(pictures, readings)
         return torch.cat([words.float(), seen.float()], 1), F.pad(valid, (0, seen.shape[1]), value=True), readings
+
+    def _of_shown(self, name: str, shown: Shown, readings: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Tokens of shown frames, float32 ``(B, F * per_frame, width)``, and which of them are true.
+
+        What was done in a frame stands where the action before it stands otherwise; a frame's place in its episode is
+        marked, the order of episodes is not.
+        """
+        tokenizer = self._tokenizer(name)
+        if self.shown is None:
+            raise PolysomaError("this policy was not trained to be shown episodes (bodies.NAME.shots in its recipe)")
+        if tokenizer.previous is None:
+            raise PolysomaError(f"{name} does not read its previous action, so it cannot be shown what was done")
+        observations = {stream: torch.from_numpy(array).to(self.device) for stream, array in shown.observations.items()}
+        actions = torch.from_numpy(np.ascontiguousarray(shown.actions)).to(self.device)
+        places = torch.from_numpy(np.ascontiguousarray(shown.places)).to(self.device)
+        tokens = tokenizer(observations, actions, torch.zeros_like(places), readings, self.images).float()
+        marks = self.shown[places].expand(-1, -1, tokenizer.per_frame, -1).flatten(1, 2)
+        valid = torch.from_numpy(np.ascontiguousarray(shown.valid)).to(self.device)
+        return tokens + marks, valid.repeat_interleave(tokenizer.per_frame, 1)
 
     def _prompted(self, words: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens of words with those of the prompt before them, and which of them are true."""
@@ -336,21 +371,36 @@ class Policy(nn.Module):
         return {name: state.cpu() for name, state in found.items()}
 
     @torch.inference_mode()
-    def begin(self, body: str, instruction: str, goal: Mapping[str, np.ndarray] | None = None) -> Memory:
-        """Reads an instruction, and looks at a goal, once for all decisions that follow.
+    def begin(
+        self,
+        body: str,
+        instruction: str,
+        goal: Mapping[str, np.ndarray] | None = None,
+        context: Sequence[Episode] = (),
+        silent: bool = False,
+    ) -> Memory:
+        """Reads an instruction, looks at a goal and at other episodes, once for all decisions that follow.
 
         Args:
             body: its name.
             instruction: what to do in words; may be empty where there is a goal.
             goal: None, or camera stream to what it is to see in the end, uint8 of the stream's shape.
+            context: episodes of this body that show the task, in any order.
+            silent: whether it is not told what was done in them.
 
         Raises:
-            PolysomaError: an unknown body, or a policy that was not trained to follow goals.
+            PolysomaError: an unknown body, episodes of another one, or a policy that was not trained to follow goals or
+                to be shown episodes.
         """
         history, tokenizer = self.embodiment(body).history, self._tokenizer(body)
         goals = None if goal is None else {camera: picture[None] for camera, picture in goal.items()}
+        for episode in context:
+            self._check_same(episode.embodiment)
+            if episode.embodiment.name != body:
+                raise PolysomaError(f"{body} cannot be shown an episode of {episode.embodiment.name}")
+        shown = show(context, max(1, self.config.shown), silent) if context else None
         with bfloat16(self.device):
-            told, valid, readings = self._told(body, [instruction], goals)
+            told, valid, readings = self._told(body, [instruction], goals, shown)
             mask = told.new_zeros(valid.shape).masked_fill_(~valid, BLOCKED)[:, None, None]
             _, own = self.trunk.extend(told, mask)
         read = {name: reading[0] for name, reading in readings.items()}
@@ -415,6 +465,7 @@ class Policy(nn.Module):
         renewed: Collection[str] = (),
         keep: bool = True,
         relative: Collection[str] = (),
+        shown: int = 0,
     ) -> Policy:
         """A policy that also knows these bodies and words, with all the weights that this one has and that still fit.
 
@@ -430,6 +481,7 @@ class Policy(nn.Module):
             keep: whether bodies that are not among ``embodiments`` stay known.
             relative: bodies whose actions are relative from now on (:class:`PolicyConfig`); where they were not, the
                 head is new.
+            shown: frames of each episode that it is to be shown; a policy that reads some already keeps to these.
 
         Raises:
             PolysomaError: a body of a known name differs from the known one.
@@ -451,6 +503,7 @@ class Policy(nn.Module):
             vocabulary=(*self.config.vocabulary, *(w for w in vocabulary if w not in self.config.vocabulary)),
             images=images or self.config.images,
             relative=tuple(sorted({*self.config.relative, *relative} & {body.body for body in known.values()})),
+            shown=self.config.shown or shown,
         )
         policy = Policy(config)
         own = policy.state_dict()
@@ -554,11 +607,12 @@ class Policy(nn.Module):
         seed: int = 0,
         goal: Mapping[str, np.ndarray] | None = None,
         memory: RetrievalMemory | None = None,
+        context: Sequence[Episode] = (),
     ) -> Agent:
         """An :class:`~polysoma.policy.agent.Agent` that drives this body with these weights."""
         from polysoma.policy.agent import Agent
 
-        return Agent(self, body, instruction, acting, seed, goal, memory)
+        return Agent(self, body, instruction, acting, seed, goal, memory, context)
 
     def parameter_count(self) -> int:
         return sum(parameter.numel() for parameter in self.parameters())
