@@ -466,6 +466,61 @@ def data() -> str:
     return "\n".join(lines)
 
 
+def in_context() -> str:
+    """Success against shots."""
+    found = read("in-context")
+    assert found is not None
+    shots = sorted({row["shots"] for row in found["rows"]})
+    lines = [
+        "| shown | " + " | ".join(f"{count} shots" for count in shots) + " |",
+        "| --- |" + " --- |" * len(shots),
+    ]
+    names = {
+        "expert": "the expert's episodes",
+        "self": "its own successes",
+        "observations": "the expert's, without what was done",
+    }
+    nothing = next(row for row in found["rows"] if row["shots"] == 0)
+    for kind, name in names.items():
+        rows = {row["shots"]: row for row in found["rows"] if row["context"] == kind} | {0: nothing}
+        cells = [f"{rows[c]['rate']:.2f} [{rows[c]['interval'][0]:.2f}, {rows[c]['interval'][1]:.2f}]" for c in shots]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    settings, own = found["settings"], found["own_successes_of_tries"]
+    lines += [
+        "",
+        f"Success of {settings['members']} unseen members, {settings['episodes']} episodes each from seed "
+        f"{settings['seed']} on, 95 % intervals over members; the expert itself {found['expert_itself']:.2f}. 16 of the "
+        f"expert's episodes add {100 * found['gain_of_16']['expert']:.0f} points, its own ones "
+        f"{found['self_over_expert']:.0%} of that; {settings['tries']} tries without context gave it "
+        f"{own['mean']:.0f} successes of each member, {own['least']} at least (`{found['command']}`).",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def gpicl() -> str:
+    """From memorising to learning."""
+    found = read("gpicl")
+    assert found is not None
+    steps = [point["step"] for point in found["rows"][0]["curve"]]
+    lines = [
+        "| different tasks | " + " | ".join(f"step {step}" for step in steps) + " |",
+        "| --- |" + " --- |" * len(steps),
+    ]
+    for row in found["rows"]:
+        cells = " | ".join(f"{point['known']:.2f} / {point['unseen']:.2f}" for point in row["curve"])
+        lines.append(f"| {row['tasks'] or 'unlimited'} | {cells} |")
+    settings = found["settings"]
+    seconds = sum(row["core_seconds"] for row in found["rows"])
+    lines += [
+        "",
+        f"Accuracy on tasks of training / on unseen ones, over the last quarter of {settings['length']} examples; chance is "
+        f"{1 / settings['ways']:.2f}. {seconds / 60:.0f} minutes of one core in all (`{found['command']}`).",
+        "",
+    ]
+    return "\n".join(lines)
+
+
 TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"results": results},
     "docs/training.md": {"channels": channels, "sight": sight, "heads": heads},
@@ -473,6 +528,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "docs/data.md": {"data": data},
     "docs/scale.md": {"scale": scale},
     "docs/finetuning.md": {"tasks": tasks, "body": body, "adapters": adapters, "memory": memory},
+    "docs/in-context.md": {"in-context": in_context, "gpicl": gpicl},
     "docs/serving.md": {"serving": serving, "realtime": realtime, "edge": edge},
     "docs/evaluation.md": {"paraphrases": paraphrases, "transfer": transfer, "specialists": specialists},
 }
