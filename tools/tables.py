@@ -489,8 +489,8 @@ def in_context() -> str:
     lines += [
         "",
         f"Success of {settings['members']} unseen members, {settings['episodes']} episodes each from seed "
-        f"{settings['seed']} on, 95 % intervals over members; the expert itself {found['expert_itself']:.2f}. 16 of the "
-        f"expert's episodes add {100 * found['gain_of_16']['expert']:.0f} points, its own ones "
+        f"{settings['seed']} on, 95 % intervals over members; the expert itself {found['expert_itself']:.2f}. "
+        f"16 of the expert's episodes add {100 * found['gain_of_16']['expert']:.0f} points, its own ones "
         f"{found['self_over_expert']:.0%} of that; {settings['tries']} tries without context gave it "
         f"{own['mean']:.0f} successes of each member, {own['least']} at least (`{found['command']}`).",
         "",
@@ -514,8 +514,8 @@ def gpicl() -> str:
     seconds = sum(row["core_seconds"] for row in found["rows"])
     lines += [
         "",
-        f"Accuracy on tasks of training / on unseen ones, over the last quarter of {settings['length']} examples; chance is "
-        f"{1 / settings['ways']:.2f}. {seconds / 60:.0f} minutes of one core in all (`{found['command']}`).",
+        f"Accuracy on tasks of training / on unseen ones, over the last quarter of {settings['length']} examples; "
+        f"chance is {1 / settings['ways']:.2f}. {seconds / 60:.0f} minutes of one core in all (`{found['command']}`).",
         "",
     ]
     return "\n".join(lines)
