@@ -14,9 +14,8 @@ from polysoma.data.dataset import Dataset
 from polysoma.data.windows import gather
 from polysoma.data.writer import DatasetWriter
 from polysoma.errors import PolysomaError
-from polysoma.learning.augmentation import augmented
 from polysoma.learning.imitation import learning_rate, recipe_of_run, train
-from polysoma.learning.recipe import BodyRecipe, Recipe, read_recipe, recipe_from_table
+from polysoma.learning.recipe import Recipe, read_recipe, recipe_from_table
 from polysoma.policy import checkpoint
 
 
@@ -177,18 +176,6 @@ def test_only_what_is_trainable_changes(datasets: dict[str, Path], tmp_path: Pat
     assert changed and all(name.startswith("text.") for name in changed)
     with pytest.raises(PolysomaError, match=r"no parameter begins with \['words'\]; the policy's parts are .*'text'"):
         train(tiny(datasets, init=str(base), trainable=("words",)), tmp_path / "nothing")
-
-
-def test_unknown_words_stand_in_for_some(datasets: dict[str, Path]) -> None:
-    dataset = Dataset(next(iter(datasets.values())))
-    windows = gather(dataset, np.zeros(200, np.int64), np.zeros(200, np.int64))
-    recipe = BodyRecipe(unknown_words=0.3)
-    said = augmented(windows, recipe, {}, None, np.random.default_rng(0)).instructions
-    unknown = [text.count("\N{REPLACEMENT CHARACTER}") for text in said]
-    words = [len(text.split()) for text in said]
-    assert 0.4 < sum(unknown) / sum(words) < 0.7
-    assert {max(words) - len(windows.instructions[0].split())} <= {1, 2, 3, 4}
-    assert said == augmented(windows, recipe, {}, None, np.random.default_rng(0)).instructions
 
 
 def test_learning_rate_schedule(datasets: dict[str, Path]) -> None:

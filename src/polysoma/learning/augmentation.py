@@ -16,9 +16,6 @@ from polysoma.data.windows import Windows
 from polysoma.embodiment import Modality
 from polysoma.learning.recipe import BodyRecipe
 
-_UNKNOWN = "\N{REPLACEMENT CHARACTER}"
-"""No vocabulary holds it."""
-
 
 def augmented(
     windows: Windows,
@@ -49,19 +46,11 @@ def augmented(
     instructions = windows.instructions
     if paraphrases is not None:
         instructions = [paraphrases.say(text, rng) for text in instructions]
-    if recipe.unknown_words > 0:
-        instructions = [_with_unknown_words(text, recipe.unknown_words, rng) for text in instructions]
     if goals is not None:
         # Either must suffice, so half of those that are shown a goal are told nothing.
         silent = rng.random(len(windows)) < 0.5
         instructions = ["" if quiet else text for quiet, text in zip(silent, instructions, strict=True)]
     return dataclasses.replace(windows, observations=observations, instructions=instructions, goals=goals)
-
-
-def _with_unknown_words(text: str, share: float, rng: np.random.Generator) -> str:
-    words = [_UNKNOWN if rng.random() < share else word for word in text.split()]
-    before, after = rng.binomial(2, share, 2)
-    return " ".join([_UNKNOWN] * before + words + [_UNKNOWN] * after)
 
 
 def _jittered(pictures: np.ndarray, recipe: BodyRecipe, rng: np.random.Generator) -> np.ndarray:

@@ -43,8 +43,6 @@ class BodyRecipe:
         noise: standard deviation of the noise added to normalised states.
         shift: pictures are moved by up to this many pixels in each direction, their edges repeated.
         colour: brightness and contrast of pictures change by up to this fraction.
-        unknown_words: the share of an instruction's words that the policy is made to read as unknown ones, which may
-            also stand before and after the sentence: people say things in words that no data set holds.
         shots: the most episodes of the same task that a window is shown (learning in context): 0, 1, 2, 4 and so on up
             to this many, drawn anew for every step.
         silent: the share of these windows that are not told what was done in the episodes.
@@ -60,7 +58,6 @@ class BodyRecipe:
     shift: int = 0
     colour: float = 0.0
     goals: float = 0.0
-    unknown_words: float = 0.0
     shots: int = 0
     silent: float = 0.0
     estimation: float = 0.0
