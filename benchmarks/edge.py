@@ -28,7 +28,7 @@ from polysoma.evaluation.intervals import paired_difference
 from polysoma.policy import checkpoint as checkpoints
 from polysoma.policy.agent import Acting
 from polysoma.policy.export import export_onnx
-from results import write
+from results import FOLDER, write
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 from edge import Runner
@@ -171,7 +171,12 @@ def _decisions(decide: Callable[[], Any], forget: Callable[[], Any], count: int 
 
 
 def main(
-    checkpoint: str = "generalist", trials: int = 50, seed: int = 6700, words: int = 24, lerobot: str = ""
+    checkpoint: str = "generalist",
+    trials: int = 50,
+    seed: int = 6700,
+    words: int = 24,
+    lerobot: str = "",
+    bodies: tuple[str, ...] = (),
 ) -> None:
     """Every body's numbers.
 
@@ -181,17 +186,21 @@ def main(
         trials: episodes of each body, spread over its tasks.
         seed: of the first episode of each task.
         words: that fit into the exported policies.
+        bodies: measure these again and keep what was found of the others; none for all.
     """
     torch.set_num_threads(1)
-    rows: dict[str, Any] = {}
+    before = json.loads((FOLDER / "edge.json").read_text()) if bodies else {"bodies": {}, "act": None}
+    rows: dict[str, Any] = before["bodies"]
     settings = {"trials": trials, "seed": seed, "words": words}
     with tempfile.TemporaryDirectory() as folder:
-        act = against_act(checkpoint, lerobot, seed, words, Path(folder)) if lerobot else None
-        if act is not None:
+        act = against_act(checkpoint, lerobot, seed, words, Path(folder)) if lerobot else before["act"]
+        if lerobot:
             print(act, flush=True)
         for patterns in TASKS:
             tasks = simulators.match_tasks(patterns)
             body = tasks[0].partition("/")[0]
+            if bodies and body not in bodies:
+                continue
             tasks = tasks[:: max(1, len(tasks) // trials)][:trials]
             each = max(1, trials // len(tasks))
             rows[body] = measure(checkpoint, tasks, range(seed, seed + each), Path(folder), words)
