@@ -1,7 +1,8 @@
 """A panel whose wiring nobody tells: what a lamp means, and what a key does, can only be learnt from what is shown.
 
-A family of bodies' tasks for learning in context (docs/in-context.md): every member `panel/0000`, `panel/0001`, ... has
-its own button for each lamp, and its own key for each direction.
+A family of tasks for learning in context (docs/in-context.md): every member `panel/0000`, `panel/0001`, ... has its own
+button for each lamp, and every second one its own key for each direction. (Were it all of them, a policy would have to
+find out both at once before either helps, and learns neither for long.)
 """
 
 import gymnasium
@@ -40,7 +41,7 @@ class Panel(Environment):
         self.task = task
         own = np.random.default_rng([int(task.rpartition("/")[2]), 20_221])
         self._button = [divmod(cell, SIDE) for cell in own.permutation(SIDE * SIDE)[:LAMPS].tolist()]
-        self._moves = MOVES[own.permutation(len(MOVES))]
+        self._moves = MOVES[own.permutation(len(MOVES))] if int(task[-1]) % 2 else MOVES
 
     def reset(self, *, seed=None, options=None):
         gymnasium.Env.reset(self, seed=self.own_seed(seed))
