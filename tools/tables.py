@@ -466,6 +466,21 @@ def data() -> str:
     return "\n".join(lines)
 
 
+def peg() -> str:
+    """ALOHA before and after five minutes of fine-tuning."""
+    before, after = read("aloha-before"), read("aloha-finetuned")
+    assert before is not None and after is not None
+    lines = ["| task | shipped weights | fine-tuned | fine-tuned - shipped, paired |", "| --- | --- | --- | --- |"]
+    for task, score in after["tasks"].items():
+        first, second = ([bool(o) for o in found["tasks"][task]["outcomes"]] for found in (after, before))
+        lines.append(
+            f"| {task} | {_share(before['tasks'][task])} | {_share(score)} "
+            f"| {_difference(list(paired_difference(first, second)))} |"
+        )
+    lines += ["", f"Seeds from {after['seed']} on, 95 % intervals (`{after['command']}`).", ""]
+    return "\n".join(lines)
+
+
 def in_context() -> str:
     """Success against shots."""
     found = read("in-context")
@@ -527,13 +542,13 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "docs/architecture.md": {"stream": stream},
     "docs/data.md": {"data": data},
     "docs/scale.md": {"scale": scale},
-    "docs/finetuning.md": {"tasks": tasks, "body": body, "adapters": adapters, "memory": memory},
+    "docs/finetuning.md": {"tasks": tasks, "body": body, "adapters": adapters, "memory": memory, "peg": peg},
     "docs/in-context.md": {"in-context": in_context, "gpicl": gpicl},
     "docs/serving.md": {"serving": serving, "realtime": realtime, "edge": edge},
     "docs/evaluation.md": {"paraphrases": paraphrases, "transfer": transfer, "specialists": specialists},
 }
 
-FILES = {"results": "scores", "tasks": "compare-tasks", "body": "compare-body"}
+FILES = {"peg": "aloha-finetuned", "results": "scores", "tasks": "compare-tasks", "body": "compare-body"}
 """Where results are called otherwise than their markers."""
 
 if __name__ == "__main__":
