@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import json
 import logging
 import math
@@ -50,7 +51,7 @@ from polysoma.learning.fleet import Change, Robot, Rounds, Shared, averaged, sha
 from polysoma.learning.imitation import Metrics
 from polysoma.policy import checkpoint
 
-STATE_FILE = "training/fleet.safetensors"
+STATE_FILE, _ROBOTS = "training/fleet.safetensors", "robots"
 _SHARED, _TASK, _CHANGE, _COUNTS, _KEPT = "shared", "task", "change", "counts", "kept"
 _TIMEOUT_S = 3600.0
 
@@ -338,9 +339,6 @@ def simulate(
     return federate(SimulatedGrid(base, robots, out / _ROBOTS, watch), base, rounds, out, resume, progress)
 
 
-_ROBOTS = "robots"
-
-
 class SimulatedGrid(Grid):
     """Flower's way to robots that are all in this process. Every message is written to bytes and read again.
 
@@ -411,8 +409,12 @@ class SimulatedGrid(Grid):
             self._watch(wire)
         return message_from_proto(MessageProto.FromString(wire))
 
+    def _home(self, node: int) -> Path:
+        # Named after its data: a run may be resumed with other robots beside it.
+        return self._folder / hashlib.sha256(self.configs[node - 1]["data"].encode()).hexdigest()[:12]
+
     def _files(self, node: int) -> dict[int, Path]:
-        return {int(path.stem): path for path in (self._folder / str(node)).glob("*.safetensors")}
+        return {int(path.stem): path for path in self._home(node).glob("*.safetensors")}
 
     def _kept(self, node: int, number: int) -> RecordDict:
         before = {at: path for at, path in self._files(node).items() if at < number}
@@ -421,7 +423,7 @@ class SimulatedGrid(Grid):
         return RecordDict({_KEPT: ArrayRecord(safetensors.torch.load_file(before[max(before)]))})
 
     def _keep(self, node: int, number: int, own: Mapping[str, Tensor]) -> None:
-        path = self._folder / str(node) / f"{number:06}.safetensors"
+        path = self._home(node) / f"{number:06}.safetensors"
         write_atomically(path, safetensors.torch.save({n: value.contiguous() for n, value in own.items()}))
         # The one before is what the round would begin with again if this process were killed now.
         for at, old in sorted(self._files(node).items())[:-2]:
