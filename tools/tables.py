@@ -428,6 +428,34 @@ def data() -> str:
     return "\n".join(lines)
 
 
+def fleet() -> str:
+    """Ten robots that learn together, in four ways."""
+    found = read("fleet")
+    assert found is not None
+    settings, lines = found["settings"], []
+    for title, rows in (("ten robots", found["rows"]), ("robots that join", found["unseen"])):
+        lines += [f"| {title} | success | 95 % interval | local parts - this, paired | minutes |"]
+        lines += ["| --- | --- | --- | --- | --- |"]
+        for row in rows:
+            low, high = row["interval"]
+            beside = _difference(row["ours_minus_this"]) if "ours_minus_this" in row else ""
+            lines.append(
+                f"| {row['way']} | {row['successes']}/{row['trials']} | {low:.2f} to {high:.2f} | {beside} "
+                f"| {row['minutes']:.1f} |"
+            )
+        lines.append("")
+    traffic, rounds = found["bytes_a_round"]["local"], settings["rounds"]
+    lines += [
+        f"{settings['demonstrations']} demonstrations of each of three tasks on each robot, "
+        f"{settings['their_demonstrations']} on those that join; {rounds['rounds']} rounds of {rounds['robots']} robots, "
+        f"{(traffic['bytes_sent'] + traffic['bytes_received']) / 1e6:.1f} MB a round in all; {settings['episodes']} "
+        f"episodes of each task and robot, seeds from {settings['seed']} on; minutes of one core, of all robots together "
+        f"({found['hardware']['processor']}, `{found['command']}`).",
+        "",
+    ]
+    return "\n".join(lines)
+
+
 TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"results": results},
     "docs/training.md": {"channels": channels, "sight": sight},
@@ -435,6 +463,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "docs/data.md": {"data": data},
     "docs/scale.md": {"scale": scale},
     "docs/finetuning.md": {"tasks": tasks, "body": body, "adapters": adapters, "memory": memory},
+    "docs/fleet.md": {"fleet": fleet},
     "docs/serving.md": {"serving": serving, "realtime": realtime, "edge": edge},
     "docs/evaluation.md": {"paraphrases": paraphrases, "transfer": transfer},
 }
