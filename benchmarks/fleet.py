@@ -3,9 +3,9 @@
     python benchmarks/fleet.py
 
 Five ways with the same demonstrations: one model for all (FedAvg of everything), local parts (ours), the same rebuilt
-from one beginning in every round (as FedRecon has it), all data in one place with a tokenizer and a head for each robot,
-and each robot alone. Then robots that nobody has seen join with half of the demonstrations. About twenty minutes on one
-core; killed, it goes on where it was.
+from one beginning in every round (as FedRecon has it), all data in one place with a tokenizer and a head for each
+robot, and each robot alone. Then robots that nobody has seen join with half of the demonstrations. About twenty minutes
+on one core; killed, it goes on where it was.
 """
 
 from __future__ import annotations
@@ -146,8 +146,9 @@ class Fleet:
             weight_decay=0.01,
         )
         policies: list[Policy] = []
-        for robot, source in zip(ROBOTS, sources, strict=True):
-            torch.manual_seed(robot)
+        for source in sources:
+            # As in a fleet, where it is worth much: what is a robot's own begins alike on all of them.
+            torch.manual_seed(0)
             own = {BODY: source.statistics()}
             policies.append(trunk.adapted(Adaptation("head"), (source.embodiment,), own, ()).train())
         everything = torch.nn.ModuleList([trunk, *policies]).requires_grad_(True)

@@ -447,9 +447,9 @@ def fleet() -> str:
     traffic, rounds = found["bytes_a_round"]["local"], settings["rounds"]
     lines += [
         f"{settings['demonstrations']} demonstrations of each of three tasks on each robot, "
-        f"{settings['their_demonstrations']} on those that join; {rounds['rounds']} rounds of {rounds['robots']} robots, "
-        f"{(traffic['bytes_sent'] + traffic['bytes_received']) / 1e6:.1f} MB a round in all; {settings['episodes']} "
-        f"episodes of each task and robot, seeds from {settings['seed']} on; minutes of one core, of all robots together "
+        f"{settings['their_demonstrations']} on those that join; {rounds['rounds']} rounds of {rounds['robots']} "
+        f"robots, {sum(traffic.values()) / 1e6:.1f} MB a round in all; {settings['episodes']} episodes of each task "
+        f"and robot, seeds from {settings['seed']} on; minutes of one core, of all robots together "
         f"({found['hardware']['processor']}, `{found['command']}`).",
         "",
     ]
