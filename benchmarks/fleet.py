@@ -203,28 +203,26 @@ def main(
     """
     asked = Rounds(rounds=rounds)
     fleet = Fleet(out, episodes)
-    local = fleet.cell("local", lambda folder: fleet.local(folder, asked, reconstruction))
     shared = out / "local" / "checkpoint"
     anew = dataclasses.replace(asked, kept=False)
-    rows = [
-        row("one model", fleet.cell("one-model", lambda folder: fleet.one_model(folder, asked)), local),
-        row("local parts", local),
-        row(
-            "local parts, rebuilt each round",
-            fleet.cell("rebuilt", lambda folder: fleet.local(folder, anew, reconstruction)),
-            local,
-        ),
-        row("centralised", fleet.cell("centralised", lambda folder: fleet.centralised(folder, 12 * rounds)), local),
-        row("alone", fleet.cell("alone", lambda folder: fleet.alone(folder, ROBOTS, DEMONSTRATIONS, 1000)), local),
-    ]
+    local = fleet.cell("local", lambda folder: fleet.local(folder, asked, reconstruction))
+    centralised = fleet.cell("centralised", lambda folder: fleet.centralised(folder, 12 * rounds))
+    one_model = fleet.cell("one-model", lambda folder: fleet.one_model(folder, asked))
     joined = fleet.cell(
         "joined",
         lambda folder: {r: fleet.joined(shared, r, folder / f"{r:02}", FEWER, reconstruction) for r in UNSEEN},
     )
-    unseen = [
-        row("local parts", joined),
-        row("alone", fleet.cell("unseen-alone", lambda folder: fleet.alone(folder, UNSEEN, FEWER, 1000)), joined),
+    unseen_alone = fleet.cell("unseen-alone", lambda folder: fleet.alone(folder, UNSEEN, FEWER, 1000))
+    alone = fleet.cell("alone", lambda folder: fleet.alone(folder, ROBOTS, DEMONSTRATIONS, 1000))
+    rebuilt = fleet.cell("rebuilt", lambda folder: fleet.local(folder, anew, reconstruction))
+    rows = [
+        row("one model", one_model, local),
+        row("local parts", local),
+        row("local parts, rebuilt each round", rebuilt, local),
+        row("centralised", centralised, local),
+        row("alone", alone, local),
     ]
+    unseen = [row("local parts", joined), row("alone", unseen_alone, joined)]
     traffic = {}
     for name in ("local", "one-model"):
         (*_, last) = (out / name / "metrics.jsonl").read_text().splitlines()
