@@ -74,7 +74,7 @@ class Fleet:
         """Trains unless that is done already, plays, and returns outcomes by task and minutes of the processor."""
         file = self.out / name / "played.json"
         if not file.exists():
-            began = time.process_time()
+            began = time.process_time() - spent(self.out / name)
             policies = made(self.out / name)
             minutes = (time.process_time() - began) / 60
             outcomes: dict[str, list[int]] = {}
@@ -91,9 +91,14 @@ class Fleet:
         return played
 
     def federated(self, out: Path, base: Path, rounds: Rounds) -> Path:
+        began, resume = time.process_time() - spent(out), (out / "training").exists()
         with counting(out.name) as show:
-            resume = (out / "training").exists()
-            return simulate(str(base), [[self.data(robot)] for robot in ROBOTS], rounds, out, resume, show)
+
+            def progress(done: int, total: int, remark: str) -> None:
+                show(done, total, remark)
+                write_atomically(out / "spent", str(time.process_time() - began).encode())
+
+            return simulate(str(base), [[self.data(robot)] for robot in ROBOTS], rounds, out, resume, progress)
 
     def local(self, out: Path, rounds: Rounds, steps: int) -> dict[int, Path]:
         shared = self.federated(out, self.base, rounds)
@@ -173,6 +178,11 @@ class Fleet:
             policy.config = dataclasses.replace(policy.config, adaptation=adaptation)
             checkpoint.save(policy, made[robot])
         return made
+
+
+def spent(out: Path) -> float:
+    """Seconds of the processor that a run took before it was killed."""
+    return float((out / "spent").read_text()) if (out / "spent").exists() else 0.0
 
 
 def row(way: str, played: Mapping[str, Any], beside: Mapping[str, Any] | None = None) -> dict[str, Any]:
