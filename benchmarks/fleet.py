@@ -30,9 +30,10 @@ from polysoma.data.mixture import Source
 from polysoma.evaluation.evaluation import evaluate
 from polysoma.evaluation.intervals import paired_difference, wilson
 from polysoma.files import write_atomically
-from polysoma.learning.federation import simulate
+from polysoma.learning.federation import ROBOTS as ROBOTS_FOLDER
+from polysoma.learning.federation import home_of, simulate
 from polysoma.learning.finetuning import recipe_for, with_steps
-from polysoma.learning.fleet import Rounds, begun
+from polysoma.learning.fleet import Rounds, begun, join
 from polysoma.learning.imitation import accumulate, learning_rate, optimizer_for, train
 from polysoma.learning.recipe import BodyRecipe, Recipe, recipe_from_table
 from polysoma.policy import checkpoint
@@ -102,12 +103,20 @@ class Fleet:
 
     def local(self, out: Path, rounds: Rounds, steps: int) -> dict[int, Path]:
         shared = self.federated(out, self.base, rounds)
-        return {robot: self.joined(shared, robot, out / f"{robot:02}", DEMONSTRATIONS, steps) for robot in ROBOTS}
+        made = {}
+        for robot in ROBOTS:
+            here, data = out / f"{robot:02}", self.data(robot)
+            start = str(shared)
+            if rounds.kept:
+                start = str(out / "own" / f"{robot:02}")
+                join(str(shared), [data], home_of([data], out / ROBOTS_FOLDER), Path(start))
+            made[robot] = self.joined(start, robot, here, DEMONSTRATIONS, steps)
+        return made
 
-    def joined(self, shared: Path, robot: int, out: Path, count: int, steps: int) -> Path:
+    def joined(self, start: str, robot: int, out: Path, count: int, steps: int) -> Path:
         """A robot's own part of what is shared, as `polysoma finetune --method head` makes it."""
         if not (out / "checkpoint").exists():
-            recipe = recipe_for(str(shared), [self.data(robot, count)], "head", held_out=0)
+            recipe = recipe_for(start, [self.data(robot, count)], "head", held_out=0)
             train(dataclasses.replace(with_steps(recipe, steps), checkpoint_every=steps), out)
         return out / "checkpoint"
 
@@ -220,7 +229,7 @@ def main(
     one_model = fleet.cell("one-model", lambda folder: fleet.one_model(folder, asked))
     joined = fleet.cell(
         "joined",
-        lambda folder: {r: fleet.joined(shared, r, folder / f"{r:02}", FEWER, reconstruction) for r in UNSEEN},
+        lambda folder: {r: fleet.joined(str(shared), r, folder / f"{r:02}", FEWER, reconstruction) for r in UNSEEN},
     )
     unseen_alone = fleet.cell("unseen-alone", lambda folder: fleet.alone(folder, UNSEEN, FEWER, 1000))
     alone = fleet.cell("alone", lambda folder: fleet.alone(folder, ROBOTS, DEMONSTRATIONS, 1000))

@@ -24,8 +24,8 @@ from polysoma.data.windows import gather
 from polysoma.data.writer import DatasetWriter
 from polysoma.errors import PolysomaError
 from polysoma.learning import federation, lineage
-from polysoma.learning.federation import SimulatedGrid, client_app, read_change, server_app, simulate
-from polysoma.learning.fleet import Change, Robot, Rounds, Shared, averaged, begun, robots_in, shared_by
+from polysoma.learning.federation import SimulatedGrid, client_app, home_of, read_change, server_app, simulate
+from polysoma.learning.fleet import Change, Robot, Rounds, Shared, averaged, begun, join, robots_in, shared_by
 from polysoma.learning.imitation import accumulate, optimizer_for
 from polysoma.policy import checkpoint
 from polysoma.policy.adaptation import OF_BODIES
@@ -60,7 +60,7 @@ def test_messages_hold_nothing_local(base: str, robots: list[list[str]], tmp_pat
     simulate(base, robots, ROUNDS, tmp_path / "run", watch=wires.append)
     shared = shared_by(checkpoint.load_for_training(base))
     local = [Robot(base, data) for data in robots]
-    own = [safetensors.torch.load_file(path) for path in (tmp_path / "run" / "robots").glob("*/*.safetensors")]
+    own = [safetensors.torch.load_file(path) for path in (tmp_path / "run" / "robots").glob("*/*/*.safetensors")]
     secrets = [value for kept in own for value in kept.values()]
     for robot, data in zip(local, robots, strict=True):
         secrets += [value for name, value in robot.policy.state_dict().items() if name.startswith(OF_BODIES)]
@@ -258,13 +258,23 @@ def test_the_server_app_is_what_simulate_runs(base: str, robots: list[list[str]]
 def test_a_robot_joins_by_fine_tuning_its_head(
     base: str, robots: list[list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    begun, run = tmp_path / "begun", tmp_path / "run"
+    beginning_at, run = tmp_path / "begun", tmp_path / "run"
     beginning = ["fleet", "begin", "--words", "do one", "do two", "--width", "32", "--depth", "2", "--heads", "2"]
-    main([*beginning, "--out", str(begun)])
+    main([*beginning, "--out", str(beginning_at)])
     few = ["--rounds", "2", "--robots-per-round", "2", "--steps", "2", "--reconstruction", "2"]
-    main(["fleet", "simulate", str(begun), "--data", str(tmp_path / "robots" / "[01]"), *few, "--out", str(run)])
-    shared = run / "checkpoint"
-    assert f"polysoma finetune {shared}" in capsys.readouterr().out
+    main(["fleet", "simulate", str(beginning_at), "--data", str(tmp_path / "robots" / "[01]"), *few, "--out", str(run)])
+    shared, first = run / "checkpoint", run / "own" / "0"
+    assert f"polysoma finetune {first} --data {robots[0][0]}" in capsys.readouterr().out
+    # A robot that took part goes on from what it kept.
+    (home,) = (path for path in (run / "robots").glob("*/*") if path.parent == home_of(robots[0], run / "robots"))
+    kept = safetensors.torch.load_file(home / "000002.safetensors")
+    assert all(torch.equal(value, kept[name]) for name, value in checkpoint.load_for_training(first).own().items())
+    main(["finetune", str(first), "--data", *robots[0], "--steps", "2", "--out", str(tmp_path / "went-on")])
+    main(["fleet", "join", str(shared), "--data", *robots[0], "--own", str(home.parent), "--out", str(run / "same")])
+    assert (run / "same" / checkpoint.WEIGHTS).read_bytes() == (first / checkpoint.WEIGHTS).read_bytes()
+    for where, message in ((shared, "holds nothing that was kept"), (beginning_at, "is not what a fleet came to")):
+        with pytest.raises(PolysomaError, match=message):
+            join(str(where), robots[2], run / "nowhere", tmp_path / "x")
     main(["finetune", str(shared), "--data", *robots[2], "--method", "head", "--steps", "4", "--out",
           str(tmp_path / "joined")])  # fmt: skip
     joined = checkpoint.load(tmp_path / "joined" / "checkpoint")
@@ -273,7 +283,7 @@ def test_a_robot_joins_by_fine_tuning_its_head(
     assert all(name.startswith(OF_BODIES) for name in joined.own())
     assert "2 rounds of a fleet, 2 robots each" in lineage.tell(tmp_path / "joined" / "checkpoint")[1]
     with pytest.raises(SystemExit):
-        main([*beginning, "--out", str(begun)])
+        main([*beginning, "--out", str(beginning_at)])
     assert "already holds a checkpoint" in capsys.readouterr().err
 
 

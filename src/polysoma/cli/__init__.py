@@ -19,7 +19,7 @@ from polysoma.cli.doctor import Doctor
 from polysoma.cli.evaluate import Evaluate
 from polysoma.cli.export import Export
 from polysoma.cli.finetune import Finetune, Lineage
-from polysoma.cli.fleet import FleetBegin, FleetSimulate
+from polysoma.cli.fleet import FleetBegin, FleetJoin, FleetSimulate
 from polysoma.cli.merge import MergeAdd, MergeAnalogy, MergeNegate
 from polysoma.cli.play import Play
 from polysoma.cli.push import Push
@@ -43,6 +43,7 @@ COMMANDS: dict[str, Any] = {
     "compare": Compare,
     "fleet begin": FleetBegin,
     "fleet simulate": FleetSimulate,
+    "fleet join": FleetJoin,
     "merge add": MergeAdd,
     "merge negate": MergeNegate,
     "merge analogy": MergeAnalogy,

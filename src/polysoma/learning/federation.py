@@ -47,12 +47,12 @@ except ImportError as error:
     ) from error
 
 from polysoma.files import write_atomically
-from polysoma.learning.fleet import Change, Robot, Rounds, Shared, averaged, shared_by
+from polysoma.learning.fleet import Change, Robot, Rounds, Shared, averaged, keep, kept_before, shared_by
 from polysoma.learning.imitation import Metrics
 from polysoma.policy import checkpoint
 
-STATE_FILE, _ROBOTS = "training/fleet.safetensors", "robots"
-_SHARED, _TASK, _CHANGE, _COUNTS, _KEPT = "shared", "task", "change", "counts", "kept"
+STATE_FILE, ROBOTS = "training/fleet.safetensors", "robots"
+_SHARED, _TASK, _CHANGE, _COUNTS = "shared", "task", "change", "counts"
 _TIMEOUT_S = 3600.0
 
 _log = logging.getLogger(__name__)
@@ -62,8 +62,8 @@ client_app = ClientApp()
 
 @client_app.train()
 def answer(message: Message, context: Context) -> Message:
-    """One round of one robot. The node's configuration names its ``base`` and its ``data`` (several data sets are
-    separated as in ``PATH``); what the robot keeps for the next round lies in the context's state, on the node."""
+    """One round of one robot. The node's configuration names its ``base``, its ``data`` (several data sets are
+    separated as in ``PATH``), and ``own``, a folder for what the robot keeps from round to round."""
     task: dict[str, Any] = dict(message.content.config_records[_TASK])
     number = int(task.pop("round"))
     try:
@@ -74,21 +74,17 @@ def answer(message: Message, context: Context) -> Message:
             return Message(Error(ErrorCode.MOD_FAILED_PRECONDITION, reason), reply_to=message)
         rounds = Rounds(**task)
         robot = _robot(base, str(context.node_config["data"]), rounds.one_model)
-        kept = _own(context.state) if rounds.kept else None
+        home = Path(str(context.node_config["own"])) / found[:12]
+        kept = kept_before(home, number) if rounds.kept else None
         change, own = robot.answer(message.content.array_records[_SHARED].to_torch_state_dict(), rounds, number, kept)
+        if rounds.kept and own:
+            keep(home, number, own)
     except Exception as error:
         _log.exception("round %d: this robot cannot answer", number)
         reason = f"{type(error).__name__}; the robot's own log says why"
         return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)
-    if rounds.kept and own:
-        context.state[_KEPT] = ArrayRecord(own)
     counts = MetricRecord({"windows": change.windows, "loss": change.loss})
     return Message(RecordDict({_CHANGE: ArrayRecord(dict(change.tensors)), _COUNTS: counts}), reply_to=message)
-
-
-def _own(state: RecordDict) -> dict[str, Tensor] | None:
-    """What a robot keeps."""
-    return state.array_records[_KEPT].to_torch_state_dict() if _KEPT in state else None
 
 
 @functools.lru_cache(maxsize=64)
@@ -335,8 +331,13 @@ def simulate(
     logging.getLogger("flwr").setLevel(logging.ERROR)
     TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, SUPERLINK_NODE_ID, 1
     if not resume and not (out / STATE_FILE).exists():
-        shutil.rmtree(out / _ROBOTS, ignore_errors=True)
-    return federate(SimulatedGrid(base, robots, out / _ROBOTS, watch), base, rounds, out, resume, progress)
+        shutil.rmtree(out / ROBOTS, ignore_errors=True)
+    return federate(SimulatedGrid(base, robots, out / ROBOTS, watch), base, rounds, out, resume, progress)
+
+
+def home_of(data: Sequence[str], folder: Path) -> Path:
+    """Where a simulated robot keeps what it keeps: named after its data, as a run may be resumed with more robots."""
+    return folder / hashlib.sha256(os.pathsep.join(data).encode()).hexdigest()[:12]
 
 
 class SimulatedGrid(Grid):
@@ -344,8 +345,7 @@ class SimulatedGrid(Grid):
 
     Args:
         base, robots, watch: see :func:`simulate`.
-        folder: where robots keep what they keep, one file a robot and round: a round that is done again after a kill
-            begins as it did the first time.
+        folder: where robots keep what they keep (:func:`home_of`).
     """
 
     def __init__(
@@ -355,8 +355,10 @@ class SimulatedGrid(Grid):
         folder: Path,
         watch: Callable[[bytes], None] | None = None,
     ) -> None:
-        self.configs = [{"base": base, "data": os.pathsep.join(data)} for data in robots]
-        self._folder, self._watch = folder, watch
+        self.configs = [
+            {"base": base, "data": os.pathsep.join(data), "own": str(home_of(data, folder))} for data in robots
+        ]
+        self._watch = watch
         self._replies: dict[str, Message] = {}
 
     def set_run(self, run: Any) -> None:
@@ -395,37 +397,12 @@ class SimulatedGrid(Grid):
         return list(self.pull_messages(self.push_messages(messages)))
 
     def _answer(self, message: Message) -> Message:
-        node, number = message.metadata.dst_node_id, int(message.metadata.group_id)
-        context = Context(1, node, dict(self.configs[node - 1]), self._kept(node, number), {})
-        reply = client_app(message, context)
-        own = _own(context.state)
-        if own is not None:
-            self._keep(node, number, own)
-        return reply
+        node = message.metadata.dst_node_id
+        context = Context(1, node, dict(self.configs[node - 1]), RecordDict(), {})
+        return client_app(message, context)
 
     def _carried(self, message: Message) -> Message:
         wire = message_to_proto(message).SerializeToString()
         if self._watch:
             self._watch(wire)
         return message_from_proto(MessageProto.FromString(wire))
-
-    def _home(self, node: int) -> Path:
-        # Named after its data: a run may be resumed with other robots beside it.
-        return self._folder / hashlib.sha256(self.configs[node - 1]["data"].encode()).hexdigest()[:12]
-
-    def _files(self, node: int) -> dict[int, Path]:
-        return {int(path.stem): path for path in self._home(node).glob("*.safetensors")}
-
-    def _kept(self, node: int, number: int) -> RecordDict:
-        before = {at: path for at, path in self._files(node).items() if at < number}
-        if not before:
-            return RecordDict()
-        return RecordDict({_KEPT: ArrayRecord(safetensors.torch.load_file(before[max(before)]))})
-
-    def _keep(self, node: int, number: int, own: Mapping[str, Tensor]) -> None:
-        path = self._home(node) / f"{number:06}.safetensors"
-        write_atomically(path, safetensors.torch.save({n: value.contiguous() for n, value in own.items()}))
-        # The one before is what the round would begin with again if this process were killed now.
-        for at, old in sorted(self._files(node).items())[:-2]:
-            if at < number:
-                old.unlink()

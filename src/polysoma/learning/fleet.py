@@ -17,13 +17,15 @@ from pathlib import Path
 
 import accelerate
 import numpy as np
+import safetensors.torch
 import torch
 from torch import Tensor
 
 from polysoma.data.formats import is_dataset
 from polysoma.data.mixture import Source
 from polysoma.errors import PolysomaError
-from polysoma.learning import distributed
+from polysoma.files import write_atomically
+from polysoma.learning import distributed, lineage
 from polysoma.learning.finetuning import recipe_for
 from polysoma.learning.imitation import accumulate, optimizer_for, policy_for, sources_for
 from polysoma.policy import checkpoint
@@ -135,11 +137,11 @@ class Robot:
 
     def __init__(self, base: str, data: Sequence[str], one_model: bool = False) -> None:
         self.recipe = recipe_for(base, data, "full" if one_model else "head", held_out=0)
-        self._sources, _ = sources_for(self.recipe)
+        self.sources, _ = sources_for(self.recipe)
         self.accelerator = accelerate.Accelerator()
         # The same beginning in all rounds, and for all robots of one body.
         torch.manual_seed(self.recipe.seed)
-        policy = policy_for(self.recipe, self._sources, None)
+        policy = policy_for(self.recipe, self.sources, None)
         if one_model:
             known = checkpoint.load_for_training(base).state_dict()
             if {name: t.shape for name, t in known.items()} != {n: t.shape for n, t in policy.state_dict().items()}:
@@ -185,7 +187,7 @@ class Robot:
         self.policy.train()
         support, query = self.halves(np.random.default_rng([rounds.seed, number]))
         if rounds.one_model:
-            query = self._sources
+            query = self.sources
         first = number * (rounds.reconstruction + rounds.steps)
         if self._learnt:
             self._learn(self._learnt, support, rounds.local_rate, first, rounds.reconstruction)
@@ -200,7 +202,7 @@ class Robot:
     def halves(self, rng: np.random.Generator) -> tuple[list[Source], list[Source]]:
         """The episodes of every body and task in two halves, drawn anew. Raises PolysomaError where a body has one
         alone."""
-        pairs = [_halves(source, rng) for source in self._sources]
+        pairs = [_halves(source, rng) for source in self.sources]
         return [first for first, _ in pairs], [second for _, second in pairs]
 
     def _learn(
@@ -262,3 +264,55 @@ class Shared:
         for name, change in mean.items():
             self.moving[name] = rounds.momentum * self.moving.get(name, torch.zeros_like(change)) + change
             self.tensors[name] = self.tensors[name] + rounds.server_rate * self.moving[name]
+
+
+def keep(home: Path, number: int, own: Mapping[str, Tensor]) -> None:
+    """Writes what a robot came to in a round. That of the round before stays: a round that is done again after a kill
+    begins as it did the first time."""
+    write_atomically(home / f"{number:06}.safetensors", safetensors.torch.save(dict(own)))
+    before = max((at for at in _kept(home) if at < number), default=0)
+    for at, path in _kept(home).items():
+        # Later rounds are of another run.
+        if at not in (before, number):
+            path.unlink()
+
+
+def kept_before(home: Path, number: int) -> dict[str, Tensor] | None:
+    """What a robot kept in the last of its rounds before this one."""
+    files = _kept(home)
+    last = max((at for at in files if at < number), default=None)
+    return None if last is None else safetensors.torch.load_file(files[last])
+
+
+def _kept(home: Path) -> dict[int, Path]:
+    return {int(path.stem): path for path in home.glob("*.safetensors")}
+
+
+def join(shared: str, data: Sequence[str], own: Path, out: Path) -> None:
+    """Writes a robot's policy as a checkpoint: what the fleet shares, and the robot's own part where it left it.
+
+    Args:
+        shared: the checkpoint that a fleet came to.
+        data: the robot's data sets.
+        own: the robot's folder of what it keeps.
+        out: folder of the new checkpoint, which is an adaptation of the shared one.
+
+    Raises:
+        PolysomaError: no checkpoint of a fleet, or nothing kept that fits it.
+    """
+    history = checkpoint.read_config(checkpoint.resolve(shared)).get("lineage") or {}
+    if history.get("method") != "fleet":
+        raise PolysomaError(f"{shared} is not what a fleet came to")
+    kept = kept_before(own / history["parent"]["sha256"][:12], history["steps"] + 1)
+    robot = Robot(shared, data)
+    if kept is None:
+        raise PolysomaError(
+            f"{own} holds nothing that was kept for {shared}: a robot that joins anew makes its own part with "
+            f"`polysoma finetune {shared} --method head`"
+        )
+    try:
+        robot.policy.load_own(kept)
+    except RuntimeError as error:
+        raise PolysomaError(f"what {own} holds is of another robot: {' '.join(str(error).split())}") from error
+    about = lineage.describe(robot.recipe, robot.sources) | {"steps": history["steps"]}
+    checkpoint.save(robot.policy, out, lineage=about)
