@@ -531,6 +531,31 @@ def gpicl() -> str:
         "",
         f"Accuracy on tasks of training / on unseen ones, over the last quarter of {settings['length']} examples; "
         f"chance is {1 / settings['ways']:.2f}. {seconds / 60:.0f} minutes of one core in all (`{found['command']}`).",
+
+
+def fleet() -> str:
+    """Ten robots that learn together, in four ways."""
+    found = read("fleet")
+    assert found is not None
+    settings, lines = found["settings"], []
+    for title, rows in (("ten robots", found["rows"]), ("robots that join", found["unseen"])):
+        lines += [f"| {title} | success | 95 % interval | local parts - this, paired | minutes |"]
+        lines += ["| --- | --- | --- | --- | --- |"]
+        for row in rows:
+            low, high = row["interval"]
+            beside = _difference(row["ours_minus_this"]) if "ours_minus_this" in row else ""
+            lines.append(
+                f"| {row['way']} | {row['successes']}/{row['trials']} | {low:.2f} to {high:.2f} | {beside} "
+                f"| {row['minutes']:.1f} |"
+            )
+        lines.append("")
+    traffic, rounds = found["bytes_a_round"]["local"], settings["rounds"]
+    lines += [
+        f"{settings['demonstrations']} demonstrations of each of three tasks on each robot, "
+        f"{settings['their_demonstrations']} on those that join; {rounds['rounds']} rounds of {rounds['robots']} "
+        f"robots, {sum(traffic.values()) / 1e6:.1f} MB a round in all; {settings['episodes']} episodes of each task "
+        f"and robot, seeds from {settings['seed']} on; minutes of one core, of all robots together "
+        f"({found['hardware']['processor']}, `{found['command']}`).",
         "",
     ]
     return "\n".join(lines)
@@ -544,6 +569,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "docs/scale.md": {"scale": scale},
     "docs/finetuning.md": {"tasks": tasks, "body": body, "adapters": adapters, "memory": memory, "peg": peg},
     "docs/in-context.md": {"in-context": in_context, "gpicl": gpicl},
+    "docs/fleet.md": {"fleet": fleet},
     "docs/serving.md": {"serving": serving, "realtime": realtime, "edge": edge},
     "docs/evaluation.md": {"paraphrases": paraphrases, "transfer": transfer, "specialists": specialists},
 }

@@ -19,6 +19,7 @@ from polysoma.cli.doctor import Doctor
 from polysoma.cli.evaluate import Evaluate
 from polysoma.cli.export import Export
 from polysoma.cli.finetune import Finetune, Lineage
+from polysoma.cli.fleet import FleetBegin, FleetJoin, FleetSimulate
 from polysoma.cli.merge import MergeAdd, MergeAnalogy, MergeNegate
 from polysoma.cli.play import Play
 from polysoma.cli.push import Push
@@ -40,6 +41,9 @@ COMMANDS: dict[str, Any] = {
     "finetune": Finetune,
     "lineage": Lineage,
     "compare": Compare,
+    "fleet begin": FleetBegin,
+    "fleet simulate": FleetSimulate,
+    "fleet join": FleetJoin,
     "merge add": MergeAdd,
     "merge negate": MergeNegate,
     "merge analogy": MergeAnalogy,
@@ -88,7 +92,7 @@ def _usage(arguments: list[str]) -> None:
         print(f"polysoma {__version__}")
         sys.exit(0)
     lines = [f"polysoma {__version__}: one policy for every body", "", "usage: polysoma COMMAND [--help]", ""]
-    lines += [f"  {name:<12} {inspect.cleandoc(kind.__doc__).splitlines()[0]}" for name, kind in COMMANDS.items()]
+    lines += [f"  {name:<14} {inspect.cleandoc(kind.__doc__).splitlines()[0]}" for name, kind in COMMANDS.items()]
     if wants_help:
         print("\n".join(lines))
         sys.exit(0)

@@ -86,27 +86,27 @@ def train(
     """
     _keep_freed_memory()
     accelerator = accelerate.Accelerator()
-    sources, held_out = _sources(recipe, unpacking)
+    sources, held_out = sources_for(recipe, unpacking)
     training = out / "training"
     if resume and not (training / STATE_FILE).is_file():
         raise PolysomaError(f"nothing to resume in {out}: no {training / STATE_FILE}; start it without --resume")
     if not resume and training.exists():
         raise PolysomaError(f"{out} already holds a run: continue it with --resume or choose another folder")
     torch.manual_seed(recipe.seed)
-    policy = _policy(recipe, sources, training if resume else None).to(accelerator.device)
+    policy = policy_for(recipe, sources, training if resume else None).to(accelerator.device)
     if recipe.sharding == "full":
         distributed.shard(policy, accelerator)
     # Parameters, and the running statistics of layers that keep some.
     _freeze(policy, recipe.trainable)
     tracked = policy.own()
     average = {name: value.clone() for name, value in tracked.items()}
-    optimizer = _optimizer(policy, recipe)
+    optimizer = optimizer_for(policy, recipe)
     step, best = 0, Best()
     if resume:
         step, best = _load_state(training, policy, average, optimizer)
     about = lineage.describe(recipe, sources)
     out.mkdir(parents=True, exist_ok=True)
-    metrics = _Metrics(out, step) if accelerator.is_main_process else None
+    metrics = Metrics(out, step) if accelerator.is_main_process else None
     parameters = [parameter for parameter in policy.parameters() if parameter.requires_grad]
     policy.train()
     end = recipe.steps if until is None else min(until, recipe.steps)
@@ -118,7 +118,7 @@ def train(
         losses, estimated = {}, {}
         for source in sources:
             name = source.embodiment.name
-            losses[name], estimated[name], windows = _accumulate(policy, source, recipe, step, accelerator)
+            losses[name], estimated[name], windows = accumulate(policy, source, recipe, step, accelerator)
             seen += windows
         distributed.reduce_gradients(parameters, accelerator)
         norm = distributed.clip_gradients(parameters, recipe.clip)
@@ -184,14 +184,14 @@ def rehearse(recipe: Recipe, steps: int = 4, unpacking: Callable[[Path, int, int
     """Takes a few steps whose result is thrown away, and says what they cost. Raises PolysomaError as :func:`train`."""
     _keep_freed_memory()
     accelerator = accelerate.Accelerator()
-    sources, _ = _sources(recipe, unpacking)
-    policy = _policy(recipe, sources, None).to(accelerator.device).train()
-    optimizer = _optimizer(policy, recipe)
+    sources, _ = sources_for(recipe, unpacking)
+    policy = policy_for(recipe, sources, None).to(accelerator.device).train()
+    optimizer = optimizer_for(policy, recipe)
     times = []
     for step in range(steps):
         began = time.monotonic()
         for source in sources:
-            _accumulate(policy, source, recipe, step, accelerator)
+            accumulate(policy, source, recipe, step, accelerator)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         times.append(time.monotonic() - began)
@@ -224,7 +224,7 @@ def learning_rate(recipe: Recipe, step: int) -> float:
     return recipe.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
 
 
-def _sources(
+def sources_for(
     recipe: Recipe, unpacking: Callable[[Path, int, int], None] | None = None
 ) -> tuple[list[Source], list[Source]]:
     """What to learn from, and what is held out."""
@@ -246,7 +246,7 @@ def _sources(
     return [learnt for learnt, _ in pairs], [apart for _, apart in pairs if apart is not None]
 
 
-def _policy(recipe: Recipe, sources: list[Source], training: Path | None) -> Policy:
+def policy_for(recipe: Recipe, sources: list[Source], training: Path | None) -> Policy:
     """That of a run to resume; or one for these sources, which starts from the recipe's ``init`` where there is one."""
     if training is not None:
         config = PolicyConfig.from_json(json.loads((training / "policy.json").read_text()))
@@ -355,7 +355,7 @@ def _offsets(recipe: Recipe, sources: list[Source]) -> dict[str, Statistics]:
     return {s.embodiment.name: s.offsets() for s in sources if s.embodiment.body in recipe.relative}
 
 
-def _optimizer(policy: Policy, recipe: Recipe) -> torch.optim.AdamW:
+def optimizer_for(policy: Policy, recipe: Recipe) -> torch.optim.AdamW:
     """AdamW; vectors (biases, norms) and embeddings do not decay."""
     matrices = {id(m.weight) for m in policy.modules() if isinstance(m, torch.nn.Linear | torch.nn.Conv2d)}
     learning = [p for p in policy.parameters() if p.requires_grad]
@@ -371,7 +371,7 @@ def _optimizer(policy: Policy, recipe: Recipe) -> torch.optim.AdamW:
     )
 
 
-def _accumulate(
+def accumulate(
     policy: Policy, source: Source, recipe: Recipe, step: int, accelerator: accelerate.Accelerator
 ) -> tuple[float, float, int]:
     """Adds one body's gradients of this step. Returns its mean loss, that of its estimates, and its windows here."""
@@ -520,7 +520,7 @@ def recipe_of_run(out: Path) -> Recipe:
         raise PolysomaError(f"no run in {out}: {error}") from error
 
 
-class _Metrics:
+class Metrics:
     """Metrics as JSON lines and TensorBoard events. What a killed run wrote after its checkpoint is cut off."""
 
     def __init__(self, out: Path, step: int) -> None:

@@ -45,6 +45,16 @@ def _fingerprint(dataset: Dataset) -> str:
     return hashlib.sha256(dataset.episode_length.tobytes() + dataset.episode_seed.tobytes()).hexdigest()
 
 
+def _training(known: dict[str, Any]) -> str:
+    bodies = sorted({data["body"] for data in known["data"]})
+    episodes = sum(data["episodes"] for data in known["data"])
+    each = f", {known['demonstrations']} of each task used" if "demonstrations" in known else ""
+    return (
+        f"{known['method']}, {known['steps']} steps on {episodes:,} episodes of {', '.join(bodies)} "
+        f"({', '.join(dict.fromkeys(data['name'] for data in known['data']))}){each}"
+    )
+
+
 def tell(path: str | Path) -> list[str]:
     """The lineage of a checkpoint in words: a line for each training, the last one first. Raises PolysomaError where
     there is no checkpoint."""
@@ -56,13 +66,10 @@ def tell(path: str | Path) -> list[str]:
         here = f"{name} ({sha256[:12]})"
         if known is None:
             return [*lines, f"{here}: no more is known"]
-        bodies = sorted({data["body"] for data in known["data"]})
-        episodes = sum(data["episodes"] for data in known["data"])
-        each = f", {known['demonstrations']} of each task used" if "demonstrations" in known else ""
-        lines.append(
-            f"{here}: {known['method']}, {known['steps']} steps on {episodes:,} episodes of {', '.join(bodies)} "
-            f"({', '.join(dict.fromkeys(data['name'] for data in known['data']))}){each}"
-        )
+        if known["method"] == "fleet":
+            lines.append(f"{here}: {known['steps']} rounds of a fleet, {known['robots']} robots each, data unseen")
+        else:
+            lines.append(f"{here}: {_training(known)}")
         if known["parent"] is None:
             return lines
         name, sha256, known = (known["parent"][key] for key in ("name", "sha256", "lineage"))

@@ -20,6 +20,8 @@ from polysoma.errors import PolysomaError
 from polysoma.policy.methods import AdaptationMethod
 
 _ALPHA = 2.0
+OF_BODIES = ("bodies.", "readouts.", "heads.", "estimators.")
+"""How the names of parameters begin that a body has of its own."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ def shared_names(own: Mapping[str, Any], base: Mapping[str, Tensor], method: Ada
         base: the base's, by name.
         method: see :class:`Adaptation`.
     """
-    bodies = () if method == "prompt" else ("bodies.", "readouts.", "heads.", "estimators.")
+    bodies = () if method == "prompt" else OF_BODIES
     return {
         name
         for name, value in own.items()

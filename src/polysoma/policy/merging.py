@@ -17,11 +17,10 @@ from torch import Tensor
 
 from polysoma.errors import PolysomaError
 from polysoma.policy import checkpoint
-from polysoma.policy.adaptation import LoRALinear
+from polysoma.policy.adaptation import OF_BODIES, LoRALinear
 from polysoma.policy.policy import Policy, PolicyConfig
 
 _WORDS = "text.words.weight"
-_OF_BODIES = ("bodies.", "readouts.", "heads.", "estimators.")
 
 
 def add(base: str | Path, tuned: Sequence[str | Path], coefficient: float) -> Policy:
@@ -45,7 +44,7 @@ def add(base: str | Path, tuned: Sequence[str | Path], coefficient: float) -> Po
             merged[name] = torch.stack(held).mean(0)
             continue
         moved = [value - before[name] for value in held if not torch.equal(value, before[name])]
-        share = 1 / max(1, len(moved)) if name.startswith(_OF_BODIES) else coefficient
+        share = 1 / max(1, len(moved)) if name.startswith(OF_BODIES) else coefficient
         merged[name] = before[name] + share * sum(moved, torch.zeros_like(before[name]))
     # Words that the base does not know are as those have them that do.
     for row, word in enumerate(config.vocabulary, start=2):
@@ -81,7 +80,7 @@ def _moved(
 ) -> dict[str, Tensor]:
     """The state moved by the scaled difference ``b - a`` in all that bodies share."""
     return {
-        name: value if name.startswith(_OF_BODIES) or name not in a or name not in b
+        name: value if name.startswith(OF_BODIES) or name not in a or name not in b
         else value + coefficient * (b[name] - a[name])
         for name, value in state.items()
     }  # fmt: skip

@@ -1,0 +1,408 @@
+"""Federation: the rounds of a fleet as messages of Flower (https://flower.ai), between processes or within one.
+
+:data:`server_app` and :data:`client_app` run under Flower's SuperLink and SuperNodes; :func:`simulate` passes the very
+same messages to the same client app in this process, one robot after the other. A message to a robot holds the shared
+parameters and what to do; an answer holds their change, the number of windows and their mean loss. Errors travel as
+their kind alone, since their words may speak of a robot's data.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import logging
+import math
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+# Flower reports to its makers unless it is told not to, and reads this once.
+os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+
+from polysoma.errors import PolysomaError
+
+try:
+    from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
+    from flwr.clientapp import ClientApp
+    from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
+    from flwr.common.serde import message_from_proto, message_to_proto
+    from flwr.proto.message_pb2 import Message as MessageProto
+    from flwr.serverapp import Grid, ServerApp
+    from flwr.serverapp.strategy import Strategy
+    from flwr.supercore.task_identity import TaskIdentity
+except ImportError as error:
+    raise PolysomaError(
+        f"fleets need Flower, not installed here ({error}): run `pip install 'polysoma[fleet]'`"
+    ) from error
+
+from polysoma.files import write_atomically
+from polysoma.learning.fleet import Change, Robot, Rounds, Shared, averaged, keep, kept_before, shared_by
+from polysoma.learning.imitation import Metrics
+from polysoma.policy import checkpoint
+
+STATE_FILE, ROBOTS = "training/fleet.safetensors", "robots"
+_SHARED, _TASK, _CHANGE, _COUNTS = "shared", "task", "change", "counts"
+_TIMEOUT_S = 3600.0
+
+_log = logging.getLogger(__name__)
+
+client_app = ClientApp()
+
+
+@client_app.train()
+def answer(message: Message, context: Context) -> Message:
+    """One round of one robot. The node's configuration names its ``base``, its ``data`` (several data sets are
+    separated as in ``PATH``), and ``own``, a folder for what the robot keeps from round to round."""
+    task: dict[str, Any] = dict(message.content.config_records[_TASK])
+    number = int(task.pop("round"))
+    try:
+        base = str(context.node_config["base"])
+        wanted, found = str(task.pop("base")), checkpoint.weights_sha256(base)
+        if wanted != found:
+            reason = f"another base: the fleet's is {wanted[:12]}..., the robot's {found[:12]}..."
+            return Message(Error(ErrorCode.MOD_FAILED_PRECONDITION, reason), reply_to=message)
+        rounds = Rounds(**task)
+        robot = _robot(base, str(context.node_config["data"]), rounds.one_model)
+        home = Path(str(context.node_config["own"])) / found[:12]
+        kept = kept_before(home, number) if rounds.kept else None
+        change, own = robot.answer(message.content.array_records[_SHARED].to_torch_state_dict(), rounds, number, kept)
+        if rounds.kept and own:
+            keep(home, number, own)
+    except Exception as error:
+        _log.exception("round %d: this robot cannot answer", number)
+        reason = f"{type(error).__name__}; the robot's own log says why"
+        return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)
+    counts = MetricRecord({"windows": change.windows, "loss": change.loss})
+    return Message(RecordDict({_CHANGE: ArrayRecord(dict(change.tensors)), _COUNTS: counts}), reply_to=message)
+
+
+@functools.lru_cache(maxsize=64)
+def _robot(base: str, data: str, one_model: bool) -> Robot:
+    return Robot(base, data.split(os.pathsep), one_model)
+
+
+server_app = ServerApp()
+
+
+@server_app.main()
+def serve(grid: Grid, context: Context) -> None:
+    """All rounds. The run's configuration names ``base`` and ``out``, may say ``resume``, and sets what
+    :class:`~polysoma.learning.fleet.Rounds` has."""
+    settings: dict[str, Any] = dict(context.run_config)
+    try:
+        base, out = str(settings.pop("base")), Path(settings.pop("out"))
+    except KeyError as error:
+        raise PolysomaError(f"the run's configuration lacks {error}") from error
+    resume = bool(settings.pop("resume", False))
+    known = [field.name for field in dataclasses.fields(Rounds)]
+    rounds = {name.replace("-", "_"): value for name, value in settings.items()}
+    if set(rounds) - set(known):
+        raise PolysomaError(f"the run's configuration: unknown {sorted(set(rounds) - set(known))}; known are {known}")
+
+    def show(done: int, total: int, remark: str) -> None:
+        _log.warning("round %d of %d: %s", done, total, remark)
+
+    federate(grid, base, Rounds(**rounds), out, resume, show)
+
+
+def federate(
+    grid: Grid,
+    base: str,
+    rounds: Rounds,
+    out: Path,
+    resume: bool = False,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> Path:
+    """Runs the server's side, and returns the folder of the shared checkpoint, ``out/checkpoint``.
+
+    Args:
+        grid: Flower's way to the robots.
+        base: the checkpoint to start from, which every robot has, too.
+        rounds: what to do; a resumed run does as it began, to the number of rounds given here.
+        out: run folder: ``metrics.jsonl``, TensorBoard events, ``checkpoint/``, ``training/`` (to resume).
+        resume: continue the run in ``out``.
+        progress: called after every round with its number, the number of rounds and a remark.
+
+    Raises:
+        PolysomaError: a run folder that is taken, nothing to resume, another base, or a round without any answer.
+    """
+    strategy = PartiallyLocal(base, rounds, out, resume, progress)
+    left = strategy.rounds.rounds - strategy.done
+    if left > 0:
+        strategy.start(grid, ArrayRecord(strategy.shared.tensors), left, _TIMEOUT_S)
+    strategy.metrics.close()
+    return out / "checkpoint"
+
+
+class PartiallyLocal(Strategy):
+    """A strategy of Flower: FedRecon's server. See :func:`federate` for its arguments.
+
+    Attributes:
+        shared: what the server holds.
+        done: rounds so far.
+    """
+
+    def __init__(
+        self,
+        base: str,
+        rounds: Rounds,
+        out: Path,
+        resume: bool = False,
+        progress: Callable[[int, int, str], None] | None = None,
+    ) -> None:
+        self.rounds, self.done = rounds, 0
+        self._base, self._out, self._progress = base, out, progress
+        self._policy = checkpoint.load_for_training(base)
+        if self._policy.shared:
+            raise PolysomaError(f"{base} is an adaptation; a fleet starts from a checkpoint that stands alone")
+        self.base_sha256 = checkpoint.weights_sha256(base)
+        self.shared = Shared(shared_by(self._policy, rounds.one_model), {})
+        state = out / STATE_FILE
+        if resume:
+            self._load(state)
+        elif state.exists():
+            raise PolysomaError(f"{out} already holds a run: continue it with --resume or choose another folder")
+        out.mkdir(parents=True, exist_ok=True)
+        self.metrics = Metrics(out, self.done)
+        self._asked: list[int] = []
+        self._sent = 0
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Messages to the robots of the next round."""
+        while len(nodes := sorted(grid.get_node_ids())) < self.rounds.robots:
+            _log.warning("waiting for robots: %d of %d are here", len(nodes), self.rounds.robots)
+            time.sleep(3)
+        number = self.done + 1
+        drawn = np.random.default_rng([self.rounds.seed, number]).choice(len(nodes), self.rounds.robots, replace=False)
+        self._asked = [nodes[index] for index in sorted(drawn)]
+        task = ConfigRecord({"round": number, "base": self.base_sha256, **dataclasses.asdict(self.rounds)})
+        content = RecordDict({_SHARED: ArrayRecord(self.shared.tensors), _TASK: task})
+        self._sent = len(self._asked) * _size(content)
+        return [Message(content, node, "train", group_id=str(number)) for node in self._asked]
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Goes along the mean change of those who answered well, and saves."""
+        number = self.done + 1
+        changes: dict[int, Change] = {}
+        problems = dict.fromkeys(self._asked, "no answer in time")
+        received = 0
+        for reply in replies:
+            node = reply.metadata.src_node_id
+            if reply.has_error():
+                problems[node] = str(reply.error.reason)
+                continue
+            received += _size(reply.content)
+            found = read_change(reply.content, self.shared.tensors)
+            if isinstance(found, str):
+                problems[node] = found
+            else:
+                changes[node] = found
+                del problems[node]
+        for node, problem in problems.items():
+            _log.warning("round %d: robot %d is left out: %s", number, node, problem)
+        if not changes:
+            raise PolysomaError(
+                f"round {number}: no robot gave an answer ({'; '.join(sorted(set(problems.values())))})"
+            )
+        # In the order of the nodes: answers may come in any, and sums of floats depend on it.
+        answers = [changes[node] for node in sorted(changes)]
+        self.shared.step(averaged(answers), self.rounds)
+        self.done = number
+        windows = sum(change.windows for change in answers)
+        loss = sum(change.loss * change.windows for change in answers) / windows
+        self.metrics.write(
+            number,
+            {
+                "loss": loss, "robots": len(answers), "left_out": len(problems), "windows": windows,
+                "bytes_sent": self._sent, "bytes_received": received,
+            },
+        )  # fmt: skip
+        self._save()
+        if self._progress:
+            left_out = f", {len(problems)} left out" if problems else ""
+            traffic = (self._sent + received) / 1e6
+            self._progress(number, self.rounds.rounds, f"loss {loss:.3f}, {traffic:.1f} MB a round{left_out}")
+        return ArrayRecord(self.shared.tensors), None
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Nothing: whether a robot does its tasks is seen on the robot."""
+        return []
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Nothing."""
+        return None
+
+    def summary(self) -> None:
+        """Nothing beside what Flower logs."""
+
+    def _save(self) -> None:
+        weights = self._policy.state_dict() | self.shared.tensors
+        lineage = {
+            "method": "fleet",
+            "data": [],
+            "robots": self.rounds.robots,
+            "steps": self.done,
+            "parent": {
+                "name": self._base,
+                "sha256": self.base_sha256,
+                "lineage": checkpoint.read_config(checkpoint.resolve(self._base)).get("lineage"),
+            },
+        }
+        checkpoint.save(self._policy, self._out / "checkpoint", weights=weights, lineage=lineage)
+        tensors = {f"shared.{name}": value.contiguous() for name, value in self.shared.tensors.items()}
+        tensors |= {f"moving.{name}": value.contiguous() for name, value in self.shared.moving.items()}
+        about = {
+            "round": str(self.done),
+            "base": self.base_sha256,
+            "rounds": json.dumps(dataclasses.asdict(self.rounds)),
+        }
+        write_atomically(self._out / STATE_FILE, safetensors.torch.save(tensors, about))
+
+    def _load(self, path: Path) -> None:
+        try:
+            with safetensors.safe_open(path, "pt") as file:
+                about = file.metadata()
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (OSError, safetensors.SafetensorError) as error:
+            raise PolysomaError(f"nothing to resume in {self._out} ({error}); start it without --resume") from error
+        if about["base"] != self.base_sha256:
+            raise PolysomaError(f"{self._out} was begun from the base {about['base'][:12]}..., not {self._base}")
+        self.done = int(about["round"])
+        self.rounds = dataclasses.replace(Rounds(**json.loads(about["rounds"])), rounds=self.rounds.rounds)
+        for part, held in (("shared.", self.shared.tensors), ("moving.", self.shared.moving)):
+            held.update({n.removeprefix(part): value for n, value in tensors.items() if n.startswith(part)})
+
+
+def read_change(content: RecordDict, shared: Mapping[str, Tensor]) -> Change | str:
+    """What a robot answered, or what is wrong with it."""
+    try:
+        tensors = content.array_records[_CHANGE].to_torch_state_dict()
+        counts: Any = content.metric_records[_COUNTS]
+        windows, loss = int(counts["windows"]), float(counts["loss"])
+    except (KeyError, TypeError, ValueError) as error:
+        return f"an answer that cannot be read ({type(error).__name__})"
+    strange = [name for name, value in tensors.items() if name not in shared or value.shape != shared[name].shape]
+    if strange:
+        return f"its change is not of what is shared: {', '.join(strange[:3])}"
+    if windows < 1 or not math.isfinite(loss) or not all(bool(value.isfinite().all()) for value in tensors.values()):
+        return f"its change is not finite, or of no windows (loss {loss:g}, {windows} windows)"
+    return Change(tensors, windows, loss)
+
+
+def _size(content: RecordDict) -> int:
+    records: Any = content.values()
+    return sum(record.count_bytes() for record in records)
+
+
+def simulate(
+    base: str,
+    robots: Sequence[Sequence[str]],
+    rounds: Rounds,
+    out: Path,
+    resume: bool = False,
+    progress: Callable[[int, int, str], None] | None = None,
+    watch: Callable[[bytes], None] | None = None,
+) -> Path:
+    """A fleet in this process: as :func:`federate`, with a robot for each collection of data sets.
+
+    Args:
+        robots: folders of data sets of each robot.
+        watch: called with every message, as it would go over the wire.
+    """
+    if len(robots) < rounds.robots:
+        raise PolysomaError(f"expected at least {rounds.robots} robots, those of one round, got {len(robots)}")
+    logging.getLogger("flwr").setLevel(logging.ERROR)
+    TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, SUPERLINK_NODE_ID, 1
+    if not resume and not (out / STATE_FILE).exists():
+        shutil.rmtree(out / ROBOTS, ignore_errors=True)
+    return federate(SimulatedGrid(base, robots, out / ROBOTS, watch), base, rounds, out, resume, progress)
+
+
+def home_of(data: Sequence[str], folder: Path) -> Path:
+    """Where a simulated robot keeps what it keeps: named after its data, as a run may be resumed with more robots."""
+    return folder / hashlib.sha256(os.pathsep.join(data).encode()).hexdigest()[:12]
+
+
+class SimulatedGrid(Grid):
+    """Flower's way to robots that are all in this process. Every message is written to bytes and read again.
+
+    Args:
+        base, robots, watch: see :func:`simulate`.
+        folder: where robots keep what they keep (:func:`home_of`).
+    """
+
+    def __init__(
+        self,
+        base: str,
+        robots: Sequence[Sequence[str]],
+        folder: Path,
+        watch: Callable[[bytes], None] | None = None,
+    ) -> None:
+        self.configs = [
+            {"base": base, "data": os.pathsep.join(data), "own": str(home_of(data, folder))} for data in robots
+        ]
+        self._watch = watch
+        self._replies: dict[str, Message] = {}
+
+    def set_run(self, run: Any) -> None:
+        """There is one run alone."""
+
+    @property
+    def run(self) -> Any:
+        """There is no record of it."""
+        raise NotImplementedError
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Robots are called 1, 2, ..."""
+        return range(1, len(self.configs) + 1)
+
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
+        """See Flower."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Has each message answered."""
+        names = []
+        for message in messages:
+            name = uuid.uuid4().hex
+            self._replies[name] = self._carried(self._answer(self._carried(message)))
+            names.append(name)
+        return names
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """The answers."""
+        return [self._replies.pop(name) for name in message_ids if name in self._replies]
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        """Both, one robot after the other."""
+        return list(self.pull_messages(self.push_messages(messages)))
+
+    def _answer(self, message: Message) -> Message:
+        node = message.metadata.dst_node_id
+        context = Context(1, node, dict(self.configs[node - 1]), RecordDict(), {})
+        return client_app(message, context)
+
+    def _carried(self, message: Message) -> Message:
+        wire = message_to_proto(message).SerializeToString()
+        if self._watch:
+            self._watch(wire)
+        return message_from_proto(MessageProto.FromString(wire))
