@@ -60,8 +60,10 @@ WATCHED = (*metaworld("drawer-open pick-place push coffee-pull lever-pull reach"
 KEPT = ("data/metaworld", "data/drone", "data/rover", "data/go1")
 UNWANTED = metaworld("push door-open")
 """What the base can do and is to lose."""
-COEFFICIENTS = (0.2, 0.4, 0.6, 0.8, 1.0)
-DEMONSTRATIONS, STEPS = 50, 250
+OLD = 45
+"""Tasks of Meta-World that the base met."""
+COEFFICIENTS = (0.25, 0.5, 0.75, 1.0)
+DEMONSTRATIONS, STEPS = 50, 200
 LEARNING_RATE = {"keep": 6e-4, "plain": 1e-4}
 """Full fine-tuning. Without what is kept a lower rate forgets less, and the task is learnt all the same."""
 DEVELOPMENT, SEED = 560_000, 9500
@@ -81,33 +83,32 @@ class Cells:
             print(name, flush=True)
         return json.loads(file.read_text())
 
-    def fine_tune(self, task: str, way: Way) -> Path:
-        run = self.out / f"{way}-{short(task)}"
-        if (run / "checkpoint" / "config.json").is_file() and not (run / "training").is_dir():
-            return run / "checkpoint"
+    def fine_tune(self, tasks: Sequence[str], way: Way) -> str:
+        run = self.out / f"{way}-{called(tasks)}"
+        made: str = self._cell(f"{run.name}-trained", lambda: str(self._train(tasks, way, run)))
+        return made
+
+    def _train(self, tasks: Sequence[str], way: Way, run: Path) -> Path:
         if (run / "training").is_dir():
             return train(recipe_of_run(run), run, resume=True)
         shutil.rmtree(run, ignore_errors=True)
-        data = "data/held-out/metaworld" if task in NEVER_MET else "data/metaworld"
-        keep = KEPT if way == "keep" else ()
+        homes = {task: "data/held-out/metaworld" if task in NEVER_MET else "data/metaworld" for task in tasks}
         recipe = recipe_for(
-            BASE, [data], "full", DEMONSTRATIONS, held_out=0.0, learning_rate=LEARNING_RATE[way], keep=keep
-        )
-        # The data sets hold more than the task: what the base never met stays out, the rest is kept or stays out.
-        weights = dict.fromkeys(NEVER_MET, 0.0) | {task: 45.0} if keep else {task: 1.0, "*": 0.0}
-        recipe = dataclasses.replace(recipe, task_weights=weights)
-        train(with_steps(recipe, STEPS), run)
-        print(run, flush=True)
-        return run / "checkpoint"
+            BASE, sorted(set(homes.values())), "full", DEMONSTRATIONS, held_out=0.0,
+            learning_rate=LEARNING_RATE[way], keep=KEPT if way == "keep" else (),
+        )  # fmt: skip
+        # The data sets hold other tasks, too. What the base never met stays out; the rest is kept, or stays out.
+        weights = {task: OLD / len(tasks) for task in tasks}
+        weights |= {task: 0.0 for task in (NEVER_MET if way == "keep" else ("*",)) if task not in tasks}
+        return train(with_steps(dataclasses.replace(recipe, task_weights=weights), STEPS), run)
 
-    def played(self, name: str, driver: Callable[[], Path | str], tasks: Sequence[str]) -> dict[str, list[int]]:
+    def played(self, name: str, driver: Path | str, tasks: Sequence[str]) -> dict[str, list[int]]:
         """Outcomes of each of the tasks, and of the rest."""
 
         def play() -> dict[str, list[int]]:
             found: dict[str, list[int]] = {}
-            place = str(driver())
             for names, episodes in ((tasks, EPISODES), ([t for t in REST if t not in tasks], OF_REST)):
-                for task, score in evaluate(place, names, episodes, SEED).tasks.items():
+                for task, score in evaluate(str(driver), names, episodes, SEED).tasks.items():
                     found[task] = [int(outcome) for outcome in score.outcomes]
             return found
 
@@ -122,16 +123,13 @@ class Cells:
             f"{name}-coefficient",
             lambda: choose_coefficient(merge, COEFFICIENTS, watched, unwanted, CHOOSING, DEVELOPMENT)[0],
         )
-
-        def saved() -> Path:
+        if not (self.out / name / "config.json").is_file():
             checkpoint.save(merge(chosen), self.out / name)
-            return self.out / name
-
-        return chosen, self.played(name, saved, tasks)
+        return chosen, self.played(name, self.out / name, tasks)
 
 
-def short(task: str) -> str:
-    return task.split("/")[1].removesuffix("-v3")
+def called(tasks: Sequence[str]) -> str:
+    return "+".join(task.split("/")[1].removesuffix("-v3") for task in tasks)
 
 
 def gain_of(base: Sequence[list[int]], tuned: Sequence[list[int]], merged: Sequence[list[int]]) -> list[float]:
@@ -182,10 +180,7 @@ def row(
         "merged": float(np.mean([np.mean(found[task]) for task, found in each])),
         "gain": gain_of([base[t] for t, _ in each], [tuned[t][t] for t, _ in each], [found[t] for t, found in each]),
         "gains": single,
-        "tasks": {
-            "+".join(map(short, tasks)): {short(task): float(np.mean(found[task])) for task in tasks}
-            for tasks, _, found in merged
-        },
+        "tasks": {called(tasks): {task: float(np.mean(found[task])) for task in tasks} for tasks, _, found in merged},
         "lost": lost(rest_base, rest, list(rest)),
         "lost_on_other_bodies": lost(rest_base, rest, [name for name in rest if "metaworld/" not in name]),
     }
@@ -199,50 +194,52 @@ def main(out: Path = Path("runs/merging")) -> None:
     """
     torch.set_num_threads(1)
     cells = Cells(out)
-    base = cells.played("base", lambda: BASE, NEW)
-    groups = [*itertools.combinations(NEVER_MET, 2), NEVER_MET[:4], (NEVER_MET[4], *WORST), NEW]
+    base = cells.played("base", BASE, NEW)
+    larger = (NEVER_MET[:4], (NEVER_MET[4], *WORST), NEW)
+    groups: dict[Way, list[tuple[str, ...]]] = {
+        "keep": [*itertools.combinations(NEVER_MET, 2), *larger],
+        "plain": [*zip(NEVER_MET, NEVER_MET[1:] + NEVER_MET[:1], strict=True), *larger],
+    }
     rows: dict[str, list[dict[str, Any]]] = {}
-    ways: tuple[Way, ...] = ("keep", "plain")
-    for way in ways:
-        tuned = {
-            task: cells.played(f"{way}-{short(task)}-alone", partial(cells.fine_tune, task, way), (task,))
-            for task in NEW
-        }
-        alone = [((task,), 1.0, tuned[task]) for task in NEW]
-        rows[way] = [row(base, tuned, alone)]
+    for way, all_tasks in groups.items():
+        paths = {task: cells.fine_tune((task,), way) for task in NEW}
+        tuned = {task: cells.played(f"{way}-{called((task,))}-alone", paths[task], (task,)) for task in NEW}
+        rows[way] = [row(base, tuned, [((task,), 1.0, tuned[task]) for task in NEW])]
         for size in (2, 4, 8):
             found = []
-            for tasks in (group for group in groups if len(group) == size):
-                paths = [cells.fine_tune(task, way) for task in tasks]
-                name = f"{way}-{size}-" + "+".join(map(short, tasks))
-                found.append((tasks, *cells.merged(name, partial(add, BASE, paths), tasks)))
+            for tasks in (group for group in all_tasks if len(group) == size):
+                merge = partial(add, BASE, [paths[task] for task in tasks])
+                found.append((tasks, *cells.merged(f"{way}-{size}-{called(tasks)}", merge, tasks)))
             rows[way].append(row(base, tuned, found))
+        if way == "keep":
+            together = cells.played("joint", cells.fine_tune(NEW, way), NEW)
+            joint = row(base, tuned, [(NEW, 1.0, together)])
     negated = []
     for task in UNWANTED:
-        path = cells.fine_tune(task, "keep")
-        coefficient, found = cells.merged(f"negated-{short(task)}", partial(negate, BASE, path), (task,), (task,))
-        before = cells.played(f"base-{short(task)}", lambda: BASE, (task,))
-        others = [other for other in REST if other != task]
+        path = cells.fine_tune((task,), "keep")
+        name = called((task,))
+        coefficient, after = cells.merged(f"negated-{name}", partial(negate, BASE, path), (task,), (task,))
+        before = cells.played(f"base-{name}", BASE, (task,))
         negated.append(
             {
                 "task": task,
                 "coefficient": coefficient,
                 "base": float(np.mean(before[task])),
-                "negated": float(np.mean(found[task])),
-                "lost": lost(before, found, [task]),
-                "lost_on_others": lost(before, found, others),
+                "negated": float(np.mean(after[task])),
+                "lost": lost(before, after, [task]),
+                "lost_on_others": lost(before, after, [other for other in REST if other != task]),
             }
         )
     # A fine-tune of the base is brought to another base, which has met another task since.
     first, second = NEVER_MET[3], NEVER_MET[2]
-    merge = partial(analogy, BASE, cells.fine_tune(first, "keep"), cells.fine_tune(second, "keep"))
-    coefficient, found = cells.merged("ported", merge, (first, second))
+    port = partial(analogy, BASE, cells.fine_tune((first,), "keep"), cells.fine_tune((second,), "keep"))
+    coefficient, after = cells.merged("ported", port, (first, second))
     ported = {
         "task": first,
         "to": second,
         "coefficient": coefficient,
-        "rates": {task: float(np.mean(found[task])) for task in (first, second)},
-        "lost": lost(base, found, REST),
+        "rates": {task: float(np.mean(after[task])) for task in (first, second)},
+        "lost": lost(base, after, REST),
     }
     settings = {
         "base": BASE,
@@ -256,7 +253,7 @@ def main(out: Path = Path("runs/merging")) -> None:
         "seed": SEED,
         "chosen_on": {"seed": DEVELOPMENT, "episodes": CHOOSING, "rest": WATCHED},
     }
-    write("merging", {"settings": settings, "rows": rows, "negated": negated, "ported": ported})
+    write("merging", {"settings": settings, "rows": rows, "joint": joint, "negated": negated, "ported": ported})
 
 
 if __name__ == "__main__":
