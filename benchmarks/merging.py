@@ -13,7 +13,7 @@ import dataclasses
 import itertools
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -23,7 +23,7 @@ import torch
 import tyro
 
 from polysoma.evaluation.evaluation import evaluate
-from polysoma.evaluation.intervals import paired_difference
+from polysoma.evaluation.intervals import mean_interval
 from polysoma.evaluation.merging import choose_coefficient
 from polysoma.files import write_atomically
 from polysoma.learning.finetuning import recipe_for, with_steps
@@ -102,11 +102,11 @@ class Cells:
         weights |= {task: 0.0 for task in (NEVER_MET if way == "keep" else ("*",)) if task not in tasks}
         return train(with_steps(dataclasses.replace(recipe, task_weights=weights), STEPS), run)
 
-    def played(self, name: str, driver: Path | str, tasks: Sequence[str]) -> dict[str, list[int]]:
+    def played(self, name: str, driver: Path | str, tasks: Sequence[str]) -> dict[str, list[float]]:
         """Outcomes of each of the tasks, and of the rest."""
 
-        def play() -> dict[str, list[int]]:
-            found: dict[str, list[int]] = {}
+        def play() -> dict[str, list[float]]:
+            found: dict[str, list[float]] = {}
             for names, episodes in ((tasks, EPISODES), ([t for t in REST if t not in tasks], OF_REST)):
                 for task, score in evaluate(str(driver), names, episodes, SEED).tasks.items():
                     found[task] = [int(outcome) for outcome in score.outcomes]
@@ -116,7 +116,7 @@ class Cells:
 
     def merged(
         self, name: str, merge: Callable[[float], Policy], tasks: Sequence[str], unwanted: Sequence[str] = ()
-    ) -> tuple[float, dict[str, list[int]]]:
+    ) -> tuple[float, dict[str, list[float]]]:
         """The coefficient that is chosen, and outcomes with it."""
         watched = [*tasks, *(task for task in WATCHED if task not in tasks)]
         chosen = self._cell(
@@ -132,32 +132,40 @@ def called(tasks: Sequence[str]) -> str:
     return "+".join(task.split("/")[1].removesuffix("-v3") for task in tasks)
 
 
-def gain_of(base: Sequence[list[int]], tuned: Sequence[list[int]], merged: Sequence[list[int]]) -> list[float]:
-    """``sum(merged - base) / sum(tuned - base)`` with its 95 % percentile bootstrap interval, episodes drawn within
-    every task, those of one seed together."""
+Outcomes = Mapping[str, Sequence[float]]
+"""Of each task, one for each seed; where several merges were played, the mean of theirs."""
+
+
+def gain_of(base: Outcomes, tuned: Outcomes, merged: Outcomes, tasks: Sequence[str]) -> list[float]:
+    """``sum(merged - base) / sum(tuned - base)`` over tasks with its 95 % percentile bootstrap interval: seeds are
+    drawn within every task, the same for all three."""
     rng = np.random.default_rng(0)
-    above, below = [], []
-    for outcomes in zip(base, tuned, merged, strict=True):
-        first, best, found = (np.array(values, float) for values in outcomes)
-        drawn = np.vstack([np.arange(len(first)), rng.integers(len(first), size=(10_000, len(first)))])
-        above.append((found - first)[drawn].mean(1))
-        below.append((best - first)[drawn].mean(1))
-    ratios = np.sum(above, 0) / np.maximum(np.sum(below, 0), 1e-9)
+    above, below = np.zeros(10_001), np.zeros(10_001)
+    for task in tasks:
+        first, best, found = (np.asarray(outcomes[task], float) for outcomes in (base, tuned, merged))
+        seeds = np.vstack([np.arange(len(first)), rng.integers(len(first), size=(10_000, len(first)))])
+        above += (found - first)[seeds].mean(1)
+        below += (best - first)[seeds].mean(1)
+    ratios = above / np.maximum(below, 1e-9)
     return [float(ratios[0]), *(float(limit) for limit in np.quantile(ratios[1:], [0.025, 0.975]))]
 
 
-def lost(base: dict[str, list[int]], merged: dict[str, list[int]], tasks: Sequence[str]) -> list[float]:
-    """``base - merged`` over all episodes of tasks, with a paired interval."""
-    pairs = [
-        (bool(first), bool(second)) for task in tasks for first, second in zip(base[task], merged[task], strict=False)
-    ]
-    return list(paired_difference([first for first, _ in pairs], [second for _, second in pairs]))
+def lost(base: Outcomes, merged: Outcomes, tasks: Sequence[str]) -> list[float]:
+    """The mean of ``base - merged`` over the episodes of tasks with its 95 % bootstrap interval."""
+    # The base may have played more seeds, the same first.
+    pairs = zip(*([o for task in tasks for o in outcomes[task][:OF_REST]] for outcomes in (base, merged)), strict=True)
+    differences = [first - second for first, second in pairs]
+    return [float(np.mean(differences)), *mean_interval(differences)]
+
+
+def mean_of(merges: Sequence[Outcomes]) -> dict[str, list[float]]:
+    """The mean outcome of each task and seed over the merges that played the task."""
+    tasks = {task for outcomes in merges for task in outcomes}
+    return {task: np.mean([o[task] for o in merges if task in o], axis=0).tolist() for task in sorted(tasks)}
 
 
 def row(
-    base: dict[str, list[int]],
-    tuned: dict[str, dict[str, list[int]]],
-    merged: Sequence[tuple[tuple[str, ...], float, dict[str, list[int]]]],
+    base: Outcomes, tuned: Mapping[str, Outcomes], merged: Sequence[tuple[tuple[str, ...], float, Outcomes]]
 ) -> dict[str, Any]:
     """All merges of the same number of fine-tunes.
 
@@ -166,23 +174,23 @@ def row(
         tuned: those of the fine-tune of each task.
         merged: tasks, coefficient and outcomes of each merge.
     """
-    each = [(task, found) for tasks, _, found in merged for task in tasks]
-    rest_base = {f"{number} {task}": base[task] for number in range(len(merged)) for task in REST}
-    rest = {f"{number} {task}": found[task] for number, (_, _, found) in enumerate(merged) for task in REST}
-    single = [gain_of(*([o[t] for t in tasks] for o in (base, {t: tuned[t][t] for t in tasks}, found)))[0]
-              for tasks, _, found in merged]  # fmt: skip
+    alone, found = mean_of(list(tuned.values())), mean_of([outcomes for _, _, outcomes in merged])
+    tasks = sorted({task for names, _, _ in merged for task in names})
     return {
         "fine_tunes": len(merged[0][0]),
         "merges": len(merged),
         "coefficients": [coefficient for _, coefficient, _ in merged],
-        "base": float(np.mean([np.mean(base[task]) for task, _ in each])),
-        "tuned": float(np.mean([np.mean(tuned[task][task]) for task, _ in each])),
-        "merged": float(np.mean([np.mean(found[task]) for task, found in each])),
-        "gain": gain_of([base[t] for t, _ in each], [tuned[t][t] for t, _ in each], [found[t] for t, found in each]),
-        "gains": single,
-        "tasks": {called(tasks): {task: float(np.mean(found[task])) for task in tasks} for tasks, _, found in merged},
-        "lost": lost(rest_base, rest, list(rest)),
-        "lost_on_other_bodies": lost(rest_base, rest, [name for name in rest if "metaworld/" not in name]),
+        **{
+            name: float(np.mean([outcomes[task] for task in tasks]))
+            for name, outcomes in (("base", base), ("tuned", alone), ("merged", found))
+        },
+        "gain": gain_of(base, alone, found, tasks),
+        "gains": {called(names): gain_of(base, alone, outcomes, names) for names, _, outcomes in merged},
+        "rates": {
+            called(names): {task: float(np.mean(outcomes[task])) for task in names} for names, _, outcomes in merged
+        },
+        "lost": lost(base, found, REST),
+        "lost_on_other_bodies": lost(base, found, [task for task in REST if not task.startswith("metaworld/")]),
     }
 
 
@@ -226,7 +234,6 @@ def main(out: Path = Path("runs/merging")) -> None:
                 "coefficient": coefficient,
                 "base": float(np.mean(before[task])),
                 "negated": float(np.mean(after[task])),
-                "lost": lost(before, after, [task]),
                 "lost_on_others": lost(before, after, [other for other in REST if other != task]),
             }
         )

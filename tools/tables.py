@@ -306,8 +306,13 @@ def merging() -> str:
         "| fine-tuned | merged | merges | base | each alone | merged | of the gain | lost on the rest |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for way, name in (("keep", "with `--keep`"), ("plain", "on the task alone")):
-        for row in found["rows"][way]:
+    ways = (
+        ("each with `--keep`", found["rows"]["keep"]),
+        ("each on its task alone", found["rows"]["plain"]),
+        ("all at once with `--keep`", [found["joint"]]),
+    )
+    for name, rows in ways:
+        for row in rows:
             gain = "{:.2f} [{:.2f}, {:.2f}]".format(*row["gain"])
             lines.append(
                 f"| {name} | {row['fine_tunes'] if row['fine_tunes'] > 1 else 'none'} | {row['merges']} "
