@@ -12,7 +12,7 @@ import torch
 from conftest import ARM, GRID, check_resuming, make_episode, make_policy, observe
 from polysoma.cli import main
 from polysoma.data.dataset import Dataset
-from polysoma.data.mixture import Source
+from polysoma.data.mixture import Source, open_sources
 from polysoma.data.windows import gather
 from polysoma.data.writer import DatasetWriter
 from polysoma.errors import PolysomaError
@@ -138,6 +138,23 @@ def test_full_fine_tuning_is_a_checkpoint_that_stands_alone(
     recipe = recipe_for(str(base), [str(datasets["arm"])], "full", demonstrations=2, held_out=0.0)
     policy = checkpoint.load(train(with_steps(recipe, 1), tmp_path / "run"))
     assert not policy.shared and {body.name for body in policy.config.embodiments} == {"arm", "grid"}
+
+
+def test_what_is_kept_is_half_of_what_is_learnt_from(base: Path, datasets: dict[str, Path], tmp_path: Path) -> None:
+    with DatasetWriter(tmp_path / "new", ARM) as writer:
+        for seed in range(4):
+            writer.add(make_episode(ARM, 20, seed, "arm/three", "do one"))
+    kept = [str(datasets["arm"]), str(datasets["grid"])]
+    alone = recipe_for(str(base), [str(tmp_path / "new")], "full", held_out=0.0)
+    recipe = recipe_for(str(base), [str(tmp_path / "new")], "full", held_out=0.0, keep=kept)
+    assert not alone.task_weights and recipe.data == (str(tmp_path / "new"), *kept)
+    assert recipe.bodies["arm"].batch == 2 * alone.bodies["arm"].batch
+    source = open_sources(recipe.folders(), {}, {"arm": 0.0}, None, recipe.task_weights)[0]
+    drawn = source.draw(1000, np.random.default_rng(0)).instructions
+    # Of the three tasks two are old; "do one" is said for an old one as well.
+    assert 0.2 < sum(text == "do two" for text in drawn) / 1000 < 0.3
+    policy = checkpoint.load(train(with_steps(recipe, 1), tmp_path / "run"))
+    assert {body.name for body in policy.config.embodiments} == {"arm", "grid"}
 
 
 def test_the_best_checkpoint_is_kept_and_patience_ends(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from polysoma.data.dataset import Dataset
 from polysoma.data.mixture import Source
 from polysoma.data.windows import gather
 from polysoma.errors import PolysomaError
+from polysoma.evaluation.merging import choose_coefficient
 from polysoma.learning.finetuning import recipe_for, with_steps
 from polysoma.learning.imitation import train
 from polysoma.policy import checkpoint
@@ -47,11 +49,32 @@ def test_two_bodies_come_together(base: Path, datasets: dict[str, Path], tmp_pat
     both = add(base, [arm, grid], 0.5)
     assert {body.name for body in both.config.embodiments} == {"arm", "grid"}
     assert torch.equal(both.heads["arm"].linear.weight, checkpoint.load_for_training(arm).heads["arm"].linear.weight)
-    expected = checkpoint.load_for_training(grid).readouts["grid"]
+    # The base knows the grid, so that goes half of the way.
+    expected = (
+        checkpoint.load_for_training(grid).readouts["grid"] + checkpoint.load_for_training(base).readouts["grid"]
+    ) / 2
     torch.testing.assert_close(both.readouts["grid"], expected, atol=1e-6, rtol=1e-5)
     checkpoint.save(both, tmp_path / "both")
     agent = checkpoint.load(tmp_path / "both").agent("arm", "do one")
     assert np.isfinite(agent.act(observe(ARM))).all()
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_two_fine_tunes_of_one_body_are_summed_up_with_their_heads(
+    method: FinetuningMethod, base: Path, datasets: dict[str, Path], tmp_path: Path
+) -> None:
+    parts = [tuned(base, datasets["grid"], tmp_path / str(seed), method, seed) for seed in (1, 2)]
+    start = checkpoint.load_for_training(base).state_dict()
+    ends = [checkpoint.load_for_training(part).state_dict() for part in parts]
+    merged = add(base, parts, 0.8).state_dict()
+    assert merged.keys() == start.keys()
+    for name in start:
+        if name.startswith(("readouts.", "heads.", "bodies.")):
+            expected = start[name] + 0.8 * sum(end[name] - start[name] for end in ends)
+            torch.testing.assert_close(merged[name], expected, atol=1e-6, rtol=1e-5)
+            assert not torch.equal(ends[0][name], ends[1][name])
+    for name, value in add(base, parts, 0.0).state_dict().items():
+        assert torch.equal(value, start[name])
 
 
 def test_low_rank_fine_tunes_are_multiplied_out(base: Path, datasets: dict[str, Path], tmp_path: Path) -> None:
@@ -120,3 +143,6 @@ def test_the_coefficient_is_asked_for_or_chosen(
     monkeypatch.setattr("polysoma.evaluation.merging.evaluate", evaluate)
     main([*arguments, "--tasks", "babyai/GoToLocal"])
     assert "coefficient 0.4" in capsys.readouterr().out.splitlines()[-1]
+    monkeypatch.setattr("polysoma.evaluation.merging.evaluate", lambda *_: Result(0.5))
+    merge = partial(add, base, [folder])
+    assert choose_coefficient(merge, (0.2, 0.4, 0.6), ["babyai/GoToLocal"], (), 1, 0)[0] == 0.4

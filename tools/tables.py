@@ -335,6 +335,52 @@ def adapters() -> str:
     )
 
 
+def merging() -> str:
+    """What merges keep of what was learnt, and of what was known."""
+    found = read("merging")
+    assert found is not None
+    settings = found["settings"]
+    lines = [
+        "| fine-tuned | merged | merges | base | each alone | merged | of the gain | lost on the rest |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    ways = (
+        ("each with `--keep`", found["rows"]["keep"]),
+        ("each on its task alone", found["rows"]["plain"]),
+        ("all at once with `--keep`", [found["joint"]]),
+    )
+    for name, rows in ways:
+        for row in rows:
+            gain = "{:.2f} [{:.2f}, {:.2f}]".format(*row["gain"])
+            lines.append(
+                f"| {name} | {row['fine_tunes'] if row['fine_tunes'] > 1 else 'none'} | {row['merges']} "
+                f"| {row['base']:.2f} | {row['tuned']:.2f} | {row['merged']:.2f} "
+                f"| {gain if row['fine_tunes'] > 1 else ''} | {_difference(row['lost'])} |"
+            )
+    lines += [
+        "",
+        f"From {settings['base']}, all weights, {settings['demonstrations']} demonstrations, {settings['steps']} steps "
+        f"each. Rates of success on the tasks merged, {settings['episodes']} episodes of each; the rest are "
+        f"{len(settings['rest'])} tasks that the base met, {settings['episodes_of_rest']} episodes of each for every "
+        f"merge; seeds from {settings['seed']}, 95 % intervals. Coefficients were chosen on other seeds "
+        f"(`{found['command']}`).",
+        "",
+    ]
+    for row in found["negated"]:
+        lines.append(
+            f"Taken away, {row['task']} falls from {row['base']:.2f} to {row['negated']:.2f}; the others lose "
+            f"{_difference(row['lost_on_others'])} (coefficient {row['coefficient']:g})."
+        )
+    ported = found["ported"]
+    rates = " and ".join(f"{rate:.2f} of {task}" for task, rate in ported["rates"].items())
+    lines += [
+        f"By analogy, the fine-tune for {ported['task']} was brought to a base that had learnt {ported['to']} since: "
+        f"{rates}, {_difference(ported['lost'])} lost on the rest (coefficient {ported['coefficient']:g}).",
+        "",
+    ]
+    return "\n".join(lines)
+
+
 def memory() -> str:
     """The shipped weights with demonstrations to look up, and without."""
     found, plain = read("memory"), read("scores")
@@ -531,6 +577,9 @@ def gpicl() -> str:
         "",
         f"Accuracy on tasks of training / on unseen ones, over the last quarter of {settings['length']} examples; "
         f"chance is {1 / settings['ways']:.2f}. {seconds / 60:.0f} minutes of one core in all (`{found['command']}`).",
+        "",
+    ]
+    return "\n".join(lines)
 
 
 def fleet() -> str:
@@ -567,7 +616,14 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "docs/architecture.md": {"stream": stream},
     "docs/data.md": {"data": data},
     "docs/scale.md": {"scale": scale},
-    "docs/finetuning.md": {"tasks": tasks, "body": body, "adapters": adapters, "memory": memory, "peg": peg},
+    "docs/finetuning.md": {
+        "tasks": tasks,
+        "body": body,
+        "adapters": adapters,
+        "memory": memory,
+        "peg": peg,
+        "merging": merging,
+    },
     "docs/in-context.md": {"in-context": in_context, "gpicl": gpicl},
     "docs/fleet.md": {"fleet": fleet},
     "docs/serving.md": {"serving": serving, "realtime": realtime, "edge": edge},

@@ -30,6 +30,7 @@ class Finetune:
     Examples:
         polysoma finetune generalist --data recordings/so101 --out runs/so101
         polysoma finetune generalist --data data/fetch --method full --demos 20 --minutes 5 --out runs/fetch
+        polysoma finetune generalist --data recordings/lock --keep data/metaworld --method full --out runs/lock
         polysoma finetune runs/so101/checkpoint --data recordings/second-week --out runs/so101-2
     """
 
@@ -37,6 +38,9 @@ class Finetune:
     """A checkpoint folder, or generalist for the shipped weights; an adaptation is continued."""
     data: tuple[str, ...] = ()
     """Data sets of any known format."""
+    keep: tuple[str, ...] = ()
+    """Data sets of what is not to be forgotten: half of what is learnt from comes from these. For --method full, and
+    before merging."""
     method: FinetuningMethod | None = None
     """full: all weights; lora: low-rank matrices in the trunk; adapter: bottlenecks in the trunk; head: what the body
     has of its own alone; prompt: tokens before the words. lora by default, or that of an adaptation to be continued."""
@@ -89,7 +93,7 @@ class Finetune:
 
         recipe = recipe_for(
             self.checkpoint, self.data, self.method, self.demos, self.held_out, self.rank, self.tokens,
-            self.learning_rate, self.seed, unpacking(),
+            self.learning_rate, self.seed, unpacking(), self.keep,
         )  # fmt: skip
         if self.tasks:
             tasks = tuple(simulators.match_tasks(self.tasks, list(recipe.bodies)))

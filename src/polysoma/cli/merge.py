@@ -24,7 +24,8 @@ class _Merging:
     out: Path = Path("runs/merged")
     """Folder of the new checkpoint."""
     coefficient: float | None = None
-    """How much of each difference; by default the one of 0.1, 0.2, ... 1.0 that does best on --tasks."""
+    """How much of each difference; by default the one of 0.1, 0.2, ... 1.0 that does best on --tasks, the middle one of
+    several."""
     tasks: str = ""
     """Tasks, old and new, on which the coefficient is chosen, comma-separated."""
     episodes: int = 10
@@ -57,7 +58,8 @@ class _Merging:
 
 @dataclass(frozen=True)
 class MergeAdd(_Merging):
-    """Adds up what several fine-tunes of one base have learnt, into one checkpoint. Bodies keep heads of their own.
+    """Adds up what several fine-tunes of one base have learnt, into one checkpoint. Bodies that it does not know come
+    whole.
 
     Examples:
         polysoma merge add generalist runs/a/checkpoint runs/b/checkpoint --tasks 'fetch/*,drone/*' --out runs/ab

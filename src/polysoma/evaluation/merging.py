@@ -22,7 +22,8 @@ def choose_coefficient(
     seed: int,
     progress: Callable[[int], None] | None = None,
 ) -> tuple[float, dict[float, float]]:
-    """The coefficient with the highest mean rate of success over tasks, and that rate for each.
+    """The coefficient with the highest mean rate of success over tasks, and that rate for each. Of several that are
+    equally good it is the one in the middle.
 
     Args:
         merge: from a coefficient to a policy.
@@ -44,4 +45,5 @@ def choose_coefficient(
             rates[coefficient] = float(np.mean(wanted))
             if progress is not None:
                 progress(number)
-    return max(rates, key=lambda coefficient: rates[coefficient]), rates
+    best = [coefficient for coefficient, rate in rates.items() if np.isclose(rate, max(rates.values()))]
+    return best[len(best) // 2], rates

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import get_args
 
 from polysoma.data.mixture import open_sources
-from polysoma.embodiment import Modality
+from polysoma.embodiment import Embodiment, Modality
 from polysoma.errors import PolysomaError
 from polysoma.learning.imitation import Rehearsal, rehearse
 from polysoma.learning.recipe import BodyRecipe, Recipe
@@ -36,6 +36,7 @@ def recipe_for(
     learning_rate: float | None = None,
     seed: int = 0,
     unpacking: Callable[[Path, int, int], None] | None = None,
+    keep: Sequence[str] = (),
 ) -> Recipe:
     """A recipe whose number of steps is still open (:func:`with_steps`).
 
@@ -51,6 +52,9 @@ def recipe_for(
         learning_rate: the peak; None takes what suits the method.
         seed: of all that is drawn at random.
         unpacking: called with (data set, frames so far, of how many) while data of other formats are unpacked.
+        keep: data sets of what the base can do and shall not forget (rehearsal; Robins 1995, "Catastrophic
+            Forgetting, Rehearsal and Pseudorehearsal"). Their tasks together are drawn about as often as those of
+            ``data`` together; a body of which ``data`` has nothing gets a small batch of its own.
 
     Raises:
         PolysomaError: no data, or an unknown method.
@@ -63,21 +67,26 @@ def recipe_for(
         raise PolysomaError(f"method: expected one of {', '.join(get_args(FinetuningMethod))}, got {method!r}")
     # The folders are found by the rules of recipes, whatever the bodies are.
     folders = Recipe(tuple(data), {}).folders()
-    bodies = {}
-    for source in open_sources(folders, {}, {}, unpacking):
-        body = source.embodiment
-        pictures = any(stream.modality is Modality.IMAGE for stream in body.arrays)
-        bodies[body.name] = BodyRecipe(
-            batch=_BATCH_OF_PICTURES if pictures else _BATCH,
-            parts=2,
-            balance=0.3,
-            noise=0.02 if pictures else 0.01,
-            colour=0.15 if pictures else 0.0,
-        )
+    sources = open_sources(folders, {}, {}, unpacking)
+    bodies = {source.embodiment.name: _body_recipe(source.embodiment) for source in sources}
+    kept = Recipe(tuple(keep), {}).folders() if keep else []
+    learnt = {source.embodiment.name: set(source.tasks) for source in sources}
+    task_weights: dict[str, float] = {}
+    for source in open_sources(kept, {}, {}, unpacking):
+        name = source.embodiment.name
+        batch = _body_recipe(source.embodiment).batch
+        if name not in learnt:
+            bodies[name] = dataclasses.replace(_body_recipe(source.embodiment), batch=batch // 4)
+            continue
+        bodies[name] = dataclasses.replace(bodies[name], batch=2 * batch)
+        old = sorted(set(source.tasks) - learnt[name])
+        task_weights |= dict.fromkeys(old, len(learnt[name]) / max(1, len(old)))
+    folders += [folder for folder in kept if folder not in folders]
     adaptation = None if method == "full" else Adaptation(method, rank, tokens)
     return Recipe(
         data=tuple(map(str, folders)),
         bodies=bodies,
+        task_weights=task_weights,
         init=base,
         adaptation=adaptation,
         demonstrations=demonstrations,
@@ -86,6 +95,17 @@ def recipe_for(
         weight_decay=0.01,
         ema=0.98,
         seed=seed,
+    )
+
+
+def _body_recipe(body: Embodiment) -> BodyRecipe:
+    pictures = any(stream.modality is Modality.IMAGE for stream in body.arrays)
+    return BodyRecipe(
+        batch=_BATCH_OF_PICTURES if pictures else _BATCH,
+        parts=2,
+        balance=0.3,
+        noise=0.02 if pictures else 0.01,
+        colour=0.15 if pictures else 0.0,
     )
 
 

@@ -1,8 +1,8 @@
 """Merging: sums and differences of what fine-tunes of one base have learnt (task arithmetic, Ilharco et al. 2022,
 arXiv 2212.04089).
 
-What all bodies share moves by the scaled sum of the differences. What a body has of its own is not summed up: a body
-that only one fine-tune changed, or added, comes from that one whole.
+All that the base knows moves by the scaled sum of the differences, heads of bodies included. Bodies and words that it
+does not know come whole from the fine-tune that added them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ _WORDS = "text.words.weight"
 
 def add(base: str | Path, tuned: Sequence[str | Path], coefficient: float) -> Policy:
     """``base + coefficient * sum(tuned - base)``. With the coefficient ``1 / len(tuned)`` it is their mean; one
-    fine-tune and a coefficient below 1 go part of the way.
+    fine-tune and a coefficient below 1 go part of the way. A body or a word that the base does not know is the mean of
+    those that know it.
 
     Raises:
         PolysomaError: nothing to add, or a checkpoint that does not come from this base (as far as its lineage is
@@ -43,9 +44,14 @@ def add(base: str | Path, tuned: Sequence[str | Path], coefficient: float) -> Po
         if name not in before:
             merged[name] = torch.stack(held).mean(0)
             continue
+<<<<<<< HEAD
         moved = [value - before[name] for value in held if not torch.equal(value, before[name])]
         share = 1 / max(1, len(moved)) if name.startswith(OF_BODIES) else coefficient
         merged[name] = before[name] + share * sum(moved, torch.zeros_like(before[name]))
+=======
+        moved = [value - before[name] for value in held]
+        merged[name] = before[name] + coefficient * sum(moved, torch.zeros_like(before[name]))
+>>>>>>> merging
     # Words that the base does not know are as those have them that do.
     for row, word in enumerate(config.vocabulary, start=2):
         if word not in start.text.ids:

@@ -1,0 +1,267 @@
+"""What is left of eight fine-tunes when they are merged, and of what the base could do (docs/finetuning.md).
+
+    python benchmarks/merging.py
+
+From runs/held-out/checkpoint (recipes/held-out.toml) eight fine-tunes are made of one task each, with what the base can
+do mixed in (``keep``) and without. Needs data/held-out (benchmarks/compare.py) and data/ (recipes/generalist.sh). About
+an hour on one core; killed, it continues where it was.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import tyro
+
+from polysoma.evaluation.evaluation import evaluate
+from polysoma.evaluation.intervals import mean_interval
+from polysoma.evaluation.merging import choose_coefficient
+from polysoma.files import write_atomically
+from polysoma.learning.finetuning import recipe_for, with_steps
+from polysoma.learning.imitation import recipe_of_run, train
+from polysoma.policy import checkpoint
+from polysoma.policy.merging import add, analogy, negate
+from polysoma.policy.policy import Policy
+from results import write
+
+BASE = "runs/held-out/checkpoint"
+Way = Literal["keep", "plain"]
+
+
+def metaworld(names: str) -> tuple[str, ...]:
+    return tuple(f"metaworld/{name}-v3" for name in names.split())
+
+
+NEVER_MET = metaworld("bin-picking box-close hand-insert door-lock door-unlock")
+WORST = metaworld("pick-out-of-hole stick-pull shelf-place")
+"""What the base does worst of all that it has met, on development seeds."""
+NEW = NEVER_MET + WORST
+REST = (
+    *metaworld(
+        "button-press button-press-topdown coffee-button coffee-pull dial-turn door-open door-close drawer-open "
+        "drawer-close faucet-open faucet-close hammer handle-press lever-pull pick-place plate-slide push reach "
+        "sweep-into window-close"
+    ),
+    "go1/velocity",
+    "drone/hover",
+    "rover/pillar",
+)
+WATCHED = (*metaworld("drawer-open pick-place push coffee-pull lever-pull reach"), "drone/hover")
+"""Those of the rest that coefficients are chosen by, beside the tasks that are merged."""
+KEPT = ("data/metaworld", "data/drone", "data/rover", "data/go1")
+UNWANTED = metaworld("push door-open")
+"""What the base can do and is to lose."""
+OLD = 45
+"""Tasks of Meta-World that the base met."""
+COEFFICIENTS = (0.25, 0.5, 0.75, 1.0)
+DEMONSTRATIONS, STEPS = 50, 200
+LEARNING_RATE = {"keep": 6e-4, "plain": 1e-4}
+"""Full fine-tuning. Without what is kept a lower rate forgets less, and the task is learnt all the same."""
+DEVELOPMENT, SEED = 560_000, 9500
+CHOOSING, EPISODES, OF_REST = 3, 20, 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Cells:
+    """What was trained and played, in a folder."""
+
+    out: Path
+
+    def _cell(self, name: str, make: Callable[[], Any]) -> Any:
+        file = self.out / f"{name}.json"
+        if not file.exists():
+            write_atomically(file, json.dumps(make()).encode())
+            print(name, flush=True)
+        return json.loads(file.read_text())
+
+    def fine_tune(self, tasks: Sequence[str], way: Way) -> str:
+        run = self.out / f"{way}-{called(tasks)}"
+        made: str = self._cell(f"{run.name}-trained", lambda: str(self._train(tasks, way, run)))
+        return made
+
+    def _train(self, tasks: Sequence[str], way: Way, run: Path) -> Path:
+        if (run / "training").is_dir():
+            return train(recipe_of_run(run), run, resume=True)
+        shutil.rmtree(run, ignore_errors=True)
+        homes = {task: "data/held-out/metaworld" if task in NEVER_MET else "data/metaworld" for task in tasks}
+        recipe = recipe_for(
+            BASE, sorted(set(homes.values())), "full", DEMONSTRATIONS, held_out=0.0,
+            learning_rate=LEARNING_RATE[way], keep=KEPT if way == "keep" else (),
+        )  # fmt: skip
+        # The data sets hold other tasks, too. What the base never met stays out; the rest is kept, or stays out.
+        weights = {task: OLD / len(tasks) for task in tasks}
+        weights |= {task: 0.0 for task in (NEVER_MET if way == "keep" else ("*",)) if task not in tasks}
+        return train(with_steps(dataclasses.replace(recipe, task_weights=weights), STEPS), run)
+
+    def played(self, name: str, driver: Path | str, tasks: Sequence[str]) -> dict[str, list[float]]:
+        """Outcomes of each of the tasks, and of the rest."""
+
+        def play() -> dict[str, list[float]]:
+            found: dict[str, list[float]] = {}
+            for names, episodes in ((tasks, EPISODES), ([t for t in REST if t not in tasks], OF_REST)):
+                for task, score in evaluate(str(driver), names, episodes, SEED).tasks.items():
+                    found[task] = [int(outcome) for outcome in score.outcomes]
+            return found
+
+        return self._cell(name, play)
+
+    def merged(
+        self, name: str, merge: Callable[[float], Policy], tasks: Sequence[str], unwanted: Sequence[str] = ()
+    ) -> tuple[float, dict[str, list[float]]]:
+        """The coefficient that is chosen, and outcomes with it."""
+        watched = [*tasks, *(task for task in WATCHED if task not in tasks)]
+        chosen = self._cell(
+            f"{name}-coefficient",
+            lambda: choose_coefficient(merge, COEFFICIENTS, watched, unwanted, CHOOSING, DEVELOPMENT)[0],
+        )
+        if not (self.out / name / "config.json").is_file():
+            checkpoint.save(merge(chosen), self.out / name)
+        return chosen, self.played(name, self.out / name, tasks)
+
+
+def called(tasks: Sequence[str]) -> str:
+    return "+".join(task.split("/")[1].removesuffix("-v3") for task in tasks)
+
+
+Outcomes = Mapping[str, Sequence[float]]
+"""Of each task, one for each seed; where several merges were played, the mean of theirs."""
+
+
+def gain_of(base: Outcomes, tuned: Outcomes, merged: Outcomes, tasks: Sequence[str]) -> list[float]:
+    """``sum(merged - base) / sum(tuned - base)`` over tasks with its 95 % percentile bootstrap interval: seeds are
+    drawn within every task, the same for all three."""
+    rng = np.random.default_rng(0)
+    above, below = np.zeros(10_001), np.zeros(10_001)
+    for task in tasks:
+        first, best, found = (np.asarray(outcomes[task], float) for outcomes in (base, tuned, merged))
+        seeds = np.vstack([np.arange(len(first)), rng.integers(len(first), size=(10_000, len(first)))])
+        above += (found - first)[seeds].mean(1)
+        below += (best - first)[seeds].mean(1)
+    ratios = above / np.maximum(below, 1e-9)
+    return [float(ratios[0]), *(float(limit) for limit in np.quantile(ratios[1:], [0.025, 0.975]))]
+
+
+def lost(base: Outcomes, merged: Outcomes, tasks: Sequence[str]) -> list[float]:
+    """The mean of ``base - merged`` over the episodes of tasks with its 95 % bootstrap interval."""
+    # The base may have played more seeds, the same first.
+    pairs = zip(*([o for task in tasks for o in outcomes[task][:OF_REST]] for outcomes in (base, merged)), strict=True)
+    differences = [first - second for first, second in pairs]
+    return [float(np.mean(differences)), *mean_interval(differences)]
+
+
+def mean_of(merges: Sequence[Outcomes]) -> dict[str, list[float]]:
+    """The mean outcome of each task and seed over the merges that played the task."""
+    tasks = {task for outcomes in merges for task in outcomes}
+    return {task: np.mean([o[task] for o in merges if task in o], axis=0).tolist() for task in sorted(tasks)}
+
+
+def row(
+    base: Outcomes, tuned: Mapping[str, Outcomes], merged: Sequence[tuple[tuple[str, ...], float, Outcomes]]
+) -> dict[str, Any]:
+    """All merges of the same number of fine-tunes.
+
+    Args:
+        base: its outcomes.
+        tuned: those of the fine-tune of each task.
+        merged: tasks, coefficient and outcomes of each merge.
+    """
+    alone, found = mean_of(list(tuned.values())), mean_of([outcomes for _, _, outcomes in merged])
+    tasks = sorted({task for names, _, _ in merged for task in names})
+    return {
+        "fine_tunes": len(merged[0][0]),
+        "merges": len(merged),
+        "coefficients": [coefficient for _, coefficient, _ in merged],
+        **{
+            name: float(np.mean([outcomes[task] for task in tasks]))
+            for name, outcomes in (("base", base), ("tuned", alone), ("merged", found))
+        },
+        "gain": gain_of(base, alone, found, tasks),
+        "gains": {called(names): gain_of(base, alone, outcomes, names) for names, _, outcomes in merged},
+        "rates": {
+            called(names): {task: float(np.mean(outcomes[task])) for task in names} for names, _, outcomes in merged
+        },
+        "lost": lost(base, found, REST),
+        "lost_on_other_bodies": lost(base, found, [task for task in REST if not task.startswith("metaworld/")]),
+    }
+
+
+def main(out: Path = Path("runs/merging")) -> None:
+    """All merges.
+
+    Args:
+        out: folder of the runs and of what was played; what is there is used.
+    """
+    torch.set_num_threads(1)
+    cells = Cells(out)
+    base = cells.played("base", BASE, NEW)
+    larger = (NEVER_MET[:4], (NEVER_MET[4], *WORST), NEW)
+    groups: dict[Way, list[tuple[str, ...]]] = {
+        "keep": [*itertools.combinations(NEVER_MET, 2), *larger],
+        "plain": [*zip(NEVER_MET, NEVER_MET[1:] + NEVER_MET[:1], strict=True), *larger],
+    }
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for way, all_tasks in groups.items():
+        paths = {task: cells.fine_tune((task,), way) for task in NEW}
+        tuned = {task: cells.played(f"{way}-{called((task,))}-alone", paths[task], (task,)) for task in NEW}
+        rows[way] = [row(base, tuned, [((task,), 1.0, tuned[task]) for task in NEW])]
+        for size in (2, 4, 8):
+            found = []
+            for tasks in (group for group in all_tasks if len(group) == size):
+                merge = partial(add, BASE, [paths[task] for task in tasks])
+                found.append((tasks, *cells.merged(f"{way}-{size}-{called(tasks)}", merge, tasks)))
+            rows[way].append(row(base, tuned, found))
+        if way == "keep":
+            together = cells.played("joint", cells.fine_tune(NEW, way), NEW)
+            joint = row(base, tuned, [(NEW, 1.0, together)])
+    negated = []
+    for task in UNWANTED:
+        path = cells.fine_tune((task,), "keep")
+        name = called((task,))
+        coefficient, after = cells.merged(f"negated-{name}", partial(negate, BASE, path), (task,), (task,))
+        before = cells.played(f"base-{name}", BASE, (task,))
+        negated.append(
+            {
+                "task": task,
+                "coefficient": coefficient,
+                "base": float(np.mean(before[task])),
+                "negated": float(np.mean(after[task])),
+                "lost_on_others": lost(before, after, [other for other in REST if other != task]),
+            }
+        )
+    # A fine-tune of the base is brought to another base, which has met another task since.
+    first, second = NEVER_MET[3], NEVER_MET[2]
+    port = partial(analogy, BASE, cells.fine_tune((first,), "keep"), cells.fine_tune((second,), "keep"))
+    coefficient, after = cells.merged("ported", port, (first, second))
+    ported = {
+        "task": first,
+        "to": second,
+        "coefficient": coefficient,
+        "rates": {task: float(np.mean(after[task])) for task in (first, second)},
+        "lost": lost(base, after, REST),
+    }
+    settings = {
+        "base": BASE,
+        "steps": STEPS,
+        "demonstrations": DEMONSTRATIONS,
+        "learning_rates": LEARNING_RATE,
+        "coefficients": COEFFICIENTS,
+        "episodes": EPISODES,
+        "episodes_of_rest": OF_REST,
+        "rest": REST,
+        "seed": SEED,
+        "chosen_on": {"seed": DEVELOPMENT, "episodes": CHOOSING, "rest": WATCHED},
+    }
+    write("merging", {"settings": settings, "rows": rows, "joint": joint, "negated": negated, "ported": ported})
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
