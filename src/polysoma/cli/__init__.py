@@ -20,6 +20,7 @@ from polysoma.cli.evaluate import Evaluate
 from polysoma.cli.export import Export
 from polysoma.cli.finetune import Finetune, Lineage
 from polysoma.cli.merge import MergeAdd, MergeAnalogy, MergeNegate
+from polysoma.cli.meta import Meta
 from polysoma.cli.play import Play
 from polysoma.cli.push import Push
 from polysoma.cli.record import Record
@@ -38,6 +39,7 @@ COMMANDS: dict[str, Any] = {
     "doctor": Doctor,
     "train": Train,
     "finetune": Finetune,
+    "meta": Meta,
     "lineage": Lineage,
     "compare": Compare,
     "merge add": MergeAdd,

@@ -17,6 +17,7 @@ import resource
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,6 +36,7 @@ from polysoma.errors import PolysomaError
 from polysoma.files import write_atomically
 from polysoma.learning import distributed, lineage
 from polysoma.learning.augmentation import augmented
+from polysoma.learning.meta import MetaTasks
 from polysoma.learning.recipe import Recipe, recipe_from_table
 from polysoma.policy import checkpoint
 from polysoma.policy.images import ImageConfig
@@ -46,6 +48,10 @@ _HELD_OUT_WINDOWS = 256
 
 Evaluate = Callable[[Path, tuple[str, ...], int, int], dict[str, float]]
 """A quick evaluation: (checkpoint, tasks, episodes, seed) to the success rate of each task."""
+
+
+_Learn = Callable[[Policy, int, accelerate.Accelerator], tuple[float, float, int]]
+"""Adds one body's gradients of a step. Returns its mean loss, that of its estimates, and its windows here."""
 
 
 class Best(NamedTuple):
@@ -100,6 +106,7 @@ def train(
     tracked = policy.own()
     average = {name: value.clone() for name, value in tracked.items()}
     optimizer = _optimizer(policy, recipe)
+    learners = _learners(sources, recipe)
     step, best = 0, Best()
     if resume:
         step, best = _load_state(training, policy, average, optimizer)
@@ -115,9 +122,8 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = rate
         losses, estimated = {}, {}
-        for source in sources:
-            name = source.embodiment.name
-            losses[name], estimated[name], windows = _accumulate(policy, source, recipe, step, accelerator)
+        for name, learn in learners.items():
+            losses[name], estimated[name], windows = learn(policy, step, accelerator)
             seen += windows
         distributed.reduce_gradients(parameters, accelerator)
         norm = distributed.clip_gradients(parameters, recipe.clip)
@@ -185,12 +191,12 @@ def rehearse(recipe: Recipe, steps: int = 4, unpacking: Callable[[Path, int, int
     accelerator = accelerate.Accelerator()
     sources, _ = _sources(recipe, unpacking)
     policy = _policy(recipe, sources, None).to(accelerator.device).train()
-    optimizer = _optimizer(policy, recipe)
+    optimizer, learners = _optimizer(policy, recipe), _learners(sources, recipe)
     times = []
     for step in range(steps):
         began = time.monotonic()
-        for source in sources:
-            _accumulate(policy, source, recipe, step, accelerator)
+        for learn in learners.values():
+            learn(policy, step, accelerator)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         times.append(time.monotonic() - began)
@@ -221,6 +227,13 @@ def learning_rate(recipe: Recipe, step: int) -> float:
         return recipe.learning_rate * (step + 1) / recipe.warmup
     done = (step - recipe.warmup) / max(1, recipe.steps - recipe.warmup)
     return recipe.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+def prepare(recipe: Recipe, unpacking: Callable[[Path, int, int], None] | None = None) -> tuple[list[Source], Policy]:
+    """What a training by this recipe learns from and begins with. Raises PolysomaError as :func:`train`."""
+    sources, _ = _sources(recipe, unpacking)
+    torch.manual_seed(recipe.seed)
+    return sources, _policy(recipe, sources, None)
 
 
 def _sources(
@@ -262,6 +275,11 @@ def _policy(recipe: Recipe, sources: list[Source], training: Path | None) -> Pol
         new = {name: source.statistics() for source in sources if (name := source.embodiment.name) not in known}
         for name, statistics in offsets.items():
             new.setdefault(name, {})["offset"] = statistics
+        if recipe.meta is not None and start.config.adaptation is not None:
+            raise PolysomaError(
+                f"{recipe.init} is an adaptation; what adaptations start from is learnt beside their base, "
+                f"{start.config.adaptation.base}"
+            )
         if recipe.adaptation is not None or start.config.adaptation is not None:
             return _adapted(recipe, start, embodiments, new, vocabulary)
         return start.grown(embodiments, new, vocabulary, recipe.images, recipe.renewed, relative=recipe.relative)
@@ -341,8 +359,15 @@ def _optimizer(policy: Policy, recipe: Recipe) -> torch.optim.AdamW:
     )
 
 
+def _learners(sources: Sequence[Source], recipe: Recipe) -> dict[str, _Learn]:
+    """What adds the gradients of each body."""
+    if recipe.meta is not None:
+        return {source.embodiment.name: MetaTasks(source, recipe).accumulate for source in sources}
+    return {source.embodiment.name: partial(_accumulate, source, recipe) for source in sources}
+
+
 def _accumulate(
-    policy: Policy, source: Source, recipe: Recipe, step: int, accelerator: accelerate.Accelerator
+    source: Source, recipe: Recipe, policy: Policy, step: int, accelerator: accelerate.Accelerator
 ) -> tuple[float, float, int]:
     """Adds one body's gradients of this step. Returns its mean loss, that of its estimates, and its windows here."""
     body = recipe.bodies[source.embodiment.name]
