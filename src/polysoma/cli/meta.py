@@ -42,8 +42,8 @@ class Meta:
     """What the adaptation is, as for finetune."""
     inner_steps: int = 3
     """Gradient steps of an adaptation."""
-    inner_rate: float = 0.1
-    """Of these steps."""
+    inner_rate: float = 0.01
+    """About how far such a step moves each tensor, as a fraction of its size."""
     tasks: int = 1
     """How many tasks will be adapted to at once."""
     renamed: float = 0.5

@@ -30,6 +30,11 @@ from polysoma.learning.augmentation import augmented
 from polysoma.learning.recipe import MetaLearning, Recipe
 from polysoma.policy.policy import Policy, bfloat16
 
+_SMALLEST = 0.02
+"""Entries of tensors that begin as zero move as if they were as large as this (their usual scale at random starts)."""
+_DAMPING = 0.1
+"""Tensors whose gradients are below this share of the others' move less: theirs are mostly noise."""
+
 
 class MetaTasks:
     """The meta-tasks of one body's data.
@@ -119,7 +124,7 @@ def accumulate(
     adapted = inner_loop(policy, {name: value.detach() for name, value in start.items()}, support, meta)
     with torch.no_grad():
         for name, parameter in start.items():
-            # In units of a gradient, whatever the inner rate.
+            # The same scale, whatever the inner rate.
             moved = (parameter - adapted[name]) * (share / (meta.inner_rate * meta.inner_steps))
             parameter.grad = moved if parameter.grad is None else parameter.grad + moved
         return mean_loss(policy, adapted, [query]).item()
@@ -137,7 +142,7 @@ def inner_loop(
     meta: MetaLearning,
     second_order: bool = False,
 ) -> dict[str, Tensor]:
-    """Plain gradient steps, of equal rate, one for each batch.
+    """Gradient steps, one for each batch. Each moves every tensor by about ``inner_rate`` of its size.
 
     Args:
         policy: gives all values but these.
@@ -171,9 +176,26 @@ def inner_loop(
                 allow_unused=True,
             )  # fmt: skip
             gradients = [a + b for a, b in zip(gradients, found, strict=True)] if gradients else list(found)
-        moved = {name: now[name] - meta.inner_rate * g for name, g in zip(names, gradients, strict=True)}
+        sizes = _step_sizes([now[name] for name in names], gradients)
+        moved = {
+            name: now[name] - (meta.inner_rate * size) * gradient
+            for name, size, gradient in zip(names, sizes, gradients, strict=True)
+        }
         now = {**now, **moved}
     return now
+
+
+@torch.no_grad()
+def _step_sizes(values: Sequence[Tensor], gradients: Sequence[Tensor]) -> list[Tensor]:
+    """What makes gradients as large as the tensors that they are of, so that one rate suits them all (You et al. 2017,
+    arXiv 1708.03888, equation 6, without weight decay). They count as constants."""
+    squares = torch.stack([gradient.square().sum() for gradient in gradients]).sum()
+    overall = (squares / sum(gradient.numel() for gradient in gradients)).sqrt()
+    return [
+        value.square().mean().sqrt().clamp(min=_SMALLEST)
+        / (gradient.square().mean().sqrt() + _DAMPING * overall + 1e-12)
+        for value, gradient in zip(values, gradients, strict=True)
+    ]
 
 
 def mean_loss(policy: Policy, values: Mapping[str, Tensor], parts: Sequence[Windows]) -> Tensor:

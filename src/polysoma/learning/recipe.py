@@ -76,7 +76,7 @@ class MetaLearning:
         algorithm: ``"maml"``, its first-order approximation ``"fomaml"``, ``"reptile"``, or ``"anil"``: MAML whose
             inner steps are of heads alone.
         inner_steps: gradient steps of an adaptation; each sees a body's ``batch`` of windows.
-        inner_rate: of these steps.
+        inner_rate: about how far such a step moves each tensor, as a fraction of its size.
         tasks: how many tasks are adapted to at once.
         batch: meta-tasks a step, all processes together.
         renamed: the share of meta-tasks whose instructions are those of other tasks.
@@ -84,7 +84,7 @@ class MetaLearning:
 
     algorithm: MetaAlgorithm
     inner_steps: int = 3
-    inner_rate: float = 0.1
+    inner_rate: float = 0.01
     tasks: int = 1
     batch: int = 4
     renamed: float = 0.5
