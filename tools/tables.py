@@ -303,7 +303,7 @@ def meta() -> str:
     asked = found["comparison"]
     lines += [
         "",
-        f"From {asked['base']} with {asked['demonstrations'][0]} demonstrations of each of {len(asked['tasks'])} tasks, "
+        f"From {asked['base']}, {asked['demonstrations'][0]} demonstrations of each of {len(asked['tasks'])} tasks; "
         f"{asked['episodes']} episodes of each from seed {asked['seed']}, one core ({found['hardware']['processor']}). "
         f"Starts were learnt once, on the 45 other tasks: {took}. Steps are compared with those of plain lora, "
         f"`continued` with lora (`{found['command']}`).",
