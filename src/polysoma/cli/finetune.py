@@ -74,6 +74,10 @@ class Finetune:
         from polysoma.learning.imitation import recipe_of_run, train
 
         if self.inner:
+            if self.resume or self.method is not None or self.steps is not None:
+                raise PolysomaError(
+                    "--inner: the start says which steps are taken; leave out --method, --steps, --resume"
+                )
             self._check_data()
             recipe = few_steps_recipe(self.checkpoint, self.data, self.demos, self.seed)
             self._done(few_steps(recipe, self.out, unpacking()))

@@ -32,8 +32,9 @@ META_LEARNING_RATE = 2e-3
 """Peak of what moves the start in meta-learning."""
 
 CHECKPOINTS = 8
-_INNER_BATCHES = 8
-"""How many times the windows of an inner step in training each step sees when it counts: they cost little there."""
+_META_BATCH = 32
+_INNER_WINDOWS = 512
+"""What an inner step sees when it counts; more than while it is practised, for there it costs little."""
 
 _BATCH, _BATCH_OF_PICTURES = 64, 48
 
@@ -131,7 +132,9 @@ def meta_recipe_for(
         PolysomaError: no data, or an unknown method.
     """
     recipe = recipe_for(base, data, method, 0, 0.0, rank, 8, learning_rate or META_LEARNING_RATE, seed, unpacking)
-    return dataclasses.replace(recipe, meta=meta, task_weights=dict.fromkeys(without, 0.0))
+    # A step sees them once for every inner step, and once more.
+    bodies = {name: dataclasses.replace(body, batch=_META_BATCH) for name, body in recipe.bodies.items()}
+    return dataclasses.replace(recipe, bodies=bodies, meta=meta, task_weights=dict.fromkeys(without, 0.0))
 
 
 def few_steps_recipe(start: str, data: Sequence[str], demonstrations: int = 0, seed: int = 0) -> Recipe:
@@ -180,8 +183,9 @@ def few_steps(recipe: Recipe, out: Path, unpacking: Callable[[Path, int, int], N
     rng = np.random.default_rng([recipe.seed, *source.embodiment.name.encode()])
     torch.manual_seed(recipe.seed)
     statistics = policy.config.statistics[source.embodiment.name]
+    parts = math.ceil(_INNER_WINDOWS / body.batch)
     batches = (
-        [augmented(source.draw(body.batch, rng), body, statistics, None, rng) for _ in range(_INNER_BATCHES)]
+        [augmented(source.draw(body.batch, rng), body, statistics, None, rng) for _ in range(parts)]
         for _ in range(recipe.meta.inner_steps)
     )
     values = inner_loop(policy.train(), {n: v.detach() for n, v in learning(policy).items()}, batches, recipe.meta)
