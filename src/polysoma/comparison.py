@@ -10,29 +10,41 @@ import dataclasses
 import json
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from polysoma.errors import PolysomaError
 from polysoma.evaluation.evaluation import evaluate, hardware, versions
 from polysoma.evaluation.intervals import paired_difference, wilson
 from polysoma.files import write_atomically
-from polysoma.learning.finetuning import LEARNING_RATES, recipe_for, within
+from polysoma.learning.finetuning import (
+    LEARNING_RATES,
+    few_steps,
+    few_steps_recipe,
+    meta_of,
+    recipe_for,
+    within,
+)
 from polysoma.learning.imitation import recipe_of_run, train
 from polysoma.learning.recipe import PolicySize, Recipe
 from polysoma.policy import checkpoint
 from polysoma.policy.methods import FinetuningMethod
 from polysoma.policy.policy import PolicyConfig
 
-Way = Literal["zero-shot", "retrieval", "prompt", "head", "adapter", "lora", "full", "scratch", "specialist"]
+Way = Literal[
+    "zero-shot", "retrieval", "prompt", "head", "adapter", "lora", "full", "scratch", "specialist", "inner", "continued"
+]
 """``"zero-shot"`` and ``"retrieval"`` train nothing; ``"scratch"`` is a new policy of the base's size; ``"specialist"``
-is one that has all demonstrations. The others are methods of fine-tuning."""
+is one that has all demonstrations. ``"inner"`` takes a few gradient steps from a meta-learnt start, ``"continued"``
+trains on from there. The others are methods of fine-tuning."""
 
 WAYS: tuple[Way, ...] = get_args(Way)
 _ONCE = ("zero-shot", "specialist")
 """Ways that do not depend on how many demonstrations there are."""
+_FROM_STARTS = ("inner", "continued")
+"""Ways that there are for each of a comparison's starts."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +62,7 @@ class Comparison:
         seed: of the first episode of each task.
         old_tasks: what the base could do before, to see what is forgotten.
         old_episodes: of each of these.
+        starts: checkpoints from meta-learning beside the base, for the ways that begin with one.
     """
 
     base: str
@@ -62,11 +75,35 @@ class Comparison:
     seed: int = 9000
     old_tasks: tuple[str, ...] = ()
     old_episodes: int = 5
+    starts: tuple[str, ...] = ()
 
 
 Cell = dict[str, Any]
-"""One way with one number of demonstrations, as JSON: ``way``, ``demonstrations``, ``outcomes`` by task, ``minutes``,
-``steps``, ``megabytes``, and ``old`` (outcomes on the old tasks, or None where the base is untouched)."""
+"""One way with one number of demonstrations, as JSON: ``way``, ``start`` (what a meta-learnt one is called, or empty),
+``demonstrations``, ``outcomes`` by task, ``minutes``, ``steps``, ``megabytes``, and ``old`` (outcomes on the old tasks,
+or None where the base is untouched)."""
+
+
+class _Try(NamedTuple):
+    """What fills a cell. ``start`` is the checkpoint that training begins with."""
+
+    way: Way
+    demonstrations: int
+    start: str
+
+    @property
+    def name(self) -> str:
+        """Of its files."""
+        if self.way in _FROM_STARTS:
+            return f"{self.way}-{checkpoint.weights_sha256(self.start)[:8]}-{self.demonstrations}"
+        return self.way if self.way in _ONCE else f"{self.way}-{self.demonstrations}"
+
+
+def title(row: Mapping[str, Any]) -> str:
+    """What a row of the table is called."""
+    if row["way"] not in _FROM_STARTS:
+        return str(row["way"])
+    return f"{row['start']}, {row['steps']} steps" if row["way"] == "inner" else f"{row['start']}, continued"
 
 
 def compare(
@@ -86,22 +123,25 @@ def compare(
     if unknown or not comparison.demonstrations or not comparison.tasks:
         raise PolysomaError(f"compare: expected demonstrations, tasks and ways of {', '.join(WAYS)}, got {unknown}")
     asked = dataclasses.asdict(comparison) | {"base_sha256": checkpoint.weights_sha256(comparison.base)}
+    called = {start: _called(start, asked["base_sha256"]) for start in comparison.starts}
+    if len(set(called.values())) < len(called):
+        raise PolysomaError(f"compare: starts of the same kind cannot be told apart in one table: {called}")
     _check_same(out / "comparison.json", json.loads(json.dumps(asked)))
     todo = [
-        (way, count)
+        _Try(way, count, start)
         for way in comparison.ways
+        for start in (comparison.starts if way in _FROM_STARTS else (comparison.base,))
         for count in ((0,) if way in _ONCE else comparison.demonstrations)
         if not (way in ("zero-shot", "retrieval") and not _knows(comparison))
     ]
     cells = []
-    for number, (way, count) in enumerate(todo):
-        name = way if way in _ONCE else f"{way}-{count}"
+    for number, tried in enumerate(todo):
         if progress is not None:
-            progress(number, len(todo), name)
-        file = out / f"{name}.json"
+            progress(number, len(todo), tried.name)
+        file = out / f"{tried.name}.json"
         if not file.exists():
-            write_atomically(file, json.dumps(_cell(comparison, way, count, out / name)).encode())
-        cells.append(json.loads(file.read_text()))
+            write_atomically(file, json.dumps(_cell(comparison, tried, out / tried.name)).encode())
+        cells.append({"start": called.get(tried.start, ""), **json.loads(file.read_text())})
     if progress is not None:
         progress(len(todo), len(todo), "done")
     result = {"comparison": asked, "versions": versions(), "hardware": hardware(), "rows": _rows(cells, comparison)}
@@ -114,11 +154,24 @@ def _check_same(file: Path, asked: dict[str, Any]) -> None:
         write_atomically(file, (json.dumps(asked, indent=1) + "\n").encode())
         return
     held = json.loads(file.read_text())
-    # More ways and numbers of demonstrations may be asked for later.
-    fixed = asked.keys() - {"ways", "demonstrations"}
+    # More ways, starts and numbers of demonstrations may be asked for later.
+    fixed = asked.keys() - {"ways", "demonstrations", "starts"}
     changed = {key: (held.get(key), asked[key]) for key in sorted(fixed) if held.get(key) != asked[key]}
     if changed:
         raise PolysomaError(f"{file.parent} holds another comparison: {changed}; choose another --out")
+
+
+def _called(start: str, base_sha256: str) -> str:
+    """What a start is called. Raises PolysomaError where it is not meta-learnt, or beside another base."""
+    algorithm = meta_of(start).algorithm
+    adaptation = PolicyConfig.from_json(checkpoint.read_config(checkpoint.resolve(start))).adaptation
+    assert adaptation is not None
+    if adaptation.base_sha256 != base_sha256:
+        raise PolysomaError(
+            f"{start} starts beside {adaptation.base} ({adaptation.base_sha256[:12]}), not beside the base of this "
+            f"comparison ({base_sha256[:12]})"
+        )
+    return f"{adaptation.method} by {algorithm}"
 
 
 def _knows(comparison: Comparison) -> bool:
@@ -126,12 +179,13 @@ def _knows(comparison: Comparison) -> bool:
     return bodies <= set(checkpoint.bodies(comparison.base))
 
 
-def _cell(comparison: Comparison, way: Way, count: int, run: Path) -> Cell:
+def _cell(comparison: Comparison, tried: _Try, run: Path) -> Cell:
+    way, count = tried.way, tried.demonstrations
     driver, minutes, steps, megabytes = comparison.base, 0.0, 0, 0.0
     memory = (comparison.data, count) if way == "retrieval" else None
     if way not in ("zero-shot", "retrieval"):
         began = time.monotonic()
-        folder, steps = _trained(comparison, way, count, run)
+        folder, steps = _trained(comparison, tried, run)
         minutes = (time.monotonic() - began) / 60
         driver = str(folder)
         megabytes = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
@@ -157,18 +211,25 @@ def _outcomes(driver: str, comparison: Comparison) -> list[int]:
     return [int(outcome) for score in played.tasks.values() for outcome in score.outcomes]
 
 
-def _trained(comparison: Comparison, way: Way, count: int, run: Path) -> tuple[Path, int]:
+def _trained(comparison: Comparison, tried: _Try, run: Path) -> tuple[Path, int]:
     made = run / "checkpoint"
+    if tried.way == "inner":
+        recipe = few_steps_recipe(tried.start, [comparison.data], tried.demonstrations)
+        assert recipe.meta is not None
+        return few_steps(recipe, run), recipe.meta.inner_steps
     if (run / "training").is_dir():
         recipe = recipe_of_run(run)
         return train(recipe, run, resume=True), recipe.steps
     shutil.rmtree(run, ignore_errors=True)
-    recipe, _ = within(_recipe(comparison, way, count), 60 * comparison.minutes)
+    recipe, _ = within(_recipe(comparison, tried), 60 * comparison.minutes)
     train(recipe, run)
     return made, recipe.steps
 
 
-def _recipe(comparison: Comparison, way: Way, count: int) -> Recipe:
+def _recipe(comparison: Comparison, tried: _Try) -> Recipe:
+    way, count = tried.way, tried.demonstrations
+    if way == "continued":
+        return recipe_for(tried.start, [comparison.data], None, count)
     if way in get_args(FinetuningMethod):
         return recipe_for(comparison.base, [comparison.data], way, count)  # type: ignore[arg-type]
     config = PolicyConfig.from_json(checkpoint.read_config(checkpoint.resolve(comparison.base)))
@@ -187,6 +248,7 @@ def _rows(cells: Sequence[Cell], comparison: Comparison) -> list[dict[str, Any]]
         outcomes = _flat(cell)
         row: dict[str, Any] = {
             "way": cell["way"],
+            "start": cell["start"],
             "demonstrations": cell["demonstrations"],
             "successes": sum(outcomes),
             "trials": len(outcomes),

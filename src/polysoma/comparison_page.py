@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import html
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from polysoma.comparison import title
 from polysoma.files import write_atomically
 
 _COLOURS = {
     "full": "#2f7d5b", "lora": "#2f5d9e", "adapter": "#7a4ea3", "head": "#a07a1a", "prompt": "#1f8a93",
     "retrieval": "#a83e74", "scratch": "#6b7280", "specialist": "#b3462f", "zero-shot": "#1c2330",
 }  # fmt: skip
+_OF_STARTS = ("#c2731d", "#5a7d1f", "#b5547a", "#3b7f8c", "#8a5a2b", "#6a4fc0", "#9c3d3d", "#4f6b8a")
+"""What is drawn from meta-learnt starts, of which there may be any number."""
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM = 760, 380, 46, 34
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c2330; --paper: #fbfbf9; --line: #d9dbe0; --soft: #6b7280; }
@@ -30,8 +34,8 @@ i { display: inline-block; width: 10px; height: 10px; border-radius: 2px; margin
 def write_page(result: Mapping[str, Any], path: Path) -> None:
     """Writes what :func:`polysoma.comparison.compare` returned as one HTML file. Raises PolysomaError when it cannot be
     written."""
-    asked, rows = result["comparison"], result["rows"]
-    title = f"{html.escape(Path(asked['data']).name)} from {html.escape(asked['base'])}"
+    asked, rows = result["comparison"], [{**row, "title": title(row)} for row in result["rows"]]
+    heading = f"{html.escape(Path(asked['data']).name)} from {html.escape(asked['base'])}"
     about = (
         f"{asked['minutes']:g} minutes for each way on {html.escape(str(result['hardware']['processor']))}, "
         f"{len(asked['tasks'])} tasks of {asked['episodes']} episodes from seed {asked['seed']}; bars are 95 % Wilson "
@@ -39,10 +43,19 @@ def write_page(result: Mapping[str, Any], path: Path) -> None:
     )
     page = (
         '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>{title}</title><style>{_STYLE}</style><h1>{title}</h1><p class='soft'>{about}</p>"
+        f"<title>{heading}</title><style>{_STYLE}</style><h1>{heading}</h1><p class='soft'>{about}</p>"
         f"{_curves(rows, asked['demonstrations'])}{_table(rows)}</html>\n"
     )
     write_atomically(path, page.encode())
+
+
+def _colours(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """The colour of each title, in their order."""
+    others = itertools.cycle(_OF_STARTS)
+    return {
+        name: _COLOURS.get(way) or next(others)
+        for name, way in dict.fromkeys((row["title"], row["way"]) for row in rows)
+    }
 
 
 def _curves(rows: Sequence[Mapping[str, Any]], demonstrations: Sequence[int]) -> str:
@@ -58,9 +71,8 @@ def _curves(rows: Sequence[Mapping[str, Any]], demonstrations: Sequence[int]) ->
         for r in (0, 0.25, 0.5, 0.75, 1)
     ]
     parts += [f'<text x="{x:.1f}" y="{_HEIGHT - 10}" text-anchor="middle">{c} demos</text>' for c, x in across.items()]
-    for number, way in enumerate(dict.fromkeys(row["way"] for row in rows)):
-        own = [row for row in rows if row["way"] == way]
-        colour = _COLOURS[way]
+    for number, (way, colour) in enumerate(_colours(rows).items()):
+        own = [row for row in rows if row["title"] == way]
         if not own[0]["demonstrations"]:
             y = down(own[0]["rate"])
             parts.append(
@@ -84,11 +96,11 @@ def _curves(rows: Sequence[Mapping[str, Any]], demonstrations: Sequence[int]) ->
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:
     head = ("way", "demos", "successes", "interval", "to specialist", "minutes", "steps", "MB", "old tasks")
-    lines = []
+    lines, colours = [], _colours(rows)
     for row in rows:
         minus, lost = row.get("minus_specialist"), row.get("forgotten")
         cells = (
-            f'<i style="background:{_COLOURS[row["way"]]}"></i>{row["way"]}',
+            f'<i style="background:{colours[row["title"]]}"></i>{row["title"]}',
             str(row["demonstrations"] or "all" if row["way"] == "specialist" else row["demonstrations"] or ""),
             f"{row['successes']}/{row['trials']}",
             f"{row['interval'][0]:.2f}-{row['interval'][1]:.2f}",

@@ -21,6 +21,7 @@ from polysoma.cli.export import Export
 from polysoma.cli.finetune import Finetune, Lineage
 from polysoma.cli.fleet import FleetBegin, FleetJoin, FleetSimulate
 from polysoma.cli.merge import MergeAdd, MergeAnalogy, MergeNegate
+from polysoma.cli.meta import Meta
 from polysoma.cli.play import Play
 from polysoma.cli.push import Push
 from polysoma.cli.record import Record
@@ -39,6 +40,7 @@ COMMANDS: dict[str, Any] = {
     "doctor": Doctor,
     "train": Train,
     "finetune": Finetune,
+    "meta": Meta,
     "lineage": Lineage,
     "compare": Compare,
     "fleet begin": FleetBegin,

@@ -19,7 +19,8 @@ class Compare:
     """Learns the same demonstrations in every way, in the same time, and plays the same seeds: one table, one page.
 
     Ways: zero-shot and retrieval train nothing; prompt, head, adapter, lora and full fine-tune; scratch starts from
-    nothing; specialist is scratch with all demonstrations. Killed, it continues when it is called again.
+    nothing; specialist is scratch with all demonstrations. With --meta: inner takes the few gradient steps that a
+    meta-learnt start was made for, continued trains on from it. Killed, it continues when it is called again.
 
     Examples:
         polysoma compare --base generalist --data data/go2 --tasks 'go2/*' --demos 5,20,50
@@ -45,12 +46,14 @@ class Compare:
     """Of the first episode of each task."""
     old: str = ""
     """Tasks of the base, comma-separated, to see what full fine-tuning forgets; the other ways leave the base alone."""
+    meta: str = ""
+    """Starts that `polysoma meta` learnt beside the base, comma-separated."""
     out: Path = Path("runs/compare")
     """Folder of runs, results.json and index.html."""
 
     def run(self) -> None:
         check_training_installed()
-        from polysoma.comparison import WAYS, Comparison, compare
+        from polysoma.comparison import WAYS, Comparison, compare, title
         from polysoma.comparison_page import write_page
         from polysoma.policy import checkpoint
 
@@ -64,6 +67,7 @@ class Compare:
             self.base, self.data, tuple(simulators.match_tasks(self.tasks)), demonstrations,
             ways,  # type: ignore[arg-type]
             self.minutes, self.episodes, self.seed, tuple(old),
+            starts=tuple(start.strip() for start in self.meta.split(",")) if self.meta else (),
         )  # fmt: skip
         with counting("comparing") as show:
             result = compare(asked, self.out, show)
@@ -74,7 +78,7 @@ class Compare:
         for row in result["rows"]:
             lost = row.get("forgotten")
             table.add_row(
-                row["way"],
+                title(row),
                 str(row["demonstrations"] or ""),
                 f"{row['successes']}/{row['trials']}",
                 f"{row['interval'][0]:.2f}-{row['interval'][1]:.2f}",

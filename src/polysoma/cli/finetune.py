@@ -32,6 +32,7 @@ class Finetune:
         polysoma finetune generalist --data data/fetch --method full --demos 20 --minutes 5 --out runs/fetch
         polysoma finetune generalist --data recordings/lock --keep data/metaworld --method full --out runs/lock
         polysoma finetune runs/so101/checkpoint --data recordings/second-week --out runs/so101-2
+        polysoma finetune runs/meta/checkpoint --data recordings/my-task --inner --out runs/my-task
     """
 
     checkpoint: tyro.conf.Positional[str] = "generalist"
@@ -68,11 +69,23 @@ class Finetune:
     """Of all that is drawn at random."""
     resume: bool = False
     """Continue the run in --out."""
+    inner: bool = False
+    """Of a start from `polysoma meta`: take the few gradient steps that it was made for, and no more. Takes seconds."""
 
     def run(self) -> None:
         check_training_installed()
+        from polysoma.learning.finetuning import few_steps, few_steps_recipe
         from polysoma.learning.imitation import recipe_of_run, train
 
+        if self.inner:
+            if self.resume or self.method is not None or self.steps is not None:
+                raise PolysomaError(
+                    "--inner: the start says which steps are taken; leave out --method, --steps, --resume"
+                )
+            self._check_data()
+            recipe = few_steps_recipe(self.checkpoint, self.data, self.demos, self.seed)
+            self._done(few_steps(recipe, self.out, unpacking()))
+            return
         recipe = recipe_of_run(self.out) if self.resume else self._plan()
         with counting("training") as show:
 
@@ -80,13 +93,19 @@ class Finetune:
                 show(step, recipe.steps, " ".join(f"{name} {loss:.3f}" for name, loss in losses.items()))
 
             folder = train(recipe, self.out, self.resume, None, progress, quick_evaluation, unpacking())
+        self._done(folder)
+
+    def _done(self, folder: Path) -> None:
         if os.environ.get("RANK", "0") == "0":
             size = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
             print(f"checkpoint: {folder} ({size:.1f} MB); use it wherever a checkpoint is asked for")
 
-    def _plan(self) -> Recipe:
+    def _check_data(self) -> None:
         if not self.data:
             raise PolysomaError("--data: expected one or more data sets to learn from, got none")
+
+    def _plan(self) -> Recipe:
+        self._check_data()
         from polysoma.learning.finetuning import recipe_for, steps_in, with_steps
         from polysoma.learning.imitation import rehearse
         from polysoma.learning.recipe import Evaluation

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import fnmatch
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -76,6 +76,7 @@ class Source:
         ]
         if not self._pairs:
             raise PolysomaError(f"no episodes in {[str(dataset.root) for dataset in datasets]}: record some first")
+        self._pair_task = np.array(pair_task)
         share = np.array(pair_weight, np.float64)
         total = np.bincount(pair_task, weights=share, minlength=len(self.tasks))[pair_task]
         factor = np.array([_first_match(task, self._task_weights) for task in self.tasks])[pair_task]
@@ -92,6 +93,22 @@ class Source:
     @property
     def instructions(self) -> set[str]:
         return {text for dataset in self.datasets for text in dataset.instructions}
+
+    @property
+    def drawn(self) -> list[str]:
+        """The tasks that windows are drawn from: those with episodes, and with a weight that is not zero."""
+        return [self.tasks[number] for number in np.unique(self._pair_task[self._probability > 0])]
+
+    @property
+    def drawn_instructions(self) -> set[str]:
+        """The instructions of these tasks."""
+        wanted = set(self.drawn)
+        return {
+            dataset.instructions[dataset.episode_instruction[episode]]
+            for dataset, episodes in zip(self.datasets, self._episodes(), strict=True)
+            for episode in episodes
+            if dataset.tasks[dataset.episode_task[episode]] in wanted
+        }
 
     def _episodes(self) -> list[np.ndarray]:
         """The numbers of the episodes that take part, of each data set."""
@@ -146,6 +163,7 @@ class Source:
         goals: bool = False,
         share: tuple[int, int] = (0, 1),
         showing: Showing | None = None,
+        tasks: Collection[str] | None = None,
     ) -> Windows:
         """``count`` windows, in an order that says nothing.
 
@@ -155,6 +173,7 @@ class Source:
             goals: read the pictures of goals, too.
             share: (which, of how many): every which-th window of these many is read, the others are left to others.
             showing: None, or how other episodes of the same task and data set are shown.
+            tasks: of these tasks alone, which must be among :attr:`drawn`; None for all.
 
         Raises:
             ValueError: there is no window in the share.
@@ -162,7 +181,12 @@ class Source:
         which, shares = share
         if not 0 <= which < min(shares, count):
             raise ValueError(f"share {which} of {shares} of {count} windows holds none")
-        chosen = rng.choice(len(self._pairs), size=count, p=self._probability)
+        probability = self._probability
+        if tasks is not None:
+            wanted = [self.tasks.index(task) for task in tasks]
+            probability = probability * np.isin(self._pair_task, wanted)
+            probability = probability / probability.sum()
+        chosen = rng.choice(len(self._pairs), size=count, p=probability)
         later = np.random.default_rng(rng.integers(2**63))
         counts = np.bincount(chosen, minlength=len(self._pairs))
         parts, before = [], 0

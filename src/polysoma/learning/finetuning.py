@@ -1,4 +1,5 @@
-"""Fine-tuning: a recipe for a few demonstrations of a body, written from the data and a budget of time."""
+"""Fine-tuning: a recipe for a few demonstrations of a body, written from the data and a budget of time; and the few
+gradient steps that a start from meta-learning asks for instead."""
 
 from __future__ import annotations
 
@@ -8,20 +9,33 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import get_args
 
+import numpy as np
+import torch
+
 from polysoma.data.mixture import open_sources
 from polysoma.embodiment import Embodiment, Modality
 from polysoma.errors import PolysomaError
-from polysoma.learning.imitation import Rehearsal, rehearse
-from polysoma.learning.recipe import BodyRecipe, Recipe
+from polysoma.learning import lineage
+from polysoma.learning.augmentation import augmented
+from polysoma.learning.imitation import Rehearsal, prepare, rehearse
+from polysoma.learning.meta import inner_loop, learning
+from polysoma.learning.recipe import BodyRecipe, MetaLearning, Recipe
 from polysoma.policy import checkpoint
 from polysoma.policy.adaptation import Adaptation
-from polysoma.policy.methods import FinetuningMethod
+from polysoma.policy.methods import AdaptationMethod, FinetuningMethod
 from polysoma.policy.policy import PolicyConfig
 
 LEARNING_RATES: dict[str, float] = {"full": 6e-4, "lora": 2e-3, "head": 4e-3, "prompt": 5e-3, "adapter": 2e-3}
 """Peaks, found on development seeds (docs/finetuning.md)."""
 
+META_LEARNING_RATE = 2e-3
+"""Peak of what moves the start in meta-learning."""
+
 CHECKPOINTS = 8
+_META_BATCH = 32
+_INNER_WINDOWS = 512
+"""What an inner step sees when it counts; more than while it is practised, for there it costs little."""
+
 _BATCH, _BATCH_OF_PICTURES = 64, 48
 
 
@@ -107,6 +121,97 @@ def _body_recipe(body: Embodiment) -> BodyRecipe:
         noise=0.02 if pictures else 0.01,
         colour=0.15 if pictures else 0.0,
     )
+
+
+def meta_recipe_for(
+    base: str,
+    data: Sequence[str],
+    method: AdaptationMethod,
+    meta: MetaLearning,
+    without: Sequence[str] = (),
+    rank: int = 8,
+    learning_rate: float | None = None,
+    seed: int = 0,
+    unpacking: Callable[[Path, int, int], None] | None = None,
+) -> Recipe:
+    """A recipe for learning what adaptations by a method start from, whose number of steps is still open
+    (:func:`with_steps`).
+
+    Args:
+        base: the checkpoint beside which adaptations are.
+        data: data sets of many tasks.
+        method: see :class:`~polysoma.policy.adaptation.Adaptation`.
+        meta: the algorithm.
+        without: patterns of the names of tasks that are left out.
+        rank: see :class:`~polysoma.policy.adaptation.Adaptation`.
+        learning_rate: the peak, of the start itself; None takes :data:`META_LEARNING_RATE`.
+        seed: of all that is drawn at random.
+        unpacking: as for :func:`recipe_for`.
+
+    Raises:
+        PolysomaError: no data, or an unknown method.
+    """
+    recipe = recipe_for(base, data, method, 0, 0.0, rank, 8, learning_rate or META_LEARNING_RATE, seed, unpacking)
+    # A step sees them once for every inner step, and once more.
+    bodies = {name: dataclasses.replace(body, batch=_META_BATCH) for name, body in recipe.bodies.items()}
+    return dataclasses.replace(recipe, bodies=bodies, meta=meta, task_weights=dict.fromkeys(without, 0.0))
+
+
+def few_steps_recipe(start: str, data: Sequence[str], demonstrations: int = 0, seed: int = 0) -> Recipe:
+    """What :func:`few_steps` takes for a start from meta-learning: its inner steps on these demonstrations.
+
+    Args:
+        start: a checkpoint from meta-learning.
+        data, demonstrations, seed: as for :func:`recipe_for`.
+
+    Raises:
+        PolysomaError: no data, or another kind of checkpoint.
+    """
+    recipe = recipe_for(start, data, None, demonstrations, held_out=0.0, seed=seed)
+    return dataclasses.replace(recipe, meta=meta_of(start))
+
+
+def meta_of(start: str) -> MetaLearning:
+    """How a start was meta-learnt. Raises PolysomaError where it was not."""
+    known = checkpoint.read_config(checkpoint.resolve(start)).get("lineage") or {}
+    if "meta" not in known:
+        raise PolysomaError(
+            f"{start} was not made for a few gradient steps: make such a start with `polysoma meta`, or fine-tune it "
+            "without --inner"
+        )
+    return MetaLearning(**known["meta"])
+
+
+def few_steps(recipe: Recipe, out: Path, unpacking: Callable[[Path, int, int], None] | None = None) -> Path:
+    """Takes the inner steps of the recipe's ``meta`` from its ``init`` on its demonstrations, which takes seconds.
+    Returns the folder of the checkpoint, ``out/checkpoint``.
+
+    Raises:
+        PolysomaError: data of several bodies, of one that the start does not know, or a loss that is not finite.
+    """
+    assert recipe.meta is not None
+    learnt = dataclasses.replace(recipe, meta=None)
+    sources, policy = prepare(learnt, unpacking)
+    known = checkpoint.bodies(recipe.init)
+    if [source.embodiment.name for source in sources if source.embodiment.name in known] != list(recipe.bodies):
+        raise PolysomaError(
+            f"a few gradient steps adapt one body that the start knows: expected data of one of {known}, got "
+            f"{', '.join(recipe.bodies)}; fine-tune for others"
+        )
+    (source,) = sources
+    body = recipe.bodies[source.embodiment.name]
+    rng = np.random.default_rng([recipe.seed, *source.embodiment.name.encode()])
+    torch.manual_seed(recipe.seed)
+    statistics = policy.config.statistics[source.embodiment.name]
+    parts = math.ceil(_INNER_WINDOWS / body.batch)
+    batches = (
+        [augmented(source.draw(body.batch, rng), body, statistics, None, rng) for _ in range(parts)]
+        for _ in range(recipe.meta.inner_steps)
+    )
+    values = inner_loop(policy.train(), {n: v.detach() for n, v in learning(policy).items()}, batches, recipe.meta)
+    told = lineage.describe(learnt, sources) | {"steps": recipe.meta.inner_steps}
+    checkpoint.save(policy, out / "checkpoint", weights=policy.own() | values, lineage=told)
+    return out / "checkpoint"
 
 
 def with_steps(recipe: Recipe, steps: int, patience: int = 0) -> Recipe:

@@ -35,6 +35,7 @@ from polysoma.errors import PolysomaError
 from polysoma.files import write_atomically
 from polysoma.learning import distributed, lineage
 from polysoma.learning.augmentation import augmented
+from polysoma.learning.meta import MetaTasks
 from polysoma.learning.recipe import BodyRecipe, Recipe, recipe_from_table
 from polysoma.policy import checkpoint
 from polysoma.policy.images import ImageConfig
@@ -46,6 +47,10 @@ _HELD_OUT_WINDOWS = 256
 
 Evaluate = Callable[[Path, tuple[str, ...], int, int], dict[str, float]]
 """A quick evaluation: (checkpoint, tasks, episodes, seed) to the success rate of each task."""
+
+
+_Learn = Callable[[Policy, int, accelerate.Accelerator], tuple[float, float, int]]
+"""Adds one body's gradients of a step. Returns its mean loss, that of its estimates, and its windows here."""
 
 
 class Best(NamedTuple):
@@ -101,6 +106,7 @@ def train(
     tracked = policy.own()
     average = {name: value.clone() for name, value in tracked.items()}
     optimizer = optimizer_for(policy, recipe)
+    learners = _learners(sources, recipe)
     step, best = 0, Best()
     if resume:
         step, best = _load_state(training, policy, average, optimizer)
@@ -116,9 +122,8 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = rate
         losses, estimated = {}, {}
-        for source in sources:
-            name = source.embodiment.name
-            losses[name], estimated[name], windows = accumulate(policy, source, recipe, step, accelerator)
+        for name, learn in learners.items():
+            losses[name], estimated[name], windows = learn(policy, step, accelerator)
             seen += windows
         distributed.reduce_gradients(parameters, accelerator)
         norm = distributed.clip_gradients(parameters, recipe.clip)
@@ -186,12 +191,12 @@ def rehearse(recipe: Recipe, steps: int = 4, unpacking: Callable[[Path, int, int
     accelerator = accelerate.Accelerator()
     sources, _ = sources_for(recipe, unpacking)
     policy = policy_for(recipe, sources, None).to(accelerator.device).train()
-    optimizer = optimizer_for(policy, recipe)
+    optimizer, learners = optimizer_for(policy, recipe), _learners(sources, recipe)
     times = []
     for step in range(steps):
         began = time.monotonic()
-        for source in sources:
-            accumulate(policy, source, recipe, step, accelerator)
+        for learn in learners.values():
+            learn(policy, step, accelerator)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         times.append(time.monotonic() - began)
@@ -222,6 +227,13 @@ def learning_rate(recipe: Recipe, step: int) -> float:
         return recipe.learning_rate * (step + 1) / recipe.warmup
     done = (step - recipe.warmup) / max(1, recipe.steps - recipe.warmup)
     return recipe.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+def prepare(recipe: Recipe, unpacking: Callable[[Path, int, int], None] | None = None) -> tuple[list[Source], Policy]:
+    """What a training by this recipe learns from and begins with. Raises PolysomaError as :func:`train`."""
+    sources, _ = sources_for(recipe, unpacking)
+    torch.manual_seed(recipe.seed)
+    return sources, policy_for(recipe, sources, None)
 
 
 def sources_for(
@@ -263,6 +275,11 @@ def policy_for(recipe: Recipe, sources: list[Source], training: Path | None) -> 
         new = {name: source.statistics() for source in sources if (name := source.embodiment.name) not in known}
         for name, statistics in offsets.items():
             new.setdefault(name, {})["offset"] = statistics
+        if recipe.meta is not None and start.config.adaptation is not None:
+            raise PolysomaError(
+                f"{recipe.init} is an adaptation; what adaptations start from is learnt beside their base, "
+                f"{start.config.adaptation.base}"
+            )
         if recipe.adaptation is not None or start.config.adaptation is not None:
             return _adapted(recipe, start, embodiments, new, vocabulary)
         return start.grown(
@@ -369,6 +386,17 @@ def optimizer_for(policy: Policy, recipe: Recipe) -> torch.optim.AdamW:
         betas=(0.9, 0.95),
         fused=True,
     )
+
+
+def _learners(sources: Sequence[Source], recipe: Recipe) -> dict[str, _Learn]:
+    """What adds the gradients of each body."""
+    if recipe.meta is not None:
+        return {source.embodiment.name: MetaTasks(source, recipe).accumulate for source in sources}
+    return {source.embodiment.name: _imitating(source, recipe) for source in sources}
+
+
+def _imitating(source: Source, recipe: Recipe) -> _Learn:
+    return lambda policy, step, accelerator: accumulate(policy, source, recipe, step, accelerator)
 
 
 def accumulate(

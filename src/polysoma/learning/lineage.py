@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +16,8 @@ from polysoma.policy import checkpoint
 
 def describe(recipe: Recipe, sources: Sequence[Source]) -> dict[str, Any]:
     """One training, as JSON: ``method``, ``data`` (name, bodies, episodes, frames and a fingerprint of each data set),
-    ``parent`` (name, SHA-256 of its weights, and its own lineage; None without)."""
+    ``parent`` (name, SHA-256 of its weights, and its own lineage; None without), and ``meta`` where it learnt what such
+    an adaptation starts from."""
     method = "full" if recipe.adaptation is None else recipe.adaptation.method
     data = [
         {
@@ -38,7 +40,8 @@ def describe(recipe: Recipe, sources: Sequence[Source]) -> dict[str, Any]:
             "lineage": checkpoint.read_config(checkpoint.resolve(recipe.init)).get("lineage"),
         }
     used = {"demonstrations": recipe.demonstrations} if recipe.demonstrations else {}
-    return {"method": method, **used, "data": data, "parent": parent}
+    meta = {} if recipe.meta is None else {"meta": dataclasses.asdict(recipe.meta)}
+    return {"method": method, **used, **meta, "data": data, "parent": parent}
 
 
 def _fingerprint(dataset: Dataset) -> str:
@@ -49,8 +52,12 @@ def _training(known: dict[str, Any]) -> str:
     bodies = sorted({data["body"] for data in known["data"]})
     episodes = sum(data["episodes"] for data in known["data"])
     each = f", {known['demonstrations']} of each task used" if "demonstrations" in known else ""
+    method = known["method"]
+    if "meta" in known:
+        meta = known["meta"]
+        method = f"the start of {method} by {meta['algorithm']} for {meta['inner_steps']} inner steps"
     return (
-        f"{known['method']}, {known['steps']} steps on {episodes:,} episodes of {', '.join(bodies)} "
+        f"{method}, {known['steps']} steps on {episodes:,} episodes of {', '.join(bodies)} "
         f"({', '.join(dict.fromkeys(data['name'] for data in known['data']))}){each}"
     )
 

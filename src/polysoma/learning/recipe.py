@@ -16,6 +16,7 @@ from polysoma.errors import PolysomaError
 from polysoma.policy.adaptation import Adaptation
 from polysoma.policy.heads import HeadConfig
 from polysoma.policy.images import ImageConfig
+from polysoma.policy.methods import MetaAlgorithm
 from polysoma.policy.policy import Adapters
 
 Sharding = Literal["none", "full"]
@@ -73,6 +74,37 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class MetaLearning:
+    """Learning what an adaptation starts from instead of the adaptation itself (:mod:`polysoma.learning.meta`).
+
+    Attributes:
+        algorithm: ``"maml"``, its first-order approximation ``"fomaml"``, ``"reptile"``, or ``"anil"``: MAML whose
+            inner steps are of heads alone.
+        inner_steps: gradient steps of an adaptation; each sees a body's ``batch`` of windows.
+        inner_rate: about how far such a step moves each tensor, as a fraction of its size.
+        tasks: how many tasks are adapted to at once.
+        batch: meta-tasks a step, all processes together.
+        renamed: the share of meta-tasks whose instructions are those of other tasks.
+    """
+
+    algorithm: MetaAlgorithm
+    inner_steps: int = 3
+    inner_rate: float = 0.01
+    tasks: int = 1
+    batch: int = 4
+    renamed: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.algorithm not in get_args(MetaAlgorithm):
+            raise PolysomaError(f"meta: expected an algorithm of {get_args(MetaAlgorithm)}, got {self.algorithm!r}")
+        if min(self.inner_steps, self.tasks, self.batch) < 1 or self.inner_rate <= 0 or not 0 <= self.renamed <= 1:
+            raise PolysomaError(
+                "meta: expected inner_steps, tasks and batch of at least 1, inner_rate above 0 and renamed from 0 to 1,"
+                f" got {dataclasses.asdict(self)}"
+            )
+
+
+@dataclass(frozen=True)
 class Recipe:
     """One training.
 
@@ -93,6 +125,7 @@ class Recipe:
         trainable: beginnings of the names of parameters that learn, such as ``"text."``; empty for all.
         adaptation: None trains all weights; otherwise those of ``init`` stay as they are but for what the method adds,
             and the checkpoint holds that alone.
+        meta: None, or how the start of such an adaptation is learnt.
         demonstrations: of each task that are used, the first ones; 0 for all.
         held_out: the fraction of each task's episodes, at least one, on which the loss is measured instead of learning
             from them. The checkpoint is then the best one by that loss.
@@ -121,6 +154,7 @@ class Recipe:
     shown: int = 4
     trainable: tuple[str, ...] = ()
     adaptation: Adaptation | None = None
+    meta: MetaLearning | None = None
     demonstrations: int = 0
     held_out: float = 0.0
     patience: int = 0
@@ -151,6 +185,8 @@ class Recipe:
             raise PolysomaError("an adaptation says itself what learns: leave trainable out")
         if self.adaptation is not None and (self.images is not None or self.renewed or self.relative):
             raise PolysomaError("an adaptation leaves images, renewed and relative as they are in init")
+        if self.meta is not None and (self.adaptation is None or self.held_out):
+            raise PolysomaError("meta learns what an adaptation starts from: it needs adaptation, and no held_out")
 
     def folders(self) -> list[Path]:
         """The data set folders that exist now; data sets of the Hub are fetched.
@@ -220,6 +256,8 @@ def recipe_from_table(table: Mapping[str, Any], where: str) -> Recipe:
         fields["images"] = _build(ImageConfig, fields["images"], f"{where}: images")
     if fields.get("adaptation") is not None:
         fields["adaptation"] = _build(Adaptation, fields["adaptation"], f"{where}: adaptation")
+    if fields.get("meta") is not None:
+        fields["meta"] = _build(MetaLearning, fields["meta"], f"{where}: meta")
     evaluation = dict(fields.get("evaluation", {}))
     evaluation["tasks"] = tuple(evaluation.get("tasks", ()))
     fields["evaluation"] = _build(Evaluation, evaluation, f"{where}: evaluation")

@@ -44,14 +44,8 @@ def add(base: str | Path, tuned: Sequence[str | Path], coefficient: float) -> Po
         if name not in before:
             merged[name] = torch.stack(held).mean(0)
             continue
-<<<<<<< HEAD
-        moved = [value - before[name] for value in held if not torch.equal(value, before[name])]
-        share = 1 / max(1, len(moved)) if name.startswith(OF_BODIES) else coefficient
-        merged[name] = before[name] + share * sum(moved, torch.zeros_like(before[name]))
-=======
         moved = [value - before[name] for value in held]
         merged[name] = before[name] + coefficient * sum(moved, torch.zeros_like(before[name]))
->>>>>>> merging
     # Words that the base does not know are as those have them that do.
     for row, word in enumerate(config.vocabulary, start=2):
         if word not in start.text.ids:

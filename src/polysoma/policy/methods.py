@@ -9,3 +9,6 @@ AdaptationMethod = Literal["head", "lora", "adapter", "prompt"]
 
 FinetuningMethod = Literal["full", "lora", "adapter", "head", "prompt"]
 """An adaptation, or ``"full"`` for training all weights."""
+
+MetaAlgorithm = Literal["maml", "fomaml", "reptile", "anil"]
+"""See :mod:`polysoma.learning.meta`."""

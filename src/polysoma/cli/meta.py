@@ -1,0 +1,102 @@
+"""``polysoma meta``: a checkpoint learns what its adaptations start from."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import tyro
+
+from polysoma.cli.progress import counting, unpacking
+from polysoma.cli.train import check_training_installed
+from polysoma.errors import PolysomaError
+from polysoma.policy.methods import AdaptationMethod, MetaAlgorithm
+
+if TYPE_CHECKING:
+    from polysoma.learning.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Meta:
+    """Learns over many tasks what an adaptation starts from, so that a few gradient steps on demonstrations go far.
+
+    The base is never changed. Says first what it will cost. Killed, it continues with --resume. What comes of it is an
+    adaptation: `polysoma finetune RESULT --data ... --inner` takes these steps in seconds; without --inner it goes on.
+
+    Examples:
+        polysoma meta generalist --data data/metaworld --out runs/meta
+        polysoma finetune runs/meta/checkpoint --data recordings/my-task --inner --out runs/my-task
+        polysoma meta runs/held-out/checkpoint --data data/metaworld --algorithm reptile --without \
+'metaworld/door-*' --out runs/reptile
+    """
+
+    base: tyro.conf.Positional[str] = "generalist"
+    """A checkpoint folder, or generalist for the shipped weights."""
+    data: tuple[str, ...] = ()
+    """Data sets of many tasks."""
+    algorithm: MetaAlgorithm = "maml"
+    """maml; fomaml: its first-order approximation; anil: maml whose inner steps are of heads alone; reptile."""
+    method: AdaptationMethod = "lora"
+    """What the adaptation is, as for finetune."""
+    inner_steps: int = 3
+    """Gradient steps of an adaptation."""
+    inner_rate: float = 0.01
+    """About how far such a step moves each tensor, as a fraction of its size."""
+    tasks: int = 1
+    """How many tasks will be adapted to at once."""
+    renamed: float = 0.5
+    """Share of adaptations that are practised under instructions of other tasks, so that words do not say it all."""
+    without: str = ""
+    """Patterns of tasks that are left out, comma-separated."""
+    out: Path = Path("runs/meta")
+    """Folder of the run; out/checkpoint is what comes of it."""
+    minutes: float = 10.0
+    """Of training, on this machine."""
+    steps: int | None = None
+    """Of training, instead of --minutes."""
+    rank: int = 8
+    """Of lora's matrices; width of adapter's bottlenecks."""
+    learning_rate: float | None = None
+    """The peak, of the start; by default what suits."""
+    seed: int = 0
+    """Of all that is drawn at random."""
+    resume: bool = False
+    """Continue the run in --out."""
+
+    def run(self) -> None:
+        check_training_installed()
+        from polysoma.learning.imitation import recipe_of_run, train
+
+        recipe = recipe_of_run(self.out) if self.resume else self._plan()
+        with counting("meta-learning") as show:
+
+            def progress(step: int, losses: dict[str, float]) -> None:
+                after = " ".join(f"{name} {loss:.3f}" for name, loss in losses.items())
+                show(step, recipe.steps, f"after the inner steps: {after}")
+
+            folder = train(recipe, self.out, self.resume, None, progress, None, unpacking())
+        if os.environ.get("RANK", "0") == "0":
+            print(f"checkpoint: {folder}; adapt it with `polysoma finetune {folder} --data ... --inner`")
+
+    def _plan(self) -> Recipe:
+        if not self.data:
+            raise PolysomaError("--data: expected one or more data sets of many tasks, got none")
+        from polysoma.learning.finetuning import meta_recipe_for, steps_in, with_steps
+        from polysoma.learning.imitation import rehearse
+        from polysoma.learning.recipe import MetaLearning
+
+        meta = MetaLearning(self.algorithm, self.inner_steps, self.inner_rate, self.tasks, renamed=self.renamed)
+        without = tuple(pattern.strip() for pattern in self.without.split(",")) if self.without else ()
+        recipe = meta_recipe_for(
+            self.base, self.data, self.method, meta, without, self.rank, self.learning_rate, self.seed, unpacking()
+        )
+        cost = rehearse(with_steps(recipe, 10))
+        steps = steps_in(60 * self.minutes, cost) if self.steps is None else self.steps
+        print(
+            f"{self.algorithm} for {self.method} beside {self.base}, on {', '.join(recipe.bodies)}: {steps:,} steps of "
+            f"{cost.seconds:.2f} s, {steps * cost.seconds / 60:.1f} minutes; {cost.learning:,} parameters learn, "
+            f"{cost.memory / 1e9:.1f} GB of memory, {cost.stored / 1e6:.1f} MB stored"
+        )
+        return with_steps(recipe, steps)
