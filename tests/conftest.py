@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from polysoma import simulators
 from polysoma.data.dataset import Dataset
 from polysoma.data.episode import Episode
 from polysoma.data.mixture import Source
@@ -117,6 +119,15 @@ def make_policy(sources: dict[str, Source], bodies: tuple[Embodiment, ...] = (AR
 @pytest.fixture
 def policy(sources: dict[str, Source]) -> Policy:
     return make_policy(sources)
+
+
+@pytest.fixture
+def own_families() -> Iterator[pytest.MonkeyPatch]:
+    """Families of one's own are read once, when they are first asked for."""
+    with pytest.MonkeyPatch.context() as patch:
+        simulators.families.cache_clear()
+        yield patch
+    simulators.families.cache_clear()
 
 
 def observe(body: Embodiment, seed: int = 0, instruction: str = "do one") -> dict[str, object]:

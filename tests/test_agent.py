@@ -23,7 +23,7 @@ class Counting:
         self.scale = scale
         self.seen: list[Windows] = []
 
-    def begin(self, body: str, instruction: str, goal: None) -> Memory:
+    def begin(self, body: str, instruction: str, goal: None, context: tuple[()], silent: bool) -> Memory:
         return Memory(instruction, {}, torch.zeros(1, 2, 1, 1, 4), 1, 1)
 
     def respond(self, windows: Windows, memories: Sequence[Memory], noise: None) -> tuple[torch.Tensor, torch.Tensor]:

@@ -8,13 +8,22 @@ import pytest
 import torch
 
 from conftest import ARM, GRID, check_resuming, make_episode, make_policy, observe
+from polysoma import simulators
 from polysoma.data.dataset import Dataset
 from polysoma.data.mixture import Source
-from polysoma.data.windows import Showing, Windows, gather, no_action, show, spaced
+from polysoma.data.windows import Showing, Windows, no_action, show, spaced
 from polysoma.data.writer import DatasetWriter
 from polysoma.errors import PolysomaError
+from polysoma.evaluation.evaluation import evaluate
+from polysoma.learning.imitation import train
+from polysoma.learning.recipe import recipe_from_table
 from polysoma.policy import checkpoint
+from polysoma.policy.adaptation import Adaptation
 from polysoma.policy.policy import Policy
+from polysoma.recording import record
+from polysoma.rollout import Behaviour, Context
+
+PANEL = Path(__file__).parents[1] / "examples" / "panel.py"
 
 
 @pytest.fixture
@@ -80,6 +89,16 @@ def test_without_being_shown_anything_a_policy_is_as_before(policy: Policy, show
     )
 
 
+def test_an_adaptation_reads_what_its_base_reads(shown_policy: Policy) -> None:
+    adapted = shown_policy.adapted(Adaptation("lora", rank=2), [GRID], {}, [])
+    memories = [
+        policy.begin("grid", "do one", context=[make_episode(GRID, 7, 1, "grid/one")])
+        for policy in (shown_policy, adapted)
+    ]
+    torch.testing.assert_close(memories[1].keys_values, memories[0].keys_values, atol=0, rtol=0)
+    assert "shown" in adapted.shared and "3 frames of each" in adapted.describe("grid")
+
+
 def test_checkpoints_keep_it(shown_policy: Policy, tmp_path: Path) -> None:
     checkpoint.save(shown_policy, tmp_path / "c")
     loaded = checkpoint.load_for_training(tmp_path / "c")
@@ -87,29 +106,71 @@ def test_checkpoints_keep_it(shown_policy: Policy, tmp_path: Path) -> None:
     assert loaded.shown is not None and loaded.shown.shape == (3, 1, loaded.config.width)
 
 
-def test_windows_are_shown_other_episodes_of_their_task(tmp_path: Path) -> None:
-    with DatasetWriter(tmp_path / "grid", GRID) as writer:
-        for number in range(9):
-            writer.add(dataclasses.replace(make_episode(GRID, 4 + number % 3, number), task=f"grid/{number % 3}"))
-        writer.add(dataclasses.replace(make_episode(GRID, 5, 99), task="grid/alone"))
-    dataset = Dataset(tmp_path / "grid")
-    # One state that says which episode a frame is of.
-    marks = np.arange(len(dataset.episode_length)).repeat(dataset.episode_length)
-    dataset.observations["heading"] = (marks[:, None] % 256).astype(np.uint8)
-    episodes = np.arange(len(dataset.episode_length))
-    how = Showing(6, 2, 0.5, np.random.default_rng(0))
-    shown = gather(dataset, episodes, np.zeros(len(episodes), np.int64), showing=how).shown
-    assert shown is not None and shown.actions.shape == (10, 12)
-    alone = dataset.tasks.index("grid/alone")
-    for row, episode in enumerate(episodes):
-        others = shown.observations["heading"][row, :, 0]
-        if dataset.episode_task[episode] == alone:
+@pytest.fixture
+def marked(tmp_path: Path) -> Dataset:
+    """Three tasks of four episodes, one of which failed, and a task of a single one. ``heading`` says which episode a
+    frame is of."""
+    with DatasetWriter(tmp_path / "marked", GRID) as writer:
+        for number in range(12):
+            episode = make_episode(GRID, 4 + number % 3, number, f"grid/{number % 3}")
+            writer.add(dataclasses.replace(episode, success=number != 4))
+        writer.add(make_episode(GRID, 5, 99, "grid/alone"))
+    dataset = Dataset(tmp_path / "marked")
+    number = np.arange(len(dataset.episode_length)).repeat(dataset.episode_length)
+    dataset.observations["heading"] = number[:, None].astype(np.uint8)
+    return dataset
+
+
+def test_windows_are_shown_other_successes_of_their_task(marked: Dataset) -> None:
+    windows = Source([marked], [1.0], 0.0).draw(
+        200, np.random.default_rng(0), showing=Showing(6, 2, 0.5, np.random.default_rng(1))
+    )
+    shown = windows.shown
+    assert shown is not None and shown.actions.shape == (200, 12)
+    alone = marked.tasks.index("grid/alone")
+    seen: set[tuple[int, int]] = set()
+    for row, episode in enumerate(windows.observations["heading"][:, 0, 0].tolist()):
+        if marked.episode_task[episode] == alone:
             assert not shown.valid[row].any()
             continue
-        assert shown.valid[row].all() and episode not in others
-        assert {int(dataset.episode_task[other]) for other in others} == {int(dataset.episode_task[episode])}
+        others = shown.observations["heading"][row, :, 0]
+        assert shown.valid[row].all() and episode not in others and marked.episode_success[others].all()
+        assert set(marked.episode_task[others]) == {marked.episode_task[episode]}
+        seen |= {(episode, int(other)) for other in others}
+    # Three tasks of four, of which one may not be shown: all pairs come up.
+    assert len(seen) == 2 * 4 * 3 + 3 * 2 + 3
     silent = (shown.actions == GRID.actions.size).all(1)
-    assert 0 < silent.sum() < len(episodes)
+    assert 60 < silent.sum() < 140
+    plain = Source([marked], [1.0], 0.0).draw(200, np.random.default_rng(0))
+    np.testing.assert_array_equal(plain.observations["view"], windows.observations["view"])
+
+
+def test_what_is_shown_does_not_depend_on_the_number_of_processes(marked: Dataset) -> None:
+    source = Source([marked, marked], [1.0, 1.0], 0.0)
+
+    def drawn(share: tuple[int, int]) -> list[bytes]:
+        showing = Showing(3, 2, 0.5, np.random.default_rng(1))
+        windows = source.draw(17, np.random.default_rng(0), share=share, showing=showing)
+        assert windows.shown is not None
+        rows = zip(windows.observations["view"], windows.shown.observations["view"], windows.shown.actions, strict=True)
+        return [window[0].tobytes() + frames.tobytes() + actions.tobytes() for window, frames, actions in rows]
+
+    assert sorted(drawn((0, 2)) + drawn((1, 2))) == sorted(drawn((0, 1)))
+
+
+def test_only_what_is_learnt_from_is_shown(marked: Dataset) -> None:
+    learnt, held_out = Source([marked], [1.0], 0.0).split(0, 0.5)
+    assert held_out is not None
+    windows = [
+        source.draw(100, np.random.default_rng(0), showing=Showing(4, 1, 0.0, np.random.default_rng(1)))
+        for source in (learnt, held_out)
+    ]
+    own, shown = ([set(each.observations["heading"][:, 0].ravel()) for each in windows], [])
+    for each in windows:
+        assert each.shown is not None
+        shown.append(set(each.shown.observations["heading"][each.shown.valid].ravel()))
+    assert not own[0] & own[1]
+    assert shown[0] <= own[0] and shown[1] <= own[0]
 
 
 def test_a_resumed_run_is_shown_the_same(datasets: dict[str, Path], tmp_path: Path) -> None:
@@ -117,6 +178,7 @@ def test_a_resumed_run_is_shown_the_same(datasets: dict[str, Path], tmp_path: Pa
         "data": [str(datasets["grid"])],
         "bodies": {"grid": {"batch": 8, "shots": 4, "silent": 0.3}},
         "policy": {"width": 32, "depth": 2, "heads": 2},
+        "held_out": 0.25,
     }
     check_resuming(table, tmp_path)
 
@@ -124,8 +186,47 @@ def test_a_resumed_run_is_shown_the_same(datasets: dict[str, Path], tmp_path: Pa
 def test_bad_context(policy: Policy, shown_policy: Policy, sources: dict[str, Source]) -> None:
     with pytest.raises(PolysomaError, match="not trained to be shown episodes"):
         policy.begin("grid", "do one", context=[make_episode(GRID, 4, 0, "grid/one")])
+    with pytest.raises(PolysomaError, match="not trained to be shown episodes"):
+        policy.agent("grid", "do one").reset(context=[make_episode(GRID, 4, 0, "grid/one")])
     with pytest.raises(PolysomaError, match="grid cannot be shown an episode of arm"):
         shown_policy.begin("grid", "do one", context=[make_episode(ARM, 4, 0, "arm/one")])
     with pytest.raises(PolysomaError, match="arm does not read its previous action"):
         shown_policy.begin("arm", "do one", context=[make_episode(ARM, 4, 0, "arm/one")])
     assert make_policy(sources).config.shown == 0
+
+
+def test_from_recording_to_evaluation_with_a_context(own_families: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    own_families.setenv(simulators.FAMILIES_VARIABLE, str(PANEL))
+    tasks = ["panel/0000", "panel/0001"]
+    record(tasks, 3, tmp_path / "expert", Behaviour(noise=None))
+    table = {
+        "data": [str(tmp_path / "expert" / "panel")],
+        "bodies": {"panel": {"batch": 8, "shots": 2}},
+        "policy": {"width": 16, "depth": 1, "heads": 1},
+        "steps": 1,
+    }
+    trained = str(train(recipe_from_table(table, "test"), tmp_path / "run"))
+    context = Context(str(tmp_path / "expert" / "panel"), 2)
+    # Recording shows as many as there are; an evaluation says what it compares.
+    record(tasks, 2, tmp_path / "own", Behaviour(trained, context=dataclasses.replace(context, shots=4)))
+    assert len(Dataset(tmp_path / "own" / "panel").episode_length) == 4
+    settings = evaluate(trained, tasks, 1, 560_000, 1, context=context).to_json()["settings"]
+    assert settings["context"] == {"folder": context.folder, "shots": 2, "silent": False}
+    with pytest.raises(PolysomaError, match=r"4 successful episodes .* 2 tasks have fewer, panel/0000 has 3"):
+        evaluate(trained, tasks, 1, 560_000, 1, context=dataclasses.replace(context, shots=4))
+
+
+def test_a_panel_differs_in_what_its_buttons_do_alone(own_families: pytest.MonkeyPatch) -> None:
+    own_families.setenv(simulators.FAMILIES_VARIABLE, str(PANEL))
+    played = []
+    for member in ("panel/0001", "panel/0001", "panel/0003"):
+        environment = simulators.make(member)
+        observation, info = environment.reset(seed=4)
+        assert observation["instruction"] == "press the button of the lamp"
+        actions = []
+        while not info["success"]:
+            actions.append(environment.expert_action())
+            _, _, terminated, truncated, info = environment.step(actions[-1])
+            assert info["success"] or not (terminated or truncated)
+        played.append(actions)
+    assert played[0] == played[1] != played[2]

@@ -32,8 +32,8 @@ draw, shard = Source.draw, distributed.shard
 # Rounding to bfloat16 would turn the last bit of a sum into the third digit of a weight.
 imitation.bfloat16 = lambda device: contextlib.nullcontext()
 
-def watched(self, count, rng, goals=False, share=(0, 1)):
-    windows = draw(self, count, rng, goals, share)
+def watched(self, count, rng, goals=False, share=(0, 1), showing=None):
+    windows = draw(self, count, rng, goals, share, showing)
     stream = windows.embodiment.arrays[0].name
     rows = [windows.observations[stream][row].tobytes().hex() for row in range(len(windows))]
     with open(f"{log}-{share[0]}", "a") as file:

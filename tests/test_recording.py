@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -154,15 +153,6 @@ def test_unknown_tasks_and_missing_simulators(monkeypatch: pytest.MonkeyPatch) -
 
 
 CARTPOLE = Path(__file__).parents[1] / "examples" / "cartpole.py"
-
-
-@pytest.fixture
-def own_families() -> Iterator[pytest.MonkeyPatch]:
-    """Families of one's own are read once, when they are first asked for."""
-    with pytest.MonkeyPatch.context() as patch:
-        simulators.families.cache_clear()
-        yield patch
-    simulators.families.cache_clear()
 
 
 def test_a_body_of_ones_own_joins_in_also_in_worker_processes(own_families: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from polysoma import simulators
@@ -49,7 +49,7 @@ def record(
     Raises:
         PolysomaError: unknown task, missing simulator, a data set of another embodiment in the way, a full disk.
     """
-    behaviour = Behaviour(behaviour.driver, behaviour.acting, True, behaviour.noise, behaviour.max_steps)
+    behaviour = replace(behaviour, label=True)
     simulators.check_installed(tasks)
     bodies = simulators.embodiments()
     names = list(dict.fromkeys(task.split("/")[0] for task in tasks))

@@ -56,7 +56,7 @@ class Context:
 
     Attributes:
         folder: a data set, the policy's own episodes or an expert's; failed ones are left out.
-        shots: how many of each task, the first ones; 0 shows none.
+        shots: how many of each task, those of the lowest seeds, or as many as there are; 0 shows none.
         silent: whether the policy is not told what was done in them.
     """
 
@@ -274,12 +274,9 @@ def _decider(behaviour: Behaviour) -> Callable[[list[_Lane], list[Any]], Sequenc
                 agents[lane] = Agent(
                     policy, lane.body.name, acting=acting, seed=lane.job.seed, goal=lane.goal, memory=known
                 )
-                if behaviour.context is not None and behaviour.context.shots:
-                    if lane.job.task not in shown:
-                        raise PolysomaError(f"{behaviour.context.folder}: no successful episode of {lane.job.task}")
-                    agents[lane].reset(
-                        seed=lane.job.seed, context=shown[lane.job.task], silent=behaviour.context.silent
-                    )
+                if behaviour.context is not None:
+                    episodes = shown.get(lane.job.task, [])
+                    agents[lane].reset(seed=lane.job.seed, context=episodes, silent=behaviour.context.silent)
         if not lanes:
             return []
         return act_together([agents[lane] for lane in lanes], [lane.observation for lane in lanes])
@@ -298,14 +295,15 @@ def _remembered(policy: Policy, folder: Path, count: int) -> RetrievalMemory:
 
 
 def _successes(context: Context) -> dict[str, list[Episode]]:
-    """The first successful episodes of each task."""
+    """The successful episodes of each task that are shown."""
     from polysoma.data.dataset import Dataset
 
     dataset = Dataset(Path(context.folder))
     found: dict[str, list[Episode]] = {}
-    for number in np.flatnonzero(dataset.episode_success):
+    # By seed: recordings hold short episodes first, which were done sooner.
+    for number in np.argsort(dataset.episode_seed, kind="stable"):
         own = found.setdefault(dataset.tasks[dataset.episode_task[number]], [])
-        if len(own) < context.shots:
+        if dataset.episode_success[number] and len(own) < context.shots:
             own.append(dataset.episode(int(number)))
     return found
 

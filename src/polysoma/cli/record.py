@@ -10,7 +10,7 @@ import tyro
 from polysoma import simulators
 from polysoma.cli.progress import counting
 from polysoma.recording import Recorded, record
-from polysoma.rollout import EXPERT, Behaviour
+from polysoma.rollout import EXPERT, Behaviour, Context
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,10 @@ class Record:
     """Of a checkpoint's discrete actions."""
     max_steps: int | None = None
     """Cut episodes after this many steps."""
+    context: str = ""
+    """A folder of episodes that a checkpoint is shown before it acts."""
+    shots: int = 16
+    """Successful episodes of the same task in --context that it is shown, or as many as there are."""
     lanes: int = 16
     """Episodes at a time in each process."""
     ray: str | None = None
@@ -51,6 +55,7 @@ class Record:
             acting={"temperature": self.temperature} if self.behaviour not in (EXPERT, "random") else {},
             noise=self.noise,
             max_steps=self.max_steps,
+            context=Context(self.context, self.shots) if self.context else None,
         )
         tasks = simulators.match_tasks(self.tasks)
         with counting("recording") as show:

@@ -127,16 +127,6 @@ class Dataset:
         return chosen
 
     @functools.cached_property
-    def by_task(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """The numbers of episodes in the order of their tasks, int64 ``(E,)``; where each task begins among them and
-        how many it has, ``(tasks,)``; and each episode's place among them, ``(E,)``."""
-        order = np.argsort(self.episode_task, kind="stable")
-        counts = np.bincount(self.episode_task, minlength=len(self.tasks))
-        place = np.empty(len(order), np.int64)
-        place[order] = np.arange(len(order))
-        return order, np.cumsum(counts) - counts, counts, place
-
-    @functools.cached_property
     def spreads(self) -> dict[str, np.ndarray]:
         """Of privileged streams by name: the standard deviation of each channel within each task, float32
         ``(tasks, size)``."""

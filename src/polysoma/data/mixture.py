@@ -8,9 +8,9 @@ windows and read a share of them each, so what a run has seen does not depend on
 from __future__ import annotations
 
 import fnmatch
+import functools
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ import numpy as np
 from polysoma import hub
 from polysoma.data.dataset import Dataset
 from polysoma.data.statistics import Statistics
-from polysoma.data.windows import Showing, Windows, concatenate, gather, is_continuous, window_starts
+from polysoma.data.windows import Chosen, Showing, Windows, concatenate, gather, is_continuous, window_starts
 from polysoma.embodiment import ContinuousActions, Embodiment, Modality
 from polysoma.errors import PolysomaError
 
@@ -36,6 +36,8 @@ class Source:
         episodes: None for all; or the numbers of those that take part, of each data set.
         task_weights: pattern (``*`` and ``?``) of task names to a factor of their probability; the first one counts, 1
             if none.
+        showable: which episodes may be shown to windows, as ``episodes``; None for those that take part. Failed ones
+            never are.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class Source:
         balance: float,
         episodes: Sequence[np.ndarray] | None = None,
         task_weights: Mapping[str, float] | None = None,
+        showable: Sequence[np.ndarray] | None = None,
     ) -> None:
         self.embodiment: Embodiment = datasets[0].embodiment
         for dataset in datasets:
@@ -56,6 +59,7 @@ class Source:
         self.datasets = list(datasets)
         self._weights, self._balance, self._chosen = list(weights), balance, episodes
         self._task_weights = dict(task_weights or {})
+        self._showable = showable
         self.tasks = sorted({task for dataset in datasets for task in dataset.tasks})
         # Frames of each (data set, task) pair lie in `_frames[pair]`, with the episode of every frame beside them.
         self._pairs: list[tuple[int, np.ndarray]] = []
@@ -150,9 +154,12 @@ class Source:
             for place, (number, episode) in enumerate(own):
                 (apart if place >= len(own) - kept else learnt)[number].append(episode)
 
+        # What is held out is shown to nobody, but may be shown what is learnt from.
+        shown = [np.array(sorted(numbers), np.int64) for numbers in learnt]
+
         def source(chosen: list[list[int]]) -> Source:
             episodes = [np.array(sorted(numbers), np.int64) for numbers in chosen]
-            return Source(self.datasets, self._weights, self._balance, episodes, self._task_weights)
+            return Source(self.datasets, self._weights, self._balance, episodes, self._task_weights, shown)
 
         return source(learnt), source(apart) if any(apart) else None
 
@@ -201,11 +208,42 @@ class Source:
                 episodes = self._episode_of[number][frames]
                 offset = frames - dataset.episode_start[episodes]
                 starts = window_starts(offset, dataset.episode_length[episodes], self.embodiment.history, rng)
+                others = None
+                if showing is not None and showing.episodes:
+                    others = self._others(number, episodes, showing)
                 own = slice((which - before) % shares, None, shares)
                 before += len(frames)
                 if len(frames[own]):
-                    parts.append(gather(dataset, episodes[own], starts[own], later if goals else None, showing))
+                    shown = None if others is None else others.take(own)
+                    parts.append(gather(dataset, episodes[own], starts[own], later if goals else None, shown))
         return concatenate(parts)
+
+    def _others(self, number: int, episodes: np.ndarray, how: Showing) -> Chosen:
+        """What windows of these episodes of one data set are shown: others of the same task."""
+        task = self.datasets[number].episode_task[episodes]
+        order, first, counts, place = self._by_task[number]
+        shown_itself = place[episodes] >= 0
+        others = counts[task] - shown_itself
+        drawn = (how.rng.random((len(episodes), how.episodes)) * others[:, None]).astype(np.int64)
+        # One's own place is left out.
+        own = np.where(shown_itself, place[episodes] - first[task], len(order))[:, None]
+        chosen = np.append(order, 0)[np.minimum(first[task][:, None] + drawn + (drawn >= own), len(order))]
+        return Chosen(chosen, others > 0, how.rng.random(len(episodes)) < how.silent, how.frames)
+
+    @functools.cached_property
+    def _by_task(self) -> list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
+        """Of each data set: the numbers of the episodes that may be shown, in the order of their tasks, int64 ``(S,)``;
+        where each task begins among them and how many it has, ``(tasks,)``; and the place of each episode among them,
+        -1 for those that may not be shown, ``(E,)``."""
+        result = []
+        for dataset, showable in zip(self.datasets, self._showable or self._episodes(), strict=True):
+            numbers = showable[dataset.episode_success[showable]]
+            order = numbers[np.argsort(dataset.episode_task[numbers], kind="stable")]
+            counts = np.bincount(dataset.episode_task[order], minlength=len(dataset.tasks))
+            place = np.full(len(dataset.episode_length), -1)
+            place[order] = np.arange(len(order))
+            result.append((order, np.cumsum(counts) - counts, counts, place))
+        return result
 
     def statistics(self) -> dict[str, Statistics]:
         """Recomputed from the frames themselves: by state stream, and ``"action"`` for continuous actions."""
@@ -274,7 +312,7 @@ def open_sources(
     """
     groups: dict[str, list[tuple[Dataset, float]]] = {}
     for path in paths:
-        dataset = Dataset(path, None if progress is None else partial(progress, path))
+        dataset = Dataset(path, None if progress is None else functools.partial(progress, path))
         weight = _first_match(hub.called(path), weights)
         groups.setdefault(dataset.embodiment.name, []).append((dataset, weight))
     sources = []

@@ -61,6 +61,27 @@ class Showing:
 
 
 @dataclass(frozen=True)
+class Chosen:
+    """Which episodes of their data set B windows are shown.
+
+    Attributes:
+        episodes: int64 ``(B, E)``; rows of windows that are shown none hold any numbers.
+        valid: bool ``(B,)``, False for windows that are shown none.
+        silent: bool ``(B,)``, True for those that are not told what was done.
+        frames: of each episode.
+    """
+
+    episodes: np.ndarray
+    valid: np.ndarray
+    silent: np.ndarray
+    frames: int
+
+    def take(self, rows: slice) -> Chosen:
+        """What the windows of these rows are shown."""
+        return Chosen(self.episodes[rows], self.valid[rows], self.silent[rows], self.frames)
+
+
+@dataclass(frozen=True)
 class Windows:
     """A batch of B windows of one embodiment, T frames long (shorter ones are padded at their end).
 
@@ -165,29 +186,18 @@ def show(episodes: Sequence[Episode], frames: int, silent: bool = False) -> Show
     )
 
 
-def _shown(dataset: Dataset, episodes: np.ndarray, how: Showing) -> Shown:
-    """Other episodes of the windows' tasks; where a task has no other one, all of it is padding."""
-    body = dataset.embodiment
-    order, first, counts, place = dataset.by_task
-    task = dataset.episode_task[episodes]
-    others = counts[task] - 1
-    drawn = (how.rng.random((len(episodes), how.episodes)) * others[:, None]).astype(np.int64)
-    # One's own place is left out.
-    own = (place[episodes] - first[task])[:, None]
-    chosen = order[np.minimum(first[task][:, None] + drawn + (drawn >= own), len(order) - 1)]
-    at = (dataset.episode_start[chosen][..., None] + spaced(dataset.episode_length[chosen], how.frames)).reshape(
-        len(episodes), -1
-    )
-    actions = np.asarray(dataset.executed[at])
-    none = no_action(body)
-    silent = how.rng.random(len(episodes)) < how.silent
-    actions = actions.astype(none.dtype)
-    actions[silent] = none
+def _shown(dataset: Dataset, chosen: Chosen) -> Shown:
+    count = len(chosen.episodes)
+    spacing = spaced(dataset.episode_length[chosen.episodes], chosen.frames)
+    at = (dataset.episode_start[chosen.episodes][..., None] + spacing).reshape(count, -1)
+    none = no_action(dataset.embodiment)
+    actions = np.asarray(dataset.executed[at]).astype(none.dtype)
+    actions[chosen.silent] = none
     return Shown(
-        {stream.name: np.asarray(dataset.observations[stream.name][at]) for stream in body.arrays},
+        {stream.name: np.asarray(dataset.observations[stream.name][at]) for stream in dataset.embodiment.arrays},
         actions,
-        np.broadcast_to(np.tile(np.arange(how.frames), how.episodes), at.shape),
-        np.broadcast_to((others > 0)[:, None], at.shape),
+        np.broadcast_to(np.tile(np.arange(chosen.frames), chosen.episodes.shape[1]), at.shape),
+        np.broadcast_to(chosen.valid[:, None], at.shape),
     )
 
 
@@ -196,7 +206,7 @@ def gather(
     episodes: np.ndarray,
     starts: np.ndarray,
     goals_from: np.random.Generator | None = None,
-    showing: Showing | None = None,
+    chosen: Chosen | None = None,
 ) -> Windows:
     """Reads windows of one data set.
 
@@ -206,7 +216,7 @@ def gather(
         starts: int64 ``(B,)``, the frame of the episode at which each window begins.
         goals_from: None, or what draws each window's goal: what the cameras saw at a uniformly drawn later step of the
             episode (hindsight, Andrychowicz et al. 2017, arXiv 1707.01495; CrossFormer, arXiv 2408.11812).
-        showing: None, or how other episodes are shown.
+        chosen: None, or which other episodes are shown.
     """
     body = dataset.embodiment
     first, total = dataset.episode_start[episodes], dataset.episode_length[episodes]
@@ -235,7 +245,7 @@ def gather(
         valid,
         goals,
         {name: spread[dataset.episode_task[episodes]] for name, spread in dataset.spreads.items()},
-        None if showing is None or not showing.episodes else _shown(dataset, episodes, showing),
+        None if chosen is None else _shown(dataset, chosen),
     )
 
 

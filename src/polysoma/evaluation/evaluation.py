@@ -10,11 +10,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata, resources
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from polysoma import simulators
+from polysoma.data.dataset import Dataset
 from polysoma.data.paraphrases import Split
 from polysoma.errors import PolysomaError
 from polysoma.evaluation.intervals import mean_interval, wilson
@@ -170,7 +172,8 @@ def evaluate(
         watch: called with the outcome of each task's first episode, which then holds what was sensed and done.
 
     Raises:
-        PolysomaError: unknown task, no such checkpoint or cluster, or a checkpoint that does not know a body.
+        PolysomaError: unknown task, no such checkpoint or cluster, a checkpoint that does not know a body, or fewer
+            successful episodes in the context than are to be shown.
     """
     if episodes < 1:
         raise PolysomaError(f"episodes must be at least 1, got {episodes}")
@@ -179,6 +182,8 @@ def evaluate(
     )
     if driver not in (EXPERT, RANDOM):
         _check_bodies(driver, tasks)
+    if context is not None:
+        _check_shots(context, tasks)
     seeds = list(range(seed, seed + episodes))
     jobs = interleave(tasks, seeds, film, watch is not None)
     outcomes: dict[tuple[str, int], Outcome] = {}
@@ -221,6 +226,19 @@ def _check_bodies(driver: str, tasks: Sequence[str]) -> None:
     unknown = sorted({task.split("/")[0] for task in tasks} - set(known))
     if unknown:
         raise PolysomaError(f"{driver} does not know the bodies {unknown}; it knows {known}")
+
+
+def _check_shots(context: Context, tasks: Sequence[str]) -> None:
+    dataset = Dataset(Path(context.folder))
+    counts = np.bincount(dataset.episode_task[dataset.episode_success], minlength=len(dataset.tasks))
+    there = dict(zip(dataset.tasks, counts.tolist(), strict=True))
+    few = {task: there.get(task, 0) for task in tasks if there.get(task, 0) < context.shots}
+    if few:
+        task = min(few, key=lambda name: few[name])
+        raise PolysomaError(
+            f"{context.folder}: {context.shots} successful episodes of each task are to be shown; {len(few)} tasks "
+            f"have fewer, {task} has {few[task]}"
+        )
 
 
 def decision_latency(checkpoint: str, tasks: Sequence[str], seed: int) -> dict[str, dict[str, float]]:

@@ -147,7 +147,7 @@ def train(
                 | {"learning_rate": rate, "gradient_norm": float(norm), "windows_per_s": seen / elapsed},
             )
         if step % recipe.checkpoint_every == 0 or step == end:
-            missed = _held_out_losses(policy, average, held_out, accelerator)
+            missed = _held_out_losses(policy, average, held_out, recipe, accelerator)
             best = best.after(step, sum(missed.values())) if missed else Best(step)
             gathered = {name: distributed.whole(value) for name, value in average.items()}
             state = _state(policy, gathered, optimizer)
@@ -447,9 +447,14 @@ def accumulate(
 
 
 def _held_out_losses(
-    policy: Policy, average: dict[str, Tensor], sources: Sequence[Source], accelerator: accelerate.Accelerator
+    policy: Policy,
+    average: dict[str, Tensor],
+    sources: Sequence[Source],
+    recipe: Recipe,
+    accelerator: accelerate.Accelerator,
 ) -> dict[str, float]:
-    """The mean loss of the averaged weights on windows of episodes that are not learnt from, by body."""
+    """The mean loss of the averaged weights on windows of episodes that are not learnt from, by body; they are shown as
+    many episodes as the recipe shows at most."""
     if not sources:
         return {}
     now = {name: value.clone() for name, value in policy.own().items()}
@@ -460,7 +465,9 @@ def _held_out_losses(
         for source in sources:
             # The same windows at every checkpoint, so that losses can be compared.
             torch.manual_seed(0)
-            windows = source.draw(_HELD_OUT_WINDOWS, np.random.default_rng(0))
+            body = recipe.bodies[source.embodiment.name]
+            showing = Showing(body.shots, policy.config.shown, body.silent, np.random.default_rng(1))
+            windows = source.draw(_HELD_OUT_WINDOWS, np.random.default_rng(0), showing=showing)
             targets = 0 if windows.action_valid is None else int(windows.action_valid.sum())
             parts = _split_by_length(windows, 4)
             losses.append(sum(policy.loss(part).item() for part in parts) / targets)

@@ -131,11 +131,14 @@ class Agent:
             silent: whether the policy is not told what was done in these episodes, only what was sensed.
 
         Raises:
-            PolysomaError: the goal is not a picture for each of the body's cameras.
+            PolysomaError: the goal is not a picture for each of the body's cameras, an episode is of another body, or
+                the policy was not trained to be shown any.
         """
         self.instruction = self.instruction if instruction is None else instruction
         if goal is not None:
             self.goal = _checked_goal(self.body, goal)
+        if context:
+            self.policy.check_context(self.body.name, context)
         if context is not None:
             self.context, self._silent = tuple(context), silent
         self.timing = Timing(1 / self.body.rate_hz)

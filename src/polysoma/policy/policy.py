@@ -279,10 +279,8 @@ class Policy(nn.Module):
         marked, the order of episodes is not.
         """
         tokenizer = self._tokenizer(name)
-        if self.shown is None:
-            raise PolysomaError("this policy was not trained to be shown episodes (bodies.NAME.shots in its recipe)")
-        if tokenizer.previous is None:
-            raise PolysomaError(f"{name} does not read its previous action, so it cannot be shown what was done")
+        self._check_shown(name)
+        assert self.shown is not None
         observations = {stream: torch.from_numpy(array).to(self.device) for stream, array in shown.observations.items()}
         actions = torch.from_numpy(np.ascontiguousarray(shown.actions)).to(self.device)
         places = torch.from_numpy(np.ascontiguousarray(shown.places)).to(self.device)
@@ -290,6 +288,29 @@ class Policy(nn.Module):
         marks = self.shown[places].expand(-1, -1, tokenizer.per_frame, -1).flatten(1, 2)
         valid = torch.from_numpy(np.ascontiguousarray(shown.valid)).to(self.device)
         return tokens + marks, valid.repeat_interleave(tokenizer.per_frame, 1)
+
+    def _check_shown(self, name: str) -> None:
+        if self.shown is None:
+            raise PolysomaError("this policy was not trained to be shown episodes (bodies.NAME.shots in its recipe)")
+        if self._tokenizer(name).previous is None:
+            raise PolysomaError(
+                f"{name} does not read its previous action, so it cannot be shown what was done "
+                "(previous_action of its embodiment)"
+            )
+
+    def check_context(self, body: str, context: Sequence[Episode]) -> None:
+        """Whether the policy can be shown these episodes while it drives this body.
+
+        Raises:
+            PolysomaError: it was not trained to be shown any, the body does not read its previous action, or an episode
+                is of another body.
+        """
+        if context:
+            self._check_shown(body)
+        for episode in context:
+            if episode.embodiment.name != body:
+                raise PolysomaError(f"{body} cannot be shown an episode of {episode.embodiment.name}")
+            self._check_same(episode.embodiment)
 
     def _prompted(self, words: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens of words with those of the prompt before them, and which of them are true."""
@@ -394,10 +415,7 @@ class Policy(nn.Module):
         """
         history, tokenizer = self.embodiment(body).history, self._tokenizer(body)
         goals = None if goal is None else {camera: picture[None] for camera, picture in goal.items()}
-        for episode in context:
-            self._check_same(episode.embodiment)
-            if episode.embodiment.name != body:
-                raise PolysomaError(f"{body} cannot be shown an episode of {episode.embodiment.name}")
+        self.check_context(body, context)
         shown = show(context, max(1, self.config.shown), silent) if context else None
         with bfloat16(self.device):
             told, valid, readings = self._told(body, [instruction], goals, shown)
@@ -621,6 +639,10 @@ class Policy(nn.Module):
         """The token table of one body, a line for each group of tokens."""
         body, tokenizer = self.embodiment(name), self._tokenizer(name)
         rows: list[tuple[str, str, str]] = [("words", "one a word", "words")]
+        if self.shown is not None and tokenizer.previous is not None:
+            rows = [("words", "one a word", "words, what is shown")]
+            frames = f"{tokenizer.per_frame} x {len(self.shown)} frames of each"
+            rows.append(("episodes that are shown", frames, "words, what is shown"))
         if tokenizer.fused:
             streams = " + ".join(stream.name for stream in body.arrays)
             rows.append((f"frame: {streams} + previous action", f"1 x {body.history} frames", "words, frames so far"))
