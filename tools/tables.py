@@ -574,14 +574,16 @@ def in_context() -> str:
         rows = {row["shots"]: row for row in found["rows"] if row["context"] == kind} | {0: nothing}
         cells = [f"{rows[c]['rate']:.2f} [{rows[c]['interval'][0]:.2f}, {rows[c]['interval'][1]:.2f}]" for c in shots]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    settings, own = found["settings"], found["own_successes_of_tries"]
+    settings, tries = found["settings"], found["tries_for_16_successes"]
+    most = {row["context"]: row for row in found["rows"] if row["shots"] == 16}["expert"]
     lines += [
         "",
         f"Success of {settings['members']} unseen members, {settings['episodes']} episodes each from seed "
         f"{settings['seed']} on, 95 % intervals over members; the expert itself {found['expert_itself']:.2f}. "
         f"16 of the expert's episodes add {100 * found['gain_of_16']['expert']:.0f} points, its own ones "
-        f"{found['self_over_expert']:.0%} of that; {settings['tries']} tries without context gave it "
-        f"{own['mean']:.0f} successes of each member, {own['least']} at least (`{found['command']}`).",
+        f"{found['self_over_expert']:.0%} of that: they took it {tries['mean']:.0f} tries, {tries['most']} at most. "
+        f"With the expert's 16 in view it succeeds in {most['usual_keys']:.2f} where keys are the usual ones and in "
+        f"{most['own_keys']:.2f} where these are the member's own (`{found['command']}`).",
         "",
     ]
     return "\n".join(lines)
