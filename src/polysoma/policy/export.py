@@ -11,6 +11,7 @@ import contextlib
 import io
 import json
 import logging
+import math
 import warnings
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,9 @@ def export_onnx(policy: Policy, body: str, path: Path, int8: bool = False, words
     return len(content)
 
 
+_LARGE = 65_536
+
+
 def _quantised(model: Any, quantize: Any, kind: Any) -> Any:
     import tempfile
 
@@ -132,8 +136,18 @@ def _quantised(model: Any, quantize: Any, kind: Any) -> Any:
     with tempfile.TemporaryDirectory() as folder, _quietly():
         before, after = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
         onnx.save(model, before)
-        quantize(before, after, weight_type=kind, per_channel=True, op_types_to_quantize=["MatMul", "Gemm"])
+        quantize(
+            before, after, weight_type=kind, per_channel=True, op_types_to_quantize=["MatMul", "Gemm"],
+            nodes_to_exclude=_small(model),
+        )  # fmt: skip
         return onnx.load(after)
+
+
+def _small(model: Any) -> list[str]:
+    """The names of products with small matrices: sensors come in and actions go out by them, so that their rounding
+    shows most, and eight bits would save next to nothing."""
+    sizes = {tensor.name: math.prod(tensor.dims) for tensor in model.graph.initializer}
+    return [node.name for node in model.graph.node if any(sizes.get(name, _LARGE) < _LARGE for name in node.input)]
 
 
 @contextlib.contextmanager
