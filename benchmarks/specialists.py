@@ -3,14 +3,16 @@
     python benchmarks/specialists.py
     python benchmarks/specialists.py --families go1 fetch
 
-A specialist begins at random and learns the family's share of the data of the shipped weights' last phase, on a
-schedule of its own. It takes as many windows as the generalist took of that family in all phases, up to a limit; both
-numbers are written. A family that is in the results already is not played again; a killed training continues.
+A specialist begins at random and learns the family's share of the data of the shipped weights' last phase, as far as
+these folders exist, on a schedule of its own. It takes as many windows as the generalist took of that family in all
+phases, up to a limit; both numbers are written, and what was learnt from. A family that is in the results already is
+not played again; a killed training continues.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import glob
 import json
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,8 @@ import numpy as np
 import tyro
 
 from polysoma import simulators
+from polysoma.data.dataset import Dataset
+from polysoma.data.formats import is_dataset
 from polysoma.evaluation.evaluation import Score, evaluate, reference
 from polysoma.evaluation.intervals import mean_interval
 from polysoma.learning.imitation import recipe_of_run, train
@@ -51,11 +55,13 @@ def _taken(family: str) -> int:
 
 def _recipe(family: str, windows: int) -> Recipe:
     last = read_recipe(RECIPES / f"{PHASES[-1]}.toml", ())
+    homes = [folder for pattern in last.data for folder in sorted(glob.glob(pattern))]
+    own = [home for home in homes if Path(home).name == family and is_dataset(Path(home))]
     batch = 64 if family in CAMERAS else 128
     part = dataclasses.replace(last.bodies[family], batch=batch, weight=1.0)
     return dataclasses.replace(
-        last, bodies={family: part}, init="", steps=windows // batch, learning_rate=1e-3, warmup=100, ema=0.995,
-        checkpoint_every=100,
+        last, data=tuple(dict.fromkeys(own)), bodies={family: part}, init="", steps=windows // batch,
+        learning_rate=1e-3, warmup=100, ema=0.995, checkpoint_every=100,
     )  # fmt: skip
 
 
@@ -111,6 +117,7 @@ def main(
             "difference": round(float(apart.mean()), 4),
             "interval": [round(limit, 4) for limit in mean_interval(apart.tolist())],
             "windows": {"generalist": taken, "specialist": windows},
+            "data": {home: len(Dataset(Path(home))) for home in _recipe(family, windows).data},
             "values": {name: [round(value, 4) for value in own] for name, own in values.items()},
         }
         print(family, {key: value for key, value in rows[family].items() if key != "values"}, flush=True)
