@@ -3,13 +3,15 @@
     python benchmarks/merging.py
 
 From runs/held-out/checkpoint (recipes/held-out.toml) eight fine-tunes are made of one task each, with what the base can
-do mixed in (``keep``) and without. Needs data/held-out (benchmarks/compare.py) and data/ (recipes/generalist.sh). About
-an hour on one core; killed, it continues where it was.
+do mixed in (``keep``), and five without (``plain``). Their changes are summed up, or fitted by regression. Needs
+data/held-out (benchmarks/compare.py) and data/ (recipes/generalist.sh). About an hour on one core; killed, it continues
+where it was.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import json
 import shutil
@@ -27,14 +29,16 @@ from polysoma.evaluation.intervals import mean_interval
 from polysoma.evaluation.merging import choose_coefficient
 from polysoma.files import write_atomically
 from polysoma.learning.finetuning import recipe_for, with_steps
+from polysoma.learning.grams import input_grams
 from polysoma.learning.imitation import recipe_of_run, train
 from polysoma.policy import checkpoint
-from polysoma.policy.merging import add, analogy, negate
+from polysoma.policy.merging import Grams, add, analogy, negate
 from polysoma.policy.policy import Policy
 from results import write
 
 BASE = "runs/held-out/checkpoint"
 Way = Literal["keep", "plain"]
+Fit = Literal["sum", "regression"]
 
 
 def metaworld(names: str) -> tuple[str, ...]:
@@ -102,6 +106,11 @@ class Cells:
         weights |= {task: 0.0 for task in (NEVER_MET if way == "keep" else ("*",)) if task not in tasks}
         return train(with_steps(dataclasses.replace(recipe, task_weights=weights), STEPS), run)
 
+    def merging(self, paths: Sequence[str], fit: Fit) -> Callable[[float], Policy]:
+        if fit == "sum":
+            return partial(add, BASE, paths)
+        return lambda coefficient: add(BASE, paths, coefficient, [grams_of(path) for path in paths])
+
     def played(self, name: str, driver: Path | str, tasks: Sequence[str]) -> dict[str, list[float]]:
         """Outcomes of each of the tasks, and of the rest."""
 
@@ -126,6 +135,11 @@ class Cells:
         if not (self.out / name / "config.json").is_file():
             checkpoint.save(merge(chosen), self.out / name)
         return chosen, self.played(name, self.out / name, tasks)
+
+
+@functools.cache
+def grams_of(path: str) -> Grams:
+    return input_grams(Path(path).parent)
 
 
 def called(tasks: Sequence[str]) -> str:
@@ -203,23 +217,26 @@ def main(out: Path = Path("runs/merging")) -> None:
     torch.set_num_threads(1)
     cells = Cells(out)
     base = cells.played("base", BASE, NEW)
-    larger = (NEVER_MET[:4], (NEVER_MET[4], *WORST), NEW)
-    groups: dict[Way, list[tuple[str, ...]]] = {
-        "keep": [*itertools.combinations(NEVER_MET, 2), *larger],
-        "plain": [*zip(NEVER_MET, NEVER_MET[1:] + NEVER_MET[:1], strict=True), *larger],
-    }
+    every = [*itertools.combinations(NEVER_MET, 2), NEVER_MET[:4], (NEVER_MET[4], *WORST), NEW]
+    some = list(zip(NEVER_MET, NEVER_MET[1:] + NEVER_MET[:1], strict=True))
+    groups: list[tuple[Way, Fit, list[tuple[str, ...]]]] = [
+        ("keep", "regression", every),
+        ("keep", "sum", every),
+        ("plain", "sum", some),
+    ]
     rows: dict[str, list[dict[str, Any]]] = {}
-    for way, all_tasks in groups.items():
-        paths = {task: cells.fine_tune((task,), way) for task in NEW}
-        tuned = {task: cells.played(f"{way}-{called((task,))}-alone", paths[task], (task,)) for task in NEW}
-        rows[way] = [row(base, tuned, [((task,), 1.0, tuned[task]) for task in NEW])]
-        for size in (2, 4, 8):
+    for way, fit, all_tasks in groups:
+        learnt = sorted({task for tasks in all_tasks for task in tasks}, key=NEW.index)
+        paths = {task: cells.fine_tune((task,), way) for task in learnt}
+        tuned = {task: cells.played(f"{way}-{called((task,))}-alone", paths[task], (task,)) for task in learnt}
+        rows[way] = rows.get(way, [row(base, tuned, [((task,), 1.0, tuned[task]) for task in learnt])])
+        for size in sorted({len(tasks) for tasks in all_tasks}):
             found = []
             for tasks in (group for group in all_tasks if len(group) == size):
-                merge = partial(add, BASE, [paths[task] for task in tasks])
-                found.append((tasks, *cells.merged(f"{way}-{size}-{called(tasks)}", merge, tasks)))
-            rows[way].append(row(base, tuned, found))
-        if way == "keep":
+                merge = cells.merging([paths[task] for task in tasks], fit)
+                found.append((tasks, *cells.merged(f"{way}-{fit}-{called(tasks)}", merge, tasks)))
+            rows[way].append({"fit": fit} | row(base, tuned, found))
+        if fit == "regression":
             together = cells.played("joint", cells.fine_tune(NEW, way), NEW)
             joint = row(base, tuned, [(NEW, 1.0, together)])
     negated = []

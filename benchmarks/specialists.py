@@ -117,7 +117,7 @@ def main(
             "difference": round(float(apart.mean()), 4),
             "interval": [round(limit, 4) for limit in mean_interval(apart.tolist())],
             "windows": {"generalist": taken, "specialist": windows},
-            "data": {home: len(Dataset(Path(home))) for home in _recipe(family, windows).data},
+            "frames": {home: len(Dataset(Path(home))) for home in _recipe(family, windows).data},
             "values": {name: [round(value, 4) for value in own] for name, own in values.items()},
         }
         print(family, {key: value for key, value in rows[family].items() if key != "values"}, flush=True)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -11,15 +12,17 @@ import torch
 from conftest import ARM, GRID, make_policy, observe
 from polysoma.cli import main
 from polysoma.data.dataset import Dataset
-from polysoma.data.mixture import Source
+from polysoma.data.mixture import Source, open_sources
 from polysoma.data.windows import gather
 from polysoma.errors import PolysomaError
 from polysoma.evaluation.merging import choose_coefficient
 from polysoma.learning.finetuning import recipe_for, with_steps
+from polysoma.learning.grams import input_grams
 from polysoma.learning.imitation import train
 from polysoma.policy import checkpoint
 from polysoma.policy.merging import add, analogy, negate
 from polysoma.policy.methods import FinetuningMethod
+from polysoma.policy.policy import Policy
 
 
 @pytest.fixture
@@ -75,6 +78,52 @@ def test_two_fine_tunes_of_one_body_are_summed_up_with_their_heads(
             assert not torch.equal(ends[0][name], ends[1][name])
     for name, value in add(base, parts, 0.0).state_dict().items():
         assert torch.equal(value, start[name])
+
+
+def outputs(policy: Policy, source: Source) -> torch.Tensor:
+    return policy.predict(source.draw(64, np.random.default_rng(5)))
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_a_regression_does_on_each_ones_data_what_that_one_does(
+    method: FinetuningMethod, base: Path, datasets: dict[str, Path], tmp_path: Path
+) -> None:
+    parts = [tuned(base, datasets["grid"], tmp_path / str(seed), method, seed) for seed in (1, 2)]
+    grams = [input_grams(part.parent) for part in parts]
+    # One alone is that one, but for inputs that never occur.
+    (source,) = open_sources([datasets["grid"]], {}, {})
+    alone, whole = add(base, parts[:1], 1.0, grams[:1]), checkpoint.load_for_training(parts[0])
+    start = checkpoint.load_for_training(base)
+    apart = (outputs(whole, source) - outputs(start, source)).abs().mean()
+    assert (outputs(alone, source) - outputs(whole, source)).abs().mean() < 0.05 * apart
+    # Of two, a linear map has the least error on the inputs of both.
+    merged, mean = add(base, parts, 1.0, grams).state_dict(), add(base, parts, 0.5).state_dict()
+    for module in ("trunk.blocks.0.up", "trunk.blocks.0.qkv"):
+
+        def missed(state: Mapping[str, torch.Tensor], module: str = module) -> float:
+            def matrix(state: Mapping[str, torch.Tensor]) -> torch.Tensor:
+                return torch.cat([state[f"{module}.weight"], state[f"{module}.bias"][:, None]], 1).double()
+
+            ends = [matrix(add(base, [part], 1.0).state_dict()) for part in parts]
+            errors = [(matrix(state) - end) for end in ends]
+            return float(sum((e @ g[module] * e).sum() for e, g in zip(errors, grams, strict=True)))
+
+        assert missed(merged) < missed(mean)
+
+
+def test_a_regression_of_two_bodies_leaves_each_its_own(base: Path, datasets: dict[str, Path], tmp_path: Path) -> None:
+    parts = [tuned(base, datasets[name], tmp_path / name) for name in ("arm", "grid")]
+    both = add(base, parts, 1.0, [input_grams(part.parent) for part in parts])
+    arm, grid = (checkpoint.load_for_training(part) for part in parts)
+    assert torch.equal(both.heads["arm"].linear.weight, arm.heads["arm"].linear.weight)
+    head, end, start = (p.heads["grid"].linear.weight for p in (both, grid, checkpoint.load_for_training(base)))
+    assert (head - end).abs().mean() < 0.2 * (end - start).abs().mean()
+    assert not torch.equal(both.trunk.norm.weight, grid.trunk.norm.weight)
+
+
+def test_a_regression_needs_the_runs(base: Path, datasets: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(PolysomaError, match="no run in"):
+        input_grams(base)
 
 
 def test_low_rank_fine_tunes_are_multiplied_out(base: Path, datasets: dict[str, Path], tmp_path: Path) -> None:

@@ -380,8 +380,9 @@ def merging() -> str:
     for name, rows in ways:
         for row in rows:
             gain = "{:.2f} [{:.2f}, {:.2f}]".format(*row["gain"])
+            merged = f"{row['fine_tunes']}, by {row['fit']}" if "fit" in row else "none"
             lines.append(
-                f"| {name} | {row['fine_tunes'] if row['fine_tunes'] > 1 else 'none'} | {row['merges']} "
+                f"| {name} | {merged} | {row['merges']} "
                 f"| {row['base']:.2f} | {row['tuned']:.2f} | {row['merged']:.2f} "
                 f"| {gain if row['fine_tunes'] > 1 else ''} | {_difference(row['lost'])} |"
             )

@@ -64,17 +64,26 @@ class MergeAdd(_Merging):
     Examples:
         polysoma merge add generalist runs/a/checkpoint runs/b/checkpoint --tasks 'fetch/*,drone/*' --out runs/ab
         polysoma merge add generalist runs/a/checkpoint --coefficient 0.5
+        polysoma merge add generalist runs/a/checkpoint runs/b/checkpoint --regression --coefficient 1
     """
 
     base: tyro.conf.Positional[str] = "generalist"
     """What they were all made from."""
     tuned: tyro.conf.Positional[tuple[str, ...]] = ()
     """Full fine-tunes, or adaptations by lora or head."""
+    regression: bool = False
+    """Instead of a sum, weights that do on each fine-tune's data nearly what that one does. Needs their runs, and the
+    data where they were."""
 
     def run(self) -> None:
         from polysoma.policy.merging import add
 
-        self._finish(lambda coefficient: add(self.base, self.tuned, coefficient))
+        grams = None
+        if self.regression:
+            from polysoma.learning.grams import input_grams
+
+            grams = [input_grams(Path(path).parent) for path in self.tuned]
+        self._finish(lambda coefficient: add(self.base, self.tuned, coefficient, grams))
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,8 @@ WEIGHTS, CONFIG = "model.safetensors", "config.json"
 FILES = (CONFIG, WEIGHTS)
 SHIPPED = "generalist"
 """The name that stands for the weights shipped with the package, wherever a checkpoint is asked for."""
+ADAPTATIONS = ("generalist-aloha",)
+"""The names of adaptations of these weights that are shipped, too."""
 
 
 def save(
@@ -61,22 +63,23 @@ def resolve(path: str | Path) -> Path:
     """The folder of a checkpoint.
 
     Args:
-        path: a folder; ``"generalist"`` for the shipped weights; or ``"user/name"`` of the Hugging Face Hub, which is
-            fetched unless a folder is called so or it was fetched before.
+        path: a folder; ``"generalist"`` for the shipped weights, or the name of one of their :data:`ADAPTATIONS`; or
+            ``"user/name"`` of the Hugging Face Hub, which is fetched unless a folder is called so or it was fetched
+            before.
 
     Raises:
         PolysomaError: there is none.
     """
-    if str(path) == SHIPPED and not Path(path).is_dir():
-        folder = Path(str(resources.files("polysoma"))) / "weights" / SHIPPED
+    if str(path) in (SHIPPED, *ADAPTATIONS) and not Path(path).is_dir():
+        folder = Path(str(resources.files("polysoma"))) / "weights" / str(path)
     elif isinstance(path, str) and hub.is_name(path):
         folder = hub.fetched(path, "checkpoint", list(FILES))
     else:
         folder = Path(path)
     if not (folder / "config.json").is_file():
         raise PolysomaError(
-            f"no checkpoint at {folder}: expected a folder with config.json and model.safetensors, or the name "
-            f"{SHIPPED!r} for the shipped weights"
+            f"no checkpoint at {folder}: expected a folder with config.json and model.safetensors, or one of "
+            f"the names {', '.join((SHIPPED, *ADAPTATIONS))} for shipped weights"
         )
     return folder
 

@@ -1,8 +1,8 @@
 """Merging: sums and differences of what fine-tunes of one base have learnt (task arithmetic, Ilharco et al. 2022,
-arXiv 2212.04089).
+arXiv 2212.04089), or what does on each one's data what that one did (RegMean, Jin et al. 2023, arXiv 2212.09849).
 
-All that the base knows moves by the scaled sum of the differences, heads of bodies included. Bodies and words that it
-does not know come whole from the fine-tune that added them.
+All that the base knows moves, heads of bodies included. Bodies and words that it does not know come whole from the
+fine-tune that added them.
 """
 
 from __future__ import annotations
@@ -21,12 +21,31 @@ from polysoma.policy.adaptation import OF_BODIES, LoRALinear
 from polysoma.policy.policy import Policy, PolicyConfig
 
 _WORDS = "text.words.weight"
+_RIDGE = 1e-3
+"""What is added to the diagonal of Gram matrices, as a fraction of its mean: inputs that hardly occur move little."""
+
+Grams = Mapping[str, Tensor]
+"""What the maps of a policy are given (:func:`polysoma.learning.grams.input_grams`), by the name of the module,
+float64: of a linear map the mean of ``x x'`` over its inputs, each with a 1 appended, ``(n + 1, n + 1)``; of a table of
+embeddings how often each row is looked up, ``(rows,)``."""
 
 
-def add(base: str | Path, tuned: Sequence[str | Path], coefficient: float) -> Policy:
+def add(
+    base: str | Path, tuned: Sequence[str | Path], coefficient: float, grams: Sequence[Grams] | None = None
+) -> Policy:
     """``base + coefficient * sum(tuned - base)``. With the coefficient ``1 / len(tuned)`` it is their mean; one
     fine-tune and a coefficient below 1 go part of the way. A body or a word that the base does not know is the mean of
     those that know it.
+
+    With Gram matrices the sum gives way to a regression (RegMean, Jin et al. 2023, arXiv 2212.09849, section 3): a
+    linear map moves so that on what each fine-tune gives it, it does nearly what that one's does, in the least squares;
+    a row of embeddings moves with those that look it up; all else moves by the mean of the differences.
+
+    Args:
+        base: what the others were made from.
+        tuned: full fine-tunes, or adaptations by low rank or heads.
+        coefficient: how much of the move.
+        grams: one of each fine-tune.
 
     Raises:
         PolysomaError: nothing to add, or a checkpoint that does not come from this base (as far as its lineage is
@@ -38,20 +57,68 @@ def add(base: str | Path, tuned: Sequence[str | Path], coefficient: float) -> Po
     parts = [_tuned(path, base, start) for path in tuned]
     config = _joined(start.config, [part.config for part in parts])
     before, states = _aligned(start, config), [_aligned(part, config) for part in parts]
-    merged = {}
+    merged, moves = {}, {}
     for name in Policy(config).state_dict():
         held = [state[name] for state in states if name in state]
         if name not in before:
             merged[name] = torch.stack(held).mean(0)
-            continue
-        moved = [value - before[name] for value in held]
-        merged[name] = before[name] + coefficient * sum(moved, torch.zeros_like(before[name]))
+        elif held:
+            moved = torch.stack([value - before[name] for value in held])
+            moves[name] = moved.sum(0) if grams is None else moved.mean(0)
+        else:
+            merged[name] = before[name]
+    if grams is not None:
+        counted = [_in_order(gram, part, config) for gram, part in zip(grams, parts, strict=True)]
+        for module in sorted({module for gram in counted for module in gram}):
+            pairs = zip(states, counted, strict=True)
+            moves |= _regression(module, before, [(state, gram[module]) for state, gram in pairs if module in gram])
+    merged |= {name: before[name] + coefficient * move for name, move in moves.items()}
     # Words that the base does not know are as those have them that do.
     for row, word in enumerate(config.vocabulary, start=2):
         if word not in start.text.ids:
             known = [state[_WORDS][row] for state, part in zip(states, parts, strict=True) if word in part.text.ids]
             merged[_WORDS][row] = torch.stack(known).mean(0)
     return _policy(config, merged)
+
+
+def _in_order(grams: Grams, policy: Policy, config: PolicyConfig) -> Grams:
+    """How often words are looked up in the order of another vocabulary."""
+    module = _WORDS.removesuffix(".weight")
+    if module not in grams:
+        return grams
+    own = grams[module]
+    rows = [
+        own[0],
+        own[1],
+        *(own[i] if (i := policy.text.ids.get(w)) else own.new_zeros(()) for w in config.vocabulary),
+    ]
+    return {**grams, module: torch.stack(rows)}
+
+
+def _regression(
+    module: str, before: Mapping[str, Tensor], parts: Sequence[tuple[Mapping[str, Tensor], Tensor]]
+) -> dict[str, Tensor]:
+    """How the parameters of one map move, from the states of those that use it and their Gram matrices of it."""
+    weight, bias = f"{module}.weight", f"{module}.bias"
+    if weight not in before:
+        return {}
+    grams = [gram for _, gram in parts]
+    if grams[0].dim() == 1:
+        moved = [gram[:, None] * (state[weight] - before[weight]) for state, gram in parts]
+        often = torch.stack(grams).sum(0).clamp(min=1e-12)[:, None]
+        return {weight: (torch.stack(moved).sum(0) / often).float()}
+    places = [name for name in (weight, bias) if name in before]
+
+    def matrix(state: Mapping[str, Tensor]) -> Tensor:
+        return torch.cat([(state[name] - before[name]).view(len(before[weight]), -1) for name in places], 1).double()
+
+    columns = matrix(before).shape[1]
+    total = torch.stack([gram[:columns, :columns] for gram in grams]).sum(0)
+    total += _RIDGE * total.diagonal().mean() * torch.eye(columns, dtype=total.dtype)
+    wanted = torch.stack([matrix(state) @ gram[:columns, :columns] for state, gram in parts]).sum(0)
+    move = torch.linalg.solve(total, wanted, left=False).float()
+    inputs = before[weight].shape[1]
+    return {weight: move[:, :inputs]} | ({bias: move[:, inputs]} if bias in before else {})
 
 
 def negate(base: str | Path, tuned: str | Path, coefficient: float) -> Policy:
