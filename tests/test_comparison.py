@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
@@ -10,7 +11,7 @@ from conftest import GRID, make_policy
 from polysoma import comparison as module
 from polysoma.cli import main
 from polysoma.comparison import Comparison, compare
-from polysoma.comparison_page import write_page
+from polysoma.comparison_page import write_figure, write_page
 from polysoma.data.mixture import Source
 from polysoma.errors import PolysomaError
 from polysoma.evaluation.evaluation import Result, Score
@@ -66,6 +67,10 @@ def test_every_way_is_tried_once_and_a_killed_comparison_goes_on(
     assert len(played) == count + 1, "what is known is not played again"
     assert [row["rate"] for row in again] == [row["rate"] for row in result["rows"]]
     write_page(result, tmp_path / "page.html")
+    write_figure(result, tmp_path / "figure.svg")
+    figure = ElementTree.parse(tmp_path / "figure.svg")
+    drawn = [element for element in figure.iter() if element.tag.endswith("circle")]
+    assert len(drawn) == sum(row["demonstrations"] > 0 for row in result["rows"])
     page = (tmp_path / "page.html").read_text()
     assert "lora" in page and page.count("<tr>") == 14 and "unchanged" in page
 

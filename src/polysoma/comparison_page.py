@@ -1,4 +1,4 @@
-"""The page of a comparison: curves of success over demonstrations, and the table."""
+"""What a comparison shows: a page with curves of success over demonstrations and the table, or the curves alone."""
 
 from __future__ import annotations
 
@@ -44,9 +44,29 @@ def write_page(result: Mapping[str, Any], path: Path) -> None:
     page = (
         '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f"<title>{heading}</title><style>{_STYLE}</style><h1>{heading}</h1><p class='soft'>{about}</p>"
-        f"{_curves(rows, asked['demonstrations'])}{_table(rows)}</html>\n"
+        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}">{_curves(rows, asked["demonstrations"])}</svg>'
+        f"{_table(rows)}</html>\n"
     )
     write_atomically(path, page.encode())
+
+
+def write_figure(result: Mapping[str, Any], path: Path) -> None:
+    """Writes the curves alone, as an SVG file with a legend. Raises PolysomaError when it cannot be written."""
+    rows = [{**row, "title": title(row)} for row in result["rows"]]
+    colours = _colours([row for row in rows if row["demonstrations"]])
+    step = (_WIDTH - _LEFT) / len(colours)
+    legend = "".join(
+        f'<rect x="{_LEFT + n * step:.1f}" y="{_HEIGHT + 4}" width="10" height="10" rx="2" fill="{colour}"/>'
+        f'<text x="{_LEFT + n * step + 15:.1f}" y="{_HEIGHT + 13}">{html.escape(name)}</text>'
+        for n, (name, colour) in enumerate(colours.items())
+    )
+    style = "svg { --line: #d9dbe0; --soft: #6b7280; } text { font: 12px system-ui, sans-serif; fill: var(--soft); }"
+    figure = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT + 24}"><style>{style}</style>'
+        f'<rect width="{_WIDTH}" height="{_HEIGHT + 24}" fill="#fbfbf9"/>'
+        f"{_curves(rows, result['comparison']['demonstrations'])}{legend}</svg>\n"
+    )
+    write_atomically(path, figure.encode())
 
 
 def _colours(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
@@ -59,6 +79,7 @@ def _colours(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 
 def _curves(rows: Sequence[Mapping[str, Any]], demonstrations: Sequence[int]) -> str:
+    """What is drawn on _WIDTH by _HEIGHT."""
     counts = sorted(demonstrations)
     across = {c: _LEFT + (0.5 + n) * (_WIDTH - _LEFT) / len(counts) for n, c in enumerate(counts)}
 
@@ -91,7 +112,7 @@ def _curves(rows: Sequence[Mapping[str, Any]], demonstrations: Sequence[int]) ->
                 f'<circle cx="{x:.1f}" cy="{down(row["rate"]):.1f}" r="4" fill="{colour}"><title>{way}, '
                 f"{row['demonstrations']}: {row['successes']}/{row['trials']}</title></circle>"
             )
-    return f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}">{"".join(parts)}</svg>'
+    return "".join(parts)
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:
