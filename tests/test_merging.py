@@ -121,9 +121,27 @@ def test_a_regression_of_two_bodies_leaves_each_its_own(base: Path, datasets: di
     assert not torch.equal(both.trunk.norm.weight, grid.trunk.norm.weight)
 
 
-def test_a_regression_needs_the_runs(base: Path, datasets: dict[str, Path], tmp_path: Path) -> None:
-    with pytest.raises(PolysomaError, match="no run in"):
-        input_grams(base)
+def test_a_regression_needs_the_runs(
+    base: Path, datasets: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    part = tuned(base, datasets["grid"], tmp_path / "run")
+    ask = [
+        "merge",
+        "add",
+        str(base),
+        str(part),
+        "--regression",
+        "--coefficient",
+        "1",
+        "--out",
+        str(tmp_path / "merged"),
+    ]
+    main(ask)
+    assert checkpoint.load(out).config.embodiments == (GRID,)
+    moved = part.rename(tmp_path / "moved")
+    with pytest.raises(SystemExit):
+        main([str(moved) if argument == str(part) else argument for argument in ask])
+    assert "no run in" in capsys.readouterr().err
 
 
 def test_low_rank_fine_tunes_are_multiplied_out(base: Path, datasets: dict[str, Path], tmp_path: Path) -> None:
