@@ -137,7 +137,7 @@ def test_a_regression_needs_the_runs(
         str(tmp_path / "merged"),
     ]
     main(ask)
-    assert checkpoint.load(out).config.embodiments == (GRID,)
+    assert checkpoint.load(tmp_path / "merged").config.embodiments == (GRID,)
     moved = part.rename(tmp_path / "moved")
     with pytest.raises(SystemExit):
         main([str(moved) if argument == str(part) else argument for argument in ask])
