@@ -121,25 +121,6 @@ def test_a_regression_of_two_bodies_leaves_each_its_own(base: Path, datasets: di
     assert not torch.equal(both.trunk.norm.weight, grid.trunk.norm.weight)
 
 
-def test_the_base_stays_as_it_is_on_what_is_kept(
-    base: Path, datasets: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    part = tuned(base, datasets["arm"], tmp_path / "run")
-    ask = ["merge", "add", str(base), str(part), "--regression", "--coefficient", "1", "--out", str(tmp_path / "to")]
-    (source,) = open_sources([datasets["grid"]], {}, {})
-    main(ask)
-    before, plain = (outputs(checkpoint.load_for_training(path), source) for path in (base, tmp_path / "to"))
-    main([*ask, "--keep", str(datasets["grid"])])
-    merged = checkpoint.load_for_training(tmp_path / "to")
-    assert 0 < (outputs(merged, source) - before).abs().mean() < 0.5 * (plain - before).abs().mean()
-    with pytest.raises(SystemExit):
-        main([*ask, "--keep", str(datasets["arm"])])
-    assert "has no arm to keep: it knows grid" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        main([argument for argument in [*ask, "--keep", str(datasets["grid"])] if argument != "--regression"])
-    assert "--keep needs --regression" in capsys.readouterr().err
-
-
 def test_a_regression_needs_the_runs(
     base: Path, datasets: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -65,7 +65,6 @@ class MergeAdd(_Merging):
         polysoma merge add generalist runs/a/checkpoint runs/b/checkpoint --tasks 'fetch/*,drone/*' --out runs/ab
         polysoma merge add generalist runs/a/checkpoint --coefficient 0.5
         polysoma merge add generalist runs/a/checkpoint runs/b/checkpoint --regression --coefficient 1
-        polysoma merge add generalist runs/a/checkpoint --regression --keep 'data/*' --coefficient 1
     """
 
     base: tyro.conf.Positional[str] = "generalist"
@@ -75,21 +74,16 @@ class MergeAdd(_Merging):
     regression: bool = False
     """Instead of a sum, weights that do on each fine-tune's data nearly what that one does. Needs their runs, and the
     data where they were."""
-    keep: tuple[str, ...] = ()
-    """With --regression: data sets, * is expanded, on which the base is to stay as it is."""
 
     def run(self) -> None:
         from polysoma.policy.merging import add
 
-        grams = kept = None
+        grams = None
         if self.regression:
-            from polysoma.learning.grams import grams_on, input_grams
+            from polysoma.learning.grams import input_grams
 
             grams = [input_grams(Path(path).parent) for path in self.tuned]
-            kept = grams_on(self.base, self.keep) if self.keep else None
-        elif self.keep:
-            raise PolysomaError("--keep needs --regression: a sum has no data")
-        self._finish(lambda coefficient: add(self.base, self.tuned, coefficient, grams, kept))
+        self._finish(lambda coefficient: add(self.base, self.tuned, coefficient, grams))
 
 
 @dataclass(frozen=True)

@@ -1,20 +1,16 @@
-"""Gram matrices: what the linear maps of a policy are given by data, for merging."""
+"""Gram matrices: what the linear maps of a fine-tune are given by the data that it learnt from, for merging."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from polysoma.data.mixture import open_sources
-from polysoma.errors import PolysomaError
 from polysoma.learning.augmentation import augmented
 from polysoma.learning.imitation import recipe_of_run, sources_for
-from polysoma.learning.recipe import BodyRecipe, Recipe
 from polysoma.policy import checkpoint
 from polysoma.policy.merging import Grams
 from polysoma.policy.policy import bfloat16
@@ -23,6 +19,7 @@ _AT_ONCE = 64
 """Windows of one body that are looked at together."""
 
 
+@torch.inference_mode()
 def input_grams(run: Path, rounds: int = 8) -> Grams:
     """What the linear maps and tables of embeddings of a run's checkpoint are given.
 
@@ -33,34 +30,9 @@ def input_grams(run: Path, rounds: int = 8) -> Grams:
     Raises:
         PolysomaError: no run there, or its data are gone.
     """
-    return _grams(run / "checkpoint", recipe_of_run(run), rounds)
-
-
-def grams_on(policy: str | Path, folders: Sequence[str], rounds: int = 8) -> Grams:
-    """What the maps of a checkpoint are given by data sets of bodies that it knows, all bodies alike.
-
-    Args:
-        policy: a checkpoint.
-        folders: of data sets, where ``*`` is expanded.
-        rounds: of 64 windows of every body.
-
-    Raises:
-        PolysomaError: no data set there, or of a body that the checkpoint does not know.
-    """
-    known = {body.name for body in checkpoint.load_for_training(policy).config.embodiments}
-    recipe = Recipe(data=tuple(folders), bodies={})
-    bodies = {source.embodiment.name: BodyRecipe() for source in open_sources(recipe.folders(), {}, {})}
-    if unknown := bodies.keys() - known:
-        raise PolysomaError(
-            f"{policy} has no {', '.join(sorted(unknown))} to keep: it knows {', '.join(sorted(known))}"
-        )
-    return _grams(policy, dataclasses.replace(recipe, bodies=bodies), rounds)
-
-
-@torch.inference_mode()
-def _grams(path: str | Path, recipe: Recipe, rounds: int) -> Grams:
+    recipe = recipe_of_run(run)
     sources, _ = sources_for(recipe)
-    policy = checkpoint.load_for_training(path).eval()
+    policy = checkpoint.load_for_training(run / "checkpoint").eval()
     sums: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
 

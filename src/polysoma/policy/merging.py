@@ -34,11 +34,7 @@ embeddings how often each row is looked up, ``(rows,)``."""
 
 
 def add(
-    base: str | Path,
-    tuned: Sequence[str | Path],
-    coefficient: float,
-    grams: Sequence[Grams] | None = None,
-    kept: Grams | None = None,
+    base: str | Path, tuned: Sequence[str | Path], coefficient: float, grams: Sequence[Grams] | None = None
 ) -> Policy:
     """``base + coefficient * sum(tuned - base)``. With the coefficient ``1 / len(tuned)`` it is their mean; one
     fine-tune and a coefficient below 1 go part of the way. A body or a word that the base does not know is the mean of
@@ -46,15 +42,13 @@ def add(
 
     With Gram matrices the sum gives way to a regression (RegMean, Jin et al. 2023, arXiv 2212.09849, section 3) where
     it can: a linear map moves so that on what each fine-tune gives it, it does nearly what that one's does, in the
-    least squares, and a row of embeddings moves with those that look it up. The base may be one of those that are to
-    be agreed with, on data of what it is not to forget.
+    least squares, and a row of embeddings moves with those that look it up.
 
     Args:
         base: what the others were made from.
         tuned: full fine-tunes, or adaptations by low rank or heads.
         coefficient: how much of the move.
         grams: one of each fine-tune.
-        kept: those of the base on data on which it is to stay as it is.
 
     Raises:
         PolysomaError: nothing to add, or a checkpoint that does not come from this base (as far as its lineage is
@@ -77,10 +71,8 @@ def add(
             merged[name] = before[name]
     if grams is not None:
         counted = [_in_order(gram, part, config) for gram, part in zip(grams, parts, strict=True)]
-        if kept is not None:
-            counted.append(_in_order(kept, start, config))
         for module in sorted({module for gram in counted for module in gram}):
-            pairs = zip([*states, before], counted, strict=False)
+            pairs = zip(states, counted, strict=True)
             moves |= _regression(module, before, [(state, gram[module]) for state, gram in pairs if module in gram])
     merged |= {name: before[name] + coefficient * move for name, move in moves.items()}
     # Words that the base does not know are as those have them that do.
