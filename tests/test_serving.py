@@ -20,7 +20,7 @@ import torch
 from websockets.sync.client import connect
 
 from conftest import ARM, GRID, observe
-from polysoma.cli.serve import adapter_name
+from polysoma.cli.names import named_folder
 from polysoma.errors import PolysomaError
 from polysoma.policy.adaptation import Adaptation
 from polysoma.policy.agent import Acting, plan_together
@@ -359,6 +359,6 @@ def test_adaptations_are_served_beside_their_base(policy: Policy) -> None:
 
 
 def test_adapters_are_called_after_their_runs() -> None:
-    assert adapter_name("runs/so101/checkpoint") == ("so101", "runs/so101/checkpoint")
-    assert adapter_name("left=runs/so101/checkpoint") == ("left", "runs/so101/checkpoint")
-    assert adapter_name("user/name") == ("name", "user/name")
+    assert named_folder("runs/so101/checkpoint") == ("so101", "runs/so101/checkpoint")
+    assert named_folder("left=runs/so101/checkpoint") == ("left", "runs/so101/checkpoint")
+    assert named_folder("user/name") == ("name", "user/name")

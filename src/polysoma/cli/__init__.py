@@ -20,7 +20,7 @@ from polysoma.cli.evaluate import Evaluate
 from polysoma.cli.export import Export
 from polysoma.cli.finetune import Finetune, Lineage
 from polysoma.cli.fleet import FleetBegin, FleetJoin, FleetSimulate
-from polysoma.cli.merge import MergeAdd, MergeAnalogy, MergeNegate
+from polysoma.cli.merge import MergeAdd, MergeAnalogy, MergeAttach, MergeNegate
 from polysoma.cli.meta import Meta
 from polysoma.cli.play import Play
 from polysoma.cli.push import Push
@@ -49,6 +49,7 @@ COMMANDS: dict[str, Any] = {
     "merge add": MergeAdd,
     "merge negate": MergeNegate,
     "merge analogy": MergeAnalogy,
+    "merge attach": MergeAttach,
     "evaluate": Evaluate,
     "play": Play,
     "serve": Serve,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import tyro
 
 from polysoma import simulators
+from polysoma.cli.names import named_folder
 from polysoma.cli.progress import counting
 from polysoma.errors import PolysomaError
 
@@ -84,6 +85,34 @@ class MergeAdd(_Merging):
 
             grams = [input_grams(Path(path).parent) for path in self.tuned]
         self._finish(lambda coefficient: add(self.base, self.tuned, coefficient, grams))
+
+
+@dataclass(frozen=True)
+class MergeAttach:
+    """Puts adaptations into one checkpoint with their base: each drives its body from then on, and the base the others.
+
+    Examples:
+        polysoma merge attach generalist runs/aloha-lora/checkpoint --out runs/attached
+        polysoma merge attach generalist go1=runs/a/checkpoint runs/fetch/checkpoint --out runs/attached
+    """
+
+    base: tyro.conf.Positional[str] = "generalist"
+    """What they all adapt."""
+    adaptations: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Adaptations of bodies that the base knows; NAME=FOLDER gives one a name."""
+    out: Path = Path("runs/attached")
+    """Folder of the new checkpoint."""
+
+    def run(self) -> None:
+        from polysoma.policy.checkpoint import attach
+
+        if not self.adaptations:
+            raise PolysomaError("expected one or more adaptations to attach, got none")
+        named = dict(named_folder(text) for text in self.adaptations)
+        if len(named) < len(self.adaptations):
+            raise PolysomaError(f"expected adaptations of different names, got {', '.join(self.adaptations)}")
+        attach(self.base, named, self.out)
+        print(f"checkpoint: {self.out}")
 
 
 @dataclass(frozen=True)

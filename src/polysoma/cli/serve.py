@@ -15,6 +15,7 @@ from pathlib import Path
 
 import tyro
 
+from polysoma.cli.names import named_folder
 from polysoma.errors import PolysomaError
 
 INSTALL = "pip install 'polysoma[serve]'"
@@ -72,7 +73,7 @@ class Serve:
                 raise PolysomaError(f"{self.token_file} is empty: expected a token")
         limits = Limits(clients=self.clients, message_bytes=int(self.message_mb * 1e6))
         names = None if self.embodiments == "*" else tuple(name.strip() for name in self.embodiments.split(","))
-        adapters = [adapter_name(text) for text in self.adapters]
+        adapters = [named_folder(text) for text in self.adapters]
         policy, *adapted = load_all([self.checkpoint, *(folder for _, folder in adapters)], self.device)
         loaded = {name: policy for (name, _), policy in zip(adapters, adapted, strict=True)}
         if len(loaded) < len(adapters) or "" in loaded:
@@ -104,15 +105,6 @@ class Serve:
         except (OSError, ssl.SSLError) as error:
             raise PolysomaError(f"cannot use {self.certificate} with {self.key} ({error})") from error
         return context
-
-
-def adapter_name(text: str) -> tuple[str, str]:
-    """The name and the folder of ``NAME=FOLDER`` or ``FOLDER``: ``runs/so101/checkpoint`` is called ``so101``."""
-    name, sign, folder = text.partition("=")
-    if sign:
-        return name, folder
-    parts = [part for part in Path(text).parts if part != "checkpoint"]
-    return (parts[-1] if parts else text), text
 
 
 class _JsonLines(logging.Formatter):

@@ -12,7 +12,7 @@ from typing import Any
 from polysoma.embodiment import ContinuousActions, Modality
 from polysoma.errors import PolysomaError
 from polysoma.files import write_atomically
-from polysoma.policy.checkpoint import FILES, read_config, resolve
+from polysoma.policy.checkpoint import ATTACHED, FILES, attached, read_config, resolve
 from polysoma.policy.policy import PolicyConfig
 
 CARD = "README.md"
@@ -98,10 +98,12 @@ def save_pretrained(checkpoint: str | Path, folder: Path, name: str, results: Ma
     source = resolve(checkpoint)
     card = model_card(checkpoint, name, results)
     folder.mkdir(parents=True, exist_ok=True)
-    for file in FILES:
-        if not (source / file).is_file():
-            raise PolysomaError(f"{source} has no {file}")
-        shutil.copyfile(source / file, folder / file)
+    for start, target in ((source, folder), *((place, folder / ATTACHED / place.name) for place in attached(source))):
+        target.mkdir(parents=True, exist_ok=True)
+        for file in FILES:
+            if not (start / file).is_file():
+                raise PolysomaError(f"{start} has no {file}")
+            shutil.copyfile(start / file, target / file)
     write_atomically(folder / CARD, card.encode())
     return folder
 

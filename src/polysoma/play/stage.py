@@ -100,7 +100,7 @@ class Actor:
         try:
             self._new_agent()
             if goal is not None:
-                self.policy.begin(self.name, self.told, goal)
+                self._agent.policy.begin(self.name, self.told, goal)
         except PolysomaError:
             self.goal = before
             self._new_agent()

@@ -72,7 +72,8 @@ class Agent:
     for the last action (``thought``) or it came from the chunk before.
 
     Args:
-        policy: whose weights are used; many agents may share one.
+        policy: whose weights are used, those of its adaptation where it has one for this body; many agents may share
+            one.
         body: name of an embodiment that the policy knows.
         instruction: what to do; needed unless observations bring their own ``"instruction"``.
         acting: see :class:`Acting`.
@@ -95,8 +96,8 @@ class Agent:
         memory: RetrievalMemory | None = None,
         context: Sequence[Episode] = (),
     ) -> None:
-        self.policy = policy
-        self.body = policy.embodiment(body)
+        self.policy = policy.driving(body)
+        self.body = self.policy.embodiment(body)
         self.acting = acting or Acting()
         execute = (self.body.chunk + 1) // 2 if self.acting.execute is None else self.acting.execute
         if not 1 <= execute <= self.body.chunk:

@@ -1,6 +1,8 @@
 """A checkpoint is a folder: ``model.safetensors`` and ``config.json``. Nothing in it is ever executed or unpickled.
 
 That of an adaptation (:mod:`polysoma.policy.adaptation`) holds what differs from its base, and says which base that is.
+Adaptations may be attached to their base, each as a checkpoint in a folder below ``adaptations/``, to drive their
+bodies.
 """
 
 from __future__ import annotations
@@ -26,10 +28,11 @@ from polysoma.policy.policy import Policy, PolicyConfig
 FORMAT_VERSION = 1
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 FILES = (CONFIG, WEIGHTS)
+ATTACHED = "adaptations"
+"""The folder of adaptations that are attached to a checkpoint."""
 SHIPPED = "generalist"
-"""The name that stands for the weights shipped with the package, wherever a checkpoint is asked for."""
-ADAPTATIONS = ("generalist-aloha",)
-"""The names of adaptations of these weights that are shipped, too."""
+"""The name that stands for the weights shipped with the package, wherever a checkpoint is asked for;
+``generalist-NAME`` stands for the adaptation of that name that is attached to them."""
 
 
 def save(
@@ -63,25 +66,31 @@ def resolve(path: str | Path) -> Path:
     """The folder of a checkpoint.
 
     Args:
-        path: a folder; ``"generalist"`` for the shipped weights, or the name of one of their :data:`ADAPTATIONS`; or
-            ``"user/name"`` of the Hugging Face Hub, which is fetched unless a folder is called so or it was fetched
-            before.
+        path: a folder; ``"generalist"`` for the shipped weights, or ``"generalist-NAME"`` for an adaptation that is
+            attached to them; or ``"user/name"`` of the Hugging Face Hub, which is fetched unless a folder is called so
+            or it was fetched before.
 
     Raises:
         PolysomaError: there is none.
     """
-    if str(path) in (SHIPPED, *ADAPTATIONS) and not Path(path).is_dir():
-        folder = Path(str(resources.files("polysoma"))) / "weights" / str(path)
+    shipped = _shipped()
+    if str(path) in shipped and not Path(path).is_dir():
+        folder = shipped[str(path)]
     elif isinstance(path, str) and hub.is_name(path):
-        folder = hub.fetched(path, "checkpoint", list(FILES))
+        folder = hub.fetched(path, "checkpoint", [*FILES, f"{ATTACHED}/*"])
     else:
         folder = Path(path)
     if not (folder / "config.json").is_file():
         raise PolysomaError(
             f"no checkpoint at {folder}: expected a folder with config.json and model.safetensors, or one of "
-            f"the names {', '.join((SHIPPED, *ADAPTATIONS))} for shipped weights"
+            f"the names {', '.join(shipped)} for shipped weights"
         )
     return folder
+
+
+def _shipped() -> dict[str, Path]:
+    folder = Path(str(resources.files("polysoma"))) / "weights" / SHIPPED
+    return {SHIPPED: folder} | {f"{SHIPPED}-{place.name}": place for place in attached(folder)}
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -120,8 +129,11 @@ def load(path: str | Path = SHIPPED, device: str | torch.device = "cpu") -> Poli
 def load_all(paths: Sequence[str | Path], device: str | torch.device = "cpu") -> list[Policy]:
     """As :func:`load`, several: bases and their adaptations have one copy of the weights that they share."""
     loaded: dict[str, Policy] = {}
-    policies = [_load(path, loaded).for_inference() for path in paths]
-    return [policy.to(device) for policy in policies]
+    policies = [_load(path, loaded) for path in paths]
+    for policy in policies:
+        for part in (policy, *policy.adaptations.values()):
+            part.for_inference().to(device)
+    return policies
 
 
 def load_for_training(path: str | Path) -> Policy:
@@ -149,7 +161,56 @@ def _load(path: str | Path, loaded: dict[str, Policy]) -> Policy:
         raise PolysomaError(f"{file} does not fit its {CONFIG}: {problems}") from error
     if config.adaptation is None:
         loaded[own] = policy
+        for place in attached(folder):
+            adaptation = _load(place, loaded)
+            _check_base(place, adaptation.config, folder)
+            policy.adaptations |= dict.fromkeys((body.name for body in adaptation.config.embodiments), adaptation)
     return policy
+
+
+def attached(folder: Path) -> list[Path]:
+    """The folders of the adaptations that are attached to the checkpoint in this one."""
+    return sorted(file.parent for file in folder.glob(f"{ATTACHED}/*/{CONFIG}"))
+
+
+def attach(base: str | Path, adaptations: Mapping[str, str | Path], out: Path) -> None:
+    """Writes a checkpoint of a base with adaptations of it, which drive their bodies from then on. Those that are
+    attached to it already stay, unless they are of the same name.
+
+    Args:
+        base: a checkpoint that stands alone.
+        adaptations: of these weights, by names for their folders.
+        out: folder of the new checkpoint.
+
+    Raises:
+        PolysomaError: something is no adaptation, adapts other weights or a body that the base does not know, or two
+            of them drive the same body.
+    """
+    source = resolve(base)
+    known = set(bodies(source))
+    places = {place.name: place for place in attached(source)} | {name: resolve(p) for name, p in adaptations.items()}
+    drivers: dict[str, str] = {}
+    for name, place in places.items():
+        _check_base(place, PolicyConfig.from_json(read_config(place)), source)
+        for body in bodies(place):
+            if body not in known:
+                raise PolysomaError(f"{base} does not know {body}, which {place} adds: serve both with --adapters")
+            if other := drivers.get(body):
+                raise PolysomaError(f"{body} has two adaptations, {other} and {name}; expected one for each body")
+            drivers[body] = name
+    for start, target in ((source, out), *((place, out / ATTACHED / name) for name, place in places.items())):
+        if start.resolve() != target.resolve():
+            target.mkdir(parents=True, exist_ok=True)
+            for file in FILES:
+                write_atomically(target / file, (start / file).read_bytes())
+
+
+def _check_base(place: Path, config: PolicyConfig, base: Path) -> None:
+    if config.adaptation is None:
+        raise PolysomaError(f"{place} is no adaptation: it stands alone, as checkpoints of --method full do")
+    theirs, ours = config.adaptation.base_sha256, weights_sha256(base)
+    if theirs != ours:
+        raise PolysomaError(f"{place} adapts the weights {theirs[:12]}..., not those of {base}, {ours[:12]}...")
 
 
 def untrained(config: PolicyConfig, folder: Path, loaded: dict[str, Policy] | None = None) -> Policy:

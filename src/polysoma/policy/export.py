@@ -103,6 +103,7 @@ def export_onnx(policy: Policy, body: str, path: Path, int8: bool = False, words
         raise PolysomaError(f"exporting needs {error.name}, not installed here: run `{INSTALL}`") from error
     if not 1 <= words <= MAX_WORDS:
         raise PolysomaError(f"words must be 1 to {MAX_WORDS}, got {words}")
+    policy = policy.driving(body)
     deployed = Deployed(policy, body).eval()
     if policy.head(body).noise is not None:
         raise PolysomaError(f"the head of {body} draws its actions from noise; only heads that do not can be exported")

@@ -136,12 +136,14 @@ class Policy(nn.Module):
     Attributes:
         config: all that it was built from.
         shared: names of the parameters and buffers that are those of a base (:meth:`on`).
+        adaptations: by the name of a body, the adaptation of these weights that drives it instead (:meth:`driving`).
     """
 
     def __init__(self, config: PolicyConfig) -> None:
         super().__init__()
         self.config = config
         self.shared: frozenset[str] = frozenset()
+        self.adaptations: dict[str, Policy] = {}
         own_words = 0 if config.adaptation is None else config.adaptation.words
         self.text = TextTokenizer(config.vocabulary, config.width, config.heads, own_words)
         self.bodies = nn.ModuleDict()
@@ -202,6 +204,11 @@ class Policy(nn.Module):
         raise PolysomaError(
             f"this policy does not know the body {name!r}; it knows {[b.name for b in self.config.embodiments]}"
         )
+
+    def driving(self, name: str) -> Policy:
+        """What drives the body of this name: the adaptation that the checkpoint holds for it, or these weights as they
+        are."""
+        return self.adaptations.get(name, self)
 
     def _check_same(self, body: Embodiment) -> None:
         known = self.embodiment(body.name)
@@ -665,9 +672,12 @@ class Policy(nn.Module):
         counts["readouts"] = sum(p.numel() for p in self.readouts.parameters())
         if self.shared:
             counts["own"] = sum(value.numel() for value in self.own().values())
+        for name, adaptation in self.adaptations.items():
+            counts[f"{name}, adapted"] = sum(value.numel() for value in adaptation.own().values())
         shape = f"width {self.config.width}, depth {self.config.depth}, {self.config.heads} heads"
         lines = [f"Policy: {self.parameter_count():,} parameters, {shape}, {len(self.config.vocabulary)} words"]
-        lines += [f"  {name:<9}{count:>11,}" for name, count in counts.items()]
+        width = max(map(len, counts))
+        lines += [f"  {name:<{width}}{count:>12,}" for name, count in counts.items()]
         return "\n".join(lines + [self.describe(body.name) for body in self.config.embodiments])
 
 

@@ -52,7 +52,7 @@ class RetrievalMemory:
             ) from error
         if neighbours < 1:
             raise PolysomaError(f"neighbours must be at least 1, got {neighbours}")
-        self.policy, self.body, self.neighbours = policy, policy.embodiment(body), neighbours
+        self.policy, self.body, self.neighbours = policy.driving(body), policy.embodiment(body), neighbours
         self.trust, self.sharpness = 0.0, 1.0
         self._usual = 1.0
         self._index: Any = Index(ndim=policy.config.width, metric="l2sq", dtype="f32")

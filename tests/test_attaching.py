@@ -1,0 +1,112 @@
+"""Adaptations that are attached to their base: one checkpoint, in which they drive their bodies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conftest import ARM, GRID, make_policy, observe
+from polysoma.cli import main
+from polysoma.data.dataset import Dataset
+from polysoma.data.mixture import Source
+from polysoma.errors import PolysomaError
+from polysoma.evaluation.hub import save_pretrained
+from polysoma.learning.finetuning import recipe_for, with_steps
+from polysoma.learning.imitation import train
+from polysoma.policy import checkpoint
+from polysoma.policy.agent import Acting
+from polysoma.policy.methods import FinetuningMethod
+from polysoma.policy.policy import Policy
+from polysoma.policy.retrieval import RetrievalMemory
+
+
+@pytest.fixture
+def base(sources: dict[str, Source], tmp_path: Path) -> Path:
+    checkpoint.save(make_policy(sources, (ARM, GRID)), tmp_path / "base")
+    return tmp_path / "base"
+
+
+def tuned(base: Path, data: Path, out: Path, method: FinetuningMethod = "lora") -> Path:
+    return train(with_steps(recipe_for(str(base), [str(data)], method, rank=2), 3), out)
+
+
+@pytest.fixture
+def adapted(base: Path, datasets: dict[str, Path], tmp_path: Path) -> Path:
+    return tuned(base, datasets["arm"], tmp_path / "arm")
+
+
+@pytest.fixture
+def both(base: Path, adapted: Path, tmp_path: Path) -> Path:
+    main(["merge", "attach", str(base), str(adapted), "--out", str(tmp_path / "both")])
+    return tmp_path / "both"
+
+
+def acts(policy: Policy, body: str) -> np.ndarray:
+    agent = policy.agent(body, "do one", Acting(temperature=0.0))
+    return np.asarray(agent.act(observe({"arm": ARM, "grid": GRID}[body])))
+
+
+def test_each_body_is_driven_by_its_own(base: Path, adapted: Path, both: Path) -> None:
+    assert [place.name for place in checkpoint.attached(both)] == ["arm"]
+    whole, start, own = checkpoint.load(both), checkpoint.load(base), checkpoint.load(adapted)
+    assert np.array_equal(acts(whole, "arm"), acts(own, "arm"))
+    assert not np.array_equal(acts(whole, "arm"), acts(start, "arm"))
+    assert np.array_equal(acts(whole, "grid"), acts(start, "grid"))
+    # The base's weights are there once, and as they were.
+    assert whole.driving("arm").trunk.norm.weight is whole.trunk.norm.weight
+    assert checkpoint.weights_sha256(both) == checkpoint.weights_sha256(base)
+    assert "arm, adapted" in repr(whole)
+
+
+def test_demonstrations_are_found_by_what_drives(both: Path, datasets: dict[str, Path]) -> None:
+    pytest.importorskip("usearch", reason="retrieval needs pip install 'polysoma[memory]'")
+    policy = checkpoint.load(both)
+    assert RetrievalMemory(policy, "arm").policy is policy.adaptations["arm"]
+    agent = policy.agent("arm", "do one")
+    agent.memory.add(Dataset(datasets["arm"]).episode(0))
+    assert np.isfinite(agent.act(observe(ARM))).all()
+
+
+def test_it_is_exported_with_its_adaptation(adapted: Path, both: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="exporting needs pip install 'polysoma[export]'")
+    for name, place in (("both", both), ("own", adapted)):
+        main(["export", str(place), "--embodiment", "arm", "--out", str(tmp_path / f"{name}.onnx")])
+    assert (tmp_path / "both.onnx").read_bytes() == (tmp_path / "own.onnx").read_bytes()
+
+
+def test_copies_hold_what_is_attached(both: Path, tmp_path: Path) -> None:
+    copy = save_pretrained(both, tmp_path / "copy", "user/name")
+    assert np.array_equal(acts(checkpoint.load(copy), "arm"), acts(checkpoint.load(both), "arm"))
+
+
+def test_learning_begins_with_the_base(both: Path, base: Path, datasets: dict[str, Path], tmp_path: Path) -> None:
+    again = tuned(both, datasets["grid"], tmp_path / "again")
+    assert checkpoint.read_config(again)["adaptation"]["base_sha256"] == checkpoint.weights_sha256(base)
+    # What is attached already stays, and another one comes to it.
+    main(["merge", "attach", str(both), f"second={again}", "--out", str(both)])
+    policy = checkpoint.load(both)
+    assert policy.adaptations.keys() == {"arm", "grid"}
+    full = tuned(both, datasets["arm"], tmp_path / "full", "full")
+    assert checkpoint.load(full).adaptations == {}
+
+
+def test_what_cannot_be_attached_is_refused(
+    base: Path, adapted: Path, both: Path, datasets: dict[str, Path], sources: dict[str, Source], tmp_path: Path
+) -> None:
+    with pytest.raises(PolysomaError, match="is no adaptation: it stands alone"):
+        checkpoint.attach(base, {"full": tuned(base, datasets["arm"], tmp_path / "full", "full")}, tmp_path / "to")
+    with pytest.raises(PolysomaError, match="arm has two adaptations, a and b"):
+        checkpoint.attach(base, {"a": adapted, "b": adapted}, tmp_path / "to")
+    checkpoint.save(make_policy(sources, (GRID,)), tmp_path / "other")
+    with pytest.raises(PolysomaError, match="not those of"):
+        checkpoint.attach(tmp_path / "other", {"a": adapted}, tmp_path / "to")
+    new = tuned(tmp_path / "other", datasets["arm"], tmp_path / "new")
+    with pytest.raises(PolysomaError, match=r"does not know arm, which .* adds: serve both with --adapters"):
+        checkpoint.attach(tmp_path / "other", {"a": new}, tmp_path / "to")
+    assert not (tmp_path / "to").exists()
+    # Weights that were replaced under what is attached to them.
+    checkpoint.save(checkpoint.load_for_training(tmp_path / "full/checkpoint"), both)
+    with pytest.raises(PolysomaError, match=r"adapts the weights .*, not those of"):
+        checkpoint.load(both)
