@@ -18,7 +18,7 @@ from polysoma.data.writer import DatasetWriter
 from polysoma.errors import PolysomaError
 from polysoma.learning import lineage
 from polysoma.learning.finetuning import recipe_for, with_steps
-from polysoma.learning.imitation import Best, rehearse, train
+from polysoma.learning.imitation import Best, recipe_of_run, rehearse, train
 from polysoma.policy import checkpoint
 from polysoma.policy.adaptation import Adaptation
 from polysoma.policy.methods import AdaptationMethod
@@ -207,6 +207,28 @@ def test_it_says_what_it_costs_and_does_it(
     policy = checkpoint.load_for_training(tmp_path / "run" / "checkpoint")
     # Five tokens more than here.
     assert cost.learning + 5 * 32 == sum(value.numel() for value in policy.own().values())
+
+
+def test_it_learns_other_words(base: Path, datasets: dict[str, Path], tmp_path: Path) -> None:
+    words = tmp_path / "words.toml"
+    words.write_text('[frames]\ntrain = ["{}"]\n[phrases]\n"do one" = { train = ["perform first"] }\n')
+    run = tmp_path / "run"
+    main(
+        [
+            "finetune",
+            str(base),
+            "--data",
+            str(datasets["arm"]),
+            "--out",
+            str(run),
+            "--steps",
+            "2",
+            "--paraphrases",
+            str(words),
+        ]
+    )
+    assert "perform" in checkpoint.load(run / "checkpoint").config.vocabulary
+    assert recipe_of_run(run).paraphrases == str(words)
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,9 @@ class Finetune:
     """The peak; by default what suits the method."""
     tasks: str = ""
     """Play these tasks at every checkpoint (of bodies that have a simulator here), comma-separated."""
+    paraphrases: str = ""
+    """A TOML file of other words for instructions (see docs/training.md), or shipped: half of what is said is said in
+    these."""
     seed: int = 0
     """Of all that is drawn at random."""
     resume: bool = False
@@ -114,6 +117,7 @@ class Finetune:
             self.checkpoint, self.data, self.method, self.demos, self.held_out, self.rank, self.tokens,
             self.learning_rate, self.seed, unpacking(), self.keep,
         )  # fmt: skip
+        recipe = dataclasses.replace(recipe, paraphrases=self.paraphrases)
         if self.tasks:
             tasks = tuple(simulators.match_tasks(self.tasks, list(recipe.bodies)))
             recipe = dataclasses.replace(recipe, evaluation=Evaluation(tasks, episodes=10))
