@@ -60,6 +60,11 @@ def test_each_body_is_driven_by_its_own(base: Path, adapted: Path, both: Path) -
     assert "arm, adapted" in repr(whole)
 
 
+def test_its_lineage_names_what_is_attached(both: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["lineage", str(both)])
+    assert "attached: arm (" in (said := capsys.readouterr().out) and "lora, 3 steps on 8 episodes of arm" in said
+
+
 def test_demonstrations_are_found_by_what_drives(both: Path, datasets: dict[str, Path]) -> None:
     pytest.importorskip("usearch", reason="retrieval needs pip install 'polysoma[memory]'")
     policy = checkpoint.load(both)

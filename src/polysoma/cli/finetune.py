@@ -145,6 +145,9 @@ class Lineage:
 
     def run(self) -> None:
         from polysoma.learning.lineage import tell
+        from polysoma.policy.checkpoint import attached, resolve
 
         for depth, line in enumerate(tell(self.checkpoint)):
             print("  " * depth + line)
+        for place in attached(resolve(self.checkpoint)):
+            print(f"attached: {tell(place, place.name)[0]}")

@@ -25,9 +25,7 @@ def describe(recipe: Recipe, sources: Sequence[Source]) -> dict[str, Any]:
             "body": source.embodiment.name,
             "episodes": len(dataset.episode_length),
             "frames": len(dataset),
-            "fingerprint": hashlib.sha256(
-                dataset.episode_length.tobytes() + dataset.episode_seed.tobytes()
-            ).hexdigest(),
+            "fingerprint": _fingerprint(dataset),
         }
         for source in sources
         for dataset in source.datasets
@@ -62,11 +60,16 @@ def _training(known: dict[str, Any]) -> str:
     )
 
 
-def tell(path: str | Path) -> list[str]:
+def tell(path: str | Path, name: str = "") -> list[str]:
     """The lineage of a checkpoint in words: a line for each training, the last one first. Raises PolysomaError where
-    there is no checkpoint."""
+    there is no checkpoint.
+
+    Args:
+        path: of the checkpoint.
+        name: what it is called; its path by default.
+    """
     folder = checkpoint.resolve(path)
-    name, sha256 = str(path), checkpoint.weights_sha256(path)
+    name, sha256 = name or str(path), checkpoint.weights_sha256(path)
     known: dict[str, Any] | None = checkpoint.read_config(folder).get("lineage")
     lines: list[str] = []
     while True:
