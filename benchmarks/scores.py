@@ -20,6 +20,7 @@ from polysoma.cli.progress import counting
 from polysoma.data.paraphrases import SHIPPED
 from polysoma.evaluation.evaluation import Result, Score, evaluate
 from polysoma.evaluation.intervals import wilson
+from polysoma.policy import checkpoint
 from polysoma.rollout import Told
 from results import write
 
@@ -75,6 +76,8 @@ class Scores:
         groups_of = [[f for f in self.families if EPISODES[f] == e] for e in sorted(EPISODES[f] for f in self.families)]
         if self.demos:
             groups_of = [[family] for family in self.families]
+        drives = self.checkpoint not in ("expert", "random")
+        attached = [place.name for place in checkpoint.attached(checkpoint.resolve(self.checkpoint))] if drives else []
         for together in {tuple(group): group for group in groups_of}.values():
             episodes = EPISODES[together[0]]
             tasks = [task for family in together for task in simulators.tasks_of(family)]
@@ -98,7 +101,7 @@ class Scores:
                 _print(family, result, own)
             # After every group: what was measured is kept when the next one is interrupted.
             ordered = {family: families[family] for family in self.families if family in families}
-            settings = {"checkpoint": self.checkpoint, "share": self.share, "seed": SEED}
+            settings = {"checkpoint": self.checkpoint, "attached": attached, "share": self.share, "seed": SEED}
             said = {"paraphrases": self.paraphrases, "told": self.told, "demonstrations_looked_up": self.demos}
             write(self.name, {**settings, **said, "families": ordered, "tasks": numbers})
 

@@ -39,9 +39,9 @@ def results() -> str:
     machine = scores["hardware"]
     lines += [
         "",
-        f"One set of weights, unseen seeds from {scores['seed']} on; batch 1 on one core for the decisions "
-        f"({machine['processor']}, {machine['cores']} cores). Measured with `{scores['command']}`; per task in "
-        "[benchmarks/results/scores.json](benchmarks/results/scores.json).",
+        f"One set of weights{_attached(scores)}; unseen seeds from {scores['seed']} on; batch 1 on one core for the "
+        f"decisions ({machine['processor']}, {machine['cores']} cores). Measured with `{scores['command']}`; per task "
+        "in [benchmarks/results/scores.json](benchmarks/results/scores.json).",
     ]
     if specialists:
         rows = specialists["families"]
@@ -68,6 +68,12 @@ def results() -> str:
             f"{speed['sample']['bodies']} bodies as in one that knows one."
         )
     return "\n".join(lines) + "\n"
+
+
+def _attached(scores: dict[str, Any]) -> str:
+    names = scores.get("attached", [])
+    bodies = " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
+    return f", and low-rank matrices of 1.2 MB each for {bodies} alone" if names else ""
 
 
 def specialists() -> str:
