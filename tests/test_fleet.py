@@ -57,11 +57,12 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 def test_messages_hold_nothing_local(base: str, robots: list[list[str]], tmp_path: Path) -> None:
     wires: list[bytes] = []
-    simulate(base, robots, ROUNDS, tmp_path / "run", watch=wires.append)
+    simulate(base, robots, dataclasses.replace(ROUNDS, kept=True), tmp_path / "run", watch=wires.append)
     shared = shared_by(checkpoint.load_for_training(base))
     local = [Robot(base, data) for data in robots]
     own = [safetensors.torch.load_file(path) for path in (tmp_path / "run" / "robots").glob("*/*/*.safetensors")]
     secrets = [value for kept in own for value in kept.values()]
+    assert secrets
     for robot, data in zip(local, robots, strict=True):
         secrets += [value for name, value in robot.policy.state_dict().items() if name.startswith(OF_BODIES)]
         for streams in robot.policy.config.statistics.values():
@@ -261,7 +262,7 @@ def test_a_robot_joins_by_fine_tuning_its_head(
     beginning_at, run = tmp_path / "begun", tmp_path / "run"
     beginning = ["fleet", "begin", "--words", "do one", "do two", "--width", "32", "--depth", "2", "--heads", "2"]
     main([*beginning, "--out", str(beginning_at)])
-    few = ["--rounds", "2", "--robots-per-round", "2", "--steps", "2", "--reconstruction", "2"]
+    few = ["--rounds", "2", "--robots-per-round", "2", "--steps", "2", "--reconstruction", "2", "--kept"]
     main(["fleet", "simulate", str(beginning_at), "--data", str(tmp_path / "robots" / "[01]"), *few, "--out", str(run)])
     shared, first = run / "checkpoint", run / "own" / "0"
     assert f"polysoma finetune {first} --data {robots[0][0]}" in capsys.readouterr().out

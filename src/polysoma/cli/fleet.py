@@ -59,8 +59,7 @@ class FleetSimulate:
     Examples:
         polysoma fleet simulate runs/fleet/base --data 'data/robots/*' --out runs/fleet
         polysoma fleet simulate generalist --data 'data/robots/*' --rounds 20 --robots-per-round 3 --out runs/fleet
-        polysoma finetune runs/fleet/own/07 --data data/robots/07 --out runs/robot-07
-        polysoma finetune runs/fleet/checkpoint --data data/robots/new --method head --out runs/robot-new
+        polysoma finetune runs/fleet/checkpoint --data data/robots/07 --method head --out runs/robot-07
     """
 
     base: tyro.conf.Positional[str] = "generalist"
@@ -68,7 +67,7 @@ class FleetSimulate:
     data: tuple[str, ...] = ()
     """Patterns; each folder that matches is one robot's data set, or holds its data sets."""
     out: Path = Path("runs/fleet")
-    """Folder of the run; out/checkpoint is what the robots share, out/own holds a checkpoint of each robot."""
+    """Folder of the run; out/checkpoint is what the robots share."""
     rounds: int = 100
     """In all."""
     robots_per_round: int = 5
@@ -81,6 +80,9 @@ class FleetSimulate:
     """Learning rate of what is a robot's own."""
     rate: float = 1e-3
     """Learning rate of what is shared, at first."""
+    kept: bool = False
+    """Robots store what is their own and go on from there in their next round, instead of rebuilding it from one
+    beginning; out/own then holds a checkpoint of each."""
     one_model: bool = False
     """Share everything, tokenizers and heads too: for robots that are all alike and whose body the base knows."""
     seed: int = 0
@@ -101,11 +103,13 @@ class FleetSimulate:
             raise PolysomaError(f"--data: robots are called after their folders, so these must differ; got {names}")
         rounds = Rounds(
             self.rounds, self.robots_per_round, self.reconstruction, self.steps, self.local_rate, self.rate,
-            one_model=self.one_model, seed=self.seed,
+            kept=self.kept, one_model=self.one_model, seed=self.seed,
         )  # fmt: skip
         with counting("rounds") as show:
             folder = simulate(self.base, list(robots.values()), rounds, self.out, self.resume, show)
         print(f"checkpoint: {folder}")
+        if not self.kept and not self.one_model:
+            print(f"  a robot's own part: polysoma finetune {folder} --data {next(iter(robots))} --method head")
         for name, data in zip(names, robots.values(), strict=True):
             home = home_of(data, self.out / ROBOTS)
             if home.exists():

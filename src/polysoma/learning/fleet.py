@@ -50,7 +50,7 @@ class Rounds:
         rate: learning rate of what is shared in the first round; a cosine leads to a hundredth of it in the last one.
         server_rate: how far the server goes along the mean change.
         momentum: of the server.
-        kept: robots reconstruct from what they came to in the round before, which they store; otherwise from the same
+        kept: robots reconstruct from what they came to in the round before, which they store, instead of from the same
             beginning in every round.
         one_model: everything is shared, tokenizers and heads too (FedAvg, McMahan et al. 2016, arXiv 1602.05629), for
             robots that are all alike; the base must know their body.
@@ -65,7 +65,7 @@ class Rounds:
     rate: float = 1e-3
     server_rate: float = 1.0
     momentum: float = 0.0
-    kept: bool = True
+    kept: bool = False
     one_model: bool = False
     seed: int = 0
 
