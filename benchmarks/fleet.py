@@ -4,8 +4,8 @@
 
 Five ways with the same demonstrations: one model for all (FedAvg of everything), local parts that are rebuilt from one
 beginning in every round (ours, as FedRecon has it), the same kept from round to round, all data in one place with a
-tokenizer and a head for each robot, and each robot alone. Then robots that nobody has seen join with half of the demonstrations. About twenty minutes
-on one core; killed, it goes on where it was.
+tokenizer and a head for each robot, and each robot alone. Then robots that nobody has seen join with half of the
+demonstrations. About twenty minutes on one core; killed, it goes on where it was.
 """
 
 from __future__ import annotations
