@@ -3,12 +3,14 @@
     python benchmarks/scores.py generalist
     python benchmarks/scores.py runs/x/checkpoint --name other
     python benchmarks/scores.py --demos 10 --families metaworld --name memory
+    python benchmarks/scores.py generalist --share 0.4 --families aloha --again
 
 Training, and choices among settings, use other seeds (docs/evaluation.md lists them).
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -22,7 +24,7 @@ from polysoma.evaluation.evaluation import Result, Score, evaluate
 from polysoma.evaluation.intervals import wilson
 from polysoma.policy import checkpoint
 from polysoma.rollout import Told
-from results import write
+from results import FOLDER, write
 
 EPISODES = {
     "metaworld": 20, "metaworld-pixels": 10, "babyai": 20, "drone": 50, "rover": 50, "aloha": 50, "aloha-pixels": 50,
@@ -66,12 +68,15 @@ class Scores:
     """Say instructions in other words."""
     told: Told = "words"
     """What says what to do; pictures are for families with cameras."""
+    again: bool = False
+    """Measure --families again and keep what the results file has of the others, which nothing has changed."""
     demos: int = 0
     """Demonstrations of each task in data/FAMILY that the policy looks up; 0 for none."""
 
     def run(self) -> None:
-        families: dict[str, Any] = {}
-        numbers: dict[str, Any] = {}
+        before = json.loads((FOLDER / f"{self.name}.json").read_text()) if self.again else {"families": {}, "tasks": {}}
+        families: dict[str, Any] = before["families"]
+        numbers: dict[str, Any] = before["tasks"]
         # Bodies with equally many episodes are played together, since starting workers takes as long as some of them.
         groups_of = [[f for f in self.families if EPISODES[f] == e] for e in sorted(EPISODES[f] for f in self.families)]
         if self.demos:
@@ -100,7 +105,7 @@ class Scores:
                     families[family]["groups"] = groups(own)
                 _print(family, result, own)
             # After every group: what was measured is kept when the next one is interrupted.
-            ordered = {family: families[family] for family in self.families if family in families}
+            ordered = {family: families[family] for family in EPISODES if family in families}
             settings = {"checkpoint": self.checkpoint, "attached": attached, "share": self.share, "seed": SEED}
             said = {"paraphrases": self.paraphrases, "told": self.told, "demonstrations_looked_up": self.demos}
             write(self.name, {**settings, **said, "families": ordered, "tasks": numbers})
