@@ -74,11 +74,15 @@ def test_demonstrations_are_found_by_what_drives(both: Path, datasets: dict[str,
     assert np.isfinite(agent.act(observe(ARM))).all()
 
 
-def test_it_is_exported_with_its_adaptation(adapted: Path, both: Path, tmp_path: Path) -> None:
+def test_it_is_exported_with_its_adaptation(base: Path, adapted: Path, both: Path, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime", reason="exporting needs pip install 'polysoma[export]'")
     for name, place in (("both", both), ("own", adapted)):
         main(["export", str(place), "--embodiment", "arm", "--out", str(tmp_path / f"{name}.onnx")])
     assert (tmp_path / "both.onnx").read_bytes() == (tmp_path / "own.onnx").read_bytes()
+    # Low-rank matrices are multiplied out: they cost nothing.
+    main(["export", str(base), "--embodiment", "arm", "--out", str(tmp_path / "base.onnx")])
+    sizes = [(tmp_path / f"{name}.onnx").stat().st_size for name in ("both", "base")]
+    assert abs(sizes[0] - sizes[1]) < 0.01 * sizes[1]
 
 
 def test_copies_hold_what_is_attached(both: Path, tmp_path: Path) -> None:

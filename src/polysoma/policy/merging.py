@@ -17,7 +17,7 @@ from torch import Tensor
 
 from polysoma.errors import PolysomaError
 from polysoma.policy import checkpoint
-from polysoma.policy.adaptation import OF_BODIES, LoRALinear
+from polysoma.policy.adaptation import OF_BODIES
 from polysoma.policy.policy import Policy, PolicyConfig
 
 _WORDS = "text.words.weight"
@@ -165,21 +165,11 @@ def _policy(config: PolicyConfig, state: Mapping[str, Tensor]) -> Policy:
 def _standing_alone(path: str | Path) -> Policy:
     """The policy with all its weights as its own; low-rank matrices are multiplied into the trunk's."""
     policy = checkpoint.load_for_training(path)
-    adaptation = policy.config.adaptation
-    if adaptation is None:
-        return policy
-    if adaptation.method in ("prompt", "adapter"):
-        raise PolysomaError(f"{path} adapts its base by {adaptation.method}, which is no change of weights to add up")
-    state = dict(policy.state_dict())
-    with torch.no_grad():
-        for name, module in policy.named_modules():
-            if isinstance(module, LoRALinear):
-                state[f"{name}.weight"] = module.dense()
-                del state[f"{name}.a"], state[f"{name}.b"]
-    if "text.own.weight" in state:
-        state[_WORDS] = torch.cat([state[_WORDS], state.pop("text.own.weight")])
-    alone = Policy(dataclasses.replace(policy.config, adaptation=None))
-    alone.load_state_dict(state)
+    alone = policy.standing_alone()
+    if alone is None:
+        assert policy.config.adaptation is not None
+        method = policy.config.adaptation.method
+        raise PolysomaError(f"{path} adapts its base by {method}, which is no change of weights to add up")
     return alone
 
 

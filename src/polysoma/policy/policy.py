@@ -22,7 +22,7 @@ from polysoma.data.statistics import Statistics
 from polysoma.data.windows import Shown, Windows, show
 from polysoma.embodiment import ContinuousActions, Embodiment, Modality
 from polysoma.errors import PolysomaError
-from polysoma.policy.adaptation import Adaptation, adapt, share, shared_names
+from polysoma.policy.adaptation import Adaptation, LoRALinear, adapt, share, shared_names
 from polysoma.policy.described import ChannelReader, DescribedHead
 from polysoma.policy.estimator import Estimator
 from polysoma.policy.heads import Head, HeadConfig, build_head
@@ -584,6 +584,26 @@ class Policy(nn.Module):
             start["text.own.weight"] = start["text.words.weight"][-words:]
         policy.load_own({name: value for name, value in start.items() if name in policy.own()}, partly=True)
         return policy
+
+    def standing_alone(self) -> Policy | None:
+        """A policy that does the same with all its weights as its own, low-rank matrices multiplied into the trunk's;
+        itself where it adapts no other, None where what it adds is no change of weights (prompts, bottlenecks)."""
+        if self.config.adaptation is None:
+            return self
+        if self.config.adaptation.method in ("prompt", "adapter"):
+            return None
+        state = dict(self.state_dict())
+        with torch.no_grad():
+            for name, module in self.named_modules():
+                if isinstance(module, LoRALinear):
+                    state[f"{name}.weight"] = module.dense()
+                    del state[f"{name}.a"], state[f"{name}.b"]
+        if "text.own.weight" in state:
+            words = "text.words.weight"
+            state[words] = torch.cat([state[words], state.pop("text.own.weight")])
+        alone = Policy(dataclasses.replace(self.config, adaptation=None))
+        alone.load_state_dict(state)
+        return alone.train(self.training)
 
     def own(self) -> dict[str, Tensor]:
         """Parameters and buffers by name, without those of a base."""
