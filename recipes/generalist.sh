@@ -218,4 +218,32 @@ resume=""
     init="$run/grafted"
 # What the last phases brought the arm they took from others: half of the way is better than its end (a mean of weights).
 "$bin/polysoma" merge add "$run/seeing/checkpoint" "$run/last/checkpoint" --coefficient 0.5 --out "$run/mean"
-echo "done: polysoma evaluate $run/mean"
+
+# Low-rank matrices of their own for the bodies that need more than the trunk has, attached to it. They learn from fresh
+# demonstrations, the arm also from what it runs into itself. (bfloat16, as shipped, is done by tools/ship_weights.py.)
+adapt() { # NAME START MINUTES DATA...: fine-tunes into $run/NAME, or continues it
+    name=$1 start=$2 minutes=$3
+    shift 3
+    [ -f "$run/$name/checkpoint/config.json" ] && ! [ -f "$run/$name/unfinished" ] && return
+    mkdir -p "$run/$name" && touch "$run/$name/unfinished"
+    resume=""
+    [ -f "$run/$name/training/training.safetensors" ] && resume="--resume"
+    "$bin/polysoma" finetune "$start" --data "$@" --minutes "$minutes" --rank 32 --out "$run/$name" $resume
+    rm "$run/$name/unfinished"
+}
+more=$run/more
+record 'aloha/*' --episodes 800 --out "$more"
+adapt aloha-own "$run/mean" 15 "$more/aloha"
+record 'metaworld/*' --episodes 60 --seed 300000 --out "$more"
+record 'metaworld/*' --behaviour "$run/mean" --episodes 12 --seed 310000 --max-steps 300 --out "$more/visited"
+adapt arm-first "$run/mean" 15 data/metaworld "$more/metaworld" "$more/visited/metaworld" --paraphrases shipped
+hard=pick-out-of-hole,lever-pull,soccer,stick-pull,box-close,handle-pull-side,peg-insert-side,basketball,bin-picking,disassemble,reach-wall,shelf-place
+hard=metaworld/${hard//,/-v3,metaworld/}-v3
+record "$hard" --behaviour "$run/arm-first/checkpoint" --episodes 40 --seed 320000 --max-steps 300 --out "$more/again"
+record "$hard" --episodes 100 --seed 330000 --out "$more/hard"
+record 'metaworld/*' --behaviour "$run/arm-first/checkpoint" --episodes 6 --seed 340000 --max-steps 300 --out "$more/all"
+adapt arm-own "$run/arm-first/checkpoint" 13 data/metaworld "$more/metaworld" "$more/hard/metaworld" \
+    "$more/visited/metaworld" "$more/again/metaworld" "$more/all/metaworld" --paraphrases shipped
+"$bin/polysoma" merge attach "$run/mean" "aloha=$run/aloha-own/checkpoint" "metaworld=$run/arm-own/checkpoint" \
+    --out "$run/attached"
+echo "done: polysoma evaluate $run/attached"

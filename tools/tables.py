@@ -40,7 +40,7 @@ def results() -> str:
     lines += [
         "",
         f"One set of weights{_attached(scores)}; unseen seeds from {scores['seed']} on; batch 1 on one core for the "
-        f"decisions ({machine['processor']}, {machine['cores']} cores). Measured with `{scores['command']}`; per task "
+        f"decisions ({machine['processor']}, {machine['cores']} cores). Measured with `python benchmarks/scores.py {scores['checkpoint']} --share {scores['share']}`; per task "
         "in [benchmarks/results/scores.json](benchmarks/results/scores.json).",
     ]
     if specialists:
@@ -182,7 +182,8 @@ def paraphrases() -> str:
             for own in reversed(pairs)
         ]
         lines.append(f"| {family} | {shares[0]} | {shares[1]} | {_difference(list(paired_difference(*pairs)))} |")
-    lines += ["", f"The same seeds from {other['seed']} on, 95 % intervals (`{other['command']}`)."]
+    command = f"python benchmarks/scores.py --share {other['share']} --paraphrases held-out --name paraphrases"
+    lines += ["", f"The same seeds from {other['seed']} on, 95 % intervals (`{command}`)."]
     return "\n".join(lines) + "\n"
 
 
@@ -274,7 +275,7 @@ def edge() -> str:
             f"| {change['difference']:+.2f} [{low:+.2f}, {high:+.2f}] |"
         )
     machine = found["hardware"]
-    lines += ["", f"One core of {machine['processor']}, batch 1 (`{found['command']}`).", ""]
+    lines += ["", f"One core of {machine['processor']}, batch 1 (`python benchmarks/edge.py`; ALOHA with `--trials 300`).", ""]
     if found.get("act"):
         act, own = found["act"]["act"], found["act"]["p50_ms"]
         lines += [
