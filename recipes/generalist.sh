@@ -244,6 +244,9 @@ record "$hard" --episodes 100 --seed 330000 --out "$more/hard"
 record 'metaworld/*' --behaviour "$run/arm-first/checkpoint" --episodes 6 --seed 340000 --max-steps 300 --out "$more/all"
 adapt arm-own "$run/arm-first/checkpoint" 13 data/metaworld "$more/metaworld" "$more/hard/metaworld" \
     "$more/visited/metaworld" "$more/again/metaworld" "$more/all/metaworld" --paraphrases shipped
+record 'hopper/*' --episodes 60 --seed 300000 --out "$more"
+record 'hopper/*' --behaviour "$run/mean" --episodes 60 --seed 310000 --out "$more/visited"
+adapt hopper-own "$run/mean" 4 data/hopper "$more/hopper" "$more/visited/hopper" --paraphrases shipped
 "$bin/polysoma" merge attach "$run/mean" "aloha=$run/aloha-own/checkpoint" "metaworld=$run/arm-own/checkpoint" \
-    --out "$run/attached"
+    "hopper=$run/hopper-own/checkpoint" --out "$run/attached"
 echo "done: polysoma evaluate $run/attached"
