@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 import polysoma
 from polysoma import simulators
@@ -17,6 +18,7 @@ EASY = {
     "babyai": ("babyai/GoToRedBall", "babyai/OpenTwoDoors", "babyai/PickupLoc"),
     "drone": ("drone/hover", "drone/waypoints"),
     "rover": ("rover/pillar",),
+    "aloha": ("aloha/insertion", "aloha/transfer-cube"),
     "go1": ("go1/velocity", "go1/words"),
     "fetch": ("fetch/reach", "fetch/pick-and-place"),
     "half-cheetah": ("half-cheetah/run",),
@@ -26,7 +28,7 @@ EASY = {
 
 def test_size_and_bodies() -> None:
     folder = resolve(SHIPPED)
-    assert sum(file.stat().st_size for file in folder.iterdir()) < 64e6
+    assert sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) < 64e6
     policy = polysoma.load()
     assert policy.parameter_count() <= 12e6
     for body in policy.config.embodiments:
@@ -38,6 +40,14 @@ def test_drives_every_family(family: str) -> None:
     result = evaluate(SHIPPED, EASY[family], 3, seed=500_000)
     score = result.families()[family]
     assert score.rate >= 0.6, {task: score.successes for task, score in result.tasks.items()}
+
+
+def test_what_is_attached_is_known_by_name() -> None:
+    policy = polysoma.load()
+    assert policy.adaptations
+    for name, adaptation in policy.adaptations.items():
+        alone = polysoma.load(f"{SHIPPED}-{name}")
+        assert all(torch.equal(value, alone.own()[key]) for key, value in adaptation.own().items())
 
 
 def test_the_readme_example_runs() -> None:
