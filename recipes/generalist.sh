@@ -247,6 +247,9 @@ adapt arm-own "$run/arm-first/checkpoint" 13 data/metaworld "$more/metaworld" "$
 record 'hopper/*' --episodes 60 --seed 300000 --out "$more"
 record 'hopper/*' --behaviour "$run/mean" --episodes 60 --seed 310000 --out "$more/visited"
 adapt hopper-own "$run/mean" 4 data/hopper "$more/hopper" "$more/visited/hopper" --paraphrases shipped
+record 'pointmaze/*' --episodes 200 --seed 300000 --out "$more"
+record 'pointmaze/*' --behaviour "$run/mean" --episodes 60 --seed 310000 --out "$more/visited"
+adapt pointmaze-own "$run/mean" 6 data/pointmaze "$more/pointmaze" "$more/visited/pointmaze" --paraphrases shipped
 "$bin/polysoma" merge attach "$run/mean" "aloha=$run/aloha-own/checkpoint" "metaworld=$run/arm-own/checkpoint" \
-    "hopper=$run/hopper-own/checkpoint" --out "$run/attached"
+    "hopper=$run/hopper-own/checkpoint" "pointmaze=$run/pointmaze-own/checkpoint" --out "$run/attached"
 echo "done: polysoma evaluate $run/attached"
