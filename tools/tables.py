@@ -37,10 +37,11 @@ def results() -> str:
             f"| {latency['p50']:.1f} ms |"
         )
     machine = scores["hardware"]
+    command = f"python benchmarks/scores.py {scores['checkpoint']} --share {scores['share']}"
     lines += [
         "",
         f"One set of weights{_attached(scores)}; unseen seeds from {scores['seed']} on; batch 1 on one core for the "
-        f"decisions ({machine['processor']}, {machine['cores']} cores). Measured with `python benchmarks/scores.py {scores['checkpoint']} --share {scores['share']}`; per task "
+        f"decisions ({machine['processor']}, {machine['cores']} cores). Measured with `{command}`; per task "
         "in [benchmarks/results/scores.json](benchmarks/results/scores.json).",
     ]
     if specialists:
@@ -275,7 +276,8 @@ def edge() -> str:
             f"| {change['difference']:+.2f} [{low:+.2f}, {high:+.2f}] |"
         )
     machine = found["hardware"]
-    lines += ["", f"One core of {machine['processor']}, batch 1 (`python benchmarks/edge.py`; ALOHA with `--trials 300`).", ""]
+    command = "`python benchmarks/edge.py`; ALOHA with `--trials 300`"
+    lines += ["", f"One core of {machine['processor']}, batch 1 ({command}).", ""]
     if found.get("act"):
         act, own = found["act"]["act"], found["act"]["p50_ms"]
         lines += [
