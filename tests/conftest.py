@@ -27,8 +27,8 @@ from polysoma.embodiment import (
     Stream,
     channels,
 )
-from polysoma.learning.imitation import train
 from polysoma.learning.recipe import recipe_from_table
+from polysoma.learning.training import train
 from polysoma.policy.policy import Policy, PolicyConfig
 from polysoma.policy.tokenizers import build_vocabulary
 

@@ -24,8 +24,8 @@ from polysoma.data.schema import infer, read_schema, schema_of, schema_path, wri
 from polysoma.data.view import view
 from polysoma.embodiment import ContinuousActions, DiscreteActions, Modality
 from polysoma.errors import PolysomaError
-from polysoma.learning.imitation import train
 from polysoma.learning.recipe import recipe_from_table
+from polysoma.learning.training import train
 from polysoma.policy import checkpoint
 
 REAL = Path(__file__).parents[2] / "shared" / "data"

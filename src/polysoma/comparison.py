@@ -27,8 +27,9 @@ from polysoma.learning.finetuning import (
     recipe_for,
     within,
 )
-from polysoma.learning.imitation import recipe_of_run, train
+from polysoma.learning.methods.meta import MetaLearning
 from polysoma.learning.recipe import PolicySize, Recipe
+from polysoma.learning.training import recipe_of_run, train
 from polysoma.policy import checkpoint
 from polysoma.policy.methods import FinetuningMethod
 from polysoma.policy.policy import PolicyConfig
@@ -215,8 +216,8 @@ def _trained(comparison: Comparison, tried: _Try, run: Path) -> tuple[Path, int]
     made = run / "checkpoint"
     if tried.way == "inner":
         recipe = few_steps_recipe(tried.start, [comparison.data], tried.demonstrations)
-        assert recipe.meta is not None
-        return few_steps(recipe, run), recipe.meta.inner_steps
+        assert isinstance(recipe.method, MetaLearning)
+        return few_steps(recipe, run), recipe.method.inner_steps
     if (run / "training").is_dir():
         recipe = recipe_of_run(run)
         return train(recipe, run, resume=True), recipe.steps

@@ -1,5 +1,5 @@
-"""Made the golden runs whose state is of format 1: one of imitation, and one of meta-learning beside its checkpoint, both
-killed half-way. Run it only to add the golden files of a new format.
+"""Made the golden runs whose state is of format 1: one of imitation, and one of meta-learning beside its
+checkpoint, both killed half-way. Run it only to add the golden files of a new format.
 
 PYTHONPATH=tests python tests/golden/make_run.py
 """
@@ -10,9 +10,10 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from polysoma.learning.imitation import train
+
 from conftest import ARM, GRID, make_episode
 from polysoma.data.writer import DatasetWriter
-from polysoma.learning.imitation import train
 from polysoma.learning.recipe import recipe_from_table
 
 HERE = Path(__file__).parent / "run"

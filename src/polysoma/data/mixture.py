@@ -10,7 +10,7 @@ from __future__ import annotations
 import fnmatch
 import functools
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -296,7 +296,6 @@ def open_sources(
     paths: Sequence[Path],
     weights: dict[str, float],
     balance: dict[str, float],
-    progress: Callable[[Path, int, int], None] | None = None,
     task_weights: Mapping[str, float] | None = None,
 ) -> list[Source]:
     """Opens data sets and groups them by embodiment, in the order of the embodiments' names.
@@ -306,13 +305,12 @@ def open_sources(
         weights: pattern (``*`` and ``?``) to the weight of the folders, or names on the Hub, that match it; the first
             one counts, 1 if none.
         balance: embodiment name to the exponent of :class:`Source`; 0 where absent.
-        progress: called with (data set, frames so far, of how many) while a data set of another format is unpacked.
         task_weights: as for :class:`Source`; episodes of tasks of weight 0 are left out, of the statistics too. Bodies
             of which nothing remains are left out.
     """
     groups: dict[str, list[tuple[Dataset, float]]] = {}
     for path in paths:
-        dataset = Dataset(path, None if progress is None else functools.partial(progress, path))
+        dataset = Dataset(path)
         weight = _first_match(hub.called(path), weights)
         groups.setdefault(dataset.embodiment.name, []).append((dataset, weight))
     sources = []
