@@ -132,9 +132,8 @@ class Engine:
         if not names or learning - names.keys():
             raise PolysomaError("a method's parameter groups hold parameters of its modules, at least one; got others")
         self._learning = [parameter for parameter in method.modules.parameters() if id(parameter) in learning]
-        self._tensors = run_state.tensors_of(method.modules)
         averaged = {name.partition(".")[0] for name in names.values()} | {"policy"}
-        moving = {name: value for name, value in self._tensors.items() if name.partition(".")[0] in averaged}
+        moving = {name: value for name, value in self._tensors().items() if name.partition(".")[0] in averaged}
         self._optimizer = settings.optimizer.build(groups, moving, names)
         method.modules.train()
 
@@ -234,6 +233,11 @@ class Engine:
         self.accelerator.end_training()
         return out / "checkpoint"
 
+    def _tensors(self) -> dict[str, Tensor]:
+        """Parameters and buffers by name. Asking for them shards again what a forward pass has gathered, so that what is
+        assigned to them counts in the next one."""
+        return run_state.tensors_of(self.method.modules)
+
     def _over(self, seconds: float) -> bool:
         """Whether the time is up. All processes go by the main one's clock."""
         if not self.settings.minutes:
@@ -243,13 +247,13 @@ class Engine:
 
     def _held_out(self, evaluated: Mapping[str, Tensor]) -> Metrics:
         """The method's losses on data apart, by the weights that are evaluated."""
-        now = {name: self._tensors[name].clone() for name in evaluated}
-        modules = self.method.modules
-        _assign(self._tensors, evaluated)
+        modules, tensors = self.method.modules, self._tensors()
+        now = {name: tensors[name].clone() for name in evaluated}
+        _assign(tensors, evaluated)
         modules.eval()
         with torch.inference_mode(), self.share.autocast():
             losses = self.method.held_out()
-        _assign(self._tensors, now)
+        _assign(self._tensors(), now)
         modules.train()
         if not losses:
             return {}
@@ -259,16 +263,18 @@ class Engine:
 
     def _state(self) -> dict[str, Tensor]:
         """All that a resumed run needs, whole, by name. Every process takes part."""
-        modules = {f"modules.{name}": distributed.whole(value) for name, value in self._tensors.items()}
+        modules = {f"modules.{name}": distributed.whole(value) for name, value in self._tensors().items()}
         own = {f"method.{name}": value for name, value in self.method.state().items()}
         return modules | own | self._optimizer.state()
 
     def _load(self, folder: Path) -> tuple[int, Best, float]:
         tensors, about = run_state.load(folder)
-        missing = [name for name in self._tensors if f"modules.{name}" not in tensors]
-        if missing:
-            raise PolysomaError(f"{folder} is of another method or policy: it lacks {', '.join(missing[:3])}")
-        _assign(self._tensors, {name: tensors[f"modules.{name}"] for name in self._tensors})
+        held = self._tensors()
+        found = {name.removeprefix("modules."): tensors[name] for name in tensors if name.startswith("modules.")}
+        if strange := sorted(held.keys() ^ found.keys()):
+            which = "lacks" if strange[0] in held else "also holds"
+            raise PolysomaError(f"{folder} is of another method or policy: it {which} {', '.join(strange[:3])}")
+        _assign(held, found)
         self._optimizer.load_state(tensors)
         own = {name.removeprefix("method."): value for name, value in tensors.items() if name.startswith("method.")}
         self.method.load_state(own)
