@@ -53,6 +53,7 @@ class Dataset:
         actions: the expert's labels, float32 (N, A) in the channels' units, or int64 (N,), read-only.
         executed: what was executed, as ``actions``.
         failures: seeds of failed expert episodes, by task.
+        old_horizon: the policy's horizon that data sets and descriptions of the first format hold; None for others.
 
     Raises:
         PolysomaError: not a data set of a known format, a newer one, no episodes yet, or a damaged file.
@@ -79,6 +80,7 @@ class Dataset:
     def _open_own(self) -> tuple[EpisodeIndex, Columns]:
         recorded = Recorded(self.root)
         self.embodiment, self.failures = recorded.embodiment, recorded.failures
+        self.old_horizon = recorded.old_horizon
         name = fingerprint(self.root, recorded.files(), recorded.frames, recorded.features)
         return recorded.index, cached(name, recorded, [self.root / ".cache", user_cache(self.root)])
 
@@ -87,6 +89,7 @@ class Dataset:
         try:
             schema = schema_of(reader)
             self.embodiment, self.failures = schema.embodiment, {}
+            self.old_horizon = schema.old_horizon
             foreign = Foreign(reader, schema, progress)
             files = [path for path in (*reader.files(), schema_path(self.root)) if path.exists()]
             name = fingerprint(self.root, files, foreign.frames, foreign.features)

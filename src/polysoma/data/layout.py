@@ -24,6 +24,7 @@ from polysoma.data.images import decode_image, encode_png
 from polysoma.embodiment import DiscreteActions, Embodiment, Modality, Stream
 from polysoma.errors import PolysomaError
 from polysoma.files import reason, writing
+from polysoma.horizon import Horizon
 
 FORMAT_VERSION = 1
 LEROBOT_VERSION = "v3.0"
@@ -311,6 +312,12 @@ def read_polysoma(root: Path) -> tuple[Embodiment, dict[str, list[int]]]:
         return Embodiment.from_json(data.get("embodiment", {})), failures
     except PolysomaError as error:
         raise PolysomaError(f"{path}: {error}") from error
+
+
+def read_old_horizon(root: Path) -> Horizon | None:
+    """The horizon of a policy that the first format kept in the embodiment; None where there is none."""
+    data = read_json(root / POLYSOMA).get("embodiment", {})
+    return Horizon.of_old_embodiment(data) if isinstance(data, dict) else None
 
 
 def write_polysoma(
