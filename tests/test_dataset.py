@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from conftest import SEEN_ARM, make_episode
-from polysoma.data import layout
+from polysoma.data import layout, storage
 from polysoma.data.dataset import Dataset
 from polysoma.data.episode import Episode
 from polysoma.data.mixture import Source
@@ -335,7 +335,7 @@ def test_changes_that_parquet_does_not_notice_are_found(tmp_path: Path) -> None:
     whole = path.read_bytes()
     table = pq.read_table(path)
     turned = table.column(0).take(pa.array(range(len(table)))[::-1])
-    layout.write_parquet(path, table.set_column(0, table.field(0), turned))
+    storage.write_parquet(path, table.set_column(0, table.field(0), turned))
     told = r"file-001.parquet \(episodes 3 to 4\): its checksum is not that in meta/polysoma.json"
     with pytest.raises(PolysomaError, match=told):
         Dataset(tmp_path)

@@ -21,7 +21,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from polysoma.data import layout
+from polysoma.data import layout, storage
 from polysoma.data.convert import Converted, check_apart
 from polysoma.data.dataset import Dataset
 from polysoma.data.episode import Episode
@@ -148,7 +148,7 @@ def _opened(source: Path) -> Iterator[_Source]:
 def _building(target: Path) -> Iterator[Path]:
     """A folder, hidden from Minari, that gets the target's name when all went well and is gone otherwise."""
     folder = target.with_name(f".{target.name}{TEMPORARY}")
-    with explain_writing(target), layout.lock(folder / "lock", wait=False) as alone:
+    with explain_writing(target), storage.lock(folder / "lock", wait=False) as alone:
         if not alone:
             raise PolysomaError(f"{target}: another process is writing this data set; wait for it")
         try:
