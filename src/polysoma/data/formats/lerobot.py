@@ -8,7 +8,7 @@ Versions differ in where things lie. In v3.0 a file holds many episodes one afte
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -19,12 +19,33 @@ import pyarrow.parquet as pq
 
 from polysoma.data import layout, storage
 from polysoma.data.formats import lerobot_check
-from polysoma.data.formats.reader import ACTION, OBSERVATION, PICTURE, REWARD, Column, Problem, Reader, reading
+from polysoma.data.formats.reader import (
+    ACTION,
+    DONE,
+    OBSERVATION,
+    PICTURE,
+    REWARD,
+    SUCCESS,
+    TERMINATED,
+    TRUNCATED,
+    Column,
+    Ending,
+    Problem,
+    Reader,
+    reading,
+)  # fmt: skip
 from polysoma.data.images import decode_image
 from polysoma.data.video import Video
 from polysoma.errors import PolysomaError
 
 _VERSIONS = ("v3.0", "v2.1", "v2.0")
+
+
+_CALLED = {
+    "next.reward": REWARD, "next.done": DONE, "next.terminated": TERMINATED, "next.truncated": TRUNCATED,
+    "next.success": SUCCESS, "is_terminal": TERMINATED,
+}  # fmt: skip
+"""What LeRobot, and converters from RLDS, call the columns of the readers' vocabulary."""
 
 
 def is_lerobot(path: Path) -> bool:
@@ -97,7 +118,9 @@ class LeRobotReader(Reader):
                 self.left_out[key] = f"columns of {kind} are not read"
                 return
             shape = () if shape == (1,) and key != ACTION and not key.startswith(OBSERVATION) else shape
-            name = REWARD if key == "next.reward" else key
+            name = _CALLED.get(key, key)
+            # A column that is called so already comes first.
+            name = key if name in self.columns else name
             names = _names(feature.get("names"))
             self.columns[name] = Column(shape, dtype, names if names and len(names) == np.prod(shape) else None)
         self.keys[name] = key
@@ -109,6 +132,10 @@ class LeRobotReader(Reader):
             self.lengths = np.array(rows.pop("length"), np.int64)
             tasks = rows.pop("tasks", None) or [None] * len(self.lengths)
             self.instructions = [str(names[0]) if names else "" for names in tasks]
+            self.successes = rows.pop(layout.SUCCESS, None)
+            finals = rows.pop(layout.HAS_FINAL, None)
+            # LeRobot's own tools copy tables of episodes, and leave behind what they do not know.
+            self.finals = finals if (self.path / "final").is_dir() else None
             self.episodes = {name: np.asarray(values) for name, values in rows.items()}
             if len(self.lengths) and not 0 <= self.lengths.min() <= self.lengths.max() < 2**40:
                 raise ValueError(f"episodes of {self.lengths.min()} to {self.lengths.max()} frames")
@@ -125,6 +152,7 @@ class LeRobotReader(Reader):
     def _read_tables(self) -> dict[str, Any]:
         columns = ["episode_index", "tasks", "length", "data/chunk_index", "data/file_index", "dataset_from_index"]
         columns += [f"videos/{key}/{what}" for key in self._videos for what in _VIDEO_PLACE]
+        columns += [layout.SUCCESS, layout.TERMINATED, layout.TRUNCATED, layout.HAS_FINAL]
         tables = []
         for path in sorted((self.path / "meta/episodes").glob("chunk-*/file-*.parquet")):
             with reading(path), storage.open_parquet(path) as file:
@@ -263,6 +291,29 @@ class LeRobotReader(Reader):
             raise ValueError(f"expected {count} values of shape {about.shape}, got {values.size} numbers")
         return values.astype(about.dtype, copy=False).reshape(count, *about.shape)
 
+    def ending(self, episode: int, held: Mapping[str, np.ndarray] | None = None) -> Ending:
+        """See :meth:`Reader.ending`: recordings of ours tell terminations from truncations, LeRobot does not."""
+        self.check_episode(episode)
+        if layout.TERMINATED not in self.episodes:
+            return super().ending(episode, held)
+        terminated, truncated = (bool(self.episodes[name][episode]) for name in (layout.TERMINATED, layout.TRUNCATED))
+        success = None if self.successes is None else bool(self.successes[episode])
+        return Ending(terminated, truncated, success)
+
+    def _final(self, episode: int, columns: Collection[str]) -> dict[str, np.ndarray]:
+        assert self.finals is not None
+        chunk, file = (self.episodes[name] for name in ("data/chunk_index", "data/file_index"))
+        same = (chunk[:episode] == chunk[episode]) & (file[:episode] == file[episode])
+        row = int((same & self.finals[:episode]).sum())
+        path = self.path / layout.FINAL_PATH.format(chunk_index=int(chunk[episode]), file_index=int(file[episode]))
+        keys = [layout.FINAL + self.keys[name] for name in columns]
+        with reading(path, episode), storage.open_parquet(path) as opened:
+            table = opened.read(keys, use_threads=False).slice(row, 1)
+            return {
+                name: self._values(table[key], self.columns[name], 1)[0]
+                for name, key in zip(columns, keys, strict=True)
+            }
+
     def missing(self) -> dict[str, str]:
         """See :meth:`Reader.missing`: cameras none of whose videos are there."""
         gone = {}
@@ -281,7 +332,7 @@ class LeRobotReader(Reader):
 
     def files(self) -> list[Path]:
         """See :meth:`Reader.files`."""
-        folders = ("meta", "data", "videos")
+        folders = ("meta", "data", "videos", "final")
         return sorted(path for folder in folders for path in (self.path / folder).rglob("*") if path.is_file())
 
     def close(self) -> None:
