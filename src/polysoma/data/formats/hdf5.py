@@ -164,7 +164,7 @@ class Hdf5Reader(Reader):
             finals.append(all(_NEXT + path in demo for path in self._paths.values() if path.startswith("obs/")))
         self.lengths, self.instructions = np.array(lengths, np.int64), instructions
         self.finals = np.array(finals, bool) if any(finals) else None
-        for path in self._paths.values():
+        for path in self._paths.values() if any(finals) else ():
             # Of the observations after each action only the last one is needed: the others are those of the next frame.
             self._left_out.pop(_NEXT + path, None)
 
