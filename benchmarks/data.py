@@ -28,7 +28,7 @@ import torch
 import tyro
 
 from data_frames import ACTION, CHUNK, EPISODES, FPS, HISTORY, LENGTH, SIDE, STATE, TASK, frames
-from polysoma.data import layout
+from polysoma.data import layout, storage
 from polysoma.data.dataset import Dataset
 from polysoma.data.episode import Episode
 from polysoma.data.formats import open_reader
@@ -213,8 +213,8 @@ def _opening(folder: Path) -> dict[str, float]:
         }
         rows.append({**row, **place, **stats})
     pq.write_table(pa.Table.from_pylist(rows), path)
-    info = layout.read_json(folder / "many" / layout.INFO)
-    layout.write_json(folder / "many" / layout.INFO, info | {"total_episodes": count, "total_frames": count * length})
+    info = storage.read_json(folder / "many" / layout.INFO)
+    storage.write_json(folder / "many" / layout.INFO, info | {"total_episodes": count, "total_frames": count * length})
     del rows
     code = (
         "import resource, time; from pathlib import Path; from polysoma.data.formats import open_reader\n"

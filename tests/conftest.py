@@ -69,8 +69,23 @@ HORIZONS = {"arm": Horizon(chunk=4), "grid": Horizon(history=6), "arm-pixels": H
 
 
 def make_episode(body: Embodiment, length: int, seed: int = 0, task: str = "", instruction: str = "go") -> Episode:
-    """An episode whose actions say which frame they belong to, so that mixing frames up is noticed."""
+    """An episode whose actions say which frame they belong to, so that mixing frames up is noticed. It succeeds at its
+    end, and its rewards are 1, 2, ... plus a hundredth of the seed."""
     rng = np.random.default_rng(seed)
+    observations = _observations(body, length, seed, rng)
+    final = _observations(body, 1, seed, np.random.default_rng([seed, length]))
+    if isinstance(body.actions, DiscreteActions):
+        actions = (np.arange(length) % body.actions.size).astype(np.int64)
+    else:
+        actions = np.stack([np.arange(length) / 100, np.full(length, seed / 100)], 1).astype(np.float32)
+    return Episode(
+        body, task or f"{body.name}/one", instruction, seed, True, observations, actions, actions.copy(),
+        rewards=(np.arange(length) + 1 + seed / 100).astype(np.float32), terminated=True, truncated=False,
+        final={name: values[0] for name, values in final.items()},
+    )  # fmt: skip
+
+
+def _observations(body: Embodiment, length: int, seed: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
     observations = {}
     for stream in body.recorded:
         if stream.modality is Modality.STATE:
@@ -81,11 +96,7 @@ def make_episode(body: Embodiment, length: int, seed: int = 0, task: str = "", i
         else:
             high = np.broadcast_to(stream.cardinalities, stream.shape)
             observations[stream.name] = rng.integers(0, high, (length, *stream.shape)).astype(np.uint8)
-    if isinstance(body.actions, DiscreteActions):
-        actions = (np.arange(length) % body.actions.size).astype(np.int64)
-    else:
-        actions = np.stack([np.arange(length) / 100, np.full(length, seed / 100)], 1).astype(np.float32)
-    return Episode(body, task or f"{body.name}/one", instruction, seed, True, observations, actions, actions.copy())
+    return observations
 
 
 @pytest.fixture

@@ -293,7 +293,7 @@ def test_a_page_shows_pictures_numbers_and_what_is_missing(tmp_path: Path) -> No
     (root / "videos/observation.images.front/chunk-000/file-001.mp4").unlink()
     view(root, tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
-    assert page.count("<h2>") == 3 and page.count("<video") == 2 and page.count("<svg") == 6
+    assert page.count("<h2>") == 3 and page.count("<video") == 2 and page.count("<svg") == 9
     assert "file-001.mp4 is missing" in page and "elbow.pos" in page and TASKS[1] in page
     with pytest.raises(PolysomaError, match="no episode 7"):
         view(root, tmp_path / "page.html", [7])
