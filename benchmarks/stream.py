@@ -25,9 +25,9 @@ from polysoma import simulators
 from polysoma.data.mixture import Source, open_sources
 from polysoma.data.statistics import Statistics
 from polysoma.evaluation.intervals import paired_difference, wilson
+from polysoma.nn.tokenizers import build_vocabulary
 from polysoma.policy.policy import Policy, PolicyConfig, bfloat16
 from polysoma.policy.stream import Serializer, StreamAgent, StreamPolicy, draw
-from polysoma.policy.tokenizers import build_vocabulary
 from results import write
 
 BATCHES = {"metaworld": 64, "fetch": 32, "drone": 32}

@@ -16,7 +16,7 @@ from polysoma.embodiment import Modality, Stream
 from polysoma.errors import PolysomaError
 from polysoma.learning.augmentation import augmented, recoloured, shifted
 from polysoma.learning.recipe import BodyRecipe
-from polysoma.policy.images import COARSE, EDGE, ImageConfig, ImageTokenizer, Points
+from polysoma.nn.images import COARSE, EDGE, ImageConfig, ImageTokenizer, Points
 from polysoma.policy.policy import Policy, bfloat16
 
 

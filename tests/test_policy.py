@@ -10,9 +10,9 @@ from conftest import ARM, GRID, make_policy, observe
 from polysoma.data.mixture import Source
 from polysoma.data.windows import Windows
 from polysoma.errors import PolysomaError
+from polysoma.nn.tokenizers import split_words
+from polysoma.nn.trunk import BLOCKED, attention_mask
 from polysoma.policy.policy import Policy, bfloat16
-from polysoma.policy.tokenizers import split_words
-from polysoma.policy.trunk import BLOCKED, attention_mask
 
 
 def test_mask_follows_the_rules() -> None:

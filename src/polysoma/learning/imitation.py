@@ -37,10 +37,10 @@ from polysoma.learning import distributed, lineage
 from polysoma.learning.augmentation import augmented
 from polysoma.learning.meta import MetaTasks
 from polysoma.learning.recipe import BodyRecipe, Recipe, recipe_from_table
+from polysoma.nn.images import ImageConfig
+from polysoma.nn.tokenizers import build_vocabulary
 from polysoma.policy import checkpoint
-from polysoma.policy.images import ImageConfig
 from polysoma.policy.policy import Policy, PolicyConfig, bfloat16
-from polysoma.policy.tokenizers import build_vocabulary
 
 STATE_FILE = "training.safetensors"
 _HELD_OUT_WINDOWS = 256

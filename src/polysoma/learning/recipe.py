@@ -13,9 +13,9 @@ from typing import Any, Literal, get_args
 from polysoma import hub
 from polysoma.data.formats import is_dataset
 from polysoma.errors import PolysomaError
+from polysoma.nn.heads import HeadConfig
+from polysoma.nn.images import ImageConfig
 from polysoma.policy.adaptation import Adaptation
-from polysoma.policy.heads import HeadConfig
-from polysoma.policy.images import ImageConfig
 from polysoma.policy.methods import MetaAlgorithm
 from polysoma.policy.policy import Adapters
 

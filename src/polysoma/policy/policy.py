@@ -22,14 +22,15 @@ from polysoma.data.statistics import Statistics
 from polysoma.data.windows import Shown, Windows, show
 from polysoma.embodiment import ContinuousActions, Embodiment, Modality
 from polysoma.errors import PolysomaError
-from polysoma.policy.adaptation import Adaptation, LoRALinear, adapt, share, shared_names
-from polysoma.policy.described import ChannelReader, DescribedHead
-from polysoma.policy.estimator import Estimator
-from polysoma.policy.heads import Head, HeadConfig, build_head
-from polysoma.policy.images import ImageConfig, ImageTokenizer
+from polysoma.nn.adapters import LoRALinear, adapt
+from polysoma.nn.described import ChannelReader, DescribedHead
+from polysoma.nn.estimator import Estimator
+from polysoma.nn.heads import Head, HeadConfig, build_head
+from polysoma.nn.images import ImageConfig, ImageTokenizer
+from polysoma.nn.tokenizers import BodyTokenizer, TextTokenizer
+from polysoma.nn.trunk import BLOCKED, Trunk, attention_mask
+from polysoma.policy.adaptation import Adaptation, share, shared_names
 from polysoma.policy.memory import Memory, stack
-from polysoma.policy.tokenizers import BodyTokenizer, TextTokenizer
-from polysoma.policy.trunk import BLOCKED, Trunk, attention_mask
 
 if TYPE_CHECKING:
     from polysoma.data.episode import Episode
@@ -182,8 +183,10 @@ class Policy(nn.Module):
         self.shown = nn.Parameter(torch.randn(config.shown, 1, config.width) * 0.02) if config.shown else None
         self.prompt: nn.Parameter | None = None
         if config.adaptation is not None:
-            adapt(self.trunk, config.adaptation)
-            if config.adaptation.method == "prompt":
+            method = config.adaptation.method
+            if method == "lora" or method == "adapter":
+                adapt(self.trunk, method, config.adaptation.rank)
+            if method == "prompt":
                 self.prompt = nn.Parameter(torch.randn(config.adaptation.tokens, config.width) * 0.02)
 
     def _head(self, body: Embodiment, statistics: Mapping[str, Statistics]) -> Head:

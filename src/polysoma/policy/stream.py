@@ -24,9 +24,9 @@ from polysoma.data.dataset import Dataset
 from polysoma.data.statistics import Statistics
 from polysoma.embodiment import INSTRUCTION, ContinuousActions, Embodiment, Modality, Observation
 from polysoma.errors import PolysomaError
+from polysoma.nn.tokenizers import split_words
+from polysoma.nn.trunk import BLOCKED, Trunk
 from polysoma.policy.policy import bfloat16
-from polysoma.policy.tokenizers import split_words
-from polysoma.policy.trunk import BLOCKED, Trunk
 
 BINS = 1024
 MU, LARGEST = 100.0, 256.0
