@@ -25,8 +25,9 @@ from polysoma import simulators
 from polysoma.data.mixture import Source, open_sources
 from polysoma.data.statistics import Statistics
 from polysoma.evaluation.intervals import paired_difference, wilson
+from polysoma.nn.precision import autocast, chosen
 from polysoma.nn.tokenizers import build_vocabulary
-from polysoma.policy.policy import Policy, PolicyConfig, bfloat16
+from polysoma.policy.policy import Policy, PolicyConfig
 from polysoma.policy.stream import Serializer, StreamAgent, StreamPolicy, draw
 from results import write
 
@@ -55,7 +56,7 @@ def learn(module: torch.nn.Module, losses: Iterator[Callable[[], torch.Tensor]],
         for group in optimizer.param_groups:
             group["lr"] = LEARNING_RATE * max(rate, 0.01)
         for _ in BATCHES:
-            with bfloat16(torch.device("cpu")):
+            with autocast("cpu", chosen("cpu")):
                 loss = next(losses)()
             loss.backward()
         torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
