@@ -1,5 +1,5 @@
 """Made the golden runs whose state is of format 1: one of imitation, and one of meta-learning beside its
-checkpoint, both killed half-way. Run it only to add the golden files of a new format.
+checkpoint, both killed half-way; embodiments held horizons then. Run it only to add the files of a new format.
 
 PYTHONPATH=tests python tests/golden/make_run.py
 """
@@ -10,11 +10,10 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from polysoma.learning.imitation import train
-
 from conftest import ARM, GRID, make_episode
 from polysoma.data.writer import DatasetWriter
 from polysoma.learning.recipe import recipe_from_table
+from polysoma.learning.training import train
 
 HERE = Path(__file__).parent / "run"
 STEPS, HALF = 8, 4
@@ -23,7 +22,7 @@ shutil.rmtree(HERE, ignore_errors=True)
 data = []
 # Without its view, whose convolutions alone would be two megabytes.
 for body in (
-    dataclasses.replace(ARM, history=2, previous_action=True),
+    ARM,
     dataclasses.replace(GRID, streams=GRID.streams[1:]),
 ):
     data.append(str(HERE / "data" / body.name))
@@ -34,7 +33,10 @@ for body in (
 common = {"steps": STEPS, "warmup": 2, "checkpoint_every": 2, "log_every": 1, "seed": 3}
 imitation = common | {
     "data": data,
-    "bodies": {"arm": {"batch": 4, "noise": 0.05}, "grid": {"batch": 3, "parts": 2}},
+    "bodies": {
+        "arm": {"batch": 4, "noise": 0.05, "history": 2, "previous_action": True, "chunk": 4},
+        "grid": {"batch": 3, "parts": 2, "history": 6},
+    },
     "policy": {"width": 8, "depth": 1, "heads": 1},
     "held_out": 0.3,
     "patience": 9,

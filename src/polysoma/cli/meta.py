@@ -14,6 +14,7 @@ from polysoma.cli.progress import counting_steps
 from polysoma.cli.train import check_training_installed
 from polysoma.errors import PolysomaError
 from polysoma.learning.metrics import Tracker
+from polysoma.nn.precision import Wanted
 from polysoma.policy.methods import AdaptationMethod, MetaAlgorithm
 
 if TYPE_CHECKING:
@@ -66,6 +67,9 @@ class Meta:
     """Where metrics go beside metrics.jsonl: tensorboard by default."""
     seed: int = 0
     """Of all that is drawn at random."""
+    precision: Wanted = "auto"
+    """What products are computed in; auto is bfloat16 where the processor has units for it, else float32. A
+    resumed run keeps its own."""
     resume: bool = False
     """Continue the run in --out."""
 
@@ -73,7 +77,7 @@ class Meta:
         check_training_installed()
         from polysoma.learning.training import recipe_of_run, train
 
-        recipe = recipe_of_run(self.out) if self.resume else self._plan()
+        recipe = recipe_of_run(self.out, self.precision) if self.resume else self._plan()
         if self.tracker is not None:
             recipe = dataclasses.replace(recipe, tracker=self.tracker)
         with counting_steps("meta-learning", recipe.steps, "after the inner steps: ") as progress:
@@ -93,6 +97,7 @@ class Meta:
         recipe = meta_recipe_for(
             self.base, self.data, self.method, meta, without, self.rank, self.learning_rate, self.seed
         )
+        recipe = dataclasses.replace(recipe, precision=self.precision)
         cost = rehearse(with_steps(recipe, 10))
         steps = steps_in(60 * self.minutes, cost) if self.steps is None else self.steps
         print(

@@ -12,6 +12,7 @@ import tyro
 from polysoma.cli.progress import counting_steps
 from polysoma.errors import PolysomaError
 from polysoma.learning.metrics import Tracker
+from polysoma.nn.precision import Wanted
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,9 @@ class Train:
     """key=value pairs that override the recipe."""
     out: Path = Path("runs/run")
     """Folder of the run: checkpoint, metrics, state to resume from."""
+    precision: Wanted = "auto"
+    """What products are computed in, instead of what the recipe says; auto leaves it to the recipe. A resumed run keeps
+    its own."""
     resume: bool = False
     """Continue the run in --out."""
     until: int | None = None
@@ -43,12 +47,21 @@ class Train:
         from polysoma.learning.recipe import read_recipe
         from polysoma.learning.training import train
 
-        overrides = self.overrides if self.tracker is None else (*self.overrides, f"tracker={self.tracker}")
-        recipe = read_recipe(self.recipe, overrides)
+        chosen = {"tracker": self.tracker, "precision": None if self.precision == "auto" else self.precision}
+        overrides = [f"{key}={value}" for key, value in chosen.items() if value is not None]
+        recipe = read_recipe(self.recipe, (*self.overrides, *overrides))
         with counting_steps("training", recipe.steps) as progress:
             folder = train(recipe, self.out, self.resume, self.until, progress, quick_evaluation)
         if os.environ.get("RANK", "0") == "0":
-            print(f"checkpoint: {folder}")
+            print(f"checkpoint: {folder}, {computed_in(folder)}")
+
+
+def computed_in(folder: Path) -> str:
+    """In what precision a checkpoint was trained, in words."""
+    from polysoma.nn.precision import instruction_set
+    from polysoma.policy.checkpoint import read_config
+
+    return f"computed in {read_config(folder)['lineage']['precision']} on {instruction_set()}"
 
 
 def check_training_installed() -> None:

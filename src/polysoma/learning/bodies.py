@@ -12,6 +12,8 @@ class BodyRecipe:
     """How one embodiment takes part.
 
     Attributes:
+        chunk, history, previous_action: how the policy looks at the body (:class:`~polysoma.horizon.Horizon`); None
+            leaves each as the policy of ``init`` has it, or as :func:`polysoma.learning.horizons.resolve` finds it.
         batch: windows a step, all processes together.
         parts: micro-batches that a step's windows are split into, sorted by length so that padding is little.
         weight: of this body's mean loss in the sum.
@@ -26,6 +28,9 @@ class BodyRecipe:
         goals: the share of windows that are shown a goal picture, half of them without words; needs images.goals.
     """
 
+    chunk: int | None = None
+    history: int | None = None
+    previous_action: bool | None = None
     batch: int = 64
     parts: int = 1
     weight: float = 1.0
@@ -43,6 +48,9 @@ class BodyRecipe:
                             ("colour", 0), ("estimation", 0), ("balance", 0)):  # fmt: skip
             if not getattr(self, name) >= least:
                 raise SettingError(f"{name}: expected {least} or more, got {getattr(self, name)}")
+        for name in ("chunk", "history"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise SettingError(f"{name}: expected 1 or more, got {getattr(self, name)}")
         for name in ("goals", "silent"):
             if not 0 <= getattr(self, name) <= 1:
                 raise SettingError(f"{name}: expected a share from 0 to 1, got {getattr(self, name)}")

@@ -27,6 +27,8 @@ from polysoma.learning.method import Method, Metrics, Share
 from polysoma.learning.metrics import Metrics as Written
 from polysoma.learning.metrics import Tracker
 from polysoma.learning.optimizers import AdamW, ScheduleFree
+from polysoma.nn import precision
+from polysoma.nn.precision import Wanted
 from polysoma.policy import checkpoint
 from polysoma.policy.policy import Policy
 
@@ -48,6 +50,8 @@ class Settings:
         patience: checkpoints without a lower loss on what is held out after which training stops; 0 for never.
         sharding: ``"none"``: every process holds all parameters; ``"full"``: each holds a part of the trunk's
             (:mod:`polysoma.learning.distributed`).
+        precision: what products are computed in, ``"float32"``, ``"bfloat16"``, or ``"auto"`` for what suits the
+            processor (:mod:`polysoma.nn.precision`). A resumed run keeps its own.
         tracker: where metrics go beside ``metrics.jsonl``, see :data:`polysoma.learning.metrics.Tracker`.
         checkpoint_every: steps between checkpoints that resume.
         log_every: steps between lines of metrics.
@@ -59,6 +63,7 @@ class Settings:
     clip: float = 1.0
     patience: int = 0
     sharding: Sharding = "none"
+    precision: Wanted = "auto"
     tracker: Tracker = "tensorboard"
     checkpoint_every: int = 500
     log_every: int = 20
@@ -116,14 +121,9 @@ class Engine:
             )
         self.policy = policy
         method.modules.to(self.accelerator.device)
+        self._compute_in(settings.precision)
         if settings.sharding == "full":
             distributed.shard(policy, self.accelerator)
-        self.share = Share(
-            self.accelerator.process_index,
-            self.accelerator.num_processes,
-            self.accelerator.device,
-            settings.sharding == "full" and self.accelerator.num_processes > 1,
-        )
         groups = method.parameter_groups()
         learning = {id(parameter) for group in groups for parameter in group.parameters}
         names = {
@@ -149,8 +149,9 @@ class Engine:
         Raises:
             PolysomaError: the gradient is not finite, or there is none.
         """
-        metrics = self.method.accumulate(number, self.share)
-        if all(parameter.grad is None for parameter in self._learning) and self.share.count == 1:
+        share = self.share
+        metrics = self.method.accumulate(number, share)
+        if all(parameter.grad is None for parameter in self._learning) and share.count == 1:
             raise PolysomaError(f"step {number}: the method added no gradient to what it says learns")
         distributed.reduce_gradients(self._learning, self.accelerator)
         norm = distributed.clip_gradients(self._learning, self.settings.clip)
@@ -190,8 +191,10 @@ class Engine:
         if resume:
             step, best, before = self._load(out / run_state.FOLDER)
         out.mkdir(parents=True, exist_ok=True)
-        main, settings = self.accelerator.is_main_process, self.settings
-        written = Written(out, step, settings.tracker, run_state.as_json(settings)) if main else None
+        main, settings, used = self.accelerator.is_main_process, self.settings, self.policy.precision
+        written = (
+            Written(out, step, settings.tracker, run_state.as_json(settings), {"precision": used}) if main else None
+        )
         end = settings.steps if until is None else min(until, settings.steps)
         began, seen = time.monotonic(), 0.0
         over = self._over(before)
@@ -218,9 +221,9 @@ class Engine:
                 state = self._state()
                 if main:
                     if best.step == step:
-                        told = None if lineage is None else {**lineage, "steps": step}
+                        told = None if lineage is None else {**lineage, "precision": used, "steps": step}
                         checkpoint.save(self.policy, out / "checkpoint", weights=weights, lineage=told)
-                    about = {"step": step, "best": list(best), "seconds": before + elapsed}
+                    about = {"step": step, "best": list(best), "seconds": before + elapsed, "precision": used}
                     run_state.save(out / run_state.FOLDER, state, about, self.policy.config, settings)
                 if written and missed:
                     written.write(step, {f"held_out/{name}": loss for name, loss in missed.items()})
@@ -233,8 +236,20 @@ class Engine:
         self.accelerator.end_training()
         return out / "checkpoint"
 
+    @property
+    def share(self) -> Share:
+        """What this process does of a step."""
+        here = self.accelerator
+        together = self.settings.sharding == "full" and here.num_processes > 1
+        return Share(here.process_index, here.num_processes, here.device, self.policy.precision, together)
+
+    def _compute_in(self, wanted: str) -> None:
+        for module in self.method.modules.values():
+            if isinstance(module, Policy):
+                module.compute_in(wanted)
+
     def _tensors(self) -> dict[str, Tensor]:
-        """Parameters and buffers by name. Asking for them shards again what a forward pass has gathered, so that what is
+        """Parameters and buffers by name. Asking for them shards again what a forward pass has gathered, so what is
         assigned to them counts in the next one."""
         return run_state.tensors_of(self.method.modules)
 
@@ -278,6 +293,7 @@ class Engine:
         self._optimizer.load_state(tensors)
         own = {name.removeprefix("method."): value for name, value in tensors.items() if name.startswith("method.")}
         self.method.load_state(own)
+        self._compute_in(precision.resumed(about.get("precision"), self.settings.precision, str(folder.parent)))
         step = int(about["step"])
         best = Best(*about["best"]) if "best" in about else Best(step)
         return step, best, float(about.get("seconds", 0.0))

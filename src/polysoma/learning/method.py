@@ -30,7 +30,8 @@ from torch import Tensor, nn
 
 from polysoma.data.mixture import Source
 from polysoma.learning.bodies import BodyRecipe
-from polysoma.policy.policy import Policy, bfloat16
+from polysoma.nn.precision import Precision, autocast
+from polysoma.policy.policy import Policy
 
 Metrics = dict[str, float]
 """Numbers by name. ``loss/NAME`` are shown while training, and ``windows`` (how many samples this process saw) becomes
@@ -45,17 +46,19 @@ class Share:
         index: of this process, of ``count``. Gradients are averaged over processes.
         count: how many processes there are.
         device: what they compute on.
+        precision: of products, see :mod:`polysoma.nn.precision`.
         together: whether all processes compute every micro-batch together (sharding), so that each needs as many.
     """
 
     index: int = 0
     count: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    precision: Precision = "float32"
     together: bool = False
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """For the forward passes of a step: computes in the run's precision."""
-        return bfloat16(self.device)
+        return autocast(self.device, self.precision)
 
 
 @dataclass(frozen=True)

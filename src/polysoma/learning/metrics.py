@@ -33,15 +33,22 @@ class Metrics:
         step: from which the run goes on.
         tracker: where they go, too.
         settings: of the run, for trackers that show them.
+        always: what every line says beside its values.
 
     Raises:
         PolysomaError: the tracker's package is missing.
     """
 
     def __init__(
-        self, out: Path, step: int, tracker: Tracker = "tensorboard", settings: Mapping[str, Any] | None = None
+        self,
+        out: Path,
+        step: int,
+        tracker: Tracker = "tensorboard",
+        settings: Mapping[str, Any] | None = None,
+        always: Mapping[str, str] | None = None,
     ) -> None:
         check_tracker(tracker)
+        self._always = dict(always or {})
         self._path = out / "metrics.jsonl"
         lines = self._path.read_text().splitlines() if self._path.exists() else []
         kept = [line for line in lines if json.loads(line)["step"] <= step]
@@ -50,7 +57,7 @@ class Metrics:
         self._trackers = _started(out, step, tracker, settings or {})
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
-        row = {"step": step, "seconds": round(time.monotonic() - self._began, 2), **values}
+        row = {"step": step, "seconds": round(time.monotonic() - self._began, 2), **self._always, **values}
         with self._path.open("a") as file:
             file.write(json.dumps(row) + "\n")
         for tracker in self._trackers:

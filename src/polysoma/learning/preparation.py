@@ -17,19 +17,21 @@ from polysoma.data.paraphrases import read_paraphrases
 from polysoma.data.statistics import Statistics
 from polysoma.embodiment import Embodiment
 from polysoma.errors import PolysomaError
+from polysoma.horizon import Horizon
 from polysoma.learning import run_state
+from polysoma.learning.horizons import resolve
 from polysoma.learning.recipe import Recipe
+from polysoma.nn.images import ImageConfig
+from polysoma.nn.tokenizers import build_vocabulary
 from polysoma.policy import checkpoint
-from polysoma.policy.images import ImageConfig
 from polysoma.policy.policy import Policy, PolicyConfig
-from polysoma.policy.tokenizers import build_vocabulary
 
 
 def prepare(recipe: Recipe) -> tuple[list[Source], Policy]:
     """What a training by this recipe learns from and begins with. Raises PolysomaError as :func:`train`."""
     sources, _ = sources_for(recipe)
     torch.manual_seed(recipe.seed)
-    return sources, policy_for(recipe, sources, None)
+    return sources, policy_for(recipe, sources, None).compute_in(recipe.precision)
 
 
 def check(recipe: Recipe, sources: Sequence[Source], processes: int = 1, plays: bool = False) -> None:
@@ -112,7 +114,12 @@ def sources_for(recipe: Recipe) -> tuple[list[Source], list[Source]]:
     """What to learn from, and what is held out."""
     balance = {name: body.balance for name, body in recipe.bodies.items()}
     folders = recipe.folders()
-    everything = open_sources(folders, dict(recipe.weights), balance, recipe.task_weights)
+    start = PolicyConfig.from_json(checkpoint.read_config(checkpoint.resolve(recipe.init))) if recipe.init else None
+
+    def looks(body: Embodiment, old: Horizon | None) -> Horizon | None:
+        return resolve(body, recipe.bodies[body.name], start, old) if body.name in recipe.bodies else None
+
+    everything = open_sources(folders, dict(recipe.weights), balance, recipe.task_weights, looks)
     _check_patterns(recipe, folders, everything)
     sources = [source for source in everything if source.embodiment.name in recipe.bodies]
     missing = set(recipe.bodies) - {source.embodiment.name for source in sources}
@@ -137,6 +144,7 @@ def policy_for(recipe: Recipe, sources: list[Source], training: Path | None) -> 
     if recipe.paraphrases:
         texts += read_paraphrases(recipe.paraphrases, "train", plain=0.5).texts()
     vocabulary = tuple(build_vocabulary(texts))
+    horizons = {source.embodiment.name: source.horizon for source in sources}
     offsets = _offsets(recipe, sources)
     if recipe.init:
         start = checkpoint.load_for_training(recipe.init)
@@ -145,10 +153,11 @@ def policy_for(recipe: Recipe, sources: list[Source], training: Path | None) -> 
         for name, statistics in offsets.items():
             new.setdefault(name, {})["offset"] = statistics
         if recipe.adaptation is not None or start.config.adaptation is not None:
-            return _adapted(recipe, start, embodiments, new, vocabulary)
+            return _adapted(recipe, start, embodiments, new, vocabulary, horizons)
         return start.grown(
-            embodiments, new, vocabulary, recipe.images, recipe.renewed, relative=recipe.relative, shown=_frames(recipe)
-        )
+            embodiments, new, vocabulary, recipe.images, recipe.renewed, relative=recipe.relative,
+            shown=_frames(recipe), horizons=horizons,
+        )  # fmt: skip
     policy = Policy(
         PolicyConfig(
             embodiments=embodiments,
@@ -158,6 +167,7 @@ def policy_for(recipe: Recipe, sources: list[Source], training: Path | None) -> 
                 if (name := source.embodiment.name)
             },
             vocabulary=vocabulary,
+            horizons=horizons,
             width=recipe.policy.width,
             depth=recipe.policy.depth,
             heads=recipe.policy.heads,
@@ -179,6 +189,7 @@ def _adapted(
     embodiments: Sequence[Embodiment],
     statistics: dict[str, dict[str, Statistics]],
     vocabulary: Sequence[str],
+    horizons: dict[str, Horizon],
 ) -> Policy:
     """An adaptation of ``init``; or, where that is one itself, the same with what it has learnt, to be continued."""
     wanted, there = recipe.adaptation, start.config.adaptation
@@ -186,7 +197,7 @@ def _adapted(
         assert wanted is not None
         base_name = str(Path(recipe.init).resolve()) if Path(recipe.init).is_dir() else recipe.init
         named = dataclasses.replace(wanted, base=base_name, base_sha256=checkpoint.weights_sha256(recipe.init))
-        return start.adapted(named, embodiments, statistics, vocabulary)
+        return start.adapted(named, embodiments, statistics, vocabulary, horizons)
     asked = None if wanted is None else (wanted.method, wanted.rank, wanted.tokens)
     if asked != (there.method, there.rank, there.tokens):
         raise PolysomaError(
@@ -196,7 +207,13 @@ def _adapted(
     base = checkpoint.load_for_training(there.base)
     known = {body.name: body for body in start.config.embodiments} | {body.name: body for body in embodiments}
     words = (*start.config.vocabulary, *(word for word in vocabulary if word not in start.config.vocabulary))
-    policy = base.adapted(there, list(known.values()), {**statistics, **start.config.statistics}, words)
+    policy = base.adapted(
+        there,
+        list(known.values()),
+        {**statistics, **start.config.statistics},
+        words,
+        {**horizons, **start.config.horizons},
+    )
     policy.load_own(start.own_fitting(policy), partly=True)
     return policy
 

@@ -17,9 +17,9 @@ from polysoma.learning.bodies import BodyRecipe
 from polysoma.learning.engine import Settings
 from polysoma.learning.methods.imitation import Imitation
 from polysoma.learning.methods.meta import MetaLearning
+from polysoma.nn.heads import HeadConfig
+from polysoma.nn.images import ImageConfig
 from polysoma.policy.adaptation import Adaptation
-from polysoma.policy.heads import HeadConfig
-from polysoma.policy.images import ImageConfig
 from polysoma.policy.policy import Adapters
 
 

@@ -72,7 +72,8 @@ def save(
         # Modules may share parameters; a file of safetensors may not.
         cpu[name] = value.clone() if value.data_ptr() in places else value
         places.add(value.data_ptr())
-    metadata = {"format": str(FORMAT)} | {name: json.dumps(value) for name, value in about.items()}
+    metadata = {name: value if name == "precision" else json.dumps(value) for name, value in about.items()}
+    metadata["format"] = str(FORMAT)
     write_atomically(fresh / STATE_FILE, safetensors.torch.save(cpu, metadata))
     write_atomically(fresh / POLICY_FILE, json.dumps(config.to_json()).encode())
     write_atomically(fresh / RECIPE_FILE, json.dumps(as_json(settings), indent=1).encode())
@@ -97,7 +98,8 @@ def load(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors = safetensors.torch.load_file(path)
     except (OSError, safetensors.SafetensorError) as error:
         raise PolysomaError(f"cannot read {path} ({error}): it is missing or damaged") from error
-    about = {name: json.loads(value) for name, value in metadata.items()}
+    # The precision is a bare word, as runs had it before there was a format.
+    about = {name: value if name == "precision" else json.loads(value) for name, value in metadata.items()}
     version = about.pop("format", 1)
     if version > FORMAT:
         raise PolysomaError(

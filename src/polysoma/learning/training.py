@@ -22,6 +22,7 @@ from polysoma.learning import lineage, preparation, run_state
 from polysoma.learning.engine import Engine, Progress, keep_freed_memory
 from polysoma.learning.method import Ingredients, Method
 from polysoma.learning.recipe import Recipe, recipe_from_table
+from polysoma.nn.precision import Wanted
 from polysoma.policy.policy import Policy
 
 Evaluate = Callable[[Path, tuple[str, ...], int, int], dict[str, float]]
@@ -128,11 +129,12 @@ def rehearse(recipe: Recipe, steps: int = 4) -> Rehearsal:
     return Rehearsal(min(times[1:] or times), memory, learning, 4 * sum(v.numel() for v in policy.own().values()))
 
 
-def recipe_of_run(out: Path) -> Recipe:
-    """The recipe with which the run in ``out`` was last saved. Raises PolysomaError when there is none."""
+def recipe_of_run(out: Path, precision: Wanted = "auto") -> Recipe:
+    """The recipe with which the run in ``out`` was last saved, with another precision unless ``"auto"``. Raises
+    PolysomaError when there is none."""
     path = out / run_state.FOLDER / run_state.RECIPE_FILE
     try:
         table = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise PolysomaError(f"no run in {out}: {error}") from error
-    return recipe_from_table(table, str(path))
+    return recipe_from_table(table if precision == "auto" else table | {"precision": precision}, str(path))

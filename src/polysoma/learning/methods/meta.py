@@ -31,7 +31,7 @@ from polysoma.learning.method import Ingredients, Method, Metrics, Share, reduce
 from polysoma.learning.objectives import paraphrases_for, targets
 from polysoma.policy import checkpoint
 from polysoma.policy.methods import MetaAlgorithm
-from polysoma.policy.policy import Policy, PolicyConfig, bfloat16
+from polysoma.policy.policy import Policy, PolicyConfig
 
 _SMALLEST = 0.02
 """Entries of tensors that begin as zero move as if they were as large as this (their usual scale at random starts)."""
@@ -259,7 +259,7 @@ def mean_loss(policy: Policy, values: Mapping[str, Tensor], parts: Sequence[Wind
 
 
 def _loss(policy: Policy, values: Mapping[str, Tensor], windows: Windows) -> Tensor:
-    with bfloat16(policy.device):
+    with policy.autocast():
         named = {f"policy.{name}": value for name, value in values.items()}
         loss: Tensor = torch.func.functional_call(_Loss(policy), named, (windows,))
     return loss
