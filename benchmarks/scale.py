@@ -32,7 +32,6 @@ from polysoma.data.video import Video, encode_video
 from polysoma.data.writer import DatasetWriter
 from polysoma.embodiment import Modality
 from polysoma.policy import checkpoint
-from polysoma.policy.policy import bfloat16
 from polysoma.rollout import Behaviour, interleave, rollout_in_workers
 from results import write
 
@@ -178,7 +177,8 @@ def _reading_and_training(folder: Path) -> dict[str, Any]:
             if outcome.episode is not None:
                 writer.add(outcome.episode)
     dataset = Dataset(root)
-    source = Source([dataset], [1.0], 0.0)
+    horizon = simulators.families()[body.name].horizon
+    source = Source([dataset], [1.0], 0.0, horizon=horizon)
     drawn = np.random.default_rng(0)
     cached = rate(lambda: len(source.draw(64, drawn)))
     windows = source.draw(32, np.random.default_rng(0))
@@ -199,7 +199,7 @@ def _reading_and_training(folder: Path) -> dict[str, Any]:
     tokens = _tokens(policy, body.name, windows)
 
     def step() -> int:
-        with bfloat16(policy.device):
+        with policy.autocast():
             loss = policy.loss(windows)
         loss.backward()
         policy.zero_grad(set_to_none=True)
@@ -220,8 +220,8 @@ def _reading_and_training(folder: Path) -> dict[str, Any]:
     return {
         "cache": {
             "windows_per_s": cached,
-            "window_frames": body.history,
-            "window_pictures": body.history * sum(s.modality is Modality.IMAGE for s in body.streams),
+            "window_frames": source.horizon.history,
+            "window_pictures": source.horizon.history * sum(s.modality is Modality.IMAGE for s in body.streams),
             "window_bytes": sum(values.nbytes for values in windows.observations.values()) / len(windows),
         },
         "bytes_per_frame": {

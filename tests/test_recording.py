@@ -10,9 +10,9 @@ from polysoma import simulators
 from polysoma.data.dataset import Dataset
 from polysoma.data.mixture import open_sources
 from polysoma.errors import PolysomaError
+from polysoma.nn.tokenizers import build_vocabulary
 from polysoma.policy import checkpoint
 from polysoma.policy.policy import Policy, PolicyConfig
-from polysoma.policy.tokenizers import build_vocabulary
 from polysoma.recording import record
 from polysoma.rollout import Behaviour, Job, Outcome, interleave, rollout, rollout_in_workers
 
@@ -81,6 +81,7 @@ def untrained(tmp_path: Path) -> Path:
         tuple(source.embodiment for source in sources),
         {source.embodiment.name: source.statistics() for source in sources},
         tuple(build_vocabulary(text for source in sources for text in source.instructions)),
+        {source.embodiment.name: source.horizon for source in sources},
         width=32,
         depth=1,
         heads=2,

@@ -12,7 +12,7 @@ import numpy as np
 from polysoma import hub
 from polysoma.data import layout
 from polysoma.data.formats import open_reader
-from polysoma.data.formats.reader import ACTION, OBSERVATION, Reader
+from polysoma.data.formats.reader import ACTION, OBSERVATION, REWARD, Reader
 from polysoma.data.images import encode_jpeg
 from polysoma.data.view import chosen_episodes
 from polysoma.embodiment import INSTRUCTION, DiscreteActions, Embodiment, Modality
@@ -174,7 +174,7 @@ class RerunFile:
         log.instruct(reader.instructions[number])
         missing = reader.missing()
         for name, column in reader.columns.items():
-            if not (column.picture or name == ACTION or name.startswith(OBSERVATION)):
+            if not (column.picture or name in (ACTION, REWARD) or name.startswith(OBSERVATION)):
                 continue
             log.at(0)
             try:

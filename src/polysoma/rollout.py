@@ -82,6 +82,7 @@ class Behaviour:
         memory: None, or a folder of demonstrations and how many of each task (0 for all) a policy looks up
             (:class:`polysoma.policy.retrieval.RetrievalMemory`).
         context: None, or what a policy is shown of the same task.
+        precision: what a policy computes in, as for :func:`polysoma.nn.precision.chosen`.
     """
 
     driver: str = EXPERT
@@ -93,6 +94,7 @@ class Behaviour:
     told: Told = "words"
     memory: tuple[str, int] | None = None
     context: Context | None = None
+    precision: str | None = None
 
 
 @dataclass
@@ -134,9 +136,11 @@ class _Lane:
             noise = environment.expert_noise if behaviour.driver == EXPERT else 0.0
         self.noise = noise if isinstance(self.body.actions, ContinuousActions) else 0.0
         self.steps, self.success, self.total = 0, False, 0.0
+        self.terminated = False
         self.observations: list[Observation] = []
         self.labels: list[Any] = []
         self.executed: list[Any] = []
+        self.rewards: list[float] = []
         self.frames: list[np.ndarray] = []
         self._film()
 
@@ -155,10 +159,13 @@ class _Lane:
             self.executed.append(action)
         observation, reward, terminated, truncated, info = self.environment.step(action)
         self.observation = self._heard(observation)
+        self.rewards.append(float(reward))
         self.total += float(reward)
         self.steps += 1
         self.success = bool(info["success"])
-        over = self.success or terminated or truncated or self.steps >= self.limit
+        # A success ends the task, unless it is only judged where a time limit cut the episode, as a return is.
+        self.terminated = bool(terminated) or (self.success and not truncated)
+        over = self.terminated or truncated or self.steps >= self.limit
         self._film(last=over)
         return over
 
@@ -181,6 +188,7 @@ class _Lane:
         instruction = self.observation[INSTRUCTION]
         episode = None
         if self.labels:
+            last = {**self.observation, **self.environment.privileged()}
             dtype = np.float32 if isinstance(self.body.actions, ContinuousActions) else np.int64
             episode = Episode(
                 embodiment=self.body,
@@ -191,6 +199,11 @@ class _Lane:
                 observations={s.name: np.stack([o[s.name] for o in self.observations]) for s in self.body.recorded},
                 actions=np.asarray(self.labels, dtype),
                 executed=np.asarray(self.executed, dtype),
+                rewards=np.asarray(self.rewards, np.float32),
+                terminated=self.terminated,
+                # An expert that gives up cuts the episode; the task goes on.
+                truncated=not self.terminated,
+                final={stream.name: np.array(last[stream.name]) for stream in self.body.recorded},
             )
         return Outcome(
             self.job.task, self.job.seed, self.success, self.steps, instruction, self.total, error, episode, self.frames
@@ -257,7 +270,7 @@ def _decider(behaviour: Behaviour) -> Callable[[list[_Lane], list[Any]], Sequenc
     from polysoma.policy.agent import Acting, Agent, act_together
     from polysoma.policy.checkpoint import load
 
-    policy = load(behaviour.driver)
+    policy = load(behaviour.driver, precision=behaviour.precision)
     acting = Acting(**behaviour.acting)
     memory = None
     if behaviour.memory is not None:

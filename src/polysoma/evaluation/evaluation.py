@@ -21,6 +21,7 @@ from polysoma.data.paraphrases import Split
 from polysoma.errors import PolysomaError
 from polysoma.evaluation.intervals import mean_interval, wilson
 from polysoma.rollout import EXPERT, RANDOM, Behaviour, Context, Outcome, Told, interleave, rollout_in_workers
+from polysoma.task import body_of
 
 REFERENCE_FILE = "reference.json"
 """Success rates of the expert and of random actions, recorded with ``benchmarks/reference.py``."""
@@ -62,7 +63,7 @@ class Score:
 
 @dataclass
 class Result:
-    """An evaluation: scores by task, latency by family, films by task."""
+    """An evaluation: scores by task, latency by family, films by task; and the precision of a policy's products."""
 
     driver: str
     tasks: dict[str, Score]
@@ -70,12 +71,13 @@ class Result:
     seconds: float
     latency: dict[str, dict[str, float]] = field(default_factory=dict)
     films: dict[str, Outcome] = field(default_factory=dict)
+    precision: str = ""
 
     def families(self) -> dict[str, Score]:
         """All episodes of a family's tasks as one score."""
         families: dict[str, Score] = {}
         for task, score in self.tasks.items():
-            family = families.setdefault(task.split("/")[0], Score())
+            family = families.setdefault(body_of(task), Score())
             family.seeds += score.seeds
             family.outcomes += score.outcomes
             family.steps += score.steps
@@ -89,7 +91,7 @@ class Result:
         families = simulators.families()
         found: dict[str, float | None] = {}
         for task, score in self.tasks.items():
-            family = families[task.split("/")[0]]
+            family = families[body_of(task)]
             known = known_of.get(family.embodiment.body + task[task.index("/") :])
             if family.by_return:
                 mean = float(np.mean(score.returns))
@@ -130,7 +132,7 @@ class Result:
         return {
             "checkpoint": self.driver,
             "versions": versions(),
-            "hardware": hardware(),
+            "hardware": hardware(self.precision),
             "settings": self.settings,
             "seconds": round(self.seconds, 1),
             "tasks": tasks,
@@ -155,6 +157,7 @@ def evaluate(
     memory: tuple[str, int] | None = None,
     watch: Callable[[Outcome], None] | None = None,
     context: Context | None = None,
+    precision: str | None = None,
 ) -> Result:
     """Plays ``episodes`` of each task with the seeds ``seed, seed + 1, ...``.
 
@@ -169,6 +172,7 @@ def evaluate(
         cluster: None, or the address of a Ray cluster that plays instead of this machine.
         memory: None, or a folder of demonstrations and how many of each task the policy looks up while it acts.
         context: None, or episodes of the same task that the policy is shown before it acts.
+        precision: what a policy computes in, as for :func:`polysoma.nn.precision.chosen`.
         watch: called with the outcome of each task's first episode, which then holds what was sensed and done.
 
     Raises:
@@ -177,11 +181,16 @@ def evaluate(
     """
     if episodes < 1:
         raise PolysomaError(f"episodes must be at least 1, got {episodes}")
-    behaviour = Behaviour(
-        driver=driver, acting=acting or {}, paraphrases=paraphrases, told=told, memory=memory, context=context
-    )
+    resolved = ""
     if driver not in (EXPERT, RANDOM):
+        from polysoma.nn.precision import chosen
+
         _check_bodies(driver, tasks)
+        resolved = chosen("cpu", precision)
+    behaviour = Behaviour(
+        driver=driver, acting=acting or {}, paraphrases=paraphrases, told=told, memory=memory, context=context,
+        precision=resolved or None,
+    )  # fmt: skip
     if context is not None:
         _check_shots(context, tasks)
     seeds = list(range(seed, seed + episodes))
@@ -213,9 +222,9 @@ def evaluate(
         settings["memory"] = list(memory)
     if context is not None:
         settings["context"] = asdict(context)
-    result = Result(driver, scores, settings, time.monotonic() - began, films=films)
+    result = Result(driver, scores, settings, time.monotonic() - began, films=films, precision=resolved)
     if latency and driver not in (EXPERT, RANDOM):
-        result.latency = decision_latency(driver, tasks, seed)
+        result.latency = decision_latency(driver, tasks, seed, resolved)
     return result
 
 
@@ -223,7 +232,7 @@ def _check_bodies(driver: str, tasks: Sequence[str]) -> None:
     from polysoma.policy.checkpoint import read_config, resolve
 
     known = [body["name"] for body in read_config(resolve(driver))["embodiments"]]
-    unknown = sorted({task.split("/")[0] for task in tasks} - set(known))
+    unknown = sorted({body_of(task) for task in tasks} - set(known))
     if unknown:
         raise PolysomaError(f"{driver} does not know the bodies {unknown}; it knows {known}")
 
@@ -241,7 +250,9 @@ def _check_shots(context: Context, tasks: Sequence[str]) -> None:
         )
 
 
-def decision_latency(checkpoint: str, tasks: Sequence[str], seed: int) -> dict[str, dict[str, float]]:
+def decision_latency(
+    checkpoint: str, tasks: Sequence[str], seed: int, precision: str | None = None
+) -> dict[str, dict[str, float]]:
     """Milliseconds from observation to action at batch 1 on one thread, for the first task of each family.
 
     Only decisions that run the network are counted: those that take the next action of a chunk take microseconds.
@@ -253,9 +264,9 @@ def decision_latency(checkpoint: str, tasks: Sequence[str], seed: int) -> dict[s
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    policy = load(checkpoint)
+    policy = load(checkpoint, precision=precision)
     result = {}
-    for family in dict.fromkeys(task.split("/")[0] for task in tasks):
+    for family in dict.fromkeys(body_of(task) for task in tasks):
         task = next(task for task in tasks if task.startswith(family + "/"))
         environment = simulators.make(task)
         agent = Agent(policy, family, acting=Acting(execute=1))
@@ -305,8 +316,14 @@ def versions() -> dict[str, str]:
     return found
 
 
-def hardware() -> dict[str, Any]:
-    """The processor's name and the number of cores this process may use."""
+def hardware(precision: str = "") -> dict[str, Any]:
+    """The processor's name, its instructions for products, and the number of cores this process may use.
+
+    Args:
+        precision: what a policy was computed in, which is noted, too; empty where none was.
+    """
+    from polysoma.nn.precision import instruction_set  # torch takes a second to import
+
     model = platform.processor() or platform.machine()
     try:
         with open("/proc/cpuinfo") as file:
@@ -314,4 +331,5 @@ def hardware() -> dict[str, Any]:
         cores = len(os.sched_getaffinity(0))
     except (OSError, AttributeError):
         cores = os.cpu_count() or 1
-    return {"processor": model, "cores": cores}
+    found = {"processor": model, "instruction_set": instruction_set(), "cores": cores}
+    return found | ({"precision": precision} if precision else {})

@@ -16,7 +16,7 @@ import os
 import resource
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,14 +33,18 @@ from polysoma.data.windows import Showing, Windows
 from polysoma.embodiment import Embodiment
 from polysoma.errors import PolysomaError
 from polysoma.files import write_atomically
+from polysoma.horizon import Horizon
 from polysoma.learning import distributed, lineage
 from polysoma.learning.augmentation import augmented
+from polysoma.learning.horizons import resolve
 from polysoma.learning.meta import MetaTasks
 from polysoma.learning.recipe import BodyRecipe, Recipe, recipe_from_table
+from polysoma.nn import precision
+from polysoma.nn.images import ImageConfig
+from polysoma.nn.precision import Precision, Wanted
+from polysoma.nn.tokenizers import build_vocabulary
 from polysoma.policy import checkpoint
-from polysoma.policy.images import ImageConfig
-from polysoma.policy.policy import Policy, PolicyConfig, bfloat16
-from polysoma.policy.tokenizers import build_vocabulary
+from polysoma.policy.policy import Policy, PolicyConfig
 
 STATE_FILE = "training.safetensors"
 _HELD_OUT_WINDOWS = 256
@@ -99,6 +103,7 @@ def train(
         raise PolysomaError(f"{out} already holds a run: continue it with --resume or choose another folder")
     torch.manual_seed(recipe.seed)
     policy = policy_for(recipe, sources, training if resume else None).to(accelerator.device)
+    policy.compute_in(_recorded_precision(training, recipe) if resume else recipe.precision)
     if recipe.sharding == "full":
         distributed.shard(policy, accelerator)
     # Parameters, and the running statistics of layers that keep some.
@@ -110,9 +115,9 @@ def train(
     step, best = 0, Best()
     if resume:
         step, best = _load_state(training, policy, average, optimizer)
-    about = lineage.describe(recipe, sources)
+    about = lineage.describe(recipe, sources) | {"precision": policy.precision}
     out.mkdir(parents=True, exist_ok=True)
-    metrics = Metrics(out, step) if accelerator.is_main_process else None
+    metrics = Metrics(out, step, {"precision": policy.precision}) if accelerator.is_main_process else None
     parameters = [parameter for parameter in policy.parameters() if parameter.requires_grad]
     policy.train()
     end = recipe.steps if until is None else min(until, recipe.steps)
@@ -154,7 +159,7 @@ def train(
             if accelerator.is_main_process:
                 if best.step == step:
                     checkpoint.save(policy, out / "checkpoint", weights=gathered, lineage=about | {"steps": step})
-                _save_state(training, policy.config, state, recipe, step, best)
+                _save_state(training, policy, state, recipe, step, best)
                 if metrics and missed:
                     metrics.write(step, {f"held_out/{name}": loss for name, loss in missed.items()})
                 if metrics and evaluate and recipe.evaluation.tasks:
@@ -190,7 +195,7 @@ def rehearse(recipe: Recipe, steps: int = 4, unpacking: Callable[[Path, int, int
     _keep_freed_memory()
     accelerator = accelerate.Accelerator()
     sources, _ = sources_for(recipe, unpacking)
-    policy = policy_for(recipe, sources, None).to(accelerator.device).train()
+    policy = policy_for(recipe, sources, None).compute_in(recipe.precision).to(accelerator.device).train()
     optimizer, learners = optimizer_for(policy, recipe), _learners(sources, recipe)
     times = []
     for step in range(steps):
@@ -233,7 +238,7 @@ def prepare(recipe: Recipe, unpacking: Callable[[Path, int, int], None] | None =
     """What a training by this recipe learns from and begins with. Raises PolysomaError as :func:`train`."""
     sources, _ = sources_for(recipe, unpacking)
     torch.manual_seed(recipe.seed)
-    return sources, policy_for(recipe, sources, None)
+    return sources, policy_for(recipe, sources, None).compute_in(recipe.precision)
 
 
 def sources_for(
@@ -241,9 +246,16 @@ def sources_for(
 ) -> tuple[list[Source], list[Source]]:
     """What to learn from, and what is held out."""
     balance = {name: body.balance for name, body in recipe.bodies.items()}
+    start = PolicyConfig.from_json(checkpoint.read_config(checkpoint.resolve(recipe.init))) if recipe.init else None
+
+    def looks(body: Embodiment, old: Horizon | None) -> Horizon | None:
+        return resolve(body, recipe.bodies[body.name], start, old) if body.name in recipe.bodies else None
+
     sources = [
         source
-        for source in open_sources(recipe.folders(), dict(recipe.weights), balance, unpacking, recipe.task_weights)
+        for source in open_sources(
+            recipe.folders(), dict(recipe.weights), balance, unpacking, recipe.task_weights, looks
+        )
         if source.embodiment.name in recipe.bodies
     ]
     missing = set(recipe.bodies) - {source.embodiment.name for source in sources}
@@ -268,6 +280,7 @@ def policy_for(recipe: Recipe, sources: list[Source], training: Path | None) -> 
     if recipe.paraphrases:
         texts += read_paraphrases(recipe.paraphrases, "train", plain=0.5).texts()
     vocabulary = tuple(build_vocabulary(texts))
+    horizons = {source.embodiment.name: source.horizon for source in sources}
     offsets = _offsets(recipe, sources)
     if recipe.init:
         start = checkpoint.load_for_training(recipe.init)
@@ -281,10 +294,11 @@ def policy_for(recipe: Recipe, sources: list[Source], training: Path | None) -> 
                 f"{start.config.adaptation.base}"
             )
         if recipe.adaptation is not None or start.config.adaptation is not None:
-            return _adapted(recipe, start, embodiments, new, vocabulary)
+            return _adapted(recipe, start, embodiments, new, vocabulary, horizons)
         return start.grown(
-            embodiments, new, vocabulary, recipe.images, recipe.renewed, relative=recipe.relative, shown=_frames(recipe)
-        )
+            embodiments, new, vocabulary, recipe.images, recipe.renewed, relative=recipe.relative,
+            shown=_frames(recipe), horizons=horizons,
+        )  # fmt: skip
     policy = Policy(
         PolicyConfig(
             embodiments=embodiments,
@@ -294,6 +308,7 @@ def policy_for(recipe: Recipe, sources: list[Source], training: Path | None) -> 
                 if (name := source.embodiment.name)
             },
             vocabulary=vocabulary,
+            horizons=horizons,
             width=recipe.policy.width,
             depth=recipe.policy.depth,
             heads=recipe.policy.heads,
@@ -315,6 +330,7 @@ def _adapted(
     embodiments: Sequence[Embodiment],
     statistics: dict[str, dict[str, Statistics]],
     vocabulary: Sequence[str],
+    horizons: dict[str, Horizon],
 ) -> Policy:
     """An adaptation of ``init``; or, where that is one itself, the same with what it has learnt, to be continued."""
     wanted, there = recipe.adaptation, start.config.adaptation
@@ -322,7 +338,7 @@ def _adapted(
         assert wanted is not None
         base_name = str(Path(recipe.init).resolve()) if Path(recipe.init).is_dir() else recipe.init
         named = dataclasses.replace(wanted, base=base_name, base_sha256=checkpoint.weights_sha256(recipe.init))
-        return start.adapted(named, embodiments, statistics, vocabulary)
+        return start.adapted(named, embodiments, statistics, vocabulary, horizons)
     asked = None if wanted is None else (wanted.method, wanted.rank, wanted.tokens)
     if asked != (there.method, there.rank, there.tokens):
         raise PolysomaError(
@@ -332,7 +348,13 @@ def _adapted(
     base = checkpoint.load_for_training(there.base)
     known = {body.name: body for body in start.config.embodiments} | {body.name: body for body in embodiments}
     words = (*start.config.vocabulary, *(word for word in vocabulary if word not in start.config.vocabulary))
-    policy = base.adapted(there, list(known.values()), {**statistics, **start.config.statistics}, words)
+    policy = base.adapted(
+        there,
+        list(known.values()),
+        {**statistics, **start.config.statistics},
+        words,
+        {**horizons, **start.config.horizons},
+    )
     policy.load_own(start.own_fitting(policy), partly=True)
     return policy
 
@@ -433,7 +455,7 @@ def accumulate(
     torch.manual_seed(int(rng.integers(2**63)))
     total = estimated = 0.0
     for part in (part for windows, parts in batches for part in _split_by_length(windows, parts)):
-        with bfloat16(accelerator.device):
+        with policy.autocast():
             if body.estimation:
                 loss, missed = policy.losses(part)
                 missed = missed * (len(part) / count)
@@ -461,7 +483,7 @@ def _held_out_losses(
     policy.load_own(average)
     policy.eval()
     losses = []
-    with torch.inference_mode(), bfloat16(accelerator.device):
+    with torch.inference_mode(), policy.autocast():
         for source in sources:
             # The same windows at every checkpoint, so that losses can be compared.
             torch.manual_seed(0)
@@ -497,15 +519,16 @@ def _state(policy: Policy, average: dict[str, Tensor], optimizer: torch.optim.Op
 
 
 def _save_state(
-    folder: Path, config: PolicyConfig, tensors: dict[str, Tensor], recipe: Recipe, step: int, best: Best
+    folder: Path, policy: Policy, tensors: dict[str, Tensor], recipe: Recipe, step: int, best: Best
 ) -> None:
     """Everything that a resumed run needs, in a folder that is swapped in whole."""
     fresh = folder.with_name(f".{folder.name}.{os.getpid()}")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
     cpu = {name: tensor.to("cpu").contiguous() for name, tensor in tensors.items()}
-    write_atomically(fresh / STATE_FILE, safetensors.torch.save(cpu, {"step": str(step), "best": json.dumps(best)}))
-    write_atomically(fresh / "policy.json", json.dumps(config.to_json()).encode())
+    metadata = {"step": str(step), "best": json.dumps(best), "precision": policy.precision}
+    write_atomically(fresh / STATE_FILE, safetensors.torch.save(cpu, metadata))
+    write_atomically(fresh / "policy.json", json.dumps(policy.config.to_json()).encode())
     write_atomically(fresh / "recipe.json", json.dumps(recipe.to_json(), indent=1).encode())
     old = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)
@@ -513,6 +536,11 @@ def _save_state(
         os.replace(folder, old)
     os.replace(fresh, folder)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _recorded_precision(training: Path, recipe: Recipe) -> Precision:
+    with safetensors.safe_open(training / STATE_FILE, "pt") as file:
+        return precision.resumed(file.metadata().get("precision"), recipe.precision, str(training.parent))
 
 
 def _load_state(
@@ -546,11 +574,13 @@ def _names(policy: Policy, optimizer: torch.optim.Optimizer) -> list[str]:
     return [known[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
 
 
-def recipe_of_run(out: Path) -> Recipe:
-    """The recipe with which the run in ``out`` was last saved. Raises PolysomaError when there is none."""
+def recipe_of_run(out: Path, precision: Wanted = "auto") -> Recipe:
+    """The recipe with which the run in ``out`` was last saved, with another precision unless ``"auto"``. Raises
+    PolysomaError when there is none."""
     path = out / "training" / "recipe.json"
     try:
-        return recipe_from_table(json.loads(path.read_text()), str(path))
+        table = json.loads(path.read_text())
+        return recipe_from_table(table if precision == "auto" else table | {"precision": precision}, str(path))
     except (OSError, ValueError) as error:
         raise PolysomaError(f"no run in {out}: {error}") from error
 
@@ -558,7 +588,9 @@ def recipe_of_run(out: Path) -> Recipe:
 class Metrics:
     """Metrics as JSON lines and TensorBoard events. What a killed run wrote after its checkpoint is cut off."""
 
-    def __init__(self, out: Path, step: int) -> None:
+    def __init__(self, out: Path, step: int, always: Mapping[str, str] | None = None) -> None:
+        """Args: the run folder, the step that it begins at, and what every line says beside its values."""
+        self._always = dict(always or {})
         self._path = out / "metrics.jsonl"
         lines = self._path.read_text().splitlines() if self._path.exists() else []
         kept = [line for line in lines if json.loads(line)["step"] <= step]
@@ -569,7 +601,7 @@ class Metrics:
         self._board = SummaryWriter(str(out / "tensorboard"), purge_step=step)
 
     def write(self, step: int, values: dict[str, Any]) -> None:
-        row = {"step": step, "seconds": round(time.monotonic() - self._began, 2), **values}
+        row = {"step": step, "seconds": round(time.monotonic() - self._began, 2), **self._always, **values}
         with self._path.open("a") as file:
             file.write(json.dumps(row) + "\n")
         for name, value in values.items():
