@@ -38,6 +38,7 @@ from polysoma.data.schema import infer, schema_path, write_schema
 from polysoma.data.windows import Windows
 from polysoma.data.writer import DatasetWriter
 from polysoma.embodiment import INSTRUCTION, ContinuousActions, Embodiment, Modality, Stream, channels
+from polysoma.horizon import Horizon
 from results import write
 
 BATCH = 32
@@ -143,7 +144,7 @@ def _measured(folder: Path, with_theirs: bool, samples: int, repeats: int) -> di
 
         rates[f"{name}, straight from the files"] = _rate(cold, repeats)
         rates[f"{name}, making the cache (frames)"] = _rate(build, repeats)
-        source = Source([Dataset(root)], [1.0], 0.0)
+        source = Source([Dataset(root)], [1.0], 0.0, horizon=Horizon(HISTORY, CHUNK))
 
         def as_floats(source: Source = source) -> int:
             return _draw(source, samples, lambda windows: _as_lerobot(windows.observations["top"]))
@@ -158,11 +159,6 @@ def _measured(folder: Path, with_theirs: bool, samples: int, repeats: int) -> di
 
 def _describe(root: Path) -> None:
     write_schema(infer(open_reader(root)), schema_path(root))
-    text = schema_path(root).read_text()
-    for key, value in (("history", HISTORY), ("chunk", CHUNK)):
-        lines = [f"{key} = {value}" if line.startswith(f"{key} = ") else line for line in text.splitlines()]
-        text = "\n".join(lines) + "\n"
-    schema_path(root).write_text(text)
 
 
 class _AsLeRobot:
@@ -267,7 +263,7 @@ def _mixture(folder: Path) -> dict[str, float]:
         dataset.episode_task = dataset.episode_instruction = np.zeros(episodes, np.int64)
         dataset._frames = count
         sources.append(dataset)
-    source, rng = Source(sources, [1.0, 2.0], 0.5), np.random.default_rng(0)
+    source, rng = Source(sources, [1.0, 2.0], 0.5, horizon=Horizon(HISTORY, CHUNK)), np.random.default_rng(0)
     began = time.process_time()
     for _ in range(300):
         source.draw(BATCH, rng)

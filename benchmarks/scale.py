@@ -178,7 +178,8 @@ def _reading_and_training(folder: Path) -> dict[str, Any]:
             if outcome.episode is not None:
                 writer.add(outcome.episode)
     dataset = Dataset(root)
-    source = Source([dataset], [1.0], 0.0)
+    horizon = simulators.families()[body.name].horizon
+    source = Source([dataset], [1.0], 0.0, horizon=horizon)
     drawn = np.random.default_rng(0)
     cached = rate(lambda: len(source.draw(64, drawn)))
     windows = source.draw(32, np.random.default_rng(0))
@@ -220,8 +221,8 @@ def _reading_and_training(folder: Path) -> dict[str, Any]:
     return {
         "cache": {
             "windows_per_s": cached,
-            "window_frames": body.history,
-            "window_pictures": body.history * sum(s.modality is Modality.IMAGE for s in body.streams),
+            "window_frames": source.horizon.history,
+            "window_pictures": source.horizon.history * sum(s.modality is Modality.IMAGE for s in body.streams),
             "window_bytes": sum(values.nbytes for values in windows.observations.values()) / len(windows),
         },
         "bytes_per_frame": {

@@ -23,6 +23,7 @@ import tyro
 
 from polysoma import simulators
 from polysoma.embodiment import ContinuousActions, Embodiment, Modality, Stream, channels
+from polysoma.horizon import Horizon
 from polysoma.policy import checkpoint
 from polysoma.policy.agent import Acting, plan_together
 from polysoma.policy.described import expected_statistics
@@ -40,7 +41,6 @@ STATION = Embodiment(
     ),
     ContinuousActions(channels(" ".join(f"joint_{i}" for i in range(7)), "rad", -3, 3)),
     rate_hz=20,
-    chunk=16,
 )
 
 
@@ -48,7 +48,7 @@ def _policy() -> Policy:
     """The shipped weights and a station with three cameras, whose own weights are random."""
     policy = checkpoint.load_for_training("generalist")
     statistics = {STATION.name: expected_statistics(STATION, (), {})}
-    return policy.grown((STATION,), statistics, ()).for_inference()
+    return policy.grown((STATION,), statistics, (), horizons={STATION.name: Horizon(chunk=16)}).for_inference()
 
 
 def _serve(port: Any, batch: int) -> None:
@@ -103,7 +103,8 @@ def overhead(url: str, requests: int) -> dict[str, Any]:
 def load(url: str, clients: int, seconds: float) -> dict[str, Any]:
     """So many clients ask for the arm's actions for so long."""
     environment = simulators.make("metaworld/drawer-open-v3")
-    agent = checkpoint.load().agent("metaworld", acting=Acting(execute=simulators.embodiments()["metaworld"].chunk))
+    policy = checkpoint.load()
+    agent = policy.agent("metaworld", acting=Acting(execute=policy.horizon("metaworld").chunk))
     observations = [environment.reset(seed=4000 + seed)[0] for seed in range(clients)]
     expected = [plan_together([agent], [observation])[0] for observation in observations]
     answers: list[list[float]] = [[] for _ in range(clients)]

@@ -18,7 +18,7 @@ import torch
 import tyro
 
 from polysoma import simulators
-from polysoma.data.windows import Windows, no_action
+from polysoma.data.windows import Windows
 from polysoma.embodiment import INSTRUCTION, Modality
 from polysoma.policy import checkpoint as checkpoints
 from polysoma.policy.policy import Policy
@@ -43,7 +43,8 @@ def look(policy: Policy, task: str, seeds: range) -> dict[str, Any]:
         body,
         [observation[INSTRUCTION] for observation in observations],
         {s.name: np.stack([o[s.name] for o in observations])[:, None] for s in body.arrays},
-        np.broadcast_to(no_action(body), (count, 1, *no_action(body).shape)).copy(),
+        np.broadcast_to(body.actions.none(), (count, 1, *body.actions.none().shape)).copy(),
+        np.zeros((count, 1), bool),
         np.ones(count, np.int64),
     )
     first = {

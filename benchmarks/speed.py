@@ -35,7 +35,8 @@ def sample_cost(folder: Path) -> dict[str, float]:
     everything = checkpoint.load_for_training("generalist")
     known = everything.config
     alone = Policy(dataclasses.replace(known, embodiments=(everything.embodiment("metaworld"),)))
-    windows = Source([Dataset(folder / "metaworld")], [1.0], 0.0).draw(128, np.random.default_rng(0))
+    horizon = everything.horizon("metaworld")
+    windows = Source([Dataset(folder / "metaworld")], [1.0], 0.0, horizon=horizon).draw(128, np.random.default_rng(0))
     seconds: dict[str, list[float]] = {"one": [], "all": []}
     for _ in range(PAIRS):
         for name, policy in (("one", alone), ("all", everything)):

@@ -24,7 +24,9 @@ from parallel import side_by_side
 from polysoma import simulators
 from polysoma.data.mixture import Source, open_sources
 from polysoma.data.statistics import Statistics
+from polysoma.embodiment import Embodiment
 from polysoma.evaluation.intervals import paired_difference, wilson
+from polysoma.horizon import Horizon
 from polysoma.policy.policy import Policy, PolicyConfig, bfloat16
 from polysoma.policy.stream import Serializer, StreamAgent, StreamPolicy, draw
 from polysoma.policy.tokenizers import build_vocabulary
@@ -65,11 +67,16 @@ def learn(module: torch.nn.Module, losses: Iterator[Callable[[], torch.Tensor]],
     return steps
 
 
+def _recommended(body: Embodiment, old: Horizon | None) -> Horizon | None:
+    return simulators.recommended_horizon(body.name)
+
+
 def grouped(sources: dict[str, Source], statistics: dict[str, dict[str, Statistics]], seconds: float) -> Any:
     """Trains the grouped mode; returns what makes an agent for a task, and what was done."""
     bodies = tuple(source.embodiment for source in sources.values())
     texts = [text for source in sources.values() for text in source.instructions]
-    policy = Policy(PolicyConfig(bodies, statistics, tuple(build_vocabulary(texts))))
+    horizons = {name: source.horizon for name, source in sources.items()}
+    policy = Policy(PolicyConfig(bodies, statistics, tuple(build_vocabulary(texts)), horizons))
     rng = np.random.default_rng(0)
 
     def losses() -> Iterator[Callable[[], torch.Tensor]]:
@@ -125,7 +132,12 @@ def run(job: Run) -> dict[str, Any]:
     """Trains one mode and plays."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    opened = open_sources([Path("data") / name for name in BATCHES], {}, {})
+    opened = open_sources(
+        [Path("data") / name for name in BATCHES],
+        {},
+        {},
+        horizon=_recommended,
+    )
     sources = {source.embodiment.name: source for source in opened}
     statistics = {name: source.statistics() for name, source in sources.items()}
     agent_for, done = {"grouped": grouped, "stream": stream}[job.mode](sources, statistics, job.seconds)

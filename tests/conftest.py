@@ -27,6 +27,7 @@ from polysoma.embodiment import (
     Stream,
     channels,
 )
+from polysoma.horizon import Horizon
 from polysoma.learning.imitation import train
 from polysoma.learning.recipe import recipe_from_table
 from polysoma.policy.policy import Policy, PolicyConfig
@@ -40,7 +41,6 @@ ARM = Embodiment(
     (Stream("state", Modality.STATE, (3,), channels("x y z", "m", -2, 2)), TEXT),
     ContinuousActions(channels("dx dy", "m/s", -1, 1)),
     rate_hz=10,
-    chunk=4,
 )
 GRID = Embodiment(
     "grid",
@@ -51,7 +51,6 @@ GRID = Embodiment(
     ),
     DiscreteActions(("left", "right", "forward")),
     rate_hz=5,
-    history=6,
 )
 SEEN_ARM = dataclasses.replace(
     ARM,
@@ -63,6 +62,10 @@ SEEN_ARM = dataclasses.replace(
     ),
     privileged=ARM.arrays,
 )
+
+
+HORIZONS = {"arm": Horizon(chunk=4), "grid": Horizon(history=6), "arm-pixels": Horizon(chunk=4)}
+"""How the tests' policies look at these bodies."""
 
 
 def make_episode(body: Embodiment, length: int, seed: int = 0, task: str = "", instruction: str = "go") -> Episode:
@@ -111,7 +114,7 @@ def datasets(tmp_path: Path) -> dict[str, Path]:
 
 @pytest.fixture
 def sources(datasets: dict[str, Path]) -> dict[str, Source]:
-    return {name: Source([Dataset(path)], [1.0], 0.0) for name, path in datasets.items()}
+    return {name: Source([Dataset(path)], [1.0], 0.0, horizon=HORIZONS[name]) for name, path in datasets.items()}
 
 
 def make_policy(sources: dict[str, Source], bodies: tuple[Embodiment, ...] = (ARM, GRID), seed: int = 0) -> Policy:
@@ -120,6 +123,7 @@ def make_policy(sources: dict[str, Source], bodies: tuple[Embodiment, ...] = (AR
         bodies,
         {body.name: sources[body.name].statistics() for body in bodies},
         tuple(build_vocabulary(["do one", "do two", "go"])),
+        {body.name: sources[body.name].horizon for body in bodies},
         width=32,
         depth=2,
         heads=2,

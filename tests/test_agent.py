@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import ARM, observe
+from conftest import ARM, HORIZONS, observe
 from polysoma.data.windows import Windows
 from polysoma.errors import PolysomaError
 from polysoma.policy.agent import Acting, Agent, act_together
@@ -18,7 +18,7 @@ class Counting:
     """Stands in for the network: chunk k predicts 0.1 * k + 0.01 * position, and counts how often it is asked."""
 
     def __init__(self, policy: Policy, scale: float = 1.0) -> None:
-        self.embodiment, self.head = policy.embodiment, policy.head
+        self.embodiment, self.head, self.horizon = policy.embodiment, policy.head, policy.horizon
         self.asked = 0
         self.scale = scale
         self.seen: list[Windows] = []
@@ -32,7 +32,7 @@ class Counting:
     def respond(self, windows: Windows, memories: Sequence[Memory], noise: None) -> tuple[torch.Tensor, torch.Tensor]:
         self.asked += 1
         self.seen.append(windows)
-        row = self.scale * (0.1 * self.asked + 0.01 * torch.arange(ARM.chunk))
+        row = self.scale * (0.1 * self.asked + 0.01 * torch.arange(HORIZONS["arm"].chunk))
         return row[None, :, None].expand(len(windows), -1, 2), torch.zeros(len(windows), 4)
 
 

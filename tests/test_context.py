@@ -11,7 +11,7 @@ from conftest import ARM, GRID, check_resuming, make_episode, make_policy, obser
 from polysoma import simulators
 from polysoma.data.dataset import Dataset
 from polysoma.data.mixture import Source
-from polysoma.data.windows import Showing, Windows, no_action, show, spaced
+from polysoma.data.windows import Showing, Windows, show, spaced
 from polysoma.data.writer import DatasetWriter
 from polysoma.errors import PolysomaError
 from polysoma.evaluation.evaluation import evaluate
@@ -37,7 +37,8 @@ def windows_of_one(shown: object = None) -> Windows:
         GRID,
         [str(seen["instruction"])],
         {stream.name: np.asarray(seen[stream.name])[None, None] for stream in GRID.arrays},
-        no_action(GRID)[None, None],
+        GRID.actions.none()[None, None],
+        np.zeros((1, 1), bool),
         np.array([1]),
         shown=shown,  # type: ignore[arg-type]
     )
@@ -176,7 +177,7 @@ def test_only_what_is_learnt_from_is_shown(marked: Dataset) -> None:
 def test_a_resumed_run_is_shown_the_same(datasets: dict[str, Path], tmp_path: Path) -> None:
     table = {
         "data": [str(datasets["grid"])],
-        "bodies": {"grid": {"batch": 8, "shots": 4, "silent": 0.3}},
+        "bodies": {"grid": {"batch": 8, "shots": 4, "silent": 0.3, "history": 6}},
         "policy": {"width": 32, "depth": 2, "heads": 2},
         "held_out": 0.25,
     }

@@ -9,7 +9,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from conftest import ARM, GRID, check_resuming, make_episode, make_policy, observe
+from conftest import ARM, GRID, HORIZONS, check_resuming, make_episode, make_policy, observe
 from polysoma.cli import main
 from polysoma.data.dataset import Dataset
 from polysoma.data.mixture import Source, open_sources
@@ -43,7 +43,7 @@ def test_the_base_computes_the_same_bits_beside_its_adaptations(
     method: AdaptationMethod, base: Path, datasets: dict[str, Path], tmp_path: Path
 ) -> None:
     before = {path.name: path.read_bytes() for path in base.iterdir()}
-    windows = gather(Dataset(datasets["grid"]), np.arange(4), np.zeros(4, int))
+    windows = gather(Dataset(datasets["grid"]), np.arange(4), np.zeros(4, int), HORIZONS["grid"])
     expected = checkpoint.load(base).predict(windows)
     new = tuned(base, datasets["arm"], tmp_path / "new", method)
     known = tuned(base, datasets["grid"], tmp_path / "known", method)
@@ -66,7 +66,7 @@ def test_an_adaptation_begins_as_its_base(
     method: AdaptationMethod, sources: dict[str, Source], datasets: dict[str, Path]
 ) -> None:
     policy = make_policy(sources)
-    windows = gather(Dataset(datasets["grid"]), np.arange(4), np.zeros(4, int))
+    windows = gather(Dataset(datasets["grid"]), np.arange(4), np.zeros(4, int), HORIZONS["grid"])
     adapted = policy.adapted(Adaptation(method), [GRID], {}, ["new", "words"])
     assert torch.equal(adapted.predict(windows), policy.predict(windows))
     assert [body.name for body in adapted.config.embodiments] == ["grid"]
@@ -112,7 +112,7 @@ def test_more_data_continue_an_adaptation(base: Path, datasets: dict[str, Path],
             writer.add(make_episode(ARM, 9, seed, "arm/three", "wave politely"))
     recipe = recipe_for(str(first), [str(tmp_path / "week two")], None, learning_rate=0.0)
     second = train(with_steps(recipe, 1), tmp_path / "second")
-    windows = gather(Dataset(datasets["arm"]), np.arange(4), np.zeros(4, int))
+    windows = gather(Dataset(datasets["arm"]), np.arange(4), np.zeros(4, int), HORIZONS["arm"])
     old, new = checkpoint.load(first), checkpoint.load(second)
     assert torch.equal(old.predict(windows), new.predict(windows))
     assert {"wave", "politely"} <= set(new.config.vocabulary) - set(old.config.vocabulary)

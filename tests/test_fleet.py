@@ -16,7 +16,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, 
 from flwr.common.serde import message_from_proto
 from flwr.proto.message_pb2 import Message as MessageProto
 
-from conftest import ARM, make_episode, make_policy
+from conftest import ARM, HORIZONS, make_episode, make_policy
 from polysoma.cli import main
 from polysoma.data.dataset import Dataset
 from polysoma.data.mixture import Source
@@ -279,8 +279,8 @@ def test_a_robot_joins_by_fine_tuning_its_head(
     main(["finetune", str(shared), "--data", *robots[2], "--method", "head", "--steps", "4", "--out",
           str(tmp_path / "joined")])  # fmt: skip
     joined = checkpoint.load(tmp_path / "joined" / "checkpoint")
-    windows = gather(Dataset(Path(robots[2][0])), np.arange(2), np.zeros(2, int))
-    assert joined.predict(windows).shape == (2, ARM.chunk, 2)
+    windows = gather(Dataset(Path(robots[2][0])), np.arange(2), np.zeros(2, int), HORIZONS["arm"])
+    assert joined.predict(windows).shape == (2, HORIZONS["arm"].chunk, 2)
     assert all(name.startswith(OF_BODIES) for name in joined.own())
     assert "2 rounds of a fleet, 2 robots each" in lineage.tell(tmp_path / "joined" / "checkpoint")[1]
     with pytest.raises(SystemExit):

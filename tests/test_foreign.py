@@ -44,7 +44,7 @@ def test_a_body_is_inferred_from_names_and_numbers(tmp_path: Path) -> None:
     root = write_v3(tmp_path / "set", "image")
     schema = schema_of(open_reader(root))
     body = schema.embodiment
-    assert (body.name, body.rate_hz, body.chunk) == ("test-arm", 10.0, 4)
+    assert (body.name, body.rate_hz) == ("test-arm", 10.0)
     assert {stream.name: stream.modality for stream in body.arrays} == {
         "state": Modality.STATE, "front": Modality.IMAGE
     }  # fmt: skip
@@ -94,7 +94,7 @@ def test_a_description_survives_its_file_and_is_read_when_edited(tmp_path: Path)
     ("old", "new", "message"),
     [
         ("rate_hz = 10.0", 'rate_hz = "ten"', "rate_hz must be float, got 'ten'"),
-        ("chunk = 4", "chunks = 4", "unknown chunks; known are name, rate_hz, chunk"),
+        ("rate_hz = 10.0", "rate_hz = 10.0\nchunks = 4", "unknown chunks; known are name, rate_hz, chunk"),
         ('column = "observation.state"', 'column = "observation.stat"', "state: there is no column 'observation.stat'"),
         ('column = "observation.state"', 'column = "observation.images.front"', "expected 3 numbers a frame"),
         ("size = [32, 32]", "size = [0, 32]", r"size must be \[height, width\]"),

@@ -14,6 +14,7 @@ from polysoma.data.mixture import Source
 from polysoma.data.windows import gather
 from polysoma.embodiment import Modality, Stream
 from polysoma.errors import PolysomaError
+from polysoma.horizon import Horizon
 from polysoma.learning.augmentation import augmented, recoloured, shifted
 from polysoma.learning.recipe import BodyRecipe
 from polysoma.policy.images import COARSE, EDGE, ImageConfig, ImageTokenizer, Points
@@ -110,9 +111,9 @@ def test_one_body_seen_in_two_ways_has_one_head(sources: dict[str, Source]) -> N
 
 
 def test_a_body_that_moves_otherwise_cannot_share_a_head(sources: dict[str, Source]) -> None:
-    other = dataclasses.replace(SEEN_ARM, chunk=2)
+    short = Source(sources[SEEN_ARM.name].datasets, [1.0], 0.0, horizon=Horizon(chunk=2))
     with pytest.raises(PolysomaError, match=r"same body 'arm'.*chunk: 4, not 2"):
-        make_policy(sources | {other.name: sources[SEEN_ARM.name]}, (ARM, other))
+        make_policy(sources | {SEEN_ARM.name: short}, (ARM, SEEN_ARM))
 
 
 def test_cameras_join_a_policy_that_had_none(sources: dict[str, Source]) -> None:
@@ -124,8 +125,9 @@ def test_cameras_join_a_policy_that_had_none(sources: dict[str, Source]) -> None
 
 
 def test_a_history_of_pictures_is_one_token_a_frame(sources: dict[str, Source]) -> None:
-    body = dataclasses.replace(SEEN_ARM, name="film", body="film", history=3)
-    policy = make_policy(sources | {"film": sources[SEEN_ARM.name]}, (body,))
+    body = dataclasses.replace(SEEN_ARM, name="film", body="film")
+    film = Source(sources[SEEN_ARM.name].datasets, [1.0], 0.0, horizon=Horizon(history=3, chunk=4))
+    policy = make_policy(sources | {"film": film}, (body,))
     agent = policy.agent("film")
     for seed in range(5):
         assert np.isfinite(agent.act(observe(body, seed))).all()
@@ -164,13 +166,13 @@ def goal_policy(sources: dict[str, Source]) -> Policy:
 def test_a_goal_is_a_later_picture_of_the_same_episode(sources: dict[str, Source]) -> None:
     dataset = sources["arm-pixels"].datasets[0]
     starts = np.array([0, 3, 4])
-    windows = gather(dataset, np.array([0, 1, 2]), starts, np.random.default_rng(0))
+    windows = gather(dataset, np.array([0, 1, 2]), starts, Horizon(), np.random.default_rng(0))
     assert windows.goals is not None
     for row, (episode, start) in enumerate(zip(range(3), starts, strict=True)):
         first, length = dataset.episode_start[episode], dataset.episode_length[episode]
         later = dataset.observations["front"][first + start : first + length]
         assert (later == windows.goals["front"][row]).all((1, 2, 3)).any()
-    assert gather(dataset, np.array([0]), starts[:1]).goals is None
+    assert gather(dataset, np.array([0]), starts[:1], Horizon()).goals is None
 
 
 def test_goals_cost_nothing_where_there_are_none(sources: dict[str, Source]) -> None:

@@ -45,7 +45,9 @@ def simulated(*names: str, goals: bool = False) -> Policy:
         sizes["action"] = body.actions.size
         known = {k: Statistics.of(rng.standard_normal((50, n)).astype(np.float32)) for k, n in sizes.items()}
         statistics[body.name] = known
-    config = PolicyConfig(bodies, statistics, ("fly",), width=16, depth=1, heads=2, images=ImageConfig(goals=goals))
+    horizons = {name: simulators.families()[name].horizon for name in names}
+    images = ImageConfig(goals=goals)
+    config = PolicyConfig(bodies, statistics, ("fly",), horizons, width=16, depth=1, heads=2, images=images)
     return Policy(config).for_inference()
 
 

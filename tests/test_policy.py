@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import ARM, GRID, make_policy, observe
+from conftest import ARM, GRID, HORIZONS, make_policy, observe
 from polysoma.data.mixture import Source
 from polysoma.data.windows import Windows
 from polysoma.errors import PolysomaError
+from polysoma.horizon import Horizon
 from polysoma.policy.policy import Policy, bfloat16
 from polysoma.policy.tokenizers import split_words
 from polysoma.policy.trunk import BLOCKED, attention_mask
@@ -123,7 +124,7 @@ def test_predictions_are_in_the_bodys_units(policy: Policy, sources: dict[str, S
         policy.heads["arm"].linear.bias.zero_()
     mean = sources["arm"].statistics()["action"].mean
     prediction = policy.predict(sources["arm"].draw(4, np.random.default_rng(0)))
-    assert prediction.shape == (4, ARM.chunk, 2)
+    assert prediction.shape == (4, HORIZONS["arm"].chunk, 2)
     np.testing.assert_allclose(prediction.numpy(), np.broadcast_to(mean, prediction.shape), atol=1e-6)
     choices = policy.predict(sources["grid"].draw(4, np.random.default_rng(0)))
     torch.testing.assert_close(choices.exp().sum(-1), torch.ones(4, 1))
@@ -146,8 +147,9 @@ def test_data_of_a_changed_body_is_refused(policy: Policy, sources: dict[str, So
 
 
 def test_the_previous_action_is_seen_by_bodies_that_ask_for_it(sources: dict[str, Source]) -> None:
-    body = dataclasses.replace(ARM, name="recalling", body="recalling", previous_action=True)
-    policy = make_policy(sources | {"recalling": sources["arm"]}, (ARM, body))
+    body = dataclasses.replace(ARM, name="recalling", body="recalling")
+    recalling = Source(sources["arm"].datasets, [1.0], 0.0, horizon=Horizon(chunk=4, previous_action=True))
+    policy = make_policy(sources | {"recalling": recalling}, (ARM, body))
     for name, matters in (("arm", False), ("recalling", True)):
         predictions = []
         for executed in (np.zeros(2), np.ones(2)):

@@ -18,6 +18,7 @@ from polysoma.data.mixture import Source
 from polysoma.data.transitions import returns, transitions
 from polysoma.data.writer import DatasetWriter
 from polysoma.embodiment import Channel, ContinuousActions, DiscreteActions, Embodiment, Modality, Stream
+from polysoma.horizon import Horizon
 
 quick = settings(
     derandomize=True, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -63,9 +64,6 @@ def bodies(draw: st.DrawFn) -> Embodiment:
             )
         ),
         rate_hz=draw(st.one_of(st.integers(1, 100), st.floats(0.1, 100))),
-        chunk=draw(st.integers(1, 6)),
-        history=draw(st.integers(1, 5)),
-        previous_action=draw(st.booleans()),
         privileged=(Stream(names[0], Modality.STATE, (len(hidden),), hidden),) if draw(st.booleans()) else (),
     )
 
@@ -197,25 +195,29 @@ def test_transitions_are_those_of_a_naive_reading(
                 assert same(found.next_observations[name][row], after), name
 
 
-def naive(episode: Episode, start: int) -> dict[str, Any]:
+HORIZONS = st.builds(Horizon, history=st.integers(1, 5), chunk=st.integers(1, 6))
+
+
+def naive(episode: Episode, start: int, horizon: Horizon) -> dict[str, Any]:
     """The window at a step, step by step."""
     body = episode.embodiment
-    steps = range(start, min(start + body.history, len(episode)))
-    none = body.actions.size if isinstance(body.actions, DiscreteActions) else np.zeros(body.actions.size, np.float32)
+    steps = range(start, min(start + horizon.history, len(episode)))
+    none = body.actions.none()
     return {
         "observations": {name: [values[step] for step in steps] for name, values in episode.observations.items()},
         "previous": [episode.executed[step - 1] if step else none for step in steps],
-        "valid": [[step + ahead < len(episode) for ahead in range(body.chunk)] for step in steps],
+        "previous_valid": [step > 0 for step in steps],
+        "valid": [[step + ahead < len(episode) for ahead in range(horizon.chunk)] for step in steps],
         "actions": [
-            [episode.actions[step + a] for a in range(body.chunk) if step + a < len(episode)] for step in steps
+            [episode.actions[step + a] for a in range(horizon.chunk) if step + a < len(episode)] for step in steps
         ],
     }
 
 
 @settings(quick, max_examples=20)
-@given(recordings(), st.integers(0, 2**32), st.floats(0, 1), st.integers(1, 24))
+@given(recordings(), st.integers(0, 2**32), st.floats(0, 1), st.integers(1, 24), HORIZONS)
 def test_windows_are_those_of_a_naive_reading(
-    recording: tuple[Embodiment, list[Episode], list[bool]], seed: int, balance: float, count: int
+    recording: tuple[Embodiment, list[Episode], list[bool]], seed: int, balance: float, count: int, horizon: Horizon
 ) -> None:
     body, episodes, flushes = recording
     # What says which frame of which episode this is, whatever else the body senses.
@@ -228,20 +230,21 @@ def test_windows_are_those_of_a_naive_reading(
         )
     cameras = [stream.name for stream in body.arrays if stream.modality is Modality.IMAGE]
     with tempfile.TemporaryDirectory() as folder:
-        source = Source([write(Path(folder), body, episodes, flushes)], [1.0], balance)
+        source = Source([write(Path(folder), body, episodes, flushes)], [1.0], balance, horizon=horizon)
         windows = source.draw(count, np.random.default_rng(seed), goals=True)
         assert len(windows) == count and windows.goals is not None and list(windows.goals) == cameras
         assert windows.actions is not None and windows.action_valid is not None
         for row, length in enumerate(windows.lengths):
             number, start = windows.observations[clock.name][row, 0].astype(int)
-            episode, expected = episodes[number], naive(episodes[number], start)
+            episode, expected = episodes[number], naive(episodes[number], start, horizon)
             # As long as the history, or as the episode where that is shorter.
-            assert length == min(body.history, len(episode)) == len(expected["previous"])
+            assert length == min(horizon.history, len(episode)) == len(expected["previous"])
             assert windows.instructions[row] == episode.instruction
             for name, values in expected["observations"].items():
                 assert same(windows.observations[name][row, :length], np.array(values)), name
             previous = np.array(expected["previous"], windows.previous.dtype)
             assert same(windows.previous[row, :length], previous)
+            assert windows.previous_valid[row, :length].tolist() == expected["previous_valid"]
             assert windows.action_valid[row, :length].tolist() == expected["valid"]
             for step, actions in enumerate(expected["actions"]):
                 valid = windows.action_valid[row, step]

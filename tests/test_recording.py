@@ -81,6 +81,7 @@ def untrained(tmp_path: Path) -> Path:
         tuple(source.embodiment for source in sources),
         {source.embodiment.name: source.statistics() for source in sources},
         tuple(build_vocabulary(text for source in sources for text in source.instructions)),
+        {source.embodiment.name: source.horizon for source in sources},
         width=32,
         depth=1,
         heads=2,

@@ -9,7 +9,6 @@ import torch
 from conftest import ARM, GRID, make_episode, make_policy, observe
 from polysoma.data.dataset import Dataset
 from polysoma.data.mixture import Source
-from polysoma.data.windows import no_action
 from polysoma.errors import PolysomaError
 from polysoma.policy.agent import Acting
 from polysoma.policy.policy import Policy
@@ -25,7 +24,7 @@ def test_what_an_agent_saw_is_found_again(policy: Policy) -> None:
     asked: list[np.ndarray] = []
     respond = policy.respond
     policy.respond = lambda *args: asked.append((answer := respond(*args))[1].numpy()) or answer  # type: ignore[method-assign]
-    previous = no_action(GRID)
+    previous = GRID.actions.none()
     for frame in range(20):
         if frame:
             agent.executed(previous)

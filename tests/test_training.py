@@ -9,7 +9,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from conftest import ARM, make_episode
+from conftest import ARM, HORIZONS, make_episode
 from polysoma.data.dataset import Dataset
 from polysoma.data.windows import gather
 from polysoma.data.writer import DatasetWriter
@@ -22,7 +22,7 @@ from polysoma.policy import checkpoint
 def tiny(datasets: dict[str, Path], **changes: object) -> Recipe:
     table = {
         "data": [str(path) for path in datasets.values()],
-        "bodies": {"arm": {"batch": 8, "noise": 0.05}, "grid": {"batch": 8, "parts": 2, "balance": 0.5}},
+        "bodies": {"arm": {"batch": 8, "noise": 0.05}, "grid": {"batch": 8, "parts": 2, "balance": 0.5, "history": 6}},
         "policy": {"width": 32, "depth": 2, "heads": 2},
         "steps": 12,
         "warmup": 3,
@@ -77,7 +77,7 @@ def test_until_stops_and_new_episodes_join(datasets: dict[str, Path], tmp_path: 
 
 def test_a_body_and_words_are_added_to_a_checkpoint(datasets: dict[str, Path], tmp_path: Path) -> None:
     grid = {"grid": datasets["grid"]}
-    start = train(tiny(grid, bodies={"grid": {"batch": 8}}, steps=2), tmp_path / "start")
+    start = train(tiny(grid, bodies={"grid": {"batch": 8, "history": 6}}, steps=2), tmp_path / "start")
     policy = checkpoint.load(start)
     with DatasetWriter(datasets["arm"], ARM) as writer:
         writer.add(make_episode(ARM, 9, 77, "arm/one", "wave politely"))
@@ -86,7 +86,7 @@ def test_a_body_and_words_are_added_to_a_checkpoint(datasets: dict[str, Path], t
     assert {body.name for body in grown.config.embodiments} == {"grid", "arm"}
     assert grown.config.vocabulary[: len(policy.config.vocabulary)] == policy.config.vocabulary
     assert {"wave", "politely"} <= set(grown.config.vocabulary)
-    windows = gather(Dataset(datasets["grid"]), np.arange(4), np.zeros(4, int))
+    windows = gather(Dataset(datasets["grid"]), np.arange(4), np.zeros(4, int), HORIZONS["grid"])
     assert torch.equal(policy.predict(windows), grown.predict(windows))
 
 
@@ -103,16 +103,17 @@ def test_a_changed_body_is_not_taken_for_the_known_one(datasets: dict[str, Path]
 def test_a_renewed_body_keeps_the_weights_that_fit(datasets: dict[str, Path], tmp_path: Path) -> None:
     folder = train(tiny(datasets), tmp_path / "first")
     old = checkpoint.load_for_training(folder)
-    changed = dataclasses.replace(ARM, previous_action=True)
+    changed = dataclasses.replace(ARM, rate_hz=20)
     with DatasetWriter(tmp_path / "arm", changed) as writer:
         for seed in range(4):
             writer.add(make_episode(changed, 6, seed, "arm/one", "do one"))
-    options = {"bodies": {"arm": {"batch": 4}}, "data": [str(tmp_path / "arm")], "init": str(folder), "steps": 1}
-    with pytest.raises(PolysomaError, match="previous_action"):
+    how = {"batch": 4, "chunk": 4, "previous_action": True}
+    options = {"bodies": {"arm": how}, "data": [str(tmp_path / "arm")], "init": str(folder), "steps": 1}
+    with pytest.raises(PolysomaError, match="rate_hz"):
         train(tiny(datasets, **options), tmp_path / "refused")
     renewed = tiny(datasets, **options, renewed=["arm"], learning_rate=1e-9, ema=0.0)
     new = checkpoint.load_for_training(train(renewed, tmp_path / "second"))
-    assert new.embodiment("arm").previous_action and not old.embodiment("arm").previous_action
+    assert new.horizon("arm").previous_action and not old.horizon("arm").previous_action
     torch.testing.assert_close(new.heads["arm"].linear.weight, old.heads["arm"].linear.weight, atol=1e-6, rtol=0)
     assert "bodies.arm.previous.linears.0.weight" in new.state_dict()
     assert "bodies.arm.previous.linears.0.weight" not in old.state_dict()
@@ -140,7 +141,7 @@ def test_it_learns(tmp_path: Path) -> None:
     recipe = tiny({"arm": tmp_path / "arm"}, bodies={"arm": {"batch": 128}}, steps=150, learning_rate=5e-3, ema=0.9)
     policy = checkpoint.load(train(recipe, tmp_path / "run"))
     data = Dataset(tmp_path / "arm")
-    windows = gather(data, np.arange(40), np.zeros(40, np.int64))
+    windows = gather(data, np.arange(40), np.zeros(40, np.int64), policy.horizon("arm"))
     assert windows.actions is not None
     error = np.abs(policy.predict(windows)[:, 0].numpy() - windows.actions[:, 0, 0])
     assert error.mean() < 0.12, "guessing the mean is off by 0.5"

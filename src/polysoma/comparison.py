@@ -32,6 +32,7 @@ from polysoma.learning.recipe import PolicySize, Recipe
 from polysoma.policy import checkpoint
 from polysoma.policy.methods import FinetuningMethod
 from polysoma.policy.policy import PolicyConfig
+from polysoma.task import body_of
 
 Way = Literal[
     "zero-shot", "retrieval", "prompt", "head", "adapter", "lora", "full", "scratch", "specialist", "inner", "continued"
@@ -175,7 +176,7 @@ def _called(start: str, base_sha256: str) -> str:
 
 
 def _knows(comparison: Comparison) -> bool:
-    bodies = {task.split("/")[0] for task in comparison.tasks}
+    bodies = {body_of(task) for task in comparison.tasks}
     return bodies <= set(checkpoint.bodies(comparison.base))
 
 

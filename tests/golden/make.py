@@ -18,7 +18,7 @@ HERE = Path(__file__).parent
 def checkpoint() -> None:
     import torch
 
-    from conftest import ARM, GRID, make_episode, make_policy
+    from conftest import ARM, GRID, HORIZONS, make_episode, make_policy
     from polysoma.data.dataset import Dataset
     from polysoma.data.mixture import Source
     from polysoma.data.writer import DatasetWriter
@@ -29,7 +29,7 @@ def checkpoint() -> None:
         for body in (ARM, GRID):
             with DatasetWriter(Path(folder) / body.name, body) as writer:
                 writer.add(make_episode(body, 12, 3))
-            sources[body.name] = Source([Dataset(Path(folder) / body.name)], [1.0], 0.0)
+            sources[body.name] = Source([Dataset(Path(folder) / body.name)], [1.0], 0.0, horizon=HORIZONS[body.name])
         policy = make_policy(sources)
         checkpoint.save(policy, HERE / "checkpoint", torch.bfloat16)
     agent = checkpoint.load_for_training(HERE / "checkpoint").agent("arm", instruction="do one")

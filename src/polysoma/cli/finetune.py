@@ -57,6 +57,12 @@ class Finetune:
     """Fraction of them that is not learnt from, to find the best checkpoint; 0 takes the last one."""
     patience: int = 0
     """Stop after so many checkpoints (of eight) that were no better on what is held out; 0 goes to the end."""
+    chunk: int | None = None
+    """Actions that the policy predicts at once; by default as the checkpoint has it, or 0.4 s of a new body's."""
+    history: int | None = None
+    """Observations that the policy sees, the present one included; by default as the checkpoint has it, or 1."""
+    previous_action: bool | None = None
+    """Whether the policy sees the action that was executed last; by default as the checkpoint has it, or not."""
     rank: int = 8
     """Of lora's matrices; width of adapter's bottlenecks."""
     tokens: int = 8
@@ -115,7 +121,7 @@ class Finetune:
 
         recipe = recipe_for(
             self.checkpoint, self.data, self.method, self.demos, self.held_out, self.rank, self.tokens,
-            self.learning_rate, self.seed, unpacking(), self.keep,
+            self.learning_rate, self.seed, unpacking(), self.keep, self.chunk, self.history, self.previous_action,
         )  # fmt: skip
         recipe = dataclasses.replace(recipe, paraphrases=self.paraphrases)
         if self.tasks:

@@ -59,6 +59,7 @@ class Dataset:
         final: the streams of ``observations`` after the last action of those F episodes that know it, by name,
             ``(F, *stream.shape)``; empty where none does. :meth:`next_observations` says whose they are.
         failures: seeds of failed expert episodes, by task.
+        old_horizon: the policy's horizon that data sets and descriptions of the first format hold; None for others.
 
     Raises:
         PolysomaError: not a data set of a known format, a newer one, no episodes yet, or a damaged file.
@@ -93,6 +94,7 @@ class Dataset:
     def _open_own(self) -> tuple[EpisodeIndex, Columns]:
         recorded = Recorded(self.root)
         self.embodiment, self.failures = recorded.embodiment, recorded.failures
+        self.old_horizon = recorded.old_horizon
         name = fingerprint(self.root, recorded.files(), recorded.frames, recorded.features)
         return recorded.index, cached(name, recorded, [self.root / ".cache", user_cache(self.root)])
 
@@ -101,6 +103,7 @@ class Dataset:
         try:
             schema = schema_of(reader)
             self.embodiment, self.failures = schema.embodiment, {}
+            self.old_horizon = schema.old_horizon
             foreign = Foreign(reader, schema, progress)
             files = [path for path in (*reader.files(), schema_path(self.root)) if path.exists()]
             name = fingerprint(self.root, files, foreign.frames, foreign.features)

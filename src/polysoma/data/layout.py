@@ -26,6 +26,7 @@ from polysoma.data.images import decode_image, encode_png
 from polysoma.data.storage import checksum, open_parquet, read_json, read_parquet, reading, write_json
 from polysoma.embodiment import DiscreteActions, Embodiment, Modality, Stream
 from polysoma.errors import PolysomaError
+from polysoma.horizon import Horizon
 
 FORMAT_VERSION = 2
 LEROBOT_VERSION = "v3.0"
@@ -390,6 +391,12 @@ def read_polysoma(root: Path) -> tuple[Embodiment, dict[str, list[int]]]:
         raise PolysomaError(f"{path}: {error}") from error
 
 
+def read_old_horizon(root: Path) -> Horizon | None:
+    """The horizon of a policy that the first format kept in the embodiment; None where there is none."""
+    data = read_json(root / POLYSOMA).get("embodiment", {})
+    return Horizon.of_old_embodiment(data) if isinstance(data, dict) else None
+
+
 def write_polysoma(
     root: Path,
     body: Embodiment,
@@ -398,5 +405,7 @@ def write_polysoma(
     version: int = FORMAT_VERSION,
 ) -> None:
     """The inverse of :func:`read_polysoma` and :func:`checksums`."""
-    held = {"embodiment": body.to_json(), "failures": failures, _CHECKSUMS: checksums}
+    # What the first format says of a policy's horizon, inside of the embodiment, stays.
+    described = body.to_json() if version == FORMAT_VERSION else read_json(root / POLYSOMA)["embodiment"]
+    held = {"embodiment": described, "failures": failures, _CHECKSUMS: checksums}
     write_json(root / POLYSOMA, {"format_version": version, **held})

@@ -24,6 +24,7 @@ class Recorded:
     Attributes:
         embodiment: the body.
         failures: seeds of failed expert episodes, by task.
+        old_horizon: what a data set of the first format holds of a policy's horizon; None for others.
         index: the episodes.
         features: the columns by name.
 
@@ -34,6 +35,7 @@ class Recorded:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.embodiment, self.failures = layout.read_polysoma(root)
+        self.old_horizon = layout.read_old_horizon(root)
         self.index = layout.read_episodes(root)
         if not len(self.index.length):
             raise PolysomaError(f"{root}: no episode has been recorded into this data set yet")

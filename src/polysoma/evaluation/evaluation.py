@@ -21,6 +21,7 @@ from polysoma.data.paraphrases import Split
 from polysoma.errors import PolysomaError
 from polysoma.evaluation.intervals import mean_interval, wilson
 from polysoma.rollout import EXPERT, RANDOM, Behaviour, Context, Outcome, Told, interleave, rollout_in_workers
+from polysoma.task import body_of
 
 REFERENCE_FILE = "reference.json"
 """Success rates of the expert and of random actions, recorded with ``benchmarks/reference.py``."""
@@ -75,7 +76,7 @@ class Result:
         """All episodes of a family's tasks as one score."""
         families: dict[str, Score] = {}
         for task, score in self.tasks.items():
-            family = families.setdefault(task.split("/")[0], Score())
+            family = families.setdefault(body_of(task), Score())
             family.seeds += score.seeds
             family.outcomes += score.outcomes
             family.steps += score.steps
@@ -89,7 +90,7 @@ class Result:
         families = simulators.families()
         found: dict[str, float | None] = {}
         for task, score in self.tasks.items():
-            family = families[task.split("/")[0]]
+            family = families[body_of(task)]
             known = known_of.get(family.embodiment.body + task[task.index("/") :])
             if family.by_return:
                 mean = float(np.mean(score.returns))
@@ -223,7 +224,7 @@ def _check_bodies(driver: str, tasks: Sequence[str]) -> None:
     from polysoma.policy.checkpoint import read_config, resolve
 
     known = [body["name"] for body in read_config(resolve(driver))["embodiments"]]
-    unknown = sorted({task.split("/")[0] for task in tasks} - set(known))
+    unknown = sorted({body_of(task) for task in tasks} - set(known))
     if unknown:
         raise PolysomaError(f"{driver} does not know the bodies {unknown}; it knows {known}")
 
@@ -255,7 +256,7 @@ def decision_latency(checkpoint: str, tasks: Sequence[str], seed: int) -> dict[s
     torch.set_num_threads(1)
     policy = load(checkpoint)
     result = {}
-    for family in dict.fromkeys(task.split("/")[0] for task in tasks):
+    for family in dict.fromkeys(body_of(task) for task in tasks):
         task = next(task for task in tasks if task.startswith(family + "/"))
         environment = simulators.make(task)
         agent = Agent(policy, family, acting=Acting(execute=1))

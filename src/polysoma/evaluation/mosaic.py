@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from polysoma.rollout import VIDEO_FPS, Outcome
+from polysoma.task import body_of
 
 TILE = 176
 """Side of a body's picture in pixels; a line of text stands below it."""
@@ -25,7 +26,7 @@ def mosaic(films: Sequence[Outcome]) -> list[np.ndarray]:
     """
     chosen: dict[str, Outcome] = {}
     for film in films:
-        body = film.task.split("/")[0]
+        body = body_of(film.task)
         if film.frames and (body not in chosen or (film.success and not chosen[body].success)):
             chosen[body] = film
     if not chosen:

@@ -12,6 +12,7 @@ from polysoma.evaluation.intervals import wilson
 from polysoma.evaluation.mosaic import mosaic
 from polysoma.files import write_atomically
 from polysoma.rollout import VIDEO_FPS, Outcome
+from polysoma.task import body_of
 
 MAX_FRAMES = 120
 """Longer episodes are shown by every second, third, ... frame, so that a video plays ten seconds at most."""
@@ -43,14 +44,14 @@ def write_report(result: Result, folder: Path) -> Path:
     Raises PolysomaError when they cannot be written.
     """
     sections = [_header(result)]
-    if len({task.split("/")[0] for task in result.films}) > 1:
+    if len({body_of(task) for task in result.films}) > 1:
         video = encode_video(mosaic(list(result.films.values())), VIDEO_FPS)
         write_atomically(folder / "mosaic.mp4", video)
         sections.append(f'<div class="mosaic">{_video(video)}</div>')
     sections += ["<h2>Families</h2>", _table(result.families(), result)]
     by_family: dict[str, list[str]] = {}
     for task in result.tasks:
-        by_family.setdefault(task.split("/")[0], []).append(task)
+        by_family.setdefault(body_of(task), []).append(task)
     for family, tasks in by_family.items():
         sections.append(f"<h2>{html.escape(family)}</h2>")
         films = [result.films[task] for task in tasks if task in result.films]

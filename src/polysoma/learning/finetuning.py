@@ -51,6 +51,9 @@ def recipe_for(
     seed: int = 0,
     unpacking: Callable[[Path, int, int], None] | None = None,
     keep: Sequence[str] = (),
+    chunk: int | None = None,
+    history: int | None = None,
+    previous_action: bool | None = None,
 ) -> Recipe:
     """A recipe whose number of steps is still open (:func:`with_steps`).
 
@@ -69,6 +72,8 @@ def recipe_for(
         keep: data sets of what the base can do and shall not forget (rehearsal; Robins 1995, "Catastrophic
             Forgetting, Rehearsal and Pseudorehearsal"). Their tasks together are drawn about as often as those of
             ``data`` together; a body of which ``data`` has nothing gets a small batch of its own.
+        chunk, history, previous_action: how the policy looks at the bodies of ``data``; see
+            :class:`~polysoma.learning.recipe.BodyRecipe`.
 
     Raises:
         PolysomaError: no data, or an unknown method.
@@ -82,7 +87,12 @@ def recipe_for(
     # The folders are found by the rules of recipes, whatever the bodies are.
     folders = Recipe(tuple(data), {}).folders()
     sources = open_sources(folders, {}, {}, unpacking)
-    bodies = {source.embodiment.name: _body_recipe(source.embodiment) for source in sources}
+    bodies = {
+        source.embodiment.name: dataclasses.replace(
+            _body_recipe(source.embodiment), chunk=chunk, history=history, previous_action=previous_action
+        )
+        for source in sources
+    }
     kept = Recipe(tuple(keep), {}).folders() if keep else []
     learnt = {source.embodiment.name: set(source.tasks) for source in sources}
     task_weights: dict[str, float] = {}

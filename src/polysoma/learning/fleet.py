@@ -92,7 +92,7 @@ class Change:
 def begun(words: Sequence[str], width: int = 128, depth: int = 3, heads: int = 4, seed: int = 0) -> Policy:
     """A policy without bodies for a fleet to start from: the words of some texts, and a trunk that nobody trained."""
     torch.manual_seed(seed)
-    return Policy(PolicyConfig((), {}, tuple(build_vocabulary(words)), width, depth, heads))
+    return Policy(PolicyConfig((), {}, tuple(build_vocabulary(words)), {}, width, depth, heads))
 
 
 def robots_in(patterns: Sequence[str]) -> dict[str, tuple[str, ...]]:
@@ -237,7 +237,7 @@ def _halves(source: Source, rng: np.random.Generator) -> tuple[Source, Source]:
         halves[1 - before % 2].append(np.sort(order[1::2]))
         before += len(order)
     weights = [1.0] * len(source.datasets)
-    first, second = (Source(source.datasets, weights, _BALANCE, half) for half in halves)
+    first, second = (Source(source.datasets, weights, _BALANCE, half, horizon=source.horizon) for half in halves)
     return first, second
 
 

@@ -33,8 +33,10 @@ from polysoma.data.windows import Showing, Windows
 from polysoma.embodiment import Embodiment
 from polysoma.errors import PolysomaError
 from polysoma.files import write_atomically
+from polysoma.horizon import Horizon
 from polysoma.learning import distributed, lineage
 from polysoma.learning.augmentation import augmented
+from polysoma.learning.horizons import resolve
 from polysoma.learning.meta import MetaTasks
 from polysoma.learning.recipe import BodyRecipe, Recipe, recipe_from_table
 from polysoma.policy import checkpoint
@@ -241,9 +243,16 @@ def sources_for(
 ) -> tuple[list[Source], list[Source]]:
     """What to learn from, and what is held out."""
     balance = {name: body.balance for name, body in recipe.bodies.items()}
+    start = PolicyConfig.from_json(checkpoint.read_config(checkpoint.resolve(recipe.init))) if recipe.init else None
+
+    def looks(body: Embodiment, old: Horizon | None) -> Horizon | None:
+        return resolve(body, recipe.bodies[body.name], start, old) if body.name in recipe.bodies else None
+
     sources = [
         source
-        for source in open_sources(recipe.folders(), dict(recipe.weights), balance, unpacking, recipe.task_weights)
+        for source in open_sources(
+            recipe.folders(), dict(recipe.weights), balance, unpacking, recipe.task_weights, looks
+        )
         if source.embodiment.name in recipe.bodies
     ]
     missing = set(recipe.bodies) - {source.embodiment.name for source in sources}
@@ -268,6 +277,7 @@ def policy_for(recipe: Recipe, sources: list[Source], training: Path | None) -> 
     if recipe.paraphrases:
         texts += read_paraphrases(recipe.paraphrases, "train", plain=0.5).texts()
     vocabulary = tuple(build_vocabulary(texts))
+    horizons = {source.embodiment.name: source.horizon for source in sources}
     offsets = _offsets(recipe, sources)
     if recipe.init:
         start = checkpoint.load_for_training(recipe.init)
@@ -281,10 +291,11 @@ def policy_for(recipe: Recipe, sources: list[Source], training: Path | None) -> 
                 f"{start.config.adaptation.base}"
             )
         if recipe.adaptation is not None or start.config.adaptation is not None:
-            return _adapted(recipe, start, embodiments, new, vocabulary)
+            return _adapted(recipe, start, embodiments, new, vocabulary, horizons)
         return start.grown(
-            embodiments, new, vocabulary, recipe.images, recipe.renewed, relative=recipe.relative, shown=_frames(recipe)
-        )
+            embodiments, new, vocabulary, recipe.images, recipe.renewed, relative=recipe.relative,
+            shown=_frames(recipe), horizons=horizons,
+        )  # fmt: skip
     policy = Policy(
         PolicyConfig(
             embodiments=embodiments,
@@ -294,6 +305,7 @@ def policy_for(recipe: Recipe, sources: list[Source], training: Path | None) -> 
                 if (name := source.embodiment.name)
             },
             vocabulary=vocabulary,
+            horizons=horizons,
             width=recipe.policy.width,
             depth=recipe.policy.depth,
             heads=recipe.policy.heads,
@@ -315,6 +327,7 @@ def _adapted(
     embodiments: Sequence[Embodiment],
     statistics: dict[str, dict[str, Statistics]],
     vocabulary: Sequence[str],
+    horizons: dict[str, Horizon],
 ) -> Policy:
     """An adaptation of ``init``; or, where that is one itself, the same with what it has learnt, to be continued."""
     wanted, there = recipe.adaptation, start.config.adaptation
@@ -322,7 +335,7 @@ def _adapted(
         assert wanted is not None
         base_name = str(Path(recipe.init).resolve()) if Path(recipe.init).is_dir() else recipe.init
         named = dataclasses.replace(wanted, base=base_name, base_sha256=checkpoint.weights_sha256(recipe.init))
-        return start.adapted(named, embodiments, statistics, vocabulary)
+        return start.adapted(named, embodiments, statistics, vocabulary, horizons)
     asked = None if wanted is None else (wanted.method, wanted.rank, wanted.tokens)
     if asked != (there.method, there.rank, there.tokens):
         raise PolysomaError(
@@ -332,7 +345,13 @@ def _adapted(
     base = checkpoint.load_for_training(there.base)
     known = {body.name: body for body in start.config.embodiments} | {body.name: body for body in embodiments}
     words = (*start.config.vocabulary, *(word for word in vocabulary if word not in start.config.vocabulary))
-    policy = base.adapted(there, list(known.values()), {**statistics, **start.config.statistics}, words)
+    policy = base.adapted(
+        there,
+        list(known.values()),
+        {**statistics, **start.config.statistics},
+        words,
+        {**horizons, **start.config.horizons},
+    )
     policy.load_own(start.own_fitting(policy), partly=True)
     return policy
 

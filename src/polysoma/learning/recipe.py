@@ -37,6 +37,8 @@ class BodyRecipe:
     """How one embodiment takes part.
 
     Attributes:
+        chunk, history, previous_action: how the policy looks at the body (:class:`~polysoma.horizon.Horizon`); None
+            leaves each as the policy of ``init`` has it, or as :func:`polysoma.learning.horizons.resolve` finds it.
         batch: windows a step, all processes together.
         parts: micro-batches that a step's windows are split into, sorted by length so that padding is little.
         weight: of this body's mean loss in the sum.
@@ -51,6 +53,9 @@ class BodyRecipe:
         goals: the share of windows that are shown a goal picture, half of them without words; needs images.goals.
     """
 
+    chunk: int | None = None
+    history: int | None = None
+    previous_action: bool | None = None
     batch: int = 64
     parts: int = 1
     weight: float = 1.0

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from polysoma.data.episode import Episode
-from polysoma.data.windows import Windows, no_action
+from polysoma.data.windows import Windows
 from polysoma.embodiment import INSTRUCTION, DiscreteActions, Embodiment, Modality, Observation
 from polysoma.errors import PolysomaError
 from polysoma.policy.memory import Memory
@@ -97,11 +97,11 @@ class Agent:
         context: Sequence[Episode] = (),
     ) -> None:
         self.policy = policy.driving(body)
-        self.body = self.policy.embodiment(body)
+        self.body, self.horizon = self.policy.embodiment(body), self.policy.horizon(body)
         self.acting = acting or Acting()
-        execute = (self.body.chunk + 1) // 2 if self.acting.execute is None else self.acting.execute
-        if not 1 <= execute <= self.body.chunk:
-            raise PolysomaError(f"execute must be 1..{self.body.chunk} for {body}, got {execute}")
+        execute = (self.horizon.chunk + 1) // 2 if self.acting.execute is None else self.acting.execute
+        if not 1 <= execute <= self.horizon.chunk:
+            raise PolysomaError(f"execute must be 1..{self.horizon.chunk} for {body}, got {execute}")
         if self.acting.ensemble is not None and isinstance(self.body.actions, DiscreteActions):
             raise PolysomaError(f"temporal ensembling averages numbers; the actions of {body} are choices")
         if self.acting.temperature < 0:
@@ -147,10 +147,11 @@ class Agent:
         self._rng = np.random.default_rng(seed)
         self._memory: Memory | None = None
         self._frames: list[Observation] = []
-        self._previous = [no_action(self.body)]
+        self._previous = [self.body.actions.none()]
+        self._previous_valid = [False]
         self._chunk: deque[np.ndarray] = deque()
         self._planned: np.ndarray = np.empty(0)
-        self._overlapping: deque[np.ndarray] = deque(maxlen=self.body.chunk)
+        self._overlapping: deque[np.ndarray] = deque(maxlen=self.horizon.chunk)
 
     @property
     def memory(self) -> RetrievalMemory:
@@ -169,7 +170,7 @@ class Agent:
 
     def executed(self, action: Any) -> None:
         """Tells the agent that another action than its own was executed (by a guard, or a person who took over)."""
-        self._previous[-1] = self.body.check_action(action)
+        self._previous[-1], self._previous_valid[-1] = self.body.check_action(action), True
 
     def executed_of_plan(self, count: int) -> None:
         """Tells the agent how many actions of its last plan (:func:`plan_together`) were executed.
@@ -179,7 +180,7 @@ class Agent:
         """
         if not 1 <= count <= len(self._planned):
             raise PolysomaError(f"executed: expected 1 to {len(self._planned)} actions of the last chunk, got {count}")
-        self._previous[-1] = self._planned[count - 1]
+        self._previous[-1], self._previous_valid[-1] = self._planned[count - 1], True
 
     def checked(self, observation: Mapping[str, Any]) -> Observation:
         """The observation as the policy will see it, with the agent's instruction where it brings none.
@@ -198,12 +199,13 @@ class Agent:
 
     def _observe(self, observation: Mapping[str, Any]) -> None:
         checked = self.checked(observation)
-        if len(self._frames) == self.body.history:
+        if len(self._frames) == self.horizon.history:
             # Every place in a full window moves when it slides, so its memory is void. Sliding by half of the window
             # at once makes that rare.
-            kept = self.body.history // 2
+            kept = self.horizon.history // 2
             self._frames = self._frames[len(self._frames) - kept :]
             self._previous = self._previous[len(self._previous) - kept - 1 :]
+            self._previous_valid = self._previous_valid[len(self._previous_valid) - kept - 1 :]
             if self._memory is not None:
                 self._memory.forget_frames()
         self._frames.append(checked)
@@ -218,6 +220,7 @@ class Agent:
     def _take(self) -> np.ndarray:
         action = self.body.check_action(self._chunk.popleft())
         self._previous.append(action)
+        self._previous_valid.append(True)
         return action
 
     def _plan(self, prediction: torch.Tensor) -> None:
@@ -298,11 +301,13 @@ def plan_together(
         if agent in failed:
             # Every frame has a previous action, whatever came of it.
             agent._previous.append(agent._previous[-1])
+            agent._previous_valid.append(agent._previous_valid[-1])
             plans.append(failed[agent])
             continue
         agent._planned = np.stack([agent.body.check_action(action) for action in agent._chunk])
         agent._chunk.clear()
         agent._previous.append(agent._planned[-1])
+        agent._previous_valid.append(True)
         agent.timing.add(time.perf_counter() - began)
         plans.append(agent._planned)
     return plans
@@ -345,5 +350,6 @@ def _windows(agents: Sequence[Agent]) -> Windows:
         [rows[-1][INSTRUCTION] for rows in frames],
         {s.name: np.stack([np.stack([frame[s.name] for frame in rows]) for rows in frames]) for s in body.arrays},
         np.stack([np.stack(agent._previous[-new:]) for agent in agents]),
+        np.array([agent._previous_valid[-new:] for agent in agents]),
         np.full(len(agents), new),
     )

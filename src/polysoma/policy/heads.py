@@ -209,15 +209,15 @@ def _rows(statistic: np.ndarray, actions: ContinuousActions) -> Tensor:
     return torch.as_tensor(statistic).reshape(-1, actions.size)
 
 
-def build_head(body: Embodiment, actions: Statistics | None, width: int, config: HeadConfig) -> Head:
+def build_head(body: Embodiment, chunk: int, actions: Statistics | None, width: int, config: HeadConfig) -> Head:
     """The head for this body. Statistics of continuous actions are of A channels, or of ``chunk * A`` where every place
     in a chunk has its own. Raises PolysomaError when they are missing."""
     if isinstance(body.actions, DiscreteActions):
-        return CategoricalHead(body.actions, body.chunk, width)
+        return CategoricalHead(body.actions, chunk, width)
     if actions is None:
         raise PolysomaError(f"{body.name}: no statistics for its actions")
     if config.kind == "bins":
-        return BinsHead(body.actions, body.chunk, actions, width, config.bins)
+        return BinsHead(body.actions, chunk, actions, width, config.bins)
     if config.kind == "flow":
-        return FlowHead(body.actions, body.chunk, actions, width, config)
-    return L1Head(body.actions, body.chunk, actions, width)
+        return FlowHead(body.actions, chunk, actions, width, config)
+    return L1Head(body.actions, chunk, actions, width)

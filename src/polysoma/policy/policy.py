@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from polysoma.data.statistics import Statistics
 from polysoma.data.windows import Shown, Windows, show
-from polysoma.embodiment import ContinuousActions, Embodiment, Modality
+from polysoma.embodiment import ContinuousActions, DiscreteActions, Embodiment, Modality
 from polysoma.errors import PolysomaError
+from polysoma.horizon import Horizon
 from polysoma.policy.adaptation import Adaptation, LoRALinear, adapt, share, shared_names
 from polysoma.policy.described import ChannelReader, DescribedHead
 from polysoma.policy.estimator import Estimator
@@ -47,6 +48,7 @@ class PolicyConfig:
     Attributes:
         embodiments: the bodies it knows.
         statistics: body name, then stream name (``"action"`` for actions), to the statistics used for normalisation.
+        horizons: body name to how the policy looks at it.
         vocabulary: the words it knows.
         width, depth, heads: of the trunk.
         images: how pictures become tokens.
@@ -66,6 +68,7 @@ class PolicyConfig:
     embodiments: tuple[Embodiment, ...]
     statistics: Mapping[str, Mapping[str, Statistics]]
     vocabulary: tuple[str, ...]
+    horizons: Mapping[str, Horizon]
     width: int = 256
     depth: int = 4
     heads: int = 4
@@ -77,6 +80,8 @@ class PolicyConfig:
     adaptation: Adaptation | None = None
 
     def __post_init__(self) -> None:
+        if missing := [body.name for body in self.embodiments if body.name not in self.horizons]:
+            raise PolysomaError(f"horizons: expected one for each body, there is none for {missing}")
         if self.adapters not in get_args(Adapters):
             raise PolysomaError(f"adapters: expected one of {get_args(Adapters)}, got {self.adapters!r}")
         if self.adapters == "described" and self.head.kind != "l1":
@@ -92,6 +97,7 @@ class PolicyConfig:
                 for body, streams in self.statistics.items()
             },
             "vocabulary": list(self.vocabulary),
+            "horizons": {name: horizon.to_json() for name, horizon in self.horizons.items()},
             "width": self.width,
             "depth": self.depth,
             "heads": self.heads,
@@ -114,6 +120,7 @@ class PolicyConfig:
                     for body, streams in data["statistics"].items()
                 },
                 vocabulary=tuple(data["vocabulary"]),
+                horizons=_horizons(data),
                 width=int(data["width"]),
                 depth=int(data["depth"]),
                 heads=int(data["heads"]),
@@ -126,6 +133,13 @@ class PolicyConfig:
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise PolysomaError(f"not the configuration of a policy: missing or malformed {error}") from error
+
+
+def _horizons(data: Mapping[str, Any]) -> dict[str, Horizon]:
+    if "horizons" in data:
+        return {name: Horizon.from_json(horizon) for name, horizon in data["horizons"].items()}
+    # The first format kept them in the embodiments.
+    return {body["name"]: Horizon.of_old_embodiment(body) or Horizon() for body in data["embodiments"]}
 
 
 class Policy(nn.Module):
@@ -161,22 +175,27 @@ class Policy(nn.Module):
         self._commanded = {b.name: _commanded(b) for b in config.embodiments if b.body in config.relative}
         moving: dict[str, Embodiment] = {}
         for body in config.embodiments:
-            statistics = dict(config.statistics.get(body.name, {}))
+            statistics, horizon = dict(config.statistics.get(body.name, {})), config.horizons[body.name]
             reader = self.channels if isinstance(body.actions, ContinuousActions) else None
-            tokenizer = BodyTokenizer(body, statistics, config.width, config.images.tokens, reader)
+            tokenizer = BodyTokenizer(body, horizon, statistics, config.width, config.images.tokens, reader)
             self.bodies[body.name] = tokenizer
             if body.privileged:
                 estimator = Estimator(body.privileged, statistics, tokenizer.per_frame, config.width)
                 self.estimators[body.name] = estimator
             if reader is None:
-                self.readouts[body.name] = nn.Parameter(torch.randn(body.history, config.width) * 0.02)
+                self.readouts[body.name] = nn.Parameter(torch.randn(horizon.history, config.width) * 0.02)
             twin = moving.setdefault(body.body, body)
             if twin is body:
-                self.heads[body.body] = self._head(body, statistics)
-            elif (twin.actions, twin.chunk) != (body.actions, body.chunk):
+                self.heads[body.body] = self._head(body, horizon.chunk, statistics)
+            elif twin.actions != body.actions:
                 raise PolysomaError(
                     f"{twin.name} and {body.name} are the same body {body.body!r}, so their actions must be equal: "
                     + "; ".join(twin.differences(body))
+                )
+            elif (chunk := config.horizons[twin.name].chunk) != horizon.chunk:
+                raise PolysomaError(
+                    f"{twin.name} and {body.name} are the same body {body.body!r}, so their chunks must be equal: "
+                    f"chunk: {chunk}, not {horizon.chunk}"
                 )
         self.trunk = Trunk(config.width, config.depth, config.heads)
         self.shown = nn.Parameter(torch.randn(config.shown, 1, config.width) * 0.02) if config.shown else None
@@ -186,15 +205,15 @@ class Policy(nn.Module):
             if config.adaptation.method == "prompt":
                 self.prompt = nn.Parameter(torch.randn(config.adaptation.tokens, config.width) * 0.02)
 
-    def _head(self, body: Embodiment, statistics: Mapping[str, Statistics]) -> Head:
+    def _head(self, body: Embodiment, chunk: int, statistics: Mapping[str, Statistics]) -> Head:
         known = statistics.get("action")
         if self.channels is not None and known is not None and isinstance(body.actions, ContinuousActions):
-            return DescribedHead(self.channels, body.actions, body.chunk, known)
+            return DescribedHead(self.channels, body.actions, chunk, known)
         if body.body in self.config.relative:
             known = statistics.get("offset")
             if known is None:
                 raise PolysomaError(f"{body.name}: no statistics of the offsets of its actions")
-        return build_head(body, known, self.config.width, self.config.head)
+        return build_head(body, chunk, known, self.config.width, self.config.head)
 
     def embodiment(self, name: str) -> Embodiment:
         """The body of this name. Raises PolysomaError that lists the bodies this policy knows."""
@@ -204,6 +223,14 @@ class Policy(nn.Module):
         raise PolysomaError(
             f"this policy does not know the body {name!r}; it knows {[b.name for b in self.config.embodiments]}"
         )
+
+    def horizon(self, name: str) -> Horizon:
+        """How this policy looks at the body of this name. Raises PolysomaError as :meth:`embodiment`."""
+        return self.config.horizons[self.embodiment(name).name]
+
+    def description(self, name: str) -> dict[str, Any]:
+        """What peers are told of a body: plain JSON of its embodiment, with history, chunk and previous_action."""
+        return self.embodiment(name).to_json() | self.horizon(name).to_json()
 
     def driving(self, name: str) -> Policy:
         """What drives the body of this name: the adaptation that the checkpoint holds for it, or these weights as they
@@ -302,7 +329,7 @@ class Policy(nn.Module):
         if self._tokenizer(name).previous is None:
             raise PolysomaError(
                 f"{name} does not read its previous action, so it cannot be shown what was done "
-                "(previous_action of its embodiment)"
+                "(bodies.NAME.previous_action in its recipe)"
             )
 
     def check_context(self, body: str, context: Sequence[Episode]) -> None:
@@ -359,6 +386,12 @@ class Policy(nn.Module):
     def _action_loss(self, windows: Windows, told: Tensor, told_valid: Tensor, frames: Tensor) -> Tensor:
         if windows.actions is None or windows.action_valid is None:
             raise PolysomaError("a loss needs windows with targets")
+        expected = self.horizon(windows.embodiment.name).chunk
+        if windows.actions.shape[2] != expected:
+            raise PolysomaError(
+                f"{windows.embodiment.name}: this policy predicts chunks of {expected} actions, the windows have "
+                f"targets of {windows.actions.shape[2]}: draw them with its horizon"
+            )
         actions, valid = torch.from_numpy(windows.actions), torch.from_numpy(windows.action_valid)
         readouts = self._answer(windows, told, told_valid, frames)
         targets = actions.to(self.device)
@@ -373,15 +406,20 @@ class Policy(nn.Module):
         if windows.embodiment.name not in self._commanded:
             return None
         observations = {name: torch.from_numpy(array).to(self.device) for name, array in windows.observations.items()}
-        return self.reference(windows.embodiment.name, observations, torch.from_numpy(windows.previous).to(self.device))
+        previous = torch.from_numpy(windows.previous).to(self.device)
+        valid = torch.from_numpy(windows.previous_valid).to(self.device)
+        return self.reference(windows.embodiment.name, observations, previous, valid)
 
-    def reference(self, name: str, observations: Mapping[str, Tensor], previous: Tensor) -> Tensor | None:
-        """As :meth:`_reference`, from tensors: streams ``(B, T, *shape)`` and previous actions ``(B, T, A)``."""
+    def reference(
+        self, name: str, observations: Mapping[str, Tensor], previous: Tensor, valid: Tensor
+    ) -> Tensor | None:
+        """As :meth:`_reference`, from tensors: streams ``(B, T, *shape)``, previous actions ``(B, T, A)`` and whether
+        there were any, bool ``(B, T)``."""
         if name not in self._commanded:
             return None
         places, measured = self._commanded[name]
         now = torch.stack([observations[stream][..., column] for stream, column in places], -1)
-        return torch.where((previous == 0).all(-1, keepdim=True), now, previous) * measured.to(previous.device)
+        return torch.where(valid[..., None], previous, now) * measured.to(previous.device)
 
     def _estimator(self, name: str) -> Estimator:
         if name not in self.estimators:
@@ -420,7 +458,7 @@ class Policy(nn.Module):
             PolysomaError: an unknown body, episodes of another one, or a policy that was not trained to follow goals or
                 to be shown episodes.
         """
-        history, tokenizer = self.embodiment(body).history, self._tokenizer(body)
+        history, tokenizer = self.horizon(body).history, self._tokenizer(body)
         goals = None if goal is None else {camera: picture[None] for camera, picture in goal.items()}
         self.check_context(body, context)
         shown = show(context, max(1, self.config.shown), silent) if context else None
@@ -465,7 +503,7 @@ class Policy(nn.Module):
         with bfloat16(self.device):
             readings, past, past_valid = stack(memories)
             # Padding may lie beyond the last position.
-            times = (before + new).clamp(max=windows.embodiment.history - 1)
+            times = (before + new).clamp(max=self.horizon(name).history - 1)
             frames = self._frames(windows, times, readings)
             # What is remembered may be looked at like words: it lies before all that is new.
             mask = attention_mask(past_valid, new < lengths, lengths - 1, per_frame)[:, :, past_valid.shape[1] :]
@@ -491,6 +529,7 @@ class Policy(nn.Module):
         keep: bool = True,
         relative: Collection[str] = (),
         shown: int = 0,
+        horizons: Mapping[str, Horizon] | None = None,
     ) -> Policy:
         """A policy that also knows these bodies and words, with all the weights that this one has and that still fit.
 
@@ -507,6 +546,8 @@ class Policy(nn.Module):
             relative: bodies whose actions are relative from now on (:class:`PolicyConfig`); where they were not, the
                 head is new.
             shown: frames of each episode that it is to be shown; a policy that reads some already keeps to these.
+            horizons: how it looks at bodies from now on; a body without one is looked at as before, or where it is new
+                by :meth:`Horizon.default`. Where a known body's changes, the weights that do not fit are new.
 
         Raises:
             PolysomaError: a body of a known name differs from the known one.
@@ -521,14 +562,28 @@ class Policy(nn.Module):
                 known[body.name] = body
         if not keep:
             known = {body.name: body for body in embodiments}
+        looks = {
+            body.name: (horizons or {}).get(body.name)
+            or self.config.horizons.get(body.name)
+            or Horizon.default(body.rate_hz, isinstance(body.actions, DiscreteActions))
+            for body in known.values()
+        }
+
+        def kept(name: str) -> dict[str, Statistics]:
+            # Statistics of offsets are of every place in a chunk.
+            same = name in self.config.horizons and self.config.horizons[name].chunk == looks[name].chunk
+            own = self.config.statistics.get(name, {})
+            return {stream: value for stream, value in own.items() if same or stream != "offset"}
+
         config = dataclasses.replace(
             self.config,
             embodiments=tuple(known.values()),
-            statistics={name: {**statistics.get(name, {}), **self.config.statistics.get(name, {})} for name in known},
+            statistics={name: {**statistics.get(name, {}), **kept(name)} for name in known},
             vocabulary=(*self.config.vocabulary, *(w for w in vocabulary if w not in self.config.vocabulary)),
             images=images or self.config.images,
             relative=tuple(sorted({*self.config.relative, *relative} & {body.body for body in known.values()})),
             shown=self.config.shown or shown,
+            horizons=looks,
         )
         policy = Policy(config)
         own = policy.state_dict()
@@ -561,6 +616,7 @@ class Policy(nn.Module):
         embodiments: Sequence[Embodiment],
         statistics: Mapping[str, Mapping[str, Statistics]],
         vocabulary: Sequence[str],
+        horizons: Mapping[str, Horizon] | None = None,
     ) -> Policy:
         """A policy of these bodies alone that shares this one's weights, which take no more gradients, and has a few of
         its own. Bodies that are known begin with the weights and statistics that they have.
@@ -570,11 +626,12 @@ class Policy(nn.Module):
             embodiments: bodies to drive.
             statistics: those of bodies that are not known.
             vocabulary: words to know.
+            horizons: as for :meth:`grown`.
 
         Raises:
             PolysomaError: this policy is an adaptation itself, or a body of a known name differs from the known one.
         """
-        grown = self.grown(embodiments, statistics, vocabulary, keep=False)
+        grown = self.grown(embodiments, statistics, vocabulary, keep=False, horizons=horizons)
         words = len(grown.config.vocabulary) - len(self.config.vocabulary)
         policy = self.on(
             dataclasses.replace(grown.config, adaptation=dataclasses.replace(adaptation, words=words)),
@@ -664,7 +721,7 @@ class Policy(nn.Module):
 
     def describe(self, name: str) -> str:
         """The token table of one body, a line for each group of tokens."""
-        body, tokenizer = self.embodiment(name), self._tokenizer(name)
+        body, horizon, tokenizer = self.embodiment(name), self.horizon(name), self._tokenizer(name)
         rows: list[tuple[str, str, str]] = [("words", "one a word", "words")]
         if self.shown is not None and tokenizer.previous is not None:
             rows = [("words", "one a word", "words, what is shown")]
@@ -672,7 +729,9 @@ class Policy(nn.Module):
             rows.append(("episodes that are shown", frames, "words, what is shown"))
         if tokenizer.fused:
             streams = " + ".join(stream.name for stream in body.arrays)
-            rows.append((f"frame: {streams} + previous action", f"1 x {body.history} frames", "words, frames so far"))
+            rows.append(
+                (f"frame: {streams} + previous action", f"1 x {horizon.history} frames", "words, frames so far")
+            )
         else:
             for stream in body.arrays:
                 image = stream.modality is Modality.IMAGE
@@ -681,7 +740,7 @@ class Policy(nn.Module):
             if tokenizer.previous is not None:
                 rows.append(("previous action", str(tokenizer.previous.tokens), "words, this frame"))
         unit = "choices of" if hasattr(body.actions, "names") else "actions of"
-        rows.append((f"readout -> {body.chunk} {unit} {body.actions.size}", "1", "words, frames so far, itself"))
+        rows.append((f"readout -> {horizon.chunk} {unit} {body.actions.size}", "1", "words, frames so far, itself"))
         widths = [max(len(row[i]) for row in rows) for i in range(3)]
         lines = ["  " + "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
         return "\n".join([f"{name} at {body.rate_hz:g} Hz (group, tokens, sees):", *lines])

@@ -127,12 +127,12 @@ class RealTimeAgent:
         stop: np.ndarray | None = None,
     ) -> None:
         known = policy.embodiment(body)
-        if not isinstance(known.actions, ContinuousActions) or known.history > 1:
+        if not isinstance(known.actions, ContinuousActions) or policy.driving(body).horizon(body).history > 1:
             raise PolysomaError(f"{body}: acting in real time is for continuous actions and a history of one frame")
         if stop is not None:
             stop = known.check_action(stop)
         self.body = known
-        self._agent = Agent(policy, body, instruction, Acting(execute=known.chunk))
+        self._agent = Agent(policy, body, instruction, Acting(execute=policy.driving(body).horizon(body).chunk))
         self._settings = blend, patience, stop
         self._thread = ThreadPoolExecutor(1, "policy")
         self._asked: Future[list[np.ndarray | PolysomaError]] | None = None

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from polysoma.data.episode import Episode
-from polysoma.data.windows import Windows, no_action
+from polysoma.data.windows import Windows
 from polysoma.embodiment import DiscreteActions
 from polysoma.errors import PolysomaError
 
@@ -53,6 +53,7 @@ class RetrievalMemory:
         if neighbours < 1:
             raise PolysomaError(f"neighbours must be at least 1, got {neighbours}")
         self.policy, self.body, self.neighbours = policy.driving(body), policy.embodiment(body), neighbours
+        self.horizon = self.policy.horizon(body)
         self.trust, self.sharpness = 0.0, 1.0
         self._usual = 1.0
         self._index: Any = Index(ndim=policy.config.width, metric="l2sq", dtype="f32")
@@ -71,7 +72,7 @@ class RetrievalMemory:
 
     @property
     def _shape(self) -> tuple[int, int]:
-        return self.body.chunk, self.body.actions.size
+        return self.horizon.chunk, self.body.actions.size
 
     def add(self, episode: Episode) -> None:
         """Remembers a demonstration; the next decision can use it. Raises PolysomaError when it is of another body."""
@@ -106,12 +107,12 @@ class RetrievalMemory:
 
     def _read(self, episode: Episode) -> tuple[np.ndarray, np.ndarray]:
         """The policy's readout ``(T, width)`` and answer ``(T, chunk, A)`` at every frame, as an agent has them."""
-        length, history = len(episode), self.body.history
+        length, history = len(episode), self.horizon.history
         last = np.arange(length)
         # An agent's window slides by half of its length at a time.
         half = max(1, history - history // 2)
         first = np.where(last < history, 0, (last - history) // half * half + half)
-        previous = np.concatenate([no_action(self.body)[None], episode.executed[:-1]])
+        previous = np.concatenate([self.body.actions.none()[None], episode.executed[:-1]])
         keys, own = [], []
         for rows in np.array_split(last, math.ceil(length / _BATCH)):
             frames = np.minimum(first[rows, None] + np.arange(int((rows - first[rows]).max()) + 1), rows[:, None])
@@ -120,6 +121,7 @@ class RetrievalMemory:
                 [episode.instruction] * len(rows),
                 {stream.name: episode.observations[stream.name][frames] for stream in self.body.arrays},
                 previous[frames],
+                frames > 0,
                 rows - first[rows] + 1,
             )
             prediction, readout = self.policy.respond(windows)
@@ -129,7 +131,7 @@ class RetrievalMemory:
 
     def _followed(self, episode: Episode) -> np.ndarray:
         """The actions after every frame, float32 ``(T, chunk, A)``; the last one is repeated. Choices are one-hot."""
-        frames = np.minimum(np.arange(len(episode))[:, None] + np.arange(self.body.chunk), len(episode) - 1)
+        frames = np.minimum(np.arange(len(episode))[:, None] + np.arange(self.horizon.chunk), len(episode) - 1)
         actions = episode.actions[frames]
         if isinstance(self.body.actions, DiscreteActions):
             return np.eye(self.body.actions.size, dtype=np.float32)[actions]

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from polysoma.data.statistics import Statistics
 from polysoma.embodiment import Channel, DiscreteActions, Embodiment, Modality, Stream
 from polysoma.errors import PolysomaError
+from polysoma.horizon import Horizon
 from polysoma.policy.described import ChannelReader, DescribedState
 from polysoma.policy.images import ImageTokenizer
 from polysoma.policy.trunk import BLOCKED, Block
@@ -205,6 +206,7 @@ class BodyTokenizer(nn.Module):
 
     Args:
         body: whose streams.
+        horizon: how the policy looks at it.
         statistics: of its state streams and of ``"action"``, by name.
         width: of tokens.
         image_tokens: of each camera's picture.
@@ -214,13 +216,14 @@ class BodyTokenizer(nn.Module):
     def __init__(
         self,
         body: Embodiment,
+        horizon: Horizon,
         statistics: dict[str, Statistics],
         width: int,
         image_tokens: int,
         reader: ChannelReader | None = None,
     ) -> None:
         super().__init__()
-        self.fused = body.history > 1
+        self.fused = horizon.history > 1
         self.cameras = [stream.name for stream in body.streams if stream.modality is Modality.IMAGE]
         self.streams = nn.ModuleDict()
         self.per_frame = 0
@@ -240,7 +243,7 @@ class BodyTokenizer(nn.Module):
             self.per_frame += tokens
         actions = body.actions
         self.previous: PreviousChoice | PreviousAction | StateTokenizer | DescribedState | None = None
-        if self.fused or body.previous_action:
+        if self.fused or horizon.previous_action:
             if isinstance(actions, DiscreteActions):
                 self.previous = PreviousChoice(actions.size + 1, width)
             elif self.fused and reader is None:
@@ -249,7 +252,7 @@ class BodyTokenizer(nn.Module):
                 self.previous = self._of_channels(actions.channels, "previous", statistics["action"], width, reader)
             self.per_frame = 1 if self.fused else self.per_frame + self.previous.tokens
         if reader is None:
-            self.time = nn.Parameter(torch.randn(body.history, 1, width) * 0.02)
+            self.time = nn.Parameter(torch.randn(horizon.history, 1, width) * 0.02)
         self._reader = (reader,)
 
     def _of_channels(

@@ -221,9 +221,9 @@ class PolicyServer:
     def _description(self) -> dict[str, Any]:
         return {
             "server": "polysoma",
-            "embodiments": {name: body.to_json() for name, body in self.bodies.items()},
+            "embodiments": {name: self._policies[_BASE].driving(name).description(name) for name in self.bodies},
             "adapters": {
-                adapter: {name: body.to_json() for name, body in bodies.items()}
+                adapter: {name: self._policies[adapter].driving(name).description(name) for name in bodies}
                 for adapter, bodies in self._bodies.items()
                 if adapter != _BASE
             },
@@ -274,14 +274,15 @@ class PolicyServer:
     def _agent(self, session: _Session, adapter: str, body: Embodiment, request: Mapping[str, Any]) -> Agent:
         agent = session.agents.get((adapter, body.name))
         if agent is None:
-            agent = self._policies[adapter].agent(body.name, acting=Acting(execute=body.chunk))
+            policy = self._policies[adapter].driving(body.name)
+            agent = policy.agent(body.name, acting=Acting(execute=policy.horizon(body.name).chunk))
             session.agents[adapter, body.name] = agent
         elif request.get("reset"):
             agent.reset()
         elif "executed_action" in request:
             agent.executed(request["executed_action"])
         elif "executed" in request:
-            agent.executed_of_plan(int(_number(request, "executed", body.chunk)))
+            agent.executed_of_plan(int(_number(request, "executed", agent.horizon.chunk)))
         return agent
 
     async def _answer_batches(self, threads: ThreadPoolExecutor) -> None:

@@ -30,8 +30,10 @@ from polysoma.embodiment import (
     channels,
 )
 from polysoma.errors import PolysomaError
+from polysoma.horizon import Horizon
 from polysoma.simulators.environment import Family, MujocoEnvironment
 from polysoma.simulators.views import seen
+from polysoma.task import Task
 
 TASKS: tuple[str, ...] = ("drone/hover", "drone/waypoints", "drone/ring")
 
@@ -131,8 +133,6 @@ class Frame:
                 )
             ),
             rate_hz=CONTROL_HZ,
-            chunk=8,
-            history=1,
         )
 
 
@@ -265,7 +265,7 @@ class DroneEnvironment(MujocoEnvironment):
         self._mujoco = mujoco
         self.task = task
         self.frame = frame
-        self.goal = task.partition("/")[2]
+        self.goal = Task.parse(task).name
         self.max_steps = _MAX_STEPS[self.goal]
         self.wind = float(wind)
         self.model = mujoco.MjModel.from_xml_string(_mjcf(frame, self.goal))
@@ -538,13 +538,16 @@ def _to_body(vector: np.ndarray, up: np.ndarray) -> tuple[float, float, float]:
     return forward, c * y + s * down, -s * y + c * down
 
 
-FAMILY = Family(EMBODIMENT, TASKS, ("mujoco",), DroneEnvironment)
+_HORIZON = Horizon(chunk=8)
+
+FAMILY = Family(EMBODIMENT, TASKS, ("mujoco",), DroneEnvironment, horizon=_HORIZON)
 
 LARGE_FAMILY = Family(
     LARGE.embodiment(),
     tuple(f"{LARGE.name}/{goal}" for goal in _MAX_STEPS),
     ("mujoco",),
     functools.partial(DroneEnvironment, frame=LARGE),
+    horizon=_HORIZON,
 )
 """The same tasks for the large drone, which the shipped policy does not know: for transfer."""
 

@@ -46,6 +46,7 @@ from polysoma.embodiment import (
     channels,
 )
 from polysoma.errors import PolysomaError
+from polysoma.horizon import Horizon
 from polysoma.simulators.environment import Family, MujocoEnvironment
 from polysoma.simulators.views import seen
 
@@ -122,8 +123,6 @@ EMBODIMENT = Embodiment(
     ),
     actions=ContinuousActions(channels("left_wheel right_wheel", "1", -1, 1)),
     rate_hz=20,
-    chunk=8,
-    history=1,
 )
 
 
@@ -542,7 +541,7 @@ def _mjcf(walls: Blocks, boxes: int) -> str:
 </mujoco>"""
 
 
-FAMILY = Family(EMBODIMENT, TASKS, ("mujoco",), RoverEnvironment)
+FAMILY = Family(EMBODIMENT, TASKS, ("mujoco",), RoverEnvironment, horizon=Horizon(chunk=8))
 
 PIXELS = seen(FAMILY, ("front",), ("x", "y", "cos_yaw", "sin_yaw", "forward_speed", "yaw_rate"))
 """A camera that looks ahead, and odometry."""
