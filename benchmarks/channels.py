@@ -22,8 +22,8 @@ from polysoma.evaluation.evaluation import evaluate
 from polysoma.evaluation.intervals import paired_difference, wilson
 from polysoma.learning.imitation import train
 from polysoma.learning.recipe import recipe_from_table
+from polysoma.nn.described import expected_statistics
 from polysoma.policy import checkpoint
-from polysoma.policy.described import expected_statistics
 from polysoma.recording import record
 from polysoma.rollout import Behaviour
 from results import write

@@ -95,7 +95,7 @@ def play(task: str, seeds: range, begin: Any, act: Any) -> list[bool]:
 def measure(checkpoint: str, tasks: list[str], seeds: range, folder: Path, words: int) -> dict[str, Any]:
     """The numbers of one body."""
     body = tasks[0].partition("/")[0]
-    policy = checkpoints.load(checkpoint)
+    policy = checkpoints.load(checkpoint, precision="bfloat16")
     agent = policy.agent(body)
     times: dict[str, list[float]] = {"torch bfloat16": []}
 
@@ -139,7 +139,7 @@ def against_act(checkpoint: str, python: str, seed: int, words: int, folder: Pat
     observation, _ = simulators.make(task).reset(seed=seed)
     camera = next(value for name, value in observation.items() if name != INSTRUCTION and value.ndim == 3)
     state = sum(value.size for name, value in observation.items() if name != INSTRUCTION and value.ndim == 1)
-    policy = checkpoints.load(checkpoint)
+    policy = checkpoints.load(checkpoint, precision="bfloat16")
     agent = policy.agent(body, acting=Acting(execute=1))
     times = {"torch bfloat16": _decisions(lambda: agent.act(observation), agent.reset)}
     exported = checkpoints.load_for_training(checkpoint)

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 import tyro
 from torch import Tensor, nn
 
-from polysoma.policy.trunk import BLOCKED, Trunk
+from polysoma.nn.trunk import BLOCKED, Trunk
 from results import FOLDER, write
 
 WAYS, SIZE, LENGTH, NOISE = 5, 16, 32, 0.5

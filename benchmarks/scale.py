@@ -32,7 +32,6 @@ from polysoma.data.video import Video, encode_video
 from polysoma.data.writer import DatasetWriter
 from polysoma.embodiment import Modality
 from polysoma.policy import checkpoint
-from polysoma.policy.policy import bfloat16
 from polysoma.rollout import Behaviour, interleave, rollout_in_workers
 from results import write
 
@@ -200,7 +199,7 @@ def _reading_and_training(folder: Path) -> dict[str, Any]:
     tokens = _tokens(policy, body.name, windows)
 
     def step() -> int:
-        with bfloat16(policy.device):
+        with policy.autocast():
             loss = policy.loss(windows)
         loss.backward()
         policy.zero_grad(set_to_none=True)

@@ -24,9 +24,9 @@ import tyro
 from polysoma import simulators
 from polysoma.embodiment import ContinuousActions, Embodiment, Modality, Stream, channels
 from polysoma.horizon import Horizon
+from polysoma.nn.described import expected_statistics
 from polysoma.policy import checkpoint
 from polysoma.policy.agent import Acting, plan_together
-from polysoma.policy.described import expected_statistics
 from polysoma.policy.policy import Policy
 from polysoma.serving.client import Client
 from results import write

@@ -19,7 +19,7 @@ from polysoma.data.dataset import Dataset
 from polysoma.data.mixture import Source
 from polysoma.evaluation.evaluation import decision_latency, evaluate
 from polysoma.policy import checkpoint
-from polysoma.policy.policy import Policy, bfloat16
+from polysoma.policy.policy import Policy
 from polysoma.recording import record
 from polysoma.rollout import Behaviour
 from results import write
@@ -41,7 +41,7 @@ def sample_cost(folder: Path) -> dict[str, float]:
     for _ in range(PAIRS):
         for name, policy in (("one", alone), ("all", everything)):
             began = time.perf_counter()
-            with bfloat16(policy.device):
+            with policy.autocast():
                 loss = policy.loss(windows)
             loss.backward()
             seconds[name].append(time.perf_counter() - began)

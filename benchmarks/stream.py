@@ -27,9 +27,10 @@ from polysoma.data.statistics import Statistics
 from polysoma.embodiment import Embodiment
 from polysoma.evaluation.intervals import paired_difference, wilson
 from polysoma.horizon import Horizon
-from polysoma.policy.policy import Policy, PolicyConfig, bfloat16
+from polysoma.nn.precision import autocast, chosen
+from polysoma.nn.tokenizers import build_vocabulary
+from polysoma.policy.policy import Policy, PolicyConfig
 from polysoma.policy.stream import Serializer, StreamAgent, StreamPolicy, draw
-from polysoma.policy.tokenizers import build_vocabulary
 from results import write
 
 BATCHES = {"metaworld": 64, "fetch": 32, "drone": 32}
@@ -57,7 +58,7 @@ def learn(module: torch.nn.Module, losses: Iterator[Callable[[], torch.Tensor]],
         for group in optimizer.param_groups:
             group["lr"] = LEARNING_RATE * max(rate, 0.01)
         for _ in BATCHES:
-            with bfloat16(torch.device("cpu")):
+            with autocast("cpu", chosen("cpu")):
                 loss = next(losses)()
             loss.backward()
         torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)

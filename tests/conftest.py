@@ -30,8 +30,8 @@ from polysoma.embodiment import (
 from polysoma.horizon import Horizon
 from polysoma.learning.imitation import train
 from polysoma.learning.recipe import recipe_from_table
+from polysoma.nn.tokenizers import build_vocabulary
 from polysoma.policy.policy import Policy, PolicyConfig
-from polysoma.policy.tokenizers import build_vocabulary
 
 torch.set_num_threads(1)
 

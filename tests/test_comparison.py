@@ -24,7 +24,9 @@ def played(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[str], Any]]:
     """Evaluations are not played: what they were asked for is remembered. A step costs a second."""
     asked: list[tuple[str, list[str], Any]] = []
 
-    def evaluate(driver: str, tasks: list[str], episodes: int, seed: int, memory: Any = None) -> Result:
+    def evaluate(
+        driver: str, tasks: list[str], episodes: int, seed: int, memory: Any = None, precision: str = "auto"
+    ) -> Result:
         asked.append((driver, list(tasks), memory))
         known = checkpoint.bodies(driver)
         scores = {

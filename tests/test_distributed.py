@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
@@ -15,22 +14,19 @@ import safetensors.torch
 import torch
 
 from polysoma.errors import PolysomaError
-from polysoma.learning import imitation
 from polysoma.learning.imitation import train
 from polysoma.learning.recipe import recipe_from_table
 
 SCRIPT = """
-import contextlib, json, sys
+import json, sys
 from pathlib import Path
 from polysoma.data.mixture import Source
-from polysoma.learning import distributed, imitation
+from polysoma.learning import distributed
 from polysoma.learning.imitation import train
 from polysoma.learning.recipe import recipe_from_table
 
 table, run, resume, until, log = json.loads(sys.argv[1])
 draw, shard = Source.draw, distributed.shard
-# Rounding to bfloat16 would turn the last bit of a sum into the third digit of a weight.
-imitation.bfloat16 = lambda device: contextlib.nullcontext()
 
 def watched(self, count, rng, goals=False, share=(0, 1), showing=None):
     windows = draw(self, count, rng, goals, share, showing)
@@ -117,7 +113,6 @@ def test_sharded_training_ends_where_unsharded_training_does(
     ]
     assert len(losses[0]) == 2 and losses[0] == pytest.approx(losses[1], rel=1e-4)
     # One process that has everything ends both.
-    monkeypatch.setattr(imitation, "bfloat16", lambda device: contextlib.nullcontext())
     for name in ("none", "full"):
         train(recipe_from_table(table, "test"), tmp_path / name, resume=True)
     assert_same_state(tmp_path / "full", tmp_path / "none")

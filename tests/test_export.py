@@ -15,7 +15,7 @@ from polysoma.data.mixture import Source
 from polysoma.data.windows import Windows
 from polysoma.embodiment import Embodiment
 from polysoma.errors import PolysomaError
-from polysoma.policy.heads import HeadConfig
+from polysoma.nn.heads import HeadConfig
 from polysoma.policy.policy import Policy, PolicyConfig
 
 pytest.importorskip("onnxruntime", reason="exporting needs pip install 'polysoma[export]'")

@@ -9,7 +9,7 @@ from polysoma.data.mixture import Source
 from polysoma.data.statistics import Statistics
 from polysoma.embodiment import ContinuousActions, channels
 from polysoma.errors import PolysomaError
-from polysoma.policy.heads import BinsHead, FlowHead, Head, HeadConfig, L1Head, build_head
+from polysoma.nn.heads import BinsHead, FlowHead, Head, HeadConfig, L1Head, build_head
 from polysoma.policy.policy import Policy, PolicyConfig
 
 KINDS = ("l1", "bins", "flow")

@@ -17,8 +17,8 @@ from polysoma.errors import PolysomaError
 from polysoma.horizon import Horizon
 from polysoma.learning.augmentation import augmented, recoloured, shifted
 from polysoma.learning.recipe import BodyRecipe
-from polysoma.policy.images import COARSE, EDGE, ImageConfig, ImageTokenizer, Points
-from polysoma.policy.policy import Policy, bfloat16
+from polysoma.nn.images import COARSE, EDGE, ImageConfig, ImageTokenizer, Points
+from polysoma.policy.policy import Policy
 
 
 def tokenizer(**options: object) -> ImageTokenizer:
@@ -195,7 +195,7 @@ def test_acting_toward_a_goal_predicts_what_was_trained(sources: dict[str, Sourc
     policy = goal_policy(sources)
     windows = sources["arm-pixels"].draw(3, np.random.default_rng(0), goals=True)
     windows = dataclasses.replace(windows, instructions=["", "do one", ""])
-    with bfloat16(torch.device("cpu")):
+    with policy.autocast():
         trained = policy.head("arm-pixels").decode(policy(windows))[:, -1]
     assert windows.goals is not None
     memories = [

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import shutil
 from pathlib import Path
@@ -97,7 +96,7 @@ def test_few_steps_go_further_from_a_meta_learnt_start(
 def test_the_second_order_is_the_derivative_through_the_steps(
     sources: dict[str, Source], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "bfloat16", lambda device: contextlib.nullcontext())
+    monkeypatch.setenv("POLYSOMA_PRECISION", "float32")
     monkeypatch.setattr(module, "_step_sizes", lambda values, gradients: [torch.ones(()) for _ in values])
     start = make_policy(sources).train().adapted(Adaptation("head"), [GRID], {}, [])
     # The head is where the loss has no kinks: a few windows, a short step.
@@ -233,7 +232,9 @@ def test_bad_input_is_refused(base: Path, family: Path, datasets: dict[str, Path
 def test_starts_are_rows_of_a_comparison(
     base: Path, family: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def play(driver: str, tasks: list[str], episodes: int, seed: int, memory: object = None) -> Result:
+    def play(
+        driver: str, tasks: list[str], episodes: int, seed: int, memory: object = None, precision: str = "auto"
+    ) -> Result:
         checkpoint.load(driver)
         scores = {t: Score(list(range(episodes)), [True] * episodes, [1] * episodes, [1.0] * episodes) for t in tasks}
         return Result(driver, scores, {}, 0.0)

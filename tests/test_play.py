@@ -26,9 +26,9 @@ from polysoma import simulators
 from polysoma.data.statistics import Statistics
 from polysoma.embodiment import Modality
 from polysoma.errors import PolysomaError
+from polysoma.nn.images import ImageConfig
 from polysoma.play.server import WAITING, PlayServer, _picture
 from polysoma.play.stage import LARGE, SMALL, Actor, Stage
-from polysoma.policy.images import ImageConfig
 from polysoma.policy.policy import Policy, PolicyConfig
 
 pytest.importorskip("mujoco", reason="the stage needs the simulators: pip install 'polysoma[sim]'")

@@ -11,9 +11,9 @@ from polysoma.data.mixture import Source
 from polysoma.data.windows import Windows
 from polysoma.errors import PolysomaError
 from polysoma.horizon import Horizon
-from polysoma.policy.policy import Policy, bfloat16
-from polysoma.policy.tokenizers import split_words
-from polysoma.policy.trunk import BLOCKED, attention_mask
+from polysoma.nn.tokenizers import split_words
+from polysoma.nn.trunk import BLOCKED, attention_mask
+from polysoma.policy.policy import Policy
 
 
 def test_mask_follows_the_rules() -> None:
@@ -75,7 +75,7 @@ def test_padding_changes_nothing(policy: Policy, sources: dict[str, Source]) -> 
 @pytest.mark.parametrize("body", ["grid", "arm"])
 def test_acting_predicts_what_was_trained(policy: Policy, sources: dict[str, Source], body: str) -> None:
     windows = sources[body].draw(16, np.random.default_rng(0))
-    with bfloat16(torch.device("cpu")):
+    with policy.autocast():
         trained = policy.heads[body].decode(last(windows, policy(windows)))
     torch.testing.assert_close(policy.predict(windows), trained, rtol=0, atol=0.02)
 

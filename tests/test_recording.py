@@ -10,9 +10,9 @@ from polysoma import simulators
 from polysoma.data.dataset import Dataset
 from polysoma.data.mixture import open_sources
 from polysoma.errors import PolysomaError
+from polysoma.nn.tokenizers import build_vocabulary
 from polysoma.policy import checkpoint
 from polysoma.policy.policy import Policy, PolicyConfig
-from polysoma.policy.tokenizers import build_vocabulary
 from polysoma.recording import record
 from polysoma.rollout import Behaviour, Job, Outcome, interleave, rollout, rollout_in_workers
 

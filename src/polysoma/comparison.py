@@ -29,6 +29,7 @@ from polysoma.learning.finetuning import (
 )
 from polysoma.learning.imitation import recipe_of_run, train
 from polysoma.learning.recipe import PolicySize, Recipe
+from polysoma.nn.precision import Wanted, chosen
 from polysoma.policy import checkpoint
 from polysoma.policy.methods import FinetuningMethod
 from polysoma.policy.policy import PolicyConfig
@@ -64,6 +65,7 @@ class Comparison:
         old_tasks: what the base could do before, to see what is forgotten.
         old_episodes: of each of these.
         starts: checkpoints from meta-learning beside the base, for the ways that begin with one.
+        precision: what all is computed in (:mod:`polysoma.nn.precision`).
     """
 
     base: str
@@ -77,6 +79,7 @@ class Comparison:
     old_tasks: tuple[str, ...] = ()
     old_episodes: int = 5
     starts: tuple[str, ...] = ()
+    precision: Wanted = "auto"
 
 
 Cell = dict[str, Any]
@@ -145,7 +148,12 @@ def compare(
         cells.append({"start": called.get(tried.start, ""), **json.loads(file.read_text())})
     if progress is not None:
         progress(len(todo), len(todo), "done")
-    result = {"comparison": asked, "versions": versions(), "hardware": hardware(), "rows": _rows(cells, comparison)}
+    result = {
+        "comparison": asked,
+        "versions": versions(),
+        "hardware": hardware(chosen("cpu", comparison.precision)),
+        "rows": _rows(cells, comparison),
+    }
     write_atomically(out / "results.json", (json.dumps(result | {"cells": cells}, indent=1) + "\n").encode())
     return result | {"cells": cells}
 
@@ -154,7 +162,7 @@ def _check_same(file: Path, asked: dict[str, Any]) -> None:
     if not file.exists():
         write_atomically(file, (json.dumps(asked, indent=1) + "\n").encode())
         return
-    held = json.loads(file.read_text())
+    held = {"precision": "auto", **json.loads(file.read_text())}
     # More ways, starts and numbers of demonstrations may be asked for later.
     fixed = asked.keys() - {"ways", "demonstrations", "starts"}
     changed = {key: (held.get(key), asked[key]) for key in sorted(fixed) if held.get(key) != asked[key]}
@@ -190,7 +198,9 @@ def _cell(comparison: Comparison, tried: _Try, run: Path) -> Cell:
         minutes = (time.monotonic() - began) / 60
         driver = str(folder)
         megabytes = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
-    result = evaluate(driver, comparison.tasks, comparison.episodes, comparison.seed, memory=memory)
+    result = evaluate(
+        driver, comparison.tasks, comparison.episodes, comparison.seed, memory=memory, precision=comparison.precision
+    )
     old = None
     if way == "full" and comparison.old_tasks:
         # Only this one touches what other bodies use.
@@ -208,7 +218,9 @@ def _cell(comparison: Comparison, tried: _Try, run: Path) -> Cell:
 
 
 def _outcomes(driver: str, comparison: Comparison) -> list[int]:
-    played = evaluate(driver, comparison.old_tasks, comparison.old_episodes, comparison.seed)
+    played = evaluate(
+        driver, comparison.old_tasks, comparison.old_episodes, comparison.seed, precision=comparison.precision
+    )
     return [int(outcome) for score in played.tasks.values() for outcome in score.outcomes]
 
 
@@ -217,12 +229,14 @@ def _trained(comparison: Comparison, tried: _Try, run: Path) -> tuple[Path, int]
     if tried.way == "inner":
         recipe = few_steps_recipe(tried.start, [comparison.data], tried.demonstrations)
         assert recipe.meta is not None
-        return few_steps(recipe, run), recipe.meta.inner_steps
+        steps = recipe.meta.inner_steps
+        return few_steps(dataclasses.replace(recipe, precision=comparison.precision), run), steps
     if (run / "training").is_dir():
         recipe = recipe_of_run(run)
         return train(recipe, run, resume=True), recipe.steps
     shutil.rmtree(run, ignore_errors=True)
-    recipe, _ = within(_recipe(comparison, tried), 60 * comparison.minutes)
+    recipe = dataclasses.replace(_recipe(comparison, tried), precision=comparison.precision)
+    recipe, _ = within(recipe, 60 * comparison.minutes)
     train(recipe, run)
     return made, recipe.steps
 

@@ -82,6 +82,7 @@ class Behaviour:
         memory: None, or a folder of demonstrations and how many of each task (0 for all) a policy looks up
             (:class:`polysoma.policy.retrieval.RetrievalMemory`).
         context: None, or what a policy is shown of the same task.
+        precision: what a policy computes in, as for :func:`polysoma.nn.precision.chosen`.
     """
 
     driver: str = EXPERT
@@ -93,6 +94,7 @@ class Behaviour:
     told: Told = "words"
     memory: tuple[str, int] | None = None
     context: Context | None = None
+    precision: str | None = None
 
 
 @dataclass
@@ -268,7 +270,7 @@ def _decider(behaviour: Behaviour) -> Callable[[list[_Lane], list[Any]], Sequenc
     from polysoma.policy.agent import Acting, Agent, act_together
     from polysoma.policy.checkpoint import load
 
-    policy = load(behaviour.driver)
+    policy = load(behaviour.driver, precision=behaviour.precision)
     acting = Acting(**behaviour.acting)
     memory = None
     if behaviour.memory is not None:

@@ -19,6 +19,7 @@ from polysoma.errors import PolysomaError
 from polysoma.evaluation.evaluation import Result, Score, evaluate
 from polysoma.evaluation.intervals import wilson
 from polysoma.files import write_atomically
+from polysoma.nn.precision import Wanted
 from polysoma.rollout import Context
 
 
@@ -76,6 +77,8 @@ class Evaluate:
     """Successful episodes of the same task in --context that it is shown."""
     silent: bool = False
     """Do not tell it what was done in these episodes."""
+    precision: Wanted = "auto"
+    """What products are computed in; auto is bfloat16 where the processor has units for it, else float32."""
     film: int = 240
     """Side of the videos in the report and in the recording, in pixels; 0 for none."""
     ray: str | None = None
@@ -125,11 +128,14 @@ class Evaluate:
                 (self.memory, self.demos) if self.memory else None,
                 watch,
                 Context(self.context, self.shots, self.silent) if self.context else None,
+                self.precision,
             )
         if self.json:
             self.json.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(self.json, (json.dumps(result.to_json(), indent=1) + "\n").encode())
         _print(result)
+        if result.precision:
+            print(f"computed in {result.precision} on {result.to_json()['hardware']['instruction_set']}")
         if self.report:
             from polysoma.evaluation.report import write_report
 

@@ -12,8 +12,9 @@ import tyro
 
 from polysoma import simulators
 from polysoma.cli.progress import counting, unpacking
-from polysoma.cli.train import check_training_installed, quick_evaluation
+from polysoma.cli.train import check_training_installed, computed_in, quick_evaluation
 from polysoma.errors import PolysomaError
+from polysoma.nn.precision import Wanted
 from polysoma.policy.methods import FinetuningMethod
 
 if TYPE_CHECKING:
@@ -76,6 +77,9 @@ class Finetune:
     these."""
     seed: int = 0
     """Of all that is drawn at random."""
+    precision: Wanted = "auto"
+    """What products are computed in; auto is bfloat16 where the processor has units for it, else float32. A
+    resumed run keeps its own."""
     resume: bool = False
     """Continue the run in --out."""
     inner: bool = False
@@ -93,9 +97,10 @@ class Finetune:
                 )
             self._check_data()
             recipe = few_steps_recipe(self.checkpoint, self.data, self.demos, self.seed)
+            recipe = dataclasses.replace(recipe, precision=self.precision)
             self._done(few_steps(recipe, self.out, unpacking()))
             return
-        recipe = recipe_of_run(self.out) if self.resume else self._plan()
+        recipe = recipe_of_run(self.out, self.precision) if self.resume else self._plan()
         with counting("training") as show:
 
             def progress(step: int, losses: dict[str, float]) -> None:
@@ -107,7 +112,10 @@ class Finetune:
     def _done(self, folder: Path) -> None:
         if os.environ.get("RANK", "0") == "0":
             size = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
-            print(f"checkpoint: {folder} ({size:.1f} MB); use it wherever a checkpoint is asked for")
+            print(
+                f"checkpoint: {folder} ({size:.1f} MB, {computed_in(folder)}); "
+                "use it wherever a checkpoint is asked for"
+            )
 
     def _check_data(self) -> None:
         if not self.data:
@@ -123,7 +131,7 @@ class Finetune:
             self.checkpoint, self.data, self.method, self.demos, self.held_out, self.rank, self.tokens,
             self.learning_rate, self.seed, unpacking(), self.keep, self.chunk, self.history, self.previous_action,
         )  # fmt: skip
-        recipe = dataclasses.replace(recipe, paraphrases=self.paraphrases)
+        recipe = dataclasses.replace(recipe, paraphrases=self.paraphrases, precision=self.precision)
         if self.tasks:
             tasks = tuple(simulators.match_tasks(self.tasks, list(recipe.bodies)))
             recipe = dataclasses.replace(recipe, evaluation=Evaluation(tasks, episodes=10))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import tyro
 from polysoma.cli.progress import counting, unpacking
 from polysoma.cli.train import check_training_installed
 from polysoma.errors import PolysomaError
+from polysoma.nn.precision import Wanted
 from polysoma.policy.methods import AdaptationMethod, MetaAlgorithm
 
 if TYPE_CHECKING:
@@ -62,6 +64,9 @@ class Meta:
     """The peak, of the start; by default what suits."""
     seed: int = 0
     """Of all that is drawn at random."""
+    precision: Wanted = "auto"
+    """What products are computed in; auto is bfloat16 where the processor has units for it, else float32. A
+    resumed run keeps its own."""
     resume: bool = False
     """Continue the run in --out."""
 
@@ -69,7 +74,7 @@ class Meta:
         check_training_installed()
         from polysoma.learning.imitation import recipe_of_run, train
 
-        recipe = recipe_of_run(self.out) if self.resume else self._plan()
+        recipe = recipe_of_run(self.out, self.precision) if self.resume else self._plan()
         with counting("meta-learning") as show:
 
             def progress(step: int, losses: dict[str, float]) -> None:
@@ -92,6 +97,7 @@ class Meta:
         recipe = meta_recipe_for(
             self.base, self.data, self.method, meta, without, self.rank, self.learning_rate, self.seed, unpacking()
         )
+        recipe = dataclasses.replace(recipe, precision=self.precision)
         cost = rehearse(with_steps(recipe, 10))
         steps = steps_in(60 * self.minutes, cost) if self.steps is None else self.steps
         print(

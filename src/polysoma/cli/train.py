@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import os
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import tyro
 
 from polysoma.cli.progress import counting, unpacking
 from polysoma.errors import PolysomaError
+from polysoma.nn.precision import Wanted
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,9 @@ class Train:
     """key=value pairs that override the recipe."""
     out: Path = Path("runs/run")
     """Folder of the run: checkpoint, metrics, state to resume from."""
+    precision: Wanted = "auto"
+    """What products are computed in, instead of what the recipe says; auto leaves it to the recipe. A resumed run keeps
+    its own."""
     resume: bool = False
     """Continue the run in --out."""
     until: int | None = None
@@ -41,6 +46,8 @@ class Train:
         from polysoma.learning.recipe import read_recipe
 
         recipe = read_recipe(self.recipe, self.overrides)
+        if self.precision != "auto":
+            recipe = dataclasses.replace(recipe, precision=self.precision)
         with counting("training") as show:
 
             def progress(step: int, losses: dict[str, float]) -> None:
@@ -48,7 +55,15 @@ class Train:
 
             folder = train(recipe, self.out, self.resume, self.until, progress, quick_evaluation, unpacking())
         if os.environ.get("RANK", "0") == "0":
-            print(f"checkpoint: {folder}")
+            print(f"checkpoint: {folder}, {computed_in(folder)}")
+
+
+def computed_in(folder: Path) -> str:
+    """In what precision a checkpoint was trained, in words."""
+    from polysoma.nn.precision import instruction_set
+    from polysoma.policy.checkpoint import read_config
+
+    return f"computed in {read_config(folder)['lineage']['precision']} on {instruction_set()}"
 
 
 def check_training_installed() -> None:

@@ -63,7 +63,7 @@ class Score:
 
 @dataclass
 class Result:
-    """An evaluation: scores by task, latency by family, films by task."""
+    """An evaluation: scores by task, latency by family, films by task; and the precision of a policy's products."""
 
     driver: str
     tasks: dict[str, Score]
@@ -71,6 +71,7 @@ class Result:
     seconds: float
     latency: dict[str, dict[str, float]] = field(default_factory=dict)
     films: dict[str, Outcome] = field(default_factory=dict)
+    precision: str = ""
 
     def families(self) -> dict[str, Score]:
         """All episodes of a family's tasks as one score."""
@@ -131,7 +132,7 @@ class Result:
         return {
             "checkpoint": self.driver,
             "versions": versions(),
-            "hardware": hardware(),
+            "hardware": hardware(self.precision),
             "settings": self.settings,
             "seconds": round(self.seconds, 1),
             "tasks": tasks,
@@ -156,6 +157,7 @@ def evaluate(
     memory: tuple[str, int] | None = None,
     watch: Callable[[Outcome], None] | None = None,
     context: Context | None = None,
+    precision: str | None = None,
 ) -> Result:
     """Plays ``episodes`` of each task with the seeds ``seed, seed + 1, ...``.
 
@@ -170,6 +172,7 @@ def evaluate(
         cluster: None, or the address of a Ray cluster that plays instead of this machine.
         memory: None, or a folder of demonstrations and how many of each task the policy looks up while it acts.
         context: None, or episodes of the same task that the policy is shown before it acts.
+        precision: what a policy computes in, as for :func:`polysoma.nn.precision.chosen`.
         watch: called with the outcome of each task's first episode, which then holds what was sensed and done.
 
     Raises:
@@ -178,11 +181,16 @@ def evaluate(
     """
     if episodes < 1:
         raise PolysomaError(f"episodes must be at least 1, got {episodes}")
-    behaviour = Behaviour(
-        driver=driver, acting=acting or {}, paraphrases=paraphrases, told=told, memory=memory, context=context
-    )
+    resolved = ""
     if driver not in (EXPERT, RANDOM):
+        from polysoma.nn.precision import chosen
+
         _check_bodies(driver, tasks)
+        resolved = chosen("cpu", precision)
+    behaviour = Behaviour(
+        driver=driver, acting=acting or {}, paraphrases=paraphrases, told=told, memory=memory, context=context,
+        precision=resolved or None,
+    )  # fmt: skip
     if context is not None:
         _check_shots(context, tasks)
     seeds = list(range(seed, seed + episodes))
@@ -214,9 +222,9 @@ def evaluate(
         settings["memory"] = list(memory)
     if context is not None:
         settings["context"] = asdict(context)
-    result = Result(driver, scores, settings, time.monotonic() - began, films=films)
+    result = Result(driver, scores, settings, time.monotonic() - began, films=films, precision=resolved)
     if latency and driver not in (EXPERT, RANDOM):
-        result.latency = decision_latency(driver, tasks, seed)
+        result.latency = decision_latency(driver, tasks, seed, resolved)
     return result
 
 
@@ -242,7 +250,9 @@ def _check_shots(context: Context, tasks: Sequence[str]) -> None:
         )
 
 
-def decision_latency(checkpoint: str, tasks: Sequence[str], seed: int) -> dict[str, dict[str, float]]:
+def decision_latency(
+    checkpoint: str, tasks: Sequence[str], seed: int, precision: str | None = None
+) -> dict[str, dict[str, float]]:
     """Milliseconds from observation to action at batch 1 on one thread, for the first task of each family.
 
     Only decisions that run the network are counted: those that take the next action of a chunk take microseconds.
@@ -254,7 +264,7 @@ def decision_latency(checkpoint: str, tasks: Sequence[str], seed: int) -> dict[s
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    policy = load(checkpoint)
+    policy = load(checkpoint, precision=precision)
     result = {}
     for family in dict.fromkeys(body_of(task) for task in tasks):
         task = next(task for task in tasks if task.startswith(family + "/"))
@@ -306,8 +316,14 @@ def versions() -> dict[str, str]:
     return found
 
 
-def hardware() -> dict[str, Any]:
-    """The processor's name and the number of cores this process may use."""
+def hardware(precision: str = "") -> dict[str, Any]:
+    """The processor's name, its instructions for products, and the number of cores this process may use.
+
+    Args:
+        precision: what a policy was computed in, which is noted, too; empty where none was.
+    """
+    from polysoma.nn.precision import instruction_set  # torch takes a second to import
+
     model = platform.processor() or platform.machine()
     try:
         with open("/proc/cpuinfo") as file:
@@ -315,4 +331,5 @@ def hardware() -> dict[str, Any]:
         cores = len(os.sched_getaffinity(0))
     except (OSError, AttributeError):
         cores = os.cpu_count() or 1
-    return {"processor": model, "cores": cores}
+    found = {"processor": model, "instruction_set": instruction_set(), "cores": cores}
+    return found | ({"precision": precision} if precision else {})

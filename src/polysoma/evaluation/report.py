@@ -70,15 +70,16 @@ def write_report(result: Result, folder: Path) -> Path:
 
 def _header(result: Result) -> str:
     trials = sum(score.trials for score in result.tasks.values())
-    machine = hardware()
+    machine = hardware(result.precision)
     packages = ", ".join(f"{name} {version}" for name, version in versions().items())
+    numbers = f", in {result.precision}" if result.precision else ""
     seeds = next(iter(result.tasks.values())).seeds
     return (
         f"<h1>{html.escape(result.driver)}</h1><p>{trials} episodes of {len(result.tasks)} tasks, "
         f"seeds {seeds[0]} to {seeds[-1]}, in {result.seconds:.0f} s. Bars are success rates, dark lines their 95 % "
         f"Wilson intervals; then how far from random actions (0) to the expert (1).</p>"
         f'<p class="soft">{html.escape(packages)}; {html.escape(machine["processor"])}, '
-        f"{machine['cores']} cores</p>"
+        f"{machine['instruction_set']}, {machine['cores']} cores{numbers}</p>"
     )
 
 

@@ -219,7 +219,7 @@ def few_steps(recipe: Recipe, out: Path, unpacking: Callable[[Path, int, int], N
         for _ in range(recipe.meta.inner_steps)
     )
     values = inner_loop(policy.train(), {n: v.detach() for n, v in learning(policy).items()}, batches, recipe.meta)
-    told = lineage.describe(learnt, sources) | {"steps": recipe.meta.inner_steps}
+    told = lineage.describe(learnt, sources) | {"steps": recipe.meta.inner_steps, "precision": policy.precision}
     checkpoint.save(policy, out / "checkpoint", weights=policy.own() | values, lineage=told)
     return out / "checkpoint"
 

@@ -28,10 +28,10 @@ from polysoma.files import write_atomically
 from polysoma.learning import distributed, lineage
 from polysoma.learning.finetuning import recipe_for
 from polysoma.learning.imitation import accumulate, optimizer_for, policy_for, sources_for
+from polysoma.nn.tokenizers import build_vocabulary
 from polysoma.policy import checkpoint
 from polysoma.policy.adaptation import OF_BODIES
 from polysoma.policy.policy import Policy, PolicyConfig
-from polysoma.policy.tokenizers import build_vocabulary
 
 _BALANCE = 0.3
 """Between every task and every frame equally often."""

@@ -16,7 +16,7 @@ import os
 import resource
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,10 +39,12 @@ from polysoma.learning.augmentation import augmented
 from polysoma.learning.horizons import resolve
 from polysoma.learning.meta import MetaTasks
 from polysoma.learning.recipe import BodyRecipe, Recipe, recipe_from_table
+from polysoma.nn import precision
+from polysoma.nn.images import ImageConfig
+from polysoma.nn.precision import Precision, Wanted
+from polysoma.nn.tokenizers import build_vocabulary
 from polysoma.policy import checkpoint
-from polysoma.policy.images import ImageConfig
-from polysoma.policy.policy import Policy, PolicyConfig, bfloat16
-from polysoma.policy.tokenizers import build_vocabulary
+from polysoma.policy.policy import Policy, PolicyConfig
 
 STATE_FILE = "training.safetensors"
 _HELD_OUT_WINDOWS = 256
@@ -101,6 +103,7 @@ def train(
         raise PolysomaError(f"{out} already holds a run: continue it with --resume or choose another folder")
     torch.manual_seed(recipe.seed)
     policy = policy_for(recipe, sources, training if resume else None).to(accelerator.device)
+    policy.compute_in(_recorded_precision(training, recipe) if resume else recipe.precision)
     if recipe.sharding == "full":
         distributed.shard(policy, accelerator)
     # Parameters, and the running statistics of layers that keep some.
@@ -112,9 +115,9 @@ def train(
     step, best = 0, Best()
     if resume:
         step, best = _load_state(training, policy, average, optimizer)
-    about = lineage.describe(recipe, sources)
+    about = lineage.describe(recipe, sources) | {"precision": policy.precision}
     out.mkdir(parents=True, exist_ok=True)
-    metrics = Metrics(out, step) if accelerator.is_main_process else None
+    metrics = Metrics(out, step, {"precision": policy.precision}) if accelerator.is_main_process else None
     parameters = [parameter for parameter in policy.parameters() if parameter.requires_grad]
     policy.train()
     end = recipe.steps if until is None else min(until, recipe.steps)
@@ -156,7 +159,7 @@ def train(
             if accelerator.is_main_process:
                 if best.step == step:
                     checkpoint.save(policy, out / "checkpoint", weights=gathered, lineage=about | {"steps": step})
-                _save_state(training, policy.config, state, recipe, step, best)
+                _save_state(training, policy, state, recipe, step, best)
                 if metrics and missed:
                     metrics.write(step, {f"held_out/{name}": loss for name, loss in missed.items()})
                 if metrics and evaluate and recipe.evaluation.tasks:
@@ -192,7 +195,7 @@ def rehearse(recipe: Recipe, steps: int = 4, unpacking: Callable[[Path, int, int
     _keep_freed_memory()
     accelerator = accelerate.Accelerator()
     sources, _ = sources_for(recipe, unpacking)
-    policy = policy_for(recipe, sources, None).to(accelerator.device).train()
+    policy = policy_for(recipe, sources, None).compute_in(recipe.precision).to(accelerator.device).train()
     optimizer, learners = optimizer_for(policy, recipe), _learners(sources, recipe)
     times = []
     for step in range(steps):
@@ -235,7 +238,7 @@ def prepare(recipe: Recipe, unpacking: Callable[[Path, int, int], None] | None =
     """What a training by this recipe learns from and begins with. Raises PolysomaError as :func:`train`."""
     sources, _ = sources_for(recipe, unpacking)
     torch.manual_seed(recipe.seed)
-    return sources, policy_for(recipe, sources, None)
+    return sources, policy_for(recipe, sources, None).compute_in(recipe.precision)
 
 
 def sources_for(
@@ -452,7 +455,7 @@ def accumulate(
     torch.manual_seed(int(rng.integers(2**63)))
     total = estimated = 0.0
     for part in (part for windows, parts in batches for part in _split_by_length(windows, parts)):
-        with bfloat16(accelerator.device):
+        with policy.autocast():
             if body.estimation:
                 loss, missed = policy.losses(part)
                 missed = missed * (len(part) / count)
@@ -480,7 +483,7 @@ def _held_out_losses(
     policy.load_own(average)
     policy.eval()
     losses = []
-    with torch.inference_mode(), bfloat16(accelerator.device):
+    with torch.inference_mode(), policy.autocast():
         for source in sources:
             # The same windows at every checkpoint, so that losses can be compared.
             torch.manual_seed(0)
@@ -516,15 +519,16 @@ def _state(policy: Policy, average: dict[str, Tensor], optimizer: torch.optim.Op
 
 
 def _save_state(
-    folder: Path, config: PolicyConfig, tensors: dict[str, Tensor], recipe: Recipe, step: int, best: Best
+    folder: Path, policy: Policy, tensors: dict[str, Tensor], recipe: Recipe, step: int, best: Best
 ) -> None:
     """Everything that a resumed run needs, in a folder that is swapped in whole."""
     fresh = folder.with_name(f".{folder.name}.{os.getpid()}")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
     cpu = {name: tensor.to("cpu").contiguous() for name, tensor in tensors.items()}
-    write_atomically(fresh / STATE_FILE, safetensors.torch.save(cpu, {"step": str(step), "best": json.dumps(best)}))
-    write_atomically(fresh / "policy.json", json.dumps(config.to_json()).encode())
+    metadata = {"step": str(step), "best": json.dumps(best), "precision": policy.precision}
+    write_atomically(fresh / STATE_FILE, safetensors.torch.save(cpu, metadata))
+    write_atomically(fresh / "policy.json", json.dumps(policy.config.to_json()).encode())
     write_atomically(fresh / "recipe.json", json.dumps(recipe.to_json(), indent=1).encode())
     old = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)
@@ -532,6 +536,11 @@ def _save_state(
         os.replace(folder, old)
     os.replace(fresh, folder)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _recorded_precision(training: Path, recipe: Recipe) -> Precision:
+    with safetensors.safe_open(training / STATE_FILE, "pt") as file:
+        return precision.resumed(file.metadata().get("precision"), recipe.precision, str(training.parent))
 
 
 def _load_state(
@@ -565,11 +574,13 @@ def _names(policy: Policy, optimizer: torch.optim.Optimizer) -> list[str]:
     return [known[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
 
 
-def recipe_of_run(out: Path) -> Recipe:
-    """The recipe with which the run in ``out`` was last saved. Raises PolysomaError when there is none."""
+def recipe_of_run(out: Path, precision: Wanted = "auto") -> Recipe:
+    """The recipe with which the run in ``out`` was last saved, with another precision unless ``"auto"``. Raises
+    PolysomaError when there is none."""
     path = out / "training" / "recipe.json"
     try:
-        return recipe_from_table(json.loads(path.read_text()), str(path))
+        table = json.loads(path.read_text())
+        return recipe_from_table(table if precision == "auto" else table | {"precision": precision}, str(path))
     except (OSError, ValueError) as error:
         raise PolysomaError(f"no run in {out}: {error}") from error
 
@@ -577,7 +588,9 @@ def recipe_of_run(out: Path) -> Recipe:
 class Metrics:
     """Metrics as JSON lines and TensorBoard events. What a killed run wrote after its checkpoint is cut off."""
 
-    def __init__(self, out: Path, step: int) -> None:
+    def __init__(self, out: Path, step: int, always: Mapping[str, str] | None = None) -> None:
+        """Args: the run folder, the step that it begins at, and what every line says beside its values."""
+        self._always = dict(always or {})
         self._path = out / "metrics.jsonl"
         lines = self._path.read_text().splitlines() if self._path.exists() else []
         kept = [line for line in lines if json.loads(line)["step"] <= step]
@@ -588,7 +601,7 @@ class Metrics:
         self._board = SummaryWriter(str(out / "tensorboard"), purge_step=step)
 
     def write(self, step: int, values: dict[str, Any]) -> None:
-        row = {"step": step, "seconds": round(time.monotonic() - self._began, 2), **values}
+        row = {"step": step, "seconds": round(time.monotonic() - self._began, 2), **self._always, **values}
         with self._path.open("a") as file:
             file.write(json.dumps(row) + "\n")
         for name, value in values.items():

@@ -54,9 +54,10 @@ def _training(known: dict[str, Any]) -> str:
     if "meta" in known:
         meta = known["meta"]
         method = f"the start of {method} by {meta['algorithm']} for {meta['inner_steps']} inner steps"
+    numbers = f", in {known['precision']}" if "precision" in known else ""
     return (
         f"{method}, {known['steps']} steps on {episodes:,} episodes of {', '.join(bodies)} "
-        f"({', '.join(dict.fromkeys(data['name'] for data in known['data']))}){each}"
+        f"({', '.join(dict.fromkeys(data['name'] for data in known['data']))}){each}{numbers}"
     )
 
 

@@ -28,7 +28,7 @@ from polysoma.data.windows import Windows
 from polysoma.errors import PolysomaError
 from polysoma.learning.augmentation import augmented
 from polysoma.learning.recipe import MetaLearning, Recipe
-from polysoma.policy.policy import Policy, bfloat16
+from polysoma.policy.policy import Policy
 
 _SMALLEST = 0.02
 """Entries of tensors that begin as zero move as if they were as large as this (their usual scale at random starts)."""
@@ -204,7 +204,7 @@ def mean_loss(policy: Policy, values: Mapping[str, Tensor], parts: Sequence[Wind
 
 
 def _loss(policy: Policy, values: Mapping[str, Tensor], windows: Windows) -> Tensor:
-    with bfloat16(policy.device):
+    with policy.autocast():
         named = {f"policy.{name}": value for name, value in values.items()}
         loss: Tensor = torch.func.functional_call(_Loss(policy), named, (windows,))
     return loss

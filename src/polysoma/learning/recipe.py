@@ -13,9 +13,10 @@ from typing import Any, Literal, get_args
 from polysoma import hub
 from polysoma.data.formats import is_dataset
 from polysoma.errors import PolysomaError
+from polysoma.nn.heads import HeadConfig
+from polysoma.nn.images import ImageConfig
+from polysoma.nn.precision import Wanted
 from polysoma.policy.adaptation import Adaptation
-from polysoma.policy.heads import HeadConfig
-from polysoma.policy.images import ImageConfig
 from polysoma.policy.methods import MetaAlgorithm
 from polysoma.policy.policy import Adapters
 
@@ -137,6 +138,8 @@ class Recipe:
         patience: checkpoints without a lower loss on what is held out after which training stops; 0 for never.
         sharding: ``"none"``: every process holds all parameters; ``"full"``: each holds a part of the trunk's
             (:mod:`polysoma.learning.distributed`).
+        precision: what products are computed in, ``"float32"``, ``"bfloat16"``, or ``"auto"`` for what suits the
+            processor (:mod:`polysoma.nn.precision`).
         steps: optimiser steps in all.
         learning_rate: the peak, after ``warmup`` steps; a cosine leads to a hundredth of it.
         ema: decay of the moving average of the weights, which is what evaluation and shipping use.
@@ -164,6 +167,7 @@ class Recipe:
     held_out: float = 0.0
     patience: int = 0
     sharding: Sharding = "none"
+    precision: Wanted = "auto"
     steps: int = 1000
     learning_rate: float = 1e-3
     warmup: int = 100
@@ -177,6 +181,8 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.sharding not in get_args(Sharding):
             raise PolysomaError(f"sharding: expected one of {', '.join(get_args(Sharding))}, got {self.sharding!r}")
+        if self.precision not in get_args(Wanted):
+            raise PolysomaError(f"precision: expected one of {', '.join(get_args(Wanted))}, got {self.precision!r}")
         if not 0 <= self.held_out < 1 or self.demonstrations < 0 or self.patience < 0:
             raise PolysomaError(
                 f"expected held_out from 0 to below 1 and no negative demonstrations or patience, got {self.held_out}, "

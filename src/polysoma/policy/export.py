@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from polysoma.embodiment import Modality
 from polysoma.errors import PolysomaError
 from polysoma.files import write_atomically
+from polysoma.nn.tokenizers import MAX_WORDS
+from polysoma.nn.trunk import attention_mask
 from polysoma.policy.policy import Policy
-from polysoma.policy.tokenizers import MAX_WORDS
-from polysoma.policy.trunk import attention_mask
 
 INSTALL = "pip install 'polysoma[export]'"
 WORDS = 24

@@ -23,14 +23,17 @@ from polysoma.data.windows import Shown, Windows, show
 from polysoma.embodiment import ContinuousActions, DiscreteActions, Embodiment, Modality
 from polysoma.errors import PolysomaError
 from polysoma.horizon import Horizon
-from polysoma.policy.adaptation import Adaptation, LoRALinear, adapt, share, shared_names
-from polysoma.policy.described import ChannelReader, DescribedHead
-from polysoma.policy.estimator import Estimator
-from polysoma.policy.heads import Head, HeadConfig, build_head
-from polysoma.policy.images import ImageConfig, ImageTokenizer
+from polysoma.nn import precision
+from polysoma.nn.adapters import LoRALinear, adapt
+from polysoma.nn.described import ChannelReader, DescribedHead
+from polysoma.nn.estimator import Estimator
+from polysoma.nn.heads import Head, HeadConfig, build_head
+from polysoma.nn.images import ImageConfig, ImageTokenizer
+from polysoma.nn.precision import Precision
+from polysoma.nn.tokenizers import BodyTokenizer, TextTokenizer
+from polysoma.nn.trunk import BLOCKED, Trunk, attention_mask
+from polysoma.policy.adaptation import Adaptation, share, shared_names
 from polysoma.policy.memory import Memory, stack
-from polysoma.policy.tokenizers import BodyTokenizer, TextTokenizer
-from polysoma.policy.trunk import BLOCKED, Trunk, attention_mask
 
 if TYPE_CHECKING:
     from polysoma.data.episode import Episode
@@ -157,6 +160,7 @@ class Policy(nn.Module):
         super().__init__()
         self.config = config
         self.shared: frozenset[str] = frozenset()
+        self._precision: Precision | None = None
         self.adaptations: dict[str, Policy] = {}
         own_words = 0 if config.adaptation is None else config.adaptation.words
         self.text = TextTokenizer(config.vocabulary, config.width, config.heads, own_words)
@@ -201,8 +205,10 @@ class Policy(nn.Module):
         self.shown = nn.Parameter(torch.randn(config.shown, 1, config.width) * 0.02) if config.shown else None
         self.prompt: nn.Parameter | None = None
         if config.adaptation is not None:
-            adapt(self.trunk, config.adaptation)
-            if config.adaptation.method == "prompt":
+            method = config.adaptation.method
+            if method == "lora" or method == "adapter":
+                adapt(self.trunk, method, config.adaptation.rank)
+            if method == "prompt":
                 self.prompt = nn.Parameter(torch.randn(config.adaptation.tokens, config.width) * 0.02)
 
     def _head(self, body: Embodiment, chunk: int, statistics: Mapping[str, Statistics]) -> Head:
@@ -431,7 +437,7 @@ class Policy(nn.Module):
         """What the policy takes a body's privileged states for: stream name to ``(B, T, size)``, float32, in the
         channels' units. Raises PolysomaError for a body that has none."""
         estimator = self._estimator(windows.embodiment.name)
-        with bfloat16(self.device):
+        with self.autocast():
             told, told_valid, frames = self._embed(windows)
             found = estimator.estimate(frames, _mean(told, told_valid))
         return {name: state.cpu() for name, state in found.items()}
@@ -462,7 +468,7 @@ class Policy(nn.Module):
         goals = None if goal is None else {camera: picture[None] for camera, picture in goal.items()}
         self.check_context(body, context)
         shown = show(context, max(1, self.config.shown), silent) if context else None
-        with bfloat16(self.device):
+        with self.autocast():
             told, valid, readings = self._told(body, [instruction], goals, shown)
             mask = told.new_zeros(valid.shape).masked_fill_(~valid, BLOCKED)[:, None, None]
             _, own = self.trunk.extend(told, mask)
@@ -500,7 +506,7 @@ class Policy(nn.Module):
         lengths = torch.from_numpy(windows.lengths).to(self.device)[:, None]
         new = torch.arange(windows.previous.shape[1], device=self.device)
         before = torch.tensor([[memory.frames] for memory in memories], device=self.device)
-        with bfloat16(self.device):
+        with self.autocast():
             readings, past, past_valid = stack(memories)
             # Padding may lie beyond the last position.
             times = (before + new).clamp(max=self.horizon(name).history - 1)
@@ -694,11 +700,30 @@ class Policy(nn.Module):
                 module.eval()
         return self
 
-    def for_inference(self) -> Policy:
-        """Stores the matrices in bfloat16 (what the products run in anyway), freezes, and returns itself."""
+    @property
+    def precision(self) -> Precision:
+        """What it computes products in (:mod:`polysoma.nn.precision`): what it was told, or what suits its device."""
+        return self._precision or precision.chosen(self.device)
+
+    def compute_in(self, wanted: str | None) -> Policy:
+        """Chooses the precision, as for :func:`polysoma.nn.precision.chosen`, and returns itself."""
+        self._precision = None if wanted in (None, "auto") else precision.chosen(self.device, wanted)
+        return self
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """Products in the policy's precision, for all that calls :meth:`loss`, :meth:`forward` and the like."""
+        return precision.autocast(self.device, self.precision)
+
+    def for_inference(self, wanted: str | None = None) -> Policy:
+        """Stores the matrices in the precision that it computes in from now on, freezes, and returns itself.
+
+        Args:
+            wanted: as for :func:`polysoma.nn.precision.chosen`.
+        """
+        self._precision = precision.chosen(self.device, wanted)
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Conv2d | nn.Embedding):
-                module.bfloat16()
+                module.to(precision.dtype(self._precision))
         return self.requires_grad_(False).eval()
 
     def agent(
@@ -782,8 +807,3 @@ def _commanded(body: Embodiment) -> tuple[list[tuple[str, int]], Tensor]:
 def _mean(tokens: Tensor, valid: Tensor) -> Tensor:
     weight = valid[..., None].to(tokens.dtype)
     return (tokens * weight).sum(1) / weight.sum(1).clamp(min=1)
-
-
-def bfloat16(device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """Matrix products in bfloat16, sums and normalisations in float32."""
-    return torch.autocast(device.type, torch.bfloat16)

@@ -24,9 +24,9 @@ from polysoma.data.dataset import Dataset
 from polysoma.data.statistics import Statistics
 from polysoma.embodiment import INSTRUCTION, ContinuousActions, Embodiment, Modality, Observation
 from polysoma.errors import PolysomaError
-from polysoma.policy.policy import bfloat16
-from polysoma.policy.tokenizers import split_words
-from polysoma.policy.trunk import BLOCKED, Trunk
+from polysoma.nn import precision
+from polysoma.nn.tokenizers import split_words
+from polysoma.nn.trunk import BLOCKED, Trunk
 
 BINS = 1024
 MU, LARGEST = 100.0, 256.0
@@ -232,7 +232,7 @@ class StreamAgent:
         at = torch.from_numpy(places)[None]
         chosen: list[int] = []
         memory: Tensor | None = None
-        with bfloat16(ids.device):
+        with precision.autocast(ids.device, precision.chosen(ids.device)):
             while len(chosen) < serializer.actions.size:
                 x, own = self.policy(ids, at, memory)
                 memory = own if memory is None else torch.cat([memory, own], 4)

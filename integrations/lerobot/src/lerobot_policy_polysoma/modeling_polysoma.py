@@ -19,9 +19,9 @@ from polysoma.data.statistics import Statistics
 from polysoma.data.windows import Windows
 from polysoma.embodiment import INSTRUCTION, Channel, ContinuousActions, Embodiment, Modality, Stream
 from polysoma.horizon import Horizon
+from polysoma.nn.tokenizers import build_vocabulary
 from polysoma.policy import checkpoint
 from polysoma.policy.policy import Policy, PolicyConfig
-from polysoma.policy.tokenizers import build_vocabulary
 
 NAME = "lerobot"
 

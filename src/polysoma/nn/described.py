@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from polysoma.data.statistics import Statistics
 from polysoma.embodiment import Channel, ContinuousActions, Embodiment, Modality
-from polysoma.policy.heads import RegressionHead
+from polysoma.nn.heads import RegressionHead
 
 BUCKETS = 4096
 SIZE = 128

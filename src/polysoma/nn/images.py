@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from polysoma.errors import PolysomaError
-from polysoma.policy import efficientnet
-from polysoma.policy.efficientnet import EfficientNetLite0
+from polysoma.nn import efficientnet
+from polysoma.nn.efficientnet import EfficientNetLite0
 
 FINE, COARSE = 48, 64
 GRID, CELL, HIDDEN = 12, 16, 256
