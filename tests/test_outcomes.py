@@ -422,3 +422,15 @@ def test_lerobot_takes_frames_from_data_alone(tmp_path: Path) -> None:
         assert set(pq.read_schema(path).names) == set(features)
     for path in (tmp_path / "meta/episodes").rglob("*.parquet"):
         assert not {kind for kind in map(str, pq.read_schema(path).types) if "binary" in kind}
+
+
+def test_a_copy_by_lerobots_tools_keeps_the_ends(tmp_path: Path) -> None:
+    """They copy frames and tables of episodes with all columns, and leave behind what they do not know."""
+    with DatasetWriter(tmp_path, ARM) as writer:
+        writer.add(dataclasses.replace(make_episode(ARM, 4), terminated=False, truncated=True))
+    shutil.rmtree(tmp_path / "final")
+    (tmp_path / layout.POLYSOMA).unlink()
+    reader = open_reader(tmp_path)
+    assert reader.ending(0) == Ending(False, True, True) and reader.final(0) is None
+    data = Dataset(tmp_path)
+    assert data.episode_truncated.all() and data.rewards is not None and not data.final
