@@ -28,7 +28,7 @@ import torch
 import tyro
 
 from data_frames import ACTION, CHUNK, EPISODES, FPS, HISTORY, LENGTH, SIDE, STATE, TASK, frames
-from polysoma.data import layout, storage
+from polysoma.data import layout, storage, stored
 from polysoma.data.dataset import Dataset
 from polysoma.data.episode import Episode
 from polysoma.data.formats import open_reader
@@ -235,7 +235,7 @@ def _sparse(folder: Path, frames: int) -> dict[str, np.ndarray]:
     """The files of a cache of so many frames, which take no disk because nothing was written into them."""
     folder.mkdir()
     arrays = {}
-    for key, feature in layout.body_features(BODY).items():
+    for key, feature in stored.body_features(BODY).items():
         path = folder / f"{key}.npy"
         np.lib.format.open_memmap(path, "w+", feature.dtype, (frames, *feature.shape))
         arrays[key] = MappedPictures.open(path) if feature.image else np.load(path, mmap_mode="r")
@@ -257,7 +257,7 @@ def _mixture(folder: Path) -> dict[str, float]:
         episodes = count // length
         dataset.embodiment = BODY
         dataset.observations = {"state": arrays["observation.state"], "top": arrays["observation.images.top"]}
-        dataset.actions, dataset.executed = arrays[layout.ACTION], arrays[layout.EXECUTED]
+        dataset.actions, dataset.executed = arrays[stored.ACTION], arrays[stored.EXECUTED]
         dataset.episode_start = np.arange(episodes) * length
         dataset.episode_length = np.full(episodes, length)
         dataset.episode_task = dataset.episode_instruction = np.zeros(episodes, np.int64)
