@@ -5,8 +5,8 @@ commit in the same run; recording and evaluation with two workers; what a sample
     python benchmarks/speed.py --before 33d38ae                  # paired with an earlier commit
     python benchmarks/speed.py --before 33d38ae --emulate-avx2   # libraries told to use no more than AVX2
 
-Each figure comes from processes of their own, ours and the earlier commit's in turn, so that a machine whose speed drifts
-slows both alike.
+Each figure comes from processes of their own, ours and the earlier commit's in turn, so that a machine whose speed
+drifts slows both alike.
 """
 
 from __future__ import annotations

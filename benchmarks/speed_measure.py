@@ -1,7 +1,7 @@
 """Times training steps and decisions of whichever polysoma is imported, one thread, in one precision; prints JSON.
 
-``benchmarks/speed.py`` runs this in processes of their own, with the sources of this checkout and of an earlier commit in
-turn, so it keeps to what both offer.
+``benchmarks/speed.py`` runs this in processes of their own, with the sources of this checkout and of an earlier commit
+in turn, so it keeps to what both offer.
 
     python benchmarks/speed_measure.py step metaworld 128 float32 DATA
     python benchmarks/speed_measure.py decide metaworld,aloha bfloat16
