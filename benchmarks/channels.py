@@ -20,8 +20,8 @@ from parallel import side_by_side
 from polysoma import simulators
 from polysoma.evaluation.evaluation import evaluate
 from polysoma.evaluation.intervals import paired_difference, wilson
-from polysoma.learning.imitation import train
 from polysoma.learning.recipe import recipe_from_table
+from polysoma.learning.training import train
 from polysoma.nn.described import expected_statistics
 from polysoma.policy import checkpoint
 from polysoma.recording import record

@@ -18,8 +18,8 @@ import tyro
 
 from polysoma.evaluation.evaluation import evaluate
 from polysoma.evaluation.intervals import wilson
-from polysoma.learning.imitation import train
 from polysoma.learning.recipe import recipe_from_table
+from polysoma.learning.training import train
 from polysoma.recording import record
 from polysoma.rollout import Behaviour
 from results import write

@@ -25,8 +25,8 @@ from polysoma.data.dataset import Dataset
 from polysoma.evaluation.evaluation import evaluate
 from polysoma.evaluation.intervals import mean_interval
 from polysoma.files import write_atomically
-from polysoma.learning.imitation import recipe_of_run, train
 from polysoma.learning.recipe import read_recipe
+from polysoma.learning.training import recipe_of_run, train
 from polysoma.recording import record
 from polysoma.rollout import Behaviour, Context
 from results import write

@@ -30,7 +30,7 @@ from polysoma.evaluation.merging import choose_coefficient
 from polysoma.files import write_atomically
 from polysoma.learning.finetuning import recipe_for, with_steps
 from polysoma.learning.grams import input_grams
-from polysoma.learning.imitation import recipe_of_run, train
+from polysoma.learning.training import recipe_of_run, train
 from polysoma.policy import checkpoint
 from polysoma.policy.merging import Grams, add, analogy, negate
 from polysoma.policy.policy import Policy

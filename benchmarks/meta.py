@@ -30,9 +30,8 @@ from polysoma.evaluation.evaluation import evaluate
 from polysoma.evaluation.intervals import paired_difference, wilson
 from polysoma.files import write_atomically
 from polysoma.learning.finetuning import few_steps, meta_recipe_for, recipe_for, steps_in, with_steps
-from polysoma.learning.imitation import recipe_of_run, rehearse, train
-from polysoma.learning.meta import mean_loss
-from polysoma.learning.recipe import MetaLearning
+from polysoma.learning.methods.meta import MetaLearning, mean_loss
+from polysoma.learning.training import recipe_of_run, rehearse, train
 from polysoma.policy import checkpoint
 from polysoma.policy.methods import AdaptationMethod
 from polysoma.recording import record
@@ -138,7 +137,7 @@ def plain_cell(method: AdaptationMethod, out: Path) -> dict[str, Any]:
         recipe = recipe_for(BASE, [str(DATA)], method, COUNT, held_out=0.0)
         meta = MetaLearning("fomaml", inner_rate=PLAIN_RATE)
         began = time.monotonic()
-        driver = str(few_steps(dataclasses.replace(recipe, meta=meta), run))
+        driver = str(few_steps(dataclasses.replace(recipe, method=meta), run))
         minutes = round((time.monotonic() - began) / 60, 2)
         played = evaluate(driver, TASKS, 20, SEED)
         cell = {

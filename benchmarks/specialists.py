@@ -25,8 +25,9 @@ from polysoma.data.dataset import Dataset
 from polysoma.data.formats import is_dataset
 from polysoma.evaluation.evaluation import Score, evaluate, reference
 from polysoma.evaluation.intervals import mean_interval
-from polysoma.learning.imitation import recipe_of_run, train
+from polysoma.learning.optimizers import AdamW
 from polysoma.learning.recipe import Recipe, read_recipe
+from polysoma.learning.training import recipe_of_run, train
 from results import FOLDER, write
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -61,7 +62,7 @@ def _recipe(family: str, windows: int) -> Recipe:
     part = dataclasses.replace(last.bodies[family], batch=batch, weight=1.0)
     return dataclasses.replace(
         last, data=tuple(dict.fromkeys(own)), bodies={family: part}, init="", steps=windows // batch,
-        learning_rate=1e-3, warmup=100, ema=0.995, checkpoint_every=100,
+        optimizer=AdamW(1e-3, warmup=100, ema=0.995), checkpoint_every=100,
     )  # fmt: skip
 
 
