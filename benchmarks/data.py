@@ -39,7 +39,7 @@ from polysoma.data.windows import Windows
 from polysoma.data.writer import DatasetWriter
 from polysoma.embodiment import INSTRUCTION, ContinuousActions, Embodiment, Modality, Stream, channels
 from polysoma.horizon import Horizon
-from results import write
+from results import read, write
 
 BATCH = 32
 BODY = Embodiment(
@@ -51,8 +51,6 @@ BODY = Embodiment(
     ),
     ContinuousActions(channels(" ".join(f"a{i}" for i in range(ACTION)), low=-1, high=1)),
     FPS,
-    CHUNK,
-    HISTORY,
 )
 
 
@@ -277,6 +275,25 @@ def _mixture(folder: Path) -> dict[str, float]:
         "of which mapped files MB": resident["RssFile"],
         "peak MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
+
+
+def render() -> str:
+    """Reading and writing beside LeRobot."""
+    found = read("data")
+    lines = ["| what | rate |", "| --- | --- |"]
+    for unit, rates in found["rates"].items():
+        what, _, per = unit.partition(" ")
+        lines += [f"| {what}: {name} | {value:,.0f} {per} |" for name, value in rates.items()]
+    opening, mixture = found["opening 10,000 episodes"], found["two data sets of 1,000,000 frames in a mixture"]
+    lines += [
+        "",
+        f"Rates are {found['unit']}; {found['frames']}. Opening 10,000 episodes takes {opening['seconds']:.2f} s and "
+        f"{opening['megabytes']:.0f} MB. Two data sets of a million frames of pictures in a mixture: "
+        f"{mixture['of which anonymous MB']:.0f} MB of memory of its own, {mixture['resident MB']:.0f} MB with what is "
+        f"mapped of the files (`{found['command']}`; LeRobot {found['lerobot'].get('lerobot', 'not measured')}).",
+        "",
+    ]
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
