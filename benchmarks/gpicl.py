@@ -20,7 +20,7 @@ import torch.nn.functional as F
 import tyro
 from torch import Tensor, nn
 
-from polysoma.nn.trunk import BLOCKED, Trunk
+from polysoma.nn.trunk import BLOCKED, TransformerTrunk
 from results import FOLDER, read, write
 
 WAYS, SIZE, LENGTH, NOISE = 5, 16, 32, 0.5
@@ -34,14 +34,16 @@ class Learner(nn.Module):
         super().__init__()
         self.example, self.label = nn.Linear(SIZE, width), nn.Embedding(WAYS + 1, width)
         self.place = nn.Parameter(torch.randn(LENGTH, width) * 0.02)
-        self.trunk, self.out = Trunk(width, depth, heads), nn.Linear(width, WAYS)
+        self.trunk, self.out = TransformerTrunk(width, depth, heads), nn.Linear(width, WAYS)
         self.register_buffer("mask", torch.full((LENGTH, LENGTH), BLOCKED).triu_(1))
 
     def forward(self, examples: Tensor, labels: Tensor) -> Tensor:
         """Logits ``(B, LENGTH, WAYS)``; a label is seen from the next example on."""
         before = F.pad(labels[:, :-1], (1, 0), value=WAYS)
-        x, _ = self.trunk.extend(self.example(examples) + self.label(before) + self.place, self.mask)
-        return self.out(x)
+        x = self.example(examples) + self.label(before) + self.place
+        for block in self.trunk.blocks:
+            x = block.alone(x, self.mask)
+        return self.out(self.trunk.norm(x))
 
 
 def sequences(tasks: np.ndarray, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
