@@ -45,7 +45,7 @@ from polysoma.policy.adaptation import Adaptation
 from polysoma.policy.policy import Policy
 from polysoma.recording import record
 from polysoma.rollout import Behaviour
-from results import write
+from results import difference, read, write
 
 TASKS, BODY = ("touch", "carry", "stack"), "picker"
 WORDS = ("touch carry stack the red blue puck", "to on goal")
@@ -260,6 +260,33 @@ def main(
         "rounds": dataclasses.asdict(asked),
     }  # fmt: skip
     write("fleet", {"settings": settings, "bytes_a_round": traffic, "rows": rows, "unseen": unseen})
+
+
+def render() -> str:
+    """Ten robots that learn together, in four ways."""
+    found = read("fleet")
+    settings, lines = found["settings"], []
+    for title, rows in (("ten robots", found["rows"]), ("robots that join", found["unseen"])):
+        lines += [f"| {title} | success | 95 % interval | local parts - this, paired | minutes |"]
+        lines += ["| --- | --- | --- | --- | --- |"]
+        for row in rows:
+            low, high = row["interval"]
+            beside = difference(row["ours_minus_this"]) if "ours_minus_this" in row else ""
+            lines.append(
+                f"| {row['way']} | {row['successes']}/{row['trials']} | {low:.2f} to {high:.2f} | {beside} "
+                f"| {row['minutes']:.1f} |"
+            )
+        lines.append("")
+    traffic, rounds = found["bytes_a_round"]["local"], settings["rounds"]
+    lines += [
+        f"{settings['demonstrations']} demonstrations of each of three tasks on each robot, "
+        f"{settings['their_demonstrations']} on those that join; {rounds['rounds']} rounds of {rounds['robots']} "
+        f"robots, {sum(traffic.values()) / 1e6:.1f} MB a round in all; {settings['episodes']} episodes of each task "
+        f"and robot, seeds from {settings['seed']} on; minutes of one core, of all robots together "
+        f"({found['hardware']['processor']}, `{found['command']}`).",
+        "",
+    ]
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

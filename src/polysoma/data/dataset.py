@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from polysoma.data import layout
+from polysoma.data import layout, stored
 from polysoma.data.cache import Columns, cached, fingerprint, user_cache
 from polysoma.data.episode import Episode
 from polysoma.data.foreign import ENDING, Foreign
@@ -78,15 +78,15 @@ class Dataset:
         self._has_final = index.final
         self._frames = index.frames
         streams = self.embodiment.recorded
-        self.observations = {stream.name: columns[layout.stream_key(self.embodiment, stream)] for stream in streams}
+        self.observations = {stream.name: columns[stored.stream_key(self.embodiment, stream)] for stream in streams}
         self.final = {
-            stream.name: columns[layout.FINAL + layout.stream_key(self.embodiment, stream)]
+            stream.name: columns[stored.FINAL + stored.stream_key(self.embodiment, stream)]
             for stream in streams
             if index.final.any()
         }
-        self._rewards = columns[layout.REWARD][:][:, 0] if index.rewards else None
-        self.actions = columns[layout.ACTION][:]
-        self.executed = columns[layout.EXECUTED][:] if layout.EXECUTED in columns else self.actions
+        self._rewards = columns[stored.REWARD][:][:, 0] if index.rewards else None
+        self.actions = columns[stored.ACTION][:]
+        self.executed = columns[stored.EXECUTED][:] if stored.EXECUTED in columns else self.actions
         if isinstance(self.embodiment.actions, DiscreteActions):
             self.actions, self.executed = self.actions[:, 0], self.executed[:, 0]
 

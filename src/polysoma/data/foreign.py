@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from polysoma import progress
-from polysoma.data import layout
+from polysoma.data import stored
 from polysoma.data.episode import Episode
 from polysoma.data.formats import open_reader
 from polysoma.data.formats.reader import ACTION, REWARD, Reader
@@ -75,11 +75,11 @@ class Foreign:
             final=np.zeros(len(length), bool) if reader.finals is None else reader.finals[self._episodes],
             rewards=_is_scalar(reader, REWARD),
         )
-        features = layout.body_features(body)
+        features = stored.body_features(body)
         self.features: dict[str, Feature] = {
-            **{key: value for key, value in features.items() if key != layout.EXECUTED},
-            **layout.reward_features(self.index.rewards),
-            **(layout.final_features(body) if self.index.final.any() else {}),
+            **{key: value for key, value in features.items() if key != stored.EXECUTED},
+            **stored.reward_features(self.index.rewards),
+            **(stored.final_features(body) if self.index.final.any() else {}),
             ENDING: Feature(np.dtype(bool), (3,)),
         }
 
@@ -91,7 +91,7 @@ class Foreign:
         """How many values a column has: one a frame, one an episode, or one a last observation."""
         if column == ENDING:
             return len(self)
-        return int(self.index.final.sum()) if column.startswith(layout.FINAL) else self.frames
+        return int(self.index.final.sum()) if column.startswith(stored.FINAL) else self.frames
 
     def fill(self, columns: Mapping[str, np.ndarray | JpegWriter]) -> None:
         """Assigns all rows of these columns. Raises PolysomaError as :meth:`episode`.
@@ -126,23 +126,23 @@ class Foreign:
 
     def _fill_one(self, columns: Mapping[str, np.ndarray | JpegWriter], number: int) -> int:
         body = self.schema.embodiment
-        keys = {layout.stream_key(body, stream): stream for stream in body.arrays}
+        keys = {stored.stream_key(body, stream): stream for stream in body.arrays}
         held = self._read(self.number(number), [stream for key, stream in keys.items() if key in columns])
         begin, length = int(self.index.start[number]), int(self.index.length[number])
         rows = slice(begin, begin + length)
         for key, stream in keys.items():
             if key in columns:
                 columns[key][rows] = held.observations[stream.name]
-        columns[layout.ACTION][rows] = held.actions.reshape(length, -1)
+        columns[stored.ACTION][rows] = held.actions.reshape(length, -1)
         if held.rewards is not None:
             # Whoever trains without rewards is not kept from it by one that is not finite: Dataset.rewards is strict.
-            columns[layout.REWARD][rows] = held.rewards[:, None]
+            columns[stored.REWARD][rows] = held.rewards[:, None]
         columns[ENDING][number : number + 1] = np.array([[held.terminated, held.truncated, held.success]])
-        last = [stream for key, stream in keys.items() if layout.FINAL + key in columns]
+        last = [stream for key, stream in keys.items() if stored.FINAL + key in columns]
         if self.index.final[number] and last:
             row = int(self.index.final[:number].sum())
             for name, value in self._final(self.number(number), last).items():
-                key = layout.FINAL + layout.stream_key(body, body.stream(name))
+                key = stored.FINAL + stored.stream_key(body, body.stream(name))
                 columns[key][row : row + 1] = value[None]
         return length
 
@@ -153,10 +153,10 @@ class Foreign:
             PolysomaError: as :meth:`Reader.window`.
         """
         body = self.schema.embodiment
-        key = column.removeprefix(layout.FINAL)
-        stream = next(stream for stream in body.arrays if layout.stream_key(body, stream) == key)
+        key = column.removeprefix(stored.FINAL)
+        stream = next(stream for stream in body.arrays if stored.stream_key(body, stream) == key)
         pictures = np.empty((len(rows), *stream.shape), np.uint8)
-        if column.startswith(layout.FINAL):
+        if column.startswith(stored.FINAL):
             for place, number in enumerate(np.flatnonzero(self.index.final)[rows].tolist()):
                 pictures[place] = self._final(self.number(number), [stream])[stream.name]
             return pictures

@@ -33,6 +33,7 @@ from polysoma.learning.optimizers import AdamW
 from polysoma.learning.preparation import policy_for, sources_for
 from polysoma.learning.training import ingredients
 from polysoma.nn.tokenizers import build_vocabulary
+from polysoma.nn.trunk import TransformerConfig
 from polysoma.policy import checkpoint
 from polysoma.policy.adaptation import OF_BODIES
 from polysoma.policy.policy import Policy, PolicyConfig
@@ -96,7 +97,11 @@ class Change:
 def begun(words: Sequence[str], width: int = 128, depth: int = 3, heads: int = 4, seed: int = 0) -> Policy:
     """A policy without bodies for a fleet to start from: the words of some texts, and a trunk that nobody trained."""
     torch.manual_seed(seed)
-    return Policy(PolicyConfig((), {}, tuple(build_vocabulary(words)), {}, width, depth, heads))
+    return Policy(
+        PolicyConfig(
+            (), {}, tuple(build_vocabulary(words)), {}, width, TransformerConfig(depth=depth, heads=heads), heads
+        )
+    )
 
 
 def robots_in(patterns: Sequence[str]) -> dict[str, tuple[str, ...]]:

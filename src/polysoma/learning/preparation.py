@@ -23,6 +23,7 @@ from polysoma.learning.horizons import resolve
 from polysoma.learning.recipe import Recipe
 from polysoma.nn.images import ImageConfig
 from polysoma.nn.tokenizers import build_vocabulary
+from polysoma.nn.trunk import TransformerConfig
 from polysoma.policy import checkpoint
 from polysoma.policy.policy import Policy, PolicyConfig
 
@@ -189,7 +190,7 @@ def policy_for(recipe: Recipe, sources: list[Source], training: Path | None) -> 
             vocabulary=vocabulary,
             horizons=horizons,
             width=recipe.policy.width,
-            depth=recipe.policy.depth,
+            trunk=TransformerConfig(depth=recipe.policy.depth, heads=recipe.policy.heads),
             heads=recipe.policy.heads,
             adapters=recipe.policy.adapters,
             images=recipe.images or ImageConfig(),
