@@ -26,7 +26,7 @@ from polysoma.nn.described import expected_statistics
 from polysoma.policy import checkpoint
 from polysoma.recording import record
 from polysoma.rollout import Behaviour
-from results import write
+from results import Rendered, difference, share, table, write
 
 SOURCES = {
     "metaworld": 64, "go1": 64, "drone": 64, "pointmaze": 32, "aloha": 32, "half-cheetah": 16, "ant": 16,
@@ -144,6 +144,30 @@ def main(
         "sources": SOURCES,
     }
     write("channels", {"settings": settings, "rows": rows})
+
+
+def render(found: dict[str, Any]) -> str:
+    """Described channels against linear adapters."""
+    head = (
+        "held-out body", "nearest known", "demonstrations a task", "linear", "described", "described - linear",
+    )  # fmt: skip
+    rows = [
+        (
+            row["body"], row["nearest"], row["demonstrations"], share(row["linear"]), share(row["described"]),
+            difference(row["described_minus_linear"]),
+        )
+        for row in found["rows"]
+    ]  # fmt: skip
+    settings = found["settings"]
+    note = (
+        f"{settings['steps']} steps on {len(settings['sources'])} bodies, then {settings['finetune_steps']} steps of "
+        f"fine-tuning; {settings['episodes']} episodes a task with seeds from {settings['seed']}, 95 % intervals "
+        "(`python benchmarks/channels.py`)."
+    )
+    return "\n".join([*table(head, rows), "", note, ""])
+
+
+RENDERED = (Rendered("docs/training.md", ("channels",), render, "channels"),)
 
 
 if __name__ == "__main__":

@@ -10,20 +10,19 @@ minutes on one core, the body 25. Killed, it continues.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import tyro
 
 from polysoma import simulators
 from polysoma.cli.progress import counting
-from polysoma.comparison import WAYS, Comparison, compare
-from polysoma.comparison_page import write_figure, write_page
+from polysoma.evaluation.comparison import WAYS, Comparison, compare
+from polysoma.evaluation.comparison_page import figure, write_page
 from polysoma.recording import record
 from polysoma.rollout import Behaviour
-from results import write
+from results import Rendered, difference, table, write
 
 DEMONSTRATIONS = Path("data/held-out")
-FIGURES = Path(__file__).parents[1] / "docs"
 TASKS = tuple(
     f"metaworld/{name}-v3" for name in ("bin-picking", "box-close", "hand-insert", "door-lock", "door-unlock")
 )
@@ -55,8 +54,45 @@ def main(
     with counting("comparing") as show:
         result = compare(asked, out / what, show)
     write_page(result, out / what / "index.html")
-    write_figure(result, FIGURES / f"compare-{what}.svg")
     write(f"compare-{what}", {"comparison": result["comparison"], "rows": result["rows"]})
+
+
+def render(found: dict[str, Any]) -> str:
+    """Every way of learning from a few demonstrations."""
+    asked = found["comparison"]
+    head = (
+        "way", "demos", "success", "95 % interval", "minus specialist, paired", "minutes", "steps", "MB", "old tasks",
+    )  # fmt: skip
+    rows = []
+    for row in found["rows"]:
+        minus, lost = row.get("minus_specialist"), row.get("forgotten")
+        low, high = row["interval"]
+        old = "" if lost is None else difference([-lost[0], -lost[2], -lost[1]]) if any(lost) else "unchanged"
+        costs = (row["minutes"], row["steps"], row["megabytes"]) if row["steps"] else ("", "", "")
+        rows.append(
+            (
+                row["way"],
+                row["demonstrations"] or "",
+                f"{row['successes']}/{row['trials']}",
+                f"{low:.2f} to {high:.2f}",
+                difference(minus) if minus and row["way"] != "specialist" else "",
+                *costs,
+                old,
+            )
+        )
+    note = (
+        f"From {asked['base']}, {asked['minutes']:g} minutes on one core for each way "
+        f"({found['hardware']['processor']}), {asked['episodes']} episodes of each of {len(asked['tasks'])} tasks from "
+        f"seed {asked['seed']} (`{found['command']}`)."
+    )
+    return "\n".join([*table(head, rows), "", note, ""])
+
+
+RENDERED = (
+    Rendered("docs/finetuning.md", ("compare-tasks",), render, "tasks"),
+    Rendered("docs/finetuning.md", ("compare-body",), render, "body"),
+    Rendered("docs/compare-tasks.svg", ("compare-tasks",), figure),
+)
 
 
 if __name__ == "__main__":

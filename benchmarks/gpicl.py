@@ -21,7 +21,7 @@ import tyro
 from torch import Tensor, nn
 
 from polysoma.nn.trunk import BLOCKED, Trunk
-from results import FOLDER, write
+from results import FOLDER, Rendered, table, write
 
 WAYS, SIZE, LENGTH, NOISE = 5, 16, 32, 0.5
 SEED_OF_UNSEEN = 9500
@@ -101,6 +101,24 @@ def main(
         if count not in [row["tasks"] for row in rows]:
             rows.append(train(count, steps, batch, every))
             write("gpicl", {"settings": settings, "rows": rows})
+
+
+def render(found: dict[str, Any]) -> str:
+    """From memorising to learning."""
+    head = ("different tasks", *(f"step {point['step']}" for point in found["rows"][0]["curve"]))
+    rows = [
+        (row["tasks"] or "unlimited", *(f"{point['known']:.2f} / {point['unseen']:.2f}" for point in row["curve"]))
+        for row in found["rows"]
+    ]
+    settings, seconds = found["settings"], sum(row["core_seconds"] for row in found["rows"])
+    note = (
+        f"Accuracy on tasks of training / on unseen ones, over the last quarter of {settings['length']} examples; "
+        f"chance is {1 / settings['ways']:.2f}. {seconds / 60:.0f} minutes of one core in all (`{found['command']}`)."
+    )
+    return "\n".join([*table(head, rows), "", note, ""])
+
+
+RENDERED = (Rendered("docs/in-context.md", ("gpicl",), render, "gpicl"),)
 
 
 if __name__ == "__main__":

@@ -11,8 +11,7 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
-
-os.environ["POLYSOMA_FAMILIES"] = str(Path(__file__).parents[1] / "examples" / "obstacle.py")
+from typing import Any
 
 import tyro
 
@@ -22,7 +21,7 @@ from polysoma.learning.imitation import train
 from polysoma.learning.recipe import recipe_from_table
 from polysoma.recording import record
 from polysoma.rollout import Behaviour
-from results import write
+from results import Rendered, share, write
 
 TASK, SEED = "walker/obstacle", 1900
 HEADS = {
@@ -34,6 +33,7 @@ HEADS = {
 
 
 def main(demonstrations: int = 200, steps: int = 2000, episodes: int = 100) -> None:
+    os.environ["POLYSOMA_FAMILIES"] = str(Path(__file__).parents[1] / "examples" / "obstacle.py")
     numbers = {}
     with tempfile.TemporaryDirectory() as folder:
         record([TASK], demonstrations, Path(folder), Behaviour(noise=None))
@@ -54,6 +54,19 @@ def main(demonstrations: int = 200, steps: int = 2000, episodes: int = 100) -> N
             numbers[name] = score.to_json()
     settings = {"demonstrations": demonstrations, "steps": steps, "episodes": episodes, "seed": SEED}
     write("heads", {"settings": settings, "heads": numbers})
+
+
+def render(found: dict[str, Any]) -> str:
+    """Which heads cope with several right answers."""
+    settings = found["settings"]
+    parts = [f"{name} {share(score)}" for name, score in found["heads"].items()]
+    return (
+        f"Two ways round an obstacle, {settings['steps']} steps from {settings['demonstrations']} demonstrations: "
+        f"{'; '.join(parts)} (`{found['command']}`).\n"
+    )
+
+
+RENDERED = (Rendered("docs/training.md", ("heads",), render, "heads"),)
 
 
 if __name__ == "__main__":

@@ -15,8 +15,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-os.environ["POLYSOMA_FAMILIES"] = str(Path(__file__).parents[1] / "examples" / "panel.py")
-
 import numpy as np
 import torch
 import tyro
@@ -24,15 +22,13 @@ import tyro
 from polysoma.data.dataset import Dataset
 from polysoma.evaluation.evaluation import evaluate
 from polysoma.evaluation.intervals import mean_interval
-from polysoma.files import write_atomically
 from polysoma.learning.imitation import recipe_of_run, train
 from polysoma.learning.recipe import read_recipe
 from polysoma.recording import record
 from polysoma.rollout import Behaviour, Context
-from results import write
+from results import Rendered, table, write
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "panel.toml"
-FIGURE = Path(__file__).parents[1] / "docs" / "in-context.svg"
 KNOWN, UNSEEN = range(2048), range(2048, 2112)
 DATA = Path("data/in-context")
 SEED, TRIES_SEED, SHOWN_SEED = 9500, 700_000, 5000
@@ -78,7 +74,7 @@ def practised(checkpoint: str, folder: Path, shots: int, workers: int) -> list[i
     return needed
 
 
-def figure(rows: Sequence[dict[str, Any]], shots: Sequence[int]) -> str:
+def curves(rows: Sequence[dict[str, Any]], shots: Sequence[int]) -> str:
     """Success over shots with intervals, a curve for each kind of context, as SVG."""
     width, height, left, bottom = 640, 320, 46, 30
     across = {count: left + (0.5 + n) * (width - left - 110) / len(shots) for n, count in enumerate(shots)}
@@ -119,6 +115,7 @@ def main(
         episodes: that are played of each member.
         workers: processes.
     """
+    os.environ["POLYSOMA_FAMILIES"] = str(Path(__file__).parents[1] / "examples" / "panel.py")
     torch.set_num_threads(1)
     record(names(KNOWN), 32, DATA, Behaviour(noise=None), workers=workers)
     record(names(UNSEEN), max(shots), DATA / "unseen", Behaviour(noise=None), workers=workers, seed=SHOWN_SEED)
@@ -154,7 +151,44 @@ def main(
             "expert_itself": expert,
         },
     )
-    write_atomically(FIGURE, figure(rows, shots).encode())
+
+
+def render(found: dict[str, Any]) -> str:
+    """Success against shots."""
+    shots = sorted({row["shots"] for row in found["rows"]})
+    names = {
+        "expert": "the expert's episodes",
+        "self": "its own successes",
+        "observations": "the expert's, without what was done",
+    }
+    nothing = next(row for row in found["rows"] if row["shots"] == 0)
+    table_rows = []
+    for kind, name in names.items():
+        rows = {row["shots"]: row for row in found["rows"] if row["context"] == kind} | {0: nothing}
+        cells = ("{:.2f} [{:.2f}, {:.2f}]".format(rows[c]["rate"], *rows[c]["interval"]) for c in shots)
+        table_rows.append((name, *cells))
+    settings, tries = found["settings"], found["tries_for_16_successes"]
+    most = {row["context"]: row for row in found["rows"] if row["shots"] == 16}["expert"]
+    note = (
+        f"Success of {settings['members']} unseen members, {settings['episodes']} episodes each from seed "
+        f"{settings['seed']} on, 95 % intervals over members; the expert itself {found['expert_itself']:.2f}. "
+        f"16 of the expert's episodes add {100 * found['gain_of_16']['expert']:.0f} points, its own ones "
+        f"{found['self_over_expert']:.0%} of that: they took it {tries['mean']:.0f} tries, {tries['most']} at most. "
+        f"With the expert's 16 in view it succeeds in {most['usual_keys']:.2f} where keys are the usual ones and in "
+        f"{most['own_keys']:.2f} where these are the member's own (`{found['command']}`)."
+    )
+    return "\n".join([*table(("shown", *(f"{count} shots" for count in shots)), table_rows), "", note, ""])
+
+
+def figure(found: dict[str, Any]) -> str:
+    """The same as curves."""
+    return curves(found["rows"], sorted({row["shots"] for row in found["rows"]}))
+
+
+RENDERED = (
+    Rendered("docs/in-context.md", ("in-context",), render, "in-context"),
+    Rendered("docs/in-context.svg", ("in-context",), figure),
+)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import functools
 import itertools
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -24,8 +24,8 @@ import numpy as np
 import torch
 import tyro
 
+from merging_numbers import OF_REST, REST, called, lost, metaworld, row
 from polysoma.evaluation.evaluation import evaluate
-from polysoma.evaluation.intervals import mean_interval
 from polysoma.evaluation.merging import choose_coefficient
 from polysoma.files import write_atomically
 from polysoma.learning.finetuning import recipe_for, with_steps
@@ -34,31 +34,17 @@ from polysoma.learning.imitation import recipe_of_run, train
 from polysoma.policy import checkpoint
 from polysoma.policy.merging import Grams, add, analogy, negate
 from polysoma.policy.policy import Policy
-from results import write
+from results import Rendered, difference, table, write
 
 BASE = "runs/held-out/checkpoint"
 Way = Literal["keep", "plain"]
 Fit = Literal["sum", "regression"]
 
 
-def metaworld(names: str) -> tuple[str, ...]:
-    return tuple(f"metaworld/{name}-v3" for name in names.split())
-
-
 NEVER_MET = metaworld("bin-picking box-close hand-insert door-lock door-unlock")
 WORST = metaworld("pick-out-of-hole stick-pull shelf-place")
 """What the base does worst of all that it has met, on development seeds."""
 NEW = NEVER_MET + WORST
-REST = (
-    *metaworld(
-        "button-press button-press-topdown coffee-button coffee-pull dial-turn door-open door-close drawer-open "
-        "drawer-close faucet-open faucet-close hammer handle-press lever-pull pick-place plate-slide push reach "
-        "sweep-into window-close"
-    ),
-    "go1/velocity",
-    "drone/hover",
-    "rover/pillar",
-)
 WATCHED = (*metaworld("pick-place coffee-pull"), "drone/hover")
 """Those of the rest that coefficients are chosen by, beside the tasks that are merged."""
 KEPT = ("data/metaworld", "data/drone", "data/rover", "data/go1")
@@ -71,7 +57,7 @@ DEMONSTRATIONS, STEPS = 50, 200
 LEARNING_RATE = {"keep": 6e-4, "plain": 1e-4}
 """Full fine-tuning. Without what is kept a lower rate forgets less, and the task is learnt all the same."""
 DEVELOPMENT, SEED = 560_000, 9500
-CHOOSING, EPISODES, OF_REST = 6, 20, 4
+CHOOSING, EPISODES = 6, 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,72 +126,6 @@ class Cells:
 @functools.cache
 def grams_of(path: str) -> Grams:
     return input_grams(Path(path).parent)
-
-
-def called(tasks: Sequence[str]) -> str:
-    return "+".join(task.split("/")[1].removesuffix("-v3") for task in tasks)
-
-
-Outcomes = Mapping[str, Sequence[float]]
-"""Of each task, one for each seed; where several merges were played, the mean of theirs."""
-
-
-def gain_of(base: Outcomes, tuned: Outcomes, merged: Outcomes, tasks: Sequence[str]) -> list[float]:
-    """``sum(merged - base) / sum(tuned - base)`` over tasks with its 95 % percentile bootstrap interval: seeds are
-    drawn within every task, the same for all three."""
-    rng = np.random.default_rng(0)
-    above, below = np.zeros(10_001), np.zeros(10_001)
-    for task in tasks:
-        first, best, found = (np.asarray(outcomes[task], float) for outcomes in (base, tuned, merged))
-        seeds = np.vstack([np.arange(len(first)), rng.integers(len(first), size=(10_000, len(first)))])
-        above += (found - first)[seeds].mean(1)
-        below += (best - first)[seeds].mean(1)
-    ratios = above / np.maximum(below, 1e-9)
-    return [float(ratios[0]), *(float(limit) for limit in np.quantile(ratios[1:], [0.025, 0.975]))]
-
-
-def lost(base: Outcomes, merged: Outcomes, tasks: Sequence[str]) -> list[float]:
-    """The mean of ``base - merged`` over the episodes of tasks with its 95 % bootstrap interval."""
-    # The base may have played more seeds, the same first.
-    pairs = zip(*([o for task in tasks for o in outcomes[task][:OF_REST]] for outcomes in (base, merged)), strict=True)
-    differences = [first - second for first, second in pairs]
-    return [float(np.mean(differences)), *mean_interval(differences)]
-
-
-def mean_of(merges: Sequence[Outcomes]) -> dict[str, list[float]]:
-    """The mean outcome of each task and seed over the merges that played the task."""
-    tasks = {task for outcomes in merges for task in outcomes}
-    return {task: np.mean([o[task] for o in merges if task in o], axis=0).tolist() for task in sorted(tasks)}
-
-
-def row(
-    base: Outcomes, tuned: Mapping[str, Outcomes], merged: Sequence[tuple[tuple[str, ...], float, Outcomes]]
-) -> dict[str, Any]:
-    """All merges of the same number of fine-tunes.
-
-    Args:
-        base: its outcomes.
-        tuned: those of the fine-tune of each task.
-        merged: tasks, coefficient and outcomes of each merge.
-    """
-    alone, found = mean_of(list(tuned.values())), mean_of([outcomes for _, _, outcomes in merged])
-    tasks = sorted({task for names, _, _ in merged for task in names})
-    return {
-        "fine_tunes": len(merged[0][0]),
-        "merges": len(merged),
-        "coefficients": [coefficient for _, coefficient, _ in merged],
-        **{
-            name: float(np.mean([outcomes[task] for task in tasks]))
-            for name, outcomes in (("base", base), ("tuned", alone), ("merged", found))
-        },
-        "gain": gain_of(base, alone, found, tasks),
-        "gains": {called(names): gain_of(base, alone, outcomes, names) for names, _, outcomes in merged},
-        "rates": {
-            called(names): {task: float(np.mean(outcomes[task])) for task in names} for names, _, outcomes in merged
-        },
-        "lost": lost(base, found, REST),
-        "lost_on_other_bodies": lost(base, found, [task for task in REST if not task.startswith("metaworld/")]),
-    }
 
 
 def main(out: Path = Path("runs/merging")) -> None:
@@ -278,6 +198,55 @@ def main(out: Path = Path("runs/merging")) -> None:
         "chosen_on": {"seed": DEVELOPMENT, "episodes": CHOOSING, "rest": WATCHED},
     }
     write("merging", {"settings": settings, "rows": rows, "joint": joint, "negated": negated, "ported": ported})
+
+
+def render(found: dict[str, Any]) -> str:
+    """What merges keep of what was learnt, and of what was known."""
+    settings = found["settings"]
+    head = ("fine-tuned", "merged", "merges", "base", "each alone", "merged", "of the gain", "lost on the rest")
+    ways = (
+        ("each with `--keep`", found["rows"]["keep"]),
+        ("each on its task alone", found["rows"]["plain"]),
+        ("all at once with `--keep`", [found["joint"]]),
+    )
+    rows = [
+        (
+            name,
+            f"{row['fine_tunes']}, by {row['fit']}" if "fit" in row else "none",
+            row["merges"],
+            *(f"{row[rate]:.2f}" for rate in ("base", "tuned", "merged")),
+            "{:.2f} [{:.2f}, {:.2f}]".format(*row["gain"]) if row["fine_tunes"] > 1 else "",
+            difference(row["lost"]),
+        )
+        for name, own in ways
+        for row in own
+    ]
+    lines = [
+        *table(head, rows),
+        "",
+        f"From {settings['base']}, all weights, {settings['demonstrations']} demonstrations, {settings['steps']} steps "
+        f"each. Rates of success on the tasks merged, {settings['episodes']} episodes of each; the rest are "
+        f"{len(settings['rest'])} tasks that the base met, {settings['episodes_of_rest']} episodes of each for every "
+        f"merge; seeds from {settings['seed']}, 95 % intervals. Coefficients were chosen on other seeds "
+        f"(`{found['command']}`).",
+        "",
+    ]
+    lines += [
+        f"Taken away, {row['task']} falls from {row['base']:.2f} to {row['negated']:.2f}; the others lose "
+        f"{difference(row['lost_on_others'])} (coefficient {row['coefficient']:g})."
+        for row in found["negated"]
+    ]
+    ported = found["ported"]
+    rates = " and ".join(f"{rate:.2f} of {task}" for task, rate in ported["rates"].items())
+    lines += [
+        f"By analogy, the fine-tune for {ported['task']} was brought to a base that had learnt {ported['to']} since: "
+        f"{rates}, {difference(ported['lost'])} lost on the rest (coefficient {ported['coefficient']:g}).",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+RENDERED = (Rendered("docs/finetuning.md", ("merging",), render, "merging"),)
 
 
 if __name__ == "__main__":

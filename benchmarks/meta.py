@@ -22,10 +22,10 @@ import tyro
 from compare import DEMONSTRATIONS, FIRST_DEMONSTRATION, OLD, SEED, TASKS
 from polysoma import simulators
 from polysoma.cli.progress import counting
-from polysoma.comparison import WAYS, Comparison, compare, title
-from polysoma.comparison_page import write_page
 from polysoma.data.dataset import Dataset
 from polysoma.data.mixture import Source
+from polysoma.evaluation.comparison import WAYS, Comparison, compare, title
+from polysoma.evaluation.comparison_page import write_page
 from polysoma.evaluation.evaluation import evaluate
 from polysoma.evaluation.intervals import paired_difference, wilson
 from polysoma.files import write_atomically
@@ -37,7 +37,7 @@ from polysoma.policy import checkpoint
 from polysoma.policy.methods import AdaptationMethod
 from polysoma.recording import record
 from polysoma.rollout import Behaviour
-from results import write
+from results import Rendered, difference, table, write
 
 BASE, SEEN = "runs/held-out/checkpoint", "data/metaworld"
 DATA = DEMONSTRATIONS / "metaworld"
@@ -171,6 +171,36 @@ def loss(driver: str) -> float:
 def seconds(run: Path) -> float:
     """Of training, as its metrics say."""
     return float(json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])["seconds"])
+
+
+def render(found: dict[str, Any]) -> str:
+    """What a few gradient steps reach, from which start."""
+    head = ("way", "minutes", "loss on other demonstrations", "success", "95 % interval", "minus plain, paired")
+    rows = []
+    for row in found["rows"]:
+        loss, minus = found["losses"].get(row["way"]), row.get("minus_plain", row.get("minus_lora"))
+        rows.append(
+            (
+                row["way"],
+                row["minutes"] or "",
+                "" if loss is None else f"{loss:.3f}",
+                f"{row['successes']}/{row['trials']}",
+                "{:.2f} to {:.2f}".format(*row["interval"]),
+                "" if minus is None else difference(minus),
+            )
+        )
+    took = ", ".join(f"{start['name']} {start['seconds'] / 60:.1f} minutes" for start in found["learning"])
+    asked = found["comparison"]
+    note = (
+        f"From {asked['base']}, {asked['demonstrations'][0]} demonstrations of each of {len(asked['tasks'])} tasks; "
+        f"{asked['episodes']} episodes of each from seed {asked['seed']}, one core ({found['hardware']['processor']}). "
+        f"Starts were learnt once, on the 45 other tasks: {took}. Steps are compared with those of plain lora, "
+        f"`continued` with lora (`{found['command']}`)."
+    )
+    return "\n".join([*table(head, rows), "", note, ""])
+
+
+RENDERED = (Rendered("docs/finetuning.md", ("meta",), render, "meta"),)
 
 
 if __name__ == "__main__":

@@ -20,11 +20,11 @@ import tyro
 from polysoma import simulators
 from polysoma.cli.progress import counting
 from polysoma.data.paraphrases import SHIPPED
-from polysoma.evaluation.evaluation import Result, Score, evaluate
+from polysoma.evaluation.evaluation import Result, Score, evaluate, reference
 from polysoma.evaluation.intervals import wilson
 from polysoma.policy import checkpoint
 from polysoma.rollout import Told
-from results import FOLDER, write
+from results import FOLDER, Rendered, table, write
 
 EPISODES = {
     "metaworld": 20, "metaworld-pixels": 10, "babyai": 20, "drone": 50, "rover": 50, "aloha": 50, "aloha-pixels": 50,
@@ -118,6 +118,77 @@ def _print(family: str, result: Result, tasks: Mapping[str, Score]) -> None:
     print(f"{family}: {score.successes}/{score.trials} = {score.rate:.3f} [{low:.3f}, {high:.3f}], {between} to expert")
     for task, own in sorted(tasks.items(), key=lambda item: item[1].rate)[:8]:
         print(f"    {task}: {own.successes}/{own.trials}")
+
+
+def render(scores: dict[str, Any], specialists: dict[str, Any] | None, speed: dict[str, Any] | None) -> str:
+    """What the shipped weights do."""
+    head = ("body", "success", "95 % interval", "expert", "random 0 to expert 1", "tasks x seeds", "decision, p50")
+    known, rows = reference(), []
+    for family, score in scores["families"].items():
+        tasks = [task for task in scores["tasks"] if task.startswith(family + "/")]
+        expert = sum(known[task.replace("-pixels/", "/")]["expert"] for task in tasks) / len(tasks)
+        # Decisions of what is attached are timed with it, by the scores; those of the trunk on an idle machine.
+        timed = {} if family in scores.get("attached", []) else (speed or {}).get("latency_ms", {})
+        rows.append(
+            (
+                family,
+                f"**{score['rate']:.3f}**",
+                "{:.3f} to {:.3f}".format(*score["interval"]),
+                f"{expert:.3f}",
+                f"{score['expert_normalised']:.2f}",
+                f"{len(tasks)} x {score['trials'] // len(tasks)}",
+                f"{(timed.get(family) or score['latency_ms'])['p50']:.1f} ms",
+            )
+        )
+    machine = scores["hardware"]
+    lines = [
+        *table(head, rows),
+        "",
+        f"One set of weights{_attached(scores)}; unseen seeds from {scores['seed']} on; batch 1 on one core for the "
+        f"decisions ({machine['processor']}, {machine['cores']} cores). Measured with `python benchmarks/scores.py "
+        f"{scores['checkpoint']} --share {scores['share']}`; per task "
+        "in [benchmarks/results/scores.json](benchmarks/results/scores.json).",
+    ]
+    if specialists:
+        lines += ["", _against_specialists(specialists["families"])]
+    if speed:
+        lines += ["", _speeds(speed)]
+    return "\n".join([*lines, ""])
+
+
+def _attached(scores: dict[str, Any]) -> str:
+    names = scores.get("attached", [])
+    bodies = " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
+    return f", and low-rank matrices of 1.2 MB each for {bodies} alone" if names else ""
+
+
+def _against_specialists(rows: Mapping[str, Any]) -> str:
+    least = min(rows, key=lambda family: rows[family]["difference"])
+    low, high = rows[least]["interval"]
+    close = sum(row["difference"] >= -0.05 for row in rows.values())
+    return (
+        f"Generalist minus a specialist of the same size for each of {len(rows)} families, paired seeds: "
+        f"{sum(row['difference'] for row in rows.values()) / len(rows):+.3f} in the mean, {least} least with "
+        f"{rows[least]['difference']:+.3f} [{low:+.3f}, {high:+.3f}]; {close} "
+        "lose no more than 0.05 ([table](docs/evaluation.md#the-generalist-against-specialists))."
+    )
+
+
+def _speeds(speed: Mapping[str, Any]) -> str:
+    text = (
+        f"Recording Meta-World states: {speed['recording']['steps_per_s']:,.0f} steps/s with {speed['workers']} "
+        f"workers. Evaluating 50 Meta-World tasks x 4 episodes: {speed['evaluation']['seconds']:.0f} s "
+        "(`benchmarks/speed.py`)."
+    )
+    if "sample" in speed:
+        text += (
+            f" A training sample costs {speed['sample']['ratio']:.2f} times as much in a policy of "
+            f"{speed['sample']['bodies']} bodies as in one that knows one."
+        )
+    return text
+
+
+RENDERED = (Rendered("README.md", ("scores", "specialists", "speed"), render, "results"),)
 
 
 if __name__ == "__main__":

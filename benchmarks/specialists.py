@@ -27,7 +27,7 @@ from polysoma.evaluation.evaluation import Score, evaluate, reference
 from polysoma.evaluation.intervals import mean_interval
 from polysoma.learning.imitation import recipe_of_run, train
 from polysoma.learning.recipe import Recipe, read_recipe
-from results import FOLDER, write
+from results import FOLDER, Rendered, difference, table, write
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 PHASES = (
@@ -122,6 +122,32 @@ def main(
         }
         print(family, {key: value for key, value in rows[family].items() if key != "values"}, flush=True)
         write("specialists", {"seed": SEED, "families": rows})
+
+
+def render(found: dict[str, Any]) -> str:
+    """The generalist against a specialist of every family."""
+    head = (
+        "body", "generalist", "specialist", "generalist - specialist", "episodes", "windows, generalist / specialist",
+    )  # fmt: skip
+    rows = [
+        (
+            family,
+            f"{row['generalist']:.2f}",
+            f"{row['specialist']:.2f}",
+            difference([row["difference"], *row["interval"]]),
+            row["trials"],
+            f"{row['windows']['generalist']:,} / {row['windows']['specialist']:,}",
+        )
+        for family, row in found["families"].items()
+    ]
+    note = (
+        f"Success, or the return between random actions (0) and the expert (1) where returns count; seeds from "
+        f"{found['seed']} on, 95 % intervals (`python benchmarks/specialists.py`)."
+    )
+    return "\n".join([*table(head, rows), "", note, ""])
+
+
+RENDERED = (Rendered("docs/evaluation.md", ("specialists",), render, "specialists"),)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from polysoma.learning.imitation import train
 from polysoma.learning.recipe import recipe_from_table
 from polysoma.recording import record
 from polysoma.rollout import Behaviour
-from results import write
+from results import Rendered, difference, share, table, write
 
 TARGETS = ("fetch", "drone", "go1", "pointmaze")
 BESIDE = ("metaworld", "drone", "go1")
@@ -106,6 +106,30 @@ def main(
         )
         print(rows[-1])
     write("transfer", {"settings": {"steps": steps, "episodes": episodes, "seed": SEED}, "rows": rows})
+
+
+def render(found: dict[str, Any]) -> str:
+    """The transfer matrix."""
+    beside = list(dict.fromkeys(row["beside"] for row in found["rows"]))
+    rows = []
+    for target, count in dict.fromkeys((row["target"], row["demonstrations"]) for row in found["rows"]):
+        own = {row["beside"]: row for row in found["rows"] if (row["target"], row["demonstrations"]) == (target, count)}
+        cells = [
+            "" if name not in own else share(own[name]) if name == NOBODY else difference(own[name]["minus_alone"])
+            for name in beside
+        ]
+        rows.append((f"{target}, {count}", *cells))
+    settings = found["settings"]
+    note = (
+        f"Success beside nobody, then what the company of others adds to it, with 95 % intervals. {settings['steps']} "
+        f"steps each from nothing; {settings['episodes']} episodes a task with seeds from {settings['seed']} "
+        "(`python benchmarks/transfer.py`)."
+    )
+    head = ("body, demonstrations a task", *(f"beside {name}" for name in beside))
+    return "\n".join([*table(head, rows), "", note, ""])
+
+
+RENDERED = (Rendered("docs/evaluation.md", ("transfer",), render, "transfer"),)
 
 
 if __name__ == "__main__":
