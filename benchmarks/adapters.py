@@ -11,7 +11,6 @@ import os
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tyro
@@ -20,7 +19,7 @@ from polysoma import simulators
 from polysoma.policy import checkpoint
 from polysoma.policy.adaptation import Adaptation
 from polysoma.policy.agent import Acting
-from results import Rendered, write
+from results import read, write
 
 
 def main(count: int = 100, decisions: int = 400, body: str = "fetch", task: str = "fetch/push") -> None:
@@ -78,8 +77,9 @@ def _resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def render(found: dict[str, Any]) -> str:
+def render() -> str:
     """A hundred adaptations in one process."""
+    found = read("adapters")
     return (
         f"{found['adapters']} adaptations of rank 8 on the shipped weights: {found['file_bytes'] / 1e6:.2f} MB a "
         f"file, {found['memory_bytes_each'] / 1e6:.2f} MB of memory each, loaded in {found['load_seconds']:.1f} s. A "
@@ -87,9 +87,6 @@ def render(found: dict[str, Any]) -> str:
         f"{found['switching_p50_ms']:.2f} ms when every decision asks the next one (medians, one "
         f"core, `{found['command']}`).\n"
     )
-
-
-RENDERED = (Rendered("docs/finetuning.md", ("adapters",), render, "adapters"),)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ minutes on one core, the body 25. Killed, it continues.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import tyro
 
@@ -20,7 +20,7 @@ from polysoma.evaluation.comparison import WAYS, Comparison, compare
 from polysoma.evaluation.comparison_page import figure, write_page
 from polysoma.recording import record
 from polysoma.rollout import Behaviour
-from results import Rendered, difference, table, write
+from results import difference, read, write
 
 DEMONSTRATIONS = Path("data/held-out")
 TASKS = tuple(
@@ -57,42 +57,49 @@ def main(
     write(f"compare-{what}", {"comparison": result["comparison"], "rows": result["rows"]})
 
 
-def render(found: dict[str, Any]) -> str:
+def _table(name: str) -> str:
     """Every way of learning from a few demonstrations."""
+    found = read(name)
     asked = found["comparison"]
-    head = (
-        "way", "demos", "success", "95 % interval", "minus specialist, paired", "minutes", "steps", "MB", "old tasks",
-    )  # fmt: skip
-    rows = []
+    lines = [
+        "| way | demos | success | 95 % interval | minus specialist, paired | minutes | steps | MB | old tasks |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
     for row in found["rows"]:
         minus, lost = row.get("minus_specialist"), row.get("forgotten")
         low, high = row["interval"]
+        trained = bool(row["steps"])
         old = "" if lost is None else difference([-lost[0], -lost[2], -lost[1]]) if any(lost) else "unchanged"
-        costs = (row["minutes"], row["steps"], row["megabytes"]) if row["steps"] else ("", "", "")
-        rows.append(
-            (
-                row["way"],
-                row["demonstrations"] or "",
-                f"{row['successes']}/{row['trials']}",
-                f"{low:.2f} to {high:.2f}",
-                difference(minus) if minus and row["way"] != "specialist" else "",
-                *costs,
-                old,
-            )
+        lines.append(
+            f"| {row['way']} | {row['demonstrations'] or ''} | {row['successes']}/{row['trials']} "
+            f"| {low:.2f} to {high:.2f} | {difference(minus) if minus and row['way'] != 'specialist' else ''} "
+            f"| {row['minutes'] if trained else ''} | {row['steps'] if trained else ''} "
+            f"| {row['megabytes'] if trained else ''} | {old} |"
         )
-    note = (
-        f"From {asked['base']}, {asked['minutes']:g} minutes on one core for each way "
-        f"({found['hardware']['processor']}), {asked['episodes']} episodes of each of {len(asked['tasks'])} tasks from "
-        f"seed {asked['seed']} (`{found['command']}`)."
-    )
-    return "\n".join([*table(head, rows), "", note, ""])
+    machine = found["hardware"]
+    lines += [
+        "",
+        f"From {asked['base']}, {asked['minutes']:g} minutes on one core for each way ({machine['processor']}), "
+        f"{asked['episodes']} episodes of each of {len(asked['tasks'])} tasks from seed {asked['seed']} "
+        f"(`{found['command']}`).",
+        "",
+    ]
+    return "\n".join(lines)
 
 
-RENDERED = (
-    Rendered("docs/finetuning.md", ("compare-tasks",), render, "tasks"),
-    Rendered("docs/finetuning.md", ("compare-body",), render, "body"),
-    Rendered("docs/compare-tasks.svg", ("compare-tasks",), figure),
-)
+def render_tasks() -> str:
+    """Tasks that the base never met."""
+    return _table("compare-tasks")
+
+
+def render_body() -> str:
+    """A body that the base never met."""
+    return _table("compare-body")
+
+
+def figure_tasks() -> str:
+    """Success against demonstrations on tasks that the base never met, as SVG."""
+    return figure(read("compare-tasks"))
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ from polysoma.data.schema import infer, schema_path, write_schema
 from polysoma.data.windows import Windows
 from polysoma.data.writer import DatasetWriter
 from polysoma.horizon import Horizon
-from results import Rendered, table, write
+from results import read, write
 
 
 def main(lerobot: str, samples: int = 20_000, lerobot_samples: int = 1_500, repeats: int = 3) -> None:
@@ -173,23 +173,23 @@ def _rate(work: Callable[[], int], repeats: int) -> float:
     return float(np.median(rates))
 
 
-def render(found: dict[str, Any]) -> str:
+def render() -> str:
     """Reading and writing beside LeRobot."""
-    rows = []
+    found = read("data")
+    lines = ["| what | rate |", "| --- | --- |"]
     for unit, rates in found["rates"].items():
         what, _, per = unit.partition(" ")
-        rows += [(f"{what}: {name}", f"{value:,.0f} {per}") for name, value in rates.items()]
+        lines += [f"| {what}: {name} | {value:,.0f} {per} |" for name, value in rates.items()]
     opening, mixture = found["opening 10,000 episodes"], found["two data sets of 1,000,000 frames in a mixture"]
-    note = (
+    lines += [
+        "",
         f"Rates are {found['unit']}; {found['frames']}. Opening 10,000 episodes takes {opening['seconds']:.2f} s and "
         f"{opening['megabytes']:.0f} MB. Two data sets of a million frames of pictures in a mixture: "
         f"{mixture['of which anonymous MB']:.0f} MB of memory of its own, {mixture['resident MB']:.0f} MB with what is "
-        f"mapped of the files (`{found['command']}`; LeRobot {found['lerobot'].get('lerobot', 'not measured')})."
-    )
-    return "\n".join([*table(("what", "rate"), rows), "", note, ""])
-
-
-RENDERED = (Rendered("docs/data.md", ("data",), render, "data"),)
+        f"mapped of the files (`{found['command']}`; LeRobot {found['lerobot'].get('lerobot', 'not measured')}).",
+        "",
+    ]
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

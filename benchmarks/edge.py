@@ -10,10 +10,12 @@ all three; memory is what a process that holds nothing but the runner and its se
 from __future__ import annotations
 
 import json
+import runpy
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +23,15 @@ import numpy as np
 import torch
 import tyro
 
-from edge_act import Runner, against_act
 from polysoma import simulators
 from polysoma.embodiment import INSTRUCTION, DiscreteActions
 from polysoma.evaluation.intervals import paired_difference
 from polysoma.policy import checkpoint as checkpoints
 from polysoma.policy.agent import Acting
 from polysoma.policy.export import export_onnx
-from results import FOLDER, Rendered, difference, table, write
+from results import FOLDER, read, write
+
+Runner = runpy.run_path(str(Path(__file__).parents[1] / "examples" / "edge.py"))["Runner"]
 
 TASKS = (
     "metaworld/*", "metaworld-pixels/drawer-*,metaworld-pixels/button-*", "babyai/GoTo*", "drone/*", "rover/*",
@@ -130,6 +133,43 @@ def measure(checkpoint: str, tasks: list[str], seeds: range, folder: Path, words
     return row
 
 
+def against_act(checkpoint: str, python: str, seed: int, words: int, folder: Path) -> dict[str, Any]:
+    """A decision for two arms with one 96-pixel camera: ours, and LeRobot's ACT in its own environment."""
+    body, task = "aloha-pixels", "aloha-pixels/transfer-cube"
+    observation, _ = simulators.make(task).reset(seed=seed)
+    camera = next(value for name, value in observation.items() if name != INSTRUCTION and value.ndim == 3)
+    state = sum(value.size for name, value in observation.items() if name != INSTRUCTION and value.ndim == 1)
+    policy = checkpoints.load(checkpoint, precision="bfloat16")
+    agent = policy.agent(body, acting=Acting(execute=1))
+    times = {"torch bfloat16": _decisions(lambda: agent.act(observation), agent.reset)}
+    exported = checkpoints.load_for_training(checkpoint)
+    streams = {name: value for name, value in observation.items() if name != INSTRUCTION}
+    for name, int8 in (("onnx float32", False), ("onnx int8", True)):
+        path = folder / f"{body}-{int8}.onnx"
+        export_onnx(exported, body, path, int8, words)
+        runner = Runner(str(path), observation[INSTRUCTION])
+        times[name] = _decisions(lambda runner=runner: runner.act(streams), lambda: None)
+    script = Path(__file__).with_name("act_lerobot.py")
+    found = subprocess.run(
+        [python, str(script), str(camera.shape[0]), str(state), str(policy.embodiment(body).actions.size)],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    act = json.loads(found.stdout.splitlines()[-1])
+    best = min(times.values())
+    return {"act": act, "p50_ms": times, "times_faster": round(act["p50_ms"] / best, 1), "side": camera.shape[0]}
+
+
+def _decisions(decide: Callable[[], Any], forget: Callable[[], Any], count: int = 60) -> float:
+    """The median time of a decision in milliseconds."""
+    times = []
+    for _ in range(count + 5):
+        forget()
+        began = time.perf_counter()
+        decide()
+        times.append(1e3 * (time.perf_counter() - began))
+    return round(float(np.median(times[5:])), 2)
+
+
 def main(
     checkpoint: str = "generalist",
     trials: int = 50,
@@ -168,28 +208,28 @@ def main(
             write("edge", {"settings": settings, "bodies": rows, "act": act})
 
 
-def render(found: dict[str, Any]) -> str:
+def render() -> str:
     """Exported policies."""
+    found = read("edge")
     kinds = ("torch bfloat16", "onnx float32", "onnx int8")
-    head = (
-        "body", "decision p50, torch / ONNX / int8", "file, ONNX / int8", "memory, int8",
-        "success, torch / ONNX / int8", "int8 - ONNX, paired",
-    )  # fmt: skip
-    rows = []
+    lines = [
+        "| body | decision p50, torch / ONNX / int8 | file, ONNX / int8 | memory, int8 | success, torch / ONNX / int8 "
+        "| int8 - ONNX, paired |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
     for body, row in found["bodies"].items():
-        change, files = row["int8_minus_float32"], [row[kind]["mb"] for kind in kinds[1:]]
-        rows.append(
-            (
-                body,
-                " / ".join(f"{row[kind]['p50_ms']:.1f}" for kind in kinds) + " ms",
-                " / ".join(f"{size:.1f}" for size in files) + " MB",
-                f"{row['onnx int8']['resident_mb']:.0f} MB",
-                " / ".join(f"{row[kind]['successes']}" for kind in kinds) + f" of {row['onnx int8']['trials']}",
-                difference([change["difference"], *change["interval"]]),
-            )
+        times = " / ".join(f"{row[kind]['p50_ms']:.1f}" for kind in kinds)
+        wins = " / ".join(f"{row[kind]['successes']}" for kind in kinds)
+        change = row["int8_minus_float32"]
+        low, high = change["interval"]
+        lines.append(
+            f"| {body} | {times} ms | {row['onnx float32']['mb']:.1f} / {row['onnx int8']['mb']:.1f} MB "
+            f"| {row['onnx int8']['resident_mb']:.0f} MB | {wins} of {row['onnx int8']['trials']} "
+            f"| {change['difference']:+.2f} [{low:+.2f}, {high:+.2f}] |"
         )
+    machine = found["hardware"]
     command = "`python benchmarks/edge.py`; ALOHA with `--trials 300`"
-    lines = [*table(head, rows), "", f"One core of {found['hardware']['processor']}, batch 1 ({command}).", ""]
+    lines += ["", f"One core of {machine['processor']}, batch 1 ({command}).", ""]
     if found.get("act"):
         act, own = found["act"]["act"], found["act"]["p50_ms"]
         lines += [
@@ -200,9 +240,6 @@ def render(found: dict[str, Any]) -> str:
             "",
         ]
     return "\n".join(lines)
-
-
-RENDERED = (Rendered("docs/serving.md", ("edge",), render, "edge"),)
 
 
 if __name__ == "__main__":

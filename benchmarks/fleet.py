@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ import tyro
 from fleet_ways import DEMONSTRATIONS, FEWER, ROBOTS, SEED, UNSEEN, Fleet
 from polysoma.evaluation.intervals import paired_difference, wilson
 from polysoma.learning.fleet import Rounds
-from results import Rendered, difference, table, write
+from results import difference, read, write
 
 
 def row(way: str, played: Mapping[str, Any], beside: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -50,6 +51,8 @@ def main(
         episodes: of each task on each robot.
         reconstruction: steps with which a robot makes its own part in the end.
     """
+    # Before anything asks which families there are; workers are told, too.
+    os.environ["POLYSOMA_FAMILIES"] = str(Path(__file__).parents[1] / "examples" / "fleet.py")
     asked = Rounds(rounds=rounds)
     fleet = Fleet(out, episodes)
     shared = out / "local" / "checkpoint"
@@ -84,22 +87,21 @@ def main(
     write("fleet", {"settings": settings, "bytes_a_round": traffic, "rows": rows, "unseen": unseen})
 
 
-def render(found: dict[str, Any]) -> str:
-    """Ten robots that learn together, in five ways, and robots that join."""
+def render() -> str:
+    """Ten robots that learn together, in four ways."""
+    found = read("fleet")
     settings, lines = found["settings"], []
     for title, rows in (("ten robots", found["rows"]), ("robots that join", found["unseen"])):
-        head = (title, "success", "95 % interval", "local parts - this, paired", "minutes")
-        cells = [
-            (
-                row["way"],
-                f"{row['successes']}/{row['trials']}",
-                "{:.2f} to {:.2f}".format(*row["interval"]),
-                difference(row["ours_minus_this"]) if "ours_minus_this" in row else "",
-                f"{row['minutes']:.1f}",
+        lines += [f"| {title} | success | 95 % interval | local parts - this, paired | minutes |"]
+        lines += ["| --- | --- | --- | --- | --- |"]
+        for row in rows:
+            low, high = row["interval"]
+            beside = difference(row["ours_minus_this"]) if "ours_minus_this" in row else ""
+            lines.append(
+                f"| {row['way']} | {row['successes']}/{row['trials']} | {low:.2f} to {high:.2f} | {beside} "
+                f"| {row['minutes']:.1f} |"
             )
-            for row in rows
-        ]
-        lines += [*table(head, cells), ""]
+        lines.append("")
     traffic, rounds = found["bytes_a_round"]["local"], settings["rounds"]
     lines += [
         f"{settings['demonstrations']} demonstrations of each of three tasks on each robot, "
@@ -110,9 +112,6 @@ def render(found: dict[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
-
-
-RENDERED = (Rendered("docs/fleet.md", ("fleet",), render, "fleet"),)
 
 
 if __name__ == "__main__":

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import accelerate
 import torch
 
 from polysoma.cli.progress import counting
@@ -19,12 +17,17 @@ from polysoma.data.mixture import Source
 from polysoma.evaluation.evaluation import evaluate
 from polysoma.evaluation.intervals import wilson
 from polysoma.files import write_atomically
-from polysoma.learning.federation import ROBOTS as ROBOTS_FOLDER
-from polysoma.learning.federation import home_of, simulate
+from polysoma.learning.bodies import BodyRecipe
+from polysoma.learning.engine import Engine, losses_of
 from polysoma.learning.finetuning import recipe_for, with_steps
 from polysoma.learning.fleet import Rounds, begun, join
-from polysoma.learning.imitation import accumulate, learning_rate, optimizer_for, train
-from polysoma.learning.recipe import BodyRecipe, Recipe, recipe_from_table
+from polysoma.learning.method import Ingredients, Method, Metrics, Share, reduced
+from polysoma.learning.methods.imitation import Imitation
+from polysoma.learning.optimizers import AdamW
+from polysoma.learning.recipe import Recipe, recipe_from_table
+from polysoma.learning.simulated_fleet import ROBOTS as ROBOTS_FOLDER
+from polysoma.learning.simulated_fleet import home_of, simulate
+from polysoma.learning.training import train
 from polysoma.policy import checkpoint
 from polysoma.policy.adaptation import Adaptation
 from polysoma.policy.policy import Policy
@@ -44,8 +47,6 @@ class Fleet:
     """The benchmark's folder: data of every robot, runs, and the results that are finished."""
 
     def __init__(self, out: Path, episodes: int) -> None:
-        # Here and in the workers.
-        os.environ["POLYSOMA_FAMILIES"] = str(Path(__file__).parents[1] / "examples" / "fleet.py")
         self.out, self.episodes = out, episodes
         self.base = out / "base"
         if not (self.base / checkpoint.CONFIG).exists():
@@ -145,9 +146,7 @@ class Fleet:
             data=(self.data(0),),
             bodies={BODY: dataclasses.replace(BODY_RECIPE, batch=32, parts=1, weight=1 / len(ROBOTS))},
             steps=steps,
-            warmup=30,
-            learning_rate=2e-3,
-            weight_decay=0.01,
+            optimizer=AdamW(2e-3, warmup=30, weight_decay=0.01),
         )
         policies: list[Policy] = []
         for source in sources:
@@ -155,19 +154,10 @@ class Fleet:
             torch.manual_seed(0)
             own = {BODY: source.statistics()}
             policies.append(trunk.adapted(Adaptation("head"), (source.embodiment,), own, ()).train())
-        everything = torch.nn.ModuleList([trunk, *policies]).requires_grad_(True)
-        optimizer = optimizer_for(everything, recipe)  # type: ignore[arg-type]
-        accelerator = accelerate.Accelerator()
+        engine = Engine(Together(trunk, policies, sources, recipe), recipe)
         with counting(out.name) as show:
             for step in range(steps):
-                for group in optimizer.param_groups:
-                    group["lr"] = learning_rate(recipe, step)
-                loss = 0.0
-                for robot, (policy, source) in enumerate(zip(policies, sources, strict=True)):
-                    loss += accumulate(policy, source, dataclasses.replace(recipe, seed=robot), step, accelerator)[0]
-                torch.nn.utils.clip_grad_norm_(everything.parameters(), recipe.clip)
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
+                loss = sum(losses_of(engine.step(step)).values())
                 show(step + 1, steps, f"loss {loss / len(policies):.3f}")
         checkpoint.save(trunk, out / "shared")
         whose = {"base": str((out / "shared").resolve()), "base_sha256": checkpoint.weights_sha256(out / "shared")}
@@ -177,6 +167,21 @@ class Fleet:
             policy.config = dataclasses.replace(policy.config, adaptation=adaptation)
             checkpoint.save(policy, made[robot])
         return made
+
+
+class Together(Method):
+    """All robots learn in one place: a method of this file, of modules that share a trunk."""
+
+    def __init__(self, trunk: Policy, policies: list[Policy], sources: list[Source], recipe: Recipe) -> None:
+        robots = {f"robot-{number}": policy for number, policy in enumerate(policies)}
+        self.modules = torch.nn.ModuleDict({"policy": trunk, **robots}).requires_grad_(True)
+        self._robots = [
+            Imitation().build(Ingredients(policy, [source], bodies=recipe.bodies, seed=robot))
+            for robot, (policy, source) in enumerate(zip(policies, sources, strict=True))
+        ]
+
+    def accumulate(self, step: int, share: Share) -> Metrics:
+        return reduced(robot.accumulate(step, share) for robot in self._robots)
 
 
 def spent(out: Path) -> float:

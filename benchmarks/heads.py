@@ -11,17 +11,16 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import tyro
 
 from polysoma.evaluation.evaluation import evaluate
 from polysoma.evaluation.intervals import wilson
-from polysoma.learning.imitation import train
 from polysoma.learning.recipe import recipe_from_table
+from polysoma.learning.training import train
 from polysoma.recording import record
 from polysoma.rollout import Behaviour
-from results import Rendered, share, write
+from results import read, share, write
 
 TASK, SEED = "walker/obstacle", 1900
 HEADS = {
@@ -33,6 +32,7 @@ HEADS = {
 
 
 def main(demonstrations: int = 200, steps: int = 2000, episodes: int = 100) -> None:
+    # Before anything asks which families there are; workers are told, too.
     os.environ["POLYSOMA_FAMILIES"] = str(Path(__file__).parents[1] / "examples" / "obstacle.py")
     numbers = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -56,17 +56,15 @@ def main(demonstrations: int = 200, steps: int = 2000, episodes: int = 100) -> N
     write("heads", {"settings": settings, "heads": numbers})
 
 
-def render(found: dict[str, Any]) -> str:
+def render() -> str:
     """Which heads cope with several right answers."""
+    found = read("heads")
     settings = found["settings"]
     parts = [f"{name} {share(score)}" for name, score in found["heads"].items()]
     return (
         f"Two ways round an obstacle, {settings['steps']} steps from {settings['demonstrations']} demonstrations: "
         f"{'; '.join(parts)} (`{found['command']}`).\n"
     )
-
-
-RENDERED = (Rendered("docs/training.md", ("heads",), render, "heads"),)
 
 
 if __name__ == "__main__":

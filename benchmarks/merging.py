@@ -24,17 +24,17 @@ import numpy as np
 import torch
 import tyro
 
-from merging_numbers import OF_REST, REST, called, lost, metaworld, row
+from merging_numbers import OF_REST, REST, called, lost, metaworld, row_of
 from polysoma.evaluation.evaluation import evaluate
 from polysoma.evaluation.merging import choose_coefficient
 from polysoma.files import write_atomically
 from polysoma.learning.finetuning import recipe_for, with_steps
 from polysoma.learning.grams import input_grams
-from polysoma.learning.imitation import recipe_of_run, train
+from polysoma.learning.training import recipe_of_run, train
 from polysoma.policy import checkpoint
 from polysoma.policy.merging import Grams, add, analogy, negate
 from polysoma.policy.policy import Policy
-from results import Rendered, difference, table, write
+from results import difference, read, write
 
 BASE = "runs/held-out/checkpoint"
 Way = Literal["keep", "plain"]
@@ -149,16 +149,16 @@ def main(out: Path = Path("runs/merging")) -> None:
         learnt = sorted({task for tasks in all_tasks for task in tasks}, key=NEW.index)
         paths = {task: cells.fine_tune((task,), way) for task in learnt}
         tuned = {task: cells.played(f"{way}-{called((task,))}-alone", paths[task], (task,)) for task in learnt}
-        rows[way] = rows.get(way, [row(base, tuned, [((task,), 1.0, tuned[task]) for task in learnt])])
+        rows[way] = rows.get(way, [row_of(base, tuned, [((task,), 1.0, tuned[task]) for task in learnt])])
         for size in sorted({len(tasks) for tasks in all_tasks}):
             found = []
             for tasks in (group for group in all_tasks if len(group) == size):
                 merge = cells.merging([paths[task] for task in tasks], fit)
                 found.append((tasks, *cells.merged(f"{way}-{fit}-{called(tasks)}", merge, tasks)))
-            rows[way].append({"fit": fit} | row(base, tuned, found))
+            rows[way].append({"fit": fit} | row_of(base, tuned, found))
         if fit == "regression":
             together = cells.played("joint", cells.fine_tune(NEW, way), NEW)
-            joint = row(base, tuned, [(NEW, 1.0, together)])
+            joint = row_of(base, tuned, [(NEW, 1.0, together)])
     negated = []
     for task in UNWANTED:
         path = cells.fine_tune((task,), "keep")
@@ -200,29 +200,29 @@ def main(out: Path = Path("runs/merging")) -> None:
     write("merging", {"settings": settings, "rows": rows, "joint": joint, "negated": negated, "ported": ported})
 
 
-def render(found: dict[str, Any]) -> str:
+def render() -> str:
     """What merges keep of what was learnt, and of what was known."""
+    found = read("merging")
     settings = found["settings"]
-    head = ("fine-tuned", "merged", "merges", "base", "each alone", "merged", "of the gain", "lost on the rest")
+    lines = [
+        "| fine-tuned | merged | merges | base | each alone | merged | of the gain | lost on the rest |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
     ways = (
         ("each with `--keep`", found["rows"]["keep"]),
         ("each on its task alone", found["rows"]["plain"]),
         ("all at once with `--keep`", [found["joint"]]),
     )
-    rows = [
-        (
-            name,
-            f"{row['fine_tunes']}, by {row['fit']}" if "fit" in row else "none",
-            row["merges"],
-            *(f"{row[rate]:.2f}" for rate in ("base", "tuned", "merged")),
-            "{:.2f} [{:.2f}, {:.2f}]".format(*row["gain"]) if row["fine_tunes"] > 1 else "",
-            difference(row["lost"]),
-        )
-        for name, own in ways
-        for row in own
-    ]
-    lines = [
-        *table(head, rows),
+    for name, rows in ways:
+        for row in rows:
+            gain = "{:.2f} [{:.2f}, {:.2f}]".format(*row["gain"])
+            merged = f"{row['fine_tunes']}, by {row['fit']}" if "fit" in row else "none"
+            lines.append(
+                f"| {name} | {merged} | {row['merges']} "
+                f"| {row['base']:.2f} | {row['tuned']:.2f} | {row['merged']:.2f} "
+                f"| {gain if row['fine_tunes'] > 1 else ''} | {difference(row['lost'])} |"
+            )
+    lines += [
         "",
         f"From {settings['base']}, all weights, {settings['demonstrations']} demonstrations, {settings['steps']} steps "
         f"each. Rates of success on the tasks merged, {settings['episodes']} episodes of each; the rest are "
@@ -231,11 +231,11 @@ def render(found: dict[str, Any]) -> str:
         f"(`{found['command']}`).",
         "",
     ]
-    lines += [
-        f"Taken away, {row['task']} falls from {row['base']:.2f} to {row['negated']:.2f}; the others lose "
-        f"{difference(row['lost_on_others'])} (coefficient {row['coefficient']:g})."
-        for row in found["negated"]
-    ]
+    for row in found["negated"]:
+        lines.append(
+            f"Taken away, {row['task']} falls from {row['base']:.2f} to {row['negated']:.2f}; the others lose "
+            f"{difference(row['lost_on_others'])} (coefficient {row['coefficient']:g})."
+        )
     ported = found["ported"]
     rates = " and ".join(f"{rate:.2f} of {task}" for task, rate in ported["rates"].items())
     lines += [
@@ -244,9 +244,6 @@ def render(found: dict[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
-
-
-RENDERED = (Rendered("docs/finetuning.md", ("merging",), render, "merging"),)
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ def mean_of(merges: Sequence[Outcomes]) -> dict[str, list[float]]:
     return {task: np.mean([o[task] for o in merges if task in o], axis=0).tolist() for task in sorted(tasks)}
 
 
-def row(
+def row_of(
     base: Outcomes, tuned: Mapping[str, Outcomes], merged: Sequence[tuple[tuple[str, ...], float, Outcomes]]
 ) -> dict[str, Any]:
     """All merges of the same number of fine-tunes.

@@ -1,16 +1,14 @@
-"""Fills the tables and figures of README and docs from the JSON files in benchmarks/results.
+"""Writes the tables and figures of README and docs from the committed results: each benchmark renders its own.
 
-    python benchmarks/render.py
-    python benchmarks/render.py --check    # write nothing; fail where a page is not what the results say
-
-Each benchmark renders its own part: ``RENDERED`` in its file.
+python benchmarks/render.py          # rewrites the documents
+python benchmarks/render.py --check  # says which are not what the results say, and fails
 """
 
 from __future__ import annotations
 
 import sys
-
-import tyro
+from collections.abc import Callable
+from pathlib import Path
 
 import adapters
 import channels
@@ -31,37 +29,83 @@ import sight
 import specialists
 import stream
 import transfer
-import variants
-from results import ROOT
 
-BENCHMARKS = (
-    adapters, channels, compare, data, edge, fleet, gpicl, heads, in_context, merging, meta, realtime, scale, scores,
-    serving, sight, specialists, stream, transfer, variants,
-)  # fmt: skip
+ROOT = Path(__file__).parents[1]
+
+TABLES: dict[str, dict[str, Callable[[], str]]] = {
+    "README.md": {
+        "results": scores.render_results,
+    },
+    "docs/training.md": {
+        "channels": channels.render,
+        "sight": sight.render,
+        "heads": heads.render,
+    },
+    "docs/architecture.md": {
+        "stream": stream.render,
+    },
+    "docs/data.md": {
+        "data": data.render,
+    },
+    "docs/scale.md": {
+        "scale": scale.render,
+    },
+    "docs/finetuning.md": {
+        "tasks": compare.render_tasks,
+        "body": compare.render_body,
+        "meta": meta.render,
+        "adapters": adapters.render,
+        "memory": scores.render_memory,
+        "peg": scores.render_peg,
+        "merging": merging.render,
+    },
+    "docs/in-context.md": {
+        "in-context": in_context.render,
+        "gpicl": gpicl.render,
+    },
+    "docs/fleet.md": {
+        "fleet": fleet.render,
+    },
+    "docs/serving.md": {
+        "serving": serving.render,
+        "realtime": realtime.render,
+        "edge": edge.render,
+    },
+    "docs/evaluation.md": {
+        "paraphrases": scores.render_paraphrases,
+        "transfer": transfer.render,
+        "specialists": specialists.render,
+    },
+}
+"""By document and marker, what renders the text between ``<!-- marker -->`` and ``<!-- end of marker -->``."""
+
+FIGURES: dict[str, Callable[[], str]] = {
+    "docs/compare-tasks.svg": compare.figure_tasks,
+    "docs/in-context.svg": in_context.figure,
+}
+"""What renders a whole file."""
 
 
-def main(check: bool = False) -> None:
-    """Brings pages up to date.
+def rendered(text: str, tables: dict[str, Callable[[], str]]) -> str:
+    """A document with its tables written anew."""
+    for marker, render in tables.items():
+        begin, end = f"<!-- {marker} -->\n", f"<!-- end of {marker} -->"
+        before, rest = text.split(begin)
+        text = before + begin + render() + end + rest.split(end, 1)[1]
+    return text
 
-    Args:
-        check: only say which are not.
-    """
-    pages: dict[str, str] = {}
-    for benchmark in BENCHMARKS:
-        for part in benchmark.RENDERED:
-            path = ROOT / part.path
-            held = pages.get(part.path) or (path.read_text() if path.exists() else "")
-            pages[part.path] = part.insert(held)
-    changed = [name for name, text in pages.items() if not (ROOT / name).exists() or (ROOT / name).read_text() != text]
-    for name in changed:
-        if check:
-            print(f"{name} is not what benchmarks/results says: run python benchmarks/render.py", file=sys.stderr)
-        else:
-            (ROOT / name).write_text(pages[name])
-            print(f"wrote {name}")
-    if check and changed:
-        sys.exit(1)
+
+def main() -> None:
+    check = "--check" in sys.argv[1:]
+    pages = {name: rendered((ROOT / name).read_text(), tables) for name, tables in TABLES.items()}
+    pages |= {name: render() for name, render in FIGURES.items()}
+    old = [name for name, text in pages.items() if not (ROOT / name).exists() or (ROOT / name).read_text() != text]
+    if check and old:
+        sys.exit(f"not what the results say: {', '.join(old)}; run `python benchmarks/render.py`")
+    for name in old:
+        (ROOT / name).write_text(pages[name])
+        print(f"wrote {name}")
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    main()

@@ -1,20 +1,18 @@
-"""What every benchmark writes and renders: its numbers with the commit, versions and hardware they were measured with,
-and the parts of README and docs that are made of them."""
+"""What every benchmark writes: its numbers with the commit, versions and hardware they were measured with; and what the
+tables that are rendered from them have in common."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from polysoma.evaluation.evaluation import hardware, versions
 from polysoma.files import write_atomically
 
-ROOT = Path(__file__).parents[1]
 FOLDER = Path(__file__).parent / "results"
 
 
@@ -38,55 +36,18 @@ def write(name: str, numbers: dict[str, Any]) -> None:
     print(f"wrote {FOLDER / name}.json")
 
 
-def read(name: str) -> dict[str, Any] | None:
-    """What ``results/<name>.json`` holds; None where there is no such file."""
-    path = FOLDER / f"{name}.json"
-    return json.loads(path.read_text()) if path.exists() else None
+def read(name: str) -> dict[str, Any]:
+    """What ``results/<name>.json`` holds."""
+    found: dict[str, Any] = json.loads((FOLDER / f"{name}.json").read_text())
+    return found
 
 
-@dataclass(frozen=True)
-class Rendered:
-    """A part of a page, or a whole figure, that is made of a benchmark's results.
-
-    Attributes:
-        path: of the page, from the root of the repository.
-        results: names of the files in ``results/`` that it is made of; the first one has to exist.
-        render: what they hold (None for a file that is missing) to text.
-        marker: the text stands between ``<!-- marker -->`` and ``<!-- end of marker -->``; empty for a whole file.
-    """
-
-    path: str
-    results: tuple[str, ...]
-    render: Callable[..., str]
-    marker: str = ""
-
-    def insert(self, page: str) -> str:
-        """The page with the text of today's results in its place. Raises ValueError where it has not the markers."""
-        found = [read(name) for name in self.results]
-        if found[0] is None:
-            return page
-        text = self.render(*found)
-        if not self.marker:
-            return text
-        begin, end = f"<!-- {self.marker} -->\n", f"<!-- end of {self.marker} -->"
-        if page.count(begin) != 1 or page.count(end) != 1:
-            raise ValueError(f"{self.path}: expected one {begin.strip()} and one {end}")
-        before, rest = page.split(begin)
-        return before + begin + text + end + rest.split(end, 1)[1]
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
-    """Lines of a table in Markdown."""
-    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
-    return lines + ["| " + " | ".join(map(str, row)) + " |" for row in rows]
-
-
-def share(entry: Mapping[str, Any]) -> str:
+def share(entry: dict[str, Any]) -> str:
     """A rate of success with its interval."""
     low, high = entry["interval"]
     return f"{entry['successes'] / entry['trials']:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def difference(values: Sequence[float]) -> str:
-    """A difference with its interval."""
+    """A difference with its interval: (itself, low, high)."""
     return f"{values[0]:+.2f} [{values[1]:+.2f}, {values[2]:+.2f}]"

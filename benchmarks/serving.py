@@ -29,7 +29,7 @@ from polysoma.policy import checkpoint
 from polysoma.policy.agent import Acting, plan_together
 from polysoma.policy.policy import Policy
 from polysoma.serving.client import Client
-from results import Rendered, write
+from results import read, write
 
 CAMERAS = ("left", "right", "wrist")
 STATION = Embodiment(
@@ -162,8 +162,9 @@ def main(requests: int = 500, clients: int = 64, seconds: float = 60.0) -> None:
     write("serving", {"one_client": alone, "batched": batched, "unbatched": unbatched, "gain": round(gain, 2)})
 
 
-def render(found: dict[str, Any]) -> str:
+def render() -> str:
     """What serving costs."""
+    found = read("serving")
     alone, batched, single = found["one_client"], found["batched"], found["unbatched"]
     return (
         f"One client with three pictures of 224 x 224: {alone['overhead_ms']['p50']:.1f} ms (p50) and "
@@ -173,9 +174,6 @@ def render(found: dict[str, Any]) -> str:
         f"{batched['lost']} lost, {batched['mixed_up']} mixed up, p99 {batched['answer_ms']['p99']:.0f} ms; "
         f"{found['hardware']['cores']} cores for server and clients (`python benchmarks/serving.py`).\n"
     )
-
-
-RENDERED = (Rendered("docs/serving.md", ("serving",), render, "serving"),)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from polysoma.data.windows import Windows
 from polysoma.embodiment import INSTRUCTION, Modality
 from polysoma.policy import checkpoint as checkpoints
 from polysoma.policy.policy import Policy
-from results import Rendered, table, write
+from results import read, write
 
 STILL = 0.005
 """Metres: what varies less than this within a task is not asked for."""
@@ -95,18 +95,17 @@ def main(checkpoint: str = "generalist", tasks: str = "metaworld-pixels/*,aloha-
     write("sight", {"settings": {"checkpoint": checkpoint, "episodes": episodes}, "medians": means, "tasks": found})
 
 
-def render(found: dict[str, Any]) -> str:
+def render() -> str:
     """What cameras know."""
-    head = ("body", "explained variance of places", "mean error", "actions vary with the picture by")
-    rows = [
-        (body, f"{row['explained']:.2f}", f"{row['error_mm']:.0f} mm", f"{row['action_std']:.3f} std")
-        for body, row in found["medians"].items()
+    found = read("sight")
+    lines = [
+        "| body | explained variance of places | mean error | actions vary with the picture by |",
+        "| --- | --- | --- | --- |",
     ]
-    note = f"Medians over tasks, {found['settings']['episodes']} resets each (`{found['command']}`)."
-    return "\n".join([*table(head, rows), "", note, ""])
-
-
-RENDERED = (Rendered("docs/training.md", ("sight",), render, "sight"),)
+    for body, row in found["medians"].items():
+        lines.append(f"| {body} | {row['explained']:.2f} | {row['error_mm']:.0f} mm | {row['action_std']:.3f} std |")
+    lines += ["", f"Medians over tasks, {found['settings']['episodes']} resets each (`{found['command']}`).", ""]
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

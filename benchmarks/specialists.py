@@ -25,9 +25,10 @@ from polysoma.data.dataset import Dataset
 from polysoma.data.formats import is_dataset
 from polysoma.evaluation.evaluation import Score, evaluate, reference
 from polysoma.evaluation.intervals import mean_interval
-from polysoma.learning.imitation import recipe_of_run, train
+from polysoma.learning.optimizers import AdamW
 from polysoma.learning.recipe import Recipe, read_recipe
-from results import FOLDER, Rendered, difference, table, write
+from polysoma.learning.training import recipe_of_run, train
+from results import FOLDER, difference, read, write
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 PHASES = (
@@ -61,7 +62,7 @@ def _recipe(family: str, windows: int) -> Recipe:
     part = dataclasses.replace(last.bodies[family], batch=batch, weight=1.0)
     return dataclasses.replace(
         last, data=tuple(dict.fromkeys(own)), bodies={family: part}, init="", steps=windows // batch,
-        learning_rate=1e-3, warmup=100, ema=0.995, checkpoint_every=100,
+        optimizer=AdamW(1e-3, warmup=100, ema=0.995), checkpoint_every=100,
     )  # fmt: skip
 
 
@@ -124,30 +125,27 @@ def main(
         write("specialists", {"seed": SEED, "families": rows})
 
 
-def render(found: dict[str, Any]) -> str:
+def render() -> str:
     """The generalist against a specialist of every family."""
-    head = (
-        "body", "generalist", "specialist", "generalist - specialist", "episodes", "windows, generalist / specialist",
-    )  # fmt: skip
-    rows = [
-        (
-            family,
-            f"{row['generalist']:.2f}",
-            f"{row['specialist']:.2f}",
-            difference([row["difference"], *row["interval"]]),
-            row["trials"],
-            f"{row['windows']['generalist']:,} / {row['windows']['specialist']:,}",
-        )
-        for family, row in found["families"].items()
+    found = read("specialists")
+    lines = [
+        "| body | generalist | specialist | generalist - specialist | episodes | windows, generalist / specialist |",
+        "| --- | --- | --- | --- | --- | --- |",
     ]
-    note = (
+    for family, row in found["families"].items():
+        windows = row["windows"]
+        lines.append(
+            f"| {family} | {row['generalist']:.2f} | {row['specialist']:.2f} "
+            f"| {difference([row['difference'], *row['interval']])} | {row['trials']} "
+            f"| {windows['generalist']:,} / {windows['specialist']:,} |"
+        )
+    lines += [
+        "",
         f"Success, or the return between random actions (0) and the expert (1) where returns count; seeds from "
-        f"{found['seed']} on, 95 % intervals (`python benchmarks/specialists.py`)."
-    )
-    return "\n".join([*table(head, rows), "", note, ""])
-
-
-RENDERED = (Rendered("docs/evaluation.md", ("specialists",), render, "specialists"),)
+        f"{found['seed']} on, 95 % intervals (`python benchmarks/specialists.py`).",
+        "",
+    ]
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -156,9 +156,9 @@ for step in 400 600; do
 done
 see
 
-# 8. A fourth phase for what still failed: visited states of these tasks, with rounds at steps 600 and 900, and 320 steps
-#    more in which the two-armed station has more windows. (The shipped weights' ALOHA predicted offsets from the last
-#    command in it, which did worse than places, and took back the weights of phase 7 before the last 320 steps.)
+# 8. A fourth phase for what still failed: visited states of these tasks, with rounds at steps 600 and 900. ALOHA's commands
+#    were predicted as offsets from the last one in it (up to step 400 its grippers', too), which did worse than places,
+#    so in the end its own weights are those of phase 7 again, and it learns on with the others for 320 steps.
 data='data=["data/*", "data/looks/*"'
 for name in drone go1 pointmaze rover '1300/*' 'more-400/*' 'more-600/*' 'more-800/*' 'more-1000/*' 'seen-*/*' 'fine-0/*'; do
     data="$data, \"$visited/$name\""
@@ -210,10 +210,12 @@ for step in 600 900; do
     data="$data, \"$visited/fine-$step/*\""
 done
 fine
+[ -d "$run/grafted" ] || "$bin/python" recipes/graft.py "$run/fine/checkpoint" --bodies aloha --source "$run/seeing/checkpoint" \
+    --out "$run/grafted"
 resume=""
 [ -f "$run/last/training/training.safetensors" ] && resume="--resume"
 "$bin/torchrun" --nproc-per-node 2 -m polysoma train recipes/many-bodies-last.toml --out "$run/last" $resume \
-    init="$run/fine/checkpoint"
+    init="$run/grafted"
 # What the last phases brought the arm they took from others: half of the way is better than its end (a mean of weights).
 "$bin/polysoma" merge add "$run/seeing/checkpoint" "$run/last/checkpoint" --coefficient 0.5 --out "$run/mean"
 

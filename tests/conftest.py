@@ -28,9 +28,10 @@ from polysoma.embodiment import (
     channels,
 )
 from polysoma.horizon import Horizon
-from polysoma.learning.imitation import train
 from polysoma.learning.recipe import recipe_from_table
+from polysoma.learning.training import train
 from polysoma.nn.tokenizers import build_vocabulary
+from polysoma.nn.trunk import TransformerConfig
 from polysoma.policy.policy import Policy, PolicyConfig
 
 torch.set_num_threads(1)
@@ -125,7 +126,7 @@ def make_policy(sources: dict[str, Source], bodies: tuple[Embodiment, ...] = (AR
         tuple(build_vocabulary(["do one", "do two", "go"])),
         {body.name: sources[body.name].horizon for body in bodies},
         width=32,
-        depth=2,
+        trunk=TransformerConfig(depth=2, heads=2),
         heads=2,
     )
     return Policy(config).eval()

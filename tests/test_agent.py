@@ -9,9 +9,10 @@ import torch
 from conftest import ARM, HORIZONS, observe
 from polysoma.data.windows import Windows
 from polysoma.errors import PolysomaError
+from polysoma.nn.trunk import KeyValueCache
 from polysoma.policy.agent import Acting, Agent, act_together
-from polysoma.policy.memory import Memory
 from polysoma.policy.policy import Policy
+from polysoma.policy.state import PolicyState
 
 
 class Counting:
@@ -26,10 +27,12 @@ class Counting:
     def driving(self, name: str) -> Counting:
         return self
 
-    def begin(self, body: str, instruction: str, goal: None, context: tuple[()], silent: bool) -> Memory:
-        return Memory(instruction, {}, torch.zeros(1, 2, 1, 1, 4), 1, 1)
+    def begin(self, body: str, instruction: str, goal: None, context: tuple[()], silent: bool) -> PolicyState:
+        return PolicyState(instruction, {}, KeyValueCache(torch.zeros(1, 2, 1, 1, 4)))
 
-    def respond(self, windows: Windows, memories: Sequence[Memory], noise: None) -> tuple[torch.Tensor, torch.Tensor]:
+    def respond(
+        self, windows: Windows, memories: Sequence[PolicyState], noise: None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         self.asked += 1
         self.seen.append(windows)
         row = self.scale * (0.1 * self.asked + 0.01 * torch.arange(HORIZONS["arm"].chunk))
@@ -83,7 +86,7 @@ def test_history_and_previous_actions_reach_the_network(policy: Policy) -> None:
     remembered: list[int] = []
     real = policy.respond
 
-    def spy(windows: Windows, memories: Sequence[Memory], noise: None) -> tuple[torch.Tensor, torch.Tensor]:
+    def spy(windows: Windows, memories: Sequence[PolicyState], noise: None) -> tuple[torch.Tensor, torch.Tensor]:
         seen.append(windows)
         remembered.append(memories[0].frames)
         return real(windows, memories)
@@ -101,7 +104,7 @@ def test_a_new_instruction_is_read(policy: Policy) -> None:
     seen: list[Windows] = []
     real = policy.respond
 
-    def spy(windows: Windows, memories: Sequence[Memory], noise: None) -> tuple[torch.Tensor, torch.Tensor]:
+    def spy(windows: Windows, memories: Sequence[PolicyState], noise: None) -> tuple[torch.Tensor, torch.Tensor]:
         seen.append(windows)
         assert memories[0].instruction == windows.instructions[0]
         return real(windows, memories)

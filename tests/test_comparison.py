@@ -8,14 +8,14 @@ from xml.etree import ElementTree
 import pytest
 
 from conftest import GRID, make_policy
-from polysoma import comparison as module
 from polysoma.cli import main
 from polysoma.data.mixture import Source
 from polysoma.errors import PolysomaError
+from polysoma.evaluation import comparison as module
 from polysoma.evaluation.comparison import Comparison, compare
 from polysoma.evaluation.comparison_page import figure, write_page
 from polysoma.evaluation.evaluation import Result, Score
-from polysoma.learning.imitation import Rehearsal
+from polysoma.learning.training import Rehearsal
 from polysoma.policy import checkpoint
 
 

@@ -17,6 +17,7 @@ from polysoma.data.windows import Windows
 from polysoma.embodiment import Embodiment, Modality, Stream
 from polysoma.errors import PolysomaError
 from polysoma.horizon import Horizon
+from polysoma.nn.trunk import TransformerConfig
 from polysoma.policy.policy import Policy, PolicyConfig
 
 NAME = SEEN_ARM.name
@@ -36,7 +37,7 @@ def test_privileged_states_change_no_action(sources: dict[str, Source]) -> None:
     windows = sources[NAME].draw(4, np.random.default_rng(0))
     moved = {"state": windows.observations["state"] + 1}
     other = dataclasses.replace(windows, observations=windows.observations | moved)
-    assert torch.equal(policy(windows), policy(other))
+    assert torch.equal(policy(windows)["action"], policy(other)["action"])
     assert policy.losses(windows)[0] == policy.losses(other)[0] == policy.loss(windows)
     assert policy.losses(windows)[1] != policy.losses(other)[1]
     assert np.isfinite(policy.agent(NAME).act(observe(SEEN_ARM))).all()
@@ -110,7 +111,7 @@ def test_where_a_spot_is_can_be_estimated(sources: dict[str, Source]) -> None:
     places = Statistics.of(draw(200).observations["state"][:, 0])
     known = {"state": places, "action": sources["arm"].statistics()["action"]}
     looks = {"spot": Horizon(chunk=4)}
-    policy = Policy(PolicyConfig((body,), {"spot": known}, ("go",), looks, width=32, depth=1, heads=2))
+    policy = Policy(PolicyConfig((body,), {"spot": known}, ("go",), looks, width=32, trunk=TransformerConfig(depth=1)))
     optimizer = torch.optim.Adam(policy.parameters(), 2e-3)
     for step in range(100):
         optimizer.param_groups[0]["lr"] = 2e-3 * min(1, step / 20) * (1 - step / 100)

@@ -16,6 +16,7 @@ from polysoma.data.windows import Windows
 from polysoma.embodiment import Embodiment
 from polysoma.errors import PolysomaError
 from polysoma.nn.heads import HeadConfig
+from polysoma.nn.trunk import TransformerConfig
 from polysoma.policy.policy import Policy, PolicyConfig
 
 pytest.importorskip("onnxruntime", reason="exporting needs pip install 'polysoma[export]'")
@@ -46,7 +47,7 @@ def answers(policy: Policy, body: Embodiment, path: Path, frames: int = 3) -> li
             np.array([min(len(seen), history)]),
         )
         with torch.inference_mode():
-            expected = policy.head(body.name).decode(policy(windows))[0, -1].numpy()
+            expected = policy.head(body.name).decode(policy(windows)["action"])[0, -1].numpy()
         pairs.append((chunk, expected))
         runner.executed(action)
         previous.append(action)
@@ -90,7 +91,18 @@ def test_what_cannot_be_exported_is_said(sources: dict[str, Source], tmp_path: P
         export_onnx(policy, ARM.name, tmp_path / "x.onnx", words=0)
     statistics = {ARM.name: sources[ARM.name].statistics()}
     horizons, drawing = {"arm": HORIZONS["arm"]}, HeadConfig(kind="flow")
-    flow = Policy(PolicyConfig((ARM,), statistics, ("go",), horizons, width=16, depth=1, heads=2, head=drawing))
+    flow = Policy(
+        PolicyConfig(
+            (ARM,),
+            statistics,
+            ("go",),
+            horizons,
+            width=16,
+            trunk=TransformerConfig(depth=1, heads=2),
+            heads=2,
+            head=drawing,
+        )
+    )
     with pytest.raises(PolysomaError, match="draws its actions from noise"):
         export_onnx(flow, ARM.name, tmp_path / "x.onnx")
     assert not list(tmp_path.glob("*.onnx"))

@@ -10,6 +10,7 @@ from polysoma.data.statistics import Statistics
 from polysoma.embodiment import ContinuousActions, channels
 from polysoma.errors import PolysomaError
 from polysoma.nn.heads import BinsHead, FlowHead, Head, HeadConfig, L1Head, build_head
+from polysoma.nn.trunk import TransformerConfig
 from polysoma.policy.policy import Policy, PolicyConfig
 
 KINDS = ("l1", "bins", "flow")
@@ -103,7 +104,16 @@ def test_bins_hold_the_recorded_range() -> None:
 def test_an_agent_acts_with_every_head_and_repeats(kind: str, sources: dict[str, Source]) -> None:
     torch.manual_seed(0)
     statistics = {"arm": sources["arm"].statistics()}
-    config = PolicyConfig((ARM,), statistics, ("go",), HORIZONS, width=32, depth=1, heads=2, head=HeadConfig(kind))  # type: ignore[arg-type]
+    config = PolicyConfig(
+        (ARM,),
+        statistics,
+        ("go",),
+        HORIZONS,
+        width=32,
+        trunk=TransformerConfig(depth=1, heads=2),
+        heads=2,
+        head=HeadConfig(kind),
+    )  # type: ignore[arg-type]
     policy = Policy(PolicyConfig.from_json(config.to_json())).for_inference()
     assert isinstance(policy.head("arm"), {"l1": L1Head, "bins": BinsHead, "flow": FlowHead}[kind])
     first = [policy.agent("arm", seed=3).act(observe(ARM)) for _ in range(2)]

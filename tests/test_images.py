@@ -16,7 +16,7 @@ from polysoma.embodiment import Modality, Stream
 from polysoma.errors import PolysomaError
 from polysoma.horizon import Horizon
 from polysoma.learning.augmentation import augmented, recoloured, shifted
-from polysoma.learning.recipe import BodyRecipe
+from polysoma.learning.bodies import BodyRecipe
 from polysoma.nn.images import COARSE, EDGE, ImageConfig, ImageTokenizer, Points
 from polysoma.policy.policy import Policy
 
@@ -120,7 +120,7 @@ def test_cameras_join_a_policy_that_had_none(sources: dict[str, Source]) -> None
     blind = make_policy(sources, (ARM, GRID))
     seeing = blind.grown((SEEN_ARM,), {SEEN_ARM.name: sources[SEEN_ARM.name].statistics()}, ())
     windows = sources["arm"].draw(4, np.random.default_rng(0))
-    assert torch.equal(blind(windows), seeing(windows))
+    assert torch.equal(blind(windows)["action"], seeing(windows)["action"])
     assert seeing.predict(sources["arm-pixels"].draw(4, np.random.default_rng(0))).shape == (4, 4, 2)
 
 
@@ -178,7 +178,7 @@ def test_a_goal_is_a_later_picture_of_the_same_episode(sources: dict[str, Source
 def test_goals_cost_nothing_where_there_are_none(sources: dict[str, Source]) -> None:
     without, with_goals = make_policy(sources, (ARM, SEEN_ARM)), goal_policy(sources)
     windows = sources["arm-pixels"].draw(4, np.random.default_rng(0))
-    assert torch.equal(without(windows), with_goals(windows))
+    assert torch.equal(without(windows)["action"], with_goals(windows)["action"])
 
 
 def test_a_goal_matters_and_needs_no_words(sources: dict[str, Source]) -> None:
@@ -186,9 +186,9 @@ def test_a_goal_matters_and_needs_no_words(sources: dict[str, Source]) -> None:
     windows = sources["arm-pixels"].draw(4, np.random.default_rng(0), goals=True)
     silent = dataclasses.replace(windows, instructions=[""] * 4)
     other = dataclasses.replace(silent, goals={"front": 255 - silent.goals["front"]})  # type: ignore[index]
-    assert torch.isfinite(policy(silent)).all()
-    assert not torch.allclose(policy(silent), policy(other))
-    assert not torch.allclose(policy(silent), policy(windows))
+    assert torch.isfinite(policy(silent)["action"]).all()
+    assert not torch.allclose(policy(silent)["action"], policy(other)["action"])
+    assert not torch.allclose(policy(silent)["action"], policy(windows)["action"])
 
 
 def test_acting_toward_a_goal_predicts_what_was_trained(sources: dict[str, Source]) -> None:
@@ -196,7 +196,7 @@ def test_acting_toward_a_goal_predicts_what_was_trained(sources: dict[str, Sourc
     windows = sources["arm-pixels"].draw(3, np.random.default_rng(0), goals=True)
     windows = dataclasses.replace(windows, instructions=["", "do one", ""])
     with policy.autocast():
-        trained = policy.head("arm-pixels").decode(policy(windows))[:, -1]
+        trained = policy.head("arm-pixels").decode(policy(windows)["action"])[:, -1]
     assert windows.goals is not None
     memories = [
         policy.begin("arm-pixels", text, {"front": windows.goals["front"][row]})

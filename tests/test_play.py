@@ -27,6 +27,7 @@ from polysoma.data.statistics import Statistics
 from polysoma.embodiment import Modality
 from polysoma.errors import PolysomaError
 from polysoma.nn.images import ImageConfig
+from polysoma.nn.trunk import TransformerConfig
 from polysoma.play.server import WAITING, PlayServer, _picture
 from polysoma.play.stage import LARGE, SMALL, Actor, Stage
 from polysoma.policy.policy import Policy, PolicyConfig
@@ -47,7 +48,16 @@ def simulated(*names: str, goals: bool = False) -> Policy:
         statistics[body.name] = known
     horizons = {name: simulators.families()[name].horizon for name in names}
     images = ImageConfig(goals=goals)
-    config = PolicyConfig(bodies, statistics, ("fly",), horizons, width=16, depth=1, heads=2, images=images)
+    config = PolicyConfig(
+        bodies,
+        statistics,
+        ("fly",),
+        horizons,
+        width=16,
+        trunk=TransformerConfig(depth=1, heads=2),
+        heads=2,
+        images=images,
+    )
     return Policy(config).for_inference()
 
 

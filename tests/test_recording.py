@@ -11,6 +11,7 @@ from polysoma.data.dataset import Dataset
 from polysoma.data.mixture import open_sources
 from polysoma.errors import PolysomaError
 from polysoma.nn.tokenizers import build_vocabulary
+from polysoma.nn.trunk import TransformerConfig
 from polysoma.policy import checkpoint
 from polysoma.policy.policy import Policy, PolicyConfig
 from polysoma.recording import record
@@ -83,7 +84,7 @@ def untrained(tmp_path: Path) -> Path:
         tuple(build_vocabulary(text for source in sources for text in source.instructions)),
         {source.embodiment.name: source.horizon for source in sources},
         width=32,
-        depth=1,
+        trunk=TransformerConfig(depth=1, heads=2),
         heads=2,
     )
     checkpoint.save(Policy(config), tmp_path / "checkpoint")

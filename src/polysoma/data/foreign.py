@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from polysoma import progress
 from polysoma.data import stored
 from polysoma.data.episode import Episode
 from polysoma.data.formats import open_reader
@@ -31,9 +32,6 @@ ENDING = "episode.ending"
 _NEAR, _RUN = 8, 64
 """Frames of which pictures are read in one go: how far one is from the next, and how many at most."""
 
-Progress = Callable[[int, int], None]
-"""Called with (frames so far, of how many)."""
-
 
 class Foreign:
     """What a reader holds, described by a schema. Episodes without frames are left out.
@@ -41,7 +39,6 @@ class Foreign:
     Args:
         reader: holds the frames.
         schema: says what they are.
-        progress: called while all of them are read.
 
     Attributes:
         index: the episodes; their seeds are their numbers in the reader. How they ended is read with their frames:
@@ -52,8 +49,8 @@ class Foreign:
         PolysomaError: there is no frame at all.
     """
 
-    def __init__(self, reader: Reader, schema: Schema, progress: Progress | None = None) -> None:
-        self.reader, self.schema, self._progress = reader, schema, progress
+    def __init__(self, reader: Reader, schema: Schema) -> None:
+        self.reader, self.schema = reader, schema
         body = schema.embodiment
         self._episodes = np.flatnonzero(reader.lengths)
         if not len(self._episodes):
@@ -99,7 +96,8 @@ class Foreign:
     def fill(self, columns: Mapping[str, np.ndarray | JpegWriter]) -> None:
         """Assigns all rows of these columns. Raises PolysomaError as :meth:`episode`.
 
-        Many pictures that go into files are unpacked by as many processes as there are cores.
+        Tells :mod:`polysoma.progress` how far it is. Many pictures that go into files are unpacked by as many processes
+        as there are cores.
         """
         pictures = any(self.features[key].image for key in columns)
         workers = min(os.cpu_count() or 1, len(self))
@@ -124,8 +122,7 @@ class Foreign:
         done = 0
         for count in counts:
             done += count
-            if self._progress is not None:
-                self._progress(done, self.frames)
+            progress.tell(f"unpacking {self.reader.path}", done, self.frames)
 
     def _fill_one(self, columns: Mapping[str, np.ndarray | JpegWriter], number: int) -> int:
         body = self.schema.embodiment

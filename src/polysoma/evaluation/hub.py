@@ -50,7 +50,7 @@ def model_card(checkpoint: str | Path, name: str, results: Mapping[str, Any] | N
         "",
         f"# {name}",
         "",
-        f"One transformer policy (width {config.width}, depth {config.depth}) that drives "
+        f"One transformer policy (width {config.width}, depth {config.trunk.depth}) that drives "
         f"{len(config.embodiments)} bodies, for Polysoma.",
         "",
         "```python",

@@ -9,10 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from polysoma.nn.trunk import RowsLinear
+
 _ALPHA = 2.0
 
 
-class LoRALinear(nn.Linear):
+class LoRALinear(RowsLinear):
     """A linear map plus one of low rank that begins as zero: ``W + B A``, where the inner width is the rank.
 
     The second one is scaled by 2, as is usual (``alpha = 2 * rank``).
@@ -23,8 +25,8 @@ class LoRALinear(nn.Linear):
         self.a = nn.Parameter(torch.randn(rank, inputs) / math.sqrt(inputs))
         self.b = nn.Parameter(torch.zeros(outputs, rank))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) + _ALPHA * F.linear(F.linear(x, self.a), self.b)
+    def forward(self, x: Tensor, first: int = 0) -> Tensor:
+        return super().forward(x, first) + _ALPHA * F.linear(F.linear(x, self.a), self.b[first:])
 
     def dense(self) -> Tensor:
         """The one matrix that does the same."""

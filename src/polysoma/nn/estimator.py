@@ -54,11 +54,10 @@ class Estimator(nn.Module):
         """Every channel, ``(B, T, channels)`` in standard deviations of the data.
 
         Args:
-            frames: tokens ``(B, T * tokens, width)``.
+            frames: tokens ``(B, T, tokens, width)``.
             told: the mean of the tokens of what was told, ``(B, width)``.
         """
-        x = frames.unflatten(1, (-1, self.tokens))
-        x = torch.cat([x, told[:, None, None].expand(-1, x.shape[1], -1, -1)], 2)
+        x = torch.cat([frames, told[:, None, None].expand(-1, frames.shape[1], -1, -1)], 2)
         return self.out(self.norm(x.float()).flatten(2)).float()
 
     def losses(

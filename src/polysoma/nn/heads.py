@@ -185,6 +185,37 @@ class FlowHead(Head):
         return self.field(known).float().view(x.shape)
 
 
+class ValueHead(Head):
+    """One number for each readout, such as the return that is expected from there on, with a squared error."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, 1)
+
+    def losses(self, readouts: Tensor, actions: Tensor) -> Tensor:
+        """Squared errors ``(B, R)`` of numbers float32 ``(B, R)``."""
+        return (self.decode(readouts) - actions).square()
+
+    def decode(self, readouts: Tensor, noise: Tensor | None = None) -> Tensor:
+        """The numbers, float32 ``(B, R)``."""
+        return self.linear(readouts).float().squeeze(-1)
+
+
+@dataclass(frozen=True)
+class ValueConfig:
+    """A :class:`ValueHead`."""
+
+    kind: Literal["value"] = "value"
+
+    def build(self, width: int) -> ValueHead:
+        """The head for readouts of this width, its weights random."""
+        return ValueHead(width)
+
+
+ReadoutHead = ValueConfig
+"""What a readout beside that of actions has for a head: one member for each kind, told apart by ``kind``."""
+
+
 class CategoricalHead(Head):
     """A chunk of choices among named actions, with a cross-entropy loss."""
 

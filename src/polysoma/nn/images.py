@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -118,7 +118,7 @@ class ImageTokenizer(nn.Module):
         tokens = self.reduce(x, deep, role).float() + self.which + self.roles[role]
         return tokens.view(batch, time, self.config.tokens, -1)
 
-    def forward_goals(self, goals: dict[str, Tensor], readings: dict[str, Tensor]) -> Tensor:
+    def forward_goals(self, goals: Mapping[str, Tensor], readings: dict[str, Tensor]) -> Tensor:
         """Tokens ``(B, cameras * tokens, width)`` of what each camera is to see, uint8 ``(B, height, width, 3)``."""
         tokens = [self(picture[:, None], readings[name], name)[:, 0] for name, picture in goals.items()]
         return torch.cat(tokens, 1) + self.goal

@@ -71,8 +71,7 @@ class TextTokenizer(nn.Module):
         words = self.words(ids) if self.own is None else F.embedding(ids, self._table())
         x = words + self.position[: ids.shape[1]]
         mask = torch.zeros(ids.shape, device=ids.device).masked_fill_(ids == 0, BLOCKED)[:, None, None]
-        x, _, _ = self.block(x, mask)
-        return x
+        return self.block.alone(x, mask)
 
     def _table(self) -> Tensor:
         assert self.own is not None
@@ -165,12 +164,20 @@ class GridTokenizer(nn.Module):
         x = symbols + self.merge(found)
         return x + self.mlp(self.norm(x))
 
-    def forward(self, grid: Tensor, table: Tensor) -> Tensor:
+    def forward(self, grid: Tensor, table: Tensor, which: Tensor | None = None) -> Tensor:
+        """A token of each grid, ``(B, T, 1, width)``.
+
+        Args:
+            grid: ``(B, T, rows, columns, ids)``.
+            table: of I instructions, from :meth:`read`.
+            which: int64 ``(B,)``, the instruction of each window; None where window b has instruction b.
+        """
         batch, time, rows, columns, _ = grid.shape
         index = torch.zeros(grid.shape[:-1], dtype=torch.long, device=grid.device)
         for i, size in enumerate(self.cardinalities):
             index = index * size + grid[..., i].long()
-        index = index.flatten(1) + (torch.arange(batch, device=grid.device) * table.shape[1])[:, None]
+        which = torch.arange(batch, device=grid.device) if which is None else which
+        index = index.flatten(1) + (which * table.shape[1])[:, None]
         cells = F.embedding(index, table.flatten(0, 1)).view(batch * time, rows * columns, -1) + self.position
         x = cells.transpose(1, 2).unflatten(2, self.shape).contiguous(memory_format=torch.channels_last)
         x = F.relu(x + self.near(F.relu(x)))
@@ -291,18 +298,30 @@ class BodyTokenizer(nn.Module):
         times: Tensor,
         readings: dict[str, Tensor],
         images: ImageTokenizer | None,
+        rows: Tensor | None = None,
     ) -> Tensor:
-        """Tokens ``(B, T * per_frame, width)`` of T frames, which are the frames ``times`` of their windows."""
+        """Tokens ``(B, T, per_frame, width)`` of T frames.
+
+        Args:
+            observations: stream name to ``(B, T, *shape)``.
+            previous: the action executed before each frame, ``(B, T, A)`` or int64 ``(B, T)``.
+            times: int64 ``(B, T)`` or ``(1, T)``, which frames of their windows these are.
+            readings: from :meth:`read`, of I instructions.
+            images: the tokenizer of all cameras.
+            rows: int64 ``(B,)``, the instruction of each window; None where window b has instruction b.
+        """
         tokens = [
-            tokenizer(observations[name], readings[name]) if name in readings else tokenizer(observations[name])
+            tokenizer(observations[name], readings[name], rows) if name in readings else tokenizer(observations[name])
             for name, tokenizer in self.streams.items()
         ]
         if images is not None:
-            tokens += [images(observations[camera], readings[camera], camera) for camera in self.cameras]
+            for camera in self.cameras:
+                reading = readings[camera] if rows is None else readings[camera].index_select(0, rows)
+                tokens.append(images(observations[camera], reading, camera))
         if self.previous is not None:
             tokens.append(self.previous(previous))
         if self.fused:
             x = torch.stack([part.float().sum(-2, keepdim=True) for part in tokens]).sum(0)
         else:
             x = torch.cat(tokens, 2)
-        return (x + self._time()[times]).flatten(1, 2)
+        return x + self._time()[times]

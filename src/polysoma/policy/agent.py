@@ -15,9 +15,9 @@ from polysoma.data.episode import Episode
 from polysoma.data.windows import Windows
 from polysoma.embodiment import INSTRUCTION, DiscreteActions, Embodiment, Modality, Observation
 from polysoma.errors import PolysomaError
-from polysoma.policy.memory import Memory
 from polysoma.policy.policy import Policy
 from polysoma.policy.retrieval import RetrievalMemory
+from polysoma.policy.state import PolicyState
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ class Agent:
         self.timing = Timing(1 / self.body.rate_hz)
         self.thought = False
         self._rng = np.random.default_rng(seed)
-        self._memory: Memory | None = None
+        self._memory: PolicyState | None = None
         self._frames: list[Observation] = []
         self._previous = [self.body.actions.none()]
         self._previous_valid = [False]
@@ -210,7 +210,7 @@ class Agent:
                 self._memory.forget_frames()
         self._frames.append(checked)
 
-    def _recall(self) -> Memory:
+    def _recall(self) -> PolicyState:
         """The memory of the instruction that holds now."""
         instruction = self._frames[-1][INSTRUCTION]
         if self._memory is None or self._memory.instruction != instruction:

@@ -25,7 +25,7 @@ from polysoma.files import write_atomically
 from polysoma.policy.adaptation import Adaptation
 from polysoma.policy.policy import Policy, PolicyConfig
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 FILES = (CONFIG, WEIGHTS)
 ATTACHED = "adaptations"

@@ -23,7 +23,7 @@ from polysoma.embodiment import Modality
 from polysoma.errors import PolysomaError
 from polysoma.files import write_atomically
 from polysoma.nn.tokenizers import MAX_WORDS
-from polysoma.nn.trunk import attention_mask
+from polysoma.policy.inputs import FrameInputs, TaskInputs
 from polysoma.policy.policy import Policy
 
 INSTALL = "pip install 'polysoma[export]'"
@@ -59,23 +59,11 @@ class Deployed(nn.Module):
                 For bodies whose actions are relative, the last one is bool ``(1, history)``: whether there was a
                 previous action.
         """
-        policy, body = self.policy, self.body
-        tokenizer = policy._tokenizer(self.name)
-        told, told_valid = policy.text(words), words != 0
-        readings = tokenizer.read(told, told_valid, policy.images)
-        told, told_valid = policy._prompted(told, told_valid)
-        times = torch.arange(self.horizon.history)[None]
-        observations = dict(zip((stream.name for stream in body.arrays), streams, strict=False))
-        frames = tokenizer(observations, previous, times, readings, policy.images)
-        now = (length - 1)[None]
-        mask = attention_mask(told_valid, times < length[:, None], now, tokenizer.per_frame)
-        tokens = torch.cat([told, frames, policy._readouts(self.name, now)], 1)
-        actions = policy.head(self.name).decode(policy.trunk(tokens, mask, 1))[0, 0]
-        if not self.relative:
-            return actions
-        reference = policy.reference(self.name, observations, previous, streams[-1])
-        assert reference is not None
-        return actions + reference[0, length - 1]
+        observations = dict(zip((stream.name for stream in self.body.arrays), streams, strict=False))
+        valid = streams[-1] if self.relative else torch.ones(previous.shape[:2], dtype=torch.bool)
+        frames, last = FrameInputs(observations, previous, valid), length - 1
+        readouts = self.policy.ask(self.name, TaskInputs(words), frames, last)
+        return self.policy.decode(self.name, readouts, frames, last)[0]
 
     def example(self, words: int) -> tuple[Tensor, ...]:
         """Inputs of the right shapes."""

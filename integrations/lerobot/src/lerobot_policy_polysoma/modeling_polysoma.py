@@ -20,6 +20,7 @@ from polysoma.data.windows import Windows
 from polysoma.embodiment import INSTRUCTION, Channel, ContinuousActions, Embodiment, Modality, Stream
 from polysoma.horizon import Horizon
 from polysoma.nn.tokenizers import build_vocabulary
+from polysoma.nn.trunk import TransformerConfig
 from polysoma.policy import checkpoint
 from polysoma.policy.policy import Policy, PolicyConfig
 
@@ -138,7 +139,8 @@ def _built(config: PolysomaConfig, tasks: list[str], rate: float) -> Policy:
     if config.base != "none":
         base = checkpoint.load_for_training(config.base)
         return base.grown((body,), {NAME: statistics}, words, keep=False, horizons=horizons)
-    return Policy(PolicyConfig((body,), {NAME: statistics}, words, horizons, config.width, config.depth, config.heads))
+    trunk = TransformerConfig(depth=config.depth, heads=config.heads)
+    return Policy(PolicyConfig((body,), {NAME: statistics}, words, horizons, config.width, trunk, config.heads))
 
 
 def _standard(size: int) -> Statistics:
