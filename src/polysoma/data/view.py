@@ -132,5 +132,7 @@ def _plot(name: str, rows: np.ndarray, names: Sequence[str]) -> str:
                 pen = "M"
         lines.append(f'<path d="{path}" fill="none" stroke="{colour}" stroke-width="1.4"/>')
         legend.append(f"<span>{pages.swatch(colour)}{escape(label)}</span>")
-    caption = f'{escape(name)}, {low:.4g} to {high:.4g}<div class="legend">{"".join(legend)}</div>'
+    caption = f"{escape(name)}, {low:.4g} to {high:.4g}"
+    if len(names) > 1:
+        caption += f'<div class="legend">{"".join(legend)}</div>'
     return pages.figure(f'<svg viewBox="0 0 {_WIDTH} {_PLOT}" role="img">{"".join(lines)}</svg>', caption)
