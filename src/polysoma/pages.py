@@ -33,7 +33,8 @@ _STYLE = (
   margin: 2rem auto; padding: 0 1rem; overflow-wrap: break-word; }
 h1 { font-size: 1.6rem; line-height: 1.25; margin: 0; } h2 { font-size: 1.15rem; margin: 2.2rem 0 .6rem; }
 h2 small { font-size: .85rem; font-weight: normal; } p { margin: .6rem 0; } .soft { color: var(--soft); }
-.wide { overflow-x: auto; margin: .6rem 0; } table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+.wide { overflow-x: auto; margin: .6rem 0; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 td, th { padding: .25rem .6rem; text-align: left; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th { font-weight: 600; } .n { text-align: right; } summary { cursor: pointer; }
 .bar { position: relative; height: 14px; background: var(--line); border-radius: 3px; min-width: 160px; }
