@@ -33,8 +33,8 @@ _CELLS_PER_MESH = 22
 
 
 def choose_backend() -> str:
-    """The OpenGL backend: the environment variable ``MUJOCO_GL``; else Apple's own on macOS, elsewhere the first of osmesa
-    and egl that loads.
+    """The OpenGL backend: the environment variable ``MUJOCO_GL``, else Apple's own on macOS and elsewhere the first of
+    osmesa and egl that loads.
 
     Sets ``MUJOCO_GL`` where it was unset. OSMesa comes first because it was the faster one on processors without a GPU.
 
