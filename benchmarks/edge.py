@@ -23,10 +23,10 @@ import torch
 import tyro
 
 from polysoma import simulators
+from polysoma.acting.agent import Acting
 from polysoma.embodiment import INSTRUCTION, DiscreteActions
 from polysoma.evaluation.intervals import paired_difference
 from polysoma.policy import checkpoint as checkpoints
-from polysoma.policy.agent import Acting
 from polysoma.policy.export import export_onnx
 from results import FOLDER, write
 

@@ -27,8 +27,8 @@ from polysoma.evaluation.intervals import mean_interval
 from polysoma.files import write_atomically
 from polysoma.learning.imitation import recipe_of_run, train
 from polysoma.learning.recipe import read_recipe
-from polysoma.recording import record
-from polysoma.rollout import Behaviour, Context
+from polysoma.rollout.recording import record
+from polysoma.rollout.rollout import Behaviour, Context
 from results import write
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "panel.toml"

@@ -23,7 +23,7 @@ from polysoma.data.paraphrases import SHIPPED
 from polysoma.evaluation.evaluation import Result, Score, evaluate
 from polysoma.evaluation.intervals import wilson
 from polysoma.policy import checkpoint
-from polysoma.rollout import Told
+from polysoma.rollout.rollout import Told
 from results import FOLDER, write
 
 EPISODES = {

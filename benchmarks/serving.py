@@ -22,9 +22,9 @@ import torch
 import tyro
 
 from polysoma import simulators
+from polysoma.acting.agent import Acting, plan_together
 from polysoma.embodiment import ContinuousActions, Embodiment, Modality, Stream, channels
 from polysoma.policy import checkpoint
-from polysoma.policy.agent import Acting, plan_together
 from polysoma.policy.described import expected_statistics
 from polysoma.policy.policy import Policy
 from polysoma.serving.client import Client

@@ -22,11 +22,11 @@ import tyro
 
 from parallel import side_by_side
 from polysoma import simulators
+from polysoma.acting.stream import Serializer, StreamAgent, StreamPolicy, draw
 from polysoma.data.mixture import Source, open_sources
 from polysoma.data.statistics import Statistics
 from polysoma.evaluation.intervals import paired_difference, wilson
 from polysoma.policy.policy import Policy, PolicyConfig, bfloat16
-from polysoma.policy.stream import Serializer, StreamAgent, StreamPolicy, draw
 from polysoma.policy.tokenizers import build_vocabulary
 from results import write
 

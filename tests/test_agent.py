@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from conftest import ARM, observe
+from polysoma.acting.agent import Acting, Agent, act_together
 from polysoma.data.windows import Windows
 from polysoma.errors import PolysomaError
-from polysoma.policy.agent import Acting, Agent, act_together
 from polysoma.policy.memory import Memory
 from polysoma.policy.policy import Policy
 
@@ -163,7 +163,7 @@ def test_an_agent_says_how_late_it_is(policy: Policy, monkeypatch: pytest.Monkey
     agent = policy.agent("arm", "go")
     # A body at 10 Hz whose decisions take 30, 250 and 90 ms.
     readings = iter([0.0, 0.03, 1.0, 1.25, 2.0, 2.09])
-    monkeypatch.setattr("polysoma.policy.agent.time.perf_counter", lambda: next(readings))
+    monkeypatch.setattr("polysoma.acting.agent.time.perf_counter", lambda: next(readings))
     for _ in range(3):
         agent.act(observe(ARM))
     assert (agent.timing.actions, agent.timing.late) == (3, 1)

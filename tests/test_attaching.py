@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from conftest import ARM, GRID, make_policy, observe
+from polysoma.acting.agent import Acting
+from polysoma.acting.retrieval import RetrievalMemory
 from polysoma.cli import main
 from polysoma.data.dataset import Dataset
 from polysoma.data.mixture import Source
@@ -16,10 +18,8 @@ from polysoma.evaluation.hub import save_pretrained
 from polysoma.learning.finetuning import recipe_for, with_steps
 from polysoma.learning.imitation import train
 from polysoma.policy import checkpoint
-from polysoma.policy.agent import Acting
 from polysoma.policy.methods import FinetuningMethod
 from polysoma.policy.policy import Policy
-from polysoma.policy.retrieval import RetrievalMemory
 
 
 @pytest.fixture

@@ -20,8 +20,8 @@ from polysoma.learning.recipe import recipe_from_table
 from polysoma.policy import checkpoint
 from polysoma.policy.adaptation import Adaptation
 from polysoma.policy.policy import Policy
-from polysoma.recording import record
-from polysoma.rollout import Behaviour, Context
+from polysoma.rollout.recording import record
+from polysoma.rollout.rollout import Behaviour, Context
 
 PANEL = Path(__file__).parents[1] / "examples" / "panel.py"
 

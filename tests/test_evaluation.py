@@ -14,7 +14,7 @@ from polysoma.evaluation.evaluation import Result, Score, evaluate, normalised
 from polysoma.evaluation.intervals import paired_difference, wilson
 from polysoma.evaluation.mosaic import mosaic
 from polysoma.evaluation.report import write_report
-from polysoma.rollout import Outcome
+from polysoma.rollout.rollout import Outcome
 
 
 def test_wilson_interval() -> None:

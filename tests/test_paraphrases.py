@@ -8,7 +8,7 @@ import pytest
 from polysoma import simulators
 from polysoma.data.paraphrases import SHIPPED, Paraphrases, read_paraphrases
 from polysoma.errors import PolysomaError
-from polysoma.rollout import Behaviour, Job, rollout
+from polysoma.rollout.rollout import Behaviour, Job, rollout
 
 RULES = Paraphrases({"go to": ["walk to"], "go": ["move"], "red ball": ["crimson ball"]}, ["now {}"], plain=0.0)
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from conftest import ARM, observe
+from polysoma.acting import realtime
+from polysoma.acting.realtime import RealTimeAgent, Scheduler, Source
 from polysoma.errors import PolysomaError
-from polysoma.policy import realtime
 from polysoma.policy.policy import Policy
-from polysoma.policy.realtime import RealTimeAgent, Scheduler, Source
 
 
 def chunk(first: float, count: int = 8) -> np.ndarray:

@@ -13,8 +13,8 @@ from polysoma.errors import PolysomaError
 from polysoma.policy import checkpoint
 from polysoma.policy.policy import Policy, PolicyConfig
 from polysoma.policy.tokenizers import build_vocabulary
-from polysoma.recording import record
-from polysoma.rollout import Behaviour, Job, Outcome, interleave, rollout, rollout_in_workers
+from polysoma.rollout.recording import record
+from polysoma.rollout.rollout import Behaviour, Job, Outcome, interleave, rollout, rollout_in_workers
 
 
 def episodes_of(path: Path) -> dict[tuple[str, int], np.ndarray]:

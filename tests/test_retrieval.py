@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from conftest import ARM, GRID, make_episode, make_policy, observe
+from polysoma.acting.agent import Acting
+from polysoma.acting.retrieval import RetrievalMemory
 from polysoma.data.dataset import Dataset
 from polysoma.data.mixture import Source
 from polysoma.data.windows import no_action
 from polysoma.errors import PolysomaError
-from polysoma.policy.agent import Acting
 from polysoma.policy.policy import Policy
-from polysoma.policy.retrieval import RetrievalMemory
 
 
 def test_what_an_agent_saw_is_found_again(policy: Policy) -> None:

@@ -7,10 +7,7 @@ import pytest
 import torch
 
 from conftest import ARM, GRID, observe
-from polysoma.data.dataset import Dataset
-from polysoma.data.mixture import Source
-from polysoma.errors import PolysomaError
-from polysoma.policy.stream import (
+from polysoma.acting.stream import (
     BINS,
     PADDING,
     PLACES,
@@ -23,6 +20,9 @@ from polysoma.policy.stream import (
     mu_law,
     to_bins,
 )
+from polysoma.data.dataset import Dataset
+from polysoma.data.mixture import Source
+from polysoma.errors import PolysomaError
 
 WORDS = ["do", "one", "two"]
 

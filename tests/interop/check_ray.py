@@ -19,9 +19,9 @@ import ray
 from polysoma.data.dataset import Dataset
 from polysoma.errors import PolysomaError
 from polysoma.policy.checkpoint import resolve
-from polysoma.recording import record
-from polysoma.rollout import Behaviour, interleave, rollout_in_workers
-from polysoma.workers import LOCAL
+from polysoma.rollout.recording import record
+from polysoma.rollout.rollout import Behaviour, interleave, rollout_in_workers
+from polysoma.rollout.workers import LOCAL
 
 
 def main() -> None:

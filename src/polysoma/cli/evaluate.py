@@ -19,7 +19,7 @@ from polysoma.errors import PolysomaError
 from polysoma.evaluation.evaluation import Result, Score, evaluate
 from polysoma.evaluation.intervals import wilson
 from polysoma.files import write_atomically
-from polysoma.rollout import Context
+from polysoma.rollout.rollout import Context
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Evaluate:
             show = stack.enter_context(counting("evaluating"))
             watch = None
             if self.rerun:
-                from polysoma.rerun_log import rerun_file
+                from polysoma.rollout.rerun_log import rerun_file
 
                 watch = stack.enter_context(rerun_file(self.rerun, driver)).outcome
 

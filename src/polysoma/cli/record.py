@@ -9,8 +9,8 @@ import tyro
 
 from polysoma import simulators
 from polysoma.cli.progress import counting
-from polysoma.recording import Recorded, record
-from polysoma.rollout import EXPERT, Behaviour, Context
+from polysoma.rollout.recording import Recorded, record
+from polysoma.rollout.rollout import EXPERT, Behaviour, Context
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from polysoma.data.dataset import Dataset
 from polysoma.data.paraphrases import Split
 from polysoma.errors import PolysomaError
 from polysoma.evaluation.intervals import mean_interval, wilson
-from polysoma.rollout import EXPERT, RANDOM, Behaviour, Context, Outcome, Told, interleave, rollout_in_workers
+from polysoma.rollout.rollout import EXPERT, RANDOM, Behaviour, Context, Outcome, Told, interleave, rollout_in_workers
 
 REFERENCE_FILE = "reference.json"
 """Success rates of the expert and of random actions, recorded with ``benchmarks/reference.py``."""
@@ -248,7 +248,7 @@ def decision_latency(checkpoint: str, tasks: Sequence[str], seed: int) -> dict[s
     """
     import torch
 
-    from polysoma.policy.agent import Acting, Agent
+    from polysoma.acting.agent import Acting, Agent
     from polysoma.policy.checkpoint import load
 
     threads = torch.get_num_threads()

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
-from polysoma.rollout import VIDEO_FPS, Outcome
+from polysoma.rollout.rollout import VIDEO_FPS, Outcome
 
 TILE = 176
 """Side of a body's picture in pixels; a line of text stands below it."""

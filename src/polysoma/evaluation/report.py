@@ -11,7 +11,7 @@ from polysoma.evaluation.evaluation import Result, Score, hardware, versions
 from polysoma.evaluation.intervals import wilson
 from polysoma.evaluation.mosaic import mosaic
 from polysoma.files import write_atomically
-from polysoma.rollout import VIDEO_FPS, Outcome
+from polysoma.rollout.rollout import VIDEO_FPS, Outcome
 
 MAX_FRAMES = 120
 """Longer episodes are shown by every second, third, ... frame, so that a video plays ten seconds at most."""

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from polysoma import simulators
+from polysoma.acting.agent import Acting, Agent
 from polysoma.embodiment import INSTRUCTION, Modality, Observation
 from polysoma.errors import PolysomaError
-from polysoma.policy.agent import Acting, Agent
 from polysoma.policy.policy import Policy
 from polysoma.simulators.environment import Environment
 

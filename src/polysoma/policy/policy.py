@@ -32,9 +32,9 @@ from polysoma.policy.tokenizers import BodyTokenizer, TextTokenizer
 from polysoma.policy.trunk import BLOCKED, Trunk, attention_mask
 
 if TYPE_CHECKING:
+    from polysoma.acting.agent import Acting, Agent
+    from polysoma.acting.retrieval import RetrievalMemory
     from polysoma.data.episode import Episode
-    from polysoma.policy.agent import Acting, Agent
-    from polysoma.policy.retrieval import RetrievalMemory
 
 
 Adapters = Literal["linear", "described"]
@@ -654,8 +654,8 @@ class Policy(nn.Module):
         memory: RetrievalMemory | None = None,
         context: Sequence[Episode] = (),
     ) -> Agent:
-        """An :class:`~polysoma.policy.agent.Agent` that drives this body with these weights."""
-        from polysoma.policy.agent import Agent
+        """An :class:`~polysoma.acting.agent.Agent` that drives this body with these weights."""
+        from polysoma.acting.agent import Agent
 
         return Agent(self, body, instruction, acting, seed, goal, memory, context)
 

@@ -41,9 +41,9 @@ from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
+from polysoma.acting.agent import Acting, Agent, plan_together
 from polysoma.embodiment import INSTRUCTION, Embodiment
 from polysoma.errors import PolysomaError
-from polysoma.policy.agent import Acting, Agent, plan_together
 from polysoma.policy.policy import Policy
 from polysoma.serving.messages import pack, unpack
 

@@ -18,7 +18,7 @@ from polysoma.data.view import chosen_episodes
 from polysoma.embodiment import INSTRUCTION, DiscreteActions, Embodiment, Modality
 from polysoma.errors import PolysomaError
 from polysoma.files import writing
-from polysoma.rollout import Outcome, film_stride
+from polysoma.rollout.rollout import Outcome, film_stride
 
 SUFFIX = ".rrd"
 """How the names of Rerun's files end."""

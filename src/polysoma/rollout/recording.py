@@ -11,7 +11,7 @@ from pathlib import Path
 
 from polysoma import simulators
 from polysoma.data.writer import DatasetWriter
-from polysoma.rollout import EXPERT, Behaviour, Job, Outcome, interleave, rollout_in_workers
+from polysoma.rollout.rollout import EXPERT, Behaviour, Job, Outcome, interleave, rollout_in_workers
 
 
 @dataclass

@@ -20,12 +20,12 @@ from polysoma.data.episode import Episode
 from polysoma.data.paraphrases import Split, read_paraphrases
 from polysoma.embodiment import INSTRUCTION, ContinuousActions, Embodiment, Modality, Observation
 from polysoma.errors import PolysomaError
+from polysoma.rollout.workers import in_processes, on_ray
 from polysoma.simulators.environment import Environment, ExpertFailed
-from polysoma.workers import in_processes, on_ray
 
 if TYPE_CHECKING:
+    from polysoma.acting.retrieval import RetrievalMemory
     from polysoma.policy.policy import Policy
-    from polysoma.policy.retrieval import RetrievalMemory
 
 VIDEO_FPS = 12
 EXPERT, RANDOM = "expert", "random"
@@ -71,7 +71,7 @@ class Behaviour:
 
     Attributes:
         driver: ``"expert"``, ``"random"``, or a checkpoint.
-        acting: keyword arguments of :class:`polysoma.policy.agent.Acting` for a checkpoint.
+        acting: keyword arguments of :class:`polysoma.acting.agent.Acting` for a checkpoint.
         label: ask the expert for its action at every step, whoever drives, and return the episode with these labels.
         noise: standard deviation of the noise added to half of the executed actions (DART), as a fraction of half of
             the action range; None takes each task's own ``expert_noise``, for the expert alone.
@@ -80,7 +80,7 @@ class Behaviour:
         told: a policy is told what to do in words, by the pictures that the body's cameras saw at the end of the
             expert's episode of the same seed, or by both.
         memory: None, or a folder of demonstrations and how many of each task (0 for all) a policy looks up
-            (:class:`polysoma.policy.retrieval.RetrievalMemory`).
+            (:class:`polysoma.acting.retrieval.RetrievalMemory`).
         context: None, or what a policy is shown of the same task.
     """
 
@@ -254,7 +254,7 @@ def _decider(behaviour: Behaviour) -> Callable[[list[_Lane], list[Any]], Sequenc
     if behaviour.driver == RANDOM:
         return lambda lanes, labels: [_random_action(lane) for lane in lanes]
     # The policy needs torch, whose import the other drivers should not pay for.
-    from polysoma.policy.agent import Acting, Agent, act_together
+    from polysoma.acting.agent import Acting, Agent, act_together
     from polysoma.policy.checkpoint import load
 
     policy = load(behaviour.driver)
@@ -285,8 +285,8 @@ def _decider(behaviour: Behaviour) -> Callable[[list[_Lane], list[Any]], Sequenc
 
 
 def _remembered(policy: Policy, folder: Path, count: int) -> RetrievalMemory:
+    from polysoma.acting.retrieval import RetrievalMemory
     from polysoma.data.dataset import Dataset
-    from polysoma.policy.retrieval import RetrievalMemory
 
     dataset = Dataset(folder)
     memory = RetrievalMemory(policy, dataset.embodiment.name)
@@ -325,8 +325,8 @@ def rollout_in_workers(
         behaviour: who decides.
         workers: processes.
         lanes: episodes at a time in each.
-        cluster: None for processes of this machine, or the address of a Ray cluster (:func:`polysoma.workers.on_ray`),
-            to which a checkpoint's folder is sent.
+        cluster: None for processes of this machine, or the address of a Ray cluster
+            (:func:`polysoma.rollout.workers.on_ray`), to which a checkpoint's folder is sent.
 
     Raises:
         PolysomaError: as :func:`rollout`; also when a worker dies, or there is no such cluster.

@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from polysoma.acting.agent import Acting, Agent, plan_together
 from polysoma.embodiment import ContinuousActions
 from polysoma.errors import PolysomaError
-from polysoma.policy.agent import Acting, Agent, plan_together
 from polysoma.policy.policy import Policy
 
 
@@ -110,7 +110,7 @@ class RealTimeAgent:
         policy: whose weights.
         body: name of an embodiment with continuous actions and a history of one frame; what a longer history would
             have seen between two questions is not there.
-        instruction: see :class:`~polysoma.policy.agent.Agent`.
+        instruction: see :class:`~polysoma.acting.agent.Agent`.
         blend, patience, stop: see :class:`Scheduler`.
 
     Raises:

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from polysoma.acting.retrieval import RetrievalMemory
 from polysoma.data.episode import Episode
 from polysoma.data.windows import Windows, no_action
 from polysoma.embodiment import INSTRUCTION, DiscreteActions, Embodiment, Modality, Observation
 from polysoma.errors import PolysomaError
 from polysoma.policy.memory import Memory
 from polysoma.policy.policy import Policy
-from polysoma.policy.retrieval import RetrievalMemory
 
 
 @dataclass(frozen=True)
