@@ -24,8 +24,8 @@ from polysoma.learning.imitation import train
 from polysoma.learning.recipe import recipe_from_table
 from polysoma.policy import checkpoint
 from polysoma.policy.described import expected_statistics
+from polysoma.rollout.drivers import Behaviour
 from polysoma.rollout.recording import record
-from polysoma.rollout.rollout import Behaviour
 from results import write
 
 SOURCES = {

@@ -18,8 +18,8 @@ from polysoma import simulators
 from polysoma.cli.progress import counting
 from polysoma.comparison import WAYS, Comparison, compare
 from polysoma.comparison_page import write_figure, write_page
+from polysoma.rollout.drivers import Behaviour
 from polysoma.rollout.recording import record
-from polysoma.rollout.rollout import Behaviour
 from results import write
 
 DEMONSTRATIONS = Path("data/held-out")

@@ -102,7 +102,7 @@ def measure(checkpoint: str, tasks: list[str], seeds: range, folder: Path, words
     def timed(observation: dict[str, Any]) -> Any:
         began = time.perf_counter()
         action = agent.act(observation)
-        if agent.thought:
+        if agent.asked:
             times["torch bfloat16"].append(1e3 * (time.perf_counter() - began))
         return action
 

@@ -39,8 +39,8 @@ from polysoma.learning.recipe import BodyRecipe, Recipe, recipe_from_table
 from polysoma.policy import checkpoint
 from polysoma.policy.adaptation import Adaptation
 from polysoma.policy.policy import Policy
+from polysoma.rollout.drivers import Behaviour
 from polysoma.rollout.recording import record
-from polysoma.rollout.rollout import Behaviour
 from results import write
 
 TASKS, BODY = ("touch", "carry", "stack"), "picker"

@@ -27,8 +27,9 @@ from polysoma.evaluation.intervals import mean_interval
 from polysoma.files import write_atomically
 from polysoma.learning.imitation import recipe_of_run, train
 from polysoma.learning.recipe import read_recipe
+from polysoma.rollout.drivers import Behaviour, InContext, Prompting
 from polysoma.rollout.recording import record
-from polysoma.rollout.rollout import Behaviour, Context
+from polysoma.rollout.rollout import Workers
 from results import write
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "panel.toml"
@@ -66,9 +67,10 @@ def practised(checkpoint: str, folder: Path, shots: int, workers: int) -> list[i
         lacking = [task for task in names(UNSEEN) if won.get(task, 0) < shots]
         if not lacking:
             break
-        context = Context(str(own), shots) if won else None
+        context = InContext(str(own), shots) if won else None
         seed = TRIES_SEED + number * TRIES
-        record(lacking, TRIES, folder, Behaviour(checkpoint, context=context), workers, seed, lanes=128)
+        behaviour = Behaviour(checkpoint, prompting=Prompting(in_context=context))
+        record(lacking, TRIES, folder, behaviour, Workers(workers, 128), seed)
     tried = Dataset(own)
     needed = []
     for task in range(len(tried.tasks)):
@@ -130,8 +132,11 @@ def main(
         for count in shots:
             if count == 0 and rows:
                 continue
-            context = Context(str(folder), count, kind == "observations")
-            result = evaluate(checkpoint, names(UNSEEN), episodes, SEED, workers, lanes=128, context=context)
+            context = InContext(str(folder), count, kind == "observations")
+            result = evaluate(
+                checkpoint, names(UNSEEN), episodes, SEED,
+                prompting=Prompting(in_context=context), workers=Workers(workers, 128),
+            )  # fmt: skip
             # Members are the units: episodes of one member share what was shown.
             rates = [score.rate for score in result.tasks.values()]
             row = {"context": kind, "shots": count, "rate": float(np.mean(rates)), "interval": mean_interval(rates)}

@@ -35,8 +35,8 @@ from polysoma.learning.meta import mean_loss
 from polysoma.learning.recipe import MetaLearning
 from polysoma.policy import checkpoint
 from polysoma.policy.methods import AdaptationMethod
+from polysoma.rollout.drivers import Behaviour
 from polysoma.rollout.recording import record
-from polysoma.rollout.rollout import Behaviour
 from results import write
 
 BASE, SEEN = "runs/held-out/checkpoint", "data/metaworld"

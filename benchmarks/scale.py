@@ -33,7 +33,9 @@ from polysoma.data.writer import DatasetWriter
 from polysoma.embodiment import Modality
 from polysoma.policy import checkpoint
 from polysoma.policy.policy import bfloat16
-from polysoma.rollout.rollout import Behaviour, interleave, rollout_in_workers
+from polysoma.rollout.drivers import Behaviour
+from polysoma.rollout.jobs import interleave
+from polysoma.rollout.rollout import rollout_in_workers
 from results import write
 
 TASKS = ("metaworld-pixels/drawer-open-v3", "metaworld-pixels/reach-v3", "metaworld-pixels/window-close-v3")

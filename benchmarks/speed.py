@@ -20,8 +20,8 @@ from polysoma.data.mixture import Source
 from polysoma.evaluation.evaluation import decision_latency, evaluate
 from polysoma.policy import checkpoint
 from polysoma.policy.policy import Policy, bfloat16
+from polysoma.rollout.drivers import Behaviour
 from polysoma.rollout.recording import record
-from polysoma.rollout.rollout import Behaviour
 from results import write
 
 WORKERS = 2

@@ -21,8 +21,8 @@ from polysoma.evaluation.evaluation import evaluate
 from polysoma.evaluation.intervals import paired_difference, wilson
 from polysoma.learning.imitation import train
 from polysoma.learning.recipe import recipe_from_table
+from polysoma.rollout.drivers import Behaviour
 from polysoma.rollout.recording import record
-from polysoma.rollout.rollout import Behaviour
 from results import write
 
 TARGETS = ("fetch", "drone", "go1", "pointmaze")

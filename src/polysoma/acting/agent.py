@@ -1,40 +1,66 @@
-"""Agents: a policy bound to one body. All that an episode needs to remember lives here, none of it in the policy."""
+"""Agents: a planner bound to one body.
+
+A planner plans; an agent executes: how much of a plan before the next one is asked for, what averages plans that
+overlap, the body's limits, how long decisions take, and what was executed in the end.
+"""
 
 from __future__ import annotations
 
+import enum
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
-from polysoma.acting.retrieval import RetrievalMemory
+from polysoma.acting.planner import (
+    Plan,
+    Planner,
+    Session,
+    TaskPrompt,
+    as_planner,
+    embodiment_for,
+    within_limits,
+)
 from polysoma.data.episode import Episode
-from polysoma.data.windows import Windows, no_action
-from polysoma.embodiment import INSTRUCTION, DiscreteActions, Embodiment, Modality, Observation
+from polysoma.embodiment import INSTRUCTION, DiscreteActions, Embodiment, Observation
 from polysoma.errors import PolysomaError
-from polysoma.policy.memory import Memory
-from polysoma.policy.policy import Policy
+
+if TYPE_CHECKING:
+    from polysoma.policy.policy import Policy
 
 
 @dataclass(frozen=True)
 class Acting:
-    """How predictions become actions.
+    """How plans become actions.
 
     Attributes:
-        execute: how many actions of a chunk are executed before the policy is asked again; None for half of a chunk.
-        ensemble: None, or the rate w of temporal ensembling (Zhao et al. 2023, ACT, section IV.B): the policy is asked
-            at every step and the predictions that overlap are averaged with weights ``exp(-w * age)``.
-        temperature: of the choice among discrete actions; 0 takes the most probable one, which may go in circles. The
-            default did best on development seeds of the grid world.
+        execute: how many actions of a plan are executed before the planner is asked again; None for half of them.
+        ensemble: None, or the rate w of temporal ensembling (Zhao et al. 2023, ACT, section IV.B): the planner is asked
+            at every step and the plans that overlap are averaged with weights ``exp(-w * age)``.
+        temperature: of the choice among discrete actions of a policy; None for the default of
+            :class:`~polysoma.acting.policy_planner.PolicyPlanner`. What is a planner already has its own.
     """
 
     execute: int | None = None
     ensemble: float | None = None
-    temperature: float = 0.6
+    temperature: float | None = None
+
+    def agent(self, planner: Planner | Policy, body: str | Embodiment, **prompt: Any) -> Agent:
+        """An agent that acts like this; further arguments as those of :class:`BoundPlanner`."""
+        return Agent(planner, body, acting=self, **prompt)
+
+
+class Source(enum.StrEnum):
+    """Where an action came from."""
+
+    PLAN = "plan"
+    HELD = "held"
+    """The plan had run out: the last action again."""
+    STOPPED = "stopped"
+    """Nothing had come for too long, or a guard stopped the body."""
 
 
 @dataclass
@@ -67,122 +93,109 @@ class Timing:
         )
 
 
-class Agent:
-    """Drives one body: history, chunk execution, limits, how late it is (``timing``), and whether the policy was asked
-    for the last action (``thought``) or it came from the chunk before.
+class BoundPlanner:
+    """A planner that drives one body, step by step: what :class:`Agent` and
+    :class:`~polysoma.acting.realtime.RealTimeAgent` share. Evaluations take either.
 
     Args:
-        policy: whose weights are used, those of its adaptation where it has one for this body; many agents may share
-            one.
-        body: name of an embodiment that the policy knows.
-        instruction: what to do; needed unless observations bring their own ``"instruction"``.
-        acting: see :class:`Acting`.
-        seed: of the choices among discrete actions, and of heads that draw.
+        planner: what plans, or a policy; many agents may share one.
+        body: the embodiment, or its name where the planner knows bodies.
+        instruction: what to do; needed unless observations bring their own ``"instruction"``, or there is a goal.
+        seed: of what is drawn.
         goal: None, or camera stream to what it is to see in the end, uint8 of the stream's shape; with or instead of
             words.
-        memory: demonstrations to look up, which may be shared with other agents; None begins with an empty one when
-            :attr:`memory` is first asked for.
-        context: episodes of this body that show the task, in any order, for policies trained to be shown some.
+        demonstrations: episodes of this body that show the task, order unspecified, for policies that learn in context.
+        observation_only: whether the demonstrations' actions are withheld.
+        expert: see :class:`~polysoma.acting.planner.TaskPrompt`.
+        temperature: see :class:`Acting`.
+
+    Attributes:
+        planner: what plans.
+        body: the embodiment.
+        instruction, goal, demonstrations: what holds in this episode.
+        session: the planner's memory of this episode.
+        timing: how late decisions are.
+        asked: whether the planner was asked for the last action, or it came from an earlier plan.
+        source: where the last action came from.
+        plan: the last plan; None before the first.
+
+    Raises:
+        PolysomaError: the planner does not know the body, or cannot follow what it is told.
     """
+
+    timing: Timing
+    session: Session
+    asked: bool
+    source: Source
+    plan: Plan | None
 
     def __init__(
         self,
-        policy: Policy,
-        body: str,
+        planner: Planner | Policy,
+        body: str | Embodiment,
         instruction: str | None = None,
-        acting: Acting | None = None,
         seed: int = 0,
         goal: Mapping[str, np.ndarray] | None = None,
-        memory: RetrievalMemory | None = None,
-        context: Sequence[Episode] = (),
+        demonstrations: Sequence[Episode] = (),
+        observation_only: bool = False,
+        expert: Callable[[], Any] | None = None,
+        temperature: float | None = None,
     ) -> None:
-        self.policy = policy.driving(body)
-        self.body = self.policy.embodiment(body)
-        self.acting = acting or Acting()
-        execute = (self.body.chunk + 1) // 2 if self.acting.execute is None else self.acting.execute
-        if not 1 <= execute <= self.body.chunk:
-            raise PolysomaError(f"execute must be 1..{self.body.chunk} for {body}, got {execute}")
-        if self.acting.ensemble is not None and isinstance(self.body.actions, DiscreteActions):
-            raise PolysomaError(f"temporal ensembling averages numbers; the actions of {body} are choices")
-        if self.acting.temperature < 0:
-            raise PolysomaError(f"temperature must not be negative, got {self.acting.temperature}")
-        self._retrieval = memory
-        self._execute = 1 if self.acting.ensemble is not None else execute
+        self.planner = as_planner(planner, temperature)
+        self.body = embodiment_for(self.planner, body)
         self.instruction: str | None = None
         self.goal: Mapping[str, np.ndarray] | None = None
-        self.context: tuple[Episode, ...] = ()
-        self._silent = False
-        self.reset(instruction, seed, goal, context)
+        self.demonstrations: tuple[Episode, ...] = ()
+        self._observation_only = False
+        self._expert = expert
+        self.reset(instruction, seed, goal, demonstrations, observation_only)
 
     def reset(
         self,
         instruction: str | None = None,
         seed: int = 0,
         goal: Mapping[str, np.ndarray] | None = None,
-        context: Sequence[Episode] | None = None,
-        silent: bool = False,
+        demonstrations: Sequence[Episode] | None = None,
+        observation_only: bool = False,
     ) -> None:
-        """Begins a new episode. An instruction, a goal and a context that are not given stay as they were.
-
-        Args:
-            instruction: what to do.
-            seed: of what is drawn.
-            goal: see :class:`Agent`.
-            context: see :class:`Agent`; an empty one forgets what was shown before.
-            silent: whether the policy is not told what was done in these episodes, only what was sensed.
+        """Begins a new episode. An instruction, a goal and demonstrations that are not given stay as they were; empty
+        demonstrations forget those of before.
 
         Raises:
-            PolysomaError: the goal is not a picture for each of the body's cameras, an episode is of another body, or
-                the policy was not trained to be shown any.
+            PolysomaError: the goal is not a picture for each of the body's cameras, or the planner cannot follow goals
+                or demonstrations.
         """
         self.instruction = self.instruction if instruction is None else instruction
-        if goal is not None:
-            self.goal = _checked_goal(self.body, goal)
-        if context:
-            self.policy.check_context(self.body.name, context)
-        if context is not None:
-            self.context, self._silent = tuple(context), silent
+        self.goal = self.goal if goal is None else goal
+        if demonstrations is not None:
+            self.demonstrations, self._observation_only = tuple(demonstrations), observation_only
+        prompt = TaskPrompt(
+            self.body, self.instruction, self.goal, self.demonstrations, self._observation_only, self._expert
+        )
+        self.session = self.planner.start(prompt, seed)
         self.timing = Timing(1 / self.body.rate_hz)
-        self.thought = False
-        self._rng = np.random.default_rng(seed)
-        self._memory: Memory | None = None
-        self._frames: list[Observation] = []
-        self._previous = [no_action(self.body)]
-        self._chunk: deque[np.ndarray] = deque()
-        self._planned: np.ndarray = np.empty(0)
-        self._overlapping: deque[np.ndarray] = deque(maxlen=self.body.chunk)
-
-    @property
-    def memory(self) -> RetrievalMemory:
-        """Demonstrations that the agent looks up: ``agent.memory.add(episode)`` counts from the next decision on."""
-        if self._retrieval is None:
-            self._retrieval = RetrievalMemory(self.policy, self.body.name)
-        return self._retrieval
+        self.asked, self.source, self.plan = False, Source.PLAN, None
+        self._executed: np.ndarray | None = None
 
     def act(self, observation: Mapping[str, Any]) -> np.ndarray:
         """The action for this observation: float32 ``(A,)`` within the limits, or an int64 scalar.
 
         Raises:
-            PolysomaError: the observation is not one of this body, holds a NaN, or there is no instruction.
+            PolysomaError: the observation is not one of this body, holds a NaN, or there is no instruction; or there is
+                no plan.
         """
-        return act_together([self], [observation])[0]
+        raise NotImplementedError
 
     def executed(self, action: Any) -> None:
-        """Tells the agent that another action than its own was executed (by a guard, or a person who took over)."""
-        self._previous[-1] = self.body.check_action(action)
-
-    def executed_of_plan(self, count: int) -> None:
-        """Tells the agent how many actions of its last plan (:func:`plan_together`) were executed.
+        """Says that another action than the agent's own was executed (by a guard, or a person who took over).
 
         Raises:
-            PolysomaError: there is no plan of so many actions.
+            PolysomaError: it is not an action of this body.
         """
-        if not 1 <= count <= len(self._planned):
-            raise PolysomaError(f"executed: expected 1 to {len(self._planned)} actions of the last chunk, got {count}")
-        self._previous[-1] = self._planned[count - 1]
+        self._executed = self.body.check_action(action)
 
     def checked(self, observation: Mapping[str, Any]) -> Observation:
-        """The observation as the policy will see it, with the agent's instruction where it brings none.
+        """The observation as the planner will see it, with the agent's instruction where it brings none.
 
         Raises:
             PolysomaError: as :meth:`act`.
@@ -196,154 +209,200 @@ class Agent:
             observation = {**observation, INSTRUCTION: self.instruction or ""}
         return self.body.check_observation(observation)
 
-    def _observe(self, observation: Mapping[str, Any]) -> None:
-        checked = self.checked(observation)
-        if len(self._frames) == self.body.history:
-            # Every place in a full window moves when it slides, so its memory is void. Sliding by half of the window
-            # at once makes that rare.
-            kept = self.body.history // 2
-            self._frames = self._frames[len(self._frames) - kept :]
-            self._previous = self._previous[len(self._previous) - kept - 1 :]
-            if self._memory is not None:
-                self._memory.forget_frames()
-        self._frames.append(checked)
+    def close(self) -> None:
+        """Ends the episode for good."""
+        self.session.close()
 
-    def _recall(self) -> Memory:
-        """The memory of the instruction that holds now."""
-        instruction = self._frames[-1][INSTRUCTION]
-        if self._memory is None or self._memory.instruction != instruction:
-            self._memory = self.policy.begin(self.body.name, instruction, self.goal, self.context, self._silent)
-        return self._memory
 
-    def _take(self) -> np.ndarray:
-        action = self.body.check_action(self._chunk.popleft())
-        self._previous.append(action)
+class Agent(BoundPlanner):
+    """Drives one body: executes a part of each plan, or averages plans that overlap.
+
+    Args:
+        acting: see :class:`Acting`.
+        others: see :class:`BoundPlanner`.
+
+    Raises:
+        PolysomaError: as :class:`BoundPlanner`, or ``acting`` does not fit the body.
+    """
+
+    def __init__(
+        self,
+        planner: Planner | Policy,
+        body: str | Embodiment,
+        instruction: str | None = None,
+        acting: Acting | None = None,
+        seed: int = 0,
+        goal: Mapping[str, np.ndarray] | None = None,
+        demonstrations: Sequence[Episode] = (),
+        observation_only: bool = False,
+        expert: Callable[[], Any] | None = None,
+    ) -> None:
+        self.acting = acting or Acting()
+        super().__init__(
+            planner, body, instruction, seed, goal, demonstrations, observation_only, expert, self.acting.temperature
+        )
+        chunk, execute = self.session.chunk, self.acting.execute
+        if execute is not None and not 1 <= execute <= chunk:
+            raise PolysomaError(f"execute must be 1..{chunk} for {self.body.name}, got {execute}")
+        if self.acting.ensemble is not None and isinstance(self.body.actions, DiscreteActions):
+            raise PolysomaError(f"temporal ensembling averages numbers; the actions of {self.body.name} are choices")
+
+    def reset(
+        self,
+        instruction: str | None = None,
+        seed: int = 0,
+        goal: Mapping[str, np.ndarray] | None = None,
+        demonstrations: Sequence[Episode] | None = None,
+        observation_only: bool = False,
+    ) -> None:
+        """See :meth:`BoundPlanner.reset`."""
+        super().reset(instruction, seed, goal, demonstrations, observation_only)
+        self._waiting: deque[np.ndarray] = deque()
+        self._overlapping: deque[tuple[int, np.ndarray]] = deque(maxlen=self.session.chunk)
+        self._planned: np.ndarray = np.empty(0)
+        self._step = 0
+
+    def act(self, observation: Mapping[str, Any]) -> np.ndarray:
+        """See :meth:`BoundPlanner.act`."""
+        (action,) = act_together([self], [observation])
+        if isinstance(action, PolysomaError):
+            raise action
         return action
 
-    def _plan(self, prediction: torch.Tensor) -> None:
-        """Turns a prediction ``(chunk, A)`` into the actions to execute next."""
-        if not torch.isfinite(prediction).all():
-            raise PolysomaError(f"the policy predicted a number that is not finite for {self.body.name}; not executed")
-        if isinstance(self.body.actions, DiscreteActions):
-            for row in prediction[: self._execute].double().numpy():
-                self._chunk.append(self._choose(row))
-        elif self.acting.ensemble is not None:
-            self._overlapping.append(prediction.numpy())
-            age = np.arange(len(self._overlapping))[::-1]
-            weight = np.exp(-self.acting.ensemble * age)
-            now = np.stack([chunk[k] for chunk, k in zip(self._overlapping, age, strict=True)])
-            self._chunk.append((weight / weight.sum()) @ now)
-        else:
-            self._chunk.extend(prediction[: self._execute].numpy())
+    def executed_of_plan(self, count: int) -> None:
+        """Says how many actions of the last plan (:func:`plan_together`) were executed.
 
-    def _choose(self, log_probability: np.ndarray) -> np.ndarray:
-        if self.acting.temperature == 0:
-            return np.array(log_probability.argmax(), np.int64)
-        # The Gumbel-max trick: one draw a choice, whatever else is in the batch.
-        return np.array(
-            (log_probability / self.acting.temperature + self._rng.gumbel(size=len(log_probability))).argmax()
-        )
+        Raises:
+            PolysomaError: there is no plan of so many actions.
+        """
+        if not 1 <= count <= len(self._planned):
+            raise PolysomaError(f"executed: expected 1 to {len(self._planned)} actions of the last chunk, got {count}")
+        self._executed = self._planned[count - 1]
 
+    def _say_executed(self) -> None:
+        """Tells the session what was executed since its last observation."""
+        if self._executed is not None:
+            self.session.executed(self._executed)
+            self._executed = None
 
-def _checked_goal(body: Embodiment, goal: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    cameras = {stream.name: stream for stream in body.streams if stream.modality is Modality.IMAGE}
-    if set(goal) != set(cameras):
-        raise PolysomaError(f"goal of {body.name}: expected pictures of {sorted(cameras)}, got {sorted(goal)}")
-    pictures = {name: np.asarray(picture) for name, picture in goal.items()}
-    for name, picture in pictures.items():
-        if picture.shape != cameras[name].shape or picture.dtype != np.uint8:
-            raise PolysomaError(
-                f"goal of {body.name}, camera {name!r}: expected uint8 of shape {cameras[name].shape}, "
-                f"got {picture.dtype} of shape {picture.shape}"
-            )
-    return {name: pictures[name] for name in cameras}
+    def _take(self, plan: Plan) -> None:
+        """Lines up those of a plan's actions that are to be executed before the next one."""
+        self.plan = plan
+        if self.acting.ensemble is not None:
+            self._overlapping.append((self._step, plan.actions))
+            now = [(self._step - since, actions) for since, actions in self._overlapping]
+            now = [(age, actions[age]) for age, actions in now if age < len(actions)]
+            weight = np.exp(-self.acting.ensemble * np.array([age for age, _ in now]))
+            self._waiting.append((weight / weight.sum()) @ np.stack([action for _, action in now]))
+            return
+        execute = (self.session.chunk + 1) // 2 if self.acting.execute is None else self.acting.execute
+        self._waiting.extend(plan.actions[:execute])
+
+    def _next(self) -> np.ndarray:
+        if not self._waiting:
+            raise PolysomaError(f"a plan for {self.body.name} is empty: expected at least one action")
+        self._executed = self.body.check_action(self._waiting.popleft())
+        return self._executed
 
 
-def act_together(agents: Sequence[Agent], observations: Sequence[Mapping[str, Any]]) -> list[np.ndarray]:
-    """One action for each agent; those of one policy and body that need a prediction share one batch."""
+def act_together(
+    agents: Sequence[BoundPlanner], observations: Sequence[Mapping[str, Any]]
+) -> list[np.ndarray | PolysomaError]:
+    """One action for each agent, or what is wrong with it, which does not touch the others.
+
+    Agents that need a plan of one planner share a batch; those that ask by themselves
+    (:class:`~polysoma.acting.realtime.RealTimeAgent`) act one by one.
+    """
     began = time.perf_counter()
-    for agent, observation in zip(agents, observations, strict=True):
-        agent._observe(observation)
-    for agent in agents:
-        agent.thought = not agent._chunk
-    for problem in _ask([agent for agent in agents if agent.thought]).values():
-        raise problem
-    actions = [agent._take() for agent in agents]
-    for agent in agents:
+    actions: dict[int, np.ndarray | PolysomaError] = {}
+    batched: dict[int, Agent] = {}
+    asking: dict[int, tuple[Agent, Observation]] = {}
+    for row, (agent, observation) in enumerate(zip(agents, observations, strict=True)):
+        try:
+            if not isinstance(agent, Agent):
+                actions[row] = agent.act(observation)
+                continue
+            checked = agent.checked(observation)
+        except PolysomaError as error:
+            actions[row] = error
+            continue
+        agent._say_executed()
+        agent.asked = not agent._waiting
+        batched[row] = agent
+        if agent.asked:
+            asking[row] = agent, checked
+        else:
+            agent.session.observed(checked)
+    for row, plan in zip(asking, _plans(list(asking.values())), strict=True):
+        if isinstance(plan, PolysomaError):
+            actions[row] = plan
+        else:
+            asking[row][0]._take(plan)
+    for row, agent in batched.items():
+        if row not in actions:
+            try:
+                actions[row] = agent._next()
+            except PolysomaError as error:
+                actions[row] = error
+        agent._step += 1
+    for agent in batched.values():
         agent.timing.add(time.perf_counter() - began)
-    return actions
+    return [actions[row] for row in range(len(agents))]
 
 
 def plan_together(
     agents: Sequence[Agent], observations: Sequence[Mapping[str, Any]]
 ) -> list[np.ndarray | PolysomaError]:
-    """The whole next chunk for each agent, within its body's limits, or what is wrong with it.
+    """The whole next plan for each agent, within its body's limits, or what is wrong with it, which does not touch the
+    others: float32 ``(n, A)`` or int64 ``(n,)``.
 
-    For those who execute chunks elsewhere: an agent takes it that all actions will be executed before its next
-    observation, unless :meth:`Agent.executed_of_plan` or :meth:`Agent.executed` says otherwise. What is wrong with one
-    agent's answer does not touch the others'.
+    For those who execute plans elsewhere: an agent takes it that all actions will be executed before its next
+    observation, unless :meth:`Agent.executed_of_plan` or :meth:`Agent.executed` says otherwise.
 
     Args:
-        agents: different ones, whose ``acting`` executes whole chunks.
-        observations: one for each. An unfit one raises PolysomaError before any agent is asked.
+        agents: different ones.
+        observations: one for each.
     """
     began = time.perf_counter()
-    checked = [agent.checked(observation) for agent, observation in zip(agents, observations, strict=True)]
-    for agent, observation in zip(agents, checked, strict=True):
-        agent._chunk.clear()
-        agent._observe(observation)
-    failed = _ask(agents)
-    plans: list[np.ndarray | PolysomaError] = []
-    for agent in agents:
-        if agent in failed:
-            # Every frame has a previous action, whatever came of it.
-            agent._previous.append(agent._previous[-1])
-            plans.append(failed[agent])
+    answers: dict[int, np.ndarray | PolysomaError] = {}
+    asking: dict[int, tuple[Agent, Observation]] = {}
+    for row, (agent, observation) in enumerate(zip(agents, observations, strict=True)):
+        try:
+            asking[row] = agent, agent.checked(observation)
+        except PolysomaError as error:
+            answers[row] = error
             continue
-        agent._planned = np.stack([agent.body.check_action(action) for action in agent._chunk])
-        agent._chunk.clear()
-        agent._previous.append(agent._planned[-1])
+        agent._waiting.clear()
+        agent._say_executed()
+    for row, plan in zip(asking, _plans(list(asking.values())), strict=True):
+        agent = asking[row][0]
+        try:
+            if isinstance(plan, PolysomaError):
+                raise plan
+            agent.plan, agent._planned = plan, within_limits(agent.body, plan.actions)
+        except PolysomaError as error:
+            answers[row] = error
+            continue
+        answers[row], agent._executed = agent._planned, agent._planned[-1]
         agent.timing.add(time.perf_counter() - began)
-        plans.append(agent._planned)
-    return plans
+    return [answers[row] for row in range(len(agents))]
 
 
-def _ask(agents: Sequence[Agent]) -> dict[Agent, PolysomaError]:
-    """Fills the agents' chunks; those of one policy and body share one batch. Returns what failed."""
-    failed: dict[Agent, PolysomaError] = {}
-    waiting: dict[tuple[int, str, int], list[Agent]] = {}
-    for agent in agents:
-        # Agents with many new frames (after a window slid) would pad those with one.
-        new = len(agent._frames) - agent._recall().frames
-        waiting.setdefault((id(agent.policy), agent.body.name, new), []).append(agent)
-    for group in waiting.values():
-        policy, body = group[0].policy, group[0].body
-        shape = policy.head(body.name).noise
-        noise = None
-        if shape is not None:
-            # Drawn by each agent for itself: the same whatever else is in the batch.
-            rows = [agent._rng.standard_normal(shape, np.float32) for agent in group]
-            noise = torch.from_numpy(np.stack(rows))
-        predictions, readouts = policy.respond(_windows(group), [agent._recall() for agent in group], noise)
-        for agent, prediction, readout in zip(group, predictions, readouts, strict=True):
-            try:
-                if agent._retrieval is not None:
-                    prediction = agent._retrieval.answer(readout.numpy(), prediction)
-                agent._plan(prediction)
-            except PolysomaError as error:
-                failed[agent] = error
-    return failed
-
-
-def _windows(agents: Sequence[Agent]) -> Windows:
-    """The frames that are not yet in the agents' memories, equally many of each."""
-    body = agents[0].body
-    new = len(agents[0]._frames) - agents[0]._recall().frames
-    frames = [agent._frames[-new:] for agent in agents]
-    return Windows(
-        body,
-        [rows[-1][INSTRUCTION] for rows in frames],
-        {s.name: np.stack([np.stack([frame[s.name] for frame in rows]) for rows in frames]) for s in body.arrays},
-        np.stack([np.stack(agent._previous[-new:]) for agent in agents]),
-        np.full(len(agents), new),
-    )
+def _plans(asking: Sequence[tuple[Agent, Observation]]) -> list[Plan | PolysomaError]:
+    """Asks the planners; agents of equal planners share one batch."""
+    groups: list[tuple[Planner, list[int]]] = []
+    for row, (agent, _) in enumerate(asking):
+        for planner, rows in groups:
+            if planner is agent.planner or planner == agent.planner:
+                rows.append(row)
+                break
+        else:
+            groups.append((agent.planner, [row]))
+    plans: dict[int, Plan | PolysomaError] = {}
+    for planner, rows in groups:
+        try:
+            found = planner.plan([asking[row][0].session for row in rows], [asking[row][1] for row in rows])
+        except PolysomaError as error:
+            found = [error] * len(rows)
+        plans |= zip(rows, found, strict=True)
+    return [plans[row] for row in range(len(asking))]

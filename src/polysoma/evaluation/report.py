@@ -11,7 +11,7 @@ from polysoma.evaluation.evaluation import Result, Score, hardware, versions
 from polysoma.evaluation.intervals import wilson
 from polysoma.evaluation.mosaic import mosaic
 from polysoma.files import write_atomically
-from polysoma.rollout.rollout import VIDEO_FPS, Outcome
+from polysoma.rollout.jobs import VIDEO_FPS, Outcome
 
 MAX_FRAMES = 120
 """Longer episodes are shown by every second, third, ... frame, so that a video plays ten seconds at most."""
@@ -30,7 +30,7 @@ td, th { padding: .2rem .6rem; text-align: left; border-bottom: 1px solid var(--
 .bar i { position: absolute; inset: 0 auto 0 0; background: var(--good); border-radius: 3px; }
 .bar u { position: absolute; top: 5.5px; height: 3px; background: var(--ink); opacity: .75; }
 .mosaic { margin: 1.4rem 0; }
-.films { display: grid; grid-template-columns: repeat(auto-fill, minmax(190px, 1fr)); gap: 14px; }
+.videos { display: grid; grid-template-columns: repeat(auto-fill, minmax(190px, 1fr)); gap: 14px; }
 figure { margin: 0; } video { width: 100%; border-radius: 6px; background: #000; display: block; }
 figcaption { font-size: .82rem; line-height: 1.35; margin-top: .3rem; }
 .ok { color: var(--good); } .no { color: var(--bad); } summary { cursor: pointer; }
@@ -43,8 +43,8 @@ def write_report(result: Result, folder: Path) -> Path:
     Raises PolysomaError when they cannot be written.
     """
     sections = [_header(result)]
-    if len({task.split("/")[0] for task in result.films}) > 1:
-        video = encode_video(mosaic(list(result.films.values())), VIDEO_FPS)
+    if len({task.split("/")[0] for task in result.videos}) > 1:
+        video = encode_video(mosaic(list(result.videos.values())), VIDEO_FPS)
         write_atomically(folder / "mosaic.mp4", video)
         sections.append(f'<div class="mosaic">{_video(video)}</div>')
     sections += ["<h2>Families</h2>", _table(result.families(), result)]
@@ -53,9 +53,9 @@ def write_report(result: Result, folder: Path) -> Path:
         by_family.setdefault(task.split("/")[0], []).append(task)
     for family, tasks in by_family.items():
         sections.append(f"<h2>{html.escape(family)}</h2>")
-        films = [result.films[task] for task in tasks if task in result.films]
-        if films:
-            sections.append('<div class="films">' + "".join(_film(film) for film in films) + "</div>")
+        videos = [result.videos[task] for task in tasks if task in result.videos]
+        if videos:
+            sections.append('<div class="videos">' + "".join(_figure(one) for one in videos) + "</div>")
         rows = _table({task: result.tasks[task] for task in tasks}, result)
         sections.append(f"<details open><summary>{len(tasks)} tasks</summary>{rows}</details>")
     page = (
@@ -97,7 +97,7 @@ def _table(scores: dict[str, Score], result: Result) -> str:
     return f"<table>{''.join(rows)}</table>"
 
 
-def _film(outcome: Outcome) -> str:
+def _figure(outcome: Outcome) -> str:
     stride = -(-len(outcome.frames) // MAX_FRAMES)
     verdict = '<span class="ok">success</span>' if outcome.success else '<span class="no">failure</span>'
     return (
