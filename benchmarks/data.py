@@ -28,7 +28,7 @@ import torch
 import tyro
 
 from data_frames import ACTION, CHUNK, EPISODES, FPS, HISTORY, LENGTH, SIDE, STATE, TASK, frames
-from polysoma.data import layout
+from polysoma.data import layout, storage, stored
 from polysoma.data.dataset import Dataset
 from polysoma.data.episode import Episode
 from polysoma.data.formats import open_reader
@@ -38,7 +38,8 @@ from polysoma.data.schema import infer, schema_path, write_schema
 from polysoma.data.windows import Windows
 from polysoma.data.writer import DatasetWriter
 from polysoma.embodiment import INSTRUCTION, ContinuousActions, Embodiment, Modality, Stream, channels
-from results import write
+from polysoma.horizon import Horizon
+from results import read, write
 
 BATCH = 32
 BODY = Embodiment(
@@ -50,8 +51,6 @@ BODY = Embodiment(
     ),
     ContinuousActions(channels(" ".join(f"a{i}" for i in range(ACTION)), low=-1, high=1)),
     FPS,
-    CHUNK,
-    HISTORY,
 )
 
 
@@ -143,7 +142,7 @@ def _measured(folder: Path, with_theirs: bool, samples: int, repeats: int) -> di
 
         rates[f"{name}, straight from the files"] = _rate(cold, repeats)
         rates[f"{name}, making the cache (frames)"] = _rate(build, repeats)
-        source = Source([Dataset(root)], [1.0], 0.0)
+        source = Source([Dataset(root)], [1.0], 0.0, horizon=Horizon(HISTORY, CHUNK))
 
         def as_floats(source: Source = source) -> int:
             return _draw(source, samples, lambda windows: _as_lerobot(windows.observations["top"]))
@@ -158,11 +157,6 @@ def _measured(folder: Path, with_theirs: bool, samples: int, repeats: int) -> di
 
 def _describe(root: Path) -> None:
     write_schema(infer(open_reader(root)), schema_path(root))
-    text = schema_path(root).read_text()
-    for key, value in (("history", HISTORY), ("chunk", CHUNK)):
-        lines = [f"{key} = {value}" if line.startswith(f"{key} = ") else line for line in text.splitlines()]
-        text = "\n".join(lines) + "\n"
-    schema_path(root).write_text(text)
 
 
 class _AsLeRobot:
@@ -217,8 +211,8 @@ def _opening(folder: Path) -> dict[str, float]:
         }
         rows.append({**row, **place, **stats})
     pq.write_table(pa.Table.from_pylist(rows), path)
-    info = layout.read_json(folder / "many" / layout.INFO)
-    layout.write_json(folder / "many" / layout.INFO, info | {"total_episodes": count, "total_frames": count * length})
+    info = storage.read_json(folder / "many" / layout.INFO)
+    storage.write_json(folder / "many" / layout.INFO, info | {"total_episodes": count, "total_frames": count * length})
     del rows
     code = (
         "import resource, time; from pathlib import Path; from polysoma.data.formats import open_reader\n"
@@ -239,7 +233,7 @@ def _sparse(folder: Path, frames: int) -> dict[str, np.ndarray]:
     """The files of a cache of so many frames, which take no disk because nothing was written into them."""
     folder.mkdir()
     arrays = {}
-    for key, feature in layout.body_features(BODY).items():
+    for key, feature in stored.body_features(BODY).items():
         path = folder / f"{key}.npy"
         np.lib.format.open_memmap(path, "w+", feature.dtype, (frames, *feature.shape))
         arrays[key] = MappedPictures.open(path) if feature.image else np.load(path, mmap_mode="r")
@@ -261,13 +255,13 @@ def _mixture(folder: Path) -> dict[str, float]:
         episodes = count // length
         dataset.embodiment = BODY
         dataset.observations = {"state": arrays["observation.state"], "top": arrays["observation.images.top"]}
-        dataset.actions, dataset.executed = arrays[layout.ACTION], arrays[layout.EXECUTED]
+        dataset.actions, dataset.executed = arrays[stored.ACTION], arrays[stored.EXECUTED]
         dataset.episode_start = np.arange(episodes) * length
         dataset.episode_length = np.full(episodes, length)
         dataset.episode_task = dataset.episode_instruction = np.zeros(episodes, np.int64)
         dataset._frames = count
         sources.append(dataset)
-    source, rng = Source(sources, [1.0, 2.0], 0.5), np.random.default_rng(0)
+    source, rng = Source(sources, [1.0, 2.0], 0.5, horizon=Horizon(HISTORY, CHUNK)), np.random.default_rng(0)
     began = time.process_time()
     for _ in range(300):
         source.draw(BATCH, rng)
@@ -281,6 +275,25 @@ def _mixture(folder: Path) -> dict[str, float]:
         "of which mapped files MB": resident["RssFile"],
         "peak MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
+
+
+def render() -> str:
+    """Reading and writing beside LeRobot."""
+    found = read("data")
+    lines = ["| what | rate |", "| --- | --- |"]
+    for unit, rates in found["rates"].items():
+        what, _, per = unit.partition(" ")
+        lines += [f"| {what}: {name} | {value:,.0f} {per} |" for name, value in rates.items()]
+    opening, mixture = found["opening 10,000 episodes"], found["two data sets of 1,000,000 frames in a mixture"]
+    lines += [
+        "",
+        f"Rates are {found['unit']}; {found['frames']}. Opening 10,000 episodes takes {opening['seconds']:.2f} s and "
+        f"{opening['megabytes']:.0f} MB. Two data sets of a million frames of pictures in a mixture: "
+        f"{mixture['of which anonymous MB']:.0f} MB of memory of its own, {mixture['resident MB']:.0f} MB with what is "
+        f"mapped of the files (`{found['command']}`; LeRobot {found['lerobot'].get('lerobot', 'not measured')}).",
+        "",
+    ]
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -20,8 +20,8 @@ import torch.nn.functional as F
 import tyro
 from torch import Tensor, nn
 
-from polysoma.policy.trunk import BLOCKED, Trunk
-from results import FOLDER, write
+from polysoma.nn.trunk import BLOCKED, TransformerTrunk
+from results import FOLDER, read, write
 
 WAYS, SIZE, LENGTH, NOISE = 5, 16, 32, 0.5
 SEED_OF_UNSEEN = 9500
@@ -34,14 +34,16 @@ class Learner(nn.Module):
         super().__init__()
         self.example, self.label = nn.Linear(SIZE, width), nn.Embedding(WAYS + 1, width)
         self.place = nn.Parameter(torch.randn(LENGTH, width) * 0.02)
-        self.trunk, self.out = Trunk(width, depth, heads), nn.Linear(width, WAYS)
+        self.trunk, self.out = TransformerTrunk(width, depth, heads), nn.Linear(width, WAYS)
         self.register_buffer("mask", torch.full((LENGTH, LENGTH), BLOCKED).triu_(1))
 
     def forward(self, examples: Tensor, labels: Tensor) -> Tensor:
         """Logits ``(B, LENGTH, WAYS)``; a label is seen from the next example on."""
         before = F.pad(labels[:, :-1], (1, 0), value=WAYS)
-        x, _ = self.trunk.extend(self.example(examples) + self.label(before) + self.place, self.mask)
-        return self.out(x)
+        x = self.example(examples) + self.label(before) + self.place
+        for block in self.trunk.blocks:
+            x = block.alone(x, self.mask)
+        return self.out(self.trunk.norm(x))
 
 
 def sequences(tasks: np.ndarray, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
@@ -101,6 +103,28 @@ def main(
         if count not in [row["tasks"] for row in rows]:
             rows.append(train(count, steps, batch, every))
             write("gpicl", {"settings": settings, "rows": rows})
+
+
+def render() -> str:
+    """From memorising to learning."""
+    found = read("gpicl")
+    steps = [point["step"] for point in found["rows"][0]["curve"]]
+    lines = [
+        "| different tasks | " + " | ".join(f"step {step}" for step in steps) + " |",
+        "| --- |" + " --- |" * len(steps),
+    ]
+    for row in found["rows"]:
+        cells = " | ".join(f"{point['known']:.2f} / {point['unseen']:.2f}" for point in row["curve"])
+        lines.append(f"| {row['tasks'] or 'unlimited'} | {cells} |")
+    settings = found["settings"]
+    seconds = sum(row["core_seconds"] for row in found["rows"])
+    lines += [
+        "",
+        f"Accuracy on tasks of training / on unseen ones, over the last quarter of {settings['length']} examples; "
+        f"chance is {1 / settings['ways']:.2f}. {seconds / 60:.0f} minutes of one core in all (`{found['command']}`).",
+        "",
+    ]
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -22,13 +22,14 @@ import torch
 import tyro
 
 from polysoma import simulators
-from polysoma.acting.agent import Acting, plan_together
+from polysoma.acting.agent import plan_together
 from polysoma.embodiment import ContinuousActions, Embodiment, Modality, Stream, channels
+from polysoma.horizon import Horizon
+from polysoma.nn.described import expected_statistics
 from polysoma.policy import checkpoint
-from polysoma.policy.described import expected_statistics
 from polysoma.policy.policy import Policy
 from polysoma.serving.client import Client
-from results import write
+from results import read, write
 
 CAMERAS = ("left", "right", "wrist")
 STATION = Embodiment(
@@ -40,7 +41,6 @@ STATION = Embodiment(
     ),
     ContinuousActions(channels(" ".join(f"joint_{i}" for i in range(7)), "rad", -3, 3)),
     rate_hz=20,
-    chunk=16,
 )
 
 
@@ -48,7 +48,7 @@ def _policy() -> Policy:
     """The shipped weights and a station with three cameras, whose own weights are random."""
     policy = checkpoint.load_for_training("generalist")
     statistics = {STATION.name: expected_statistics(STATION, (), {})}
-    return policy.grown((STATION,), statistics, ()).for_inference()
+    return policy.grown((STATION,), statistics, (), horizons={STATION.name: Horizon(chunk=16)}).for_inference()
 
 
 def _serve(port: Any, batch: int) -> None:
@@ -103,7 +103,8 @@ def overhead(url: str, requests: int) -> dict[str, Any]:
 def load(url: str, clients: int, seconds: float) -> dict[str, Any]:
     """So many clients ask for the arm's actions for so long."""
     environment = simulators.make("metaworld/drawer-open-v3")
-    agent = checkpoint.load().agent("metaworld", acting=Acting(execute=simulators.embodiments()["metaworld"].chunk))
+    policy = checkpoint.load()
+    agent = policy.agent("metaworld")
     observations = [environment.reset(seed=4000 + seed)[0] for seed in range(clients)]
     expected = [plan_together([agent], [observation])[0] for observation in observations]
     answers: list[list[float]] = [[] for _ in range(clients)]
@@ -159,6 +160,20 @@ def main(requests: int = 500, clients: int = 64, seconds: float = 60.0) -> None:
         print(unbatched)
     gain = batched["answers_per_s"] / unbatched["answers_per_s"]
     write("serving", {"one_client": alone, "batched": batched, "unbatched": unbatched, "gain": round(gain, 2)})
+
+
+def render() -> str:
+    """What serving costs."""
+    found = read("serving")
+    alone, batched, single = found["one_client"], found["batched"], found["unbatched"]
+    return (
+        f"One client with three pictures of 224 x 224: {alone['overhead_ms']['p50']:.1f} ms (p50) and "
+        f"{alone['overhead_ms']['p99']:.1f} ms (p99) beyond the policy's own {alone['policy_ms']['p50']:.1f} ms. "
+        f"{batched['clients']} clients for {batched['seconds']:.0f} s: {batched['answers_per_s']:,.0f} answers a "
+        f"second, {found['gain']:.1f} times as many as without batches ({single['answers_per_s']:,.0f}), "
+        f"{batched['lost']} lost, {batched['mixed_up']} mixed up, p99 {batched['answer_ms']['p99']:.0f} ms; "
+        f"{found['hardware']['cores']} cores for server and clients (`python benchmarks/serving.py`).\n"
+    )
 
 
 if __name__ == "__main__":

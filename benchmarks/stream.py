@@ -22,13 +22,18 @@ import tyro
 
 from parallel import side_by_side
 from polysoma import simulators
-from polysoma.acting.stream import Serializer, StreamAgent, StreamPolicy, draw
+from polysoma.acting.agent import Agent
+from polysoma.acting.stream import Serializer, StreamPlanner, StreamPolicy, draw
 from polysoma.data.mixture import Source, open_sources
 from polysoma.data.statistics import Statistics
+from polysoma.embodiment import Embodiment
 from polysoma.evaluation.intervals import paired_difference, wilson
-from polysoma.policy.policy import Policy, PolicyConfig, bfloat16
-from polysoma.policy.tokenizers import build_vocabulary
-from results import write
+from polysoma.horizon import Horizon
+from polysoma.nn.precision import autocast, chosen
+from polysoma.nn.tokenizers import build_vocabulary
+from polysoma.policy.policy import Policy, PolicyConfig
+from polysoma.task import body_of
+from results import difference, read, share, write
 
 BATCHES = {"metaworld": 64, "fetch": 32, "drone": 32}
 EPISODES = {"metaworld": 1, "fetch": 10, "drone": 10}
@@ -55,7 +60,7 @@ def learn(module: torch.nn.Module, losses: Iterator[Callable[[], torch.Tensor]],
         for group in optimizer.param_groups:
             group["lr"] = LEARNING_RATE * max(rate, 0.01)
         for _ in BATCHES:
-            with bfloat16(torch.device("cpu")):
+            with autocast("cpu", chosen("cpu")):
                 loss = next(losses)()
             loss.backward()
         torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
@@ -65,11 +70,16 @@ def learn(module: torch.nn.Module, losses: Iterator[Callable[[], torch.Tensor]],
     return steps
 
 
+def _recommended(body: Embodiment, old: Horizon | None) -> Horizon | None:
+    return simulators.recommended_horizon(body.name)
+
+
 def grouped(sources: dict[str, Source], statistics: dict[str, dict[str, Statistics]], seconds: float) -> Any:
     """Trains the grouped mode; returns what makes an agent for a task, and what was done."""
     bodies = tuple(source.embodiment for source in sources.values())
     texts = [text for source in sources.values() for text in source.instructions]
-    policy = Policy(PolicyConfig(bodies, statistics, tuple(build_vocabulary(texts))))
+    horizons = {name: source.horizon for name, source in sources.items()}
+    policy = Policy(PolicyConfig(bodies, statistics, tuple(build_vocabulary(texts)), horizons))
     rng = np.random.default_rng(0)
 
     def losses() -> Iterator[Callable[[], torch.Tensor]]:
@@ -105,13 +115,13 @@ def stream(sources: dict[str, Source], statistics: dict[str, dict[str, Statistic
     steps = learn(policy, losses(), seconds)
     policy.requires_grad_(False).eval()
 
-    def agent(task: str) -> StreamAgent:
-        body = task.split("/")[0]
-        dataset, serializer = sources[body].datasets[0], bodies[body]
+    planner = StreamPlanner(policy, list(bodies.values()), CONTEXT)
+
+    def agent(task: str) -> Agent:
+        body = body_of(task)
+        dataset = sources[body].datasets[0]
         shown = int(np.flatnonzero(dataset.episode_task == dataset.tasks.index(task))[0])
-        last = int(dataset.episode_start[shown] + dataset.episode_length[shown])
-        prompt = serializer.steps(dataset, last - per_stream[body] // 2, last)
-        return StreamAgent(policy, serializer, CONTEXT, prompt)
+        return Agent(planner, body, demonstrations=[dataset.episode(shown)])
 
     done = {
         "steps": steps,
@@ -125,7 +135,12 @@ def run(job: Run) -> dict[str, Any]:
     """Trains one mode and plays."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    opened = open_sources([Path("data") / name for name in BATCHES], {}, {})
+    opened = open_sources(
+        [Path("data") / name for name in BATCHES],
+        {},
+        {},
+        horizon=_recommended,
+    )
     sources = {source.embodiment.name: source for source in opened}
     statistics = {name: source.statistics() for name, source in sources.items()}
     agent_for, done = {"grouped": grouped, "stream": stream}[job.mode](sources, statistics, job.seconds)
@@ -167,6 +182,25 @@ def main(seconds: float = 480.0, processes: int = 2) -> None:
     print(costs)
     settings = {"core_seconds": seconds, "context": CONTEXT, "batches": BATCHES, "prompted": PROMPTED, "seed": SEED}
     write("stream", {"settings": settings, "costs": costs, "families": rows})
+
+
+def render() -> str:
+    """The stream mode against the grouped mode."""
+    found = read("stream")
+    lines = ["| body | grouped | stream | grouped - stream |", "| --- | --- | --- | --- |"]
+    lines += [
+        f"| {body} | {share(row['grouped'])} | {share(row['stream'])} | {difference(row['grouped_minus_stream'])} |"
+        for body, row in found["families"].items()
+    ]
+    costs = found["costs"]
+    lines += [
+        "",
+        f"{found['settings']['core_seconds']:.0f} s of one core each, in which the grouped mode learned from "
+        f"{costs['grouped']['windows']:,} frames and the stream mode from {costs['stream']['windows']:,}. An action "
+        f"took {costs['grouped']['ms_per_action']:.1f} and {costs['stream']['ms_per_action']:.1f} ms. Seeds from "
+        f"{found['settings']['seed']} on, 95 % intervals (`python benchmarks/stream.py`).",
+    ]
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -29,13 +29,16 @@ class Runner:
         self.words[0, : len(words)] = [ids.get(word, 1) for word in words]
         size = len(self.names or self.body["actions"]["channels"])
         self.previous = [np.int64(size) if self.names else np.zeros(size, np.float32)]
+        self.previous_valid = [np.bool_(False)]
         self.frames = []
 
     def act(self, observation):
         """Log-probabilities (chunk, names), or actions (chunk, A) within their limits; call ``executed`` afterwards."""
         history = self.body["history"]
         self.frames, self.previous = [*self.frames, observation][-history:], self.previous[-history:]
+        self.previous_valid = self.previous_valid[-history:]
         inputs = {"words": self.words, "length": np.array([len(self.frames)]), "previous": self.padded(self.previous)}
+        inputs["previous_valid"] = self.padded(self.previous_valid)
         wanted = {value.name for value in self.session.get_inputs()}
         inputs |= {name: self.padded([f[name] for f in self.frames]) for name in observation if name in wanted}
         (actions,) = self.session.run(None, {name: value for name, value in inputs.items() if name in wanted})
@@ -48,6 +51,7 @@ class Runner:
     def executed(self, action):
         """Says what was executed last."""
         self.previous.append(np.int64(action) if self.names else np.asarray(action, np.float32))
+        self.previous_valid.append(np.bool_(True))
 
     def padded(self, rows):
         rows = np.stack(rows)

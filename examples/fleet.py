@@ -33,7 +33,6 @@ EMBODIMENT = Embodiment(
     ),
     actions=ContinuousActions(channels("first second grip", "1", -1, 1)),
     rate_hz=10,
-    chunk=4,
 )
 
 

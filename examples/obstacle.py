@@ -7,6 +7,7 @@ import gymnasium
 import numpy as np
 
 from polysoma.embodiment import ContinuousActions, Embodiment, Modality, Stream, channels
+from polysoma.horizon import Horizon
 from polysoma.simulators.environment import Environment, Family
 
 START, GOAL, RADIUS, SPEED = np.array([0.0, -0.6]), np.array([0.0, 0.8]), 0.4, 0.06
@@ -19,7 +20,6 @@ EMBODIMENT = Embodiment(
     ),
     actions=ContinuousActions(channels("dx dy", "1", -1, 1)),
     rate_hz=10,
-    chunk=8,
 )
 
 
@@ -58,4 +58,4 @@ class Obstacle(Environment):
         return {"state": self._place.astype(np.float32), "instruction": "walk to the goal"}
 
 
-FAMILY = Family(EMBODIMENT, ("walker/obstacle",), ("gymnasium",), Obstacle)
+FAMILY = Family(EMBODIMENT, ("walker/obstacle",), ("gymnasium",), Obstacle, horizon=Horizon(chunk=8))

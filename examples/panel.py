@@ -9,6 +9,7 @@ import gymnasium
 import numpy as np
 
 from polysoma.embodiment import DiscreteActions, Embodiment, Modality, Stream, channels
+from polysoma.horizon import Horizon
 from polysoma.simulators.environment import Environment, Family
 
 SIDE, LAMPS, MEMBERS = 3, 6, 2112
@@ -26,7 +27,6 @@ EMBODIMENT = Embodiment(
     ),
     actions=DiscreteActions(KEYS),
     rate_hz=5,
-    history=8,
 )  # fmt: skip
 
 
@@ -69,4 +69,6 @@ class Panel(Environment):
         return {"state": state, "instruction": "press the button of the lamp"}
 
 
-FAMILY = Family(EMBODIMENT, tuple(f"panel/{number:04}" for number in range(MEMBERS)), (), Panel)
+FAMILY = Family(
+    EMBODIMENT, tuple(f"panel/{number:04}" for number in range(MEMBERS)), (), Panel, horizon=Horizon(history=8)
+)

@@ -17,4 +17,4 @@ def upright(observation, reward, info):
     return observation[0] > 0.99 and abs(observation[2]) < 0.3
 
 
-FAMILY = wrapped("Pendulum-v1", "pendulum", "hold the pole upright", upright, expert, chunk=4)
+FAMILY = wrapped("Pendulum-v1", "pendulum", "hold the pole upright", upright, expert)

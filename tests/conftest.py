@@ -27,10 +27,12 @@ from polysoma.embodiment import (
     Stream,
     channels,
 )
-from polysoma.learning.imitation import train
+from polysoma.horizon import Horizon
 from polysoma.learning.recipe import recipe_from_table
+from polysoma.learning.training import train
+from polysoma.nn.tokenizers import build_vocabulary
+from polysoma.nn.trunk import TransformerConfig
 from polysoma.policy.policy import Policy, PolicyConfig
-from polysoma.policy.tokenizers import build_vocabulary
 
 torch.set_num_threads(1)
 
@@ -40,7 +42,6 @@ ARM = Embodiment(
     (Stream("state", Modality.STATE, (3,), channels("x y z", "m", -2, 2)), TEXT),
     ContinuousActions(channels("dx dy", "m/s", -1, 1)),
     rate_hz=10,
-    chunk=4,
 )
 GRID = Embodiment(
     "grid",
@@ -51,7 +52,6 @@ GRID = Embodiment(
     ),
     DiscreteActions(("left", "right", "forward")),
     rate_hz=5,
-    history=6,
 )
 SEEN_ARM = dataclasses.replace(
     ARM,
@@ -65,9 +65,28 @@ SEEN_ARM = dataclasses.replace(
 )
 
 
+HORIZONS = {"arm": Horizon(chunk=4), "grid": Horizon(history=6), "arm-pixels": Horizon(chunk=4)}
+"""How the tests' policies look at these bodies."""
+
+
 def make_episode(body: Embodiment, length: int, seed: int = 0, task: str = "", instruction: str = "go") -> Episode:
-    """An episode whose actions say which frame they belong to, so that mixing frames up is noticed."""
+    """An episode whose actions say which frame they belong to, so that mixing frames up is noticed. It succeeds at its
+    end, and its rewards are 1, 2, ... plus a hundredth of the seed."""
     rng = np.random.default_rng(seed)
+    observations = _observations(body, length, seed, rng)
+    final = _observations(body, 1, seed, np.random.default_rng([seed, length]))
+    if isinstance(body.actions, DiscreteActions):
+        actions = (np.arange(length) % body.actions.size).astype(np.int64)
+    else:
+        actions = np.stack([np.arange(length) / 100, np.full(length, seed / 100)], 1).astype(np.float32)
+    return Episode(
+        body, task or f"{body.name}/one", instruction, seed, True, observations, actions, actions.copy(),
+        rewards=(np.arange(length) + 1 + seed / 100).astype(np.float32), terminated=True, truncated=False,
+        final={name: values[0] for name, values in final.items()},
+    )  # fmt: skip
+
+
+def _observations(body: Embodiment, length: int, seed: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
     observations = {}
     for stream in body.recorded:
         if stream.modality is Modality.STATE:
@@ -78,11 +97,7 @@ def make_episode(body: Embodiment, length: int, seed: int = 0, task: str = "", i
         else:
             high = np.broadcast_to(stream.cardinalities, stream.shape)
             observations[stream.name] = rng.integers(0, high, (length, *stream.shape)).astype(np.uint8)
-    if isinstance(body.actions, DiscreteActions):
-        actions = (np.arange(length) % body.actions.size).astype(np.int64)
-    else:
-        actions = np.stack([np.arange(length) / 100, np.full(length, seed / 100)], 1).astype(np.float32)
-    return Episode(body, task or f"{body.name}/one", instruction, seed, True, observations, actions, actions.copy())
+    return observations
 
 
 @pytest.fixture
@@ -100,7 +115,7 @@ def datasets(tmp_path: Path) -> dict[str, Path]:
 
 @pytest.fixture
 def sources(datasets: dict[str, Path]) -> dict[str, Source]:
-    return {name: Source([Dataset(path)], [1.0], 0.0) for name, path in datasets.items()}
+    return {name: Source([Dataset(path)], [1.0], 0.0, horizon=HORIZONS[name]) for name, path in datasets.items()}
 
 
 def make_policy(sources: dict[str, Source], bodies: tuple[Embodiment, ...] = (ARM, GRID), seed: int = 0) -> Policy:
@@ -109,8 +124,9 @@ def make_policy(sources: dict[str, Source], bodies: tuple[Embodiment, ...] = (AR
         bodies,
         {body.name: sources[body.name].statistics() for body in bodies},
         tuple(build_vocabulary(["do one", "do two", "go"])),
+        {body.name: sources[body.name].horizon for body in bodies},
         width=32,
-        depth=2,
+        trunk=TransformerConfig(depth=2, heads=2),
         heads=2,
     )
     return Policy(config).eval()

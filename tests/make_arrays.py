@@ -50,11 +50,12 @@ def write_robomimic(path: Path) -> Path:
             demo.attrs["num_samples"] = length
             demo.attrs["ep_meta"] = json.dumps({"lang": f"lift {seed}"})
             demo["actions"] = numbers(seed, length, 7).astype(np.float64)
-            demo["rewards"], demo["dones"] = np.arange(length, dtype=np.float64), np.zeros(length, np.int64)
+            demo["rewards"] = np.arange(length, dtype=np.float64)
+            demo["dones"] = ((np.arange(length) == length - 1) & (seed != 1)).astype(np.int64)
             demo["states"] = numbers(seed, length, 30)
-            demo["obs/robot0_eef_pos"] = numbers(seed, length, 3)
-            demo["obs/agentview_image"] = pictures(seed, length)
-            demo["next_obs/robot0_eef_pos"] = numbers(seed, length, 3)
+            state, seen = numbers(seed, length + 1, 3), pictures(seed, length + 1)
+            demo["obs/robot0_eef_pos"], demo["obs/agentview_image"] = state[:-1], seen[:-1]
+            demo["next_obs/robot0_eef_pos"], demo["next_obs/agentview_image"] = state[1:], seen[1:]
     return path
 
 
@@ -113,8 +114,8 @@ def write_minari(folder: Path, monkeypatch: pytest.MonkeyPatch, layout: str) -> 
             },
             actions=numbers(seed, length, 7),
             rewards=np.arange(length, dtype=np.float64).tolist(),
-            terminations=[False] * length,
-            truncations=[False] * (length - 1) + [True],
+            terminations=[False] * (length - 1) + [seed != 1],
+            truncations=[False] * (length - 1) + [seed != 2],
             infos={"success": [False] * length + [seed != 1]},
         )
         for seed, length in enumerate(LENGTHS)

@@ -145,6 +145,27 @@ def write_v2(root: Path, version: str = "v2.1", kind: str = "video") -> Path:
     return root
 
 
+def drop_columns(root: Path, *names: str) -> None:
+    """Takes columns out of all files of frames, and out of what describes them."""
+    for path in (root / "data").rglob("*.parquet"):
+        pq.write_table(pq.read_table(path).drop_columns(list(names)), path)
+    features = json.loads((root / "meta/info.json").read_text())["features"]
+    changed(root, features={name: about for name, about in features.items() if name not in names})
+
+
+def add_columns(root: Path, values: dict[str, list[np.ndarray]]) -> None:
+    """Puts columns of one value a frame into all files of frames: what they hold in each episode, by name."""
+    described = json.loads((root / "meta/info.json").read_text())["features"]
+    for path in (root / "data").rglob("*.parquet"):
+        table = pq.read_table(path)
+        for name, episodes in values.items():
+            own = [episodes[seed] for seed in dict.fromkeys(table["episode_index"].to_pylist())]
+            table = table.append_column(name, pa.array(np.concatenate(own)))
+            described[name] = {"dtype": own[0].dtype.name, "shape": [1], "names": None}
+        pq.write_table(table, path)
+    changed(root, features=described)
+
+
 def changed(root: Path, **fields: Any) -> None:
     path = root / "meta/info.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))

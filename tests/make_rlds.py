@@ -164,6 +164,9 @@ def episode(seed: int) -> tuple[dict[str, bytes], dict[str, np.ndarray]]:
     }
     world, grip = rng.normal(size=(steps, 3)).astype(np.float32), rng.random((steps, 1)).astype(np.float32)
     terminate, reward = rng.integers(-1, 2, steps), rng.random(steps).astype(np.float32)
+    # Two of four episodes were cut, the others ended by themselves.
+    terminal = (np.arange(steps) == steps - 1) & (seed % 2 == 1)
+    discount = 1 - terminal.astype(np.float32)
     seen = {
         "state": float_list(held["state"], packed),
         "joints": float_list(held["joints"], packed),
@@ -189,16 +192,17 @@ def episode(seed: int) -> tuple[dict[str, bytes], dict[str, np.ndarray]]:
         "steps/action/gripper_closedness_action": float_list(grip, packed),
         "steps/action/terminate": int64_list(terminate),
         "steps/reward": float_list(reward),
-        "steps/discount": float_list(np.ones(steps)),
+        "steps/discount": float_list(discount),
         "steps/is_first": int64_list(np.arange(steps) == 0, packed),
         "steps/is_last": int64_list(np.arange(steps) == steps - 1),
-        "steps/is_terminal": int64_list(np.zeros(steps)),
+        "steps/is_terminal": int64_list(terminal),
         "steps/language_instruction": bytes_list([text] * steps),
         "steps/language_embedding": float_list(rng.normal(size=(steps, 8))),
     }
     columns = {f"observation.{key}": value for key, value in held.items()}
     decoded = [np.asarray(Image.open(io.BytesIO(file)).convert("RGB")) for file in fronts]
     columns |= {"observation.images.front": np.stack(decoded), "observation.images.wrist": wrists, "reward": reward}
+    columns |= {"terminated": terminal, "discount": discount}
     columns["action"] = np.concatenate([world, grip, terminate[:, None]], 1)
     return features, columns
 

@@ -49,7 +49,12 @@ def read_own(path: Path) -> dict[str, Any]:
         rows = slice(start, start + length)
         told = data.tasks[data.episode_task[number]], data.instructions[data.episode_instruction[number]]
         known = int(data.episode_seed[number]), bool(data.episode_success[number])
-        episodes.append(fingerprint({name: values[rows] for name, values in columns.items()}, told, known))
+        episode = data.episode(number)
+        ends = episode.terminated, episode.truncated, episode.rewards is None, episode.final is None
+        own = {name: values[rows] for name, values in columns.items()}
+        own |= {f"final {name}": value for name, value in (episode.final or {}).items()}
+        own |= {} if episode.rewards is None else {"rewards": episode.rewards}
+        episodes.append(fingerprint(own, told, known, ends))
     return {"episodes": episodes, "errors": {}, "problems": []}
 
 
@@ -60,8 +65,9 @@ def read_foreign(path: Path) -> dict[str, Any]:
     errors = {}
     for number in range(len(reader)):
         try:
-            success = None if reader.successes is None else bool(reader.successes[number])
-            episodes.append(fingerprint(reader.read(number), reader.instructions[number], success))
+            final = {f"final {name}": value for name, value in (reader.final(number) or {}).items()}
+            told = reader.instructions[number], reader.ending(number)
+            episodes.append(fingerprint(reader.read(number) | final, *told))
         except PolysomaError as error:
             episodes.append(None)
             errors[number] = str(error)

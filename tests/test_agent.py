@@ -6,19 +6,25 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import ARM, observe
+from conftest import ARM, HORIZONS, observe
 from polysoma.acting.agent import Acting, Agent, act_together
 from polysoma.data.windows import Windows
 from polysoma.errors import PolysomaError
-from polysoma.policy.memory import Memory
+from polysoma.nn.trunk import KeyValueCache
 from polysoma.policy.policy import Policy
+from polysoma.policy.state import PolicyState
 
 
 class Counting:
     """Stands in for the network: chunk k predicts 0.1 * k + 0.01 * position, and counts how often it is asked."""
 
     def __init__(self, policy: Policy, scale: float = 1.0) -> None:
-        self.embodiment, self.head = policy.embodiment, policy.head
+        self.config, self.embodiment, self.head, self.horizon = (
+            policy.config,
+            policy.embodiment,
+            policy.head,
+            policy.horizon,
+        )
         self.asked = 0
         self.scale = scale
         self.seen: list[Windows] = []
@@ -26,13 +32,15 @@ class Counting:
     def driving(self, name: str) -> Counting:
         return self
 
-    def begin(self, body: str, instruction: str, goal: None, context: tuple[()], silent: bool) -> Memory:
-        return Memory(instruction, {}, torch.zeros(1, 2, 1, 1, 4), 1, 1)
+    def begin(self, body: str, instruction: str, goal: None, context: tuple[()], silent: bool) -> PolicyState:
+        return PolicyState(instruction, {}, KeyValueCache(torch.zeros(1, 2, 1, 1, 4)))
 
-    def respond(self, windows: Windows, memories: Sequence[Memory], noise: None) -> tuple[torch.Tensor, torch.Tensor]:
+    def respond(
+        self, windows: Windows, memories: Sequence[PolicyState], noise: None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         self.asked += 1
         self.seen.append(windows)
-        row = self.scale * (0.1 * self.asked + 0.01 * torch.arange(ARM.chunk))
+        row = self.scale * (0.1 * self.asked + 0.01 * torch.arange(HORIZONS["arm"].chunk))
         return row[None, :, None].expand(len(windows), -1, 2), torch.zeros(len(windows), 4)
 
 
@@ -83,7 +91,7 @@ def test_history_and_previous_actions_reach_the_network(policy: Policy) -> None:
     remembered: list[int] = []
     real = policy.respond
 
-    def spy(windows: Windows, memories: Sequence[Memory], noise: None) -> tuple[torch.Tensor, torch.Tensor]:
+    def spy(windows: Windows, memories: Sequence[PolicyState], noise: None) -> tuple[torch.Tensor, torch.Tensor]:
         seen.append(windows)
         remembered.append(memories[0].frames)
         return real(windows, memories)
@@ -101,7 +109,7 @@ def test_a_new_instruction_is_read(policy: Policy) -> None:
     seen: list[Windows] = []
     real = policy.respond
 
-    def spy(windows: Windows, memories: Sequence[Memory], noise: None) -> tuple[torch.Tensor, torch.Tensor]:
+    def spy(windows: Windows, memories: Sequence[PolicyState], noise: None) -> tuple[torch.Tensor, torch.Tensor]:
         seen.append(windows)
         assert memories[0].instruction == windows.instructions[0]
         return real(windows, memories)
@@ -117,7 +125,11 @@ def test_what_was_executed_instead_is_remembered(policy: Policy) -> None:
     agent = policy.agent("grid", seed=1)
     agent.act(observe_grid(0))
     agent.executed(2)
-    assert int(agent._previous[-1]) == 2
+    seen: list[Windows] = []
+    real = policy.respond
+    policy.respond = lambda windows, *others: seen.append(windows) or real(windows, *others)  # type: ignore[method-assign]
+    agent.act(observe_grid(1))
+    assert seen[0].previous[0].tolist() == [2] and seen[0].previous_valid[0].tolist() == [True]
 
 
 def test_acting_together_is_acting_alone(policy: Policy) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import ARM, make_episode, observe
+from conftest import ARM, HORIZONS, make_episode, observe
 from polysoma.cli import main
 from polysoma.data.writer import DatasetWriter
 from polysoma.policy import checkpoint
@@ -147,7 +147,7 @@ def test_serve_until_told_to_stop(tmp_path: Path, policy: Policy) -> None:
         line = process.stdout.readline()
         assert line.startswith("serving 1 bodies at ws://127.0.0.1:")
         with Client(line.split()[-1], token="secret") as robot:
-            assert robot.infer(observe(ARM))["actions"].shape == (ARM.chunk, 2)
+            assert robot.infer(observe(ARM))["actions"].shape == (HORIZONS["arm"].chunk, 2)
         process.send_signal(signal.SIGTERM)
         _, log = process.communicate(timeout=20)
     assert process.returncode == 0

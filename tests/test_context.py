@@ -13,12 +13,12 @@ from polysoma.acting.agent import Agent
 from polysoma.acting.policy_planner import PolicySession
 from polysoma.data.dataset import Dataset
 from polysoma.data.mixture import Source
-from polysoma.data.windows import Showing, Windows, no_action, show, spaced
+from polysoma.data.windows import Showing, Windows, show, spaced
 from polysoma.data.writer import DatasetWriter
 from polysoma.errors import PolysomaError
 from polysoma.evaluation.evaluation import evaluate
-from polysoma.learning.imitation import train
 from polysoma.learning.recipe import recipe_from_table
+from polysoma.learning.training import train
 from polysoma.policy import checkpoint
 from polysoma.policy.adaptation import Adaptation
 from polysoma.policy.policy import Policy
@@ -39,7 +39,8 @@ def windows_of_one(shown: object = None) -> Windows:
         GRID,
         [str(seen["instruction"])],
         {stream.name: np.asarray(seen[stream.name])[None, None] for stream in GRID.arrays},
-        no_action(GRID)[None, None],
+        GRID.actions.none()[None, None],
+        np.zeros((1, 1), bool),
         np.array([1]),
         shown=shown,  # type: ignore[arg-type]
     )
@@ -66,7 +67,7 @@ def test_reading_at_once_and_beforehand_agree(shown_policy: Policy) -> None:
     episodes = [make_episode(GRID, 7, seed, "grid/one") for seed in range(2)]
     whole = shown_policy.float()
     with torch.inference_mode():
-        at_once = whole(windows_of_one(show(episodes, 3)))
+        at_once = whole(windows_of_one(show(episodes, 3)))["action"]
     memory = whole.begin("grid", "do one", context=episodes)
     _, readout = whole.respond(windows_of_one(), [memory])
     torch.testing.assert_close(readout, at_once[:, 0], atol=0.05, rtol=0.05)
@@ -75,7 +76,7 @@ def test_reading_at_once_and_beforehand_agree(shown_policy: Policy) -> None:
 def words_and_demonstrations(agent: Agent) -> int:
     session = agent.session
     assert isinstance(session, PolicySession) and session.cache is not None
-    return session.cache.keys_values.shape[-2]
+    return session.cache.trunk.count  # type: ignore[attr-defined,no-any-return]
 
 
 def test_agents_keep_their_context_until_told_otherwise(shown_policy: Policy) -> None:
@@ -85,10 +86,10 @@ def test_agents_keep_their_context_until_told_otherwise(shown_policy: Policy) ->
     with_one = words_and_demonstrations(agent)
     agent.reset()
     agent.act(observe(GRID))
-    assert agent._memory.keys_values.shape[-2] == with_one  # type: ignore[union-attr]
+    assert words_and_demonstrations(agent) == with_one
     agent.reset(demonstrations=[])
     agent.act(observe(GRID))
-    assert agent._memory.keys_values.shape[-2] == with_one - 3  # type: ignore[union-attr]
+    assert words_and_demonstrations(agent) == with_one - 3
 
 
 def test_without_being_shown_anything_a_policy_is_as_before(policy: Policy, shown_policy: Policy) -> None:
@@ -103,7 +104,8 @@ def test_an_adaptation_reads_what_its_base_reads(shown_policy: Policy) -> None:
         policy.begin("grid", "do one", context=[make_episode(GRID, 7, 1, "grid/one")])
         for policy in (shown_policy, adapted)
     ]
-    torch.testing.assert_close(memories[1].keys_values, memories[0].keys_values, atol=0, rtol=0)
+    first, second = (memory.trunk.room(0) for memory in memories)  # type: ignore[attr-defined]
+    assert torch.equal(first, second)
     assert "shown" in adapted.shared and "3 frames of each" in adapted.describe("grid")
 
 
@@ -184,7 +186,7 @@ def test_only_what_is_learnt_from_is_shown(marked: Dataset) -> None:
 def test_a_resumed_run_is_shown_the_same(datasets: dict[str, Path], tmp_path: Path) -> None:
     table = {
         "data": [str(datasets["grid"])],
-        "bodies": {"grid": {"batch": 8, "shots": 4, "silent": 0.3}},
+        "bodies": {"grid": {"batch": 8, "shots": 4, "silent": 0.3, "history": 6}},
         "policy": {"width": 32, "depth": 2, "heads": 2},
         "held_out": 0.25,
     }

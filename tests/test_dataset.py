@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from conftest import SEEN_ARM, make_episode
-from polysoma.data import layout
+from polysoma.data import layout, storage
 from polysoma.data.dataset import Dataset
 from polysoma.data.episode import Episode
 from polysoma.data.mixture import Source
@@ -50,7 +50,8 @@ def episode(body: Embodiment, seed: int, steps: int = 5) -> Episode:
     rng = np.random.default_rng(seed)
     observations: dict[str, np.ndarray] = {}
     for stream in body.arrays:
-        shape = (steps, *stream.shape)
+        # The last one is what comes after the last action.
+        shape = (steps + 1, *stream.shape)
         if stream.modality is Modality.STATE:
             observations[stream.name] = rng.normal(size=shape).astype(np.float32)
         else:
@@ -60,7 +61,12 @@ def episode(body: Embodiment, seed: int, steps: int = 5) -> Episode:
     else:
         actions, executed = rng.uniform(-1, 1, (2, steps, body.actions.size)).astype(np.float32)
     instruction = f"go to the {'red' if seed % 2 else 'blue'} ball"
-    return Episode(body, f"{body.name}/Go{seed % 3}", instruction, seed, seed % 4 != 0, observations, actions, executed)
+    return Episode(
+        body, f"{body.name}/Go{seed % 3}", instruction, seed, seed % 4 != 0,
+        {name: values[:-1] for name, values in observations.items()}, actions, executed,
+        rewards=rng.normal(size=steps).astype(np.float32), terminated=seed % 4 != 0, truncated=seed % 4 == 0,
+        final={name: values[-1] for name, values in observations.items()} if seed % 5 else None,
+    )  # fmt: skip
 
 
 def record(root: Path, body: Embodiment, seeds: range) -> list[Episode]:
@@ -89,6 +95,15 @@ def check(root: Path, episodes: list[Episode]) -> Dataset:
         assert dataset.instructions[dataset.episode_instruction[number]] == expected.instruction
         assert dataset.episode_seed[number] == expected.seed
         assert dataset.episode_success[number] == expected.success
+        assert dataset.episode_terminated[number] == expected.terminated
+        assert dataset.episode_truncated[number] == expected.truncated
+        assert dataset.rewards is not None and expected.rewards is not None
+        np.testing.assert_array_equal(dataset.rewards[rows], expected.rewards)
+        final = dataset.episode(number).final
+        assert (final is None) == (expected.final is None)
+        for name, array in (expected.final or {}).items():
+            assert final is not None
+            np.testing.assert_array_equal(final[name], array)
     return dataset
 
 
@@ -107,6 +122,12 @@ def check_metadata(root: Path, episodes: list[Episode]) -> None:
     assert columns["frame_index"] == [step for each in episodes for step in range(len(each))]
     texts = [tasks["__index_level_0__"][number] for number in columns["task_index"]]
     assert texts == [each.instruction for each in episodes for _ in range(len(each))]
+    last = [step == len(each) - 1 for each in episodes for step in range(len(each))]
+    assert columns["next.done"] == last
+    succeeded = [each.success for each in episodes for _ in range(len(each))]
+    assert columns["next.success"] == [yes and end for yes, end in zip(succeeded, last, strict=True)]
+    rewards = np.concatenate([each.rewards for each in episodes if each.rewards is not None])
+    np.testing.assert_array_equal(np.array(columns["next.reward"], np.float32), rewards)
     stats = json.loads((root / "meta/stats.json").read_text())
     assert stats["index"]["count"] == [info["total_frames"]]
     actions = np.concatenate([each.actions for each in episodes]).reshape(info["total_frames"], -1)
@@ -149,6 +170,9 @@ def test_golden_layout(tmp_path: Path) -> None:
             "observation.direction": {"dtype": "uint8", "shape": [1], "names": None},
             "action": action,
             "executed_action": action,
+            "next.reward": {"dtype": "float32", "shape": [1], "names": None},
+            "next.done": {"dtype": "bool", "shape": [1], "names": None},
+            "next.success": {"dtype": "bool", "shape": [1], "names": None},
             "timestamp": {"dtype": "float32", "shape": [1], "names": None},
             "frame_index": integer,
             "episode_index": integer,
@@ -159,6 +183,7 @@ def test_golden_layout(tmp_path: Path) -> None:
     assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*") if path.is_file()) == [
         ".writer.lock",
         "data/chunk-000/file-000.parquet",
+        "final/chunk-000/file-000.parquet",
         "meta/episodes/chunk-000/file-000.parquet",
         "meta/info.json",
         "meta/polysoma.json",
@@ -172,7 +197,7 @@ def test_golden_layout(tmp_path: Path) -> None:
     assert set(stats) == set(info["features"])
     assert set(stats["action"]) == {"min", "max", "mean", "std", "count", "q01", "q10", "q50", "q90", "q99"}
     assert np.shape(stats["observation.cells"]["mean"]) == (7, 7, 3)
-    assert json.loads((tmp_path / "meta/polysoma.json").read_text())["format_version"] == 1
+    assert json.loads((tmp_path / "meta/polysoma.json").read_text())["format_version"] == 2
 
 
 def test_state_names_are_stored(tmp_path: Path) -> None:
@@ -249,6 +274,7 @@ def test_flushes_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         for seed in range(5):
             writer.add(episode(ARM, seed))
         assert len(Dataset(tmp_path)) == 20
+        assert not list(tmp_path.rglob("*.tmp"))
     check(tmp_path, [episode(ARM, seed) for seed in range(5)])
     assert len(list((tmp_path / "data").glob("*/*"))) == 3
 
@@ -313,9 +339,10 @@ def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     check(tmp_path, [episode(ARM, 1)])
 
 
-@pytest.mark.parametrize("name", ["data/chunk-000/file-000.parquet", "meta/episodes/chunk-000/file-000.parquet"])
+@pytest.mark.parametrize("name", ["data", "final", "meta/episodes"])
 def test_damaged_files_are_named(tmp_path: Path, name: str) -> None:
     record(tmp_path, ARM, range(3))
+    name = f"{name}/chunk-000/file-000.parquet"
     path = tmp_path / name
     whole = path.read_bytes()
     for part in (b"", whole[: len(whole) // 2], whole[:50] + bytes(200) + whole[250:]):
@@ -335,7 +362,7 @@ def test_changes_that_parquet_does_not_notice_are_found(tmp_path: Path) -> None:
     whole = path.read_bytes()
     table = pq.read_table(path)
     turned = table.column(0).take(pa.array(range(len(table)))[::-1])
-    layout.write_parquet(path, table.set_column(0, table.field(0), turned))
+    storage.write_parquet(path, table.set_column(0, table.field(0), turned))
     told = r"file-001.parquet \(episodes 3 to 4\): its checksum is not that in meta/polysoma.json"
     with pytest.raises(PolysomaError, match=told):
         Dataset(tmp_path)
@@ -403,6 +430,24 @@ def test_cache_elsewhere_or_in_memory(tmp_path: Path, monkeypatch: pytest.Monkey
         ({"executed": np.zeros((4, 2), np.float32)}, r"executed: expected .*\(5, 2\).*got float32 of shape \(4, 2\)"),
         ({"actions": np.full((5, 2), np.nan, np.float32)}, "expected finite numbers, got nan at step 0 in dx"),
         ({"actions": np.zeros((0, 2), np.float32)}, "at least one step"),
+        ({"rewards": np.zeros(5)}, r"rewards: expected float32 of shape \(5,\), got float64 of shape \(5,\)"),
+        ({"rewards": np.zeros(4, np.float32)}, r"rewards: expected float32 of shape \(5,\)"),
+        (
+            {"rewards": np.array([0, 0, 0, np.nan, 0], np.float32)},
+            "rewards: expected finite .* nan at step 3",
+        ),
+        ({"rewards": [0.0] * 5}, "rewards: expected .* got list"),
+        ({"terminated": None}, "terminated must be True or False, got None"),
+        ({"truncated": 1}, "truncated must be True or False, got 1"),
+        ({"final": {"state": np.zeros(3, np.float32)}}, r"final: expected the array streams \['state', 'touch'\]"),
+        (
+            {"final": {"state": np.zeros((1, 3), np.float32), "touch": np.zeros(1, np.float32)}},
+            r"final, stream 'state': expected float32 of shape \(3,\) \(x, y, z\), got float32 of shape \(1, 3\)",
+        ),
+        (
+            {"final": {"state": np.array([0, np.inf, 0], np.float32), "touch": np.zeros(1, np.float32)}},
+            "final, stream 'state': expected finite numbers, got inf in y",
+        ),
     ],
 )
 def test_wrong_episodes_are_refused(changes: dict[str, Any], message: str) -> None:

@@ -12,9 +12,9 @@ from polysoma.data.mixture import Source
 from polysoma.data.statistics import Statistics
 from polysoma.embodiment import Channel, ContinuousActions, Embodiment, Modality, Stream, channels
 from polysoma.errors import PolysomaError
+from polysoma.nn.described import DescribedHead, describe, expected_statistics
+from polysoma.nn.heads import HeadConfig
 from polysoma.policy import checkpoint
-from polysoma.policy.described import DescribedHead, describe, expected_statistics
-from polysoma.policy.heads import HeadConfig
 from polysoma.policy.policy import Policy, PolicyConfig
 
 

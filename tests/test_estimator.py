@@ -16,6 +16,8 @@ from polysoma.data.statistics import Statistics
 from polysoma.data.windows import Windows
 from polysoma.embodiment import Embodiment, Modality, Stream
 from polysoma.errors import PolysomaError
+from polysoma.horizon import Horizon
+from polysoma.nn.trunk import TransformerConfig
 from polysoma.policy.policy import Policy, PolicyConfig
 
 NAME = SEEN_ARM.name
@@ -35,15 +37,16 @@ def test_privileged_states_change_no_action(sources: dict[str, Source]) -> None:
     windows = sources[NAME].draw(4, np.random.default_rng(0))
     moved = {"state": windows.observations["state"] + 1}
     other = dataclasses.replace(windows, observations=windows.observations | moved)
-    assert torch.equal(policy(windows), policy(other))
+    assert torch.equal(policy(windows)["action"], policy(other)["action"])
     assert policy.losses(windows)[0] == policy.losses(other)[0] == policy.loss(windows)
     assert policy.losses(windows)[1] != policy.losses(other)[1]
     assert np.isfinite(policy.agent(NAME).act(observe(SEEN_ARM))).all()
 
 
 def test_padding_is_not_estimated(sources: dict[str, Source]) -> None:
-    body = dataclasses.replace(SEEN_ARM, name="film", body="film", history=3)
-    policy = make_policy(sources | {"film": sources[NAME]}, (body,))
+    body = dataclasses.replace(SEEN_ARM, name="film", body="film")
+    film = Source(sources[NAME].datasets, [1.0], 0.0, horizon=Horizon(history=3, chunk=4))
+    policy = make_policy(sources | {"film": film}, (body,))
     windows = sources[NAME].draw(2, np.random.default_rng(0))
     observations = {name: np.repeat(array, 3, 1) for name, array in windows.observations.items()}
     padded = dataclasses.replace(
@@ -51,6 +54,7 @@ def test_padding_is_not_estimated(sources: dict[str, Source]) -> None:
         embodiment=body,
         observations=observations,
         previous=np.repeat(windows.previous, 3, 1),
+        previous_valid=np.repeat(windows.previous_valid, 3, 1),
         lengths=np.array([1, 1]),
         actions=np.repeat(windows.actions, 3, 1),  # type: ignore[arg-type]
         action_valid=np.repeat(windows.action_valid, 3, 1) & (np.arange(3) == 0)[:, None],  # type: ignore[arg-type]
@@ -96,6 +100,7 @@ def test_where_a_spot_is_can_be_estimated(sources: dict[str, Source]) -> None:
             ["go"] * count,
             {"front": pictures, "state": state},
             np.zeros((count, 1, 2), np.float32),
+            np.zeros((count, 1), bool),
             np.ones(count, np.int64),
             np.zeros((count, 1, 4, 2), np.float32),
             np.ones((count, 1, 4), np.bool_),
@@ -105,7 +110,8 @@ def test_where_a_spot_is_can_be_estimated(sources: dict[str, Source]) -> None:
     torch.manual_seed(0)
     places = Statistics.of(draw(200).observations["state"][:, 0])
     known = {"state": places, "action": sources["arm"].statistics()["action"]}
-    policy = Policy(PolicyConfig((body,), {"spot": known}, ("go",), width=32, depth=1, heads=2))
+    looks = {"spot": Horizon(chunk=4)}
+    policy = Policy(PolicyConfig((body,), {"spot": known}, ("go",), looks, width=32, trunk=TransformerConfig(depth=1)))
     optimizer = torch.optim.Adam(policy.parameters(), 2e-3)
     for step in range(100):
         optimizer.param_groups[0]["lr"] = 2e-3 * min(1, step / 20) * (1 - step / 100)

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import ARM, GRID, SEEN_ARM, make_policy, observe
+from conftest import ARM, GRID, HORIZONS, SEEN_ARM, make_policy, observe
 from polysoma.data.mixture import Source
 from polysoma.data.windows import Windows
 from polysoma.embodiment import Embodiment
 from polysoma.errors import PolysomaError
-from polysoma.policy.heads import HeadConfig
+from polysoma.nn.heads import HeadConfig
+from polysoma.nn.trunk import TransformerConfig
 from polysoma.policy.policy import Policy, PolicyConfig
 
 pytest.importorskip("onnxruntime", reason="exporting needs pip install 'polysoma[export]'")
@@ -36,16 +37,17 @@ def answers(policy: Policy, body: Embodiment, path: Path, frames: int = 3) -> li
         seen.append(observation)
         chunk = runner.act(observation)
         action = np.int64(seed % 3) if runner.names else np.full(body.actions.size, seed / 10, np.float32)
-        history = body.history
+        history = policy.horizon(body.name).history
         windows = Windows(
             body,
             ["do one"],
             {s.name: np.stack([o[s.name] for o in seen[-history:]])[None] for s in body.arrays},
             np.stack(previous[-history:])[None],
+            np.array([[number > 0 for number in range(len(previous))][-history:]]),
             np.array([min(len(seen), history)]),
         )
         with torch.inference_mode():
-            expected = policy.head(body.name).decode(policy(windows))[0, -1].numpy()
+            expected = policy.head(body.name).decode(policy(windows)["action"])[0, -1].numpy()
         pairs.append((chunk, expected))
         runner.executed(action)
         previous.append(action)
@@ -58,7 +60,7 @@ def test_an_exported_policy_says_the_same(body: Embodiment, sources: dict[str, S
     path = tmp_path / "model.onnx"
     size = export_onnx(policy, body.name, path, words=6)
     assert size == path.stat().st_size
-    for chunk, expected in answers(policy, body, path, frames=body.history + 2):
+    for chunk, expected in answers(policy, body, path, frames=HORIZONS[body.name].history + 2):
         if body is not GRID:
             expected = np.clip(expected, body.actions.low, body.actions.high)
         np.testing.assert_allclose(chunk, expected, atol=1e-4)
@@ -88,7 +90,19 @@ def test_what_cannot_be_exported_is_said(sources: dict[str, Source], tmp_path: P
     with pytest.raises(PolysomaError, match="words must be 1 to 64"):
         export_onnx(policy, ARM.name, tmp_path / "x.onnx", words=0)
     statistics = {ARM.name: sources[ARM.name].statistics()}
-    flow = Policy(PolicyConfig((ARM,), statistics, ("go",), width=16, depth=1, heads=2, head=HeadConfig(kind="flow")))
+    horizons, drawing = {"arm": HORIZONS["arm"]}, HeadConfig(kind="flow")
+    flow = Policy(
+        PolicyConfig(
+            (ARM,),
+            statistics,
+            ("go",),
+            horizons,
+            width=16,
+            trunk=TransformerConfig(depth=1, heads=2),
+            heads=2,
+            head=drawing,
+        )
+    )
     with pytest.raises(PolysomaError, match="draws its actions from noise"):
         export_onnx(flow, ARM.name, tmp_path / "x.onnx")
     assert not list(tmp_path.glob("*.onnx"))

@@ -9,7 +9,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from conftest import ARM, GRID, check_resuming, make_episode, make_policy, observe
+from conftest import ARM, GRID, HORIZONS, check_resuming, make_episode, make_policy, observe
 from polysoma.cli import main
 from polysoma.data.dataset import Dataset
 from polysoma.data.mixture import Source, open_sources
@@ -17,8 +17,10 @@ from polysoma.data.windows import gather
 from polysoma.data.writer import DatasetWriter
 from polysoma.errors import PolysomaError
 from polysoma.learning import lineage
+from polysoma.learning.engine import Best
 from polysoma.learning.finetuning import recipe_for, with_steps
-from polysoma.learning.imitation import Best, recipe_of_run, rehearse, train
+from polysoma.learning.methods.imitation import Imitating
+from polysoma.learning.training import recipe_of_run, rehearse, train
 from polysoma.policy import checkpoint
 from polysoma.policy.adaptation import Adaptation
 from polysoma.policy.methods import AdaptationMethod
@@ -43,7 +45,7 @@ def test_the_base_computes_the_same_bits_beside_its_adaptations(
     method: AdaptationMethod, base: Path, datasets: dict[str, Path], tmp_path: Path
 ) -> None:
     before = {path.name: path.read_bytes() for path in base.iterdir()}
-    windows = gather(Dataset(datasets["grid"]), np.arange(4), np.zeros(4, int))
+    windows = gather(Dataset(datasets["grid"]), np.arange(4), np.zeros(4, int), HORIZONS["grid"])
     expected = checkpoint.load(base).predict(windows)
     new = tuned(base, datasets["arm"], tmp_path / "new", method)
     known = tuned(base, datasets["grid"], tmp_path / "known", method)
@@ -66,7 +68,7 @@ def test_an_adaptation_begins_as_its_base(
     method: AdaptationMethod, sources: dict[str, Source], datasets: dict[str, Path]
 ) -> None:
     policy = make_policy(sources)
-    windows = gather(Dataset(datasets["grid"]), np.arange(4), np.zeros(4, int))
+    windows = gather(Dataset(datasets["grid"]), np.arange(4), np.zeros(4, int), HORIZONS["grid"])
     adapted = policy.adapted(Adaptation(method), [GRID], {}, ["new", "words"])
     assert torch.equal(adapted.predict(windows), policy.predict(windows))
     assert [body.name for body in adapted.config.embodiments] == ["grid"]
@@ -112,7 +114,7 @@ def test_more_data_continue_an_adaptation(base: Path, datasets: dict[str, Path],
             writer.add(make_episode(ARM, 9, seed, "arm/three", "wave politely"))
     recipe = recipe_for(str(first), [str(tmp_path / "week two")], None, learning_rate=0.0)
     second = train(with_steps(recipe, 1), tmp_path / "second")
-    windows = gather(Dataset(datasets["arm"]), np.arange(4), np.zeros(4, int))
+    windows = gather(Dataset(datasets["arm"]), np.arange(4), np.zeros(4, int), HORIZONS["arm"])
     old, new = checkpoint.load(first), checkpoint.load(second)
     assert torch.equal(old.predict(windows), new.predict(windows))
     assert {"wave", "politely"} <= set(new.config.vocabulary) - set(old.config.vocabulary)
@@ -149,7 +151,7 @@ def test_what_is_kept_is_half_of_what_is_learnt_from(base: Path, datasets: dict[
     recipe = recipe_for(str(base), [str(tmp_path / "new")], "full", held_out=0.0, keep=kept)
     assert not alone.task_weights and recipe.data == (str(tmp_path / "new"), *kept)
     assert recipe.bodies["arm"].batch == 2 * alone.bodies["arm"].batch
-    source = open_sources(recipe.folders(), {}, {"arm": 0.0}, None, recipe.task_weights)[0]
+    source = open_sources(recipe.folders(), {}, {"arm": 0.0}, recipe.task_weights)[0]
     drawn = source.draw(1000, np.random.default_rng(0)).instructions
     # Of the three tasks two are old; "do one" is said for an old one as well.
     assert 0.2 < sum(text == "do two" for text in drawn) / 1000 < 0.3
@@ -161,7 +163,7 @@ def test_the_best_checkpoint_is_kept_and_patience_ends(
     base: Path, datasets: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     losses = iter([3.0, 1.0, 2.0, 1.5, 0.5])
-    monkeypatch.setattr("polysoma.learning.imitation._held_out_losses", lambda *_: {"arm": next(losses)})
+    monkeypatch.setattr(Imitating, "held_out", lambda self: {"arm": next(losses)})
     recipe = with_steps(recipe_for(str(base), [str(datasets["arm"])], "head"), 8, patience=2)
     folder = train(recipe, tmp_path / "run")
     assert checkpoint.read_config(folder)["lineage"]["steps"] == 2
@@ -236,7 +238,7 @@ def test_it_learns_other_words(base: Path, datasets: dict[str, Path], tmp_path: 
     [
         (["--steps", "1"], "--data"),
         (["--data", "nowhere"], "no data set matches 'nowhere'"),
-        (["--data", "ARM", "--held-out", "1.5"], "held_out from 0 to below 1"),
+        (["--data", "ARM", "--held-out", "1.5"], "held_out: expected 0 to below 1, got 1.5"),
         (["--data", "ARM", "--rank", "0", "--method", "lora"], "rank and tokens must be at least 1"),
     ],
 )

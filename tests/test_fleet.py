@@ -16,7 +16,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, 
 from flwr.common.serde import message_from_proto
 from flwr.proto.message_pb2 import Message as MessageProto
 
-from conftest import ARM, make_episode, make_policy
+from conftest import ARM, HORIZONS, make_episode, make_policy
 from polysoma.cli import main
 from polysoma.data.dataset import Dataset
 from polysoma.data.mixture import Source
@@ -24,9 +24,12 @@ from polysoma.data.windows import gather
 from polysoma.data.writer import DatasetWriter
 from polysoma.errors import PolysomaError
 from polysoma.learning import federation, lineage
-from polysoma.learning.federation import SimulatedGrid, client_app, home_of, read_change, server_app, simulate
+from polysoma.learning.federation import client_app, read_change, server_app
 from polysoma.learning.fleet import Change, Robot, Rounds, Shared, averaged, begun, join, robots_in, shared_by
-from polysoma.learning.imitation import accumulate, optimizer_for
+from polysoma.learning.method import Share
+from polysoma.learning.methods.imitation import Imitation
+from polysoma.learning.simulated_fleet import SimulatedGrid, home_of, simulate
+from polysoma.learning.training import ingredients
 from polysoma.policy import checkpoint
 from polysoma.policy.adaptation import OF_BODIES
 
@@ -106,11 +109,18 @@ def test_one_robot_with_one_step_is_plain_training_of_the_shared_part(base: str,
     policy = robot.policy.train()
     for name, parameter in policy.named_parameters():
         parameter.requires_grad_(name in shared)
-    recipe = dataclasses.replace(robot.recipe, learning_rate=rounds.rate)
-    optimizer = optimizer_for(policy, recipe)
     (query,) = robot.halves(np.random.default_rng([rounds.seed, 1]))[1]
-    accumulate(policy, query, recipe, 1, robot.accelerator)
-    torch.nn.utils.clip_grad_norm_([p for p in policy.parameters() if p.requires_grad], recipe.clip)
+    method = Imitation().build(ingredients(robot.recipe, policy, [query]))
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": group.parameters, "weight_decay": robot.recipe.optimizer.weight_decay if group.decay else 0.0}
+            for group in method.parameter_groups()
+        ],
+        rounds.rate,
+        betas=(0.9, 0.95),
+    )
+    method.accumulate(1, Share(precision=policy.precision))
+    torch.nn.utils.clip_grad_norm_([p for p in policy.parameters() if p.requires_grad], robot.recipe.clip)
     optimizer.step()
     server = Shared(dict(shared), {})
     server.step(averaged([change]), rounds)
@@ -279,8 +289,8 @@ def test_a_robot_joins_by_fine_tuning_its_head(
     main(["finetune", str(shared), "--data", *robots[2], "--method", "head", "--steps", "4", "--out",
           str(tmp_path / "joined")])  # fmt: skip
     joined = checkpoint.load(tmp_path / "joined" / "checkpoint")
-    windows = gather(Dataset(Path(robots[2][0])), np.arange(2), np.zeros(2, int))
-    assert joined.predict(windows).shape == (2, ARM.chunk, 2)
+    windows = gather(Dataset(Path(robots[2][0])), np.arange(2), np.zeros(2, int), HORIZONS["arm"])
+    assert joined.predict(windows).shape == (2, HORIZONS["arm"].chunk, 2)
     assert all(name.startswith(OF_BODIES) for name in joined.own())
     assert "2 rounds of a fleet, 2 robots each" in lineage.tell(tmp_path / "joined" / "checkpoint")[1]
     with pytest.raises(SystemExit):

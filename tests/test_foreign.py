@@ -24,9 +24,10 @@ from polysoma.data.schema import infer, read_schema, schema_of, schema_path, wri
 from polysoma.data.view import view
 from polysoma.embodiment import ContinuousActions, DiscreteActions, Modality
 from polysoma.errors import PolysomaError
-from polysoma.learning.imitation import train
 from polysoma.learning.recipe import recipe_from_table
+from polysoma.learning.training import train
 from polysoma.policy import checkpoint
+from polysoma.progress import listening
 
 REAL = Path(__file__).parents[2] / "shared" / "data"
 
@@ -44,7 +45,7 @@ def test_a_body_is_inferred_from_names_and_numbers(tmp_path: Path) -> None:
     root = write_v3(tmp_path / "set", "image")
     schema = schema_of(open_reader(root))
     body = schema.embodiment
-    assert (body.name, body.rate_hz, body.chunk) == ("test-arm", 10.0, 4)
+    assert (body.name, body.rate_hz) == ("test-arm", 10.0)
     assert {stream.name: stream.modality for stream in body.arrays} == {
         "state": Modality.STATE, "front": Modality.IMAGE
     }  # fmt: skip
@@ -94,7 +95,7 @@ def test_a_description_survives_its_file_and_is_read_when_edited(tmp_path: Path)
     ("old", "new", "message"),
     [
         ("rate_hz = 10.0", 'rate_hz = "ten"', "rate_hz must be float, got 'ten'"),
-        ("chunk = 4", "chunks = 4", "unknown chunks; known are name, rate_hz, chunk"),
+        ("rate_hz = 10.0", "rate_hz = 10.0\nchunks = 4", "unknown chunks; known are name, rate_hz, chunk"),
         ('column = "observation.state"', 'column = "observation.stat"', "state: there is no column 'observation.stat'"),
         ('column = "observation.state"', 'column = "observation.images.front"', "expected 3 numbers a frame"),
         ("size = [32, 32]", "size = [0, 32]", r"size must be \[height, width\]"),
@@ -116,9 +117,10 @@ def test_descriptions_that_do_not_fit_are_refused(old: str, new: str, message: s
 def test_foreign_data_are_read_like_our_own_and_left_alone(tmp_path: Path) -> None:
     root = write_v3(tmp_path / "set")
     before = files_of(root)
-    calls: list[tuple[int, int]] = []
-    dataset = Dataset(root, lambda done, total: calls.append((done, total)))
-    assert calls == [(7, 23), (11, 23), (23, 23)]
+    calls: list[tuple[str, int, int]] = []
+    with listening(lambda *told: calls.append(told)):
+        dataset = Dataset(root)
+    assert calls == [(f"unpacking {root}", done, 23) for done in (7, 11, 23)]
     assert len(dataset) == 23 and dataset.instructions == TASKS
     assert dataset.tasks == [f"test-arm/{text}" for text in TASKS] and dataset.episode_task.tolist() == [0, 1, 0]
     for number, (start, length) in enumerate(zip(dataset.episode_start, dataset.episode_length, strict=True)):
@@ -129,7 +131,8 @@ def test_foreign_data_are_read_like_our_own_and_left_alone(tmp_path: Path) -> No
         assert off < 8
     assert dataset.executed is dataset.actions and isinstance(dataset.observations["front"], np.memmap)
     # From the cache now.
-    again = Dataset(root, lambda done, total: calls.append((done, total)))
+    with listening(lambda *told: calls.append(told)):
+        again = Dataset(root)
     assert len(calls) == 3 and np.array_equal(again.actions, dataset.actions)
     assert files_of(root) == before
 
@@ -151,12 +154,11 @@ def test_many_pictures_are_unpacked_by_several_processes(tmp_path: Path, monkeyp
     alone = Dataset(write_v3(tmp_path / "set"))
     monkeypatch.setattr("polysoma.data.foreign._WORTH_PROCESSES", 1)
     monkeypatch.setattr("os.cpu_count", lambda: 2)
-    calls: list[tuple[int, int]] = []
+    calls: list[tuple[str, int, int]] = []
     # A copy, because not even x264 on one thread writes the same file every time.
-    together = Dataset(
-        shutil.copytree(tmp_path / "set", tmp_path / "same"), lambda done, total: calls.append((done, total))
-    )
-    assert calls[-1] == (23, 23) and len(calls) == 3
+    with listening(lambda *told: calls.append(told)):
+        together = Dataset(shutil.copytree(tmp_path / "set", tmp_path / "same"))
+    assert calls[-1][1:] == (23, 23) and len(calls) == 3
     np.testing.assert_array_equal(alone.observations["front"], together.observations["front"])
     np.testing.assert_array_equal(alone.actions, together.actions)
 
@@ -293,7 +295,7 @@ def test_a_page_shows_pictures_numbers_and_what_is_missing(tmp_path: Path) -> No
     (root / "videos/observation.images.front/chunk-000/file-001.mp4").unlink()
     view(root, tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
-    assert page.count("<h2>") == 3 and page.count("<video") == 2 and page.count("<svg") == 6
+    assert page.count("<h2>") == 3 and page.count("<video") == 2 and page.count("<svg") == 9
     assert "file-001.mp4 is missing" in page and "elbow.pos" in page and TASKS[1] in page
     with pytest.raises(PolysomaError, match="no episode 7"):
         view(root, tmp_path / "page.html", [7])

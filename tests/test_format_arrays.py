@@ -45,11 +45,18 @@ def test_it_reads_what_was_written(name: str, tmp_path: Path, monkeypatch: pytes
     for episode in (2, 0, 1):
         held, length = reader.read(episode), LENGTHS[episode]
         np.testing.assert_array_equal(held["action"], numbers(episode, length, 7))
-        # Minari has one observation more, drawn with the others.
-        more = length + 1 if "minari" in name else length
+        # Minari and robomimic have one observation more, drawn with the others.
+        more = length + 1 if "minari" in name or name == "robomimic" else length
         np.testing.assert_array_equal(held[state], numbers(episode, more, 3)[:length])
         off = np.abs(held[camera].astype(int) - pictures(episode, more)[:length]).mean()
         assert off < (6 if "jpeg" in name else 1e-9) and held[camera].dtype == np.uint8
+        final = reader.final(episode)
+        assert (final is None) == (more == length)
+        if final is not None:
+            np.testing.assert_array_equal(final[state], numbers(episode, more, 3)[-1])
+            np.testing.assert_array_equal(final[camera], pictures(episode, more)[-1])
+            assert list(reader.final(episode, [state]) or ()) == [state]
+            assert held["reward"].tolist() == list(range(length))
         part = reader.window(episode, 1, 3, ["action"])
         np.testing.assert_array_equal(part["action"], held["action"][1:3])
     assert [problem for problem in reader.problems() if problem.severity != "note"] == []
@@ -62,7 +69,7 @@ def test_it_reads_what_was_written(name: str, tmp_path: Path, monkeypatch: pytes
 def test_what_formats_say_about_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     robomimic = open_reader(write_robomimic(tmp_path / "demo.hdf5"))
     assert (robomimic.robot, robomimic.fps) == ("Lift", 20.0) and "reward" in robomimic.columns
-    assert {problem.where for problem in robomimic.problems()} >= {"states", "next_obs/robot0_eef_pos"}
+    assert {problem.where for problem in robomimic.problems()} >= {"states"}
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")

@@ -522,7 +522,7 @@ def test_real_trajectories_of_a_widowx_arm() -> None:
     assert reader.format == "RLDS 1.0.0 (tfrecord)" and reader.robot == "bridge_dataset"
     assert len(reader) == 25 and reader.lengths.min() > 0 and reader.successes is None
     cameras = [f"observation.images.image_{number}" for number in range(4)]
-    assert set(reader.columns) == {*cameras, "observation.state", "action", "reward"}
+    assert set(reader.columns) == {*cameras, "observation.state", "action", "reward", "discount", "terminated"}
     assert "put cup from counter or drying rack into sink" in reader.instructions
     for number, length in enumerate(reader.lengths):
         frames = reader.read(number)

@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import ARM, observe
+from conftest import ARM, HORIZONS, observe
 from polysoma.data.mixture import Source
 from polysoma.data.statistics import Statistics
 from polysoma.embodiment import ContinuousActions, channels
 from polysoma.errors import PolysomaError
-from polysoma.policy.heads import BinsHead, FlowHead, Head, HeadConfig, L1Head, build_head
+from polysoma.nn.heads import BinsHead, FlowHead, Head, HeadConfig, L1Head, build_head
+from polysoma.nn.trunk import TransformerConfig
 from polysoma.policy.policy import Policy, PolicyConfig
 
 KINDS = ("l1", "bins", "flow")
@@ -18,7 +19,7 @@ STATISTICS = Statistics.of(np.array([[-1.0, 5.0], [1.0, 5.0], [0.0, 5.0]], np.fl
 
 def head(kind: str, **options: float) -> Head:
     torch.manual_seed(0)
-    return build_head(ARM, STATISTICS, 64, HeadConfig(kind, **options))  # type: ignore[arg-type]
+    return build_head(ARM, 4, STATISTICS, 64, HeadConfig(kind, **options))  # type: ignore[arg-type]
 
 
 def learn(head: Head, actions: torch.Tensor, steps: int = 400) -> torch.Tensor:
@@ -40,15 +41,15 @@ def learn(head: Head, actions: torch.Tensor, steps: int = 400) -> torch.Tensor:
 def test_shapes_and_units(kind: str) -> None:
     built = head(kind)
     readouts = torch.randn(3, 5, 64)
-    losses = built.losses(readouts, torch.zeros(3, 5, ARM.chunk, 2))
-    assert losses.shape == (3, 5, ARM.chunk) and torch.isfinite(losses).all()
+    losses = built.losses(readouts, torch.zeros(3, 5, HORIZONS["arm"].chunk, 2))
+    assert losses.shape == (3, 5, HORIZONS["arm"].chunk) and torch.isfinite(losses).all()
     actions = built.decode(readouts)
-    assert actions.shape == (3, 5, ARM.chunk, 2) and actions.dtype == torch.float32
+    assert actions.shape == (3, 5, HORIZONS["arm"].chunk, 2) and actions.dtype == torch.float32
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_answer_is_learnt(kind: str) -> None:
-    wanted = torch.tensor([0.5, 5.0]).expand(8, ARM.chunk, 2)
+    wanted = torch.tensor([0.5, 5.0]).expand(8, HORIZONS["arm"].chunk, 2)
     learnt = learn(head(kind), wanted)
     torch.testing.assert_close(learnt[..., 0].mean(0), wanted[0, :, 0], atol=0.08, rtol=0)
     assert learnt[..., 0].std(0).max() < 0.2
@@ -57,7 +58,9 @@ def test_one_answer_is_learnt(kind: str) -> None:
 def test_flow_draws_from_both_answers_and_bins_commit_to_one() -> None:
     """Left in 60 of 100 demonstrations, right in the others, and nothing between."""
     sides = torch.where(torch.arange(100) < 60, -1.0, 1.0)
-    demonstrations = torch.stack([sides, torch.full_like(sides, 5.0)], -1)[:, None].expand(-1, ARM.chunk, -1)
+    demonstrations = torch.stack([sides, torch.full_like(sides, 5.0)], -1)[:, None].expand(
+        -1, HORIZONS["arm"].chunk, -1
+    )
     drawn = learn(head("flow"), demonstrations, steps=1500)[..., 0]
     left = (drawn < -0.5).all(1).float().mean()
     right = (drawn > 0.5).all(1).float().mean()
@@ -78,7 +81,7 @@ def test_noise_decides_what_flow_draws_and_nothing_else_does() -> None:
 
 def test_guidance_of_one_is_the_conditional_prediction() -> None:
     plain, guided = head("flow"), head("flow", guidance=2.0)
-    readouts, noise = torch.randn(2, 1, 64), torch.randn(2, 1, ARM.chunk, 2)
+    readouts, noise = torch.randn(2, 1, 64), torch.randn(2, 1, HORIZONS["arm"].chunk, 2)
     with torch.no_grad():
         assert not torch.allclose(plain.decode(readouts, noise), guided.decode(readouts, noise))
         guided.config = HeadConfig("flow", guidance=1.0)  # type: ignore[assignment]
@@ -101,7 +104,16 @@ def test_bins_hold_the_recorded_range() -> None:
 def test_an_agent_acts_with_every_head_and_repeats(kind: str, sources: dict[str, Source]) -> None:
     torch.manual_seed(0)
     statistics = {"arm": sources["arm"].statistics()}
-    config = PolicyConfig((ARM,), statistics, ("go",), width=32, depth=1, heads=2, head=HeadConfig(kind))  # type: ignore[arg-type]
+    config = PolicyConfig(
+        (ARM,),
+        statistics,
+        ("go",),
+        HORIZONS,
+        width=32,
+        trunk=TransformerConfig(depth=1, heads=2),
+        heads=2,
+        head=HeadConfig(kind),
+    )  # type: ignore[arg-type]
     policy = Policy(PolicyConfig.from_json(config.to_json())).for_inference()
     assert isinstance(policy.head("arm"), {"l1": L1Head, "bins": BinsHead, "flow": FlowHead}[kind])
     first = [policy.agent("arm", seed=3).act(observe(ARM)) for _ in range(2)]

@@ -60,7 +60,7 @@ def test_a_recipe_names_data_of_the_hub_and_weighs_them(fetch: Fetch, monkeypatc
     recipe = recipe_from_table({"data": ["me/arms", "own"], "bodies": {"test-arm": {}}}, "test")
     assert recipe.folders() == [folder, Path("own")]
     assert sum(len(dataset) for source in open_sources([folder, own], {}, {}) for dataset in source.datasets) == 46
-    monkeypatch.setattr("polysoma.data.mixture.Source", lambda datasets, weights, *rest: weights)
+    monkeypatch.setattr("polysoma.data.mixture.Source", lambda datasets, weights, *rest, **more: weights)
     assert open_sources([folder, own], {"me/*": 3.0}, {}) == [[3.0, 1.0]]
 
 

@@ -14,10 +14,11 @@ from polysoma.data.mixture import Source
 from polysoma.data.windows import gather
 from polysoma.embodiment import Modality, Stream
 from polysoma.errors import PolysomaError
+from polysoma.horizon import Horizon
 from polysoma.learning.augmentation import augmented, recoloured, shifted
-from polysoma.learning.recipe import BodyRecipe
-from polysoma.policy.images import COARSE, EDGE, ImageConfig, ImageTokenizer, Points
-from polysoma.policy.policy import Policy, bfloat16
+from polysoma.learning.bodies import BodyRecipe
+from polysoma.nn.images import COARSE, EDGE, ImageConfig, ImageTokenizer, Points
+from polysoma.policy.policy import Policy
 
 
 def tokenizer(**options: object) -> ImageTokenizer:
@@ -110,22 +111,23 @@ def test_one_body_seen_in_two_ways_has_one_head(sources: dict[str, Source]) -> N
 
 
 def test_a_body_that_moves_otherwise_cannot_share_a_head(sources: dict[str, Source]) -> None:
-    other = dataclasses.replace(SEEN_ARM, chunk=2)
+    short = Source(sources[SEEN_ARM.name].datasets, [1.0], 0.0, horizon=Horizon(chunk=2))
     with pytest.raises(PolysomaError, match=r"same body 'arm'.*chunk: 4, not 2"):
-        make_policy(sources | {other.name: sources[SEEN_ARM.name]}, (ARM, other))
+        make_policy(sources | {SEEN_ARM.name: short}, (ARM, SEEN_ARM))
 
 
 def test_cameras_join_a_policy_that_had_none(sources: dict[str, Source]) -> None:
     blind = make_policy(sources, (ARM, GRID))
     seeing = blind.grown((SEEN_ARM,), {SEEN_ARM.name: sources[SEEN_ARM.name].statistics()}, ())
     windows = sources["arm"].draw(4, np.random.default_rng(0))
-    assert torch.equal(blind(windows), seeing(windows))
+    assert torch.equal(blind(windows)["action"], seeing(windows)["action"])
     assert seeing.predict(sources["arm-pixels"].draw(4, np.random.default_rng(0))).shape == (4, 4, 2)
 
 
 def test_a_history_of_pictures_is_one_token_a_frame(sources: dict[str, Source]) -> None:
-    body = dataclasses.replace(SEEN_ARM, name="film", body="film", history=3)
-    policy = make_policy(sources | {"film": sources[SEEN_ARM.name]}, (body,))
+    body = dataclasses.replace(SEEN_ARM, name="film", body="film")
+    film = Source(sources[SEEN_ARM.name].datasets, [1.0], 0.0, horizon=Horizon(history=3, chunk=4))
+    policy = make_policy(sources | {"film": film}, (body,))
     agent = policy.agent("film")
     for seed in range(5):
         assert np.isfinite(agent.act(observe(body, seed))).all()
@@ -164,19 +166,19 @@ def goal_policy(sources: dict[str, Source]) -> Policy:
 def test_a_goal_is_a_later_picture_of_the_same_episode(sources: dict[str, Source]) -> None:
     dataset = sources["arm-pixels"].datasets[0]
     starts = np.array([0, 3, 4])
-    windows = gather(dataset, np.array([0, 1, 2]), starts, np.random.default_rng(0))
+    windows = gather(dataset, np.array([0, 1, 2]), starts, Horizon(), np.random.default_rng(0))
     assert windows.goals is not None
     for row, (episode, start) in enumerate(zip(range(3), starts, strict=True)):
         first, length = dataset.episode_start[episode], dataset.episode_length[episode]
         later = dataset.observations["front"][first + start : first + length]
         assert (later == windows.goals["front"][row]).all((1, 2, 3)).any()
-    assert gather(dataset, np.array([0]), starts[:1]).goals is None
+    assert gather(dataset, np.array([0]), starts[:1], Horizon()).goals is None
 
 
 def test_goals_cost_nothing_where_there_are_none(sources: dict[str, Source]) -> None:
     without, with_goals = make_policy(sources, (ARM, SEEN_ARM)), goal_policy(sources)
     windows = sources["arm-pixels"].draw(4, np.random.default_rng(0))
-    assert torch.equal(without(windows), with_goals(windows))
+    assert torch.equal(without(windows)["action"], with_goals(windows)["action"])
 
 
 def test_a_goal_matters_and_needs_no_words(sources: dict[str, Source]) -> None:
@@ -184,17 +186,17 @@ def test_a_goal_matters_and_needs_no_words(sources: dict[str, Source]) -> None:
     windows = sources["arm-pixels"].draw(4, np.random.default_rng(0), goals=True)
     silent = dataclasses.replace(windows, instructions=[""] * 4)
     other = dataclasses.replace(silent, goals={"front": 255 - silent.goals["front"]})  # type: ignore[index]
-    assert torch.isfinite(policy(silent)).all()
-    assert not torch.allclose(policy(silent), policy(other))
-    assert not torch.allclose(policy(silent), policy(windows))
+    assert torch.isfinite(policy(silent)["action"]).all()
+    assert not torch.allclose(policy(silent)["action"], policy(other)["action"])
+    assert not torch.allclose(policy(silent)["action"], policy(windows)["action"])
 
 
 def test_acting_toward_a_goal_predicts_what_was_trained(sources: dict[str, Source]) -> None:
     policy = goal_policy(sources)
     windows = sources["arm-pixels"].draw(3, np.random.default_rng(0), goals=True)
     windows = dataclasses.replace(windows, instructions=["", "do one", ""])
-    with bfloat16(torch.device("cpu")):
-        trained = policy.head("arm-pixels").decode(policy(windows))[:, -1]
+    with policy.autocast():
+        trained = policy.head("arm-pixels").decode(policy(windows)["action"])[:, -1]
     assert windows.goals is not None
     memories = [
         policy.begin("arm-pixels", text, {"front": windows.goals["front"][row]})

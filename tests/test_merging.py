@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import ARM, GRID, make_policy, observe
+from conftest import ARM, GRID, HORIZONS, make_policy, observe
 from polysoma.cli import main
 from polysoma.data.dataset import Dataset
 from polysoma.data.mixture import Source, open_sources
@@ -18,7 +18,7 @@ from polysoma.errors import PolysomaError
 from polysoma.evaluation.merging import choose_coefficient
 from polysoma.learning.finetuning import recipe_for, with_steps
 from polysoma.learning.grams import input_grams
-from polysoma.learning.imitation import train
+from polysoma.learning.training import train
 from polysoma.policy import checkpoint
 from polysoma.policy.merging import add, analogy, negate
 from polysoma.policy.methods import FinetuningMethod
@@ -91,7 +91,7 @@ def test_a_regression_does_on_each_ones_data_what_that_one_does(
     parts = [tuned(base, datasets["grid"], tmp_path / str(seed), method, seed) for seed in (1, 2)]
     grams = [input_grams(part.parent) for part in parts]
     # One alone is that one, but for inputs that never occur.
-    (source,) = open_sources([datasets["grid"]], {}, {})
+    (source,) = open_sources([datasets["grid"]], {}, {}, horizon=lambda *_: HORIZONS["grid"])
     alone, whole = add(base, parts[:1], 1.0, grams[:1]), checkpoint.load_for_training(parts[0])
     start = checkpoint.load_for_training(base)
     apart = (outputs(whole, source) - outputs(start, source)).abs().mean()
@@ -147,7 +147,7 @@ def test_a_regression_needs_the_runs(
 def test_low_rank_fine_tunes_are_multiplied_out(base: Path, datasets: dict[str, Path], tmp_path: Path) -> None:
     folder = tuned(base, datasets["grid"], tmp_path / "grid", "lora")
     merged = add(base, [folder], 1.0).for_inference()
-    windows = gather(Dataset(datasets["grid"]), np.arange(4), np.zeros(4, int))
+    windows = gather(Dataset(datasets["grid"]), np.arange(4), np.zeros(4, int), HORIZONS["grid"])
     torch.testing.assert_close(merged.predict(windows), checkpoint.load(folder).predict(windows), atol=0.03, rtol=0)
 
 

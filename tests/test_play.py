@@ -26,9 +26,10 @@ from polysoma import simulators
 from polysoma.data.statistics import Statistics
 from polysoma.embodiment import Modality
 from polysoma.errors import PolysomaError
+from polysoma.nn.images import ImageConfig
+from polysoma.nn.trunk import TransformerConfig
 from polysoma.play.server import WAITING, PlayServer, _picture
 from polysoma.play.stage import LARGE, SMALL, Actor, Stage
-from polysoma.policy.images import ImageConfig
 from polysoma.policy.policy import Policy, PolicyConfig
 
 pytest.importorskip("mujoco", reason="the stage needs the simulators: pip install 'polysoma[sim]'")
@@ -45,7 +46,18 @@ def simulated(*names: str, goals: bool = False) -> Policy:
         sizes["action"] = body.actions.size
         known = {k: Statistics.of(rng.standard_normal((50, n)).astype(np.float32)) for k, n in sizes.items()}
         statistics[body.name] = known
-    config = PolicyConfig(bodies, statistics, ("fly",), width=16, depth=1, heads=2, images=ImageConfig(goals=goals))
+    horizons = {name: simulators.families()[name].horizon for name in names}
+    images = ImageConfig(goals=goals)
+    config = PolicyConfig(
+        bodies,
+        statistics,
+        ("fly",),
+        horizons,
+        width=16,
+        trunk=TransformerConfig(depth=1, heads=2),
+        heads=2,
+        images=images,
+    )
     return Policy(config).for_inference()
 
 

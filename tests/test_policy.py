@@ -6,44 +6,45 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import ARM, GRID, make_policy, observe
+from conftest import ARM, GRID, HORIZONS, make_policy, observe
+from polysoma.acting.agent import Acting
 from polysoma.data.mixture import Source
 from polysoma.data.windows import Windows
 from polysoma.errors import PolysomaError
-from polysoma.policy.policy import Policy, bfloat16
-from polysoma.policy.tokenizers import split_words
-from polysoma.policy.trunk import BLOCKED, attention_mask
+from polysoma.horizon import Horizon
+from polysoma.nn.tokenizers import split_words
+from polysoma.nn.trunk import BLOCKED, window_mask
+from polysoma.policy.policy import Policy
 
 
 def test_mask_follows_the_rules() -> None:
-    words = torch.tensor([[True, False]])
-    frames = torch.tensor([[True, True, False]])
-    mask = attention_mask(words, frames, torch.tensor([[0, 1]]), per_frame=2)[0, 0]
+    task = torch.tensor([[True, False]])
+    mask = window_mask(task, 3, 2, torch.tensor([[0, 1]]))[0, 0]
     sees = mask > BLOCKED / 2
-    w, f, r = [0, 1], [2, 3, 4, 5, 6, 7], [8, 9]
-    assert sees[0, 0] and not sees[0, f].any(), "words see words alone"
-    assert sees[4:6, [0, 2, 3, 4, 5]].all(), "a frame sees the words and the frames up to its own"
-    assert not sees[2:4, 4:].any(), "no frame sees a later one"
-    assert not sees[[i for i in range(8) if i != w[1]]][:, w[1]].any(), "padded words are not seen"
-    assert not sees[:6, 6:8].any() and not sees[8:, 6:8].any(), "padded frames are not seen"
-    assert sees[8, [0, 2, 3]].all() and not sees[8, 4:8].any(), "a readout sees the frames up to its own"
-    others = ~torch.eye(10, dtype=torch.bool)
-    assert not (sees & others)[:, r].any(), "nothing sees a readout but itself"
+    w, f = [0, 1], [2, 3, 4, 5, 6, 7]
+    assert sees[2:4][:, [0, 2, 3, 4, 5]].all(), "a frame sees the task and the frames up to its own"
+    assert not sees[0:2, 4:].any() and not sees[2:4, 6:].any(), "no frame sees a later one"
+    assert not sees[:, w[1]].any(), "padded words are not seen"
+    assert sees[6, [0, 2, 3]].all() and not sees[6, 4:8].any(), "a readout sees the frames up to its own"
+    assert sees[7, f[:4]].all() and not sees[7, f[4:]].any()
+    others = torch.ones(8, 10, dtype=torch.bool)
+    others[6, 8] = others[7, 9] = False
+    assert not (sees & others)[:, 8:].any() and sees[6, 8] and sees[7, 9], "nothing sees a readout but itself"
 
 
 def test_adding_a_body_leaves_the_others_bit_identical(sources: dict[str, Source]) -> None:
     alone, both = make_policy(sources, (ARM,), seed=1), make_policy(sources, (ARM, GRID), seed=2)
     both.load_state_dict(alone.state_dict(), strict=False)
     windows = sources["arm"].draw(8, np.random.default_rng(0))
-    assert torch.equal(alone(windows), both(windows))
+    assert torch.equal(alone(windows)["action"], both(windows)["action"])
 
 
 def test_readouts_never_write(policy: Policy, sources: dict[str, Source]) -> None:
     windows = sources["grid"].draw(8, np.random.default_rng(0))
-    before = policy(windows)
+    before = policy(windows)["action"]
     with torch.no_grad():
         policy.readouts["grid"][3] += 10.0
-    after = policy(windows)
+    after = policy(windows)["action"]
     others = [t for t in range(before.shape[1]) if t != 3]
     assert torch.equal(before[:, others], after[:, others])
     assert not torch.equal(before[:, 3], after[:, 3])
@@ -51,10 +52,10 @@ def test_readouts_never_write(policy: Policy, sources: dict[str, Source]) -> Non
 
 def test_the_future_is_not_seen(policy: Policy, sources: dict[str, Source]) -> None:
     windows = sources["grid"].draw(8, np.random.default_rng(0))
-    before = policy(windows)
+    before = policy(windows)["action"]
     windows.observations["view"][:, 4:] = 0
     windows.previous[:, 4:] = 0
-    after = policy(windows)
+    after = policy(windows)["action"]
     torch.testing.assert_close(before[:, :4], after[:, :4])
     assert not torch.allclose(before[:, 4:], after[:, 4:])
 
@@ -65,17 +66,19 @@ def last(windows: Windows, predictions: torch.Tensor) -> torch.Tensor:
 
 def test_padding_changes_nothing(policy: Policy, sources: dict[str, Source]) -> None:
     windows = sources["grid"].draw(16, np.random.default_rng(0))
-    together = last(windows, policy(windows))
+    together = last(windows, policy(windows)["action"])
     for row in range(4):
         single = windows.take(np.array([row]))
-        torch.testing.assert_close(together[row : row + 1], last(single, policy(single)), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            together[row : row + 1], last(single, policy(single)["action"]), rtol=1e-4, atol=1e-5
+        )
 
 
 @pytest.mark.parametrize("body", ["grid", "arm"])
 def test_acting_predicts_what_was_trained(policy: Policy, sources: dict[str, Source], body: str) -> None:
     windows = sources[body].draw(16, np.random.default_rng(0))
-    with bfloat16(torch.device("cpu")):
-        trained = policy.heads[body].decode(last(windows, policy(windows)))
+    with policy.autocast():
+        trained = policy.heads[body].decode(last(windows, policy(windows)["action"]))
     torch.testing.assert_close(policy.predict(windows), trained, rtol=0, atol=0.02)
 
 
@@ -123,7 +126,7 @@ def test_predictions_are_in_the_bodys_units(policy: Policy, sources: dict[str, S
         policy.heads["arm"].linear.bias.zero_()
     mean = sources["arm"].statistics()["action"].mean
     prediction = policy.predict(sources["arm"].draw(4, np.random.default_rng(0)))
-    assert prediction.shape == (4, ARM.chunk, 2)
+    assert prediction.shape == (4, HORIZONS["arm"].chunk, 2)
     np.testing.assert_allclose(prediction.numpy(), np.broadcast_to(mean, prediction.shape), atol=1e-6)
     choices = policy.predict(sources["grid"].draw(4, np.random.default_rng(0)))
     torch.testing.assert_close(choices.exp().sum(-1), torch.ones(4, 1))
@@ -132,7 +135,8 @@ def test_predictions_are_in_the_bodys_units(policy: Policy, sources: dict[str, S
 def test_words_matter_and_unknown_words_do_not_crash(policy: Policy, sources: dict[str, Source]) -> None:
     windows = sources["grid"].draw(4, np.random.default_rng(0))
     one, two, unknown = (
-        policy(dataclasses.replace(windows, instructions=[text] * 4)) for text in ("do one", "do two", "xyzzy")
+        policy(dataclasses.replace(windows, instructions=[text] * 4))["action"]
+        for text in ("do one", "do two", "xyzzy")
     )
     assert not torch.allclose(one, two) and torch.isfinite(unknown).all()
     assert split_words("Put the red-ball, now!") == ["put", "the", "red", "-", "ball", ",", "now", "!"]
@@ -142,18 +146,18 @@ def test_data_of_a_changed_body_is_refused(policy: Policy, sources: dict[str, So
     windows = sources["arm"].draw(4, np.random.default_rng(0))
     changed = dataclasses.replace(windows, embodiment=dataclasses.replace(ARM, rate_hz=20))
     with pytest.raises(PolysomaError, match="rate_hz: 10, not 20"):
-        policy(changed)
+        policy(changed)["action"]
 
 
 def test_the_previous_action_is_seen_by_bodies_that_ask_for_it(sources: dict[str, Source]) -> None:
-    body = dataclasses.replace(ARM, name="recalling", body="recalling", previous_action=True)
-    policy = make_policy(sources | {"recalling": sources["arm"]}, (ARM, body))
+    body = dataclasses.replace(ARM, name="recalling", body="recalling")
+    recalling = Source(sources["arm"].datasets, [1.0], 0.0, horizon=Horizon(chunk=4, previous_action=True))
+    policy = make_policy(sources | {"recalling": recalling}, (ARM, body))
     for name, matters in (("arm", False), ("recalling", True)):
         predictions = []
         for executed in (np.zeros(2), np.ones(2)):
-            agent = policy.agent(name)
+            agent = policy.agent(name, acting=Acting(execute=1))
             agent.act(observe(body))
-            agent._chunk.clear()
             agent.executed(executed)
             predictions.append(agent.act(observe(body, 1)))
         assert (not np.array_equal(*predictions)) == matters

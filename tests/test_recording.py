@@ -10,9 +10,10 @@ from polysoma import simulators
 from polysoma.data.dataset import Dataset
 from polysoma.data.mixture import open_sources
 from polysoma.errors import PolysomaError
+from polysoma.nn.tokenizers import build_vocabulary
+from polysoma.nn.trunk import TransformerConfig
 from polysoma.policy import checkpoint
 from polysoma.policy.policy import Policy, PolicyConfig
-from polysoma.policy.tokenizers import build_vocabulary
 from polysoma.rollout.drivers import Behaviour
 from polysoma.rollout.jobs import Job, Outcome, interleave
 from polysoma.rollout.recording import record
@@ -83,8 +84,9 @@ def untrained(tmp_path: Path) -> Path:
         tuple(source.embodiment for source in sources),
         {source.embodiment.name: source.statistics() for source in sources},
         tuple(build_vocabulary(text for source in sources for text in source.instructions)),
+        {source.embodiment.name: source.horizon for source in sources},
         width=32,
-        depth=1,
+        trunk=TransformerConfig(depth=1, heads=2),
         heads=2,
     )
     checkpoint.save(Policy(config), tmp_path / "checkpoint")
@@ -98,13 +100,18 @@ def test_the_expert_labels_what_a_policy_visits(untrained: Path, tmp_path: Path)
     data = Dataset(tmp_path / "dagger" / "drone")
     assert data.episode_length.max() <= 12
     assert not np.allclose(data.executed, data.actions)
+    # Rewards and ends are those of what was executed. Cut at the step limit, an episode keeps what came last.
+    assert data.rewards is not None and len(data.final["state"]) == len(data.episode_length) == 3
+    assert data.episode_truncated.tolist() == (~data.episode_terminated).tolist()
     # The label is the expert's answer in the visited state: play the executed actions again and ask.
     environment = simulators.make("drone/hover")
     environment.reset(seed=int(data.episode_seed[0]))
     start = int(data.episode_start[0])
     for t in range(start, start + int(data.episode_length[0])):
         np.testing.assert_allclose(environment.expert_action(), data.actions[t], atol=1e-6)
-        environment.step(np.array(data.executed[t]))
+        seen, reward, *_ = environment.step(np.array(data.executed[t]))
+        assert data.rewards[t] == np.float32(reward)
+    np.testing.assert_allclose(seen["state"], data.final["state"][0], atol=1e-6)
 
 
 def test_outcomes_do_not_depend_on_slots(untrained: Path) -> None:

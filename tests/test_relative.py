@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import ARM, make_episode, observe
+from conftest import ARM, HORIZONS, make_episode, observe
 from polysoma.acting.agent import Acting
 from polysoma.data.dataset import Dataset
 from polysoma.data.mixture import Source
@@ -17,8 +17,10 @@ from polysoma.data.windows import gather
 from polysoma.data.writer import DatasetWriter
 from polysoma.embodiment import Channel, ContinuousActions
 from polysoma.errors import PolysomaError
-from polysoma.learning.imitation import train
+from polysoma.horizon import Horizon
 from polysoma.learning.recipe import recipe_from_table
+from polysoma.learning.training import train
+from polysoma.nn.trunk import TransformerConfig
 from polysoma.policy import checkpoint
 from polysoma.policy.policy import Policy, PolicyConfig
 
@@ -27,8 +29,8 @@ SERVO = dataclasses.replace(
     name="servo",
     body="servo",
     actions=ContinuousActions((Channel("y", "m", -2, 2), Channel("x", "1", -2, 2))),
-    previous_action=True,
 )
+HORIZON = Horizon(chunk=4, previous_action=True)
 """The first command is a place and relative, the second has no unit and is not; both are among the state's channels."""
 MEASURED = np.array([1, 0], np.float32)
 
@@ -41,13 +43,20 @@ def source(tmp_path: Path) -> Source:
             writer.add(dataclasses.replace(episode, executed=episode.actions + np.float32(0.25)))
     with DatasetWriter(tmp_path / "looks", SERVO) as writer:
         writer.add(make_episode(SERVO, 1, 9, instruction="do one"))
-    return Source([Dataset(tmp_path / name) for name in ("servo", "looks")], [1.0, 1.0], 0.0)
+    return Source([Dataset(tmp_path / name) for name in ("servo", "looks")], [1.0, 1.0], 0.0, horizon=HORIZON)
 
 
 def make_relative(source: Source) -> Policy:
     statistics = source.statistics() | {"offset": source.offsets()}
     config = PolicyConfig(
-        (SERVO,), {"servo": statistics}, ("do", "one"), width=32, depth=2, heads=2, relative=("servo",)
+        (SERVO,),
+        {"servo": statistics},
+        ("do", "one"),
+        {"servo": HORIZON},
+        width=32,
+        trunk=TransformerConfig(depth=2, heads=2),
+        heads=2,
+        relative=("servo",),
     )
     torch.manual_seed(0)
     return Policy(config).eval()
@@ -62,7 +71,7 @@ def silenced(policy: Policy) -> Policy:
 def test_offsets_are_measured_from_what_was_executed(source: Source) -> None:
     # Labels move by 0.01 a step in their first channel; executed is a quarter above them.
     offsets = source.offsets()
-    mean, std = offsets.mean.reshape(SERVO.chunk, 2), offsets.std.reshape(SERVO.chunk, 2)
+    mean, std = offsets.mean.reshape(HORIZON.chunk, 2), offsets.std.reshape(HORIZON.chunk, 2)
     assert mean[0, 0] == pytest.approx(0.01 - 0.25) and std[0, 0] < 1e-5 and (np.diff(mean[:, 0]) > 0).all()
     # The second is the number of the episode in hundredths, whatever was executed.
     assert 0.01 < mean[0, 1] < 0.04 and std[0, 1] > 0.005
@@ -70,18 +79,31 @@ def test_offsets_are_measured_from_what_was_executed(source: Source) -> None:
 
 def test_a_head_that_says_nothing_repeats_the_last_command(source: Source) -> None:
     policy = silenced(make_relative(source))
-    windows = gather(source.datasets[0], np.array([0, 1]), np.array([0, 3]))
-    mean = source.offsets().mean.reshape(SERVO.chunk, 2)
+    windows = gather(source.datasets[0], np.array([0, 1]), np.array([0, 3]), HORIZON)
+    mean = source.offsets().mean.reshape(HORIZON.chunk, 2)
     state = windows.observations["state"]
     # The first frame of an episode follows no command: the state's y and x stand in for one.
     reference = np.stack([state[0, 0, [1, 0]], windows.previous[1, 0]]) * MEASURED
     np.testing.assert_allclose(policy.predict(windows).numpy(), reference[:, None] + mean, atol=1e-5)
 
 
+def test_a_command_of_zeros_is_a_command(source: Source) -> None:
+    """A true command of zeros is the reference of the next one; only where there was none does the state stand in."""
+    policy = silenced(make_relative(source))
+    windows = gather(source.datasets[0], np.array([0]), np.array([3]), HORIZON)
+    windows.previous[:] = 0
+    mean = source.offsets().mean.reshape(HORIZON.chunk, 2)
+    np.testing.assert_allclose(policy.predict(windows)[0].numpy(), mean, atol=1e-5)
+    agent = policy.agent("servo", "do one", Acting(execute=1))
+    agent.act(observe(SERVO, 1))
+    agent.executed(np.zeros(2, np.float32))
+    np.testing.assert_allclose(agent.act(observe(SERVO, 2)), np.clip(mean[0], -2, 2), atol=1e-5)
+
+
 def test_the_loss_is_that_of_offsets(source: Source) -> None:
     policy = silenced(make_relative(source))
-    windows = gather(source.datasets[0], np.array([2]), np.array([3]))
-    offsets, (count, size) = source.offsets(), (SERVO.chunk, 2)
+    windows = gather(source.datasets[0], np.array([2]), np.array([3]), HORIZON)
+    offsets, (count, size) = source.offsets(), (HORIZON.chunk, 2)
     assert windows.actions is not None and windows.action_valid is not None
     target = windows.actions[0, 0] - windows.previous[0, 0] * MEASURED
     missed = np.abs(target - offsets.mean.reshape(count, size)) / offsets.scale.reshape(count, size)
@@ -111,8 +133,14 @@ def test_exported_policies_do_the_same(source: Source, tmp_path: Path) -> None:
     ids = np.zeros((1, 6), np.int64)
     ids[0, : words.shape[1]] = words[0]
     for start in (0, 2):
-        windows = gather(source.datasets[0], np.array([0]), np.array([start]))
-        inputs = {"words": ids, "length": windows.lengths, "previous": windows.previous, **windows.observations}
+        windows = gather(source.datasets[0], np.array([0]), np.array([start]), HORIZON)
+        inputs = {
+            "words": ids,
+            "length": windows.lengths,
+            "previous": windows.previous,
+            "previous_valid": windows.previous_valid,
+            **windows.observations,
+        }
         wanted = {value.name for value in session.get_inputs()}
         (chunk,) = session.run(None, {name: value for name, value in inputs.items() if name in wanted})
         # In float32, while predict multiplies in bfloat16.
@@ -122,7 +150,7 @@ def test_exported_policies_do_the_same(source: Source, tmp_path: Path) -> None:
 def test_a_checkpoint_changes_to_relative_actions(source: Source, tmp_path: Path) -> None:
     table = {
         "data": [str(source.datasets[0].root)],
-        "bodies": {"servo": {"batch": 4}},
+        "bodies": {"servo": {"batch": 4, "chunk": 4, "previous_action": True}},
         "policy": {"width": 32, "depth": 2, "heads": 2},
         "steps": 2,
         "warmup": 1,
@@ -144,10 +172,10 @@ def test_a_checkpoint_changes_to_relative_actions(source: Source, tmp_path: Path
 def test_what_cannot_be_relative_is_refused(source: Source, sources: dict[str, Source]) -> None:
     statistics = sources["arm"].statistics() | {"offset": sources["arm"].offsets()}
     with pytest.raises(PolysomaError, match=r"arm: relative actions need state channels.*\['dx', 'dy'\]"):
-        Policy(PolicyConfig((ARM,), {"arm": statistics}, (), relative=("arm",)))
+        Policy(PolicyConfig((ARM,), {"arm": statistics}, (), HORIZONS, relative=("arm",)))
     with pytest.raises(PolysomaError, match="no statistics of the offsets"):
-        Policy(PolicyConfig((SERVO,), {"servo": source.statistics()}, (), relative=("servo",)))
+        Policy(PolicyConfig((SERVO,), {"servo": source.statistics()}, (), {"servo": HORIZON}, relative=("servo",)))
     with pytest.raises(PolysomaError, match="unknown bodies \\['servos'\\]"):
-        Policy(PolicyConfig((SERVO,), {"servo": source.statistics()}, (), relative=("servos",)))
+        Policy(PolicyConfig((SERVO,), {"servo": source.statistics()}, (), {"servo": HORIZON}, relative=("servos",)))
     with pytest.raises(PolysomaError, match="absolute"):
-        PolicyConfig((SERVO,), {}, (), adapters="described", relative=("servo",))
+        PolicyConfig((SERVO,), {}, (), {"servo": HORIZON}, adapters="described", relative=("servo",))

@@ -19,7 +19,7 @@ import pytest
 import torch
 from websockets.sync.client import connect
 
-from conftest import ARM, GRID, observe
+from conftest import ARM, GRID, HORIZONS, observe
 from polysoma.acting.agent import Acting, plan_together
 from polysoma.cli.names import named_folder
 from polysoma.errors import PolysomaError
@@ -113,14 +113,14 @@ def test_bytes_flipped_or_cut_are_an_error_or_another_message() -> None:
 
 
 def test_a_chunk_is_that_of_an_agent(policy: Policy) -> None:
-    agent = policy.agent("arm", acting=Acting(execute=ARM.chunk))
+    agent = policy.agent("arm", acting=Acting(execute=HORIZONS["arm"].chunk))
     with running(policy) as url, client(url) as robot:
         assert set(robot.metadata["embodiments"]) == {"arm", "grid"}
         for seed in range(3):
             observation = observe(ARM, seed)
             reply = robot.infer(observation)
             np.testing.assert_array_equal(reply["actions"], plan_together([agent], [observation])[0])
-            assert reply["actions"].shape == (ARM.chunk, 2) and reply["server_timing"]["infer_ms"] > 0
+            assert reply["actions"].shape == (HORIZONS["arm"].chunk, 2) and reply["server_timing"]["infer_ms"] > 0
 
 
 def test_names_of_openpi(policy: Policy) -> None:
@@ -131,7 +131,7 @@ def test_names_of_openpi(policy: Policy) -> None:
 
 
 def test_every_connection_remembers_its_own_episode(policy: Policy) -> None:
-    agents = [policy.agent("grid", acting=Acting(execute=GRID.chunk)) for _ in range(2)]
+    agents = [policy.agent("grid", acting=Acting(execute=HORIZONS["grid"].chunk)) for _ in range(2)]
     with running(policy) as url, client(url, "grid") as first, client(url, "grid") as second:
         for seed in range(8):
             for robot, agent, offset in ((first, agents[0], 0), (second, agents[1], 100)):
@@ -148,7 +148,7 @@ def test_what_was_executed_instead_is_remembered(policy: Policy) -> None:
             return robot.infer(observe(GRID, 1) | said)["actions"]
 
     with running(policy) as url:
-        agent = policy.agent("grid", acting=Acting(execute=GRID.chunk))
+        agent = policy.agent("grid", acting=Acting(execute=HORIZONS["grid"].chunk))
         plan_together([agent], [observe(GRID, 0)])
         agent.executed(np.int64(2))
         expected = plan_together([agent], [observe(GRID, 1)])[0]
@@ -158,7 +158,7 @@ def test_what_was_executed_instead_is_remembered(policy: Policy) -> None:
 
 
 def test_many_clients_share_batches_and_mix_nothing_up(policy: Policy) -> None:
-    alone = policy.agent("arm", acting=Acting(execute=ARM.chunk))
+    alone = policy.agent("arm", acting=Acting(execute=HORIZONS["arm"].chunk))
     expected = {}
     for seed in range(16):
         expected[seed] = plan_together([alone], [observe(ARM, seed)])[0]
@@ -215,7 +215,7 @@ def test_no_number_that_is_not_finite_leaves(policy: Policy) -> None:
     with running(policy) as url, client(url) as robot, client(url, "grid") as other:
         with pytest.raises(PolysomaError, match="not finite"):
             robot.infer(observe(ARM))
-        assert other.infer(observe(GRID))["actions"].shape == (GRID.chunk,)
+        assert other.infer(observe(GRID))["actions"].shape == (HORIZONS["grid"].chunk,)
 
 
 def test_a_token_is_asked_for(policy: Policy) -> None:
@@ -253,8 +253,8 @@ def test_a_huge_message_ends_its_own_session_alone(policy: Policy) -> None:
     with running(policy, limits=Limits(message_bytes=10_000)) as url, client(url) as greedy, client(url) as other:
         with pytest.raises(PolysomaError, match="1009"):
             greedy.infer(observe(ARM) | {"state": np.zeros(100_000, np.float32)})
-        assert other.infer(observe(ARM))["actions"].shape == (ARM.chunk, 2)
-        assert greedy.infer(observe(ARM))["actions"].shape == (ARM.chunk, 2)
+        assert other.infer(observe(ARM))["actions"].shape == (HORIZONS["arm"].chunk, 2)
+        assert greedy.infer(observe(ARM))["actions"].shape == (HORIZONS["arm"].chunk, 2)
 
 
 def test_garbage_and_dying_clients_stop_nobody(policy: Policy) -> None:
@@ -273,7 +273,7 @@ def test_garbage_and_dying_clients_stop_nobody(policy: Policy) -> None:
         # A frame that announces a megabyte and ends after a few bytes.
         dying.socket.sendall(b"\x82\xff" + (1 << 20).to_bytes(8, "big") + b"abcdpartial")
         dying.socket.close()
-        assert robot.infer(observe(ARM))["actions"].shape == (ARM.chunk, 2)
+        assert robot.infer(observe(ARM))["actions"].shape == (HORIZONS["arm"].chunk, 2)
 
 
 def test_a_client_survives_a_restart_of_the_server(policy: Policy) -> None:
@@ -349,7 +349,7 @@ def test_adaptations_are_served_beside_their_base(policy: Policy) -> None:
         assert list(asked["one"].metadata["adapters"]) == ["one", "two"]
         answers = {name: robot.infer(observe(ARM))["actions"] for name, robot in asked.items()}
         for name, alone in expected.items():
-            (plan,) = plan_together([alone.agent("arm", acting=Acting(execute=ARM.chunk))], [observe(ARM)])
+            (plan,) = plan_together([alone.agent("arm", acting=Acting(execute=HORIZONS["arm"].chunk))], [observe(ARM)])
             np.testing.assert_allclose(answers[name], plan, atol=1e-2)
         assert not np.allclose(answers["one"], answers["two"], atol=1e-2)
         with pytest.raises(PolysomaError, match=r"adapter: expected one of \['one', 'two'\] or none, got 'three'"):

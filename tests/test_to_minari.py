@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from conftest import ARM, GRID, SEEN_ARM, make_episode
+from make_lerobot import drop_columns, write_v3
 from polysoma.cli import main
 from polysoma.data.dataset import Dataset
 from polysoma.data.formats import open_reader
@@ -40,7 +41,9 @@ def recorded(body: Embodiment, root: Path) -> Path:
             episode = make_episode(body, 4 + seed, seed + 20, instruction=told)
             executed = episode.executed.copy()
             executed[0] = 0
-            writer.add(dataclasses.replace(episode, success=seed != 1, executed=executed))
+            ends = {"success": seed != 1, "terminated": seed != 1, "truncated": seed == 1}
+            final = None if seed == 2 else episode.final
+            writer.add(dataclasses.replace(episode, **ends, executed=executed, final=final))
     return root
 
 
@@ -68,17 +71,22 @@ def test_minari_reads_what_was_recorded(body: Embodiment, tmp_path: Path) -> Non
             values = episode.observations[stream.name]
             assert values.dtype == stream.dtype and len(values) == length + 1
             np.testing.assert_array_equal(values[:-1], ours.observations[stream.name])
-            np.testing.assert_array_equal(values[-1], values[-2])
+            final = ours.final
+            assert about[number]["final_observation_known"] == (final is not None) == (number != 2)
+            np.testing.assert_array_equal(values[-1], values[-2] if final is None else final[stream.name])
         assert spaces["instruction"].contains(TOLD[number])
         np.testing.assert_array_equal(episode.actions, ours.actions)
         np.testing.assert_array_equal(episode.infos["executed_action"], ours.executed)
-        end = [0.0] * (length - 1)
-        assert episode.rewards.tolist() == [*end, float(number != 1)]
+        end = [False] * (length - 1)
+        np.testing.assert_array_equal(episode.rewards, ours.rewards)
+        assert about[number]["rewards_known"] and ours.rewards is not None
         assert episode.terminations.tolist() == [*end, number != 1]
         assert episode.truncations.tolist() == [*end, number == 1]
         for stream in body.privileged:
             known = episode.infos["privileged"][stream.name]
             np.testing.assert_array_equal(known[:-1], ours.observations[stream.name])
+            if ours.final is not None:
+                np.testing.assert_array_equal(known[-1], ours.final[stream.name])
 
 
 @pytest.mark.parametrize("body", [ARM, SEEN_ARM], ids=lambda body: body.name)
@@ -92,8 +100,34 @@ def test_it_comes_back_with_its_names_units_and_limits(body: Embodiment, tmp_pat
     np.testing.assert_array_equal(back.episode_success, own.episode_success)
     np.testing.assert_array_equal(back.episode_length, own.episode_length)
     np.testing.assert_array_equal(back.actions, own.actions)
+    assert back.rewards is not None and own.rewards is not None
+    np.testing.assert_array_equal(back.rewards, own.rewards)
+    np.testing.assert_array_equal(back.episode_terminated, own.episode_terminated)
+    np.testing.assert_array_equal(back.episode_truncated, own.episode_truncated)
     for stream in body.arrays:
         np.testing.assert_array_equal(back.observations[stream.name], own.observations[stream.name])
+    frames = np.arange(len(own))
+    (theirs, known), (ours, expected) = (data.next_observations(frames) for data in (back, own))
+    np.testing.assert_array_equal(known, expected)
+    for stream in body.arrays:
+        np.testing.assert_array_equal(theirs[stream.name], ours[stream.name])
+
+
+def test_what_a_source_does_not_have_is_not_invented(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = write_v3(tmp_path / "set", "image")
+    target = tmp_path / "minari/plain-v0"
+    drop_columns(source, "next.reward")
+    main(["data", "convert", str(source), str(target), "--format", "minari"])
+    said = capsys.readouterr().out
+    assert "3 episodes have no rewards in the source: NaN is written" in said
+    assert "3 episodes have no observation after their last action" in said and "3 episodes do not say how" in said
+    for episode in minari.load_dataset("plain-v0").iterate_episodes():
+        assert np.isnan(episode.rewards).all()
+        assert not episode.terminations.any() and not episode.truncations.any()
+    reader = open_reader(target)
+    assert "reward" not in reader.columns and reader.finals is None
+    back = Dataset(target)
+    assert back.rewards is None and back.episode(0).final is None and not back.episode_truncated.any()
 
 
 def test_choices_come_back(tmp_path: Path) -> None:
@@ -111,7 +145,8 @@ def test_data_of_another_library_and_damaged_episodes(tmp_path: Path) -> None:
     data = minari.load_dataset("lift-v0")
     for seed, episode in enumerate(data.iterate_episodes()):
         np.testing.assert_array_equal(episode.actions, numbers(seed, LENGTHS[seed], 7))
-        np.testing.assert_array_equal(episode.observations["agentview_image"][:-1], pictures(seed, LENGTHS[seed]))
+        np.testing.assert_array_equal(episode.observations["agentview_image"], pictures(seed, LENGTHS[seed] + 1))
+        assert episode.rewards.tolist() == list(range(LENGTHS[seed])) and episode.terminations[-1] == (seed != 1)
         assert episode.observations["instruction"][0] == f"lift {seed}"
     assert all("seed" not in about for about in data.storage.get_episode_metadata(range(3)))
     with h5py.File(source, "r+") as file:

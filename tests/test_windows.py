@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conftest import ARM, GRID, make_episode
+from conftest import ARM, GRID, HORIZONS, make_episode
 from polysoma.data.dataset import Dataset
 from polysoma.data.mixture import Source, open_sources
 from polysoma.data.windows import Windows, concatenate, gather, window_starts
@@ -17,9 +17,9 @@ def test_chunks_never_cross_the_end_of_an_episode(datasets: dict[str, Path]) -> 
     data = Dataset(datasets["arm"])
     for episode, length in enumerate(data.episode_length):
         starts = np.arange(length)
-        windows = gather(data, np.full(length, episode), starts)
+        windows = gather(data, np.full(length, episode), starts, HORIZONS["arm"])
         assert windows.actions is not None and windows.action_valid is not None
-        future = starts[:, None] + np.arange(ARM.chunk)
+        future = starts[:, None] + np.arange(HORIZONS["arm"].chunk)
         np.testing.assert_array_equal(windows.action_valid[:, 0], future < length)
         valid = windows.action_valid[:, 0]
         np.testing.assert_allclose(windows.actions[:, 0, :, 0][valid], (future / 100)[valid], atol=1e-6)
@@ -29,11 +29,12 @@ def test_chunks_never_cross_the_end_of_an_episode(datasets: dict[str, Path]) -> 
 
 def test_history_and_previous_actions(datasets: dict[str, Path]) -> None:
     data = Dataset(datasets["grid"])
-    windows = gather(data, np.array([7, 0]), np.array([3, 0]))
+    windows = gather(data, np.array([7, 0]), np.array([3, 0]), HORIZONS["grid"])
     np.testing.assert_array_equal(windows.lengths, [6, 5])
     first = data.episode_start[7] + 3
     np.testing.assert_array_equal(windows.observations["view"][0], data.observations["view"][first : first + 6])
     np.testing.assert_array_equal(windows.previous[0], data.executed[first - 1 : first + 5])
+    assert not windows.previous_valid[1, 0] and windows.previous_valid[0].all()
     assert windows.previous[1, 0] == GRID.actions.size, "an episode's first frame has no previous action"
     assert windows.action_valid is not None
     np.testing.assert_array_equal(windows.action_valid[1, :, 0], [True] * 5 + [False])
@@ -50,7 +51,7 @@ def test_windows_contain_the_drawn_frame() -> None:
 
 def test_take_and_concatenate_keep_windows_apart(datasets: dict[str, Path]) -> None:
     data = Dataset(datasets["grid"])
-    short, long = gather(data, np.array([0]), np.array([0])), gather(data, np.array([7]), np.array([0]))
+    short, long = (gather(data, np.array([n]), np.array([0]), HORIZONS["grid"]) for n in (0, 7))
     joined = concatenate([short, long])
     again = joined.take(np.array([0]))
     assert again.previous.shape == (1, 5)

@@ -27,12 +27,15 @@ from polysoma.learning.finetuning import (
     recipe_for,
     within,
 )
-from polysoma.learning.imitation import recipe_of_run, train
+from polysoma.learning.methods.meta import MetaLearning
 from polysoma.learning.recipe import PolicySize, Recipe
+from polysoma.learning.training import recipe_of_run, train
+from polysoma.nn.precision import Wanted, chosen
 from polysoma.policy import checkpoint
 from polysoma.policy.methods import FinetuningMethod
 from polysoma.policy.policy import PolicyConfig
 from polysoma.rollout.drivers import Checkpoint
+from polysoma.task import body_of
 
 Way = Literal[
     "zero-shot", "retrieval", "prompt", "head", "adapter", "lora", "full", "scratch", "specialist", "inner", "continued"
@@ -64,6 +67,7 @@ class Comparison:
         old_tasks: what the base could do before, to see what is forgotten.
         old_episodes: of each of these.
         starts: checkpoints from meta-learning beside the base, for the ways that begin with one.
+        precision: what all is computed in (:mod:`polysoma.nn.precision`).
     """
 
     base: str
@@ -77,6 +81,7 @@ class Comparison:
     old_tasks: tuple[str, ...] = ()
     old_episodes: int = 5
     starts: tuple[str, ...] = ()
+    precision: Wanted = "auto"
 
 
 Cell = dict[str, Any]
@@ -145,7 +150,12 @@ def compare(
         cells.append({"start": called.get(tried.start, ""), **json.loads(file.read_text())})
     if progress is not None:
         progress(len(todo), len(todo), "done")
-    result = {"comparison": asked, "versions": versions(), "hardware": hardware(), "rows": _rows(cells, comparison)}
+    result = {
+        "comparison": asked,
+        "versions": versions(),
+        "hardware": hardware(chosen("cpu", comparison.precision)),
+        "rows": _rows(cells, comparison),
+    }
     write_atomically(out / "results.json", (json.dumps(result | {"cells": cells}, indent=1) + "\n").encode())
     return result | {"cells": cells}
 
@@ -154,7 +164,7 @@ def _check_same(file: Path, asked: dict[str, Any]) -> None:
     if not file.exists():
         write_atomically(file, (json.dumps(asked, indent=1) + "\n").encode())
         return
-    held = json.loads(file.read_text())
+    held = {"precision": "auto", **json.loads(file.read_text())}
     # More ways, starts and numbers of demonstrations may be asked for later.
     fixed = asked.keys() - {"ways", "demonstrations", "starts"}
     changed = {key: (held.get(key), asked[key]) for key in sorted(fixed) if held.get(key) != asked[key]}
@@ -176,7 +186,7 @@ def _called(start: str, base_sha256: str) -> str:
 
 
 def _knows(comparison: Comparison) -> bool:
-    bodies = {task.split("/")[0] for task in comparison.tasks}
+    bodies = {body_of(task) for task in comparison.tasks}
     return bodies <= set(checkpoint.bodies(comparison.base))
 
 
@@ -190,7 +200,7 @@ def _cell(comparison: Comparison, tried: _Try, run: Path) -> Cell:
         minutes = (time.monotonic() - began) / 60
         driver = str(folder)
         megabytes = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
-    player = Checkpoint(driver, retrieve=retrieve)
+    player = Checkpoint(driver, retrieve=retrieve, precision=comparison.precision)
     result = evaluate(player, comparison.tasks, comparison.episodes, comparison.seed)
     old = None
     if way == "full" and comparison.old_tasks:
@@ -209,7 +219,8 @@ def _cell(comparison: Comparison, tried: _Try, run: Path) -> Cell:
 
 
 def _outcomes(driver: str, comparison: Comparison) -> list[int]:
-    played = evaluate(Checkpoint(driver), comparison.old_tasks, comparison.old_episodes, comparison.seed)
+    player = Checkpoint(driver, precision=comparison.precision)
+    played = evaluate(player, comparison.old_tasks, comparison.old_episodes, comparison.seed)
     return [int(outcome) for score in played.tasks.values() for outcome in score.outcomes]
 
 
@@ -217,13 +228,15 @@ def _trained(comparison: Comparison, tried: _Try, run: Path) -> tuple[Path, int]
     made = run / "checkpoint"
     if tried.way == "inner":
         recipe = few_steps_recipe(tried.start, [comparison.data], tried.demonstrations)
-        assert recipe.meta is not None
-        return few_steps(recipe, run), recipe.meta.inner_steps
+        assert isinstance(recipe.method, MetaLearning)
+        steps = recipe.method.inner_steps
+        return few_steps(dataclasses.replace(recipe, precision=comparison.precision), run), steps
     if (run / "training").is_dir():
         recipe = recipe_of_run(run)
         return train(recipe, run, resume=True), recipe.steps
     shutil.rmtree(run, ignore_errors=True)
-    recipe, _ = within(_recipe(comparison, tried), 60 * comparison.minutes)
+    recipe = dataclasses.replace(_recipe(comparison, tried), precision=comparison.precision)
+    recipe, _ = within(recipe, 60 * comparison.minutes)
     train(recipe, run)
     return made, recipe.steps
 
@@ -237,7 +250,7 @@ def _recipe(comparison: Comparison, tried: _Try) -> Recipe:
     config = PolicyConfig.from_json(checkpoint.read_config(checkpoint.resolve(comparison.base)))
     # Nothing is known that could be lost, so it may learn faster.
     recipe = recipe_for(comparison.base, [comparison.data], "full", count, learning_rate=2 * LEARNING_RATES["full"])
-    size = PolicySize(config.width, config.depth, config.heads, config.adapters)
+    size = PolicySize(config.width, config.trunk.depth, config.heads, config.adapters)
     return dataclasses.replace(recipe, init="", policy=size, images=config.images, head=config.head)
 
 

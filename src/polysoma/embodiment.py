@@ -18,12 +18,15 @@ import gymnasium
 import numpy as np
 
 from polysoma.errors import PolysomaError
+from polysoma.horizon import Horizon
 
 Observation = dict[str, Any]
 """One observation: stream name to an array of the stream's shape, or to a string for text."""
 
 INSTRUCTION = "instruction"
 """The name of the text stream that says what to do."""
+
+_OF_HORIZON = {field.name for field in dataclasses.fields(Horizon)}
 
 TEXT_CHARACTERS = "".join(chr(code) for code in range(32, 127))
 
@@ -140,6 +143,36 @@ class ContinuousActions:
         of something: the difference of two of them says less than either does."""
         return np.array([channel.unit != "1" for channel in self.channels])
 
+    @property
+    def dtype(self) -> type[Any]:
+        """The array type of actions."""
+        return np.float32
+
+    def none(self) -> np.ndarray:
+        """What fills the place of an action that does not exist, as before an episode's first frame: zeros ``(A,)``. It
+        is not told from a true action by its value, but by what says that it is valid."""
+        return np.zeros(self.size, np.float32)
+
+    def sample(self, rng: np.random.Generator) -> np.ndarray:
+        """An action drawn uniformly within the limits, float32 ``(A,)``."""
+        return rng.uniform(self.low, self.high).astype(np.float32)
+
+    def check(self, where: str, action: Any) -> np.ndarray:
+        """See :meth:`Embodiment.check_action`. Args: where: how errors begin; action: what to check."""
+        value = np.asarray(action)
+        names = [channel.name for channel in self.channels]
+        if value.shape != (self.size,) or value.dtype.kind not in "fiu":
+            raise PolysomaError(
+                f"{where}: expected {len(names)} numbers {names}, got {value.dtype} of shape {value.shape}"
+            )
+        bad = [name for name, finite in zip(names, np.isfinite(value), strict=True) if not finite]
+        if bad:
+            raise PolysomaError(f"{where}: not a finite number in {bad}")
+        return np.clip(value.astype(np.float32), self.low, self.high)
+
+    def __str__(self) -> str:
+        return ", ".join(f"{c.name} in [{c.low:g}, {c.high:g}] {c.unit}" for c in self.channels)
+
     def space(self) -> gymnasium.Space[Any]:
         return gymnasium.spaces.Box(self.low, self.high)
 
@@ -154,6 +187,31 @@ class DiscreteActions:
     def size(self) -> int:
         return len(self.names)
 
+    @property
+    def dtype(self) -> type[Any]:
+        """The array type of actions."""
+        return np.int64
+
+    def none(self) -> np.ndarray:
+        """What fills the place of an action that does not exist: the index after the last name, int64 ``()``."""
+        return np.array(self.size, np.int64)
+
+    def sample(self, rng: np.random.Generator) -> np.ndarray:
+        """An index drawn uniformly, int64 ``()``."""
+        return np.array(rng.integers(self.size), np.int64)
+
+    def check(self, where: str, action: Any) -> np.ndarray:
+        """See :meth:`Embodiment.check_action`. Args: where: how errors begin; action: what to check."""
+        value = np.asarray(action)
+        if value.shape != () or value.dtype.kind not in "iu" or not 0 <= int(value) < self.size:
+            raise PolysomaError(
+                f"{where}: expected an index 0..{self.size - 1} ({', '.join(self.names)}), got {action!r}"
+            )
+        return value.astype(np.int64)
+
+    def __str__(self) -> str:
+        return "one of " + ", ".join(self.names)
+
     def space(self) -> gymnasium.Space[Any]:
         return gymnasium.spaces.Discrete(len(self.names))
 
@@ -167,12 +225,8 @@ class Embodiment:
         streams: what it senses; a text stream called ``"instruction"`` says what to do.
         actions: what it moves.
         rate_hz: actions a second.
-        chunk: how many future actions a policy predicts at once.
-        history: how many past observations (the present one included) a policy may look at.
         body: what moves, where one body can be observed in several ways: embodiments of one body have equal actions
             and share a policy's head. By default the name.
-        previous_action: whether a policy sees the action that was executed last. One with a history of more than one
-            frame always does.
         privileged: states that a simulator or a laboratory knows and that the body does not sense: where an object
             lies, say. They are recorded beside what is observed, and a policy can learn to estimate them.
     """
@@ -181,10 +235,7 @@ class Embodiment:
     streams: tuple[Stream, ...]
     actions: ContinuousActions | DiscreteActions
     rate_hz: float
-    chunk: int = 1
-    history: int = 1
     body: str = ""
-    previous_action: bool = False
     privileged: tuple[Stream, ...] = ()
 
     def __post_init__(self) -> None:
@@ -196,11 +247,8 @@ class Embodiment:
         other = [stream.name for stream in self.privileged if stream.modality is not Modality.STATE]
         if other:
             raise PolysomaError(f"embodiment {self.name!r}: privileged streams are states, {other} are not")
-        if self.rate_hz <= 0 or self.chunk < 1 or self.history < 1:
-            raise PolysomaError(
-                f"embodiment {self.name!r}: rate_hz, chunk and history must be positive, got "
-                f"{self.rate_hz}, {self.chunk}, {self.history}"
-            )
+        if not self.rate_hz > 0:
+            raise PolysomaError(f"embodiment {self.name!r}: rate_hz must be positive, got {self.rate_hz}")
 
     def stream(self, name: str) -> Stream:
         """The stream of this name. Raises PolysomaError that lists the names there are."""
@@ -245,29 +293,12 @@ class Embodiment:
         Raises:
             PolysomaError: wrong shape, not a number, or an index that does not exist.
         """
-        value = np.asarray(action)
-        if isinstance(self.actions, DiscreteActions):
-            if value.shape != () or value.dtype.kind not in "iu" or not 0 <= int(value) < self.actions.size:
-                raise PolysomaError(
-                    f"action of {self.name}: expected an index 0..{self.actions.size - 1} "
-                    f"({', '.join(self.actions.names)}), got {action!r}"
-                )
-            return value.astype(np.int64)
-        names = [channel.name for channel in self.actions.channels]
-        if value.shape != (self.actions.size,) or value.dtype.kind not in "fiu":
-            raise PolysomaError(
-                f"action of {self.name}: expected {len(names)} numbers {names}, "
-                f"got {value.dtype} of shape {value.shape}"
-            )
-        bad = [name for name, finite in zip(names, np.isfinite(value), strict=True) if not finite]
-        if bad:
-            raise PolysomaError(f"action of {self.name}: not a finite number in {bad}")
-        return np.clip(value.astype(np.float32), self.actions.low, self.actions.high)
+        return self.actions.check(f"action of {self.name}", action)
 
     def differences(self, other: Embodiment) -> list[str]:
         """What differs from another embodiment, each as ``"what: this one's, not the other's"``; empty when equal."""
         found = []
-        for field in ("name", "rate_hz", "chunk", "history", "body", "previous_action"):
+        for field in ("name", "rate_hz", "body"):
             if getattr(self, field) != getattr(other, field):
                 found.append(f"{field}: {getattr(self, field)}, not {getattr(other, field)}")
         for kind in ("streams", "privileged"):
@@ -277,7 +308,7 @@ class Embodiment:
             for name in sorted(own.keys() & theirs.keys()):
                 found += _stream_differences(own[name], theirs[name])
         if self.actions != other.actions:
-            found.append(f"actions: {_action_names(self.actions)}, not {_action_names(other.actions)}")
+            found.append(f"actions: {self.actions}, not {other.actions}")
         return found
 
     def to_json(self) -> dict[str, Any]:
@@ -286,9 +317,11 @@ class Embodiment:
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Embodiment:
-        """The inverse of :meth:`to_json`. Raises PolysomaError when a field is missing or unknown."""
+        """The inverse of :meth:`to_json`. What the first format said about a policy's horizon is passed over
+        (:meth:`polysoma.horizon.Horizon.of_old_embodiment` reads it). Raises PolysomaError when a field is missing or
+        unknown."""
         try:
-            fields = dict(data)
+            fields = {key: value for key, value in data.items() if key not in _OF_HORIZON}
             fields["streams"] = tuple(_stream_from_json(stream) for stream in data["streams"])
             fields["privileged"] = tuple(_stream_from_json(stream) for stream in data.get("privileged", ()))
             actions = data["actions"]
@@ -331,12 +364,6 @@ def _check_value(body: str, stream: Stream, value: Any) -> Any:
     if stream.modality is Modality.SYMBOL and ((array < 0) | (array >= np.array(stream.cardinalities))).any():
         raise PolysomaError(f"{where}: ids must be below {stream.cardinalities}, got up to {array.max()}")
     return array.astype(stream.dtype, copy=False)
-
-
-def _action_names(actions: ContinuousActions | DiscreteActions) -> str:
-    if isinstance(actions, DiscreteActions):
-        return "one of " + ", ".join(actions.names)
-    return ", ".join(f"{c.name} in [{c.low:g}, {c.high:g}] {c.unit}" for c in actions.channels)
 
 
 def _finite(value: Any) -> Any:

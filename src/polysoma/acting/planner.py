@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 
 from polysoma.data.episode import Episode
-from polysoma.embodiment import ContinuousActions, Embodiment, Modality, Observation
+from polysoma.embodiment import Embodiment, Modality, Observation
 from polysoma.errors import PolysomaError
 
 if TYPE_CHECKING:
@@ -216,7 +216,7 @@ class RandomPlanner:
         plans: list[Plan | PolysomaError] = []
         for session in sessions:
             assert isinstance(session, self._Session)
-            plans.append(Plan(_sample(session.prompt.body, session.rng)[None], "random"))
+            plans.append(Plan(session.prompt.body.actions.sample(session.rng)[None], "random"))
         return plans
 
 
@@ -273,13 +273,6 @@ def within_limits(body: Embodiment, actions: np.ndarray) -> np.ndarray:
     if not len(actions):
         raise PolysomaError(f"a plan for {body.name} is empty: expected at least one action")
     return np.stack([body.check_action(action) for action in actions])
-
-
-def _sample(body: Embodiment, rng: np.random.Generator) -> np.ndarray:
-    actions = body.actions
-    if isinstance(actions, ContinuousActions):
-        return rng.uniform(actions.low, actions.high).astype(np.float32)
-    return np.asarray(rng.integers(actions.size))
 
 
 def _checked_goal(body: Embodiment, goal: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

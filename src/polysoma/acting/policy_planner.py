@@ -15,11 +15,11 @@ import torch
 
 from polysoma.acting.planner import Plan, Planner, Session, TaskPrompt
 from polysoma.data.episode import Episode
-from polysoma.data.windows import Windows, no_action
+from polysoma.data.windows import Windows
 from polysoma.embodiment import INSTRUCTION, DiscreteActions, Embodiment, Observation
 from polysoma.errors import PolysomaError
-from polysoma.policy.memory import Memory
 from polysoma.policy.policy import Policy
+from polysoma.policy.state import PolicyState
 
 TEMPERATURE = 0.6
 """Of choices among discrete actions. It did best on development seeds of the grid world."""
@@ -39,36 +39,39 @@ class PolicySession(Session):
     def __init__(self, policy: Policy, prompt: TaskPrompt, seed: int) -> None:
         self.policy = policy
         self.body: Embodiment = policy.embodiment(prompt.body.name)
-        super().__init__(prompt, self.body.chunk)
-        self._history = self.body.history
+        horizon = policy.horizon(prompt.body.name)
+        super().__init__(prompt, horizon.chunk)
+        self._history = horizon.history
         self.rng = np.random.default_rng(seed)
-        self.cache: Memory | None = None
+        self.cache: PolicyState | None = None
         self._frames: list[Observation] = []
-        self._previous = [no_action(self.body)]
+        self._previous = [self.body.actions.none()]
+        self._previous_valid = [False]
 
     def observed(self, observation: Observation) -> None:
         """See :class:`Session`."""
         if len(self._previous) <= len(self._frames):
             # Nobody said what was executed, as after a plan that failed: taken to be the same as before.
             self._previous.append(self._previous[-1])
+            self._previous_valid.append(self._previous_valid[-1])
         if len(self._frames) == self._history:
             # Every place in a full window moves when it slides, so its cache is void. Sliding by half of the window
             # at once makes that rare.
             kept = self._history // 2
             self._frames = self._frames[len(self._frames) - kept :]
             self._previous = self._previous[len(self._previous) - kept - 1 :]
+            self._previous_valid = self._previous_valid[len(self._previous_valid) - kept - 1 :]
             if self.cache is not None:
                 self.cache.forget_frames()
         self._frames.append(observation)
 
     def executed(self, action: np.ndarray) -> None:
         """See :class:`Session`."""
-        if len(self._previous) > len(self._frames):
-            self._previous[-1] = action
-        else:
-            self._previous.append(action)
+        # Whoever says it twice before the next observation is right the second time.
+        self._previous[len(self._frames) :] = [action]
+        self._previous_valid[len(self._frames) :] = [True]
 
-    def prefill(self, instruction: str) -> Memory:
+    def prefill(self, instruction: str) -> PolicyState:
         """The cache of the prompt with these words, and of the frames that were read in their light.
 
         Raises:
@@ -85,9 +88,9 @@ class PolicySession(Session):
         """How many frames are not in the cache yet. Raises PolysomaError as :meth:`prefill`."""
         return len(self._frames) - self.prefill(self._frames[-1][INSTRUCTION]).frames
 
-    def window(self, new: int) -> tuple[list[Observation], list[np.ndarray]]:
-        """The last frames, and what was executed before each."""
-        return self._frames[-new:], self._previous[-new:]
+    def window(self, new: int) -> tuple[list[Observation], list[np.ndarray], list[bool]]:
+        """The last frames, what was executed before each, and whether anything was."""
+        return self._frames[-new:], self._previous[-new:], self._previous_valid[-new:]
 
 
 @dataclass(frozen=True)
@@ -153,12 +156,12 @@ class PolicyPlanner:
         """
         policy = self.policy.driving(episode.embodiment.name)
         body = policy.embodiment(episode.embodiment.name)
-        length, history = len(episode), body.history
+        length, history = len(episode), policy.horizon(body.name).history
         last = np.arange(length)
         # A session's window slides by half of its length at a time.
         half = max(1, history - history // 2)
         first = np.where(last < history, 0, (last - history) // half * half + half)
-        previous = np.concatenate([no_action(body)[None], episode.executed[:-1]])
+        previous = np.concatenate([body.actions.none()[None], episode.executed[:-1]])
         readouts, predictions = [], []
         for rows in np.array_split(last, math.ceil(length / _REPLAYED)):
             frames = np.minimum(first[rows, None] + np.arange(int((rows - first[rows]).max()) + 1), rows[:, None])
@@ -167,6 +170,7 @@ class PolicyPlanner:
                 [episode.instruction] * len(rows),
                 {stream.name: episode.observations[stream.name][frames] for stream in body.arrays},
                 previous[frames],
+                frames > 0,
                 rows - first[rows] + 1,
             )
             prediction, readout = policy.respond(windows)
@@ -217,13 +221,12 @@ def policy_behind(planner: Planner) -> Policy | None:
 def _windows(body: Embodiment, sessions: Sequence[PolicySession], new: int) -> Windows:
     """The frames that are not yet in the sessions' caches, equally many of each."""
     windows = [session.window(new) for session in sessions]
+    frames = [seen for seen, _, _ in windows]
     return Windows(
         body,
-        [frames[-1][INSTRUCTION] for frames, _ in windows],
-        {
-            s.name: np.stack([np.stack([frame[s.name] for frame in frames]) for frames, _ in windows])
-            for s in body.arrays
-        },
-        np.stack([np.stack(previous) for _, previous in windows]),
+        [rows[-1][INSTRUCTION] for rows in frames],
+        {s.name: np.stack([np.stack([frame[s.name] for frame in rows]) for rows in frames]) for s in body.arrays},
+        np.stack([np.stack(previous) for _, previous, _ in windows]),
+        np.array([valid for _, _, valid in windows]),
         np.full(len(sessions), new),
     )

@@ -54,6 +54,7 @@ class DemonstrationIndex:
         if neighbours < 1:
             raise PolysomaError(f"neighbours must be at least 1, got {neighbours}")
         self.policy, self.body, self.neighbours = policy.driving(body), policy.embodiment(body), neighbours
+        self.horizon = self.policy.horizon(body)
         self.trust, self.sharpness = 0.0, 1.0
         self._planner = PolicyPlanner(policy)
         self._usual = 1.0
@@ -73,7 +74,7 @@ class DemonstrationIndex:
 
     @property
     def _shape(self) -> tuple[int, int]:
-        return self.body.chunk, self.body.actions.size
+        return self.horizon.chunk, self.body.actions.size
 
     def add(self, episode: Episode) -> None:
         """Adds a demonstration; the next decision can use it. Raises PolysomaError when it is of another body."""
@@ -112,7 +113,7 @@ class DemonstrationIndex:
 
     def _followed(self, episode: Episode) -> np.ndarray:
         """The actions after every frame, float32 ``(T, chunk, A)``; the last one is repeated. Choices are one-hot."""
-        frames = np.minimum(np.arange(len(episode))[:, None] + np.arange(self.body.chunk), len(episode) - 1)
+        frames = np.minimum(np.arange(len(episode))[:, None] + np.arange(self.horizon.chunk), len(episode) - 1)
         actions = episode.actions[frames]
         if isinstance(self.body.actions, DiscreteActions):
             return np.eye(self.body.actions.size, dtype=np.float32)[actions]

@@ -26,9 +26,9 @@ from polysoma.data.episode import Episode
 from polysoma.data.statistics import Statistics
 from polysoma.embodiment import INSTRUCTION, ContinuousActions, Embodiment, Modality, Observation
 from polysoma.errors import PolysomaError
-from polysoma.policy.policy import bfloat16
-from polysoma.policy.tokenizers import split_words
-from polysoma.policy.trunk import BLOCKED, Trunk
+from polysoma.nn import precision
+from polysoma.nn.tokenizers import split_words
+from polysoma.nn.trunk import BLOCKED, TransformerTrunk
 
 BINS = 1024
 MU, LARGEST = 100.0, 256.0
@@ -189,14 +189,25 @@ class StreamPolicy(nn.Module):
         self.vocabulary = tuple(vocabulary)
         self.tokens = nn.Embedding(FIRST_WORD + len(vocabulary), width)
         self.place = nn.Embedding(PLACES, width)
-        self.trunk = Trunk(width, depth, heads)
+        self.trunk = TransformerTrunk(width, depth, heads)
         self.out = nn.Linear(width, BINS)
 
     def forward(self, ids: Tensor, places: Tensor, past: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Tokens ``(B, N, width)`` after the trunk, and their keys and values (see :meth:`Trunk.extend`)."""
+        """Tokens ``(B, N, width)`` after the trunk, and their keys and values.
+
+        Args:
+            ids, places: int64 ``(B, N)``, see :class:`Sequences`.
+            past: keys and values of P tokens before these in each block, ``(depth, 2, B, heads, P, width / heads)``.
+        """
         new, before = ids.shape[1], 0 if past is None else past.shape[4]
         mask = torch.full((new, before + new), BLOCKED, device=ids.device).triu_(before + 1)
-        return self.trunk.extend(self.tokens(ids) + self.place(places), mask, past)
+        x, own = self.tokens(ids) + self.place(places), []
+        for number, block in enumerate(self.trunk.every_block()):
+            q, *new_ones = block.project(x)
+            own.append(torch.stack(new_ones))
+            keys, values = own[-1] if past is None else torch.cat([past[number], own[-1]], 3)
+            x = block.attend(x, q, keys, values, mask)
+        return self.trunk.norm(x), torch.stack(own)
 
     def loss(self, batch: Sequences) -> Tensor:
         """The mean cross-entropy of the scored tokens, each predicted from all before it."""
@@ -287,7 +298,7 @@ class StreamPlanner:
         at = torch.from_numpy(places)[None]
         chosen: list[int] = []
         memory: Tensor | None = None
-        with bfloat16(ids.device):
+        with precision.autocast(ids.device, precision.chosen(ids.device)):
             while len(chosen) < serializer.actions.size:
                 x, own = self.policy(ids, at, memory)
                 memory = own if memory is None else torch.cat([memory, own], 4)

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from polysoma import simulators
 from polysoma.embodiment import ContinuousActions, Embodiment
+from polysoma.task import Task
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,12 @@ class Bodies:
             print(
                 json.dumps(
                     {
-                        name: {"tasks": list(simulators.tasks_of(name)), **body.to_json()}
-                        for name, body in simulators.embodiments().items()
+                        name: {
+                            "tasks": list(simulators.tasks_of(name)),
+                            **family.embodiment.to_json(),
+                            **family.horizon.to_json(),
+                        }
+                        for name, family in simulators.families().items()
                     },
                     indent=1,
                 )
@@ -40,7 +45,7 @@ class Bodies:
         for column in ("body", "senses", "actions", "rate", "tasks"):
             table.add_column(column, overflow="fold")
         for name, body in simulators.embodiments().items():
-            tasks = [task.partition("/")[2] for task in simulators.tasks_of(name)]
+            tasks = [Task.parse(task).name for task in simulators.tasks_of(name)]
             listed = f"{len(tasks)}: {', '.join(tasks)}"
             table.add_row(name, _senses(body), _actions(body), f"{body.rate_hz:g} Hz", listed)
         Console().print(table)

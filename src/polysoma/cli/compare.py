@@ -12,6 +12,7 @@ from polysoma import simulators
 from polysoma.cli.progress import counting
 from polysoma.cli.train import check_training_installed
 from polysoma.errors import PolysomaError
+from polysoma.nn.precision import Wanted
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ class Compare:
     """Tasks of the base, comma-separated, to see what full fine-tuning forgets; the other ways leave the base alone."""
     meta: str = ""
     """Starts that `polysoma meta` learnt beside the base, comma-separated."""
+    precision: Wanted = "auto"
+    """What products are computed in; auto is bfloat16 where the processor has units for it, else float32."""
     out: Path = Path("runs/compare")
     """Folder of runs, results.json and index.html."""
 
@@ -67,6 +70,7 @@ class Compare:
             self.base, self.data, tuple(simulators.match_tasks(self.tasks)), demonstrations,
             ways,  # type: ignore[arg-type]
             self.minutes, self.episodes, self.seed, tuple(old),
+            precision=self.precision,
             starts=tuple(start.strip() for start in self.meta.split(",")) if self.meta else (),
         )  # fmt: skip
         with counting("comparing") as show:

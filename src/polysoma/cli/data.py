@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import tyro
@@ -15,6 +15,9 @@ from rich.markup import escape
 from polysoma.cli.progress import counting
 from polysoma.embodiment import ContinuousActions
 from polysoma.errors import PolysomaError
+
+if TYPE_CHECKING:
+    from polysoma.data.formats.reader import Reader
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,7 @@ class Info:
             shape = "x".join(map(str, column.shape)) or "1"
             note = f"  [red]{escape(missing[name])}[/]" if name in missing else ""
             console.print(f"  {escape(name):<36} {kind} {shape}{note}", highlight=False)
+        console.print(escape(_outcomes(reader)), highlight=False)
         schema = schema_of(reader)
         body, where = schema.embodiment, schema_path(path)
         source = (
@@ -86,6 +90,27 @@ class Info:
                 highlight=False,
             )
         reader.close()
+
+
+_LOOKED_AT = 200
+"""Episodes, spread over the data set, whose ends are looked at: some formats read all of an episode for that."""
+
+
+def _outcomes(reader: Reader) -> str:
+    """What a data set says of rewards, ends and last observations."""
+    from polysoma.data.formats.reader import REWARD
+
+    episodes = np.unique(np.linspace(0, len(reader) - 1, min(len(reader), _LOOKED_AT)).astype(int)).tolist()
+    endings = [reader.ending(episode) for episode in episodes]
+    terminated, truncated = (sum(getattr(e, name) for e in endings) for name in ("terminated", "truncated"))
+    known = [ending.success for ending in endings if ending.success is not None]
+    finals = 0 if reader.finals is None else int(reader.finals.sum())
+    ends = f"{terminated:,} terminated, {truncated:,} truncated" if terminated or truncated else "no ends"
+    return (
+        f"outcomes: {'' if REWARD in reader.columns else 'no '}rewards; {ends}; "
+        f"{f'{sum(known):,} succeeded' if known else 'no successes or failures'} (of {len(episodes):,} episodes looked "
+        f"at); {f'{finals:,}' if finals else 'no'} observations after a last action"
+    )
 
 
 @dataclass(frozen=True)
@@ -147,6 +172,8 @@ class Convert:
         print(f"{self.target}: {done.written:,} episodes written, {done.there:,} were there already")
         for problem in done.skipped:
             print(f"  left out: {problem}")
+        for note in done.notes:
+            print(f"  {note}")
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from polysoma.errors import PolysomaError
 from polysoma.evaluation.evaluation import Result, Score, evaluate
 from polysoma.evaluation.intervals import wilson
 from polysoma.files import write_atomically
+from polysoma.nn.precision import Wanted
 from polysoma.rollout.drivers import Checkpoint, Conditioning, InContext, Prompting
 from polysoma.rollout.rollout import Workers
 
@@ -78,6 +79,8 @@ class Evaluate:
     """Successful episodes of the same task in --context that it is shown."""
     observation_only: Annotated[bool, tyro.conf.arg(aliases=["--silent"])] = False
     """Withhold the actions of these episodes."""
+    precision: Wanted = "auto"
+    """What products are computed in; auto is bfloat16 where the processor has units for it, else float32."""
     video: Annotated[int, tyro.conf.arg(aliases=["--film"])] = 240
     """Side of the videos in the report and in the recording, in pixels; 0 for none."""
     ray: str | None = None
@@ -131,6 +134,8 @@ class Evaluate:
             self.json.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(self.json, (json.dumps(result.to_json(), indent=1) + "\n").encode())
         _print(result)
+        if result.precision:
+            print(f"computed in {result.precision} on {result.to_json()['hardware']['instruction_set']}")
         if self.report:
             from polysoma.evaluation.report import write_report
 

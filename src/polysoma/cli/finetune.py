@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 import tyro
 
 from polysoma import simulators
-from polysoma.cli.progress import counting, unpacking
-from polysoma.cli.train import check_training_installed, quick_evaluation
+from polysoma.cli.progress import counting_steps
+from polysoma.cli.train import check_training_installed, computed_in, quick_evaluation
 from polysoma.errors import PolysomaError
-from polysoma.policy.methods import FinetuningMethod
+from polysoma.learning.metrics import Tracker
+from polysoma.nn.precision import Wanted
+from polysoma.policy.methods import FinetuningMethod, OptimizerKind
 
 if TYPE_CHECKING:
     from polysoma.learning.recipe import Recipe
@@ -57,12 +59,22 @@ class Finetune:
     """Fraction of them that is not learnt from, to find the best checkpoint; 0 takes the last one."""
     patience: int = 0
     """Stop after so many checkpoints (of eight) that were no better on what is held out; 0 goes to the end."""
+    chunk: int | None = None
+    """Actions that the policy predicts at once; by default as the checkpoint has it, or 0.4 s of a new body's."""
+    history: int | None = None
+    """Observations that the policy sees, the present one included; by default as the checkpoint has it, or 1."""
+    previous_action: bool | None = None
+    """Whether the policy sees the action that was executed last; by default as the checkpoint has it, or not."""
     rank: int = 8
     """Of lora's matrices; width of adapter's bottlenecks."""
     tokens: int = 8
     """Of the prompt."""
     learning_rate: float | None = None
     """The peak; by default what suits the method."""
+    optimizer: OptimizerKind = "adamw"
+    """schedule-free needs no end that is fixed beforehand: --minutes goes by the clock, whatever the speed."""
+    tracker: Tracker | None = None
+    """Where metrics go beside metrics.jsonl: tensorboard by default."""
     tasks: str = ""
     """Play these tasks at every checkpoint (of bodies that have a simulator here), comma-separated."""
     paraphrases: str = ""
@@ -70,6 +82,9 @@ class Finetune:
     these."""
     seed: int = 0
     """Of all that is drawn at random."""
+    precision: Wanted = "auto"
+    """What products are computed in; auto is bfloat16 where the processor has units for it, else float32. A
+    resumed run keeps its own."""
     resume: bool = False
     """Continue the run in --out."""
     inner: bool = False
@@ -78,7 +93,7 @@ class Finetune:
     def run(self) -> None:
         check_training_installed()
         from polysoma.learning.finetuning import few_steps, few_steps_recipe
-        from polysoma.learning.imitation import recipe_of_run, train
+        from polysoma.learning.training import recipe_of_run, train
 
         if self.inner:
             if self.resume or self.method is not None or self.steps is not None:
@@ -87,21 +102,23 @@ class Finetune:
                 )
             self._check_data()
             recipe = few_steps_recipe(self.checkpoint, self.data, self.demos, self.seed)
-            self._done(few_steps(recipe, self.out, unpacking()))
+            recipe = dataclasses.replace(recipe, precision=self.precision)
+            self._done(few_steps(recipe, self.out))
             return
-        recipe = recipe_of_run(self.out) if self.resume else self._plan()
-        with counting("training") as show:
-
-            def progress(step: int, losses: dict[str, float]) -> None:
-                show(step, recipe.steps, " ".join(f"{name} {loss:.3f}" for name, loss in losses.items()))
-
-            folder = train(recipe, self.out, self.resume, None, progress, quick_evaluation, unpacking())
+        recipe = recipe_of_run(self.out, self.precision) if self.resume else self._plan()
+        if self.tracker is not None:
+            recipe = dataclasses.replace(recipe, tracker=self.tracker)
+        with counting_steps("training", recipe.steps) as progress:
+            folder = train(recipe, self.out, self.resume, None, progress, quick_evaluation)
         self._done(folder)
 
     def _done(self, folder: Path) -> None:
         if os.environ.get("RANK", "0") == "0":
             size = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
-            print(f"checkpoint: {folder} ({size:.1f} MB); use it wherever a checkpoint is asked for")
+            print(
+                f"checkpoint: {folder} ({size:.1f} MB, {computed_in(folder)}); "
+                "use it wherever a checkpoint is asked for"
+            )
 
     def _check_data(self) -> None:
         if not self.data:
@@ -109,15 +126,15 @@ class Finetune:
 
     def _plan(self) -> Recipe:
         self._check_data()
-        from polysoma.learning.finetuning import recipe_for, steps_in, with_steps
-        from polysoma.learning.imitation import rehearse
+        from polysoma.learning.finetuning import in_time, recipe_for, steps_in, with_steps
         from polysoma.learning.recipe import Evaluation
+        from polysoma.learning.training import rehearse
 
         recipe = recipe_for(
             self.checkpoint, self.data, self.method, self.demos, self.held_out, self.rank, self.tokens,
-            self.learning_rate, self.seed, unpacking(), self.keep,
+            self.learning_rate, self.seed, self.keep, self.chunk, self.history, self.previous_action, self.optimizer,
         )  # fmt: skip
-        recipe = dataclasses.replace(recipe, paraphrases=self.paraphrases)
+        recipe = dataclasses.replace(recipe, paraphrases=self.paraphrases, precision=self.precision)
         if self.tasks:
             tasks = tuple(simulators.match_tasks(self.tasks, list(recipe.bodies)))
             recipe = dataclasses.replace(recipe, evaluation=Evaluation(tasks, episodes=10))
@@ -129,7 +146,8 @@ class Finetune:
             f"{cost.seconds:.2f} s, {steps * cost.seconds / 60:.1f} minutes; {cost.learning:,} parameters learn, "
             f"{cost.memory / 1e9:.1f} GB of memory, {cost.stored / 1e6:.1f} MB stored"
         )
-        return with_steps(recipe, steps, self.patience)
+        planned = with_steps(recipe, steps) if self.steps is not None else in_time(recipe, 60 * self.minutes, cost)
+        return dataclasses.replace(planned, patience=self.patience)
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import tyro
 
-from polysoma.cli.progress import counting, unpacking
+from polysoma.cli.progress import counting_steps
 from polysoma.errors import PolysomaError
+from polysoma.learning.metrics import Tracker
+from polysoma.nn.precision import Wanted
 
 
 @dataclass(frozen=True)
@@ -30,30 +32,41 @@ class Train:
     """key=value pairs that override the recipe."""
     out: Path = Path("runs/run")
     """Folder of the run: checkpoint, metrics, state to resume from."""
+    precision: Wanted = "auto"
+    """What products are computed in, instead of what the recipe says; auto leaves it to the recipe. A resumed run keeps
+    its own."""
     resume: bool = False
     """Continue the run in --out."""
     until: int | None = None
     """Stop after this step with everything saved, e.g. to record with the policy so far; --resume goes on."""
+    tracker: Tracker | None = None
+    """Where metrics go beside metrics.jsonl, whatever the recipe says."""
 
     def run(self) -> None:
         check_training_installed()
-        from polysoma.learning.imitation import train
         from polysoma.learning.recipe import read_recipe
+        from polysoma.learning.training import train
 
-        recipe = read_recipe(self.recipe, self.overrides)
-        with counting("training") as show:
-
-            def progress(step: int, losses: dict[str, float]) -> None:
-                show(step, recipe.steps, " ".join(f"{name} {loss:.3f}" for name, loss in losses.items()))
-
-            folder = train(recipe, self.out, self.resume, self.until, progress, quick_evaluation, unpacking())
+        chosen = {"tracker": self.tracker, "precision": None if self.precision == "auto" else self.precision}
+        overrides = [f"{key}={value}" for key, value in chosen.items() if value is not None]
+        recipe = read_recipe(self.recipe, (*self.overrides, *overrides))
+        with counting_steps("training", recipe.steps) as progress:
+            folder = train(recipe, self.out, self.resume, self.until, progress, quick_evaluation)
         if os.environ.get("RANK", "0") == "0":
-            print(f"checkpoint: {folder}")
+            print(f"checkpoint: {folder}, {computed_in(folder)}")
+
+
+def computed_in(folder: Path) -> str:
+    """In what precision a checkpoint was trained, in words."""
+    from polysoma.nn.precision import instruction_set
+    from polysoma.policy.checkpoint import read_config
+
+    return f"computed in {read_config(folder)['lineage']['precision']} on {instruction_set()}"
 
 
 def check_training_installed() -> None:
     """Raises PolysomaError where a package that training needs is missing."""
-    missing = [name for name in ("accelerate", "tensorboard") if importlib.util.find_spec(name) is None]
+    missing = [name for name in ("accelerate",) if importlib.util.find_spec(name) is None]
     if missing:
         raise PolysomaError(
             f"training needs {', '.join(missing)}, not installed here: run `pip install 'polysoma[train]'`"

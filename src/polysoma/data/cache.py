@@ -24,11 +24,11 @@ from typing import Protocol
 
 import numpy as np
 
-from polysoma.data import layout
+from polysoma.data import storage
 from polysoma.data.formats.reader import PICTURE
 from polysoma.data.images import encode_jpeg
-from polysoma.data.layout import Feature
 from polysoma.data.pictures import JPEGS, JpegPictures, JpegWriter, MappedPictures, Pictures, StreamedPictures
+from polysoma.data.stored import Feature
 from polysoma.errors import PolysomaError
 
 _LIMIT = 100 * 10**9
@@ -41,7 +41,7 @@ _ROOM = 1.1
 """What is reckoned with is so much larger than what these tell."""
 
 Columns = dict[str, np.ndarray | Pictures]
-"""All frames, read-only, by column: ``(frames, *shape)``."""
+"""All rows, read-only, by column: ``(rows, *shape)``. Most columns have a row a frame."""
 
 
 class Kind(enum.StrEnum):
@@ -63,11 +63,14 @@ class Origin(Protocol):
     def features(self) -> Mapping[str, Feature]:
         """All columns by name."""
 
-    def fill(self, columns: Mapping[str, np.ndarray | JpegWriter]) -> None:
-        """Assigns all frames of these columns, slice by slice."""
+    def rows(self, column: str) -> int:
+        """How many values a column has: as many as there are frames, or fewer."""
 
-    def pictures(self, column: str, frames: np.ndarray) -> np.ndarray:
-        """The pictures of these frames, which ascend: uint8 ``(n, height, width, 3)``."""
+    def fill(self, columns: Mapping[str, np.ndarray | JpegWriter]) -> None:
+        """Assigns all rows of these columns, slice by slice."""
+
+    def pictures(self, column: str, rows: np.ndarray) -> np.ndarray:
+        """The pictures of these rows, which ascend: uint8 ``(n, height, width, 3)``."""
 
 
 def fingerprint(root: Path, files: Sequence[Path], frames: int, features: Mapping[str, Feature]) -> str:
@@ -121,7 +124,7 @@ def cached(name: str, origin: Origin, folders: Sequence[Path]) -> Columns:
         places = " and ".join(map(str, folders))
         raise PolysomaError(f"POLYSOMA_CACHE=jpeg: there is no room, or nothing can be written, in {places}")
     arrays = {
-        key: np.empty((origin.frames, *feature.shape), feature.dtype)
+        key: np.empty((origin.rows(key), *feature.shape), feature.dtype)
         for key, feature in origin.features.items()
         if kind is Kind.RAW or not feature.image
     }
@@ -170,12 +173,13 @@ def _load(cache: Path, origin: Origin, kind: Kind) -> Columns:
 
 def _streamed(origin: Origin, keys: Collection[str]) -> Columns:
     return {
-        key: StreamedPictures(partial(origin.pictures, key), origin.frames, origin.features[key].shape) for key in keys
+        key: StreamedPictures(partial(origin.pictures, key), origin.rows(key), origin.features[key].shape)
+        for key in keys
     }
 
 
 def _build(folder: Path, name: str, origin: Origin, kind: Kind, kinds: Sequence[Kind]) -> Columns:
-    with layout.lock(folder / "lock", wait=True):
+    with storage.lock(folder / "lock", wait=True):
         # Another process may have made it while this one waited.
         columns = _find(folder / name, origin, kinds) or _find(folder / name, origin, [kind])
         if columns is not None:
@@ -197,11 +201,11 @@ def _unpack(building: Path, origin: Origin, kind: Kind) -> None:
     writers = []
     for key, feature in origin.features.items():
         if kind is Kind.RAW or not feature.image:
-            shape = (origin.frames, *feature.shape)
+            shape = (origin.rows(key), *feature.shape)
             columns[key] = np.lib.format.open_memmap(building / f"{key}.npy", "w+", feature.dtype, shape)
         elif kind is Kind.JPEG:
             columns[key] = writer = JpegWriter(building, key)
-            writer.start(origin.frames)
+            writer.start(origin.rows(key))
             writers.append(writer)
     origin.fill(columns)
     for writer in writers:
@@ -212,18 +216,18 @@ def _needed(origin: Origin, kind: Kind) -> int:
     """Bytes of a cache; of JPEG files an estimate."""
     if kind is Kind.RAW:
         return raw_bytes(origin)
-    size = sum(feature.bytes for feature in origin.features.values() if not feature.image)
+    size = sum(feature.bytes * origin.rows(key) for key, feature in origin.features.items() if not feature.image)
     for key, feature in origin.features.items() if kind is Kind.JPEG else ():
         if feature.image:
-            some = np.unique(np.linspace(0, origin.frames - 1, _LOOKED_AT).astype(np.int64))
+            some = np.unique(np.linspace(0, origin.rows(key) - 1, _LOOKED_AT).astype(np.int64))
             files = [len(encode_jpeg(picture)) for picture in origin.pictures(key, some)]
-            size += np.dtype(np.int64).itemsize + int(_ROOM * np.mean(files))
-    return size * origin.frames
+            size += (np.dtype(np.int64).itemsize + int(_ROOM * np.mean(files))) * origin.rows(key)
+    return size
 
 
 def raw_bytes(origin: Origin) -> int:
-    """What all frames take as pixels and numbers."""
-    return sum(feature.bytes for feature in origin.features.values()) * origin.frames
+    """What all rows take as pixels and numbers."""
+    return sum(feature.bytes * origin.rows(key) for key, feature in origin.features.items())
 
 
 def _make_room(folder: Path, needed: int) -> None:

@@ -16,11 +16,13 @@ from polysoma.errors import PolysomaError
 
 @dataclass
 class Converted:
-    """Episodes that were written, that were there before, and what was wrong with those that were left out."""
+    """Episodes that were written, that were there before, what was wrong with those that were left out, and what else
+    there is to say."""
 
     written: int = 0
     there: int = 0
     skipped: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 def convert(

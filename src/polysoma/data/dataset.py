@@ -8,15 +8,17 @@ from.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from polysoma.data import layout
+from polysoma.data import layout, stored
 from polysoma.data.cache import Columns, cached, fingerprint, user_cache
 from polysoma.data.episode import Episode
-from polysoma.data.foreign import Foreign, Progress
+from polysoma.data.foreign import ENDING, Foreign
 from polysoma.data.formats import open_reader
 from polysoma.data.layout import EpisodeIndex
 from polysoma.data.recorded import Recorded
@@ -36,7 +38,6 @@ class Dataset:
 
     Args:
         root: the folder or file.
-        progress: called with (frames unpacked, of how many) while a cache is made.
 
     Attributes:
         embodiment: the body.
@@ -52,45 +53,63 @@ class Dataset:
             read-only. Pictures may be :class:`polysoma.data.pictures.Pictures` instead of an array.
         actions: the expert's labels, float32 (N, A) in the channels' units, or int64 (N,), read-only.
         executed: what was executed, as ``actions``.
+        episode_terminated: bool (E,), whether the task itself ended the episode.
+        episode_truncated: bool (E,), whether something else did (:class:`polysoma.data.episode.Episode`).
+        final: the streams of ``observations`` after the last action of those F episodes that know it, by name,
+            ``(F, *stream.shape)``; empty where none does. :meth:`next_observations` says whose they are.
         failures: seeds of failed expert episodes, by task.
+        old_horizon: the policy's horizon that data sets and descriptions of the first format hold; None for others.
 
     Raises:
         PolysomaError: not a data set of a known format, a newer one, no episodes yet, or a damaged file.
     """
 
-    def __init__(self, root: Path, progress: Progress | None = None) -> None:
+    def __init__(self, root: Path) -> None:
         self.root = Path(root)
         if (self.root / layout.POLYSOMA).exists():
             index, columns = self._open_own()
         else:
-            index, columns = self._open_foreign(progress)
+            index, columns = self._open_foreign()
         self.tasks, self.instructions = index.tasks, index.instructions
         self.episode_start, self.episode_length = index.start, index.length
         self.episode_task, self.episode_instruction = index.task, index.instruction
         self.episode_seed, self.episode_success = index.seed, index.success
+        self.episode_terminated, self.episode_truncated = index.terminated, index.truncated
+        self._has_final = index.final
         self._frames = index.frames
         streams = self.embodiment.recorded
-        self.observations = {stream.name: columns[layout.stream_key(self.embodiment, stream)] for stream in streams}
-        self.actions = columns[layout.ACTION][:]
-        self.executed = columns[layout.EXECUTED][:] if layout.EXECUTED in columns else self.actions
+        self.observations = {stream.name: columns[stored.stream_key(self.embodiment, stream)] for stream in streams}
+        self.final = {
+            stream.name: columns[stored.FINAL + stored.stream_key(self.embodiment, stream)]
+            for stream in streams
+            if index.final.any()
+        }
+        self._rewards = columns[stored.REWARD][:][:, 0] if index.rewards else None
+        self.actions = columns[stored.ACTION][:]
+        self.executed = columns[stored.EXECUTED][:] if stored.EXECUTED in columns else self.actions
         if isinstance(self.embodiment.actions, DiscreteActions):
             self.actions, self.executed = self.actions[:, 0], self.executed[:, 0]
 
     def _open_own(self) -> tuple[EpisodeIndex, Columns]:
         recorded = Recorded(self.root)
         self.embodiment, self.failures = recorded.embodiment, recorded.failures
+        self.old_horizon = recorded.old_horizon
         name = fingerprint(self.root, recorded.files(), recorded.frames, recorded.features)
         return recorded.index, cached(name, recorded, [self.root / ".cache", user_cache(self.root)])
 
-    def _open_foreign(self, progress: Progress | None) -> tuple[EpisodeIndex, Columns]:
+    def _open_foreign(self) -> tuple[EpisodeIndex, Columns]:
         reader = open_reader(self.root)
         try:
             schema = schema_of(reader)
             self.embodiment, self.failures = schema.embodiment, {}
-            foreign = Foreign(reader, schema, progress)
+            self.old_horizon = schema.old_horizon
+            foreign = Foreign(reader, schema)
             files = [path for path in (*reader.files(), schema_path(self.root)) if path.exists()]
             name = fingerprint(self.root, files, foreign.frames, foreign.features)
-            return foreign.index, cached(name, foreign, [user_cache(self.root)])
+            columns = cached(name, foreign, [user_cache(self.root)])
+            terminated, truncated, success = columns[ENDING][:].T
+            index = dataclasses.replace(foreign.index, terminated=terminated, truncated=truncated, success=success)
+            return index, columns
         finally:
             # Pictures that are streamed open what they need again.
             reader.close()
@@ -105,6 +124,7 @@ class Dataset:
             raise PolysomaError(f"{self.root}: there is no episode {number}; there are {len(self.episode_length)}")
         begin = int(self.episode_start[number])
         frames = slice(begin, begin + int(self.episode_length[number]))
+        row = self._final_rows[number]
         return Episode(
             self.embodiment,
             self.tasks[self.episode_task[number]],
@@ -114,7 +134,67 @@ class Dataset:
             {name: values[frames] for name, values in self.observations.items()},
             self.actions[frames],
             self.executed[frames],
+            None if self._rewards is None else self._rewards[frames],
+            bool(self.episode_terminated[number]),
+            bool(self.episode_truncated[number]),
+            None if row < 0 else {name: np.asarray(values[row]) for name, values in self.final.items()},
         )
+
+    @functools.cached_property
+    def rewards(self) -> np.ndarray | None:
+        """What each executed action earned, float32 (N,), read-only; None where the source has no rewards.
+
+        Raises:
+            PolysomaError: one is not finite.
+        """
+        if self._rewards is None or np.isfinite(self._rewards).all():
+            return self._rewards
+        frame = int(np.flatnonzero(~np.isfinite(self._rewards))[0])
+        episode = int(self.episode_of(np.array(frame)))
+        raise PolysomaError(
+            f"{self.root}: the reward of frame {frame - self.episode_start[episode]} of episode {episode} is "
+            f"{self._rewards[frame]}; `polysoma data convert --skip` leaves such episodes out"
+        )
+
+    def episode_of(self, frames: np.ndarray) -> np.ndarray:
+        """The episodes that frames are of: int64, of the shape of ``frames``."""
+        return np.searchsorted(self.episode_start, frames, side="right") - 1
+
+    def next_observations(
+        self, frames: np.ndarray, streams: Sequence[str] | None = None
+    ) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """What was observed after the actions of these frames, never taken from another episode.
+
+        Args:
+            frames: int64 ``(...)``, below N.
+            streams: names of what is read; None for all of ``observations``.
+
+        Returns:
+            Streams by name, ``(..., *stream.shape)``; and bool ``(...)``, whether the next observation is known. That
+            of an episode's last frame is not where its source does not have it, or has numbers that are not finite:
+            there stands the frame's own observation.
+        """
+        episode = self.episode_of(frames)
+        inside = frames + 1 < self.episode_start[episode] + self.episode_length[episode]
+        row = np.where(inside, -1, self._final_rows[episode])
+        later, final = np.where(inside, frames + 1, frames), row >= 0
+        result = {}
+        for name in self.observations if streams is None else streams:
+            values = np.asarray(self.observations[name][later])
+            if final.any():
+                values[final] = self.final[name][row[final]]
+            result[name] = values
+        return result, inside | final
+
+    @functools.cached_property
+    def _final_rows(self) -> np.ndarray:
+        """Where in ``final`` the last observation of each episode is, int64 (E,); -1 for none, or no finite one."""
+        rows = np.where(self._has_final, np.cumsum(self._has_final) - 1, -1)
+        for values in self.final.values():
+            if values.dtype.kind == "f":
+                finite = np.isfinite(values[:]).all(axis=tuple(range(1, len(values.shape))))
+                rows[self._has_final] = np.where(finite, rows[self._has_final], -1)
+        return rows
 
     def first_of_each_task(self, count: int) -> list[int]:
         """The numbers of the first episodes of each task; of all of them for 0."""

@@ -3,7 +3,8 @@
 One pass over the numbers of all episodes and over a few pictures of some of them. Each check looks for something that
 has cost people trainings: numbers that are not finite, channels that never move, actions cut off at a limit, actions
 that are merely the state of the same frame, episodes that are empty or there twice, pictures that are black or frozen,
-tasks that drown the others; and what the files of a format can have for themselves (:meth:`Reader.problems`).
+tasks that drown the others, rewards and ends that contradict one another; and what the files of a format can have for
+themselves (:meth:`Reader.problems`).
 """
 
 from __future__ import annotations
@@ -17,7 +18,18 @@ from pathlib import Path
 import numpy as np
 
 from polysoma.data.formats import open_reader
-from polysoma.data.formats.reader import ACTION, OBSERVATION, PICTURE, Column, Problem, Reader
+from polysoma.data.formats.reader import (
+    ACTION,
+    DONE,
+    OBSERVATION,
+    PICTURE,
+    REWARD,
+    TERMINATED,
+    Column,
+    Ending,
+    Problem,
+    Reader,
+)
 from polysoma.data.schema import schema_of
 from polysoma.errors import PolysomaError
 
@@ -135,7 +147,7 @@ def _of_episodes(reader: Reader, progress: Callable[[int, int], None] | None) ->
     seen = {name: _Seen(_channel_names(name, reader.columns[name])) for name in numbers}
     unread: dict[str, list[int]] = {}
     twins: dict[bytes, list[int]] = {}
-    leads = _Leads(reader)
+    leads, ends = _Leads(reader), _Ends(reader)
     for episode, length in enumerate(reader.lengths.tolist()):
         try:
             held = reader.read(episode, numbers) if length else {}
@@ -149,6 +161,7 @@ def _of_episodes(reader: Reader, progress: Callable[[int, int], None] | None) ->
             digest = hashlib.sha256(b"".join(np.ascontiguousarray(values).tobytes() for values in content)).digest()
             twins.setdefault(digest, []).append(episode)
             leads.add(held)
+            ends.add(episode, held)
         if progress is not None:
             progress(episode + 1, len(reader))
     for where, episodes in unread.items():
@@ -162,6 +175,7 @@ def _of_episodes(reader: Reader, progress: Callable[[int, int], None] | None) ->
                 "warning", "episodes", f"{_listed(episodes)} are the same", "keep one of them: the others only weigh it"
             )
     yield from leads.problems()
+    yield from ends.problems(seen.get(REWARD))
     yield from _of_tasks(reader)
     yield from _of_pictures(reader)
 
@@ -181,11 +195,6 @@ def _of_lengths(reader: Reader) -> Iterator[Problem]:
             "warning", "episodes", f"{_listed(short)} {_are(short, 'has', 'have')} fewer than {_SHORT} frames",
             "see whether the recording broke off, and leave them out",
         )  # fmt: skip
-    if reader.successes is not None and not reader.successes.all():
-        failed = np.flatnonzero(~reader.successes).tolist()
-        yield Problem(
-            "note", "episodes", f"{_listed(failed)} did not succeed", "leave them out unless they shall teach"
-        )
 
 
 def _of_numbers(name: str, seen: _Seen) -> Iterator[Problem]:
@@ -282,6 +291,55 @@ class _Leads:
             )  # fmt: skip
         elif best > 0 and exact:
             yield Problem("note", ACTION, f"is {name} of {best} frames later", "nothing, if it was meant so")
+
+
+class _Ends:
+    """How episodes end, and what does not go together with it."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self._endings: dict[int, Ending] = {}
+        self._early: list[int] = []
+        self._broken: list[int] = []
+
+    def add(self, episode: int, held: dict[str, np.ndarray]) -> None:
+        self._endings[episode] = self._reader.ending(episode, held)
+        if any(np.any(held[name][:-1]) for name in (TERMINATED, DONE) if name in held):
+            self._early.append(episode)
+        numbers = [name for name in held if name.startswith(OBSERVATION)]
+        try:
+            final = self._reader.final(episode, numbers) or {}
+        except PolysomaError:
+            final = {"": np.array(np.nan)}
+        if not all(np.isfinite(values).all() for values in final.values()):
+            self._broken.append(episode)
+
+    def problems(self, rewards: _Seen | None) -> Iterator[Problem]:
+        if rewards is not None and rewards.count and (rewards.low == 0).all() and (rewards.high == 0).all():
+            yield Problem("note", REWARD, "is 0 in all frames", "nothing, unless you want to learn from rewards")
+        failed = [episode for episode, ending in self._endings.items() if ending.success is False]
+        if failed:
+            yield Problem(
+                "note", "episodes", f"{_listed(failed)} did not succeed", "leave them out unless they shall teach"
+            )
+        if self._early:
+            yield Problem(
+                "warning", "episodes", f"{_listed(self._early)} {_are(self._early, 'goes', 'go')} on after their end",
+                "see whether several episodes were joined to one; only the flag of the last frame counts",
+            )  # fmt: skip
+        known = any(ending.terminated or ending.truncated for ending in self._endings.values())
+        odd = [n for n, ending in self._endings.items() if ending.success and not ending.terminated] if known else []
+        if odd:
+            yield Problem(
+                "note", "episodes", f"{_listed(odd)} succeeded without being terminated",
+                "nothing, if success is judged at a time limit; else learning from rewards expects more to come",
+            )  # fmt: skip
+        if self._broken:
+            yield Problem(
+                "warning", "episodes",
+                f"the observation after the last action of {_listed(self._broken)} is not finite or cannot be read",
+                "nothing: it counts as unknown",
+            )  # fmt: skip
 
 
 def _of_tasks(reader: Reader) -> Iterator[Problem]:

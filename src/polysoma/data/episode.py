@@ -1,4 +1,4 @@
-"""One trajectory of one embodiment: what was sensed, what the expert would do and what was done."""
+"""One trajectory of one embodiment: what was sensed, what the expert would do, what was done, and what came of it."""
 
 from __future__ import annotations
 
@@ -25,6 +25,14 @@ class Episode:
         actions: the expert's labels, float32 ``(T, A)`` in the units of the channels, or int64 indices ``(T,)``.
         executed: the actions that were executed, as ``actions``; they differ from the labels when noise is injected
             or a policy drives.
+        rewards: what each executed action earned, float32 ``(T,)``, finite; None where the source has no rewards.
+        terminated: whether the task itself ended the episode (solved, or no longer solvable): nothing follows, so
+            nothing is to be expected after the last step.
+        truncated: whether something else ended it: a step limit, or an expert or a person who gave up. Both are False
+            where the source does not say. Both may be True, as in Gymnasium, where a step limit does not look whether
+            the task ended in the same step; ``terminated`` then decides.
+        final: what was observed after the last action, each stream of ``observations`` by name, ``(*stream.shape)``;
+            None where the source does not have it.
 
     Raises:
         PolysomaError: a stream is missing or unknown, or a shape, dtype, length, id or number is not as the
@@ -39,31 +47,44 @@ class Episode:
     observations: dict[str, np.ndarray]
     actions: np.ndarray
     executed: np.ndarray
+    rewards: np.ndarray | None = None
+    terminated: bool = False
+    truncated: bool = False
+    final: dict[str, np.ndarray] | None = None
 
     def __post_init__(self) -> None:
         body = self.embodiment
         where = f"episode of {body.name}, {self.task} seed {self.seed}"
-        expected = sorted(stream.name for stream in body.recorded)
-        if sorted(self.observations) != expected:
-            raise PolysomaError(f"{where}: expected the array streams {expected}, got {sorted(self.observations)}")
         steps = len(np.atleast_1d(self.actions))
         if steps == 0:
             raise PolysomaError(f"{where}: expected at least one step, got none")
-        for stream in body.recorded:
-            array = self.observations[stream.name]
-            names = tuple(channel.name for channel in stream.channels)
-            _check(f"{where}, stream {stream.name!r}", array, np.dtype(stream.dtype), (steps, *stream.shape), names)
-            if stream.modality is Modality.SYMBOL and (array >= np.array(stream.cardinalities)).any():
-                highest = array.reshape(-1, array.shape[-1]).max(axis=0).tolist()
-                raise PolysomaError(
-                    f"{where}, stream {stream.name!r}: expected ids below {stream.cardinalities}, got up to {highest}"
-                )
+        _check_streams(where, self.observations, body, (steps,))
         for name, array in (("actions", self.actions), ("executed", self.executed)):
             _check_actions(f"{where}, {name}", array, body.actions, steps)
+        if self.rewards is not None:
+            _check(f"{where}, rewards", self.rewards, np.dtype(np.float32), (steps,), ())
+        for name in ("success", "terminated", "truncated"):
+            if not isinstance(getattr(self, name), bool | np.bool_):
+                raise PolysomaError(f"{where}: {name} must be True or False, got {getattr(self, name)!r}")
+        if self.final is not None:
+            _check_streams(f"{where}, final", self.final, body, ())
 
     def __len__(self) -> int:
         """The number of steps T."""
         return len(self.actions)
+
+
+def _check_streams(where: str, arrays: dict[str, np.ndarray], body: Embodiment, leading: tuple[int, ...]) -> None:
+    expected = sorted(stream.name for stream in body.recorded)
+    if sorted(arrays) != expected:
+        raise PolysomaError(f"{where}: expected the array streams {expected}, got {sorted(arrays)}")
+    for stream in body.recorded:
+        array, here = arrays[stream.name], f"{where}, stream {stream.name!r}"
+        names = tuple(channel.name for channel in stream.channels)
+        _check(here, array, np.dtype(stream.dtype), (*leading, *stream.shape), names)
+        if stream.modality is Modality.SYMBOL and (array >= np.array(stream.cardinalities)).any():
+            highest = array.reshape(-1, array.shape[-1]).max(axis=0).tolist()
+            raise PolysomaError(f"{here}: expected ids below {stream.cardinalities}, got up to {highest}")
 
 
 def _check(where: str, array: np.ndarray, dtype: np.dtype, shape: tuple[int, ...], names: tuple[str, ...]) -> None:
@@ -72,10 +93,12 @@ def _check(where: str, array: np.ndarray, dtype: np.dtype, shape: tuple[int, ...
         named = f" ({', '.join(names)})" if names else ""
         raise PolysomaError(f"{where}: expected {dtype} of shape {shape}{named}, got {got}")
     if dtype.kind == "f" and not np.isfinite(array).all():
-        step, channel = np.argwhere(~np.isfinite(array))[0]
-        raise PolysomaError(
-            f"{where}: expected finite numbers, got {array[step, channel]} at step {step} in {names[channel]}"
-        )
+        place = tuple(np.argwhere(~np.isfinite(array))[0])
+        # Steps come first and channels last; a reward has no channels, and a last observation no steps.
+        at = f" in {names[place[-1]]}" if names else ""
+        if len(place) > bool(names):
+            at = f" at step {place[0]}{at}"
+        raise PolysomaError(f"{where}: expected finite numbers, got {array[place]}{at}")
 
 
 def _check_actions(where: str, array: np.ndarray, actions: ContinuousActions | DiscreteActions, steps: int) -> None:

@@ -2,33 +2,35 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from polysoma.data import layout
+from polysoma import progress
+from polysoma.data import stored
 from polysoma.data.episode import Episode
 from polysoma.data.formats import open_reader
-from polysoma.data.formats.reader import ACTION, Reader
+from polysoma.data.formats.reader import ACTION, REWARD, Reader
 from polysoma.data.layout import EpisodeIndex, Feature
 from polysoma.data.pictures import JpegWriter
 from polysoma.data.schema import Schema
-from polysoma.embodiment import ContinuousActions, Modality
+from polysoma.embodiment import ContinuousActions, Modality, Stream
 from polysoma.errors import PolysomaError
 
 _WORTH_PROCESSES = 5000
 """Frames with pictures from which on starting processes pays."""
+ENDING = "episode.ending"
+"""The column of how episodes ended, a row for each: whether it terminated, was truncated, succeeded."""
 _NEAR, _RUN = 8, 64
 """Frames of which pictures are read in one go: how far one is from the next, and how many at most."""
-
-Progress = Callable[[int, int], None]
-"""Called with (frames so far, of how many)."""
 
 
 class Foreign:
@@ -37,18 +39,18 @@ class Foreign:
     Args:
         reader: holds the frames.
         schema: says what they are.
-        progress: called while all of them are read.
 
     Attributes:
-        index: the episodes; their seeds are their numbers in the reader.
+        index: the episodes; their seeds are their numbers in the reader. How they ended is read with their frames:
+            :data:`ENDING` tells. Where the files do not say whether one succeeded, it did.
         features: the columns as they are cached, by name.
 
     Raises:
         PolysomaError: there is no frame at all.
     """
 
-    def __init__(self, reader: Reader, schema: Schema, progress: Progress | None = None) -> None:
-        self.reader, self.schema, self._progress = reader, schema, progress
+    def __init__(self, reader: Reader, schema: Schema) -> None:
+        self.reader, self.schema = reader, schema
         body = schema.embodiment
         self._episodes = np.flatnonzero(reader.lengths)
         if not len(self._episodes):
@@ -68,18 +70,34 @@ class Foreign:
             file=np.zeros(len(length), np.int64),
             tasks=[f"{body.name}/{text or 'unnamed'}" for text in instructions],
             instructions=instructions,
+            terminated=np.zeros(len(length), bool),
+            truncated=np.zeros(len(length), bool),
+            final=np.zeros(len(length), bool) if reader.finals is None else reader.finals[self._episodes],
+            rewards=_is_scalar(reader, REWARD),
         )
-        features = layout.body_features(body)
-        self.features: dict[str, Feature] = {key: value for key, value in features.items() if key != layout.EXECUTED}
+        features = stored.body_features(body)
+        self.features: dict[str, Feature] = {
+            **{key: value for key, value in features.items() if key != stored.EXECUTED},
+            **stored.reward_features(self.index.rewards),
+            **(stored.final_features(body) if self.index.final.any() else {}),
+            ENDING: Feature(np.dtype(bool), (3,)),
+        }
 
     @property
     def frames(self) -> int:
         return self.index.frames
 
-    def fill(self, columns: Mapping[str, np.ndarray | JpegWriter]) -> None:
-        """Assigns all frames of these columns. Raises PolysomaError as :meth:`episode`.
+    def rows(self, column: str) -> int:
+        """How many values a column has: one a frame, one an episode, or one a last observation."""
+        if column == ENDING:
+            return len(self)
+        return int(self.index.final.sum()) if column.startswith(stored.FINAL) else self.frames
 
-        Many pictures that go into files are unpacked by as many processes as there are cores.
+    def fill(self, columns: Mapping[str, np.ndarray | JpegWriter]) -> None:
+        """Assigns all rows of these columns. Raises PolysomaError as :meth:`episode`.
+
+        Tells :mod:`polysoma.progress` how far it is. Many pictures that go into files are unpacked by as many processes
+        as there are cores.
         """
         pictures = any(self.features[key].image for key in columns)
         workers = min(os.cpu_count() or 1, len(self))
@@ -104,31 +122,47 @@ class Foreign:
         done = 0
         for count in counts:
             done += count
-            if self._progress is not None:
-                self._progress(done, self.frames)
+            progress.tell(f"unpacking {self.reader.path}", done, self.frames)
 
     def _fill_one(self, columns: Mapping[str, np.ndarray | JpegWriter], number: int) -> int:
         body = self.schema.embodiment
-        observations, actions = self._arrays(self.number(number), columns)
+        keys = {stored.stream_key(body, stream): stream for stream in body.arrays}
+        held = self._read(self.number(number), [stream for key, stream in keys.items() if key in columns])
         begin, length = int(self.index.start[number]), int(self.index.length[number])
-        for stream in body.arrays:
-            if stream.name in observations:
-                columns[layout.stream_key(body, stream)][begin : begin + length] = observations[stream.name]
-        columns[layout.ACTION][begin : begin + length] = actions.reshape(length, -1)
+        rows = slice(begin, begin + length)
+        for key, stream in keys.items():
+            if key in columns:
+                columns[key][rows] = held.observations[stream.name]
+        columns[stored.ACTION][rows] = held.actions.reshape(length, -1)
+        if held.rewards is not None:
+            # Whoever trains without rewards is not kept from it by one that is not finite: Dataset.rewards is strict.
+            columns[stored.REWARD][rows] = held.rewards[:, None]
+        columns[ENDING][number : number + 1] = np.array([[held.terminated, held.truncated, held.success]])
+        last = [stream for key, stream in keys.items() if stored.FINAL + key in columns]
+        if self.index.final[number] and last:
+            row = int(self.index.final[:number].sum())
+            for name, value in self._final(self.number(number), last).items():
+                key = stored.FINAL + stored.stream_key(body, body.stream(name))
+                columns[key][row : row + 1] = value[None]
         return length
 
-    def pictures(self, column: str, frames: np.ndarray) -> np.ndarray:
-        """The pictures of these frames, which ascend: uint8 ``(n, height, width, 3)``. Neighbours are read in one go.
+    def pictures(self, column: str, rows: np.ndarray) -> np.ndarray:
+        """The pictures of these rows, which ascend: uint8 ``(n, height, width, 3)``. Neighbours are read in one go.
 
         Raises:
             PolysomaError: as :meth:`Reader.window`.
         """
         body = self.schema.embodiment
-        stream = next(stream for stream in body.arrays if layout.stream_key(body, stream) == column)
+        key = column.removeprefix(stored.FINAL)
+        stream = next(stream for stream in body.arrays if stored.stream_key(body, stream) == key)
+        pictures = np.empty((len(rows), *stream.shape), np.uint8)
+        if column.startswith(stored.FINAL):
+            for place, number in enumerate(np.flatnonzero(self.index.final)[rows].tolist()):
+                pictures[place] = self._final(self.number(number), [stream])[stream.name]
+            return pictures
         name = self.schema.columns[stream.name]
-        pictures = np.empty((len(frames), *stream.shape), np.uint8)
-        numbers = np.searchsorted(self.index.start, frames, side="right") - 1
-        steps = frames - self.index.start[numbers]
+        numbers = np.searchsorted(self.index.start, rows, side="right") - 1
+        steps = rows - self.index.start[numbers]
         for run in _runs(numbers, steps):
             own = steps[run]
             held = self.reader.window(self.number(int(numbers[run.start])), int(own[0]), int(own[-1]) + 1, [name])
@@ -151,27 +185,61 @@ class Foreign:
         """One of the episodes that have frames, checked.
 
         Raises:
-            PolysomaError: as :meth:`Reader.read`, and for numbers that are not finite; it names the episode.
+            PolysomaError: as :meth:`Reader.read`, and for numbers that are not finite; it names the episode. A last
+                observation that is not finite is left out.
         """
-        observations, actions = self._arrays(self.number(number), self.features)
+        body, episode = self.schema.embodiment, self.number(number)
+        held = self._read(episode, body.arrays)
+        final = self._final(episode, body.arrays) if self.index.final[number] else None
+        if final is not None and not all(np.isfinite(value).all() for value in final.values()):
+            final = None
         return Episode(
-            self.schema.embodiment,
+            body,
             self.task(number),
             self.index.instructions[self.index.instruction[number]],
-            self.number(number),
-            bool(self.index.success[number]),
-            observations,
-            actions,
-            actions.copy(),
+            episode,
+            held.success,
+            held.observations,
+            held.actions,
+            held.actions.copy(),
+            None if held.rewards is None else self._finite(episode, REWARD, held.rewards[:, None])[:, 0],
+            held.terminated,
+            held.truncated,
+            final,
         )
 
-    def _arrays(self, episode: int, keys: Collection[str]) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """The streams of these columns, and the actions."""
-        body, columns = self.schema.embodiment, self.schema.columns
-        streams = [stream for stream in body.arrays if layout.stream_key(body, stream) in keys]
+    def _final(self, episode: int, streams: Sequence[Stream]) -> dict[str, np.ndarray]:
+        """What these streams sensed after the last action, as it is in the files."""
+        columns = self.schema.columns
+        held = self.reader.final(episode, list(dict.fromkeys(columns[stream.name] for stream in streams)))
+        assert held is not None
+        return {
+            stream.name: resized(held[columns[stream.name]][None], stream.shape)[0]
+            if stream.modality is Modality.IMAGE
+            else held[columns[stream.name]].reshape(-1).astype(np.float32)
+            for stream in streams
+        }
+
+    def _read(self, episode: int, streams: Sequence[Stream]) -> _Held:
+        """The numbers and flags of an episode, and these streams."""
+        columns = self.schema.columns
         wanted = [columns[name] for name in (*(stream.name for stream in streams), ACTION)]
+        wanted += [REWARD] * self.index.rewards + self.reader.flags
         held = self.reader.read(episode, list(dict.fromkeys(wanted)))
-        length = int(self.reader.lengths[episode])
+        ending = self.reader.ending(episode, held)
+        return _Held(
+            self._observations(episode, held, streams),
+            self._actions(episode, held[columns[ACTION]]),
+            held[REWARD].reshape(-1).astype(np.float32) if self.index.rewards else None,
+            ending.terminated,
+            ending.truncated,
+            ending.success is not False,
+        )
+
+    def _observations(
+        self, episode: int, held: Mapping[str, np.ndarray], streams: Sequence[Stream]
+    ) -> dict[str, np.ndarray]:
+        columns, length = self.schema.columns, int(self.reader.lengths[episode])
         observations = {}
         for stream in streams:
             values = held[columns[stream.name]]
@@ -179,16 +247,19 @@ class Foreign:
                 observations[stream.name] = resized(values, stream.shape)
             else:
                 observations[stream.name] = self._finite(episode, columns[stream.name], values.reshape(length, -1))
-        values = held[columns[ACTION]]
+        return observations
+
+    def _actions(self, episode: int, values: np.ndarray) -> np.ndarray:
+        body, length = self.schema.embodiment, int(self.reader.lengths[episode])
         if isinstance(body.actions, ContinuousActions):
-            return observations, self._finite(episode, columns[ACTION], values.reshape(length, -1))
+            return self._finite(episode, self.schema.columns[ACTION], values.reshape(length, -1))
         choices = values.reshape(length).astype(np.int64)
         if ((choices < 0) | (choices >= body.actions.size)).any():
             raise PolysomaError(
                 f"{self.reader.path}, episode {episode}: expected choices 0 to {body.actions.size - 1}, "
                 f"got {choices.min()} to {choices.max()}"
             )
-        return observations, choices
+        return choices
 
     def _finite(self, episode: int, column: str, values: np.ndarray) -> np.ndarray:
         rows = values.astype(np.float32)
@@ -200,6 +271,24 @@ class Foreign:
                 f"{channel}; `polysoma doctor` lists all such places, `polysoma data convert --skip` leaves them out"
             )
         return rows
+
+
+@dataclass(frozen=True)
+class _Held:
+    """What a reader gives of an episode, in our own terms. Rewards may not be finite."""
+
+    observations: dict[str, np.ndarray]
+    actions: np.ndarray
+    rewards: np.ndarray | None
+    terminated: bool
+    truncated: bool
+    success: bool
+
+
+def _is_scalar(reader: Reader, name: str) -> bool:
+    """Whether there is a column of this name with one number a frame."""
+    column = reader.columns.get(name)
+    return column is not None and column.dtype.kind in "fiub" and math.prod(column.shape) == 1
 
 
 def _unpack(path: Path, schema: Schema, files: Mapping[str, str | JpegWriter], numbers: np.ndarray) -> int:

@@ -18,9 +18,10 @@ import numpy as np
 from polysoma import hub
 from polysoma.data.dataset import Dataset
 from polysoma.data.statistics import Statistics
-from polysoma.data.windows import Chosen, Showing, Windows, concatenate, gather, is_continuous, window_starts
-from polysoma.embodiment import ContinuousActions, Embodiment, Modality
+from polysoma.data.windows import Chosen, Showing, Windows, concatenate, gather, window_starts
+from polysoma.embodiment import ContinuousActions, DiscreteActions, Embodiment, Modality
 from polysoma.errors import PolysomaError
+from polysoma.horizon import Horizon
 
 
 class Source:
@@ -38,6 +39,8 @@ class Source:
             if none.
         showable: which episodes may be shown to windows, as ``episodes``; None for those that take part. Failed ones
             never are.
+        horizon: how a policy looks at the body; None takes what data sets of the first format hold
+            (:attr:`Dataset.old_horizon`), or :meth:`Horizon.default`.
     """
 
     def __init__(
@@ -48,8 +51,13 @@ class Source:
         episodes: Sequence[np.ndarray] | None = None,
         task_weights: Mapping[str, float] | None = None,
         showable: Sequence[np.ndarray] | None = None,
+        horizon: Horizon | None = None,
     ) -> None:
         self.embodiment: Embodiment = datasets[0].embodiment
+        self.horizon = horizon or next(
+            (known for dataset in datasets if (known := dataset.old_horizon) is not None),
+            Horizon.default(self.embodiment.rate_hz, isinstance(self.embodiment.actions, DiscreteActions)),
+        )
         for dataset in datasets:
             if dataset.embodiment != self.embodiment:
                 raise PolysomaError(
@@ -159,7 +167,9 @@ class Source:
 
         def source(chosen: list[list[int]]) -> Source:
             episodes = [np.array(sorted(numbers), np.int64) for numbers in chosen]
-            return Source(self.datasets, self._weights, self._balance, episodes, self._task_weights, shown)
+            return Source(
+                self.datasets, self._weights, self._balance, episodes, self._task_weights, shown, self.horizon
+            )
 
         return source(learnt), source(apart) if any(apart) else None
 
@@ -197,6 +207,7 @@ class Source:
         later = np.random.default_rng(rng.integers(2**63))
         counts = np.bincount(chosen, minlength=len(self._pairs))
         parts, before = [], 0
+        goals_from = later if goals else None
         for number, dataset in enumerate(self.datasets):
             picks = [
                 self._pairs[pair][1][rng.integers(0, len(self._pairs[pair][1]), size=int(counts[pair]))]
@@ -207,7 +218,7 @@ class Source:
             if len(frames):
                 episodes = self._episode_of[number][frames]
                 offset = frames - dataset.episode_start[episodes]
-                starts = window_starts(offset, dataset.episode_length[episodes], self.embodiment.history, rng)
+                starts = window_starts(offset, dataset.episode_length[episodes], self.horizon.history, rng)
                 others = None
                 if showing is not None and showing.episodes:
                     others = self._others(number, episodes, showing)
@@ -215,7 +226,7 @@ class Source:
                 before += len(frames)
                 if len(frames[own]):
                     shown = None if others is None else others.take(own)
-                    parts.append(gather(dataset, episodes[own], starts[own], later if goals else None, shown))
+                    parts.append(gather(dataset, episodes[own], starts[own], self.horizon, goals_from, shown))
         return concatenate(parts)
 
     def _others(self, number: int, episodes: np.ndarray, how: Showing) -> Chosen:
@@ -254,7 +265,7 @@ class Source:
             for stream in self.embodiment.recorded
             if stream.modality is Modality.STATE
         }
-        if is_continuous(self.embodiment):
+        if isinstance(self.embodiment.actions, ContinuousActions):
             actions = [dataset.actions[self._rows(number)] for number, dataset in enumerate(self.datasets)]
             result["action"] = Statistics.of(np.concatenate(actions))
         return result
@@ -269,7 +280,7 @@ class Source:
         if not isinstance(self.embodiment.actions, ContinuousActions):
             raise PolysomaError(f"{self.embodiment.name}: choices have no offsets")
         measured = self.embodiment.actions.measured
-        chunk = np.arange(self.embodiment.chunk)
+        chunk = np.arange(self.horizon.chunk)
         step = max(1, len(self) // _OFFSET_FRAMES)
         rows = []
         for number, dataset in enumerate(self.datasets):
@@ -296,8 +307,8 @@ def open_sources(
     paths: Sequence[Path],
     weights: dict[str, float],
     balance: dict[str, float],
-    progress: Callable[[Path, int, int], None] | None = None,
     task_weights: Mapping[str, float] | None = None,
+    horizon: Callable[[Embodiment, Horizon | None], Horizon | None] = lambda _body, old: old,
 ) -> list[Source]:
     """Opens data sets and groups them by embodiment, in the order of the embodiments' names.
 
@@ -306,13 +317,14 @@ def open_sources(
         weights: pattern (``*`` and ``?``) to the weight of the folders, or names on the Hub, that match it; the first
             one counts, 1 if none.
         balance: embodiment name to the exponent of :class:`Source`; 0 where absent.
-        progress: called with (data set, frames so far, of how many) while a data set of another format is unpacked.
         task_weights: as for :class:`Source`; episodes of tasks of weight 0 are left out, of the statistics too. Bodies
             of which nothing remains are left out.
+        horizon: says how a policy looks at a body, from the body and what a data set of the first format holds; None
+            for the default.
     """
     groups: dict[str, list[tuple[Dataset, float]]] = {}
     for path in paths:
-        dataset = Dataset(path, None if progress is None else functools.partial(progress, path))
+        dataset = Dataset(path)
         weight = _first_match(hub.called(path), weights)
         groups.setdefault(dataset.embodiment.name, []).append((dataset, weight))
     sources = []
@@ -324,7 +336,10 @@ def open_sources(
             chosen = [np.flatnonzero(part[d.episode_task]) for part, d in zip(takes_part, datasets, strict=True)]
             if not any(map(len, chosen)):
                 continue
-        sources.append(Source(datasets, [w for _, w in group], balance.get(name, 0.0), chosen, task_weights))
+        old = next((known for dataset in datasets if (known := dataset.old_horizon) is not None), None)
+        looks = horizon(datasets[0].embodiment, old)
+        weight_of = [weight for _, weight in group]
+        sources.append(Source(datasets, weight_of, balance.get(name, 0.0), chosen, task_weights, horizon=looks))
     return sources
 
 

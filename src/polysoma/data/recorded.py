@@ -1,4 +1,4 @@
-"""What was recorded here as the origin of a cache: all frames in order, or the pictures of some of them."""
+"""What was recorded here as the origin of a cache: all frames and last observations, or the pictures of some."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from polysoma.data import layout
-from polysoma.data.layout import Feature
+from polysoma.data import layout, storage, stored
 from polysoma.data.pictures import JpegWriter
+from polysoma.data.stored import Feature
 from polysoma.errors import PolysomaError
 
 _KEPT_BYTES = 2**26
@@ -24,6 +24,7 @@ class Recorded:
     Attributes:
         embodiment: the body.
         failures: seeds of failed expert episodes, by task.
+        old_horizon: what a data set of the first format holds of a policy's horizon; None for others.
         index: the episodes.
         features: the columns by name.
 
@@ -34,10 +35,15 @@ class Recorded:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.embodiment, self.failures = layout.read_polysoma(root)
+        self.old_horizon = layout.read_old_horizon(root)
         self.index = layout.read_episodes(root)
         if not len(self.index.length):
             raise PolysomaError(f"{root}: no episode has been recorded into this data set yet")
-        self.features: dict[str, Feature] = layout.body_features(self.embodiment)
+        self.features: dict[str, Feature] = {
+            **stored.body_features(self.embodiment),
+            **stored.reward_features(self.index.rewards),
+            **(stored.final_features(self.embodiment) if self.index.final.any() else {}),
+        }
         self._ends: dict[Path, np.ndarray] = {}
         self._kept: dict[tuple[Path, int, str], pa.StructArray] = {}
 
@@ -45,29 +51,35 @@ class Recorded:
     def frames(self) -> int:
         return self.index.frames
 
+    def rows(self, column: str) -> int:
+        """How many values a column has: one a frame, or one a last observation."""
+        return int(self.index.final.sum()) if column.startswith(stored.FINAL) else self.frames
+
     def files(self) -> list[Path]:
         """All files that the frames depend on. Raises PolysomaError when one is missing."""
         return [*layout.episode_files(self.root), *layout.data_files(self.root, self.index)]
 
     def fill(self, columns: Mapping[str, np.ndarray | JpegWriter]) -> None:
-        """Assigns all frames of these columns. Raises as :func:`layout.read_frames`."""
-        features = {key: self.features[key] for key in columns}
-        for begin, frames in layout.read_frames(self.root, self.index, features):
-            for key, values in frames.items():
-                columns[key][begin : begin + len(values)] = values
+        """Assigns all rows of these columns. Raises as :func:`layout.read_frames`."""
+        for read, final in ((layout.read_frames, False), (layout.read_finals, True)):
+            features = {key: self.features[key] for key in columns if key.startswith(stored.FINAL) == final}
+            for begin, rows in read(self.root, self.index, features) if features else ():
+                for key, values in rows.items():
+                    columns[key][begin : begin + len(values)] = values
 
-    def pictures(self, column: str, frames: np.ndarray) -> np.ndarray:
-        """The pictures of these frames, which ascend: uint8 ``(n, height, width, 3)``. Only the row groups that they
+    def pictures(self, column: str, rows: np.ndarray) -> np.ndarray:
+        """The pictures of these rows, which ascend: uint8 ``(n, height, width, 3)``. Only the row groups that they
         are in are read. Raises as :func:`layout.read_frames`."""
         feature = self.features[column]
-        pictures = np.empty((len(frames), *feature.shape), np.uint8)
-        begin = 0
-        for number, count in self.index.files():
-            first, last = np.searchsorted(frames, [begin, begin + count])
+        pictures = np.empty((len(rows), *feature.shape), np.uint8)
+        begin, final = 0, column.startswith(stored.FINAL)
+        template = layout.FINAL_PATH if final else layout.DATA_PATH
+        for number, count in self.index.final_files() if final else self.index.files():
+            first, last = np.searchsorted(rows, [begin, begin + count])
             if first < last:
-                path = layout.numbered(self.root, layout.DATA_PATH, number)
-                with layout.reading(path, self.index.held(number)):
-                    self._read(path, count, column, frames[first:last] - begin, pictures[first:last])
+                path = layout.numbered(self.root, template, number)
+                with storage.reading(path, self.index.held(number)):
+                    self._read(path, count, column, rows[first:last] - begin, pictures[first:last])
             begin += count
         return pictures
 
@@ -90,7 +102,7 @@ class Recorded:
         place = path, group, column
         files = self._kept.pop(place, None)
         if files is None:
-            with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            with storage.open_parquet(path) as file:
                 files = file.read_row_group(group, [column], use_threads=False)[column].combine_chunks()
         self._kept[place] = files
         while len(self._kept) > 1 and sum(kept.nbytes for kept in self._kept.values()) > _KEPT_BYTES:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from polysoma import hub
-from polysoma.data import layout
+from polysoma.data import layout, stored
 from polysoma.data.formats.reader import ACTION, OBSERVATION, PICTURE, Column, Reader
 from polysoma.embodiment import (
     INSTRUCTION,
@@ -32,14 +32,13 @@ from polysoma.embodiment import (
 )
 from polysoma.errors import PolysomaError
 from polysoma.files import write_atomically
+from polysoma.horizon import Horizon
 
 HEIGHT = 96
 """Pixels: pictures are made this high, in their own proportion, unless their file is smaller or the TOML says else."""
 
 _FILE = "embodiment.toml"
 _FPS = 10.0
-_CHUNK_S, _CHUNK_STEPS = 0.4, (4, 32)
-"""Seconds of actions that a policy predicts at once, and the least and the most steps of them."""
 _ROOM = 0.05
 """The part of the recorded range that is added on either side to be a limit of an action."""
 _LOOKED_AT = 200
@@ -54,11 +53,13 @@ class Schema:
         embodiment: the body. Pictures may be smaller than their column's.
         columns: stream name to column name; ``"action"`` for the actions.
         remarks: what was guessed or left out, for people.
+        old_horizon: what an older description says about a policy's horizon, which recipes say now.
     """
 
     embodiment: Embodiment
     columns: Mapping[str, str]
     remarks: tuple[str, ...] = field(default=(), compare=False)
+    old_horizon: Horizon | None = field(default=None, compare=False)
 
 
 def schema_path(path: Path) -> Path:
@@ -80,8 +81,9 @@ def schema_of(reader: Reader) -> Schema:
     path = schema_path(reader.path)
     if (reader.path / layout.POLYSOMA).exists():
         body, _ = layout.read_polysoma(reader.path)
-        columns = {stream.name: layout.stream_key(body, stream) for stream in body.arrays}
-        return Schema(body, columns | {ACTION: layout.ACTION})
+        columns = {stream.name: stored.stream_key(body, stream) for stream in body.arrays}
+        old = layout.read_old_horizon(reader.path)
+        return Schema(body, columns | {ACTION: stored.ACTION}, old_horizon=old)
     if not path.exists():
         return infer(reader)
     schema = read_schema(path)
@@ -124,10 +126,8 @@ def infer(reader: Reader) -> Schema:
     streams.append(Stream(INSTRUCTION, Modality.TEXT))
     actions = _actions(reader, remarks)
     columns[ACTION] = ACTION
-    low, high = _CHUNK_STEPS
     name = re.sub(r"[^a-z0-9]+", "-", (reader.robot or Path(hub.called(reader.path)).stem).lower()).strip("-") or "body"
-    body = Embodiment(name, tuple(streams), actions, fps, chunk=min(max(round(_CHUNK_S * fps), low), high))
-    return Schema(body, columns, tuple(remarks))
+    return Schema(Embodiment(name, tuple(streams), actions, fps), columns, tuple(remarks))
 
 
 def check(schema: Schema, reader: Reader, where: str) -> None:
@@ -258,9 +258,6 @@ def write_schema(schema: Schema, path: Path) -> None:
         "",
         f"name = {_toml(body.name)}",
         f"rate_hz = {_toml(body.rate_hz)}",
-        f"chunk = {_toml(body.chunk)}  # actions predicted at once",
-        f"history = {_toml(body.history)}  # frames that a policy looks at",
-        f"previous_action = {_toml(body.previous_action)}  # whether it sees the last action",
     ]
     for stream in body.arrays:
         lines += ["", f"[streams.{_key(stream.name)}]", f"column = {_toml(schema.columns[stream.name])}"]
@@ -335,7 +332,9 @@ def read_schema(path: Path) -> Schema:
         moved = DiscreteActions(tuple(str(name) for name in actions["names"]))
     else:
         moved = ContinuousActions(_read_channels(actions.get("channels"), where))
-    return Schema(Embodiment(streams=tuple(streams), actions=moved, **known), columns)
+    old: dict[str, Any] = {key: known.pop(key) for key in ("chunk", "history", "previous_action") if key in known}
+    body = Embodiment(streams=tuple(streams), actions=moved, **known)
+    return Schema(body, columns, old_horizon=Horizon.of_old_embodiment(old))
 
 
 def _read_channels(given: Any, where: str) -> tuple[Channel, ...]:

@@ -1,7 +1,8 @@
 """Out to Minari: a data set of any known format in the HDF5 layout of Minari 0.5, without Minari.
 
-An episode of T steps has T + 1 observations there. What came after the last action is not recorded here, so the last
-observation is repeated. Rewards are not recorded either: 1 at the last step of an episode that succeeded, 0 elsewhere.
+Rewards, terminations and truncations are those of the source; where it does not say how an episode ended, no step ends
+it. What Minari wants and the source does not have is filled in and marked: rewards are NaN, and the last of the T + 1
+observations is there twice. Attributes of the episode say so (``rewards_known``, ``final_observation_known``).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 import os
 import re
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,12 +23,13 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from polysoma.data import layout
+from polysoma.data import layout, storage, stored
 from polysoma.data.convert import Converted, check_apart
 from polysoma.data.dataset import Dataset
 from polysoma.data.episode import Episode
 from polysoma.data.foreign import Foreign
 from polysoma.data.formats import open_reader
+from polysoma.data.formats.minari import FINAL_KNOWN, REWARDS_KNOWN
 from polysoma.data.formats.reader import ACTION
 from polysoma.data.schema import Schema, schema_of, schema_path, write_schema
 from polysoma.embodiment import INSTRUCTION, TEXT_CHARACTERS, Embodiment, Modality
@@ -36,6 +39,11 @@ from polysoma.files import TEMPORARY, explain_writing, write_atomically
 _VERSION = "0.5.4"
 """Of Minari, whose layout this is: earlier ones take large pictures for JPEG files."""
 _NAME = re.compile(r"[-\w]+-v\d+")
+_UNKNOWN = {
+    "rewards": "have no rewards in the source: NaN is written",
+    "last": "have no observation after their last action: the last one is written twice",
+    "end": "do not say how they ended: they neither terminate nor are truncated",
+}
 _FASTEST = 1
 """Of the compression levels: pictures are compressed without loss, one by one."""
 
@@ -79,7 +87,7 @@ def to_minari(
     name = _identity(target)
     if target.exists():
         raise PolysomaError(f"{target} is there already; name a new folder, or delete it")
-    result = Converted()
+    result, unknown = Converted(), Counter[str]()
     with _opened(source) as held, _building(target) as folder:
         with h5py.File(folder / "data/main_data.hdf5", "w", track_order=True) as file:
             steps = 0
@@ -92,6 +100,9 @@ def to_minari(
                     result.skipped.append(str(error))
                 else:
                     _write(file, result.written, episode, held.seeded)
+                    unknown["rewards"] += episode.rewards is None
+                    unknown["last"] += episode.final is None
+                    unknown["end"] += not (episode.terminated or episode.truncated)
                     steps += len(episode)
                     result.written += 1
                 if progress is not None:
@@ -113,10 +124,11 @@ def to_minari(
         }
         # Symbols have no place in a description.
         if all(stream.modality is not Modality.SYMBOL for stream in body.streams):
-            columns = {stream.name: layout.stream_key(body, stream) for stream in body.arrays}
+            columns = {stream.name: stored.stream_key(body, stream) for stream in body.arrays}
             plain = dataclasses.replace(body, privileged=())
             write_schema(Schema(plain, columns | {ACTION: ACTION}), schema_path(folder))
         write_atomically(folder / "data/metadata.json", json.dumps(about).encode())
+    result.notes = [f"{unknown[what]:,} episodes {text}" for what, text in _UNKNOWN.items() if unknown[what]]
     return result
 
 
@@ -148,7 +160,7 @@ def _opened(source: Path) -> Iterator[_Source]:
 def _building(target: Path) -> Iterator[Path]:
     """A folder, hidden from Minari, that gets the target's name when all went well and is gone otherwise."""
     folder = target.with_name(f".{target.name}{TEMPORARY}")
-    with explain_writing(target), layout.lock(folder / "lock", wait=False) as alone:
+    with explain_writing(target), storage.lock(folder / "lock", wait=False) as alone:
         if not alone:
             raise PolysomaError(f"{target}: another process is writing this data set; wait for it")
         try:
@@ -168,8 +180,9 @@ def _write(file: Any, number: int, episode: Episode, seeded: bool) -> None:
     steps, told = len(episode), episode.instruction.replace("\0", "")
     group = file.create_group(f"episode_{number}")
     group.attrs.update(
-        {"id": number, "total_steps": steps, "task": episode.task, INSTRUCTION: told, "success": episode.success}
+        {"id": number, "total_steps": steps, "task": episode.task, INSTRUCTION: told, "success": bool(episode.success)}
     )
+    group.attrs.update({REWARDS_KNOWN: episode.rewards is not None, FINAL_KNOWN: episode.final is not None})
     if seeded:
         group.attrs["seed"] = episode.seed
     observed = group.create_group("observations")
@@ -177,25 +190,27 @@ def _write(file: Any, number: int, episode: Episode, seeded: bool) -> None:
         if stream.modality is Modality.TEXT:
             observed.create_dataset(stream.name, data=[told] * (steps + 1), dtype=h5py.string_dtype())
         elif stream.modality is Modality.IMAGE:
-            pictures = _one_more(episode.observations[stream.name])
+            pictures = _one_more(episode, stream.name)
             packed = {"chunks": (1, *stream.shape), "compression": "gzip", "compression_opts": _FASTEST}
             observed.create_dataset(stream.name, data=pictures, **packed)
         else:
-            observed.create_dataset(stream.name, data=_one_more(episode.observations[stream.name]))
+            observed.create_dataset(stream.name, data=_one_more(episode, stream.name))
     last = np.arange(steps) == steps - 1
     group.create_dataset("actions", data=episode.actions)
-    group.create_dataset("rewards", data=(last & episode.success).astype(np.float64))
-    group.create_dataset("terminations", data=last & episode.success)
-    group.create_dataset("truncations", data=last & (not episode.success))
+    rewards = np.full(steps, np.nan) if episode.rewards is None else episode.rewards.astype(np.float64)
+    group.create_dataset("rewards", data=rewards)
+    group.create_dataset("terminations", data=last & episode.terminated)
+    group.create_dataset("truncations", data=last & episode.truncated)
     infos = group.create_group("infos")
     infos.create_dataset("success", data=np.arange(steps + 1) == (steps if episode.success else -1))
     infos.create_dataset("executed_action", data=episode.executed)
     for stream in episode.embodiment.privileged:
-        infos.create_dataset(f"privileged/{stream.name}", data=_one_more(episode.observations[stream.name]))
+        infos.create_dataset(f"privileged/{stream.name}", data=_one_more(episode, stream.name))
 
 
-def _one_more(rows: np.ndarray) -> np.ndarray:
-    return np.concatenate([rows, rows[-1:]])
+def _one_more(episode: Episode, stream: str) -> np.ndarray:
+    rows = episode.observations[stream]
+    return np.concatenate([rows, rows[-1:] if episode.final is None else episode.final[stream][None]])
 
 
 def _observations(body: Embodiment, told: list[str]) -> spaces.Dict:

@@ -12,7 +12,7 @@ import numpy as np
 from polysoma import hub
 from polysoma.data.foreign import resized
 from polysoma.data.formats import open_reader
-from polysoma.data.formats.reader import ACTION, OBSERVATION, PICTURE, Reader
+from polysoma.data.formats.reader import ACTION, OBSERVATION, PICTURE, REWARD, Ending, Reader
 from polysoma.data.video import encode_video
 from polysoma.errors import PolysomaError
 from polysoma.files import write_atomically
@@ -86,13 +86,17 @@ def chosen_episodes(reader: Reader, episodes: Sequence[int] | None) -> list[int]
 def _section(reader: Reader, episode: int) -> str:
     length = int(reader.lengths[episode])
     told = html.escape(reader.instructions[episode]) or "nothing said"
-    head = f'<h2>Episode {episode} <span class="soft">{length} frames, {told}</span></h2>'
+    try:
+        end = described_end(reader.ending(episode))
+    except PolysomaError as error:
+        end = str(error)
+    head = f'<h2>Episode {episode} <span class="soft">{length} frames, {told}{html.escape(end)}</span></h2>'
     if not length:
         return f"{head}<p>It is empty.</p>"
     missing = reader.missing()
     films, plots = [], []
     for name, column in reader.columns.items():
-        shown = column.picture or name == ACTION or name.startswith(OBSERVATION)
+        shown = column.picture or name in (ACTION, REWARD) or name.startswith(OBSERVATION)
         if not shown:
             continue
         try:
@@ -108,6 +112,14 @@ def _section(reader: Reader, episode: int) -> str:
             rows = values.reshape(length, -1).astype(np.float64)
             plots.append(_plot(name, rows, column.names or tuple(str(i) for i in range(rows.shape[1]))))
     return f'{head}<div class="row">{"".join(films)}</div><div class="row">{"".join(plots)}</div>'
+
+
+def described_end(ending: Ending) -> str:
+    """How an episode ended, to be put behind other words: ``", terminated, succeeded"``. Empty if nothing is known."""
+    words = [name for name in ("terminated", "truncated") if getattr(ending, name)]
+    if ending.success is not None:
+        words.append("succeeded" if ending.success else "did not succeed")
+    return "".join(f", {word}" for word in words)
 
 
 def _film(name: str, pictures: np.ndarray, fps: float) -> str:

@@ -1,6 +1,6 @@
 """Windows: what a policy sees of an episode, and the batches that training and acting share.
 
-A window holds up to ``embodiment.history`` consecutive frames of one episode. Each frame has a chunk of future actions
+A window holds up to ``horizon.history`` consecutive frames of one episode. Each frame has a chunk of future actions
 as its target; what lies beyond the episode's end is marked as padding, never taken from the next episode.
 """
 
@@ -13,7 +13,8 @@ import numpy as np
 
 from polysoma.data.dataset import Dataset
 from polysoma.data.episode import Episode
-from polysoma.embodiment import ContinuousActions, DiscreteActions, Embodiment, Modality
+from polysoma.embodiment import Embodiment, Modality
+from polysoma.horizon import Horizon
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,9 @@ class Windows:
         embodiment: the one body that all windows come from.
         instructions: B strings.
         observations: stream name to array ``(B, T, *shape)``; those of data hold the privileged streams too.
-        previous: the action executed before each frame: int64 ``(B, T)`` where ``size`` stands for "none", or float32
-            ``(B, T, A)`` with zeros for "none".
+        previous: the action executed before each frame, int64 ``(B, T)`` or float32 ``(B, T, A)``; what
+            :meth:`ContinuousActions.none` gives where there was none.
+        previous_valid: bool ``(B, T)``, whether there was one.
         lengths: int64 ``(B,)``, the number of true frames of each window.
         actions: targets, int64 ``(B, T, chunk)`` or float32 ``(B, T, chunk, A)``; None when acting.
         action_valid: bool ``(B, T, chunk)``, False for padding; None when acting.
@@ -104,6 +106,7 @@ class Windows:
     instructions: Sequence[str]
     observations: dict[str, np.ndarray]
     previous: np.ndarray
+    previous_valid: np.ndarray
     lengths: np.ndarray
     actions: np.ndarray | None = None
     action_valid: np.ndarray | None = None
@@ -126,6 +129,7 @@ class Windows:
             [self.instructions[row] for row in rows],
             {name: array[rows, :longest] for name, array in self.observations.items()},
             self.previous[rows, :longest],
+            self.previous_valid[rows, :longest],
             self.lengths[rows],
             pick(self.actions),
             pick(self.action_valid),
@@ -133,13 +137,6 @@ class Windows:
             None if self.spreads is None else {name: array[rows] for name, array in self.spreads.items()},
             None if self.shown is None else self.shown.take(rows),
         )
-
-
-def no_action(embodiment: Embodiment) -> np.ndarray:
-    """What stands for the previous action at an episode's first frame."""
-    if isinstance(embodiment.actions, DiscreteActions):
-        return np.array(embodiment.actions.size, np.int64)
-    return np.zeros(embodiment.actions.size, np.float32)
 
 
 def window_starts(offset: np.ndarray, length: np.ndarray, history: int, rng: np.random.Generator) -> np.ndarray:
@@ -172,7 +169,7 @@ def show(episodes: Sequence[Episode], frames: int, silent: bool = False) -> Show
     told = [episode.executed[pick] for episode, pick in zip(episodes, picks, strict=True)]
     actions = np.concatenate(told)[None]
     if silent:
-        actions = np.broadcast_to(no_action(body), actions.shape)
+        actions = np.broadcast_to(body.actions.none(), actions.shape)
     return Shown(
         {
             stream.name: np.concatenate(
@@ -190,7 +187,7 @@ def _shown(dataset: Dataset, chosen: Chosen) -> Shown:
     count = len(chosen.episodes)
     spacing = spaced(dataset.episode_length[chosen.episodes], chosen.frames)
     at = (dataset.episode_start[chosen.episodes][..., None] + spacing).reshape(count, -1)
-    none = no_action(dataset.embodiment)
+    none = dataset.embodiment.actions.none()
     actions = np.asarray(dataset.executed[at]).astype(none.dtype)
     actions[chosen.silent] = none
     return Shown(
@@ -205,6 +202,7 @@ def gather(
     dataset: Dataset,
     episodes: np.ndarray,
     starts: np.ndarray,
+    horizon: Horizon,
     goals_from: np.random.Generator | None = None,
     chosen: Chosen | None = None,
 ) -> Windows:
@@ -214,17 +212,18 @@ def gather(
         dataset: where from.
         episodes: int64 ``(B,)``, which episode each window is of.
         starts: int64 ``(B,)``, the frame of the episode at which each window begins.
+        horizon: how long windows and the chunks of their targets are.
         goals_from: None, or what draws each window's goal: what the cameras saw at a uniformly drawn later step of the
             episode (hindsight, Andrychowicz et al. 2017, arXiv 1707.01495; CrossFormer, arXiv 2408.11812).
         chosen: None, or which other episodes are shown.
     """
     body = dataset.embodiment
     first, total = dataset.episode_start[episodes], dataset.episode_length[episodes]
-    lengths = np.minimum(total - starts, body.history)
+    lengths = np.minimum(total - starts, horizon.history)
     time = np.arange(int(lengths.max()))
     last = (first + total - 1)[:, None]
     frames = np.minimum((first + starts)[:, None] + time, last)
-    future = frames[:, :, None] + np.arange(body.chunk)
+    future = frames[:, :, None] + np.arange(horizon.chunk)
     valid = (future <= last[:, :, None]) & (time < lengths[:, None])[:, :, None]
     goals = None
     if goals_from is not None:
@@ -232,14 +231,16 @@ def gather(
         goal = reached + goals_from.integers(0, last[:, 0] - reached + 1)
         cameras = [stream.name for stream in body.streams if stream.modality is Modality.IMAGE]
         goals = {name: np.asarray(dataset.observations[name][goal]) for name in cameras}
-    none = no_action(body)
+    none = body.actions.none()
     previous = np.asarray(dataset.executed[np.maximum(frames - 1, 0)]).astype(none.dtype)
-    previous[frames == first[:, None]] = none
+    previous_valid = frames != first[:, None]
+    previous[~previous_valid] = none
     return Windows(
         body,
         [dataset.instructions[row] for row in dataset.episode_instruction[episodes]],
         {name: np.asarray(array[frames]) for name, array in dataset.observations.items()},
         previous,
+        previous_valid,
         lengths,
         np.asarray(dataset.actions[np.minimum(future, last[:, :, None])]),
         valid,
@@ -266,6 +267,7 @@ def concatenate(parts: Sequence[Windows]) -> Windows:
         [text for part in parts for text in part.instructions],
         {name: join([part.observations[name] for part in parts]) for name in first.observations},
         join([part.previous for part in parts]),
+        join([part.previous_valid for part in parts]),
         np.concatenate([part.lengths for part in parts]),
         join([part.actions for part in parts if part.actions is not None]),
         join([part.action_valid for part in parts if part.action_valid is not None]),
@@ -291,7 +293,3 @@ def _concatenated_shown(parts: Sequence[Shown | None]) -> Shown | None:
         np.concatenate([part.places for part in shown]),
         np.concatenate([part.valid for part in shown]),
     )
-
-
-def is_continuous(embodiment: Embodiment) -> bool:
-    return isinstance(embodiment.actions, ContinuousActions)

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from polysoma.data import layout
+from polysoma.data import layout, storage, stored
 from polysoma.data.episode import Episode
 from polysoma.data.statistics import Accumulator
+from polysoma.data.stored import Feature
 from polysoma.embodiment import Embodiment
 from polysoma.errors import PolysomaError
 from polysoma.files import TEMPORARY, explain_writing
@@ -30,7 +31,9 @@ class DatasetWriter:
     """Creates a data set, or continues one of the same embodiment.
 
     Episodes wait in memory and are written about every 20,000 frames, 256 MB or minute, whichever comes first. Each
-    flush adds one file of frames and then one of episodes; the latter's appearance is what makes them exist.
+    flush adds one file of frames, one of last observations, and then one of episodes; the latter's appearance is what
+    makes them exist. All episodes of a data set have rewards or none has. Nothing is added to data sets of format 1,
+    which have no place for rewards and ends.
 
     Attributes:
         done: (task, seed) of all episodes so far, successes and failures.
@@ -50,8 +53,8 @@ class DatasetWriter:
         self._closed = False
         self._file = self._episodes = self._frames = 0
         self._flushed = time.monotonic()
-        self._features = layout.all_features(embodiment)
-        self._frame_bytes = sum(feature.bytes for feature in self._features.values())
+        self._version = stored.FORMAT_VERSION
+        self._rewards: bool | None = None
         self._buffer: list[Episode] = []
         self._buffered_frames = 0
         self._unsaved = False
@@ -67,10 +70,24 @@ class DatasetWriter:
         """Adds an episode; writes it and those before it when enough have come together.
 
         Raises:
-            PolysomaError: the episode is of another embodiment, or writing failed (the episodes stay in memory).
+            PolysomaError: the episode is of another embodiment, it has rewards and others have none or the other way
+                round, the data set is of format 1, or writing failed (the episodes stay in memory).
         """
         if episode.embodiment != self.embodiment:
             raise PolysomaError(f"{self.root}: {_difference(self.embodiment, episode.embodiment)}")
+        if self._version < stored.FORMAT_VERSION:
+            raise PolysomaError(
+                f"{self.root}: this data set is of format {self._version}, which has no place for rewards and ends of "
+                "episodes; it stays readable, but record into another folder and name both in the recipe"
+            )
+        if self._rewards is None:
+            self._rewards = episode.rewards is not None
+        elif self._rewards != (episode.rewards is not None):
+            held, got = ("rewards", "none") if self._rewards else ("no rewards", "some")
+            raise PolysomaError(
+                f"{self.root}: the episodes of this data set have {held}, this one has {got}; "
+                "record into another folder"
+            )
         self._buffer.append(episode)
         self._buffered_frames += len(episode)
         self.done.add((episode.task, episode.seed))
@@ -88,13 +105,17 @@ class DatasetWriter:
         if self._closed:
             raise PolysomaError(f"{self.root}: this writer is closed; open another one to record more")
         if self._buffer:
-            frames, episodes = self._tables()
-            path = layout.numbered(self.root, layout.DATA_PATH, self._file)
-            layout.write_parquet(path, frames, max(1, GROUP_BYTES // self._frame_bytes))
-            episodes_path = layout.numbered(self.root, layout.EPISODES_PATH, self._file)
-            layout.write_parquet(episodes_path, episodes)
-            for written in (path, episodes_path):
-                self._checksums[written.relative_to(self.root).as_posix()] = layout.checksum(written)
+            # Episodes come last: with their table they exist.
+            for template, table in (
+                (layout.DATA_PATH, self._frames_table()),
+                (layout.FINAL_PATH, self._final_table()),
+                (layout.EPISODES_PATH, self._episodes_table()),
+            ):
+                if table is not None:
+                    path = layout.numbered(self.root, template, self._file)
+                    grouped = template != layout.EPISODES_PATH
+                    storage.write_parquet(path, table, max(1, GROUP_BYTES // self._frame_bytes) if grouped else None)
+                    self._checksums[path.relative_to(self.root).as_posix()] = storage.checksum(path)
             self._unsaved = True
             self._episodes += len(self._buffer)
             self._frames += self._buffered_frames
@@ -128,19 +149,24 @@ class DatasetWriter:
 
     def _acquire(self) -> None:
         with explain_writing(self.root):
-            if not self._lock.enter_context(layout.lock(self.root / ".writer.lock", wait=False)):
+            if not self._lock.enter_context(storage.lock(self.root / ".writer.lock", wait=False)):
                 self._lock.close()
                 raise PolysomaError(f"{self.root}: another process is recording into this data set; wait for it")
 
     def _open(self) -> None:
         if (self.root / layout.POLYSOMA).exists() or (self.root / layout.INFO).exists():
             held, self.failures = layout.read_polysoma(self.root)
+            self._version = layout.format_version(self.root)
             self._checksums = layout.checksums(self.root)
             if held != self.embodiment:
                 raise PolysomaError(f"{self.root}: {_difference(held, self.embodiment)}")
         index = layout.read_episodes(self.root)
         self._file = int(index.file.max()) + 1 if len(index.file) else 0
         self._episodes, self._frames = len(index.length), index.frames
+        if self._episodes:
+            self._rewards = index.rewards
+        else:
+            self._version = stored.FORMAT_VERSION
         self._instructions = {text: number for number, text in enumerate(index.instructions)}
         self.done = {
             (index.tasks[task], seed) for task, seed in zip(index.task.tolist(), index.seed.tolist(), strict=True)
@@ -154,10 +180,11 @@ class DatasetWriter:
 
     def _remove_orphans(self, known: set[Path]) -> None:
         with explain_writing(self.root):
-            for path in (self.root / "data").glob("chunk-*/file-*.parquet"):
-                if path not in known:
-                    path.unlink()
-            for folder in ("data", "meta"):
+            for folder in ("data", "final"):
+                for path in (self.root / folder).glob("chunk-*/file-*.parquet"):
+                    if path not in known:
+                        path.unlink()
+            for folder in ("data", "final", "meta"):
                 for path in (self.root / folder).rglob(f"*{TEMPORARY}"):
                     path.unlink()
 
@@ -166,16 +193,27 @@ class DatasetWriter:
         if full or time.monotonic() - self._flushed >= FLUSH_SECONDS:
             self.flush()
 
-    def _tables(self) -> tuple[pa.Table, pa.Table]:
+    @property
+    def _features(self) -> dict[str, Feature]:
+        return stored.all_features(self.embodiment, bool(self._rewards), self._version)
+
+    @property
+    def _frame_bytes(self) -> int:
+        return sum(feature.bytes for feature in self._features.values())
+
+    def _frames_table(self) -> pa.Table:
         buffer = self._buffer
         length = np.array([len(episode) for episode in buffer], np.int64)
-        end = self._frames + np.cumsum(length)
         number = self._episodes + np.arange(len(buffer))
         tasks = [self._instructions.setdefault(e.instruction, len(self._instructions)) for e in buffer]
         frame = np.concatenate([np.arange(n) for n in length])
+        last = frame == np.repeat(length, length) - 1
+        ended = np.array([episode.terminated or episode.truncated for episode in buffer], bool)
         values = {
-            layout.ACTION: np.concatenate([episode.actions for episode in buffer]),
-            layout.EXECUTED: np.concatenate([episode.executed for episode in buffer]),
+            stored.ACTION: np.concatenate([episode.actions for episode in buffer]),
+            stored.EXECUTED: np.concatenate([episode.executed for episode in buffer]),
+            stored.DONE: last & np.repeat(ended, length),
+            stored.SUCCEEDED: last & np.repeat([bool(episode.success) for episode in buffer], length),
             "timestamp": frame / self.embodiment.rate_hz,
             "frame_index": frame,
             "episode_index": np.repeat(number, length),
@@ -184,8 +222,29 @@ class DatasetWriter:
         }
         for stream in self.embodiment.recorded:
             arrays = [episode.observations[stream.name] for episode in buffer]
-            values[layout.stream_key(self.embodiment, stream)] = np.concatenate(arrays)
-        frames = pa.table({name: feature.to_arrow(values[name]) for name, feature in self._features.items()})
+            values[stored.stream_key(self.embodiment, stream)] = np.concatenate(arrays)
+        if self._rewards:
+            values[stored.REWARD] = np.concatenate([e.rewards for e in buffer if e.rewards is not None])
+        return pa.table({name: feature.to_arrow(values[name]) for name, feature in self._features.items()})
+
+    def _final_table(self) -> pa.Table | None:
+        """The last observations of those episodes that have them."""
+        finals = [episode.final for episode in self._buffer if episode.final is not None]
+        if not finals:
+            return None
+        features = stored.final_features(self.embodiment)
+        return pa.table(
+            {
+                stored.FINAL + key: features[stored.FINAL + key].to_arrow(np.stack([final[name] for final in finals]))
+                for name, key in ((s.name, stored.stream_key(self.embodiment, s)) for s in self.embodiment.recorded)
+            }
+        )
+
+    def _episodes_table(self) -> pa.Table:
+        buffer = self._buffer
+        length = np.array([len(episode) for episode in buffer], np.int64)
+        end = self._frames + np.cumsum(length)
+        number = self._episodes + np.arange(len(buffer))
         chunk, file = (np.full(len(buffer), n) for n in divmod(self._file, layout.FILES_PER_CHUNK))
         columns = [
             number,
@@ -200,16 +259,20 @@ class DatasetWriter:
             [episode.task for episode in buffer],
             [episode.seed for episode in buffer],
             [bool(episode.success) for episode in buffer],
+            [bool(episode.terminated) for episode in buffer],
+            [bool(episode.truncated) for episode in buffer],
+            [episode.rewards is not None for episode in buffer],
+            [episode.final is not None for episode in buffer],
         ]
         arrays = [pa.array(c, type=field.type) for c, field in zip(columns, layout.EPISODES_SCHEMA, strict=True)]
-        return frames, pa.Table.from_arrays(arrays, schema=layout.EPISODES_SCHEMA)
+        return pa.Table.from_arrays(arrays, schema=layout.EPISODES_SCHEMA)
 
     def _write_metadata(self) -> None:
-        layout.write_parquet(self.root / layout.TASKS, tasks_table(list(self._instructions)))
-        layout.write_json(self.root / layout.INFO, self._info())
+        storage.write_parquet(self.root / layout.TASKS, tasks_table(list(self._instructions)))
+        storage.write_json(self.root / layout.INFO, self._info())
 
     def _write_polysoma(self) -> None:
-        layout.write_polysoma(self.root, self.embodiment, self.failures, self._checksums)
+        layout.write_polysoma(self.root, self.embodiment, self.failures, self._checksums, self._version)
         self._unsaved = False
 
     def _info(self) -> dict[str, Any]:
@@ -250,7 +313,7 @@ class DatasetWriter:
             shape = shapes[name]
             stats[name] = {key: value.reshape(shape).tolist() for key, value in accumulator.result().items()}
             stats[name]["count"] = [accumulator.count]
-        layout.write_json(self.root / layout.STATS, stats)
+        storage.write_json(self.root / layout.STATS, stats)
 
     def _described_frames(self) -> int:
         path = self.root / layout.STATS

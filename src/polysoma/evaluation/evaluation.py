@@ -32,6 +32,7 @@ from polysoma.rollout.drivers import (
 )
 from polysoma.rollout.jobs import Outcome, interleave
 from polysoma.rollout.rollout import Workers, rollout_in_workers
+from polysoma.task import body_of
 
 REFERENCE_FILE = "reference.json"
 """Success rates of the expert and of random actions, recorded with ``benchmarks/reference.py``."""
@@ -73,7 +74,8 @@ class Score:
 
 @dataclass
 class Result:
-    """An evaluation: scores by task, latency by family, videos by task, and what guards did by task."""
+    """An evaluation: scores by task, latency by family, videos by task, what guards did by task, and the precision
+    of a checkpoint's products."""
 
     driver: str
     tasks: dict[str, Score]
@@ -82,12 +84,13 @@ class Result:
     latency: dict[str, dict[str, float]] = field(default_factory=dict)
     videos: dict[str, Outcome] = field(default_factory=dict)
     interventions: dict[str, Interventions] = field(default_factory=dict)
+    precision: str = ""
 
     def families(self) -> dict[str, Score]:
         """All episodes of a family's tasks as one score."""
         families: dict[str, Score] = {}
         for task, score in self.tasks.items():
-            family = families.setdefault(task.split("/")[0], Score())
+            family = families.setdefault(body_of(task), Score())
             family.seeds += score.seeds
             family.outcomes += score.outcomes
             family.steps += score.steps
@@ -101,7 +104,7 @@ class Result:
         families = simulators.families()
         found: dict[str, float | None] = {}
         for task, score in self.tasks.items():
-            family = families[task.split("/")[0]]
+            family = families[body_of(task)]
             known = known_of.get(family.embodiment.body + task[task.index("/") :])
             if family.by_return:
                 mean = float(np.mean(score.returns))
@@ -143,7 +146,7 @@ class Result:
         return {
             "checkpoint": self.driver,
             "versions": versions(),
-            "hardware": hardware(),
+            "hardware": hardware(self.precision),
             "settings": self.settings,
             "seconds": round(self.seconds, 1),
             "tasks": tasks,
@@ -190,8 +193,14 @@ def evaluate(
         raise PolysomaError(f"episodes must be at least 1, got {episodes}")
     driver, workers = driver_of(driver), Workers.of(workers)
     behaviour = Behaviour(driver, acting or Acting(), prompting or Prompting())
+    precision = ""
     if isinstance(driver, Checkpoint):
+        from polysoma.nn.precision import chosen  # torch takes a second to import
+
         driver.check(tasks)
+        precision = chosen("cpu", driver.precision)
+        driver = replace(driver, precision=precision)
+        behaviour = replace(behaviour, driver=driver)
     if behaviour.prompting.in_context is not None:
         behaviour.prompting.in_context.check(tasks)
     seeds = list(range(seed, seed + episodes))
@@ -224,6 +233,7 @@ def evaluate(
         time.monotonic() - began,
         videos=videos,
         interventions=interventions,
+        precision=precision,
     )
     if latency and not isinstance(driver, Expert | Random):
         result.latency = decision_latency(driver, tasks, seed)
@@ -262,7 +272,7 @@ def decision_latency(driver: Driver | Planner | str, tasks: Sequence[str], seed:
     torch.set_num_threads(1)
     planner = driver_of(driver)()
     result = {}
-    for family in dict.fromkeys(task.split("/")[0] for task in tasks):
+    for family in dict.fromkeys(body_of(task) for task in tasks):
         task = next(task for task in tasks if task.startswith(family + "/"))
         environment = simulators.make(task)
         agent = Agent(planner, environment.embodiment, acting=Acting(execute=1))
@@ -312,8 +322,14 @@ def versions() -> dict[str, str]:
     return found
 
 
-def hardware() -> dict[str, Any]:
-    """The processor's name and the number of cores this process may use."""
+def hardware(precision: str = "") -> dict[str, Any]:
+    """The processor's name, its instructions for products, and the number of cores this process may use.
+
+    Args:
+        precision: what a policy was computed in, which is noted, too; empty where none was.
+    """
+    from polysoma.nn.precision import instruction_set  # torch takes a second to import
+
     model = platform.processor() or platform.machine()
     try:
         with open("/proc/cpuinfo") as file:
@@ -321,4 +337,5 @@ def hardware() -> dict[str, Any]:
         cores = len(os.sched_getaffinity(0))
     except (OSError, AttributeError):
         cores = os.cpu_count() or 1
-    return {"processor": model, "cores": cores}
+    found = {"processor": model, "instruction_set": instruction_set(), "cores": cores}
+    return found | ({"precision": precision} if precision else {})

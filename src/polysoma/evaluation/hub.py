@@ -50,7 +50,7 @@ def model_card(checkpoint: str | Path, name: str, results: Mapping[str, Any] | N
         "",
         f"# {name}",
         "",
-        f"One transformer policy (width {config.width}, depth {config.depth}) that drives "
+        f"One transformer policy (width {config.width}, depth {config.trunk.depth}) that drives "
         f"{len(config.embodiments)} bodies, for Polysoma.",
         "",
         "```python",
@@ -68,7 +68,7 @@ def model_card(checkpoint: str | Path, name: str, results: Mapping[str, Any] | N
             for stream in body.streams
         )
         kind = "channels" if isinstance(body.actions, ContinuousActions) else "choices"
-        moves = f"{body.actions.size} {kind}, chunks of {body.chunk}"
+        moves = f"{body.actions.size} {kind}, chunks of {config.horizons[body.name].chunk}"
         lines.append(f"| {body.name} | {senses} | {moves} | {body.rate_hz:g} Hz |")
     lines += ["", "## Measured", ""]
     if results is None:

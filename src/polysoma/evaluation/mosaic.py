@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from polysoma.rollout.jobs import VIDEO_FPS, Outcome
+from polysoma.task import body_of
 
 TILE = 176
 """Side of a body's picture in pixels; a line of text stands below it."""
@@ -25,7 +26,7 @@ def mosaic(videos: Sequence[Outcome]) -> list[np.ndarray]:
     """
     chosen: dict[str, Outcome] = {}
     for video in videos:
-        body = video.task.split("/")[0]
+        body = body_of(video.task)
         if video.frames and (body not in chosen or (video.success and not chosen[body].success)):
             chosen[body] = video
     if not chosen:

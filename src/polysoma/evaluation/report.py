@@ -12,6 +12,7 @@ from polysoma.evaluation.intervals import wilson
 from polysoma.evaluation.mosaic import mosaic
 from polysoma.files import write_atomically
 from polysoma.rollout.jobs import VIDEO_FPS, Outcome
+from polysoma.task import body_of
 
 MAX_FRAMES = 120
 """Longer episodes are shown by every second, third, ... frame, so that a video plays ten seconds at most."""
@@ -43,14 +44,14 @@ def write_report(result: Result, folder: Path) -> Path:
     Raises PolysomaError when they cannot be written.
     """
     sections = [_header(result)]
-    if len({task.split("/")[0] for task in result.videos}) > 1:
+    if len({body_of(task) for task in result.videos}) > 1:
         video = encode_video(mosaic(list(result.videos.values())), VIDEO_FPS)
         write_atomically(folder / "mosaic.mp4", video)
         sections.append(f'<div class="mosaic">{_video(video)}</div>')
     sections += ["<h2>Families</h2>", _table(result.families(), result)]
     by_family: dict[str, list[str]] = {}
     for task in result.tasks:
-        by_family.setdefault(task.split("/")[0], []).append(task)
+        by_family.setdefault(body_of(task), []).append(task)
     for family, tasks in by_family.items():
         sections.append(f"<h2>{html.escape(family)}</h2>")
         videos = [result.videos[task] for task in tasks if task in result.videos]
@@ -69,15 +70,16 @@ def write_report(result: Result, folder: Path) -> Path:
 
 def _header(result: Result) -> str:
     trials = sum(score.trials for score in result.tasks.values())
-    machine = hardware()
+    machine = hardware(result.precision)
     packages = ", ".join(f"{name} {version}" for name, version in versions().items())
+    numbers = f", in {result.precision}" if result.precision else ""
     seeds = next(iter(result.tasks.values())).seeds
     return (
         f"<h1>{html.escape(result.driver)}</h1><p>{trials} episodes of {len(result.tasks)} tasks, "
         f"seeds {seeds[0]} to {seeds[-1]}, in {result.seconds:.0f} s. Bars are success rates, dark lines their 95 % "
         f"Wilson intervals; then how far from random actions (0) to the expert (1).</p>"
         f'<p class="soft">{html.escape(packages)}; {html.escape(machine["processor"])}, '
-        f"{machine['cores']} cores</p>"
+        f"{machine['instruction_set']}, {machine['cores']} cores{numbers}</p>"
     )
 
 

@@ -36,7 +36,7 @@ def shard(policy: Policy, accelerator: accelerate.Accelerator) -> None:
     # Blocks return keys and values that are views; nothing is ever written into them.
     warnings.filterwarnings("ignore", "FSDP2-wrapped module", UserWarning)
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
-    for block in policy.trunk.blocks:
+    for block in policy.trunk.get_submodule("blocks").children():
         fully_shard(block, mesh=mesh)
 
 

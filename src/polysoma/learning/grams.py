@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from polysoma.learning.augmentation import augmented
-from polysoma.learning.imitation import recipe_of_run, sources_for
+from polysoma.learning.preparation import sources_for
+from polysoma.learning.training import recipe_of_run
 from polysoma.policy import checkpoint
 from polysoma.policy.merging import Grams
-from polysoma.policy.policy import bfloat16
 
 _AT_ONCE = 64
 """Windows of one body that are looked at together."""
@@ -58,6 +58,6 @@ def input_grams(run: Path, rounds: int = 8) -> Grams:
         while left > 0:
             windows = augmented(source.draw(min(left, _AT_ONCE), rng), body, statistics, None, rng)
             left -= _AT_ONCE
-            with bfloat16(policy.device):
+            with policy.autocast():
                 policy.loss(windows)
     return {name: value.cpu() / counts[name] for name, value in sums.items()}

@@ -1,1 +1,1 @@
-"""Tokenizers, trunk, heads, the policy and the agents that act with it."""
+"""The policy, its checkpoints, and the agents that act with it."""

@@ -7,19 +7,15 @@ computes the same bits with or without them.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from polysoma.errors import PolysomaError
 from polysoma.policy.methods import AdaptationMethod
 
-_ALPHA = 2.0
 OF_BODIES = ("bodies.", "readouts.", "heads.", "estimators.")
 """How the names of parameters begin that a body has of its own."""
 
@@ -55,56 +51,6 @@ class Adaptation:
             )
         if self.rank < 1 or self.tokens < 1 or self.words < 0:
             raise PolysomaError(f"adaptation: rank and tokens must be at least 1, got {self.rank} and {self.tokens}")
-
-
-class LoRALinear(nn.Linear):
-    """A linear map plus one of low rank that begins as zero: ``W + B A``, where the inner width is the rank.
-
-    The second one is scaled by 2, as is usual (``alpha = 2 * rank``).
-    """
-
-    def __init__(self, inputs: int, outputs: int, rank: int) -> None:
-        super().__init__(inputs, outputs)
-        self.a = nn.Parameter(torch.randn(rank, inputs) / math.sqrt(inputs))
-        self.b = nn.Parameter(torch.zeros(outputs, rank))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) + _ALPHA * F.linear(F.linear(x, self.a), self.b)
-
-    def dense(self) -> Tensor:
-        """The one matrix that does the same."""
-        return self.weight + _ALPHA * self.b @ self.a
-
-
-class BottleneckLinear(nn.Linear):
-    """A linear map, and after it a narrow perceptron around which its result also goes, and which begins as zero."""
-
-    def __init__(self, inputs: int, outputs: int, rank: int) -> None:
-        super().__init__(inputs, outputs)
-        self.narrow = nn.Linear(outputs, rank)
-        self.wide = nn.Linear(rank, outputs)
-        nn.init.zeros_(self.wide.weight)
-        nn.init.zeros_(self.wide.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = super().forward(x)
-        return y + self.wide(F.relu(self.narrow(y)))
-
-
-def adapt(trunk: nn.Module, adaptation: Adaptation) -> None:
-    """Gives the blocks of a trunk the places that the method needs."""
-    kinds: dict[str, tuple[type[LoRALinear | BottleneckLinear], tuple[str, ...]]] = {
-        "lora": (LoRALinear, ("qkv", "out", "up", "down")),
-        "adapter": (BottleneckLinear, ("out", "down")),
-    }
-    if adaptation.method not in kinds:
-        return
-    kind, places = kinds[adaptation.method]
-    for block in trunk.get_submodule("blocks").children():
-        for place in places:
-            old = block.get_submodule(place)
-            assert isinstance(old, nn.Linear)
-            setattr(block, place, kind(old.in_features, old.out_features, adaptation.rank))
 
 
 def shared_names(own: Mapping[str, Any], base: Mapping[str, Tensor], method: AdaptationMethod) -> set[str]:

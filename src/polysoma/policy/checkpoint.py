@@ -25,7 +25,7 @@ from polysoma.files import write_atomically
 from polysoma.policy.adaptation import Adaptation
 from polysoma.policy.policy import Policy, PolicyConfig
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 FILES = (CONFIG, WEIGHTS)
 ATTACHED = "adaptations"
@@ -113,26 +113,31 @@ def bodies(path: str | Path) -> list[str]:
     return [body.name for body in PolicyConfig.from_json(read_config(resolve(path))).embodiments]
 
 
-def load(path: str | Path = SHIPPED, device: str | torch.device = "cpu") -> Policy:
-    """Loads a policy for use: frozen, matrices in bfloat16.
+def load(path: str | Path = SHIPPED, device: str | torch.device = "cpu", precision: str | None = None) -> Policy:
+    """Loads a policy for use: frozen, matrices in the precision that it computes in.
 
     Args:
         path: the folder of a checkpoint, or ``"generalist"`` for the weights shipped with the package.
         device: e.g. ``"cpu"``, ``"cuda"``.
+        precision: ``"float32"`` or ``"bfloat16"``; None or ``"auto"`` for what suits the device
+            (:func:`polysoma.nn.precision.chosen`).
 
     Raises:
-        PolysomaError: no checkpoint there, a newer format, or weights that are damaged or do not fit.
+        PolysomaError: no checkpoint there, a newer format, weights that are damaged or do not fit, or an unknown
+            precision.
     """
-    return load_all([path], device)[0]
+    return load_all([path], device, precision)[0]
 
 
-def load_all(paths: Sequence[str | Path], device: str | torch.device = "cpu") -> list[Policy]:
+def load_all(
+    paths: Sequence[str | Path], device: str | torch.device = "cpu", precision: str | None = None
+) -> list[Policy]:
     """As :func:`load`, several: bases and their adaptations have one copy of the weights that they share."""
     loaded: dict[str, Policy] = {}
     policies = [_load(path, loaded) for path in paths]
     for policy in policies:
         for part in (policy, *policy.adaptations.values()):
-            part.for_inference().to(device)
+            part.to(device).for_inference(precision)
     return policies
 
 

@@ -19,16 +19,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from polysoma.embodiment import DiscreteActions, Modality
+from polysoma.embodiment import Modality
 from polysoma.errors import PolysomaError
 from polysoma.files import write_atomically
+from polysoma.nn.tokenizers import MAX_WORDS
+from polysoma.policy.inputs import FrameInputs, TaskInputs
 from polysoma.policy.policy import Policy
-from polysoma.policy.tokenizers import MAX_WORDS
-from polysoma.policy.trunk import attention_mask
 
 INSTALL = "pip install 'polysoma[export]'"
 WORDS = 24
 METADATA = "polysoma"
+PREVIOUS_VALID = "previous_valid"
+"""The input that says whether there was a previous action; graphs of relative bodies alone have it."""
 OPSET = 18
 
 
@@ -43,7 +45,8 @@ class Deployed(nn.Module):
     def __init__(self, policy: Policy, body: str) -> None:
         super().__init__()
         self.policy, self.name = policy, body
-        self.body = policy.embodiment(body)
+        self.relative = policy.embodiment(body).body in policy.config.relative
+        self.body, self.horizon = policy.embodiment(body), policy.horizon(body)
 
     def forward(self, words: Tensor, length: Tensor, previous: Tensor, *streams: Tensor) -> Tensor:
         """The chunk of actions ``(chunk, A)`` in the body's units, or log-probabilities ``(chunk, names)``.
@@ -53,33 +56,26 @@ class Deployed(nn.Module):
             length: true frames, int64 ``(1,)``.
             previous: what was executed before each frame, ``(1, history, A)``, or int64 ``(1, history)``.
             streams: ``(1, history, *shape)``, in the order of the body's array streams; frames lie at the beginning.
+                For bodies whose actions are relative, the last one is bool ``(1, history)``: whether there was a
+                previous action.
         """
-        policy, body = self.policy, self.body
-        tokenizer = policy._tokenizer(self.name)
-        told, told_valid = policy.text(words), words != 0
-        readings = tokenizer.read(told, told_valid, policy.images)
-        told, told_valid = policy._prompted(told, told_valid)
-        times = torch.arange(body.history)[None]
-        observations = dict(zip((stream.name for stream in body.arrays), streams, strict=True))
-        frames = tokenizer(observations, previous, times, readings, policy.images)
-        now = (length - 1)[None]
-        mask = attention_mask(told_valid, times < length[:, None], now, tokenizer.per_frame)
-        tokens = torch.cat([told, frames, policy._readouts(self.name, now)], 1)
-        actions = policy.head(self.name).decode(policy.trunk(tokens, mask, 1))[0, 0]
-        reference = policy.reference(self.name, observations, previous)
-        return actions if reference is None else actions + reference[0, length - 1]
+        observations = dict(zip((stream.name for stream in self.body.arrays), streams, strict=False))
+        valid = streams[-1] if self.relative else torch.ones(previous.shape[:2], dtype=torch.bool)
+        frames, last = FrameInputs(observations, previous, valid), length - 1
+        readouts = self.policy.ask(self.name, TaskInputs(words), frames, last)
+        return self.policy.decode(self.name, readouts, frames, last)[0]
 
     def example(self, words: int) -> tuple[Tensor, ...]:
         """Inputs of the right shapes."""
-        body, history = self.body, self.body.history
-        previous = torch.zeros(1, history, body.actions.size)
-        if isinstance(body.actions, DiscreteActions):
-            previous = torch.full((1, history), body.actions.size)
+        body, history = self.body, self.horizon.history
+        none = torch.from_numpy(body.actions.none())
+        previous = none.expand(1, history, *none.shape)
         kinds = {Modality.STATE: torch.float32, Modality.IMAGE: torch.uint8, Modality.SYMBOL: torch.uint8}
         streams = [torch.zeros(1, history, *s.shape, dtype=kinds[s.modality]) for s in body.arrays]
         ids = torch.zeros(1, words, dtype=torch.int64)
         ids[0, 0] = 1
-        return ids, torch.tensor([history]), previous, *streams
+        valid = [torch.ones(1, history, dtype=torch.bool)] if self.relative else []
+        return ids, torch.tensor([history]), previous, *streams, *valid
 
 
 def export_onnx(policy: Policy, body: str, path: Path, int8: bool = False, words: int = WORDS) -> int:
@@ -109,6 +105,8 @@ def export_onnx(policy: Policy, body: str, path: Path, int8: bool = False, words
     if policy.head(body).noise is not None:
         raise PolysomaError(f"the head of {body} draws its actions from noise; only heads that do not can be exported")
     names = ["words", "length", "previous", *(stream.name for stream in deployed.body.arrays)]
+    if deployed.relative:
+        names.append(PREVIOUS_VALID)
     file = io.BytesIO()
     trace: Any = torch.onnx.export
     with _quietly(), torch.inference_mode():
@@ -119,7 +117,12 @@ def export_onnx(policy: Policy, body: str, path: Path, int8: bool = False, words
     model = onnx.load_from_string(file.getvalue())
     if int8:
         model = _quantised(model, quantize_dynamic, QuantType.QInt8)
-    about = {"embodiment": deployed.body.to_json(), "vocabulary": list(policy.config.vocabulary), "words": words}
+    about = {
+        # Runners read history and chunk among the fields of the body.
+        "embodiment": deployed.body.to_json() | deployed.horizon.to_json(),
+        "vocabulary": list(policy.config.vocabulary),
+        "words": words,
+    }
     onnx.helper.set_model_props(model, {METADATA: json.dumps(about)})
     content = model.SerializeToString()
     write_atomically(path, content)

@@ -210,17 +210,26 @@ def _check_shapes(name: str, policy: Policy, start: Policy) -> None:
 def _joined(base: PolicyConfig, tuned: Sequence[PolicyConfig]) -> PolicyConfig:
     """The base's configuration with all bodies and words."""
     bodies = {body.name: body for body in base.embodiments}
-    statistics = dict(base.statistics)
+    statistics, horizons = dict(base.statistics), dict(base.horizons)
     words = dict.fromkeys(base.vocabulary)
     for config in tuned:
         for body in config.embodiments:
             if bodies.setdefault(body.name, body) != body:
                 differences = "; ".join(bodies[body.name].differences(body))
                 raise PolysomaError(f"the fine-tunes describe {body.name} differently: {differences}")
+            if (first := horizons.setdefault(body.name, config.horizons[body.name])) != config.horizons[body.name]:
+                raise PolysomaError(
+                    f"the fine-tunes look at {body.name} differently: {first}, not {config.horizons[body.name]}"
+                )
             statistics.setdefault(body.name, config.statistics[body.name])
         words |= dict.fromkeys(config.vocabulary)
     return dataclasses.replace(
-        base, embodiments=tuple(bodies.values()), statistics=statistics, vocabulary=tuple(words), adaptation=None
+        base,
+        embodiments=tuple(bodies.values()),
+        statistics=statistics,
+        vocabulary=tuple(words),
+        horizons=horizons,
+        adaptation=None,
     )
 
 

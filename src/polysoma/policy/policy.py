@@ -10,8 +10,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast, get_args
 
 import numpy as np
 import torch
@@ -19,17 +19,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from polysoma.data.statistics import Statistics
-from polysoma.data.windows import Shown, Windows, show
-from polysoma.embodiment import ContinuousActions, Embodiment, Modality
+from polysoma.data.windows import Windows, show
+from polysoma.embodiment import ContinuousActions, DiscreteActions, Embodiment, Modality
 from polysoma.errors import PolysomaError
-from polysoma.policy.adaptation import Adaptation, LoRALinear, adapt, share, shared_names
-from polysoma.policy.described import ChannelReader, DescribedHead
-from polysoma.policy.estimator import Estimator
-from polysoma.policy.heads import Head, HeadConfig, build_head
-from polysoma.policy.images import ImageConfig, ImageTokenizer
-from polysoma.policy.memory import Memory, stack
-from polysoma.policy.tokenizers import BodyTokenizer, TextTokenizer
-from polysoma.policy.trunk import BLOCKED, Trunk, attention_mask
+from polysoma.horizon import Horizon
+from polysoma.nn import precision
+from polysoma.nn.adapters import LoRALinear, adapt
+from polysoma.nn.described import ChannelReader, DescribedHead
+from polysoma.nn.estimator import Estimator
+from polysoma.nn.heads import Head, HeadConfig, ReadoutHead, ValueConfig, build_head
+from polysoma.nn.images import ImageConfig, ImageTokenizer
+from polysoma.nn.precision import Precision
+from polysoma.nn.tokenizers import BodyTokenizer, TextTokenizer
+from polysoma.nn.trunk import ReadoutTokens, TaskTokens, TransformerConfig, Trunk, TrunkConfig
+from polysoma.policy.adaptation import Adaptation, share, shared_names
+from polysoma.policy.inputs import FrameInputs, ShownInputs, TaskInputs, frames_of, task_of
+from polysoma.policy.state import PolicyState, readings_of
 
 if TYPE_CHECKING:
     from polysoma.acting.agent import Acting, Agent
@@ -47,8 +52,11 @@ class PolicyConfig:
     Attributes:
         embodiments: the bodies it knows.
         statistics: body name, then stream name (``"action"`` for actions), to the statistics used for normalisation.
+        horizons: body name to how the policy looks at it.
         vocabulary: the words it knows.
-        width, depth, heads: of the trunk.
+        width: of tokens.
+        trunk: what the trunk is, and how large.
+        heads: attention heads of the block that reads words.
         images: how pictures become tokens.
         head: how real-valued actions are predicted.
         adapters: ``"linear"`` gives every body linear maps of its own from channels to tokens and from readouts to
@@ -60,23 +68,29 @@ class PolicyConfig:
             they are. Their ``"offset"`` statistics are of ``chunk * A`` channels.
         shown: how many frames of each episode it reads that it is shown before it acts (learning in context); 0 where
             it cannot be shown any.
+        readouts: action group (:attr:`Embodiment.body`) to the readouts that its bodies have beside that of actions, by
+            name (:meth:`Policy.add_readout`).
         adaptation: how the policy differs from a base that it shares weights with; None where it stands alone.
     """
 
     embodiments: tuple[Embodiment, ...]
     statistics: Mapping[str, Mapping[str, Statistics]]
     vocabulary: tuple[str, ...]
+    horizons: Mapping[str, Horizon]
     width: int = 256
-    depth: int = 4
+    trunk: TrunkConfig = TransformerConfig()  # noqa: RUF009  (frozen)
     heads: int = 4
     images: ImageConfig = ImageConfig()  # noqa: RUF009  (frozen)
     head: HeadConfig = HeadConfig()  # noqa: RUF009  (frozen)
     adapters: Adapters = "linear"
     relative: tuple[str, ...] = ()
     shown: int = 0
+    readouts: Mapping[str, Mapping[str, ReadoutHead]] = field(default_factory=dict)
     adaptation: Adaptation | None = None
 
     def __post_init__(self) -> None:
+        if missing := [body.name for body in self.embodiments if body.name not in self.horizons]:
+            raise PolysomaError(f"horizons: expected one for each body, there is none for {missing}")
         if self.adapters not in get_args(Adapters):
             raise PolysomaError(f"adapters: expected one of {get_args(Adapters)}, got {self.adapters!r}")
         if self.adapters == "described" and self.head.kind != "l1":
@@ -92,14 +106,19 @@ class PolicyConfig:
                 for body, streams in self.statistics.items()
             },
             "vocabulary": list(self.vocabulary),
+            "horizons": {name: horizon.to_json() for name, horizon in self.horizons.items()},
             "width": self.width,
-            "depth": self.depth,
+            "trunk": dataclasses.asdict(self.trunk),
             "heads": self.heads,
             "images": dataclasses.asdict(self.images),
             "head": dataclasses.asdict(self.head),
             "adapters": self.adapters,
             "relative": list(self.relative),
             "shown": self.shown,
+            "readouts": {
+                body: {name: dataclasses.asdict(head) for name, head in own.items()}
+                for body, own in self.readouts.items()
+            },
             "adaptation": None if self.adaptation is None else dataclasses.asdict(self.adaptation),
         }
 
@@ -114,18 +133,61 @@ class PolicyConfig:
                     for body, streams in data["statistics"].items()
                 },
                 vocabulary=tuple(data["vocabulary"]),
+                horizons=_horizons(data),
                 width=int(data["width"]),
-                depth=int(data["depth"]),
+                trunk=_trunk(data),
                 heads=int(data["heads"]),
                 images=ImageConfig(**data.get("images", {})),
                 head=HeadConfig(**data.get("head", {})),
                 adapters=data.get("adapters", "linear"),
                 relative=tuple(data.get("relative", ())),
                 shown=int(data.get("shown", 0)),
+                readouts={
+                    body: {name: ValueConfig(**head) for name, head in own.items()}
+                    for body, own in data.get("readouts", {}).items()
+                },
                 adaptation=None if data.get("adaptation") is None else Adaptation(**data["adaptation"]),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise PolysomaError(f"not the configuration of a policy: missing or malformed {error}") from error
+
+
+def _horizons(data: Mapping[str, Any]) -> dict[str, Horizon]:
+    if "horizons" in data:
+        return {name: Horizon.from_json(horizon) for name, horizon in data["horizons"].items()}
+    # The first format kept them in the embodiments.
+    return {body["name"]: Horizon.of_old_embodiment(body) or Horizon() for body in data["embodiments"]}
+
+
+def _trunk(data: Mapping[str, Any]) -> TrunkConfig:
+    # The first format knew one kind of trunk.
+    return (
+        TransformerConfig(**data["trunk"])
+        if "trunk" in data
+        else TransformerConfig(depth=int(data["depth"]), heads=int(data["heads"]))
+    )
+
+
+ACTION = "action"
+"""The readout that every body has."""
+
+
+def _key(body: str, readout: str) -> str:
+    """What a readout's parameters are called, those for actions as the first format called them."""
+    return body if readout == ACTION else f"{body}/{readout}"
+
+
+class _Embedded(NamedTuple):
+    """Tokens of what is to be done, and of frames, ``(B, T, per_frame, width)``."""
+
+    task: TaskTokens
+    frames: Tensor
+
+    def summary(self) -> Tensor:
+        """The mean of the tokens of each window's task, ``(B, width)``."""
+        weight = self.task.valid[..., None].to(self.task.tokens.dtype)
+        mean = (self.task.tokens * weight).sum(1) / weight.sum(1).clamp(min=1)
+        return mean if self.task.rows is None else mean[self.task.rows]
 
 
 class Policy(nn.Module):
@@ -143,6 +205,7 @@ class Policy(nn.Module):
         super().__init__()
         self.config = config
         self.shared: frozenset[str] = frozenset()
+        self._precision: Precision | None = None
         self.adaptations: dict[str, Policy] = {}
         own_words = 0 if config.adaptation is None else config.adaptation.words
         self.text = TextTokenizer(config.vocabulary, config.width, config.heads, own_words)
@@ -161,40 +224,53 @@ class Policy(nn.Module):
         self._commanded = {b.name: _commanded(b) for b in config.embodiments if b.body in config.relative}
         moving: dict[str, Embodiment] = {}
         for body in config.embodiments:
-            statistics = dict(config.statistics.get(body.name, {}))
+            statistics, horizon = dict(config.statistics.get(body.name, {})), config.horizons[body.name]
             reader = self.channels if isinstance(body.actions, ContinuousActions) else None
-            tokenizer = BodyTokenizer(body, statistics, config.width, config.images.tokens, reader)
+            tokenizer = BodyTokenizer(body, horizon, statistics, config.width, config.images.tokens, reader)
             self.bodies[body.name] = tokenizer
             if body.privileged:
                 estimator = Estimator(body.privileged, statistics, tokenizer.per_frame, config.width)
                 self.estimators[body.name] = estimator
             if reader is None:
-                self.readouts[body.name] = nn.Parameter(torch.randn(body.history, config.width) * 0.02)
+                self.readouts[body.name] = nn.Parameter(torch.randn(horizon.history, config.width) * 0.02)
             twin = moving.setdefault(body.body, body)
             if twin is body:
-                self.heads[body.body] = self._head(body, statistics)
-            elif (twin.actions, twin.chunk) != (body.actions, body.chunk):
+                self.heads[body.body] = self._head(body, horizon.chunk, statistics)
+            elif twin.actions != body.actions:
                 raise PolysomaError(
                     f"{twin.name} and {body.name} are the same body {body.body!r}, so their actions must be equal: "
                     + "; ".join(twin.differences(body))
                 )
-        self.trunk = Trunk(config.width, config.depth, config.heads)
+            elif (chunk := config.horizons[twin.name].chunk) != horizon.chunk:
+                raise PolysomaError(
+                    f"{twin.name} and {body.name} are the same body {body.body!r}, so their chunks must be equal: "
+                    f"chunk: {chunk}, not {horizon.chunk}"
+                )
+        unknown = sorted(set(config.readouts) - {body.body for body in config.embodiments})
+        if unknown:
+            raise PolysomaError(f"readouts: unknown bodies {unknown}; expected some of {sorted(moving)}")
+        for group, readouts in config.readouts.items():
+            for name, head in readouts.items():
+                self._add_readout(group, name, head)
+        self.trunk: Trunk = config.trunk.build(config.width)
         self.shown = nn.Parameter(torch.randn(config.shown, 1, config.width) * 0.02) if config.shown else None
         self.prompt: nn.Parameter | None = None
         if config.adaptation is not None:
-            adapt(self.trunk, config.adaptation)
-            if config.adaptation.method == "prompt":
+            method = config.adaptation.method
+            if method == "lora" or method == "adapter":
+                adapt(self.trunk, method, config.adaptation.rank)
+            if method == "prompt":
                 self.prompt = nn.Parameter(torch.randn(config.adaptation.tokens, config.width) * 0.02)
 
-    def _head(self, body: Embodiment, statistics: Mapping[str, Statistics]) -> Head:
+    def _head(self, body: Embodiment, chunk: int, statistics: Mapping[str, Statistics]) -> Head:
         known = statistics.get("action")
         if self.channels is not None and known is not None and isinstance(body.actions, ContinuousActions):
-            return DescribedHead(self.channels, body.actions, body.chunk, known)
+            return DescribedHead(self.channels, body.actions, chunk, known)
         if body.body in self.config.relative:
             known = statistics.get("offset")
             if known is None:
                 raise PolysomaError(f"{body.name}: no statistics of the offsets of its actions")
-        return build_head(body, known, self.config.width, self.config.head)
+        return build_head(body, chunk, known, self.config.width, self.config.head)
 
     def embodiment(self, name: str) -> Embodiment:
         """The body of this name. Raises PolysomaError that lists the bodies this policy knows."""
@@ -204,6 +280,14 @@ class Policy(nn.Module):
         raise PolysomaError(
             f"this policy does not know the body {name!r}; it knows {[b.name for b in self.config.embodiments]}"
         )
+
+    def horizon(self, name: str) -> Horizon:
+        """How this policy looks at the body of this name. Raises PolysomaError as :meth:`embodiment`."""
+        return self.config.horizons[self.embodiment(name).name]
+
+    def description(self, name: str) -> dict[str, Any]:
+        """What peers are told of a body: plain JSON of its embodiment, with history, chunk and previous_action."""
+        return self.embodiment(name).to_json() | self.horizon(name).to_json()
 
     def driving(self, name: str) -> Policy:
         """What drives the body of this name: the adaptation that the checkpoint holds for it, or these weights as they
@@ -219,82 +303,87 @@ class Policy(nn.Module):
     def _tokenizer(self, body: str) -> BodyTokenizer:
         return cast(BodyTokenizer, self.bodies[body])
 
-    def head(self, name: str) -> Head:
-        """The head of the body of this name. Raises PolysomaError for an unknown one."""
-        return cast(Head, self.heads[self.embodiment(name).body])
+    def head(self, name: str, readout: str = ACTION) -> Head:
+        """The head of the body of this name for one of its readouts. Raises PolysomaError for an unknown one."""
+        group = self.embodiment(name).body
+        if (key := _key(group, readout)) not in self.heads:
+            known = [ACTION, *self.config.readouts.get(group, ())]
+            raise PolysomaError(f"{name} has no readout {readout!r}; it has {', '.join(known)}")
+        return cast(Head, self.heads[key])
 
     @property
     def device(self) -> torch.device:
         return self.text.position.device
 
-    def _readouts(self, name: str, times: Tensor) -> Tensor:
-        """The tokens that ask for the actions at these positions of a window, float32 ``(*times.shape, width)``."""
-        head = self.head(name)
+    def forward(self, windows: Windows, readouts: Sequence[str] = (ACTION,)) -> dict[str, Tensor]:
+        """Readouts of B windows of one embodiment, T frames long: by name, ``(B, T, width)`` each, one for every frame.
+
+        Args:
+            windows: the batch.
+            readouts: which of the body's (:meth:`add_readout`).
+        """
+        embedded = self._embed(windows)
+        return self._answer(windows.embodiment.name, embedded, self._times(windows), readouts)
+
+    def _embed(self, windows: Windows) -> _Embedded:
+        """Tokens of whole windows."""
+        self._check_same(windows.embodiment)
+        task = task_of(self.text.encode, self.device, windows.instructions, windows.goals, windows.shown)
+        return self._embed_inputs(windows.embodiment.name, task, frames_of(windows, self.device))
+
+    def _embed_inputs(self, name: str, task: TaskInputs, frames: FrameInputs) -> _Embedded:
+        told, readings = self._told(name, task)
+        times = torch.arange(frames.previous.shape[1], device=self.device)[None]
+        return _Embedded(told, self._frames(name, frames, times, readings, task.rows))
+
+    def _answer(self, name: str, embedded: _Embedded, times: Tensor, readouts: Sequence[str]) -> dict[str, Tensor]:
+        """The readouts of these names that see up to the frames ``times``, int64 ``(B, R)`` or ``(1, R)``: ``(B, R,
+        width)`` each."""
+        asking = [self._readouts(name, readout, times) for readout in readouts]
+        tokens = torch.cat(asking, 1).expand(len(embedded.frames), -1, -1)
+        every = ReadoutTokens(tokens, times.repeat(1, len(asking)))
+        answers = self.trunk(embedded.task, embedded.frames, every).split(times.shape[1], 1)
+        return dict(zip(readouts, answers, strict=True))
+
+    def _readouts(self, name: str, readout: str, times: Tensor) -> Tensor:
+        """The tokens that ask at these positions of a window, float32 ``(*times.shape, width)``."""
+        head = self.head(name, readout)
         if isinstance(head, DescribedHead):
             return (head.readout() + head.reader.time[times]).float()
-        return self.readouts[name][times].float()
-
-    def forward(self, windows: Windows) -> Tensor:
-        """What B windows of one embodiment, T frames long, come to: a readout for every frame, ``(B, T, width)``."""
-        return self._answer(windows, *self._embed(windows))
-
-    def _embed(self, windows: Windows) -> tuple[Tensor, Tensor, Tensor]:
-        """Tokens of what is told, which of them are true, and tokens of whole windows' frames."""
-        told, told_valid, readings = self._told(
-            windows.embodiment.name, windows.instructions, windows.goals, windows.shown
-        )
-        return told, told_valid, self._frames(windows, self._times(windows), readings)
-
-    def _answer(self, windows: Windows, told: Tensor, told_valid: Tensor, frames: Tensor) -> Tensor:
-        name, times = windows.embodiment.name, self._times(windows)
-        lengths = torch.from_numpy(windows.lengths).to(self.device)
-        mask = attention_mask(told_valid, times < lengths[:, None], times, self._tokenizer(name).per_frame)
-        tokens = torch.cat([told, frames, self._readouts(name, times)], 1)
-        return self.trunk(tokens, mask, times.shape[1])
+        return self.readouts[_key(name, readout)][times].float()
 
     def _times(self, windows: Windows) -> Tensor:
-        return torch.arange(windows.previous.shape[1], device=self.device).expand(len(windows), -1)
+        return torch.arange(windows.previous.shape[1], device=self.device)[None]
 
-    def _told(
-        self,
-        name: str,
-        instructions: Sequence[str],
-        goals: Mapping[str, np.ndarray] | None,
-        shown: Shown | None,
-    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """What to do: tokens of words, of shown frames and of goal pictures, float32 ``(B, W, width)``, which of them
-        are true, and what the words make of streams that are read in their light."""
-        ids = self.text.encode(instructions).to(self.device)
-        words, valid = self.text(ids), ids != 0
+    def _told(self, name: str, task: TaskInputs) -> tuple[TaskTokens, dict[str, Tensor]]:
+        """Tokens of what is to be done: of words, of shown frames and of goal pictures, float32; and what the words
+        make of streams that are read in their light."""
+        words, valid = self.text(task.words), task.words != 0
         readings = self._tokenizer(name).read(words, valid, self.images)
-        words, valid = self._prompted(words, valid)
-        if shown is not None:
-            frames, true = self._of_shown(name, shown, readings)
-            words, valid = torch.cat([words.float(), frames], 1), torch.cat([valid, true], 1)
-        if goals is None:
-            return words.float(), valid, readings
-        if self.images is None or not self.config.images.goals:
-            raise PolysomaError("this policy was not trained to follow goal pictures (images.goals in its recipe)")
-        pictures = {camera: torch.from_numpy(array).to(self.device) for camera, array in goals.items()}
-        seen = self.images.forward_goals(pictures, readings)
-        return torch.cat([words.float(), seen.float()], 1), F.pad(valid, (0, seen.shape[1]), value=True), readings
+        words, valid = self._prompted(words.float(), valid)
+        if task.shown is not None:
+            frames, true = self._of_shown(name, task.shown, readings)
+            words, valid = torch.cat([words, frames], 1), torch.cat([valid, true], 1)
+        if task.goals is not None:
+            if self.images is None or not self.config.images.goals:
+                raise PolysomaError("this policy was not trained to follow goal pictures (images.goals in its recipe)")
+            seen = self.images.forward_goals(task.goals, readings)
+            words, valid = torch.cat([words, seen.float()], 1), F.pad(valid, (0, seen.shape[1]), value=True)
+        return TaskTokens(words, valid, task.rows), readings
 
-    def _of_shown(self, name: str, shown: Shown, readings: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Tokens of shown frames, float32 ``(B, F * per_frame, width)``, and which of them are true.
+    def _of_shown(self, name: str, shown: ShownInputs, readings: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Tokens of shown frames, float32 ``(I, F * per_frame, width)``, and which of them are true.
 
-        What was done in a frame stands where the action before it stands otherwise; a frame's place in its episode is
-        marked, the order of episodes is not.
+        Each frame carries its own action in the slot of the previous one; a frame's place in its episode is marked, the
+        order of episodes is not.
         """
         tokenizer = self._tokenizer(name)
         self._check_shown(name)
         assert self.shown is not None
-        observations = {stream: torch.from_numpy(array).to(self.device) for stream, array in shown.observations.items()}
-        actions = torch.from_numpy(np.ascontiguousarray(shown.actions)).to(self.device)
-        places = torch.from_numpy(np.ascontiguousarray(shown.places)).to(self.device)
-        tokens = tokenizer(observations, actions, torch.zeros_like(places), readings, self.images).float()
-        marks = self.shown[places].expand(-1, -1, tokenizer.per_frame, -1).flatten(1, 2)
-        valid = torch.from_numpy(np.ascontiguousarray(shown.valid)).to(self.device)
-        return tokens + marks, valid.repeat_interleave(tokenizer.per_frame, 1)
+        start = torch.zeros_like(shown.places)
+        tokens = tokenizer(shown.observations, shown.actions, start, readings, self.images).float()
+        tokens = tokens + self.shown[shown.places]
+        return tokens.flatten(1, 2), shown.valid.repeat_interleave(tokenizer.per_frame, 1)
 
     def _check_shown(self, name: str) -> None:
         if self.shown is None:
@@ -302,7 +391,7 @@ class Policy(nn.Module):
         if self._tokenizer(name).previous is None:
             raise PolysomaError(
                 f"{name} does not read its previous action, so it cannot be shown what was done "
-                "(previous_action of its embodiment)"
+                "(bodies.NAME.previous_action in its recipe)"
             )
 
     def check_context(self, body: str, context: Sequence[Episode]) -> None:
@@ -326,18 +415,17 @@ class Policy(nn.Module):
         before = self.prompt.to(words.dtype).expand(len(words), -1, -1)
         return torch.cat([before, words], 1), F.pad(valid, (len(self.prompt), 0), value=True)
 
-    def _frames(self, windows: Windows, times: Tensor, readings: dict[str, Tensor]) -> Tensor:
-        """Tokens of the windows' frames, float32 ``(B, T * per_frame, width)``."""
-        body = windows.embodiment
-        self._check_same(body)
-        observations = {name: torch.from_numpy(array).to(self.device) for name, array in windows.observations.items()}
-        previous = torch.from_numpy(windows.previous).to(self.device)
-        tokens: Tensor = self._tokenizer(body.name)(observations, previous, times, readings, self.images)
+    def _frames(
+        self, name: str, frames: FrameInputs, times: Tensor, readings: dict[str, Tensor], rows: Tensor | None = None
+    ) -> Tensor:
+        """Tokens of frames, float32 ``(B, T, per_frame, width)``."""
+        tokenizer = self._tokenizer(name)
+        tokens: Tensor = tokenizer(frames.observations, frames.previous, times, readings, self.images, rows)
         return tokens.float()
 
     def loss(self, windows: Windows) -> Tensor:
         """The sum of the losses of all true targets, a float32 scalar (divide by their number for the mean)."""
-        return self._action_loss(windows, *self._embed(windows))
+        return self._action_loss(windows, self._embed(windows))
 
     def losses(self, windows: Windows) -> tuple[Tensor, Tensor]:
         """:meth:`loss`, and the mean loss of estimating the body's privileged states: float32 scalars.
@@ -349,39 +437,40 @@ class Policy(nn.Module):
         missing = sorted(estimator.streams.keys() - windows.observations.keys())
         if missing or windows.spreads is None:
             raise PolysomaError(f"windows of {windows.embodiment.name} hold no privileged {missing} to estimate")
-        told, told_valid, frames = self._embed(windows)
+        embedded = self._embed(windows)
         states = {name: torch.from_numpy(windows.observations[name]).to(self.device) for name in estimator.streams}
         spreads = {name: torch.from_numpy(windows.spreads[name]).to(self.device) for name in estimator.streams}
-        missed = estimator.losses(frames, _mean(told, told_valid), states, spreads)
+        missed = estimator.losses(embedded.frames, embedded.summary(), states, spreads)
         true = self._times(windows) < torch.from_numpy(windows.lengths).to(self.device)[:, None]
-        return self._action_loss(windows, told, told_valid, frames), missed[true].mean()
+        return self._action_loss(windows, embedded), missed[true].mean()
 
-    def _action_loss(self, windows: Windows, told: Tensor, told_valid: Tensor, frames: Tensor) -> Tensor:
+    def _action_loss(self, windows: Windows, embedded: _Embedded) -> Tensor:
+        name = windows.embodiment.name
         if windows.actions is None or windows.action_valid is None:
             raise PolysomaError("a loss needs windows with targets")
+        expected = self.horizon(name).chunk
+        if windows.actions.shape[2] != expected:
+            raise PolysomaError(
+                f"{name}: this policy predicts chunks of {expected} actions, the windows have "
+                f"targets of {windows.actions.shape[2]}: draw them with its horizon"
+            )
         actions, valid = torch.from_numpy(windows.actions), torch.from_numpy(windows.action_valid)
-        readouts = self._answer(windows, told, told_valid, frames)
+        readouts = self._answer(name, embedded, self._times(windows), (ACTION,))[ACTION]
         targets = actions.to(self.device)
-        reference = self._reference(windows)
+        reference = self._reference(name, frames_of(windows, self.device)) if name in self._commanded else None
         if reference is not None:
             targets = targets - reference[:, :, None]
-        losses = self.head(windows.embodiment.name).losses(readouts, targets)
+        losses = self.head(name).losses(readouts, targets)
         return losses[valid.to(self.device)].sum()
 
-    def _reference(self, windows: Windows) -> Tensor | None:
+    def _reference(self, name: str, frames: FrameInputs) -> Tensor | None:
         """What actions are relative to at every frame, float32 ``(B, T, A)``; None for a body whose actions are not."""
-        if windows.embodiment.name not in self._commanded:
-            return None
-        observations = {name: torch.from_numpy(array).to(self.device) for name, array in windows.observations.items()}
-        return self.reference(windows.embodiment.name, observations, torch.from_numpy(windows.previous).to(self.device))
-
-    def reference(self, name: str, observations: Mapping[str, Tensor], previous: Tensor) -> Tensor | None:
-        """As :meth:`_reference`, from tensors: streams ``(B, T, *shape)`` and previous actions ``(B, T, A)``."""
         if name not in self._commanded:
             return None
         places, measured = self._commanded[name]
-        now = torch.stack([observations[stream][..., column] for stream, column in places], -1)
-        return torch.where((previous == 0).all(-1, keepdim=True), now, previous) * measured.to(previous.device)
+        now = torch.stack([frames.observations[stream][..., column] for stream, column in places], -1)
+        before = frames.previous
+        return torch.where(frames.previous_valid[..., None], before, now) * measured.to(before.device)
 
     def _estimator(self, name: str) -> Estimator:
         if name not in self.estimators:
@@ -393,9 +482,9 @@ class Policy(nn.Module):
         """What the policy takes a body's privileged states for: stream name to ``(B, T, size)``, float32, in the
         channels' units. Raises PolysomaError for a body that has none."""
         estimator = self._estimator(windows.embodiment.name)
-        with bfloat16(self.device):
-            told, told_valid, frames = self._embed(windows)
-            found = estimator.estimate(frames, _mean(told, told_valid))
+        with self.autocast():
+            embedded = self._embed(windows)
+            found = estimator.estimate(embedded.frames, embedded.summary())
         return {name: state.cpu() for name, state in found.items()}
 
     @torch.inference_mode()
@@ -406,7 +495,7 @@ class Policy(nn.Module):
         goal: Mapping[str, np.ndarray] | None = None,
         context: Sequence[Episode] = (),
         silent: bool = False,
-    ) -> Memory:
+    ) -> PolicyState:
         """Reads an instruction, looks at a goal and at other episodes, once for all decisions that follow.
 
         Args:
@@ -420,66 +509,101 @@ class Policy(nn.Module):
             PolysomaError: an unknown body, episodes of another one, or a policy that was not trained to follow goals or
                 to be shown episodes.
         """
-        history, tokenizer = self.embodiment(body).history, self._tokenizer(body)
         goals = None if goal is None else {camera: picture[None] for camera, picture in goal.items()}
         self.check_context(body, context)
         shown = show(context, max(1, self.config.shown), silent) if context else None
-        with bfloat16(self.device):
-            told, valid, readings = self._told(body, [instruction], goals, shown)
-            mask = told.new_zeros(valid.shape).masked_fill_(~valid, BLOCKED)[:, None, None]
-            _, own = self.trunk.extend(told, mask)
-        read = {name: reading[0] for name, reading in readings.items()}
-        # Without a word, the place of the missing one must not be looked at later either.
-        return Memory(instruction, read, own[:, :, 0][..., valid[0], :], history, tokenizer.per_frame)
+        task = task_of(self.text.encode, self.device, [instruction], goals, shown)
+        with self.autocast():
+            tokens, readings = self._told(body, task)
+            (state,) = self.trunk.start(tokens)
+        return PolicyState(instruction, readings, state)
 
     @torch.inference_mode()
     def predict(
-        self, windows: Windows, memories: Sequence[Memory] | None = None, noise: Tensor | None = None
+        self, windows: Windows, states: Sequence[PolicyState] | None = None, noise: Tensor | None = None
     ) -> Tensor:
         """The chunk of actions for the last frame of each window: the first of what :meth:`respond` returns."""
-        return self.respond(windows, memories, noise)[0]
+        return self.respond(windows, states, noise)[0]
 
     @torch.inference_mode()
     def respond(
-        self, windows: Windows, memories: Sequence[Memory] | None = None, noise: Tensor | None = None
+        self, windows: Windows, states: Sequence[PolicyState] | None = None, noise: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """The chunk of actions for the last frame of each window, and the readout that it was decoded from.
 
         Args:
-            windows: of one embodiment; with memories, only the frames that came since these were last extended.
-            memories: one for each window, from :meth:`begin`; the new frames are added to them. None: windows are
-                whole.
+            windows: of one embodiment; with states, only the frames that came since these were last extended, equally
+                many of each.
+            states: one for each window, from :meth:`begin`; the new frames are added to them. None: windows are whole.
             noise: what heads that draw start from, standard normal ``(B, *head.noise)``; None draws it anew.
 
         Returns:
             Actions in the body's units ``(B, chunk, A)``, or log-probabilities ``(B, chunk, names)``; and readouts
             ``(B, width)``. Both float32, on the CPU.
         """
-        name = windows.embodiment.name
-        if memories is None:
-            memories = [self.begin(name, instruction) for instruction in windows.instructions]
-        per_frame = self._tokenizer(name).per_frame
-        lengths = torch.from_numpy(windows.lengths).to(self.device)[:, None]
-        new = torch.arange(windows.previous.shape[1], device=self.device)
-        before = torch.tensor([[memory.frames] for memory in memories], device=self.device)
-        with bfloat16(self.device):
-            readings, past, past_valid = stack(memories)
-            # Padding may lie beyond the last position.
-            times = (before + new).clamp(max=windows.embodiment.history - 1)
-            frames = self._frames(windows, times, readings)
-            # What is remembered may be looked at like words: it lies before all that is new.
-            mask = attention_mask(past_valid, new < lengths, lengths - 1, per_frame)[:, :, past_valid.shape[1] :]
-            readouts = self._readouts(name, before + lengths - 1)
-            tokens, own = self.trunk.extend(torch.cat([frames, readouts], 1), mask, past)
+        name, body = windows.embodiment.name, windows.embodiment
+        self._check_same(body)
+        frames, new = frames_of(windows, self.device), windows.previous.shape[1]
+        last = torch.from_numpy(windows.lengths).to(self.device) - 1
+        with self.autocast():
+            if states is None:
+                task = task_of(self.text.encode, self.device, windows.instructions, windows.goals, windows.shown)
+                readouts = self.ask(name, task, frames, last)
+            else:
+                if (windows.lengths != new).any():
+                    raise PolysomaError(f"expected {new} new frames for each state, got {windows.lengths.tolist()}")
+                before = torch.tensor([[state.frames] for state in states], device=self.device)
+                times = before + torch.arange(new, device=self.device)
+                tokens = self._frames(name, frames, times, readings_of(states))
+                asking = self._readouts(name, ACTION, times[:, -1:])
+                readouts = self.trunk.step([state.trunk for state in states], tokens, asking)
             start = None if noise is None else noise[:, None].to(self.device)
-            prediction = self.head(name).decode(tokens[:, -1:], start)[:, 0]
-            reference = self._reference(windows)
-            if reference is not None:
-                rows = torch.arange(len(windows), device=self.device)
-                prediction = prediction + reference[rows, lengths[:, 0] - 1][:, None]
-        for row, (memory, length) in enumerate(zip(memories, windows.lengths, strict=True)):
-            memory.extend(own[:, :, row, :, : length * per_frame])
-        return prediction.cpu(), tokens[:, -1].float().cpu()
+            prediction = self.decode(name, readouts, frames, last, start)
+        return prediction.cpu(), readouts[:, 0].float().cpu()
+
+    def ask(self, name: str, task: TaskInputs, frames: FrameInputs, last: Tensor) -> Tensor:
+        """The readouts ``(B, 1, width)`` for the actions of a body at the frames ``last``, int64 ``(B,)``, of whole
+        windows."""
+        return self._answer(name, self._embed_inputs(name, task, frames), last[:, None], (ACTION,))[ACTION]
+
+    def decode(
+        self, name: str, readouts: Tensor, frames: FrameInputs, last: Tensor, noise: Tensor | None = None
+    ) -> Tensor:
+        """Chunks of actions of a body, as :meth:`respond` returns them, from readouts ``(B, 1, width)`` at the frames
+        ``last``, int64 ``(B,)``."""
+        prediction = self.head(name).decode(readouts, noise)[:, 0]
+        reference = self._reference(name, frames)
+        if reference is None:
+            return prediction
+        return prediction + reference[torch.arange(len(readouts), device=last.device), last][:, None]
+
+    def add_readout(self, body: str, name: str, head: ReadoutHead) -> None:
+        """Gives bodies another readout with a head of its own, random at first. What the others compute stays the same
+        bits, as nothing sees a readout.
+
+        Args:
+            body: an action group (:attr:`Embodiment.body`), all of whose bodies get a readout.
+            name: of the readout, such as ``"value"``; letters, digits and ``_``.
+            head: what becomes of it.
+
+        Raises:
+            PolysomaError: no body of this group, or a name that is taken.
+        """
+        if body not in (groups := {known.body for known in self.config.embodiments}):
+            raise PolysomaError(f"readout {name!r}: expected a body of {sorted(groups)}, got {body!r}")
+        have = self.config.readouts.get(body, {})
+        if name == ACTION or name in have or not name.isidentifier():
+            raise PolysomaError(f"readout {name!r} of {body}: expected a new name of letters, digits and _")
+        config = dataclasses.replace(self.config, readouts={**self.config.readouts, body: {**have, name: head}})
+        self._add_readout(body, name, head)
+        self.config = config
+
+    def _add_readout(self, group: str, name: str, head: ReadoutHead) -> None:
+        for body in self.config.embodiments:
+            if body.body == group:
+                token = torch.randn(self.horizon(body.name).history, self.config.width, device=self.device) * 0.02
+                self.readouts[_key(body.name, name)] = nn.Parameter(token)
+        self.heads[_key(group, name)] = head.build(self.config.width).to(self.device)
 
     def grown(
         self,
@@ -491,6 +615,7 @@ class Policy(nn.Module):
         keep: bool = True,
         relative: Collection[str] = (),
         shown: int = 0,
+        horizons: Mapping[str, Horizon] | None = None,
     ) -> Policy:
         """A policy that also knows these bodies and words, with all the weights that this one has and that still fit.
 
@@ -507,6 +632,8 @@ class Policy(nn.Module):
             relative: bodies whose actions are relative from now on (:class:`PolicyConfig`); where they were not, the
                 head is new.
             shown: frames of each episode that it is to be shown; a policy that reads some already keeps to these.
+            horizons: how it looks at bodies from now on; a body without one is looked at as before, or where it is new
+                by :meth:`Horizon.default`. Where a known body's changes, the weights that do not fit are new.
 
         Raises:
             PolysomaError: a body of a known name differs from the known one.
@@ -521,14 +648,28 @@ class Policy(nn.Module):
                 known[body.name] = body
         if not keep:
             known = {body.name: body for body in embodiments}
+        looks = {
+            body.name: (horizons or {}).get(body.name)
+            or self.config.horizons.get(body.name)
+            or Horizon.default(body.rate_hz, isinstance(body.actions, DiscreteActions))
+            for body in known.values()
+        }
+
+        def kept(name: str) -> dict[str, Statistics]:
+            # Statistics of offsets are of every place in a chunk.
+            same = name in self.config.horizons and self.config.horizons[name].chunk == looks[name].chunk
+            own = self.config.statistics.get(name, {})
+            return {stream: value for stream, value in own.items() if same or stream != "offset"}
+
         config = dataclasses.replace(
             self.config,
             embodiments=tuple(known.values()),
-            statistics={name: {**statistics.get(name, {}), **self.config.statistics.get(name, {})} for name in known},
+            statistics={name: {**statistics.get(name, {}), **kept(name)} for name in known},
             vocabulary=(*self.config.vocabulary, *(w for w in vocabulary if w not in self.config.vocabulary)),
             images=images or self.config.images,
             relative=tuple(sorted({*self.config.relative, *relative} & {body.body for body in known.values()})),
             shown=self.config.shown or shown,
+            horizons=looks,
         )
         policy = Policy(config)
         own = policy.state_dict()
@@ -561,6 +702,7 @@ class Policy(nn.Module):
         embodiments: Sequence[Embodiment],
         statistics: Mapping[str, Mapping[str, Statistics]],
         vocabulary: Sequence[str],
+        horizons: Mapping[str, Horizon] | None = None,
     ) -> Policy:
         """A policy of these bodies alone that shares this one's weights, which take no more gradients, and has a few of
         its own. Bodies that are known begin with the weights and statistics that they have.
@@ -570,11 +712,12 @@ class Policy(nn.Module):
             embodiments: bodies to drive.
             statistics: those of bodies that are not known.
             vocabulary: words to know.
+            horizons: as for :meth:`grown`.
 
         Raises:
             PolysomaError: this policy is an adaptation itself, or a body of a known name differs from the known one.
         """
-        grown = self.grown(embodiments, statistics, vocabulary, keep=False)
+        grown = self.grown(embodiments, statistics, vocabulary, keep=False, horizons=horizons)
         words = len(grown.config.vocabulary) - len(self.config.vocabulary)
         policy = self.on(
             dataclasses.replace(grown.config, adaptation=dataclasses.replace(adaptation, words=words)),
@@ -637,11 +780,30 @@ class Policy(nn.Module):
                 module.eval()
         return self
 
-    def for_inference(self) -> Policy:
-        """Stores the matrices in bfloat16 (what the products run in anyway), freezes, and returns itself."""
+    @property
+    def precision(self) -> Precision:
+        """What it computes products in (:mod:`polysoma.nn.precision`): what it was told, or what suits its device."""
+        return self._precision or precision.chosen(self.device)
+
+    def compute_in(self, wanted: str | None) -> Policy:
+        """Chooses the precision, as for :func:`polysoma.nn.precision.chosen`, and returns itself."""
+        self._precision = None if wanted in (None, "auto") else precision.chosen(self.device, wanted)
+        return self
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """Products in the policy's precision, for all that calls :meth:`loss`, :meth:`forward` and the like."""
+        return precision.autocast(self.device, self.precision)
+
+    def for_inference(self, wanted: str | None = None) -> Policy:
+        """Stores the matrices in the precision that it computes in from now on, freezes, and returns itself.
+
+        Args:
+            wanted: as for :func:`polysoma.nn.precision.chosen`.
+        """
+        self._precision = precision.chosen(self.device, wanted)
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Conv2d | nn.Embedding):
-                module.bfloat16()
+                module.to(precision.dtype(self._precision))
         return self.requires_grad_(False).eval()
 
     def agent(
@@ -674,7 +836,7 @@ class Policy(nn.Module):
 
     def describe(self, name: str) -> str:
         """The token table of one body, a line for each group of tokens."""
-        body, tokenizer = self.embodiment(name), self._tokenizer(name)
+        body, horizon, tokenizer = self.embodiment(name), self.horizon(name), self._tokenizer(name)
         rows: list[tuple[str, str, str]] = [("words", "one a word", "words")]
         if self.shown is not None and tokenizer.previous is not None:
             rows = [("words", "one a word", "words, what is shown")]
@@ -682,7 +844,9 @@ class Policy(nn.Module):
             rows.append(("episodes that are shown", frames, "words, what is shown"))
         if tokenizer.fused:
             streams = " + ".join(stream.name for stream in body.arrays)
-            rows.append((f"frame: {streams} + previous action", f"1 x {body.history} frames", "words, frames so far"))
+            rows.append(
+                (f"frame: {streams} + previous action", f"1 x {horizon.history} frames", "words, frames so far")
+            )
         else:
             for stream in body.arrays:
                 image = stream.modality is Modality.IMAGE
@@ -691,7 +855,7 @@ class Policy(nn.Module):
             if tokenizer.previous is not None:
                 rows.append(("previous action", str(tokenizer.previous.tokens), "words, this frame"))
         unit = "choices of" if hasattr(body.actions, "names") else "actions of"
-        rows.append((f"readout -> {body.chunk} {unit} {body.actions.size}", "1", "words, frames so far, itself"))
+        rows.append((f"readout -> {horizon.chunk} {unit} {body.actions.size}", "1", "words, frames so far, itself"))
         widths = [max(len(row[i]) for row in rows) for i in range(3)]
         lines = ["  " + "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
         return "\n".join([f"{name} at {body.rate_hz:g} Hz (group, tokens, sees):", *lines])
@@ -704,7 +868,7 @@ class Policy(nn.Module):
             counts["own"] = sum(value.numel() for value in self.own().values())
         for name, adaptation in self.adaptations.items():
             counts[f"{name}, adapted"] = sum(value.numel() for value in adaptation.own().values())
-        shape = f"width {self.config.width}, depth {self.config.depth}, {self.config.heads} heads"
+        shape = f"width {self.config.width}, depth {self.config.trunk.depth}, {self.config.trunk.heads} heads"
         lines = [f"Policy: {self.parameter_count():,} parameters, {shape}, {len(self.config.vocabulary)} words"]
         width = max(map(len, counts))
         lines += [f"  {name:<{width}}{count:>12,}" for name, count in counts.items()]
@@ -728,13 +892,3 @@ def _commanded(body: Embodiment) -> tuple[list[tuple[str, int]], Tensor]:
             f"{body.name}: relative actions need state channels of the same names; there is no {missing}"
         )
     return [places[channel.name] for channel in body.actions.channels], torch.tensor(body.actions.measured).float()
-
-
-def _mean(tokens: Tensor, valid: Tensor) -> Tensor:
-    weight = valid[..., None].to(tokens.dtype)
-    return (tokens * weight).sum(1) / weight.sum(1).clamp(min=1)
-
-
-def bfloat16(device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """Matrix products in bfloat16, sums and normalisations in float32."""
-    return torch.autocast(device.type, torch.bfloat16)

@@ -22,6 +22,7 @@ from polysoma.data.dataset import Dataset
 from polysoma.data.episode import Episode
 from polysoma.data.paraphrases import Split
 from polysoma.errors import PolysomaError
+from polysoma.task import body_of
 
 EXPERT, RANDOM = "expert", "random"
 
@@ -63,11 +64,13 @@ class Checkpoint:
         place: a folder, or the name of weights.
         temperature: see :class:`~polysoma.acting.agent.Acting`.
         retrieve: None, or a data set of demonstrations that are looked up, and how many of each task (0 for all).
+        precision: what it computes in, as for :func:`polysoma.nn.precision.chosen`.
     """
 
     place: str
     temperature: float | None = None
     retrieve: tuple[str, int] | None = None
+    precision: str | None = None
 
     def __call__(self) -> Planner:
         # torch takes a second to import and much memory, which other drivers should not pay for.
@@ -75,7 +78,7 @@ class Checkpoint:
         from polysoma.acting.retrieval import DemonstrationIndex, Retrieval
         from polysoma.policy.checkpoint import load
 
-        policy = load(self.place)
+        policy = load(self.place, precision=self.precision)
         planner = as_planner(policy, self.temperature)
         if self.retrieve is None:
             return planner
@@ -97,7 +100,7 @@ class Checkpoint:
         from polysoma.policy.checkpoint import read_config, resolve
 
         known = [body["name"] for body in read_config(resolve(self.place))["embodiments"]]
-        unknown = sorted({task.split("/")[0] for task in tasks} - set(known))
+        unknown = sorted({body_of(task) for task in tasks} - set(known))
         if unknown:
             raise PolysomaError(f"{self.place} does not know the bodies {unknown}; it knows {known}")
 

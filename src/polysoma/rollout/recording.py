@@ -14,6 +14,7 @@ from polysoma.data.writer import DatasetWriter
 from polysoma.rollout.drivers import Behaviour, Expert
 from polysoma.rollout.jobs import Job, Outcome, interleave
 from polysoma.rollout.rollout import Workers, rollout_in_workers
+from polysoma.task import body_of
 
 
 @dataclass
@@ -57,18 +58,18 @@ def record(
     behaviour = replace(behaviour, label=True)
     simulators.check_installed(tasks)
     bodies = simulators.embodiments()
-    names = list(dict.fromkeys(task.split("/")[0] for task in tasks))
+    names = list(dict.fromkeys(body_of(task) for task in tasks))
     with contextlib.ExitStack() as stack:
         writers = {body: stack.enter_context(DatasetWriter(out / body, bodies[body])) for body in names}
         jobs: list[Job] = [
             job
             for job in interleave(tasks, range(seed, seed + episodes))
-            if (job.task, job.seed) not in writers[job.task.split("/")[0]].done
+            if (job.task, job.seed) not in writers[body_of(job.task)].done
         ]
         result = Recorded(skipped=len(tasks) * episodes - len(jobs))
         began = time.monotonic()
         for done, outcome in enumerate(rollout_in_workers(jobs, behaviour, workers), 1):
-            writer = writers[outcome.task.split("/")[0]]
+            writer = writers[body_of(outcome.task)]
             if outcome.episode is not None and _worth_keeping(outcome, behaviour):
                 writer.add(outcome.episode)
                 result.kept[outcome.task] += 1

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from polysoma import hub
-from polysoma.data import layout
+from polysoma.data import stored
 from polysoma.data.formats import open_reader
-from polysoma.data.formats.reader import ACTION, OBSERVATION, Reader
+from polysoma.data.formats.reader import ACTION, OBSERVATION, REWARD, Reader
 from polysoma.data.images import encode_jpeg
 from polysoma.data.view import chosen_episodes
 from polysoma.embodiment import INSTRUCTION, DiscreteActions, Embodiment, Modality
@@ -126,10 +126,10 @@ class RerunLog:
             if stream.modality is Modality.TEXT:
                 log.instruct(values[stream.name])
             elif stream.modality is Modality.IMAGE:
-                log.picture(layout.stream_key(body, stream), values[stream.name])
+                log.picture(stored.stream_key(body, stream), values[stream.name])
             elif stream.name in values:
                 names = [channel.name for channel in stream.channels]
-                log.numbers(layout.stream_key(body, stream), np.asarray(values[stream.name]), names)
+                log.numbers(stored.stream_key(body, stream), np.asarray(values[stream.name]), names)
         done = body.check_action(action)
         if isinstance(body.actions, DiscreteActions):
             log.numbers(ACTION, done, ["choice"])
@@ -174,7 +174,7 @@ class RerunFile:
         log.instruct(reader.instructions[number])
         missing = reader.missing()
         for name, column in reader.columns.items():
-            if not (column.picture or name == ACTION or name.startswith(OBSERVATION)):
+            if not (column.picture or name in (ACTION, REWARD) or name.startswith(OBSERVATION)):
                 continue
             log.at(0)
             try:

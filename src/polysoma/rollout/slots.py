@@ -82,9 +82,11 @@ class Slot:
             noise = environment.expert_noise if isinstance(behaviour.driver, Expert) else 0.0
         self.noise = noise if isinstance(self.body.actions, ContinuousActions) else 0.0
         self.steps, self.success, self.total = 0, False, 0.0
+        self.terminated = False
         self.observations: list[Observation] = []
         self.labels: list[Any] = []
         self.executed: list[Any] = []
+        self.rewards: list[float] = []
         self.frames: list[np.ndarray] = []
         self.expert = StepExpert(environment)
         self._film()
@@ -116,10 +118,13 @@ class Slot:
             self.executed.append(action)
         observation, reward, terminated, truncated, info = self.environment.step(action)
         self.observation = self._heard(observation)
+        self.rewards.append(float(reward))
         self.total += float(reward)
         self.steps += 1
         self.success = bool(info["success"])
-        over = self.success or terminated or truncated or self.steps >= self.limit
+        # A success ends the task, unless it is only judged where a time limit cut the episode, as a return is.
+        self.terminated = bool(terminated) or (self.success and not truncated)
+        over = self.terminated or truncated or self.steps >= self.limit
         self._film(last=over)
         return over
 
@@ -144,6 +149,7 @@ class Slot:
         instruction = self.observation[INSTRUCTION]
         episode = None
         if self.labels:
+            last = {**self.observation, **self.environment.privileged()}
             dtype = np.float32 if isinstance(self.body.actions, ContinuousActions) else np.int64
             episode = Episode(
                 embodiment=self.body,
@@ -154,6 +160,11 @@ class Slot:
                 observations={s.name: np.stack([o[s.name] for o in self.observations]) for s in self.body.recorded},
                 actions=np.asarray(self.labels, dtype),
                 executed=np.asarray(self.executed, dtype),
+                rewards=np.asarray(self.rewards, np.float32),
+                terminated=self.terminated,
+                # An expert that gives up, and a guard that stops, cut the episode; the task goes on.
+                truncated=not self.terminated,
+                final={stream.name: np.array(last[stream.name]) for stream in self.body.recorded},
             )
         return Outcome(
             self.job.task,

@@ -24,7 +24,7 @@ _REACH_S = 10.0
 LOCAL = "local"
 """The address of a Ray cluster that is started here for the purpose."""
 
-_PASSED_ON = ("POLYSOMA_FAMILIES", "MUJOCO_GL", "PYTHONPATH")
+_PASSED_ON = ("POLYSOMA_FAMILIES", "POLYSOMA_PRECISION", "MUJOCO_GL", "PYTHONPATH")
 
 
 def in_processes(work: Work, jobs: Sequence[Any], workers: int, *arguments: Any) -> Generator[Any, None, None]:

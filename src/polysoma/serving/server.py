@@ -43,6 +43,7 @@ from websockets.http11 import Request, Response
 
 from polysoma.acting.agent import Agent, plan_together
 from polysoma.acting.planner import Planner, as_planner, embodiment_for, known_embodiments
+from polysoma.acting.policy_planner import policy_behind
 from polysoma.embodiment import INSTRUCTION, Embodiment
 from polysoma.errors import PolysomaError
 from polysoma.policy.policy import Policy
@@ -226,9 +227,9 @@ class PolicyServer:
     def _description(self) -> dict[str, Any]:
         return {
             "server": "polysoma",
-            "embodiments": {name: body.to_json() for name, body in self.bodies.items()},
+            "embodiments": {body.name: _described(self._planners[_BASE], body) for body in self.bodies.values()},
             "adapters": {
-                adapter: {name: body.to_json() for name, body in bodies.items()}
+                adapter: {body.name: _described(self._planners[adapter], body) for body in bodies.values()}
                 for adapter, bodies in self._bodies.items()
                 if adapter != _BASE
             },
@@ -313,6 +314,12 @@ class PolicyServer:
 
 
 _OPTIONS = ("adapter", "embodiment", "executed", "executed_action", "deadline_ms", "reset", "prompt")
+
+
+def _described(planner: Planner, body: Embodiment) -> dict[str, Any]:
+    """The body as clients are told of it; of a policy with its horizon, so that they know how long an answer is."""
+    policy = policy_behind(planner)
+    return body.to_json() if policy is None else policy.driving(body.name).description(body.name)
 
 
 def _observation(request: Mapping[str, Any]) -> dict[str, Any]:

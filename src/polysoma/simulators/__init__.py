@@ -21,8 +21,10 @@ import gymnasium
 
 from polysoma.embodiment import Embodiment
 from polysoma.errors import PolysomaError
+from polysoma.horizon import Horizon
 from polysoma.simulators import aloha, babyai, drone, fetch, gym_mujoco, metaworld, pointmaze, quadruped, rover
 from polysoma.simulators.environment import Environment, Family
+from polysoma.task import body_of
 
 FAMILIES_VARIABLE = "POLYSOMA_FAMILIES"
 
@@ -61,6 +63,11 @@ def embodiments() -> dict[str, Embodiment]:
     return {name: family.embodiment for name, family in families().items()}
 
 
+def recommended_horizon(body: str) -> Horizon | None:
+    """What a family recommends for its body; None for a body that no family is of."""
+    return families()[body].horizon if body in families() else None
+
+
 def tasks_of(body: str) -> tuple[str, ...]:
     """The full names of a family's tasks."""
     return families()[body].tasks if body in families() else ()
@@ -89,7 +96,7 @@ def match_tasks(patterns: str | list[str] | tuple[str, ...], bodies: Iterable[st
 
 def check_installed(tasks: Iterable[str]) -> None:
     """Raises PolysomaError that names the command to run when the simulator of one of the tasks is not installed."""
-    for body in sorted({task.partition("/")[0] for task in tasks}):
+    for body in sorted({body_of(task) for task in tasks}):
         if body in families():
             families()[body].check_installed()
 
@@ -105,7 +112,7 @@ def make(task: str, render_mode: str | None = None, **options: Any) -> Environme
     Raises:
         PolysomaError: there is no such task, its simulator is not installed, or it has no such option.
     """
-    family = families().get(task.partition("/")[0])
+    family = families().get(body_of(task))
     if family is None or task not in family.tasks:
         match_tasks([task])
         raise PolysomaError(f"{task!r} is a pattern; name one task")
@@ -121,7 +128,7 @@ def _suggestion(pattern: str, tasks: list[str]) -> str:
     near = [task for task in tasks if task.startswith(family + "/")]
     if near:
         return f"{family} has {', '.join(task.partition('/')[2] for task in near)}"
-    names = dict.fromkeys(task.partition("/")[0] for task in tasks)
+    names = dict.fromkeys(body_of(task) for task in tasks)
     return "tasks are called family/name; families: " + ", ".join(names)
 
 

@@ -22,8 +22,10 @@ from polysoma.embodiment import (
     Stream,
     channels,
 )
+from polysoma.horizon import Horizon
 from polysoma.simulators.environment import Family, MujocoEnvironment, package_folder
 from polysoma.simulators.views import seen
+from polysoma.task import Task
 
 SIDES = ("left", "right")
 _FILES = {"transfer-cube": "bimanual_viperx_transfer_cube.xml", "insertion": "bimanual_viperx_insertion.xml"}
@@ -65,9 +67,6 @@ EMBODIMENT = Embodiment(
     streams=(Stream("state", Modality.STATE, (len(_STATE),), _STATE), Stream(INSTRUCTION, Modality.TEXT)),
     actions=ContinuousActions((*_arm("left"), *_arm("right"))),
     rate_hz=50.0,
-    chunk=16,
-    history=1,
-    previous_action=True,
 )
 """Two arms of six joints with a gripper each, and what they handle: the cube, or the peg and the socket (a missing
 object is all zeros). Actions are joint angles and grippers, 0 closed and 1 open. The joints lag behind what they are
@@ -92,7 +91,7 @@ class Aloha(MujocoEnvironment):
 
         self.task = task
         self._mujoco = mujoco
-        name = task.partition("/")[2]
+        name = Task.parse(task).name
         self._model = mujoco.MjModel.from_xml_path(str(package_folder("gym_aloha") / "assets" / _FILES[name]))
         self._data = mujoco.MjData(self._model)
         self._instruction = _INSTRUCTIONS[name]
@@ -366,7 +365,15 @@ def _build(task: str) -> Aloha:
     return TransferCube(task) if task == "aloha/transfer-cube" else Insertion(task)
 
 
-FAMILY = Family(EMBODIMENT, TASKS, ("mujoco", "gym_aloha"), _build, install="pip install --no-deps gym-aloha==0.1.5")
+FAMILY = Family(
+    EMBODIMENT,
+    TASKS,
+    ("mujoco", "gym_aloha"),
+    _build,
+    install="pip install --no-deps gym-aloha==0.1.5",
+    # The hands look alike while they open and while they close: only the last command tells which.
+    horizon=Horizon(chunk=16, previous_action=True),
+)
 
 PIXELS = seen(FAMILY, ("top",), [channel.name for channel in (*_arm("left"), *_arm("right"))])
 """A camera above the table and the joints."""

@@ -20,8 +20,10 @@ import numpy as np
 
 from polysoma.embodiment import INSTRUCTION, DiscreteActions, Embodiment, Modality, Observation, Stream
 from polysoma.errors import PolysomaError
+from polysoma.horizon import Horizon
 from polysoma.simulators.environment import Environment, ExpertFailed, Family
 from polysoma.simulators.views import seen
+from polysoma.task import Task
 
 _LEVELS = """
     GoToRedBallGrey GoToRedBall GoToObj GoToLocal GoToObjMaze GoTo PickupLoc Pickup UnblockPickup Open OpenTwoDoors
@@ -45,8 +47,6 @@ EMBODIMENT = Embodiment(
     ),
     actions=DiscreteActions(("left", "right", "forward", "pickup", "drop", "toggle", "done")),
     rate_hz=5.0,
-    chunk=1,
-    history=32,
 )
 """The agent of the grid world: the 7 x 7 cells in front of it (kind, colour, state of what is there), its compass
 direction (0 right, 1 down, 2 left, 3 up) and the mission."""
@@ -69,7 +69,7 @@ class BabyAI(Environment):
         import minigrid  # noqa: F401  (registers the levels)
         from minigrid.utils.baby_ai_bot import BabyAIBot
 
-        level = task.partition("/")[2]
+        level = Task.parse(task).name
         with contextlib.redirect_stdout(io.StringIO()):
             registered = f"BabyAI-{_REGISTERED.get(level, level)}-v0"
             self._simulation: Any = gymnasium.make(registered, disable_env_checker=True).unwrapped
@@ -234,7 +234,7 @@ def _time_limit(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, handler)
 
 
-FAMILY = Family(EMBODIMENT, TASKS, ("minigrid",), BabyAI)
+FAMILY = Family(EMBODIMENT, TASKS, ("minigrid",), BabyAI, horizon=Horizon(history=32))
 
 PIXELS = seen(FAMILY, ("view",), streams=("direction",))
 """A drawing of the cells in front, and the compass."""

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 
 from polysoma.embodiment import INSTRUCTION, ContinuousActions, Embodiment, Modality, Observation, Stream, channels
+from polysoma.horizon import Horizon
 from polysoma.simulators.environment import Family
 from polysoma.simulators.robotics import GoalEnvironment
+from polysoma.task import Task
 
 _SIMULATIONS = {"reach": "FetchReach-v4", "push": "FetchPush-v4", "pick-and-place": "FetchPickAndPlace-v4"}
 _INSTRUCTIONS = {
@@ -39,8 +41,6 @@ EMBODIMENT = Embodiment(
     streams=(Stream("state", Modality.STATE, (len(_STATE),), _STATE), Stream(INSTRUCTION, Modality.TEXT)),
     actions=ContinuousActions(channels("dx dy dz gripper", "1", -1.0, 1.0)),
     rate_hz=25.0,
-    chunk=4,
-    history=1,
 )
 """The Fetch arm: hand, fingers, cube (zeros where there is none) and goal, changes per step of 1/25 s included; moves
 of the hand (1 is five centimetres a step) and the gripper (1 opens it)."""
@@ -59,7 +59,7 @@ class Fetch(GoalEnvironment):
     success_key = "is_success"
 
     def __init__(self, task: str) -> None:
-        self._name = task.partition("/")[2]
+        self._name = Task.parse(task).name
         super().__init__(task, _SIMULATIONS[self._name])
         space = self.embodiment.observation_space()["state"]
         self._low, self._high = space.low, space.high  # type: ignore[attr-defined]
@@ -129,4 +129,4 @@ def _push(hand: np.ndarray, opening: float, cube: np.ndarray, goal: np.ndarray) 
     return np.clip(target - hand, -0.1, 0.1) * min(1.0, 0.35 + 3 * distance), -1.0
 
 
-FAMILY = Family(EMBODIMENT, TASKS, ("mujoco", "gymnasium_robotics"), Fetch)
+FAMILY = Family(EMBODIMENT, TASKS, ("mujoco", "gymnasium_robotics"), Fetch, horizon=Horizon(chunk=4))

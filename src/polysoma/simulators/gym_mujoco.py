@@ -25,6 +25,7 @@ from polysoma.embodiment import (
     Stream,
     channels,
 )
+from polysoma.horizon import Horizon
 from polysoma.simulators.environment import Family, MujocoEnvironment
 
 _LIMIT = 1000.0
@@ -227,13 +228,12 @@ def _families() -> Iterator[Family]:
             ),
             actions=ContinuousActions(body.actions),
             rate_hz=body.rate_hz,
-            chunk=4,
         )
 
         def build(task: str, embodiment: Embodiment = embodiment) -> GymMujoco:
             return GymMujoco(embodiment, task)
 
-        yield Family(embodiment, (f"{name}/{body.task}",), ("mujoco",), build, by_return=True)
+        yield Family(embodiment, (f"{name}/{body.task}",), ("mujoco",), build, by_return=True, horizon=Horizon(chunk=4))
 
 
 FAMILIES = tuple(_families())

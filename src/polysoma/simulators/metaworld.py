@@ -26,8 +26,10 @@ from polysoma.embodiment import (
     Stream,
     channels,
 )
+from polysoma.horizon import Horizon
 from polysoma.simulators.environment import Family, MujocoEnvironment
 from polysoma.simulators.views import seen
+from polysoma.task import Task
 
 _INSTRUCTIONS = {
     "assembly-v3": "put the ring on the peg",
@@ -109,8 +111,6 @@ EMBODIMENT = Embodiment(
     streams=(Stream("state", Modality.STATE, (len(_STATE),), _STATE), Stream(INSTRUCTION, Modality.TEXT)),
     actions=ContinuousActions(channels("dx dy dz gripper", "1", -1.0, 1.0)),
     rate_hz=80.0,
-    chunk=8,
-    history=1,
 )
 """The Sawyer arm: hand, gripper and up to two objects now and one step before, and the goal; moves of the hand
 (1 is one centimetre of its target a step) and the gripper (1 closes it)."""
@@ -137,7 +137,7 @@ class MetaWorld(MujocoEnvironment):
             from metaworld.env_dict import ALL_V3_ENVIRONMENTS
             from metaworld.policies import ENV_POLICY_MAP
 
-            name = task.partition("/")[2]
+            name = Task.parse(task).name
             level = gymnasium.logger.min_level
             gymnasium.logger.min_level = logging.ERROR
             try:
@@ -240,7 +240,7 @@ def _is_plain(value: Any) -> bool:
     return value is None or isinstance(value, bool | int | float | str)
 
 
-FAMILY = Family(EMBODIMENT, TASKS, ("mujoco", "metaworld"), MetaWorld)
+FAMILY = Family(EMBODIMENT, TASKS, ("mujoco", "metaworld"), MetaWorld, horizon=Horizon(chunk=8))
 
 PIXELS = seen(FAMILY, ("corner", "wrist"), ("hand_x", "hand_y", "hand_z", "gripper_opening"))
 """Two cameras, one at a corner of the table (objects and goals fill its picture) and one in the hand, and where the

@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 
 from polysoma.embodiment import INSTRUCTION, ContinuousActions, Embodiment, Modality, Observation, Stream, channels
+from polysoma.horizon import Horizon
 from polysoma.simulators.environment import Family
 from polysoma.simulators.robotics import GoalEnvironment
+from polysoma.task import Task
 
 _SIMULATIONS = {"umaze": "PointMaze_UMaze-v3", "medium": "PointMaze_Medium-v3", "large": "PointMaze_Large-v3"}
 _INSTRUCTIONS = {
@@ -34,8 +36,6 @@ EMBODIMENT = Embodiment(
     streams=(Stream("state", Modality.STATE, (len(_STATE),), _STATE), Stream(INSTRUCTION, Modality.TEXT)),
     actions=ContinuousActions(channels("force_x force_y", "1", -1.0, 1.0)),
     rate_hz=100.0,
-    chunk=8,
-    history=1,
 )
 """A ball: its place, its speed and the goal; the force on it in parts of the largest."""
 
@@ -53,7 +53,7 @@ class PointMaze(GoalEnvironment):
     success_key = "success"
 
     def __init__(self, task: str) -> None:
-        name = task.partition("/")[2]
+        name = Task.parse(task).name
         super().__init__(task, _SIMULATIONS[name], continuing_task=False)
         self._instruction = _INSTRUCTIONS[name]
         self._state = np.zeros(len(_STATE), np.float32)
@@ -116,4 +116,4 @@ class PointMaze(GoalEnvironment):
         return toward
 
 
-FAMILY = Family(EMBODIMENT, TASKS, ("mujoco", "gymnasium_robotics"), PointMaze)
+FAMILY = Family(EMBODIMENT, TASKS, ("mujoco", "gymnasium_robotics"), PointMaze, horizon=Horizon(chunk=8))

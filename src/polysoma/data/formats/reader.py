@@ -2,14 +2,15 @@
 
 A reader opens a folder or a file without copying it and gives its episodes as columns of frames. Columns are called as
 LeRobot calls them, whatever the format: ``observation.NAME`` for numbers, ``observation.images.NAME`` for pictures,
-``action``, and ``reward`` and ``timestamp`` where there are any. Nothing is resized, normalised or left out here.
+``action``, and where there are any ``timestamp``, ``reward`` and the flags that say how an episode ends
+(:meth:`Reader.ending`). Nothing is resized, normalised or left out here.
 """
 
 from __future__ import annotations
 
 import abc
 import contextlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -20,6 +21,8 @@ from polysoma.errors import PolysomaError
 from polysoma.files import reason
 
 ACTION, REWARD, TIMESTAMP = "action", "reward", "timestamp"
+TERMINATED, TRUNCATED, DONE, DISCOUNT, SUCCESS = "terminated", "truncated", "done", "discount", "success"
+FLAGS = (TERMINATED, TRUNCATED, DONE, DISCOUNT, SUCCESS)
 OBSERVATION, PICTURE = "observation.", "observation.images."
 
 Severity = Literal["error", "warning", "note"]
@@ -59,6 +62,21 @@ class Problem:
     remedy: str
 
 
+@dataclass(frozen=True)
+class Ending:
+    """How an episode ended.
+
+    Attributes:
+        terminated: the task itself ended it.
+        truncated: something else did, such as a step limit. Both are False where the files do not say.
+        success: whether the task was solved; None where the files do not say.
+    """
+
+    terminated: bool = False
+    truncated: bool = False
+    success: bool | None = None
+
+
 class Reader(abc.ABC):
     """An opened data set of E episodes.
 
@@ -70,7 +88,9 @@ class Reader(abc.ABC):
         columns: by name, see the module's vocabulary.
         lengths: frames of each episode, int64 ``(E,)``.
         instructions: what each episode was told to do; empty strings where nothing is said.
-        successes: whether each episode succeeded, bool ``(E,)``; None where the format does not say.
+        successes: whether each episode succeeded, bool ``(E,)``; None where that is only known frame by frame, if at
+            all: :meth:`ending` tells.
+        finals: which episodes have an observation after their last action, bool ``(E,)``; None where none has.
     """
 
     path: Path
@@ -81,6 +101,7 @@ class Reader(abc.ABC):
     lengths: np.ndarray
     instructions: Sequence[str]
     successes: np.ndarray | None = None
+    finals: np.ndarray | None = None
 
     def read(self, episode: int, columns: Collection[str] | None = None) -> dict[str, np.ndarray]:
         """Some columns of one episode (all by default): name to ``(T, *shape)`` of the column's dtype.
@@ -96,6 +117,57 @@ class Reader(abc.ABC):
         self, episode: int, start: int, stop: int, columns: Collection[str] | None = None
     ) -> dict[str, np.ndarray]:
         """Frames ``start`` to ``stop`` (not included) of an episode, as :meth:`read`. No other picture is decoded."""
+
+    @property
+    def flags(self) -> list[str]:
+        """The columns that say how episodes end."""
+        return [name for name in FLAGS if name in self.columns]
+
+    def ending(self, episode: int, held: Mapping[str, np.ndarray] | None = None) -> Ending:
+        """How an episode ended, from the flags of its frames.
+
+        Those of the last frame count; a success may have been at any frame. ``done`` is a termination, as LeRobot's and
+        robomimic's own algorithms take it, unless a flag calls it a truncation; so is a ``discount`` of 0. What ends
+        although its flag says that the task goes on was truncated.
+
+        Args:
+            episode: which.
+            held: the episode's columns :attr:`flags` where they have been read already.
+
+        Raises:
+            PolysomaError: as :meth:`read`.
+        """
+        self.check_episode(episode)
+        success = None if self.successes is None else bool(self.successes[episode])
+        if not self.flags or not self.lengths[episode]:
+            return Ending(success=success)
+        held = self.read(episode, self.flags) if held is None else held
+        last = {name: bool(np.any(held[name][-1])) for name in self.flags}
+        if success is None and SUCCESS in last:
+            success = bool(np.any(held[SUCCESS]))
+        terminated = last.get(TERMINATED)
+        if terminated is None and DONE in last:
+            terminated = last[DONE] and not last.get(TRUNCATED, False)
+        elif terminated is None and DISCOUNT in last:
+            terminated = not last[DISCOUNT]
+        return Ending(bool(terminated), last.get(TRUNCATED, terminated is False), success)
+
+    def final(self, episode: int, columns: Collection[str] | None = None) -> dict[str, np.ndarray] | None:
+        """What was observed after the last action: some columns of observations (all by default), name to ``(*shape)``
+        of the column's dtype; None where :attr:`finals` says that there is nothing.
+
+        Raises:
+            PolysomaError: as :meth:`read`.
+        """
+        self.check_episode(episode)
+        if self.finals is None or not self.finals[episode]:
+            return None
+        seen = [name for name in self.columns if name.startswith(OBSERVATION)] if columns is None else columns
+        return self._final(episode, self.wanted(seen))
+
+    def _final(self, episode: int, columns: Collection[str]) -> dict[str, np.ndarray]:
+        """As :meth:`final`, of an episode that has one."""
+        raise NotImplementedError
 
     def missing(self) -> dict[str, str]:
         """Columns of which nothing can be read, and why: cameras whose files were not copied, say."""

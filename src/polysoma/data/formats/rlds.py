@@ -3,6 +3,10 @@
 ``features.json`` says what a step is. A record of a TFRecord file is one episode: a ``tf.train.Example``, which maps
 ``steps/observation/state`` and the like to one list over all steps. Opening hops from record to record and, in them,
 from list to list, so pictures are not touched; the checksum of a record's data is checked whenever it is read.
+
+All steps are frames, the last one too, as in Open X-Embodiment, whose last steps hold actions and rewards. By the
+letter of RLDS a last step is an observation alone: such data have one frame more, from which nothing can be learnt but
+that the episode is over. What came after a last step is not known.
 """
 
 from __future__ import annotations
@@ -11,16 +15,27 @@ import io
 import json
 import math
 import re
-import struct
 import zlib
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
-from polysoma.data.formats.reader import ACTION, OBSERVATION, PICTURE, REWARD, Column, Problem, Reader, needs, reading
+from polysoma.data.formats.reader import (
+    ACTION,
+    DISCOUNT,
+    OBSERVATION,
+    PICTURE,
+    REWARD,
+    TERMINATED,
+    Column,
+    Problem,
+    Reader,
+    reading,
+)  # fmt: skip
+from polysoma.data.formats.tfrecord import checksum, features_of, record_size, values_of
 from polysoma.data.images import decode_image
 from polysoma.errors import PolysomaError
 
@@ -29,15 +44,14 @@ _SHARD = re.compile(r".+-(\w+)\.tfrecord-(\d+)-of-\d+")
 _ACTION, _SEEN = "steps/action", "steps/observation/"
 _TOLD = ("steps/language_instruction", f"{_SEEN}natural_language_instruction")
 _SUCCESS = "episode_metadata/success"
+_CALLED = {"steps/reward": REWARD, "steps/discount": DISCOUNT, "steps/is_terminal": TERMINATED}
+_BOUNDS = {"steps/is_first": slice(1, None), "steps/is_last": slice(0, -1)}
+"""Flags, and the steps at which they must not be set."""
 _DTYPE = re.compile("bool|u?int(8|16|32|64)|float(16|32|64)")
 _LARGEST = 2**28
 """Numbers of a picture. Empty files become black pictures, whose size nothing but ``features.json`` tells."""
 _NAMED = 4096
 """Channels of actions that get names: ``features.json`` may be damaged and speak of billions."""
-_VARINT, _BLOCK, _FOUR = 0, 2, 5
-"""Wire types of protobuf that occur: how a field lies in the file."""
-_BYTES, _FLOATS, _INTEGERS = 1, 2, 3
-"""The lists of a ``tf.train.Feature``, by the numbers of their fields."""
 
 
 def is_rlds(path: Path) -> bool:
@@ -78,7 +92,7 @@ class _Leaf:
         feature = features.get(self.key)
         if feature is None:
             raise ValueError(f"there is no {self.key} in the record")
-        values = _values(feature)
+        values = values_of(feature)
         if self.kind == "number":
             values = self._numbers(values)
         elif not isinstance(values, list):
@@ -145,13 +159,13 @@ def _column_name(leaf: _Leaf) -> str | None:
         return {"number": OBSERVATION + name, "picture": PICTURE + name}.get(leaf.kind)
     if leaf.kind == "number" and f"{leaf.key}/".startswith(f"{_ACTION}/"):
         return ACTION
-    return REWARD if leaf.kind == "number" and leaf.key == "steps/reward" else None
+    return _CALLED.get(leaf.key) if leaf.kind == "number" else None
 
 
 def _column(name: str, leaves: list[_Leaf]) -> Column:
     first = leaves[0]
     if name != ACTION or first.key == _ACTION:
-        shape = () if name == REWARD and first.size == 1 else first.shape
+        shape = () if name in _CALLED.values() and first.size == 1 else first.shape
         return Column(shape, first.dtype, picture=first.kind == "picture")
     size, names = sum(leaf.size for leaf in leaves), []
     for leaf in leaves if size <= _NAMED else []:
@@ -202,6 +216,7 @@ class RldsReader(Reader):
         self._left_out = {key: why for key, why in found.items() if isinstance(why, str) and key.startswith("steps/")}
         small = [leaf for leaf in steps if leaf.kind == "number"] or steps
         self._counted = leaves.get("steps/is_first") or min(small, key=lambda leaf: leaf.size)
+        self._bounds = {key: leaves[key] for key in _BOUNDS if key in leaves and leaves[key].kind == "number"}
         self._told = next((leaves[key] for key in _TOLD if key in leaves and leaves[key].kind == "text"), None)
         success = leaves.get(_SUCCESS)
         self._succeeded = success if success and success.kind == "number" else None
@@ -224,8 +239,8 @@ class RldsReader(Reader):
                 begin, end = 0, file.seek(0, io.SEEK_END)
                 while begin < end:
                     with reading(path, len(self._places)):
-                        size = _record_size(file, begin, end)
-                        found = _features(file, begin + 12, begin + 12 + size, wanted)
+                        size = record_size(file, begin, end)
+                        found = features_of(file, begin + 12, begin + 12 + size, wanted)
                         steps = self._counted.parse(found)[1]
                         told: Any = self._told.parse(found)[0] if self._told else ()
                         if self._succeeded:
@@ -245,10 +260,10 @@ class RldsReader(Reader):
         path, begin, size = self._places[episode]
         with open(path, "rb") as file:
             file.seek(begin)
-            data, checksum = file.read(size), file.read(4)
-        if len(checksum) != 4 or _checksum(data) != checksum:
+            data, known = file.read(size), file.read(4)
+        if len(known) != 4 or checksum(data) != known:
             raise ValueError("the checksum of the record is not that of its data")
-        found = _features(io.BytesIO(data), 0, size, {leaf.key for leaf in leaves})
+        found = features_of(io.BytesIO(data), 0, size, {leaf.key for leaf in leaves})
         lists: dict[str, Any] = {}
         for leaf in leaves:
             lists[leaf.key], steps = leaf.parse(found)
@@ -301,12 +316,21 @@ class RldsReader(Reader):
         yield from self._shard_problems()
         every = [leaf for leaves in self._sources.values() for leaf in leaves]
         every += [self._told] if self._told else []
+        astray = []
         for episode, (path, _, _) in enumerate(self._places):
             try:
                 with reading(path, episode):
-                    self._load(episode, every)
+                    lists = self._load(episode, [*every, *self._bounds.values()])
             except PolysomaError as error:
                 yield Problem("error", f"{path.name}, episode {episode}", str(error), "copy this file again")
+                continue
+            if any(np.any(lists[key][inside]) for key, inside in _BOUNDS.items() if key in self._bounds):
+                astray.append(episode)
+        if astray:
+            yield Problem(
+                "warning", " and ".join(_BOUNDS), f"amidst {len(astray)} episodes, such as {astray[0]}",
+                "see whether several episodes were joined to one",
+            )  # fmt: skip
 
     def _shard_problems(self) -> Iterator[Problem]:
         held: dict[str, dict[int, tuple[str, int]]] = {}
@@ -328,107 +352,3 @@ class RldsReader(Reader):
                     yield Problem("error", name, f"holds {records} episodes, {INFO} says {told}", copy)
         for split in held:
             yield Problem("warning", f"split {split}", f"has files, {INFO} does not name it", copy)
-
-
-def _checksum(data: bytes) -> bytes:
-    """The masked CRC-32C as TFRecord files hold it."""
-    try:
-        from google_crc32c import value
-    except ImportError as error:
-        raise needs("google-crc32c") from error
-    crc = value(data)
-    return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
-
-
-def _record_size(file: BinaryIO, begin: int, end: int) -> int:
-    """Bytes of data of the record at ``begin``. Raises ValueError when its length is damaged or leads too far."""
-    file.seek(begin)
-    head = file.read(12)
-    if len(head) < 12 or _checksum(head[:8]) != head[8:]:
-        raise ValueError(f"the length of the record at byte {begin} is damaged")
-    size = int.from_bytes(head[:8], "little")
-    if size + 16 > end - begin:
-        raise ValueError(f"the record at byte {begin} needs {size + 16} bytes, the file has {end - begin} left")
-    return size
-
-
-def _varint(stream: BinaryIO) -> int:
-    value = 0
-    for place in range(10):
-        byte = stream.read(1)
-        if not byte:
-            break
-        value |= (byte[0] & 127) << 7 * place
-        if byte[0] < 128:
-            return value
-    raise ValueError("a number in the record is cut or too long")
-
-
-def _fields(stream: BinaryIO, end: int, numbers: int, lone: int = _BLOCK) -> Iterator[tuple[int, int]]:
-    """The fields of a message that ends at ``end``, 1 to ``numbers``, as blocks or of the wire type ``lone``: number
-    and end of the content, at whose beginning the stream is. Raises ValueError over any other field."""
-    while (place := stream.tell()) < end:
-        number, wire = divmod(_varint(stream), 8)
-        size = _varint(stream) if wire == _BLOCK else 4
-        begin = stream.tell()
-        if wire == _VARINT:
-            _varint(stream)
-            size = stream.tell() - begin
-            stream.seek(begin)
-        if not 1 <= number <= numbers or wire not in (_BLOCK, lone) or begin + size > end:
-            raise ValueError(f"the record is no tf.train.Example at byte {place}, or a list in it is damaged")
-        yield number, begin + size
-        stream.seek(begin + size)
-
-
-def _features(stream: BinaryIO, begin: int, end: int, wanted: Collection[str]) -> dict[str, bytes | None]:
-    """All keys of the ``tf.train.Example`` there; the ``tf.train.Feature`` of those that are wanted, None of others."""
-    found: dict[str, bytes | None] = {}
-    stream.seek(begin)
-    # Features, the map in them, and its entries: each a message in the other.
-    for _, features in _fields(stream, end, 1):
-        for _, entry in _fields(stream, features, 1):
-            key, place, size = "", entry, 0
-            for number, stop in _fields(stream, entry, 2):
-                if number == 1:
-                    key = stream.read(stop - stream.tell()).decode()
-                else:
-                    place, size = stream.tell(), stop - stream.tell()
-            stream.seek(place)
-            found[key] = stream.read(size) if key in wanted else None
-    return found
-
-
-def _values(feature: bytes) -> np.ndarray | list[memoryview]:
-    """The values of a ``tf.train.Feature``: float32 or int64 ``(n,)``, or pieces of it; an empty list if none."""
-    whole, stream = memoryview(feature), io.BytesIO(feature)
-    pieces, numbers, kinds = [], bytearray(), set()
-    for kind, stop in _fields(stream, len(feature), _INTEGERS):
-        kinds.add(kind)
-        for _, last in _fields(stream, stop, 1, {_FLOATS: _FOUR, _INTEGERS: _VARINT}.get(kind, _BLOCK)):
-            piece = whole[stream.tell() : last]
-            if kind == _BYTES:
-                pieces.append(piece)
-            elif (kind == _FLOATS and len(piece) % 4) or (kind == _INTEGERS and piece and piece[-1] > 127):
-                raise ValueError("a list in the record ends amidst a number")
-            else:
-                numbers += piece
-    if len(kinds) > 1:
-        raise ValueError("a list in the record is of two kinds")
-    if not numbers:
-        return pieces
-    return np.frombuffer(numbers, "<f4") if _FLOATS in kinds else _integers(np.frombuffer(numbers, np.uint8))
-
-
-def _integers(data: np.ndarray) -> np.ndarray:
-    """Varints, of which the last is complete, as int64 ``(n,)``."""
-    lasts = np.flatnonzero(data < 128)
-    starts = np.concatenate([[0], lasts[:-1] + 1])
-    widths = lasts - starts + 1
-    if widths.max() > 10:
-        raise ValueError("a number in the record is too long")
-    values = np.zeros(len(lasts), np.uint64)
-    for place in range(int(widths.max())):
-        longer = np.flatnonzero(widths > place)
-        values[longer] |= (data[starts[longer] + place] & 127).astype(np.uint64) << np.uint64(7 * place)
-    return values.view(np.int64)

@@ -1,0 +1,94 @@
+"""Files of data sets: JSON, Parquet, checksums. Errors name the file; what is written is whole or not there at all."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from polysoma.errors import PolysomaError
+from polysoma.files import reason, writing
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object. Raises PolysomaError when the file is missing or damaged."""
+    with reading(path):
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(data, dict):
+            raise ValueError("expected a JSON object")
+        return data
+
+
+def read_parquet(path: Path, schema: pa.Schema) -> pa.Table:
+    """These columns of a file, with these types. Raises PolysomaError when it is missing or damaged."""
+    with reading(path), open_parquet(path) as file:
+        return file.read(columns=schema.names, use_threads=False).select(schema.names).cast(schema)
+
+
+def open_parquet(path: Path) -> pq.ParquetFile:
+    """A file whose pages are checked where they have checksums."""
+    return pq.ParquetFile(path, page_checksum_verification=True)
+
+
+def write_json(path: Path, data: Mapping[str, Any]) -> None:
+    text = json.dumps(data, indent=4, ensure_ascii=False, allow_nan=False) + "\n"
+    with writing(path) as file:
+        file.write(text.encode())
+
+
+def write_parquet(path: Path, table: pa.Table, rows_per_group: int | None = None) -> None:
+    with writing(path) as file:
+        pq.write_table(table, file, rows_per_group, compression="snappy", write_page_checksum=True)
+
+
+@contextlib.contextmanager
+def lock(path: Path, wait: bool) -> Iterator[bool]:
+    """Holds a lock that ends with the process. Yields whether it was got; raises OSError if the file cannot be made."""
+    try:
+        import fcntl
+    except ImportError:  # Windows: one process at a time is then up to the user.
+        yield True
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+            return
+        except OSError:  # Some network file systems have no locks.
+            pass
+        yield True
+
+
+@contextlib.contextmanager
+def reading(path: Path, held: str = "") -> Iterator[None]:
+    """Turns what libraries raise over a missing or damaged file into a PolysomaError that names it and what it held."""
+    where = f"{path} ({held})" if held else f"{path}"
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise PolysomaError(
+            f"{where} is missing: copy the data set again from where it came, or delete the whole data "
+            "set and record it again"
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+        raise PolysomaError(
+            f"cannot read {where}: {reason(error)}; it is damaged or incomplete: copy it again from "
+            "where it came, or delete the whole data set and record it again"
+        ) from error
+
+
+def checksum(path: Path) -> str:
+    """CRC-32 of a file, in hexadecimal digits."""
+    value = 0
+    with open(path, "rb") as file:
+        while piece := file.read(2**20):
+            value = zlib.crc32(piece, value)
+    return f"{value:08x}"

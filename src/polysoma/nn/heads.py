@@ -1,0 +1,254 @@
+"""Heads: readouts to chunks of actions, and the losses that teach them.
+
+A head takes readouts ``(B, R, width)``. Choices among named actions have one head; for real-valued actions a recipe
+chooses between regression, bins and flow matching. The first two commit to one answer; flow matching draws from all
+that demonstrations did.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from polysoma.data.statistics import Statistics
+from polysoma.embodiment import ContinuousActions, DiscreteActions, Embodiment
+from polysoma.errors import PolysomaError
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """How real-valued actions are predicted.
+
+    Attributes:
+        kind: ``"l1"``, ``"bins"`` or ``"flow"``.
+        bins: of each action channel, for ``"bins"``.
+        steps: of integration from noise to actions, for ``"flow"``.
+        guidance: how far ``"flow"`` goes from an unconditional prediction to that from the observation, and beyond (Ho
+            & Salimans 2022, arXiv 2207.12598): 1 is the conditional prediction itself.
+    """
+
+    kind: Literal["l1", "bins", "flow"] = "l1"
+    bins: int = 256
+    steps: int = 8
+    guidance: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("l1", "bins", "flow"):
+            raise PolysomaError(f"head: kind must be l1, bins or flow, got {self.kind!r}")
+        if self.bins < 2 or self.steps < 1 or self.guidance < 0:
+            raise PolysomaError(f"head: bins must be at least 2, steps 1 and guidance 0, got {self}")
+
+
+class Head(nn.Module):
+    """What all heads do."""
+
+    noise: tuple[int, ...] | None = None
+    """The shape of what :meth:`decode` draws from for each readout, or None where it draws nothing."""
+
+    def losses(self, readouts: Tensor, actions: Tensor) -> Tensor:
+        """The loss of every action of every chunk, float32 ``(B, R, chunk)``.
+
+        Args:
+            readouts: ``(B, R, width)``.
+            actions: targets, float32 ``(B, R, chunk, A)`` or int64 ``(B, R, chunk)``.
+        """
+        raise NotImplementedError
+
+    def decode(self, readouts: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Actions in the body's units, float32 ``(B, R, chunk, A)``, or log-probabilities ``(B, R, chunk, names)``.
+
+        Args:
+            readouts: ``(B, R, width)``.
+            noise: standard normal ``(B, R, *self.noise)`` for heads that draw; None draws it here.
+        """
+        raise NotImplementedError
+
+
+class RegressionHead(Head):
+    """Regression in units of the body's standard deviations with an L1 loss (ACT, Zhao et al. 2023)."""
+
+    mean: Tensor
+    scale: Tensor
+
+    def losses(self, readouts: Tensor, actions: Tensor) -> Tensor:
+        return (self._predict(readouts) - (actions - self.mean) / self.scale).abs().mean(-1)
+
+    def decode(self, readouts: Tensor, noise: Tensor | None = None) -> Tensor:
+        return self._predict(readouts) * self.scale + self.mean
+
+    def _predict(self, readouts: Tensor) -> Tensor:
+        """Normalised actions, float32 ``(B, R, chunk, A)``."""
+        raise NotImplementedError
+
+
+class L1Head(RegressionHead):
+    """A linear map of the body's own."""
+
+    def __init__(self, actions: ContinuousActions, chunk: int, statistics: Statistics, width: int) -> None:
+        super().__init__()
+        self.chunk = chunk
+        self.linear = nn.Linear(width, chunk * actions.size)
+        self.register_buffer("mean", _rows(statistics.mean, actions), persistent=False)
+        self.register_buffer("scale", _rows(statistics.scale, actions), persistent=False)
+
+    def _predict(self, readouts: Tensor) -> Tensor:
+        return self.linear(readouts).float().unflatten(-1, (self.chunk, -1))
+
+
+class BinsHead(Head):
+    """Every channel falls into one of equal bins between the least and the greatest recorded value; a cross-entropy
+    loss, and the middle of the most probable bin (RT-1, arXiv 2212.06817, section 5.1)."""
+
+    low: Tensor
+    width_of_bin: Tensor
+
+    def __init__(self, actions: ContinuousActions, chunk: int, statistics: Statistics, width: int, bins: int) -> None:
+        super().__init__()
+        self.shape, self.bins = (chunk, actions.size, bins), bins
+        self.linear = nn.Linear(width, math.prod(self.shape))
+        # A constant channel still needs bins of some width.
+        spread = (statistics.high - statistics.low).clip(min=1e-6)
+        self.register_buffer("low", _rows(statistics.low, actions), persistent=False)
+        self.register_buffer("width_of_bin", _rows(spread / bins, actions), persistent=False)
+
+    def losses(self, readouts: Tensor, actions: Tensor) -> Tensor:
+        index = ((actions - self.low) / self.width_of_bin).long().clamp(0, self.bins - 1)
+        logits = self._logits(readouts)
+        return F.cross_entropy(logits.flatten(0, -2), index.flatten(), reduction="none").view(index.shape).mean(-1)
+
+    def decode(self, readouts: Tensor, noise: Tensor | None = None) -> Tensor:
+        return self.low + (self._logits(readouts).argmax(-1) + 0.5) * self.width_of_bin
+
+    def _logits(self, readouts: Tensor) -> Tensor:
+        return self.linear(readouts).float().unflatten(-1, self.shape)
+
+
+class FlowHead(Head):
+    """Flow matching (Lipman et al. 2023, arXiv 2210.02747): a velocity field, conditioned on the readout, that carries
+    noise to chunks along straight lines; Euler steps at inference.
+
+    A tenth of the readouts is hidden in training, so that the field is also known without an observation and guidance
+    can be applied.
+    """
+
+    mean: Tensor
+    scale: Tensor
+    HIDDEN = 0.1
+    TIMES = 16
+
+    def __init__(
+        self, actions: ContinuousActions, chunk: int, statistics: Statistics, width: int, config: HeadConfig
+    ) -> None:
+        super().__init__()
+        self.config, self.noise = config, (chunk, actions.size)
+        size = chunk * actions.size
+        self.nothing = nn.Parameter(torch.randn(width) * 0.02)
+        self.field = nn.Sequential(
+            nn.Linear(width + size + self.TIMES, 2 * width), nn.GELU(),
+            nn.Linear(2 * width, 2 * width), nn.GELU(),
+            nn.Linear(2 * width, size),
+        )  # fmt: skip
+        self.register_buffer("mean", _rows(statistics.mean, actions), persistent=False)
+        self.register_buffer("scale", _rows(statistics.scale, actions), persistent=False)
+
+    def losses(self, readouts: Tensor, actions: Tensor) -> Tensor:
+        target = (actions - self.mean) / self.scale
+        noise = torch.randn_like(target)
+        time = torch.rand(target.shape[:2], device=target.device)[..., None, None]
+        hidden = torch.rand(target.shape[:2], device=target.device)[..., None] < self.HIDDEN
+        readouts = torch.where(hidden, self.nothing.to(readouts.dtype), readouts)
+        velocity = self._velocity(torch.lerp(noise, target, time), time, readouts)
+        return (velocity - (target - noise)).square().mean(-1)
+
+    def decode(self, readouts: Tensor, noise: Tensor | None = None) -> Tensor:
+        assert self.noise is not None
+        x = torch.randn(*readouts.shape[:2], *self.noise, device=readouts.device) if noise is None else noise
+        nothing = self.nothing.to(readouts.dtype).expand_as(readouts)
+        for step in range(self.config.steps):
+            time = torch.full((*x.shape[:2], 1, 1), step / self.config.steps, device=x.device)
+            velocity = self._velocity(x, time, readouts)
+            if self.config.guidance != 1:
+                velocity = torch.lerp(self._velocity(x, time, nothing), velocity, self.config.guidance)
+            x = x + velocity / self.config.steps
+        return x * self.scale + self.mean
+
+    def _velocity(self, x: Tensor, time: Tensor, readouts: Tensor) -> Tensor:
+        frequency = 2.0 ** torch.arange(self.TIMES // 2, device=x.device) * (math.pi / 2)
+        phase = time.flatten(2) * frequency
+        known = torch.cat([readouts.float(), x.flatten(2), phase.sin(), phase.cos()], -1)
+        return self.field(known).float().view(x.shape)
+
+
+class ValueHead(Head):
+    """One number for each readout, such as the return that is expected from there on, with a squared error."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, 1)
+
+    def losses(self, readouts: Tensor, actions: Tensor) -> Tensor:
+        """Squared errors ``(B, R)`` of numbers float32 ``(B, R)``."""
+        return (self.decode(readouts) - actions).square()
+
+    def decode(self, readouts: Tensor, noise: Tensor | None = None) -> Tensor:
+        """The numbers, float32 ``(B, R)``."""
+        return self.linear(readouts).float().squeeze(-1)
+
+
+@dataclass(frozen=True)
+class ValueConfig:
+    """A :class:`ValueHead`."""
+
+    kind: Literal["value"] = "value"
+
+    def build(self, width: int) -> ValueHead:
+        """The head for readouts of this width, its weights random."""
+        return ValueHead(width)
+
+
+ReadoutHead = ValueConfig
+"""What a readout beside that of actions has for a head: one member for each kind, told apart by ``kind``."""
+
+
+class CategoricalHead(Head):
+    """A chunk of choices among named actions, with a cross-entropy loss."""
+
+    def __init__(self, actions: DiscreteActions, chunk: int, width: int) -> None:
+        super().__init__()
+        self.chunk = chunk
+        self.linear = nn.Linear(width, chunk * actions.size)
+
+    def losses(self, readouts: Tensor, actions: Tensor) -> Tensor:
+        logits = self._logits(readouts)
+        return F.cross_entropy(logits.flatten(0, 2), actions.flatten(), reduction="none").view(actions.shape)
+
+    def decode(self, readouts: Tensor, noise: Tensor | None = None) -> Tensor:
+        return self._logits(readouts).log_softmax(-1)
+
+    def _logits(self, readouts: Tensor) -> Tensor:
+        return self.linear(readouts).float().unflatten(-1, (self.chunk, -1))
+
+
+def _rows(statistic: np.ndarray, actions: ContinuousActions) -> Tensor:
+    """``(1, A)`` or ``(chunk, A)``, whichever the statistic is of."""
+    return torch.as_tensor(statistic).reshape(-1, actions.size)
+
+
+def build_head(body: Embodiment, chunk: int, actions: Statistics | None, width: int, config: HeadConfig) -> Head:
+    """The head for this body. Statistics of continuous actions are of A channels, or of ``chunk * A`` where every place
+    in a chunk has its own. Raises PolysomaError when they are missing."""
+    if isinstance(body.actions, DiscreteActions):
+        return CategoricalHead(body.actions, chunk, width)
+    if actions is None:
+        raise PolysomaError(f"{body.name}: no statistics for its actions")
+    if config.kind == "bins":
+        return BinsHead(body.actions, chunk, actions, width, config.bins)
+    if config.kind == "flow":
+        return FlowHead(body.actions, chunk, actions, width, config)
+    return L1Head(body.actions, chunk, actions, width)

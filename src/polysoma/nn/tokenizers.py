@@ -1,0 +1,327 @@
+"""Tokenizers: each turns one modality into tokens of the trunk's width.
+
+All take and give tensors with a batch of windows in front: frames are ``(B, T, ...)``, tokens ``(B, T, K, width)``.
+What depends on the instruction alone is computed apart (``read``), as it holds for a whole episode.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Iterable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from polysoma.data.statistics import Statistics
+from polysoma.embodiment import Channel, DiscreteActions, Embodiment, Modality, Stream
+from polysoma.errors import PolysomaError
+from polysoma.horizon import Horizon
+from polysoma.nn.described import ChannelReader, DescribedState
+from polysoma.nn.images import ImageTokenizer
+from polysoma.nn.trunk import BLOCKED, Block
+
+STATE_CLIP = 8.0
+"""Standard deviations at which normalised state is cut: what lies further out says only "far"."""
+
+CHANNELS_PER_TOKEN = 24
+GRID_WIDTH = 64
+GRID_SYMBOLS_LIMIT = 4096
+MAX_WORDS = 64
+
+
+def split_words(text: str) -> list[str]:
+    """Lower-case words, numbers and single punctuation marks."""
+    return re.findall(r"[a-z0-9]+|[^\sa-z0-9]", text.lower())
+
+
+def build_vocabulary(texts: Iterable[str]) -> list[str]:
+    """All words of the texts in alphabetical order. Ids start at 2: 0 is padding, 1 an unknown word."""
+    return sorted({word for text in texts for word in split_words(text)})
+
+
+class TextTokenizer(nn.Module):
+    """One token a word, with its neighbours mixed in by one transformer block.
+
+    Args:
+        vocabulary: the words it knows.
+        width: of tokens.
+        heads: of the block.
+        own: how many words, the last ones, have a table of their own, which can be trained apart.
+    """
+
+    def __init__(self, vocabulary: Sequence[str], width: int, heads: int, own: int = 0) -> None:
+        super().__init__()
+        self.ids = {word: number for number, word in enumerate(vocabulary, start=2)}
+        self.words = nn.Embedding(len(vocabulary) + 2 - own, width, padding_idx=0)
+        self.own = nn.Embedding(own, width) if own else None
+        self.position = nn.Parameter(torch.randn(MAX_WORDS, width) * 0.02)
+        self.block = Block(width, heads)
+
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        """Word ids, int64 ``(B, W)`` padded with 0 to the longest text (at most MAX_WORDS words of each are read)."""
+        rows = [[self.ids.get(word, 1) for word in split_words(text)[:MAX_WORDS]] for text in texts]
+        width = max(1, max(map(len, rows)))
+        return torch.tensor([row + [0] * (width - len(row)) for row in rows])
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """ids ``(B, W)`` to tokens ``(B, W, width)``."""
+        words = self.words(ids) if self.own is None else F.embedding(ids, self._table())
+        x = words + self.position[: ids.shape[1]]
+        mask = torch.zeros(ids.shape, device=ids.device).masked_fill_(ids == 0, BLOCKED)[:, None, None]
+        return self.block.alone(x, mask)
+
+    def _table(self) -> Tensor:
+        assert self.own is not None
+        return torch.cat([self.words.weight, self.own.weight])
+
+
+class StateTokenizer(nn.Module):
+    """Named continuous channels: normalised by the body's statistics, then a linear map for each group of channels.
+
+    A group becomes one token for every CHANNELS_PER_TOKEN channels that it has; ``single`` asks for one token in all.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, channels: Sequence[Channel], statistics: Statistics, width: int, single: bool) -> None:
+        super().__init__()
+        runs = [len(list(run)) for _, run in itertools.groupby(channels, key=lambda channel: channel.group)]
+        self.sizes = [len(channels)] if single else runs
+        counts = [1 if single else math.ceil(size / CHANNELS_PER_TOKEN) for size in self.sizes]
+        self.tokens = sum(counts)
+        self.linears = nn.ModuleList(
+            nn.Linear(size, count * width) for size, count in zip(self.sizes, counts, strict=True)
+        )
+        self.register_buffer("mean", torch.as_tensor(statistics.mean), persistent=False)
+        self.register_buffer("scale", torch.as_tensor(statistics.scale), persistent=False)
+
+    def forward(self, state: Tensor) -> Tensor:
+        x = ((state - self.mean) / self.scale).clamp(-STATE_CLIP, STATE_CLIP)
+        parts = [linear(part) for linear, part in zip(self.linears, x.split(self.sizes, -1), strict=True)]
+        return torch.cat(parts, -1).unflatten(-1, (self.tokens, -1))
+
+
+class SymbolTokenizer(nn.Module):
+    """A few ids without spatial order: the sum of their embeddings is one token."""
+
+    def __init__(self, stream: Stream, width: int) -> None:
+        super().__init__()
+        self.embeddings = nn.ModuleList(nn.Embedding(size, width) for size in stream.cardinalities)
+
+    def forward(self, symbols: Tensor) -> Tensor:
+        columns = [embed(symbols[..., i].long()) for i, embed in enumerate(self.embeddings)]
+        return torch.stack(columns).sum(0).unsqueeze(-2)
+
+
+class GridTokenizer(nn.Module):
+    """A grid of symbols to one token, read in the light of the instruction.
+
+    Every symbol that can occur (a combination of the ids of one cell) first looks at the words, so that "the red ball"
+    marks exactly those symbols that it speaks of, in the role that it gives them. That table has a few hundred rows
+    for each instruction, however many frames there are. Cells look their symbol up; two convolutions and a linear map
+    make one token of the grid.
+    """
+
+    combinations: Tensor
+
+    def __init__(self, stream: Stream, width: int) -> None:
+        super().__init__()
+        rows, columns, _ = stream.shape
+        symbols = math.prod(stream.cardinalities)
+        if symbols > GRID_SYMBOLS_LIMIT:
+            raise PolysomaError(
+                f"stream {stream.name!r}: {symbols} different symbols a cell; a grid may have {GRID_SYMBOLS_LIMIT}"
+            )
+        hidden = GRID_WIDTH
+        self.cardinalities = stream.cardinalities
+        self.parts = nn.ModuleList(nn.Embedding(size, hidden) for size in stream.cardinalities)
+        combinations = torch.cartesian_prod(*(torch.arange(size) for size in stream.cardinalities))
+        self.register_buffer("combinations", combinations.view(symbols, -1), persistent=False)
+        self.query = nn.Linear(hidden, 2 * hidden)
+        self.key_value = nn.Linear(width, 4 * hidden)
+        self.merge = nn.Linear(2 * hidden, hidden)
+        self.norm = nn.LayerNorm(hidden)
+        self.mlp = nn.Sequential(nn.Linear(hidden, 2 * hidden), nn.ReLU(), nn.Linear(2 * hidden, hidden))
+        self.position = nn.Parameter(torch.randn(rows * columns, hidden) * 0.02)
+        self.near = nn.Conv2d(hidden, hidden, 3, padding=1)
+        self.far = nn.Conv2d(hidden, 2 * hidden, 3, stride=2, padding=1)
+        flat = 2 * hidden * math.ceil(rows / 2) * math.ceil(columns / 2)
+        self.out = nn.Linear(flat, width)
+        self.shape = (rows, columns)
+
+    def read(self, words: Tensor, words_valid: Tensor) -> Tensor:
+        """What each symbol means under each instruction: a table ``(B, symbols, hidden)``."""
+        symbols: Tensor = torch.stack([embed(self.combinations[:, i]) for i, embed in enumerate(self.parts)]).sum(0)
+        query = self.query(symbols).unflatten(-1, (4, -1)).transpose(0, 1)
+        key, value = self.key_value(words).unflatten(-1, (2, 4, -1)).permute(2, 0, 3, 1, 4)
+        mask = torch.zeros(words_valid.shape, device=words.device).masked_fill_(~words_valid, BLOCKED)
+        logits = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5 + mask[:, None, None].to(query.dtype)
+        found = (logits.softmax(-1).to(value.dtype) @ value).transpose(1, 2).flatten(2)
+        x = symbols + self.merge(found)
+        return x + self.mlp(self.norm(x))
+
+    def forward(self, grid: Tensor, table: Tensor, which: Tensor | None = None) -> Tensor:
+        """A token of each grid, ``(B, T, 1, width)``.
+
+        Args:
+            grid: ``(B, T, rows, columns, ids)``.
+            table: of I instructions, from :meth:`read`.
+            which: int64 ``(B,)``, the instruction of each window; None where window b has instruction b.
+        """
+        batch, time, rows, columns, _ = grid.shape
+        index = torch.zeros(grid.shape[:-1], dtype=torch.long, device=grid.device)
+        for i, size in enumerate(self.cardinalities):
+            index = index * size + grid[..., i].long()
+        which = torch.arange(batch, device=grid.device) if which is None else which
+        index = index.flatten(1) + (which * table.shape[1])[:, None]
+        cells = F.embedding(index, table.flatten(0, 1)).view(batch * time, rows * columns, -1) + self.position
+        x = cells.transpose(1, 2).unflatten(2, self.shape).contiguous(memory_format=torch.channels_last)
+        x = F.relu(x + self.near(F.relu(x)))
+        x = F.relu(self.far(x)).flatten(1)
+        return self.out(x).view(batch, time, 1, -1)
+
+
+class PreviousChoice(nn.Embedding):
+    """The named action executed last, or none, to one token."""
+
+    tokens = 1
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input).unsqueeze(-2)
+
+
+class PreviousAction(nn.Linear):
+    """The action executed last, which a long history says too, to one token."""
+
+    tokens = 1
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input).unsqueeze(-2)
+
+
+class BodyTokenizer(nn.Module):
+    """All observation streams of one embodiment to the tokens of its frames.
+
+    A body without history gives a few tokens for each stream, and for the previous action where it asks for that. A
+    body with history gives one token a frame, the sum of its streams' tokens and of the previous action's, so that a
+    long history stays short in tokens. Pictures go through the one tokenizer of all bodies, which is not kept here but
+    passed in.
+
+    Args:
+        body: whose streams.
+        horizon: how the policy looks at it.
+        statistics: of its state streams and of ``"action"``, by name.
+        width: of tokens.
+        image_tokens: of each camera's picture.
+        reader: what writes the weights of described channels; None gives this body linear maps of its own.
+    """
+
+    def __init__(
+        self,
+        body: Embodiment,
+        horizon: Horizon,
+        statistics: dict[str, Statistics],
+        width: int,
+        image_tokens: int,
+        reader: ChannelReader | None = None,
+    ) -> None:
+        super().__init__()
+        self.fused = horizon.history > 1
+        self.cameras = [stream.name for stream in body.streams if stream.modality is Modality.IMAGE]
+        self.streams = nn.ModuleDict()
+        self.per_frame = 0
+        for stream in body.arrays:
+            if stream.modality is Modality.STATE:
+                if stream.name not in statistics:
+                    raise PolysomaError(f"{body.name}: no statistics for stream {stream.name!r}")
+                tokenizer = self._of_channels(stream.channels, "state", statistics[stream.name], width, reader)
+                self.streams[stream.name] = tokenizer
+                tokens = tokenizer.tokens
+            elif stream.modality is Modality.SYMBOL:
+                tokens = 1
+                grid = len(stream.shape) == 3
+                self.streams[stream.name] = GridTokenizer(stream, width) if grid else SymbolTokenizer(stream, width)
+            else:
+                tokens = image_tokens
+            self.per_frame += tokens
+        actions = body.actions
+        self.previous: PreviousChoice | PreviousAction | StateTokenizer | DescribedState | None = None
+        if self.fused or horizon.previous_action:
+            if isinstance(actions, DiscreteActions):
+                self.previous = PreviousChoice(actions.size + 1, width)
+            elif self.fused and reader is None:
+                self.previous = PreviousAction(actions.size, width)
+            else:
+                self.previous = self._of_channels(actions.channels, "previous", statistics["action"], width, reader)
+            self.per_frame = 1 if self.fused else self.per_frame + self.previous.tokens
+        if reader is None:
+            self.time = nn.Parameter(torch.randn(horizon.history, 1, width) * 0.02)
+        self._reader = (reader,)
+
+    def _of_channels(
+        self,
+        channels: Sequence[Channel],
+        role: str,
+        statistics: Statistics,
+        width: int,
+        reader: ChannelReader | None,
+    ) -> StateTokenizer | DescribedState:
+        if reader is None:
+            return StateTokenizer(channels, statistics, width, single=self.fused)
+        most = None if self.fused else CHANNELS_PER_TOKEN
+        return DescribedState(reader, channels, role, statistics, most, STATE_CLIP)
+
+    def _time(self) -> Tensor:
+        """What tells frames apart, by their position: ``(history, 1, width)`` or longer."""
+        reader = self._reader[0]
+        return self.time if reader is None else reader.time[:, None]
+
+    def read(self, words: Tensor, words_valid: Tensor, images: ImageTokenizer | None) -> dict[str, Tensor]:
+        """What the instructions ``(B, W, width)`` make of streams that are read in their light, by stream."""
+        readings = {
+            name: tokenizer.read(words, words_valid)
+            for name, tokenizer in self.streams.items()
+            if isinstance(tokenizer, GridTokenizer)
+        }
+        if self.cameras and images is not None:
+            readings |= dict.fromkeys(self.cameras, images.read(words, words_valid))
+        return readings
+
+    def forward(
+        self,
+        observations: dict[str, Tensor],
+        previous: Tensor,
+        times: Tensor,
+        readings: dict[str, Tensor],
+        images: ImageTokenizer | None,
+        rows: Tensor | None = None,
+    ) -> Tensor:
+        """Tokens ``(B, T, per_frame, width)`` of T frames.
+
+        Args:
+            observations: stream name to ``(B, T, *shape)``.
+            previous: the action executed before each frame, ``(B, T, A)`` or int64 ``(B, T)``.
+            times: int64 ``(B, T)`` or ``(1, T)``, which frames of their windows these are.
+            readings: from :meth:`read`, of I instructions.
+            images: the tokenizer of all cameras.
+            rows: int64 ``(B,)``, the instruction of each window; None where window b has instruction b.
+        """
+        tokens = [
+            tokenizer(observations[name], readings[name], rows) if name in readings else tokenizer(observations[name])
+            for name, tokenizer in self.streams.items()
+        ]
+        if images is not None:
+            for camera in self.cameras:
+                reading = readings[camera] if rows is None else readings[camera].index_select(0, rows)
+                tokens.append(images(observations[camera], reading, camera))
+        if self.previous is not None:
+            tokens.append(self.previous(previous))
+        if self.fused:
+            x = torch.stack([part.float().sum(-2, keepdim=True) for part in tokens]).sum(0)
+        else:
+            x = torch.cat(tokens, 2)
+        return x + self._time()[times]

@@ -1,0 +1,228 @@
+"""The trunk computes each distinct task once, its last block for readouts alone, and frames once: what comes of it is
+what the plain computation gives."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from conftest import ARM, GRID, HORIZONS, SEEN_ARM, make_episode, make_policy
+from polysoma.data.mixture import Source
+from polysoma.data.windows import Showing, Windows, show
+from polysoma.errors import PolysomaError
+from polysoma.nn.heads import ValueConfig
+from polysoma.nn.images import ImageConfig
+from polysoma.nn.trunk import BLOCKED, TransformerTrunk
+from polysoma.policy import checkpoint
+from polysoma.policy.adaptation import Adaptation
+from polysoma.policy.inputs import _task, frames_of
+from polysoma.policy.policy import Policy
+
+
+def plain_readouts(policy: Policy, windows: Windows) -> Tensor:
+    """Every window reads its own task; all tokens go through all blocks in one sequence, under one mask."""
+    name, trunk = windows.embodiment.name, policy.trunk
+    assert isinstance(trunk, TransformerTrunk)
+    task = _task(policy.text.encode, policy.device, windows.instructions, windows.goals, windows.shown)
+    told, readings = policy._told(name, task)
+    times = torch.arange(windows.previous.shape[1])
+    frames = policy._frames(name, frames_of(windows, policy.device), times[None], readings)
+    asking = policy._readouts(name, "action", times[None]).expand(len(windows), -1, -1)
+    x = torch.cat([told.tokens, frames.flatten(1, 2), asking], 1)
+    words, per_frame = told.tokens.shape[1], frames.shape[2]
+    when = torch.cat([torch.full((words,), -1), times.repeat_interleave(per_frame), times])
+    true = times < torch.from_numpy(windows.lengths)[:, None]
+    valid = torch.cat([told.valid, true.repeat_interleave(per_frame, 1)], 1)
+    sees = (when[: valid.shape[1]] <= when[:, None]) & valid[:, None]
+    sees = torch.cat([sees, sees.new_zeros(*sees.shape[:2], len(times))], 2) | torch.eye(len(when), dtype=torch.bool)
+    mask = torch.zeros(sees.shape).masked_fill(~sees, BLOCKED)[:, None]
+    for block in trunk.every_block():
+        batch, count, width = x.shape
+        q, k, v = (part.view(batch, count, block.heads, -1).transpose(1, 2) for part in
+                   block.qkv(block.norm_attention(x)).chunk(3, -1))  # fmt: skip
+        seen = (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5 + mask).softmax(-1) @ v
+        x = x + block.out(seen.transpose(1, 2).reshape(batch, count, width))
+        x = x + block.down(torch.relu(block.up(block.norm_mlp(x))))
+    return trunk.norm(x[:, -len(times) :])
+
+
+def plain_loss(policy: Policy, windows: Windows) -> Tensor:
+    assert windows.actions is not None and windows.action_valid is not None
+    losses = policy.head(windows.embodiment.name).losses(
+        plain_readouts(policy, windows), torch.from_numpy(windows.actions)
+    )
+    return losses[torch.from_numpy(windows.action_valid)].sum()
+
+
+def followed(policy: Policy, sources: dict[str, Source]) -> tuple[Policy, Windows]:
+    return policy, sources["arm"].draw(24, np.random.default_rng(0))
+
+
+def on_a_grid(policy: Policy, sources: dict[str, Source]) -> tuple[Policy, Windows]:
+    return policy, sources["grid"].draw(24, np.random.default_rng(0))
+
+
+def seen(policy: Policy, sources: dict[str, Source]) -> tuple[Policy, Windows]:
+    policy = make_policy(sources, (ARM, SEEN_ARM))
+    with torch.no_grad():
+        # FiLM begins as zero, when the words do not matter yet.
+        assert policy.images is not None
+        policy.images.film.weight.normal_(0, 0.1)
+    return policy, sources["arm-pixels"].draw(12, np.random.default_rng(0))
+
+
+def toward_goals(policy: Policy, sources: dict[str, Source]) -> tuple[Policy, Windows]:
+    policy = make_policy(sources, (ARM, SEEN_ARM)).grown((SEEN_ARM,), {}, (), ImageConfig(goals=True))
+    windows = sources["arm-pixels"].draw(8, np.random.default_rng(0), goals=True)
+    # Two windows have all in common.
+    assert windows.goals is not None
+    windows.goals["front"][5] = windows.goals["front"][2]
+    return policy, dataclasses.replace(windows, instructions=["", "do one", "go", "", "do two", "go", "go", "go"])
+
+
+def shown(policy: Policy, sources: dict[str, Source]) -> tuple[Policy, Windows]:
+    showing = Showing(2, 3, 0.5, np.random.default_rng(1))
+    return policy.grown((), {}, (), shown=3), sources["grid"].draw(24, np.random.default_rng(0), showing=showing)
+
+
+def adapted(method: str) -> Callable[[Policy, dict[str, Source]], tuple[Policy, Windows]]:
+    def case(policy: Policy, sources: dict[str, Source]) -> tuple[Policy, Windows]:
+        policy = policy.adapted(Adaptation(method, rank=2, tokens=3), [GRID], {}, ["new"])  # type: ignore[arg-type]
+        with torch.no_grad():
+            # What begins as zero would hide what it does.
+            for parameter in policy.parameters():
+                if parameter.requires_grad:
+                    parameter.add_(torch.randn_like(parameter) * 0.02)
+        return policy, sources["grid"].draw(24, np.random.default_rng(0))
+
+    return case
+
+
+CASES = [followed, on_a_grid, seen, toward_goals, shown, adapted("lora"), adapted("prompt"), adapted("adapter")]
+
+
+@pytest.mark.parametrize("case", CASES, ids=["arm", "grid", "pixels", "goals", "shown", "lora", "prompt", "adapter"])
+def test_losses_and_gradients_are_those_of_the_plain_computation(
+    policy: Policy, sources: dict[str, Source], case: Callable[[Policy, dict[str, Source]], tuple[Policy, Windows]]
+) -> None:
+    policy, windows = case(policy, sources)
+    assert len(set(windows.instructions)) < len(windows)
+    found = {}
+    for name, loss_of in (("plain", plain_loss), ("trunk", lambda policy, windows: policy.loss(windows))):
+        policy.zero_grad()
+        loss = loss_of(policy, windows)
+        loss.backward()
+        gradients = {n: p.grad.clone() for n, p in policy.named_parameters() if p.grad is not None}
+        found[name] = loss.detach(), gradients
+    torch.testing.assert_close(found["trunk"][0], found["plain"][0], rtol=1e-6, atol=0)
+    assert found["trunk"][1].keys() == found["plain"][1].keys()
+    largest = max(float(gradient.abs().max()) for gradient in found["plain"][1].values())
+    for name, gradient in found["plain"][1].items():
+        torch.testing.assert_close(found["trunk"][1][name], gradient, rtol=1e-4, atol=1e-6 * largest, msg=name)
+
+
+def test_a_task_is_read_once(policy: Policy, sources: dict[str, Source]) -> None:
+    windows = sources["arm"].draw(24, np.random.default_rng(0))
+    tokens = []
+    policy.trunk.every_block()[0].register_forward_pre_hook(lambda _, given: tokens.append(given[0]))  # type: ignore[operator]
+    policy.loss(windows)
+    assert [len(t) for t in tokens] == [2] == [len(set(windows.instructions))]
+
+
+def test_frame_by_frame_is_the_whole_window(policy: Policy, sources: dict[str, Source]) -> None:
+    windows = sources["grid"].draw(40, np.random.default_rng(0))
+    windows = windows.take(np.flatnonzero(windows.lengths == HORIZONS["grid"].history)[:3])
+    windows = dataclasses.replace(windows, instructions=["do one", "go", "do one"])
+    policy.compute_in("float32")
+    with torch.no_grad():
+        whole = policy(windows)["action"]
+    states = [policy.begin("grid", text) for text in windows.instructions]
+    for new, group in ((slice(0, 1), (0, 1)), (slice(1, 3), (0, 1)), (slice(3, 4), (0, 1))):
+        rows = np.array(group)
+        _, readouts = policy.respond(part(windows.take(rows), new), [states[row] for row in group])
+        torch.testing.assert_close(readouts, whole[rows, new.stop - 1], rtol=1e-4, atol=1e-5)
+    # States of which one is behind the others meet in a batch, too.
+    policy.respond(part(windows.take(np.array([2])), slice(0, 2)), states[2:])
+    assert [state.frames for state in states] == [4, 4, 2]
+    mixed = [part(windows.take(np.array([row])), slice(s.frames, s.frames + 1)) for row, s in enumerate(states)]
+    together = dataclasses.replace(
+        windows,
+        observations={name: np.concatenate([w.observations[name] for w in mixed]) for name in windows.observations},
+        previous=np.concatenate([w.previous for w in mixed]),
+        previous_valid=np.concatenate([w.previous_valid for w in mixed]),
+        lengths=np.ones(3, np.int64),
+    )
+    _, readouts = policy.respond(together, states)
+    torch.testing.assert_close(readouts, whole[torch.arange(3), torch.tensor([4, 4, 2])], rtol=1e-4, atol=1e-5)
+
+
+def part(windows: Windows, frames: slice) -> Windows:
+    """Some of the frames of windows."""
+    return dataclasses.replace(
+        windows,
+        observations={name: array[:, frames] for name, array in windows.observations.items()},
+        previous=windows.previous[:, frames],
+        previous_valid=windows.previous_valid[:, frames],
+        lengths=np.full(len(windows), frames.stop - frames.start),
+    )
+
+
+def test_reading_does_not_write(policy: Policy) -> None:
+    (state,) = policy.trunk.start(policy._told("grid", _task(policy.text.encode, policy.device, ["go"], None, None))[0])
+    frames, asking = torch.randn(1, 1, 1, 32), torch.randn(1, 2, 32)
+    policy.trunk.extend([state], frames)
+    first = policy.trunk.read([state], asking)
+    assert torch.equal(policy.trunk.read([state], asking), first) and state.frames == 1
+    torch.testing.assert_close(policy.trunk.read([state], asking[:, 1:]), first[:, 1:], rtol=1e-5, atol=1e-6)
+    policy.trunk.extend([state], frames)
+    assert not torch.allclose(policy.trunk.read([state], asking), first)
+    state.forget_frames()
+    torch.testing.assert_close(policy.trunk.step([state], frames, asking), first, rtol=1e-5, atol=1e-6)
+
+
+def test_what_was_shown_is_read_beforehand(policy: Policy) -> None:
+    policy = policy.grown((), {}, (), shown=3).eval().compute_in("float32")
+    episodes = [make_episode(GRID, 7, seed, "grid/one") for seed in range(2)]
+    episode = make_episode(GRID, 1, 5)
+    windows = Windows(
+        GRID, ["do one"], {s.name: episode.observations[s.name][None] for s in GRID.arrays},
+        GRID.actions.none()[None, None], np.zeros((1, 1), bool), np.ones(1, np.int64), shown=show(episodes, 3),
+    )  # fmt: skip
+    with torch.no_grad():
+        at_once = policy(windows)["action"]
+    _, readout = policy.respond(windows, [policy.begin("grid", "do one", context=episodes)])
+    torch.testing.assert_close(readout, at_once[:, 0], rtol=1e-4, atol=1e-5)
+
+
+def test_checkpoints_keep_readouts(policy: Policy, sources: dict[str, Source], tmp_path: Path) -> None:
+    policy.add_readout("arm", "value", ValueConfig())
+    checkpoint.save(policy, tmp_path / "c")
+    again = checkpoint.load_for_training(tmp_path / "c").eval()
+    windows = sources["arm"].draw(8, np.random.default_rng(0))
+    assert torch.equal(again(windows, ["value"])["value"], policy(windows, ["value"])["value"])
+    with pytest.raises(PolysomaError, match=r"arm has no readout 'text'; it has action, value"):
+        again(windows, ["text"])
+    with pytest.raises(PolysomaError, match="readout 'value' of arm: expected a new name"):
+        again.add_readout("arm", "value", ValueConfig())
+
+
+def test_another_readout_leaves_the_others_bit_identical(policy: Policy, sources: dict[str, Source]) -> None:
+    windows = {name: sources[name].draw(8, np.random.default_rng(0)) for name in ("arm", "grid")}
+    before = {name: (policy(batch)["action"], policy.predict(batch)) for name, batch in windows.items()}
+    policy.add_readout("arm", "value", ValueConfig())
+    for name, batch in windows.items():
+        assert torch.equal(policy(batch)["action"], before[name][0])
+        assert torch.equal(policy.predict(batch), before[name][1])
+    both = policy(windows["arm"], readouts=("action", "value"))
+    assert both["value"].shape == both["action"].shape == before["arm"][0].shape
+    torch.testing.assert_close(both["action"], before["arm"][0], rtol=1e-5, atol=1e-6)
+    values = policy.head("arm", "value").decode(both["value"])
+    assert values.shape == both["value"].shape[:2] and values.dtype == torch.float32
+    policy.head("arm", "value").losses(both["value"], torch.zeros(values.shape)).mean().backward()
+    assert policy.readouts["arm/value"].grad is not None and not policy.readouts["arm"].grad.any()
