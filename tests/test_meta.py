@@ -61,7 +61,7 @@ def base(family: Path, tmp_path: Path) -> Path:
 
 
 def learnt(base: Path, family: Path, out: Path, meta: MetaLearning, steps: int) -> Path:
-    recipe = meta_recipe_for(str(base), [str(family)], "lora", meta, UNSEEN, rank=2, learning_rate=3e-2)
+    recipe = meta_recipe_for(str(base), [str(family)], "lora", meta, UNSEEN, rank=2, learning_rate=5e-3)
     bodies = {"arm": dataclasses.replace(recipe.bodies["arm"], batch=8, noise=0.0)}
     return train(with_steps(dataclasses.replace(recipe, bodies=bodies, ema=0.9), steps), out)
 
@@ -86,7 +86,7 @@ def test_few_steps_go_further_from_a_meta_learnt_start(
 ) -> None:
     before = (base / checkpoint.WEIGHTS).read_bytes()
     meta = MetaLearning(algorithm, inner_rate=rate, batch=2, renamed=0.0)
-    folder = learnt(base, family, tmp_path / "run", meta, 30)
+    folder = learnt(base, family, tmp_path / "run", meta, 60)
     assert (base / checkpoint.WEIGHTS).read_bytes() == before
     _, plain = prepare(recipe_for(str(base), [str(family)], "lora", rank=2))
     there = after_inner_steps(checkpoint.load_for_training(folder), family, meta)
