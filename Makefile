@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
+# Tests run in this many processes of one thread each.
+PROCESSES ?= 2
 
 .PHONY: demo test setup lint format clean
 
@@ -10,7 +12,7 @@ demo: setup ## play every task with the shipped weights; a report of videos, and
 	$(BIN)/polysoma evaluate generalist --tasks '*' --episodes 1 --seed 1000 --report out/demo --json out/demo/results.json
 
 test: setup lint ## linter, formatter, type checker, tests
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest -n $(PROCESSES) --dist worksteal tests
 
 lint: setup
 	$(BIN)/ruff check .

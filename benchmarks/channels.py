@@ -20,13 +20,13 @@ from parallel import side_by_side
 from polysoma import simulators
 from polysoma.evaluation.evaluation import evaluate
 from polysoma.evaluation.intervals import paired_difference, wilson
-from polysoma.learning.imitation import train
 from polysoma.learning.recipe import recipe_from_table
+from polysoma.learning.training import train
 from polysoma.nn.described import expected_statistics
 from polysoma.policy import checkpoint
 from polysoma.recording import record
 from polysoma.rollout import Behaviour
-from results import write
+from results import difference, read, share, write
 
 SOURCES = {
     "metaworld": 64, "go1": 64, "drone": 64, "pointmaze": 32, "aloha": 32, "half-cheetah": 16, "ant": 16,
@@ -144,6 +144,28 @@ def main(
         "sources": SOURCES,
     }
     write("channels", {"settings": settings, "rows": rows})
+
+
+def render() -> str:
+    """Described channels against linear adapters."""
+    found = read("channels")
+    lines = [
+        "| held-out body | nearest known | demonstrations a task | linear | described | described - linear |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    lines += [
+        f"| {row['body']} | {row['nearest']} | {row['demonstrations']} | {share(row['linear'])} "
+        f"| {share(row['described'])} | {difference(row['described_minus_linear'])} |"
+        for row in found["rows"]
+    ]
+    settings = found["settings"]
+    lines += [
+        "",
+        f"{settings['steps']} steps on {len(settings['sources'])} bodies, then {settings['finetune_steps']} steps of "
+        f"fine-tuning; {settings['episodes']} episodes a task with seeds from {settings['seed']}, 95 % intervals "
+        "(`python benchmarks/channels.py`).",
+    ]
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

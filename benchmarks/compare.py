@@ -20,7 +20,7 @@ from polysoma.comparison import WAYS, Comparison, compare
 from polysoma.comparison_page import write_figure, write_page
 from polysoma.recording import record
 from polysoma.rollout import Behaviour
-from results import write
+from results import difference, read, write
 
 DEMONSTRATIONS = Path("data/held-out")
 FIGURES = Path(__file__).parents[1] / "docs"
@@ -57,6 +57,46 @@ def main(
     write_page(result, out / what / "index.html")
     write_figure(result, FIGURES / f"compare-{what}.svg")
     write(f"compare-{what}", {"comparison": result["comparison"], "rows": result["rows"]})
+
+
+def _table(name: str) -> str:
+    """Every way of learning from a few demonstrations."""
+    found = read(name)
+    asked = found["comparison"]
+    lines = [
+        "| way | demos | success | 95 % interval | minus specialist, paired | minutes | steps | MB | old tasks |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in found["rows"]:
+        minus, lost = row.get("minus_specialist"), row.get("forgotten")
+        low, high = row["interval"]
+        trained = bool(row["steps"])
+        old = "" if lost is None else difference([-lost[0], -lost[2], -lost[1]]) if any(lost) else "unchanged"
+        lines.append(
+            f"| {row['way']} | {row['demonstrations'] or ''} | {row['successes']}/{row['trials']} "
+            f"| {low:.2f} to {high:.2f} | {difference(minus) if minus and row['way'] != 'specialist' else ''} "
+            f"| {row['minutes'] if trained else ''} | {row['steps'] if trained else ''} "
+            f"| {row['megabytes'] if trained else ''} | {old} |"
+        )
+    machine = found["hardware"]
+    lines += [
+        "",
+        f"From {asked['base']}, {asked['minutes']:g} minutes on one core for each way ({machine['processor']}), "
+        f"{asked['episodes']} episodes of each of {len(asked['tasks'])} tasks from seed {asked['seed']} "
+        f"(`{found['command']}`).",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def render_tasks() -> str:
+    """Tasks that the base never met."""
+    return _table("compare-tasks")
+
+
+def render_body() -> str:
+    """A body that the base never met."""
+    return _table("compare-body")
 
 
 if __name__ == "__main__":

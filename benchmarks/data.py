@@ -28,7 +28,7 @@ import torch
 import tyro
 
 from data_frames import ACTION, CHUNK, EPISODES, FPS, HISTORY, LENGTH, SIDE, STATE, TASK, frames
-from polysoma.data import layout, storage
+from polysoma.data import layout, storage, stored
 from polysoma.data.dataset import Dataset
 from polysoma.data.episode import Episode
 from polysoma.data.formats import open_reader
@@ -39,7 +39,7 @@ from polysoma.data.windows import Windows
 from polysoma.data.writer import DatasetWriter
 from polysoma.embodiment import INSTRUCTION, ContinuousActions, Embodiment, Modality, Stream, channels
 from polysoma.horizon import Horizon
-from results import write
+from results import read, write
 
 BATCH = 32
 BODY = Embodiment(
@@ -51,8 +51,6 @@ BODY = Embodiment(
     ),
     ContinuousActions(channels(" ".join(f"a{i}" for i in range(ACTION)), low=-1, high=1)),
     FPS,
-    CHUNK,
-    HISTORY,
 )
 
 
@@ -235,7 +233,7 @@ def _sparse(folder: Path, frames: int) -> dict[str, np.ndarray]:
     """The files of a cache of so many frames, which take no disk because nothing was written into them."""
     folder.mkdir()
     arrays = {}
-    for key, feature in layout.body_features(BODY).items():
+    for key, feature in stored.body_features(BODY).items():
         path = folder / f"{key}.npy"
         np.lib.format.open_memmap(path, "w+", feature.dtype, (frames, *feature.shape))
         arrays[key] = MappedPictures.open(path) if feature.image else np.load(path, mmap_mode="r")
@@ -257,7 +255,7 @@ def _mixture(folder: Path) -> dict[str, float]:
         episodes = count // length
         dataset.embodiment = BODY
         dataset.observations = {"state": arrays["observation.state"], "top": arrays["observation.images.top"]}
-        dataset.actions, dataset.executed = arrays[layout.ACTION], arrays[layout.EXECUTED]
+        dataset.actions, dataset.executed = arrays[stored.ACTION], arrays[stored.EXECUTED]
         dataset.episode_start = np.arange(episodes) * length
         dataset.episode_length = np.full(episodes, length)
         dataset.episode_task = dataset.episode_instruction = np.zeros(episodes, np.int64)
@@ -277,6 +275,25 @@ def _mixture(folder: Path) -> dict[str, float]:
         "of which mapped files MB": resident["RssFile"],
         "peak MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
+
+
+def render() -> str:
+    """Reading and writing beside LeRobot."""
+    found = read("data")
+    lines = ["| what | rate |", "| --- | --- |"]
+    for unit, rates in found["rates"].items():
+        what, _, per = unit.partition(" ")
+        lines += [f"| {what}: {name} | {value:,.0f} {per} |" for name, value in rates.items()]
+    opening, mixture = found["opening 10,000 episodes"], found["two data sets of 1,000,000 frames in a mixture"]
+    lines += [
+        "",
+        f"Rates are {found['unit']}; {found['frames']}. Opening 10,000 episodes takes {opening['seconds']:.2f} s and "
+        f"{opening['megabytes']:.0f} MB. Two data sets of a million frames of pictures in a mixture: "
+        f"{mixture['of which anonymous MB']:.0f} MB of memory of its own, {mixture['resident MB']:.0f} MB with what is "
+        f"mapped of the files (`{found['command']}`; LeRobot {found['lerobot'].get('lerobot', 'not measured')}).",
+        "",
+    ]
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

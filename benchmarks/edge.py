@@ -10,6 +10,7 @@ all three; memory is what a process that holds nothing but the runner and its se
 from __future__ import annotations
 
 import json
+import runpy
 import subprocess
 import sys
 import tempfile
@@ -28,10 +29,9 @@ from polysoma.evaluation.intervals import paired_difference
 from polysoma.policy import checkpoint as checkpoints
 from polysoma.policy.agent import Acting
 from polysoma.policy.export import export_onnx
-from results import FOLDER, write
+from results import FOLDER, read, write
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
-from edge import Runner
+Runner = runpy.run_path(str(Path(__file__).parents[1] / "examples" / "edge.py"))["Runner"]
 
 TASKS = (
     "metaworld/*", "metaworld-pixels/drawer-*,metaworld-pixels/button-*", "babyai/GoTo*", "drone/*", "rover/*",
@@ -206,6 +206,40 @@ def main(
             rows[body] = measure(checkpoint, tasks, range(seed, seed + each), Path(folder), words)
             print(body, json.dumps(rows[body]), flush=True)
             write("edge", {"settings": settings, "bodies": rows, "act": act})
+
+
+def render() -> str:
+    """Exported policies."""
+    found = read("edge")
+    kinds = ("torch bfloat16", "onnx float32", "onnx int8")
+    lines = [
+        "| body | decision p50, torch / ONNX / int8 | file, ONNX / int8 | memory, int8 | success, torch / ONNX / int8 "
+        "| int8 - ONNX, paired |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for body, row in found["bodies"].items():
+        times = " / ".join(f"{row[kind]['p50_ms']:.1f}" for kind in kinds)
+        wins = " / ".join(f"{row[kind]['successes']}" for kind in kinds)
+        change = row["int8_minus_float32"]
+        low, high = change["interval"]
+        lines.append(
+            f"| {body} | {times} ms | {row['onnx float32']['mb']:.1f} / {row['onnx int8']['mb']:.1f} MB "
+            f"| {row['onnx int8']['resident_mb']:.0f} MB | {wins} of {row['onnx int8']['trials']} "
+            f"| {change['difference']:+.2f} [{low:+.2f}, {high:+.2f}] |"
+        )
+    machine = found["hardware"]
+    command = "`python benchmarks/edge.py`; ALOHA with `--trials 300`"
+    lines += ["", f"One core of {machine['processor']}, batch 1 ({command}).", ""]
+    if found.get("act"):
+        act, own = found["act"]["act"], found["act"]["p50_ms"]
+        lines += [
+            f"Two arms with one camera of {found['act']['side']} pixels, same run: LeRobot {act['lerobot']}'s ACT "
+            f"({act['parameters'] / 1e6:.1f} million parameters) decides in {act['p50_ms']:.0f} ms, this policy in "
+            + " / ".join(f"{own[kind]:.1f}" for kind in kinds)
+            + f" ms: {found['act']['times_faster']:.0f} times faster at best.",
+            "",
+        ]
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,6 @@ from typing import Any
 
 os.environ["POLYSOMA_FAMILIES"] = str(Path(__file__).parents[1] / "examples" / "fleet.py")
 
-import accelerate
 import torch
 import tyro
 
@@ -30,18 +29,23 @@ from polysoma.data.mixture import Source
 from polysoma.evaluation.evaluation import evaluate
 from polysoma.evaluation.intervals import paired_difference, wilson
 from polysoma.files import write_atomically
-from polysoma.learning.federation import ROBOTS as ROBOTS_FOLDER
-from polysoma.learning.federation import home_of, simulate
+from polysoma.learning.bodies import BodyRecipe
+from polysoma.learning.engine import Engine, losses_of
 from polysoma.learning.finetuning import recipe_for, with_steps
 from polysoma.learning.fleet import Rounds, begun, join
-from polysoma.learning.imitation import accumulate, learning_rate, optimizer_for, train
-from polysoma.learning.recipe import BodyRecipe, Recipe, recipe_from_table
+from polysoma.learning.method import Ingredients, Method, Metrics, Share, reduced
+from polysoma.learning.methods.imitation import Imitation
+from polysoma.learning.optimizers import AdamW
+from polysoma.learning.recipe import Recipe, recipe_from_table
+from polysoma.learning.simulated_fleet import ROBOTS as ROBOTS_FOLDER
+from polysoma.learning.simulated_fleet import home_of, simulate
+from polysoma.learning.training import train
 from polysoma.policy import checkpoint
 from polysoma.policy.adaptation import Adaptation
 from polysoma.policy.policy import Policy
 from polysoma.recording import record
 from polysoma.rollout import Behaviour
-from results import write
+from results import difference, read, write
 
 TASKS, BODY = ("touch", "carry", "stack"), "picker"
 WORDS = ("touch carry stack the red blue puck", "to on goal")
@@ -155,9 +159,7 @@ class Fleet:
             data=(self.data(0),),
             bodies={BODY: dataclasses.replace(BODY_RECIPE, batch=32, parts=1, weight=1 / len(ROBOTS))},
             steps=steps,
-            warmup=30,
-            learning_rate=2e-3,
-            weight_decay=0.01,
+            optimizer=AdamW(2e-3, warmup=30, weight_decay=0.01),
         )
         policies: list[Policy] = []
         for source in sources:
@@ -165,19 +167,10 @@ class Fleet:
             torch.manual_seed(0)
             own = {BODY: source.statistics()}
             policies.append(trunk.adapted(Adaptation("head"), (source.embodiment,), own, ()).train())
-        everything = torch.nn.ModuleList([trunk, *policies]).requires_grad_(True)
-        optimizer = optimizer_for(everything, recipe)  # type: ignore[arg-type]
-        accelerator = accelerate.Accelerator()
+        engine = Engine(Together(trunk, policies, sources, recipe), recipe)
         with counting(out.name) as show:
             for step in range(steps):
-                for group in optimizer.param_groups:
-                    group["lr"] = learning_rate(recipe, step)
-                loss = 0.0
-                for robot, (policy, source) in enumerate(zip(policies, sources, strict=True)):
-                    loss += accumulate(policy, source, dataclasses.replace(recipe, seed=robot), step, accelerator)[0]
-                torch.nn.utils.clip_grad_norm_(everything.parameters(), recipe.clip)
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
+                loss = sum(losses_of(engine.step(step)).values())
                 show(step + 1, steps, f"loss {loss / len(policies):.3f}")
         checkpoint.save(trunk, out / "shared")
         whose = {"base": str((out / "shared").resolve()), "base_sha256": checkpoint.weights_sha256(out / "shared")}
@@ -187,6 +180,21 @@ class Fleet:
             policy.config = dataclasses.replace(policy.config, adaptation=adaptation)
             checkpoint.save(policy, made[robot])
         return made
+
+
+class Together(Method):
+    """All robots learn in one place: a method of this file, of modules that share a trunk."""
+
+    def __init__(self, trunk: Policy, policies: list[Policy], sources: list[Source], recipe: Recipe) -> None:
+        robots = {f"robot-{number}": policy for number, policy in enumerate(policies)}
+        self.modules = torch.nn.ModuleDict({"policy": trunk, **robots}).requires_grad_(True)
+        self._robots = [
+            Imitation().build(Ingredients(policy, [source], bodies=recipe.bodies, seed=robot))
+            for robot, (policy, source) in enumerate(zip(policies, sources, strict=True))
+        ]
+
+    def accumulate(self, step: int, share: Share) -> Metrics:
+        return reduced(robot.accumulate(step, share) for robot in self._robots)
 
 
 def spent(out: Path) -> float:
@@ -252,6 +260,33 @@ def main(
         "rounds": dataclasses.asdict(asked),
     }  # fmt: skip
     write("fleet", {"settings": settings, "bytes_a_round": traffic, "rows": rows, "unseen": unseen})
+
+
+def render() -> str:
+    """Ten robots that learn together, in four ways."""
+    found = read("fleet")
+    settings, lines = found["settings"], []
+    for title, rows in (("ten robots", found["rows"]), ("robots that join", found["unseen"])):
+        lines += [f"| {title} | success | 95 % interval | local parts - this, paired | minutes |"]
+        lines += ["| --- | --- | --- | --- | --- |"]
+        for row in rows:
+            low, high = row["interval"]
+            beside = difference(row["ours_minus_this"]) if "ours_minus_this" in row else ""
+            lines.append(
+                f"| {row['way']} | {row['successes']}/{row['trials']} | {low:.2f} to {high:.2f} | {beside} "
+                f"| {row['minutes']:.1f} |"
+            )
+        lines.append("")
+    traffic, rounds = found["bytes_a_round"]["local"], settings["rounds"]
+    lines += [
+        f"{settings['demonstrations']} demonstrations of each of three tasks on each robot, "
+        f"{settings['their_demonstrations']} on those that join; {rounds['rounds']} rounds of {rounds['robots']} "
+        f"robots, {sum(traffic.values()) / 1e6:.1f} MB a round in all; {settings['episodes']} episodes of each task "
+        f"and robot, seeds from {settings['seed']} on; minutes of one core, of all robots together "
+        f"({found['hardware']['processor']}, `{found['command']}`).",
+        "",
+    ]
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import tyro
 from torch import Tensor, nn
 
 from polysoma.nn.trunk import BLOCKED, TransformerTrunk
-from results import FOLDER, write
+from results import FOLDER, read, write
 
 WAYS, SIZE, LENGTH, NOISE = 5, 16, 32, 0.5
 SEED_OF_UNSEEN = 9500
@@ -103,6 +103,28 @@ def main(
         if count not in [row["tasks"] for row in rows]:
             rows.append(train(count, steps, batch, every))
             write("gpicl", {"settings": settings, "rows": rows})
+
+
+def render() -> str:
+    """From memorising to learning."""
+    found = read("gpicl")
+    steps = [point["step"] for point in found["rows"][0]["curve"]]
+    lines = [
+        "| different tasks | " + " | ".join(f"step {step}" for step in steps) + " |",
+        "| --- |" + " --- |" * len(steps),
+    ]
+    for row in found["rows"]:
+        cells = " | ".join(f"{point['known']:.2f} / {point['unseen']:.2f}" for point in row["curve"])
+        lines.append(f"| {row['tasks'] or 'unlimited'} | {cells} |")
+    settings = found["settings"]
+    seconds = sum(row["core_seconds"] for row in found["rows"])
+    lines += [
+        "",
+        f"Accuracy on tasks of training / on unseen ones, over the last quarter of {settings['length']} examples; "
+        f"chance is {1 / settings['ways']:.2f}. {seconds / 60:.0f} minutes of one core in all (`{found['command']}`).",
+        "",
+    ]
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

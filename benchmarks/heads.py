@@ -18,11 +18,11 @@ import tyro
 
 from polysoma.evaluation.evaluation import evaluate
 from polysoma.evaluation.intervals import wilson
-from polysoma.learning.imitation import train
 from polysoma.learning.recipe import recipe_from_table
+from polysoma.learning.training import train
 from polysoma.recording import record
 from polysoma.rollout import Behaviour
-from results import write
+from results import read, share, write
 
 TASK, SEED = "walker/obstacle", 1900
 HEADS = {
@@ -54,6 +54,17 @@ def main(demonstrations: int = 200, steps: int = 2000, episodes: int = 100) -> N
             numbers[name] = score.to_json()
     settings = {"demonstrations": demonstrations, "steps": steps, "episodes": episodes, "seed": SEED}
     write("heads", {"settings": settings, "heads": numbers})
+
+
+def render() -> str:
+    """Which heads cope with several right answers."""
+    found = read("heads")
+    settings = found["settings"]
+    parts = [f"{name} {share(score)}" for name, score in found["heads"].items()]
+    return (
+        f"Two ways round an obstacle, {settings['steps']} steps from {settings['demonstrations']} demonstrations: "
+        f"{'; '.join(parts)} (`{found['command']}`).\n"
+    )
 
 
 if __name__ == "__main__":

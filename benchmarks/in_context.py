@@ -25,11 +25,11 @@ from polysoma.data.dataset import Dataset
 from polysoma.evaluation.evaluation import evaluate
 from polysoma.evaluation.intervals import mean_interval
 from polysoma.files import write_atomically
-from polysoma.learning.imitation import recipe_of_run, train
 from polysoma.learning.recipe import read_recipe
+from polysoma.learning.training import recipe_of_run, train
 from polysoma.recording import record
 from polysoma.rollout import Behaviour, Context
-from results import write
+from results import read, write
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "panel.toml"
 FIGURE = Path(__file__).parents[1] / "docs" / "in-context.svg"
@@ -155,6 +155,39 @@ def main(
         },
     )
     write_atomically(FIGURE, figure(rows, shots).encode())
+
+
+def render() -> str:
+    """Success against shots."""
+    found = read("in-context")
+    shots = sorted({row["shots"] for row in found["rows"]})
+    lines = [
+        "| shown | " + " | ".join(f"{count} shots" for count in shots) + " |",
+        "| --- |" + " --- |" * len(shots),
+    ]
+    names = {
+        "expert": "the expert's episodes",
+        "self": "its own successes",
+        "observations": "the expert's, without what was done",
+    }
+    nothing = next(row for row in found["rows"] if row["shots"] == 0)
+    for kind, name in names.items():
+        rows = {row["shots"]: row for row in found["rows"] if row["context"] == kind} | {0: nothing}
+        cells = [f"{rows[c]['rate']:.2f} [{rows[c]['interval'][0]:.2f}, {rows[c]['interval'][1]:.2f}]" for c in shots]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    settings, tries = found["settings"], found["tries_for_16_successes"]
+    most = {row["context"]: row for row in found["rows"] if row["shots"] == 16}["expert"]
+    lines += [
+        "",
+        f"Success of {settings['members']} unseen members, {settings['episodes']} episodes each from seed "
+        f"{settings['seed']} on, 95 % intervals over members; the expert itself {found['expert_itself']:.2f}. "
+        f"16 of the expert's episodes add {100 * found['gain_of_16']['expert']:.0f} points, its own ones "
+        f"{found['self_over_expert']:.0%} of that: they took it {tries['mean']:.0f} tries, {tries['most']} at most. "
+        f"With the expert's 16 in view it succeeds in {most['usual_keys']:.2f} where keys are the usual ones and in "
+        f"{most['own_keys']:.2f} where these are the member's own (`{found['command']}`).",
+        "",
+    ]
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

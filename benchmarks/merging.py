@@ -30,11 +30,11 @@ from polysoma.evaluation.merging import choose_coefficient
 from polysoma.files import write_atomically
 from polysoma.learning.finetuning import recipe_for, with_steps
 from polysoma.learning.grams import input_grams
-from polysoma.learning.imitation import recipe_of_run, train
+from polysoma.learning.training import recipe_of_run, train
 from polysoma.policy import checkpoint
 from polysoma.policy.merging import Grams, add, analogy, negate
 from polysoma.policy.policy import Policy
-from results import write
+from results import difference, read, write
 
 BASE = "runs/held-out/checkpoint"
 Way = Literal["keep", "plain"]
@@ -278,6 +278,52 @@ def main(out: Path = Path("runs/merging")) -> None:
         "chosen_on": {"seed": DEVELOPMENT, "episodes": CHOOSING, "rest": WATCHED},
     }
     write("merging", {"settings": settings, "rows": rows, "joint": joint, "negated": negated, "ported": ported})
+
+
+def render() -> str:
+    """What merges keep of what was learnt, and of what was known."""
+    found = read("merging")
+    settings = found["settings"]
+    lines = [
+        "| fine-tuned | merged | merges | base | each alone | merged | of the gain | lost on the rest |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    ways = (
+        ("each with `--keep`", found["rows"]["keep"]),
+        ("each on its task alone", found["rows"]["plain"]),
+        ("all at once with `--keep`", [found["joint"]]),
+    )
+    for name, rows in ways:
+        for row in rows:
+            gain = "{:.2f} [{:.2f}, {:.2f}]".format(*row["gain"])
+            merged = f"{row['fine_tunes']}, by {row['fit']}" if "fit" in row else "none"
+            lines.append(
+                f"| {name} | {merged} | {row['merges']} "
+                f"| {row['base']:.2f} | {row['tuned']:.2f} | {row['merged']:.2f} "
+                f"| {gain if row['fine_tunes'] > 1 else ''} | {difference(row['lost'])} |"
+            )
+    lines += [
+        "",
+        f"From {settings['base']}, all weights, {settings['demonstrations']} demonstrations, {settings['steps']} steps "
+        f"each. Rates of success on the tasks merged, {settings['episodes']} episodes of each; the rest are "
+        f"{len(settings['rest'])} tasks that the base met, {settings['episodes_of_rest']} episodes of each for every "
+        f"merge; seeds from {settings['seed']}, 95 % intervals. Coefficients were chosen on other seeds "
+        f"(`{found['command']}`).",
+        "",
+    ]
+    for row in found["negated"]:
+        lines.append(
+            f"Taken away, {row['task']} falls from {row['base']:.2f} to {row['negated']:.2f}; the others lose "
+            f"{difference(row['lost_on_others'])} (coefficient {row['coefficient']:g})."
+        )
+    ported = found["ported"]
+    rates = " and ".join(f"{rate:.2f} of {task}" for task, rate in ported["rates"].items())
+    lines += [
+        f"By analogy, the fine-tune for {ported['task']} was brought to a base that had learnt {ported['to']} since: "
+        f"{rates}, {difference(ported['lost'])} lost on the rest (coefficient {ported['coefficient']:g}).",
+        "",
+    ]
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

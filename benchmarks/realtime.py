@@ -21,7 +21,7 @@ from polysoma import simulators
 from polysoma.policy import checkpoint
 from polysoma.policy.policy import Policy
 from polysoma.policy.realtime import RealTimeAgent
-from results import write
+from results import read, write
 
 TASK = "aloha/transfer-cube"
 
@@ -80,6 +80,17 @@ def main(ticks: int = 10_000, milliseconds: float = 40.0) -> None:
     print("asked ahead:", ahead, "held:", held)
     settings = {"task": TASK, "policy_ms": milliseconds, "period_ms": 1e3 * period}
     write("realtime", {"settings": settings, "within_the_loop": waiting, "ahead": {**ahead, "held": held}})
+
+
+def render() -> str:
+    """Late control ticks."""
+    found = read("realtime")
+    waiting, ahead, settings = found["within_the_loop"], found["ahead"], found["settings"]
+    return (
+        f"A body of {1e3 / settings['period_ms']:.0f} Hz and a policy that takes {settings['policy_ms']:.0f} ms: of "
+        f"{ahead['ticks']:,} ticks {ahead['late']} came late and {ahead['held']} held the last action; asked within "
+        f"the control loop, {waiting['late']:,} of {waiting['ticks']:,} came late (`python benchmarks/realtime.py`).\n"
+    )
 
 
 if __name__ == "__main__":

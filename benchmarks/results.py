@@ -1,10 +1,12 @@
-"""What every benchmark writes: its numbers with the commit, versions and hardware they were measured with."""
+"""What every benchmark writes: its numbers with the commit, versions and hardware they were measured with; and what the
+tables that are rendered from them have in common."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,3 +34,20 @@ def write(name: str, numbers: dict[str, Any]) -> None:
     data = {"command": command, "commit": commit(), "versions": versions(), "hardware": hardware(), **numbers}
     write_atomically(FOLDER / f"{name}.json", (json.dumps(data, indent=1) + "\n").encode())
     print(f"wrote {FOLDER / name}.json")
+
+
+def read(name: str) -> dict[str, Any]:
+    """What ``results/<name>.json`` holds."""
+    found: dict[str, Any] = json.loads((FOLDER / f"{name}.json").read_text())
+    return found
+
+
+def share(entry: dict[str, Any]) -> str:
+    """A rate of success with its interval."""
+    low, high = entry["interval"]
+    return f"{entry['successes'] / entry['trials']:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def difference(values: Sequence[float]) -> str:
+    """A difference with its interval: (itself, low, high)."""
+    return f"{values[0]:+.2f} [{values[1]:+.2f}, {values[2]:+.2f}]"

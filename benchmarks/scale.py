@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -33,17 +33,15 @@ from polysoma.data.writer import DatasetWriter
 from polysoma.embodiment import Modality
 from polysoma.policy import checkpoint
 from polysoma.rollout import Behaviour, interleave, rollout_in_workers
-from results import write
+from results import read, write
+from scale_plan import PLAN, WINDOW, Assumptions, plan
 
 TASKS = ("metaworld-pixels/drawer-open-v3", "metaworld-pixels/reach-v3", "metaworld-pixels/window-close-v3")
 SEED = 4700
 SIDES = (96, 224)
 FPS = 15
-WINDOW = 2
 KEYFRAMES = 8
 ROUNDS = 3
-BATCH = 4096
-DECODED = {"video": "h264 windows", "short_groups": "h264 short windows", "jpeg": "jpeg"}
 REDUCE = """
 import sys, time, torch, torch.distributed as dist
 dist.init_process_group("gloo")
@@ -57,45 +55,6 @@ if dist.get_rank() == 0:
     print(best)
 dist.destroy_process_group()
 """
-
-
-@dataclass(frozen=True)
-class Assumptions:
-    """What was not measured here.
-
-    Attributes:
-        hours: of robot data; ``episode_s``: the length of one episode in seconds.
-        cameras, fps, side: of each robot: pictures of ``side`` pixels.
-        gpus, per_node: of the cluster.
-        peak: bfloat16 operations a second of one GPU; ``use``: the fraction of it that training reaches.
-        parameters: of the policy.
-        stride: of all frames, one in this many begins a window of an epoch.
-        tokens_per_camera: that a picture becomes.
-        network: bytes a second between nodes, for each GPU.
-        disk: bytes a second that a node writes.
-        failure_hours: between failures, of one GPU with all that hangs on it.
-        checkpoint_minutes, restart_minutes: between checkpoints, and from a failure to the next step.
-        cores: of a node.
-    """
-
-    hours: float = 1e6
-    episode_s: float = 30.0
-    cameras: int = 3
-    fps: float = 15.0
-    side: int = 224
-    gpus: int = 256
-    per_node: int = 8
-    peak: float = 989e12
-    use: float = 0.35
-    parameters: float = 3e8
-    stride: int = 8
-    tokens_per_camera: int = 64
-    network: float = 50e9
-    disk: float = 2e9
-    failure_hours: float = 50_000.0
-    checkpoint_minutes: float = 10.0
-    restart_minutes: float = 15.0
-    cores: int = 96
 
 
 def rate(work: Callable[[], int], seconds: float = 0.7) -> float:
@@ -243,65 +202,6 @@ def _reading_and_training(folder: Path) -> dict[str, Any]:
     }
 
 
-def plan(found: dict[str, Any], a: Assumptions) -> dict[str, float]:
-    """The plan's numbers, of what was measured and what is assumed."""
-    files, per_frame = found["files"][str(a.side)], found["bytes_per_frame"]
-    size, speed = files["bytes"], files["frames_per_s"]
-    nodes = a.gpus / a.per_node
-    frames = a.hours * 3600 * a.fps
-    pictures = frames * a.cameras
-    episodes = a.hours * 3600 / a.episode_s
-    # The words, the state and the readout beside the cameras.
-    tokens = WINDOW * (a.cameras * a.tokens_per_camera + 2) + 12
-    windows = frames / a.stride
-    seconds = 6 * a.parameters * tokens * windows / (a.gpus * a.peak * a.use)
-    windows_per_s = windows / seconds
-    decoded = windows_per_s * WINDOW * a.cameras
-    cores = {name: decoded / speed[kind] for name, kind in DECODED.items()}
-    # Today parameters and gradients are sent in float32. A ring sends everything twice; sharding gathers parameters
-    # for the forward and for the backward pass and scatters gradients, in every micro-batch: here there is one.
-    once = 4 * a.parameters * (a.gpus - 1) / a.gpus
-    # Weights, their moving average and two moments, in float32; the checkpoint is the average alone.
-    state, weights = 16 * a.parameters, 4 * a.parameters
-    between_failures = a.failure_hours / a.gpus
-    lost = (a.checkpoint_minutes / 2 + a.restart_minutes) / 60
-    return {
-        "frames": frames,
-        "episodes": episodes,
-        "numbers_tb": frames * per_frame["numbers"] / 1e12,
-        **{f"{name.replace(' ', '_')}_tb": pictures * size[name] / 1e12 for name in size},
-        "jpeg_tb_per_node": pictures * size["jpeg"] / nodes / 1e12,
-        "tokens_per_window": tokens,
-        "tokens": tokens * windows,
-        "epoch_hours": seconds / 3600,
-        "windows_per_s": windows_per_s,
-        "video_once_gb_per_s": pictures * size["h264"] / seconds / 1e9,
-        "jpeg_windows_gb_per_s": decoded * size["jpeg"] / 1e9,
-        **{f"decoding_cores_{name}": value for name, value in cores.items()},
-        "cores": nodes * a.cores,
-        "unpacking_core_days": pictures / speed["h264 in order"] / 86400,
-        # Today the process that trains also decodes, one after the other.
-        **{f"epoch_hours_today_{name}": seconds / 3600 * (1 + value / a.gpus) for name, value in cores.items()},
-        "step_s": BATCH / windows_per_s,
-        "gradient_gb": 4 * a.parameters / 1e9,
-        "sent_gb": 2 * once / 1e9,
-        "all_reduce_s": 2 * once / a.network,
-        "all_reduce_bfloat16_s": once / a.network,
-        "sharded_s": 3 * once / a.network,
-        "held_gb": (state + 4 * a.parameters) / 1e9,
-        "state_gb": state / 1e9,
-        "checkpoint_gb": weights / 1e9,
-        "write_s": (state + weights) / a.disk,
-        "hours_between_failures": between_failures,
-        "lost_share": lost / between_failures,
-        "index_gb_per_process": frames * per_frame["index"] / 1e9,
-        "index_gb_per_node": frames * per_frame["index"] * a.per_node / 1e9,
-        "index_hours_of_a_data_set": found["frames_of_an_index"] / (3600 * a.fps),
-        "episodes_gb_per_process": episodes * found["bytes_per_episode"] / 1e9,
-        "statistics_tb_per_process": frames * per_frame["statistics"] / 1e12,
-    }
-
-
 def _tokens(policy: Any, body: str, windows: Any) -> int:
     per_frame = policy.bodies[body].per_frame + 1
     words = policy.text.encode(windows.instructions).shape[1]
@@ -317,6 +217,49 @@ def main() -> None:
     plans = {name: {"assumed": asdict(a), "plan": plan(found, a)} for name, a in sizes.items()}
     print(found, plans, sep="\n")
     write("scale", {"measured": found, "plans": plans})
+
+
+def render() -> str:
+    """A million hours."""
+    found = read("scale")
+    measured, training = found["measured"], found["measured"]["training"]
+    cache, sent, saved = measured["cache"], measured["all_reduce"], measured["checkpoint"]
+    kinds = {"h264": "H.264", "h264 short": "H.264, short groups", "jpeg": "JPEG", "png": "PNG", "raw": "raw"}
+    lines = ["| pictures | " + " | ".join(kinds.values()) + " |", "| --- |" + " --- |" * len(kinds)]
+    for side, row in measured["files"].items():
+        size, speed = row["bytes"], row["frames_per_s"]
+        ordered = [speed.get(f"{kind} in order", speed.get(kind)) for kind in kinds]
+        windows = [speed.get(f"{kind} windows", speed.get(kind)) for kind in kinds]
+        for what, values in (
+            ("bytes each", [size[kind] for kind in kinds]),
+            ("a second and core, in order", ordered),
+            ("a second and core, in windows of two", windows),
+        ):
+            cells = " | ".join("" if value is None else f"{value:,.0f}" for value in values)
+            lines.append(f"| {side} pixels, {what} | {cells} |")
+    busy = training["flop_per_token"] * training["tokens_per_s"] / training["matmul_flop_per_s"]
+    lines += [
+        "",
+        f"Numbers of a frame (states, and actions twice): {measured['bytes_per_frame']['numbers']:,.0f} bytes. From a "
+        f"cache in memory a core copies {cache['windows_per_s']:,.0f} windows a second of {cache['window_frames']} "
+        f"frame and {cache['window_pictures']} pictures of 96 pixels. Training the shipped policy "
+        f"({training['parameters'] / 1e6:.1f} million parameters): {training['tokens_per_s']:,.0f} tokens a second and "
+        f"core, by six operations a parameter and token {busy:.0%} of the "
+        f"{training['matmul_flop_per_s'] / 1e9:,.0f} GFLOP/s of its matrix products in bfloat16. Averaging its "
+        f"gradients, {sent['bytes'] / 1e6:.0f} MB, between two processes: {1e3 * sent['s']:.0f} ms, "
+        f"{sent['bytes'] / sent['s'] / 1e9:.1f} GB/s. Writing a checkpoint of {saved['bytes'] / 1e6:.0f} MB: "
+        f"{1e3 * saved['s']:.0f} ms. {found['hardware']['processor']}, {found['hardware']['cores']} cores "
+        f"(`{found['command']}`).",
+        "",
+    ]
+    plans = found["plans"]
+    lines += ["| plan | " + " | ".join(plans) + " |", "| --- |" + " --- |" * len(plans)]
+    for name, key, form in PLAN:
+        values = [plan["plan"][key] for plan in plans.values()]
+        lines.append(
+            f"| {name} | " + " | ".join(f"{1e3 * v:,.0f}" if form == "ms" else form.format(v) for v in values) + " |"
+        )
+    return "\n".join([*lines, ""])
 
 
 if __name__ == "__main__":

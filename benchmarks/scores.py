@@ -20,11 +20,11 @@ import tyro
 from polysoma import simulators
 from polysoma.cli.progress import counting
 from polysoma.data.paraphrases import SHIPPED
-from polysoma.evaluation.evaluation import Result, Score, evaluate
-from polysoma.evaluation.intervals import wilson
+from polysoma.evaluation.evaluation import Result, Score, evaluate, reference
+from polysoma.evaluation.intervals import paired_difference, wilson
 from polysoma.policy import checkpoint
 from polysoma.rollout import Told
-from results import FOLDER, write
+from results import FOLDER, difference, read, share, write
 
 EPISODES = {
     "metaworld": 20, "metaworld-pixels": 10, "babyai": 20, "drone": 50, "rover": 50, "aloha": 50, "aloha-pixels": 50,
@@ -118,6 +118,128 @@ def _print(family: str, result: Result, tasks: Mapping[str, Score]) -> None:
     print(f"{family}: {score.successes}/{score.trials} = {score.rate:.3f} [{low:.3f}, {high:.3f}], {between} to expert")
     for task, own in sorted(tasks.items(), key=lambda item: item[1].rate)[:8]:
         print(f"    {task}: {own.successes}/{own.trials}")
+
+
+def render_results() -> str:
+    """What the shipped weights do."""
+    scores, specialists, speed = read("scores"), read("specialists"), read("speed")
+    lines = [
+        "| body | success | 95 % interval | expert | random 0 to expert 1 | tasks x seeds | decision, p50 |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    known = reference()
+    for family, score in scores["families"].items():
+        tasks = [task for task in scores["tasks"] if task.startswith(family + "/")]
+        low, high = score["interval"]
+        expert = sum(known[task.replace("-pixels/", "/")]["expert"] for task in tasks) / len(tasks)
+        # Decisions of what is attached are timed with it, by the scores; those of the trunk on an idle machine.
+        timed = {} if family in scores.get("attached", []) else (speed or {}).get("latency_ms", {})
+        latency = timed.get(family) or score["latency_ms"]
+        lines.append(
+            f"| {family} | **{score['rate']:.3f}** | {low:.3f} to {high:.3f} | {expert:.3f} "
+            f"| {score['expert_normalised']:.2f} | {len(tasks)} x {score['trials'] // len(tasks)} "
+            f"| {latency['p50']:.1f} ms |"
+        )
+    machine = scores["hardware"]
+    command = f"python benchmarks/scores.py {scores['checkpoint']} --share {scores['share']}"
+    lines += [
+        "",
+        f"One set of weights{_attached(scores)}; unseen seeds from {scores['seed']} on; batch 1 on one core for the "
+        f"decisions ({machine['processor']}, {machine['cores']} cores). Measured with `{command}`; per task "
+        "in [benchmarks/results/scores.json](benchmarks/results/scores.json).",
+    ]
+    if specialists:
+        rows = specialists["families"]
+        least = min(rows, key=lambda family: rows[family]["difference"])
+        low, high = rows[least]["interval"]
+        close = sum(row["difference"] >= -0.05 for row in rows.values())
+        lines += [
+            "",
+            f"Generalist minus a specialist of the same size for each of {len(rows)} families, paired seeds: "
+            f"{sum(row['difference'] for row in rows.values()) / len(rows):+.3f} in the mean, {least} least with "
+            f"{rows[least]['difference']:+.3f} [{low:+.3f}, {high:+.3f}]; {close} "
+            "lose no more than 0.05 ([table](docs/evaluation.md#the-generalist-against-specialists)).",
+        ]
+    if speed:
+        lines += [
+            "",
+            f"Recording Meta-World states: {speed['recording']['steps_per_s']:,.0f} steps/s with {speed['workers']} "
+            f"workers. Evaluating 50 Meta-World tasks x 4 episodes: {speed['evaluation']['seconds']:.0f} s "
+            "(`benchmarks/speed.py`).",
+        ]
+    if speed and "sample" in speed:
+        lines[-1] += (
+            f" A training sample costs {speed['sample']['ratio']:.2f} times as much in a policy of "
+            f"{speed['sample']['bodies']} bodies as in one that knows one."
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _attached(scores: dict[str, Any]) -> str:
+    names = scores.get("attached", [])
+    bodies = " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
+    return f", and low-rank matrices of 1.2 MB each for {bodies} alone" if names else ""
+
+
+def render_paraphrases() -> str:
+    """Held-out words against the shipped ones, the same episodes."""
+    plain, other = read("scores"), read("paraphrases")
+    lines = ["| body | the shipped words | unseen words | unseen - shipped |", "| --- | --- | --- | --- |"]
+    for family in other["families"]:
+        pairs: tuple[list[bool], list[bool]] = ([], [])
+        for task, score in other["tasks"].items():
+            if task.startswith(family + "/"):
+                known = dict(zip(plain["tasks"][task]["seeds"], plain["tasks"][task]["outcomes"], strict=True))
+                for seed, outcome in zip(score["seeds"], score["outcomes"], strict=True):
+                    pairs[0].append(bool(outcome))
+                    pairs[1].append(bool(known[seed]))
+        shares = [
+            share({"successes": sum(own), "trials": len(own), "interval": wilson(sum(own), len(own))})
+            for own in reversed(pairs)
+        ]
+        lines.append(f"| {family} | {shares[0]} | {shares[1]} | {difference(list(paired_difference(*pairs)))} |")
+    command = f"python benchmarks/scores.py --share {other['share']} --paraphrases held-out --name paraphrases"
+    lines += ["", f"The same seeds from {other['seed']} on, 95 % intervals (`{command}`)."]
+    return "\n".join(lines) + "\n"
+
+
+def render_memory() -> str:
+    """The shipped weights with demonstrations to look up, and without."""
+    found, plain = read("memory"), read("scores")
+    lines = ["| body | alone | looking up | looking up - alone, paired |", "| --- | --- | --- | --- |"]
+    for family in found["families"]:
+        pairs = [
+            (with_it, without)
+            for task, score in found["tasks"].items()
+            if task.startswith(family + "/")
+            for with_it, without in zip(score["outcomes"], plain["tasks"][task]["outcomes"], strict=False)
+        ]
+        first, second = ([bool(pair[n]) for pair in pairs] for n in (0, 1))
+        lines.append(
+            f"| {family} | {sum(second)}/{len(second)} | {sum(first)}/{len(first)} "
+            f"| {difference(list(paired_difference(first, second)))} |"
+        )
+    lines += [
+        "",
+        f"{found['demonstrations_looked_up']} demonstrations of each task, which the weights were trained on, too; "
+        f"seeds from {found['seed']} on, 95 % intervals (`{found['command']}`).",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def render_peg() -> str:
+    """ALOHA before and after five minutes of fine-tuning."""
+    before, after = read("aloha-before"), read("aloha-finetuned")
+    lines = ["| task | shipped weights | fine-tuned | fine-tuned - shipped, paired |", "| --- | --- | --- | --- |"]
+    for task, score in after["tasks"].items():
+        first, second = ([bool(o) for o in found["tasks"][task]["outcomes"]] for found in (after, before))
+        lines.append(
+            f"| {task} | {share(before['tasks'][task])} | {share(score)} "
+            f"| {difference(list(paired_difference(first, second)))} |"
+        )
+    lines += ["", f"Seeds from {after['seed']} on, 95 % intervals (`{after['command']}`).", ""]
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

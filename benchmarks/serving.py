@@ -29,7 +29,7 @@ from polysoma.policy import checkpoint
 from polysoma.policy.agent import Acting, plan_together
 from polysoma.policy.policy import Policy
 from polysoma.serving.client import Client
-from results import write
+from results import read, write
 
 CAMERAS = ("left", "right", "wrist")
 STATION = Embodiment(
@@ -160,6 +160,20 @@ def main(requests: int = 500, clients: int = 64, seconds: float = 60.0) -> None:
         print(unbatched)
     gain = batched["answers_per_s"] / unbatched["answers_per_s"]
     write("serving", {"one_client": alone, "batched": batched, "unbatched": unbatched, "gain": round(gain, 2)})
+
+
+def render() -> str:
+    """What serving costs."""
+    found = read("serving")
+    alone, batched, single = found["one_client"], found["batched"], found["unbatched"]
+    return (
+        f"One client with three pictures of 224 x 224: {alone['overhead_ms']['p50']:.1f} ms (p50) and "
+        f"{alone['overhead_ms']['p99']:.1f} ms (p99) beyond the policy's own {alone['policy_ms']['p50']:.1f} ms. "
+        f"{batched['clients']} clients for {batched['seconds']:.0f} s: {batched['answers_per_s']:,.0f} answers a "
+        f"second, {found['gain']:.1f} times as many as without batches ({single['answers_per_s']:,.0f}), "
+        f"{batched['lost']} lost, {batched['mixed_up']} mixed up, p99 {batched['answer_ms']['p99']:.0f} ms; "
+        f"{found['hardware']['cores']} cores for server and clients (`python benchmarks/serving.py`).\n"
+    )
 
 
 if __name__ == "__main__":

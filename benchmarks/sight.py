@@ -22,7 +22,7 @@ from polysoma.data.windows import Windows
 from polysoma.embodiment import INSTRUCTION, Modality
 from polysoma.policy import checkpoint as checkpoints
 from polysoma.policy.policy import Policy
-from results import write
+from results import read, write
 
 STILL = 0.005
 """Metres: what varies less than this within a task is not asked for."""
@@ -93,6 +93,19 @@ def main(checkpoint: str = "generalist", tasks: str = "metaworld-pixels/*,aloha-
         }
         print(name, "medians:", means[name])
     write("sight", {"settings": {"checkpoint": checkpoint, "episodes": episodes}, "medians": means, "tasks": found})
+
+
+def render() -> str:
+    """What cameras know."""
+    found = read("sight")
+    lines = [
+        "| body | explained variance of places | mean error | actions vary with the picture by |",
+        "| --- | --- | --- | --- |",
+    ]
+    for body, row in found["medians"].items():
+        lines.append(f"| {body} | {row['explained']:.2f} | {row['error_mm']:.0f} mm | {row['action_std']:.3f} std |")
+    lines += ["", f"Medians over tasks, {found['settings']['episodes']} resets each (`{found['command']}`).", ""]
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -25,9 +25,10 @@ from polysoma.data.dataset import Dataset
 from polysoma.data.formats import is_dataset
 from polysoma.evaluation.evaluation import Score, evaluate, reference
 from polysoma.evaluation.intervals import mean_interval
-from polysoma.learning.imitation import recipe_of_run, train
+from polysoma.learning.optimizers import AdamW
 from polysoma.learning.recipe import Recipe, read_recipe
-from results import FOLDER, write
+from polysoma.learning.training import recipe_of_run, train
+from results import FOLDER, difference, read, write
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 PHASES = (
@@ -61,7 +62,7 @@ def _recipe(family: str, windows: int) -> Recipe:
     part = dataclasses.replace(last.bodies[family], batch=batch, weight=1.0)
     return dataclasses.replace(
         last, data=tuple(dict.fromkeys(own)), bodies={family: part}, init="", steps=windows // batch,
-        learning_rate=1e-3, warmup=100, ema=0.995, checkpoint_every=100,
+        optimizer=AdamW(1e-3, warmup=100, ema=0.995), checkpoint_every=100,
     )  # fmt: skip
 
 
@@ -122,6 +123,29 @@ def main(
         }
         print(family, {key: value for key, value in rows[family].items() if key != "values"}, flush=True)
         write("specialists", {"seed": SEED, "families": rows})
+
+
+def render() -> str:
+    """The generalist against a specialist of every family."""
+    found = read("specialists")
+    lines = [
+        "| body | generalist | specialist | generalist - specialist | episodes | windows, generalist / specialist |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for family, row in found["families"].items():
+        windows = row["windows"]
+        lines.append(
+            f"| {family} | {row['generalist']:.2f} | {row['specialist']:.2f} "
+            f"| {difference([row['difference'], *row['interval']])} | {row['trials']} "
+            f"| {windows['generalist']:,} / {windows['specialist']:,} |"
+        )
+    lines += [
+        "",
+        f"Success, or the return between random actions (0) and the expert (1) where returns count; seeds from "
+        f"{found['seed']} on, 95 % intervals (`python benchmarks/specialists.py`).",
+        "",
+    ]
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

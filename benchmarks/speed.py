@@ -1,43 +1,171 @@
-"""Speeds: recording Meta-World states, evaluating Meta-World without videos, single decisions on one core, and what a
-training sample costs in a policy that knows one body against one that knows all.
+"""Speeds on one core: training steps and decisions in float32 and bfloat16 side by side, optionally against an earlier
+commit in the same run; recording and evaluation with two workers; what a sample costs in a policy of many bodies.
 
     python benchmarks/speed.py
+    python benchmarks/speed.py --before 33d38ae                  # paired with an earlier commit
+    python benchmarks/speed.py --before 33d38ae --emulate-avx2   # libraries told to use no more than AVX2
+
+Each figure comes from processes of their own, ours and the earlier commit's in turn, so that a machine whose speed
+drifts slows both alike.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import json
+import os
+import subprocess
+import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
 import torch
+import tyro
 
 from polysoma import simulators
 from polysoma.data.dataset import Dataset
 from polysoma.data.mixture import Source
-from polysoma.evaluation.evaluation import decision_latency, evaluate
+from polysoma.evaluation.evaluation import evaluate
+from polysoma.nn.precision import Precision, instruction_set
 from polysoma.policy import checkpoint
 from polysoma.policy.policy import Policy
-from polysoma.recording import record
-from polysoma.rollout import Behaviour
 from results import write
 
+ROOT = Path(__file__).parents[1]
 WORKERS = 2
 PAIRS = 60
+SEED = 4000
+STEPS = {"metaworld": 128, "aloha": 112, "babyai": 48}
+"""Windows of a step, by body."""
+DEMONSTRATIONS = {"metaworld": 10, "aloha": 20, "babyai": 5}
+EMULATED = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
+"""Tells PyTorch's own kernels, oneDNN and MKL to use no instructions beyond AVX2."""
 
 
-def sample_cost(folder: Path) -> dict[str, float]:
+@dataclass(frozen=True)
+class Speed:
+    """Measures speeds and writes benchmarks/results/speed.json, or speed-avx2.json where AVX2 is emulated."""
+
+    before: str = ""
+    """A commit to compare with."""
+    emulate_avx2: bool = False
+    """Tell the libraries to use no instructions beyond AVX2. Real processors without more may be slower or faster."""
+    rounds: int = 3
+    """How often each training step's process is run, ours and the earlier one's in turn."""
+    only: tuple[str, ...] = ("steps", "decisions", "sample", "throughput")
+    """Which parts to measure."""
+
+    def run(self) -> None:
+        environment = os.environ | {"OMP_NUM_THREADS": "1"} | (EMULATED if self.emulate_avx2 else {})
+        numbers: dict[str, Any] = {
+            "instruction_set": "AVX2 (emulated)" if self.emulate_avx2 else instruction_set(),
+            "processor_has": instruction_set(),
+            "before": self.before or None,
+        }
+        with tempfile.TemporaryDirectory() as folder, _worktree(self.before, Path(folder)) as earlier:
+            sides = {"now": ROOT} | ({"before": earlier} if earlier else {})
+            if "steps" in self.only:
+                numbers["steps"] = self._steps(sides, Path(folder), environment)
+            if "decisions" in self.only:
+                numbers["decisions"] = _decisions(sides, environment)
+        if "sample" in self.only:
+            numbers["sample"] = sample_cost()
+            print("sample", numbers["sample"])
+        if "throughput" in self.only:
+            numbers |= throughput()
+        write("speed-avx2" if self.emulate_avx2 else "speed", numbers)
+
+    def _steps(self, sides: dict[str, Path], folder: Path, environment: dict[str, str]) -> dict[str, Any]:
+        for side, root in sides.items():
+            for body, episodes in DEMONSTRATIONS.items():
+                out = ["--episodes", str(episodes), "--out", str(folder / side), "--workers", "2", "--seed", str(SEED)]
+                _run(root, ["-m", "polysoma", "record", f"{body}/*", *out], environment)
+        found: dict[str, Any] = {}
+        for body, count in STEPS.items():
+            seconds: dict[str, list[float]] = {}
+            for _ in range(self.rounds):
+                for precision in get_args(Precision):
+                    for side, root in sides.items():
+                        # Where bfloat16 is emulated a step takes as long as twenty others.
+                        times = "2" if self.emulate_avx2 and precision == "bfloat16" else "8"
+                        what = ["step", body, str(count), precision, str(folder / side), times]
+                        got = json.loads(_run(root, [str(ROOT / "benchmarks/speed_measure.py"), *what], environment))
+                        seconds.setdefault(f"{side} {precision}", []).extend(got["seconds"])
+            found[body] = {"windows": count} | {
+                name: {"median": float(np.median(own)), "least": min(own), "most": max(own)}
+                for name, own in seconds.items()
+            }
+            print(body, found[body])
+        return found
+
+
+def _decisions(sides: dict[str, Path], environment: dict[str, str]) -> dict[str, Any]:
+    """Milliseconds of a decision by body, for every precision and backend; the earlier commit as it was."""
+    bodies = checkpoint.bodies("generalist")
+    script = str(ROOT / "benchmarks/speed_measure.py")
+    found: dict[str, Any] = {}
+    for precision in get_args(Precision):
+        for backend in ("torch", "onnx"):
+            own = environment | {"POLYSOMA_PRECISION": precision}
+            if backend == "onnx" and precision == "bfloat16":
+                continue  # ONNX Runtime computes in float32.
+            found[f"now {backend} {precision}"] = json.loads(
+                _run(sides["now"], [script, "decide", ",".join(bodies), backend], own)
+            )
+    if "before" in sides:
+        found["before"] = json.loads(_run(sides["before"], [script, "decide", ",".join(bodies)], environment))
+    for name, own in found.items():
+        print(name, {body: figures["p50"] for body, figures in own.items()})
+    return found
+
+
+def _run(root: Path, command: list[str], environment: dict[str, str]) -> str:
+    """The last line that a Python process prints, which imports the polysoma of a checkout."""
+    path = {"PYTHONPATH": str(root / "src")}
+    done = subprocess.run(
+        [sys.executable, *command], env=environment | path, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
+    lines = done.stdout.strip().splitlines()
+    return lines[-1] if lines else ""
+
+
+@contextlib.contextmanager
+def _worktree(commit: str, folder: Path) -> Iterator[Path | None]:
+    """A checkout of a commit for as long as it is needed; None for no commit."""
+    if not commit:
+        yield None
+        return
+    place = folder / "earlier"
+    subprocess.run(["git", "-C", str(ROOT), "worktree", "add", "-q", "--detach", str(place), commit], check=True)
+    try:
+        yield place
+    finally:
+        subprocess.run(["git", "-C", str(ROOT), "worktree", "remove", "--force", str(place)], check=True)
+
+
+def sample_cost() -> dict[str, float]:
     """Milliseconds of forward and backward passes of one Meta-World window in a batch of 128, on one core: in a policy
     that knows this body alone and in the shipped one, in turn; medians."""
     torch.set_num_threads(1)
     everything = checkpoint.load_for_training("generalist")
     known = everything.config
     alone = Policy(dataclasses.replace(known, embodiments=(everything.embodiment("metaworld"),)))
-    horizon = everything.horizon("metaworld")
-    windows = Source([Dataset(folder / "metaworld")], [1.0], 0.0, horizon=horizon).draw(128, np.random.default_rng(0))
     seconds: dict[str, list[float]] = {"one": [], "all": []}
+    with tempfile.TemporaryDirectory() as folder:
+        from polysoma.recording import record
+        from polysoma.rollout import Behaviour
+
+        record(list(simulators.tasks_of("metaworld")), 3, Path(folder), Behaviour(noise=None), workers=WORKERS)
+        source = Source([Dataset(Path(folder) / "metaworld")], [1.0], 0.0, horizon=everything.horizon("metaworld"))
+        windows = source.draw(128, np.random.default_rng(0))
     for _ in range(PAIRS):
         for name, policy in (("one", alone), ("all", everything)):
             began = time.perf_counter()
@@ -50,22 +178,22 @@ def sample_cost(folder: Path) -> dict[str, float]:
     return {"bodies": len(known.embodiments), "one_ms": one, "all_ms": every, "ratio": every / one}
 
 
-if __name__ == "__main__":
+def throughput() -> dict[str, Any]:
+    """Recording and evaluating all tasks of Meta-World with two workers."""
+    from polysoma.recording import record
+    from polysoma.rollout import Behaviour
+
     tasks = list(simulators.tasks_of("metaworld"))
     with tempfile.TemporaryDirectory() as folder:
-        recorded = record(tasks, 10, Path(folder), Behaviour(noise=None), workers=WORKERS)
-        cost = sample_cost(Path(folder))
-    print("sample", cost)
-    recording = {"steps": recorded.steps, "seconds": recorded.seconds, "steps_per_s": recorded.steps / recorded.seconds}
+        done = record(tasks, 10, Path(folder), Behaviour(noise=None), workers=WORKERS)
+    recording = {"steps": done.steps, "seconds": done.seconds, "steps_per_s": done.steps / done.seconds}
     print("recording", recording)
     began = time.monotonic()
-    result = evaluate("generalist", tasks, 4, 4000, workers=WORKERS)
+    result = evaluate("generalist", tasks, 4, SEED, workers=WORKERS)
     evaluation = {"tasks": 50, "episodes": 4, "seconds": time.monotonic() - began}
     print("evaluation", evaluation, result.families()["metaworld"].rate)
-    firsts = [simulators.tasks_of(body)[-1] for body in checkpoint.bodies("generalist")]
-    latency = decision_latency("generalist", firsts, 4000)
-    print("latency", latency)
-    write(
-        "speed",
-        {"workers": WORKERS, "recording": recording, "evaluation": evaluation, "latency_ms": latency, "sample": cost},
-    )
+    return {"workers": WORKERS, "recording": recording, "evaluation": evaluation}
+
+
+if __name__ == "__main__":
+    tyro.cli(Speed).run()

@@ -31,7 +31,7 @@ from polysoma.nn.precision import autocast, chosen
 from polysoma.nn.tokenizers import build_vocabulary
 from polysoma.policy.policy import Policy, PolicyConfig
 from polysoma.policy.stream import Serializer, StreamAgent, StreamPolicy, draw
-from results import write
+from results import difference, read, share, write
 
 BATCHES = {"metaworld": 64, "fetch": 32, "drone": 32}
 EPISODES = {"metaworld": 1, "fetch": 10, "drone": 10}
@@ -180,6 +180,25 @@ def main(seconds: float = 480.0, processes: int = 2) -> None:
     print(costs)
     settings = {"core_seconds": seconds, "context": CONTEXT, "batches": BATCHES, "prompted": PROMPTED, "seed": SEED}
     write("stream", {"settings": settings, "costs": costs, "families": rows})
+
+
+def render() -> str:
+    """The stream mode against the grouped mode."""
+    found = read("stream")
+    lines = ["| body | grouped | stream | grouped - stream |", "| --- | --- | --- | --- |"]
+    lines += [
+        f"| {body} | {share(row['grouped'])} | {share(row['stream'])} | {difference(row['grouped_minus_stream'])} |"
+        for body, row in found["families"].items()
+    ]
+    costs = found["costs"]
+    lines += [
+        "",
+        f"{found['settings']['core_seconds']:.0f} s of one core each, in which the grouped mode learned from "
+        f"{costs['grouped']['windows']:,} frames and the stream mode from {costs['stream']['windows']:,}. An action "
+        f"took {costs['grouped']['ms_per_action']:.1f} and {costs['stream']['ms_per_action']:.1f} ms. Seeds from "
+        f"{found['settings']['seed']} on, 95 % intervals (`python benchmarks/stream.py`).",
+    ]
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

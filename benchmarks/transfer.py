@@ -19,11 +19,11 @@ from parallel import side_by_side
 from polysoma import simulators
 from polysoma.evaluation.evaluation import evaluate
 from polysoma.evaluation.intervals import paired_difference, wilson
-from polysoma.learning.imitation import train
 from polysoma.learning.recipe import recipe_from_table
+from polysoma.learning.training import train
 from polysoma.recording import record
 from polysoma.rollout import Behaviour
-from results import write
+from results import difference, read, share, write
 
 TARGETS = ("fetch", "drone", "go1", "pointmaze")
 BESIDE = ("metaworld", "drone", "go1")
@@ -106,6 +106,31 @@ def main(
         )
         print(rows[-1])
     write("transfer", {"settings": {"steps": steps, "episodes": episodes, "seed": SEED}, "rows": rows})
+
+
+def render() -> str:
+    """The transfer matrix."""
+    found = read("transfer")
+    beside = list(dict.fromkeys(row["beside"] for row in found["rows"]))
+    lines = [
+        "| body, demonstrations a task | " + " | ".join(f"beside {name}" for name in beside) + " |",
+        "| --- |" + " --- |" * len(beside),
+    ]
+    for target, count in dict.fromkeys((row["target"], row["demonstrations"]) for row in found["rows"]):
+        own = {row["beside"]: row for row in found["rows"] if (row["target"], row["demonstrations"]) == (target, count)}
+        cells = [
+            "" if name not in own else share(own[name]) if name == "nobody" else difference(own[name]["minus_alone"])
+            for name in beside
+        ]
+        lines.append(f"| {target}, {count} | " + " | ".join(cells) + " |")
+    settings = found["settings"]
+    lines += [
+        "",
+        f"Success beside nobody, then what the company of others adds to it, with 95 % intervals. {settings['steps']} "
+        f"steps each from nothing; {settings['episodes']} episodes a task with seeds from {settings['seed']} "
+        "(`python benchmarks/transfer.py`).",
+    ]
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -210,7 +210,7 @@ for step in 600 900; do
     data="$data, \"$visited/fine-$step/*\""
 done
 fine
-[ -d "$run/grafted" ] || "$bin/python" tools/graft.py "$run/fine/checkpoint" --bodies aloha --source "$run/seeing/checkpoint" \
+[ -d "$run/grafted" ] || "$bin/python" recipes/graft.py "$run/fine/checkpoint" --bodies aloha --source "$run/seeing/checkpoint" \
     --out "$run/grafted"
 resume=""
 [ -f "$run/last/training/training.safetensors" ] && resume="--resume"

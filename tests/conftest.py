@@ -28,8 +28,8 @@ from polysoma.embodiment import (
     channels,
 )
 from polysoma.horizon import Horizon
-from polysoma.learning.imitation import train
 from polysoma.learning.recipe import recipe_from_table
+from polysoma.learning.training import train
 from polysoma.nn.tokenizers import build_vocabulary
 from polysoma.nn.trunk import TransformerConfig
 from polysoma.policy.policy import Policy, PolicyConfig

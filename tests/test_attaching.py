@@ -14,7 +14,7 @@ from polysoma.data.mixture import Source
 from polysoma.errors import PolysomaError
 from polysoma.evaluation.hub import save_pretrained
 from polysoma.learning.finetuning import recipe_for, with_steps
-from polysoma.learning.imitation import train
+from polysoma.learning.training import train
 from polysoma.policy import checkpoint
 from polysoma.policy.agent import Acting
 from polysoma.policy.methods import FinetuningMethod

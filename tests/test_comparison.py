@@ -15,7 +15,7 @@ from polysoma.comparison_page import write_figure, write_page
 from polysoma.data.mixture import Source
 from polysoma.errors import PolysomaError
 from polysoma.evaluation.evaluation import Result, Score
-from polysoma.learning.imitation import Rehearsal
+from polysoma.learning.training import Rehearsal
 from polysoma.policy import checkpoint
 
 

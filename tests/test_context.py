@@ -15,8 +15,8 @@ from polysoma.data.windows import Showing, Windows, show, spaced
 from polysoma.data.writer import DatasetWriter
 from polysoma.errors import PolysomaError
 from polysoma.evaluation.evaluation import evaluate
-from polysoma.learning.imitation import train
 from polysoma.learning.recipe import recipe_from_table
+from polysoma.learning.training import train
 from polysoma.policy import checkpoint
 from polysoma.policy.adaptation import Adaptation
 from polysoma.policy.policy import Policy

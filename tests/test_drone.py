@@ -7,7 +7,7 @@ import pytest
 
 from polysoma.embodiment import Embodiment
 from polysoma.errors import PolysomaError
-from polysoma.simulators import drone
+from polysoma.simulators import drone, drone_body, drone_expert
 
 pytest.importorskip("mujoco")
 
@@ -19,7 +19,7 @@ def fly(environment, seed, instruction=None, noise=0.0, steps=10_000):
     states = [observation["state"]]
     terminated = truncated = False
     while not (terminated or truncated) and len(states) <= steps:
-        action = drone.expert(observation["state"], instruction or observation["instruction"])
+        action = drone_expert.expert(observation["state"], instruction or observation["instruction"])
         if rng.random() < 0.5:
             action = action + noise * rng.standard_normal(4)
         observation, _, terminated, truncated, info = environment.step(action)
@@ -77,7 +77,7 @@ def test_the_expert_succeeds(task, noise, wind):
 def test_the_expert_is_a_function_of_the_observation():
     environment = drone.FAMILY.make("drone/ring")
     observation, _ = environment.reset(seed=4)
-    expected = drone.expert(observation["state"], observation["instruction"])
+    expected = drone_expert.expert(observation["state"], observation["instruction"])
     np.testing.assert_array_equal(environment.expert_action(), expected)
 
 
@@ -86,8 +86,8 @@ def test_hovering_takes_one_second_at_the_target():
     target = [i for i, c in enumerate(drone.EMBODIMENT.stream("state").channels) if c.name.startswith("target_")]
     distance = np.linalg.norm(states[:, target], axis=1)
     assert success
-    assert (distance[-50:] < drone.HOVER_RADIUS).all()
-    assert distance[-51] >= drone.HOVER_RADIUS
+    assert (distance[-50:] < drone_body.HOVER_RADIUS).all()
+    assert distance[-51] >= drone_body.HOVER_RADIUS
 
 
 def test_only_the_named_ring_counts():
@@ -95,9 +95,9 @@ def test_only_the_named_ring_counts():
     named = set()
     for seed in range(6):
         observation, _ = environment.reset(seed=seed)
-        colour = next(c for c in drone.RING_COLOURS if c in observation["instruction"])
+        colour = next(c for c in drone_body.RING_COLOURS if c in observation["instruction"])
         named.add(colour)
-        wrong = next(c for c in drone.RING_COLOURS if c != colour)
+        wrong = next(c for c in drone_body.RING_COLOURS if c != colour)
         _, terminated, success = fly(environment, seed, instruction=f"fly to the {wrong} ring")
         assert terminated
         assert not success

@@ -9,8 +9,8 @@ import torch
 
 from conftest import SEEN_ARM
 from polysoma.errors import PolysomaError
-from polysoma.learning.imitation import train
 from polysoma.learning.recipe import recipe_from_table
+from polysoma.learning.training import train
 from polysoma.nn import efficientnet
 from polysoma.nn.efficientnet import EfficientNetLite0
 from polysoma.policy import checkpoint

@@ -17,8 +17,10 @@ from polysoma.data.windows import gather
 from polysoma.data.writer import DatasetWriter
 from polysoma.errors import PolysomaError
 from polysoma.learning import lineage
+from polysoma.learning.engine import Best
 from polysoma.learning.finetuning import recipe_for, with_steps
-from polysoma.learning.imitation import Best, recipe_of_run, rehearse, train
+from polysoma.learning.methods.imitation import Imitating
+from polysoma.learning.training import recipe_of_run, rehearse, train
 from polysoma.policy import checkpoint
 from polysoma.policy.adaptation import Adaptation
 from polysoma.policy.methods import AdaptationMethod
@@ -149,7 +151,7 @@ def test_what_is_kept_is_half_of_what_is_learnt_from(base: Path, datasets: dict[
     recipe = recipe_for(str(base), [str(tmp_path / "new")], "full", held_out=0.0, keep=kept)
     assert not alone.task_weights and recipe.data == (str(tmp_path / "new"), *kept)
     assert recipe.bodies["arm"].batch == 2 * alone.bodies["arm"].batch
-    source = open_sources(recipe.folders(), {}, {"arm": 0.0}, None, recipe.task_weights)[0]
+    source = open_sources(recipe.folders(), {}, {"arm": 0.0}, recipe.task_weights)[0]
     drawn = source.draw(1000, np.random.default_rng(0)).instructions
     # Of the three tasks two are old; "do one" is said for an old one as well.
     assert 0.2 < sum(text == "do two" for text in drawn) / 1000 < 0.3
@@ -161,7 +163,7 @@ def test_the_best_checkpoint_is_kept_and_patience_ends(
     base: Path, datasets: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     losses = iter([3.0, 1.0, 2.0, 1.5, 0.5])
-    monkeypatch.setattr("polysoma.learning.imitation._held_out_losses", lambda *_: {"arm": next(losses)})
+    monkeypatch.setattr(Imitating, "held_out", lambda self: {"arm": next(losses)})
     recipe = with_steps(recipe_for(str(base), [str(datasets["arm"])], "head"), 8, patience=2)
     folder = train(recipe, tmp_path / "run")
     assert checkpoint.read_config(folder)["lineage"]["steps"] == 2
@@ -236,7 +238,7 @@ def test_it_learns_other_words(base: Path, datasets: dict[str, Path], tmp_path: 
     [
         (["--steps", "1"], "--data"),
         (["--data", "nowhere"], "no data set matches 'nowhere'"),
-        (["--data", "ARM", "--held-out", "1.5"], "held_out from 0 to below 1"),
+        (["--data", "ARM", "--held-out", "1.5"], "held_out: expected 0 to below 1, got 1.5"),
         (["--data", "ARM", "--rank", "0", "--method", "lora"], "rank and tokens must be at least 1"),
     ],
 )

@@ -24,9 +24,12 @@ from polysoma.data.windows import gather
 from polysoma.data.writer import DatasetWriter
 from polysoma.errors import PolysomaError
 from polysoma.learning import federation, lineage
-from polysoma.learning.federation import SimulatedGrid, client_app, home_of, read_change, server_app, simulate
+from polysoma.learning.federation import client_app, read_change, server_app
 from polysoma.learning.fleet import Change, Robot, Rounds, Shared, averaged, begun, join, robots_in, shared_by
-from polysoma.learning.imitation import accumulate, optimizer_for
+from polysoma.learning.method import Share
+from polysoma.learning.methods.imitation import Imitation
+from polysoma.learning.simulated_fleet import SimulatedGrid, home_of, simulate
+from polysoma.learning.training import ingredients
 from polysoma.policy import checkpoint
 from polysoma.policy.adaptation import OF_BODIES
 
@@ -106,11 +109,18 @@ def test_one_robot_with_one_step_is_plain_training_of_the_shared_part(base: str,
     policy = robot.policy.train()
     for name, parameter in policy.named_parameters():
         parameter.requires_grad_(name in shared)
-    recipe = dataclasses.replace(robot.recipe, learning_rate=rounds.rate)
-    optimizer = optimizer_for(policy, recipe)
     (query,) = robot.halves(np.random.default_rng([rounds.seed, 1]))[1]
-    accumulate(policy, query, recipe, 1, robot.accelerator)
-    torch.nn.utils.clip_grad_norm_([p for p in policy.parameters() if p.requires_grad], recipe.clip)
+    method = Imitation().build(ingredients(robot.recipe, policy, [query]))
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": group.parameters, "weight_decay": robot.recipe.optimizer.weight_decay if group.decay else 0.0}
+            for group in method.parameter_groups()
+        ],
+        rounds.rate,
+        betas=(0.9, 0.95),
+    )
+    method.accumulate(1, Share(precision=policy.precision))
+    torch.nn.utils.clip_grad_norm_([p for p in policy.parameters() if p.requires_grad], robot.recipe.clip)
     optimizer.step()
     server = Shared(dict(shared), {})
     server.step(averaged([change]), rounds)

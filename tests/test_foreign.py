@@ -24,9 +24,10 @@ from polysoma.data.schema import infer, read_schema, schema_of, schema_path, wri
 from polysoma.data.view import view
 from polysoma.embodiment import ContinuousActions, DiscreteActions, Modality
 from polysoma.errors import PolysomaError
-from polysoma.learning.imitation import train
 from polysoma.learning.recipe import recipe_from_table
+from polysoma.learning.training import train
 from polysoma.policy import checkpoint
+from polysoma.progress import listening
 
 REAL = Path(__file__).parents[2] / "shared" / "data"
 
@@ -116,9 +117,10 @@ def test_descriptions_that_do_not_fit_are_refused(old: str, new: str, message: s
 def test_foreign_data_are_read_like_our_own_and_left_alone(tmp_path: Path) -> None:
     root = write_v3(tmp_path / "set")
     before = files_of(root)
-    calls: list[tuple[int, int]] = []
-    dataset = Dataset(root, lambda done, total: calls.append((done, total)))
-    assert calls == [(7, 23), (11, 23), (23, 23)]
+    calls: list[tuple[str, int, int]] = []
+    with listening(lambda *told: calls.append(told)):
+        dataset = Dataset(root)
+    assert calls == [(f"unpacking {root}", done, 23) for done in (7, 11, 23)]
     assert len(dataset) == 23 and dataset.instructions == TASKS
     assert dataset.tasks == [f"test-arm/{text}" for text in TASKS] and dataset.episode_task.tolist() == [0, 1, 0]
     for number, (start, length) in enumerate(zip(dataset.episode_start, dataset.episode_length, strict=True)):
@@ -129,7 +131,8 @@ def test_foreign_data_are_read_like_our_own_and_left_alone(tmp_path: Path) -> No
         assert off < 8
     assert dataset.executed is dataset.actions and isinstance(dataset.observations["front"], np.memmap)
     # From the cache now.
-    again = Dataset(root, lambda done, total: calls.append((done, total)))
+    with listening(lambda *told: calls.append(told)):
+        again = Dataset(root)
     assert len(calls) == 3 and np.array_equal(again.actions, dataset.actions)
     assert files_of(root) == before
 
@@ -151,12 +154,11 @@ def test_many_pictures_are_unpacked_by_several_processes(tmp_path: Path, monkeyp
     alone = Dataset(write_v3(tmp_path / "set"))
     monkeypatch.setattr("polysoma.data.foreign._WORTH_PROCESSES", 1)
     monkeypatch.setattr("os.cpu_count", lambda: 2)
-    calls: list[tuple[int, int]] = []
+    calls: list[tuple[str, int, int]] = []
     # A copy, because not even x264 on one thread writes the same file every time.
-    together = Dataset(
-        shutil.copytree(tmp_path / "set", tmp_path / "same"), lambda done, total: calls.append((done, total))
-    )
-    assert calls[-1] == (23, 23) and len(calls) == 3
+    with listening(lambda *told: calls.append(told)):
+        together = Dataset(shutil.copytree(tmp_path / "set", tmp_path / "same"))
+    assert calls[-1][1:] == (23, 23) and len(calls) == 3
     np.testing.assert_array_equal(alone.observations["front"], together.observations["front"])
     np.testing.assert_array_equal(alone.actions, together.actions)
 

@@ -14,10 +14,11 @@ from polysoma.data.mixture import Source
 from polysoma.embodiment import Embodiment
 from polysoma.errors import PolysomaError
 from polysoma.horizon import Horizon
+from polysoma.learning.bodies import BodyRecipe
 from polysoma.learning.finetuning import recipe_for, with_steps
 from polysoma.learning.horizons import resolve
-from polysoma.learning.imitation import train
-from polysoma.learning.recipe import BodyRecipe, recipe_from_table
+from polysoma.learning.recipe import recipe_from_table
+from polysoma.learning.training import train
 from polysoma.policy import checkpoint
 from polysoma.policy.policy import Policy
 
@@ -79,7 +80,7 @@ def test_what_is_recorded_now_holds_none(datasets: dict[str, Path]) -> None:
 
 
 def test_bad_horizons(datasets: dict[str, Path], tmp_path: Path) -> None:
-    with pytest.raises(PolysomaError, match="history and chunk of at least 1, got 0 and 4"):
+    with pytest.raises(PolysomaError, match=r"bodies\.arm: history: expected 1 or more, got 0"):
         trained(datasets["arm"], tmp_path / "run", history=0)
     trained(datasets["arm"], tmp_path / "base")
     policy = checkpoint.load_for_training(tmp_path / "base/checkpoint")

@@ -16,7 +16,7 @@ from polysoma.embodiment import Modality, Stream
 from polysoma.errors import PolysomaError
 from polysoma.horizon import Horizon
 from polysoma.learning.augmentation import augmented, recoloured, shifted
-from polysoma.learning.recipe import BodyRecipe
+from polysoma.learning.bodies import BodyRecipe
 from polysoma.nn.images import COARSE, EDGE, ImageConfig, ImageTokenizer, Points
 from polysoma.policy.policy import Policy
 

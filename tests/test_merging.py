@@ -18,7 +18,7 @@ from polysoma.errors import PolysomaError
 from polysoma.evaluation.merging import choose_coefficient
 from polysoma.learning.finetuning import recipe_for, with_steps
 from polysoma.learning.grams import input_grams
-from polysoma.learning.imitation import train
+from polysoma.learning.training import train
 from polysoma.policy import checkpoint
 from polysoma.policy.merging import add, analogy, negate
 from polysoma.policy.methods import FinetuningMethod

@@ -21,7 +21,6 @@ from polysoma.data.writer import DatasetWriter
 from polysoma.errors import PolysomaError
 from polysoma.evaluation.evaluation import Result, Score
 from polysoma.learning import lineage
-from polysoma.learning import meta as module
 from polysoma.learning.finetuning import (
     few_steps,
     few_steps_recipe,
@@ -29,9 +28,11 @@ from polysoma.learning.finetuning import (
     recipe_for,
     with_steps,
 )
-from polysoma.learning.imitation import Rehearsal, prepare, train
-from polysoma.learning.meta import MetaTasks, accumulate, inner_loop, learning, mean_loss
-from polysoma.learning.recipe import MetaLearning, recipe_from_table
+from polysoma.learning.methods import meta as module
+from polysoma.learning.methods.meta import BodyTasks, MetaLearning, accumulate, inner_loop, learning, mean_loss
+from polysoma.learning.preparation import prepare
+from polysoma.learning.recipe import recipe_from_table
+from polysoma.learning.training import Rehearsal, ingredients, train
 from polysoma.policy import checkpoint
 from polysoma.policy.adaptation import Adaptation
 from polysoma.policy.methods import AdaptationMethod, MetaAlgorithm
@@ -63,7 +64,8 @@ def base(family: Path, tmp_path: Path) -> Path:
 def learnt(base: Path, family: Path, out: Path, meta: MetaLearning, steps: int) -> Path:
     recipe = meta_recipe_for(str(base), [str(family)], "lora", meta, UNSEEN, rank=2, learning_rate=5e-3)
     bodies = {"arm": dataclasses.replace(recipe.bodies["arm"], batch=8, noise=0.0)}
-    return train(with_steps(dataclasses.replace(recipe, bodies=bodies, ema=0.9), steps), out)
+    optimizer = dataclasses.replace(recipe.optimizer, ema=0.9)
+    return train(with_steps(dataclasses.replace(recipe, bodies=bodies, optimizer=optimizer), steps), out)
 
 
 def draw(family: Path, task: str, seed: int) -> Windows:
@@ -160,9 +162,9 @@ def test_renamed_tasks_keep_their_data(datasets: dict[str, Path], sources: dict[
             },
             "test",
         )  # fmt: skip
-        tasks = MetaTasks(sources["grid"], recipe)
+        tasks = BodyTasks(meta, ingredients(recipe, policy, [sources["grid"]]), sources["grid"])
         for seed in range(8):
-            (support,), query = tasks._draw(policy, np.random.default_rng(seed))
+            (support,), query = tasks.draw(np.random.default_rng(seed))
             assert len({*support.instructions, *query.instructions}) == 1, "one task has one name"
             said.add((renamed, seed, query.instructions[0], int(query.observations["view"].sum())))
     told = {renamed: {(seed, text) for r, seed, text, _ in said if r == renamed} for renamed in (0.0, 1.0)}

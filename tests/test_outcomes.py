@@ -32,6 +32,7 @@ from polysoma.data.formats.reader import Ending
 from polysoma.data.transitions import returns, transitions
 from polysoma.data.writer import DatasetWriter
 from polysoma.errors import PolysomaError
+from polysoma.horizon import Horizon
 from polysoma.recording import record
 from polysoma.rollout import Behaviour
 
@@ -81,12 +82,14 @@ def test_golden_data_sets_of_every_format_are_read(version: int, tmp_path: Path)
         else:
             writer.add(more)
     assert layout.format_version(root) == version
+    assert Dataset(root).old_horizon == (Horizon(2, 3, True) if version == 1 else None)
     assert len(Dataset(root).episode_length) == version + 1
 
 
 def test_an_empty_data_set_of_format_1_becomes_one_of_format_2(tmp_path: Path) -> None:
     DatasetWriter(tmp_path, ARM).close()
-    layout.write_polysoma(tmp_path, ARM, {}, {}, 1)
+    path = tmp_path / layout.POLYSOMA
+    path.write_text(path.read_text().replace('"format_version": 2', '"format_version": 1'))
     with DatasetWriter(tmp_path, ARM) as writer:
         writer.add(make_episode(ARM, 4))
     assert layout.format_version(tmp_path) == 2 and Dataset(tmp_path).rewards is not None
@@ -419,3 +422,15 @@ def test_lerobot_takes_frames_from_data_alone(tmp_path: Path) -> None:
         assert set(pq.read_schema(path).names) == set(features)
     for path in (tmp_path / "meta/episodes").rglob("*.parquet"):
         assert not {kind for kind in map(str, pq.read_schema(path).types) if "binary" in kind}
+
+
+def test_a_copy_by_lerobots_tools_keeps_the_ends(tmp_path: Path) -> None:
+    """They copy frames and tables of episodes with all columns, and leave behind what they do not know."""
+    with DatasetWriter(tmp_path, ARM) as writer:
+        writer.add(dataclasses.replace(make_episode(ARM, 4), terminated=False, truncated=True))
+    shutil.rmtree(tmp_path / "final")
+    (tmp_path / layout.POLYSOMA).unlink()
+    reader = open_reader(tmp_path)
+    assert reader.ending(0) == Ending(False, True, True) and reader.final(0) is None
+    data = Dataset(tmp_path)
+    assert data.episode_truncated.all() and data.rewards is not None and not data.final

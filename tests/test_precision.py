@@ -14,9 +14,9 @@ from conftest import observe
 from polysoma.data.mixture import Source
 from polysoma.errors import PolysomaError
 from polysoma.evaluation.evaluation import hardware
-from polysoma.learning.imitation import recipe_of_run, train
 from polysoma.learning.lineage import tell
 from polysoma.learning.recipe import recipe_from_table
+from polysoma.learning.training import recipe_of_run, train
 from polysoma.nn import precision
 from polysoma.policy import checkpoint
 from polysoma.policy.policy import Policy

@@ -98,13 +98,18 @@ def test_the_expert_labels_what_a_policy_visits(untrained: Path, tmp_path: Path)
     data = Dataset(tmp_path / "dagger" / "drone")
     assert data.episode_length.max() <= 12
     assert not np.allclose(data.executed, data.actions)
+    # Rewards and ends are those of what was executed. Cut at the step limit, an episode keeps what came last.
+    assert data.rewards is not None and len(data.final["state"]) == len(data.episode_length) == 3
+    assert data.episode_truncated.tolist() == (~data.episode_terminated).tolist()
     # The label is the expert's answer in the visited state: play the executed actions again and ask.
     environment = simulators.make("drone/hover")
     environment.reset(seed=int(data.episode_seed[0]))
     start = int(data.episode_start[0])
     for t in range(start, start + int(data.episode_length[0])):
         np.testing.assert_allclose(environment.expert_action(), data.actions[t], atol=1e-6)
-        environment.step(np.array(data.executed[t]))
+        seen, reward, *_ = environment.step(np.array(data.executed[t]))
+        assert data.rewards[t] == np.float32(reward)
+    np.testing.assert_allclose(seen["state"], data.final["state"][0], atol=1e-6)
 
 
 def test_outcomes_do_not_depend_on_lanes(untrained: Path) -> None:

@@ -17,8 +17,8 @@ from polysoma.data.writer import DatasetWriter
 from polysoma.embodiment import Channel, ContinuousActions
 from polysoma.errors import PolysomaError
 from polysoma.horizon import Horizon
-from polysoma.learning.imitation import train
 from polysoma.learning.recipe import recipe_from_table
+from polysoma.learning.training import train
 from polysoma.nn.trunk import TransformerConfig
 from polysoma.policy import checkpoint
 from polysoma.policy.agent import Acting

@@ -9,7 +9,7 @@ import pytest
 
 from polysoma.embodiment import Embodiment
 from polysoma.errors import PolysomaError
-from polysoma.simulators import rover
+from polysoma.simulators import navigation, rover
 
 mujoco = pytest.importorskip("mujoco")
 
@@ -74,7 +74,7 @@ def test_expert_succeeds(environment: rover.RoverEnvironment, noise: float) -> N
 
 
 def test_expert_gets_away_from_a_wall(environment: rover.RoverEnvironment) -> None:
-    touching = rover.HALF_ARENA - rover.WALL_HALF_THICKNESS - rover.CHASSIS_RADIUS
+    touching = navigation.HALF_ARENA - navigation.WALL_HALF_THICKNESS - rover.CHASSIS_RADIUS
     for seed in range(20):
         environment.reset(seed=seed)
         place(environment, touching, 0.6, 0.0)
@@ -115,7 +115,7 @@ def test_lidar_sees_a_known_wall() -> None:
     environment.reset(seed=0)
     place(environment, -2.4, 1.0, math.pi)
     lidar = environment._observe()["state"][6 : 6 + rover.LIDAR_RAYS]
-    assert lidar[0] == pytest.approx(0.6 - rover.WALL_HALF_THICKNESS, abs=1e-6)
+    assert lidar[0] == pytest.approx(0.6 - navigation.WALL_HALF_THICKNESS, abs=1e-6)
 
 
 def test_lidar_agrees_with_mujoco(environment: rover.RoverEnvironment) -> None:

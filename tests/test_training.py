@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +11,19 @@ import safetensors.torch
 import torch
 
 from conftest import ARM, HORIZONS, make_episode
+from polysoma import simulators
 from polysoma.data.dataset import Dataset
 from polysoma.data.windows import gather
 from polysoma.data.writer import DatasetWriter
 from polysoma.errors import PolysomaError
-from polysoma.learning.imitation import learning_rate, recipe_of_run, train
+from polysoma.learning.methods.imitation import Imitation
+from polysoma.learning.methods.meta import MetaLearning
+from polysoma.learning.optimizers import AdamW
 from polysoma.learning.recipe import Recipe, read_recipe, recipe_from_table
+from polysoma.learning.training import recipe_of_run, train
 from polysoma.policy import checkpoint
+
+GOLDEN = Path(__file__).parent / "golden" / "run"
 
 
 def tiny(datasets: dict[str, Path], **changes: object) -> Recipe:
@@ -125,7 +132,7 @@ def test_moments_go_to_their_own_parameters_whatever_their_order(datasets: dict[
     train(tiny(datasets), tmp_path / "run", until=4)
     state = tensors(tmp_path / "run")
     for name in ("trunk.norm.weight", "heads.arm.linear.weight", "text.words.weight"):
-        assert state[f"optimizer.{name}.exp_avg"].shape == state[f"policy.{name}"].shape
+        assert state[f"optimizer.policy.{name}.exp_avg"].shape == state[f"modules.policy.{name}"].shape
 
 
 def test_it_learns(tmp_path: Path) -> None:
@@ -151,10 +158,13 @@ def test_the_average_is_what_is_shipped(datasets: dict[str, Path], tmp_path: Pat
     train(tiny(datasets), tmp_path / "run")
     state = tensors(tmp_path / "run")
     shipped = safetensors.torch.load_file(tmp_path / "run" / "checkpoint" / "model.safetensors")
-    assert all(torch.equal(shipped[name], state[f"average.{name}"]) for name in shipped)
+    assert all(torch.equal(shipped[name], state[f"average.policy.{name}"]) for name in shipped)
 
 
-def test_quick_evaluations_at_checkpoints(datasets: dict[str, Path], tmp_path: Path) -> None:
+def test_quick_evaluations_at_checkpoints(
+    datasets: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(simulators, "match_tasks", lambda patterns: ["arm/one"])
     asked: list[tuple[Path, tuple[str, ...], int, int]] = []
 
     def evaluate(folder: Path, tasks: tuple[str, ...], episodes: int, seed: int) -> dict[str, float]:
@@ -181,7 +191,7 @@ def test_only_what_is_trainable_changes(datasets: dict[str, Path], tmp_path: Pat
 
 def test_learning_rate_schedule(datasets: dict[str, Path]) -> None:
     recipe = tiny(datasets, learning_rate=1.0)
-    rates = [learning_rate(recipe, step) for step in range(12)]
+    rates = [recipe.optimizer.rate(step, recipe.steps) for step in range(12)]
     assert rates[:3] == pytest.approx([1 / 3, 2 / 3, 1.0])
     assert rates[2:] == sorted(rates[2:], reverse=True) and 0.01 <= rates[-1] < 0.1
 
@@ -208,9 +218,9 @@ def test_recipes(tmp_path: Path) -> None:
     assert (recipe.steps, recipe.bodies["arm"].batch, recipe.bodies["grid"].weight) == (7, 9, 0.5)
     assert recipe.init == "runs/x"
     for override, message in (
-        ("stepz=7", "unknown stepz; known are data, bodies"),
-        ("steps=many", "steps must be int, got 'many'"),
-        ("bodies.arm.size=2", r"bodies\.arm: unknown size"),
+        ("stepz=7", "override stepz=7: unknown key stepz; did you mean steps?"),
+        ("steps=many", "override steps=many: steps: expected a whole number, got 'many'"),
+        ("bodies.arm.size=2", r"unknown key bodies\.arm\.size; known are chunk, history"),
         ("steps", "expected key=value"),
     ):
         with pytest.raises(PolysomaError, match=message):
@@ -230,3 +240,28 @@ def test_every_shipped_recipe_is_valid() -> None:
     assert recipes
     for path in recipes:
         assert read_recipe(path).steps > 0
+
+
+@pytest.mark.parametrize("name", ["imitation", "meta"])
+def test_golden_runs_of_format_1_resume(name: str, tmp_path: Path) -> None:
+    """tests/golden/run, made by tests/golden/make_run.py with the code of that time: killed at step 4 of 8."""
+    shutil.copytree(GOLDEN, tmp_path / "golden")
+    for file in (tmp_path / "golden").rglob("*.json"):
+        file.write_text(file.read_text().replace("GOLDEN", str(tmp_path / "golden")))
+    run = tmp_path / "golden" / name
+    expected = json.loads((GOLDEN / "expected.json").read_text())[name]
+    recipe = recipe_of_run(run)
+    assert (recipe.optimizer, recipe.steps) == (AdamW(warmup=2), 8)
+    assert isinstance(recipe.method, MetaLearning if name == "meta" else Imitation)
+    before = tensors(run)
+    train(recipe, run, resume=True)
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    found = [row for row in rows if row["step"] > 4]
+    assert [row["step"] for row in rows if "learning_rate" in row] == [1, 2, 3, 4, 5, 6, 7, 8]
+    for row, then in zip(found, expected, strict=True):
+        known = {key: value for key, value in then.items() if key not in ("seconds", "windows_per_s")}
+        # As far as two processors, or float32 and bfloat16, agree.
+        assert {key: row[key] for key in known} == pytest.approx(known, rel=0.05)
+    # Counters went on from where they were, so the state of the optimiser was found.
+    after, step = tensors(run), "trunk.norm.weight.step" if name == "imitation" else "readouts.arm.step"
+    assert (before[f"optimizer.{step}"], after[f"optimizer.policy.{step}"]) == (4, 8)

@@ -27,8 +27,9 @@ from polysoma.learning.finetuning import (
     recipe_for,
     within,
 )
-from polysoma.learning.imitation import recipe_of_run, train
+from polysoma.learning.methods.meta import MetaLearning
 from polysoma.learning.recipe import PolicySize, Recipe
+from polysoma.learning.training import recipe_of_run, train
 from polysoma.nn.precision import Wanted, chosen
 from polysoma.policy import checkpoint
 from polysoma.policy.methods import FinetuningMethod
@@ -228,8 +229,8 @@ def _trained(comparison: Comparison, tried: _Try, run: Path) -> tuple[Path, int]
     made = run / "checkpoint"
     if tried.way == "inner":
         recipe = few_steps_recipe(tried.start, [comparison.data], tried.demonstrations)
-        assert recipe.meta is not None
-        steps = recipe.meta.inner_steps
+        assert isinstance(recipe.method, MetaLearning)
+        steps = recipe.method.inner_steps
         return few_steps(dataclasses.replace(recipe, precision=comparison.precision), run), steps
     if (run / "training").is_dir():
         recipe = recipe_of_run(run)

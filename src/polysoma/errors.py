@@ -5,3 +5,7 @@ from __future__ import annotations
 
 class PolysomaError(Exception):
     """A problem that the user can solve. The command line prints its message on one line, without a traceback."""
+
+
+class SettingError(PolysomaError, ValueError):
+    """A setting that cannot be: raised by settings when they are made; :mod:`polysoma.config` adds file and key."""

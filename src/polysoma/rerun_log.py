@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from polysoma import hub
-from polysoma.data import layout
+from polysoma.data import stored
 from polysoma.data.formats import open_reader
 from polysoma.data.formats.reader import ACTION, OBSERVATION, REWARD, Reader
 from polysoma.data.images import encode_jpeg
@@ -126,10 +126,10 @@ class RerunLog:
             if stream.modality is Modality.TEXT:
                 log.instruct(values[stream.name])
             elif stream.modality is Modality.IMAGE:
-                log.picture(layout.stream_key(body, stream), values[stream.name])
+                log.picture(stored.stream_key(body, stream), values[stream.name])
             elif stream.name in values:
                 names = [channel.name for channel in stream.channels]
-                log.numbers(layout.stream_key(body, stream), np.asarray(values[stream.name]), names)
+                log.numbers(stored.stream_key(body, stream), np.asarray(values[stream.name]), names)
         done = body.check_action(action)
         if isinstance(body.actions, DiscreteActions):
             log.numbers(ACTION, done, ["choice"])

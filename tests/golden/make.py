@@ -41,7 +41,7 @@ def checkpoint() -> None:
 
 def dataset() -> None:
     from make_recorded import write_cart
-    from polysoma.data.layout import FORMAT_VERSION
+    from polysoma.data.stored import FORMAT_VERSION
 
     (write_cart(HERE / f"dataset-{FORMAT_VERSION}") / ".writer.lock").unlink()
 

@@ -62,11 +62,15 @@ def check(root: Path, body: Embodiment) -> None:
             np.testing.assert_array_equal(item["action"].numpy().reshape(expected.shape), expected)
             np.testing.assert_array_equal(item["action_is_pad"].numpy(), np.arange(CHUNK) + step >= length)
             np.testing.assert_array_equal(item["executed_action"].numpy(), ours.executed[start + step])
+            assert ours.rewards is not None and float(item["next.reward"]) == ours.rewards[start + step]
+            last = step == length - 1
+            assert bool(item["next.done"]) == last and bool(item["next.success"]) == (last and each.success)
             assert item["task"] == each.instruction
             assert (int(item["episode_index"]), int(item["frame_index"])) == (number, step)
             assert abs(float(item["timestamp"]) - step / rate) < 1e-6
     row = theirs.meta.episodes[3]
     assert (row["polysoma/task"], row["polysoma/seed"]) == (episodes[3].task, 3)
+    assert (row["polysoma/terminated"], row["polysoma/truncated"]) == (episodes[3].terminated, episodes[3].truncated)
     stats = json.loads((root / "meta/stats.json").read_text())
     for name, values in stats.items():
         for key, value in values.items():

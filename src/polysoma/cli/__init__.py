@@ -23,6 +23,7 @@ from polysoma.cli.fleet import FleetBegin, FleetJoin, FleetSimulate
 from polysoma.cli.merge import MergeAdd, MergeAnalogy, MergeAttach, MergeNegate
 from polysoma.cli.meta import Meta
 from polysoma.cli.play import Play
+from polysoma.cli.progress import telling
 from polysoma.cli.push import Push
 from polysoma.cli.record import Record
 from polysoma.cli.serve import Serve
@@ -71,7 +72,8 @@ def main(arguments: list[str] | None = None) -> None:
         command = tyro.cli(
             COMMANDS[name], prog=f"polysoma {name}", description=inspect.cleandoc(COMMANDS[name].__doc__), args=rest
         )
-        command.run()
+        with telling():
+            command.run()
     except PolysomaError as error:
         print(f"polysoma: {error}", file=sys.stderr)
         sys.exit(1)

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 import tyro
 
 from polysoma import simulators
-from polysoma.cli.progress import counting, unpacking
+from polysoma.cli.progress import counting_steps
 from polysoma.cli.train import check_training_installed, computed_in, quick_evaluation
 from polysoma.errors import PolysomaError
+from polysoma.learning.metrics import Tracker
 from polysoma.nn.precision import Wanted
-from polysoma.policy.methods import FinetuningMethod
+from polysoma.policy.methods import FinetuningMethod, OptimizerKind
 
 if TYPE_CHECKING:
     from polysoma.learning.recipe import Recipe
@@ -70,6 +71,10 @@ class Finetune:
     """Of the prompt."""
     learning_rate: float | None = None
     """The peak; by default what suits the method."""
+    optimizer: OptimizerKind = "adamw"
+    """schedule-free needs no end that is fixed beforehand: --minutes goes by the clock, whatever the speed."""
+    tracker: Tracker | None = None
+    """Where metrics go beside metrics.jsonl: tensorboard by default."""
     tasks: str = ""
     """Play these tasks at every checkpoint (of bodies that have a simulator here), comma-separated."""
     paraphrases: str = ""
@@ -88,7 +93,7 @@ class Finetune:
     def run(self) -> None:
         check_training_installed()
         from polysoma.learning.finetuning import few_steps, few_steps_recipe
-        from polysoma.learning.imitation import recipe_of_run, train
+        from polysoma.learning.training import recipe_of_run, train
 
         if self.inner:
             if self.resume or self.method is not None or self.steps is not None:
@@ -98,15 +103,13 @@ class Finetune:
             self._check_data()
             recipe = few_steps_recipe(self.checkpoint, self.data, self.demos, self.seed)
             recipe = dataclasses.replace(recipe, precision=self.precision)
-            self._done(few_steps(recipe, self.out, unpacking()))
+            self._done(few_steps(recipe, self.out))
             return
         recipe = recipe_of_run(self.out, self.precision) if self.resume else self._plan()
-        with counting("training") as show:
-
-            def progress(step: int, losses: dict[str, float]) -> None:
-                show(step, recipe.steps, " ".join(f"{name} {loss:.3f}" for name, loss in losses.items()))
-
-            folder = train(recipe, self.out, self.resume, None, progress, quick_evaluation, unpacking())
+        if self.tracker is not None:
+            recipe = dataclasses.replace(recipe, tracker=self.tracker)
+        with counting_steps("training", recipe.steps) as progress:
+            folder = train(recipe, self.out, self.resume, None, progress, quick_evaluation)
         self._done(folder)
 
     def _done(self, folder: Path) -> None:
@@ -123,13 +126,13 @@ class Finetune:
 
     def _plan(self) -> Recipe:
         self._check_data()
-        from polysoma.learning.finetuning import recipe_for, steps_in, with_steps
-        from polysoma.learning.imitation import rehearse
+        from polysoma.learning.finetuning import in_time, recipe_for, steps_in, with_steps
         from polysoma.learning.recipe import Evaluation
+        from polysoma.learning.training import rehearse
 
         recipe = recipe_for(
             self.checkpoint, self.data, self.method, self.demos, self.held_out, self.rank, self.tokens,
-            self.learning_rate, self.seed, unpacking(), self.keep, self.chunk, self.history, self.previous_action,
+            self.learning_rate, self.seed, self.keep, self.chunk, self.history, self.previous_action, self.optimizer,
         )  # fmt: skip
         recipe = dataclasses.replace(recipe, paraphrases=self.paraphrases, precision=self.precision)
         if self.tasks:
@@ -143,7 +146,8 @@ class Finetune:
             f"{cost.seconds:.2f} s, {steps * cost.seconds / 60:.1f} minutes; {cost.learning:,} parameters learn, "
             f"{cost.memory / 1e9:.1f} GB of memory, {cost.stored / 1e6:.1f} MB stored"
         )
-        return with_steps(recipe, steps, self.patience)
+        planned = with_steps(recipe, steps) if self.steps is not None else in_time(recipe, 60 * self.minutes, cost)
+        return dataclasses.replace(planned, patience=self.patience)
 
 
 @dataclass(frozen=True)

@@ -94,8 +94,8 @@ class FleetSimulate:
         check_training_installed()
         if not self.data:
             raise PolysomaError("--data: expected patterns of the robots' folders, got none")
-        from polysoma.learning.federation import ROBOTS, home_of, simulate
         from polysoma.learning.fleet import Rounds, join, robots_in
+        from polysoma.learning.simulated_fleet import ROBOTS, home_of, simulate
 
         robots = robots_in(self.data)
         names = [Path(robot).name for robot in robots]

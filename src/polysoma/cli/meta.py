@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 import tyro
 
-from polysoma.cli.progress import counting, unpacking
+from polysoma.cli.progress import counting_steps
 from polysoma.cli.train import check_training_installed
 from polysoma.errors import PolysomaError
+from polysoma.learning.metrics import Tracker
 from polysoma.nn.precision import Wanted
 from polysoma.policy.methods import AdaptationMethod, MetaAlgorithm
 
@@ -62,6 +63,8 @@ class Meta:
     """Of lora's matrices; width of adapter's bottlenecks."""
     learning_rate: float | None = None
     """The peak, of the start; by default what suits."""
+    tracker: Tracker | None = None
+    """Where metrics go beside metrics.jsonl: tensorboard by default."""
     seed: int = 0
     """Of all that is drawn at random."""
     precision: Wanted = "auto"
@@ -72,16 +75,13 @@ class Meta:
 
     def run(self) -> None:
         check_training_installed()
-        from polysoma.learning.imitation import recipe_of_run, train
+        from polysoma.learning.training import recipe_of_run, train
 
         recipe = recipe_of_run(self.out, self.precision) if self.resume else self._plan()
-        with counting("meta-learning") as show:
-
-            def progress(step: int, losses: dict[str, float]) -> None:
-                after = " ".join(f"{name} {loss:.3f}" for name, loss in losses.items())
-                show(step, recipe.steps, f"after the inner steps: {after}")
-
-            folder = train(recipe, self.out, self.resume, None, progress, None, unpacking())
+        if self.tracker is not None:
+            recipe = dataclasses.replace(recipe, tracker=self.tracker)
+        with counting_steps("meta-learning", recipe.steps, "after the inner steps: ") as progress:
+            folder = train(recipe, self.out, self.resume, None, progress)
         if os.environ.get("RANK", "0") == "0":
             print(f"checkpoint: {folder}; adapt it with `polysoma finetune {folder} --data ... --inner`")
 
@@ -89,13 +89,13 @@ class Meta:
         if not self.data:
             raise PolysomaError("--data: expected one or more data sets of many tasks, got none")
         from polysoma.learning.finetuning import meta_recipe_for, steps_in, with_steps
-        from polysoma.learning.imitation import rehearse
-        from polysoma.learning.recipe import MetaLearning
+        from polysoma.learning.methods.meta import MetaLearning
+        from polysoma.learning.training import rehearse
 
         meta = MetaLearning(self.algorithm, self.inner_steps, self.inner_rate, self.tasks, renamed=self.renamed)
         without = tuple(pattern.strip() for pattern in self.without.split(",")) if self.without else ()
         recipe = meta_recipe_for(
-            self.base, self.data, self.method, meta, without, self.rank, self.learning_rate, self.seed, unpacking()
+            self.base, self.data, self.method, meta, without, self.rank, self.learning_rate, self.seed
         )
         recipe = dataclasses.replace(recipe, precision=self.precision)
         cost = rehearse(with_steps(recipe, 10))

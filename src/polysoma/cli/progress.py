@@ -6,9 +6,14 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from polysoma.progress import listening
+
+if TYPE_CHECKING:
+    from polysoma.learning.engine import Progress as Steps
 
 SECONDS_BETWEEN_LINES = 20.0
 
@@ -38,17 +43,30 @@ def counting(title: str) -> Iterator[Callable[[int, int, str], None]]:
         yield show
 
 
-def unpacking() -> Callable[[Path, int, int], None]:
-    """Gives a function to call with (data set, frames so far, of how many), which prints a line now and then."""
+@contextlib.contextmanager
+def counting_steps(title: str, steps: int, before: str = "") -> Iterator[Steps]:
+    """Gives what a training tells of its steps to: it shows the losses, with ``before`` before them."""
+    with counting(title) as show:
+
+        def progress(step: int, losses: dict[str, float]) -> None:
+            show(step, steps, before + " ".join(f"{name} {loss:.3f}" for name, loss in losses.items()))
+
+        yield progress
+
+
+@contextlib.contextmanager
+def telling() -> Iterator[None]:
+    """Prints a line now and then about what takes long inside the library."""
     last = time.monotonic()
 
-    def show(path: Path, done: int, total: int) -> None:
+    def show(what: str, done: int, total: int) -> None:
         nonlocal last
         if time.monotonic() - last >= SECONDS_BETWEEN_LINES / 4 or (done == total and total > 5000):
             last = time.monotonic()
-            print(f"unpacking {path}: {done:,} of {total:,} frames", file=sys.stderr, flush=True)
+            print(f"{what}: {done:,} of {total:,} frames", file=sys.stderr, flush=True)
 
-    return show
+    with listening(show):
+        yield
 
 
 def _lines(title: str) -> Callable[[int, int, str], None]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
 import os
 from dataclasses import dataclass
@@ -10,8 +9,9 @@ from pathlib import Path
 
 import tyro
 
-from polysoma.cli.progress import counting, unpacking
+from polysoma.cli.progress import counting_steps
 from polysoma.errors import PolysomaError
+from polysoma.learning.metrics import Tracker
 from polysoma.nn.precision import Wanted
 
 
@@ -39,21 +39,19 @@ class Train:
     """Continue the run in --out."""
     until: int | None = None
     """Stop after this step with everything saved, e.g. to record with the policy so far; --resume goes on."""
+    tracker: Tracker | None = None
+    """Where metrics go beside metrics.jsonl, whatever the recipe says."""
 
     def run(self) -> None:
         check_training_installed()
-        from polysoma.learning.imitation import train
         from polysoma.learning.recipe import read_recipe
+        from polysoma.learning.training import train
 
-        recipe = read_recipe(self.recipe, self.overrides)
-        if self.precision != "auto":
-            recipe = dataclasses.replace(recipe, precision=self.precision)
-        with counting("training") as show:
-
-            def progress(step: int, losses: dict[str, float]) -> None:
-                show(step, recipe.steps, " ".join(f"{name} {loss:.3f}" for name, loss in losses.items()))
-
-            folder = train(recipe, self.out, self.resume, self.until, progress, quick_evaluation, unpacking())
+        chosen = {"tracker": self.tracker, "precision": None if self.precision == "auto" else self.precision}
+        overrides = [f"{key}={value}" for key, value in chosen.items() if value is not None]
+        recipe = read_recipe(self.recipe, (*self.overrides, *overrides))
+        with counting_steps("training", recipe.steps) as progress:
+            folder = train(recipe, self.out, self.resume, self.until, progress, quick_evaluation)
         if os.environ.get("RANK", "0") == "0":
             print(f"checkpoint: {folder}, {computed_in(folder)}")
 
@@ -68,7 +66,7 @@ def computed_in(folder: Path) -> str:
 
 def check_training_installed() -> None:
     """Raises PolysomaError where a package that training needs is missing."""
-    missing = [name for name in ("accelerate", "tensorboard") if importlib.util.find_spec(name) is None]
+    missing = [name for name in ("accelerate",) if importlib.util.find_spec(name) is None]
     if missing:
         raise PolysomaError(
             f"training needs {', '.join(missing)}, not installed here: run `pip install 'polysoma[train]'`"

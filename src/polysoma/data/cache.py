@@ -27,8 +27,8 @@ import numpy as np
 from polysoma.data import storage
 from polysoma.data.formats.reader import PICTURE
 from polysoma.data.images import encode_jpeg
-from polysoma.data.layout import Feature
 from polysoma.data.pictures import JPEGS, JpegPictures, JpegWriter, MappedPictures, Pictures, StreamedPictures
+from polysoma.data.stored import Feature
 from polysoma.errors import PolysomaError
 
 _LIMIT = 100 * 10**9

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from polysoma.data import layout
+from polysoma.data import layout, stored
 from polysoma.data.cache import Columns, cached, fingerprint, user_cache
 from polysoma.data.episode import Episode
-from polysoma.data.foreign import ENDING, Foreign, Progress
+from polysoma.data.foreign import ENDING, Foreign
 from polysoma.data.formats import open_reader
 from polysoma.data.layout import EpisodeIndex
 from polysoma.data.recorded import Recorded
@@ -38,7 +38,6 @@ class Dataset:
 
     Args:
         root: the folder or file.
-        progress: called with (frames unpacked, of how many) while a cache is made.
 
     Attributes:
         embodiment: the body.
@@ -65,12 +64,12 @@ class Dataset:
         PolysomaError: not a data set of a known format, a newer one, no episodes yet, or a damaged file.
     """
 
-    def __init__(self, root: Path, progress: Progress | None = None) -> None:
+    def __init__(self, root: Path) -> None:
         self.root = Path(root)
         if (self.root / layout.POLYSOMA).exists():
             index, columns = self._open_own()
         else:
-            index, columns = self._open_foreign(progress)
+            index, columns = self._open_foreign()
         self.tasks, self.instructions = index.tasks, index.instructions
         self.episode_start, self.episode_length = index.start, index.length
         self.episode_task, self.episode_instruction = index.task, index.instruction
@@ -79,15 +78,15 @@ class Dataset:
         self._has_final = index.final
         self._frames = index.frames
         streams = self.embodiment.recorded
-        self.observations = {stream.name: columns[layout.stream_key(self.embodiment, stream)] for stream in streams}
+        self.observations = {stream.name: columns[stored.stream_key(self.embodiment, stream)] for stream in streams}
         self.final = {
-            stream.name: columns[layout.FINAL + layout.stream_key(self.embodiment, stream)]
+            stream.name: columns[stored.FINAL + stored.stream_key(self.embodiment, stream)]
             for stream in streams
             if index.final.any()
         }
-        self._rewards = columns[layout.REWARD][:][:, 0] if index.rewards else None
-        self.actions = columns[layout.ACTION][:]
-        self.executed = columns[layout.EXECUTED][:] if layout.EXECUTED in columns else self.actions
+        self._rewards = columns[stored.REWARD][:][:, 0] if index.rewards else None
+        self.actions = columns[stored.ACTION][:]
+        self.executed = columns[stored.EXECUTED][:] if stored.EXECUTED in columns else self.actions
         if isinstance(self.embodiment.actions, DiscreteActions):
             self.actions, self.executed = self.actions[:, 0], self.executed[:, 0]
 
@@ -98,13 +97,13 @@ class Dataset:
         name = fingerprint(self.root, recorded.files(), recorded.frames, recorded.features)
         return recorded.index, cached(name, recorded, [self.root / ".cache", user_cache(self.root)])
 
-    def _open_foreign(self, progress: Progress | None) -> tuple[EpisodeIndex, Columns]:
+    def _open_foreign(self) -> tuple[EpisodeIndex, Columns]:
         reader = open_reader(self.root)
         try:
             schema = schema_of(reader)
             self.embodiment, self.failures = schema.embodiment, {}
             self.old_horizon = schema.old_horizon
-            foreign = Foreign(reader, schema, progress)
+            foreign = Foreign(reader, schema)
             files = [path for path in (*reader.files(), schema_path(self.root)) if path.exists()]
             name = fingerprint(self.root, files, foreign.frames, foreign.features)
             columns = cached(name, foreign, [user_cache(self.root)])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from polysoma.data import layout
+from polysoma import progress
+from polysoma.data import stored
 from polysoma.data.episode import Episode
 from polysoma.data.formats import open_reader
 from polysoma.data.formats.reader import ACTION, REWARD, Reader
@@ -31,9 +32,6 @@ ENDING = "episode.ending"
 _NEAR, _RUN = 8, 64
 """Frames of which pictures are read in one go: how far one is from the next, and how many at most."""
 
-Progress = Callable[[int, int], None]
-"""Called with (frames so far, of how many)."""
-
 
 class Foreign:
     """What a reader holds, described by a schema. Episodes without frames are left out.
@@ -41,7 +39,6 @@ class Foreign:
     Args:
         reader: holds the frames.
         schema: says what they are.
-        progress: called while all of them are read.
 
     Attributes:
         index: the episodes; their seeds are their numbers in the reader. How they ended is read with their frames:
@@ -52,8 +49,8 @@ class Foreign:
         PolysomaError: there is no frame at all.
     """
 
-    def __init__(self, reader: Reader, schema: Schema, progress: Progress | None = None) -> None:
-        self.reader, self.schema, self._progress = reader, schema, progress
+    def __init__(self, reader: Reader, schema: Schema) -> None:
+        self.reader, self.schema = reader, schema
         body = schema.embodiment
         self._episodes = np.flatnonzero(reader.lengths)
         if not len(self._episodes):
@@ -78,11 +75,11 @@ class Foreign:
             final=np.zeros(len(length), bool) if reader.finals is None else reader.finals[self._episodes],
             rewards=_is_scalar(reader, REWARD),
         )
-        features = layout.body_features(body)
+        features = stored.body_features(body)
         self.features: dict[str, Feature] = {
-            **{key: value for key, value in features.items() if key != layout.EXECUTED},
-            **layout.reward_features(self.index.rewards),
-            **(layout.final_features(body) if self.index.final.any() else {}),
+            **{key: value for key, value in features.items() if key != stored.EXECUTED},
+            **stored.reward_features(self.index.rewards),
+            **(stored.final_features(body) if self.index.final.any() else {}),
             ENDING: Feature(np.dtype(bool), (3,)),
         }
 
@@ -94,12 +91,13 @@ class Foreign:
         """How many values a column has: one a frame, one an episode, or one a last observation."""
         if column == ENDING:
             return len(self)
-        return int(self.index.final.sum()) if column.startswith(layout.FINAL) else self.frames
+        return int(self.index.final.sum()) if column.startswith(stored.FINAL) else self.frames
 
     def fill(self, columns: Mapping[str, np.ndarray | JpegWriter]) -> None:
         """Assigns all rows of these columns. Raises PolysomaError as :meth:`episode`.
 
-        Many pictures that go into files are unpacked by as many processes as there are cores.
+        Tells :mod:`polysoma.progress` how far it is. Many pictures that go into files are unpacked by as many processes
+        as there are cores.
         """
         pictures = any(self.features[key].image for key in columns)
         workers = min(os.cpu_count() or 1, len(self))
@@ -124,28 +122,27 @@ class Foreign:
         done = 0
         for count in counts:
             done += count
-            if self._progress is not None:
-                self._progress(done, self.frames)
+            progress.tell(f"unpacking {self.reader.path}", done, self.frames)
 
     def _fill_one(self, columns: Mapping[str, np.ndarray | JpegWriter], number: int) -> int:
         body = self.schema.embodiment
-        keys = {layout.stream_key(body, stream): stream for stream in body.arrays}
+        keys = {stored.stream_key(body, stream): stream for stream in body.arrays}
         held = self._read(self.number(number), [stream for key, stream in keys.items() if key in columns])
         begin, length = int(self.index.start[number]), int(self.index.length[number])
         rows = slice(begin, begin + length)
         for key, stream in keys.items():
             if key in columns:
                 columns[key][rows] = held.observations[stream.name]
-        columns[layout.ACTION][rows] = held.actions.reshape(length, -1)
+        columns[stored.ACTION][rows] = held.actions.reshape(length, -1)
         if held.rewards is not None:
             # Whoever trains without rewards is not kept from it by one that is not finite: Dataset.rewards is strict.
-            columns[layout.REWARD][rows] = held.rewards[:, None]
+            columns[stored.REWARD][rows] = held.rewards[:, None]
         columns[ENDING][number : number + 1] = np.array([[held.terminated, held.truncated, held.success]])
-        last = [stream for key, stream in keys.items() if layout.FINAL + key in columns]
+        last = [stream for key, stream in keys.items() if stored.FINAL + key in columns]
         if self.index.final[number] and last:
             row = int(self.index.final[:number].sum())
             for name, value in self._final(self.number(number), last).items():
-                key = layout.FINAL + layout.stream_key(body, body.stream(name))
+                key = stored.FINAL + stored.stream_key(body, body.stream(name))
                 columns[key][row : row + 1] = value[None]
         return length
 
@@ -156,10 +153,10 @@ class Foreign:
             PolysomaError: as :meth:`Reader.window`.
         """
         body = self.schema.embodiment
-        key = column.removeprefix(layout.FINAL)
-        stream = next(stream for stream in body.arrays if layout.stream_key(body, stream) == key)
+        key = column.removeprefix(stored.FINAL)
+        stream = next(stream for stream in body.arrays if stored.stream_key(body, stream) == key)
         pictures = np.empty((len(rows), *stream.shape), np.uint8)
-        if column.startswith(layout.FINAL):
+        if column.startswith(stored.FINAL):
             for place, number in enumerate(np.flatnonzero(self.index.final)[rows].tolist()):
                 pictures[place] = self._final(self.number(number), [stream])[stream.name]
             return pictures

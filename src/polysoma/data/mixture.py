@@ -307,7 +307,6 @@ def open_sources(
     paths: Sequence[Path],
     weights: dict[str, float],
     balance: dict[str, float],
-    progress: Callable[[Path, int, int], None] | None = None,
     task_weights: Mapping[str, float] | None = None,
     horizon: Callable[[Embodiment, Horizon | None], Horizon | None] = lambda _body, old: old,
 ) -> list[Source]:
@@ -318,7 +317,6 @@ def open_sources(
         weights: pattern (``*`` and ``?``) to the weight of the folders, or names on the Hub, that match it; the first
             one counts, 1 if none.
         balance: embodiment name to the exponent of :class:`Source`; 0 where absent.
-        progress: called with (data set, frames so far, of how many) while a data set of another format is unpacked.
         task_weights: as for :class:`Source`; episodes of tasks of weight 0 are left out, of the statistics too. Bodies
             of which nothing remains are left out.
         horizon: says how a policy looks at a body, from the body and what a data set of the first format holds; None
@@ -326,7 +324,7 @@ def open_sources(
     """
     groups: dict[str, list[tuple[Dataset, float]]] = {}
     for path in paths:
-        dataset = Dataset(path, None if progress is None else functools.partial(progress, path))
+        dataset = Dataset(path)
         weight = _first_match(hub.called(path), weights)
         groups.setdefault(dataset.embodiment.name, []).append((dataset, weight))
     sources = []

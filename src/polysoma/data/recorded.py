@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from polysoma.data import layout, storage
-from polysoma.data.layout import Feature
+from polysoma.data import layout, storage, stored
 from polysoma.data.pictures import JpegWriter
+from polysoma.data.stored import Feature
 from polysoma.errors import PolysomaError
 
 _KEPT_BYTES = 2**26
@@ -40,9 +40,9 @@ class Recorded:
         if not len(self.index.length):
             raise PolysomaError(f"{root}: no episode has been recorded into this data set yet")
         self.features: dict[str, Feature] = {
-            **layout.body_features(self.embodiment),
-            **layout.reward_features(self.index.rewards),
-            **(layout.final_features(self.embodiment) if self.index.final.any() else {}),
+            **stored.body_features(self.embodiment),
+            **stored.reward_features(self.index.rewards),
+            **(stored.final_features(self.embodiment) if self.index.final.any() else {}),
         }
         self._ends: dict[Path, np.ndarray] = {}
         self._kept: dict[tuple[Path, int, str], pa.StructArray] = {}
@@ -53,7 +53,7 @@ class Recorded:
 
     def rows(self, column: str) -> int:
         """How many values a column has: one a frame, or one a last observation."""
-        return int(self.index.final.sum()) if column.startswith(layout.FINAL) else self.frames
+        return int(self.index.final.sum()) if column.startswith(stored.FINAL) else self.frames
 
     def files(self) -> list[Path]:
         """All files that the frames depend on. Raises PolysomaError when one is missing."""
@@ -62,7 +62,7 @@ class Recorded:
     def fill(self, columns: Mapping[str, np.ndarray | JpegWriter]) -> None:
         """Assigns all rows of these columns. Raises as :func:`layout.read_frames`."""
         for read, final in ((layout.read_frames, False), (layout.read_finals, True)):
-            features = {key: self.features[key] for key in columns if key.startswith(layout.FINAL) == final}
+            features = {key: self.features[key] for key in columns if key.startswith(stored.FINAL) == final}
             for begin, rows in read(self.root, self.index, features) if features else ():
                 for key, values in rows.items():
                     columns[key][begin : begin + len(values)] = values
@@ -72,7 +72,7 @@ class Recorded:
         are in are read. Raises as :func:`layout.read_frames`."""
         feature = self.features[column]
         pictures = np.empty((len(rows), *feature.shape), np.uint8)
-        begin, final = 0, column.startswith(layout.FINAL)
+        begin, final = 0, column.startswith(stored.FINAL)
         template = layout.FINAL_PATH if final else layout.DATA_PATH
         for number, count in self.index.final_files() if final else self.index.files():
             first, last = np.searchsorted(rows, [begin, begin + count])

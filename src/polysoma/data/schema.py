@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from polysoma import hub
-from polysoma.data import layout
+from polysoma.data import layout, stored
 from polysoma.data.formats.reader import ACTION, OBSERVATION, PICTURE, Column, Reader
 from polysoma.embodiment import (
     INSTRUCTION,
@@ -81,9 +81,9 @@ def schema_of(reader: Reader) -> Schema:
     path = schema_path(reader.path)
     if (reader.path / layout.POLYSOMA).exists():
         body, _ = layout.read_polysoma(reader.path)
-        columns = {stream.name: layout.stream_key(body, stream) for stream in body.arrays}
+        columns = {stream.name: stored.stream_key(body, stream) for stream in body.arrays}
         old = layout.read_old_horizon(reader.path)
-        return Schema(body, columns | {ACTION: layout.ACTION}, old_horizon=old)
+        return Schema(body, columns | {ACTION: stored.ACTION}, old_horizon=old)
     if not path.exists():
         return infer(reader)
     schema = read_schema(path)

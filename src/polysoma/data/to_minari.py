@@ -23,7 +23,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from polysoma.data import layout, storage
+from polysoma.data import layout, storage, stored
 from polysoma.data.convert import Converted, check_apart
 from polysoma.data.dataset import Dataset
 from polysoma.data.episode import Episode
@@ -124,7 +124,7 @@ def to_minari(
         }
         # Symbols have no place in a description.
         if all(stream.modality is not Modality.SYMBOL for stream in body.streams):
-            columns = {stream.name: layout.stream_key(body, stream) for stream in body.arrays}
+            columns = {stream.name: stored.stream_key(body, stream) for stream in body.arrays}
             plain = dataclasses.replace(body, privileged=())
             write_schema(Schema(plain, columns | {ACTION: ACTION}), schema_path(folder))
         write_atomically(folder / "data/metadata.json", json.dumps(about).encode())

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from polysoma.data import layout, storage
+from polysoma.data import layout, storage, stored
 from polysoma.data.episode import Episode
-from polysoma.data.layout import Feature
 from polysoma.data.statistics import Accumulator
+from polysoma.data.stored import Feature
 from polysoma.embodiment import Embodiment
 from polysoma.errors import PolysomaError
 from polysoma.files import TEMPORARY, explain_writing
@@ -53,7 +53,7 @@ class DatasetWriter:
         self._closed = False
         self._file = self._episodes = self._frames = 0
         self._flushed = time.monotonic()
-        self._version = layout.FORMAT_VERSION
+        self._version = stored.FORMAT_VERSION
         self._rewards: bool | None = None
         self._buffer: list[Episode] = []
         self._buffered_frames = 0
@@ -75,7 +75,7 @@ class DatasetWriter:
         """
         if episode.embodiment != self.embodiment:
             raise PolysomaError(f"{self.root}: {_difference(self.embodiment, episode.embodiment)}")
-        if self._version < layout.FORMAT_VERSION:
+        if self._version < stored.FORMAT_VERSION:
             raise PolysomaError(
                 f"{self.root}: this data set is of format {self._version}, which has no place for rewards and ends of "
                 "episodes; it stays readable, but record into another folder and name both in the recipe"
@@ -166,7 +166,7 @@ class DatasetWriter:
         if self._episodes:
             self._rewards = index.rewards
         else:
-            self._version = layout.FORMAT_VERSION
+            self._version = stored.FORMAT_VERSION
         self._instructions = {text: number for number, text in enumerate(index.instructions)}
         self.done = {
             (index.tasks[task], seed) for task, seed in zip(index.task.tolist(), index.seed.tolist(), strict=True)
@@ -195,7 +195,7 @@ class DatasetWriter:
 
     @property
     def _features(self) -> dict[str, Feature]:
-        return layout.all_features(self.embodiment, bool(self._rewards), self._version)
+        return stored.all_features(self.embodiment, bool(self._rewards), self._version)
 
     @property
     def _frame_bytes(self) -> int:
@@ -210,10 +210,10 @@ class DatasetWriter:
         last = frame == np.repeat(length, length) - 1
         ended = np.array([episode.terminated or episode.truncated for episode in buffer], bool)
         values = {
-            layout.ACTION: np.concatenate([episode.actions for episode in buffer]),
-            layout.EXECUTED: np.concatenate([episode.executed for episode in buffer]),
-            layout.DONE: last & np.repeat(ended, length),
-            layout.SUCCEEDED: last & np.repeat([bool(episode.success) for episode in buffer], length),
+            stored.ACTION: np.concatenate([episode.actions for episode in buffer]),
+            stored.EXECUTED: np.concatenate([episode.executed for episode in buffer]),
+            stored.DONE: last & np.repeat(ended, length),
+            stored.SUCCEEDED: last & np.repeat([bool(episode.success) for episode in buffer], length),
             "timestamp": frame / self.embodiment.rate_hz,
             "frame_index": frame,
             "episode_index": np.repeat(number, length),
@@ -222,9 +222,9 @@ class DatasetWriter:
         }
         for stream in self.embodiment.recorded:
             arrays = [episode.observations[stream.name] for episode in buffer]
-            values[layout.stream_key(self.embodiment, stream)] = np.concatenate(arrays)
+            values[stored.stream_key(self.embodiment, stream)] = np.concatenate(arrays)
         if self._rewards:
-            values[layout.REWARD] = np.concatenate([e.rewards for e in buffer if e.rewards is not None])
+            values[stored.REWARD] = np.concatenate([e.rewards for e in buffer if e.rewards is not None])
         return pa.table({name: feature.to_arrow(values[name]) for name, feature in self._features.items()})
 
     def _final_table(self) -> pa.Table | None:
@@ -232,11 +232,11 @@ class DatasetWriter:
         finals = [episode.final for episode in self._buffer if episode.final is not None]
         if not finals:
             return None
-        features = layout.final_features(self.embodiment)
+        features = stored.final_features(self.embodiment)
         return pa.table(
             {
-                layout.FINAL + key: features[layout.FINAL + key].to_arrow(np.stack([final[name] for final in finals]))
-                for name, key in ((s.name, layout.stream_key(self.embodiment, s)) for s in self.embodiment.recorded)
+                stored.FINAL + key: features[stored.FINAL + key].to_arrow(np.stack([final[name] for final in finals]))
+                for name, key in ((s.name, stored.stream_key(self.embodiment, s)) for s in self.embodiment.recorded)
             }
         )
 

@@ -14,7 +14,7 @@ from polysoma.data.paraphrases import Paraphrases
 from polysoma.data.statistics import Statistics
 from polysoma.data.windows import Windows
 from polysoma.embodiment import Modality
-from polysoma.learning.recipe import BodyRecipe
+from polysoma.learning.bodies import BodyRecipe
 
 
 def augmented(

@@ -1,24 +1,21 @@
 """Federation: the rounds of a fleet as messages of Flower (https://flower.ai), between processes or within one.
 
-:data:`server_app` and :data:`client_app` run under Flower's SuperLink and SuperNodes; :func:`simulate` passes the very
-same messages to the same client app in this process, one robot after the other. A message to a robot holds the shared
-parameters and what to do; an answer holds their change, the number of windows and their mean loss. Errors travel as
-their kind alone, since their words may speak of a robot's data.
+:data:`server_app` and :data:`client_app` run under Flower's SuperLink and SuperNodes;
+:func:`polysoma.learning.simulated_fleet.simulate` passes the same messages to the same client app in one process. A
+message to a robot holds the shared parameters and what to do; an answer holds their change, the number of windows and
+their mean loss. Errors travel as their kind alone, since their words may speak of a robot's data.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import json
 import logging
 import math
 import os
-import shutil
 import time
-import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +32,9 @@ from polysoma.errors import PolysomaError
 try:
     from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
     from flwr.clientapp import ClientApp
-    from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
-    from flwr.common.serde import message_from_proto, message_to_proto
-    from flwr.proto.message_pb2 import Message as MessageProto
+    from flwr.common.constant import ErrorCode
     from flwr.serverapp import Grid, ServerApp
     from flwr.serverapp.strategy import Strategy
-    from flwr.supercore.task_identity import TaskIdentity
 except ImportError as error:
     raise PolysomaError(
         f"fleets need Flower, not installed here ({error}): run `pip install 'polysoma[fleet]'`"
@@ -48,10 +42,10 @@ except ImportError as error:
 
 from polysoma.files import write_atomically
 from polysoma.learning.fleet import Change, Robot, Rounds, Shared, averaged, keep, kept_before, shared_by
-from polysoma.learning.imitation import Metrics
+from polysoma.learning.metrics import Metrics
 from polysoma.policy import checkpoint
 
-STATE_FILE, ROBOTS = "training/fleet.safetensors", "robots"
+STATE_FILE = "training/fleet.safetensors"
 _SHARED, _TASK, _CHANGE, _COUNTS = "shared", "task", "change", "counts"
 _TIMEOUT_S = 3600.0
 
@@ -309,100 +303,3 @@ def read_change(content: RecordDict, shared: Mapping[str, Tensor]) -> Change | s
 def _size(content: RecordDict) -> int:
     records: Any = content.values()
     return sum(record.count_bytes() for record in records)
-
-
-def simulate(
-    base: str,
-    robots: Sequence[Sequence[str]],
-    rounds: Rounds,
-    out: Path,
-    resume: bool = False,
-    progress: Callable[[int, int, str], None] | None = None,
-    watch: Callable[[bytes], None] | None = None,
-) -> Path:
-    """A fleet in this process: as :func:`federate`, with a robot for each collection of data sets.
-
-    Args:
-        robots: folders of data sets of each robot.
-        watch: called with every message, as it would go over the wire.
-    """
-    if len(robots) < rounds.robots:
-        raise PolysomaError(f"expected at least {rounds.robots} robots, those of one round, got {len(robots)}")
-    logging.getLogger("flwr").setLevel(logging.ERROR)
-    TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, SUPERLINK_NODE_ID, 1
-    if not resume and not (out / STATE_FILE).exists():
-        shutil.rmtree(out / ROBOTS, ignore_errors=True)
-    return federate(SimulatedGrid(base, robots, out / ROBOTS, watch), base, rounds, out, resume, progress)
-
-
-def home_of(data: Sequence[str], folder: Path) -> Path:
-    """Where a simulated robot keeps what it keeps: named after its data, as a run may be resumed with more robots."""
-    return folder / hashlib.sha256(os.pathsep.join(data).encode()).hexdigest()[:12]
-
-
-class SimulatedGrid(Grid):
-    """Flower's way to robots that are all in this process. Every message is written to bytes and read again.
-
-    Args:
-        base, robots, watch: see :func:`simulate`.
-        folder: where robots keep what they keep (:func:`home_of`).
-    """
-
-    def __init__(
-        self,
-        base: str,
-        robots: Sequence[Sequence[str]],
-        folder: Path,
-        watch: Callable[[bytes], None] | None = None,
-    ) -> None:
-        self.configs = [
-            {"base": base, "data": os.pathsep.join(data), "own": str(home_of(data, folder))} for data in robots
-        ]
-        self._watch = watch
-        self._replies: dict[str, Message] = {}
-
-    def set_run(self, run: Any) -> None:
-        """There is one run alone."""
-
-    @property
-    def run(self) -> Any:
-        """There is no record of it."""
-        raise NotImplementedError
-
-    def get_node_ids(self) -> Iterable[int]:
-        """Robots are called 1, 2, ..."""
-        return range(1, len(self.configs) + 1)
-
-    def create_message(
-        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
-    ) -> Message:
-        """See Flower."""
-        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
-
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Has each message answered."""
-        names = []
-        for message in messages:
-            name = uuid.uuid4().hex
-            self._replies[name] = self._carried(self._answer(self._carried(message)))
-            names.append(name)
-        return names
-
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """The answers."""
-        return [self._replies.pop(name) for name in message_ids if name in self._replies]
-
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        """Both, one robot after the other."""
-        return list(self.pull_messages(self.push_messages(messages)))
-
-    def _answer(self, message: Message) -> Message:
-        node = message.metadata.dst_node_id
-        context = Context(1, node, dict(self.configs[node - 1]), RecordDict(), {})
-        return client_app(message, context)
-
-    def _carried(self, message: Message) -> Message:
-        wire = message_to_proto(message).SerializeToString()
-        if self._watch:
-            self._watch(wire)
-        return message_from_proto(MessageProto.FromString(wire))

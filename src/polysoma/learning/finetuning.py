@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -17,12 +17,16 @@ from polysoma.embodiment import Embodiment, Modality
 from polysoma.errors import PolysomaError
 from polysoma.learning import lineage
 from polysoma.learning.augmentation import augmented
-from polysoma.learning.imitation import Rehearsal, prepare, rehearse
-from polysoma.learning.meta import inner_loop, learning
-from polysoma.learning.recipe import BodyRecipe, MetaLearning, Recipe
+from polysoma.learning.bodies import BodyRecipe
+from polysoma.learning.methods.imitation import Imitation
+from polysoma.learning.methods.meta import MetaLearning, inner_loop, learning
+from polysoma.learning.optimizers import AdamW, ScheduleFree
+from polysoma.learning.preparation import prepare
+from polysoma.learning.recipe import Recipe
+from polysoma.learning.training import Rehearsal, rehearse
 from polysoma.policy import checkpoint
 from polysoma.policy.adaptation import Adaptation
-from polysoma.policy.methods import AdaptationMethod, FinetuningMethod
+from polysoma.policy.methods import AdaptationMethod, FinetuningMethod, OptimizerKind
 from polysoma.policy.policy import PolicyConfig
 
 LEARNING_RATES: dict[str, float] = {"full": 6e-4, "lora": 2e-3, "head": 4e-3, "prompt": 5e-3, "adapter": 2e-3}
@@ -32,6 +36,8 @@ META_LEARNING_RATE = 2e-3
 """Peak of what moves the start in meta-learning."""
 
 CHECKPOINTS = 8
+_UNBOUNDED = 10
+"""Times the steps that should fit into a budget of time, where the clock alone says when to stop."""
 _META_BATCH = 32
 _INNER_WINDOWS = 512
 """What an inner step sees when it counts; more than while it is practised, for there it costs little."""
@@ -49,11 +55,11 @@ def recipe_for(
     tokens: int = 8,
     learning_rate: float | None = None,
     seed: int = 0,
-    unpacking: Callable[[Path, int, int], None] | None = None,
     keep: Sequence[str] = (),
     chunk: int | None = None,
     history: int | None = None,
     previous_action: bool | None = None,
+    optimizer: OptimizerKind = "adamw",
 ) -> Recipe:
     """A recipe whose number of steps is still open (:func:`with_steps`).
 
@@ -68,12 +74,12 @@ def recipe_for(
         rank, tokens: see :class:`~polysoma.policy.adaptation.Adaptation`.
         learning_rate: the peak; None takes what suits the method.
         seed: of all that is drawn at random.
-        unpacking: called with (data set, frames so far, of how many) while data of other formats are unpacked.
         keep: data sets of what the base can do and shall not forget (rehearsal; Robins 1995, "Catastrophic
             Forgetting, Rehearsal and Pseudorehearsal"). Their tasks together are drawn about as often as those of
             ``data`` together; a body of which ``data`` has nothing gets a small batch of its own.
         chunk, history, previous_action: how the policy looks at the bodies of ``data``; see
-            :class:`~polysoma.learning.recipe.BodyRecipe`.
+            :class:`~polysoma.learning.bodies.BodyRecipe`.
+        optimizer: see :mod:`polysoma.learning.optimizers`.
 
     Raises:
         PolysomaError: no data, or an unknown method.
@@ -86,7 +92,7 @@ def recipe_for(
         raise PolysomaError(f"method: expected one of {', '.join(get_args(FinetuningMethod))}, got {method!r}")
     # The folders are found by the rules of recipes, whatever the bodies are.
     folders = Recipe(tuple(data), {}).folders()
-    sources = open_sources(folders, {}, {}, unpacking)
+    sources = open_sources(folders, {}, {})
     bodies = {
         source.embodiment.name: dataclasses.replace(
             _body_recipe(source.embodiment), chunk=chunk, history=history, previous_action=previous_action
@@ -96,7 +102,7 @@ def recipe_for(
     kept = Recipe(tuple(keep), {}).folders() if keep else []
     learnt = {source.embodiment.name: set(source.tasks) for source in sources}
     task_weights: dict[str, float] = {}
-    for source in open_sources(kept, {}, {}, unpacking):
+    for source in open_sources(kept, {}, {}):
         name = source.embodiment.name
         batch = _body_recipe(source.embodiment).batch
         if name not in learnt:
@@ -115,11 +121,15 @@ def recipe_for(
         adaptation=adaptation,
         demonstrations=demonstrations,
         held_out=held_out,
-        learning_rate=LEARNING_RATES[method] if learning_rate is None else learning_rate,
-        weight_decay=0.01,
-        ema=0.98,
+        optimizer=_optimizer(optimizer, LEARNING_RATES[method] if learning_rate is None else learning_rate),
         seed=seed,
     )
+
+
+def _optimizer(kind: OptimizerKind, rate: float) -> AdamW | ScheduleFree:
+    if kind == "adamw":
+        return AdamW(rate, weight_decay=0.01, ema=0.98)
+    return ScheduleFree(rate, weight_decay=0.01)
 
 
 def _body_recipe(body: Embodiment) -> BodyRecipe:
@@ -142,7 +152,6 @@ def meta_recipe_for(
     rank: int = 8,
     learning_rate: float | None = None,
     seed: int = 0,
-    unpacking: Callable[[Path, int, int], None] | None = None,
 ) -> Recipe:
     """A recipe for learning what adaptations by a method start from, whose number of steps is still open
     (:func:`with_steps`).
@@ -156,15 +165,14 @@ def meta_recipe_for(
         rank: see :class:`~polysoma.policy.adaptation.Adaptation`.
         learning_rate: the peak, of the start itself; None takes :data:`META_LEARNING_RATE`.
         seed: of all that is drawn at random.
-        unpacking: as for :func:`recipe_for`.
 
     Raises:
         PolysomaError: no data, or an unknown method.
     """
-    recipe = recipe_for(base, data, method, 0, 0.0, rank, 8, learning_rate or META_LEARNING_RATE, seed, unpacking)
+    recipe = recipe_for(base, data, method, 0, 0.0, rank, 8, learning_rate or META_LEARNING_RATE, seed)
     # A step sees them once for every inner step, and once more.
     bodies = {name: dataclasses.replace(body, batch=_META_BATCH) for name, body in recipe.bodies.items()}
-    return dataclasses.replace(recipe, bodies=bodies, meta=meta, task_weights=dict.fromkeys(without, 0.0))
+    return dataclasses.replace(recipe, bodies=bodies, method=meta, task_weights=dict.fromkeys(without, 0.0))
 
 
 def few_steps_recipe(start: str, data: Sequence[str], demonstrations: int = 0, seed: int = 0) -> Recipe:
@@ -178,7 +186,7 @@ def few_steps_recipe(start: str, data: Sequence[str], demonstrations: int = 0, s
         PolysomaError: no data, or another kind of checkpoint.
     """
     recipe = recipe_for(start, data, None, demonstrations, held_out=0.0, seed=seed)
-    return dataclasses.replace(recipe, meta=meta_of(start))
+    return dataclasses.replace(recipe, method=meta_of(start))
 
 
 def meta_of(start: str) -> MetaLearning:
@@ -192,16 +200,17 @@ def meta_of(start: str) -> MetaLearning:
     return MetaLearning(**known["meta"])
 
 
-def few_steps(recipe: Recipe, out: Path, unpacking: Callable[[Path, int, int], None] | None = None) -> Path:
-    """Takes the inner steps of the recipe's ``meta`` from its ``init`` on its demonstrations, which takes seconds.
-    Returns the folder of the checkpoint, ``out/checkpoint``.
+def few_steps(recipe: Recipe, out: Path) -> Path:
+    """Takes the inner steps of the recipe's ``method``, meta-learning, from its ``init`` on its demonstrations, in
+    seconds. Returns the folder of the checkpoint, ``out/checkpoint``.
 
     Raises:
         PolysomaError: data of several bodies, of one that the start does not know, or a loss that is not finite.
     """
-    assert recipe.meta is not None
-    learnt = dataclasses.replace(recipe, meta=None)
-    sources, policy = prepare(learnt, unpacking)
+    meta = recipe.method
+    assert isinstance(meta, MetaLearning)
+    learnt = dataclasses.replace(recipe, method=Imitation())
+    sources, policy = prepare(learnt)
     known = checkpoint.bodies(recipe.init)
     if [source.embodiment.name for source in sources if source.embodiment.name in known] != list(recipe.bodies):
         raise PolysomaError(
@@ -216,20 +225,21 @@ def few_steps(recipe: Recipe, out: Path, unpacking: Callable[[Path, int, int], N
     parts = math.ceil(_INNER_WINDOWS / body.batch)
     batches = (
         [augmented(source.draw(body.batch, rng), body, statistics, None, rng) for _ in range(parts)]
-        for _ in range(recipe.meta.inner_steps)
+        for _ in range(meta.inner_steps)
     )
-    values = inner_loop(policy.train(), {n: v.detach() for n, v in learning(policy).items()}, batches, recipe.meta)
-    told = lineage.describe(learnt, sources) | {"steps": recipe.meta.inner_steps, "precision": policy.precision}
+    values = inner_loop(policy.train(), {n: v.detach() for n, v in learning(policy).items()}, batches, meta)
+    told = lineage.describe(learnt, sources) | {"steps": meta.inner_steps, "precision": policy.precision}
     checkpoint.save(policy, out / "checkpoint", weights=policy.own() | values, lineage=told)
     return out / "checkpoint"
 
 
 def with_steps(recipe: Recipe, steps: int, patience: int = 0) -> Recipe:
     """The recipe with a number of steps, and what hangs on that."""
+    optimizer = dataclasses.replace(recipe.optimizer, warmup=min(50, max(1, steps // 10)))
     return dataclasses.replace(
         recipe,
         steps=steps,
-        warmup=min(50, max(1, steps // 10)),
+        optimizer=optimizer,
         checkpoint_every=max(1, math.ceil(steps / CHECKPOINTS)),
         log_every=max(1, min(20, steps // 20)),
         patience=patience,
@@ -241,9 +251,17 @@ def steps_in(seconds: float, cost: Rehearsal) -> int:
     return max(10, int(0.95 * seconds / cost.seconds))
 
 
-def within(
-    recipe: Recipe, seconds: float, unpacking: Callable[[Path, int, int], None] | None = None
-) -> tuple[Recipe, Rehearsal]:
+def in_time(recipe: Recipe, seconds: float, cost: Rehearsal) -> Recipe:
+    """The recipe with as many steps as should fit into a budget of time; or, where its optimiser may stop at any step,
+    with as many as the clock allows."""
+    steps = steps_in(seconds, cost)
+    planned = with_steps(recipe, steps)
+    if not isinstance(recipe.optimizer, ScheduleFree):
+        return planned
+    return dataclasses.replace(planned, steps=_UNBOUNDED * steps, minutes=seconds / 60)
+
+
+def within(recipe: Recipe, seconds: float) -> tuple[Recipe, Rehearsal]:
     """The recipe with as many steps as fit into a budget of time on this machine, and what they cost."""
-    cost = rehearse(with_steps(recipe, 10), unpacking=unpacking)
-    return with_steps(recipe, steps_in(seconds, cost)), cost
+    cost = rehearse(with_steps(recipe, 10))
+    return in_time(recipe, seconds, cost), cost

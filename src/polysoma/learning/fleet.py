@@ -25,9 +25,13 @@ from polysoma.data.formats import is_dataset
 from polysoma.data.mixture import Source
 from polysoma.errors import PolysomaError
 from polysoma.files import write_atomically
-from polysoma.learning import distributed, lineage
+from polysoma.learning import lineage
+from polysoma.learning.engine import Engine, losses_of
 from polysoma.learning.finetuning import recipe_for
-from polysoma.learning.imitation import accumulate, optimizer_for, policy_for, sources_for
+from polysoma.learning.methods.imitation import Imitation
+from polysoma.learning.optimizers import AdamW
+from polysoma.learning.preparation import policy_for, sources_for
+from polysoma.learning.training import ingredients
 from polysoma.nn.tokenizers import build_vocabulary
 from polysoma.nn.trunk import TransformerConfig
 from polysoma.policy import checkpoint
@@ -217,16 +221,11 @@ class Robot:
         self.policy.requires_grad_(False)
         for parameter in learning.values():
             parameter.requires_grad_(True)
-        optimizer = optimizer_for(self.policy, dataclasses.replace(self.recipe, learning_rate=rate))
-        total = 0.0
-        for step in range(first, first + steps):
-            for source in sources:
-                total += accumulate(self.policy, source, self.recipe, step, self.accelerator)[0]
-            norm = distributed.clip_gradients(list(learning.values()), self.recipe.clip)
-            if not torch.isfinite(norm):
-                raise PolysomaError(f"step {step}: the gradient is not finite; lower the learning rate")
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+        method = Imitation().build(ingredients(self.recipe, self.policy, list(sources)))
+        decay = self.recipe.optimizer.weight_decay
+        optimizer = AdamW(rate, warmup=0, weight_decay=decay, ema=0, final=1)
+        engine = Engine(method, dataclasses.replace(self.recipe, optimizer=optimizer), self.accelerator)
+        total = sum(sum(losses_of(engine.step(step)).values()) for step in range(first, first + steps))
         return total / max(1, steps * len(sources))
 
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from polysoma.learning.augmentation import augmented
-from polysoma.learning.imitation import recipe_of_run, sources_for
+from polysoma.learning.preparation import sources_for
+from polysoma.learning.training import recipe_of_run
 from polysoma.policy import checkpoint
 from polysoma.policy.merging import Grams
 

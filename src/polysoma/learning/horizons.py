@@ -8,7 +8,7 @@ from polysoma import simulators
 from polysoma.embodiment import DiscreteActions, Embodiment
 from polysoma.errors import PolysomaError
 from polysoma.horizon import Horizon
-from polysoma.learning.recipe import BodyRecipe
+from polysoma.learning.bodies import BodyRecipe
 from polysoma.policy.policy import PolicyConfig
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from polysoma.data.dataset import Dataset
 from polysoma.data.mixture import Source
+from polysoma.learning.methods.meta import MetaLearning
 from polysoma.learning.recipe import Recipe
 from polysoma.policy import checkpoint
 
@@ -38,8 +39,14 @@ def describe(recipe: Recipe, sources: Sequence[Source]) -> dict[str, Any]:
             "lineage": checkpoint.read_config(checkpoint.resolve(recipe.init)).get("lineage"),
         }
     used = {"demonstrations": recipe.demonstrations} if recipe.demonstrations else {}
-    meta = {} if recipe.meta is None else {"meta": dataclasses.asdict(recipe.meta)}
+    meta = _meta(recipe)
     return {"method": method, **used, **meta, "data": data, "parent": parent}
+
+
+def _meta(recipe: Recipe) -> dict[str, Any]:
+    if not isinstance(recipe.method, MetaLearning):
+        return {}
+    return {"meta": {name: value for name, value in dataclasses.asdict(recipe.method).items() if name != "kind"}}
 
 
 def _fingerprint(dataset: Dataset) -> str:

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import glob
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any
 
-from polysoma import hub
+from polysoma import config, hub
+from polysoma.config import KIND
 from polysoma.data.formats import is_dataset
-from polysoma.errors import PolysomaError
+from polysoma.errors import PolysomaError, SettingError
+from polysoma.learning.bodies import BodyRecipe
+from polysoma.learning.engine import Settings
+from polysoma.learning.methods.imitation import Imitation
+from polysoma.learning.methods.meta import MetaLearning
 from polysoma.nn.heads import HeadConfig
 from polysoma.nn.images import ImageConfig
-from polysoma.nn.precision import Wanted
 from polysoma.policy.adaptation import Adaptation
-from polysoma.policy.methods import MetaAlgorithm
 from polysoma.policy.policy import Adapters
-
-Sharding = Literal["none", "full"]
 
 
 @dataclass(frozen=True)
@@ -34,43 +34,6 @@ class PolicySize:
 
 
 @dataclass(frozen=True)
-class BodyRecipe:
-    """How one embodiment takes part.
-
-    Attributes:
-        chunk, history, previous_action: how the policy looks at the body (:class:`~polysoma.horizon.Horizon`); None
-            leaves each as the policy of ``init`` has it, or as :func:`polysoma.learning.horizons.resolve` finds it.
-        batch: windows a step, all processes together.
-        parts: micro-batches that a step's windows are split into, sorted by length so that padding is little.
-        weight: of this body's mean loss in the sum.
-        balance: 0 draws every task equally often, 1 every frame, between: ``frames ** balance``.
-        noise: standard deviation of the noise added to normalised states.
-        shift: pictures are moved by up to this many pixels in each direction, their edges repeated.
-        colour: brightness and contrast of pictures change by up to this fraction.
-        shots: the most episodes of the same task that a window is shown (learning in context): 0, 1, 2, 4 and so on up
-            to this many, drawn anew for every step.
-        silent: the share of these windows that are not told what was done in the episodes.
-        estimation: weight of the loss of estimating the body's privileged states; 0 for bodies without any.
-        goals: the share of windows that are shown a goal picture, half of them without words; needs images.goals.
-    """
-
-    chunk: int | None = None
-    history: int | None = None
-    previous_action: bool | None = None
-    batch: int = 64
-    parts: int = 1
-    weight: float = 1.0
-    balance: float = 0.0
-    noise: float = 0.0
-    shift: int = 0
-    colour: float = 0.0
-    goals: float = 0.0
-    shots: int = 0
-    silent: float = 0.0
-    estimation: float = 0.0
-
-
-@dataclass(frozen=True)
 class Evaluation:
     """A quick evaluation at every checkpoint: ``episodes`` of each task that matches ``tasks``, from ``seed`` on."""
 
@@ -80,43 +43,14 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class MetaLearning:
-    """Learning what an adaptation starts from instead of the adaptation itself (:mod:`polysoma.learning.meta`).
-
-    Attributes:
-        algorithm: ``"maml"``, its first-order approximation ``"fomaml"``, ``"reptile"``, or ``"anil"``: MAML whose
-            inner steps are of heads alone.
-        inner_steps: gradient steps of an adaptation; each sees a body's ``batch`` of windows.
-        inner_rate: about how far such a step moves each tensor, as a fraction of its size.
-        tasks: how many tasks are adapted to at once.
-        batch: meta-tasks a step, all processes together.
-        renamed: the share of meta-tasks whose instructions are those of other tasks.
-    """
-
-    algorithm: MetaAlgorithm
-    inner_steps: int = 3
-    inner_rate: float = 0.01
-    tasks: int = 1
-    batch: int = 4
-    renamed: float = 0.5
-
-    def __post_init__(self) -> None:
-        if self.algorithm not in get_args(MetaAlgorithm):
-            raise PolysomaError(f"meta: expected an algorithm of {get_args(MetaAlgorithm)}, got {self.algorithm!r}")
-        if min(self.inner_steps, self.tasks, self.batch) < 1 or self.inner_rate <= 0 or not 0 <= self.renamed <= 1:
-            raise PolysomaError(
-                "meta: expected inner_steps, tasks and batch of at least 1, inner_rate above 0 and renamed from 0 to 1,"
-                f" got {dataclasses.asdict(self)}"
-            )
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """One training.
+class Recipe(Settings):
+    """One training: what it learns from and begins with, beside what the engine needs
+    (:class:`~polysoma.learning.engine.Settings`).
 
     Attributes:
         data: folders of data sets, where ``*`` is expanded; or names of the Hugging Face Hub, ``user/name``.
         bodies: how each embodiment takes part; only those named here do.
+        method: how it learns (:mod:`polysoma.learning.methods`).
         weights: pattern of folders, or of names on the Hub, to their weight among the data sets of the same body; 1
             where none matches.
         task_weights: pattern of task names to a factor of how often they are drawn; 0 leaves a task's episodes out.
@@ -131,24 +65,15 @@ class Recipe:
         trainable: beginnings of the names of parameters that learn, such as ``"text."``; empty for all.
         adaptation: None trains all weights; otherwise those of ``init`` stay as they are but for what the method adds,
             and the checkpoint holds that alone.
-        meta: None, or how the start of such an adaptation is learnt.
         demonstrations: of each task that are used, the first ones; 0 for all.
         held_out: the fraction of each task's episodes, at least one, on which the loss is measured instead of learning
             from them. The checkpoint is then the best one by that loss.
-        patience: checkpoints without a lower loss on what is held out after which training stops; 0 for never.
-        sharding: ``"none"``: every process holds all parameters; ``"full"``: each holds a part of the trunk's
-            (:mod:`polysoma.learning.distributed`).
-        precision: what products are computed in, ``"float32"``, ``"bfloat16"``, or ``"auto"`` for what suits the
-            processor (:mod:`polysoma.nn.precision`).
-        steps: optimiser steps in all.
-        learning_rate: the peak, after ``warmup`` steps; a cosine leads to a hundredth of it.
-        ema: decay of the moving average of the weights, which is what evaluation and shipping use.
-        checkpoint_every: steps between checkpoints that resume.
-        log_every: steps between lines of metrics.
+        seed: of all that is drawn at random.
     """
 
     data: tuple[str, ...]
     bodies: Mapping[str, BodyRecipe]
+    method: Annotated[Imitation | MetaLearning, KIND] = Imitation()  # noqa: RUF009  (frozen)
     weights: Mapping[str, float] = field(default_factory=dict)
     task_weights: Mapping[str, float] = field(default_factory=dict)
     policy: PolicySize = PolicySize()
@@ -162,42 +87,27 @@ class Recipe:
     shown: int = 4
     trainable: tuple[str, ...] = ()
     adaptation: Adaptation | None = None
-    meta: MetaLearning | None = None
     demonstrations: int = 0
     held_out: float = 0.0
-    patience: int = 0
-    sharding: Sharding = "none"
-    precision: Wanted = "auto"
-    steps: int = 1000
-    learning_rate: float = 1e-3
-    warmup: int = 100
-    weight_decay: float = 0.05
-    clip: float = 1.0
-    ema: float = 0.999
     seed: int = 0
-    checkpoint_every: int = 500
-    log_every: int = 20
 
     def __post_init__(self) -> None:
-        if self.sharding not in get_args(Sharding):
-            raise PolysomaError(f"sharding: expected one of {', '.join(get_args(Sharding))}, got {self.sharding!r}")
-        if self.precision not in get_args(Wanted):
-            raise PolysomaError(f"precision: expected one of {', '.join(get_args(Wanted))}, got {self.precision!r}")
-        if not 0 <= self.held_out < 1 or self.demonstrations < 0 or self.patience < 0:
-            raise PolysomaError(
-                f"expected held_out from 0 to below 1 and no negative demonstrations or patience, got {self.held_out}, "
-                f"{self.demonstrations} and {self.patience}"
-            )
-        if any(weight < 0 for weight in (*self.weights.values(), *self.task_weights.values())):
-            raise PolysomaError(f"weights must not be negative, got {dict(self.weights)} and {dict(self.task_weights)}")
+        super().__post_init__()
+        if not 0 <= self.held_out < 1:
+            raise SettingError(f"held_out: expected 0 to below 1, got {self.held_out}")
+        if self.demonstrations < 0:
+            raise SettingError(f"demonstrations: expected 0 or more, got {self.demonstrations}")
+        for name, weights in (("weights", self.weights), ("task_weights", self.task_weights)):
+            if any(weight < 0 for weight in weights.values()):
+                raise SettingError(f"{name} must not be negative, got {dict(weights)}")
         if self.adaptation is not None and not self.init:
-            raise PolysomaError(f"an adaptation ({self.adaptation.method}) needs init, the checkpoint to adapt")
+            raise SettingError(f"an adaptation ({self.adaptation.method}) needs init, the checkpoint to adapt")
         if self.adaptation is not None and self.trainable:
-            raise PolysomaError("an adaptation says itself what learns: leave trainable out")
+            raise SettingError("an adaptation says itself what learns: leave trainable out")
         if self.adaptation is not None and (self.images is not None or self.renewed or self.relative):
-            raise PolysomaError("an adaptation leaves images, renewed and relative as they are in init")
-        if self.meta is not None and (self.adaptation is None or self.held_out):
-            raise PolysomaError("meta learns what an adaptation starts from: it needs adaptation, and no held_out")
+            raise SettingError("an adaptation leaves images, renewed and relative as they are in init")
+        if isinstance(self.method, MetaLearning) and (self.adaptation is None or self.held_out):
+            raise SettingError("meta learns what an adaptation starts from: it needs adaptation, and no held_out")
 
     def folders(self) -> list[Path]:
         """The data set folders that exist now; data sets of the Hub are fetched.
@@ -222,73 +132,61 @@ class Recipe:
         return dataclasses.asdict(self)
 
 
+_MOVED = {
+    "learning_rate": "optimizer.learning_rate",
+    "warmup": "optimizer.warmup",
+    "weight_decay": "optimizer.weight_decay",
+    "ema": "optimizer.ema",
+    "meta": "method",
+}
+"""First keys of old recipes, to where they are now."""
+
+
 def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Reads a TOML recipe and applies overrides such as ``steps=200`` or ``bodies.babyai.batch=32``.
 
     Raises:
-        PolysomaError: no such file, not TOML, an unknown key, or a value of the wrong type.
+        PolysomaError: no such file or not TOML; or a line for each key that is unknown, missing or of the wrong type.
     """
-    try:
-        table = tomllib.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise PolysomaError(f"no recipe at {path}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise PolysomaError(f"{path} is not valid TOML: {error}") from error
+    table, places = _today(config.read_toml(path, "recipe"), str(path)), {}
     for override in overrides:
-        key, sign, text = override.partition("=")
-        if not sign:
-            raise PolysomaError(f"expected key=value, got {override!r}")
-        try:
-            value = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
-            value = text
-        *parents, leaf = key.split(".")
-        place = table
-        for name in parents:
-            place = place.setdefault(name, {})
-            if not isinstance(place, dict):
-                raise PolysomaError(f"{key}: {name} is not a table in {path}")
-        place[leaf] = value
-    return recipe_from_table(table, str(path))
+        key, value = config.read_override(override)
+        first, _, rest = key.partition(".")
+        now = ".".join(filter(None, (_MOVED.get(first, first), rest)))
+        config.put(table, now, value)
+        if first == "meta":
+            config.put(table, "method.kind", "meta")
+        places[now] = f"override {override}"
+    return _decoded(table, str(path), places)
 
 
 def recipe_from_table(table: Mapping[str, Any], where: str) -> Recipe:
     """A recipe from parsed TOML or JSON. Raises PolysomaError naming ``where``, the key and what was expected."""
-    fields = dict(table)
-    fields["data"] = tuple(fields.get("data", ()))
-    for name in ("renewed", "relative", "trainable"):
-        fields[name] = tuple(fields.get(name, ()))
-    fields["bodies"] = {
-        name: _build(BodyRecipe, body, f"{where}: bodies.{name}") for name, body in fields.get("bodies", {}).items()
-    }
-    fields["policy"] = _build(PolicySize, fields.get("policy", {}), f"{where}: policy")
-    fields["head"] = _build(HeadConfig, fields.get("head", {}), f"{where}: head")
-    if fields.get("images") is not None:
-        fields["images"] = _build(ImageConfig, fields["images"], f"{where}: images")
-    if fields.get("adaptation") is not None:
-        fields["adaptation"] = _build(Adaptation, fields["adaptation"], f"{where}: adaptation")
-    if fields.get("meta") is not None:
-        fields["meta"] = _build(MetaLearning, fields["meta"], f"{where}: meta")
-    evaluation = dict(fields.get("evaluation", {}))
-    evaluation["tasks"] = tuple(evaluation.get("tasks", ()))
-    fields["evaluation"] = _build(Evaluation, evaluation, f"{where}: evaluation")
-    if not fields["data"] or not fields["bodies"]:
+    return _decoded(_today(table, where), where, {})
+
+
+def _today(table: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """A table with old keys where they are now."""
+    result = {key: dict(value) if isinstance(value, Mapping) else value for key, value in table.items()}
+    for old, new in _MOVED.items():
+        value = result.pop(old, None)
+        if value is None:
+            continue
+        first, _, leaf = new.partition(".")
+        there = result.get(first, {})
+        if (leaf or first) in (there if leaf else result):
+            raise PolysomaError(f"{where}: {old} is {new} now, and both are given; keep {new}")
+        if old == "meta" and isinstance(value, dict):
+            value = {"kind": "meta", **value}
+        config.put(result, new, value)
+    return result
+
+
+def _decoded(table: dict[str, Any], where: str, places: Mapping[str, str]) -> Recipe:
+    for name, kind in (("optimizer", "adamw"), ("method", "imitation")):
+        if isinstance(table.get(name), dict):
+            table[name].setdefault("kind", kind)
+    recipe = config.decode(Recipe, table, where, places)
+    if not recipe.data or not recipe.bodies:
         raise PolysomaError(f"{where}: a recipe needs `data` (a list of folders) and at least one table [bodies.NAME]")
-    return _build(Recipe, fields, where)
-
-
-def _build(kind: Any, values: Mapping[str, Any], where: str) -> Any:
-    known = {f.name: f for f in dataclasses.fields(kind)}
-    unknown = sorted(set(values) - set(known))
-    if unknown:
-        raise PolysomaError(f"{where}: unknown {', '.join(unknown)}; known are {', '.join(known)}")
-    for name, value in values.items():
-        default = known[name].default
-        numeric = isinstance(default, int | float)
-        if numeric and (
-            not isinstance(value, int | float) or (isinstance(default, int) and not isinstance(value, int))
-        ):
-            raise PolysomaError(f"{where}: {name} must be {type(default).__name__}, got {value!r}")
-        if isinstance(default, str) and not isinstance(value, str):
-            raise PolysomaError(f"{where}: {name} must be a string, got {value!r}")
-    return kind(**values)
+    return recipe

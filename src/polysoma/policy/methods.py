@@ -10,5 +10,8 @@ AdaptationMethod = Literal["head", "lora", "adapter", "prompt"]
 FinetuningMethod = Literal["full", "lora", "adapter", "head", "prompt"]
 """An adaptation, or ``"full"`` for training all weights."""
 
+OptimizerKind = Literal["adamw", "schedule-free"]
+"""See :mod:`polysoma.learning.optimizers`."""
+
 MetaAlgorithm = Literal["maml", "fomaml", "reptile", "anil"]
-"""See :mod:`polysoma.learning.meta`."""
+"""See :mod:`polysoma.learning.methods.meta`."""

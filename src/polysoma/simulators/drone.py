@@ -12,7 +12,6 @@ long as the side of the named ring does not change: a policy that imitates it ca
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
 from typing import Any
@@ -21,138 +20,37 @@ import numpy as np
 
 from polysoma.embodiment import (
     INSTRUCTION,
-    Channel,
-    ContinuousActions,
-    Embodiment,
-    Modality,
     Observation,
-    Stream,
-    channels,
 )
 from polysoma.errors import PolysomaError
 from polysoma.horizon import Horizon
+from polysoma.simulators.drone_body import (
+    CEILING,
+    CHANNELS,
+    CONTROL_HZ,
+    EMBODIMENT,
+    FLOOR,
+    GRAVITY,
+    HOVER_RADIUS,
+    HOVER_SECONDS,
+    LARGE,
+    MAX_STEPS,
+    PHYSICS_HZ,
+    RING_COLOURS,
+    RING_PHRASES,
+    RING_RADIUS,
+    ROOM,
+    SLICES,
+    SMALL,
+    TASKS,
+    WAYPOINT_RADIUS,
+    WAYPOINTS,
+    Frame,
+)
+from polysoma.simulators.drone_expert import expert
 from polysoma.simulators.environment import Family, MujocoEnvironment
 from polysoma.simulators.views import seen
 from polysoma.task import Task
-
-TASKS: tuple[str, ...] = ("drone/hover", "drone/waypoints", "drone/ring")
-
-GRAVITY = 9.81
-CONTROL_HZ = 50
-PHYSICS_HZ = 500
-"""Body rates (rad/s) that an action of 1 means: roll, pitch, yaw."""
-
-HOVER_RADIUS, HOVER_SECONDS = 0.15, 1.0
-WAYPOINT_RADIUS, WAYPOINTS = 0.2, 4
-RING_RADIUS = 0.4
-RING_COLOURS = ("red", "green", "blue")
-RING_PHRASES = ("fly to the {} ring", "fly through the {} ring", "go through the {} ring")
-ROOM = 4.0
-"""Half the side of the cube-like room (m); the drone must stay inside and below CEILING."""
-CEILING = 3.5
-FLOOR = 0.06
-
-_MAX_STEPS = {"hover": 500, "waypoints": 600, "ring": 600}
-
-
-def _vector(name: str, unit: str = "m", axes: str = "xyz", limit: float = math.inf) -> tuple[Channel, ...]:
-    return channels(" ".join(f"{name}_{axis}" for axis in axes), unit, -limit, limit)
-
-
-_BLOCKS: dict[str, tuple[Channel, ...]] = {
-    "position": _vector("position"),
-    "velocity": _vector("velocity", "m/s"),
-    "up": _vector("up", "1", limit=1.001),
-    "heading": channels("heading_cos heading_sin", "1", -1.001, 1.001),
-    "angular_velocity": _vector("angular_velocity", "rad/s"),
-    "target": _vector("target"),
-    "next_target": _vector("next_target"),
-}
-for _colour in RING_COLOURS:
-    _BLOCKS[f"{_colour}_centre"] = _vector(f"{_colour}_ring")
-    _BLOCKS[f"{_colour}_normal"] = _vector(f"{_colour}_ring_normal", "1", "xy", limit=1.001)
-
-
-def _group(block: str) -> str:
-    """What a policy may attend to as one thing: the drone's own motion, its targets, each ring."""
-    if block in ("target", "next_target"):
-        return "targets"
-    return f"{block.split('_')[0]}_ring" if block.split("_")[0] in RING_COLOURS else "motion"
-
-
-_CHANNELS = tuple(
-    dataclasses.replace(channel, group=_group(name)) for name, block in _BLOCKS.items() for channel in block
-)
-_ENDS = np.cumsum([len(block) for block in _BLOCKS.values()]).tolist()
-_SLICES = {name: slice(end - len(block), end) for (name, block), end in zip(_BLOCKS.items(), _ENDS, strict=True)}
-
-
-@dataclasses.dataclass(frozen=True)
-class Frame:
-    """What one drone is built like.
-
-    Attributes:
-        name: of the embodiment.
-        mass: kg.
-        arm: metres from the middle to a motor, along x and along y.
-        inertia: kg m^2 about x, y and z.
-        motor_force: N, the most that one motor lifts.
-        rates: rad/s about x, y and z that an action of 1 asks for.
-        gains: 1/s of the loops that track rates.
-        drag: of the rotors in N s/m, linear in the air speed, as measured by Faessler et al. 2018.
-    """
-
-    name: str
-    mass: float
-    arm: float
-    inertia: tuple[float, float, float]
-    motor_force: float
-    rates: tuple[float, float, float]
-    gains: tuple[float, float, float]
-    drag: float
-
-    @property
-    def motors(self) -> tuple[tuple[float, float, int], ...]:
-        """x, y and the sense of the reaction torque of each motor, in the order of the actuators."""
-        arm = self.arm
-        return ((arm, -arm, 1), (-arm, -arm, -1), (-arm, arm, 1), (arm, arm, -1))
-
-    def embodiment(self) -> Embodiment:
-        """What this drone senses and moves."""
-        rates = zip(("roll_rate", "pitch_rate", "yaw_rate"), self.rates, strict=True)
-        return Embodiment(
-            name=self.name,
-            streams=(
-                Stream("state", Modality.STATE, (len(_CHANNELS),), _CHANNELS),
-                Stream(INSTRUCTION, Modality.TEXT),
-            ),
-            actions=ContinuousActions(
-                (
-                    Channel("thrust", "weight - 1", -1.0, 1.0),
-                    *(Channel(name, f"{rate:g} rad/s", -1.0, 1.0) for name, rate in rates),
-                )
-            ),
-            rate_hz=CONTROL_HZ,
-        )
-
-
-SMALL = Frame("drone", 0.5, 0.1, (0.0011, 0.0012, 0.0019), 3.0, (6.0, 6.0, 2.0), (40.0, 40.0, 15.0), 0.08)
-LARGE = Frame("drone-large", 1.3, 0.2, (0.0115, 0.0125, 0.0198), 6.5, (3.5, 3.5, 1.2), (20.0, 20.0, 8.0), 0.25)
-"""A drone of more than twice the mass with arms twice as long: it turns more slowly and its actions mean less."""
-
-EMBODIMENT = SMALL.embodiment()
-"""State: ``position`` in the world (m, z = 0 on the ground); ``velocity`` in the heading frame (m/s); ``up``, the
-vertical seen from the body; ``heading``, cosine and sine of the yaw; ``angular_velocity`` of the body (rad/s);
-``target`` and ``next_target``, the hover point or the present waypoint and the one after it (the same where there is
-none), relative to the drone in the heading frame (m), zero in the ring task; for each ring its centre relative to the
-drone in the heading frame (m) and its unit normal, of its two directions the one that points to the drone's side, zero
-in the other tasks.
-
-Action: ``thrust`` in multiples of the weight, minus one (-1: no thrust, 0: hovers, 1: twice the weight), and body rates
-as fractions of 6, 6 and 2 rad/s (of the large drone: 3.5, 3.5 and 1.2)."""
-
-
-# The drone -----------------------------------------------------------------------------------------------------------
 
 _YAW_TORQUE_PER_FORCE = 0.02
 _GUST_SECONDS, _GUST_FRACTION = 1.0, 0.3
@@ -266,7 +164,7 @@ class DroneEnvironment(MujocoEnvironment):
         self.task = task
         self.frame = frame
         self.goal = Task.parse(task).name
-        self.max_steps = _MAX_STEPS[self.goal]
+        self.max_steps = MAX_STEPS[self.goal]
         self.wind = float(wind)
         self.model = mujoco.MjModel.from_xml_string(_mjcf(frame, self.goal))
         self.data = mujoco.MjData(self.model)
@@ -283,7 +181,7 @@ class DroneEnvironment(MujocoEnvironment):
         self._normals = np.zeros((len(RING_COLOURS), 3))
         self._named = 0
         self._instruction = ""
-        self._state = np.zeros(len(_CHANNELS), np.float32)
+        self._state = np.zeros(len(CHANNELS), np.float32)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict]:
         super().reset(seed=seed)
@@ -328,7 +226,7 @@ class DroneEnvironment(MujocoEnvironment):
         return expert(self._state, self._instruction, self.frame)
 
     def _scene(self) -> tuple[Any, Any, Any]:
-        cosine, sine = self._state[_SLICES["heading"]]
+        cosine, sine = self._state[SLICES["heading"]]
         position = self.data.qpos[:3]
         view = self._mujoco.MjvCamera()
         view.distance, view.elevation = 2.4, -27.0
@@ -392,7 +290,7 @@ class DroneEnvironment(MujocoEnvironment):
 
     def _crashed(self) -> bool:
         x, y, z = self.data.qpos[:3]
-        return bool(z < FLOOR or z > CEILING or max(abs(x), abs(y)) > ROOM or self._state[_SLICES["up"]][2] < 0)
+        return bool(z < FLOOR or z > CEILING or max(abs(x), abs(y)) > ROOM or self._state[SLICES["up"]][2] < 0)
 
     def _observe(self) -> None:
         """Compute the state of the present observation."""
@@ -402,24 +300,24 @@ class DroneEnvironment(MujocoEnvironment):
         yaw = math.atan2(2 * (x * y + w * z), 1 - 2 * (y * y + z * z))
         c, s = math.cos(yaw), math.sin(yaw)
         to_heading = np.array([[c, s, 0], [-s, c, 0], [0, 0, 1]])
-        state = np.zeros(len(_CHANNELS))
-        state[_SLICES["position"]] = position
-        state[_SLICES["velocity"]] = to_heading @ qvel[:3]
-        state[_SLICES["up"]] = 2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)
-        state[_SLICES["heading"]] = c, s
-        state[_SLICES["angular_velocity"]] = qvel[3:6]
+        state = np.zeros(len(CHANNELS))
+        state[SLICES["position"]] = position
+        state[SLICES["velocity"]] = to_heading @ qvel[:3]
+        state[SLICES["up"]] = 2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)
+        state[SLICES["heading"]] = c, s
+        state[SLICES["angular_velocity"]] = qvel[3:6]
         if self.goal == "ring":
             away = position - self._rings
             sides = np.where((away * self._normals).sum(1) < 0, -1.0, 1.0)
             normals = (sides[:, None] * self._normals) @ to_heading.T
             centres = -away @ to_heading.T
             for i, colour in enumerate(RING_COLOURS):
-                state[_SLICES[f"{colour}_centre"]] = centres[i]
-                state[_SLICES[f"{colour}_normal"]] = normals[i, :2]
+                state[SLICES[f"{colour}_centre"]] = centres[i]
+                state[SLICES[f"{colour}_normal"]] = normals[i, :2]
         else:
             following = min(self._reached + 1, len(self._targets) - 1)
-            state[_SLICES["target"]] = to_heading @ (self._targets[self._reached] - position)
-            state[_SLICES["next_target"]] = to_heading @ (self._targets[following] - position)
+            state[SLICES["target"]] = to_heading @ (self._targets[self._reached] - position)
+            state[SLICES["next_target"]] = to_heading @ (self._targets[following] - position)
         self._state = state.astype(np.float32)
 
     def _observation(self) -> Observation:
@@ -449,107 +347,18 @@ def _passed(before: np.ndarray, after: np.ndarray, normal: np.ndarray) -> bool:
     return float(np.linalg.norm(crossing)) < RING_RADIUS
 
 
-# The expert ----------------------------------------------------------------------------------------------------------
-
-_POSITION_GAIN = 1.8
-_VELOCITY_GAIN = 3.5
-_TILT_GAIN = 8.0
-_TOP_SPEED = 2.0
-_TOP_ACCELERATION = 5.0
-_YAW_GAIN = 1.5
-_STANDOFF = 0.8
-_ALIGNED = 0.32
-_RING_SPEED = 1.2
-_AVOID_SPEED = 3.0
-_AVOID_RADIUS = 0.7
-
-
-def expert(state: np.ndarray, instruction: str, frame: Frame = SMALL) -> np.ndarray:
-    """A cascaded controller: position error to velocity, velocity error to acceleration, acceleration to tilt.
-
-    Thrust and tilt follow Lee, Leok and McClamroch 2010 ("Geometric tracking control of a quadrotor UAV on SE(3)") and
-    Mellinger and Kumar 2011: the wanted force is projected on the body's axis, and the tilt error is the cross product
-    of the wanted and the present direction of that axis. The limits on speed and acceleration are smooth, and the yaw
-    slowly turns the nose to the goal.
-
-    Args:
-        state: the stream ``"state"`` of one observation, shape ``(35,)``.
-        instruction: its text; only a ring's colour matters.
-        frame: which drone.
-
-    Returns:
-        float32 of shape ``(4,)``, within -1..1.
-    """
-    part = {name: state[where].astype(float) for name, where in _SLICES.items()}
-    colour = next((c for c in RING_COLOURS if c in instruction.split()), None)
-    if colour is None:
-        goal = part["target"]
-        velocity = _limited(_POSITION_GAIN * goal, _TOP_SPEED)
-    else:
-        goal = part[f"{colour}_centre"]
-        velocity = _ring_velocity(goal, part[f"{colour}_normal"])
-        for other in RING_COLOURS:
-            if other != colour:
-                velocity = velocity + _avoid(part[f"{other}_centre"])
-    force = _limited(_VELOCITY_GAIN * (velocity - part["velocity"]), _TOP_ACCELERATION)
-    force[2] += GRAVITY
-    x, y, z = _to_body(force, part["up"])
-    length = math.sqrt(x * x + y * y + z * z)
-    yaw_rate = _YAW_GAIN * goal[1] / math.sqrt(goal[0] ** 2 + goal[1] ** 2 + 0.5**2)
-    rates = np.array([-_TILT_GAIN * y / length, _TILT_GAIN * x / length, yaw_rate]) / frame.rates
-    return np.clip(np.array([z / GRAVITY - 1, *rates]), -1, 1).astype(np.float32)
-
-
-def _limited(vector: np.ndarray, most: float) -> np.ndarray:
-    """The vector made shorter than `most`, smoothly, in its direction."""
-    return vector / math.sqrt(1 + float(vector @ vector) / most**2)
-
-
-def _ring_velocity(centre: np.ndarray, normal: np.ndarray) -> np.ndarray:
-    """Line up at a distance in front of the ring, then through it; how well it is lined up blends the two."""
-    axis = np.array([normal[0], normal[1], 0.0])
-    ahead = -float(centre @ axis)
-    offset = centre + ahead * axis
-    # Nearly 1 within most of the disc: an imitation that is a little off must not wait in front of the ring for ever.
-    aligned = 1 / (1 + (float(offset @ offset) / _ALIGNED**2) ** 2)
-    # Beside the ring both of its sides are as good: there the standoff shrinks, so that changing sides is no jump.
-    standoff = _STANDOFF * math.tanh(ahead / 0.3)
-    line_up = _limited(_POSITION_GAIN * (offset + (standoff - ahead) * axis), _TOP_SPEED)
-    through = _POSITION_GAIN * offset - _RING_SPEED * axis
-    return (1 - aligned) * line_up + aligned * through
-
-
-def _avoid(centre: np.ndarray) -> np.ndarray:
-    """Away from a ring that was not named; the upward part decides between the ways around it."""
-    away = -centre
-    away[2] += 0.3
-    near = math.exp(-float(centre @ centre) / _AVOID_RADIUS**2)
-    return _AVOID_SPEED * near * away / math.sqrt(float(away @ away) + 0.01)
-
-
-def _to_body(vector: np.ndarray, up: np.ndarray) -> tuple[float, float, float]:
-    """Turn a vector from the heading frame to the body frame, given the vertical in the body frame."""
-    sin_pitch = -min(1.0, max(-1.0, float(up[0])))
-    cos_pitch = math.sqrt(1 - sin_pitch * sin_pitch)
-    roll = math.atan2(float(up[1]), float(up[2]))
-    c, s = math.cos(roll), math.sin(roll)
-    x, y, z = (float(value) for value in vector)
-    forward, down = cos_pitch * x - sin_pitch * z, sin_pitch * x + cos_pitch * z
-    return forward, c * y + s * down, -s * y + c * down
-
-
 _HORIZON = Horizon(chunk=8)
 
 FAMILY = Family(EMBODIMENT, TASKS, ("mujoco",), DroneEnvironment, horizon=_HORIZON)
 
 LARGE_FAMILY = Family(
     LARGE.embodiment(),
-    tuple(f"{LARGE.name}/{goal}" for goal in _MAX_STEPS),
+    tuple(f"{LARGE.name}/{goal}" for goal in MAX_STEPS),
     ("mujoco",),
     functools.partial(DroneEnvironment, frame=LARGE),
     horizon=_HORIZON,
 )
 """The same tasks for the large drone, which the shipped policy does not know: for transfer."""
 
-PIXELS = seen(FAMILY, ("front",), [c.name for c in _CHANNELS if c.group in ("motion", "targets")])
+PIXELS = seen(FAMILY, ("front",), [c.name for c in CHANNELS if c.group in ("motion", "targets")])
 """A camera that looks ahead, the drone's own motion and its targets: rings must be seen."""

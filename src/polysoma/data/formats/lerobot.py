@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from polysoma.data import layout, storage
+from polysoma.data import layout, storage, stored
 from polysoma.data.formats import lerobot_check
 from polysoma.data.formats.reader import (
     ACTION,
@@ -93,7 +93,7 @@ class LeRobotReader(Reader):
         self._read_episodes()
 
     def _describe(self, key: str, feature: dict[str, Any]) -> None:
-        if key in layout.COUNTERS:
+        if key in stored.COUNTERS:
             return
         kind, shape = str(feature["dtype"]), tuple(int(size) for size in feature["shape"])
         if kind in ("video", "image"):
@@ -306,7 +306,7 @@ class LeRobotReader(Reader):
         same = (chunk[:episode] == chunk[episode]) & (file[:episode] == file[episode])
         row = int((same & self.finals[:episode]).sum())
         path = self.path / layout.FINAL_PATH.format(chunk_index=int(chunk[episode]), file_index=int(file[episode]))
-        keys = [layout.FINAL + self.keys[name] for name in columns]
+        keys = [stored.FINAL + self.keys[name] for name in columns]
         with reading(path, episode), storage.open_parquet(path) as opened:
             table = opened.read(keys, use_threads=False).slice(row, 1)
             return {

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from polysoma.data import layout, storage
+from polysoma.data import layout, storage, stored
 from polysoma.data.formats.reader import Problem, reading
 from polysoma.data.statistics import Accumulator
 from polysoma.data.video import video_info
@@ -107,7 +107,7 @@ def _video_problems(reader: LeRobotReader, path: Path, key: str, frames: int) ->
 def _counter_problems(reader: LeRobotReader) -> Iterator[Problem]:
     awry: dict[str, list[int]] = {}
     worst = 0.0
-    wanted = [key for key in ("timestamp", *layout.COUNTERS) if key in reader.info["features"]]
+    wanted = [key for key in ("timestamp", *stored.COUNTERS) if key in reader.info["features"]]
     start = 0
     for episode, count in enumerate(reader.lengths.tolist()):
         try:

@@ -1,6 +1,6 @@
 """Makes a checkpoint of one run's weights in which some bodies are those of another run, from which the first one grew.
 
-    python tools/graft.py runs/new/checkpoint --bodies aloha --source runs/old/checkpoint --out runs/grafted
+    python recipes/graft.py runs/new/checkpoint --bodies aloha --source runs/old/checkpoint --out runs/grafted
 
 Everything that belongs to a body alone (its tokenizers, readouts, estimators and head) is taken from the other run, and
 whether its actions are relative; trunk, words and cameras stay. The two do not fit at once: train on.

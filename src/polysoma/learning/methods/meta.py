@@ -15,20 +15,23 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
 
-import accelerate
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from polysoma.data.mixture import Source
-from polysoma.data.paraphrases import read_paraphrases
 from polysoma.data.windows import Windows
-from polysoma.errors import PolysomaError
+from polysoma.errors import PolysomaError, SettingError
 from polysoma.learning.augmentation import augmented
-from polysoma.learning.recipe import MetaLearning, Recipe
-from polysoma.policy.policy import Policy
+from polysoma.learning.method import Ingredients, Method, Metrics, Share, reduced
+from polysoma.learning.objectives import paraphrases_for, targets
+from polysoma.policy import checkpoint
+from polysoma.policy.methods import MetaAlgorithm
+from polysoma.policy.policy import Policy, PolicyConfig
 
 _SMALLEST = 0.02
 """Entries of tensors that begin as zero move as if they were as large as this (their usual scale at random starts)."""
@@ -36,24 +39,80 @@ _DAMPING = 0.1
 """Tensors whose gradients are below this share of the others' move less: theirs are mostly noise."""
 
 
-class MetaTasks:
+@dataclass(frozen=True)
+class MetaLearning:
+    """``[method] kind = "meta"``: learning what an adaptation starts from instead of the adaptation itself.
+
+    Attributes:
+        algorithm: ``"maml"``, its first-order approximation ``"fomaml"``, ``"reptile"``, or ``"anil"``: MAML whose
+            inner steps are of heads alone.
+        inner_steps: gradient steps of an adaptation; each sees a body's ``batch`` of windows.
+        inner_rate: about how far such a step moves each tensor, as a fraction of its size.
+        tasks: how many tasks are adapted to at once.
+        batch: meta-tasks a step, all processes together.
+        renamed: the share of meta-tasks whose instructions are those of other tasks.
+    """
+
+    algorithm: MetaAlgorithm
+    inner_steps: int = 3
+    inner_rate: float = 0.01
+    tasks: int = 1
+    batch: int = 4
+    renamed: float = 0.5
+    kind: Literal["meta"] = "meta"
+
+    def __post_init__(self) -> None:
+        if self.algorithm not in get_args(MetaAlgorithm):
+            raise SettingError(f"expected an algorithm of {get_args(MetaAlgorithm)}, got {self.algorithm!r}")
+        if min(self.inner_steps, self.tasks, self.batch) < 1 or self.inner_rate <= 0 or not 0 <= self.renamed <= 1:
+            raise SettingError(
+                "expected inner_steps, tasks and batch of at least 1, inner_rate above 0 and renamed from 0 to 1, got "
+                f"{dataclasses.asdict(self)}"
+            )
+
+    def build(self, given: Ingredients) -> Method:
+        """See :class:`~polysoma.learning.method.MethodSettings`."""
+        adaptation = given.policy.config.adaptation
+        if adaptation is None or given.held_out:
+            raise PolysomaError("meta learns what an adaptation starts from: it needs adaptation, and no held_out")
+        start = PolicyConfig.from_json(checkpoint.read_config(checkpoint.resolve(given.init))).adaptation
+        if start is not None:
+            raise PolysomaError(
+                f"{given.init} is an adaptation; what adaptations start from is learnt beside their base, {start.base}"
+            )
+        return MetaTasks(self, given)
+
+
+class MetaTasks(Method):
+    """Learns from meta-tasks of each body's data. Half of each task's episodes are for support, half for query."""
+
+    def __init__(self, meta: MetaLearning, given: Ingredients) -> None:
+        self.modules = nn.ModuleDict({"policy": given.policy})
+        self._bodies = [BodyTasks(meta, given, source) for source in given.sources]
+
+    def accumulate(self, step: int, share: Share) -> Metrics:
+        """See :class:`~polysoma.learning.method.Method`. The losses are those on query after the inner steps."""
+        return reduced(tasks.accumulate(step, share) for tasks in self._bodies)
+
+
+class BodyTasks:
     """The meta-tasks of one body's data.
 
     Args:
-        source: whose tasks they are made of. Half of each task's episodes are for support, half for query.
-        recipe: how; its ``meta`` says by which algorithm.
+        meta: by which algorithm.
+        given: what a recipe gives.
+        source: whose tasks they are made of.
 
     Raises:
         PolysomaError: too few tasks, or a task with a single episode.
     """
 
-    def __init__(self, source: Source, recipe: Recipe) -> None:
-        assert recipe.meta is not None
-        self._recipe, self._meta, self._body = recipe, recipe.meta, source.embodiment.name
+    def __init__(self, meta: MetaLearning, given: Ingredients, source: Source) -> None:
+        self._meta, self._given, self._body = meta, given, source.embodiment.name
         self._tasks = source.drawn
-        if len(self._tasks) <= self._meta.tasks:
+        if len(self._tasks) <= meta.tasks:
             raise PolysomaError(
-                f"meta-learning {self._meta.tasks} of {self._body}'s tasks at a time needs more tasks than that to "
+                f"meta-learning {meta.tasks} of {self._body}'s tasks at a time needs more tasks than that to "
                 f"learn from, got {len(self._tasks)}: {', '.join(self._tasks)}"
             )
         support, query = source.split(0, 0.5)
@@ -65,35 +124,31 @@ class MetaTasks:
         self._support, self._query = support, query
         self._instructions = sorted(source.drawn_instructions)
 
-    def accumulate(self, policy: Policy, step: int, accelerator: accelerate.Accelerator) -> tuple[float, float, int]:
-        """Adds the gradients of this step's meta-tasks. Returns the mean loss on query after the inner steps, zero, and
-        how many windows were seen."""
-        meta = self._meta
-        which, processes = accelerator.process_index, accelerator.num_processes
+    def accumulate(self, step: int, share: Share) -> Metrics:
+        """Adds the gradients of this process's meta-tasks of a step."""
         # Each process needs one.
-        numbers = range(which, max(meta.batch, processes), processes)
+        numbers = range(share.index, max(self._meta.batch, share.count), share.count)
         total, seen = 0.0, 0
         for number in numbers:
-            rng = np.random.default_rng([self._recipe.seed, step, number, *self._body.encode()])
-            batches, query = self._draw(policy, rng)
+            rng = np.random.default_rng([self._given.seed, step, number, *self._body.encode()])
+            batches, query = self.draw(rng)
             torch.manual_seed(int(rng.integers(2**63)))
-            total += accumulate(policy, [[batch] for batch in batches], query, meta, 1 / len(numbers))
+            total += accumulate(self._given.policy, [[batch] for batch in batches], query, self._meta, 1 / len(numbers))
             seen += sum(map(len, batches)) + len(query)
-        return total / len(numbers), 0.0, seen
+        return {f"loss/{self._body}": total / len(numbers), "windows": float(seen)}
 
-    def _draw(self, policy: Policy, rng: np.random.Generator) -> tuple[list[Windows], Windows]:
+    def draw(self, rng: np.random.Generator) -> tuple[list[Windows], Windows]:
         """One batch for each inner step, and one of query."""
-        recipe, count = self._recipe.bodies[self._body], self._recipe.bodies[self._body].batch
+        body = self._given.bodies[self._body]
         tasks = [str(task) for task in rng.choice(self._tasks, self._meta.tasks, replace=False)]
-        drawn = [self._support.draw(count, rng, tasks=tasks) for _ in range(self._meta.inner_steps)]
-        drawn.append(self._query.draw(count, rng, tasks=tasks))
+        drawn = [self._support.draw(body.batch, rng, tasks=tasks) for _ in range(self._meta.inner_steps)]
+        drawn.append(self._query.draw(body.batch, rng, tasks=tasks))
         if rng.random() < self._meta.renamed:
             others = dict(zip(self._instructions, rng.permutation(self._instructions), strict=True))
             drawn = [dataclasses.replace(w, instructions=[str(others[t]) for t in w.instructions]) for w in drawn]
-        name = self._recipe.paraphrases
-        paraphrases = read_paraphrases(name, "train", plain=0.5) if name else None
-        statistics = policy.config.statistics[self._body]
-        *batches, query = [augmented(windows, recipe, statistics, paraphrases, rng) for windows in drawn]
+        statistics = self._given.policy.config.statistics[self._body]
+        paraphrases = paraphrases_for(self._given.paraphrases)
+        *batches, query = [augmented(windows, body, statistics, paraphrases, rng) for windows in drawn]
         return batches, query
 
 
@@ -165,10 +220,10 @@ def inner_loop(
             "anil adapts heads alone, and this adaptation has none of its own: choose another algorithm"
         )
     for batch in batches:
-        targets = _targets(batch)
+        true = targets(batch)
         gradients: list[Tensor] = []
         for part in batch:
-            loss = _loss(policy, now, part) / targets
+            loss = _loss(policy, now, part) / true
             if not torch.isfinite(loss):
                 raise PolysomaError(f"an inner step's loss is {loss.item()}: lower the inner rate, {meta.inner_rate}")
             found = torch.autograd.grad(
@@ -200,7 +255,7 @@ def _step_sizes(values: Sequence[Tensor], gradients: Sequence[Tensor]) -> list[T
 
 def mean_loss(policy: Policy, values: Mapping[str, Tensor], parts: Sequence[Windows]) -> Tensor:
     """The mean loss over all true targets, with these values in the place of the policy's own: a float32 scalar."""
-    return torch.stack([_loss(policy, values, part) for part in parts]).sum() / _targets(parts)
+    return torch.stack([_loss(policy, values, part) for part in parts]).sum() / targets(parts)
 
 
 def _loss(policy: Policy, values: Mapping[str, Tensor], windows: Windows) -> Tensor:
@@ -208,10 +263,6 @@ def _loss(policy: Policy, values: Mapping[str, Tensor], windows: Windows) -> Ten
         named = {f"policy.{name}": value for name, value in values.items()}
         loss: Tensor = torch.func.functional_call(_Loss(policy), named, (windows,))
     return loss
-
-
-def _targets(parts: Sequence[Windows]) -> int:
-    return sum(int(part.action_valid.sum()) for part in parts if part.action_valid is not None)
 
 
 class _Loss(nn.Module):

@@ -1,0 +1,102 @@
+"""Writes the tables of README and docs from the committed results: each benchmark renders its own.
+
+python benchmarks/render.py          # rewrites the documents
+python benchmarks/render.py --check  # says which are not what the results say, and fails
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import adapters
+import channels
+import compare
+import data
+import edge
+import fleet
+import gpicl
+import heads
+import in_context
+import merging
+import meta
+import realtime
+import scale
+import scores
+import serving
+import sight
+import specialists
+import stream
+import transfer
+
+ROOT = Path(__file__).parents[1]
+
+TABLES: dict[str, dict[str, Callable[[], str]]] = {
+    "README.md": {
+        "results": scores.render_results,
+    },
+    "docs/training.md": {
+        "channels": channels.render,
+        "sight": sight.render,
+        "heads": heads.render,
+    },
+    "docs/architecture.md": {
+        "stream": stream.render,
+    },
+    "docs/data.md": {
+        "data": data.render,
+    },
+    "docs/scale.md": {
+        "scale": scale.render,
+    },
+    "docs/finetuning.md": {
+        "tasks": compare.render_tasks,
+        "body": compare.render_body,
+        "meta": meta.render,
+        "adapters": adapters.render,
+        "memory": scores.render_memory,
+        "peg": scores.render_peg,
+        "merging": merging.render,
+    },
+    "docs/in-context.md": {
+        "in-context": in_context.render,
+        "gpicl": gpicl.render,
+    },
+    "docs/fleet.md": {
+        "fleet": fleet.render,
+    },
+    "docs/serving.md": {
+        "serving": serving.render,
+        "realtime": realtime.render,
+        "edge": edge.render,
+    },
+    "docs/evaluation.md": {
+        "paraphrases": scores.render_paraphrases,
+        "transfer": transfer.render,
+        "specialists": specialists.render,
+    },
+}
+"""By document and marker, what renders the text between ``<!-- marker -->`` and ``<!-- end of marker -->``."""
+
+
+def rendered(text: str, tables: dict[str, Callable[[], str]]) -> str:
+    """A document with its tables written anew."""
+    for marker, render in tables.items():
+        begin, end = f"<!-- {marker} -->\n", f"<!-- end of {marker} -->"
+        before, rest = text.split(begin)
+        text = before + begin + render() + end + rest.split(end, 1)[1]
+    return text
+
+
+if __name__ == "__main__":
+    old = []
+    for name, tables in TABLES.items():
+        path = ROOT / name
+        text = rendered(path.read_text(), tables)
+        if text != path.read_text():
+            old.append(name)
+            if "--check" not in sys.argv[1:]:
+                path.write_text(text)
+    if old and "--check" in sys.argv[1:]:
+        sys.exit(f"not what the results say: {', '.join(old)}; run `python benchmarks/render.py`")

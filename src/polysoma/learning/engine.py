@@ -1,0 +1,323 @@
+"""Engine: takes a method's steps, and knows no method.
+
+It steps the optimiser, averages weights, follows the schedule, writes metrics and checkpoints, resumes exactly, and
+works in several processes, sharded or not. ``Engine(method, settings).run(out)`` trains with any
+:class:`~polysoma.learning.method.Method`; :func:`polysoma.learning.training.train` makes both of a recipe.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import accelerate
+import torch
+from torch import Tensor
+
+from polysoma.config import KIND
+from polysoma.errors import PolysomaError, SettingError
+from polysoma.learning import distributed, run_state
+from polysoma.learning.method import Method, Metrics, Share
+from polysoma.learning.metrics import Metrics as Written
+from polysoma.learning.metrics import Tracker
+from polysoma.learning.optimizers import AdamW, ScheduleFree
+from polysoma.nn import precision
+from polysoma.nn.precision import Wanted
+from polysoma.policy import checkpoint
+from polysoma.policy.policy import Policy
+
+Sharding = Literal["none", "full"]
+
+Progress = Callable[[int, Metrics], None]
+"""Called after every step with the steps done and the losses, by what they are of."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What the engine needs to know.
+
+    Attributes:
+        steps: optimiser steps in all.
+        minutes: of training after which it stops, whatever the step; 0 for never. Needs a schedule-free optimiser.
+        optimizer: see :mod:`polysoma.learning.optimizers`.
+        clip: the norm that gradients are scaled down to.
+        patience: checkpoints without a lower loss on what is held out after which training stops; 0 for never.
+        sharding: ``"none"``: every process holds all parameters; ``"full"``: each holds a part of the trunk's
+            (:mod:`polysoma.learning.distributed`).
+        precision: what products are computed in, ``"float32"``, ``"bfloat16"``, or ``"auto"`` for what suits the
+            processor (:mod:`polysoma.nn.precision`). A resumed run keeps its own.
+        tracker: where metrics go beside ``metrics.jsonl``, see :data:`polysoma.learning.metrics.Tracker`.
+        checkpoint_every: steps between checkpoints that resume.
+        log_every: steps between lines of metrics.
+    """
+
+    steps: int = 1000
+    minutes: float = 0.0
+    optimizer: Annotated[AdamW | ScheduleFree, KIND] = AdamW()  # noqa: RUF009  (frozen)
+    clip: float = 1.0
+    patience: int = 0
+    sharding: Sharding = "none"
+    precision: Wanted = "auto"
+    tracker: Tracker = "tensorboard"
+    checkpoint_every: int = 500
+    log_every: int = 20
+
+    def __post_init__(self) -> None:
+        for name, least in (("steps", 0), ("minutes", 0), ("patience", 0), ("checkpoint_every", 1), ("log_every", 1)):
+            if not getattr(self, name) >= least:
+                raise SettingError(f"{name}: expected {least} or more, got {getattr(self, name)}")
+        if not self.clip > 0:
+            raise SettingError(f"clip: expected above 0, got {self.clip}")
+        if self.minutes and not isinstance(self.optimizer, ScheduleFree):
+            raise SettingError(
+                f"minutes: expected optimizer.kind to be schedule-free, which may stop at any step; got "
+                f"{self.optimizer.kind}, whose schedule needs all its steps"
+            )
+
+
+class Best(NamedTuple):
+    """The checkpoint to keep: its step, its loss on what is held out, and how many checkpoints came after it."""
+
+    step: int = 0
+    loss: float = math.inf
+    waited: int = 0
+
+    def after(self, step: int, loss: float) -> Best:
+        """The best one once another is known."""
+        return Best(step, loss) if loss < self.loss else self._replace(waited=self.waited + 1)
+
+
+class Engine:
+    """Trains by a method.
+
+    Args:
+        method: what is learnt from what. Its modules are moved to the device, and sharded where that is asked for.
+        settings: see :class:`Settings`; a recipe is one.
+        accelerator: of this process; None makes one.
+
+    Attributes:
+        method, settings, accelerator: as given.
+        policy: the method's module of that name.
+
+    Raises:
+        PolysomaError: the method has no policy, nothing learns, or sharding of an adaptation.
+    """
+
+    def __init__(self, method: Method, settings: Settings, accelerator: accelerate.Accelerator | None = None) -> None:
+        keep_freed_memory()
+        self.method, self.settings = method, settings
+        self.accelerator = accelerator or accelerate.Accelerator()
+        policy = dict(method.modules.items()).get("policy")
+        if not isinstance(policy, Policy):
+            raise PolysomaError(
+                f"a method's modules hold the policy as 'policy', got {type(policy).__name__} among "
+                f"{list(method.modules)}"
+            )
+        self.policy = policy
+        method.modules.to(self.accelerator.device)
+        self._compute_in(settings.precision)
+        if settings.sharding == "full":
+            distributed.shard(policy, self.accelerator)
+        groups = method.parameter_groups()
+        learning = {id(parameter) for group in groups for parameter in group.parameters}
+        names = {
+            id(parameter): name for name, parameter in method.modules.named_parameters() if id(parameter) in learning
+        }
+        if not names or learning - names.keys():
+            raise PolysomaError("a method's parameter groups hold parameters of its modules, at least one; got others")
+        self._learning = [parameter for parameter in method.modules.parameters() if id(parameter) in learning]
+        averaged = {name.partition(".")[0] for name in names.values()} | {"policy"}
+        moving = {name: value for name, value in self._tensors().items() if name.partition(".")[0] in averaged}
+        self._optimizer = settings.optimizer.build(groups, moving, names)
+        method.modules.train()
+
+    def step(self, number: int) -> Metrics:
+        """Takes one step.
+
+        Args:
+            number: steps done before.
+
+        Returns:
+            What the method says of it, ``learning_rate`` and ``gradient_norm``.
+
+        Raises:
+            PolysomaError: the gradient is not finite, or there is none.
+        """
+        share = self.share
+        metrics = self.method.accumulate(number, share)
+        if all(parameter.grad is None for parameter in self._learning) and share.count == 1:
+            raise PolysomaError(f"step {number}: the method added no gradient to what it says learns")
+        distributed.reduce_gradients(self._learning, self.accelerator)
+        norm = distributed.clip_gradients(self._learning, self.settings.clip)
+        if not torch.isfinite(norm):
+            losses = losses_of(metrics)
+            raise PolysomaError(f"step {number}: the gradient is not finite; losses {losses}. Lower learning_rate")
+        rate = self._optimizer.step(number, self.settings.steps)
+        self.method.after_step(number + 1)
+        return metrics | {"learning_rate": rate, "gradient_norm": float(norm)}
+
+    def run(
+        self,
+        out: Path,
+        resume: bool = False,
+        until: int | None = None,
+        progress: Progress | None = None,
+        evaluate: Callable[[Path], Mapping[str, float]] | None = None,
+        lineage: Mapping[str, Any] | None = None,
+    ) -> Path:
+        """Trains to the end, and returns the folder of the checkpoint (the evaluated weights of the policy),
+        ``out/checkpoint``: the final one, or the best one where the method holds data out.
+
+        Args:
+            out: run folder: ``metrics.jsonl``, what the tracker writes, ``checkpoint/`` (for use), ``training/`` (to
+                resume).
+            resume: continue the run in ``out``, whose policy this one must be of.
+            until: stop after this step, with a checkpoint that resumes.
+            progress: called after every step, by the main process.
+            evaluate: called with ``out/checkpoint`` at every checkpoint; returns the success rate of each task.
+            lineage: of the checkpoint, see :mod:`polysoma.learning.lineage`.
+
+        Raises:
+            PolysomaError: a run folder that is taken, nothing to resume, or as :meth:`step`.
+        """
+        run_state.check_folder(out, resume)
+        step, best, before = 0, Best(), 0.0
+        if resume:
+            step, best, before = self._load(out / run_state.FOLDER)
+        out.mkdir(parents=True, exist_ok=True)
+        main, settings, used = self.accelerator.is_main_process, self.settings, self.policy.precision
+        written = (
+            Written(out, step, settings.tracker, run_state.as_json(settings), {"precision": used}) if main else None
+        )
+        end = settings.steps if until is None else min(until, settings.steps)
+        began, seen = time.monotonic(), 0.0
+        over = self._over(before)
+        while step < end and not over and not (settings.patience and best.waited >= settings.patience):
+            metrics = self.step(step)
+            seen += metrics.pop("windows", 0.0)
+            step += 1
+            elapsed = time.monotonic() - began
+            over = self._over(before + elapsed)
+            last = step == end or over
+            if progress and main:
+                progress(step, losses_of(metrics))
+            if written and (step % settings.log_every == 0 or last):
+                written.write(step, metrics | {"windows_per_s": seen / elapsed})
+            if step % settings.checkpoint_every == 0 or last:
+                evaluated = self._optimizer.evaluated()
+                missed = self._held_out(evaluated)
+                best = best.after(step, sum(missed.values())) if missed else Best(step)
+                weights = {
+                    name.removeprefix("policy."): distributed.whole(value)
+                    for name, value in evaluated.items()
+                    if name.startswith("policy.")
+                }
+                state = self._state()
+                if main:
+                    if best.step == step:
+                        told = None if lineage is None else {**lineage, "precision": used, "steps": step}
+                        checkpoint.save(self.policy, out / "checkpoint", weights=weights, lineage=told)
+                    about = {"step": step, "best": list(best), "seconds": before + elapsed, "precision": used}
+                    run_state.save(out / run_state.FOLDER, state, about, self.policy.config, settings)
+                if written and missed:
+                    written.write(step, {f"held_out/{name}": loss for name, loss in missed.items()})
+                if written and evaluate:
+                    scores = evaluate(out / "checkpoint")
+                    written.write(step, {f"success/{task}": score for task, score in scores.items()})
+                self.accelerator.wait_for_everyone()
+        if written:
+            written.close()
+        self.accelerator.end_training()
+        return out / "checkpoint"
+
+    @property
+    def share(self) -> Share:
+        """What this process does of a step."""
+        here = self.accelerator
+        together = self.settings.sharding == "full" and here.num_processes > 1
+        return Share(here.process_index, here.num_processes, here.device, self.policy.precision, together)
+
+    def _compute_in(self, wanted: str) -> None:
+        for module in self.method.modules.values():
+            if isinstance(module, Policy):
+                module.compute_in(wanted)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """Parameters and buffers by name. Asking for them shards again what a forward pass has gathered, so what is
+        assigned to them counts in the next one."""
+        return run_state.tensors_of(self.method.modules)
+
+    def _over(self, seconds: float) -> bool:
+        """Whether the time is up. All processes go by the main one's clock."""
+        if not self.settings.minutes:
+            return False
+        over = torch.tensor([float(seconds >= 60 * self.settings.minutes)], device=self.accelerator.device)
+        return bool(accelerate.utils.broadcast(over)[0])
+
+    def _held_out(self, evaluated: Mapping[str, Tensor]) -> Metrics:
+        """The method's losses on data apart, by the weights that are evaluated."""
+        modules, tensors = self.method.modules, self._tensors()
+        now = {name: tensors[name].clone() for name in evaluated}
+        _assign(tensors, evaluated)
+        modules.eval()
+        with torch.inference_mode(), self.share.autocast():
+            losses = self.method.held_out()
+        _assign(self._tensors(), now)
+        modules.train()
+        if not losses:
+            return {}
+        # All processes must come to the same decision.
+        agreed = accelerate.utils.broadcast(torch.tensor(list(losses.values()), device=self.accelerator.device))
+        return {name: float(loss) for name, loss in zip(losses, agreed, strict=True)}
+
+    def _state(self) -> dict[str, Tensor]:
+        """All that a resumed run needs, whole, by name. Every process takes part."""
+        modules = {f"modules.{name}": distributed.whole(value) for name, value in self._tensors().items()}
+        own = {f"method.{name}": value for name, value in self.method.state().items()}
+        return modules | own | self._optimizer.state()
+
+    def _load(self, folder: Path) -> tuple[int, Best, float]:
+        tensors, about = run_state.load(folder)
+        held = self._tensors()
+        found = {name.removeprefix("modules."): tensors[name] for name in tensors if name.startswith("modules.")}
+        if strange := sorted(held.keys() ^ found.keys()):
+            which = "lacks" if strange[0] in held else "also holds"
+            raise PolysomaError(f"{folder} is of another method or policy: it {which} {', '.join(strange[:3])}")
+        _assign(held, found)
+        self._optimizer.load_state(tensors)
+        own = {name.removeprefix("method."): value for name, value in tensors.items() if name.startswith("method.")}
+        self.method.load_state(own)
+        self._compute_in(precision.resumed(about.get("precision"), self.settings.precision, str(folder.parent)))
+        step = int(about["step"])
+        best = Best(*about["best"]) if "best" in about else Best(step)
+        return step, best, float(about.get("seconds", 0.0))
+
+
+def losses_of(metrics: Metrics) -> Metrics:
+    """The losses among metrics, by what they are of."""
+    return {name.removeprefix("loss/"): value for name, value in metrics.items() if name.startswith("loss/")}
+
+
+@torch.no_grad()
+def _assign(targets: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
+    for name, value in values.items():
+        distributed.set_whole(targets[name], value)
+
+
+def keep_freed_memory() -> None:
+    """Tells glibc to keep freed memory instead of handing it back to the system.
+
+    Every step frees and asks again for the same large blocks; getting fresh pages for them takes time each time.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL(None)
+        trim_threshold, mmap_threshold, mmap_max = -1, -3, -4
+        libc.mallopt(trim_threshold, 2**31 - 1)
+        libc.mallopt(mmap_threshold, 2**30)
+        libc.mallopt(mmap_max, 0)

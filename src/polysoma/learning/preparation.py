@@ -1,0 +1,246 @@
+"""Preparation: what a recipe's training learns from and begins with, and whether the recipe can be followed at all."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import fnmatch
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from polysoma import hub, simulators
+from polysoma.data.mixture import Source, open_sources
+from polysoma.data.paraphrases import read_paraphrases
+from polysoma.data.statistics import Statistics
+from polysoma.embodiment import Embodiment
+from polysoma.errors import PolysomaError
+from polysoma.horizon import Horizon
+from polysoma.learning import run_state
+from polysoma.learning.horizons import resolve
+from polysoma.learning.recipe import Recipe
+from polysoma.nn.images import ImageConfig
+from polysoma.nn.tokenizers import build_vocabulary
+from polysoma.nn.trunk import TransformerConfig
+from polysoma.policy import checkpoint
+from polysoma.policy.policy import Policy, PolicyConfig
+
+
+def prepare(recipe: Recipe) -> tuple[list[Source], Policy]:
+    """What a training by this recipe learns from and begins with. Raises PolysomaError as :func:`train`."""
+    sources, _ = sources_for(recipe)
+    torch.manual_seed(recipe.seed)
+    return sources, policy_for(recipe, sources, None).compute_in(recipe.precision)
+
+
+def check(recipe: Recipe, sources: Sequence[Source], processes: int = 1, plays: bool = False) -> None:
+    """Finds out before a run what would end it on its way.
+
+    Args:
+        recipe: whose data are open, and whose values are checked by themselves already.
+        sources: all data, of what is held out, too.
+        processes: that train together.
+        plays: whether ``evaluation.tasks`` will be played.
+
+    Raises:
+        PolysomaError: a line for each task that cannot be played, body that cannot do what is asked of it, or batch
+            that is too small for so many processes.
+    """
+    problems = []
+    if plays:
+        problems += _unplayable(recipe)
+    known = {source.embodiment.name: source.embodiment for source in sources}
+    for name, body in recipe.bodies.items():
+        shown = round(body.batch * body.goals)
+        if body.estimation and not known[name].privileged:
+            problems.append(f"bodies.{name}.estimation: its data hold no privileged states to estimate")
+        if recipe.sharding == "full" and any(0 < size < processes for size in (body.batch - shown, shown)):
+            problems.append(
+                f"sharding: {name} has {body.batch} windows a step, {shown} of them with goals; each of {processes} "
+                "processes needs one of either kind"
+            )
+    if problems:
+        raise PolysomaError("\n".join(problems))
+
+
+def _check_patterns(recipe: Recipe, folders: Sequence[Path], sources: Sequence[Source]) -> None:
+    """Raises PolysomaError where a weight is of nothing. Bodies may be among the data and not be trained."""
+    names = [hub.called(folder) for folder in folders]
+    tasks = sorted({task for source in sources for task in source.tasks})
+    # Of a body whose every task has the weight 0 nothing is left to be seen here.
+    others = {*simulators.families(), *recipe.bodies} - {source.embodiment.name for source in sources}
+    problems = [
+        f"weights: no data set matches {pattern!r}; there are {', '.join(names)}"
+        for pattern in recipe.weights
+        if not fnmatch.filter(names, pattern)
+    ]
+    problems += [
+        f"task_weights: no task matches {pattern!r}; {_nearest(pattern, tasks)}"
+        for pattern in recipe.task_weights
+        if not fnmatch.filter(tasks, pattern) and not fnmatch.filter(others, pattern.partition("/")[0])
+    ]
+    if problems:
+        raise PolysomaError("\n".join(problems))
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, known, 3, 0.6)
+    return f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
+
+
+def _unplayable(recipe: Recipe) -> list[str]:
+    """What hinders the quick evaluation."""
+    if recipe.evaluation.episodes < 1:
+        return [f"evaluation.episodes: expected 1 or more, got {recipe.evaluation.episodes}"]
+    problems = []
+    for pattern in recipe.evaluation.tasks:
+        try:
+            tasks = simulators.match_tasks([pattern])
+            simulators.check_installed(tasks)
+        except PolysomaError as error:
+            problems.append(f"evaluation.tasks: {error}")
+            continue
+        strangers = sorted({task.partition("/")[0] for task in tasks} - set(recipe.bodies))
+        if strangers:
+            problems.append(
+                f"evaluation.tasks: {pattern!r} is of {', '.join(strangers)}; what is trained is "
+                f"{', '.join(recipe.bodies)}"
+            )
+    return problems
+
+
+def sources_for(recipe: Recipe) -> tuple[list[Source], list[Source]]:
+    """What to learn from, and what is held out."""
+    balance = {name: body.balance for name, body in recipe.bodies.items()}
+    folders = recipe.folders()
+    start = PolicyConfig.from_json(checkpoint.read_config(checkpoint.resolve(recipe.init))) if recipe.init else None
+
+    def looks(body: Embodiment, old: Horizon | None) -> Horizon | None:
+        return resolve(body, recipe.bodies[body.name], start, old) if body.name in recipe.bodies else None
+
+    everything = open_sources(folders, dict(recipe.weights), balance, recipe.task_weights, looks)
+    _check_patterns(recipe, folders, everything)
+    sources = [source for source in everything if source.embodiment.name in recipe.bodies]
+    missing = set(recipe.bodies) - {source.embodiment.name for source in sources}
+    if missing:
+        raise PolysomaError(
+            f"no data for {sorted(missing)}: the recipe's data {list(recipe.data)} holds "
+            f"{sorted(source.embodiment.name for source in sources)}"
+        )
+    if not recipe.demonstrations and not recipe.held_out:
+        return sources, []
+    pairs = [source.split(recipe.demonstrations, recipe.held_out) for source in sources]
+    return [learnt for learnt, _ in pairs], [apart for _, apart in pairs if apart is not None]
+
+
+def policy_for(recipe: Recipe, sources: list[Source], training: Path | None) -> Policy:
+    """That of a run to resume; or one for these sources, which starts from the recipe's ``init`` where there is one."""
+    if training is not None:
+        config = PolicyConfig.from_json(json.loads((training / run_state.POLICY_FILE).read_text()))
+        return checkpoint.untrained(config, training)
+    embodiments = tuple(source.embodiment for source in sources)
+    texts = [text for source in sources for text in source.instructions]
+    if recipe.paraphrases:
+        texts += read_paraphrases(recipe.paraphrases, "train", plain=0.5).texts()
+    vocabulary = tuple(build_vocabulary(texts))
+    horizons = {source.embodiment.name: source.horizon for source in sources}
+    offsets = _offsets(recipe, sources)
+    if recipe.init:
+        start = checkpoint.load_for_training(recipe.init)
+        known = {body.name for body in start.config.embodiments} - set(recipe.renewed)
+        new = {name: source.statistics() for source in sources if (name := source.embodiment.name) not in known}
+        for name, statistics in offsets.items():
+            new.setdefault(name, {})["offset"] = statistics
+        if recipe.adaptation is not None or start.config.adaptation is not None:
+            return _adapted(recipe, start, embodiments, new, vocabulary, horizons)
+        return start.grown(
+            embodiments, new, vocabulary, recipe.images, recipe.renewed, relative=recipe.relative,
+            shown=_frames(recipe), horizons=horizons,
+        )  # fmt: skip
+    policy = Policy(
+        PolicyConfig(
+            embodiments=embodiments,
+            statistics={
+                name: source.statistics() | ({"offset": offsets[name]} if name in offsets else {})
+                for source in sources
+                if (name := source.embodiment.name)
+            },
+            vocabulary=vocabulary,
+            horizons=horizons,
+            width=recipe.policy.width,
+            trunk=TransformerConfig(depth=recipe.policy.depth, heads=recipe.policy.heads),
+            heads=recipe.policy.heads,
+            adapters=recipe.policy.adapters,
+            images=recipe.images or ImageConfig(),
+            head=recipe.head,
+            relative=recipe.relative,
+            shown=_frames(recipe),
+        )
+    )
+    if policy.images is not None and policy.images.backbone is not None:
+        policy.images.backbone.load_imagenet()
+    return policy
+
+
+def _adapted(
+    recipe: Recipe,
+    start: Policy,
+    embodiments: Sequence[Embodiment],
+    statistics: dict[str, dict[str, Statistics]],
+    vocabulary: Sequence[str],
+    horizons: dict[str, Horizon],
+) -> Policy:
+    """An adaptation of ``init``; or, where that is one itself, the same with what it has learnt, to be continued."""
+    wanted, there = recipe.adaptation, start.config.adaptation
+    if there is None:
+        assert wanted is not None
+        base_name = str(Path(recipe.init).resolve()) if Path(recipe.init).is_dir() else recipe.init
+        named = dataclasses.replace(wanted, base=base_name, base_sha256=checkpoint.weights_sha256(recipe.init))
+        return start.adapted(named, embodiments, statistics, vocabulary, horizons)
+    asked = None if wanted is None else (wanted.method, wanted.rank, wanted.tokens)
+    if asked != (there.method, there.rank, there.tokens):
+        raise PolysomaError(
+            f"{recipe.init} adapts {there.base} by {there.method} of rank {there.rank} with {there.tokens} tokens, "
+            f"which is continued by the same, not by {'all weights' if wanted is None else wanted}"
+        )
+    base = checkpoint.load_for_training(there.base)
+    known = {body.name: body for body in start.config.embodiments} | {body.name: body for body in embodiments}
+    words = (*start.config.vocabulary, *(word for word in vocabulary if word not in start.config.vocabulary))
+    policy = base.adapted(
+        there,
+        list(known.values()),
+        {**statistics, **start.config.statistics},
+        words,
+        {**horizons, **start.config.horizons},
+    )
+    policy.load_own(start.own_fitting(policy), partly=True)
+    return policy
+
+
+def freeze(policy: Policy, trainable: Sequence[str]) -> None:
+    """Leaves gradients to the parameters whose names begin so; to all where nothing is named."""
+    if not trainable:
+        return
+    names = [name for name, _ in policy.named_parameters()]
+    strangers = [start for start in trainable if not any(name.startswith(start) for name in names)]
+    if strangers:
+        parts = sorted({name.partition(".")[0] for name in names})
+        raise PolysomaError(f"trainable: no parameter begins with {strangers}; the policy's parts are {parts}")
+    for name, parameter in policy.named_parameters():
+        parameter.requires_grad_(parameter.requires_grad and name.startswith(tuple(trainable)))
+
+
+def _frames(recipe: Recipe) -> int:
+    """Frames of each shown episode; 0 where nothing is shown."""
+    return recipe.shown if any(body.shots for body in recipe.bodies.values()) else 0
+
+
+def _offsets(recipe: Recipe, sources: list[Source]) -> dict[str, Statistics]:
+    unknown = sorted(set(recipe.relative) - {source.embodiment.body for source in sources})
+    if unknown:
+        raise PolysomaError(
+            f"relative: no data of the bodies {unknown}; there are {sorted({s.embodiment.body for s in sources})}"
+        )
+    return {s.embodiment.name: s.offsets() for s in sources if s.embodiment.body in recipe.relative}

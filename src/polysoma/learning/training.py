@@ -1,0 +1,140 @@
+"""Training by a recipe: ``polysoma train``, ``polysoma finetune`` and ``polysoma meta``.
+
+Everything drawn at random is a function of (seed, step, process), so a run that was killed and resumed ends with the
+very bits of one that was not.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import resource
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import accelerate
+import torch
+
+from polysoma.data.mixture import Source
+from polysoma.errors import PolysomaError
+from polysoma.learning import lineage, preparation, run_state
+from polysoma.learning.engine import Engine, Progress, keep_freed_memory
+from polysoma.learning.method import Ingredients, Method
+from polysoma.learning.recipe import Recipe, recipe_from_table
+from polysoma.nn.precision import Wanted
+from polysoma.policy.policy import Policy
+
+Evaluate = Callable[[Path, tuple[str, ...], int, int], dict[str, float]]
+"""A quick evaluation: (checkpoint, tasks, episodes, seed) to the success rate of each task."""
+
+
+def train(
+    recipe: Recipe,
+    out: Path,
+    resume: bool = False,
+    until: int | None = None,
+    progress: Progress | None = None,
+    evaluate: Evaluate | None = None,
+    method: Callable[[Ingredients], Method] | None = None,
+) -> Path:
+    """Trains, and returns the folder of the checkpoint, ``out/checkpoint``: see :meth:`Engine.run`.
+
+    Args:
+        recipe: what to train on and how.
+        out: run folder.
+        resume: continue the run in ``out``. Data sets are read anew: episodes recorded meanwhile take part.
+        until: stop after this step (with a checkpoint that resumes), e.g. to record with the policy so far.
+        progress: called after every step with the step and the mean loss of each body.
+        evaluate: called at every checkpoint when the recipe asks for it.
+        method: builds a method of one's own from what the recipe gives, instead of the recipe's ``method``.
+
+    Raises:
+        PolysomaError: the recipe cannot be followed (:func:`~polysoma.learning.preparation.check`), a run folder that
+            is taken, nothing to resume, or a loss that is not finite.
+    """
+    accelerator = accelerate.Accelerator()
+    run_state.check_folder(out, resume)
+    asked = recipe.evaluation
+    plays = evaluate is not None and bool(asked.tasks)
+    sources, held_out = preparation.sources_for(recipe)
+    preparation.check(recipe, [*sources, *held_out], accelerator.num_processes, plays)
+    engine = _engine(recipe, sources, held_out, out / run_state.FOLDER if resume else None, accelerator, method)
+
+    def quick(folder: Path) -> dict[str, float]:
+        assert evaluate is not None
+        return evaluate(folder, asked.tasks, asked.episodes, asked.seed)
+
+    about = lineage.describe(recipe, sources)
+    return engine.run(out, resume, until, progress, quick if plays else None, about)
+
+
+def _engine(
+    recipe: Recipe,
+    sources: list[Source],
+    held_out: list[Source],
+    training: Path | None,
+    accelerator: accelerate.Accelerator,
+    method: Callable[[Ingredients], Method] | None = None,
+) -> Engine:
+    keep_freed_memory()
+    torch.manual_seed(recipe.seed)
+    policy = preparation.policy_for(recipe, sources, training)
+    preparation.freeze(policy, recipe.trainable)
+    build = method or recipe.method.build
+    return Engine(build(ingredients(recipe, policy, sources, held_out)), recipe, accelerator)
+
+
+def ingredients(
+    recipe: Recipe, policy: Policy, sources: list[Source], held_out: list[Source] | None = None
+) -> Ingredients:
+    """What this recipe gives its method."""
+    return Ingredients(policy, sources, held_out or [], recipe.bodies, recipe.paraphrases, recipe.seed, recipe.init)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rehearsal:
+    """What a training will cost, as a few steps of it did here.
+
+    Attributes:
+        seconds: of one step.
+        memory: of the whole process in bytes, at most.
+        learning: how many parameters are trained.
+        stored: bytes of the checkpoint.
+    """
+
+    seconds: float
+    memory: int
+    learning: int
+    stored: int
+
+
+def rehearse(recipe: Recipe, steps: int = 4) -> Rehearsal:
+    """Takes a few steps whose result is thrown away, and says what they cost. Raises PolysomaError as :func:`train`."""
+    accelerator = accelerate.Accelerator()
+    sources, held_out = preparation.sources_for(recipe)
+    preparation.check(recipe, [*sources, *held_out], accelerator.num_processes)
+    engine = _engine(recipe, sources, held_out, None, accelerator)
+    times = []
+    for step in range(steps):
+        began = time.monotonic()
+        engine.step(step)
+        times.append(time.monotonic() - began)
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if accelerator.device.type == "cuda":
+        memory = torch.cuda.max_memory_allocated()
+    policy = engine.policy
+    learning = sum(p.numel() for p in policy.parameters() if p.requires_grad)
+    # The first step also pays for what is made once.
+    return Rehearsal(min(times[1:] or times), memory, learning, 4 * sum(v.numel() for v in policy.own().values()))
+
+
+def recipe_of_run(out: Path, precision: Wanted = "auto") -> Recipe:
+    """The recipe with which the run in ``out`` was last saved, with another precision unless ``"auto"``. Raises
+    PolysomaError when there is none."""
+    path = out / run_state.FOLDER / run_state.RECIPE_FILE
+    try:
+        table = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise PolysomaError(f"no run in {out}: {error}") from error
+    return recipe_from_table(table if precision == "auto" else table | {"precision": precision}, str(path))
