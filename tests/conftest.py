@@ -32,7 +32,8 @@ from polysoma.learning.recipe import recipe_from_table
 from polysoma.learning.training import train
 from polysoma.nn.tokenizers import build_vocabulary
 from polysoma.nn.trunk import TransformerConfig
-from polysoma.policy.policy import Policy, PolicyConfig
+from polysoma.policy.config import PolicyConfig
+from polysoma.policy.policy import Policy
 
 torch.set_num_threads(1)
 

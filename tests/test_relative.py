@@ -22,7 +22,8 @@ from polysoma.learning.training import train
 from polysoma.nn.trunk import TransformerConfig
 from polysoma.policy import checkpoint
 from polysoma.policy.agent import Acting
-from polysoma.policy.policy import Policy, PolicyConfig
+from polysoma.policy.config import PolicyConfig
+from polysoma.policy.policy import Policy
 
 SERVO = dataclasses.replace(
     ARM,
