@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Making a graph of every tiny policy takes longer than its decisions; tests/test_onnx_backend.py compares both.
+os.environ.setdefault("POLYSOMA_BACKEND", "torch")
 
 import numpy as np
 import pytest
