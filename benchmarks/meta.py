@@ -22,10 +22,10 @@ import tyro
 from compare import DEMONSTRATIONS, FIRST_DEMONSTRATION, OLD, SEED, TASKS
 from polysoma import simulators
 from polysoma.cli.progress import counting
-from polysoma.comparison import WAYS, Comparison, compare, title
-from polysoma.comparison_page import write_page
 from polysoma.data.dataset import Dataset
 from polysoma.data.mixture import Source
+from polysoma.evaluation.comparison import WAYS, Comparison, compare, title
+from polysoma.evaluation.comparison_page import write_page
 from polysoma.evaluation.evaluation import evaluate
 from polysoma.evaluation.intervals import paired_difference, wilson
 from polysoma.files import write_atomically
@@ -34,8 +34,8 @@ from polysoma.learning.methods.meta import MetaLearning, mean_loss
 from polysoma.learning.training import recipe_of_run, rehearse, train
 from polysoma.policy import checkpoint
 from polysoma.policy.methods import AdaptationMethod
-from polysoma.recording import record
-from polysoma.rollout import Behaviour
+from polysoma.rollout.drivers import Behaviour
+from polysoma.rollout.recording import record
 from results import difference, read, write
 
 BASE, SEEN = "runs/held-out/checkpoint", "data/metaworld"
