@@ -370,10 +370,8 @@ def test_noise_is_told(tmp_path: Path) -> None:
 
 
 def test_an_evaluation_on_time() -> None:
-    late = [
-        evaluate(Repeating, ["drone/hover"], 2, 1000, acting=RealTime(blend=0, latency=latency))
-        for latency in (1, 1, 6)
-    ]
+    every = [RealTime(blend=0, latency=latency) for latency in (1, 1, 6)]
+    late = [evaluate(Repeating, ["drone/hover"], 2, 1000, acting=acting) for acting in every]
     assert late[0].tasks["drone/hover"].steps == late[1].tasks["drone/hover"].steps
     assert late[0].tasks["drone/hover"].steps != late[2].tasks["drone/hover"].steps
     assert late[2].settings["real_time"]["latency"] == 6
