@@ -27,6 +27,7 @@ from polysoma.embodiment import ContinuousActions, Embodiment, Modality, Stream,
 from polysoma.horizon import Horizon
 from polysoma.nn.described import expected_statistics
 from polysoma.policy import checkpoint
+from polysoma.policy.edits import extend
 from polysoma.policy.policy import Policy
 from polysoma.serving.client import Client
 from results import read, write
@@ -48,7 +49,7 @@ def _policy() -> Policy:
     """The shipped weights and a station with three cameras, whose own weights are random."""
     policy = checkpoint.load_for_training("generalist")
     statistics = {STATION.name: expected_statistics(STATION, (), {})}
-    return policy.grown((STATION,), statistics, (), horizons={STATION.name: Horizon(chunk=16)}).for_inference()
+    return extend(policy, (STATION,), statistics, (), horizons={STATION.name: Horizon(chunk=16)}).for_inference()
 
 
 def _serve(port: Any, batch: int) -> None:

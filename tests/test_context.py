@@ -21,6 +21,7 @@ from polysoma.learning.recipe import recipe_from_table
 from polysoma.learning.training import train
 from polysoma.policy import checkpoint
 from polysoma.policy.adaptation import Adaptation
+from polysoma.policy.edits import adapt, extend
 from polysoma.policy.policy import Policy
 from polysoma.rollout.drivers import Behaviour, InContext, Prompting
 from polysoma.rollout.recording import record
@@ -30,7 +31,7 @@ PANEL = Path(__file__).parents[1] / "examples" / "panel.py"
 
 @pytest.fixture
 def shown_policy(policy: Policy) -> Policy:
-    return policy.grown((), {}, (), shown=3).eval()
+    return extend(policy, (), {}, (), shown=3).eval()
 
 
 def windows_of_one(shown: object = None) -> Windows:
@@ -99,7 +100,7 @@ def test_without_being_shown_anything_a_policy_is_as_before(policy: Policy, show
 
 
 def test_an_adaptation_reads_what_its_base_reads(shown_policy: Policy) -> None:
-    adapted = shown_policy.adapted(Adaptation("lora", rank=2), [GRID], {}, [])
+    adapted = adapt(shown_policy, Adaptation("lora", rank=2), [GRID], {}, [])
     memories = [
         policy.begin("grid", "do one", context=[make_episode(GRID, 7, 1, "grid/one")])
         for policy in (shown_policy, adapted)

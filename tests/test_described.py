@@ -15,7 +15,9 @@ from polysoma.errors import PolysomaError
 from polysoma.nn.described import DescribedHead, describe, expected_statistics
 from polysoma.nn.heads import HeadConfig
 from polysoma.policy import checkpoint
-from polysoma.policy.policy import Policy, PolicyConfig
+from polysoma.policy.config import PolicyConfig
+from polysoma.policy.edits import extend
+from polysoma.policy.policy import Policy
 
 
 def described(sources: dict[str, Source], bodies: tuple[Embodiment, ...] = (ARM, GRID)) -> Policy:
@@ -38,7 +40,7 @@ def test_a_new_body_needs_no_parameters(sources: dict[str, Source]) -> None:
     policy = described(sources)
     new = dataclasses.replace(ARM, name="other-arm", body="other-arm")
     expected = expected_statistics(new, policy.config.embodiments, policy.config.statistics)
-    grown = policy.grown((new,), {"other-arm": expected}, ())
+    grown = extend(policy, (new,), {"other-arm": expected}, ())
     assert grown.parameter_count() == policy.parameter_count()
     action = grown.agent("other-arm").act(observe(ARM))
     np.testing.assert_array_equal(action, policy.agent(ARM.name).act(observe(ARM)), "called alike, driven alike")
@@ -53,7 +55,7 @@ def test_any_number_of_actuators(sources: dict[str, Source]) -> None:
         actions=ContinuousActions(channels(" ".join(f"joint_{i}" for i in range(9)), "rad", -2, 2)),
     )
     expected = expected_statistics(new, policy.config.embodiments, policy.config.statistics)
-    assert policy.grown((new,), {"long-arm": expected}, ()).agent("long-arm").act(observe(ARM)).shape == (9,)
+    assert extend(policy, (new,), {"long-arm": expected}, ()).agent("long-arm").act(observe(ARM)).shape == (9,)
 
 
 def test_statistics_of_a_body_without_data(sources: dict[str, Source]) -> None:
@@ -79,18 +81,21 @@ def test_a_checkpoint_keeps_the_adapters(sources: dict[str, Source], tmp_path: P
     np.testing.assert_array_equal(loaded.agent(ARM.name).act(observe(ARM)), policy.agent(ARM.name).act(observe(ARM)))
 
 
+@pytest.mark.learns
 def test_described_channels_learn(sources: dict[str, Source]) -> None:
     policy = described(sources)
     windows = sources[ARM.name].draw(16, np.random.default_rng(0))
     optimizer = torch.optim.Adam(policy.parameters(), lr=3e-3)
     losses = []
-    for _ in range(30):
-        loss = policy.loss(windows) / 16
+    for _ in range(60):
+        with policy.autocast():
+            loss = policy.loss(windows) / 16
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    assert losses[-1] < 0.7 * losses[0]
+    # 0.28 to 0.58 over ten seeds.
+    assert losses[-1] < 0.8 * losses[0]
 
 
 def test_what_cannot_be_described_is_refused(sources: dict[str, Source]) -> None:

@@ -164,6 +164,15 @@ def test_the_previous_action_is_seen_by_bodies_that_ask_for_it(sources: dict[str
     assert "previous action" in policy.describe("recalling")
 
 
+def test_every_parameter_has_a_role(policy: Policy) -> None:
+    roles = policy.roles()
+    assert roles.keys() == policy.state_dict().keys()
+    assert roles["trunk.norm.weight"] == roles["text.position"] == "shared"
+    assert roles["text.words.weight"] == "words"
+    assert roles["bodies.arm.time"] == "body"
+    assert roles["readouts.arm"] == roles["heads.arm.linear.weight"] == "readout"
+
+
 def test_printing_shows_tokens_and_parameters(policy: Policy) -> None:
     text = repr(policy)
     assert f"{policy.parameter_count():,} parameters" in text

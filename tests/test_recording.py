@@ -13,7 +13,8 @@ from polysoma.errors import PolysomaError
 from polysoma.nn.tokenizers import build_vocabulary
 from polysoma.nn.trunk import TransformerConfig
 from polysoma.policy import checkpoint
-from polysoma.policy.policy import Policy, PolicyConfig
+from polysoma.policy.config import PolicyConfig
+from polysoma.policy.policy import Policy
 from polysoma.rollout.drivers import Behaviour
 from polysoma.rollout.jobs import Job, Outcome, interleave
 from polysoma.rollout.recording import record

@@ -22,7 +22,8 @@ from polysoma.learning.recipe import recipe_from_table
 from polysoma.learning.training import train
 from polysoma.nn.trunk import TransformerConfig
 from polysoma.policy import checkpoint
-from polysoma.policy.policy import Policy, PolicyConfig
+from polysoma.policy.config import PolicyConfig
+from polysoma.policy.policy import Policy
 
 SERVO = dataclasses.replace(
     ARM,

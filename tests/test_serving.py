@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import socket
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
 import numpy as np
@@ -27,11 +28,15 @@ from polysoma.acting.planner import Planner
 from polysoma.cli.names import named_folder
 from polysoma.errors import PolysomaError
 from polysoma.policy.adaptation import Adaptation
+from polysoma.policy.edits import adapt
 from polysoma.policy.policy import Policy
 from polysoma.serving.client import Client
 from polysoma.serving.messages import pack, unpack
 from polysoma.serving.remote import RemotePlanner
 from polysoma.serving.server import Limits, PolicyServer
+
+PATIENCE = 60.0
+"""Seconds after which a test that waits for something gives up. Nothing is expected to take this long."""
 
 
 @contextlib.contextmanager
@@ -49,16 +54,16 @@ def running(policy: Policy | Planner, port: int = 0, **options: Any) -> Iterator
 
     thread = threading.Thread(target=asyncio.run, args=(main(),), daemon=True)
     thread.start()
-    assert began.wait(10)
+    assert began.wait(PATIENCE)
     try:
         yield f"ws://127.0.0.1:{found['port']}"
     finally:
         found["loop"].call_soon_threadsafe(found["stop"].set)
-        thread.join(10)
+        thread.join(PATIENCE)
 
 
 def client(url: str, body: str | None = "arm", **options: Any) -> Client:
-    return Client(url, body, patience_s=5, timeout_s=10, **options)
+    return Client(url, body, patience_s=PATIENCE, timeout_s=PATIENCE, **options)
 
 
 @pytest.mark.parametrize(
@@ -288,7 +293,7 @@ def test_a_client_survives_a_restart_of_the_server(policy: Policy) -> None:
     with ThreadPoolExecutor(1) as threads:
         waiting = threads.submit(robot.infer, observe(ARM))
         with running(policy, port=port):
-            np.testing.assert_array_equal(waiting.result(10)["actions"], expected)
+            np.testing.assert_array_equal(waiting.result(PATIENCE)["actions"], expected)
             assert robot.reconnected >= 1
             robot.close()
 
@@ -297,37 +302,34 @@ def test_a_full_queue_says_so(policy: Policy, monkeypatch: pytest.MonkeyPatch) -
     hold = threading.Event()
     original = plan_together
 
-    def slow(*arguments: Any) -> Any:
-        hold.wait(10)
+    def held(*arguments: Any) -> Any:
+        hold.wait()
         return original(*arguments)
 
-    monkeypatch.setattr("polysoma.serving.server.plan_together", slow)
+    monkeypatch.setattr("polysoma.serving.server.plan_together", held)
     with running(policy, limits=Limits(waiting=1)) as url, ThreadPoolExecutor(8) as threads:
         robots = [client(url) for _ in range(8)]
         answers = [threads.submit(robot.infer, observe(ARM)) for robot in robots]
-        refused = [error for answer in answers if (error := _refusal(answer, 2.0)) is not None]
-        hold.set()
-        assert len(refused) >= 5 and all("requests are waiting" in error for error in refused)
-        fine = [answer for answer in answers if answer.exception(10) is None]
-        assert len(fine) + len(refused) == 8 and fine
+        try:
+            # Nothing is planned before it is let go, so what is answered until then is refused: all but a batch and
+            # the one that may wait.
+            first = list(itertools.islice(as_completed(answers, PATIENCE), 5))
+            assert all("requests are waiting" in str(answer.exception()) for answer in first)
+        finally:
+            hold.set()
+        errors = [answer.exception(PATIENCE) for answer in answers]
+        assert None in errors and all(e is None or "requests are waiting" in str(e) for e in errors)
         for robot in robots:
             robot.close()
 
 
-def _refusal(answer: Any, seconds: float) -> str | None:
-    try:
-        error = answer.exception(seconds / 8)
-    except TimeoutError:
-        return None
-    return None if error is None else str(error)
-
-
 def test_nobody_there_is_an_error_in_time() -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        url = f"ws://127.0.0.1:{free.getsockname()[1]}"
-    with pytest.raises(PolysomaError, match="is `polysoma serve` running there"):
-        Client(url, "arm", patience_s=0.2)
+    with socket.socket() as silent:
+        # Bound, so that nobody else gets the port meanwhile, and not listening.
+        silent.bind(("127.0.0.1", 0))
+        url = f"ws://127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(PolysomaError, match="is `polysoma serve` running there"):
+            Client(url, "arm", patience_s=0.2)
 
 
 def test_the_client_needs_little() -> None:
@@ -342,7 +344,7 @@ def test_the_client_needs_little() -> None:
 
 def test_adaptations_are_served_beside_their_base(policy: Policy) -> None:
     policy.for_inference()
-    arms = {name: policy.adapted(Adaptation("head"), [ARM], {}, []) for name in ("one", "two")}
+    arms = {name: adapt(policy, Adaptation("head"), [ARM], {}, []) for name in ("one", "two")}
     for number, adapted in enumerate(arms.values()):
         with torch.no_grad():
             adapted.heads["arm"].linear.bias += 3 * (number + 1)

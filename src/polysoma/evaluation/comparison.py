@@ -32,8 +32,8 @@ from polysoma.learning.recipe import PolicySize, Recipe
 from polysoma.learning.training import recipe_of_run, train
 from polysoma.nn.precision import Wanted, chosen
 from polysoma.policy import checkpoint
+from polysoma.policy.config import PolicyConfig
 from polysoma.policy.methods import FinetuningMethod
-from polysoma.policy.policy import PolicyConfig
 from polysoma.rollout.drivers import Checkpoint
 from polysoma.task import body_of
 
