@@ -35,4 +35,4 @@ $(VENV)/.ready: pyproject.toml constraints.txt tools/install_gl.sh
 	touch $@
 
 clean:
-	rm -rf $(VENV) out build .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) out build .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -27,6 +27,7 @@ from polysoma.data.schema import infer, schema_path, write_schema
 from polysoma.data.windows import Windows
 from polysoma.data.writer import DatasetWriter
 from polysoma.errors import PolysomaError
+from polysoma.progress import listening
 
 KINDS = ("raw", "jpeg", "stream")
 
@@ -212,7 +213,7 @@ def test_killed_while_building(kind: str, tmp_path: Path, monkeypatch: pytest.Mo
     class Killed(BaseException):
         pass
 
-    def kill(done: int, total: int) -> None:
+    def kill(what: str, done: int, total: int) -> None:
         if done > 8:
             raise Killed
 
@@ -221,8 +222,8 @@ def test_killed_while_building(kind: str, tmp_path: Path, monkeypatch: pytest.Mo
     with monkeypatch.context() as patch:
         # A killed process would not clean up either.
         patch.setattr(shutil, "rmtree", lambda *args, **kwargs: None)
-        with pytest.raises(Killed):
-            Dataset(root, kill)
+        with pytest.raises(Killed), listening(kill):
+            Dataset(root)
     left = [path for path in (tmp_path / "cache").rglob("building-*") if path.is_dir()]
     assert left and caches() == []
     assert kind_of(root) == kind and not left[0].exists() and len(caches()) == 1
@@ -309,7 +310,8 @@ def test_several_processes_make_one_cache(tmp_path: Path, monkeypatch: pytest.Mo
     root, made, opened = write_v3(tmp_path / "set"), [], []
 
     def open_it() -> None:
-        opened.append(Dataset(root, lambda done, total: made.append(done)).observations["front"][:])
+        with listening(lambda what, done, total: made.append(done)):
+            opened.append(Dataset(root).observations["front"][:])
 
     # Locks tell opened files apart, whichever process or thread has opened them.
     threads = [threading.Thread(target=open_it) for _ in range(4)]

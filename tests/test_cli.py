@@ -149,7 +149,7 @@ def test_serve_until_told_to_stop(tmp_path: Path, policy: Policy) -> None:
         with Client(line.split()[-1], token="secret") as robot:
             assert robot.infer(observe(ARM))["actions"].shape == (HORIZONS["arm"].chunk, 2)
         process.send_signal(signal.SIGTERM)
-        _, log = process.communicate(timeout=20)
+        _, log = process.communicate(timeout=60)
     assert process.returncode == 0
     events = [json.loads(line)["event"] for line in log.splitlines()]
     assert events[0] == "listening" and "client came" in events and "client left" in events

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import socket
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
 import numpy as np
@@ -45,16 +46,16 @@ def running(policy: Policy, port: int = 0, **options: Any) -> Iterator[str]:
 
     thread = threading.Thread(target=asyncio.run, args=(main(),), daemon=True)
     thread.start()
-    assert began.wait(10)
+    assert began.wait(60)
     try:
         yield f"ws://127.0.0.1:{found['port']}"
     finally:
         found["loop"].call_soon_threadsafe(found["stop"].set)
-        thread.join(10)
+        thread.join(60)
 
 
 def client(url: str, body: str | None = "arm", **options: Any) -> Client:
-    return Client(url, body, patience_s=5, timeout_s=10, **options)
+    return Client(url, body, patience_s=60, timeout_s=60, **options)
 
 
 @pytest.mark.parametrize(
@@ -284,7 +285,7 @@ def test_a_client_survives_a_restart_of_the_server(policy: Policy) -> None:
     with ThreadPoolExecutor(1) as threads:
         waiting = threads.submit(robot.infer, observe(ARM))
         with running(policy, port=port):
-            np.testing.assert_array_equal(waiting.result(10)["actions"], expected)
+            np.testing.assert_array_equal(waiting.result(60)["actions"], expected)
             assert robot.reconnected >= 1
             robot.close()
 
@@ -294,28 +295,21 @@ def test_a_full_queue_says_so(policy: Policy, monkeypatch: pytest.MonkeyPatch) -
     original = plan_together
 
     def slow(*arguments: Any) -> Any:
-        hold.wait(10)
+        assert hold.wait(60)
         return original(*arguments)
 
     monkeypatch.setattr("polysoma.serving.server.plan_together", slow)
     with running(policy, limits=Limits(waiting=1)) as url, ThreadPoolExecutor(8) as threads:
         robots = [client(url) for _ in range(8)]
         answers = [threads.submit(robot.infer, observe(ARM)) for robot in robots]
-        refused = [error for answer in answers if (error := _refusal(answer, 2.0)) is not None]
+        # One is being answered and one waits, both held; all others are told at once.
+        first = list(itertools.islice(as_completed(answers, 60), 6))
+        assert not hold.is_set() and all(answer.exception() is not None for answer in first)
         hold.set()
-        assert len(refused) >= 5 and all("requests are waiting" in error for error in refused)
-        fine = [answer for answer in answers if answer.exception(10) is None]
-        assert len(fine) + len(refused) == 8 and fine
+        errors = [error for answer in answers if (error := answer.exception(60)) is not None]
+        assert all("requests are waiting" in str(error) for error in errors) and len(errors) in (6, 7)
         for robot in robots:
             robot.close()
-
-
-def _refusal(answer: Any, seconds: float) -> str | None:
-    try:
-        error = answer.exception(seconds / 8)
-    except TimeoutError:
-        return None
-    return None if error is None else str(error)
 
 
 def test_nobody_there_is_an_error_in_time() -> None:
