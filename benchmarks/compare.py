@@ -16,14 +16,13 @@ import tyro
 
 from polysoma import simulators
 from polysoma.cli.progress import counting
-from polysoma.comparison import WAYS, Comparison, compare
-from polysoma.comparison_page import write_figure, write_page
+from polysoma.evaluation.comparison import WAYS, Comparison, compare
+from polysoma.evaluation.comparison_page import figure, write_page
 from polysoma.recording import record
 from polysoma.rollout import Behaviour
 from results import difference, read, write
 
 DEMONSTRATIONS = Path("data/held-out")
-FIGURES = Path(__file__).parents[1] / "docs"
 TASKS = tuple(
     f"metaworld/{name}-v3" for name in ("bin-picking", "box-close", "hand-insert", "door-lock", "door-unlock")
 )
@@ -55,7 +54,6 @@ def main(
     with counting("comparing") as show:
         result = compare(asked, out / what, show)
     write_page(result, out / what / "index.html")
-    write_figure(result, FIGURES / f"compare-{what}.svg")
     write(f"compare-{what}", {"comparison": result["comparison"], "rows": result["rows"]})
 
 
@@ -97,6 +95,11 @@ def render_tasks() -> str:
 def render_body() -> str:
     """A body that the base never met."""
     return _table("compare-body")
+
+
+def figure_tasks() -> str:
+    """Success against demonstrations on tasks that the base never met, as SVG."""
+    return figure(read("compare-tasks"))
 
 
 if __name__ == "__main__":

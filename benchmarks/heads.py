@@ -12,8 +12,6 @@ import os
 import tempfile
 from pathlib import Path
 
-os.environ["POLYSOMA_FAMILIES"] = str(Path(__file__).parents[1] / "examples" / "obstacle.py")
-
 import tyro
 
 from polysoma.evaluation.evaluation import evaluate
@@ -34,6 +32,8 @@ HEADS = {
 
 
 def main(demonstrations: int = 200, steps: int = 2000, episodes: int = 100) -> None:
+    # Before anything asks which families there are; workers are told, too.
+    os.environ["POLYSOMA_FAMILIES"] = str(Path(__file__).parents[1] / "examples" / "obstacle.py")
     numbers = {}
     with tempfile.TemporaryDirectory() as folder:
         record([TASK], demonstrations, Path(folder), Behaviour(noise=None))

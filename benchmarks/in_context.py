@@ -15,8 +15,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-os.environ["POLYSOMA_FAMILIES"] = str(Path(__file__).parents[1] / "examples" / "panel.py")
-
 import numpy as np
 import torch
 import tyro
@@ -24,7 +22,6 @@ import tyro
 from polysoma.data.dataset import Dataset
 from polysoma.evaluation.evaluation import evaluate
 from polysoma.evaluation.intervals import mean_interval
-from polysoma.files import write_atomically
 from polysoma.learning.recipe import read_recipe
 from polysoma.learning.training import recipe_of_run, train
 from polysoma.recording import record
@@ -32,7 +29,6 @@ from polysoma.rollout import Behaviour, Context
 from results import read, write
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "panel.toml"
-FIGURE = Path(__file__).parents[1] / "docs" / "in-context.svg"
 KNOWN, UNSEEN = range(2048), range(2048, 2112)
 DATA = Path("data/in-context")
 SEED, TRIES_SEED, SHOWN_SEED = 9500, 700_000, 5000
@@ -78,7 +74,7 @@ def practised(checkpoint: str, folder: Path, shots: int, workers: int) -> list[i
     return needed
 
 
-def figure(rows: Sequence[dict[str, Any]], shots: Sequence[int]) -> str:
+def curves(rows: Sequence[dict[str, Any]], shots: Sequence[int]) -> str:
     """Success over shots with intervals, a curve for each kind of context, as SVG."""
     width, height, left, bottom = 640, 320, 46, 30
     across = {count: left + (0.5 + n) * (width - left - 110) / len(shots) for n, count in enumerate(shots)}
@@ -119,6 +115,8 @@ def main(
         episodes: that are played of each member.
         workers: processes.
     """
+    # Before anything asks which families there are; workers are told, too.
+    os.environ["POLYSOMA_FAMILIES"] = str(Path(__file__).parents[1] / "examples" / "panel.py")
     torch.set_num_threads(1)
     record(names(KNOWN), 32, DATA, Behaviour(noise=None), workers=workers)
     record(names(UNSEEN), max(shots), DATA / "unseen", Behaviour(noise=None), workers=workers, seed=SHOWN_SEED)
@@ -154,7 +152,6 @@ def main(
             "expert_itself": expert,
         },
     )
-    write_atomically(FIGURE, figure(rows, shots).encode())
 
 
 def render() -> str:
@@ -188,6 +185,12 @@ def render() -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def figure() -> str:
+    """Success against shots, as SVG."""
+    rows = read("in-context")["rows"]
+    return curves(rows, sorted({row["shots"] for row in rows}))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import functools
 import itertools
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -24,8 +24,8 @@ import numpy as np
 import torch
 import tyro
 
+from merging_numbers import OF_REST, REST, called, lost, metaworld, row_of
 from polysoma.evaluation.evaluation import evaluate
-from polysoma.evaluation.intervals import mean_interval
 from polysoma.evaluation.merging import choose_coefficient
 from polysoma.files import write_atomically
 from polysoma.learning.finetuning import recipe_for, with_steps
@@ -41,24 +41,10 @@ Way = Literal["keep", "plain"]
 Fit = Literal["sum", "regression"]
 
 
-def metaworld(names: str) -> tuple[str, ...]:
-    return tuple(f"metaworld/{name}-v3" for name in names.split())
-
-
 NEVER_MET = metaworld("bin-picking box-close hand-insert door-lock door-unlock")
 WORST = metaworld("pick-out-of-hole stick-pull shelf-place")
 """What the base does worst of all that it has met, on development seeds."""
 NEW = NEVER_MET + WORST
-REST = (
-    *metaworld(
-        "button-press button-press-topdown coffee-button coffee-pull dial-turn door-open door-close drawer-open "
-        "drawer-close faucet-open faucet-close hammer handle-press lever-pull pick-place plate-slide push reach "
-        "sweep-into window-close"
-    ),
-    "go1/velocity",
-    "drone/hover",
-    "rover/pillar",
-)
 WATCHED = (*metaworld("pick-place coffee-pull"), "drone/hover")
 """Those of the rest that coefficients are chosen by, beside the tasks that are merged."""
 KEPT = ("data/metaworld", "data/drone", "data/rover", "data/go1")
@@ -71,7 +57,7 @@ DEMONSTRATIONS, STEPS = 50, 200
 LEARNING_RATE = {"keep": 6e-4, "plain": 1e-4}
 """Full fine-tuning. Without what is kept a lower rate forgets less, and the task is learnt all the same."""
 DEVELOPMENT, SEED = 560_000, 9500
-CHOOSING, EPISODES, OF_REST = 6, 20, 4
+CHOOSING, EPISODES = 6, 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,72 +128,6 @@ def grams_of(path: str) -> Grams:
     return input_grams(Path(path).parent)
 
 
-def called(tasks: Sequence[str]) -> str:
-    return "+".join(task.split("/")[1].removesuffix("-v3") for task in tasks)
-
-
-Outcomes = Mapping[str, Sequence[float]]
-"""Of each task, one for each seed; where several merges were played, the mean of theirs."""
-
-
-def gain_of(base: Outcomes, tuned: Outcomes, merged: Outcomes, tasks: Sequence[str]) -> list[float]:
-    """``sum(merged - base) / sum(tuned - base)`` over tasks with its 95 % percentile bootstrap interval: seeds are
-    drawn within every task, the same for all three."""
-    rng = np.random.default_rng(0)
-    above, below = np.zeros(10_001), np.zeros(10_001)
-    for task in tasks:
-        first, best, found = (np.asarray(outcomes[task], float) for outcomes in (base, tuned, merged))
-        seeds = np.vstack([np.arange(len(first)), rng.integers(len(first), size=(10_000, len(first)))])
-        above += (found - first)[seeds].mean(1)
-        below += (best - first)[seeds].mean(1)
-    ratios = above / np.maximum(below, 1e-9)
-    return [float(ratios[0]), *(float(limit) for limit in np.quantile(ratios[1:], [0.025, 0.975]))]
-
-
-def lost(base: Outcomes, merged: Outcomes, tasks: Sequence[str]) -> list[float]:
-    """The mean of ``base - merged`` over the episodes of tasks with its 95 % bootstrap interval."""
-    # The base may have played more seeds, the same first.
-    pairs = zip(*([o for task in tasks for o in outcomes[task][:OF_REST]] for outcomes in (base, merged)), strict=True)
-    differences = [first - second for first, second in pairs]
-    return [float(np.mean(differences)), *mean_interval(differences)]
-
-
-def mean_of(merges: Sequence[Outcomes]) -> dict[str, list[float]]:
-    """The mean outcome of each task and seed over the merges that played the task."""
-    tasks = {task for outcomes in merges for task in outcomes}
-    return {task: np.mean([o[task] for o in merges if task in o], axis=0).tolist() for task in sorted(tasks)}
-
-
-def row(
-    base: Outcomes, tuned: Mapping[str, Outcomes], merged: Sequence[tuple[tuple[str, ...], float, Outcomes]]
-) -> dict[str, Any]:
-    """All merges of the same number of fine-tunes.
-
-    Args:
-        base: its outcomes.
-        tuned: those of the fine-tune of each task.
-        merged: tasks, coefficient and outcomes of each merge.
-    """
-    alone, found = mean_of(list(tuned.values())), mean_of([outcomes for _, _, outcomes in merged])
-    tasks = sorted({task for names, _, _ in merged for task in names})
-    return {
-        "fine_tunes": len(merged[0][0]),
-        "merges": len(merged),
-        "coefficients": [coefficient for _, coefficient, _ in merged],
-        **{
-            name: float(np.mean([outcomes[task] for task in tasks]))
-            for name, outcomes in (("base", base), ("tuned", alone), ("merged", found))
-        },
-        "gain": gain_of(base, alone, found, tasks),
-        "gains": {called(names): gain_of(base, alone, outcomes, names) for names, _, outcomes in merged},
-        "rates": {
-            called(names): {task: float(np.mean(outcomes[task])) for task in names} for names, _, outcomes in merged
-        },
-        "lost": lost(base, found, REST),
-        "lost_on_other_bodies": lost(base, found, [task for task in REST if not task.startswith("metaworld/")]),
-    }
-
-
 def main(out: Path = Path("runs/merging")) -> None:
     """All merges.
 
@@ -229,16 +149,16 @@ def main(out: Path = Path("runs/merging")) -> None:
         learnt = sorted({task for tasks in all_tasks for task in tasks}, key=NEW.index)
         paths = {task: cells.fine_tune((task,), way) for task in learnt}
         tuned = {task: cells.played(f"{way}-{called((task,))}-alone", paths[task], (task,)) for task in learnt}
-        rows[way] = rows.get(way, [row(base, tuned, [((task,), 1.0, tuned[task]) for task in learnt])])
+        rows[way] = rows.get(way, [row_of(base, tuned, [((task,), 1.0, tuned[task]) for task in learnt])])
         for size in sorted({len(tasks) for tasks in all_tasks}):
             found = []
             for tasks in (group for group in all_tasks if len(group) == size):
                 merge = cells.merging([paths[task] for task in tasks], fit)
                 found.append((tasks, *cells.merged(f"{way}-{fit}-{called(tasks)}", merge, tasks)))
-            rows[way].append({"fit": fit} | row(base, tuned, found))
+            rows[way].append({"fit": fit} | row_of(base, tuned, found))
         if fit == "regression":
             together = cells.played("joint", cells.fine_tune(NEW, way), NEW)
-            joint = row(base, tuned, [(NEW, 1.0, together)])
+            joint = row_of(base, tuned, [(NEW, 1.0, together)])
     negated = []
     for task in UNWANTED:
         path = cells.fine_tune((task,), "keep")

@@ -22,10 +22,10 @@ import tyro
 from compare import DEMONSTRATIONS, FIRST_DEMONSTRATION, OLD, SEED, TASKS
 from polysoma import simulators
 from polysoma.cli.progress import counting
-from polysoma.comparison import WAYS, Comparison, compare, title
-from polysoma.comparison_page import write_page
 from polysoma.data.dataset import Dataset
 from polysoma.data.mixture import Source
+from polysoma.evaluation.comparison import WAYS, Comparison, compare, title
+from polysoma.evaluation.comparison_page import write_page
 from polysoma.evaluation.evaluation import evaluate
 from polysoma.evaluation.intervals import paired_difference, wilson
 from polysoma.files import write_atomically

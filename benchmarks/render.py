@@ -1,4 +1,4 @@
-"""Writes the tables of README and docs from the committed results: each benchmark renders its own.
+"""Writes the tables and figures of README and docs from the committed results: each benchmark renders its own.
 
 python benchmarks/render.py          # rewrites the documents
 python benchmarks/render.py --check  # says which are not what the results say, and fails
@@ -79,6 +79,12 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
 }
 """By document and marker, what renders the text between ``<!-- marker -->`` and ``<!-- end of marker -->``."""
 
+FIGURES: dict[str, Callable[[], str]] = {
+    "docs/compare-tasks.svg": compare.figure_tasks,
+    "docs/in-context.svg": in_context.figure,
+}
+"""What renders a whole file."""
+
 
 def rendered(text: str, tables: dict[str, Callable[[], str]]) -> str:
     """A document with its tables written anew."""
@@ -89,14 +95,17 @@ def rendered(text: str, tables: dict[str, Callable[[], str]]) -> str:
     return text
 
 
-if __name__ == "__main__":
-    old = []
-    for name, tables in TABLES.items():
-        path = ROOT / name
-        text = rendered(path.read_text(), tables)
-        if text != path.read_text():
-            old.append(name)
-            if "--check" not in sys.argv[1:]:
-                path.write_text(text)
-    if old and "--check" in sys.argv[1:]:
+def main() -> None:
+    check = "--check" in sys.argv[1:]
+    pages = {name: rendered((ROOT / name).read_text(), tables) for name, tables in TABLES.items()}
+    pages |= {name: render() for name, render in FIGURES.items()}
+    old = [name for name, text in pages.items() if not (ROOT / name).exists() or (ROOT / name).read_text() != text]
+    if check and old:
         sys.exit(f"not what the results say: {', '.join(old)}; run `python benchmarks/render.py`")
+    for name in old:
+        (ROOT / name).write_text(pages[name])
+        print(f"wrote {name}")
+
+
+if __name__ == "__main__":
+    main()

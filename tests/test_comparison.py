@@ -8,12 +8,12 @@ from xml.etree import ElementTree
 import pytest
 
 from conftest import GRID, make_policy
-from polysoma import comparison as module
 from polysoma.cli import main
-from polysoma.comparison import Comparison, compare
-from polysoma.comparison_page import write_figure, write_page
 from polysoma.data.mixture import Source
 from polysoma.errors import PolysomaError
+from polysoma.evaluation import comparison as module
+from polysoma.evaluation.comparison import Comparison, compare
+from polysoma.evaluation.comparison_page import figure, write_page
 from polysoma.evaluation.evaluation import Result, Score
 from polysoma.learning.training import Rehearsal
 from polysoma.policy import checkpoint
@@ -69,9 +69,7 @@ def test_every_way_is_tried_once_and_a_killed_comparison_goes_on(
     assert len(played) == count + 1, "what is known is not played again"
     assert [row["rate"] for row in again] == [row["rate"] for row in result["rows"]]
     write_page(result, tmp_path / "page.html")
-    write_figure(result, tmp_path / "figure.svg")
-    figure = ElementTree.parse(tmp_path / "figure.svg")
-    drawn = [element for element in figure.iter() if element.tag.endswith("circle")]
+    drawn = [element for element in ElementTree.fromstring(figure(result)).iter() if element.tag.endswith("circle")]
     assert len(drawn) == sum(row["demonstrations"] > 0 for row in result["rows"])
     page = (tmp_path / "page.html").read_text()
     assert "lora" in page and page.count("<tr>") == 14 and "unchanged" in page

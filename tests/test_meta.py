@@ -9,16 +9,16 @@ import pytest
 import torch
 
 from conftest import ARM, GRID, check_resuming, make_episode, make_policy
-from polysoma import comparison
 from polysoma.cli import main
-from polysoma.comparison import Comparison, compare, title
-from polysoma.comparison_page import write_page
 from polysoma.data.dataset import Dataset
 from polysoma.data.episode import Episode
 from polysoma.data.mixture import Source
 from polysoma.data.windows import Windows
 from polysoma.data.writer import DatasetWriter
 from polysoma.errors import PolysomaError
+from polysoma.evaluation import comparison
+from polysoma.evaluation.comparison import Comparison, compare, title
+from polysoma.evaluation.comparison_page import write_page
 from polysoma.evaluation.evaluation import Result, Score
 from polysoma.learning import lineage
 from polysoma.learning.finetuning import (

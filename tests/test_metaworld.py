@@ -140,5 +140,14 @@ def test_frames(reach: Environment) -> None:
 def test_missing_opengl_names_the_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MUJOCO_GL", raising=False)
     monkeypatch.setattr(rendering, "_loads", lambda library: False)
+    monkeypatch.setattr("platform.system", lambda: "Linux")
     with pytest.raises(PolysomaError, match="libosmesa6 or libegl1"):
         rendering.choose_backend()
+
+
+def test_macos_brings_its_own_opengl(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Set first, so that what is chosen is taken back in the end.
+    monkeypatch.setenv("MUJOCO_GL", "")
+    monkeypatch.setattr(rendering, "_loads", lambda library: False)
+    monkeypatch.setattr("platform.system", lambda: "Darwin")
+    assert rendering.choose_backend() == "cgl"

@@ -3,6 +3,9 @@
 # Never fails: without a GL library everything but videos works.
 python=${1:-python3}
 
+# macOS brings its own.
+[ "$(uname)" = Darwin ] && exit 0
+
 have_gl() {
     "$python" - <<'PY'
 import ctypes, sys

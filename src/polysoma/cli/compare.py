@@ -56,8 +56,8 @@ class Compare:
 
     def run(self) -> None:
         check_training_installed()
-        from polysoma.comparison import WAYS, Comparison, compare, title
-        from polysoma.comparison_page import write_page
+        from polysoma.evaluation.comparison import WAYS, Comparison, compare, title
+        from polysoma.evaluation.comparison_page import write_page
         from polysoma.policy import checkpoint
 
         try:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import html
 from collections.abc import Callable, Sequence
+from html import escape
 from pathlib import Path
 
 import numpy as np
 
-from polysoma import hub
+from polysoma import hub, pages
 from polysoma.data.foreign import resized
 from polysoma.data.formats import open_reader
 from polysoma.data.formats.reader import ACTION, OBSERVATION, PICTURE, REWARD, Ending, Reader
@@ -21,20 +20,7 @@ _SHOWN = 6
 _HEIGHT, _MOST_FRAMES = 160, 300
 _WIDTH, _PLOT, _POINTS = 560, 170, 400
 _FPS = 12.0
-_COLOURS = ("#2f7d5b", "#b3462f", "#2f5d9e", "#a07a1a", "#7a4ea3", "#1f8a93", "#a83e74", "#5f6b2b")
-
-_STYLE = """
-:root { color-scheme: light dark; --ink: #1c2330; --paper: #fbfbf9; --line: #d9dbe0; --soft: #6b7280; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6e8ec; --paper: #14171d; --line: #333944; --soft: #9aa3b2; } }
-body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 1180px;
-  margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.5rem; margin: 0; } h2 { font-size: 1.1rem; margin: 2rem 0 .4rem; } .soft { color: var(--soft); }
-.row { display: flex; flex-wrap: wrap; gap: 14px; } figure { margin: 0; max-width: 100%; }
-figcaption { font-size: .8rem; color: var(--soft); } video { border-radius: 6px; background: #000; display: block; }
-svg { border: 1px solid var(--line); border-radius: 6px; width: 100%; height: auto; max-width: 560px; }
-.legend span { font-size: .78rem; margin-right: .8rem; white-space: nowrap; } .legend i { display: inline-block;
-  width: 10px; height: 10px; border-radius: 2px; margin-right: 4px; }
-"""
+_COLOURS = ("green", "red", "blue", "amber", "purple", "teal", "magenta", "olive")
 
 
 def view(
@@ -60,16 +46,12 @@ def view(
             sections.append(_section(reader, episode))
             if progress is not None:
                 progress(done + 1, len(episodes))
-        title = html.escape(Path(hub.called(path)).name or str(path))
-        page = (
-            '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-            f"<title>{title}</title><style>{_STYLE}</style><h1>{title}</h1>"
-            f'<p class="soft">{html.escape(reader.format)}: {len(reader):,} episodes, {reader.lengths.sum():,} frames'
-            f"{'' if reader.fps is None else f' at {reader.fps:g} Hz'}</p>{''.join(sections)}</html>\n"
-        )
+        title = Path(hub.called(path)).name or str(path)
+        rate = "" if reader.fps is None else f" at {reader.fps:g} Hz"
+        about = f"{reader.format}: {len(reader):,} episodes, {reader.lengths.sum():,} frames{rate}"
     finally:
         reader.close()
-    write_atomically(out, page.encode())
+    write_atomically(out, pages.page(title, sections, [about]))
 
 
 def chosen_episodes(reader: Reader, episodes: Sequence[int] | None) -> list[int]:
@@ -85,12 +67,12 @@ def chosen_episodes(reader: Reader, episodes: Sequence[int] | None) -> list[int]
 
 def _section(reader: Reader, episode: int) -> str:
     length = int(reader.lengths[episode])
-    told = html.escape(reader.instructions[episode]) or "nothing said"
+    told = escape(reader.instructions[episode]) or "nothing said"
     try:
         end = described_end(reader.ending(episode))
     except PolysomaError as error:
         end = str(error)
-    head = f'<h2>Episode {episode} <span class="soft">{length} frames, {told}{html.escape(end)}</span></h2>'
+    head = f'<h2>Episode {episode} <small class="soft">{length} frames, {told}{escape(end)}</small></h2>'
     if not length:
         return f"{head}<p>It is empty.</p>"
     missing = reader.missing()
@@ -104,14 +86,14 @@ def _section(reader: Reader, episode: int) -> str:
                 raise PolysomaError(missing[name])
             values = reader.read(episode, [name])[name]
         except PolysomaError as error:
-            plots.append(f"<figure>{html.escape(name)}<figcaption>{html.escape(str(error))}</figcaption></figure>")
+            plots.append(pages.figure(escape(name), escape(str(error))))
             continue
         if column.picture:
             films.append(_film(name.removeprefix(PICTURE), values, reader.fps or _FPS))
         elif values.ndim <= 2:
             rows = values.reshape(length, -1).astype(np.float64)
             plots.append(_plot(name, rows, column.names or tuple(str(i) for i in range(rows.shape[1]))))
-    return f'{head}<div class="row">{"".join(films)}</div><div class="row">{"".join(plots)}</div>'
+    return f'{head}<div class="row">{"".join(films)}</div><div class="plots">{"".join(plots)}</div>'
 
 
 def described_end(ending: Ending) -> str:
@@ -127,11 +109,8 @@ def _film(name: str, pictures: np.ndarray, fps: float) -> str:
     height, width = pictures.shape[1:3]
     # Codecs want even sides.
     size = (_HEIGHT, max(2, round(width * _HEIGHT / height / 2) * 2), 3)
-    file = base64.b64encode(encode_video(list(resized(pictures[::stride], size)), max(1.0, fps / stride))).decode()
-    return (
-        f'<figure><video src="data:video/mp4;base64,{file}" autoplay loop muted playsinline></video>'
-        f"<figcaption>{html.escape(name)}, {height}x{width}</figcaption></figure>"
-    )
+    file = encode_video(list(resized(pictures[::stride], size)), max(1.0, fps / stride))
+    return pages.figure(pages.video(file), escape(f"{name}, {height}x{width}"))
 
 
 def _plot(name: str, rows: np.ndarray, names: Sequence[str]) -> str:
@@ -143,7 +122,7 @@ def _plot(name: str, rows: np.ndarray, names: Sequence[str]) -> str:
     y = _PLOT - 4 - (some - low) / max(high - low, 1e-12) * (_PLOT - 8)
     lines, legend = [], []
     for channel, label in enumerate(names):
-        colour = _COLOURS[channel % len(_COLOURS)]
+        colour = f"var(--{_COLOURS[channel % len(_COLOURS)]})"
         path, pen = "", "M"
         for across, down in zip(x, y[:, channel], strict=True):
             if np.isfinite(down):
@@ -152,9 +131,8 @@ def _plot(name: str, rows: np.ndarray, names: Sequence[str]) -> str:
             else:
                 pen = "M"
         lines.append(f'<path d="{path}" fill="none" stroke="{colour}" stroke-width="1.4"/>')
-        legend.append(f'<span><i style="background:{colour}"></i>{html.escape(label)}</span>')
-    return (
-        f'<figure><svg viewBox="0 0 {_WIDTH} {_PLOT}">{"".join(lines)}</svg>'
-        f"<figcaption>{html.escape(name)}, {low:.4g} to {high:.4g}</figcaption>"
-        f'<div class="legend">{"".join(legend)}</div></figure>'
-    )
+        legend.append(f"<span>{pages.swatch(colour)}{escape(label)}</span>")
+    caption = f"{escape(name)}, {low:.4g} to {high:.4g}"
+    if len(names) > 1:
+        caption += f'<div class="legend">{"".join(legend)}</div>'
+    return pages.figure(f'<svg viewBox="0 0 {_WIDTH} {_PLOT}" role="img">{"".join(lines)}</svg>', caption)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 import ctypes
 import os
+import platform
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,7 +33,8 @@ _CELLS_PER_MESH = 22
 
 
 def choose_backend() -> str:
-    """The OpenGL backend: the environment variable ``MUJOCO_GL``, or else the first of osmesa and egl that loads.
+    """The OpenGL backend: the environment variable ``MUJOCO_GL``, else Apple's own on macOS and elsewhere the first of
+    osmesa and egl that loads.
 
     Sets ``MUJOCO_GL`` where it was unset. OSMesa comes first because it was the faster one on processors without a GPU.
 
@@ -42,6 +44,9 @@ def choose_backend() -> str:
     chosen = os.environ.get("MUJOCO_GL", "").strip().lower()
     if chosen:
         return chosen
+    if platform.system() == "Darwin":
+        os.environ["MUJOCO_GL"] = "cgl"
+        return "cgl"
     for backend, names in _LIBRARIES.items():
         if any(_loads(name) for name in names):
             os.environ["MUJOCO_GL"] = backend
