@@ -81,7 +81,7 @@ def test_the_agent_does_not_wait_for_a_slow_policy(policy: Policy, monkeypatch: 
     original, hold = realtime.plan_together, threading.Event()
 
     def held(*arguments: Any) -> Any:
-        hold.wait()
+        assert hold.wait(60), "somebody waited"
         return original(*arguments)
 
     with RealTimeAgent(policy, "arm", patience=1, stop=np.zeros(2)) as agent:
@@ -89,10 +89,12 @@ def test_the_agent_does_not_wait_for_a_slow_policy(policy: Policy, monkeypatch: 
         assert source is Source.PLAN and (np.abs(first) <= 1).all()
         # The plan that was asked for with the next observation comes; every later one is held back.
         monkeypatch.setattr(realtime, "plan_together", held)
-        # Whoever waited for the policy in here would wait for ever.
-        sources = [agent.act(observe(ARM, step))[1] for step in range(40)]
-        assert sources[-1] is Source.STOPPED, "the policy does not answer, so the body was stopped"
-        hold.set()
+        # Whoever waited for the policy in here would wait until it gives up.
+        try:
+            sources = [agent.act(observe(ARM, step))[1] for step in range(40)]
+            assert sources[-1] is Source.STOPPED, "the policy does not answer, so the body was stopped"
+        finally:
+            hold.set()
         agent.reset("do two")
         assert agent.act(observe(ARM))[1] is Source.PLAN and agent.scheduler.ticks.all == 1
 
