@@ -10,6 +10,7 @@ from conftest import ARM, GRID, observe
 from polysoma.data.dataset import Dataset
 from polysoma.data.mixture import Source
 from polysoma.errors import PolysomaError
+from polysoma.nn import precision
 from polysoma.policy.stream import (
     BINS,
     PADDING,
@@ -92,6 +93,7 @@ def test_tokens_one_by_one_equal_all_at_once(serializer: Serializer, datasets: d
     torch.testing.assert_close(last[:, 0], whole[:, -1], atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.learns
 def test_it_learns_to_repeat_an_episode(serializer: Serializer, datasets: dict[str, Path]) -> None:
     dataset, policy = Dataset(datasets["arm"]), small()
     batch = draw(serializer, dataset, 8, 40, 0.0, np.random.default_rng(0))
@@ -99,9 +101,11 @@ def test_it_learns_to_repeat_an_episode(serializer: Serializer, datasets: dict[s
     first = policy.loss(batch).item()
     for _ in range(40):
         optimizer.zero_grad()
-        loss = policy.loss(batch)
+        with precision.autocast("cpu", precision.chosen("cpu")):
+            loss = policy.loss(batch)
         loss.backward()
         optimizer.step()
+    # 0.02 to 0.09 over ten seeds.
     assert loss.item() < 0.3 * first
 
 
