@@ -16,9 +16,10 @@ import numpy as np
 import tyro
 
 from polysoma import simulators
+from polysoma.acting.agent import Acting
 from polysoma.policy import checkpoint
 from polysoma.policy.adaptation import Adaptation
-from polysoma.policy.agent import Acting
+from polysoma.policy.edits import adapt
 from results import read, write
 
 
@@ -36,7 +37,7 @@ def main(count: int = 100, decisions: int = 400, body: str = "fetch", task: str 
     with tempfile.TemporaryDirectory() as folder:
         places = [Path(folder) / str(number) for number in range(count)]
         adaptation = Adaptation("lora", 8, 8, 0, checkpoint.SHIPPED, checkpoint.weights_sha256(checkpoint.SHIPPED))
-        adapted = base.adapted(adaptation, [base.embodiment(body)], {}, [])
+        adapted = adapt(base, adaptation, [base.embodiment(body)], {}, [])
         for place in places:
             checkpoint.save(adapted, place)
         size = sum(file.stat().st_size for file in places[0].iterdir())

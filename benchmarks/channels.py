@@ -24,8 +24,9 @@ from polysoma.learning.recipe import recipe_from_table
 from polysoma.learning.training import train
 from polysoma.nn.described import expected_statistics
 from polysoma.policy import checkpoint
-from polysoma.recording import record
-from polysoma.rollout import Behaviour
+from polysoma.policy.edits import extend
+from polysoma.rollout.drivers import Behaviour
+from polysoma.rollout.recording import record
 from results import difference, read, share, write
 
 SOURCES = {
@@ -74,7 +75,7 @@ def adapt(run: Run) -> list[bool]:
         policy = checkpoint.load_for_training(base)
         body = simulators.embodiments()[run.body]
         expected = expected_statistics(body, policy.config.embodiments, policy.config.statistics)
-        checkpoint.save(policy.grown((body,), {body.name: expected}, ()), made)
+        checkpoint.save(extend(policy, (body,), {body.name: expected}, ()), made)
     else:
         table = {
             "data": [f"{run.out}/data-{run.demonstrations}/{run.body}"],

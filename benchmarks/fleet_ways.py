@@ -30,9 +30,10 @@ from polysoma.learning.simulated_fleet import home_of, simulate
 from polysoma.learning.training import train
 from polysoma.policy import checkpoint
 from polysoma.policy.adaptation import Adaptation
+from polysoma.policy.edits import adapt, extend
 from polysoma.policy.policy import Policy
-from polysoma.recording import record
-from polysoma.rollout import Behaviour
+from polysoma.rollout.drivers import Behaviour
+from polysoma.rollout.recording import record
 
 TASKS, BODY = ("touch", "carry", "stack"), "picker"
 WORDS = ("touch carry stack the red blue puck", "to on goal")
@@ -114,7 +115,7 @@ class Fleet:
     def one_model(self, out: Path, rounds: Rounds) -> dict[int, Path]:
         source = Source([Dataset(Path(self.data(robot))) for robot in ROBOTS], [1.0] * len(ROBOTS), 0.0)
         base = checkpoint.load_for_training(self.base)
-        start = base.grown((source.embodiment,), {BODY: source.statistics()}, ())
+        start = extend(base, (source.embodiment,), {BODY: source.statistics()}, ())
         if not (out / "base").exists():
             checkpoint.save(start, out / "base")
         shared = self.federated(out, out / "base", dataclasses.replace(rounds, one_model=True))
@@ -153,7 +154,7 @@ class Fleet:
             # As in a fleet, where it is worth much: what is a robot's own begins alike on all of them.
             torch.manual_seed(0)
             own = {BODY: source.statistics()}
-            policies.append(trunk.adapted(Adaptation("head"), (source.embodiment,), own, ()).train())
+            policies.append(adapt(trunk, Adaptation("head"), (source.embodiment,), own, ()).train())
         engine = Engine(Together(trunk, policies, sources, recipe), recipe)
         with counting(out.name) as show:
             for step in range(steps):

@@ -22,11 +22,12 @@ import torch
 import tyro
 
 from polysoma import simulators
+from polysoma.acting.agent import plan_together
 from polysoma.embodiment import ContinuousActions, Embodiment, Modality, Stream, channels
 from polysoma.horizon import Horizon
 from polysoma.nn.described import expected_statistics
 from polysoma.policy import checkpoint
-from polysoma.policy.agent import Acting, plan_together
+from polysoma.policy.edits import extend
 from polysoma.policy.policy import Policy
 from polysoma.serving.client import Client
 from results import read, write
@@ -48,7 +49,7 @@ def _policy() -> Policy:
     """The shipped weights and a station with three cameras, whose own weights are random."""
     policy = checkpoint.load_for_training("generalist")
     statistics = {STATION.name: expected_statistics(STATION, (), {})}
-    return policy.grown((STATION,), statistics, (), horizons={STATION.name: Horizon(chunk=16)}).for_inference()
+    return extend(policy, (STATION,), statistics, (), horizons={STATION.name: Horizon(chunk=16)}).for_inference()
 
 
 def _serve(port: Any, batch: int) -> None:
@@ -104,7 +105,7 @@ def load(url: str, clients: int, seconds: float) -> dict[str, Any]:
     """So many clients ask for the arm's actions for so long."""
     environment = simulators.make("metaworld/drawer-open-v3")
     policy = checkpoint.load()
-    agent = policy.agent("metaworld", acting=Acting(execute=policy.horizon("metaworld").chunk))
+    agent = policy.agent("metaworld")
     observations = [environment.reset(seed=4000 + seed)[0] for seed in range(clients)]
     expected = [plan_together([agent], [observation])[0] for observation in observations]
     answers: list[list[float]] = [[] for _ in range(clients)]

@@ -34,7 +34,8 @@ from polysoma.learning.training import train
 from polysoma.nn import precision
 from polysoma.nn.tokenizers import build_vocabulary
 from polysoma.nn.trunk import TransformerConfig
-from polysoma.policy.policy import Policy, PolicyConfig
+from polysoma.policy.config import PolicyConfig
+from polysoma.policy.policy import Policy
 
 torch.set_num_threads(1)
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from conftest import ARM, GRID, make_policy, observe
+from polysoma.acting.agent import Acting
+from polysoma.acting.retrieval import DemonstrationIndex
 from polysoma.cli import main
 from polysoma.data.dataset import Dataset
 from polysoma.data.mixture import Source
@@ -16,10 +20,8 @@ from polysoma.evaluation.hub import save_pretrained
 from polysoma.learning.finetuning import recipe_for, with_steps
 from polysoma.learning.training import train
 from polysoma.policy import checkpoint
-from polysoma.policy.agent import Acting
 from polysoma.policy.methods import FinetuningMethod
 from polysoma.policy.policy import Policy
-from polysoma.policy.retrieval import RetrievalMemory
 
 
 @pytest.fixture
@@ -68,9 +70,10 @@ def test_its_lineage_names_what_is_attached(both: Path, capsys: pytest.CaptureFi
 def test_demonstrations_are_found_by_what_drives(both: Path, datasets: dict[str, Path]) -> None:
     pytest.importorskip("usearch", reason="retrieval needs pip install 'polysoma[memory]'")
     policy = checkpoint.load(both)
-    assert RetrievalMemory(policy, "arm").policy is policy.adaptations["arm"]
-    agent = policy.agent("arm", "do one")
-    agent.memory.add(Dataset(datasets["arm"]).episode(0))
+    index = DemonstrationIndex(policy, "arm")
+    assert index.policy is policy.adaptations["arm"]
+    agent = policy.agent("arm", "do one", memory=index)
+    index.add(Dataset(datasets["arm"]).episode(0))
     assert np.isfinite(agent.act(observe(ARM))).all()
 
 
@@ -96,9 +99,55 @@ def test_learning_begins_with_the_base(both: Path, base: Path, datasets: dict[st
     # What is attached already stays, and another one comes to it.
     main(["merge", "attach", str(both), f"second={again}", "--out", str(both)])
     policy = checkpoint.load(both)
-    assert policy.adaptations.keys() == {"arm", "grid"}
-    full = tuned(both, datasets["arm"], tmp_path / "full", "full")
-    assert checkpoint.load(full).adaptations == {}
+    assert policy.adaptations.keys() == {"arm", "second"}
+    assert policy.driving("grid") is policy.adaptations["second"]
+    # A body that learns with the base's own weights is driven by these again; the others keep what is attached.
+    full = checkpoint.load(tuned(both, datasets["arm"], tmp_path / "full", "full"))
+    assert full.adaptations.keys() == {"second"} and full.driving("arm") is full
+    second = checkpoint.load_for_training(again)
+    for name, value in full.adaptations["second"].own().items():
+        torch.testing.assert_close(value.float(), second.own()[name], rtol=1e-2, atol=1e-2)
+
+
+def test_what_is_attached_goes_where_the_policy_goes(both: Path, adapted: Path, tmp_path: Path) -> None:
+    policy = checkpoint.load(both, precision="float32")
+    before = acts(policy, "arm")
+    checkpoint.save(policy, tmp_path / "saved")
+    shutil.move(tmp_path / "saved", tmp_path / "moved")
+    for place in ("moved", "moved/adaptations/arm"):
+        assert np.array_equal(acts(checkpoint.load(tmp_path / place, precision="float32"), "arm"), before)
+    policy.to(torch.float64)
+    arm = policy.driving("arm")
+    assert all(value.dtype == torch.float64 for value in arm.parameters())
+    assert arm.trunk.norm.weight is policy.trunk.norm.weight
+
+
+def test_loading_multiplies_low_rank_matrices_out(adapted: Path) -> None:
+    learning = checkpoint.load_for_training(adapted).compute_in("float32")
+    with torch.no_grad():
+        for name, value in learning.own().items():
+            if name.endswith(".b"):
+                value.normal_(0, 0.05)
+    checkpoint.save(learning, adapted)
+    acting = checkpoint.load(adapted, precision="float32")
+    np.testing.assert_allclose(acts(acting, "arm"), acts(learning, "arm"), atol=1e-5)
+    products = []
+    for policy in (learning, acting):
+        block = policy.trunk.every_block()[0]
+        products.append(block.qkv.fused)
+    assert products[0] is None and products[1].shape == block.qkv.weight.shape
+    assert acting.own().keys() == learning.own().keys()
+
+
+def test_only_adaptations_of_its_weights_can_be_attached(both: Path, adapted: Path, base: Path) -> None:
+    policy = checkpoint.load_for_training(both)
+    with pytest.raises(PolysomaError, match="other is no adaptation of this policy's weights"):
+        policy.attach("other", checkpoint.load_for_training(adapted))
+    with pytest.raises(PolysomaError, match="arm is driven by another adaptation already"):
+        policy.attach("again", policy.adaptations["arm"])
+    # To be attached takes no gradients from the base.
+    assert all(parameter.requires_grad for parameter in policy.parameters())
+    assert not any(p.requires_grad for n, p in checkpoint.load_for_training(adapted).named_parameters() if "norm" in n)
 
 
 def test_what_cannot_be_attached_is_refused(

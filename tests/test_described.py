@@ -15,7 +15,9 @@ from polysoma.errors import PolysomaError
 from polysoma.nn.described import DescribedHead, describe, expected_statistics
 from polysoma.nn.heads import HeadConfig
 from polysoma.policy import checkpoint
-from polysoma.policy.policy import Policy, PolicyConfig
+from polysoma.policy.config import PolicyConfig
+from polysoma.policy.edits import extend
+from polysoma.policy.policy import Policy
 
 
 def described(sources: dict[str, Source], bodies: tuple[Embodiment, ...] = (ARM, GRID)) -> Policy:
@@ -38,7 +40,7 @@ def test_a_new_body_needs_no_parameters(sources: dict[str, Source]) -> None:
     policy = described(sources)
     new = dataclasses.replace(ARM, name="other-arm", body="other-arm")
     expected = expected_statistics(new, policy.config.embodiments, policy.config.statistics)
-    grown = policy.grown((new,), {"other-arm": expected}, ())
+    grown = extend(policy, (new,), {"other-arm": expected}, ())
     assert grown.parameter_count() == policy.parameter_count()
     action = grown.agent("other-arm").act(observe(ARM))
     np.testing.assert_array_equal(action, policy.agent(ARM.name).act(observe(ARM)), "called alike, driven alike")
@@ -53,7 +55,7 @@ def test_any_number_of_actuators(sources: dict[str, Source]) -> None:
         actions=ContinuousActions(channels(" ".join(f"joint_{i}" for i in range(9)), "rad", -2, 2)),
     )
     expected = expected_statistics(new, policy.config.embodiments, policy.config.statistics)
-    assert policy.grown((new,), {"long-arm": expected}, ()).agent("long-arm").act(observe(ARM)).shape == (9,)
+    assert extend(policy, (new,), {"long-arm": expected}, ()).agent("long-arm").act(observe(ARM)).shape == (9,)
 
 
 def test_statistics_of_a_body_without_data(sources: dict[str, Source]) -> None:

@@ -18,7 +18,8 @@ from polysoma.embodiment import Embodiment, Modality, Stream
 from polysoma.errors import PolysomaError
 from polysoma.horizon import Horizon
 from polysoma.nn.trunk import TransformerConfig
-from polysoma.policy.policy import Policy, PolicyConfig
+from polysoma.policy.config import PolicyConfig
+from polysoma.policy.policy import Policy
 
 NAME = SEEN_ARM.name
 

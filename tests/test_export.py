@@ -17,7 +17,8 @@ from polysoma.embodiment import Embodiment
 from polysoma.errors import PolysomaError
 from polysoma.nn.heads import HeadConfig
 from polysoma.nn.trunk import TransformerConfig
-from polysoma.policy.policy import Policy, PolicyConfig
+from polysoma.policy.config import PolicyConfig
+from polysoma.policy.policy import Policy
 
 pytest.importorskip("onnxruntime", reason="exporting needs pip install 'polysoma[export]'")
 

@@ -23,6 +23,7 @@ from polysoma.learning.methods.imitation import Imitating
 from polysoma.learning.training import recipe_of_run, rehearse, train
 from polysoma.policy import checkpoint
 from polysoma.policy.adaptation import Adaptation
+from polysoma.policy.edits import adapt
 from polysoma.policy.methods import AdaptationMethod
 
 METHODS: tuple[AdaptationMethod, ...] = get_args(AdaptationMethod)
@@ -69,17 +70,17 @@ def test_an_adaptation_begins_as_its_base(
 ) -> None:
     policy = make_policy(sources)
     windows = gather(Dataset(datasets["grid"]), np.arange(4), np.zeros(4, int), HORIZONS["grid"])
-    adapted = policy.adapted(Adaptation(method), [GRID], {}, ["new", "words"])
+    adapted = adapt(policy, Adaptation(method), [GRID], {}, ["new", "words"])
     assert torch.equal(adapted.predict(windows), policy.predict(windows))
     assert [body.name for body in adapted.config.embodiments] == ["grid"]
     assert adapted.config.vocabulary == (*policy.config.vocabulary, "new", "words")
     with pytest.raises(PolysomaError, match="stands alone"):
-        adapted.adapted(Adaptation(method), [GRID], {}, [])
+        adapt(adapted, Adaptation(method), [GRID], {}, [])
 
 
 def test_what_is_shared_takes_no_gradients(sources: dict[str, Source]) -> None:
     policy = make_policy(sources).train()
-    adapted = policy.adapted(Adaptation("lora", rank=2), [GRID], {}, ["new"])
+    adapted = adapt(policy, Adaptation("lora", rank=2), [GRID], {}, ["new"])
     adapted.loss(sources["grid"].draw(4, np.random.default_rng(0))).backward()
     learning = {name for name, parameter in adapted.named_parameters() if parameter.requires_grad}
     assert learning == set(adapted.own())
@@ -90,7 +91,7 @@ def test_what_is_shared_takes_no_gradients(sources: dict[str, Source]) -> None:
 def test_running_statistics_of_the_base_do_not_learn(sources: dict[str, Source]) -> None:
     pixels = sources["arm-pixels"].embodiment
     policy = make_policy(sources, (pixels,)).train()
-    adapted = policy.adapted(Adaptation("head"), [pixels], {}, []).train()
+    adapted = adapt(policy, Adaptation("head"), [pixels], {}, []).train()
     buffers = {name: value.clone() for name, value in policy.named_buffers()}
     adapted.loss(sources["arm-pixels"].draw(4, np.random.default_rng(0))).backward()
     assert all(torch.equal(value, buffers[name]) for name, value in policy.named_buffers())

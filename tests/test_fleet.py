@@ -31,7 +31,6 @@ from polysoma.learning.methods.imitation import Imitation
 from polysoma.learning.simulated_fleet import SimulatedGrid, home_of, simulate
 from polysoma.learning.training import ingredients
 from polysoma.policy import checkpoint
-from polysoma.policy.adaptation import OF_BODIES
 
 ROUNDS = Rounds(rounds=4, robots=2, reconstruction=2, steps=2)
 
@@ -67,7 +66,8 @@ def test_messages_hold_nothing_local(base: str, robots: list[list[str]], tmp_pat
     secrets = [value for kept in own for value in kept.values()]
     assert secrets
     for robot, data in zip(local, robots, strict=True):
-        secrets += [value for name, value in robot.policy.state_dict().items() if name.startswith(OF_BODIES)]
+        apart = robot.policy.names_of("body", "readout")
+        secrets += [value for name, value in robot.policy.state_dict().items() if name in apart]
         for streams in robot.policy.config.statistics.values():
             secrets += [torch.tensor(array) for known in streams.values() for array in known.arrays().values()]
         dataset = Dataset(Path(data[0]))
@@ -291,7 +291,7 @@ def test_a_robot_joins_by_fine_tuning_its_head(
     joined = checkpoint.load(tmp_path / "joined" / "checkpoint")
     windows = gather(Dataset(Path(robots[2][0])), np.arange(2), np.zeros(2, int), HORIZONS["arm"])
     assert joined.predict(windows).shape == (2, HORIZONS["arm"].chunk, 2)
-    assert all(name.startswith(OF_BODIES) for name in joined.own())
+    assert joined.own().keys() <= joined.names_of("body", "readout")
     assert "2 rounds of a fleet, 2 robots each" in lineage.tell(tmp_path / "joined" / "checkpoint")[1]
     with pytest.raises(SystemExit):
         main([*beginning, "--out", str(beginning_at)])

@@ -12,7 +12,8 @@ from polysoma.errors import PolysomaError
 from polysoma.nn import precision
 from polysoma.nn.heads import BinsHead, FlowHead, Head, HeadConfig, L1Head, build_head
 from polysoma.nn.trunk import TransformerConfig
-from polysoma.policy.policy import Policy, PolicyConfig
+from polysoma.policy.config import PolicyConfig
+from polysoma.policy.policy import Policy
 
 KINDS = ("l1", "bins", "flow")
 STATISTICS = Statistics.of(np.array([[-1.0, 5.0], [1.0, 5.0], [0.0, 5.0]], np.float32))

@@ -18,6 +18,7 @@ from polysoma.horizon import Horizon
 from polysoma.learning.augmentation import augmented, recoloured, shifted
 from polysoma.learning.bodies import BodyRecipe
 from polysoma.nn.images import COARSE, EDGE, ImageConfig, ImageTokenizer, Points
+from polysoma.policy.edits import extend
 from polysoma.policy.policy import Policy
 
 
@@ -118,7 +119,7 @@ def test_a_body_that_moves_otherwise_cannot_share_a_head(sources: dict[str, Sour
 
 def test_cameras_join_a_policy_that_had_none(sources: dict[str, Source]) -> None:
     blind = make_policy(sources, (ARM, GRID))
-    seeing = blind.grown((SEEN_ARM,), {SEEN_ARM.name: sources[SEEN_ARM.name].statistics()}, ())
+    seeing = extend(blind, (SEEN_ARM,), {SEEN_ARM.name: sources[SEEN_ARM.name].statistics()}, ())
     windows = sources["arm"].draw(4, np.random.default_rng(0))
     assert torch.equal(blind(windows)["action"], seeing(windows)["action"])
     assert seeing.predict(sources["arm-pixels"].draw(4, np.random.default_rng(0))).shape == (4, 4, 2)
@@ -131,7 +132,7 @@ def test_a_history_of_pictures_is_one_token_a_frame(sources: dict[str, Source]) 
     agent = policy.agent("film")
     for seed in range(5):
         assert np.isfinite(agent.act(observe(body, seed))).all()
-    assert policy._tokenizer("film").per_frame == 1
+    assert policy.tokenizer("film").per_frame == 1
 
 
 def test_an_image_has_three_colours() -> None:
@@ -160,7 +161,7 @@ def test_recoloured_pictures_keep_their_order() -> None:
 def goal_policy(sources: dict[str, Source]) -> Policy:
     """Knows goals; made from one that does not."""
     blind = make_policy(sources, (ARM, SEEN_ARM))
-    return blind.grown((SEEN_ARM,), {}, (), ImageConfig(goals=True))
+    return extend(blind, (SEEN_ARM,), {}, (), ImageConfig(goals=True))
 
 
 def test_a_goal_is_a_later_picture_of_the_same_episode(sources: dict[str, Source]) -> None:

@@ -35,6 +35,7 @@ from polysoma.learning.recipe import recipe_from_table
 from polysoma.learning.training import Rehearsal, ingredients, train
 from polysoma.policy import checkpoint
 from polysoma.policy.adaptation import Adaptation
+from polysoma.policy.edits import adapt
 from polysoma.policy.methods import AdaptationMethod, MetaAlgorithm
 from polysoma.policy.policy import Policy
 
@@ -104,7 +105,7 @@ def test_the_second_order_is_the_derivative_through_the_steps(
 ) -> None:
     monkeypatch.setenv("POLYSOMA_PRECISION", "float32")
     monkeypatch.setattr(module, "_step_sizes", lambda values, gradients: [torch.ones(()) for _ in values])
-    start = make_policy(sources).train().adapted(Adaptation("head"), [GRID], {}, [])
+    start = adapt(make_policy(sources).train(), Adaptation("head"), [GRID], {}, [])
     # The head is where the loss has no kinks: a few windows, a short step.
     name, meta = "heads.grid.linear.weight", MetaLearning("maml", inner_steps=1, inner_rate=0.01)
     support, query = ([sources["grid"].draw(8, np.random.default_rng(seed))] for seed in (0, 9))

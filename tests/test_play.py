@@ -29,7 +29,8 @@ from polysoma.nn.images import ImageConfig
 from polysoma.nn.trunk import TransformerConfig
 from polysoma.play.server import WAITING, PlayServer, _picture
 from polysoma.play.stage import LARGE, SMALL, Actor, Stage
-from polysoma.policy.policy import Policy, PolicyConfig
+from polysoma.policy.config import PolicyConfig
+from polysoma.policy.policy import Policy
 
 pytest.importorskip("mujoco", reason="the stage needs the simulators: pip install 'polysoma[sim]'")
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from conftest import ARM, GRID, HORIZONS, make_policy, observe
+from polysoma.acting.agent import Acting
 from polysoma.data.mixture import Source
 from polysoma.data.windows import Windows
 from polysoma.errors import PolysomaError
@@ -155,13 +156,21 @@ def test_the_previous_action_is_seen_by_bodies_that_ask_for_it(sources: dict[str
     for name, matters in (("arm", False), ("recalling", True)):
         predictions = []
         for executed in (np.zeros(2), np.ones(2)):
-            agent = policy.agent(name)
+            agent = policy.agent(name, acting=Acting(execute=1))
             agent.act(observe(body))
-            agent._chunk.clear()
             agent.executed(executed)
             predictions.append(agent.act(observe(body, 1)))
         assert (not np.array_equal(*predictions)) == matters
     assert "previous action" in policy.describe("recalling")
+
+
+def test_every_parameter_has_a_role(policy: Policy) -> None:
+    roles = policy.roles()
+    assert roles.keys() == policy.state_dict().keys()
+    assert roles["trunk.norm.weight"] == roles["text.position"] == "shared"
+    assert roles["text.words.weight"] == "words"
+    assert roles["bodies.arm.time"] == "body"
+    assert roles["readouts.arm"] == roles["heads.arm.linear.weight"] == "readout"
 
 
 def test_printing_shows_tokens_and_parameters(policy: Policy) -> None:

@@ -21,10 +21,11 @@ import torch
 from websockets.sync.client import connect
 
 from conftest import ARM, GRID, HORIZONS, observe
+from polysoma.acting.agent import Acting, plan_together
 from polysoma.cli.names import named_folder
 from polysoma.errors import PolysomaError
 from polysoma.policy.adaptation import Adaptation
-from polysoma.policy.agent import Acting, plan_together
+from polysoma.policy.edits import adapt
 from polysoma.policy.policy import Policy
 from polysoma.serving.client import Client
 from polysoma.serving.messages import pack, unpack
@@ -339,7 +340,7 @@ def test_the_client_needs_little() -> None:
 
 def test_adaptations_are_served_beside_their_base(policy: Policy) -> None:
     policy.for_inference()
-    arms = {name: policy.adapted(Adaptation("head"), [ARM], {}, []) for name in ("one", "two")}
+    arms = {name: adapt(policy, Adaptation("head"), [ARM], {}, []) for name in ("one", "two")}
     for number, adapted in enumerate(arms.values()):
         with torch.no_grad():
             adapted.heads["arm"].linear.bias += 3 * (number + 1)

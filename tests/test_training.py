@@ -186,8 +186,13 @@ def test_only_what_is_trainable_changes(datasets: dict[str, Path], tmp_path: Pat
     before, after = (dict(checkpoint.load_for_training(path).state_dict()) for path in (base, tuned))
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed and all(name.startswith("text.") for name in changed)
-    with pytest.raises(PolysomaError, match=r"no parameter begins with \['words'\]; the policy's parts are .*'text'"):
-        train(tiny(datasets, init=str(base), trainable=("words",)), tmp_path / "nothing")
+    with pytest.raises(PolysomaError, match=r"no parameter is, or begins with, \['wheels'\]; roles are shared.*'text'"):
+        train(tiny(datasets, init=str(base), trainable=("wheels",)), tmp_path / "nothing")
+    # A role names what learns, whatever it is called.
+    words = checkpoint.load_for_training(train(tiny(datasets, init=str(base), trainable=("words",)), tmp_path / "role"))
+    old = checkpoint.load_for_training(base).state_dict()
+    moved = {name for name, value in words.state_dict().items() if not torch.equal(value, old[name])}
+    assert moved == words.names_of("words")
 
 
 def test_learning_rate_schedule(datasets: dict[str, Path]) -> None:

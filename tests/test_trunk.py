@@ -21,6 +21,7 @@ from polysoma.nn.images import ImageConfig
 from polysoma.nn.trunk import BLOCKED, TransformerTrunk
 from polysoma.policy import checkpoint
 from polysoma.policy.adaptation import Adaptation
+from polysoma.policy.edits import adapt, extend
 from polysoma.policy.inputs import _task, frames_of
 from polysoma.policy.policy import Policy
 
@@ -30,10 +31,10 @@ def plain_readouts(policy: Policy, windows: Windows) -> Tensor:
     name, trunk = windows.embodiment.name, policy.trunk
     assert isinstance(trunk, TransformerTrunk)
     task = _task(policy.text.encode, policy.device, windows.instructions, windows.goals, windows.shown)
-    told, readings = policy._told(name, task)
+    told, readings = policy.told(name, task)
     times = torch.arange(windows.previous.shape[1])
-    frames = policy._frames(name, frames_of(windows, policy.device), times[None], readings)
-    asking = policy._readouts(name, "action", times[None]).expand(len(windows), -1, -1)
+    frames = policy.frames(name, frames_of(windows, policy.device), times[None], readings)
+    asking = policy.asking(name, "action", times[None]).expand(len(windows), -1, -1)
     x = torch.cat([told.tokens, frames.flatten(1, 2), asking], 1)
     words, per_frame = told.tokens.shape[1], frames.shape[2]
     when = torch.cat([torch.full((words,), -1), times.repeat_interleave(per_frame), times])
@@ -78,7 +79,7 @@ def seen(policy: Policy, sources: dict[str, Source]) -> tuple[Policy, Windows]:
 
 
 def toward_goals(policy: Policy, sources: dict[str, Source]) -> tuple[Policy, Windows]:
-    policy = make_policy(sources, (ARM, SEEN_ARM)).grown((SEEN_ARM,), {}, (), ImageConfig(goals=True))
+    policy = extend(make_policy(sources, (ARM, SEEN_ARM)), (SEEN_ARM,), {}, (), ImageConfig(goals=True))
     windows = sources["arm-pixels"].draw(8, np.random.default_rng(0), goals=True)
     # Two windows have all in common.
     assert windows.goals is not None
@@ -88,12 +89,12 @@ def toward_goals(policy: Policy, sources: dict[str, Source]) -> tuple[Policy, Wi
 
 def shown(policy: Policy, sources: dict[str, Source]) -> tuple[Policy, Windows]:
     showing = Showing(2, 3, 0.5, np.random.default_rng(1))
-    return policy.grown((), {}, (), shown=3), sources["grid"].draw(24, np.random.default_rng(0), showing=showing)
+    return extend(policy, (), {}, (), shown=3), sources["grid"].draw(24, np.random.default_rng(0), showing=showing)
 
 
 def adapted(method: str) -> Callable[[Policy, dict[str, Source]], tuple[Policy, Windows]]:
     def case(policy: Policy, sources: dict[str, Source]) -> tuple[Policy, Windows]:
-        policy = policy.adapted(Adaptation(method, rank=2, tokens=3), [GRID], {}, ["new"])  # type: ignore[arg-type]
+        policy = adapt(policy, Adaptation(method, rank=2, tokens=3), [GRID], {}, ["new"])  # type: ignore[arg-type]
         with torch.no_grad():
             # What begins as zero would hide what it does.
             for parameter in policy.parameters():
@@ -174,7 +175,7 @@ def part(windows: Windows, frames: slice) -> Windows:
 
 
 def test_reading_does_not_write(policy: Policy) -> None:
-    (state,) = policy.trunk.start(policy._told("grid", _task(policy.text.encode, policy.device, ["go"], None, None))[0])
+    (state,) = policy.trunk.start(policy.told("grid", _task(policy.text.encode, policy.device, ["go"], None, None))[0])
     frames, asking = torch.randn(1, 1, 1, 32), torch.randn(1, 2, 32)
     policy.trunk.extend([state], frames)
     first = policy.trunk.read([state], asking)
@@ -187,7 +188,7 @@ def test_reading_does_not_write(policy: Policy) -> None:
 
 
 def test_what_was_shown_is_read_beforehand(policy: Policy) -> None:
-    policy = policy.grown((), {}, (), shown=3).eval().compute_in("float32")
+    policy = extend(policy, (), {}, (), shown=3).eval().compute_in("float32")
     episodes = [make_episode(GRID, 7, seed, "grid/one") for seed in range(2)]
     episode = make_episode(GRID, 1, 5)
     windows = Windows(

@@ -13,7 +13,7 @@ from polysoma.embodiment import ContinuousActions, Modality
 from polysoma.errors import PolysomaError
 from polysoma.files import write_atomically
 from polysoma.policy.checkpoint import ATTACHED, FILES, attached, read_config, resolve
-from polysoma.policy.policy import PolicyConfig
+from polysoma.policy.config import PolicyConfig
 
 CARD = "README.md"
 

@@ -26,8 +26,8 @@ from polysoma.learning.recipe import Recipe
 from polysoma.learning.training import Rehearsal, rehearse
 from polysoma.policy import checkpoint
 from polysoma.policy.adaptation import Adaptation
+from polysoma.policy.config import PolicyConfig
 from polysoma.policy.methods import AdaptationMethod, FinetuningMethod, OptimizerKind
-from polysoma.policy.policy import PolicyConfig
 
 LEARNING_RATES: dict[str, float] = {"full": 6e-4, "lora": 2e-3, "head": 4e-3, "prompt": 5e-3, "adapter": 2e-3}
 """Peaks, found on development seeds (docs/finetuning.md)."""

@@ -35,8 +35,8 @@ from polysoma.learning.training import ingredients
 from polysoma.nn.tokenizers import build_vocabulary
 from polysoma.nn.trunk import TransformerConfig
 from polysoma.policy import checkpoint
-from polysoma.policy.adaptation import OF_BODIES
-from polysoma.policy.policy import Policy, PolicyConfig
+from polysoma.policy.config import PolicyConfig
+from polysoma.policy.policy import Policy
 
 _BALANCE = 0.3
 """Between every task and every frame equally often."""
@@ -125,11 +125,8 @@ def robots_in(patterns: Sequence[str]) -> dict[str, tuple[str, ...]]:
 
 def shared_by(policy: Policy, one_model: bool = False) -> dict[str, Tensor]:
     """The parameters that robots of a base share, by name: the base's own tensors."""
-    return {
-        name: parameter.detach()
-        for name, parameter in policy.named_parameters()
-        if one_model or not name.startswith(OF_BODIES)
-    }
+    apart = frozenset() if one_model else policy.names_of("body", "readout")
+    return {name: parameter.detach() for name, parameter in policy.named_parameters() if name not in apart}
 
 
 class Robot:

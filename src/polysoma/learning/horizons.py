@@ -9,7 +9,7 @@ from polysoma.embodiment import DiscreteActions, Embodiment
 from polysoma.errors import PolysomaError
 from polysoma.horizon import Horizon
 from polysoma.learning.bodies import BodyRecipe
-from polysoma.policy.policy import PolicyConfig
+from polysoma.policy.config import PolicyConfig
 
 
 def resolve(body: Embodiment, recipe: BodyRecipe, start: PolicyConfig | None, old: Horizon | None) -> Horizon:

@@ -8,6 +8,7 @@ import fnmatch
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 import torch
 
@@ -25,7 +26,10 @@ from polysoma.nn.images import ImageConfig
 from polysoma.nn.tokenizers import build_vocabulary
 from polysoma.nn.trunk import TransformerConfig
 from polysoma.policy import checkpoint
-from polysoma.policy.policy import Policy, PolicyConfig
+from polysoma.policy.config import PolicyConfig
+from polysoma.policy.edits import adapt, extend
+from polysoma.policy.network import Role
+from polysoma.policy.policy import Policy
 
 
 def prepare(recipe: Recipe) -> tuple[list[Source], Policy]:
@@ -175,8 +179,8 @@ def policy_for(recipe: Recipe, sources: list[Source], training: Path | None) -> 
             new.setdefault(name, {})["offset"] = statistics
         if recipe.adaptation is not None or start.config.adaptation is not None:
             return _adapted(recipe, start, embodiments, new, vocabulary, horizons)
-        return start.grown(
-            embodiments, new, vocabulary, recipe.images, recipe.renewed, relative=recipe.relative,
+        return extend(
+            start, embodiments, new, vocabulary, recipe.images, recipe.renewed, relative=recipe.relative,
             shown=_frames(recipe), horizons=horizons,
         )  # fmt: skip
     policy = Policy(
@@ -218,7 +222,7 @@ def _adapted(
         assert wanted is not None
         base_name = str(Path(recipe.init).resolve()) if Path(recipe.init).is_dir() else recipe.init
         named = dataclasses.replace(wanted, base=base_name, base_sha256=checkpoint.weights_sha256(recipe.init))
-        return start.adapted(named, embodiments, statistics, vocabulary, horizons)
+        return adapt(start, named, embodiments, statistics, vocabulary, horizons)
     asked = None if wanted is None else (wanted.method, wanted.rank, wanted.tokens)
     if asked != (there.method, there.rank, there.tokens):
         raise PolysomaError(
@@ -228,7 +232,8 @@ def _adapted(
     base = checkpoint.load_for_training(there.base)
     known = {body.name: body for body in start.config.embodiments} | {body.name: body for body in embodiments}
     words = (*start.config.vocabulary, *(word for word in vocabulary if word not in start.config.vocabulary))
-    policy = base.adapted(
+    policy = adapt(
+        base,
         there,
         list(known.values()),
         {**statistics, **start.config.statistics},
@@ -240,16 +245,21 @@ def _adapted(
 
 
 def freeze(policy: Policy, trainable: Sequence[str]) -> None:
-    """Leaves gradients to the parameters whose names begin so; to all where nothing is named."""
+    """Leaves gradients to the parameters of these roles (:data:`~polysoma.policy.network.Role`), or whose names begin
+    so; to all where nothing is named."""
     if not trainable:
         return
-    names = [name for name, _ in policy.named_parameters()]
-    strangers = [start for start in trainable if not any(name.startswith(start) for name in names)]
-    if strangers:
+    roles, names = policy.roles(), [name for name, _ in policy.named_parameters()]
+    chosen = {start: {n for n in names if roles[n] == start or n.startswith(start)} for start in trainable}
+    if strangers := [start for start, found in chosen.items() if not found]:
         parts = sorted({name.partition(".")[0] for name in names})
-        raise PolysomaError(f"trainable: no parameter begins with {strangers}; the policy's parts are {parts}")
+        raise PolysomaError(
+            f"trainable: no parameter is, or begins with, {strangers}; roles are {', '.join(get_args(Role))}, and the "
+            f"policy's parts are {parts}"
+        )
+    learning = set().union(*chosen.values())
     for name, parameter in policy.named_parameters():
-        parameter.requires_grad_(parameter.requires_grad and name.startswith(tuple(trainable)))
+        parameter.requires_grad_(parameter.requires_grad and name in learning)
 
 
 def _frames(recipe: Recipe) -> int:

@@ -20,12 +20,12 @@ from polysoma.learning.methods.meta import MetaLearning
 from polysoma.nn.heads import HeadConfig
 from polysoma.nn.images import ImageConfig
 from polysoma.policy.adaptation import Adaptation
-from polysoma.policy.policy import Adapters
+from polysoma.policy.config import Adapters
 
 
 @dataclass(frozen=True)
 class PolicySize:
-    """Width, depth and heads of the trunk; and adapters, see :class:`~polysoma.policy.policy.PolicyConfig`."""
+    """Width, depth and heads of the trunk; and adapters, see :class:`~polysoma.policy.config.PolicyConfig`."""
 
     width: int = 256
     depth: int = 4
@@ -60,9 +60,10 @@ class Recipe(Settings):
         init: a checkpoint to start from, or empty; bodies and words that it does not know are added to it.
         renewed: bodies that ``init`` knows otherwise (with other streams, say): they are as in the data from now on.
         relative: bodies whose actions are predicted as offsets from the last command, see
-            :class:`~polysoma.policy.policy.PolicyConfig`.
+            :class:`~polysoma.policy.config.PolicyConfig`.
         shown: frames of each episode that policies are shown (``bodies.NAME.shots``).
-        trainable: beginnings of the names of parameters that learn, such as ``"text."``; empty for all.
+        trainable: what learns: roles of parameters (``"shared"``, ``"body"``, ``"words"``, ``"readout"``), or
+            beginnings of their names such as ``"text."``; empty for all.
         adaptation: None trains all weights; otherwise those of ``init`` stay as they are but for what the method adds,
             and the checkpoint holds that alone.
         demonstrations: of each task that are used, the first ones; 0 for all.

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from polysoma.errors import PolysomaError
 from polysoma.files import write_atomically
-from polysoma.policy.policy import Policy, PolicyConfig
+from polysoma.policy.config import PolicyConfig
+from polysoma.policy.policy import Policy
 
 FOLDER = "training"
 STATE_FILE, POLICY_FILE, RECIPE_FILE = "training.safetensors", "policy.json", "recipe.json"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,19 +18,37 @@ class LoRALinear(RowsLinear):
     """A linear map plus one of low rank that begins as zero: ``W + B A``, where the inner width is the rank.
 
     The second one is scaled by 2, as is usual (``alpha = 2 * rank``).
+
+    Attributes:
+        fused: None, or the one matrix that does the same (:meth:`fuse`).
     """
+
+    fused: Tensor | None
 
     def __init__(self, inputs: int, outputs: int, rank: int) -> None:
         super().__init__(inputs, outputs)
+        self.register_buffer("fused", None, persistent=False)
         self.a = nn.Parameter(torch.randn(rank, inputs) / math.sqrt(inputs))
         self.b = nn.Parameter(torch.zeros(outputs, rank))
 
     def forward(self, x: Tensor, first: int = 0) -> Tensor:
+        if self.fused is not None:
+            return F.linear(x, self.fused[first:], self.bias[first:])
         return super().forward(x, first) + _ALPHA * F.linear(F.linear(x, self.a), self.b[first:])
 
     def dense(self) -> Tensor:
         """The one matrix that does the same."""
         return self.weight + _ALPHA * self.b @ self.a
+
+    @torch.no_grad()
+    def fuse(self) -> None:
+        """Multiplies by that one matrix from now on, until weights are loaded. What is stored stays of low rank."""
+        if self.fused is None:
+            self.fused = self.dense()
+
+    def _load_from_state_dict(self, *arguments: Any) -> None:
+        self.fused = None
+        super()._load_from_state_dict(*arguments)
 
 
 class BottleneckLinear(nn.Linear):

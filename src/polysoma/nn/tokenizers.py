@@ -68,14 +68,14 @@ class TextTokenizer(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """ids ``(B, W)`` to tokens ``(B, W, width)``."""
-        words = self.words(ids) if self.own is None else F.embedding(ids, self._table())
+        words = self.words(ids) if self.own is None else F.embedding(ids, self.table())
         x = words + self.position[: ids.shape[1]]
         mask = torch.zeros(ids.shape, device=ids.device).masked_fill_(ids == 0, BLOCKED)[:, None, None]
         return self.block.alone(x, mask)
 
-    def _table(self) -> Tensor:
-        assert self.own is not None
-        return torch.cat([self.words.weight, self.own.weight])
+    def table(self) -> Tensor:
+        """The vectors of all words, ``(words + 2, width)``, by their ids."""
+        return self.words.weight if self.own is None else torch.cat([self.words.weight, self.own.weight])
 
 
 class StateTokenizer(nn.Module):

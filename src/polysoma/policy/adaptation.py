@@ -7,17 +7,17 @@ computes the same bits with or without them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import TYPE_CHECKING, get_args
 
-from torch import Tensor, nn
+from torch import nn
 
 from polysoma.errors import PolysomaError
 from polysoma.policy.methods import AdaptationMethod
 
-OF_BODIES = ("bodies.", "readouts.", "heads.", "estimators.")
-"""How the names of parameters begin that a body has of its own."""
+if TYPE_CHECKING:
+    from polysoma.policy.network import Network
 
 
 @dataclass(frozen=True)
@@ -53,31 +53,30 @@ class Adaptation:
             raise PolysomaError(f"adaptation: rank and tokens must be at least 1, got {self.rank} and {self.tokens}")
 
 
-def shared_names(own: Mapping[str, Any], base: Mapping[str, Tensor], method: AdaptationMethod) -> set[str]:
-    """Which of a policy's parameters and buffers are those of its base.
+def shared_names(policy: Network, base: Network, method: AdaptationMethod) -> set[str]:
+    """Which parameters and buffers of a policy are those of its base.
 
     Args:
-        own: the policy's, by name, with a shape each.
-        base: the base's, by name.
+        policy: an adaptation.
+        base: whose weights it adapts.
         method: see :class:`Adaptation`.
     """
-    bodies = () if method == "prompt" else OF_BODIES
+    # Prompts leave bodies that the base knows as they are.
+    apart = frozenset() if method == "prompt" else policy.names_of("body", "readout")
+    theirs = base.state_dict()
     return {
         name
-        for name, value in own.items()
-        if name in base and base[name].shape == value.shape and not name.startswith(bodies)
+        for name, value in policy.state_dict().items()
+        if name in theirs and theirs[name].shape == value.shape and name not in apart
     }
 
 
-def share(policy: nn.Module, base: nn.Module, names: set[str]) -> None:
-    """Makes these parameters and buffers of a policy the very tensors of the base, without gradients."""
+def share(policy: nn.Module, base: nn.Module, names: Iterable[str]) -> None:
+    """Makes these parameters and buffers of a policy the very tensors of the base."""
     for name in names:
         path, _, leaf = name.rpartition(".")
         mine, theirs = policy.get_submodule(path), base.get_submodule(path)
         if leaf in theirs._parameters:
-            parameter = theirs._parameters[leaf]
-            assert parameter is not None
-            parameter.requires_grad_(False)
-            mine._parameters[leaf] = parameter
+            mine._parameters[leaf] = theirs._parameters[leaf]
         else:
             mine._buffers[leaf] = theirs._buffers[leaf]

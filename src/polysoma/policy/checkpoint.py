@@ -7,6 +7,7 @@ bodies.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import json
@@ -23,7 +24,9 @@ from polysoma import hub
 from polysoma.errors import PolysomaError
 from polysoma.files import write_atomically
 from polysoma.policy.adaptation import Adaptation
-from polysoma.policy.policy import Policy, PolicyConfig
+from polysoma.policy.config import PolicyConfig
+from polysoma.policy.edits import with_base
+from polysoma.policy.policy import Policy
 
 FORMAT_VERSION = 2
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
@@ -42,7 +45,7 @@ def save(
     weights: Mapping[str, torch.Tensor] | None = None,
     lineage: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes a checkpoint.
+    """Writes a checkpoint, with the adaptations that are attached.
 
     Args:
         policy: whose configuration, and weights unless given, are written; of an adaptation, its own alone.
@@ -51,15 +54,35 @@ def save(
         weights: other weights of the same names, e.g. a moving average.
         lineage: where the weights come from (:mod:`polysoma.learning.lineage`), kept in ``config.json``.
     """
+    sha256 = _write(policy, policy.config, folder, dtype, weights, lineage)
+    for name, attached_one in policy.adaptations.items():
+        adaptation = attached_one.config.adaptation
+        assert adaptation is not None
+        named = dataclasses.replace(adaptation, base=str(folder.resolve()), base_sha256=sha256)
+        config = dataclasses.replace(attached_one.config, adaptation=named)
+        _write(attached_one, config, folder / ATTACHED / name, dtype, None, None)
+
+
+def _write(
+    policy: Policy,
+    config: PolicyConfig,
+    folder: Path,
+    dtype: torch.dtype,
+    weights: Mapping[str, torch.Tensor] | None,
+    lineage: Mapping[str, Any] | None,
+) -> str:
+    """Returns the SHA-256 of the file of weights."""
     folder.mkdir(parents=True, exist_ok=True)
     state = dict(policy.state_dict() if weights is None else weights)
     own = {name: tensor for name, tensor in state.items() if name not in policy.shared}
     tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in own.items()}
-    config = {"format_version": FORMAT_VERSION, **policy.config.to_json()}
+    told = {"format_version": FORMAT_VERSION, **config.to_json()}
     if lineage is not None:
-        config["lineage"] = dict(lineage)
-    write_atomically(folder / WEIGHTS, safetensors.torch.save(tensors, {"format": "pt"}))
-    write_atomically(folder / CONFIG, (json.dumps(config, indent=1) + "\n").encode())
+        told["lineage"] = dict(lineage)
+    content = safetensors.torch.save(tensors, {"format": "pt"})
+    write_atomically(folder / WEIGHTS, content)
+    write_atomically(folder / CONFIG, (json.dumps(told, indent=1) + "\n").encode())
+    return hashlib.sha256(content).hexdigest()
 
 
 def resolve(path: str | Path) -> Path:
@@ -135,15 +158,15 @@ def load_all(
     """As :func:`load`, several: bases and their adaptations have one copy of the weights that they share."""
     loaded: dict[str, Policy] = {}
     policies = [_load(path, loaded) for path in paths]
-    for policy in policies:
-        for part in (policy, *policy.adaptations.values()):
-            part.to(device).for_inference(precision)
+    # Bases last: adaptations that came with them are multiplied out of matrices that have all their digits.
+    for policy in sorted(policies, key=lambda one: one.config.adaptation is None):
+        policy.to(device).for_inference(precision)
     return policies
 
 
 def load_for_training(path: str | Path) -> Policy:
     """As :func:`load`, with float32 weights that take gradients, those of a base excepted."""
-    return _load(path, {})
+    return _load(path, {}).freeze_shared()
 
 
 def _load(path: str | Path, loaded: dict[str, Policy]) -> Policy:
@@ -158,7 +181,7 @@ def _load(path: str | Path, loaded: dict[str, Policy]) -> Policy:
         tensors = {name: tensor.float() for name, tensor in safetensors.torch.load_file(file).items()}
     except (OSError, safetensors.SafetensorError) as error:
         raise PolysomaError(f"cannot read {file} ({error}): it is missing or damaged, fetch it again") from error
-    policy = untrained(config, folder, loaded)
+    policy = _untrained(config, folder, loaded)
     try:
         policy.load_own(tensors)
     except RuntimeError as error:
@@ -169,7 +192,7 @@ def _load(path: str | Path, loaded: dict[str, Policy]) -> Policy:
         for place in attached(folder):
             adaptation = _load(place, loaded)
             _check_base(place, adaptation.config, folder)
-            policy.adaptations |= dict.fromkeys((body.name for body in adaptation.config.embodiments), adaptation)
+            policy.attach(place.name, adaptation)
     return policy
 
 
@@ -218,21 +241,30 @@ def _check_base(place: Path, config: PolicyConfig, base: Path) -> None:
         raise PolysomaError(f"{place} adapts the weights {theirs[:12]}..., not those of {base}, {ours[:12]}...")
 
 
-def untrained(config: PolicyConfig, folder: Path, loaded: dict[str, Policy] | None = None) -> Policy:
-    """A policy whose own weights are random; an adaptation's others are those of its base, which is read, or is among
-    those loaded, by the SHA-256 of their weights. Errors name ``folder``.
+def untrained(config: PolicyConfig, folder: Path) -> Policy:
+    """A policy to be trained whose own weights are random; an adaptation's others are those of its base, which is read.
+    Errors name ``folder``.
 
     Raises:
         PolysomaError: the base is missing, damaged or not the one that the configuration names.
     """
+    return _untrained(config, folder, {}).freeze_shared()
+
+
+def _untrained(config: PolicyConfig, folder: Path, loaded: dict[str, Policy]) -> Policy:
     if config.adaptation is None:
         return Policy(config)
-    return _base(folder, config.adaptation, {} if loaded is None else loaded).on(config)
+    return with_base(_base(folder, config.adaptation, loaded), config)
 
 
 def _base(folder: Path, adaptation: Adaptation, loaded: dict[str, Policy]) -> Policy:
     if adaptation.base_sha256 in loaded:
         return loaded[adaptation.base_sha256]
+    # What is attached to a checkpoint goes where that one goes.
+    around = folder.parent.parent
+    beside = folder.parent.name == ATTACHED and (around / WEIGHTS).is_file()
+    if beside and weights_sha256(around) == adaptation.base_sha256:
+        return _load(around, loaded)
     found = weights_sha256(adaptation.base)
     if found != adaptation.base_sha256:
         raise PolysomaError(

@@ -23,6 +23,7 @@ from polysoma.embodiment import Modality
 from polysoma.errors import PolysomaError
 from polysoma.files import write_atomically
 from polysoma.nn.tokenizers import MAX_WORDS
+from polysoma.policy.edits import merge_adapter
 from polysoma.policy.inputs import FrameInputs, TaskInputs
 from polysoma.policy.policy import Policy
 
@@ -100,7 +101,7 @@ def export_onnx(policy: Policy, body: str, path: Path, int8: bool = False, words
     if not 1 <= words <= MAX_WORDS:
         raise PolysomaError(f"words must be 1 to {MAX_WORDS}, got {words}")
     policy = policy.driving(body)
-    policy = policy.standing_alone() or policy
+    policy = merge_adapter(policy) or policy
     deployed = Deployed(policy, body).eval()
     if policy.head(body).noise is not None:
         raise PolysomaError(f"the head of {body} draws its actions from noise; only heads that do not can be exported")

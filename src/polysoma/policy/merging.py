@@ -17,10 +17,10 @@ from torch import Tensor
 
 from polysoma.errors import PolysomaError
 from polysoma.policy import checkpoint
-from polysoma.policy.adaptation import OF_BODIES
-from polysoma.policy.policy import Policy, PolicyConfig
+from polysoma.policy.config import PolicyConfig
+from polysoma.policy.edits import merge_adapter
+from polysoma.policy.policy import Policy
 
-_WORDS = "text.words.weight"
 _RIDGE = 1e-3
 """What is added to the diagonal of Gram matrices, as a fraction of its mean: inputs that hardly occur move little."""
 _OFF_DIAGONAL = 0.5
@@ -75,17 +75,18 @@ def add(
             pairs = zip(states, counted, strict=True)
             moves |= _regression(module, before, [(state, gram[module]) for state, gram in pairs if module in gram])
     merged |= {name: before[name] + coefficient * move for name, move in moves.items()}
+    (words,) = start.names_of("words")
     # Words that the base does not know are as those have them that do.
     for row, word in enumerate(config.vocabulary, start=2):
         if word not in start.text.ids:
-            known = [state[_WORDS][row] for state, part in zip(states, parts, strict=True) if word in part.text.ids]
-            merged[_WORDS][row] = torch.stack(known).mean(0)
+            known = [state[words][row] for state, part in zip(states, parts, strict=True) if word in part.text.ids]
+            merged[words][row] = torch.stack(known).mean(0)
     return _policy(config, merged)
 
 
 def _in_order(grams: Grams, policy: Policy, config: PolicyConfig) -> Grams:
     """How often words are looked up in the order of another vocabulary."""
-    module = _WORDS.removesuffix(".weight")
+    module = next(name for name, module in policy.named_modules() if module is policy.text.words)
     if module not in grams:
         return grams
     own = grams[module]
@@ -129,7 +130,7 @@ def negate(base: str | Path, tuned: str | Path, coefficient: float) -> Policy:
     in the base. Raises PolysomaError as :func:`add`."""
     start = _standing_alone(base)
     part = _aligned(_tuned(tuned, base, start), start.config)
-    return _policy(start.config, _moved(start.state_dict(), -coefficient, start.state_dict(), part))
+    return _policy(start.config, _moved(start, -coefficient, start.state_dict(), part))
 
 
 def analogy(a: str | Path, b: str | Path, c: str | Path, coefficient: float) -> Policy:
@@ -141,19 +142,17 @@ def analogy(a: str | Path, b: str | Path, c: str | Path, coefficient: float) -> 
     first, second, third = (_standing_alone(path) for path in (a, b, c))
     _check_shapes(str(a), first, third)
     _check_shapes(str(b), second, third)
-    state = _moved(third.state_dict(), coefficient, _aligned(first, third.config), _aligned(second, third.config))
+    state = _moved(third, coefficient, _aligned(first, third.config), _aligned(second, third.config))
     return _policy(third.config, state)
 
 
-def _moved(
-    state: Mapping[str, Tensor], coefficient: float, a: Mapping[str, Tensor], b: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
-    """The state moved by the scaled difference ``b - a`` in all that bodies share."""
+def _moved(policy: Policy, coefficient: float, a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A policy's state moved by the scaled difference ``b - a`` in all that bodies share."""
+    moving = policy.names_of("shared", "words") & a.keys() & b.keys()
     return {
-        name: value if name.startswith(OF_BODIES) or name not in a or name not in b
-        else value + coefficient * (b[name] - a[name])
-        for name, value in state.items()
-    }  # fmt: skip
+        name: value + coefficient * (b[name] - a[name]) if name in moving else value
+        for name, value in policy.state_dict().items()
+    }
 
 
 def _policy(config: PolicyConfig, state: Mapping[str, Tensor]) -> Policy:
@@ -165,7 +164,7 @@ def _policy(config: PolicyConfig, state: Mapping[str, Tensor]) -> Policy:
 def _standing_alone(path: str | Path) -> Policy:
     """The policy with all its weights as its own; low-rank matrices are multiplied into the trunk's."""
     policy = checkpoint.load_for_training(path)
-    alone = policy.standing_alone()
+    alone = merge_adapter(policy)
     if alone is None:
         assert policy.config.adaptation is not None
         method = policy.config.adaptation.method
@@ -201,8 +200,9 @@ def _check_lineage(path: str | Path, base: str | Path) -> None:
 
 def _check_shapes(name: str, policy: Policy, start: Policy) -> None:
     mine, theirs = policy.state_dict(), start.state_dict()
-    wrong = [n for n in theirs if n in mine and n != _WORDS and mine[n].shape != theirs[n].shape]
-    if wrong or not any(n.startswith("trunk.") for n in mine.keys() & theirs.keys()):
+    words = start.names_of("words")
+    wrong = [n for n in theirs if n in mine and n not in words and mine[n].shape != theirs[n].shape]
+    if wrong or policy.config.trunk != start.config.trunk:
         shapes = ", ".join(f"{n} is {tuple(mine[n].shape)} instead of {tuple(theirs[n].shape)}" for n in wrong[:3])
         raise PolysomaError(f"{name} cannot be merged: {shapes or 'it has another trunk'}")
 
@@ -238,5 +238,6 @@ def _aligned(policy: Policy, config: PolicyConfig) -> dict[str, Tensor]:
     one."""
     state = dict(policy.state_dict())
     rows = [0, 1, *(policy.text.ids.get(word, 1) for word in config.vocabulary)]
-    state[_WORDS] = state[_WORDS][torch.tensor(rows)]
+    (words,) = policy.names_of("words")
+    state[words] = state[words][torch.tensor(rows)]
     return state

@@ -22,7 +22,9 @@ from polysoma.horizon import Horizon
 from polysoma.nn.tokenizers import build_vocabulary
 from polysoma.nn.trunk import TransformerConfig
 from polysoma.policy import checkpoint
-from polysoma.policy.policy import Policy, PolicyConfig
+from polysoma.policy.config import PolicyConfig
+from polysoma.policy.edits import extend
+from polysoma.policy.policy import Policy
 
 NAME = "lerobot"
 
@@ -138,7 +140,7 @@ def _built(config: PolysomaConfig, tasks: list[str], rate: float) -> Policy:
     words = tuple(build_vocabulary(tasks))
     if config.base != "none":
         base = checkpoint.load_for_training(config.base)
-        return base.grown((body,), {NAME: statistics}, words, keep=False, horizons=horizons)
+        return extend(base, (body,), {NAME: statistics}, words, keep=False, horizons=horizons)
     trunk = TransformerConfig(depth=config.depth, heads=config.heads)
     return Policy(PolicyConfig((body,), {NAME: statistics}, words, horizons, config.width, trunk, config.heads))
 

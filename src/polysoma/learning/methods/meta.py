@@ -30,8 +30,9 @@ from polysoma.learning.augmentation import augmented
 from polysoma.learning.method import Ingredients, Method, Metrics, Share, reduced
 from polysoma.learning.objectives import paraphrases_for, targets
 from polysoma.policy import checkpoint
+from polysoma.policy.config import PolicyConfig
 from polysoma.policy.methods import MetaAlgorithm
-from polysoma.policy.policy import Policy, PolicyConfig
+from polysoma.policy.policy import Policy
 
 _SMALLEST = 0.02
 """Entries of tensors that begin as zero move as if they were as large as this (their usual scale at random starts)."""
@@ -214,7 +215,9 @@ def inner_loop(
         PolysomaError: nothing takes part, or a loss that is not finite.
     """
     now = {name: value if value.requires_grad else value.clone().requires_grad_() for name, value in values.items()}
-    names = [name for name in now if meta.algorithm != "anil" or name.startswith("heads.")]
+    heads = {id(parameter) for parameter in policy.heads.parameters()}
+    own = dict(policy.named_parameters())
+    names = [name for name in now if meta.algorithm != "anil" or id(own[name]) in heads]
     if not names:
         raise PolysomaError(
             "anil adapts heads alone, and this adaptation has none of its own: choose another algorithm"

@@ -1,0 +1,340 @@
+"""What a policy computes, on tensors: tokenizers, one trunk, heads, and the statistics of every body. It has no state.
+
+    task, frames -> tokens -> trunk -> readouts -> head -> chunk of actions
+
+A batch is of one embodiment, so nothing is computed for bodies that are not in it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from polysoma.data.statistics import Statistics
+from polysoma.embodiment import ContinuousActions, Embodiment, Modality
+from polysoma.errors import PolysomaError
+from polysoma.horizon import Horizon
+from polysoma.nn.adapters import adapt
+from polysoma.nn.described import ChannelReader, DescribedHead
+from polysoma.nn.estimator import Estimator
+from polysoma.nn.heads import Head, ReadoutHead, build_head
+from polysoma.nn.images import ImageTokenizer
+from polysoma.nn.tokenizers import BodyTokenizer, TextTokenizer
+from polysoma.nn.trunk import ReadoutTokens, TaskTokens, Trunk
+from polysoma.policy.config import PolicyConfig
+from polysoma.policy.inputs import FrameInputs, ShownInputs, TaskInputs
+
+ACTION = "action"
+"""The readout that every body has."""
+
+Role = Literal["shared", "body", "words", "readout"]
+"""What a parameter is for: all bodies, the senses of one body, the table of words, or one body's readouts and heads."""
+
+
+def _key(body: str, readout: str) -> str:
+    """What a readout's parameters are called, those for actions as the first format called them."""
+    return body if readout == ACTION else f"{body}/{readout}"
+
+
+class Embedded(NamedTuple):
+    """Tokens of what is to be done, and of frames, ``(B, T, per_frame, width)``."""
+
+    task: TaskTokens
+    frames: Tensor
+
+    def summary(self) -> Tensor:
+        """The mean of the tokens of each window's task, ``(B, width)``."""
+        weight = self.task.valid[..., None].to(self.task.tokens.dtype)
+        mean = (self.task.tokens * weight).sum(1) / weight.sum(1).clamp(min=1)
+        return mean if self.task.rows is None else mean[self.task.rows]
+
+
+class Network(nn.Module):
+    """The modules of a policy, and how they work together.
+
+    Attributes:
+        config: all that it was built from.
+    """
+
+    def __init__(self, config: PolicyConfig) -> None:
+        super().__init__()
+        self.config = config
+        own_words = 0 if config.adaptation is None else config.adaptation.words
+        self.text = TextTokenizer(config.vocabulary, config.width, config.heads, own_words)
+        self.bodies = nn.ModuleDict()
+        self.readouts = nn.ParameterDict()
+        self.heads = nn.ModuleDict()
+        self.estimators = nn.ModuleDict()
+        roles = {s.name for body in config.embodiments for s in body.streams if s.modality is Modality.IMAGE}
+        self.images = ImageTokenizer(config.images, sorted(roles), config.width) if roles else None
+        self.channels = ChannelReader(config.width) if config.adapters == "described" else None
+        unknown = sorted(set(config.relative) - {body.body for body in config.embodiments})
+        if unknown:
+            raise PolysomaError(
+                f"relative: unknown bodies {unknown}; expected some of {sorted({b.body for b in config.embodiments})}"
+            )
+        self._commanded = {b.name: _commanded(b) for b in config.embodiments if b.body in config.relative}
+        moving: dict[str, Embodiment] = {}
+        for body in config.embodiments:
+            statistics, horizon = dict(config.statistics.get(body.name, {})), config.horizons[body.name]
+            reader = self.channels if isinstance(body.actions, ContinuousActions) else None
+            tokenizer = BodyTokenizer(body, horizon, statistics, config.width, config.images.tokens, reader)
+            self.bodies[body.name] = tokenizer
+            if body.privileged:
+                estimator = Estimator(body.privileged, statistics, tokenizer.per_frame, config.width)
+                self.estimators[body.name] = estimator
+            if reader is None:
+                self.readouts[body.name] = nn.Parameter(torch.randn(horizon.history, config.width) * 0.02)
+            twin = moving.setdefault(body.body, body)
+            if twin is body:
+                self.heads[body.body] = self._head(body, horizon.chunk, statistics)
+            elif twin.actions != body.actions:
+                raise PolysomaError(
+                    f"{twin.name} and {body.name} are the same body {body.body!r}, so their actions must be equal: "
+                    + "; ".join(twin.differences(body))
+                )
+            elif (chunk := config.horizons[twin.name].chunk) != horizon.chunk:
+                raise PolysomaError(
+                    f"{twin.name} and {body.name} are the same body {body.body!r}, so their chunks must be equal: "
+                    f"chunk: {chunk}, not {horizon.chunk}"
+                )
+        unknown = sorted(set(config.readouts) - {body.body for body in config.embodiments})
+        if unknown:
+            raise PolysomaError(f"readouts: unknown bodies {unknown}; expected some of {sorted(moving)}")
+        for group, readouts in config.readouts.items():
+            for name, head in readouts.items():
+                self._add_readout(group, name, head)
+        self.trunk: Trunk = config.trunk.build(config.width)
+        self.shown = nn.Parameter(torch.randn(config.shown, 1, config.width) * 0.02) if config.shown else None
+        self.prompt: nn.Parameter | None = None
+        if config.adaptation is not None:
+            method = config.adaptation.method
+            if method == "lora" or method == "adapter":
+                adapt(self.trunk, method, config.adaptation.rank)
+            if method == "prompt":
+                self.prompt = nn.Parameter(torch.randn(config.adaptation.tokens, config.width) * 0.02)
+
+    def _head(self, body: Embodiment, chunk: int, statistics: Mapping[str, Statistics]) -> Head:
+        known = statistics.get("action")
+        if self.channels is not None and known is not None and isinstance(body.actions, ContinuousActions):
+            return DescribedHead(self.channels, body.actions, chunk, known)
+        if body.body in self.config.relative:
+            known = statistics.get("offset")
+            if known is None:
+                raise PolysomaError(f"{body.name}: no statistics of the offsets of its actions")
+        return build_head(body, chunk, known, self.config.width, self.config.head)
+
+    def embodiment(self, name: str) -> Embodiment:
+        """The body of this name. Raises PolysomaError that lists the bodies this policy knows."""
+        for body in self.config.embodiments:
+            if body.name == name:
+                return body
+        raise PolysomaError(
+            f"this policy does not know the body {name!r}; it knows {[b.name for b in self.config.embodiments]}"
+        )
+
+    def horizon(self, name: str) -> Horizon:
+        """How this policy looks at the body of this name. Raises PolysomaError as :meth:`embodiment`."""
+        return self.config.horizons[self.embodiment(name).name]
+
+    @property
+    def device(self) -> torch.device:
+        return self.text.position.device
+
+    def roles(self) -> dict[str, Role]:
+        """What every parameter and every stored buffer is for, by name."""
+        parts: tuple[tuple[nn.Module | None, Role], ...] = (
+            (self.bodies, "body"), (self.estimators, "body"), (self.readouts, "readout"), (self.heads, "readout"),
+            (self.text.words, "words"), (self.text.own, "words"),
+        )  # fmt: skip
+        known = {id(module): role for part, role in parts if part is not None for module in (part, *part.modules())}
+        found: dict[str, Role] = {}
+        for path, module in self.named_modules():
+            for name in (*module._parameters, *(set(module._buffers) - module._non_persistent_buffers_set)):
+                found[f"{path}.{name}" if path else name] = known.get(id(module), "shared")
+        return found
+
+    def names_of(self, *roles: Role) -> frozenset[str]:
+        """The names of the parameters and stored buffers that are for one of these."""
+        return frozenset(name for name, role in self.roles().items() if role in roles)
+
+    def check_same(self, body: Embodiment) -> None:
+        """Raises PolysomaError where the body is not the one that is known by its name."""
+        known = self.embodiment(body.name)
+        if known is not body and known != body:
+            differences = "; ".join(known.differences(body))
+            raise PolysomaError(f"the policy's body {body.name!r} is not the one of this data: {differences}")
+
+    def tokenizer(self, body: str) -> BodyTokenizer:
+        """What turns this body's frames into tokens."""
+        return cast(BodyTokenizer, self.bodies[body])
+
+    def head(self, name: str, readout: str = ACTION) -> Head:
+        """The head of the body of this name for one of its readouts. Raises PolysomaError for an unknown one."""
+        group = self.embodiment(name).body
+        if (key := _key(group, readout)) not in self.heads:
+            known = [ACTION, *self.config.readouts.get(group, ())]
+            raise PolysomaError(f"{name} has no readout {readout!r}; it has {', '.join(known)}")
+        return cast(Head, self.heads[key])
+
+    def embed(self, name: str, task: TaskInputs, frames: FrameInputs) -> Embedded:
+        told, readings = self.told(name, task)
+        times = torch.arange(frames.previous.shape[1], device=self.device)[None]
+        return Embedded(told, self.frames(name, frames, times, readings, task.rows))
+
+    def answer(self, name: str, embedded: Embedded, times: Tensor, readouts: Sequence[str]) -> dict[str, Tensor]:
+        """The readouts of these names that see up to the frames ``times``, int64 ``(B, R)`` or ``(1, R)``: ``(B, R,
+        width)`` each."""
+        asking = [self.asking(name, readout, times) for readout in readouts]
+        tokens = torch.cat(asking, 1).expand(len(embedded.frames), -1, -1)
+        every = ReadoutTokens(tokens, times.repeat(1, len(asking)))
+        answers = self.trunk(embedded.task, embedded.frames, every).split(times.shape[1], 1)
+        return dict(zip(readouts, answers, strict=True))
+
+    def asking(self, name: str, readout: str, times: Tensor) -> Tensor:
+        """The tokens that ask at these positions of a window, float32 ``(*times.shape, width)``."""
+        head = self.head(name, readout)
+        if isinstance(head, DescribedHead):
+            return (head.readout() + head.reader.time[times]).float()
+        return self.readouts[_key(name, readout)][times].float()
+
+    def told(self, name: str, task: TaskInputs) -> tuple[TaskTokens, dict[str, Tensor]]:
+        """Tokens of what is to be done: of words, of shown frames and of goal pictures, float32; and what the words
+        make of streams that are read in their light."""
+        words, valid = self.text(task.words), task.words != 0
+        readings = self.tokenizer(name).read(words, valid, self.images)
+        words, valid = self._prompted(words.float(), valid)
+        if task.shown is not None:
+            frames, true = self._of_shown(name, task.shown, readings)
+            words, valid = torch.cat([words, frames], 1), torch.cat([valid, true], 1)
+        if task.goals is not None:
+            if self.images is None or not self.config.images.goals:
+                raise PolysomaError("this policy was not trained to follow goal pictures (images.goals in its recipe)")
+            seen = self.images.forward_goals(task.goals, readings)
+            words, valid = torch.cat([words, seen.float()], 1), F.pad(valid, (0, seen.shape[1]), value=True)
+        return TaskTokens(words, valid, task.rows), readings
+
+    def _of_shown(self, name: str, shown: ShownInputs, readings: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Tokens of shown frames, float32 ``(I, F * per_frame, width)``, and which of them are true.
+
+        Each frame carries its own action in the slot of the previous one; a frame's place in its episode is marked, the
+        order of episodes is not.
+        """
+        tokenizer = self.tokenizer(name)
+        self.check_shown(name)
+        assert self.shown is not None
+        start = torch.zeros_like(shown.places)
+        tokens = tokenizer(shown.observations, shown.actions, start, readings, self.images).float()
+        tokens = tokens + self.shown[shown.places]
+        return tokens.flatten(1, 2), shown.valid.repeat_interleave(tokenizer.per_frame, 1)
+
+    def check_shown(self, name: str) -> None:
+        """Raises PolysomaError where this body cannot be shown episodes."""
+        if self.shown is None:
+            raise PolysomaError("this policy was not trained to be shown episodes (bodies.NAME.shots in its recipe)")
+        if self.tokenizer(name).previous is None:
+            raise PolysomaError(
+                f"{name} does not read its previous action, so it cannot be shown what was done "
+                "(bodies.NAME.previous_action in its recipe)"
+            )
+
+    def _prompted(self, words: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens of words with those of the prompt before them, and which of them are true."""
+        if self.prompt is None:
+            return words, valid
+        before = self.prompt.to(words.dtype).expand(len(words), -1, -1)
+        return torch.cat([before, words], 1), F.pad(valid, (len(self.prompt), 0), value=True)
+
+    def frames(
+        self, name: str, frames: FrameInputs, times: Tensor, readings: dict[str, Tensor], rows: Tensor | None = None
+    ) -> Tensor:
+        """Tokens of frames, float32 ``(B, T, per_frame, width)``."""
+        tokenizer = self.tokenizer(name)
+        tokens: Tensor = tokenizer(frames.observations, frames.previous, times, readings, self.images, rows)
+        return tokens.float()
+
+    def reference(self, name: str, frames: FrameInputs) -> Tensor | None:
+        """What actions are relative to at every frame, float32 ``(B, T, A)``; None for a body whose actions are not."""
+        if name not in self._commanded:
+            return None
+        places, measured = self._commanded[name]
+        now = torch.stack([frames.observations[stream][..., column] for stream, column in places], -1)
+        before = frames.previous
+        return torch.where(frames.previous_valid[..., None], before, now) * measured.to(before.device)
+
+    def estimator(self, name: str) -> Estimator:
+        """What estimates this body's privileged states. Raises PolysomaError where it has none."""
+        if name not in self.estimators:
+            raise PolysomaError(f"{name} has no privileged states to estimate")
+        return cast(Estimator, self.estimators[name])
+
+    def ask(self, name: str, task: TaskInputs, frames: FrameInputs, last: Tensor) -> Tensor:
+        """The readouts ``(B, 1, width)`` for the actions of a body at the frames ``last``, int64 ``(B,)``, of whole
+        windows."""
+        return self.answer(name, self.embed(name, task, frames), last[:, None], (ACTION,))[ACTION]
+
+    def decode(
+        self, name: str, readouts: Tensor, frames: FrameInputs, last: Tensor, noise: Tensor | None = None
+    ) -> Tensor:
+        """Chunks of actions of a body, as :meth:`respond` returns them, from readouts ``(B, 1, width)`` at the frames
+        ``last``, int64 ``(B,)``."""
+        prediction = self.head(name).decode(readouts, noise)[:, 0]
+        reference = self.reference(name, frames)
+        if reference is None:
+            return prediction
+        return prediction + reference[torch.arange(len(readouts), device=last.device), last][:, None]
+
+    def add_readout(self, body: str, name: str, head: ReadoutHead) -> None:
+        """Gives bodies another readout with a head of its own, random at first. What the others compute stays the same
+        bits, as nothing sees a readout.
+
+        Args:
+            body: an action group (:attr:`Embodiment.body`), all of whose bodies get a readout.
+            name: of the readout, such as ``"value"``; letters, digits and ``_``.
+            head: what becomes of it.
+
+        Raises:
+            PolysomaError: no body of this group, or a name that is taken.
+        """
+        if body not in (groups := {known.body for known in self.config.embodiments}):
+            raise PolysomaError(f"readout {name!r}: expected a body of {sorted(groups)}, got {body!r}")
+        have = self.config.readouts.get(body, {})
+        if name == ACTION or name in have or not name.isidentifier():
+            raise PolysomaError(f"readout {name!r} of {body}: expected a new name of letters, digits and _")
+        config = dataclasses.replace(self.config, readouts={**self.config.readouts, body: {**have, name: head}})
+        self._add_readout(body, name, head)
+        self.config = config
+
+    def _add_readout(self, group: str, name: str, head: ReadoutHead) -> None:
+        for body in self.config.embodiments:
+            if body.body == group:
+                token = torch.randn(self.horizon(body.name).history, self.config.width, device=self.device) * 0.02
+                self.readouts[_key(body.name, name)] = nn.Parameter(token)
+        self.heads[_key(group, name)] = head.build(self.config.width).to(self.device)
+
+    def parameter_count(self) -> int:
+        return sum(parameter.numel() for parameter in self.parameters())
+
+
+def _commanded(body: Embodiment) -> tuple[list[tuple[str, int]], Tensor]:
+    """For each action channel, the stream and the column of the state channel of the same name, and 1 where the channel
+    is relative or 0."""
+    if not isinstance(body.actions, ContinuousActions):
+        raise PolysomaError(f"{body.name}: choices cannot be relative")
+    places = {
+        channel.name: (stream.name, column)
+        for stream in body.streams
+        if stream.modality is Modality.STATE
+        for column, channel in enumerate(stream.channels)
+    }
+    missing = [channel.name for channel in body.actions.channels if channel.name not in places]
+    if missing:
+        raise PolysomaError(
+            f"{body.name}: relative actions need state channels of the same names; there is no {missing}"
+        )
+    return [places[channel.name] for channel in body.actions.channels], torch.tensor(body.actions.measured).float()
