@@ -125,7 +125,7 @@ def driver_of(driver: Driver | Planner | str) -> Driver:
     if isinstance(driver, str):
         named: dict[str, Driver] = {EXPERT: Expert(), RANDOM: Random()}
         return named.get(driver) or Checkpoint(driver)
-    if isinstance(driver, Planner):
+    if isinstance(driver, Planner) and not isinstance(driver, type):
         return Ready(driver)
     if not callable(driver):
         raise PolysomaError(
