@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# Making a graph of every tiny policy takes longer than its decisions; tests/test_onnx_backend.py compares both.
-os.environ.setdefault("POLYSOMA_BACKEND", "torch")
 
 import numpy as np
 import pytest
@@ -33,7 +31,7 @@ from polysoma.embodiment import (
 from polysoma.horizon import Horizon
 from polysoma.learning.recipe import recipe_from_table
 from polysoma.learning.training import train
-from polysoma.nn import precision
+from polysoma.nn import backend, precision
 from polysoma.nn.tokenizers import build_vocabulary
 from polysoma.nn.trunk import TransformerConfig
 from polysoma.policy.config import PolicyConfig
@@ -135,6 +133,8 @@ def _own_surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
         for name in [name for name in os.environ if name.startswith("POLYSOMA_")]:
             patch.delenv(name)
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        # Making a graph of every tiny policy takes longer than its decisions; test_onnx_backend.py compares both.
+        patch.setenv(backend.VARIABLE, "torch")
         yield
 
 
