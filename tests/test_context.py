@@ -11,7 +11,7 @@ from conftest import ARM, GRID, check_resuming, make_episode, make_policy, obser
 from polysoma import simulators
 from polysoma.data.dataset import Dataset
 from polysoma.data.mixture import Source
-from polysoma.data.windows import Showing, Windows, show, spaced
+from polysoma.data.windows import DemonstrationSampler, Windows, show, spaced
 from polysoma.data.writer import DatasetWriter
 from polysoma.errors import PolysomaError
 from polysoma.evaluation.evaluation import evaluate
@@ -126,7 +126,7 @@ def marked(tmp_path: Path) -> Dataset:
 
 def test_windows_are_shown_other_successes_of_their_task(marked: Dataset) -> None:
     windows = Source([marked], [1.0], 0.0).draw(
-        200, np.random.default_rng(0), showing=Showing(6, 2, 0.5, np.random.default_rng(1))
+        200, np.random.default_rng(0), showing=DemonstrationSampler(6, 2, 0.5, np.random.default_rng(1))
     )
     shown = windows.shown
     assert shown is not None and shown.actions.shape == (200, 12)
@@ -152,7 +152,7 @@ def test_what_is_shown_does_not_depend_on_the_number_of_processes(marked: Datase
     source = Source([marked, marked], [1.0, 1.0], 0.0)
 
     def drawn(share: tuple[int, int]) -> list[bytes]:
-        showing = Showing(3, 2, 0.5, np.random.default_rng(1))
+        showing = DemonstrationSampler(3, 2, 0.5, np.random.default_rng(1))
         windows = source.draw(17, np.random.default_rng(0), share=share, showing=showing)
         assert windows.shown is not None
         rows = zip(windows.observations["view"], windows.shown.observations["view"], windows.shown.actions, strict=True)
@@ -165,7 +165,7 @@ def test_only_what_is_learnt_from_is_shown(marked: Dataset) -> None:
     learnt, held_out = Source([marked], [1.0], 0.0).split(0, 0.5)
     assert held_out is not None
     windows = [
-        source.draw(100, np.random.default_rng(0), showing=Showing(4, 1, 0.0, np.random.default_rng(1)))
+        source.draw(100, np.random.default_rng(0), showing=DemonstrationSampler(4, 1, 0.0, np.random.default_rng(1)))
         for source in (learnt, held_out)
     ]
     own, shown = ([set(each.observations["heading"][:, 0].ravel()) for each in windows], [])

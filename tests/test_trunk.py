@@ -14,7 +14,7 @@ from torch import Tensor
 
 from conftest import ARM, GRID, HORIZONS, SEEN_ARM, make_episode, make_policy
 from polysoma.data.mixture import Source
-from polysoma.data.windows import Showing, Windows, show
+from polysoma.data.windows import DemonstrationSampler, Windows, show
 from polysoma.errors import PolysomaError
 from polysoma.nn.heads import ValueConfig
 from polysoma.nn.images import ImageConfig
@@ -31,9 +31,9 @@ def plain_readouts(policy: Policy, windows: Windows) -> Tensor:
     name, trunk = windows.embodiment.name, policy.trunk
     assert isinstance(trunk, TransformerTrunk)
     task = _task(policy.text.encode, policy.device, windows.instructions, windows.goals, windows.shown)
-    told, readings = policy.told(name, task)
+    told, conditioning = policy.task_tokens(name, task)
     times = torch.arange(windows.previous.shape[1])
-    frames = policy.frames(name, frames_of(windows, policy.device), times[None], readings)
+    frames = policy.frames(name, frames_of(windows, policy.device), times[None], conditioning)
     asking = policy.asking(name, "action", times[None]).expand(len(windows), -1, -1)
     x = torch.cat([told.tokens, frames.flatten(1, 2), asking], 1)
     words, per_frame = told.tokens.shape[1], frames.shape[2]
@@ -88,7 +88,7 @@ def toward_goals(policy: Policy, sources: dict[str, Source]) -> tuple[Policy, Wi
 
 
 def shown(policy: Policy, sources: dict[str, Source]) -> tuple[Policy, Windows]:
-    showing = Showing(2, 3, 0.5, np.random.default_rng(1))
+    showing = DemonstrationSampler(2, 3, 0.5, np.random.default_rng(1))
     return extend(policy, (), {}, (), shown=3), sources["grid"].draw(24, np.random.default_rng(0), showing=showing)
 
 
@@ -175,7 +175,9 @@ def part(windows: Windows, frames: slice) -> Windows:
 
 
 def test_reading_does_not_write(policy: Policy) -> None:
-    (state,) = policy.trunk.start(policy.told("grid", _task(policy.text.encode, policy.device, ["go"], None, None))[0])
+    (state,) = policy.trunk.start(
+        policy.task_tokens("grid", _task(policy.text.encode, policy.device, ["go"], None, None))[0]
+    )
     frames, asking = torch.randn(1, 1, 1, 32), torch.randn(1, 2, 32)
     policy.trunk.extend([state], frames)
     first = policy.trunk.read([state], asking)

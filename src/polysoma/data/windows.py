@@ -18,7 +18,7 @@ from polysoma.horizon import Horizon
 
 
 @dataclass(frozen=True)
-class Shown:
+class Demonstrations:
     """Frames of other episodes that a policy is shown before it acts, F of them for each of B windows.
 
     Attributes:
@@ -34,9 +34,9 @@ class Shown:
     places: np.ndarray
     valid: np.ndarray
 
-    def take(self, rows: np.ndarray) -> Shown:
+    def take(self, rows: np.ndarray) -> Demonstrations:
         """What is shown to the windows of these rows."""
-        return Shown(
+        return Demonstrations(
             {name: array[rows] for name, array in self.observations.items()},
             self.actions[rows],
             self.places[rows],
@@ -45,7 +45,7 @@ class Shown:
 
 
 @dataclass(frozen=True)
-class Showing:
+class DemonstrationSampler:
     """How windows are shown other episodes of their task.
 
     Attributes:
@@ -62,7 +62,7 @@ class Showing:
 
 
 @dataclass(frozen=True)
-class Chosen:
+class DemonstrationChoice:
     """Which episodes of their data set B windows are shown.
 
     Attributes:
@@ -77,9 +77,9 @@ class Chosen:
     silent: np.ndarray
     frames: int
 
-    def take(self, rows: slice) -> Chosen:
+    def take(self, rows: slice) -> DemonstrationChoice:
         """What the windows of these rows are shown."""
-        return Chosen(self.episodes[rows], self.valid[rows], self.silent[rows], self.frames)
+        return DemonstrationChoice(self.episodes[rows], self.valid[rows], self.silent[rows], self.frames)
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class Windows:
     action_valid: np.ndarray | None = None
     goals: dict[str, np.ndarray] | None = None
     spreads: dict[str, np.ndarray] | None = None
-    shown: Shown | None = None
+    shown: Demonstrations | None = None
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -156,7 +156,7 @@ def spaced(length: np.ndarray, frames: int) -> np.ndarray:
     return np.round(np.linspace(0, 1, frames) * (np.asarray(length)[..., None] - 1)).astype(np.int64)
 
 
-def show(episodes: Sequence[Episode], frames: int, silent: bool = False) -> Shown:
+def show(episodes: Sequence[Episode], frames: int, silent: bool = False) -> Demonstrations:
     """What one agent is shown.
 
     Args:
@@ -170,7 +170,7 @@ def show(episodes: Sequence[Episode], frames: int, silent: bool = False) -> Show
     actions = np.concatenate(told)[None]
     if silent:
         actions = np.broadcast_to(body.actions.none(), actions.shape)
-    return Shown(
+    return Demonstrations(
         {
             stream.name: np.concatenate(
                 [episode.observations[stream.name][pick] for episode, pick in zip(episodes, picks, strict=True)]
@@ -183,14 +183,14 @@ def show(episodes: Sequence[Episode], frames: int, silent: bool = False) -> Show
     )
 
 
-def _shown(dataset: Dataset, chosen: Chosen) -> Shown:
+def _shown(dataset: Dataset, chosen: DemonstrationChoice) -> Demonstrations:
     count = len(chosen.episodes)
     spacing = spaced(dataset.episode_length[chosen.episodes], chosen.frames)
     at = (dataset.episode_start[chosen.episodes][..., None] + spacing).reshape(count, -1)
     none = dataset.embodiment.actions.none()
     actions = np.asarray(dataset.executed[at]).astype(none.dtype)
     actions[chosen.silent] = none
-    return Shown(
+    return Demonstrations(
         {stream.name: np.asarray(dataset.observations[stream.name][at]) for stream in dataset.embodiment.arrays},
         actions,
         np.broadcast_to(np.tile(np.arange(chosen.frames), chosen.episodes.shape[1]), at.shape),
@@ -204,7 +204,7 @@ def gather(
     starts: np.ndarray,
     horizon: Horizon,
     goals_from: np.random.Generator | None = None,
-    chosen: Chosen | None = None,
+    chosen: DemonstrationChoice | None = None,
 ) -> Windows:
     """Reads windows of one data set.
 
@@ -283,11 +283,11 @@ def _concatenated(parts: Sequence[dict[str, np.ndarray] | None]) -> dict[str, np
     return {name: np.concatenate([part[name] for part in parts if part is not None]) for name in parts[0]}
 
 
-def _concatenated_shown(parts: Sequence[Shown | None]) -> Shown | None:
+def _concatenated_shown(parts: Sequence[Demonstrations | None]) -> Demonstrations | None:
     shown = [part for part in parts if part is not None]
     if not shown:
         return None
-    return Shown(
+    return Demonstrations(
         {name: np.concatenate([part.observations[name] for part in shown]) for name in shown[0].observations},
         np.concatenate([part.actions for part in shown]),
         np.concatenate([part.places for part in shown]),

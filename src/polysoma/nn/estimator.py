@@ -20,7 +20,7 @@ STILL = 0.05
 """Standard deviations of all data: what varies less than this within a task is constant there."""
 
 
-class Estimator(nn.Module):
+class PrivilegedStateHead(nn.Module):
     """The tokens of a frame, and the words, to every privileged channel.
 
     An error counts in standard deviations of its channel within the window's own task: where things are in one task

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from polysoma.data.windows import Shown, Windows
+from polysoma.data.windows import Demonstrations, Windows
 
 
 @dataclass(frozen=True)
@@ -25,13 +25,13 @@ class TaskInputs:
 
     words: Tensor
     goals: Mapping[str, Tensor] | None = None
-    shown: ShownInputs | None = None
+    shown: DemonstrationInputs | None = None
     rows: Tensor | None = None
 
 
 @dataclass(frozen=True)
-class ShownInputs:
-    """Frames of other episodes: :class:`~polysoma.data.windows.Shown` as tensors."""
+class DemonstrationInputs:
+    """Frames of other episodes: :class:`~polysoma.data.windows.Demonstrations` as tensors."""
 
     observations: Mapping[str, Tensor]
     actions: Tensor
@@ -65,7 +65,7 @@ def task_of(
     device: torch.device,
     instructions: Sequence[str],
     goals: Mapping[str, np.ndarray] | None = None,
-    shown: Shown | None = None,
+    shown: Demonstrations | None = None,
 ) -> TaskInputs:
     """The distinct tasks of windows.
 
@@ -102,7 +102,7 @@ def _task(
     device: torch.device,
     instructions: Sequence[str],
     goals: Mapping[str, np.ndarray] | None,
-    shown: Shown | None,
+    shown: Demonstrations | None,
     rows: Tensor | None = None,
 ) -> TaskInputs:
     pictures = None if goals is None else {name: _tensor(array, device) for name, array in goals.items()}
@@ -110,7 +110,7 @@ def _task(
     if shown is not None:
         observations = {name: _tensor(array, device) for name, array in shown.observations.items()}
         others = (_tensor(array, device) for array in (shown.actions, shown.places, shown.valid))
-        seen = ShownInputs(observations, *others)
+        seen = DemonstrationInputs(observations, *others)
     return TaskInputs(encode(instructions).to(device), pictures, seen, rows)
 
 

@@ -20,7 +20,7 @@ from polysoma.policy.config import PolicyConfig
 from polysoma.policy.inputs import frames_of, task_of
 from polysoma.policy.network import ACTION, Embedded, Network
 from polysoma.policy.printing import summary, token_table
-from polysoma.policy.state import PolicyState, readings_of
+from polysoma.policy.state import PolicyState, conditioning_of
 
 if TYPE_CHECKING:
     from polysoma.data.episode import Episode
@@ -190,9 +190,9 @@ class Policy(Network):
         shown = show(context, max(1, self.config.shown), silent) if context else None
         task = task_of(self.text.encode, self.device, [instruction], goals, shown)
         with self.autocast():
-            tokens, readings = self.told(body, task)
+            tokens, conditioning = self.task_tokens(body, task)
             (state,) = self.trunk.start(tokens)
-        return PolicyState(instruction, readings, state)
+        return PolicyState(instruction, conditioning, state)
 
     @torch.inference_mode()
     def predict(
@@ -230,7 +230,7 @@ class Policy(Network):
                     raise PolysomaError(f"expected {new} new frames for each state, got {windows.lengths.tolist()}")
                 before = torch.tensor([[state.frames] for state in states], device=self.device)
                 times = before + torch.arange(new, device=self.device)
-                tokens = self.frames(name, frames, times, readings_of(states))
+                tokens = self.frames(name, frames, times, conditioning_of(states))
                 asking = self.asking(name, ACTION, times[:, -1:])
                 readouts = self.trunk.step([state.trunk for state in states], tokens, asking)
             start = None if noise is None else noise[:, None].to(self.device)
