@@ -16,9 +16,9 @@ import numpy as np
 import tyro
 
 from polysoma import simulators
+from polysoma.acting.agent import Acting
 from polysoma.policy import checkpoint
 from polysoma.policy.adaptation import Adaptation
-from polysoma.policy.agent import Acting
 from polysoma.policy.edits import adapt
 from results import read, write
 

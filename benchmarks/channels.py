@@ -25,8 +25,8 @@ from polysoma.learning.training import train
 from polysoma.nn.described import expected_statistics
 from polysoma.policy import checkpoint
 from polysoma.policy.edits import extend
-from polysoma.recording import record
-from polysoma.rollout import Behaviour
+from polysoma.rollout.drivers import Behaviour
+from polysoma.rollout.recording import record
 from results import difference, read, share, write
 
 SOURCES = {

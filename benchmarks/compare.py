@@ -18,8 +18,8 @@ from polysoma import simulators
 from polysoma.cli.progress import counting
 from polysoma.evaluation.comparison import WAYS, Comparison, compare
 from polysoma.evaluation.comparison_page import figure, write_page
-from polysoma.recording import record
-from polysoma.rollout import Behaviour
+from polysoma.rollout.drivers import Behaviour
+from polysoma.rollout.recording import record
 from results import difference, read, write
 
 DEMONSTRATIONS = Path("data/held-out")

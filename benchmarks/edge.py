@@ -24,10 +24,10 @@ import torch
 import tyro
 
 from polysoma import simulators
+from polysoma.acting.agent import Acting
 from polysoma.embodiment import INSTRUCTION, DiscreteActions
 from polysoma.evaluation.intervals import paired_difference
 from polysoma.policy import checkpoint as checkpoints
-from polysoma.policy.agent import Acting
 from polysoma.policy.export import export_onnx
 from results import FOLDER, read, write
 
@@ -102,7 +102,7 @@ def measure(checkpoint: str, tasks: list[str], seeds: range, folder: Path, words
     def timed(observation: dict[str, Any]) -> Any:
         began = time.perf_counter()
         action = agent.act(observation)
-        if agent.thought:
+        if agent.asked:
             times["torch bfloat16"].append(1e3 * (time.perf_counter() - began))
         return action
 

@@ -32,8 +32,8 @@ from polysoma.policy import checkpoint
 from polysoma.policy.adaptation import Adaptation
 from polysoma.policy.edits import adapt, extend
 from polysoma.policy.policy import Policy
-from polysoma.recording import record
-from polysoma.rollout import Behaviour
+from polysoma.rollout.drivers import Behaviour
+from polysoma.rollout.recording import record
 
 TASKS, BODY = ("touch", "carry", "stack"), "picker"
 WORDS = ("touch carry stack the red blue puck", "to on goal")

@@ -24,8 +24,9 @@ from polysoma.evaluation.evaluation import evaluate
 from polysoma.evaluation.intervals import mean_interval
 from polysoma.learning.recipe import read_recipe
 from polysoma.learning.training import recipe_of_run, train
-from polysoma.recording import record
-from polysoma.rollout import Behaviour, Context
+from polysoma.rollout.drivers import Behaviour, InContext, Prompting
+from polysoma.rollout.recording import record
+from polysoma.rollout.rollout import Workers
 from results import read, write
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "panel.toml"
@@ -62,9 +63,10 @@ def practised(checkpoint: str, folder: Path, shots: int, workers: int) -> list[i
         lacking = [task for task in names(UNSEEN) if won.get(task, 0) < shots]
         if not lacking:
             break
-        context = Context(str(own), shots) if won else None
+        context = InContext(str(own), shots) if won else None
         seed = TRIES_SEED + number * TRIES
-        record(lacking, TRIES, folder, Behaviour(checkpoint, context=context), workers, seed, lanes=128)
+        behaviour = Behaviour(checkpoint, prompting=Prompting(in_context=context))
+        record(lacking, TRIES, folder, behaviour, Workers(workers, 128), seed)
     tried = Dataset(own)
     needed = []
     for task in range(len(tried.tasks)):
@@ -128,8 +130,10 @@ def main(
         for count in shots:
             if count == 0 and rows:
                 continue
-            context = Context(str(folder), count, kind == "observations")
-            result = evaluate(checkpoint, names(UNSEEN), episodes, SEED, workers, lanes=128, context=context)
+            prompting = Prompting(in_context=InContext(str(folder), count, kind == "observations"))
+            result = evaluate(
+                checkpoint, names(UNSEEN), episodes, SEED, prompting=prompting, workers=Workers(workers, 128)
+            )
             # Members are the units: episodes of one member share what was shown.
             rates = [score.rate for score in result.tasks.values()]
             row = {"context": kind, "shots": count, "rate": float(np.mean(rates)), "interval": mean_interval(rates)}

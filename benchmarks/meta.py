@@ -34,8 +34,8 @@ from polysoma.learning.methods.meta import MetaLearning, mean_loss
 from polysoma.learning.training import recipe_of_run, rehearse, train
 from polysoma.policy import checkpoint
 from polysoma.policy.methods import AdaptationMethod
-from polysoma.recording import record
-from polysoma.rollout import Behaviour
+from polysoma.rollout.drivers import Behaviour
+from polysoma.rollout.recording import record
 from results import difference, read, write
 
 BASE, SEEN = "runs/held-out/checkpoint", "data/metaworld"

@@ -18,9 +18,9 @@ import torch
 import tyro
 
 from polysoma import simulators
+from polysoma.acting.realtime import RealTimeAgent
 from polysoma.policy import checkpoint
 from polysoma.policy.policy import Policy
-from polysoma.policy.realtime import RealTimeAgent
 from results import read, write
 
 TASK = "aloha/transfer-cube"

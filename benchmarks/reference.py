@@ -41,7 +41,7 @@ def main(tasks: Annotated[str, tyro.conf.Positional] = "*", workers: int = 2) ->
                 chosen,
                 episodes,
                 SEED,
-                workers,
+                workers=workers,
                 progress=lambda done, total, scores, show=show: show(done, total, ""),
             )
         for task, own in result.to_json()["tasks"].items():

@@ -32,7 +32,9 @@ from polysoma.data.video import Video, encode_video
 from polysoma.data.writer import DatasetWriter
 from polysoma.embodiment import Modality
 from polysoma.policy import checkpoint
-from polysoma.rollout import Behaviour, interleave, rollout_in_workers
+from polysoma.rollout.drivers import Behaviour
+from polysoma.rollout.jobs import interleave
+from polysoma.rollout.rollout import rollout_in_workers
 from results import read, write
 from scale_plan import PLAN, WINDOW, Assumptions, plan
 

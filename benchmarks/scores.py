@@ -23,7 +23,7 @@ from polysoma.data.paraphrases import SHIPPED
 from polysoma.evaluation.evaluation import Result, Score, evaluate, reference
 from polysoma.evaluation.intervals import paired_difference, wilson
 from polysoma.policy import checkpoint
-from polysoma.rollout import Told
+from polysoma.rollout.drivers import Checkpoint, Conditioning, Prompting, driver_of
 from results import FOLDER, difference, read, share, write
 
 EPISODES = {
@@ -66,7 +66,7 @@ class Scores:
     workers: int = 2
     paraphrases: Literal["none", "train", "held-out"] = "none"
     """Say instructions in other words."""
-    told: Told = "words"
+    conditioning: Conditioning = "words"
     """What says what to do; pictures are for families with cameras."""
     again: bool = False
     """Measure --families again and keep what the results file has of the others, which nothing has changed."""
@@ -88,10 +88,13 @@ class Scores:
             tasks = [task for family in together for task in simulators.tasks_of(family)]
             words = None if self.paraphrases == "none" else (SHIPPED, self.paraphrases)
             with counting(", ".join(together)[:40]) as show:
+                driver = driver_of(self.checkpoint)
+                if self.demos:
+                    driver = Checkpoint(self.checkpoint, retrieve=(f"data/{together[0]}", self.demos))
                 result = evaluate(
-                    self.checkpoint, tasks, max(1, round(episodes * self.share)), SEED, self.workers,
-                    latency=words is None and self.told == "words", paraphrases=words, told=self.told,
-                    memory=(f"data/{together[0]}", self.demos) if self.demos else None,
+                    driver, tasks, max(1, round(episodes * self.share)), SEED, workers=self.workers,
+                    prompting=Prompting(self.conditioning, words),
+                    latency=words is None and self.conditioning == "words",
                     progress=lambda done, total, scores, show=show: show(
                         done, total, f"{sum(s.successes for s in scores.values()) / done:.1%}"
                     ),
@@ -107,7 +110,11 @@ class Scores:
             # After every group: what was measured is kept when the next one is interrupted.
             ordered = {family: families[family] for family in EPISODES if family in families}
             settings = {"checkpoint": self.checkpoint, "attached": attached, "share": self.share, "seed": SEED}
-            said = {"paraphrases": self.paraphrases, "told": self.told, "demonstrations_looked_up": self.demos}
+            said = {
+                "paraphrases": self.paraphrases,
+                "conditioning": self.conditioning,
+                "demonstrations_looked_up": self.demos,
+            }
             write(self.name, {**settings, **said, "families": ordered, "tasks": numbers})
 
 

@@ -22,11 +22,11 @@ import torch
 import tyro
 
 from polysoma import simulators
+from polysoma.acting.agent import plan_together
 from polysoma.embodiment import ContinuousActions, Embodiment, Modality, Stream, channels
 from polysoma.horizon import Horizon
 from polysoma.nn.described import expected_statistics
 from polysoma.policy import checkpoint
-from polysoma.policy.agent import Acting, plan_together
 from polysoma.policy.edits import extend
 from polysoma.policy.policy import Policy
 from polysoma.serving.client import Client
@@ -105,7 +105,7 @@ def load(url: str, clients: int, seconds: float) -> dict[str, Any]:
     """So many clients ask for the arm's actions for so long."""
     environment = simulators.make("metaworld/drawer-open-v3")
     policy = checkpoint.load()
-    agent = policy.agent("metaworld", acting=Acting(execute=policy.horizon("metaworld").chunk))
+    agent = policy.agent("metaworld")
     observations = [environment.reset(seed=4000 + seed)[0] for seed in range(clients)]
     expected = [plan_together([agent], [observation])[0] for observation in observations]
     answers: list[list[float]] = [[] for _ in range(clients)]

@@ -160,8 +160,8 @@ def sample_cost() -> dict[str, float]:
     alone = Policy(dataclasses.replace(known, embodiments=(everything.embodiment("metaworld"),)))
     seconds: dict[str, list[float]] = {"one": [], "all": []}
     with tempfile.TemporaryDirectory() as folder:
-        from polysoma.recording import record
-        from polysoma.rollout import Behaviour
+        from polysoma.rollout.drivers import Behaviour
+        from polysoma.rollout.recording import record
 
         record(list(simulators.tasks_of("metaworld")), 3, Path(folder), Behaviour(noise=None), workers=WORKERS)
         source = Source([Dataset(Path(folder) / "metaworld")], [1.0], 0.0, horizon=everything.horizon("metaworld"))
@@ -180,8 +180,8 @@ def sample_cost() -> dict[str, float]:
 
 def throughput() -> dict[str, Any]:
     """Recording and evaluating all tasks of Meta-World with two workers."""
-    from polysoma.recording import record
-    from polysoma.rollout import Behaviour
+    from polysoma.rollout.drivers import Behaviour
+    from polysoma.rollout.recording import record
 
     tasks = list(simulators.tasks_of("metaworld"))
     with tempfile.TemporaryDirectory() as folder:

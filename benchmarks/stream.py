@@ -22,6 +22,8 @@ import tyro
 
 from parallel import side_by_side
 from polysoma import simulators
+from polysoma.acting.agent import Agent
+from polysoma.acting.stream import Serializer, StreamPlanner, StreamPolicy, draw
 from polysoma.data.mixture import Source, open_sources
 from polysoma.data.statistics import Statistics
 from polysoma.embodiment import Embodiment
@@ -31,7 +33,7 @@ from polysoma.nn.precision import autocast, chosen
 from polysoma.nn.tokenizers import build_vocabulary
 from polysoma.policy.config import PolicyConfig
 from polysoma.policy.policy import Policy
-from polysoma.policy.stream import Serializer, StreamAgent, StreamPolicy, draw
+from polysoma.task import body_of
 from results import difference, read, share, write
 
 BATCHES = {"metaworld": 64, "fetch": 32, "drone": 32}
@@ -114,13 +116,13 @@ def stream(sources: dict[str, Source], statistics: dict[str, dict[str, Statistic
     steps = learn(policy, losses(), seconds)
     policy.requires_grad_(False).eval()
 
-    def agent(task: str) -> StreamAgent:
-        body = task.split("/")[0]
-        dataset, serializer = sources[body].datasets[0], bodies[body]
+    planner = StreamPlanner(policy, list(bodies.values()), CONTEXT)
+
+    def agent(task: str) -> Agent:
+        body = body_of(task)
+        dataset = sources[body].datasets[0]
         shown = int(np.flatnonzero(dataset.episode_task == dataset.tasks.index(task))[0])
-        last = int(dataset.episode_start[shown] + dataset.episode_length[shown])
-        prompt = serializer.steps(dataset, last - per_stream[body] // 2, last)
-        return StreamAgent(policy, serializer, CONTEXT, prompt)
+        return Agent(planner, body, demonstrations=[dataset.episode(shown)])
 
     done = {
         "steps": steps,

@@ -21,8 +21,8 @@ from polysoma.evaluation.evaluation import evaluate
 from polysoma.evaluation.intervals import paired_difference, wilson
 from polysoma.learning.recipe import recipe_from_table
 from polysoma.learning.training import train
-from polysoma.recording import record
-from polysoma.rollout import Behaviour
+from polysoma.rollout.drivers import Behaviour
+from polysoma.rollout.recording import record
 from results import difference, read, share, write
 
 TARGETS = ("fetch", "drone", "go1", "pointmaze")

@@ -30,12 +30,36 @@ from polysoma.embodiment import (
 from polysoma.horizon import Horizon
 from polysoma.learning.recipe import recipe_from_table
 from polysoma.learning.training import train
+from polysoma.nn import precision
 from polysoma.nn.tokenizers import build_vocabulary
 from polysoma.nn.trunk import TransformerConfig
 from polysoma.policy.config import PolicyConfig
 from polysoma.policy.policy import Policy
 
 torch.set_num_threads(1)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    choices = ("auto", "float32", "bfloat16", "both")
+    parser.addoption(
+        "--precision", choices=choices, default="auto",
+        help="what tests that are marked `learns` compute in; auto is what suits the processor",
+    )  # fmt: skip
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    asked = metafunc.config.getoption("--precision")
+    if metafunc.definition.get_closest_marker("learns") and asked != "auto":
+        precisions = ("float32", "bfloat16") if asked == "both" else (asked,)
+        metafunc.parametrize("_computed_in", precisions, indirect=True)
+
+
+@pytest.fixture(autouse=True)
+def _computed_in(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sets the precision of tests that are marked `learns`."""
+    if hasattr(request, "param"):
+        monkeypatch.setenv(precision.VARIABLE, request.param)
+
 
 TEXT = Stream("instruction", Modality.TEXT)
 ARM = Embodiment(

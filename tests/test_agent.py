@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from conftest import ARM, HORIZONS, observe
+from polysoma.acting.agent import Acting, Agent, act_together
 from polysoma.data.windows import Windows
 from polysoma.errors import PolysomaError
 from polysoma.nn.trunk import KeyValueCache
-from polysoma.policy.agent import Acting, Agent, act_together
 from polysoma.policy.policy import Policy
 from polysoma.policy.state import PolicyState
 
@@ -19,7 +19,12 @@ class Counting:
     """Stands in for the network: chunk k predicts 0.1 * k + 0.01 * position, and counts how often it is asked."""
 
     def __init__(self, policy: Policy, scale: float = 1.0) -> None:
-        self.embodiment, self.head, self.horizon = policy.embodiment, policy.head, policy.horizon
+        self.config, self.embodiment, self.head, self.horizon = (
+            policy.config,
+            policy.embodiment,
+            policy.head,
+            policy.horizon,
+        )
         self.asked = 0
         self.scale = scale
         self.seen: list[Windows] = []
@@ -120,7 +125,11 @@ def test_what_was_executed_instead_is_remembered(policy: Policy) -> None:
     agent = policy.agent("grid", seed=1)
     agent.act(observe_grid(0))
     agent.executed(2)
-    assert int(agent._previous[-1]) == 2
+    seen: list[Windows] = []
+    real = policy.respond
+    policy.respond = lambda windows, *others: seen.append(windows) or real(windows, *others)  # type: ignore[method-assign]
+    agent.act(observe_grid(1))
+    assert seen[0].previous[0].tolist() == [2] and seen[0].previous_valid[0].tolist() == [True]
 
 
 def test_acting_together_is_acting_alone(policy: Policy) -> None:
@@ -166,7 +175,7 @@ def test_an_agent_says_how_late_it_is(policy: Policy, monkeypatch: pytest.Monkey
     agent = policy.agent("arm", "go")
     # A body at 10 Hz whose decisions take 30, 250 and 90 ms.
     readings = iter([0.0, 0.03, 1.0, 1.25, 2.0, 2.09])
-    monkeypatch.setattr("polysoma.policy.agent.time.perf_counter", lambda: next(readings))
+    monkeypatch.setattr("polysoma.acting.agent.time.perf_counter", lambda: next(readings))
     for _ in range(3):
         agent.act(observe(ARM))
     assert (agent.timing.actions, agent.timing.late) == (3, 1)

@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from conftest import ARM, GRID, make_policy, observe
+from polysoma.acting.agent import Acting
+from polysoma.acting.retrieval import DemonstrationIndex
 from polysoma.cli import main
 from polysoma.data.dataset import Dataset
 from polysoma.data.mixture import Source
@@ -18,10 +20,8 @@ from polysoma.evaluation.hub import save_pretrained
 from polysoma.learning.finetuning import recipe_for, with_steps
 from polysoma.learning.training import train
 from polysoma.policy import checkpoint
-from polysoma.policy.agent import Acting
 from polysoma.policy.methods import FinetuningMethod
 from polysoma.policy.policy import Policy
-from polysoma.policy.retrieval import RetrievalMemory
 
 
 @pytest.fixture
@@ -70,9 +70,10 @@ def test_its_lineage_names_what_is_attached(both: Path, capsys: pytest.CaptureFi
 def test_demonstrations_are_found_by_what_drives(both: Path, datasets: dict[str, Path]) -> None:
     pytest.importorskip("usearch", reason="retrieval needs pip install 'polysoma[memory]'")
     policy = checkpoint.load(both)
-    assert RetrievalMemory(policy, "arm").policy is policy.adaptations["arm"]
-    agent = policy.agent("arm", "do one")
-    agent.memory.add(Dataset(datasets["arm"]).episode(0))
+    index = DemonstrationIndex(policy, "arm")
+    assert index.policy is policy.adaptations["arm"]
+    agent = policy.agent("arm", "do one", memory=index)
+    index.add(Dataset(datasets["arm"]).episode(0))
     assert np.isfinite(agent.act(observe(ARM))).all()
 
 

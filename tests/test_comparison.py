@@ -17,6 +17,7 @@ from polysoma.evaluation.comparison_page import figure, write_page
 from polysoma.evaluation.evaluation import Result, Score
 from polysoma.learning.training import Rehearsal
 from polysoma.policy import checkpoint
+from polysoma.rollout.drivers import Checkpoint
 
 
 @pytest.fixture
@@ -24,16 +25,14 @@ def played(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[str], Any]]:
     """Evaluations are not played: what they were asked for is remembered. A step costs a second."""
     asked: list[tuple[str, list[str], Any]] = []
 
-    def evaluate(
-        driver: str, tasks: list[str], episodes: int, seed: int, memory: Any = None, precision: str = "auto"
-    ) -> Result:
-        asked.append((driver, list(tasks), memory))
-        known = checkpoint.bodies(driver)
+    def evaluate(driver: Checkpoint, tasks: list[str], episodes: int, seed: int) -> Result:
+        asked.append((driver.place, list(tasks), driver.retrieve))
+        known = checkpoint.bodies(driver.place)
         scores = {
             task: Score(list(range(episodes)), [len(known) > 1] * episodes, [1] * episodes, [1.0] * episodes)
             for task in tasks
         }
-        return Result(driver, scores, {}, 0.0)
+        return Result(driver.place, scores, {}, 0.0)
 
     monkeypatch.setattr(module, "evaluate", evaluate)
     monkeypatch.setattr("polysoma.learning.finetuning.rehearse", lambda *_, **__: Rehearsal(1.0, 1, 1, 1))
@@ -82,7 +81,7 @@ def test_retrieval_needs_no_training(
         asked.base, asked.data.replace("arm", "grid"), ("grid/one",), (3,), ("zero-shot", "retrieval"), episodes=2
     )
     result = compare(known, tmp_path / "out")
-    assert [memory for _, _, memory in played] == [None, (known.data, 3)]
+    assert [retrieve for _, _, retrieve in played] == [None, (known.data, 3)]
     assert [row["minutes"] for row in result["rows"]] == [0, 0]
 
 

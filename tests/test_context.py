@@ -9,6 +9,8 @@ import torch
 
 from conftest import ARM, GRID, check_resuming, make_episode, make_policy, observe
 from polysoma import simulators
+from polysoma.acting.agent import Agent
+from polysoma.acting.policy_planner import PolicySession
 from polysoma.data.dataset import Dataset
 from polysoma.data.mixture import Source
 from polysoma.data.windows import DemonstrationSampler, Windows, show, spaced
@@ -21,8 +23,8 @@ from polysoma.policy import checkpoint
 from polysoma.policy.adaptation import Adaptation
 from polysoma.policy.edits import adapt, extend
 from polysoma.policy.policy import Policy
-from polysoma.recording import record
-from polysoma.rollout import Behaviour, Context
+from polysoma.rollout.drivers import Behaviour, InContext, Prompting
+from polysoma.rollout.recording import record
 
 PANEL = Path(__file__).parents[1] / "examples" / "panel.py"
 
@@ -72,17 +74,23 @@ def test_reading_at_once_and_beforehand_agree(shown_policy: Policy) -> None:
     torch.testing.assert_close(readout, at_once[:, 0], atol=0.05, rtol=0.05)
 
 
+def words_and_demonstrations(agent: Agent) -> int:
+    session = agent.session
+    assert isinstance(session, PolicySession) and session.cache is not None
+    return session.cache.trunk.count  # type: ignore[attr-defined,no-any-return]
+
+
 def test_agents_keep_their_context_until_told_otherwise(shown_policy: Policy) -> None:
     agent = shown_policy.agent("grid", "do one")
-    agent.reset(context=[make_episode(GRID, 7, 1, "grid/one")])
+    agent.reset(demonstrations=[make_episode(GRID, 7, 1, "grid/one")])
     agent.act(observe(GRID))
-    with_one = agent._memory.trunk.count  # type: ignore[union-attr]
+    with_one = words_and_demonstrations(agent)
     agent.reset()
     agent.act(observe(GRID))
-    assert agent._memory.trunk.count == with_one  # type: ignore[union-attr]
-    agent.reset(context=[])
+    assert words_and_demonstrations(agent) == with_one
+    agent.reset(demonstrations=[])
     agent.act(observe(GRID))
-    assert agent._memory.trunk.count == with_one - 3  # type: ignore[union-attr]
+    assert words_and_demonstrations(agent) == with_one - 3
 
 
 def test_without_being_shown_anything_a_policy_is_as_before(policy: Policy, shown_policy: Policy) -> None:
@@ -190,7 +198,7 @@ def test_bad_context(policy: Policy, shown_policy: Policy, sources: dict[str, So
     with pytest.raises(PolysomaError, match="not trained to be shown episodes"):
         policy.begin("grid", "do one", context=[make_episode(GRID, 4, 0, "grid/one")])
     with pytest.raises(PolysomaError, match="not trained to be shown episodes"):
-        policy.agent("grid", "do one").reset(context=[make_episode(GRID, 4, 0, "grid/one")])
+        policy.agent("grid", "do one").reset(demonstrations=[make_episode(GRID, 4, 0, "grid/one")])
     with pytest.raises(PolysomaError, match="grid cannot be shown an episode of arm"):
         shown_policy.begin("grid", "do one", context=[make_episode(ARM, 4, 0, "arm/one")])
     with pytest.raises(PolysomaError, match="arm does not read its previous action"):
@@ -209,14 +217,15 @@ def test_from_recording_to_evaluation_with_a_context(own_families: pytest.Monkey
         "steps": 1,
     }
     trained = str(train(recipe_from_table(table, "test"), tmp_path / "run"))
-    context = Context(str(tmp_path / "expert" / "panel"), 2)
+    context = InContext(str(tmp_path / "expert" / "panel"), 2)
     # Recording shows as many as there are; an evaluation says what it compares.
-    record(tasks, 2, tmp_path / "own", Behaviour(trained, context=dataclasses.replace(context, shots=4)))
+    four = Prompting(in_context=dataclasses.replace(context, shots=4))
+    record(tasks, 2, tmp_path / "own", Behaviour(trained, prompting=four))
     assert len(Dataset(tmp_path / "own" / "panel").episode_length) == 4
-    settings = evaluate(trained, tasks, 1, 560_000, 1, context=context).to_json()["settings"]
-    assert settings["context"] == {"folder": context.folder, "shots": 2, "silent": False}
+    settings = evaluate(trained, tasks, 1, 560_000, prompting=Prompting(in_context=context)).to_json()["settings"]
+    assert settings["in_context"] == {"folder": context.folder, "shots": 2, "observation_only": False}
     with pytest.raises(PolysomaError, match=r"4 successful episodes .* 2 tasks have fewer, panel/0000 has 3"):
-        evaluate(trained, tasks, 1, 560_000, 1, context=dataclasses.replace(context, shots=4))
+        evaluate(trained, tasks, 1, 560_000, prompting=four)
 
 
 def test_a_panel_differs_in_what_its_buttons_do_alone(own_families: pytest.MonkeyPatch) -> None:

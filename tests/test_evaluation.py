@@ -14,7 +14,7 @@ from polysoma.evaluation.evaluation import Result, Score, evaluate, normalised
 from polysoma.evaluation.intervals import paired_difference, wilson
 from polysoma.evaluation.mosaic import mosaic
 from polysoma.evaluation.report import write_report
-from polysoma.rollout import Outcome
+from polysoma.rollout.jobs import Outcome
 
 
 def test_wilson_interval() -> None:
@@ -107,7 +107,7 @@ def test_the_mosaic_shows_every_body_once(tmp_path: Path) -> None:
     assert shades == {120, 200}, "the failed film of the drone gives way to the one that succeeds"
     assert mosaic([]) == []
     scores = {one.task: Score([0], [one.success], [1], [0.0]) for one in films}
-    path = write_report(Result("x", scores, {}, 1.0, films={one.task: one for one in films}), tmp_path)
+    path = write_report(Result("x", scores, {}, 1.0, videos={one.task: one for one in films}), tmp_path)
     assert (tmp_path / "mosaic.mp4").stat().st_size > 500 and path.read_text().count("<video") == 4
 
 

@@ -94,12 +94,12 @@ def test_a_description_survives_its_file_and_is_read_when_edited(tmp_path: Path)
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("rate_hz = 10.0", 'rate_hz = "ten"', "rate_hz must be float, got 'ten'"),
-        ("rate_hz = 10.0", "rate_hz = 10.0\nchunks = 4", "unknown chunks; known are name, rate_hz, chunk"),
+        ("rate_hz = 10.0", 'rate_hz = "ten"', "rate_hz: expected a number, got 'ten'"),
+        ("rate_hz = 10.0", "rate_hz = 10.0\nchunks = 4", "unknown key chunks; did you mean chunk"),
         ('column = "observation.state"', 'column = "observation.stat"', "state: there is no column 'observation.stat'"),
         ('column = "observation.state"', 'column = "observation.images.front"', "expected 3 numbers a frame"),
         ("size = [32, 32]", "size = [0, 32]", r"size must be \[height, width\]"),
-        ("[actions]", "[actionz]", "unknown actionz"),
+        ("[actions]", "[actionz]", "unknown key actionz"),
         ("name = ", "name ", "not valid TOML"),
     ],
 )

@@ -9,6 +9,7 @@ from polysoma.data.mixture import Source
 from polysoma.data.statistics import Statistics
 from polysoma.embodiment import ContinuousActions, channels
 from polysoma.errors import PolysomaError
+from polysoma.nn import precision
 from polysoma.nn.heads import BinsHead, FlowHead, Head, HeadConfig, L1Head, build_head
 from polysoma.nn.trunk import TransformerConfig
 from polysoma.policy.config import PolicyConfig
@@ -30,7 +31,8 @@ def learn(head: Head, actions: torch.Tensor, steps: int = 400) -> torch.Tensor:
     optimizer = torch.optim.Adam(head.parameters(), 3e-3)
     for _ in range(steps):
         batch = actions[torch.randint(len(actions), (64,))][:, None]
-        loss = head.losses(readout.expand(64, 1, -1), batch).mean()
+        with precision.autocast("cpu", precision.chosen("cpu")):
+            loss = head.losses(readout.expand(64, 1, -1), batch).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -48,14 +50,17 @@ def test_shapes_and_units(kind: str) -> None:
     assert actions.shape == (3, 5, HORIZONS["arm"].chunk, 2) and actions.dtype == torch.float32
 
 
+@pytest.mark.learns
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_answer_is_learnt(kind: str) -> None:
     wanted = torch.tensor([0.5, 5.0]).expand(8, HORIZONS["arm"].chunk, 2)
     learnt = learn(head(kind), wanted)
-    torch.testing.assert_close(learnt[..., 0].mean(0), wanted[0, :, 0], atol=0.08, rtol=0)
+    # Off by at most 0.13 over ten seeds; the middle of the range is off by 0.5.
+    torch.testing.assert_close(learnt[..., 0].mean(0), wanted[0, :, 0], atol=0.25, rtol=0)
     assert learnt[..., 0].std(0).max() < 0.2
 
 
+@pytest.mark.learns
 def test_flow_draws_from_both_answers_and_bins_commit_to_one() -> None:
     """Left in 60 of 100 demonstrations, right in the others, and nothing between."""
     sides = torch.where(torch.arange(100) < 60, -1.0, 1.0)
@@ -65,7 +70,8 @@ def test_flow_draws_from_both_answers_and_bins_commit_to_one() -> None:
     drawn = learn(head("flow"), demonstrations, steps=1500)[..., 0]
     left = (drawn < -0.5).all(1).float().mean()
     right = (drawn > 0.5).all(1).float().mean()
-    assert 0.3 < left < 0.8 and 0.2 < right < 0.7 and left + right > 0.85
+    # Over ten seeds 0.50 to 0.71, 0.24 to 0.47, and at least 0.95 together.
+    assert 0.3 < left < 0.9 and 0.1 < right < 0.7 and left + right > 0.85
     committed = learn(head("bins"), demonstrations)[..., 0]
     assert (committed < -0.9).all()
 

@@ -33,8 +33,8 @@ from polysoma.data.transitions import returns, transitions
 from polysoma.data.writer import DatasetWriter
 from polysoma.errors import PolysomaError
 from polysoma.horizon import Horizon
-from polysoma.recording import record
-from polysoma.rollout import Behaviour
+from polysoma.rollout.drivers import Behaviour
+from polysoma.rollout.recording import record
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -8,7 +8,9 @@ import pytest
 from polysoma import simulators
 from polysoma.data.paraphrases import SHIPPED, Paraphrases, read_paraphrases
 from polysoma.errors import PolysomaError
-from polysoma.rollout import Behaviour, Job, rollout
+from polysoma.rollout.drivers import Behaviour, Prompting
+from polysoma.rollout.jobs import Job
+from polysoma.rollout.rollout import rollout
 
 RULES = Paraphrases({"go to": ["walk to"], "go": ["move"], "red ball": ["crimson ball"]}, ["now {}"], plain=0.0)
 
@@ -49,7 +51,7 @@ def test_every_instruction_of_the_shipped_bodies_has_paraphrases() -> None:
 
 def test_a_rollout_says_the_same_words_throughout() -> None:
     pytest.importorskip("mujoco")
-    behaviour = Behaviour(label=True, paraphrases=(SHIPPED, "held-out"), max_steps=5)
+    behaviour = Behaviour(prompting=Prompting(paraphrases=(SHIPPED, "held-out")), label=True, max_steps=5)
     jobs = iter([Job("inverted-pendulum/balance", 0)])
     (outcome,) = rollout(lambda: next(jobs, None), behaviour, 1)
     assert outcome.episode is not None

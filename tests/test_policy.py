@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from conftest import ARM, GRID, HORIZONS, make_policy, observe
+from polysoma.acting.agent import Acting
 from polysoma.data.mixture import Source
 from polysoma.data.windows import Windows
 from polysoma.errors import PolysomaError
@@ -155,9 +156,8 @@ def test_the_previous_action_is_seen_by_bodies_that_ask_for_it(sources: dict[str
     for name, matters in (("arm", False), ("recalling", True)):
         predictions = []
         for executed in (np.zeros(2), np.ones(2)):
-            agent = policy.agent(name)
+            agent = policy.agent(name, acting=Acting(execute=1))
             agent.act(observe(body))
-            agent._chunk.clear()
             agent.executed(executed)
             predictions.append(agent.act(observe(body, 1)))
         assert (not np.array_equal(*predictions)) == matters

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import threading
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 
 from conftest import ARM, observe
+from planners import Forbids, Recording
+from polysoma.acting.agent import Acting, Source, plan_together
+from polysoma.acting.guards import Guarded, Stopped
+from polysoma.acting.planner import Plan, Planner, Session, TaskPrompt, known_embodiments
+from polysoma.acting.policy_planner import PolicyPlanner
+from polysoma.acting.realtime import RealTime, RealTimeAgent, Scheduler
+from polysoma.embodiment import Observation
 from polysoma.errors import PolysomaError
-from polysoma.policy import realtime
 from polysoma.policy.policy import Policy
-from polysoma.policy.realtime import RealTimeAgent, Scheduler, Source
 
 
 def chunk(first: float, count: int = 8) -> np.ndarray:
@@ -77,26 +82,79 @@ def test_before_the_first_plan_there_is_nothing() -> None:
         Scheduler(blend=-1)
 
 
-def test_the_agent_does_not_wait_for_a_slow_policy(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
-    original, hold = realtime.plan_together, threading.Event()
+class Held:
+    """A planner whose answers come when they are let go."""
 
-    def held(*arguments: Any) -> Any:
-        hold.wait()
-        return original(*arguments)
+    def __init__(self, planner: Planner) -> None:
+        self.planner, self.free = planner, threading.Event()
+        self.embodiments = known_embodiments(planner)
+        self.free.set()
 
-    with RealTimeAgent(policy, "arm", patience=1, stop=np.zeros(2)) as agent:
-        first, source = agent.act(observe(ARM))
-        assert source is Source.PLAN and (np.abs(first) <= 1).all()
-        # The plan that was asked for with the next observation comes; every later one is held back.
-        monkeypatch.setattr(realtime, "plan_together", held)
-        # Whoever waited for the policy in here would wait for ever.
-        sources = [agent.act(observe(ARM, step))[1] for step in range(40)]
-        assert sources[-1] is Source.STOPPED, "the policy does not answer, so the body was stopped"
-        hold.set()
+    def start(self, prompt: TaskPrompt, seed: int) -> Session:
+        return self.planner.start(prompt, seed)
+
+    def plan(self, sessions: Sequence[Session], observations: Sequence[Observation]) -> list[Plan | PolysomaError]:
+        assert self.free.wait(10)
+        return self.planner.plan(sessions, observations)
+
+
+def test_the_agent_does_not_wait_for_a_slow_planner(policy: Policy) -> None:
+    planner = Held(PolicyPlanner(policy))
+    with RealTimeAgent(planner, "arm", patience=1, stop=np.zeros(2)) as agent:
+        first = agent.act(observe(ARM))
+        assert agent.source is Source.PLAN and agent.asked and (np.abs(first) <= 1).all()
+        planner.free.clear()
+        # Nothing answers any more, and still every tick returns: the rest of the plan, the last action, a stop.
+        sources = []
+        for step in range(8):
+            agent.act(observe(ARM, step))
+            sources.append(agent.source)
+            assert not agent.asked
+        assert sources == [Source.PLAN] * 3 + [Source.HELD] + [Source.STOPPED] * 4
+        planner.free.set()
+        while not agent.asked:
+            agent.act(observe(ARM))
         agent.reset("do two")
-        assert agent.act(observe(ARM))[1] is Source.PLAN and agent.scheduler.ticks.all == 1
+        agent.act(observe(ARM))
+        assert agent.source is Source.PLAN and agent.scheduler.ticks.all == 1
+
+
+def test_a_latency_in_ticks_is_the_same_everywhere(policy: Policy) -> None:
+    def actions(latency: int) -> list[float]:
+        with RealTime(blend=0, latency=latency).agent(policy, "arm", instruction="do one") as agent:
+            return [float(agent.act(observe(ARM, step))[0]) for step in range(6)]
+
+    late = actions(2)
+    assert late == actions(2)
+    ask = policy.agent("arm", "do one", Acting(execute=1))
+    plans = [plan_together([ask], [observe(ARM, step)])[0] for step in range(6)]
+    # Tick 0 waits. The plan asked for at tick 1 comes at tick 3, that of tick 3 at tick 5.
+    expected = [plans[0][0], plans[0][1], plans[0][2], plans[1][2], plans[1][3], plans[3][2]]  # type: ignore[index]
+    assert late == pytest.approx([float(action[0]) for action in expected], abs=1e-6)
+
+
+def test_frames_and_actions_between_two_questions_reach_the_session() -> None:
+    planner = Recording(chunk=4)
+    body = ARM
+    with RealTimeAgent(planner, body, "go", blend=0, latency=2) as agent:
+        for step in range(6):
+            agent.act(observe(ARM, step))
+    session = planner.sessions[0]
+    kinds = [kind for kind, _ in session.told]
+    # Ticks 0, 1, 3 and 5 ask; what happened at ticks 2 and 4 is told before.
+    assert kinds == ["plan", "executed", "plan", "executed", "observed", "executed", "plan", "executed", "observed",
+                     "executed", "plan"]  # fmt: skip
+
+
+def test_a_guard_that_stops_is_obeyed_at_once(policy: Policy) -> None:
+    guarded = Guarded(policy, Forbids(np.float32(0.0)))
+    with RealTimeAgent(guarded, "arm", stop=np.array([0.5, 0.5]), latency=1) as agent:
+        np.testing.assert_array_equal(agent.act(observe(ARM)), [0.5, 0.5])
+        assert agent.source is Source.STOPPED
+    with RealTimeAgent(guarded, "arm", latency=1) as agent, pytest.raises(Stopped):
+        agent.act(observe(ARM))
 
 
 def test_bodies_that_cannot(policy: Policy) -> None:
-    with pytest.raises(PolysomaError, match="continuous actions and a history of one frame"):
+    with pytest.raises(PolysomaError, match="expected continuous actions, those of grid are choices"):
         RealTimeAgent(policy, "grid")

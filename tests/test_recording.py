@@ -15,8 +15,10 @@ from polysoma.nn.trunk import TransformerConfig
 from polysoma.policy import checkpoint
 from polysoma.policy.config import PolicyConfig
 from polysoma.policy.policy import Policy
-from polysoma.recording import record
-from polysoma.rollout import Behaviour, Job, Outcome, interleave, rollout, rollout_in_workers
+from polysoma.rollout.drivers import Behaviour
+from polysoma.rollout.jobs import Job, Outcome, interleave
+from polysoma.rollout.recording import record
+from polysoma.rollout.rollout import rollout, rollout_in_workers
 
 
 def episodes_of(path: Path) -> dict[tuple[str, int], np.ndarray]:
@@ -29,9 +31,9 @@ def episodes_of(path: Path) -> dict[tuple[str, int], np.ndarray]:
     }
 
 
-def play(jobs: list[Job], behaviour: Behaviour, lanes: int = 4) -> dict[tuple[str, int], Outcome]:
+def play(jobs: list[Job], behaviour: Behaviour, slots: int = 4) -> dict[tuple[str, int], Outcome]:
     remaining = iter(jobs)
-    return {(o.task, o.seed): o for o in rollout(lambda: next(remaining, None), behaviour, lanes)}
+    return {(o.task, o.seed): o for o in rollout(lambda: next(remaining, None), behaviour, slots)}
 
 
 def test_recording_does_not_depend_on_workers_or_interruptions(tmp_path: Path) -> None:
@@ -113,10 +115,10 @@ def test_the_expert_labels_what_a_policy_visits(untrained: Path, tmp_path: Path)
     np.testing.assert_allclose(seen["state"], data.final["state"][0], atol=1e-6)
 
 
-def test_outcomes_do_not_depend_on_lanes(untrained: Path) -> None:
+def test_outcomes_do_not_depend_on_slots(untrained: Path) -> None:
     jobs = interleave(["babyai/GoToLocal", "drone/hover"], range(4))
     behaviour = Behaviour(str(untrained), max_steps=20)
-    few, many = play(jobs, behaviour, lanes=1), play(jobs, behaviour, lanes=8)
+    few, many = play(jobs, behaviour, slots=1), play(jobs, behaviour, slots=8)
     assert {key: (o.success, o.steps) for key, o in few.items()} == {
         key: (o.success, o.steps) for key, o in many.items()
     }
@@ -129,7 +131,7 @@ def testquick_evaluation_of_a_run(untrained: Path) -> None:
 
 
 def test_jobs_take_turns() -> None:
-    jobs = interleave(["a/x", "a/y"], range(3, 5), film=64)
+    jobs = interleave(["a/x", "a/y"], range(3, 5), video=64)
     assert jobs == [Job("a/x", 3, 64), Job("a/y", 3, 64), Job("a/x", 4), Job("a/y", 4)]
 
 

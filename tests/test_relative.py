@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from conftest import ARM, HORIZONS, make_episode, observe
+from polysoma.acting.agent import Acting
 from polysoma.data.dataset import Dataset
 from polysoma.data.mixture import Source
 from polysoma.data.windows import gather
@@ -21,7 +22,6 @@ from polysoma.learning.recipe import recipe_from_table
 from polysoma.learning.training import train
 from polysoma.nn.trunk import TransformerConfig
 from polysoma.policy import checkpoint
-from polysoma.policy.agent import Acting
 from polysoma.policy.config import PolicyConfig
 from polysoma.policy.policy import Policy
 

@@ -16,8 +16,8 @@ from polysoma.cli import main
 from polysoma.data.dataset import Dataset
 from polysoma.errors import PolysomaError
 from polysoma.evaluation.evaluation import evaluate
-from polysoma.rerun_log import RerunLog, rerun_file, view_in_rerun
-from polysoma.rollout import Outcome
+from polysoma.rollout.jobs import Outcome
+from polysoma.rollout.rerun_log import RerunLog, rerun_file, view_in_rerun
 from test_format_lerobot import NAMES, numbers, pictures, write_v3
 
 rerun = pytest.importorskip("rerun", reason="recordings are written by rerun-sdk: pip install 'polysoma[rerun]'")

@@ -7,18 +7,18 @@ import pytest
 import torch
 
 from conftest import ARM, GRID, make_episode, make_policy, observe
+from polysoma.acting.agent import Acting
+from polysoma.acting.retrieval import DemonstrationIndex
 from polysoma.data.dataset import Dataset
 from polysoma.data.mixture import Source
 from polysoma.errors import PolysomaError
-from polysoma.policy.agent import Acting
 from polysoma.policy.policy import Policy
-from polysoma.policy.retrieval import RetrievalMemory
 
 
 def test_what_an_agent_saw_is_found_again(policy: Policy) -> None:
     """Readouts of an episode are those that an agent has in the same places, however windows slide."""
     episode = make_episode(GRID, 20, instruction="do one")
-    memory = RetrievalMemory(policy, "grid", neighbours=1)
+    memory = DemonstrationIndex(policy, "grid", neighbours=1)
     memory.add(episode)
     agent = policy.agent("grid", acting=Acting(execute=1, temperature=0))
     asked: list[np.ndarray] = []
@@ -36,7 +36,8 @@ def test_what_an_agent_saw_is_found_again(policy: Policy) -> None:
 def test_demonstrations_answer_at_once(sources: dict[str, Source]) -> None:
     """A task that the policy has never learnt, demonstrated a few times: actions follow the demonstrations."""
     policy = make_policy(sources, (ARM,)).for_inference()
-    agent = policy.agent("arm", "do one")
+    index = DemonstrationIndex(policy, "arm")
+    agent = policy.agent("arm", "do one", memory=index)
     observation = observe(ARM, seed=3)
     before = agent.act(observation)
     rng = np.random.default_rng(0)
@@ -44,9 +45,9 @@ def test_demonstrations_answer_at_once(sources: dict[str, Source]) -> None:
         episode = make_episode(ARM, 40, seed, instruction="do one")
         episode.observations["state"][:] = rng.uniform(-1, 1, (40, 3)).astype(np.float32)
         episode.actions[:] = np.sign(episode.observations["state"][:, :1]) * [0.9, -0.9]
-        agent.memory.add(episode)
-    assert agent.memory.episodes == 4 and len(agent.memory) == 160
-    assert agent.memory.trust > 0.5
+        index.add(episode)
+    assert index.episodes == 4 and len(index) == 160
+    assert index.trust > 0.5
     hits = 0
     for x in (*np.linspace(-1, -0.3, 10), *np.linspace(0.3, 1, 10)):
         agent.reset()
@@ -56,28 +57,28 @@ def test_demonstrations_answer_at_once(sources: dict[str, Source]) -> None:
     assert not np.allclose(before, [0.9, -0.9], atol=0.3)
 
 
-def test_agents_share_a_memory_and_the_policy_stays_as_it_was(policy: Policy) -> None:
+def test_agents_share_an_index_and_the_policy_stays_as_it_was(policy: Policy) -> None:
     weights = {name: value.clone() for name, value in policy.state_dict().items()}
-    memory = RetrievalMemory(policy, "grid")
+    memory = DemonstrationIndex(policy, "grid")
     first, second = (policy.agent("grid", "do one", Acting(temperature=0), memory=memory) for _ in range(2))
-    first.memory.add(make_episode(GRID, 9))
-    assert second.memory is memory and len(second.memory) == 9
+    memory.add(make_episode(GRID, 9))
+    assert len(memory) == 9
     assert first.act(observe(GRID)) == second.act(observe(GRID))
     assert all(torch.equal(value, weights[name]) for name, value in policy.state_dict().items())
 
 
 def test_neighbours_are_trusted_as_far_as_they_know_better_than_the_policy(policy: Policy) -> None:
-    memory = RetrievalMemory(policy, "arm")
+    memory = DemonstrationIndex(policy, "arm")
     memory.extend(make_episode(ARM, 30, seed) for seed in range(4))
-    own = torch.from_numpy(memory._own[7])
+    own = memory._own[7]
     memory._own = memory._chunks.copy()
     memory._learn_trust()
     assert memory.trust == 0
-    assert torch.equal(memory.answer(memory._keys[7], own), own)
+    assert np.array_equal(memory.answer(memory._keys[7], own), own)
     memory._own = -memory._chunks
     memory._learn_trust()
     assert memory.trust > 0.5
-    assert not torch.equal(memory.answer(memory._keys[7], own), own)
+    assert not np.array_equal(memory.answer(memory._keys[7], own), own)
 
 
 def test_evaluation_takes_the_first_demonstrations_of_each_task(datasets: dict[str, Path]) -> None:
@@ -93,6 +94,6 @@ def test_evaluation_takes_the_first_demonstrations_of_each_task(datasets: dict[s
 
 def test_episodes_of_other_bodies_are_refused(policy: Policy) -> None:
     with pytest.raises(PolysomaError, match="of grid, the episode of arm"):
-        RetrievalMemory(policy, "grid").add(make_episode(ARM, 5))
+        DemonstrationIndex(policy, "grid").add(make_episode(ARM, 5))
     with pytest.raises(PolysomaError, match="at least 1"):
-        RetrievalMemory(policy, "grid", 0)
+        DemonstrationIndex(policy, "grid", 0)

@@ -21,10 +21,10 @@ import torch
 from websockets.sync.client import connect
 
 from conftest import ARM, GRID, HORIZONS, observe
+from polysoma.acting.agent import Acting, plan_together
 from polysoma.cli.names import named_folder
 from polysoma.errors import PolysomaError
 from polysoma.policy.adaptation import Adaptation
-from polysoma.policy.agent import Acting, plan_together
 from polysoma.policy.edits import adapt
 from polysoma.policy.policy import Policy
 from polysoma.serving.client import Client

@@ -7,22 +7,25 @@ import pytest
 import torch
 
 from conftest import ARM, GRID, observe
-from polysoma.data.dataset import Dataset
-from polysoma.data.mixture import Source
-from polysoma.errors import PolysomaError
-from polysoma.policy.stream import (
+from polysoma.acting.agent import Agent
+from polysoma.acting.stream import (
     BINS,
     PADDING,
     PLACES,
     SEPARATOR,
     Serializer,
-    StreamAgent,
+    StreamPlanner,
     StreamPolicy,
+    StreamSession,
     draw,
     from_bins,
     mu_law,
     to_bins,
 )
+from polysoma.data.dataset import Dataset
+from polysoma.data.mixture import Source
+from polysoma.errors import PolysomaError
+from polysoma.nn import precision
 
 WORDS = ["do", "one", "two"]
 
@@ -92,6 +95,7 @@ def test_tokens_one_by_one_equal_all_at_once(serializer: Serializer, datasets: d
     torch.testing.assert_close(last[:, 0], whole[:, -1], atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.learns
 def test_it_learns_to_repeat_an_episode(serializer: Serializer, datasets: dict[str, Path]) -> None:
     dataset, policy = Dataset(datasets["arm"]), small()
     batch = draw(serializer, dataset, 8, 40, 0.0, np.random.default_rng(0))
@@ -99,17 +103,19 @@ def test_it_learns_to_repeat_an_episode(serializer: Serializer, datasets: dict[s
     first = policy.loss(batch).item()
     for _ in range(40):
         optimizer.zero_grad()
-        loss = policy.loss(batch)
+        with precision.autocast("cpu", precision.chosen("cpu")):
+            loss = policy.loss(batch)
         loss.backward()
         optimizer.step()
+    # 0.02 to 0.09 over ten seeds.
     assert loss.item() < 0.3 * first
 
 
 def test_an_agent_acts_within_limits_and_forgets_what_does_not_fit(
     serializer: Serializer, datasets: dict[str, Path]
 ) -> None:
-    prompt = serializer.steps(Dataset(datasets["arm"]), 0, 2)
-    agent = StreamAgent(small(), serializer, 40, prompt)
+    planner = StreamPlanner(small(), [serializer], 40)
+    agent = Agent(planner, "arm", demonstrations=[Dataset(datasets["arm"]).episode(0)])
     for step in range(12):
         action = agent.act(observe(ARM, step))
         assert action.shape == (2,) and action.dtype == np.float32 and (np.abs(action) <= 1).all()
@@ -118,3 +124,20 @@ def test_an_agent_acts_within_limits_and_forgets_what_does_not_fit(
 def test_other_bodies_are_refused(sources: dict[str, Source]) -> None:
     with pytest.raises(PolysomaError, match="states and continuous actions; grid has others"):
         Serializer(GRID, sources["grid"].statistics(), WORDS)
+
+
+def test_a_session_starts_with_the_end_of_a_demonstration_and_remembers_what_was_executed(
+    serializer: Serializer, datasets: dict[str, Path]
+) -> None:
+    dataset = Dataset(datasets["arm"])
+    agent = Agent(StreamPlanner(small(), [serializer], 40), "arm", demonstrations=[dataset.episode(0)])
+    session = agent.session
+    assert isinstance(session, StreamSession)
+    length = int(dataset.episode_length[0])
+    np.testing.assert_array_equal(session.before, serializer.steps(dataset, length - 3, length))
+    agent.act(observe(ARM))
+    agent.executed([0.5, -0.5])
+    agent.act(observe(ARM, 1))
+    np.testing.assert_allclose(serializer.action(session.steps[0][4:]), [0.5, -0.5], atol=2 / BINS)
+    agent.act(observe(ARM, 2))
+    assert len(session.steps) == 2

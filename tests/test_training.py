@@ -135,6 +135,7 @@ def test_moments_go_to_their_own_parameters_whatever_their_order(datasets: dict[
         assert state[f"optimizer.policy.{name}.exp_avg"].shape == state[f"modules.policy.{name}"].shape
 
 
+@pytest.mark.learns
 def test_it_learns(tmp_path: Path) -> None:
     """Actions that follow from the state and, with opposite sign, from the instruction: both must be used."""
     rng = np.random.default_rng(0)
@@ -151,7 +152,7 @@ def test_it_learns(tmp_path: Path) -> None:
     windows = gather(data, np.arange(40), np.zeros(40, np.int64), policy.horizon("arm"))
     assert windows.actions is not None
     error = np.abs(policy.predict(windows)[:, 0].numpy() - windows.actions[:, 0, 0])
-    assert error.mean() < 0.12, "guessing the mean is off by 0.5"
+    assert error.mean() < 0.12, "0.008 to 0.031 over ten seeds; guessing the mean is off by 0.5"
 
 
 def test_the_average_is_what_is_shipped(datasets: dict[str, Path], tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ from gymnasium.utils.env_checker import check_env
 
 from polysoma.embodiment import DiscreteActions, Modality
 from polysoma.errors import PolysomaError
-from polysoma.recording import record
-from polysoma.rollout import Behaviour
+from polysoma.rollout.drivers import Behaviour
+from polysoma.rollout.recording import record
 from polysoma.simulators.environment import ExpertFailed
 from polysoma.simulators.wrapped import wrapped
 

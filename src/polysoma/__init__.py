@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from polysoma.errors import PolysomaError
 
 if TYPE_CHECKING:
+    from polysoma.acting.agent import Acting, Agent
     from polysoma.embodiment import Channel, ContinuousActions, DiscreteActions, Embodiment, Modality, Stream
-    from polysoma.policy.agent import Acting, Agent
     from polysoma.policy.checkpoint import load, save
     from polysoma.policy.policy import Policy
     from polysoma.simulators import make
@@ -35,7 +35,7 @@ __all__ = [
 
 _HOMES = {
     "polysoma.embodiment": ("Channel", "ContinuousActions", "DiscreteActions", "Embodiment", "Modality", "Stream"),
-    "polysoma.policy.agent": ("Acting", "Agent"),
+    "polysoma.acting.agent": ("Acting", "Agent"),
     "polysoma.policy.checkpoint": ("load", "save"),
     "polysoma.policy.policy": ("Policy",),
     "polysoma.simulators": ("make",),

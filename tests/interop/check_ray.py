@@ -19,9 +19,11 @@ import ray
 from polysoma.data.dataset import Dataset
 from polysoma.errors import PolysomaError
 from polysoma.policy.checkpoint import resolve
-from polysoma.recording import record
-from polysoma.rollout import Behaviour, interleave, rollout_in_workers
-from polysoma.workers import LOCAL
+from polysoma.rollout.drivers import Behaviour
+from polysoma.rollout.jobs import interleave
+from polysoma.rollout.recording import record
+from polysoma.rollout.rollout import Workers, rollout_in_workers
+from polysoma.rollout.workers import LOCAL
 
 
 def main() -> None:
@@ -29,7 +31,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         record(["drone/hover", "rover/pillar"], 4, folder / "here", Behaviour())
-        record(["drone/hover", "rover/pillar"], 4, folder / "there", Behaviour(), workers=2, cluster=LOCAL)
+        record(["drone/hover", "rover/pillar"], 4, folder / "there", Behaviour(), Workers(2, cluster=LOCAL))
         for body in ("drone", "rover"):
             here, there = Dataset(folder / "here" / body), Dataset(folder / "there" / body)
             rows = {
@@ -46,7 +48,7 @@ def main() -> None:
         policy = Behaviour(str(resolve("generalist")))
         jobs = interleave(["drone/ring", "fetch/reach"], range(6))
         here, there = (
-            {(o.task, o.seed): o.success for o in rollout_in_workers(jobs, policy, 2, cluster=cluster)}
+            {(o.task, o.seed): o.success for o in rollout_in_workers(jobs, policy, Workers(2, cluster=cluster))}
             for cluster in (None, LOCAL)
         )
         assert here == there and len(here) == 12, (here, there)
@@ -54,11 +56,11 @@ def main() -> None:
 
     for address, behaviour in (("127.0.0.1:1", Behaviour()), (LOCAL, Behaviour("no/such/checkpoint"))):
         try:
-            list(rollout_in_workers(interleave(["drone/hover"], range(1)), behaviour, 1, cluster=address))
+            list(rollout_in_workers(interleave(["drone/hover"], range(1)), behaviour, Workers(1, cluster=address)))
         except PolysomaError as error:
             print(f"refused as it should be: {error}")
         else:
-            sys.exit(f"{address}, {behaviour.driver}: expected an error")
+            sys.exit(f"{address}, {behaviour}: expected an error")
 
 
 if __name__ == "__main__":

@@ -226,7 +226,7 @@ class View:
     def run(self) -> None:
         from polysoma.data.formats import located
         from polysoma.data.view import view
-        from polysoma.rerun_log import SUFFIX, view_in_rerun
+        from polysoma.rollout.rerun_log import SUFFIX, view_in_rerun
 
         try:
             chosen = [int(number) for number in self.episodes.split(",")] if self.episodes else None

@@ -6,13 +6,14 @@ import contextlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 from rich.console import Console
 from rich.table import Table
 
 from polysoma import simulators
+from polysoma.acting.agent import Acting
 from polysoma.cli.progress import counting
 from polysoma.data.paraphrases import SHIPPED
 from polysoma.errors import PolysomaError
@@ -20,7 +21,8 @@ from polysoma.evaluation.evaluation import Result, Score, evaluate
 from polysoma.evaluation.intervals import wilson
 from polysoma.files import write_atomically
 from polysoma.nn.precision import Wanted
-from polysoma.rollout import Context
+from polysoma.rollout.drivers import Checkpoint, Conditioning, InContext, Prompting
+from polysoma.rollout.rollout import Workers
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Evaluate:
 
     Examples:
         polysoma evaluate generalist --tasks 'metaworld/*' --episodes 20 --seed 1000 --json out.json --report out/
-        polysoma evaluate generalist --tasks 'fetch/*' --memory data/fetch --demos 5
+        polysoma evaluate generalist --tasks 'fetch/*' --retrieve data/fetch --demos 5
         polysoma evaluate runs/panel/checkpoint --tasks 'panel/20*' --context data/unseen/panel --shots 16
         polysoma evaluate --policy expert --tasks 'drone/*,rover/*'
         polysoma evaluate generalist --tasks drone/ring --episodes 1 --rerun ring.rrd
@@ -53,7 +55,7 @@ class Evaluate:
     """Write what was sensed and done in each task's first episode here: a recording for Rerun's viewer, FILE.rrd."""
     workers: int = 2
     """Processes."""
-    lanes: int = 16
+    slots: Annotated[int, tyro.conf.arg(aliases=["--lanes"])] = 16
     """Episodes at a time in each process."""
     execute: int | None = None
     """Actions of a chunk that are executed before the policy is asked again; half of it by default."""
@@ -65,46 +67,46 @@ class Evaluate:
     """Say instructions in other words: those of training, or those that training never saw."""
     paraphrase_file: str = SHIPPED
     """A TOML file of other words (see docs/training.md), or shipped."""
-    told: Literal["words", "picture", "both"] = "words"
+    conditioning: Annotated[Conditioning, tyro.conf.arg(aliases=["--told"])] = "words"
     """What says what to do: words, the pictures at the end of the expert's episode, or both."""
-    memory: str = ""
+    retrieve: Annotated[str, tyro.conf.arg(aliases=["--memory"])] = ""
     """A folder of demonstrations that the policy looks up while it acts, without learning from them."""
     demos: int = 0
-    """Demonstrations of each task in --memory; 0 for all."""
+    """Demonstrations of each task in --retrieve; 0 for all."""
     context: str = ""
     """A folder of episodes that the policy is shown before it acts; for policies that were trained to be shown some."""
     shots: int = 16
     """Successful episodes of the same task in --context that it is shown."""
-    silent: bool = False
-    """Do not tell it what was done in these episodes."""
+    observation_only: Annotated[bool, tyro.conf.arg(aliases=["--silent"])] = False
+    """Withhold the actions of these episodes."""
     precision: Wanted = "auto"
     """What products are computed in; auto is bfloat16 where the processor has units for it, else float32."""
-    film: int = 240
+    video: Annotated[int, tyro.conf.arg(aliases=["--film"])] = 240
     """Side of the videos in the report and in the recording, in pixels; 0 for none."""
     ray: str | None = None
     """Play on a Ray cluster: its address, auto, or local to start one here."""
 
     def run(self) -> None:
         bodies = None
-        driver: str = self.policy
+        driver: str | Checkpoint = self.policy
         if self.policy == "checkpoint":
             from polysoma.policy import checkpoint
 
-            driver, bodies = self.checkpoint, checkpoint.bodies(self.checkpoint)
+            looked_up = (self.retrieve, self.demos) if self.retrieve else None
+            driver = Checkpoint(self.checkpoint, self.temperature, looked_up)
+            bodies = checkpoint.bodies(self.checkpoint)
         tasks = simulators.match_tasks(self.tasks, bodies)
-        settings = {"execute": self.execute, "temperature": self.temperature, "ensemble": self.ensemble}
-        acting = {name: value for name, value in settings.items() if value is not None}
-        film = self.film if self.report or self.rerun else 0
-        if film and (problem := _cannot_render()):
+        video = self.video if self.report or self.rerun else 0
+        if video and (problem := _cannot_render()):
             Console(stderr=True).print(f"no videos: {problem}", style="yellow")
-            film = 0
+            video = 0
         with contextlib.ExitStack() as stack:
             show = stack.enter_context(counting("evaluating"))
             watch = None
             if self.rerun:
-                from polysoma.rerun_log import rerun_file
+                from polysoma.rollout.rerun_log import rerun_file
 
-                watch = stack.enter_context(rerun_file(self.rerun, driver)).outcome
+                watch = stack.enter_context(rerun_file(self.rerun, str(driver))).outcome
 
             def progress(done: int, total: int, scores: dict[str, Score]) -> None:
                 won = sum(score.successes for score in scores.values())
@@ -116,19 +118,17 @@ class Evaluate:
                 tasks,
                 self.episodes,
                 self.seed,
-                self.workers,
-                self.lanes,
-                acting,
-                film,
-                True,
-                progress,
-                words,
-                self.told,
-                self.ray,
-                (self.memory, self.demos) if self.memory else None,
-                watch,
-                Context(self.context, self.shots, self.silent) if self.context else None,
-                self.precision,
+                acting=Acting(self.execute, self.ensemble),
+                prompting=Prompting(
+                    self.conditioning,
+                    words,
+                    InContext(self.context, self.shots, self.observation_only) if self.context else None,
+                ),
+                workers=Workers(self.workers, self.slots, self.ray),
+                video=video,
+                latency=True,
+                progress=progress,
+                watch=watch,
             )
         if self.json:
             self.json.parent.mkdir(parents=True, exist_ok=True)

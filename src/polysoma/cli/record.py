@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
 from polysoma import simulators
 from polysoma.cli.progress import counting
-from polysoma.recording import Recorded, record
-from polysoma.rollout import EXPERT, Behaviour, Context
+from polysoma.rollout.drivers import EXPERT, Behaviour, Checkpoint, InContext, Prompting, driver_of
+from polysoma.rollout.recording import Recorded, record
+from polysoma.rollout.rollout import Workers
 
 
 @dataclass(frozen=True)
@@ -44,19 +46,17 @@ class Record:
     """A folder of episodes that a checkpoint is shown before it acts."""
     shots: int = 16
     """Successful episodes of the same task in --context that it is shown, or as many as there are."""
-    lanes: int = 16
+    slots: Annotated[int, tyro.conf.arg(aliases=["--lanes"])] = 16
     """Episodes at a time in each process."""
     ray: str | None = None
     """Play on a Ray cluster: its address, auto, or local to start one here. Episodes are written here."""
 
     def run(self) -> None:
-        behaviour = Behaviour(
-            driver=self.behaviour,
-            acting={"temperature": self.temperature} if self.behaviour not in (EXPERT, "random") else {},
-            noise=self.noise,
-            max_steps=self.max_steps,
-            context=Context(self.context, self.shots) if self.context else None,
-        )
+        driver = driver_of(self.behaviour)
+        if isinstance(driver, Checkpoint):
+            driver = replace(driver, temperature=self.temperature)
+        shown = InContext(self.context, self.shots) if self.context else None
+        behaviour = Behaviour(driver, prompting=Prompting(in_context=shown), noise=self.noise, max_steps=self.max_steps)
         tasks = simulators.match_tasks(self.tasks)
         with counting("recording") as show:
 
@@ -64,9 +64,8 @@ class Record:
                 rate = so_far.steps / max(so_far.seconds, 1e-9)
                 show(done, total, f"{rate:,.0f} steps/s, {sum(so_far.failed.values())} failed")
 
-            result = record(
-                tasks, self.episodes, self.out, behaviour, self.workers, self.seed, self.lanes, progress, self.ray
-            )
+            workers = Workers(self.workers, self.slots, self.ray)
+            result = record(tasks, self.episodes, self.out, behaviour, workers, self.seed, progress)
         print(
             f"kept {sum(result.kept.values())} episodes, dropped {sum(result.failed.values())} that failed, "
             f"{result.skipped} were there already; {result.steps:,} steps in {result.seconds:.1f} s "

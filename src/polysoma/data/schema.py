@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from polysoma import hub
+from polysoma import config, hub
 from polysoma.data import layout, stored
 from polysoma.data.formats.reader import ACTION, OBSERVATION, PICTURE, Column, Reader
 from polysoma.embodiment import (
@@ -30,7 +29,7 @@ from polysoma.embodiment import (
     Modality,
     Stream,
 )
-from polysoma.errors import PolysomaError
+from polysoma.errors import PolysomaError, SettingError
 from polysoma.files import write_atomically
 from polysoma.horizon import Horizon
 
@@ -294,75 +293,59 @@ def _toml(value: Any) -> str:
     return json.dumps(value)
 
 
+@dataclass(frozen=True)
+class _StreamTable:
+    column: str
+    size: tuple[int, int] | None = None
+    channels: tuple[Channel, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.size is not None and not all(0 < pixels <= 4096 for pixels in self.size):
+            raise SettingError(f"size must be [height, width] in pixels, got {list(self.size)}")
+        if (self.size is None) == (not self.channels):
+            raise SettingError("expected either channels, a list of tables with a name each, or size, for a camera")
+
+    def stream(self, name: str) -> Stream:
+        if self.size is not None:
+            return Stream(name, Modality.IMAGE, (*self.size, 3))
+        return Stream(name, Modality.STATE, (len(self.channels),), self.channels)
+
+
+@dataclass(frozen=True)
+class _ActionTable:
+    column: str
+    names: tuple[str, ...] = ()
+    channels: tuple[Channel, ...] = ()
+
+    def __post_init__(self) -> None:
+        if bool(self.names) == bool(self.channels):
+            raise SettingError("expected either channels, a list of tables with a name each, or names, for choices")
+
+
+@dataclass(frozen=True)
+class _BodyTable:
+    name: str
+    rate_hz: float
+    streams: Mapping[str, _StreamTable]
+    actions: _ActionTable
+    chunk: int | None = None
+    history: int | None = None
+    previous_action: bool | None = None
+
+
 def read_schema(path: Path) -> Schema:
     """Reads a description.
 
     Raises:
-        PolysomaError: no such file, not TOML, or a key is missing, unknown or of the wrong kind; it names the key.
+        PolysomaError: no such file or not TOML; or a line for each key that is missing, unknown or of the wrong kind.
     """
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise PolysomaError(f"cannot read {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise PolysomaError(f"{path} is not valid TOML: {error}") from error
-    top = {"name": str, "rate_hz": float, "chunk": int, "history": int, "previous_action": bool}
-    known = _checked(table, top | {"streams": dict, "actions": dict}, str(path), ("name", "rate_hz", "streams"))
-    columns, streams = {}, []
-    for name, given in known.pop("streams").items():
-        where = f"{path}: streams.{name}"
-        if not isinstance(given, dict):
-            raise PolysomaError(f"{where}: expected a table")
-        stream = _checked(given, {"column": str, "size": list, "channels": list}, where, ("column",))
-        columns[name] = stream["column"]
-        if "size" in stream:
-            size = stream["size"]
-            if len(size) != 2 or not all(isinstance(n, int) and 0 < n <= 4096 for n in size):
-                raise PolysomaError(f"{where}: size must be [height, width] in pixels, got {size}")
-            streams.append(Stream(name, Modality.IMAGE, (*size, 3)))
-        else:
-            found = _read_channels(stream.get("channels"), where)
-            streams.append(Stream(name, Modality.STATE, (len(found),), found))
-    streams.append(Stream(INSTRUCTION, Modality.TEXT))
-    where = f"{path}: actions"
-    actions = _checked(known.pop("actions", {}), {"column": str, "names": list, "channels": list}, where, ("column",))
-    columns[ACTION] = actions["column"]
-    moved: ContinuousActions | DiscreteActions
-    if "names" in actions:
-        moved = DiscreteActions(tuple(str(name) for name in actions["names"]))
-    else:
-        moved = ContinuousActions(_read_channels(actions.get("channels"), where))
-    old: dict[str, Any] = {key: known.pop(key) for key in ("chunk", "history", "previous_action") if key in known}
-    body = Embodiment(streams=tuple(streams), actions=moved, **known)
-    return Schema(body, columns, old_horizon=Horizon.of_old_embodiment(old))
-
-
-def _read_channels(given: Any, where: str) -> tuple[Channel, ...]:
-    if not isinstance(given, list) or not given:
-        raise PolysomaError(f"{where}: expected channels, a list of tables with a name each (or size, for a camera)")
-    kinds = {"name": str, "unit": str, "low": float, "high": float, "group": str}
-    found = []
-    for number, channel in enumerate(given):
-        if not isinstance(channel, dict):
-            raise PolysomaError(f"{where}: channel {number}: expected a table, got {channel!r}")
-        found.append(Channel(**_checked(channel, kinds, f"{where}: channel {number}", ("name",))))
-    return tuple(found)
-
-
-def _checked(
-    given: Mapping[str, Any], kinds: Mapping[str, type], where: str, needed: tuple[str, ...]
-) -> dict[str, Any]:
-    unknown = sorted(set(given) - set(kinds))
-    if unknown:
-        raise PolysomaError(f"{where}: unknown {', '.join(unknown)}; known are {', '.join(kinds)}")
-    missing = [name for name in needed if name not in given]
-    if missing:
-        raise PolysomaError(f"{where}: {', '.join(missing)} is missing")
-    result = {}
-    for name, value in given.items():
-        kind = kinds[name]
-        fits = isinstance(value, int | float) if kind is float else isinstance(value, kind)
-        if not fits or (isinstance(value, bool) and kind is not bool):
-            raise PolysomaError(f"{where}: {name} must be {kind.__name__}, got {value!r}")
-        result[name] = float(value) if kind is float else value
-    return result
+    table = config.decode(_BodyTable, config.read_toml(path, "description"), str(path))
+    streams = [given.stream(name) for name, given in table.streams.items()]
+    actions = table.actions
+    moved = DiscreteActions(actions.names) if actions.names else ContinuousActions(actions.channels)
+    body = Embodiment(table.name, (*streams, Stream(INSTRUCTION, Modality.TEXT)), moved, table.rate_hz)
+    columns = {name: given.column for name, given in table.streams.items()} | {ACTION: actions.column}
+    # Descriptions of the first format held horizons.
+    old = {key: getattr(table, key) for key in ("chunk", "history", "previous_action")}
+    known = {key: value for key, value in old.items() if value is not None}
+    return Schema(body, columns, old_horizon=Horizon.of_old_embodiment(known))

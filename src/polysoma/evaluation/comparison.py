@@ -34,6 +34,7 @@ from polysoma.nn.precision import Wanted, chosen
 from polysoma.policy import checkpoint
 from polysoma.policy.config import PolicyConfig
 from polysoma.policy.methods import FinetuningMethod
+from polysoma.rollout.drivers import Checkpoint
 from polysoma.task import body_of
 
 Way = Literal[
@@ -192,16 +193,15 @@ def _knows(comparison: Comparison) -> bool:
 def _cell(comparison: Comparison, tried: _Try, run: Path) -> Cell:
     way, count = tried.way, tried.demonstrations
     driver, minutes, steps, megabytes = comparison.base, 0.0, 0, 0.0
-    memory = (comparison.data, count) if way == "retrieval" else None
+    retrieve = (comparison.data, count) if way == "retrieval" else None
     if way not in ("zero-shot", "retrieval"):
         began = time.monotonic()
         folder, steps = _trained(comparison, tried, run)
         minutes = (time.monotonic() - began) / 60
         driver = str(folder)
         megabytes = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
-    result = evaluate(
-        driver, comparison.tasks, comparison.episodes, comparison.seed, memory=memory, precision=comparison.precision
-    )
+    player = Checkpoint(driver, retrieve=retrieve, precision=comparison.precision)
+    result = evaluate(player, comparison.tasks, comparison.episodes, comparison.seed)
     old = None
     if way == "full" and comparison.old_tasks:
         # Only this one touches what other bodies use.
@@ -219,9 +219,8 @@ def _cell(comparison: Comparison, tried: _Try, run: Path) -> Cell:
 
 
 def _outcomes(driver: str, comparison: Comparison) -> list[int]:
-    played = evaluate(
-        driver, comparison.old_tasks, comparison.old_episodes, comparison.seed, precision=comparison.precision
-    )
+    player = Checkpoint(driver, precision=comparison.precision)
+    played = evaluate(player, comparison.old_tasks, comparison.old_episodes, comparison.seed)
     return [int(outcome) for score in played.tasks.values() for outcome in score.outcomes]
 
 

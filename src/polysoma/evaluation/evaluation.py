@@ -10,17 +10,28 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata, resources
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from polysoma import simulators
-from polysoma.data.dataset import Dataset
-from polysoma.data.paraphrases import Split
+from polysoma.acting.agent import Acting, Agent
+from polysoma.acting.planner import Interventions, Planner
+from polysoma.acting.realtime import RealTime
 from polysoma.errors import PolysomaError
 from polysoma.evaluation.intervals import mean_interval, wilson
-from polysoma.rollout import EXPERT, RANDOM, Behaviour, Context, Outcome, Told, interleave, rollout_in_workers
+from polysoma.rollout.drivers import (
+    Behaviour,
+    Checkpoint,
+    Driver,
+    Expert,
+    Prompting,
+    Random,
+    driver_of,
+    name_of,
+)
+from polysoma.rollout.jobs import Outcome, interleave
+from polysoma.rollout.rollout import Workers, rollout_in_workers
 from polysoma.task import body_of
 
 REFERENCE_FILE = "reference.json"
@@ -63,14 +74,16 @@ class Score:
 
 @dataclass
 class Result:
-    """An evaluation: scores by task, latency by family, films by task; and the precision of a policy's products."""
+    """An evaluation: scores by task, latency by family, videos by task, what guards did by task, and the precision
+    of a checkpoint's products."""
 
     driver: str
     tasks: dict[str, Score]
     settings: dict[str, Any]
     seconds: float
     latency: dict[str, dict[str, float]] = field(default_factory=dict)
-    films: dict[str, Outcome] = field(default_factory=dict)
+    videos: dict[str, Outcome] = field(default_factory=dict)
+    interventions: dict[str, Interventions] = field(default_factory=dict)
     precision: str = ""
 
     def families(self) -> dict[str, Score]:
@@ -129,6 +142,7 @@ class Result:
                 "expert_normalised": self.normalised_mean(family),
                 "latency_ms": self.latency.get(family),
             }
+        guarded = {task: asdict(counts) for task, counts in self.interventions.items()}
         return {
             "checkpoint": self.driver,
             "versions": versions(),
@@ -137,139 +151,131 @@ class Result:
             "seconds": round(self.seconds, 1),
             "tasks": tasks,
             "families": families,
+            **({"interventions": guarded} if guarded else {}),
         }
 
 
 def evaluate(
-    driver: str,
+    driver: Driver | Planner | str,
     tasks: Sequence[str],
     episodes: int,
     seed: int,
-    workers: int = 1,
-    lanes: int = 16,
-    acting: dict[str, Any] | None = None,
-    film: int = 0,
+    *,
+    acting: Acting | RealTime | None = None,
+    prompting: Prompting | None = None,
+    workers: Workers | int = 1,
+    video: int = 0,
     latency: bool = False,
     progress: Callable[[int, int, dict[str, Score]], None] | None = None,
-    paraphrases: tuple[str, Split] | None = None,
-    told: Told = "words",
-    cluster: str | None = None,
-    memory: tuple[str, int] | None = None,
     watch: Callable[[Outcome], None] | None = None,
-    context: Context | None = None,
-    precision: str | None = None,
 ) -> Result:
     """Plays ``episodes`` of each task with the seeds ``seed, seed + 1, ...``.
 
     Args:
-        driver: a checkpoint, ``"expert"`` or ``"random"``.
+        driver: what decides: a checkpoint by its folder or name, ``"expert"``, ``"random"``, a planner (in this process
+            alone), or a picklable callable that makes one (:mod:`polysoma.rollout.drivers`).
         tasks: full names.
-        film: side in pixels of a video of each task's first episode; 0 for none.
-        latency: also time single decisions, one thread, one body at a time.
+        episodes: of each task.
+        seed: of the first one.
+        acting: how plans become actions; None for the defaults.
+        prompting: how the driver is told its tasks; None for words.
+        workers: where episodes are played, or in how many processes.
+        video: side in pixels of a video of each task's first episode; 0 for none.
+        latency: also time single decisions, one thread, one body at a time; not of experts and random actions.
         progress: called with episodes done, in all, and the scores so far.
-        paraphrases: None, or a file and the split from which instructions are said in other words.
-        told: whether words, goal pictures or both say what to do.
-        cluster: None, or the address of a Ray cluster that plays instead of this machine.
-        memory: None, or a folder of demonstrations and how many of each task the policy looks up while it acts.
-        context: None, or episodes of the same task that the policy is shown before it acts.
-        precision: what a policy computes in, as for :func:`polysoma.nn.precision.chosen`.
         watch: called with the outcome of each task's first episode, which then holds what was sensed and done.
 
     Raises:
         PolysomaError: unknown task, no such checkpoint or cluster, a checkpoint that does not know a body, or fewer
-            successful episodes in the context than are to be shown.
+            successful demonstrations than are to be shown.
     """
     if episodes < 1:
         raise PolysomaError(f"episodes must be at least 1, got {episodes}")
-    resolved = ""
-    if driver not in (EXPERT, RANDOM):
-        from polysoma.nn.precision import chosen
+    driver, workers = driver_of(driver), Workers.of(workers)
+    behaviour = Behaviour(driver, acting or Acting(), prompting or Prompting())
+    precision = ""
+    if isinstance(driver, Checkpoint):
+        from polysoma.nn.precision import chosen  # torch takes a second to import
 
-        _check_bodies(driver, tasks)
-        resolved = chosen("cpu", precision)
-    behaviour = Behaviour(
-        driver=driver, acting=acting or {}, paraphrases=paraphrases, told=told, memory=memory, context=context,
-        precision=resolved or None,
-    )  # fmt: skip
-    if context is not None:
-        _check_shots(context, tasks)
+        driver.check(tasks)
+        precision = chosen("cpu", driver.precision)
+        driver = replace(driver, precision=precision)
+        behaviour = replace(behaviour, driver=driver)
+    if behaviour.prompting.in_context is not None:
+        behaviour.prompting.in_context.check(tasks)
     seeds = list(range(seed, seed + episodes))
-    jobs = interleave(tasks, seeds, film, watch is not None)
+    jobs = interleave(tasks, seeds, video, watch is not None)
     outcomes: dict[tuple[str, int], Outcome] = {}
     so_far: dict[str, Score] = {}
-    films: dict[str, Outcome] = {}
+    videos: dict[str, Outcome] = {}
     began = time.monotonic()
-    for done, outcome in enumerate(rollout_in_workers(jobs, behaviour, workers, lanes, cluster), 1):
+    for done, outcome in enumerate(rollout_in_workers(jobs, behaviour, workers), 1):
         if watch is not None and outcome.episode is not None:
             watch(outcome)
             outcome = replace(outcome, episode=None)  # One after the other fits into memory, all of them may not.
         if outcome.frames:
-            films[outcome.task] = outcome
+            videos[outcome.task] = outcome
         outcomes[outcome.task, outcome.seed] = outcome
         so_far.setdefault(outcome.task, Score()).outcomes.append(outcome.success)
         if progress:
             progress(done, len(jobs), so_far)
-    scores = {}
+    scores, interventions = {}, {}
     for task in tasks:
         own = [outcomes[task, s] for s in seeds]
         scores[task] = Score(seeds, [o.success for o in own], [o.steps for o in own], [o.total for o in own])
-    settings = {"episodes": episodes, "seed": seed, "workers": workers, "lanes": lanes, "acting": acting or {}}
-    if paraphrases:
-        settings["paraphrases"] = list(paraphrases)
-    if told != "words":
-        settings["told"] = told
-    if memory is not None:
-        settings["memory"] = list(memory)
-    if context is not None:
-        settings["context"] = asdict(context)
-    result = Result(driver, scores, settings, time.monotonic() - began, films=films, precision=resolved)
-    if latency and driver not in (EXPERT, RANDOM):
-        result.latency = decision_latency(driver, tasks, seed, resolved)
+        judged = sum((outcome.interventions for outcome in own), Interventions())
+        if judged.judged:
+            interventions[task] = judged
+    result = Result(
+        name_of(driver),
+        scores,
+        _settings(behaviour, episodes, seed, workers),
+        time.monotonic() - began,
+        videos=videos,
+        interventions=interventions,
+        precision=precision,
+    )
+    if latency and not isinstance(driver, Expert | Random):
+        result.latency = decision_latency(driver, tasks, seed)
     return result
 
 
-def _check_bodies(driver: str, tasks: Sequence[str]) -> None:
-    from polysoma.policy.checkpoint import read_config, resolve
-
-    known = [body["name"] for body in read_config(resolve(driver))["embodiments"]]
-    unknown = sorted({body_of(task) for task in tasks} - set(known))
-    if unknown:
-        raise PolysomaError(f"{driver} does not know the bodies {unknown}; it knows {known}")
-
-
-def _check_shots(context: Context, tasks: Sequence[str]) -> None:
-    dataset = Dataset(Path(context.folder))
-    counts = np.bincount(dataset.episode_task[dataset.episode_success], minlength=len(dataset.tasks))
-    there = dict(zip(dataset.tasks, counts.tolist(), strict=True))
-    few = {task: there.get(task, 0) for task in tasks if there.get(task, 0) < context.shots}
-    if few:
-        task = min(few, key=lambda name: few[name])
-        raise PolysomaError(
-            f"{context.folder}: {context.shots} successful episodes of each task are to be shown; {len(few)} tasks "
-            f"have fewer, {task} has {few[task]}"
-        )
+def _settings(behaviour: Behaviour, episodes: int, seed: int, workers: Workers) -> dict[str, Any]:
+    """What an evaluation's JSON says of how it was made; what is left at its default is left out."""
+    driver, prompting = behaviour.driver, behaviour.prompting
+    acting = {name: value for name, value in asdict(behaviour.acting).items() if value is not None}
+    settings: dict[str, Any] = {"episodes": episodes, "seed": seed, "workers": workers.processes}
+    settings["slots"] = workers.slots
+    if isinstance(driver, Checkpoint) and driver.temperature is not None:
+        acting["temperature"] = driver.temperature
+    settings["real_time" if isinstance(behaviour.acting, RealTime) else "acting"] = acting
+    if isinstance(driver, Checkpoint) and driver.retrieve is not None:
+        settings["retrieve"] = list(driver.retrieve)
+    if prompting.paraphrases:
+        settings["paraphrases"] = list(prompting.paraphrases)
+    if prompting.conditioning != "words":
+        settings["conditioning"] = prompting.conditioning
+    if prompting.in_context is not None:
+        settings["in_context"] = asdict(prompting.in_context)
+    return settings
 
 
-def decision_latency(
-    checkpoint: str, tasks: Sequence[str], seed: int, precision: str | None = None
-) -> dict[str, dict[str, float]]:
+def decision_latency(driver: Driver | Planner | str, tasks: Sequence[str], seed: int) -> dict[str, dict[str, float]]:
     """Milliseconds from observation to action at batch 1 on one thread, for the first task of each family.
 
-    Only decisions that run the network are counted: those that take the next action of a chunk take microseconds.
+    Only decisions for which the planner is asked are counted: those that take the next action of a plan take
+    microseconds.
     """
     import torch
 
-    from polysoma.policy.agent import Acting, Agent
-    from polysoma.policy.checkpoint import load
-
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    policy = load(checkpoint, precision=precision)
+    planner = driver_of(driver)()
     result = {}
     for family in dict.fromkeys(body_of(task) for task in tasks):
         task = next(task for task in tasks if task.startswith(family + "/"))
         environment = simulators.make(task)
-        agent = Agent(policy, family, acting=Acting(execute=1))
+        agent = Agent(planner, environment.embodiment, acting=Acting(execute=1))
         times: list[float] = []
         episode = 0
         while len(times) < LATENCY_DECISIONS + 5:

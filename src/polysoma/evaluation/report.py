@@ -11,7 +11,7 @@ from polysoma.evaluation.evaluation import Result, Score, hardware, versions
 from polysoma.evaluation.intervals import wilson
 from polysoma.evaluation.mosaic import mosaic
 from polysoma.files import write_atomically
-from polysoma.rollout import VIDEO_FPS, Outcome
+from polysoma.rollout.jobs import VIDEO_FPS, Outcome
 from polysoma.task import body_of
 
 MAX_FRAMES = 120
@@ -24,8 +24,8 @@ def write_report(result: Result, folder: Path) -> Path:
     Raises PolysomaError when they cannot be written.
     """
     sections = []
-    if len({body_of(task) for task in result.films}) > 1:
-        video = encode_video(mosaic(list(result.films.values())), VIDEO_FPS)
+    if len({body_of(task) for task in result.videos}) > 1:
+        video = encode_video(mosaic(list(result.videos.values())), VIDEO_FPS)
         write_atomically(folder / "mosaic.mp4", video)
         sections.append(f'<div class="whole">{pages.video(video)}</div>')
     sections += ["<h2>Families</h2>", _table(result.families(), result)]
@@ -34,9 +34,9 @@ def write_report(result: Result, folder: Path) -> Path:
         by_family.setdefault(body_of(task), []).append(task)
     for family, tasks in by_family.items():
         sections.append(f"<h2>{escape(family)}</h2>")
-        films = [result.films[task] for task in tasks if task in result.films]
-        if films:
-            sections.append('<div class="films">' + "".join(_film(film) for film in films) + "</div>")
+        videos = [result.videos[task] for task in tasks if task in result.videos]
+        if videos:
+            sections.append('<div class="films">' + "".join(_figure(one) for one in videos) + "</div>")
         rows = _table({task: result.tasks[task] for task in tasks}, result)
         sections.append(f"<details open><summary>{len(tasks)} tasks</summary>{rows}</details>")
     path = folder / "index.html"
@@ -82,7 +82,7 @@ def _table(scores: dict[str, Score], result: Result) -> str:
     return pages.table([head[column] for column in used], shown, numbers)
 
 
-def _film(outcome: Outcome) -> str:
+def _figure(outcome: Outcome) -> str:
     stride = -(-len(outcome.frames) // MAX_FRAMES)
     verdict = '<span class="ok">success</span>' if outcome.success else '<span class="no">failure</span>'
     caption = (

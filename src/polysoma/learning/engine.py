@@ -25,7 +25,7 @@ from polysoma.errors import PolysomaError, SettingError
 from polysoma.learning import distributed, run_state
 from polysoma.learning.method import Method, Metrics, Share
 from polysoma.learning.metrics import Metrics as Written
-from polysoma.learning.metrics import Tracker
+from polysoma.learning.metrics import Tracker, check_tracker
 from polysoma.learning.optimizers import AdamW, ScheduleFree
 from polysoma.nn import precision
 from polysoma.nn.precision import Wanted
@@ -111,6 +111,7 @@ class Engine:
 
     def __init__(self, method: Method, settings: Settings, accelerator: accelerate.Accelerator | None = None) -> None:
         keep_freed_memory()
+        check_tracker(settings.tracker)
         self.method, self.settings = method, settings
         self.accelerator = accelerator or accelerate.Accelerator()
         policy = dict(method.modules.items()).get("policy")

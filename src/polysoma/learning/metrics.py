@@ -78,7 +78,7 @@ def _started(out: Path, step: int, tracker: Tracker, settings: Mapping[str, Any]
 
     named = {"name": out.resolve().name}
     options: dict[Tracker, dict[str, Any]] = {
-        "tensorboard": {"purge_step": step},
+        "tensorboard": {"purge_step": step + 1},
         "wandb": named | {"dir": str(out), "config": dict(settings)},
         "trackio": named | {"config": dict(settings)},
     }

@@ -94,6 +94,26 @@ def _nearest(name: str, known: Sequence[str]) -> str:
     return f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
 
 
+def check_policy(recipe: Recipe, policy: Policy) -> None:
+    """Raises PolysomaError where a body is to be shown what the policy cannot be shown, a line for each."""
+    problems = []
+    for name, body in recipe.bodies.items():
+        if body.goals and (policy.images is None or not policy.config.images.goals):
+            problems.append(
+                f"bodies.{name}.goals: the policy does not follow goal pictures: it needs a camera, and images.goals"
+            )
+        horizon = policy.horizon(name)
+        if body.shots and not policy.config.shown:
+            problems.append(f"bodies.{name}.shots: the policy cannot be shown episodes; start from one that can")
+        elif body.shots and not (horizon.previous_action or horizon.history > 1):
+            problems.append(
+                f"bodies.{name}.shots: what is shown was done, so the policy has to read the previous action "
+                f"(bodies.{name}.previous_action = true)"
+            )
+    if problems:
+        raise PolysomaError("\n".join(problems))
+
+
 def _unplayable(recipe: Recipe) -> list[str]:
     """What hinders the quick evaluation."""
     if recipe.evaluation.episodes < 1:

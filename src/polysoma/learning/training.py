@@ -80,6 +80,7 @@ def _engine(
     keep_freed_memory()
     torch.manual_seed(recipe.seed)
     policy = preparation.policy_for(recipe, sources, training)
+    preparation.check_policy(recipe, policy)
     preparation.freeze(policy, recipe.trainable)
     build = method or recipe.method.build
     return Engine(build(ingredients(recipe, policy, sources, held_out)), recipe, accelerator)

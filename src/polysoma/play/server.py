@@ -23,6 +23,8 @@ from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
+from polysoma import simulators
+from polysoma.acting.planner import Planner, as_planner, embodiment_for
 from polysoma.data.video import encode_video
 from polysoma.embodiment import Embodiment
 from polysoma.errors import PolysomaError
@@ -40,13 +42,13 @@ class PlayServer:
     """Shows one stage to everyone who opens the page.
 
     Args:
-        policy: that drives the bodies.
+        planner: what drives the bodies, or a policy.
         bodies: their names.
         token: what the page's address must end in (``/?token=...``); None asks for nothing.
     """
 
-    def __init__(self, policy: Policy, bodies: list[str], token: str | None = None) -> None:
-        self._policy, self._bodies, self._token = policy, bodies, token
+    def __init__(self, planner: Planner | Policy, bodies: list[str], token: str | None = None) -> None:
+        self._planner, self._bodies, self._token = as_planner(planner), bodies, token
         self._watchers: set[asyncio.Queue[str | bytes]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._page = (resources.files("polysoma.play") / "page.html").read_bytes()
@@ -55,7 +57,7 @@ class PlayServer:
     async def listen(self, host: str = "127.0.0.1", port: int = 8080) -> AsyncIterator[Server]:
         """The stage lives as long as the context lasts. Raises PolysomaError when the address cannot be had."""
         self._loop = asyncio.get_running_loop()
-        self._stage = Stage(self._policy, self._bodies, self._show, self._tell, self._send_clip)
+        self._stage = Stage(self._planner, self._bodies, self._show, self._tell, self._send_clip)
         try:
             async with serve(
                 self._watch, host, port, process_request=self._greet, compression=None, max_size=MESSAGE_BYTES
@@ -122,11 +124,16 @@ class PlayServer:
         if not isinstance(wish, dict) or not isinstance(wish.get("do"), str):
             raise PolysomaError(f"expected a wish such as {{'do': 'reset'}}, got {message[:80]!r}")
         if wish["do"] == "goal" and wish.get("pictures") is not None:
-            body = self._policy.embodiment(str(wish.get("body")))
+            body = self._body(str(wish.get("body")))
             if not isinstance(wish["pictures"], dict):
                 raise PolysomaError("a goal is a map of cameras to pictures")
             wish["pictures"] = {name: _picture(body, name, data) for name, data in wish["pictures"].items()}
         return wish
+
+    def _body(self, name: str) -> Embodiment:
+        if name not in self._bodies:
+            raise PolysomaError(f"there is no body {name!r}; there are {self._bodies}")
+        return embodiment_for(self._planner, simulators.embodiments()[name])
 
     def _show(self, body: str, picture: np.ndarray) -> None:
         if self._watchers:

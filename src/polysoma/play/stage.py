@@ -1,4 +1,4 @@
-"""The stage: every body in its own simulation, all of them driven by one policy, in one thread.
+"""The stage: every body in its own simulation, all of them driven by one planner, in one thread.
 
 Whoever watches asks for things with :meth:`Stage.ask`, from any thread; the stage does them between two steps.
 """
@@ -16,10 +16,13 @@ from typing import Any
 import numpy as np
 
 from polysoma import simulators
+from polysoma.acting.agent import Agent
+from polysoma.acting.planner import Planner, as_planner, embodiment_for
+from polysoma.acting.policy_planner import policy_behind
 from polysoma.embodiment import INSTRUCTION, Modality, Observation
 from polysoma.errors import PolysomaError
-from polysoma.policy.agent import Acting, Agent
 from polysoma.policy.policy import Policy
+from polysoma.rollout.slots import StepExpert
 from polysoma.simulators.environment import Environment
 
 LARGE, SMALL = 384, 176
@@ -45,13 +48,14 @@ class Actor:
     """One body on the stage: its simulation, its agent, and the score.
 
     Args:
-        policy: whose weights.
-        body: name of an embodiment that the policy knows and that is simulated.
+        planner: what plans, or a policy.
+        body: name of a simulated embodiment that the planner can drive.
     """
 
-    def __init__(self, policy: Policy, body: str) -> None:
-        self.policy, self.name = policy, body
-        self.embodiment = policy.embodiment(body)
+    def __init__(self, planner: Planner | Policy, body: str) -> None:
+        self.planner, self.name = as_planner(planner), body
+        self.policy = policy_behind(self.planner)
+        self.embodiment = embodiment_for(self.planner, simulators.embodiments()[body])
         self.tasks = simulators.tasks_of(body)
         self.episodes = self.successes = 0
         self.paused = False
@@ -99,15 +103,13 @@ class Actor:
         self.goal = goal
         try:
             self._new_agent()
-            if goal is not None:
-                self._agent.policy.begin(self.name, self.told, goal)
         except PolysomaError:
             self.goal = before
             self._new_agent()
             raise
 
     @property
-    def told(self) -> str:
+    def instruction(self) -> str:
         """The words that hold now."""
         return self.said if self.said is not None else self.observation[INSTRUCTION]
 
@@ -134,13 +136,14 @@ class Actor:
         if self.over:
             self.reset()
             return
-        observation: Observation = {**self.observation, INSTRUCTION: self.told}
+        observation: Observation = {**self.observation, INSTRUCTION: self.instruction}
         began = time.perf_counter()
         action = self._agent.act(observation)
         spent = 1e3 * (time.perf_counter() - began)
-        if self._agent.thought:
+        if self._agent.asked:
             self.decisions_ms.append(spent)
         self.observation, _, terminated, truncated, info = self.environment.step(action)
+        self._expert.stepped()
         self.steps += 1
         self.success = bool(info["success"])
         self.over = self.success or terminated or truncated or self.steps >= self.environment.max_steps
@@ -153,7 +156,7 @@ class Actor:
         """What the page says about this body."""
         return {
             "task": self.task,
-            "told": self.told,
+            "told": self.instruction,
             "own_words": self.said is not None,
             "goal": self.goal is not None,
             "steps": self.steps,
@@ -172,9 +175,9 @@ class Actor:
         return {
             "tasks": list(self.tasks),
             "rate_hz": self.embodiment.rate_hz,
-            "tokens": self.policy.describe(self.name),
+            "tokens": "" if self.policy is None else self.policy.describe(self.name),
             "cameras": [s.name for s in self.embodiment.streams if s.modality is Modality.IMAGE],
-            "follows_goals": self.policy.config.images.goals,
+            "follows_goals": self.policy is not None and self.policy.config.images.goals,
             "windy": self.windy,
         }
 
@@ -183,14 +186,22 @@ class Actor:
             environment.close()
 
     def _new_agent(self) -> None:
-        self._agent: Agent = self.policy.agent(self.name, acting=Acting(), seed=self._seed, goal=self.goal)
+        self._expert = StepExpert(self.environment)
+        self._agent = Agent(
+            self.planner,
+            self.embodiment,
+            self.instruction,
+            seed=self._seed,
+            goal=self.goal,
+            expert=self._expert,
+        )
 
 
 class Stage:
     """All bodies, side by side, at the pace of real time or as near to it as this machine can.
 
     Args:
-        policy: that drives them.
+        planner: what drives them, or a policy.
         bodies: their names.
         show: called in the stage's thread with a body's name and its picture, uint8 ``(side, side, 3)``.
         tell: called there with a message for those who watch: a map of plain JSON values.
@@ -199,13 +210,13 @@ class Stage:
 
     def __init__(
         self,
-        policy: Policy,
+        planner: Planner | Policy,
         bodies: Iterable[str],
         show: Callable[[str, np.ndarray], None],
         tell: Callable[[dict[str, Any]], None],
         clip: Callable[[str, list[np.ndarray]], None],
     ) -> None:
-        self._policy, self._names = policy, list(bodies)
+        self._planner, self._names = as_planner(planner), list(bodies)
         self._show, self._tell, self._clip = show, tell, clip
         self._wishes: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self._actors: dict[str, Actor] = {}
@@ -245,7 +256,7 @@ class Stage:
                 except (KeyError, TypeError, ValueError) as error:
                     self._tell({"problem": f"not understood: {error!r}"})
             now = time.perf_counter()
-            # Who cannot keep up gets slower, not jerky.
+            # A slow simulation plays slower without dropping steps.
             passed, moment = min(now - moment, 2 / FPS), now
             self._live(passed, turn)
             if turn % 4 == 0:
@@ -257,7 +268,7 @@ class Stage:
 
     def _admit(self, name: str) -> None:
         try:
-            self._actors[name] = Actor(self._policy, name)
+            self._actors[name] = Actor(self._planner, name)
         except PolysomaError as error:
             self._failed[name] = str(error)
         self._tell(self.description())
@@ -287,10 +298,11 @@ class Stage:
 
     def description(self) -> dict[str, Any]:
         """What there is to see: for who comes later too."""
+        policy = policy_behind(self._planner)
         return {
             "policy": {
-                "parameters": self._policy.parameter_count(),
-                "bodies": len(self._policy.config.embodiments),
+                "parameters": 0 if policy is None else policy.parameter_count(),
+                "bodies": len(self._names if policy is None else policy.config.embodiments),
             },
             "bodies": {name: actor.description() for name, actor in list(self._actors.items())},
             "coming": [n for n in self._names if n not in self._actors and n not in self._failed],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -23,9 +24,9 @@ from polysoma.policy.printing import summary, token_table
 from polysoma.policy.state import PolicyState, conditioning_of
 
 if TYPE_CHECKING:
+    from polysoma.acting.agent import Acting, Agent
+    from polysoma.acting.retrieval import DemonstrationIndex
     from polysoma.data.episode import Episode
-    from polysoma.policy.agent import Acting, Agent
-    from polysoma.policy.retrieval import RetrievalMemory
 
 
 class Policy(Network):
@@ -324,13 +325,23 @@ class Policy(Network):
         acting: Acting | None = None,
         seed: int = 0,
         goal: Mapping[str, np.ndarray] | None = None,
-        memory: RetrievalMemory | None = None,
+        memory: DemonstrationIndex | None = None,
         context: Sequence[Episode] = (),
     ) -> Agent:
-        """An :class:`~polysoma.policy.agent.Agent` that drives this body with these weights."""
-        from polysoma.policy.agent import Agent
+        """An :class:`~polysoma.acting.agent.Agent` that drives this body with these weights; ``memory`` holds
+        demonstrations that it looks up, ``context`` those that it is shown before it acts.
 
-        return Agent(self, body, instruction, acting, seed, goal, memory, context)
+        The one place where the policy reaches up to what acts with it; the import is here so that there is no circle.
+        """
+        from polysoma.acting.agent import Acting, Agent
+        from polysoma.acting.planner import as_planner
+        from polysoma.acting.retrieval import Retrieval
+
+        acting = acting or Acting()
+        planner = as_planner(self, acting.temperature)
+        if memory is not None:
+            planner = Retrieval(planner, memory)
+        return Agent(planner, body, instruction, dataclasses.replace(acting, temperature=None), seed, goal, context)
 
     def describe(self, name: str) -> str:
         """The token table of one body, a line for each group of tokens."""

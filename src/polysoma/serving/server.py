@@ -1,7 +1,7 @@
-"""``polysoma serve``: many robots, one set of weights, openpi's websocket protocol.
+"""``polysoma serve``: many robots, one planner, openpi's websocket protocol.
 
 A client connects, gets a message that describes the server, then sends one observation at a time and gets one chunk of
-actions for each. Every connection is a session with a memory of its own; requests that wait at the same time share one
+actions for each. Every connection has agents of its own; requests that wait at the same time share one
 batch, which is computed off the event loop.
 
 A request is a map: the streams of the body by name (``"observation/state"`` may be said for ``"state"``), what to do as
@@ -28,7 +28,7 @@ import http
 import logging
 import ssl
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -41,9 +41,11 @@ from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
+from polysoma.acting.agent import Agent, plan_together
+from polysoma.acting.planner import Planner, as_planner, embodiment_for, known_embodiments
+from polysoma.acting.policy_planner import policy_behind
 from polysoma.embodiment import INSTRUCTION, Embodiment
 from polysoma.errors import PolysomaError
-from polysoma.policy.agent import Acting, Agent, plan_together
 from polysoma.policy.policy import Policy
 from polysoma.serving.messages import pack, unpack
 
@@ -107,34 +109,38 @@ class _Metrics:
 
 
 class PolicyServer:
-    """Serves one policy, and adaptations of it.
+    """Serves one planner, and others beside it by name, such as adaptations of a policy.
 
     Args:
-        policy: whose weights.
-        embodiments: names of the bodies that may be driven; None for all that the policy knows.
+        planner: what plans, or a policy.
+        embodiments: the bodies that may be driven, or their names; None for all that the planner knows by itself.
         token: what clients must present (``Authorization: Api-Key TOKEN`` or ``Bearer TOKEN``); None asks for nothing.
         limits: see :class:`Limits`.
-        adapters: adaptations by the names that clients ask for them by, loaded together with the policy
-            (:func:`polysoma.policy.checkpoint.load_all`) so that they share its weights.
+        adapters: planners, or policies, by the names that clients ask for them by. Adaptations that are loaded together
+            with the policy (:func:`polysoma.policy.checkpoint.load_all`) share its weights.
 
     Raises:
-        PolysomaError: a body that the policy does not know.
+        PolysomaError: a body that the planner does not know, or none.
     """
 
     def __init__(
         self,
-        policy: Policy,
-        embodiments: tuple[str, ...] | None = None,
+        planner: Planner | Policy,
+        embodiments: Sequence[str | Embodiment] | None = None,
         token: str | None = None,
         limits: Limits | None = None,
-        adapters: Mapping[str, Policy] | None = None,
+        adapters: Mapping[str, Planner | Policy] | None = None,
     ) -> None:
-        self._policies = {_BASE: policy, **(adapters or {})}
-        names = embodiments or tuple(body.name for body in policy.config.embodiments)
-        self.bodies: dict[str, Embodiment] = {name: policy.embodiment(name) for name in names}
+        self._planners = {name: as_planner(each) for name, each in {_BASE: planner, **(adapters or {})}.items()}
         self._bodies = {
-            name: {body.name: body for body in adapted.config.embodiments} for name, adapted in self._policies.items()
-        } | {_BASE: self.bodies}
+            name: {body.name: body for body in known_embodiments(each)} for name, each in self._planners.items()
+        }
+        if embodiments is not None:
+            served = [embodiment_for(self._planners[_BASE], body) for body in embodiments]
+            self._bodies[_BASE] = {body.name: body for body in served}
+        self.bodies: dict[str, Embodiment] = self._bodies[_BASE]
+        if not self.bodies:
+            raise PolysomaError("this planner knows no bodies by itself: give those that are to be driven")
         self.limits = limits or Limits()
         self._token = token
         self._metrics = _Metrics()
@@ -221,9 +227,9 @@ class PolicyServer:
     def _description(self) -> dict[str, Any]:
         return {
             "server": "polysoma",
-            "embodiments": {name: self._policies[_BASE].driving(name).description(name) for name in self.bodies},
+            "embodiments": {body.name: _described(self._planners[_BASE], body) for body in self.bodies.values()},
             "adapters": {
-                adapter: {name: self._policies[adapter].driving(name).description(name) for name in bodies}
+                adapter: {body.name: _described(self._planners[adapter], body) for body in bodies.values()}
                 for adapter, bodies in self._bodies.items()
                 if adapter != _BASE
             },
@@ -237,14 +243,13 @@ class PolicyServer:
         if not isinstance(request, dict) or any(not isinstance(key, str) for key in request):
             raise PolysomaError(f"expected a map of names to values, got {type(request).__name__}")
         adapter = request.get("adapter", _BASE)
-        if not isinstance(adapter, str) or adapter not in self._policies:
-            known = [name for name in self._policies if name != _BASE]
+        if not isinstance(adapter, str) or adapter not in self._planners:
+            known = [name for name in self._planners if name != _BASE]
             raise PolysomaError(f"adapter: expected one of {known} or none, got {adapter!r}")
         body = self._body(adapter, request)
         deadline = _number(request, "deadline_ms", 1e3 / body.rate_hz)
         agent = self._agent(session, adapter, body, request)
-        observation = agent.checked(_observation(request))
-        asked = _Asked(agent, observation, asyncio.get_running_loop().create_future())
+        asked = _Asked(agent, _observation(request), asyncio.get_running_loop().create_future())
         try:
             self._queue.put_nowait(asked)
         except asyncio.QueueFull:
@@ -274,15 +279,14 @@ class PolicyServer:
     def _agent(self, session: _Session, adapter: str, body: Embodiment, request: Mapping[str, Any]) -> Agent:
         agent = session.agents.get((adapter, body.name))
         if agent is None:
-            policy = self._policies[adapter].driving(body.name)
-            agent = policy.agent(body.name, acting=Acting(execute=policy.horizon(body.name).chunk))
+            agent = Agent(self._planners[adapter], body)
             session.agents[adapter, body.name] = agent
         elif request.get("reset"):
             agent.reset()
         elif "executed_action" in request:
             agent.executed(request["executed_action"])
         elif "executed" in request:
-            agent.executed_of_plan(int(_number(request, "executed", agent.horizon.chunk)))
+            agent.executed_of_plan(int(_number(request, "executed", 0)))
         return agent
 
     async def _answer_batches(self, threads: ThreadPoolExecutor) -> None:
@@ -310,6 +314,12 @@ class PolicyServer:
 
 
 _OPTIONS = ("adapter", "embodiment", "executed", "executed_action", "deadline_ms", "reset", "prompt")
+
+
+def _described(planner: Planner, body: Embodiment) -> dict[str, Any]:
+    """The body as clients are told of it; of a policy with its horizon, so that they know how long an answer is."""
+    policy = policy_behind(planner)
+    return body.to_json() if policy is None else policy.driving(body.name).description(body.name)
 
 
 def _observation(request: Mapping[str, Any]) -> dict[str, Any]:

@@ -41,7 +41,7 @@ def in_processes(work: Work, jobs: Sequence[Any], workers: int, *arguments: Any)
         dead = [process.exitcode for process in processes if process.exitcode]
         if dead:
             raise PolysomaError(
-                f"a worker process died (exit code {dead[0]}): out of memory? Try fewer workers or lanes"
+                f"a worker process died (exit code {dead[0]}): out of memory? Try fewer workers or slots"
             )
 
     try:

@@ -20,7 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from polysoma.acting.planner import Plan, Session, TaskPrompt
 from polysoma.data.dataset import Dataset
+from polysoma.data.episode import Episode
 from polysoma.data.statistics import Statistics
 from polysoma.embodiment import INSTRUCTION, ContinuousActions, Embodiment, Modality, Observation
 from polysoma.errors import PolysomaError
@@ -118,6 +120,11 @@ class Serializer:
         """The places of a step's tokens, int64 ``(per_step,)``."""
         return np.concatenate([np.arange(1, self.observed + 2), np.full(self.actions.size, PLACES - 1)])
 
+    def tokens(self, episode: Episode, count: int) -> np.ndarray:
+        """Tokens ``(count * per_step,)`` of the last ``count`` steps of an episode, or of as many as it has."""
+        seen = self.observe({name: episode.observations[name][-count:] for name in self.streams})
+        return np.concatenate([seen, self.act(episode.executed[-count:])], 1).ravel()
+
     def steps(self, dataset: Dataset, first: int, last: int) -> np.ndarray:
         """Tokens ``((last - first) * per_step,)`` of frames of a data set."""
         rows = slice(first, last)
@@ -211,30 +218,78 @@ class StreamPolicy(nn.Module):
         return F.cross_entropy(self.out(x[scored]).float(), ids[:, 1:][scored])
 
 
-class StreamAgent:
-    """Drives one body with a stream policy: remembers as many steps as fit the context, after its prompt.
+class StreamSession(Session):
+    """The steps of one episode as tokens, after a prompt that stays at the start of the context."""
+
+    def __init__(self, prompt: TaskPrompt, serializer: Serializer, before: np.ndarray) -> None:
+        super().__init__(prompt)
+        self.serializer, self.before = serializer, before
+        self.steps: list[np.ndarray] = []
+        self.seen: np.ndarray | None = None
+
+    def observed(self, observation: Observation) -> None:
+        """See :class:`Session`."""
+        names = self.serializer.streams
+        self.seen = self.serializer.observe({name: np.asarray(observation[name])[None] for name in names})[0]
+
+    def executed(self, action: np.ndarray) -> None:
+        """See :class:`Session`."""
+        if self.seen is not None:
+            self.steps.append(np.concatenate([self.seen, self.serializer.act(action[None])[0]]))
+            self.seen = None
+
+
+class StreamPlanner:
+    """Plans with a stream policy, one action at a time: remembers as many steps as fit the context.
+
+    A session whose prompt has demonstrations begins with the end of the first one, half of the context at most.
 
     Args:
         policy: the weights.
-        serializer: of the body.
+        serializers: of the bodies that it drives.
         context: tokens.
-        prompt: tokens of a demonstration's steps, which stay at the start of the context; may be empty.
     """
 
-    def __init__(self, policy: StreamPolicy, serializer: Serializer, context: int, prompt: np.ndarray) -> None:
-        self.policy, self.serializer = policy, serializer
-        self._context, self._prompt = context, prompt
-        self._steps: list[np.ndarray] = []
+    def __init__(self, policy: StreamPolicy, serializers: Sequence[Serializer], context: int) -> None:
+        self.policy, self._context = policy, context
+        self._serializers = {serializer.body.name: serializer for serializer in serializers}
+
+    @property
+    def embodiments(self) -> tuple[Embodiment, ...]:
+        """The bodies that it drives."""
+        return tuple(serializer.body for serializer in self._serializers.values())
+
+    def start(self, prompt: TaskPrompt, seed: int) -> StreamSession:
+        """See :meth:`Planner.start`. Raises PolysomaError for an unknown body, or a goal, which has no tokens."""
+        if prompt.body.name not in self._serializers:
+            raise PolysomaError(f"no serializer of {prompt.body.name!r}; there are {list(self._serializers)}")
+        if prompt.goal is not None:
+            raise PolysomaError("the stream mode does not follow goal pictures")
+        serializer = self._serializers[prompt.body.name]
+        before = np.empty(0, np.int64)
+        if prompt.demonstrations:
+            before = serializer.tokens(prompt.demonstrations[0], self._context // serializer.per_step // 2)
+        return StreamSession(prompt, serializer, before)
 
     @torch.inference_mode()
-    def act(self, observation: Observation) -> np.ndarray:
-        """The action for this observation, one channel after the other, each the most probable: float32 ``(A,)``."""
-        serializer = self.serializer
+    def plan(self, sessions: Sequence[Session], observations: Sequence[Observation]) -> list[Plan | PolysomaError]:
+        """See :meth:`Planner.plan`."""
+        plans: list[Plan | PolysomaError] = []
+        for session, observation in zip(sessions, observations, strict=True):
+            assert isinstance(session, StreamSession)
+            session.observed(observation)
+            plans.append(Plan(self._write(session, observation)[None], "policy"))
+        return plans
+
+    def _write(self, session: StreamSession, observation: Observation) -> np.ndarray:
+        """An action, one channel after the other, each the most probable: float32 ``(A,)``."""
+        serializer = session.serializer
         words = serializer.words(observation[INSTRUCTION])
-        seen = serializer.observe({name: observation[name][None] for name in serializer.streams})[0]
-        room = (self._context - len(words) - len(self._prompt)) // serializer.per_step
-        past = self._steps[max(0, len(self._steps) - room + 1) :]
-        before = np.concatenate([self._prompt, *past]).astype(np.int64)
+        seen = session.seen
+        assert seen is not None
+        room = (self._context - len(words) - len(session.before)) // serializer.per_step
+        past = session.steps[max(0, len(session.steps) - room + 1) :]
+        before = np.concatenate([session.before, *past]).astype(np.int64)
         of_step = serializer.places()
         places = np.concatenate(
             [np.zeros(len(words), np.int64), np.tile(of_step, len(before) // serializer.per_step), of_step[: len(seen)]]
@@ -249,5 +304,4 @@ class StreamAgent:
                 memory = own if memory is None else torch.cat([memory, own], 4)
                 chosen.append(int(self.policy.out(x[:, -1]).argmax()))
                 ids, at = torch.tensor([[chosen[-1]]]), torch.tensor([[PLACES - 1]])
-        self._steps.append(np.concatenate([seen, chosen]))
         return serializer.action(chosen)

@@ -1,4 +1,4 @@
-"""Retrieval: demonstrations that a policy looks up while it acts, without a gradient step.
+"""Retrieval: demonstrations that are looked up while a policy acts, without a gradient step.
 
 Every frame of an added episode is found again by the policy's own readout, and brings the actions that followed it. How
 far neighbours are trusted is learnt from the episodes themselves: each is looked up among the others.
@@ -7,16 +7,18 @@ far neighbours are trusted is learnt from the episodes themselves: each is looke
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
+from polysoma.acting.planner import Plan, Planner, Session, Wrapper, as_planner
+from polysoma.acting.policy_planner import PolicyPlanner
 from polysoma.data.episode import Episode
-from polysoma.data.windows import Windows
-from polysoma.embodiment import DiscreteActions
+from polysoma.embodiment import DiscreteActions, Observation
 from polysoma.errors import PolysomaError
 
 if TYPE_CHECKING:
@@ -24,11 +26,10 @@ if TYPE_CHECKING:
 
 _TRIALS = 256
 _SHARPNESS = (0.5, 1.0, 2.0, 4.0, 8.0)
-_BATCH = 256
 
 
-class RetrievalMemory:
-    """Demonstrations of one body. Agents that are given the same memory share what is added to it.
+class DemonstrationIndex:
+    """Demonstrations of one body, found by a policy's readouts. All who are given the same index share what is added.
 
     Args:
         policy: whose readouts things are found by.
@@ -55,6 +56,7 @@ class RetrievalMemory:
         self.policy, self.body, self.neighbours = policy.driving(body), policy.embodiment(body), neighbours
         self.horizon = self.policy.horizon(body)
         self.trust, self.sharpness = 0.0, 1.0
+        self._planner = PolicyPlanner(policy)
         self._usual = 1.0
         self._index: Any = Index(ndim=policy.config.width, metric="l2sq", dtype="f32")
         self._keys = np.empty((0, policy.config.width), np.float32)
@@ -75,7 +77,7 @@ class RetrievalMemory:
         return self.horizon.chunk, self.body.actions.size
 
     def add(self, episode: Episode) -> None:
-        """Remembers a demonstration; the next decision can use it. Raises PolysomaError when it is of another body."""
+        """Adds a demonstration; the next decision can use it. Raises PolysomaError when it is of another body."""
         self.extend([episode])
 
     def extend(self, episodes: Iterable[Episode]) -> None:
@@ -86,48 +88,28 @@ class RetrievalMemory:
 
     def _add(self, episode: Episode) -> None:
         if episode.embodiment.name != self.body.name:
-            raise PolysomaError(f"this memory is of {self.body.name}, the episode of {episode.embodiment.name}")
-        keys, own = self._read(episode)
+            raise PolysomaError(f"this index is of {self.body.name}, the episode of {episode.embodiment.name}")
+        keys, predictions = self._planner.replay(episode)
         number = np.arange(len(self), len(self) + len(keys))
         self._index.add(number, keys)
         self._episode = np.append(self._episode, np.full(len(keys), self.episodes))
         self._keys = np.concatenate([self._keys, keys])
         self._chunks = np.concatenate([self._chunks, self._followed(episode)])
-        self._own = np.concatenate([self._own, own])
+        self._own = np.concatenate([self._own, self._plain(predictions)])
 
-    def answer(self, readout: np.ndarray, prediction: torch.Tensor) -> torch.Tensor:
-        """The policy's answer with that of the neighbours: as ``prediction``, what :meth:`Policy.respond` returns for
-        one agent."""
+    def answer(self, readout: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+        """A prediction mixed with what followed the neighbours of its readout.
+
+        Args:
+            readout: float32 ``(width,)``.
+            prediction: actions ``(chunk, A)`` or log-probabilities ``(chunk, names)``, float32.
+        """
         if not len(self) or self.trust == 0:
             return prediction
         found = self._index.search(np.asarray(readout, np.float32), min(self.neighbours, len(self)))
         chunk = self._mean(self._chunks[found.keys.astype(np.int64)], found.distances)
-        own = self._plain(prediction.numpy())
-        return self._as_prediction(torch.from_numpy(self.trust * chunk + (1 - self.trust) * own))
-
-    def _read(self, episode: Episode) -> tuple[np.ndarray, np.ndarray]:
-        """The policy's readout ``(T, width)`` and answer ``(T, chunk, A)`` at every frame, as an agent has them."""
-        length, history = len(episode), self.horizon.history
-        last = np.arange(length)
-        # An agent's window slides by half of its length at a time.
-        half = max(1, history - history // 2)
-        first = np.where(last < history, 0, (last - history) // half * half + half)
-        previous = np.concatenate([self.body.actions.none()[None], episode.executed[:-1]])
-        keys, own = [], []
-        for rows in np.array_split(last, math.ceil(length / _BATCH)):
-            frames = np.minimum(first[rows, None] + np.arange(int((rows - first[rows]).max()) + 1), rows[:, None])
-            windows = Windows(
-                self.body,
-                [episode.instruction] * len(rows),
-                {stream.name: episode.observations[stream.name][frames] for stream in self.body.arrays},
-                previous[frames],
-                frames > 0,
-                rows - first[rows] + 1,
-            )
-            prediction, readout = self.policy.respond(windows)
-            keys.append(readout.numpy())
-            own.append(self._plain(prediction.numpy()))
-        return np.concatenate(keys), np.concatenate(own)
+        mixed = (self.trust * chunk + (1 - self.trust) * self._plain(prediction)).astype(np.float32)
+        return np.log(mixed.clip(min=1e-6)) if isinstance(self.body.actions, DiscreteActions) else mixed
 
     def _followed(self, episode: Episode) -> np.ndarray:
         """The actions after every frame, float32 ``(T, chunk, A)``; the last one is repeated. Choices are one-hot."""
@@ -140,10 +122,6 @@ class RetrievalMemory:
     def _plain(self, prediction: np.ndarray) -> np.ndarray:
         """Numbers that can be averaged: probabilities instead of their logarithms."""
         return np.exp(prediction) if isinstance(self.body.actions, DiscreteActions) else prediction
-
-    def _as_prediction(self, chunk: torch.Tensor) -> torch.Tensor:
-        chunk = chunk.float()
-        return chunk.clamp(min=1e-6).log() if isinstance(self.body.actions, DiscreteActions) else chunk
 
     def _mean(self, chunks: np.ndarray, distances: np.ndarray) -> np.ndarray:
         """Of neighbours: ``(..., k, chunk, A)`` and squared distances ``(..., k)`` to ``(..., chunk, A)``."""
@@ -176,3 +154,40 @@ class RetrievalMemory:
             if missed < best:
                 best, chosen = missed, (sharpness, trust)
         self.sharpness, self.trust = chosen
+
+
+@dataclass(frozen=True)
+class Retrieval(Wrapper):
+    """A planner whose plans for one body are mixed with demonstrations; those for other bodies stay as they are.
+
+    Args:
+        planner: whose plans have readouts: a policy, or what wraps one.
+        index: the demonstrations. Its policy is the planner's.
+    """
+
+    planner: Planner
+    index: DemonstrationIndex
+
+    def __init__(self, planner: Planner | Policy, index: DemonstrationIndex) -> None:
+        object.__setattr__(self, "planner", as_planner(planner))
+        object.__setattr__(self, "index", index)
+
+    def plan(self, sessions: Sequence[Session], observations: Sequence[Observation]) -> list[Plan | PolysomaError]:
+        """See :meth:`Planner.plan`."""
+        plans = self.planner.plan(sessions, observations)
+        return [
+            self._mixed(plan) if isinstance(plan, Plan) and session.prompt.body.name == self.index.body.name else plan
+            for session, plan in zip(sessions, plans, strict=True)
+        ]
+
+    def _mixed(self, plan: Plan) -> Plan | PolysomaError:
+        if plan.source == "guard":
+            # What a guard put in the place of a plan is not for others to change.
+            return plan
+        if plan.readout is None:
+            return PolysomaError(
+                f"retrieval needs plans with a readout, as those of policies; this one is {plan.source}'s"
+            )
+        if plan.log_probabilities is not None:
+            return plan.with_log_probabilities(self.index.answer(plan.readout, plan.log_probabilities), "retrieval")
+        return dataclasses.replace(plan, actions=self.index.answer(plan.readout, plan.actions), source="retrieval")

@@ -18,7 +18,7 @@ from polysoma.data.view import chosen_episodes
 from polysoma.embodiment import INSTRUCTION, DiscreteActions, Embodiment, Modality
 from polysoma.errors import PolysomaError
 from polysoma.files import writing
-from polysoma.rollout import Outcome, film_stride
+from polysoma.rollout.jobs import Outcome, video_stride
 
 SUFFIX = ".rrd"
 """How the names of Rerun's files end."""
@@ -152,7 +152,7 @@ class RerunFile:
         self._episodes: list[_Entities] = []
 
     def outcome(self, outcome: Outcome) -> None:
-        """An episode that was played, which its outcome holds, with its film if there is one."""
+        """An episode that was played, which its outcome holds, with its video if there is one."""
         episode = outcome.episode
         assert episode is not None
         body = episode.embodiment
@@ -162,7 +162,7 @@ class RerunFile:
             rows = {name: values[step] for name, values in episode.observations.items()}
             log.observe(rows | texts, episode.executed[step])
         for number, frame in enumerate(outcome.frames):
-            log.entities.at(min(number * film_stride(body), outcome.steps))
+            log.entities.at(min(number * video_stride(body), outcome.steps))
             log.entities.picture(_FILM, frame)
         log.end(outcome.success)
         self._episodes.append(log.entities)

@@ -11,7 +11,9 @@ from pathlib import Path
 
 from polysoma import simulators
 from polysoma.data.writer import DatasetWriter
-from polysoma.rollout import EXPERT, Behaviour, Job, Outcome, interleave, rollout_in_workers
+from polysoma.rollout.drivers import Behaviour, Expert
+from polysoma.rollout.jobs import Job, Outcome, interleave
+from polysoma.rollout.rollout import Workers, rollout_in_workers
 from polysoma.task import body_of
 
 
@@ -31,11 +33,9 @@ def record(
     episodes: int,
     out: Path,
     behaviour: Behaviour,
-    workers: int = 1,
+    workers: Workers | int = 1,
     seed: int = 0,
-    lanes: int = 16,
     progress: Callable[[int, int, Recorded], None] | None = None,
-    cluster: str | None = None,
 ) -> Recorded:
     """Records ``episodes`` of each task with the seeds ``seed, seed + 1, ...`` into ``out/<body>``.
 
@@ -44,8 +44,13 @@ def record(
     expert's labels are right whatever became of the episode (DAgger, Ross et al. 2011).
 
     Args:
+        tasks: full names.
+        episodes: of each task.
+        out: the folder of the data sets.
+        behaviour: who drives, and how.
+        workers: where episodes are played, or in how many processes; a cluster's episodes are written here, too.
+        seed: of the first episode of each task.
         progress: called with episodes done, episodes in all and the counts so far.
-        cluster: None, or the address of a Ray cluster that plays instead of this machine, which still writes.
 
     Raises:
         PolysomaError: unknown task, missing simulator, a data set of another embodiment in the way, a full disk.
@@ -63,7 +68,7 @@ def record(
         ]
         result = Recorded(skipped=len(tasks) * episodes - len(jobs))
         began = time.monotonic()
-        for done, outcome in enumerate(rollout_in_workers(jobs, behaviour, workers, lanes, cluster), 1):
+        for done, outcome in enumerate(rollout_in_workers(jobs, behaviour, workers), 1):
             writer = writers[body_of(outcome.task)]
             if outcome.episode is not None and _worth_keeping(outcome, behaviour):
                 writer.add(outcome.episode)
@@ -79,4 +84,4 @@ def record(
 
 
 def _worth_keeping(outcome: Outcome, behaviour: Behaviour) -> bool:
-    return outcome.success if behaviour.driver == EXPERT else True
+    return outcome.success if isinstance(behaviour.driver, Expert) else True

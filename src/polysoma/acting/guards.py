@@ -1,0 +1,163 @@
+"""Guards: what judges a plan before it moves anything.
+
+A guard allows a plan, replaces its actions or stops the body. :class:`Guarded` puts one between a planner and whoever
+executes its plans, and is a planner itself::
+
+    planner = Guarded(Retrieval(policy, index), guard)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import numpy as np
+
+from polysoma.acting.planner import (
+    Interventions,
+    NoPlan,
+    Plan,
+    Planner,
+    Session,
+    TaskPrompt,
+    Wrapper,
+    as_planner,
+    within_limits,
+)
+from polysoma.embodiment import Observation
+from polysoma.errors import PolysomaError
+
+if TYPE_CHECKING:
+    from polysoma.policy.policy import Policy
+
+
+class Stopped(NoPlan):
+    """A guard stopped the body. ``risk`` is its estimate, 0 to 1."""
+
+    def __init__(self, reason: str, risk: float) -> None:
+        super().__init__(reason)
+        self.risk = risk
+
+
+@dataclass(frozen=True, eq=False)
+class Verdict:
+    """What a guard says of a plan; made by :meth:`allow`, :meth:`replace` or :meth:`stop`.
+
+    Attributes:
+        decision: what is to be done.
+        risk: the guard's estimate that the plan as it came does harm, 0 to 1.
+        actions: what is executed instead, float32 ``(n, A)`` or int64 ``(n,)``, n as it likes; for ``"replace"``.
+        reason: in words, for logs and errors.
+    """
+
+    decision: Literal["allow", "replace", "stop"]
+    risk: float
+    actions: np.ndarray | None = None
+    reason: str = ""
+
+    @staticmethod
+    def allow(risk: float = 0.0) -> Verdict:
+        """Executes the plan."""
+        return Verdict("allow", risk)
+
+    @staticmethod
+    def replace(actions: np.ndarray, risk: float = 1.0, reason: str = "") -> Verdict:
+        """Executes these actions instead."""
+        return Verdict("replace", risk, actions, reason)
+
+    @staticmethod
+    def stop(risk: float = 1.0, reason: str = "") -> Verdict:
+        """Executes nothing: whoever drives gets :class:`Stopped`."""
+        return Verdict("stop", risk, None, reason)
+
+
+class Guard(Protocol):
+    """Judges plans. It keeps no state of an episode, so that one guard serves many."""
+
+    def judge(self, observation: Observation, plan: Plan) -> Verdict:
+        """Whether the plan may be executed after this observation.
+
+        Args:
+            observation: checked.
+            plan: its actions are within the body's limits already, as they would be executed.
+        """
+        ...
+
+
+class GuardedSession(Session):
+    """A session whose plans are judged; what happens in it is passed on to the planner's own."""
+
+    def __init__(self, inner: Session) -> None:
+        super().__init__(inner.prompt, inner.chunk)
+        self.inner = inner
+        self.interventions = Interventions()
+
+    def observed(self, observation: Observation) -> None:
+        """See :class:`Session`."""
+        self.inner.observed(observation)
+
+    def executed(self, action: np.ndarray) -> None:
+        """See :class:`Session`."""
+        self.inner.executed(action)
+
+    def close(self) -> None:
+        """See :class:`Session`."""
+        self.inner.close()
+
+
+@dataclass(frozen=True, eq=False)
+class Guarded(Wrapper):
+    """A planner whose every plan a guard judges before anybody gets it.
+
+    What a guard did in one episode is counted in ``session.interventions``.
+
+    Args:
+        planner: a planner, or a policy.
+        guard: judges.
+    """
+
+    planner: Planner
+    guard: Guard
+
+    def __init__(self, planner: Planner | Policy, guard: Guard) -> None:
+        object.__setattr__(self, "planner", as_planner(planner))
+        object.__setattr__(self, "guard", guard)
+
+    def start(self, prompt: TaskPrompt, seed: int) -> GuardedSession:
+        """See :meth:`Planner.start`."""
+        return GuardedSession(self.planner.start(prompt, seed))
+
+    def plan(self, sessions: Sequence[Session], observations: Sequence[Observation]) -> list[Plan | PolysomaError]:
+        """See :meth:`Planner.plan`."""
+        inner = [_own(session).inner for session in sessions]
+        plans = self.planner.plan(inner, observations)
+        return [
+            plan if isinstance(plan, PolysomaError) else self._judged(_own(session), observation, plan)
+            for session, observation, plan in zip(sessions, observations, plans, strict=True)
+        ]
+
+    def _judged(self, session: GuardedSession, observation: Observation, plan: Plan) -> Plan | PolysomaError:
+        body, counts = session.prompt.body, session.interventions
+        try:
+            seen = dataclasses.replace(plan, actions=within_limits(body, plan.actions))
+            verdict = self.guard.judge(observation, seen)
+            counts.judged += 1
+            if verdict.decision == "stop":
+                counts.stopped += 1
+                return Stopped(f"{body.name} was stopped: {verdict.reason or f'risk {verdict.risk:.2f}'}", verdict.risk)
+            if verdict.decision == "replace":
+                counts.replaced += 1
+                if verdict.actions is None:
+                    return PolysomaError(f"{type(self.guard).__name__} replaces a plan of {body.name} by no actions")
+                # The policy's readout and probabilities are not those of the new actions.
+                return Plan(within_limits(body, verdict.actions), "guard", risk=verdict.risk)
+        except PolysomaError as error:
+            return error
+        return dataclasses.replace(plan, risk=verdict.risk)
+
+
+def _own(session: Session) -> GuardedSession:
+    assert isinstance(session, GuardedSession)
+    return session

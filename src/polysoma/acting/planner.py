@@ -1,0 +1,289 @@
+"""Planners: whatever turns observations into plans, for many bodies at a time.
+
+    planner.start(prompt, seed) -> session            one an episode
+    planner.plan(sessions, observations) -> plans     one batch, any number of episodes
+
+A policy, a policy with retrieval, an expert, random actions and a remote server are planners; wrappers
+(:class:`~polysoma.acting.retrieval.Retrieval`, :class:`~polysoma.acting.guards.Guarded`) take one and are one. An
+:class:`~polysoma.acting.agent.Agent` binds a planner to one body and executes its plans.
+
+This module imports no torch, so that recording with experts does not load it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from polysoma.data.episode import Episode
+from polysoma.embodiment import Embodiment, Modality, Observation
+from polysoma.errors import PolysomaError
+
+if TYPE_CHECKING:
+    from polysoma.policy.policy import Policy
+
+
+class NoPlan(PolysomaError):
+    """There is no plan for a reason that lies in the episode: an expert gave up, a guard stopped the body.
+
+    It ends the episode; any other PolysomaError is a mistake that ends a whole rollout.
+    """
+
+
+@dataclass(frozen=True, eq=False)
+class TaskPrompt:
+    """What a planner is told at the start of an episode.
+
+    Attributes:
+        body: the body that is to be driven.
+        instruction: what to do in words; None leaves it to the observations, which may change it at any step.
+        goal: None, or camera stream to what it is to see in the end, uint8 of the stream's shape.
+        demonstrations: episodes of this body that show the task, order unspecified, for policies that learn in context.
+        observation_only: whether the demonstrations' actions are withheld.
+        expert: where there is one, returns the expert's action in the present state; raises :class:`NoPlan`.
+
+    Raises:
+        PolysomaError: the goal is not one picture for each of the body's cameras.
+    """
+
+    body: Embodiment
+    instruction: str | None = None
+    goal: Mapping[str, np.ndarray] | None = None
+    demonstrations: tuple[Episode, ...] = ()
+    observation_only: bool = False
+    expert: Callable[[], Any] | None = None
+
+    def __post_init__(self) -> None:
+        if self.goal is not None:
+            object.__setattr__(self, "goal", _checked_goal(self.body, self.goal))
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """The next n actions of one body.
+
+    Attributes:
+        actions: float32 ``(n, A)`` in the body's units, or int64 ``(n,)``. Whoever executes them keeps to the limits.
+        source: where they came from: ``"policy"``, ``"expert"``, ``"guard"``, ...
+        readout: what the policy's head decoded, float32 ``(width,)``; None for planners without one.
+        log_probabilities: of the choices, float32 ``(n, names)``; None where actions are numbers.
+        choice_noise: what choices were drawn with (the Gumbel-max trick, temperature included), float64 ``(n, names)``:
+            ``actions == (log_probabilities + choice_noise).argmax(-1)``. Whoever changes the probabilities draws again
+            with the same noise (:meth:`with_log_probabilities`).
+        risk: a guard's estimate, 0 to 1; None where nobody judged.
+    """
+
+    actions: np.ndarray
+    source: str
+    readout: np.ndarray | None = None
+    log_probabilities: np.ndarray | None = None
+    choice_noise: np.ndarray | None = None
+    risk: float | None = None
+
+    def __len__(self) -> int:
+        """The number of actions."""
+        return len(self.actions)
+
+    def with_log_probabilities(self, log_probabilities: np.ndarray, source: str) -> Plan:
+        """The choices under other probabilities, float32 ``(n, names)``, drawn with the same noise. Probabilities of
+        which some are set to 0 (``-inf``) give an exact draw among the others."""
+        noise = 0.0 if self.choice_noise is None else self.choice_noise
+        chosen = (log_probabilities + noise).argmax(-1)
+        return dataclasses.replace(self, actions=chosen, source=source, log_probabilities=log_probabilities)
+
+
+@dataclass
+class Interventions:
+    """What a guard did to the plans of an episode: how many it judged, replaced and stopped."""
+
+    judged: int = 0
+    replaced: int = 0
+    stopped: int = 0
+
+    def __add__(self, other: Interventions) -> Interventions:
+        return Interventions(self.judged + other.judged, self.replaced + other.replaced, self.stopped + other.stopped)
+
+
+class Session:
+    """One episode of one body, as its planner remembers it. Planners without a memory use it as it is.
+
+    Between two observations a session is told once what was executed, whoever decided it: the plan, a guard, a person.
+
+    Attributes:
+        prompt: what the planner was told.
+        chunk: the number of actions in a plan.
+        interventions: of guards.
+    """
+
+    def __init__(self, prompt: TaskPrompt, chunk: int = 1) -> None:
+        self.prompt, self.chunk = prompt, chunk
+        self.interventions = Interventions()
+
+    def observed(self, observation: Observation) -> None:
+        """An observation for which no plan is asked, because an earlier one is being executed."""
+
+    def executed(self, action: np.ndarray) -> None:
+        """The action that was executed after the last observation: float32 ``(A,)`` or an int64 scalar."""
+
+    def close(self) -> None:
+        """The episode is over."""
+
+
+@runtime_checkable
+class Planner(Protocol):
+    """Turns observations into plans.
+
+    Planners that drive bodies of their own choice also have ``embodiments``, those that they know
+    (:func:`known_embodiments`).
+    """
+
+    def start(self, prompt: TaskPrompt, seed: int) -> Session:
+        """A new episode.
+
+        Args:
+            prompt: what to do, with which body.
+            seed: of all that is drawn in it; draws do not depend on what else is in a batch.
+
+        Raises:
+            PolysomaError: an unknown body, or a prompt that this planner cannot follow.
+        """
+        ...
+
+    def plan(self, sessions: Sequence[Session], observations: Sequence[Observation]) -> list[Plan | PolysomaError]:
+        """One plan for each session, or what is wrong with it, which does not touch the others.
+
+        Args:
+            sessions: different ones, of this planner.
+            observations: one for each, checked (:meth:`~polysoma.embodiment.Embodiment.check_observation`).
+        """
+        ...
+
+
+class Wrapper:
+    """What planners share that wrap another one: they know the bodies that it knows, and start its sessions."""
+
+    planner: Planner
+
+    @property
+    def embodiments(self) -> tuple[Embodiment, ...]:
+        """The bodies that the wrapped planner knows."""
+        return known_embodiments(self.planner)
+
+    def start(self, prompt: TaskPrompt, seed: int) -> Session:
+        """See :meth:`Planner.start`."""
+        return self.planner.start(prompt, seed)
+
+
+class ExpertPlanner:
+    """Asks the expert of the prompt (a simulated task has one), one action at a time."""
+
+    def start(self, prompt: TaskPrompt, seed: int) -> Session:
+        """See :meth:`Planner.start`. Raises PolysomaError where there is no expert."""
+        if prompt.expert is None:
+            raise PolysomaError(f"{prompt.body.name}: there is no expert here; simulated tasks have one")
+        return Session(prompt)
+
+    def plan(self, sessions: Sequence[Session], observations: Sequence[Observation]) -> list[Plan | PolysomaError]:
+        """See :meth:`Planner.plan`."""
+        return [self._ask(session.prompt) for session in sessions]
+
+    def _ask(self, prompt: TaskPrompt) -> Plan | PolysomaError:
+        assert prompt.expert is not None
+        try:
+            return Plan(np.asarray(prompt.expert())[None], "expert")
+        except NoPlan as failure:
+            return failure
+
+
+class RandomPlanner:
+    """Actions that are drawn evenly between the body's limits, one at a time."""
+
+    class _Session(Session):
+        def __init__(self, prompt: TaskPrompt, seed: int) -> None:
+            super().__init__(prompt)
+            self.rng = np.random.default_rng([seed, 7])
+
+    def start(self, prompt: TaskPrompt, seed: int) -> Session:
+        """See :meth:`Planner.start`."""
+        return self._Session(prompt, seed)
+
+    def plan(self, sessions: Sequence[Session], observations: Sequence[Observation]) -> list[Plan | PolysomaError]:
+        """See :meth:`Planner.plan`."""
+        plans: list[Plan | PolysomaError] = []
+        for session in sessions:
+            assert isinstance(session, self._Session)
+            plans.append(Plan(session.prompt.body.actions.sample(session.rng)[None], "random"))
+        return plans
+
+
+def as_planner(planner: Planner | Policy, temperature: float | None = None) -> Planner:
+    """The planner itself, or that of a policy, whose choices are drawn at this temperature (None for the default).
+
+    Raises:
+        PolysomaError: a temperature for what is a planner already.
+    """
+    if isinstance(planner, Planner):
+        if temperature is not None:
+            raise PolysomaError(
+                "a temperature belongs to what draws: PolicyPlanner(policy, temperature=...), not to the agent of a "
+                "planner"
+            )
+        return planner
+    from polysoma.acting.policy_planner import TEMPERATURE, PolicyPlanner
+
+    return PolicyPlanner(planner, TEMPERATURE if temperature is None else temperature)
+
+
+def known_embodiments(planner: Planner) -> tuple[Embodiment, ...]:
+    """The bodies that a planner knows by itself; none for those that drive whatever body they are given."""
+    found: tuple[Embodiment, ...] = getattr(planner, "embodiments", ())
+    return found
+
+
+def embodiment_for(planner: Planner, body: str | Embodiment) -> Embodiment:
+    """The body as the planner knows it; as it is given where the planner knows none by itself.
+
+    Raises:
+        PolysomaError: the planner does not know the body, or it is given by name to one that knows none.
+    """
+    known = known_embodiments(planner)
+    if not known and isinstance(body, Embodiment):
+        return body
+    name = body.name if isinstance(body, Embodiment) else body
+    for embodiment in known:
+        if embodiment.name == name:
+            return embodiment
+    if known:
+        raise PolysomaError(f"this policy does not know the body {name!r}; it knows {[b.name for b in known]}")
+    raise PolysomaError(
+        f"a {type(planner).__name__} knows no bodies by their names: expected an Embodiment, got {name!r}"
+    )
+
+
+def within_limits(body: Embodiment, actions: np.ndarray) -> np.ndarray:
+    """A plan's actions as they may be executed: float32 ``(n, A)`` clipped to the limits, or int64 ``(n,)``.
+
+    Raises:
+        PolysomaError: there are none, or one of them is not an action of this body.
+    """
+    if not len(actions):
+        raise PolysomaError(f"a plan for {body.name} is empty: expected at least one action")
+    return np.stack([body.check_action(action) for action in actions])
+
+
+def _checked_goal(body: Embodiment, goal: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    cameras = {stream.name: stream for stream in body.streams if stream.modality is Modality.IMAGE}
+    if set(goal) != set(cameras):
+        raise PolysomaError(f"goal of {body.name}: expected pictures of {sorted(cameras)}, got {sorted(goal)}")
+    pictures = {name: np.asarray(picture) for name, picture in goal.items()}
+    for name, picture in pictures.items():
+        if picture.shape != cameras[name].shape or picture.dtype != np.uint8:
+            raise PolysomaError(
+                f"goal of {body.name}, camera {name!r}: expected uint8 of shape {cameras[name].shape}, "
+                f"got {picture.dtype} of shape {picture.shape}"
+            )
+    return {name: pictures[name] for name in cameras}

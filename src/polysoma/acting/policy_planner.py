@@ -1,0 +1,232 @@
+"""A policy as a planner: the only place that asks a policy for actions.
+
+A session keeps what the stateless policy needs to be given: the frames of its window, what was executed before each,
+and the keys and values of what was computed already.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from polysoma.acting.planner import Plan, Planner, Session, TaskPrompt
+from polysoma.data.episode import Episode
+from polysoma.data.windows import Windows
+from polysoma.embodiment import INSTRUCTION, DiscreteActions, Embodiment, Observation
+from polysoma.errors import PolysomaError
+from polysoma.policy.policy import Policy
+from polysoma.policy.state import PolicyState
+
+TEMPERATURE = 0.6
+"""Of choices among discrete actions. It did best on development seeds of the grid world."""
+_REPLAYED = 256
+"""Frames of an episode in one batch of :meth:`PolicyPlanner.replay`."""
+
+
+class PolicySession(Session):
+    """The window of one episode.
+
+    Attributes:
+        policy: the weights that drive this body.
+        instruction: the words that hold now; None before any were read.
+        cache: keys and values of the prompt and of frames; None before the prompt was read.
+    """
+
+    def __init__(self, policy: Policy, prompt: TaskPrompt, seed: int) -> None:
+        self.policy = policy
+        self.body: Embodiment = policy.embodiment(prompt.body.name)
+        horizon = policy.horizon(prompt.body.name)
+        super().__init__(prompt, horizon.chunk)
+        self._history = horizon.history
+        self.rng = np.random.default_rng(seed)
+        self.cache: PolicyState | None = None
+        self._frames: list[Observation] = []
+        self._previous = [self.body.actions.none()]
+        self._previous_valid = [False]
+
+    def observed(self, observation: Observation) -> None:
+        """See :class:`Session`."""
+        if len(self._previous) <= len(self._frames):
+            # Nobody said what was executed, as after a plan that failed: taken to be the same as before.
+            self._previous.append(self._previous[-1])
+            self._previous_valid.append(self._previous_valid[-1])
+        if len(self._frames) == self._history:
+            # Every place in a full window moves when it slides, so its cache is void. Sliding by half of the window
+            # at once makes that rare.
+            kept = self._history // 2
+            self._frames = self._frames[len(self._frames) - kept :]
+            self._previous = self._previous[len(self._previous) - kept - 1 :]
+            self._previous_valid = self._previous_valid[len(self._previous_valid) - kept - 1 :]
+            if self.cache is not None:
+                self.cache.forget_frames()
+        self._frames.append(observation)
+
+    def executed(self, action: np.ndarray) -> None:
+        """See :class:`Session`."""
+        # Whoever says it twice before the next observation is right the second time.
+        self._previous[len(self._frames) :] = [action]
+        self._previous_valid[len(self._frames) :] = [True]
+
+    def prefill(self, instruction: str) -> PolicyState:
+        """The cache of the prompt with these words, and of the frames that were read in their light.
+
+        Raises:
+            PolysomaError: the policy was not trained to follow goals or to be shown demonstrations.
+        """
+        if self.cache is None or self.cache.instruction != instruction:
+            prompt = self.prompt
+            self.cache = self.policy.begin(
+                self.body.name, instruction, prompt.goal, prompt.demonstrations, prompt.observation_only
+            )
+        return self.cache
+
+    def new_frames(self) -> int:
+        """How many frames are not in the cache yet. Raises PolysomaError as :meth:`prefill`."""
+        return len(self._frames) - self.prefill(self._frames[-1][INSTRUCTION]).frames
+
+    def window(self, new: int) -> tuple[list[Observation], list[np.ndarray], list[bool]]:
+        """The last frames, what was executed before each, and whether anything was."""
+        return self._frames[-new:], self._previous[-new:], self._previous_valid[-new:]
+
+
+@dataclass(frozen=True)
+class PolicyPlanner:
+    """Plans with a policy; sessions of one body share a batch. Equal where policy and temperature are.
+
+    Args:
+        policy: whose weights are used, those that it has attached for a body where there are some.
+        temperature: of choices among discrete actions; 0 takes the most probable one, which may go in circles.
+
+    Raises:
+        PolysomaError: a negative temperature.
+    """
+
+    policy: Policy
+    temperature: float = TEMPERATURE
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0:
+            raise PolysomaError(f"temperature must not be negative, got {self.temperature}")
+
+    @property
+    def embodiments(self) -> tuple[Embodiment, ...]:
+        """The bodies that the policy knows."""
+        names = [body.name for body in self.policy.config.embodiments]
+        return tuple(self.policy.driving(name).embodiment(name) for name in names)
+
+    def start(self, prompt: TaskPrompt, seed: int) -> PolicySession:
+        """See :meth:`Planner.start`. What the prompt says in words, pictures and demonstrations is read at once."""
+        driving = self.policy.driving(prompt.body.name)
+        if prompt.demonstrations:
+            driving.check_context(prompt.body.name, prompt.demonstrations)
+        session = PolicySession(driving, prompt, seed)
+        if prompt.instruction is not None or prompt.goal is not None:
+            session.prefill(prompt.instruction or "")
+        return session
+
+    def plan(self, sessions: Sequence[Session], observations: Sequence[Observation]) -> list[Plan | PolysomaError]:
+        """See :meth:`Planner.plan`."""
+        plans: dict[int, Plan | PolysomaError] = {}
+        batches: dict[tuple[int, str, int], list[tuple[int, PolicySession]]] = {}
+        for row, (session, observation) in enumerate(zip(sessions, observations, strict=True)):
+            assert isinstance(session, PolicySession)
+            session.observed(observation)
+            try:
+                # Sessions with many new frames (after a window slid) would pad those with one.
+                key = id(session.policy), session.body.name, session.new_frames()
+            except PolysomaError as error:
+                plans[row] = error
+                continue
+            batches.setdefault(key, []).append((row, session))
+        for (_, _, new), batch in batches.items():
+            rows = [row for row, _ in batch]
+            plans |= zip(rows, self._answer([session for _, session in batch], new), strict=True)
+        return [plans[row] for row in range(len(sessions))]
+
+    def replay(self, episode: Episode) -> tuple[np.ndarray, np.ndarray]:
+        """What the policy makes of a recorded episode, frame by frame as a session would have it.
+
+        Returns:
+            Readouts float32 ``(T, width)``, and predictions: actions ``(T, chunk, A)`` or log-probabilities
+            ``(T, chunk, names)``, float32.
+        """
+        policy = self.policy.driving(episode.embodiment.name)
+        body = policy.embodiment(episode.embodiment.name)
+        length, history = len(episode), policy.horizon(body.name).history
+        last = np.arange(length)
+        # A session's window slides by half of its length at a time.
+        half = max(1, history - history // 2)
+        first = np.where(last < history, 0, (last - history) // half * half + half)
+        previous = np.concatenate([body.actions.none()[None], episode.executed[:-1]])
+        readouts, predictions = [], []
+        for rows in np.array_split(last, math.ceil(length / _REPLAYED)):
+            frames = np.minimum(first[rows, None] + np.arange(int((rows - first[rows]).max()) + 1), rows[:, None])
+            windows = Windows(
+                body,
+                [episode.instruction] * len(rows),
+                {stream.name: episode.observations[stream.name][frames] for stream in body.arrays},
+                previous[frames],
+                frames > 0,
+                rows - first[rows] + 1,
+            )
+            prediction, readout = policy.respond(windows)
+            readouts.append(readout.numpy())
+            predictions.append(prediction.numpy())
+        return np.concatenate(readouts), np.concatenate(predictions)
+
+    def _answer(self, sessions: list[PolicySession], new: int) -> list[Plan | PolysomaError]:
+        """Plans of sessions of one body with equally many new frames."""
+        policy, body = sessions[0].policy, sessions[0].body
+        shape = policy.head(body.name).noise
+        noise = None
+        if shape is not None:
+            # Drawn by each session for itself: the same whatever else is in the batch.
+            noise = torch.from_numpy(np.stack([session.rng.standard_normal(shape, np.float32) for session in sessions]))
+        caches = [session.prefill(session.window(1)[0][-1][INSTRUCTION]) for session in sessions]
+        try:
+            predictions, readouts = policy.respond(_windows(body, sessions, new), caches, noise)
+        except PolysomaError as error:
+            return [error] * len(sessions)
+        return [
+            self._plan(session, prediction, readout)
+            for session, prediction, readout in zip(sessions, predictions.numpy(), readouts.numpy(), strict=True)
+        ]
+
+    def _plan(self, session: PolicySession, prediction: np.ndarray, readout: np.ndarray) -> Plan | PolysomaError:
+        if not np.isfinite(prediction).all():
+            return PolysomaError(
+                f"the policy predicted a number that is not finite for {session.body.name}; not executed"
+            )
+        if not isinstance(session.body.actions, DiscreteActions):
+            return Plan(prediction, "policy", readout)
+        noise = np.zeros(prediction.shape)
+        if self.temperature:
+            # The Gumbel-max trick: one draw a choice.
+            noise = self.temperature * session.rng.gumbel(size=prediction.shape)
+        return Plan((prediction + noise).argmax(-1), "policy", readout, prediction, noise)
+
+
+def policy_behind(planner: Planner) -> Policy | None:
+    """The policy that a planner, or the one that it wraps, plans with; None where it plans with none."""
+    if isinstance(planner, PolicyPlanner):
+        return planner.policy
+    inner = getattr(planner, "planner", None)
+    return None if inner is None else policy_behind(inner)
+
+
+def _windows(body: Embodiment, sessions: Sequence[PolicySession], new: int) -> Windows:
+    """The frames that are not yet in the sessions' caches, equally many of each."""
+    windows = [session.window(new) for session in sessions]
+    frames = [seen for seen, _, _ in windows]
+    return Windows(
+        body,
+        [rows[-1][INSTRUCTION] for rows in frames],
+        {s.name: np.stack([np.stack([frame[s.name] for frame in rows]) for rows in frames]) for s in body.arrays},
+        np.stack([np.stack(previous) for _, previous, _ in windows]),
+        np.array([valid for _, _, valid in windows]),
+        np.full(len(sessions), new),
+    )

@@ -1,0 +1,1 @@
+"""Rollouts: many episodes of many tasks in parallel, who drives them, and what is recorded of them."""

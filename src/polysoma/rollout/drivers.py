@@ -1,0 +1,221 @@
+"""Drivers: what decides in a rollout, how it is told its task, and how its plans are executed.
+
+A driver is a picklable callable that makes a planner in each worker process: :class:`Expert`, :class:`Random`,
+:class:`Checkpoint`, or one of your own, for instance a frozen dataclass with ``__call__`` or a function of a module::
+
+    evaluate(functools.partial(my_module.guarded, "runs/x/checkpoint"), tasks, 10, 1000, workers=4)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from polysoma.acting.agent import Acting
+from polysoma.acting.planner import ExpertPlanner, Planner, RandomPlanner
+from polysoma.acting.realtime import RealTime
+from polysoma.data.dataset import Dataset
+from polysoma.data.episode import Episode
+from polysoma.data.paraphrases import Split
+from polysoma.errors import PolysomaError
+from polysoma.task import body_of
+
+EXPERT, RANDOM = "expert", "random"
+
+Driver = Callable[[], Planner]
+"""Makes a planner; picklable where worker processes are to call it."""
+
+Conditioning = Literal["words", "picture", "both"]
+"""How a task is told: in words, by the pictures that the body's cameras saw at the end of the expert's episode of the
+same seed, or by both."""
+
+
+@dataclass(frozen=True)
+class Expert:
+    """Each task's own expert."""
+
+    def __call__(self) -> Planner:
+        return ExpertPlanner()
+
+    def __str__(self) -> str:
+        return EXPERT
+
+
+@dataclass(frozen=True)
+class Random:
+    """Actions drawn evenly between the limits."""
+
+    def __call__(self) -> Planner:
+        return RandomPlanner()
+
+    def __str__(self) -> str:
+        return RANDOM
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The policy of a checkpoint.
+
+    Attributes:
+        place: a folder, or the name of weights.
+        temperature: see :class:`~polysoma.acting.agent.Acting`.
+        retrieve: None, or a data set of demonstrations that are looked up, and how many of each task (0 for all).
+        precision: what it computes in, as for :func:`polysoma.nn.precision.chosen`.
+    """
+
+    place: str
+    temperature: float | None = None
+    retrieve: tuple[str, int] | None = None
+    precision: str | None = None
+
+    def __call__(self) -> Planner:
+        # torch takes a second to import and much memory, which other drivers should not pay for.
+        from polysoma.acting.planner import as_planner
+        from polysoma.acting.retrieval import DemonstrationIndex, Retrieval
+        from polysoma.policy.checkpoint import load
+
+        policy = load(self.place, precision=self.precision)
+        planner = as_planner(policy, self.temperature)
+        if self.retrieve is None:
+            return planner
+        folder, count = self.retrieve
+        dataset = Dataset(Path(folder))
+        index = DemonstrationIndex(policy, dataset.embodiment.name)
+        index.extend(dataset.episode(number) for number in dataset.first_of_each_task(count))
+        return Retrieval(planner, index)
+
+    def __str__(self) -> str:
+        return self.place
+
+    def check(self, tasks: Sequence[str]) -> None:
+        """Whether the checkpoint knows the bodies of these tasks, without loading its weights.
+
+        Raises:
+            PolysomaError: it does not, or there is no such checkpoint.
+        """
+        from polysoma.policy.checkpoint import read_config, resolve
+
+        known = [body["name"] for body in read_config(resolve(self.place))["embodiments"]]
+        unknown = sorted({body_of(task) for task in tasks} - set(known))
+        if unknown:
+            raise PolysomaError(f"{self.place} does not know the bodies {unknown}; it knows {known}")
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A planner that is there already, for rollouts in this process alone."""
+
+    planner: Planner
+
+    def __call__(self) -> Planner:
+        return self.planner
+
+    def __str__(self) -> str:
+        return type(self.planner).__name__
+
+
+def driver_of(driver: Driver | Planner | str) -> Driver:
+    """``"expert"``, ``"random"``, a checkpoint by its folder or name, a planner, or a driver, as a driver."""
+    if isinstance(driver, str):
+        named: dict[str, Driver] = {EXPERT: Expert(), RANDOM: Random()}
+        return named.get(driver) or Checkpoint(driver)
+    if isinstance(driver, Planner):
+        return Ready(driver)
+    if not callable(driver):
+        raise PolysomaError(
+            "expected 'expert', 'random', a checkpoint, a planner, or what makes one when it is called, got "
+            f"{type(driver).__name__}"
+        )
+    return driver
+
+
+def name_of(driver: Driver) -> str:
+    """What results call a driver."""
+    if type(driver).__str__ is object.__str__:
+        return getattr(driver, "__name__", type(driver).__name__)
+    return str(driver)
+
+
+@dataclass(frozen=True)
+class InContext:
+    """Demonstrations that a policy is shown before it acts.
+
+    Attributes:
+        folder: a data set, of the policy's own episodes or an expert's; failed ones are left out.
+        shots: how many of each task, those of the lowest seeds, or as many as there are; 0 shows none.
+        observation_only: whether their actions are withheld.
+    """
+
+    folder: str
+    shots: int
+    observation_only: bool = False
+
+    def episodes(self) -> dict[str, list[Episode]]:
+        """The successful episodes of each task that are shown."""
+        dataset = Dataset(Path(self.folder))
+        found: dict[str, list[Episode]] = {}
+        # By seed: recordings hold short episodes first, which were done sooner.
+        for number in np.argsort(dataset.episode_seed, kind="stable"):
+            own = found.setdefault(dataset.tasks[dataset.episode_task[number]], [])
+            if dataset.episode_success[number] and len(own) < self.shots:
+                own.append(dataset.episode(int(number)))
+        return found
+
+    def check(self, tasks: Sequence[str]) -> None:
+        """Raises PolysomaError where a task has fewer successful episodes than are to be shown."""
+        dataset = Dataset(Path(self.folder))
+        counts = np.bincount(dataset.episode_task[dataset.episode_success], minlength=len(dataset.tasks))
+        there = dict(zip(dataset.tasks, counts.tolist(), strict=True))
+        few = {task: there.get(task, 0) for task in tasks if there.get(task, 0) < self.shots}
+        if few:
+            task = min(few, key=lambda name: few[name])
+            raise PolysomaError(
+                f"{self.folder}: {self.shots} successful episodes of each task are to be shown; {len(few)} tasks "
+                f"have fewer, {task} has {few[task]}"
+            )
+
+
+@dataclass(frozen=True)
+class Prompting:
+    """How a driver is told its task.
+
+    Attributes:
+        conditioning: in words, by a goal picture, or both.
+        paraphrases: None, or a file and its split: every episode's instruction is then said in other words.
+        in_context: None, or demonstrations of the same task that it is shown.
+    """
+
+    conditioning: Conditioning = "words"
+    paraphrases: tuple[str, Split] | None = None
+    in_context: InContext | None = None
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """What happens in a rollout.
+
+    Attributes:
+        driver: what decides: ``"expert"``, ``"random"``, a checkpoint, a planner, or a :data:`Driver`.
+        acting: how plans become actions: :class:`~polysoma.acting.agent.Acting`, or
+            :class:`~polysoma.acting.realtime.RealTime`.
+        prompting: how the driver is told its task.
+        label: whether the expert is asked for its action at every step, whoever drives, and the episode returned with
+            these labels.
+        noise: standard deviation of the noise added to half of the executed actions (DART), as a fraction of half of
+            the action range; None takes each task's own ``expert_noise``, for the expert alone.
+        max_steps: cut episodes after this many steps; None leaves it to the task.
+    """
+
+    driver: Driver | Planner | str = EXPERT
+    acting: Acting | RealTime = Acting()  # noqa: RUF009  (frozen)
+    prompting: Prompting = Prompting()
+    label: bool = False
+    noise: float | None = 0.0
+    max_steps: int | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "driver", driver_of(self.driver))

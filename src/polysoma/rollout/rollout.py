@@ -1,0 +1,158 @@
+"""Rollouts: many episodes of many tasks, a few at a time in each process, decisions in batches.
+
+Recording and evaluation both stand on :func:`rollout`. A worker process has several slots; each plays one episode at a
+time and takes the next job when it is done. Environments are kept and reused: some leak when rebuilt.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from polysoma import simulators
+from polysoma.acting.agent import act_together
+from polysoma.acting.planner import NoPlan, Planner
+from polysoma.errors import PolysomaError
+from polysoma.rollout.drivers import Behaviour, Checkpoint, Ready, driver_of, name_of
+from polysoma.rollout.jobs import Job, Outcome
+from polysoma.rollout.slots import Slot
+from polysoma.rollout.workers import in_processes, on_ray
+from polysoma.simulators.environment import Environment
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Where episodes are played.
+
+    Attributes:
+        processes: of one thread each; 1 is this process itself.
+        slots: episodes at a time in each.
+        cluster: None for this machine, or the address of a Ray cluster (:func:`polysoma.rollout.workers.on_ray`), to
+            which a checkpoint's folder is sent.
+
+    Raises:
+        PolysomaError: there are none.
+    """
+
+    processes: int = 1
+    slots: int = 16
+    cluster: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.processes < 1 or self.slots < 1:
+            raise PolysomaError(f"workers and slots must be at least 1, got {self.processes} and {self.slots}")
+
+    @staticmethod
+    def of(workers: Workers | int) -> Workers:
+        """As it is, or so many processes."""
+        return Workers(workers) if isinstance(workers, int) else workers
+
+
+def rollout(next_job: Callable[[], Job | None], behaviour: Behaviour, slots: int) -> Iterator[Outcome]:
+    """Plays jobs in this process until there are none, ``slots`` at a time, and yields what came of each.
+
+    An expert that gives up, and a guard that stops a body, end their own episode.
+
+    Raises:
+        PolysomaError: unknown task or body, a driver that cannot be made, or one that makes a mistake.
+    """
+    yield from _play(next_job, behaviour, slots, driver_of(behaviour.driver)())
+
+
+def _play(next_job: Callable[[], Job | None], behaviour: Behaviour, slots: int, planner: Planner) -> Iterator[Outcome]:
+    in_context = behaviour.prompting.in_context
+    shown = {} if in_context is None else in_context.episodes()
+    idle: dict[str, list[Environment]] = {}
+    active: list[Slot] = []
+    exhausted = False
+    while True:
+        while len(active) < slots and not exhausted:
+            job = next_job()
+            if job is None:
+                exhausted = True
+                break
+            spare = idle.get(job.task)
+            environment = spare.pop() if spare else simulators.make(job.task)
+            active.append(Slot(environment, job, behaviour, planner, shown.get(job.task, [])))
+        if not active:
+            return
+        finished: list[tuple[Slot, str]] = []
+        asking: list[Slot] = []
+        for slot in active:
+            try:
+                if behaviour.label:
+                    slot.expert()
+                asking.append(slot)
+            except NoPlan as failure:
+                finished.append((slot, str(failure)))
+        actions = act_together([slot.agent for slot in asking], [slot.observation for slot in asking])
+        for slot, action in zip(asking, actions, strict=True):
+            if isinstance(action, NoPlan):
+                finished.append((slot, str(action)))
+            elif isinstance(action, PolysomaError):
+                raise action
+            elif slot.step(action):
+                finished.append((slot, ""))
+        for slot, problem in finished:
+            active.remove(slot)
+            idle.setdefault(slot.job.task, []).append(slot.environment)
+            yield slot.outcome(problem)
+
+
+def rollout_in_workers(jobs: Sequence[Job], behaviour: Behaviour, workers: Workers | int = 1) -> Iterator[Outcome]:
+    """As :func:`rollout`, in several processes; outcomes come as they are ready.
+
+    Args:
+        jobs: episodes to play.
+        behaviour: what happens in them.
+        workers: where, or in how many processes.
+
+    Raises:
+        PolysomaError: as :func:`rollout`; also when a worker dies, there is no such cluster, or the driver is a planner
+            of this process and there are others.
+    """
+    workers = Workers.of(workers)
+    driver = driver_of(behaviour.driver)
+    if workers.cluster is None and workers.processes == 1:
+        remaining = iter(jobs)
+        yield from rollout(lambda: next(remaining, None), behaviour, workers.slots)
+        return
+    if isinstance(driver, Ready):
+        raise PolysomaError(
+            f"{name_of(driver)} lives in this process: for worker processes give what makes one, or use one worker"
+        )
+    if workers.cluster is None:
+        messages = in_processes(_work, jobs, workers.processes, None, behaviour, workers.slots)
+    else:
+        folder = Path(driver.place) if isinstance(driver, Checkpoint) else None
+        files = folder if folder is not None and folder.is_dir() else None
+        messages = on_ray(_work, jobs, workers.processes, workers.cluster, files, behaviour, workers.slots)
+    with contextlib.closing(messages):
+        for message in messages:
+            if not isinstance(message, Outcome):
+                raise PolysomaError(message)
+            yield message
+
+
+def _work(todo: Any, done: Any, checkpoint: Path | None, behaviour: Behaviour, slots: int) -> None:
+    try:
+        driver = driver_of(behaviour.driver)
+        if checkpoint is not None and isinstance(driver, Checkpoint):
+            driver = replace(driver, place=str(checkpoint))
+        planner = driver()
+        if "torch" in sys.modules:
+            sys.modules["torch"].set_num_threads(1)
+        for outcome in _play(todo.get, behaviour, slots, planner):
+            done.put(outcome)
+        done.put(None)
+    except KeyboardInterrupt:
+        return
+    except PolysomaError as error:
+        done.put(str(error))
+    except Exception:
+        done.put("a worker failed: " + traceback.format_exc())

@@ -1,0 +1,106 @@
+"""A server as a planner: what ``polysoma serve``, or another server of openpi's protocol, plans elsewhere.
+
+evaluate(functools.partial(RemotePlanner, "ws://gpu-box:8000"), tasks, 10, 1000, workers=4)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from polysoma.acting.planner import Plan, Session, TaskPrompt
+from polysoma.embodiment import Embodiment, Observation
+from polysoma.errors import PolysomaError
+from polysoma.serving.client import Client
+
+
+class RemoteSession(Session):
+    """One connection, which is an episode to the server."""
+
+    def __init__(self, prompt: TaskPrompt, client: Client, chunk: int) -> None:
+        super().__init__(prompt, chunk)
+        self.client = client
+        self._executed: np.ndarray | None = None
+
+    def executed(self, action: np.ndarray) -> None:
+        """See :class:`Session`."""
+        self._executed = action
+
+    def ask(self, observation: Observation) -> Plan | PolysomaError:
+        """The server's plan, or what it says is wrong."""
+        message: dict[str, Any] = dict(observation)
+        if self._executed is not None:
+            message["executed_action"], self._executed = self._executed, None
+        try:
+            answer = self.client.infer(message)
+        except PolysomaError as error:
+            return error
+        actions = answer.get("actions")
+        if not isinstance(actions, np.ndarray) or not actions.ndim:
+            return PolysomaError(f"{self.client.url}: expected an array of actions, got {sorted(answer)}")
+        return Plan(actions, "remote")
+
+    def close(self) -> None:
+        """See :class:`Session`."""
+        self.client.close()
+
+
+class RemotePlanner:
+    """Asks a server. Sessions are asked side by side, so that the server can answer them in one batch.
+
+    Args:
+        url: ``ws://HOST:PORT`` or ``wss://HOST:PORT``.
+        token: the server's, if it has one.
+        adapter: which of the server's planners; empty for the one that it serves first.
+        chunk: the number of actions in an answer; None where the server says so, as Polysoma's does.
+        options: further arguments of :class:`~polysoma.serving.client.Client`.
+
+    Attributes:
+        embodiments: the bodies that the server says it drives; none where it says nothing.
+
+    Raises:
+        PolysomaError: the server cannot be reached, or refuses.
+    """
+
+    def __init__(
+        self, url: str, token: str | None = None, adapter: str = "", chunk: int | None = None, **options: Any
+    ) -> None:
+        self._open = {"url": url, "token": token, "adapter": adapter, **options}
+        self._chunk = chunk
+        with Client(**self._open) as client:
+            said = client.metadata
+        described = said.get("embodiments", {}) if not adapter else said.get("adapters", {}).get(adapter, {})
+        self._lengths = {name: body.get("chunk") for name, body in described.items()}
+        self.embodiments = tuple(Embodiment.from_json(body) for body in described.values())
+
+    def start(self, prompt: TaskPrompt, seed: int) -> RemoteSession:
+        """See :meth:`~polysoma.acting.planner.Planner.start`; draws are the server's own, whatever the seed.
+
+        Raises:
+            PolysomaError: goal pictures or demonstrations, for which the protocol has no message, or a server that does
+                not say how long its answers are.
+        """
+        if prompt.goal is not None or prompt.demonstrations:
+            raise PolysomaError("a server is told its task in words; there is no message for goals and demonstrations")
+        name = prompt.body.name
+        chunk = self._chunk or self._lengths.get(name)
+        if chunk is None:
+            raise PolysomaError(f"{self._open['url']} does not say how many actions it answers with: give chunk=...")
+        return RemoteSession(prompt, Client(embodiment=name if self.embodiments else None, **self._open), chunk)
+
+    def plan(self, sessions: Sequence[Session], observations: Sequence[Observation]) -> list[Plan | PolysomaError]:
+        """See :meth:`~polysoma.acting.planner.Planner.plan`."""
+        asked = [(session, seen) for session, seen in zip(sessions, observations, strict=True)]
+        if len(asked) == 1:
+            return [_ask(asked[0])]
+        with ThreadPoolExecutor(max(1, len(asked))) as threads:
+            return list(threads.map(_ask, asked))
+
+
+def _ask(asked: tuple[Session, Observation]) -> Plan | PolysomaError:
+    session, observation = asked
+    assert isinstance(session, RemoteSession)
+    return session.ask(observation)
