@@ -14,8 +14,9 @@ import numpy as np
 import torch
 
 from polysoma.acting.planner import Plan, Planner, Session, TaskPrompt
+from polysoma.data.batch import Batch
 from polysoma.data.episode import Episode
-from polysoma.data.windows import Windows
+from polysoma.data.windows import tensor
 from polysoma.embodiment import INSTRUCTION, DiscreteActions, Embodiment, Observation
 from polysoma.errors import PolysomaError
 from polysoma.policy.policy import Policy
@@ -165,15 +166,16 @@ class PolicyPlanner:
         readouts, predictions = [], []
         for rows in np.array_split(last, math.ceil(length / _REPLAYED)):
             frames = np.minimum(first[rows, None] + np.arange(int((rows - first[rows]).max()) + 1), rows[:, None])
-            windows = Windows(
+            batch = Batch(
                 body,
-                [episode.instruction] * len(rows),
-                {stream.name: episode.observations[stream.name][frames] for stream in body.arrays},
-                previous[frames],
-                frames > 0,
-                rows - first[rows] + 1,
+                (episode.instruction,),
+                {stream.name: tensor(episode.observations[stream.name][frames]) for stream in body.arrays},
+                tensor(previous[frames]),
+                tensor(frames > 0),
+                tensor(rows - first[rows] + 1),
+                torch.zeros(len(rows), dtype=torch.int64),
             )
-            prediction, readout = policy.respond(windows)
+            prediction, readout = policy.respond(batch)
             readouts.append(readout.numpy())
             predictions.append(prediction.numpy())
         return np.concatenate(readouts), np.concatenate(predictions)
@@ -188,7 +190,7 @@ class PolicyPlanner:
             noise = torch.from_numpy(np.stack([session.rng.standard_normal(shape, np.float32) for session in sessions]))
         caches = [session.prefill(session.window(1)[0][-1][INSTRUCTION]) for session in sessions]
         try:
-            predictions, readouts = policy.respond(_windows(body, sessions, new), caches, noise)
+            predictions, readouts = policy.respond(_batch(body, sessions, new), caches, noise)
         except PolysomaError as error:
             return [error] * len(sessions)
         return [
@@ -218,15 +220,15 @@ def policy_behind(planner: Planner) -> Policy | None:
     return None if inner is None else policy_behind(inner)
 
 
-def _windows(body: Embodiment, sessions: Sequence[PolicySession], new: int) -> Windows:
+def _batch(body: Embodiment, sessions: Sequence[PolicySession], new: int) -> Batch:
     """The frames that are not yet in the sessions' caches, equally many of each."""
     windows = [session.window(new) for session in sessions]
     frames = [seen for seen, _, _ in windows]
-    return Windows(
+    return Batch(
         body,
         [rows[-1][INSTRUCTION] for rows in frames],
-        {s.name: np.stack([np.stack([frame[s.name] for frame in rows]) for rows in frames]) for s in body.arrays},
-        np.stack([np.stack(previous) for _, previous, _ in windows]),
-        np.array([valid for _, _, valid in windows]),
-        np.full(len(sessions), new),
+        {s.name: tensor(np.stack([np.stack([f[s.name] for f in rows]) for rows in frames])) for s in body.arrays},
+        tensor(np.stack([np.stack(previous) for _, previous, _ in windows])),
+        torch.tensor([valid for _, _, valid in windows]),
+        torch.full((len(sessions),), new),
     )

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from polysoma.data.batch import Demonstrations
 from polysoma.data.statistics import Statistics
 from polysoma.embodiment import ContinuousActions, Embodiment, Modality
 from polysoma.errors import PolysomaError
@@ -27,7 +28,7 @@ from polysoma.nn.images import ImageTokenizer
 from polysoma.nn.tokenizers import BodyTokenizer, TextTokenizer
 from polysoma.nn.trunk import ReadoutTokens, TaskTokens, Trunk
 from polysoma.policy.config import PolicyConfig
-from polysoma.policy.inputs import DemonstrationInputs, FrameInputs, TaskInputs
+from polysoma.policy.inputs import FrameInputs, TaskInputs
 
 ACTION = "action"
 """The readout that every body has."""
@@ -209,8 +210,8 @@ class Network(nn.Module):
         words, valid = self.text(task.words), task.words != 0
         conditioning = self.tokenizer(name).read(words, valid, self.images)
         words, valid = self._prompted(words.float(), valid)
-        if task.shown is not None:
-            frames, true = self._of_shown(name, task.shown, conditioning)
+        if task.demonstrations is not None:
+            frames, true = self._of_shown(name, task.demonstrations, conditioning)
             words, valid = torch.cat([words, frames], 1), torch.cat([valid, true], 1)
         if task.goals is not None:
             if self.images is None or not self.config.images.goals:
@@ -219,9 +220,7 @@ class Network(nn.Module):
             words, valid = torch.cat([words, seen.float()], 1), F.pad(valid, (0, seen.shape[1]), value=True)
         return TaskTokens(words, valid, task.rows), conditioning
 
-    def _of_shown(
-        self, name: str, shown: DemonstrationInputs, conditioning: dict[str, Tensor]
-    ) -> tuple[Tensor, Tensor]:
+    def _of_shown(self, name: str, shown: Demonstrations, conditioning: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Tokens of shown frames, float32 ``(I, F * per_frame, width)``, and which of them are true.
 
         Each frame carries its own action in the slot of the previous one; a frame's place in its episode is marked, the
