@@ -1,4 +1,4 @@
-"""Two results of benchmarks/scores.py on the same seeds, episode by episode: before and after a change of the code, say.
+"""Two results of benchmarks/scores.py on the same seeds, episode by episode: say before and after a change of the code.
 
 python benchmarks/paired.py before after --name paired
 """

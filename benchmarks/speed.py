@@ -44,7 +44,7 @@ WORKERS = 2
 PAIRS = 60
 SEED = 4000
 STEPS = {"metaworld": 128, "aloha": 112, "babyai": 48}
-"""Windows of a step, by body."""
+"""Batch of a step, by body."""
 DEMONSTRATIONS = {"metaworld": 10, "aloha": 20, "babyai": 5}
 EMULATED = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
 """Tells PyTorch's own kernels, oneDNN and MKL to use no instructions beyond AVX2."""
