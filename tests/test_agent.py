@@ -18,6 +18,8 @@ from polysoma.policy.state import PolicyState
 class Counting:
     """Stands in for the network: chunk k predicts 0.1 * k + 0.01 * position, and counts how often it is asked."""
 
+    backend = "torch"
+
     def __init__(self, policy: Policy, scale: float = 1.0) -> None:
         self.config, self.embodiment, self.head, self.horizon = (
             policy.config,

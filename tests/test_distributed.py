@@ -13,8 +13,8 @@ import pytest
 import safetensors.torch
 import torch
 
+from polysoma.data.batch import Batch
 from polysoma.data.mixture import Source
-from polysoma.data.windows import Windows
 from polysoma.errors import PolysomaError
 from polysoma.learning.recipe import recipe_from_table
 from polysoma.learning.training import train
@@ -83,10 +83,10 @@ def launch(processes: int, folder: Path, log: Path, *jobs: Job) -> None:
     assert ended.returncode == 0, ended.stderr
 
 
-def lines(windows: Windows) -> list[str]:
+def lines(windows: Batch) -> list[str]:
     """What tells each of these windows from others."""
     stream = windows.embodiment.arrays[0].name
-    return [f"{windows.embodiment.name} {row.tobytes().hex()}" for row in windows.observations[stream]]
+    return [f"{windows.embodiment.name} {row.numpy().tobytes().hex()}" for row in windows.observations[stream]]
 
 
 def test_two_processes_then_one_see_what_one_sees(
