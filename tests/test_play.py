@@ -21,7 +21,10 @@ from PIL import Image
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
+from planners import Forbids
 from polysoma import simulators
+from polysoma.acting.guards import Guarded, Stopped
+from polysoma.acting.planner import ExpertPlanner
 from polysoma.data.statistics import Statistics
 from polysoma.embodiment import Modality
 from polysoma.errors import PolysomaError
@@ -198,6 +201,19 @@ def test_a_goal_is_shown_kept_and_taken_back() -> None:
         actor.show({"back": actor.views()["front"]})
     actor.step()
     actor.close()
+
+
+def test_any_planner_plays() -> None:
+    actor = Actor(ExpertPlanner(), "drone")
+    for _ in range(5):
+        actor.step()
+    assert actor.steps == 5 and len(actor.status()["ms"]) == 5
+    assert not actor.description()["follows_goals"] and actor.description()["tokens"] == ""
+    actor.close()
+    guarded = Actor(Guarded(simulated("drone"), Forbids(np.float32(-1))), "drone")
+    with pytest.raises(Stopped, match="drone was stopped"):
+        guarded.step()
+    guarded.close()
 
 
 def test_goal_pictures_are_checked() -> None:

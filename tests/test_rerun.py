@@ -117,7 +117,7 @@ def test_watching_changes_nothing_else() -> None:
     (outcome,) = watched
     assert outcome.episode is not None and len(outcome.episode) == outcome.steps
     np.testing.assert_array_equal(outcome.episode.actions, outcome.episode.executed)
-    assert result.films == {}
+    assert result.videos == {}
     plain = evaluate("random", ["drone/hover"], 2, 1000)
     assert plain.tasks["drone/hover"].returns == result.tasks["drone/hover"].returns
 

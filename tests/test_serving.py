@@ -20,8 +20,11 @@ import pytest
 import torch
 from websockets.sync.client import connect
 
-from conftest import ARM, GRID, HORIZONS, observe
-from polysoma.acting.agent import Acting, plan_together
+from conftest import ARM, GRID, HORIZONS, make_episode, observe
+from planners import Forbids, Recording
+from polysoma.acting.agent import Acting, Agent, act_together, plan_together
+from polysoma.acting.guards import Guarded
+from polysoma.acting.planner import Planner
 from polysoma.cli.names import named_folder
 from polysoma.errors import PolysomaError
 from polysoma.policy.adaptation import Adaptation
@@ -29,6 +32,7 @@ from polysoma.policy.edits import adapt
 from polysoma.policy.policy import Policy
 from polysoma.serving.client import Client
 from polysoma.serving.messages import pack, unpack
+from polysoma.serving.remote import RemotePlanner
 from polysoma.serving.server import Limits, PolicyServer
 
 PATIENCE = 60.0
@@ -36,7 +40,7 @@ PATIENCE = 60.0
 
 
 @contextlib.contextmanager
-def running(policy: Policy, port: int = 0, **options: Any) -> Iterator[str]:
+def running(policy: Policy | Planner, port: int = 0, **options: Any) -> Iterator[str]:
     """A server in a thread; its address."""
     began = threading.Event()
     found: dict[str, Any] = {}
@@ -364,3 +368,42 @@ def test_adapters_are_called_after_their_runs() -> None:
     assert named_folder("runs/so101/checkpoint") == ("so101", "runs/so101/checkpoint")
     assert named_folder("left=runs/so101/checkpoint") == ("left", "runs/so101/checkpoint")
     assert named_folder("user/name") == ("name", "user/name")
+
+
+def test_any_planner_is_served(policy: Policy) -> None:
+    planner = Recording(chunk=3, action=lambda _: np.float32([0.5, 5.0]))
+    with running(planner, embodiments=[ARM], adapters={"careful": Guarded(policy, Forbids(np.float32(-1)))}) as url:
+        with client(url) as robot:
+            reply = robot.infer(observe(ARM))
+            np.testing.assert_array_equal(reply["actions"], np.float32([[0.5, 1.0]] * 3))
+            robot.infer(observe(ARM, 1) | {"executed": 2})
+            robot.infer(observe(ARM, 2) | {"executed_action": [0.25, 0.25]})
+        executed = [what.tolist() for kind, what in planner.sessions[0].told if kind == "executed"]
+        assert executed == [[0.5, 1.0], [0.25, 0.25]]
+        with client(url, adapter="careful") as robot, pytest.raises(PolysomaError, match="arm was stopped: too far"):
+            robot.infer(observe(ARM))
+    with pytest.raises(PolysomaError, match="knows no bodies by itself"):
+        PolicyServer(planner)
+
+
+def test_a_server_is_a_planner(policy: Policy) -> None:
+    with running(policy) as url:
+        planner = RemotePlanner(url)
+        assert {body.name for body in planner.embodiments} == {"arm", "grid"}
+        far = [Agent(planner, "arm", "do one") for _ in range(3)]
+        near = [policy.agent("arm", "do one") for _ in range(3)]
+        for step in range(5):
+            observations = [observe(ARM, step + 10 * number) for number in range(3)]
+            for there, here in zip(act_together(far, observations), act_together(near, observations), strict=True):
+                np.testing.assert_allclose(there, here, atol=0.02)  # type: ignore[arg-type]
+        alone, by_hand = Agent(planner, "grid", "do one"), policy.agent("grid", "do one")
+        for step in range(4):
+            assert alone.act(observe(GRID, step)) == by_hand.act(observe(GRID, step))
+            for agent in (alone, by_hand):
+                agent.executed(step % 3)
+        with pytest.raises(PolysomaError, match="no message for goals and demonstrations"):
+            Agent(planner, "arm", "do one", demonstrations=[make_episode(ARM, 5)])
+        for agent in (*far, alone):
+            agent.close()
+    with pytest.raises(PolysomaError, match="is `polysoma serve` running there"):
+        RemotePlanner(url, patience_s=0.1)

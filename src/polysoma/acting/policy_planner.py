@@ -18,6 +18,7 @@ from polysoma.data.episode import Episode
 from polysoma.data.windows import Windows
 from polysoma.embodiment import INSTRUCTION, DiscreteActions, Embodiment, Observation
 from polysoma.errors import PolysomaError
+from polysoma.policy.onnx_backend import responder_of
 from polysoma.policy.policy import Policy
 from polysoma.policy.state import PolicyState
 
@@ -188,7 +189,9 @@ class PolicyPlanner:
             noise = torch.from_numpy(np.stack([session.rng.standard_normal(shape, np.float32) for session in sessions]))
         caches = [session.prefill(session.window(1)[0][-1][INSTRUCTION]) for session in sessions]
         try:
-            predictions, readouts = policy.respond(_windows(body, sessions, new), caches, noise)
+            predictions, readouts = responder_of(policy, body.name).respond(
+                _windows(body, sessions, new), caches, noise
+            )
         except PolysomaError as error:
             return [error] * len(sessions)
         return [
