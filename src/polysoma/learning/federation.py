@@ -40,6 +40,7 @@ except ImportError as error:
         f"fleets need Flower, not installed here ({error}): run `pip install 'polysoma[fleet]'`"
     ) from error
 
+from polysoma import config
 from polysoma.files import write_atomically
 from polysoma.learning.fleet import Change, Robot, Rounds, Shared, averaged, keep, kept_before, shared_by
 from polysoma.learning.metrics import Metrics
@@ -99,15 +100,13 @@ def serve(grid: Grid, context: Context) -> None:
     except KeyError as error:
         raise PolysomaError(f"the run's configuration lacks {error}") from error
     resume = bool(settings.pop("resume", False))
-    known = [field.name for field in dataclasses.fields(Rounds)]
-    rounds = {name.replace("-", "_"): value for name, value in settings.items()}
-    if set(rounds) - set(known):
-        raise PolysomaError(f"the run's configuration: unknown {sorted(set(rounds) - set(known))}; known are {known}")
+    told = {name.replace("-", "_"): value for name, value in settings.items()}
+    rounds = config.decode(Rounds, told, "the run's configuration")
 
     def show(done: int, total: int, remark: str) -> None:
         _log.warning("round %d of %d: %s", done, total, remark)
 
-    federate(grid, base, Rounds(**rounds), out, resume, show)
+    federate(grid, base, rounds, out, resume, show)
 
 
 def federate(
