@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
-# Tests run in this many processes of one thread each.
-PROCESSES ?= 2
+# Tests run in this many processes of one thread each: as many as there are cores, at most four.
+PROCESSES ?= $(shell cores=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); echo $$((cores < 4 ? cores : 4)))
 
 .PHONY: demo test setup lint format clean
 
@@ -35,4 +35,4 @@ $(VENV)/.ready: pyproject.toml constraints.txt tools/install_gl.sh
 	touch $@
 
 clean:
-	rm -rf $(VENV) out build .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) out build .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -11,6 +11,7 @@ import numpy as np
 
 from polysoma.embodiment import ContinuousActions, Embodiment, Modality, Stream, channels
 from polysoma.simulators.environment import Environment, Family
+from polysoma.task import Task
 
 ROBOTS, TASKS = 16, ("touch", "carry", "stack")
 SPEED, GRASP, NEAR = 0.08, 0.12, 0.08
@@ -69,7 +70,7 @@ class Picker(Environment):
     def __init__(self, task):
         super().__init__()
         self.task = task
-        robot, _, self._what = task.partition("/")[2].partition("-")
+        robot, _, self._what = Task.parse(task).name.partition("-")
         self._own = Calibration.of(int(robot))
 
     def reset(self, *, seed=None, options=None):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from polysoma.embodiment import (
 from polysoma.horizon import Horizon
 from polysoma.learning.recipe import recipe_from_table
 from polysoma.learning.training import train
-from polysoma.nn import precision
+from polysoma.nn import backend, precision
 from polysoma.nn.tokenizers import build_vocabulary
 from polysoma.nn.trunk import TransformerConfig
 from polysoma.policy.config import PolicyConfig
@@ -125,17 +126,34 @@ def _observations(body: Embodiment, length: int, seed: int, rng: np.random.Gener
     return observations
 
 
-@pytest.fixture
-def datasets(tmp_path: Path) -> dict[str, Path]:
-    """A data set of each tiny body: two tasks of four episodes, of 5 to 12 frames."""
-    paths = {}
+@pytest.fixture(scope="session", autouse=True)
+def _own_surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Nothing of the user's is seen or changed: neither what Polysoma keeps in their cache nor their variables."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("POLYSOMA_")]:
+            patch.delenv(name)
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        # Making a graph of every tiny policy takes longer than its decisions; test_onnx_backend.py compares both.
+        patch.setenv(backend.VARIABLE, "torch")
+        yield
+
+
+@pytest.fixture(scope="session")
+def _recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("recorded")
     for body in (ARM, GRID, SEEN_ARM):
-        paths[body.name] = tmp_path / "data" / body.name
-        with DatasetWriter(paths[body.name], body) as writer:
+        with DatasetWriter(folder / body.name, body) as writer:
             for seed in range(8):
                 name = ("one", "two")[seed % 2]
                 writer.add(make_episode(body, 5 + seed, seed, f"{body.name}/{name}", f"do {name}"))
-    return paths
+    return folder
+
+
+@pytest.fixture
+def datasets(_recorded: Path, tmp_path: Path) -> dict[str, Path]:
+    """A data set of each tiny body, the test's own: two tasks of four episodes, of 5 to 12 frames."""
+    shutil.copytree(_recorded, tmp_path / "data")
+    return {body.name: tmp_path / "data" / body.name for body in (ARM, GRID, SEEN_ARM)}
 
 
 @pytest.fixture

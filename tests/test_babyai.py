@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -123,7 +122,7 @@ def test_endless_bot_is_stopped_and_the_alarm_restored(monkeypatch: pytest.Monke
 
     def endless(self: object, action_taken: int | None = None) -> int:
         while True:
-            time.sleep(0.01)
+            signal.pause()
 
     handler = signal.getsignal(signal.SIGALRM)
     monkeypatch.setattr(babyai, "_SECONDS_PER_QUESTION", 0.1)

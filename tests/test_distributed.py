@@ -4,28 +4,31 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 import safetensors.torch
 import torch
 
+from polysoma.data.mixture import Source
+from polysoma.data.windows import Windows
 from polysoma.errors import PolysomaError
 from polysoma.learning.recipe import recipe_from_table
 from polysoma.learning.training import train
 
 SCRIPT = """
-import json, sys
+import json, os, shutil, sys
 from pathlib import Path
+import torch
 from polysoma.data.mixture import Source
 from polysoma.learning import distributed
 from polysoma.learning.training import train
 from polysoma.learning.recipe import recipe_from_table
 
-table, run, resume, until, log = json.loads(sys.argv[1])
+jobs, log = json.loads(sys.argv[1])
 draw, shard = Source.draw, distributed.shard
 
 def watched(self, count, rng, goals=False, share=(0, 1), showing=None):
@@ -43,17 +46,36 @@ def measured(policy, accelerator):
     Path(f"{log}.held-{accelerator.process_index}").write_text(json.dumps(held))
 
 Source.draw, distributed.shard = watched, measured
-train(recipe_from_table(table, "test"), Path(run), resume, until)
+# Each run ends the process group; the next one here needs it still.
+end, torch.distributed.destroy_process_group = torch.distributed.destroy_process_group, lambda group=None: None
+for table, run, begin_with, until in jobs:
+    if begin_with and begin_with != run:
+        if os.environ["RANK"] == "0":
+            shutil.copytree(begin_with, run)
+        torch.distributed.barrier()
+    train(recipe_from_table(table, "test"), Path(run), bool(begin_with), until)
+end()
 """
 
 
-def run(processes: int, table: dict[str, object], folder: Path, resume: bool, until: int | None, log: Path) -> None:
-    script = folder.parent / "watched.py"
+class Job(NamedTuple):
+    """One call of ``train`` in every process: ``begin_with`` is a run that it goes on from, in a copy unless it is
+    ``run`` itself."""
+
+    table: dict[str, object]
+    run: Path
+    begin_with: Path | None = None
+    until: int | None = None
+
+
+def launch(processes: int, folder: Path, log: Path, *jobs: Job) -> None:
+    """Starts these processes, as users do, and does one job after another in them."""
+    script = folder / "watched.py"
     script.write_text(SCRIPT)
-    arguments = json.dumps([table, str(folder), resume, until, str(log)])
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    arguments = json.dumps([jobs, str(log)], default=str)
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     ended = subprocess.run(
-        [sys.executable, *launch, str(script), arguments],
+        [sys.executable, *launcher, str(script), arguments],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stderr=subprocess.PIPE,
         text=True,
@@ -61,11 +83,15 @@ def run(processes: int, table: dict[str, object], folder: Path, resume: bool, un
     assert ended.returncode == 0, ended.stderr
 
 
-def seen(log: Path) -> list[str]:
-    return sorted(line for path in log.parent.glob(f"{log.name}-*") for line in path.read_text().splitlines())
+def lines(windows: Windows) -> list[str]:
+    """What tells each of these windows from others."""
+    stream = windows.embodiment.arrays[0].name
+    return [f"{windows.embodiment.name} {row.tobytes().hex()}" for row in windows.observations[stream]]
 
 
-def test_two_processes_then_one_see_what_one_sees(datasets: dict[str, Path], tmp_path: Path) -> None:
+def test_two_processes_then_one_see_what_one_sees(
+    datasets: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     table: dict[str, object] = {
         "data": [str(datasets["arm"]), str(datasets["grid"])],
         "bodies": {"arm": {"batch": 7}, "grid": {"batch": 1}},
@@ -74,19 +100,28 @@ def test_two_processes_then_one_see_what_one_sees(datasets: dict[str, Path], tmp
         "warmup": 1,
         "checkpoint_every": 2,
     }
-    run(1, table, tmp_path / "one", False, None, tmp_path / "alone")
-    run(2, table, tmp_path / "two", False, 2, tmp_path / "shared")
+    launch(2, tmp_path, tmp_path / "shared", Job(table, tmp_path / "two", until=2))
     halves = [(tmp_path / f"shared-{rank}").read_text().splitlines() for rank in range(2)]
     # Seven windows of the arm a step are four and three; the grid's one is the first process's.
     assert [len(half) for half in halves] == [2 * (4 + 1), 2 * 3]
-    run(1, table, tmp_path / "two", True, None, tmp_path / "shared")
-    assert seen(tmp_path / "shared") == seen(tmp_path / "alone")
+    draw, seen = Source.draw, []
+
+    def watched(*arguments: Any, **options: Any) -> Windows:
+        windows = draw(*arguments, **options)
+        seen.extend(lines(windows))
+        return windows
+
+    # One process: this one.
+    monkeypatch.setattr(Source, "draw", watched)
+    train(recipe_from_table(table, "test"), tmp_path / "two", resume=True)
+    together = sorted([*halves[0], *halves[1], *seen])
+    seen.clear()
+    train(recipe_from_table(table, "test"), tmp_path / "one")
+    assert sorted(seen) == together
     assert (tmp_path / "two/checkpoint/model.safetensors").is_file()
 
 
-def test_sharded_training_ends_where_unsharded_training_does(
-    datasets: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sharded_training_ends_where_unsharded_training_does(datasets: dict[str, Path], tmp_path: Path) -> None:
     table: dict[str, object] = {
         "data": [str(datasets["arm"]), str(datasets["grid"])],
         "bodies": {"arm": {"batch": 8, "parts": 3}, "grid": {"batch": 5, "parts": 2}},
@@ -97,26 +132,30 @@ def test_sharded_training_ends_where_unsharded_training_does(
         "held_out": 0.25,
     }
     sharded = table | {"sharding": "full"}
-    log = tmp_path / "log"
-    run(2, table, tmp_path / "none", False, 2, log)
-    shutil.copytree(tmp_path / "none", tmp_path / "mixed")
-    run(2, table, tmp_path / "none", True, 4, log)
-    run(2, sharded, tmp_path / "mixed", True, 4, log)
-    run(2, sharded, tmp_path / "full", False, 4, log)
+    log, none, mixed, full = (tmp_path / name for name in ("log", "none", "mixed", "full"))
+    launch(
+        2,
+        tmp_path,
+        log,
+        Job(table, none, until=2),
+        Job(sharded, mixed, begin_with=none, until=4),
+        Job(table, none, begin_with=none, until=4),
+        Job(sharded, full, until=4),
+    )
     for rank in range(2):
         every, here = json.loads((tmp_path / f"log.held-{rank}").read_text())
         assert here == pytest.approx(every / 2, rel=0.02)
-    assert_same_state(tmp_path / "mixed", tmp_path / "none")
-    assert_same_state(tmp_path / "full", tmp_path / "none")
+    assert_same_state(mixed, none)
+    assert_same_state(full, none)
     losses = [
         [json.loads(line)["held_out/arm"] for line in lines if "held_out/arm" in line]
-        for lines in ((tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("none", "full"))
+        for lines in ((run / "metrics.jsonl").read_text().splitlines() for run in (none, full))
     ]
     assert len(losses[0]) == 2 and losses[0] == pytest.approx(losses[1], rel=1e-4)
     # One process that has everything ends both.
-    for name in ("none", "full"):
-        train(recipe_from_table(table, "test"), tmp_path / name, resume=True)
-    assert_same_state(tmp_path / "full", tmp_path / "none")
+    for run in (none, full):
+        train(recipe_from_table(table, "test"), run, resume=True)
+    assert_same_state(full, none)
 
 
 def assert_same_state(folder: Path, expected: Path) -> None:
@@ -140,7 +179,7 @@ def test_sharding_needs_work_for_every_process(datasets: dict[str, Path], tmp_pa
         "steps": 1,
     }
     with pytest.raises(AssertionError, match="each of 2 processes needs one of either kind"):
-        run(2, table, tmp_path / "run", False, None, tmp_path / "log")
-    run(1, table, tmp_path / "alone", False, None, tmp_path / "log")
+        launch(2, tmp_path, tmp_path / "log", Job(table, tmp_path / "run"))
+    train(recipe_from_table(table, "test"), tmp_path / "alone")
     with pytest.raises(PolysomaError, match="test: sharding: expected 'none' or 'full', got 'half'"):
         recipe_from_table(table | {"sharding": "half"}, "test")

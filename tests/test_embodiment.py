@@ -9,6 +9,7 @@ from conftest import ARM, GRID, observe
 from polysoma import simulators
 from polysoma.embodiment import Channel, Embodiment, Modality, Stream, channels
 from polysoma.errors import PolysomaError
+from polysoma.task import Task, body_of
 
 EVERY_BODY = [ARM, GRID, *simulators.embodiments().values()]
 
@@ -63,6 +64,37 @@ def test_actions_are_clipped_or_refused() -> None:
     for bad in (3, -1, 1.0):
         with pytest.raises(PolysomaError, match=r"index 0\.\.2 \(left, right, forward\)"):
             GRID.check_action(bad)
+
+
+@pytest.mark.parametrize("body", EVERY_BODY, ids=lambda body: body.name)
+def test_action_spaces_make_actions(body: Embodiment) -> None:
+    actions, twin = body.actions, np.random.default_rng(7)
+    rng = np.random.default_rng(7)
+    for _ in range(20):
+        drawn = actions.sample(rng)
+        np.testing.assert_array_equal(drawn, actions.sample(twin))
+        # Within its limits an action is left as it is.
+        checked = actions.check("here", drawn)
+        np.testing.assert_array_equal(checked, drawn)
+        assert checked.dtype == drawn.dtype == actions.dtype and checked.shape == actions.none().shape
+    assert actions.none().dtype == actions.dtype
+
+
+def test_no_action_is_zeros_or_the_index_after_the_last() -> None:
+    np.testing.assert_array_equal(ARM.actions.none(), np.zeros(2, np.float32))
+    assert GRID.actions.none() == len(GRID.actions.names)  # type: ignore[union-attr]
+    with pytest.raises(PolysomaError, match=r"here: expected an index 0\.\.2"):
+        GRID.actions.check("here", GRID.actions.none())
+
+
+def test_tasks_have_a_body_and_a_name() -> None:
+    for name in simulators.match_tasks("*"):
+        task = Task.parse(name)
+        assert str(task) == name and task.body == body_of(name) and name in simulators.tasks_of(task.body)
+    assert Task.parse("arm/shelf/one") == Task("arm", "shelf/one")
+    for bad in ("arm", "arm/", "/one", ""):
+        with pytest.raises(PolysomaError, match=f"expected the full name of a task, body/name, got {bad!r}"):
+            Task.parse(bad)
 
 
 def test_differences_are_named() -> None:

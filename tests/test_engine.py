@@ -226,7 +226,7 @@ def test_a_tracker_that_is_missing_is_told_before_the_run(
         ({"bodies": {"arm": {"shots": 2}}}, r"bodies.arm.shots: .*previous_action"),
         ({"init": "nowhere"}, "no checkpoint at nowhere"),
         ({"relative": ["leg"]}, r"relative: no data of the bodies \['leg'\]"),
-        ({"trainable": ["wheels."]}, r"trainable: no parameter begins with \['wheels\.'\]"),
+        ({"trainable": ["wheels."]}, r"trainable: no parameter is, or begins with, \['wheels\.'\]"),
         ({"paraphrases": "no.toml"}, "no.toml"),
     ],
 )

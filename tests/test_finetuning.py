@@ -20,6 +20,7 @@ from polysoma.learning import lineage
 from polysoma.learning.engine import Best
 from polysoma.learning.finetuning import recipe_for, with_steps
 from polysoma.learning.methods.imitation import Imitating
+from polysoma.learning.optimizers import ScheduleFree
 from polysoma.learning.training import recipe_of_run, rehearse, train
 from polysoma.policy import checkpoint
 from polysoma.policy.adaptation import Adaptation
@@ -250,3 +251,15 @@ def test_bad_input_is_refused(
     with pytest.raises(SystemExit):
         main(["finetune", str(base), *given])
     assert message in capsys.readouterr().err
+
+
+def test_schedule_free_fine_tuning_goes_by_the_clock(
+    base: Path, datasets: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    main(["finetune", str(base), "--data", str(datasets["arm"]), "--optimizer", "schedule-free", "--minutes", "0.01",
+          "--tracker", "none", "--out", str(out)])  # fmt: skip
+    recipe = recipe_of_run(out)
+    assert isinstance(recipe.optimizer, ScheduleFree) and (recipe.minutes, recipe.tracker) == (0.01, "none")
+    done = checkpoint.read_config(out / "checkpoint")["lineage"]["steps"]
+    assert 1 <= done <= recipe.steps and "use it wherever a checkpoint is asked for" in capsys.readouterr().out

@@ -38,6 +38,7 @@ from polysoma.policy.adaptation import Adaptation
 from polysoma.policy.edits import adapt
 from polysoma.policy.methods import AdaptationMethod, MetaAlgorithm
 from polysoma.policy.policy import Policy
+from polysoma.rollout.drivers import Checkpoint
 
 TASKS = 8
 PRACTISED, UNSEEN = tuple(f"arm/{task}" for task in range(6)), ("arm/6", "arm/7")
@@ -239,12 +240,10 @@ def test_bad_input_is_refused(base: Path, family: Path, datasets: dict[str, Path
 def test_starts_are_rows_of_a_comparison(
     base: Path, family: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def play(
-        driver: str, tasks: list[str], episodes: int, seed: int, memory: object = None, precision: str = "auto"
-    ) -> Result:
-        checkpoint.load(driver)
+    def play(driver: Checkpoint, tasks: list[str], episodes: int, seed: int) -> Result:
+        checkpoint.load(driver.place)
         scores = {t: Score(list(range(episodes)), [True] * episodes, [1] * episodes, [1.0] * episodes) for t in tasks}
-        return Result(driver, scores, {}, 0.0)
+        return Result(driver.place, scores, {}, 0.0)
 
     monkeypatch.setattr(comparison, "evaluate", play)
     monkeypatch.setattr("polysoma.learning.finetuning.rehearse", lambda *_, **__: Rehearsal(1.0, 1, 1, 1))

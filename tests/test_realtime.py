@@ -94,7 +94,7 @@ class Held:
         return self.planner.start(prompt, seed)
 
     def plan(self, sessions: Sequence[Session], observations: Sequence[Observation]) -> list[Plan | PolysomaError]:
-        assert self.free.wait(10)
+        assert self.free.wait(60)
         return self.planner.plan(sessions, observations)
 
 

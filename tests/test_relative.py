@@ -18,6 +18,7 @@ from polysoma.data.writer import DatasetWriter
 from polysoma.embodiment import Channel, ContinuousActions
 from polysoma.errors import PolysomaError
 from polysoma.horizon import Horizon
+from polysoma.learning.finetuning import recipe_for, with_steps
 from polysoma.learning.recipe import recipe_from_table
 from polysoma.learning.training import train
 from polysoma.nn.trunk import TransformerConfig
@@ -168,6 +169,25 @@ def test_a_checkpoint_changes_to_relative_actions(source: Source, tmp_path: Path
     assert kept and all(torch.allclose(before[name], after[name], atol=1e-4) for name in kept)
     head = "heads.servo.linear.weight"
     assert not torch.allclose(before[head], after[head], atol=1e-2)
+
+
+def test_a_relative_policy_learns_another_chunk(source: Source, tmp_path: Path) -> None:
+    """The offsets of a chunk of another length are measured anew, whichever way the policy is fine-tuned."""
+    data = str(source.datasets[0].root)
+    table = {
+        "data": [data],
+        "bodies": {"servo": {"batch": 4, **HORIZON.to_json()}},
+        "policy": {"width": 32, "depth": 2, "heads": 2},
+        "relative": ["servo"],
+        "steps": 1,
+    }
+    base = str(train(recipe_from_table(table, "test"), tmp_path / "base"))
+    for method in ("full", "lora", "prompt"):
+        recipe = with_steps(recipe_for(base, [data], method, chunk=2), 1)  # type: ignore[arg-type]
+        policy = checkpoint.load(train(recipe, tmp_path / method))
+        assert policy.horizon("servo") == Horizon(1, 2, True) and policy.config.relative == ("servo",)
+        assert policy.config.statistics["servo"]["offset"].mean.shape == (2 * 2,)
+        policy.agent("servo", "do one").act(observe(SERVO, 1))
 
 
 def test_what_cannot_be_relative_is_refused(source: Source, sources: dict[str, Source]) -> None:

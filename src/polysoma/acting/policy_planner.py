@@ -19,6 +19,7 @@ from polysoma.data.episode import Episode
 from polysoma.data.windows import Windows
 from polysoma.embodiment import INSTRUCTION, DiscreteActions, Embodiment, Observation
 from polysoma.errors import PolysomaError
+from polysoma.policy.onnx_backend import responder_of
 from polysoma.policy.policy import Policy
 from polysoma.policy.state import PolicyState
 
@@ -207,7 +208,8 @@ class PolicyPlanner:
             # Drawn by each session for itself: the same whatever else is in the batch.
             noise = torch.from_numpy(np.stack([session.rng.standard_normal(shape, np.float32) for session in sessions]))
         try:
-            predictions, readouts = policy.respond(windows, [unread.cache for unread in batch], noise)
+            answering = responder_of(policy, body.name)
+            predictions, readouts = answering.respond(windows, [unread.cache for unread in batch], noise)
         except PolysomaError as error:
             return [error] * len(batch)
         return [

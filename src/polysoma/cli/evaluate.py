@@ -20,6 +20,7 @@ from polysoma.errors import PolysomaError
 from polysoma.evaluation.evaluation import Result, Score, evaluate
 from polysoma.evaluation.intervals import wilson
 from polysoma.files import write_atomically
+from polysoma.nn import backend as backends
 from polysoma.nn.precision import Wanted
 from polysoma.rollout.drivers import Checkpoint, Conditioning, InContext, Prompting
 from polysoma.rollout.rollout import Workers
@@ -79,6 +80,8 @@ class Evaluate:
     """Successful episodes of the same task in --context that it is shown."""
     observation_only: Annotated[bool, tyro.conf.arg(aliases=["--silent"])] = False
     """Withhold the actions of these episodes."""
+    backend: backends.Wanted = "auto"
+    """What computes decisions: onnx is faster on a CPU and needs polysoma[export]; auto takes it where it can."""
     precision: Wanted = "auto"
     """What products are computed in; auto is bfloat16 where the processor has units for it, else float32."""
     video: Annotated[int, tyro.conf.arg(aliases=["--film"])] = 240
@@ -93,7 +96,7 @@ class Evaluate:
             from polysoma.policy import checkpoint
 
             looked_up = (self.retrieve, self.demos) if self.retrieve else None
-            driver = Checkpoint(self.checkpoint, self.temperature, looked_up)
+            driver = Checkpoint(self.checkpoint, self.temperature, looked_up, self.precision, self.backend)
             bodies = checkpoint.bodies(self.checkpoint)
         tasks = simulators.match_tasks(self.tasks, bodies)
         video = self.video if self.report or self.rerun else 0
@@ -135,7 +138,8 @@ class Evaluate:
             write_atomically(self.json, (json.dumps(result.to_json(), indent=1) + "\n").encode())
         _print(result)
         if result.precision:
-            print(f"computed in {result.precision} on {result.to_json()['hardware']['instruction_set']}")
+            processor = result.to_json()["hardware"]["instruction_set"]
+            print(f"computed in {result.precision} by {result.backend} on {processor}")
         if self.report:
             from polysoma.evaluation.report import write_report
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import tyro
 
 from polysoma.errors import PolysomaError
+from polysoma.nn import backend as backends
 from polysoma.nn.precision import Wanted
 
 INSTALL = "pip install 'polysoma[sim,serve]'"
@@ -33,6 +34,8 @@ class Play:
     """Where to listen; the default lets nobody in from outside this machine."""
     port: int = 8080
     """Where to listen; 0 takes any free port."""
+    backend: backends.Wanted = "auto"
+    """What computes decisions: onnx is faster on a CPU and needs polysoma[export]; auto takes it where it can."""
     precision: Wanted = "auto"
     """What products are computed in; auto is bfloat16 where the processor has units for it, else float32."""
     open: bool = True
@@ -49,7 +52,7 @@ class Play:
 
         # The stage is one thread; more of them would fight with it.
         torch.set_num_threads(1)
-        policy = load(self.checkpoint, precision=self.precision)
+        policy = load(self.checkpoint, precision=self.precision, backend=self.backend)
         names = _bodies([body.name for body in policy.config.embodiments], self.bodies)
         token = os.environ.get("POLYSOMA_TOKEN") or None
         asyncio.run(self._serve(PlayServer(policy, names, token), token, len(names)))

@@ -17,6 +17,7 @@ import tyro
 
 from polysoma.cli.names import named_folder
 from polysoma.errors import PolysomaError
+from polysoma.nn import backend as backends
 from polysoma.nn.precision import Wanted
 
 INSTALL = "pip install 'polysoma[serve]'"
@@ -53,6 +54,8 @@ class Serve:
     """Connections at a time."""
     message_mb: float = 32.0
     """Size of the largest request in MB."""
+    backend: backends.Wanted = "auto"
+    """What computes decisions: onnx is faster on a CPU and needs polysoma[export]; auto takes it where it can."""
     precision: Wanted = "auto"
     """What products are computed in; auto is bfloat16 where the processor has units for it, else float32."""
     device: str = "cpu"
@@ -77,7 +80,9 @@ class Serve:
         limits = Limits(clients=self.clients, message_bytes=int(self.message_mb * 1e6))
         names = None if self.embodiments == "*" else tuple(name.strip() for name in self.embodiments.split(","))
         adapters = [named_folder(text) for text in self.adapters]
-        policy, *adapted = load_all([self.checkpoint, *(folder for _, folder in adapters)], self.device, self.precision)
+        policy, *adapted = load_all(
+            [self.checkpoint, *(folder for _, folder in adapters)], self.device, self.precision, self.backend
+        )
         loaded = {name: policy for (name, _), policy in zip(adapters, adapted, strict=True)}
         if len(loaded) < len(adapters) or "" in loaded:
             raise PolysomaError(f"--adapters: expected different names, got {[name for name, _ in adapters]}")

@@ -85,6 +85,7 @@ class Result:
     videos: dict[str, Outcome] = field(default_factory=dict)
     interventions: dict[str, Interventions] = field(default_factory=dict)
     precision: str = ""
+    backend: str = ""
 
     def families(self) -> dict[str, Score]:
         """All episodes of a family's tasks as one score."""
@@ -146,7 +147,7 @@ class Result:
         return {
             "checkpoint": self.driver,
             "versions": versions(),
-            "hardware": hardware(self.precision),
+            "hardware": hardware(self.precision, self.backend),
             "settings": self.settings,
             "seconds": round(self.seconds, 1),
             "tasks": tasks,
@@ -193,13 +194,13 @@ def evaluate(
         raise PolysomaError(f"episodes must be at least 1, got {episodes}")
     driver, workers = driver_of(driver), Workers.of(workers)
     behaviour = Behaviour(driver, acting or Acting(), prompting or Prompting())
-    precision = ""
+    precision = backend = ""
     if isinstance(driver, Checkpoint):
-        from polysoma.nn.precision import chosen  # torch takes a second to import
+        from polysoma.nn.backend import chosen  # torch takes a second to import
 
         driver.check(tasks)
-        precision = chosen("cpu", driver.precision)
-        driver = replace(driver, precision=precision)
+        backend, precision = chosen("cpu", driver.backend, driver.precision)
+        driver = replace(driver, precision=precision, backend=backend)
         behaviour = replace(behaviour, driver=driver)
     if behaviour.prompting.in_context is not None:
         behaviour.prompting.in_context.check(tasks)
@@ -234,6 +235,7 @@ def evaluate(
         videos=videos,
         interventions=interventions,
         precision=precision,
+        backend=backend,
     )
     if latency and not isinstance(driver, Expert | Random):
         result.latency = decision_latency(driver, tasks, seed)
@@ -322,11 +324,11 @@ def versions() -> dict[str, str]:
     return found
 
 
-def hardware(precision: str = "") -> dict[str, Any]:
+def hardware(precision: str = "", backend: str = "") -> dict[str, Any]:
     """The processor's name, its instructions for products, and the number of cores this process may use.
 
     Args:
-        precision: what a policy was computed in, which is noted, too; empty where none was.
+        precision, backend: what a policy was computed in and by, which is noted, too; empty where none was.
     """
     from polysoma.nn.precision import instruction_set  # torch takes a second to import
 
@@ -338,4 +340,5 @@ def hardware(precision: str = "") -> dict[str, Any]:
     except (OSError, AttributeError):
         cores = os.cpu_count() or 1
     found = {"processor": model, "instruction_set": instruction_set(), "cores": cores}
-    return found | ({"precision": precision} if precision else {})
+    noted = {"precision": precision, "backend": backend}
+    return found | {name: value for name, value in noted.items() if value}

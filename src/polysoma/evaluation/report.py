@@ -46,9 +46,9 @@ def write_report(result: Result, folder: Path) -> Path:
 
 def _about(result: Result) -> list[str]:
     trials = sum(score.trials for score in result.tasks.values())
-    machine = hardware(result.precision)
+    machine = hardware(result.precision, result.backend)
     packages = ", ".join(f"{name} {version}" for name, version in versions().items())
-    numbers = f", in {result.precision}" if result.precision else ""
+    numbers = f", {result.precision} by {result.backend}" if result.precision else ""
     seeds = next(iter(result.tasks.values())).seeds
     return [
         f"{trials} episodes of {len(result.tasks)} tasks, seeds {seeds[0]} to {seeds[-1]}, in {result.seconds:.0f} s. "

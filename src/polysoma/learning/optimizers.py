@@ -168,7 +168,9 @@ class _Named:
 
     def state(self) -> dict[str, Tensor]:
         return {
-            f"optimizer.{self._names[index]}.{key}": distributed.whole(torch.as_tensor(value))
+            f"optimizer.{self._names[index]}.{key}": distributed.whole(
+                value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
+            )
             for index, held in self._inner.state_dict()["state"].items()
             for key, value in held.items()
         }
@@ -250,31 +252,42 @@ class ScheduleFreeAdamW(torch.optim.Optimizer):
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """One step. Counters stand in every parameter's own state, so that it is complete by itself."""
         for group in self.param_groups:
-            moving = [parameter for parameter in group["params"] if parameter.grad is not None]
-            for parameter in moving:
+            # Parameters have moved equally often, unless some had no gradient at times.
+            alike: dict[tuple[float, float], list[Tensor]] = {}
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
                 state = self.state[parameter]
                 if not state:
-                    state["step"] = torch.zeros((), dtype=torch.float64)
-                    state["weight_sum"] = torch.zeros((), dtype=torch.float64)
+                    state["step"] = state["weight_sum"] = 0.0
                     state["z"] = parameter.detach().clone()
                     state["exp_avg_sq"] = torch.zeros_like(parameter)
-            for parameter in moving:
-                self._move(parameter, group)
+                state["step"] = float(state["step"]) + 1
+                state["weight_sum"] = float(state["weight_sum"]) + group["lr"] ** 2
+                alike.setdefault((state["step"], state["weight_sum"]), []).append(parameter)
+            for (step, weight_sum), parameters in alike.items():
+                self._move(parameters, group, step, weight_sum)
 
-    def _move(self, parameter: Tensor, group: dict[str, Any]) -> None:
-        (beta, beta2), rate, state = group["betas"], group["lr"], self.state[parameter]
-        state["step"] += 1
-        state["weight_sum"] += rate**2
-        weight = rate**2 / float(state["weight_sum"]) if rate else 0.0
-        y, z, square = (distributed.local(t) for t in (parameter, state["z"], state["exp_avg_sq"]))
-        assert parameter.grad is not None
-        gradient = distributed.local(parameter.grad)
-        square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-        size = (square / (1 - beta2 ** float(state["step"]))).sqrt_().add_(group["eps"])
-        update = gradient.div(size).add_(y, alpha=group["weight_decay"])
-        # y follows from the new x and z without either being held.
-        y.lerp_(z, weight).add_(update, alpha=rate * (beta * (1 - weight) - 1))
-        z.sub_(update, alpha=rate)
+    def _move(self, parameters: list[Tensor], group: dict[str, Any], step: float, weight_sum: float) -> None:
+        (beta, beta2), rate = group["betas"], group["lr"]
+        weight = rate**2 / weight_sum if rate else 0.0
+        y = [distributed.local(parameter) for parameter in parameters]
+        z = [distributed.local(self.state[parameter]["z"]) for parameter in parameters]
+        square = [distributed.local(self.state[parameter]["exp_avg_sq"]) for parameter in parameters]
+        update = [distributed.local(parameter.grad) for parameter in parameters if parameter.grad is not None]
+        torch._foreach_mul_(square, beta2)
+        torch._foreach_addcmul_(square, update, update, value=1 - beta2)
+        size = torch._foreach_div(square, 1 - beta2**step)
+        torch._foreach_sqrt_(size)
+        torch._foreach_add_(size, group["eps"])
+        # Gradients are of no use afterwards.
+        torch._foreach_div_(update, size)
+        if group["weight_decay"]:
+            torch._foreach_add_(update, y, alpha=group["weight_decay"])
+        # y follows from the new x and z without x being held.
+        torch._foreach_lerp_(y, z, weight)
+        torch._foreach_add_(y, update, alpha=rate * (beta * (1 - weight) - 1))
+        torch._foreach_sub_(z, update, alpha=rate)
 
     @torch.no_grad()
     def average(self, parameter: Tensor) -> Tensor:

@@ -30,6 +30,7 @@ from polysoma.policy.config import PolicyConfig
 from polysoma.policy.edits import adapt, extend
 from polysoma.policy.network import Role
 from polysoma.policy.policy import Policy
+from polysoma.task import body_of
 
 
 def prepare(recipe: Recipe) -> tuple[list[Source], Policy]:
@@ -126,7 +127,7 @@ def _unplayable(recipe: Recipe) -> list[str]:
         except PolysomaError as error:
             problems.append(f"evaluation.tasks: {error}")
             continue
-        strangers = sorted({task.partition("/")[0] for task in tasks} - set(recipe.bodies))
+        strangers = sorted({body_of(task) for task in tasks} - set(recipe.bodies))
         if strangers:
             problems.append(
                 f"evaluation.tasks: {pattern!r} is of {', '.join(strangers)}; what is trained is "
@@ -175,6 +176,7 @@ def policy_for(recipe: Recipe, sources: list[Source], training: Path | None) -> 
         start = checkpoint.load_for_training(recipe.init)
         known = {body.name for body in start.config.embodiments} - set(recipe.renewed)
         new = {name: source.statistics() for source in sources if (name := source.embodiment.name) not in known}
+        offsets = _offsets_anew(start.config, sources) | offsets
         for name, statistics in offsets.items():
             new.setdefault(name, {})["offset"] = statistics
         if recipe.adaptation is not None or start.config.adaptation is not None:
@@ -274,3 +276,15 @@ def _offsets(recipe: Recipe, sources: list[Source]) -> dict[str, Statistics]:
             f"relative: no data of the bodies {unknown}; there are {sorted({s.embodiment.body for s in sources})}"
         )
     return {s.embodiment.name: s.offsets() for s in sources if s.embodiment.body in recipe.relative}
+
+
+def _offsets_anew(start: PolicyConfig, sources: list[Source]) -> dict[str, Statistics]:
+    """Those of bodies whose actions are relative already, where the policy to start from has none for the chunk that it
+    is to predict from now on: statistics of offsets are of every place in a chunk."""
+    chunks = {name: horizon.chunk for name, horizon in start.horizons.items()}
+    return {
+        name: source.offsets()
+        for source in sources
+        if source.embodiment.body in start.relative
+        and chunks.get(name := source.embodiment.name) != source.horizon.chunk
+    }

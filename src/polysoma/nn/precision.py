@@ -40,12 +40,18 @@ def chosen(device: str | torch.device, wanted: str | None = None) -> Precision:
     Raises:
         PolysomaError: neither a precision nor ``"auto"``.
     """
-    for asked, where in ((wanted, "precision"), (os.environ.get(VARIABLE), VARIABLE)):
-        if asked not in (None, "", *get_args(Wanted)):
-            raise PolysomaError(f"{where}: expected one of {', '.join(get_args(Wanted))}, got {asked!r}")
-        if asked in get_args(Precision):
-            return cast(Precision, asked)
-    return "bfloat16" if _has_bfloat16(str(device).partition(":")[0]) else "float32"
+    return asked(wanted) or ("bfloat16" if _has_bfloat16(str(device).partition(":")[0]) else "float32")
+
+
+def asked(wanted: str | None = None) -> Precision | None:
+    """The precision that somebody asks for: the caller, or else the variable :data:`VARIABLE`; None where nobody does.
+    Raises PolysomaError as :func:`chosen`."""
+    for said, where in ((wanted, "precision"), (os.environ.get(VARIABLE), VARIABLE)):
+        if said not in (None, "", *get_args(Wanted)):
+            raise PolysomaError(f"{where}: expected one of {', '.join(get_args(Wanted))}, got {said!r}")
+        if said in get_args(Precision):
+            return cast(Precision, said)
+    return None
 
 
 def resumed(recorded: str | None, wanted: str | None, run: str) -> Precision:

@@ -280,6 +280,12 @@ class BodyTokenizer(nn.Module):
         reader = self._reader[0]
         return self.time if reader is None else reader.time[:, None]
 
+    @property
+    def conditioned(self) -> list[str]:
+        """The streams that are read in the light of the task, in the order of :meth:`read`."""
+        grids = [name for name, tokenizer in self.streams.items() if isinstance(tokenizer, GridTokenizer)]
+        return grids + self.cameras
+
     def read(self, words: Tensor, words_valid: Tensor, images: ImageTokenizer | None) -> dict[str, Tensor]:
         """What the instructions ``(B, W, width)`` make of streams that are read in their light, by stream."""
         readings = {

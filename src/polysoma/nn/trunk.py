@@ -228,35 +228,56 @@ class TransformerTrunk(Trunk):
 
     @torch.no_grad()
     def _continue(self, states: Sequence[State], frames: Tensor | None, readouts: Tensor | None) -> Tensor:
-        caches = [state for state in states if isinstance(state, KeyValueCache)]
-        assert len(caches) == len(states), "states of another trunk"
         time, per_frame = (0, 1) if frames is None else (frames.shape[1], frames.shape[2])
         parts = [frames.flatten(1, 2) if frames is not None else None, readouts]
         x = torch.cat([part for part in parts if part is not None], 1)
-        count, new = time * per_frame, x.shape[1]
-        room, lengths = _room(caches, new)
-        before = room.shape[-2] - new
-        mask = _continued_mask(before, time, per_frame, new - count, x.device, _computed_in(x))
+        count = time * per_frame
+        past, mask = self.past(states, time, per_frame, x.shape[1] - count, _computed_in(x))
+        read, own = self.continued(past, mask, x, count)
+        self.remember(states, own, time)
+        return read
+
+    def past(
+        self, states: Sequence[State], time: int, per_frame: int, readouts: int, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
+        """What :meth:`continued` is given of B states: the keys and values of all tokens so far, padded to the longest,
+        and the additive mask, for new frames and readouts."""
+        past, lengths = _room(_caches(states))
+        before = past.shape[-2]
+        mask = _continued_mask(before, time, per_frame, readouts, past.device, dtype)
         if len(set(lengths)) > 1:
-            lacking = torch.arange(before, device=x.device) >= torch.tensor(lengths, device=x.device)[:, None]
-            mask = mask + F.pad(lacking[:, None, None] * BLOCKED, (0, new)).to(mask.dtype)
-        last = len(self.blocks) - 1
+            lacking = torch.arange(before, device=past.device) >= torch.tensor(lengths, device=past.device)[:, None]
+            mask = mask + F.pad(lacking[:, None, None] * BLOCKED, (0, time * per_frame + readouts)).to(mask.dtype)
+        return past, mask
+
+    def remember(self, states: Sequence[State], own: Tensor, time: int) -> None:
+        """Adds what :meth:`continued` returned of new frames to their states."""
+        for row, cache in enumerate(_caches(states)):
+            cache.take(own[:, :, row], time)
+
+    def continued(self, past: Tensor, mask: Tensor, x: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """New tokens after all blocks, as a function of tensors alone.
+
+        Args:
+            past: keys and values of the tokens before, ``(depth, 2, B, heads, P, width / heads)``.
+            mask: additive, ``(B or 1, 1, N, P + N)``.
+            x: new frames' tokens and then readouts, ``(B, N, width)``.
+            count: how many of them are frames'.
+
+        Returns:
+            The readouts ``(B, N - count, width)``, and the frames' own keys and values
+            ``(depth, 2, B, heads, count, width / heads)``.
+        """
+        kept = []
         for number, block in enumerate(self.every_block()):
-            keys, values = room[number]
-            if number < last:
-                q, keys[:, :, before:], values[:, :, before:] = block.project(x)
-            else:
-                own = slice(before, before + count)
-                if count:
-                    keys[:, :, own], values[:, :, own] = block.keys_values(x[:, :count])
-                x, mask = x[:, count:], mask[:, :, count:]
-                if not x.shape[1]:
-                    break
-                q, keys[:, :, before + count :], values[:, :, before + count :] = block.project(x)
+            q, keys, values = block.project(x)
+            kept.append(torch.stack([keys[:, :, :count], values[:, :, :count]]))
+            if number == len(self.blocks) - 1:
+                # Here frames are only looked at.
+                x, q, mask = x[:, count:], q[:, :, count:], mask[:, :, count:]
+            keys, values = torch.cat([past[number, 0], keys], 2), torch.cat([past[number, 1], values], 2)
             x = block.attend(x, q, keys, values, mask)
-        for row, cache in enumerate(caches):
-            cache.take(room[:, :, row, :, before : before + count], time, written=len(caches) == 1)
-        return self.norm(x)
+        return self.norm(x), torch.stack(kept)
 
     def every_block(self) -> list[Block]:
         """The blocks in their order."""
@@ -290,35 +311,42 @@ class KeyValueCache(State):
         """How many tokens there are keys and values of."""
         return self._count
 
-    def room(self, new: int) -> Tensor:
-        """Those of all tokens, with room for new ones after them: ``(depth, 2, heads, count + new, width / heads)``."""
+    def _make_room(self, new: int) -> None:
         if self._count + new > self._room.shape[-2]:
             *shape, capacity, width = self._room.shape
             larger = self._room.new_empty(*shape, max(self._count + new, 2 * capacity), width)
             larger[..., : self._count, :] = self._room[..., : self._count, :]
             self._room = larger
-        return self._room[..., : self._count + new, :]
 
-    def take(self, new: Tensor, frames: int, written: bool) -> None:
-        """Counts new frames, whose keys and values ``(depth, 2, heads, N, width / heads)`` were perhaps written to
-        :meth:`room` already."""
-        if not written:
-            self.room(new.shape[-2])[..., self._count :, :] = new
+    @property
+    def keys_values(self) -> Tensor:
+        """Those of all tokens so far, ``(depth, 2, heads, count, width / heads)``."""
+        return self._room[..., : self._count, :]
+
+    def take(self, new: Tensor, frames: int) -> None:
+        """Adds new frames by their keys and values ``(depth, 2, heads, N, width / heads)``."""
+        self._make_room(new.shape[-2])
+        self._room[..., self._count : self._count + new.shape[-2], :] = new
         self._count += new.shape[-2]
         self._frames += frames
 
 
-def _room(caches: Sequence[KeyValueCache], new: int) -> tuple[Tensor, list[int]]:
-    """Keys and values of several caches, ``(depth, 2, B, heads, P + new, width / heads)``, padded to the longest, with
-    room for new ones; that of a single one is its own. And how many true tokens each one has."""
+def _caches(states: Sequence[State]) -> list[KeyValueCache]:
+    caches = [state for state in states if isinstance(state, KeyValueCache)]
+    assert len(caches) == len(states), "states of another trunk"
+    return caches
+
+
+def _room(caches: Sequence[KeyValueCache]) -> tuple[Tensor, list[int]]:
+    """Keys and values of several caches, ``(depth, 2, B, heads, P, width / heads)``, padded to the longest; and how
+    many true tokens each one has."""
     lengths = [cache.count for cache in caches]
     if len(caches) == 1:
-        return caches[0].room(new).unsqueeze(2), lengths
-    depth, two, heads, _, width = caches[0].room(0).shape
-    longest = max(lengths)
-    room = caches[0].room(0).new_zeros(depth, two, len(caches), heads, longest + new, width)
+        return caches[0].keys_values.unsqueeze(2), lengths
+    depth, two, heads, _, width = caches[0].keys_values.shape
+    room = caches[0].keys_values.new_zeros(depth, two, len(caches), heads, max(lengths), width)
     for row, (cache, length) in enumerate(zip(caches, lengths, strict=True)):
-        room[:, :, row, :, :length] = cache.room(0)
+        room[:, :, row, :, :length] = cache.keys_values
     return room, lengths
 
 

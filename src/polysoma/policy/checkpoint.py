@@ -23,6 +23,7 @@ import torch
 from polysoma import hub
 from polysoma.errors import PolysomaError
 from polysoma.files import write_atomically
+from polysoma.nn.backend import chosen
 from polysoma.policy.adaptation import Adaptation
 from polysoma.policy.config import PolicyConfig
 from polysoma.policy.edits import with_base
@@ -136,7 +137,12 @@ def bodies(path: str | Path) -> list[str]:
     return [body.name for body in PolicyConfig.from_json(read_config(resolve(path))).embodiments]
 
 
-def load(path: str | Path = SHIPPED, device: str | torch.device = "cpu", precision: str | None = None) -> Policy:
+def load(
+    path: str | Path = SHIPPED,
+    device: str | torch.device = "cpu",
+    precision: str | None = None,
+    backend: str | None = None,
+) -> Policy:
     """Loads a policy for use: frozen, matrices in the precision that it computes in.
 
     Args:
@@ -144,23 +150,29 @@ def load(path: str | Path = SHIPPED, device: str | torch.device = "cpu", precisi
         device: e.g. ``"cpu"``, ``"cuda"``.
         precision: ``"float32"`` or ``"bfloat16"``; None or ``"auto"`` for what suits the device
             (:func:`polysoma.nn.precision.chosen`).
+        backend: what computes decisions, ``"torch"`` or ``"onnx"``; None or ``"auto"`` for what is faster
+            (:func:`polysoma.nn.backend.chosen`).
 
     Raises:
-        PolysomaError: no checkpoint there, a newer format, weights that are damaged or do not fit, or an unknown
-            precision.
+        PolysomaError: no checkpoint there, a newer format, weights that are damaged or do not fit, or a precision or
+            backend that does not exist or cannot be had.
     """
-    return load_all([path], device, precision)[0]
+    return load_all([path], device, precision, backend)[0]
 
 
 def load_all(
-    paths: Sequence[str | Path], device: str | torch.device = "cpu", precision: str | None = None
+    paths: Sequence[str | Path],
+    device: str | torch.device = "cpu",
+    precision: str | None = None,
+    backend: str | None = None,
 ) -> list[Policy]:
     """As :func:`load`, several: bases and their adaptations have one copy of the weights that they share."""
     loaded: dict[str, Policy] = {}
+    by, used = chosen(device, backend, precision)
     policies = [_load(path, loaded) for path in paths]
     # Bases last: adaptations that came with them are multiplied out of matrices that have all their digits.
     for policy in sorted(policies, key=lambda one: one.config.adaptation is None):
-        policy.to(device).for_inference(precision)
+        policy.to(device).for_inference(used).act_by(by)
     return policies
 
 

@@ -13,6 +13,7 @@ import json
 import logging
 import math
 import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,12 @@ from torch import Tensor, nn
 from polysoma.embodiment import Modality
 from polysoma.errors import PolysomaError
 from polysoma.files import write_atomically
+from polysoma.nn.backend import INSTALL
 from polysoma.nn.tokenizers import MAX_WORDS
 from polysoma.policy.edits import merge_adapter
 from polysoma.policy.inputs import FrameInputs, TaskInputs
 from polysoma.policy.policy import Policy
 
-INSTALL = "pip install 'polysoma[export]'"
 WORDS = 24
 METADATA = "polysoma"
 PREVIOUS_VALID = "previous_valid"
@@ -109,12 +110,7 @@ def export_onnx(policy: Policy, body: str, path: Path, int8: bool = False, words
     if deployed.relative:
         names.append(PREVIOUS_VALID)
     file = io.BytesIO()
-    trace: Any = torch.onnx.export
-    with _quietly(), torch.inference_mode():
-        trace(
-            deployed, deployed.example(words), file, input_names=names, output_names=["actions"],
-            opset_version=OPSET, dynamo=False,
-        )  # fmt: skip
+    traced(deployed, deployed.example(words), file, names, ["actions"])
     model = onnx.load_from_string(file.getvalue())
     if int8:
         model = _quantised(model, quantize_dynamic, QuantType.QInt8)
@@ -128,6 +124,31 @@ def export_onnx(policy: Policy, body: str, path: Path, int8: bool = False, words
     content = model.SerializeToString()
     write_atomically(path, content)
     return len(content)
+
+
+def traced(
+    module: nn.Module,
+    example: tuple[Tensor, ...],
+    file: io.BytesIO,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    dynamic: Mapping[str, Mapping[int, str]] | None = None,
+) -> None:
+    """Writes what a module does with inputs of these shapes as an ONNX graph.
+
+    Args:
+        module: in evaluation mode.
+        example: inputs.
+        file: where to.
+        inputs, outputs: names of the graph's inputs and outputs.
+        dynamic: by name, the axes whose size may be another one, each with a name.
+    """
+    trace: Any = torch.onnx.export
+    with _quietly(), torch.inference_mode():
+        trace(
+            module, example, file, input_names=list(inputs), output_names=list(outputs), opset_version=OPSET,
+            dynamo=False, dynamic_axes={name: dict(axes) for name, axes in (dynamic or {}).items()},
+        )  # fmt: skip
 
 
 _LARGE = 65_536

@@ -15,6 +15,7 @@ from polysoma.data.windows import Windows, show
 from polysoma.errors import PolysomaError
 from polysoma.nn import precision
 from polysoma.nn.adapters import LoRALinear
+from polysoma.nn.backend import Backend
 from polysoma.nn.precision import Precision
 from polysoma.policy.adaptation import share
 from polysoma.policy.config import PolicyConfig
@@ -39,6 +40,8 @@ class Policy(Network):
         shared: names of the parameters and buffers that are those of a base (:func:`polysoma.policy.edits.with_base`).
         adaptations: of these weights, by name, each of which drives its bodies instead (:meth:`driving`). They go where
             the policy goes: to other devices, into inference, into checkpoints.
+        backend: what computes decisions; see :meth:`act_by`.
+        compiled: what a backend has made of the weights, by body.
     """
 
     def __init__(self, config: PolicyConfig) -> None:
@@ -46,6 +49,8 @@ class Policy(Network):
         self.shared: frozenset[str] = frozenset()
         self.adaptations: dict[str, Policy] = {}
         self._precision: Precision | None = None
+        self.backend: Backend = "torch"
+        self.compiled: dict[str, Any] = {}
 
     def description(self, name: str) -> dict[str, Any]:
         """What peers are told of a body: plain JSON of its embodiment, with history, chunk and previous_action."""
@@ -291,6 +296,12 @@ class Policy(Network):
         self._precision = None if wanted in (None, "auto") else precision.chosen(self.device, wanted)
         for adaptation in self.adaptations.values():
             adaptation.compute_in(wanted)
+        return self
+
+    def act_by(self, backend: Backend) -> Policy:
+        """Chooses what computes decisions (:mod:`polysoma.nn.backend`), and returns itself. For frozen weights."""
+        for policy in (self, *self.adaptations.values()):
+            policy.backend, policy.compiled = backend, {}
         return self
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:

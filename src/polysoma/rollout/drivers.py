@@ -65,12 +65,14 @@ class Checkpoint:
         temperature: see :class:`~polysoma.acting.agent.Acting`.
         retrieve: None, or a data set of demonstrations that are looked up, and how many of each task (0 for all).
         precision: what it computes in, as for :func:`polysoma.nn.precision.chosen`.
+        backend: what computes decisions, as for :func:`polysoma.nn.backend.chosen`.
     """
 
     place: str
     temperature: float | None = None
     retrieve: tuple[str, int] | None = None
     precision: str | None = None
+    backend: str | None = None
 
     def __call__(self) -> Planner:
         # torch takes a second to import and much memory, which other drivers should not pay for.
@@ -78,7 +80,7 @@ class Checkpoint:
         from polysoma.acting.retrieval import DemonstrationIndex, Retrieval
         from polysoma.policy.checkpoint import load
 
-        policy = load(self.place, precision=self.precision)
+        policy = load(self.place, precision=self.precision, backend=self.backend)
         planner = as_planner(policy, self.temperature)
         if self.retrieve is None:
             return planner

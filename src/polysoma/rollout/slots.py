@@ -150,7 +150,7 @@ class Slot:
         episode = None
         if self.labels:
             last = {**self.observation, **self.environment.privileged()}
-            dtype = np.float32 if isinstance(self.body.actions, ContinuousActions) else np.int64
+            dtype = self.body.actions.dtype
             episode = Episode(
                 embodiment=self.body,
                 task=self.job.task,

@@ -10,6 +10,7 @@ import numpy as np
 
 from polysoma.embodiment import INSTRUCTION, Embodiment, Modality, Observation, Stream
 from polysoma.simulators.environment import Environment, Family
+from polysoma.task import Task
 
 PIXELS = 96
 PROPRIOCEPTION = "proprioception"
@@ -114,12 +115,12 @@ def seen(family: Family, cameras: Sequence[str], kept: Sequence[str] = (), strea
     )
 
     def build(task: str, **options: Any) -> Environment:
-        return Seen(embodiment, family.make(body.name + task[task.index("/") :], **options))
+        return Seen(embodiment, family.make(str(Task(body.name, Task.parse(task).name)), **options))
 
     return dataclasses.replace(
         family,
         embodiment=embodiment,
-        tasks=tuple(embodiment.name + task[task.index("/") :] for task in family.tasks),
+        tasks=tuple(str(Task(embodiment.name, Task.parse(task).name)) for task in family.tasks),
         build=build,
     )
 

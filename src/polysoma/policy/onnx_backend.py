@@ -1,0 +1,164 @@
+"""ONNX Runtime as what computes decisions: the same step as in torch, without torch's cost for each small operation.
+
+A decision of one robot is some hundred small operations, which take torch longer to start than to compute. Here the
+step of one new frame is traced once and run as one graph. Prompts are still read by torch, and the state of an episode
+is the same, so that either may continue what the other began.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from polysoma.data.windows import Windows
+from polysoma.errors import PolysomaError
+from polysoma.nn.backend import INSTALL
+from polysoma.nn.trunk import TransformerTrunk
+from polysoma.policy.export import traced
+from polysoma.policy.inputs import FrameInputs, frames_of
+from polysoma.policy.network import ACTION
+from polysoma.policy.policy import Policy
+from polysoma.policy.state import PolicyState, readings_of
+
+
+class Step(nn.Module):
+    """The decision after one new frame of one body, as a function of tensors alone.
+
+    Args:
+        policy: in float32.
+        body: name of the embodiment.
+    """
+
+    def __init__(self, policy: Policy, body: str) -> None:
+        super().__init__()
+        self.policy, self.name = policy, body
+        self.streams = [stream.name for stream in policy.embodiment(body).arrays]
+        self.draws = policy.head(body).noise is not None
+
+    def forward(
+        self, past: Tensor, mask: Tensor, times: Tensor, previous: Tensor, valid: Tensor, *others: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The prediction ``(B, chunk, A)`` or ``(B, chunk, names)``, the readout ``(B, width)`` behind it, and the
+        frame's own keys and values.
+
+        Args:
+            past, mask: see :meth:`TransformerTrunk.continued`.
+            times: int64 ``(B, 1)``, which frame of its window it is.
+            previous: ``(B, 1, A)`` or int64 ``(B, 1)``.
+            valid: bool ``(B, 1)``, whether there was a previous action.
+            others: the streams ``(B, 1, *shape)``; what the task makes of streams, ``(B, ...)`` each, in the order of
+                their names; and noise ``(B, 1, *noise)`` for heads that draw.
+        """
+        count = len(self.streams)
+        observations = dict(zip(self.streams, others[:count], strict=True))
+        readings = dict(zip(self.conditioned(), others[count:], strict=False))
+        frames = FrameInputs(observations, previous, valid)
+        trunk = self.policy.trunk
+        assert isinstance(trunk, TransformerTrunk)
+        tokens = self.policy.frames(self.name, frames, times, readings)
+        asking = self.policy.asking(self.name, ACTION, times)
+        read, own = trunk.continued(past, mask, torch.cat([tokens.flatten(1, 2), asking], 1), tokens.shape[2])
+        prediction = self.policy.head(self.name).decode(read, others[-1] if self.draws else None)[:, 0]
+        reference = self.policy.reference(self.name, frames)
+        if reference is not None:
+            prediction = prediction + reference
+        return prediction, read[:, 0], own
+
+    def conditioned(self) -> list[str]:
+        """The names of the streams that are read in the light of the task."""
+        return self.policy.tokenizer(self.name).conditioned
+
+
+def responder_of(policy: Policy, body: str) -> Policy | OnnxResponder:
+    """What answers for a body: the policy itself, or ONNX Runtime where the policy acts by that (:meth:`Policy.act_by`)
+    and is on a CPU. Sessions are made once and kept with the policy."""
+    if policy.backend != "onnx" or policy.device.type != "cpu":
+        return policy
+    found = policy.compiled.get(body)
+    if not isinstance(found, OnnxResponder):
+        found = policy.compiled[body] = OnnxResponder(policy, body)
+    return found
+
+
+class OnnxResponder:
+    """Answers as :meth:`Policy.respond` does where one new frame of each state is to be read, by ONNX Runtime in one
+    thread; leaves all else to the policy.
+
+    Args:
+        policy: in float32; it stays what reads prompts.
+        body: name of the embodiment.
+
+    Raises:
+        PolysomaError: onnx or onnxruntime is not installed, or the policy has another trunk.
+    """
+
+    def __init__(self, policy: Policy, body: str) -> None:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise PolysomaError(f"acting by onnx needs {error.name}, not installed here: run `{INSTALL}`") from error
+        self.policy, self.body = policy, policy.embodiment(body)
+        self._step = Step(policy, body).eval()
+        self._session: Any = None
+        self._runtime = onnxruntime
+
+    def respond(
+        self, windows: Windows, states: Sequence[PolicyState], noise: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """See :meth:`Policy.respond`."""
+        if windows.previous.shape[1] != 1:
+            return self.policy.respond(windows, states, noise)
+        trunk = self.policy.trunk
+        assert isinstance(trunk, TransformerTrunk)
+        with torch.inference_mode():
+            inputs = self._inputs(windows, states, noise)
+            if self._session is None:
+                self._session = self._traced(inputs)
+            names = [value.name for value in self._session.get_inputs()]
+            fed = {name: np.ascontiguousarray(value.numpy()) for name, value in zip(self._names, inputs, strict=True)}
+            prediction, readout, own = self._session.run(None, {name: fed[name] for name in names})
+            trunk.remember([state.trunk for state in states], torch.from_numpy(own), 1)
+        return torch.from_numpy(prediction), torch.from_numpy(readout)
+
+    @property
+    def _names(self) -> list[str]:
+        readings = [f"conditioning.{name}" for name in self._step.conditioned()]
+        noise = ["noise"] if self._step.draws else []
+        streams = [f"stream.{name}" for name in self._step.streams]
+        return ["past", "mask", "times", "previous", "previous_valid", *streams, *readings, *noise]
+
+    def _inputs(self, windows: Windows, states: Sequence[PolicyState], noise: Tensor | None) -> list[Tensor]:
+        frames, readings = frames_of(windows, torch.device("cpu")), readings_of(states)
+        trunk = self.policy.trunk
+        assert isinstance(trunk, TransformerTrunk)
+        per_frame = self.policy.tokenizer(self.body.name).per_frame
+        past, mask = trunk.past([state.trunk for state in states], 1, per_frame, 1, torch.float32)
+        times = torch.tensor([[state.frames] for state in states])
+        inputs = [past, mask, times, frames.previous, frames.previous_valid]
+        inputs += [frames.observations[name] for name in self._step.streams]
+        inputs += [readings[name].float() for name in self._step.conditioned()]
+        if self._step.draws:
+            shape = self.policy.head(self.body.name).noise
+            assert shape is not None
+            inputs.append(torch.randn(len(windows), 1, *shape) if noise is None else noise[:, None])
+        return inputs
+
+    def _traced(self, inputs: list[Tensor]) -> Any:
+        """A session for these inputs, any number of states at a time."""
+        # Two of each, so that no size that may differ is taken for a constant 1.
+        twice = [torch.cat([value, value], 2) if name == "past" else torch.cat([value, value]) for name, value in
+                 zip(self._names, inputs, strict=True)]  # fmt: skip
+        axes = {name: {0: "batch"} for name in self._names} | {"past": {2: "batch", 4: "before"}}
+        axes["mask"] = {0: "rows", 3: "seen"}
+        axes |= {"prediction": {0: "batch"}, "readout": {0: "batch"}, "own": {2: "batch"}}
+        file = io.BytesIO()
+        traced(self._step, tuple(twice), file, self._names, ["prediction", "readout", "own"], axes)
+        options = self._runtime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        return self._runtime.InferenceSession(file.getvalue(), options, providers=["CPUExecutionProvider"])

@@ -1,0 +1,125 @@
+"""ONNX Runtime decides as torch does: for every kind of body, batches, heads that draw, and what is attached."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import ARM, GRID, SEEN_ARM, make_episode, make_policy, observe
+from polysoma import simulators
+from polysoma.acting.agent import Acting, Agent, act_together
+from polysoma.data.mixture import Source
+from polysoma.embodiment import INSTRUCTION, Embodiment
+from polysoma.errors import PolysomaError
+from polysoma.nn.backend import VARIABLE, chosen
+from polysoma.nn.heads import HeadConfig
+from polysoma.policy import checkpoint
+from polysoma.policy.adaptation import Adaptation
+from polysoma.policy.edits import adapt, extend
+from polysoma.policy.onnx_backend import OnnxResponder, responder_of
+from polysoma.policy.policy import Policy
+
+pytest.importorskip("onnxruntime", reason="acting by onnx needs pip install 'polysoma[export]'")
+BODIES = (ARM, GRID, SEEN_ARM)
+
+
+def pair(policy: Policy) -> tuple[Policy, Policy]:
+    """The same weights, acted by torch and by ONNX Runtime."""
+    twin = Policy(policy.config)
+    twin.load_state_dict(policy.state_dict())
+    return policy.for_inference("float32").act_by("torch"), twin.for_inference("float32").act_by("onnx")
+
+
+def same_decisions(one: Policy, other: Policy, body: Embodiment, episodes: int = 3, steps: int = 15) -> None:
+    """Agents of both act together in batches, with different instructions and starts."""
+    words = ("do one", "do two please", "go")
+    rows = [
+        [policy.agent(body.name, words[row % 3], Acting(execute=1), seed=row) for row in range(episodes)]
+        for policy in (one, other)
+    ]
+    for step in range(steps):
+        # The last agent begins later, so that the batch mixes short and long pasts.
+        some = slice(None) if step > 3 else slice(0, episodes - 1)
+        seen = [observe(body, 100 * row + step, words[row % 3]) for row in range(episodes)][some]
+        first, second = (np.stack([np.asarray(a) for a in act_together(agents[some], seen)]) for agents in rows)
+        np.testing.assert_allclose(first, second, atol=2e-5)
+    assert isinstance(responder_of(other, body.name), OnnxResponder) and responder_of(one, body.name) is one
+
+
+@pytest.mark.parametrize("body", BODIES, ids=lambda body: body.name)
+def test_every_kind_of_body(body: Embodiment, sources: dict[str, Source]) -> None:
+    same_decisions(*pair(make_policy(sources, BODIES)), body)
+
+
+@pytest.mark.parametrize("kind", ["bins", "flow"])
+def test_every_head(kind: str, sources: dict[str, Source]) -> None:
+    config = dataclasses.replace(make_policy(sources).config, head=HeadConfig(kind))  # type: ignore[arg-type]
+    torch.manual_seed(0)
+    same_decisions(*pair(Policy(config)), ARM)
+
+
+@pytest.mark.parametrize("method", ["lora", "adapter", "prompt", "head"])
+def test_adaptations(method: str, sources: dict[str, Source]) -> None:
+    adapted = []
+    for backend in ("torch", "onnx"):
+        torch.manual_seed(1)
+        policy = adapt(make_policy(sources), Adaptation(method, rank=2), [GRID], {}, [])  # type: ignore[arg-type]
+        with torch.no_grad():
+            for parameter in policy.parameters():
+                if parameter.requires_grad:
+                    parameter.add_(0.05 * torch.randn_like(parameter))
+        adapted.append(policy.for_inference("float32").act_by(backend))  # type: ignore[arg-type]
+    same_decisions(*adapted, GRID)
+
+
+def test_demonstrations_in_context(sources: dict[str, Source]) -> None:
+    one, other = pair(extend(make_policy(sources), (), {}, (), shown=3))
+    agents = [policy.agent("grid", "do one", Acting(execute=1)) for policy in (one, other)]
+    for agent in agents:
+        agent.reset(demonstrations=[make_episode(GRID, 7, 1, "grid/one")])
+    for step in range(4):
+        first, second = (agent.act(observe(GRID, step)) for agent in agents)
+        assert first == second
+
+
+def test_the_shipped_weights_with_what_is_attached() -> None:
+    policies = [checkpoint.load(precision="float32", backend=backend) for backend in ("torch", "onnx")]
+    for task in ("metaworld/door-open-v3", "aloha/insertion", "babyai/GoToLocal"):
+        environment = simulators.make(task)
+        agents = [Agent(policy, environment.embodiment, acting=Acting(execute=1)) for policy in policies]
+        observation = environment.reset(seed=500_000)[0]
+        for _ in range(4):
+            first, second = (np.asarray(agent.act(observation)) for agent in agents)
+            np.testing.assert_allclose(first, second, atol=2e-5)
+            observation = environment.step(first)[0]
+        assert observation[INSTRUCTION]
+
+
+def test_who_decides_what_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(VARIABLE)
+    monkeypatch.delenv("POLYSOMA_PRECISION", raising=False)
+    assert chosen("cpu") == ("onnx", "float32")
+    assert chosen("cpu", "torch", "bfloat16") == ("torch", "bfloat16")
+    assert chosen("cpu", None, "bfloat16") == ("torch", "bfloat16")
+    assert chosen("cuda", None, "float32") == ("torch", "float32")
+    monkeypatch.setenv(VARIABLE, "torch")
+    assert chosen("cpu", None, "float32")[0] == "torch" and chosen("cpu", "onnx")[0] == "onnx"
+    monkeypatch.setenv(VARIABLE, "tensor")
+    with pytest.raises(PolysomaError, match="POLYSOMA_BACKEND: expected auto, torch or onnx, got 'tensor'"):
+        chosen("cpu")
+    monkeypatch.delenv(VARIABLE)
+    with pytest.raises(PolysomaError, match="computes in float32, and bfloat16 was asked for"):
+        chosen("cpu", "onnx", "bfloat16")
+    with pytest.raises(PolysomaError, match="acts on a CPU; this policy is on cuda:0"):
+        chosen("cuda:0", "onnx")
+
+
+def test_a_checkpoint_says_what_it_is_loaded_for(sources: dict[str, Source], tmp_path: Path) -> None:
+    checkpoint.save(make_policy(sources), tmp_path / "x")
+    policy = checkpoint.load(tmp_path / "x", backend="onnx")
+    assert (policy.backend, policy.precision) == ("onnx", "float32")
+    assert checkpoint.load(tmp_path / "x").backend == "torch", "what the tests' variable says"
