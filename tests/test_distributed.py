@@ -106,7 +106,7 @@ def test_two_processes_then_one_see_what_one_sees(
     assert [len(half) for half in halves] == [2 * (4 + 1), 2 * 3]
     draw, seen = Source.draw, []
 
-    def watched(*arguments: Any, **options: Any) -> Windows:
+    def watched(*arguments: Any, **options: Any) -> Batch:
         windows = draw(*arguments, **options)
         seen.extend(lines(windows))
         return windows
