@@ -35,6 +35,8 @@ from polysoma.evaluation.evaluation import evaluate
 from polysoma.nn.precision import Precision, instruction_set
 from polysoma.policy import checkpoint
 from polysoma.policy.policy import Policy
+from polysoma.rollout.drivers import Behaviour
+from polysoma.rollout.recording import record
 from results import write
 
 ROOT = Path(__file__).parents[1]
@@ -180,8 +182,6 @@ def sample_cost() -> dict[str, float]:
 
 def throughput() -> dict[str, Any]:
     """Recording and evaluating all tasks of Meta-World with two workers."""
-    from polysoma.rollout.drivers import Behaviour
-    from polysoma.rollout.recording import record
 
     tasks = list(simulators.tasks_of("metaworld"))
     with tempfile.TemporaryDirectory() as folder:

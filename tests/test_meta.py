@@ -85,7 +85,7 @@ def after_inner_steps(start: Policy, family: Path, meta: MetaLearning) -> float:
 
 
 @pytest.mark.learns
-@pytest.mark.parametrize(("algorithm", "rate", "steps"), [("maml", 0.01, 40), ("anil", 0.2, 60), ("reptile", 0.03, 40)])
+@pytest.mark.parametrize(("algorithm", "rate", "steps"), [("maml", 0.01, 40), ("anil", 0.2, 90), ("reptile", 0.03, 40)])
 def test_few_steps_go_further_from_a_meta_learnt_start(
     algorithm: MetaAlgorithm, rate: float, steps: int, base: Path, family: Path, tmp_path: Path
 ) -> None:

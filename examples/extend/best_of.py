@@ -9,7 +9,6 @@ import torch
 from polysoma.acting.planner import Session
 from polysoma.acting.policy_planner import PolicyPlanner
 from polysoma.data.batch import Batch
-from polysoma.data.windows import tensor
 
 
 class BestOfSession(Session):
@@ -53,11 +52,12 @@ class BestOf:
     @torch.inference_mode()
     def values(self, body, observations):
         """The value readout of single observations, float32 ``(N,)``."""
-        count, none = len(observations), body.actions.none()
-        streams = {s.name: tensor(np.stack([o[s.name] for o in observations])[:, None]) for s in body.arrays}
-        previous = tensor(np.broadcast_to(none, (count, 1, *none.shape)))
+        count, none = len(observations), torch.from_numpy(body.actions.none())
+        streams = {s.name: torch.from_numpy(np.stack([o[s.name] for o in observations]))[:, None] for s in body.arrays}
+        previous = none.expand(count, 1, *none.shape)
         words = [observation["instruction"] for observation in observations]
-        batch = Batch(body, words, streams, previous, torch.zeros(count, 1, dtype=torch.bool), torch.ones(count).long())
+        never, ones = torch.zeros(count, 1, dtype=torch.bool), torch.ones(count, dtype=torch.int64)
+        batch = Batch(body, words, streams, previous, never, ones)
         with self.policy.autocast():
             readouts = self.policy(batch, ("value",))["value"]
             return self.policy.head(body.name, "value").decode(readouts)[:, 0].numpy()
