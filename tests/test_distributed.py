@@ -34,7 +34,7 @@ draw, shard = Source.draw, distributed.shard
 def watched(self, count, rng, goals=False, share=(0, 1), showing=None):
     windows = draw(self, count, rng, goals, share, showing)
     stream = windows.embodiment.arrays[0].name
-    rows = [windows.observations[stream][row].tobytes().hex() for row in range(len(windows))]
+    rows = [windows.observations[stream][row].numpy().tobytes().hex() for row in range(len(windows))]
     with open(f"{log}-{share[0]}", "a") as file:
         file.writelines(f"{windows.embodiment.name} {row}\\n" for row in rows)
     return windows

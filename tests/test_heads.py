@@ -70,7 +70,7 @@ def test_flow_draws_from_both_answers_and_bins_commit_to_one() -> None:
     drawn = learn(head("flow"), demonstrations, steps=1500)[..., 0]
     left = (drawn < -0.5).all(1).float().mean()
     right = (drawn > 0.5).all(1).float().mean()
-    # Over ten seeds 0.50 to 0.71, 0.24 to 0.47, and at least 0.95 together.
+    # Over ten seeds 0.50 to 0.72, 0.22 to 0.48, and at least 0.94 together.
     assert 0.3 < left < 0.9 and 0.1 < right < 0.7 and left + right > 0.85
     committed = learn(head("bins"), demonstrations)[..., 0]
     assert (committed < -0.9).all()

@@ -95,7 +95,7 @@ def test_a_regression_does_on_each_ones_data_what_that_one_does(
     alone, whole = add(base, parts[:1], 1.0, grams[:1]), checkpoint.load_for_training(parts[0])
     start = checkpoint.load_for_training(base)
     apart = (outputs(whole, source) - outputs(start, source)).abs().mean()
-    # At most 0.0004 over ten seeds.
+    # At most 0.02 over ten seeds, in float32 0.0004.
     assert (outputs(alone, source) - outputs(whole, source)).abs().mean() < 0.05 * apart
     # Of two, a linear map has the least error on the inputs of both.
     merged, mean = add(base, parts, 1.0, grams).state_dict(), add(base, parts, 0.5).state_dict()
@@ -109,7 +109,7 @@ def test_a_regression_does_on_each_ones_data_what_that_one_does(
             errors = [(matrix(state) - end) for end in ends]
             return float(sum((e @ g[module] * e).sum() for e, g in zip(errors, grams, strict=True)))
 
-        # The least error there is, so smaller whatever the seed: 0.93 to 0.999 of the other over ten.
+        # The least error there is, so smaller whatever the seed: 0.91 to 0.999 of the other over ten.
         assert missed(merged) < missed(mean)
 
 

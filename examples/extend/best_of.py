@@ -8,7 +8,7 @@ import torch
 
 from polysoma.acting.planner import Session
 from polysoma.acting.policy_planner import PolicyPlanner
-from polysoma.data.windows import Windows
+from polysoma.data.batch import Batch
 
 
 class BestOfSession(Session):
@@ -52,11 +52,12 @@ class BestOf:
     @torch.inference_mode()
     def values(self, body, observations):
         """The value readout of single observations, float32 ``(N,)``."""
-        count, none = len(observations), body.actions.none()
-        streams = {s.name: np.stack([o[s.name] for o in observations])[:, None] for s in body.arrays}
-        previous = np.broadcast_to(none, (count, 1, *none.shape)).copy()
+        count, none = len(observations), torch.from_numpy(body.actions.none())
+        streams = {s.name: torch.from_numpy(np.stack([o[s.name] for o in observations]))[:, None] for s in body.arrays}
+        previous = none.expand(count, 1, *none.shape)
         words = [observation["instruction"] for observation in observations]
-        windows = Windows(body, words, streams, previous, np.zeros((count, 1), bool), np.ones(count, np.int64))
+        never, ones = torch.zeros(count, 1, dtype=torch.bool), torch.ones(count, dtype=torch.int64)
+        batch = Batch(body, words, streams, previous, never, ones)
         with self.policy.autocast():
-            readouts = self.policy(windows, ("value",))["value"]
+            readouts = self.policy(batch, ("value",))["value"]
             return self.policy.head(body.name, "value").decode(readouts)[:, 0].numpy()

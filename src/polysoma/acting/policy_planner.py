@@ -15,8 +15,9 @@ import numpy as np
 import torch
 
 from polysoma.acting.planner import Plan, Planner, Session, TaskPrompt
+from polysoma.data.batch import Batch
 from polysoma.data.episode import Episode
-from polysoma.data.windows import Windows
+from polysoma.data.windows import tensor
 from polysoma.embodiment import INSTRUCTION, DiscreteActions, Embodiment, Observation
 from polysoma.errors import PolysomaError
 from polysoma.policy.onnx_backend import responder_of
@@ -178,15 +179,16 @@ class PolicyPlanner:
         readouts, predictions = [], []
         for rows in np.array_split(last, math.ceil(length / _REPLAYED)):
             frames = np.minimum(first[rows, None] + np.arange(int((rows - first[rows]).max()) + 1), rows[:, None])
-            windows = Windows(
+            batch = Batch(
                 body,
-                [episode.instruction] * len(rows),
-                {stream.name: episode.observations[stream.name][frames] for stream in body.arrays},
-                previous[frames],
-                frames > 0,
-                rows - first[rows] + 1,
+                (episode.instruction,),
+                {stream.name: tensor(episode.observations[stream.name][frames]) for stream in body.arrays},
+                tensor(previous[frames]),
+                tensor(frames > 0),
+                tensor(rows - first[rows] + 1),
+                torch.zeros(len(rows), dtype=torch.int64),
             )
-            prediction, readout = policy.respond(windows)
+            prediction, readout = policy.respond(batch)
             readouts.append(readout.numpy())
             predictions.append(prediction.numpy())
         return np.concatenate(readouts), np.concatenate(predictions)
@@ -195,21 +197,24 @@ class PolicyPlanner:
         """Plans of sessions of one body with equally many new frames."""
         sessions = [unread.session for unread in batch]
         policy, body = sessions[0].policy, sessions[0].body
-        windows = Windows(
+        windows = Batch(
             body,
             [unread.instruction for unread in batch],
-            {s.name: np.stack([[frame[s.name] for frame in unread.frames] for unread in batch]) for s in body.arrays},
-            np.stack([unread.previous for unread in batch]),
-            np.array([unread.previous_valid for unread in batch]),
-            np.full(len(batch), len(batch[0].frames)),
+            {
+                s.name: tensor(np.stack([[frame[s.name] for frame in unread.frames] for unread in batch]))
+                for s in body.arrays
+            },
+            tensor(np.stack([unread.previous for unread in batch])),
+            torch.tensor([unread.previous_valid for unread in batch]),
+            torch.full((len(batch),), len(batch[0].frames)),
         )
         shape, noise = policy.head(body.name).noise, None
         if shape is not None:
             # Drawn by each session for itself: the same whatever else is in the batch.
             noise = torch.from_numpy(np.stack([session.rng.standard_normal(shape, np.float32) for session in sessions]))
         try:
-            answering = responder_of(policy, body.name)
-            predictions, readouts = answering.respond(windows, [unread.cache for unread in batch], noise)
+            answer = responder_of(policy, body.name).respond
+            predictions, readouts = answer(windows, [unread.cache for unread in batch], noise)
         except PolysomaError as error:
             return [error] * len(batch)
         return [
