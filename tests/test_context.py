@@ -106,7 +106,7 @@ def test_an_adaptation_reads_what_its_base_reads(shown_policy: Policy) -> None:
         policy.begin("grid", "do one", context=[make_episode(GRID, 7, 1, "grid/one")])
         for policy in (shown_policy, adapted)
     ]
-    first, second = (memory.trunk.room(0) for memory in memories)  # type: ignore[attr-defined]
+    first, second = (memory.trunk.keys_values for memory in memories)  # type: ignore[attr-defined]
     assert torch.equal(first, second)
     assert "shown" in adapted.shared and "3 frames of each" in adapted.describe("grid")
 
