@@ -27,6 +27,7 @@ class Counting:
             policy.head,
             policy.horizon,
         )
+        self.backend = "torch"
         self.asked = 0
         self.scale = scale
         self.seen: list[Batch] = []
