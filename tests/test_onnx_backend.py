@@ -55,6 +55,17 @@ def test_every_kind_of_body(body: Embodiment, sources: dict[str, Source]) -> Non
     same_decisions(*pair(make_policy(sources, BODIES)), body)
 
 
+def test_the_first_batch_may_be_of_any_size(sources: dict[str, Source]) -> None:
+    """The graph is made of the first batch: of several alike, or of different lengths, too."""
+    for words in (("do one", "do one"), ("do one", "do two please", "go")):
+        one, other = pair(make_policy(sources))
+        rows = [[p.agent("arm", text, Acting(execute=1)) for text in words] for p in (one, other)]
+        for count in (len(words), 1, len(words)):
+            seen = [observe(ARM, row, words[row]) for row in range(count)]
+            first, second = (np.stack([np.asarray(a) for a in act_together(agents[:count], seen)]) for agents in rows)
+            np.testing.assert_allclose(first, second, atol=2e-5)
+
+
 @pytest.mark.parametrize("kind", ["bins", "flow"])
 def test_every_head(kind: str, sources: dict[str, Source]) -> None:
     config = dataclasses.replace(make_policy(sources).config, head=HeadConfig(kind))  # type: ignore[arg-type]

@@ -139,6 +139,8 @@ class OnnxResponder:
         per_frame = self.policy.tokenizer(self.body.name).per_frame
         past, mask = trunk.past([state.trunk for state in states], 1, per_frame, 1, torch.float32)
         times = torch.tensor([[state.frames] for state in states])
+        # One mask for each, also where they are alike: the graph has one size for both.
+        mask = mask.expand(len(batch), -1, -1, -1)
         inputs = [past, mask, times, frames.previous, frames.previous_valid]
         inputs += [frames.observations[name] for name in self._step.streams]
         inputs += [conditioning[name].float() for name in self._step.conditioned()]
@@ -154,7 +156,7 @@ class OnnxResponder:
         twice = [torch.cat([value, value], 2) if name == "past" else torch.cat([value, value]) for name, value in
                  zip(self._names, inputs, strict=True)]  # fmt: skip
         axes = {name: {0: "batch"} for name in self._names} | {"past": {2: "batch", 4: "before"}}
-        axes["mask"] = {0: "rows", 3: "seen"}
+        axes["mask"] = {0: "batch", 3: "seen"}
         axes |= {"prediction": {0: "batch"}, "readout": {0: "batch"}, "own": {2: "batch"}}
         file = io.BytesIO()
         traced(self._step, tuple(twice), file, self._names, ["prediction", "readout", "own"], axes)
