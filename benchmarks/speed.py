@@ -37,7 +37,7 @@ from polysoma.policy import checkpoint
 from polysoma.policy.policy import Policy
 from polysoma.rollout.drivers import Behaviour
 from polysoma.rollout.recording import record
-from results import write
+from results import read, write
 
 ROOT = Path(__file__).parents[1]
 WORKERS = 2
@@ -193,6 +193,41 @@ def throughput() -> dict[str, Any]:
     evaluation = {"tasks": 50, "episodes": 4, "seconds": time.monotonic() - began}
     print("evaluation", evaluation, result.families()["metaworld"].rate)
     return {"workers": WORKERS, "recording": recording, "evaluation": evaluation}
+
+
+def render() -> str:
+    """Training steps and decisions, before and now."""
+    lines = ["| what | processor | before | now | times faster |", "| --- | --- | --- | --- | --- |"]
+    for name in ("speed", "speed-avx2"):
+        found = read(name)
+        for body, row in found["steps"].items():
+            usual = "float32" if "AVX2" in found["instruction_set"] else "bfloat16"
+            old, new = row["before bfloat16"]["median"], row[f"now {usual}"]["median"]
+            lines.append(
+                f"| training step, {body}, {row['windows']} windows | {found['instruction_set']} "
+                f"| {old:.2f} s, bfloat16 | {new:.2f} s, {usual} | {old / new:.1f} |"
+            )
+    found = read("speed")
+    decisions = found["decisions"]
+    for body, now in decisions["now onnx float32"].items():
+        old, plain = decisions["before"][body]["p50"], decisions["now torch float32"][body]["p50"]
+        lines.append(
+            f"| decision, {body} | {found['instruction_set']} | {old:.1f} ms "
+            f"| {now['p50']:.1f} ms (torch: {plain:.1f}) | {old / now['p50']:.1f} |"
+        )
+    machine = found["hardware"]
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"Medians; one core of {machine['processor']}, batch 1 for decisions, by ONNX Runtime in float32 now; "
+            f"before is commit {found['before']}, measured in turn in the same run. On a processor with bfloat16 instructions a "
+            "training step computes in bfloat16 before and now; with AVX2 alone bfloat16 was the only choice before, "
+            "and float32 is what is chosen now. AVX2 was emulated: the libraries were told to use nothing beyond it "
+            f"(`{found['command']}`, and the same with `--emulate-avx2`).",
+            "",
+        ]
+    )
 
 
 if __name__ == "__main__":
