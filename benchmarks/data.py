@@ -25,12 +25,12 @@ import tyro
 
 from data_frames import CHUNK, EPISODES, HISTORY, LENGTH, SIDE, TASK, frames
 from data_large import BATCH, BODY, mixture, opening
+from polysoma.data.batch import Batch
 from polysoma.data.dataset import Dataset
 from polysoma.data.episode import Episode
 from polysoma.data.formats import open_reader
 from polysoma.data.mixture import Source
 from polysoma.data.schema import infer, schema_path, write_schema
-from polysoma.data.windows import Windows
 from polysoma.data.writer import DatasetWriter
 from polysoma.horizon import Horizon
 from results import read, write
@@ -127,7 +127,7 @@ def _measured(folder: Path, with_theirs: bool, samples: int, repeats: int) -> di
         source = Source([Dataset(root)], [1.0], 0.0, horizon=Horizon(HISTORY, CHUNK))
 
         def as_floats(source: Source = source) -> int:
-            return _draw(source, samples, lambda windows: _as_lerobot(windows.observations["top"]))
+            return _draw(source, samples, lambda windows: _as_lerobot(windows.observations["top"].numpy()))
 
         def as_bytes(source: Source = source) -> int:
             return _draw(source, samples, lambda windows: None)
@@ -157,7 +157,7 @@ class _AsLeRobot:
 _as_lerobot = _AsLeRobot()
 
 
-def _draw(source: Source, samples: int, use: Callable[[Windows], object]) -> int:
+def _draw(source: Source, samples: int, use: Callable[[Batch], object]) -> int:
     rng = np.random.default_rng(0)
     for _ in range(samples // BATCH):
         use(source.draw(BATCH, rng))

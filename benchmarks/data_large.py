@@ -85,7 +85,7 @@ def _sparse(folder: Path, frames: int) -> dict[str, np.ndarray]:
 
 
 def mixture(folder: Path) -> dict[str, float]:
-    """Windows drawn from two data sets of a million frames each, whose cache files are sparse: they take no disk."""
+    """Batch drawn from two data sets of a million frames each, whose cache files are sparse: they take no disk."""
     count, length = 1_000_000, 200
     resident = []
     sources = []

@@ -206,7 +206,7 @@ def _reading_and_training(folder: Path) -> dict[str, Any]:
 
 def _tokens(policy: Any, body: str, windows: Any) -> int:
     per_frame = policy.bodies[body].per_frame + 1
-    words = policy.text.encode(windows.instructions).shape[1]
+    words = policy.text.encode(windows.texts).shape[1]
     return int(len(windows) * words + windows.lengths.sum() * per_frame)
 
 

@@ -18,7 +18,8 @@ import torch
 import tyro
 
 from polysoma import simulators
-from polysoma.data.windows import Windows
+from polysoma.data.batch import Batch
+from polysoma.data.windows import tensor
 from polysoma.embodiment import INSTRUCTION, Modality
 from polysoma.policy import checkpoint as checkpoints
 from polysoma.policy.policy import Policy
@@ -39,18 +40,18 @@ def look(policy: Policy, task: str, seeds: range) -> dict[str, Any]:
         truth.append(environment.privileged())
     environment.close()
     count = len(seeds)
-    windows = Windows(
+    windows = Batch(
         body,
         [observation[INSTRUCTION] for observation in observations],
-        {s.name: np.stack([o[s.name] for o in observations])[:, None] for s in body.arrays},
-        np.broadcast_to(body.actions.none(), (count, 1, *body.actions.none().shape)).copy(),
-        np.zeros((count, 1), bool),
-        np.ones(count, np.int64),
+        {s.name: tensor(np.stack([o[s.name] for o in observations])[:, None]) for s in body.arrays},
+        tensor(np.broadcast_to(body.actions.none(), (count, 1, *body.actions.none().shape))),
+        torch.zeros(count, 1, dtype=torch.bool),
+        torch.ones(count, dtype=torch.int64),
     )
     first = {
         s.name: windows.observations[s.name]
         if s.modality is Modality.IMAGE
-        else np.repeat(windows.observations[s.name][:1], count, 0)
+        else windows.observations[s.name][:1].repeat_interleave(count, 0)
         for s in body.arrays
     }
     actions = policy.predict(dataclasses.replace(windows, observations=first))[:, -1].numpy()

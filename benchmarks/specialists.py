@@ -49,7 +49,7 @@ CAMERAS = ("aloha-pixels", "metaworld-pixels")
 
 
 def _taken(family: str) -> int:
-    """Windows that the generalist took of a family."""
+    """Batch that the generalist took of a family."""
     phases = [read_recipe(RECIPES / f"{phase}.toml", ()) for phase in PHASES]
     return sum(phase.steps * phase.bodies[family].batch for phase in phases if family in phase.bodies)
 

@@ -35,6 +35,8 @@ from polysoma.evaluation.evaluation import evaluate
 from polysoma.nn.precision import Precision, instruction_set
 from polysoma.policy import checkpoint
 from polysoma.policy.policy import Policy
+from polysoma.rollout.drivers import Behaviour
+from polysoma.rollout.recording import record
 from results import write
 
 ROOT = Path(__file__).parents[1]
@@ -42,7 +44,7 @@ WORKERS = 2
 PAIRS = 60
 SEED = 4000
 STEPS = {"metaworld": 128, "aloha": 112, "babyai": 48}
-"""Windows of a step, by body."""
+"""Batch of a step, by body."""
 DEMONSTRATIONS = {"metaworld": 10, "aloha": 20, "babyai": 5}
 EMULATED = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
 """Tells PyTorch's own kernels, oneDNN and MKL to use no instructions beyond AVX2."""
@@ -180,8 +182,6 @@ def sample_cost() -> dict[str, float]:
 
 def throughput() -> dict[str, Any]:
     """Recording and evaluating all tasks of Meta-World with two workers."""
-    from polysoma.rollout.drivers import Behaviour
-    from polysoma.rollout.recording import record
 
     tasks = list(simulators.tasks_of("metaworld"))
     with tempfile.TemporaryDirectory() as folder:

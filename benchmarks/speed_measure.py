@@ -62,7 +62,11 @@ def step(body: str, count: int, precision: str, folder: Path, times: int) -> dic
 def decide(bodies: list[str], backend: str) -> dict[str, Any]:
     """Milliseconds from an observation to an action at batch 1, by body; the precision is that of the environment."""
     tasks = [simulators.tasks_of(body)[-1] for body in bodies]
-    return decision_latency("generalist", tasks, SEED, **({"backend": backend} if backend else {}))
+    try:
+        from polysoma.rollout.drivers import Checkpoint
+    except ImportError:  # before drivers were planner factories
+        return decision_latency("generalist", tasks, SEED)
+    return decision_latency(Checkpoint("generalist", backend=backend or None), tasks, SEED)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import torch
 
 from conftest import ARM, HORIZONS, observe
 from polysoma.acting.agent import Acting, Agent, act_together
-from polysoma.data.windows import Windows
+from polysoma.data.batch import Batch
 from polysoma.errors import PolysomaError
 from polysoma.nn.trunk import KeyValueCache
 from polysoma.policy.policy import Policy
@@ -18,6 +18,8 @@ from polysoma.policy.state import PolicyState
 class Counting:
     """Stands in for the network: chunk k predicts 0.1 * k + 0.01 * position, and counts how often it is asked."""
 
+    backend = "torch"
+
     def __init__(self, policy: Policy, scale: float = 1.0) -> None:
         self.config, self.embodiment, self.head, self.horizon = (
             policy.config,
@@ -25,18 +27,19 @@ class Counting:
             policy.head,
             policy.horizon,
         )
+        self.backend = "torch"
         self.asked = 0
         self.scale = scale
-        self.seen: list[Windows] = []
+        self.seen: list[Batch] = []
 
     def driving(self, name: str) -> Counting:
         return self
 
-    def begin(self, body: str, instruction: str, goal: None, context: tuple[()], silent: bool) -> PolicyState:
+    def begin(self, body: str, instruction: str, goal: None, context: tuple[()], observation_only: bool) -> PolicyState:
         return PolicyState(instruction, {}, KeyValueCache(torch.zeros(1, 2, 1, 1, 4)))
 
     def respond(
-        self, windows: Windows, memories: Sequence[PolicyState], noise: None
+        self, windows: Batch, memories: Sequence[PolicyState], noise: None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         self.asked += 1
         self.seen.append(windows)
@@ -87,11 +90,11 @@ def test_numbers_that_are_not_finite_are_refused(policy: Policy) -> None:
 
 def test_history_and_previous_actions_reach_the_network(policy: Policy) -> None:
     agent = policy.agent("grid")
-    seen: list[Windows] = []
+    seen: list[Batch] = []
     remembered: list[int] = []
     real = policy.respond
 
-    def spy(windows: Windows, memories: Sequence[PolicyState], noise: None) -> tuple[torch.Tensor, torch.Tensor]:
+    def spy(windows: Batch, memories: Sequence[PolicyState], noise: None) -> tuple[torch.Tensor, torch.Tensor]:
         seen.append(windows)
         remembered.append(memories[0].frames)
         return real(windows, memories)
@@ -106,12 +109,12 @@ def test_history_and_previous_actions_reach_the_network(policy: Policy) -> None:
 
 
 def test_a_new_instruction_is_read(policy: Policy) -> None:
-    seen: list[Windows] = []
+    seen: list[Batch] = []
     real = policy.respond
 
-    def spy(windows: Windows, memories: Sequence[PolicyState], noise: None) -> tuple[torch.Tensor, torch.Tensor]:
+    def spy(windows: Batch, memories: Sequence[PolicyState], noise: None) -> tuple[torch.Tensor, torch.Tensor]:
         seen.append(windows)
-        assert memories[0].instruction == windows.instructions[0]
+        assert memories[0].instruction == windows.texts[0]
         return real(windows, memories)
 
     policy.respond = spy  # type: ignore[method-assign,assignment]
@@ -125,7 +128,7 @@ def test_what_was_executed_instead_is_remembered(policy: Policy) -> None:
     agent = policy.agent("grid", seed=1)
     agent.act(observe_grid(0))
     agent.executed(2)
-    seen: list[Windows] = []
+    seen: list[Batch] = []
     real = policy.respond
     policy.respond = lambda windows, *others: seen.append(windows) or real(windows, *others)  # type: ignore[method-assign]
     agent.act(observe_grid(1))

@@ -36,12 +36,16 @@ def test_bfloat16_halves_the_file_and_hardly_moves_predictions(
     torch.testing.assert_close(full, half, rtol=0.05, atol=0.02)
 
 
-def test_golden_checkpoint_of_format_1_keeps_loading() -> None:
+@pytest.mark.parametrize(("name", "version"), [("checkpoint", 1), ("checkpoint-2", 2)])
+def test_golden_checkpoints_keep_loading(name: str, version: int) -> None:
     expected = json.loads((GOLDEN / "expected.json").read_text())
-    policy = checkpoint.load_for_training(GOLDEN / "checkpoint")
+    assert checkpoint.read_config(GOLDEN / name)["format_version"] == version
+    policy = checkpoint.load_for_training(GOLDEN / name)
     agent = policy.agent("arm", instruction="do one")
     np.testing.assert_allclose(agent.act({"state": np.array([0.1, 0.2, 0.3])}), expected["arm"], atol=5e-3)
-    assert policy.parameter_count() == expected["parameters"]
+    # The second one has a readout of values beside that of actions.
+    extra = 0 if version == 1 else policy.readouts["arm/value"].numel() + policy.config.width + 1
+    assert policy.parameter_count() == expected["parameters"] + extra
 
 
 def test_newer_format(policy: Policy, tmp_path: Path) -> None:

@@ -11,9 +11,10 @@ from conftest import ARM, GRID, check_resuming, make_episode, make_policy, obser
 from polysoma import simulators
 from polysoma.acting.agent import Agent
 from polysoma.acting.policy_planner import PolicySession
+from polysoma.data.batch import Batch
 from polysoma.data.dataset import Dataset
 from polysoma.data.mixture import Source
-from polysoma.data.windows import Showing, Windows, show, spaced
+from polysoma.data.windows import DemonstrationSampler, show, spaced, tensor
 from polysoma.data.writer import DatasetWriter
 from polysoma.errors import PolysomaError
 from polysoma.evaluation.evaluation import evaluate
@@ -34,16 +35,16 @@ def shown_policy(policy: Policy) -> Policy:
     return extend(policy, (), {}, (), shown=3).eval()
 
 
-def windows_of_one(shown: object = None) -> Windows:
+def windows_of_one(shown: object = None) -> Batch:
     seen = observe(GRID)
-    return Windows(
+    return Batch(
         GRID,
         [str(seen["instruction"])],
-        {stream.name: np.asarray(seen[stream.name])[None, None] for stream in GRID.arrays},
-        GRID.actions.none()[None, None],
-        np.zeros((1, 1), bool),
-        np.array([1]),
-        shown=shown,  # type: ignore[arg-type]
+        {stream.name: tensor(np.asarray(seen[stream.name])[None, None]) for stream in GRID.arrays},
+        tensor(GRID.actions.none()[None, None]),
+        torch.zeros(1, 1, dtype=torch.bool),
+        torch.tensor([1]),
+        demonstrations=shown,  # type: ignore[arg-type]
     )
 
 
@@ -55,7 +56,7 @@ def test_what_is_shown_changes_answers_and_its_order_does_not(shown_policy: Poli
     episodes = [make_episode(GRID, 7, seed, "grid/one") for seed in range(3)]
 
     def answer(*shown: object, silent: bool = False) -> torch.Tensor:
-        memory = shown_policy.begin("grid", "do one", context=shown, silent=silent)  # type: ignore[arg-type]
+        memory = shown_policy.begin("grid", "do one", context=shown, observation_only=silent)  # type: ignore[arg-type]
         return shown_policy.predict(windows_of_one(), [memory])
 
     all_three = answer(*episodes)
@@ -105,7 +106,7 @@ def test_an_adaptation_reads_what_its_base_reads(shown_policy: Policy) -> None:
         policy.begin("grid", "do one", context=[make_episode(GRID, 7, 1, "grid/one")])
         for policy in (shown_policy, adapted)
     ]
-    first, second = (memory.trunk.room(0) for memory in memories)  # type: ignore[attr-defined]
+    first, second = (memory.trunk.keys_values for memory in memories)  # type: ignore[attr-defined]
     assert torch.equal(first, second)
     assert "shown" in adapted.shared and "3 frames of each" in adapted.describe("grid")
 
@@ -134,9 +135,9 @@ def marked(tmp_path: Path) -> Dataset:
 
 def test_windows_are_shown_other_successes_of_their_task(marked: Dataset) -> None:
     windows = Source([marked], [1.0], 0.0).draw(
-        200, np.random.default_rng(0), showing=Showing(6, 2, 0.5, np.random.default_rng(1))
+        200, np.random.default_rng(0), showing=DemonstrationSampler(6, 2, 0.5, np.random.default_rng(1))
     )
-    shown = windows.shown
+    shown = windows.demonstrations
     assert shown is not None and shown.actions.shape == (200, 12)
     alone = marked.tasks.index("grid/alone")
     seen: set[tuple[int, int]] = set()
@@ -144,7 +145,7 @@ def test_windows_are_shown_other_successes_of_their_task(marked: Dataset) -> Non
         if marked.episode_task[episode] == alone:
             assert not shown.valid[row].any()
             continue
-        others = shown.observations["heading"][row, :, 0]
+        others = shown.observations["heading"][row, :, 0].numpy()
         assert shown.valid[row].all() and episode not in others and marked.episode_success[others].all()
         assert set(marked.episode_task[others]) == {marked.episode_task[episode]}
         seen |= {(episode, int(other)) for other in others}
@@ -160,11 +161,15 @@ def test_what_is_shown_does_not_depend_on_the_number_of_processes(marked: Datase
     source = Source([marked, marked], [1.0, 1.0], 0.0)
 
     def drawn(share: tuple[int, int]) -> list[bytes]:
-        showing = Showing(3, 2, 0.5, np.random.default_rng(1))
+        showing = DemonstrationSampler(3, 2, 0.5, np.random.default_rng(1))
         windows = source.draw(17, np.random.default_rng(0), share=share, showing=showing)
-        assert windows.shown is not None
-        rows = zip(windows.observations["view"], windows.shown.observations["view"], windows.shown.actions, strict=True)
-        return [window[0].tobytes() + frames.tobytes() + actions.tobytes() for window, frames, actions in rows]
+        assert windows.demonstrations is not None
+        shown = windows.demonstrations
+        rows = zip(windows.observations["view"], shown.observations["view"], shown.actions, strict=True)
+        return [
+            b"".join(part.numpy().tobytes() for part in (window[0], frames, actions))
+            for window, frames, actions in rows
+        ]
 
     assert sorted(drawn((0, 2)) + drawn((1, 2))) == sorted(drawn((0, 1)))
 
@@ -173,13 +178,13 @@ def test_only_what_is_learnt_from_is_shown(marked: Dataset) -> None:
     learnt, held_out = Source([marked], [1.0], 0.0).split(0, 0.5)
     assert held_out is not None
     windows = [
-        source.draw(100, np.random.default_rng(0), showing=Showing(4, 1, 0.0, np.random.default_rng(1)))
+        source.draw(100, np.random.default_rng(0), showing=DemonstrationSampler(4, 1, 0.0, np.random.default_rng(1)))
         for source in (learnt, held_out)
     ]
-    own, shown = ([set(each.observations["heading"][:, 0].ravel()) for each in windows], [])
+    own, shown = ([set(each.observations["heading"][:, 0].flatten().tolist()) for each in windows], [])
     for each in windows:
-        assert each.shown is not None
-        shown.append(set(each.shown.observations["heading"][each.shown.valid].ravel()))
+        assert each.demonstrations is not None
+        shown.append(set(each.demonstrations.observations["heading"][each.demonstrations.valid].flatten().tolist()))
     assert not own[0] & own[1]
     assert shown[0] <= own[0] and shown[1] <= own[0]
 

@@ -13,8 +13,8 @@ import pytest
 import safetensors.torch
 import torch
 
+from polysoma.data.batch import Batch
 from polysoma.data.mixture import Source
-from polysoma.data.windows import Windows
 from polysoma.errors import PolysomaError
 from polysoma.learning.recipe import recipe_from_table
 from polysoma.learning.training import train
@@ -34,7 +34,7 @@ draw, shard = Source.draw, distributed.shard
 def watched(self, count, rng, goals=False, share=(0, 1), showing=None):
     windows = draw(self, count, rng, goals, share, showing)
     stream = windows.embodiment.arrays[0].name
-    rows = [windows.observations[stream][row].tobytes().hex() for row in range(len(windows))]
+    rows = [windows.observations[stream][row].numpy().tobytes().hex() for row in range(len(windows))]
     with open(f"{log}-{share[0]}", "a") as file:
         file.writelines(f"{windows.embodiment.name} {row}\\n" for row in rows)
     return windows
@@ -83,10 +83,10 @@ def launch(processes: int, folder: Path, log: Path, *jobs: Job) -> None:
     assert ended.returncode == 0, ended.stderr
 
 
-def lines(windows: Windows) -> list[str]:
+def lines(windows: Batch) -> list[str]:
     """What tells each of these windows from others."""
     stream = windows.embodiment.arrays[0].name
-    return [f"{windows.embodiment.name} {row.tobytes().hex()}" for row in windows.observations[stream]]
+    return [f"{windows.embodiment.name} {row.numpy().tobytes().hex()}" for row in windows.observations[stream]]
 
 
 def test_two_processes_then_one_see_what_one_sees(
@@ -106,7 +106,7 @@ def test_two_processes_then_one_see_what_one_sees(
     assert [len(half) for half in halves] == [2 * (4 + 1), 2 * 3]
     draw, seen = Source.draw, []
 
-    def watched(*arguments: Any, **options: Any) -> Windows:
+    def watched(*arguments: Any, **options: Any) -> Batch:
         windows = draw(*arguments, **options)
         seen.extend(lines(windows))
         return windows

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from conftest import ARM, GRID, HORIZONS, SEEN_ARM, make_policy, observe
+from polysoma.data.batch import Batch
 from polysoma.data.mixture import Source
-from polysoma.data.windows import Windows
+from polysoma.data.windows import tensor
 from polysoma.embodiment import Embodiment
 from polysoma.errors import PolysomaError
 from polysoma.nn.heads import HeadConfig
@@ -39,13 +40,13 @@ def answers(policy: Policy, body: Embodiment, path: Path, frames: int = 3) -> li
         chunk = runner.act(observation)
         action = np.int64(seed % 3) if runner.names else np.full(body.actions.size, seed / 10, np.float32)
         history = policy.horizon(body.name).history
-        windows = Windows(
+        windows = Batch(
             body,
             ["do one"],
-            {s.name: np.stack([o[s.name] for o in seen[-history:]])[None] for s in body.arrays},
-            np.stack(previous[-history:])[None],
-            np.array([[number > 0 for number in range(len(previous))][-history:]]),
-            np.array([min(len(seen), history)]),
+            {s.name: tensor(np.stack([o[s.name] for o in seen[-history:]])[None]) for s in body.arrays},
+            tensor(np.stack(previous[-history:])[None]),
+            torch.tensor([[number > 0 for number in range(len(previous))][-history:]]),
+            torch.tensor([min(len(seen), history)]),
         )
         with torch.inference_mode():
             expected = policy.head(body.name).decode(policy(windows)["action"])[0, -1].numpy()

@@ -132,14 +132,14 @@ def test_a_recurrent_trunk_trains_and_acts(sources: dict[str, Source], tmp_path:
         whole = sources[name].draw(4, np.random.default_rng(0))
         alone = whole.take(np.array([0]))
         count = int(alone.lengths[0])
-        state = policy.begin(name, alone.instructions[0])
+        state = policy.begin(name, alone.texts[0])
         for time in range(count):
             one = dataclasses.replace(
                 alone,
                 observations={key: value[:, time : time + 1] for key, value in alone.observations.items()},
                 previous=alone.previous[:, time : time + 1],
                 previous_valid=alone.previous_valid[:, time : time + 1],
-                lengths=np.array([1]),
+                lengths=torch.ones(1, dtype=torch.int64),
             )
             answer = policy.predict(one, [state])
         torch.testing.assert_close(answer, policy.predict(alone), atol=2e-2, rtol=2e-2)

@@ -154,7 +154,7 @@ def test_what_is_kept_is_half_of_what_is_learnt_from(base: Path, datasets: dict[
     assert not alone.task_weights and recipe.data == (str(tmp_path / "new"), *kept)
     assert recipe.bodies["arm"].batch == 2 * alone.bodies["arm"].batch
     source = open_sources(recipe.folders(), {}, {"arm": 0.0}, recipe.task_weights)[0]
-    drawn = source.draw(1000, np.random.default_rng(0)).instructions
+    drawn = source.draw(1000, np.random.default_rng(0)).texts
     # Of the three tasks two are old; "do one" is said for an old one as well.
     assert 0.2 < sum(text == "do two" for text in drawn) / 1000 < 0.3
     policy = checkpoint.load(train(with_steps(recipe, 1), tmp_path / "run"))

@@ -43,7 +43,7 @@ def test_every_version_reads_as_it_was_written(version: str, tmp_path: Path) -> 
         off = np.abs(seen.astype(int) - pictures(episode, length)).mean((1, 2, 3))
         assert off.max() < (8 if "video" in version or "group" in version else 0.01)
     assert list(reader.read(0, ["action"])) == ["action"]
-    # Windows out of order, from the same videos.
+    # Batch out of order, from the same videos.
     for episode, start, stop in ((2, 5, 9), (0, 0, 2), (1, 3, 4), (2, 0, 12), (0, 6, 7), (0, 3, 3)):
         whole, part = reader.read(episode), reader.window(episode, start, stop)
         assert list(part) == list(whole)

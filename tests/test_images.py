@@ -172,7 +172,7 @@ def test_a_goal_is_a_later_picture_of_the_same_episode(sources: dict[str, Source
     for row, (episode, start) in enumerate(zip(range(3), starts, strict=True)):
         first, length = dataset.episode_start[episode], dataset.episode_length[episode]
         later = dataset.observations["front"][first + start : first + length]
-        assert (later == windows.goals["front"][row]).all((1, 2, 3)).any()
+        assert (later == windows.goals["front"][row].numpy()).all((1, 2, 3)).any()
     assert gather(dataset, np.array([0]), starts[:1], Horizon()).goals is None
 
 
@@ -185,7 +185,7 @@ def test_goals_cost_nothing_where_there_are_none(sources: dict[str, Source]) -> 
 def test_a_goal_matters_and_needs_no_words(sources: dict[str, Source]) -> None:
     policy = goal_policy(sources)
     windows = sources["arm-pixels"].draw(4, np.random.default_rng(0), goals=True)
-    silent = dataclasses.replace(windows, instructions=[""] * 4)
+    silent = windows.with_texts([""] * 4)
     other = dataclasses.replace(silent, goals={"front": 255 - silent.goals["front"]})  # type: ignore[index]
     assert torch.isfinite(policy(silent)["action"]).all()
     assert not torch.allclose(policy(silent)["action"], policy(other)["action"])
@@ -195,13 +195,13 @@ def test_a_goal_matters_and_needs_no_words(sources: dict[str, Source]) -> None:
 def test_acting_toward_a_goal_predicts_what_was_trained(sources: dict[str, Source]) -> None:
     policy = goal_policy(sources)
     windows = sources["arm-pixels"].draw(3, np.random.default_rng(0), goals=True)
-    windows = dataclasses.replace(windows, instructions=["", "do one", ""])
+    windows = windows.with_texts(["", "do one", ""])
     with policy.autocast():
         trained = policy.head("arm-pixels").decode(policy(windows)["action"])[:, -1]
     assert windows.goals is not None
     memories = [
-        policy.begin("arm-pixels", text, {"front": windows.goals["front"][row]})
-        for row, text in enumerate(windows.instructions)
+        policy.begin("arm-pixels", text, {"front": windows.goals["front"][row].numpy()})
+        for row, text in enumerate(windows.texts)
     ]
     torch.testing.assert_close(policy.predict(windows, memories), trained, rtol=0, atol=0.02)
 
@@ -224,7 +224,7 @@ def test_an_agent_follows_a_goal_without_words(sources: dict[str, Source]) -> No
 def test_half_of_what_is_shown_a_goal_is_told_nothing(sources: dict[str, Source]) -> None:
     windows = sources["arm-pixels"].draw(200, np.random.default_rng(0), goals=True)
     changed = augmented(windows, BodyRecipe(shift=1, colour=0.2), {}, None, np.random.default_rng(1))
-    silent = sum(text == "" for text in changed.instructions)
+    silent = sum(text == "" for text in changed.texts)
     assert 70 < silent < 130
     assert changed.goals is not None and not np.array_equal(changed.goals["front"], windows.goals["front"])  # type: ignore[index]
 

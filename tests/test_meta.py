@@ -10,10 +10,10 @@ import torch
 
 from conftest import ARM, GRID, check_resuming, make_episode, make_policy
 from polysoma.cli import main
+from polysoma.data.batch import Batch
 from polysoma.data.dataset import Dataset
 from polysoma.data.episode import Episode
 from polysoma.data.mixture import Source
-from polysoma.data.windows import Windows
 from polysoma.data.writer import DatasetWriter
 from polysoma.errors import PolysomaError
 from polysoma.evaluation import comparison
@@ -70,7 +70,7 @@ def learnt(base: Path, family: Path, out: Path, meta: MetaLearning, steps: int) 
     return train(with_steps(dataclasses.replace(recipe, bodies=bodies, optimizer=optimizer), steps), out)
 
 
-def draw(family: Path, task: str, seed: int) -> Windows:
+def draw(family: Path, task: str, seed: int) -> Batch:
     return Source([Dataset(family)], [1.0], 0.0).draw(16, np.random.default_rng(seed), tasks=[task])
 
 

@@ -8,8 +8,8 @@ import torch
 
 from conftest import ARM, GRID, HORIZONS, make_policy, observe
 from polysoma.acting.agent import Acting
+from polysoma.data.batch import Batch
 from polysoma.data.mixture import Source
-from polysoma.data.windows import Windows
 from polysoma.errors import PolysomaError
 from polysoma.horizon import Horizon
 from polysoma.nn.tokenizers import split_words
@@ -60,8 +60,8 @@ def test_the_future_is_not_seen(policy: Policy, sources: dict[str, Source]) -> N
     assert not torch.allclose(before[:, 4:], after[:, 4:])
 
 
-def last(windows: Windows, predictions: torch.Tensor) -> torch.Tensor:
-    return predictions[torch.arange(len(windows)), torch.from_numpy(windows.lengths) - 1]
+def last(windows: Batch, predictions: torch.Tensor) -> torch.Tensor:
+    return predictions[torch.arange(len(windows)), windows.lengths - 1]
 
 
 def test_padding_changes_nothing(policy: Policy, sources: dict[str, Source]) -> None:
@@ -85,18 +85,10 @@ def test_acting_predicts_what_was_trained(policy: Policy, sources: dict[str, Sou
 def test_a_memory_predicts_what_the_whole_window_does(policy: Policy, sources: dict[str, Source]) -> None:
     windows = sources["grid"].draw(16, np.random.default_rng(0))
     windows = windows.take(np.flatnonzero(windows.lengths == 6)[:4])
-    windows = dataclasses.replace(windows, instructions=["do one", "do two", "go", "do one"])
-    memories = [policy.begin("grid", instruction) for instruction in windows.instructions]
+    windows = windows.with_texts(["do one", "do two", "go", "do one"])
+    memories = [policy.begin("grid", instruction) for instruction in windows.texts]
     for new in (slice(0, 1), slice(1, 4), slice(4, 5), slice(5, 6)):
-        count = np.full(4, new.stop - new.start)
-        part = dataclasses.replace(
-            windows,
-            observations={name: array[:, new] for name, array in windows.observations.items()},
-            previous=windows.previous[:, new],
-            lengths=count,
-        )
-        whole = windows.take(np.arange(4))
-        whole = dataclasses.replace(whole, lengths=np.full(4, new.stop))
+        part, whole = windows.frames(new), dataclasses.replace(windows, lengths=torch.full((4,), new.stop))
         torch.testing.assert_close(policy.predict(part, memories), policy.predict(whole), rtol=0, atol=0.02)
     assert [memory.frames for memory in memories] == [6] * 4
     memories[0].forget_frames()
@@ -134,10 +126,7 @@ def test_predictions_are_in_the_bodys_units(policy: Policy, sources: dict[str, S
 
 def test_words_matter_and_unknown_words_do_not_crash(policy: Policy, sources: dict[str, Source]) -> None:
     windows = sources["grid"].draw(4, np.random.default_rng(0))
-    one, two, unknown = (
-        policy(dataclasses.replace(windows, instructions=[text] * 4))["action"]
-        for text in ("do one", "do two", "xyzzy")
-    )
+    one, two, unknown = (policy(windows.with_texts([text] * 4))["action"] for text in ("do one", "do two", "xyzzy"))
     assert not torch.allclose(one, two) and torch.isfinite(unknown).all()
     assert split_words("Put the red-ball, now!") == ["put", "the", "red", "-", "ball", ",", "now", "!"]
 

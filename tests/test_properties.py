@@ -124,8 +124,9 @@ def write(root: Path, body: Embodiment, episodes: list[Episode], flushes: list[b
     return Dataset(root)
 
 
-def same(got: np.ndarray, expected: np.ndarray) -> bool:
+def same(got: Any, expected: np.ndarray) -> bool:
     """Of all bits, so that 0 and -0 differ."""
+    got = np.asarray(got)
     return got.dtype == expected.dtype and got.shape == expected.shape and got.tobytes() == expected.tobytes()
 
 
@@ -234,21 +235,21 @@ def test_windows_are_those_of_a_naive_reading(
         windows = source.draw(count, np.random.default_rng(seed), goals=True)
         assert len(windows) == count and windows.goals is not None and list(windows.goals) == cameras
         assert windows.actions is not None and windows.action_valid is not None
-        for row, length in enumerate(windows.lengths):
-            number, start = windows.observations[clock.name][row, 0].astype(int)
+        for row, length in enumerate(windows.lengths.tolist()):
+            number, start = windows.observations[clock.name][row, 0].int().tolist()
             episode, expected = episodes[number], naive(episodes[number], start, horizon)
             # As long as the history, or as the episode where that is shorter.
             assert length == min(horizon.history, len(episode)) == len(expected["previous"])
-            assert windows.instructions[row] == episode.instruction
+            assert windows.texts[row] == episode.instruction
             for name, values in expected["observations"].items():
                 assert same(windows.observations[name][row, :length], np.array(values)), name
-            previous = np.array(expected["previous"], windows.previous.dtype)
+            previous = np.array(expected["previous"], windows.previous.numpy().dtype)
             assert same(windows.previous[row, :length], previous)
             assert windows.previous_valid[row, :length].tolist() == expected["previous_valid"]
             assert windows.action_valid[row, :length].tolist() == expected["valid"]
             for step, actions in enumerate(expected["actions"]):
                 valid = windows.action_valid[row, step]
-                assert same(windows.actions[row, step][valid], np.array(actions, windows.actions.dtype))
+                assert same(windows.actions[row, step][valid], np.array(actions, windows.actions.numpy().dtype))
             # What is beyond a window counts for nothing.
             assert not windows.action_valid[row, length:].any()
             later = slice(start + length - 1, None)

@@ -85,7 +85,7 @@ def test_a_head_that_says_nothing_repeats_the_last_command(source: Source) -> No
     mean = source.offsets().mean.reshape(HORIZON.chunk, 2)
     state = windows.observations["state"]
     # The first frame of an episode follows no command: the state's y and x stand in for one.
-    reference = np.stack([state[0, 0, [1, 0]], windows.previous[1, 0]]) * MEASURED
+    reference = np.stack([state[0, 0, [1, 0]].numpy(), windows.previous[1, 0].numpy()]) * MEASURED
     np.testing.assert_allclose(policy.predict(windows).numpy(), reference[:, None] + mean, atol=1e-5)
 
 
@@ -107,9 +107,9 @@ def test_the_loss_is_that_of_offsets(source: Source) -> None:
     windows = gather(source.datasets[0], np.array([2]), np.array([3]), HORIZON)
     offsets, (count, size) = source.offsets(), (HORIZON.chunk, 2)
     assert windows.actions is not None and windows.action_valid is not None
-    target = windows.actions[0, 0] - windows.previous[0, 0] * MEASURED
+    target = windows.actions[0, 0].numpy() - windows.previous[0, 0].numpy() * MEASURED
     missed = np.abs(target - offsets.mean.reshape(count, size)) / offsets.scale.reshape(count, size)
-    expected = missed.mean(-1)[windows.action_valid[0, 0]].sum()
+    expected = missed.mean(-1)[windows.action_valid[0, 0].numpy()].sum()
     assert policy.loss(windows).item() == pytest.approx(expected, rel=1e-4)
 
 
@@ -144,7 +144,7 @@ def test_exported_policies_do_the_same(source: Source, tmp_path: Path) -> None:
             **windows.observations,
         }
         wanted = {value.name for value in session.get_inputs()}
-        (chunk,) = session.run(None, {name: value for name, value in inputs.items() if name in wanted})
+        (chunk,) = session.run(None, {name: np.asarray(value) for name, value in inputs.items() if name in wanted})
         # In float32, while predict multiplies in bfloat16.
         np.testing.assert_allclose(chunk, policy.predict(windows)[0], atol=2e-2)
 

@@ -151,7 +151,7 @@ def test_it_learns(tmp_path: Path) -> None:
     data = Dataset(tmp_path / "arm")
     windows = gather(data, np.arange(40), np.zeros(40, np.int64), policy.horizon("arm"))
     assert windows.actions is not None
-    error = np.abs(policy.predict(windows)[:, 0].numpy() - windows.actions[:, 0, 0])
+    error = np.abs(policy.predict(windows)[:, 0].numpy() - windows.actions[:, 0, 0].numpy())
     assert error.mean() < 0.12, "0.008 to 0.031 over ten seeds; guessing the mean is off by 0.5"
 
 

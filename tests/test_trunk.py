@@ -3,7 +3,6 @@ what the plain computation gives."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,8 +12,9 @@ import torch
 from torch import Tensor
 
 from conftest import ARM, GRID, HORIZONS, SEEN_ARM, make_episode, make_policy
+from polysoma.data.batch import Batch, concatenate
 from polysoma.data.mixture import Source
-from polysoma.data.windows import Showing, Windows, show
+from polysoma.data.windows import DemonstrationSampler, show, tensor
 from polysoma.errors import PolysomaError
 from polysoma.nn.heads import ValueConfig
 from polysoma.nn.images import ImageConfig
@@ -22,23 +22,27 @@ from polysoma.nn.trunk import BLOCKED, TransformerTrunk
 from polysoma.policy import checkpoint
 from polysoma.policy.adaptation import Adaptation
 from polysoma.policy.edits import adapt, extend
-from polysoma.policy.inputs import _task, frames_of
+from polysoma.policy.inputs import TaskInputs, frames_of
 from polysoma.policy.policy import Policy
 
 
-def plain_readouts(policy: Policy, windows: Windows) -> Tensor:
+def plain_readouts(policy: Policy, windows: Batch) -> Tensor:
     """Every window reads its own task; all tokens go through all blocks in one sequence, under one mask."""
     name, trunk = windows.embodiment.name, policy.trunk
     assert isinstance(trunk, TransformerTrunk)
-    task = _task(policy.text.encode, policy.device, windows.instructions, windows.goals, windows.shown)
-    told, readings = policy.told(name, task)
+    # One task for each window.
+    which = windows.tasks
+    shown = None if windows.demonstrations is None else windows.demonstrations.take(which)
+    goals = None if windows.goals is None else {name: pictures[which] for name, pictures in windows.goals.items()}
+    task = TaskInputs(policy.text.encode(windows.texts), goals, shown)
+    told, conditioning = policy.task_tokens(name, task)
     times = torch.arange(windows.previous.shape[1])
-    frames = policy.frames(name, frames_of(windows, policy.device), times[None], readings)
+    frames = policy.frames(name, frames_of(windows, policy.device), times[None], conditioning)
     asking = policy.asking(name, "action", times[None]).expand(len(windows), -1, -1)
     x = torch.cat([told.tokens, frames.flatten(1, 2), asking], 1)
     words, per_frame = told.tokens.shape[1], frames.shape[2]
     when = torch.cat([torch.full((words,), -1), times.repeat_interleave(per_frame), times])
-    true = times < torch.from_numpy(windows.lengths)[:, None]
+    true = times < windows.lengths[:, None]
     valid = torch.cat([told.valid, true.repeat_interleave(per_frame, 1)], 1)
     sees = (when[: valid.shape[1]] <= when[:, None]) & valid[:, None]
     sees = torch.cat([sees, sees.new_zeros(*sees.shape[:2], len(times))], 2) | torch.eye(len(when), dtype=torch.bool)
@@ -53,23 +57,21 @@ def plain_readouts(policy: Policy, windows: Windows) -> Tensor:
     return trunk.norm(x[:, -len(times) :])
 
 
-def plain_loss(policy: Policy, windows: Windows) -> Tensor:
+def plain_loss(policy: Policy, windows: Batch) -> Tensor:
     assert windows.actions is not None and windows.action_valid is not None
-    losses = policy.head(windows.embodiment.name).losses(
-        plain_readouts(policy, windows), torch.from_numpy(windows.actions)
-    )
-    return losses[torch.from_numpy(windows.action_valid)].sum()
+    losses = policy.head(windows.embodiment.name).losses(plain_readouts(policy, windows), windows.actions)
+    return losses[windows.action_valid].sum()
 
 
-def followed(policy: Policy, sources: dict[str, Source]) -> tuple[Policy, Windows]:
+def followed(policy: Policy, sources: dict[str, Source]) -> tuple[Policy, Batch]:
     return policy, sources["arm"].draw(24, np.random.default_rng(0))
 
 
-def on_a_grid(policy: Policy, sources: dict[str, Source]) -> tuple[Policy, Windows]:
+def on_a_grid(policy: Policy, sources: dict[str, Source]) -> tuple[Policy, Batch]:
     return policy, sources["grid"].draw(24, np.random.default_rng(0))
 
 
-def seen(policy: Policy, sources: dict[str, Source]) -> tuple[Policy, Windows]:
+def seen(policy: Policy, sources: dict[str, Source]) -> tuple[Policy, Batch]:
     policy = make_policy(sources, (ARM, SEEN_ARM))
     with torch.no_grad():
         # FiLM begins as zero, when the words do not matter yet.
@@ -78,22 +80,23 @@ def seen(policy: Policy, sources: dict[str, Source]) -> tuple[Policy, Windows]:
     return policy, sources["arm-pixels"].draw(12, np.random.default_rng(0))
 
 
-def toward_goals(policy: Policy, sources: dict[str, Source]) -> tuple[Policy, Windows]:
+def toward_goals(policy: Policy, sources: dict[str, Source]) -> tuple[Policy, Batch]:
     policy = extend(make_policy(sources, (ARM, SEEN_ARM)), (SEEN_ARM,), {}, (), ImageConfig(goals=True))
     windows = sources["arm-pixels"].draw(8, np.random.default_rng(0), goals=True)
+    windows = windows.with_texts(["", "do one", "go", "", "do two", "go", "go", "go"])
     # Two windows have all in common.
-    assert windows.goals is not None
-    windows.goals["front"][5] = windows.goals["front"][2]
-    return policy, dataclasses.replace(windows, instructions=["", "do one", "go", "", "do two", "go", "go", "go"])
+    assert windows.goals is not None and windows.task_of is not None
+    windows.task_of[5] = windows.task_of[2]
+    return policy, windows
 
 
-def shown(policy: Policy, sources: dict[str, Source]) -> tuple[Policy, Windows]:
-    showing = Showing(2, 3, 0.5, np.random.default_rng(1))
+def shown(policy: Policy, sources: dict[str, Source]) -> tuple[Policy, Batch]:
+    showing = DemonstrationSampler(2, 3, 0.5, np.random.default_rng(1))
     return extend(policy, (), {}, (), shown=3), sources["grid"].draw(24, np.random.default_rng(0), showing=showing)
 
 
-def adapted(method: str) -> Callable[[Policy, dict[str, Source]], tuple[Policy, Windows]]:
-    def case(policy: Policy, sources: dict[str, Source]) -> tuple[Policy, Windows]:
+def adapted(method: str) -> Callable[[Policy, dict[str, Source]], tuple[Policy, Batch]]:
+    def case(policy: Policy, sources: dict[str, Source]) -> tuple[Policy, Batch]:
         policy = adapt(policy, Adaptation(method, rank=2, tokens=3), [GRID], {}, ["new"])  # type: ignore[arg-type]
         with torch.no_grad():
             # What begins as zero would hide what it does.
@@ -110,10 +113,10 @@ CASES = [followed, on_a_grid, seen, toward_goals, shown, adapted("lora"), adapte
 
 @pytest.mark.parametrize("case", CASES, ids=["arm", "grid", "pixels", "goals", "shown", "lora", "prompt", "adapter"])
 def test_losses_and_gradients_are_those_of_the_plain_computation(
-    policy: Policy, sources: dict[str, Source], case: Callable[[Policy, dict[str, Source]], tuple[Policy, Windows]]
+    policy: Policy, sources: dict[str, Source], case: Callable[[Policy, dict[str, Source]], tuple[Policy, Batch]]
 ) -> None:
     policy, windows = case(policy, sources)
-    assert len(set(windows.instructions)) < len(windows)
+    assert len(set(windows.tasks.tolist())) < len(windows) or windows.demonstrations is not None
     found = {}
     for name, loss_of in (("plain", plain_loss), ("trunk", lambda policy, windows: policy.loss(windows))):
         policy.zero_grad()
@@ -133,49 +136,32 @@ def test_a_task_is_read_once(policy: Policy, sources: dict[str, Source]) -> None
     tokens = []
     policy.trunk.every_block()[0].register_forward_pre_hook(lambda _, given: tokens.append(given[0]))  # type: ignore[operator]
     policy.loss(windows)
-    assert [len(t) for t in tokens] == [2] == [len(set(windows.instructions))]
+    assert [len(t) for t in tokens] == [2] == [len(set(windows.texts))]
 
 
 def test_frame_by_frame_is_the_whole_window(policy: Policy, sources: dict[str, Source]) -> None:
     windows = sources["grid"].draw(40, np.random.default_rng(0))
     windows = windows.take(np.flatnonzero(windows.lengths == HORIZONS["grid"].history)[:3])
-    windows = dataclasses.replace(windows, instructions=["do one", "go", "do one"])
+    windows = windows.with_texts(["do one", "go", "do one"])
     policy.compute_in("float32")
     with torch.no_grad():
         whole = policy(windows)["action"]
-    states = [policy.begin("grid", text) for text in windows.instructions]
+    states = [policy.begin("grid", text) for text in windows.texts]
     for new, group in ((slice(0, 1), (0, 1)), (slice(1, 3), (0, 1)), (slice(3, 4), (0, 1))):
         rows = np.array(group)
-        _, readouts = policy.respond(part(windows.take(rows), new), [states[row] for row in group])
+        _, readouts = policy.respond(windows.take(rows).frames(new), [states[row] for row in group])
         torch.testing.assert_close(readouts, whole[rows, new.stop - 1], rtol=1e-4, atol=1e-5)
     # States of which one is behind the others meet in a batch, too.
-    policy.respond(part(windows.take(np.array([2])), slice(0, 2)), states[2:])
+    policy.respond(windows.take(np.array([2])).frames(slice(0, 2)), states[2:])
     assert [state.frames for state in states] == [4, 4, 2]
-    mixed = [part(windows.take(np.array([row])), slice(s.frames, s.frames + 1)) for row, s in enumerate(states)]
-    together = dataclasses.replace(
-        windows,
-        observations={name: np.concatenate([w.observations[name] for w in mixed]) for name in windows.observations},
-        previous=np.concatenate([w.previous for w in mixed]),
-        previous_valid=np.concatenate([w.previous_valid for w in mixed]),
-        lengths=np.ones(3, np.int64),
-    )
+    mixed = [windows.take([row]).frames(slice(s.frames, s.frames + 1)) for row, s in enumerate(states)]
+    together = concatenate(mixed)
     _, readouts = policy.respond(together, states)
     torch.testing.assert_close(readouts, whole[torch.arange(3), torch.tensor([4, 4, 2])], rtol=1e-4, atol=1e-5)
 
 
-def part(windows: Windows, frames: slice) -> Windows:
-    """Some of the frames of windows."""
-    return dataclasses.replace(
-        windows,
-        observations={name: array[:, frames] for name, array in windows.observations.items()},
-        previous=windows.previous[:, frames],
-        previous_valid=windows.previous_valid[:, frames],
-        lengths=np.full(len(windows), frames.stop - frames.start),
-    )
-
-
 def test_reading_does_not_write(policy: Policy) -> None:
-    (state,) = policy.trunk.start(policy.told("grid", _task(policy.text.encode, policy.device, ["go"], None, None))[0])
+    (state,) = policy.trunk.start(policy.task_tokens("grid", TaskInputs(policy.text.encode(["go"])))[0])
     frames, asking = torch.randn(1, 1, 1, 32), torch.randn(1, 2, 32)
     policy.trunk.extend([state], frames)
     first = policy.trunk.read([state], asking)
@@ -191,9 +177,10 @@ def test_what_was_shown_is_read_beforehand(policy: Policy) -> None:
     policy = extend(policy, (), {}, (), shown=3).eval().compute_in("float32")
     episodes = [make_episode(GRID, 7, seed, "grid/one") for seed in range(2)]
     episode = make_episode(GRID, 1, 5)
-    windows = Windows(
-        GRID, ["do one"], {s.name: episode.observations[s.name][None] for s in GRID.arrays},
-        GRID.actions.none()[None, None], np.zeros((1, 1), bool), np.ones(1, np.int64), shown=show(episodes, 3),
+    windows = Batch(
+        GRID, ["do one"], {s.name: tensor(episode.observations[s.name][None]) for s in GRID.arrays},
+        tensor(GRID.actions.none()[None, None]), torch.zeros(1, 1, dtype=torch.bool), torch.ones(1, dtype=torch.int64),
+        demonstrations=show(episodes, 3),
     )  # fmt: skip
     with torch.no_grad():
         at_once = policy(windows)["action"]

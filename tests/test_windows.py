@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from conftest import ARM, GRID, HORIZONS, make_episode
+from polysoma.data.batch import Batch, concatenate
 from polysoma.data.dataset import Dataset
 from polysoma.data.mixture import Source, open_sources
-from polysoma.data.windows import Windows, concatenate, gather, window_starts
+from polysoma.data.windows import gather, window_starts
 from polysoma.data.writer import DatasetWriter
 from polysoma.errors import PolysomaError
 
@@ -56,13 +57,13 @@ def test_take_and_concatenate_keep_windows_apart(datasets: dict[str, Path]) -> N
     again = joined.take(np.array([0]))
     assert again.previous.shape == (1, 5)
     np.testing.assert_array_equal(again.observations["view"], short.observations["view"])
-    assert again.instructions == ["do one"]
+    assert again.texts == ["do one"]
 
 
 def test_draws_are_a_function_of_the_generator(sources: dict[str, Source]) -> None:
     first, second = (sources["grid"].draw(16, np.random.default_rng([1, 2])) for _ in range(2))
     np.testing.assert_array_equal(first.observations["view"], second.observations["view"])
-    assert list(first.instructions) == list(second.instructions)
+    assert list(first.texts) == list(second.texts)
 
 
 @pytest.mark.parametrize("shares", [1, 2, 3, 5])
@@ -70,9 +71,9 @@ def test_processes_share_the_same_draw(shares: int, datasets: dict[str, Path]) -
     """Whatever the number of processes, they read the same windows, each of them once."""
     source = Source([Dataset(datasets["arm"]), Dataset(datasets["arm"])], [1.0, 2.0], 0.5)
 
-    def seen(windows: Windows) -> list[bytes]:
+    def seen(windows: Batch) -> list[bytes]:
         # The tiny episodes say in their numbers which frame is which.
-        return [windows.observations["state"][row].tobytes() for row in range(len(windows))]
+        return [windows.observations["state"][row].numpy().tobytes() for row in range(len(windows))]
 
     whole = seen(source.draw(17, np.random.default_rng(3)))
     parts = [seen(source.draw(17, np.random.default_rng(3), share=(which, shares))) for which in range(shares)]
@@ -89,7 +90,7 @@ def test_balance_by_task(tmp_path: Path) -> None:
     shares = []
     for balance in (0.0, 1.0):
         windows = Source([Dataset(tmp_path / "arm")], [1.0], balance).draw(4000, np.random.default_rng(0))
-        shares.append(list(windows.instructions).count("short") / 4000)
+        shares.append(list(windows.texts).count("short") / 4000)
     assert shares[0] == pytest.approx(0.5, abs=0.04)
     assert shares[1] == pytest.approx(30 / 330, abs=0.03)
 
@@ -99,7 +100,7 @@ def test_weights_of_data_sets(tmp_path: Path) -> None:
         with DatasetWriter(tmp_path / name, ARM) as writer:
             writer.add(make_episode(ARM, 50, 0, "arm/one", instruction))
     (source,) = open_sources([tmp_path / "a", tmp_path / "b"], {"*/b": 3.0, "*": 1.0}, {})
-    drawn = list(source.draw(4000, np.random.default_rng(0)).instructions)
+    drawn = source.draw(4000, np.random.default_rng(0)).texts
     assert drawn.count("new") / 4000 == pytest.approx(0.75, abs=0.04)
     assert source.episodes == 2 and len(source) == 100
 
@@ -126,9 +127,9 @@ def test_data_sets_of_one_name_and_another_body_do_not_mix(tmp_path: Path) -> No
 def test_tasks_are_weighed_and_left_out(datasets: dict[str, Path]) -> None:
     paths = [datasets["grid"], datasets["arm"]]
     (arm, _) = open_sources(paths, {}, {}, task_weights={"arm/one": 9.0})
-    told = list(arm.draw(4000, np.random.default_rng(0)).instructions)
+    told = list(arm.draw(4000, np.random.default_rng(0)).texts)
     assert 0.88 < told.count("do one") / 4000 < 0.92
     (arm, grid) = open_sources(paths, {}, {}, task_weights={"arm/one": 0.0})
-    assert set(arm.draw(200, np.random.default_rng(0)).instructions) == {"do two"}
+    assert set(arm.draw(200, np.random.default_rng(0)).texts) == {"do two"}
     assert (arm.episodes, grid.episodes) == (4, 8)
     assert [source.embodiment.name for source in open_sources(paths, {}, {}, task_weights={"arm/*": 0.0})] == ["grid"]

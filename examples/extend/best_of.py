@@ -8,7 +8,8 @@ import torch
 
 from polysoma.acting.planner import Session
 from polysoma.acting.policy_planner import PolicyPlanner
-from polysoma.data.windows import Windows
+from polysoma.data.batch import Batch
+from polysoma.data.windows import tensor
 
 
 class BestOfSession(Session):
@@ -53,10 +54,10 @@ class BestOf:
     def values(self, body, observations):
         """The value readout of single observations, float32 ``(N,)``."""
         count, none = len(observations), body.actions.none()
-        streams = {s.name: np.stack([o[s.name] for o in observations])[:, None] for s in body.arrays}
-        previous = np.broadcast_to(none, (count, 1, *none.shape)).copy()
+        streams = {s.name: tensor(np.stack([o[s.name] for o in observations])[:, None]) for s in body.arrays}
+        previous = tensor(np.broadcast_to(none, (count, 1, *none.shape)))
         words = [observation["instruction"] for observation in observations]
-        windows = Windows(body, words, streams, previous, np.zeros((count, 1), bool), np.ones(count, np.int64))
+        batch = Batch(body, words, streams, previous, torch.zeros(count, 1, dtype=torch.bool), torch.ones(count).long())
         with self.policy.autocast():
-            readouts = self.policy(windows, ("value",))["value"]
+            readouts = self.policy(batch, ("value",))["value"]
             return self.policy.head(body.name, "value").decode(readouts)[:, 0].numpy()

@@ -2,6 +2,7 @@
 
 PYTHONPATH=src:tests python tests/golden/make.py checkpoint|dataset
 
+``checkpoint`` is of the first format; ``checkpoint-2`` is the same policy with a readout of values for the arm.
 ``dataset-1`` holds the same episodes as ``dataset-2``, without rewards and ends; the version before wrote it.
 """
 
@@ -22,6 +23,7 @@ def checkpoint() -> None:
     from polysoma.data.dataset import Dataset
     from polysoma.data.mixture import Source
     from polysoma.data.writer import DatasetWriter
+    from polysoma.nn.heads import ValueConfig
     from polysoma.policy import checkpoint
 
     with tempfile.TemporaryDirectory() as folder:
@@ -31,11 +33,13 @@ def checkpoint() -> None:
                 writer.add(make_episode(body, 12, 3))
             sources[body.name] = Source([Dataset(Path(folder) / body.name)], [1.0], 0.0, horizon=HORIZONS[body.name])
         policy = make_policy(sources)
-        checkpoint.save(policy, HERE / "checkpoint", torch.bfloat16)
-    agent = checkpoint.load_for_training(HERE / "checkpoint").agent("arm", instruction="do one")
+    count = policy.parameter_count()
+    policy.add_readout("arm", "value", ValueConfig())
+    checkpoint.save(policy, HERE / f"checkpoint-{checkpoint.FORMAT_VERSION}", torch.bfloat16)
+    agent = policy.agent("arm", instruction="do one")
     action = agent.act({"state": np.array([0.1, 0.2, 0.3])})
     (HERE / "expected.json").write_text(
-        json.dumps({"arm": [round(float(x), 5) for x in action], "parameters": policy.parameter_count()}) + "\n"
+        json.dumps({"arm": [round(float(x), 5) for x in action], "parameters": count}) + "\n"
     )
 
 

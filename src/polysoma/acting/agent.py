@@ -194,6 +194,12 @@ class BoundPlanner:
         """
         self._executed = self.body.check_action(action)
 
+    def tell_executed(self) -> None:
+        """Tells the session what was executed since its last observation, if anything was."""
+        if self._executed is not None:
+            self.session.executed(self._executed)
+            self._executed = None
+
     def checked(self, observation: Mapping[str, Any]) -> Observation:
         """The observation as the planner will see it, with the agent's instruction where it brings none.
 
@@ -279,30 +285,26 @@ class Agent(BoundPlanner):
             raise PolysomaError(f"executed: expected 1 to {len(self._planned)} actions of the last chunk, got {count}")
         self._executed = self._planned[count - 1]
 
-    def _say_executed(self) -> None:
-        """Tells the session what was executed since its last observation."""
-        if self._executed is not None:
-            self.session.executed(self._executed)
-            self._executed = None
-
-    def _take(self, plan: Plan) -> None:
-        """Lines up those of a plan's actions that are to be executed before the next one."""
-        self.plan = plan
-        if self.acting.ensemble is not None:
-            self._overlapping.append((self._step, plan.actions))
-            now = [(self._step - since, actions) for since, actions in self._overlapping]
-            now = [(age, actions[age]) for age, actions in now if age < len(actions)]
-            weight = np.exp(-self.acting.ensemble * np.array([age for age, _ in now]))
-            self._waiting.append((weight / weight.sum()) @ np.stack([action for _, action in now]))
-            return
-        execute = (self.session.chunk + 1) // 2 if self.acting.execute is None else self.acting.execute
-        self._waiting.extend(plan.actions[:execute])
-
-    def _next(self) -> np.ndarray:
+    def _next(self, plan: Plan | None) -> np.ndarray:
+        """The action for this step: of a new plan, or what is left of the one before."""
+        if plan is not None:
+            self.plan = plan
+            self._waiting.extend(self._chosen(plan))
         if not self._waiting:
             raise PolysomaError(f"a plan for {self.body.name} is empty: expected at least one action")
         self._executed = self.body.check_action(self._waiting.popleft())
         return self._executed
+
+    def _chosen(self, plan: Plan) -> Sequence[np.ndarray] | np.ndarray:
+        """Those of a plan's actions that are to be executed before the next one."""
+        if self.acting.ensemble is None:
+            execute = (self.session.chunk + 1) // 2 if self.acting.execute is None else self.acting.execute
+            return plan.actions[:execute]
+        self._overlapping.append((self._step, plan.actions))
+        every = [(self._step - since, actions) for since, actions in self._overlapping]
+        now = [(age, actions[age]) for age, actions in every if age < len(actions)]
+        weight = np.exp(-self.acting.ensemble * np.array([age for age, _ in now]))
+        return [(weight / weight.sum()) @ np.stack([action for _, action in now])]
 
 
 def act_together(
@@ -326,26 +328,23 @@ def act_together(
         except PolysomaError as error:
             actions[row] = error
             continue
-        agent._say_executed()
-        agent.asked = not agent._waiting
         batched[row] = agent
+        agent.tell_executed()
+        agent.asked = not agent._waiting
         if agent.asked:
             asking[row] = agent, checked
         else:
             agent.session.observed(checked)
-    for row, plan in zip(asking, _plans(list(asking.values())), strict=True):
-        if isinstance(plan, PolysomaError):
-            actions[row] = plan
-        else:
-            asking[row][0]._take(plan)
+    plans = _plans(asking)
     for row, agent in batched.items():
-        if row not in actions:
-            try:
-                actions[row] = agent._next()
-            except PolysomaError as error:
-                actions[row] = error
+        plan = plans.get(row)
+        try:
+            if isinstance(plan, PolysomaError):
+                raise plan
+            actions[row] = agent._next(plan)
+        except PolysomaError as error:
+            actions[row] = error
         agent._step += 1
-    for agent in batched.values():
         agent.timing.add(time.perf_counter() - began)
     return [actions[row] for row in range(len(agents))]
 
@@ -373,8 +372,8 @@ def plan_together(
             answers[row] = error
             continue
         agent._waiting.clear()
-        agent._say_executed()
-    for row, plan in zip(asking, _plans(list(asking.values())), strict=True):
+        agent.tell_executed()
+    for row, plan in _plans(asking).items():
         agent = asking[row][0]
         try:
             if isinstance(plan, PolysomaError):
@@ -388,10 +387,10 @@ def plan_together(
     return [answers[row] for row in range(len(agents))]
 
 
-def _plans(asking: Sequence[tuple[Agent, Observation]]) -> list[Plan | PolysomaError]:
+def _plans(asking: Mapping[int, tuple[Agent, Observation]]) -> dict[int, Plan | PolysomaError]:
     """Asks the planners; agents of equal planners share one batch."""
     groups: list[tuple[Planner, list[int]]] = []
-    for row, (agent, _) in enumerate(asking):
+    for row, (agent, _) in asking.items():
         for planner, rows in groups:
             if planner is agent.planner or planner == agent.planner:
                 rows.append(row)
@@ -405,4 +404,4 @@ def _plans(asking: Sequence[tuple[Agent, Observation]]) -> list[Plan | PolysomaE
         except PolysomaError as error:
             found = [error] * len(rows)
         plans |= zip(rows, found, strict=True)
-    return [plans[row] for row in range(len(asking))]
+    return plans

@@ -9,13 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from polysoma.acting.planner import Plan, Planner, Session, TaskPrompt
+from polysoma.data.batch import Batch
 from polysoma.data.episode import Episode
-from polysoma.data.windows import Windows
+from polysoma.data.windows import tensor
 from polysoma.embodiment import INSTRUCTION, DiscreteActions, Embodiment, Observation
 from polysoma.errors import PolysomaError
 from polysoma.policy.onnx_backend import responder_of
@@ -85,13 +87,24 @@ class PolicySession(Session):
             )
         return self.cache
 
-    def new_frames(self) -> int:
-        """How many frames are not in the cache yet. Raises PolysomaError as :meth:`prefill`."""
-        return len(self._frames) - self.prefill(self._frames[-1][INSTRUCTION]).frames
+    def unread(self) -> Unread:
+        """The frames that are not in the cache yet. Raises PolysomaError as :meth:`prefill`."""
+        instruction = self._frames[-1][INSTRUCTION]
+        cache = self.prefill(instruction)
+        new = len(self._frames) - cache.frames
+        return Unread(self, cache, instruction, self._frames[-new:], self._previous[-new:], self._previous_valid[-new:])
 
-    def window(self, new: int) -> tuple[list[Observation], list[np.ndarray], list[bool]]:
-        """The last frames, what was executed before each, and whether anything was."""
-        return self._frames[-new:], self._previous[-new:], self._previous_valid[-new:]
+
+class Unread(NamedTuple):
+    """What a policy is to read next of one session: its new frames, what was executed before each, and whether anything
+    was."""
+
+    session: PolicySession
+    cache: PolicyState
+    instruction: str
+    frames: list[Observation]
+    previous: list[np.ndarray]
+    previous_valid: list[bool]
 
 
 @dataclass(frozen=True)
@@ -132,20 +145,20 @@ class PolicyPlanner:
     def plan(self, sessions: Sequence[Session], observations: Sequence[Observation]) -> list[Plan | PolysomaError]:
         """See :meth:`Planner.plan`."""
         plans: dict[int, Plan | PolysomaError] = {}
-        batches: dict[tuple[int, str, int], list[tuple[int, PolicySession]]] = {}
+        batches: dict[tuple[int, str, int], dict[int, Unread]] = {}
         for row, (session, observation) in enumerate(zip(sessions, observations, strict=True)):
             assert isinstance(session, PolicySession)
             session.observed(observation)
             try:
-                # Sessions with many new frames (after a window slid) would pad those with one.
-                key = id(session.policy), session.body.name, session.new_frames()
+                unread = session.unread()
             except PolysomaError as error:
                 plans[row] = error
                 continue
-            batches.setdefault(key, []).append((row, session))
-        for (_, _, new), batch in batches.items():
-            rows = [row for row, _ in batch]
-            plans |= zip(rows, self._answer([session for _, session in batch], new), strict=True)
+            # Sessions with many new frames (after a window slid) would pad those with one.
+            key = id(session.policy), session.body.name, len(unread.frames)
+            batches.setdefault(key, {})[row] = unread
+        for batch in batches.values():
+            plans |= zip(batch, self._answer(list(batch.values())), strict=True)
         return [plans[row] for row in range(len(sessions))]
 
     def replay(self, episode: Episode) -> tuple[np.ndarray, np.ndarray]:
@@ -166,34 +179,44 @@ class PolicyPlanner:
         readouts, predictions = [], []
         for rows in np.array_split(last, math.ceil(length / _REPLAYED)):
             frames = np.minimum(first[rows, None] + np.arange(int((rows - first[rows]).max()) + 1), rows[:, None])
-            windows = Windows(
+            batch = Batch(
                 body,
-                [episode.instruction] * len(rows),
-                {stream.name: episode.observations[stream.name][frames] for stream in body.arrays},
-                previous[frames],
-                frames > 0,
-                rows - first[rows] + 1,
+                (episode.instruction,),
+                {stream.name: tensor(episode.observations[stream.name][frames]) for stream in body.arrays},
+                tensor(previous[frames]),
+                tensor(frames > 0),
+                tensor(rows - first[rows] + 1),
+                torch.zeros(len(rows), dtype=torch.int64),
             )
-            prediction, readout = policy.respond(windows)
+            prediction, readout = policy.respond(batch)
             readouts.append(readout.numpy())
             predictions.append(prediction.numpy())
         return np.concatenate(readouts), np.concatenate(predictions)
 
-    def _answer(self, sessions: list[PolicySession], new: int) -> list[Plan | PolysomaError]:
+    def _answer(self, batch: list[Unread]) -> list[Plan | PolysomaError]:
         """Plans of sessions of one body with equally many new frames."""
+        sessions = [unread.session for unread in batch]
         policy, body = sessions[0].policy, sessions[0].body
-        shape = policy.head(body.name).noise
-        noise = None
+        windows = Batch(
+            body,
+            [unread.instruction for unread in batch],
+            {
+                s.name: tensor(np.stack([[frame[s.name] for frame in unread.frames] for unread in batch]))
+                for s in body.arrays
+            },
+            tensor(np.stack([unread.previous for unread in batch])),
+            torch.tensor([unread.previous_valid for unread in batch]),
+            torch.full((len(batch),), len(batch[0].frames)),
+        )
+        shape, noise = policy.head(body.name).noise, None
         if shape is not None:
             # Drawn by each session for itself: the same whatever else is in the batch.
             noise = torch.from_numpy(np.stack([session.rng.standard_normal(shape, np.float32) for session in sessions]))
-        caches = [session.prefill(session.window(1)[0][-1][INSTRUCTION]) for session in sessions]
         try:
-            predictions, readouts = responder_of(policy, body.name).respond(
-                _windows(body, sessions, new), caches, noise
-            )
+            answer = responder_of(policy, body.name).respond
+            predictions, readouts = answer(windows, [unread.cache for unread in batch], noise)
         except PolysomaError as error:
-            return [error] * len(sessions)
+            return [error] * len(batch)
         return [
             self._plan(session, prediction, readout)
             for session, prediction, readout in zip(sessions, predictions.numpy(), readouts.numpy(), strict=True)
@@ -219,17 +242,3 @@ def policy_behind(planner: Planner) -> Policy | None:
         return planner.policy
     inner = getattr(planner, "planner", None)
     return None if inner is None else policy_behind(inner)
-
-
-def _windows(body: Embodiment, sessions: Sequence[PolicySession], new: int) -> Windows:
-    """The frames that are not yet in the sessions' caches, equally many of each."""
-    windows = [session.window(new) for session in sessions]
-    frames = [seen for seen, _, _ in windows]
-    return Windows(
-        body,
-        [rows[-1][INSTRUCTION] for rows in frames],
-        {s.name: np.stack([np.stack([frame[s.name] for frame in rows]) for rows in frames]) for s in body.arrays},
-        np.stack([np.stack(previous) for _, previous, _ in windows]),
-        np.array([valid for _, _, valid in windows]),
-        np.full(len(sessions), new),
-    )

@@ -16,9 +16,10 @@ from pathlib import Path
 import numpy as np
 
 from polysoma import hub
+from polysoma.data.batch import Batch, concatenate
 from polysoma.data.dataset import Dataset
 from polysoma.data.statistics import Statistics
-from polysoma.data.windows import Chosen, Showing, Windows, concatenate, gather, window_starts
+from polysoma.data.windows import DemonstrationChoice, DemonstrationSampler, gather, window_starts
 from polysoma.embodiment import ContinuousActions, DiscreteActions, Embodiment, Modality
 from polysoma.errors import PolysomaError
 from polysoma.horizon import Horizon
@@ -179,10 +180,10 @@ class Source:
         rng: np.random.Generator,
         goals: bool = False,
         share: tuple[int, int] = (0, 1),
-        showing: Showing | None = None,
+        showing: DemonstrationSampler | None = None,
         tasks: Collection[str] | None = None,
-    ) -> Windows:
-        """``count`` windows, in an order that says nothing.
+    ) -> Batch:
+        """``count`` windows, order unspecified.
 
         Args:
             count: of all processes together.
@@ -229,7 +230,7 @@ class Source:
                     parts.append(gather(dataset, episodes[own], starts[own], self.horizon, goals_from, shown))
         return concatenate(parts)
 
-    def _others(self, number: int, episodes: np.ndarray, how: Showing) -> Chosen:
+    def _others(self, number: int, episodes: np.ndarray, how: DemonstrationSampler) -> DemonstrationChoice:
         """What windows of these episodes of one data set are shown: others of the same task."""
         task = self.datasets[number].episode_task[episodes]
         order, first, counts, place = self._by_task[number]
@@ -239,7 +240,7 @@ class Source:
         # One's own place is left out.
         own = np.where(shown_itself, place[episodes] - first[task], len(order))[:, None]
         chosen = np.append(order, 0)[np.minimum(first[task][:, None] + drawn + (drawn >= own), len(order))]
-        return Chosen(chosen, others > 0, how.rng.random(len(episodes)) < how.silent, how.frames)
+        return DemonstrationChoice(chosen, others > 0, how.rng.random(len(episodes)) < how.observation_only, how.frames)
 
     @functools.cached_property
     def _by_task(self) -> list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:

@@ -1,4 +1,4 @@
-"""Augmentation of windows: noise on states, moved and recoloured pictures, other words for the same instruction.
+"""Augmentation of batches: noise on states, moved and recoloured pictures, other words for the same instruction.
 
 All of it is drawn from the generator of the step, so a resumed run sees what an uninterrupted one would have seen.
 """
@@ -10,47 +10,52 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from polysoma.data.batch import Batch
 from polysoma.data.paraphrases import Paraphrases
 from polysoma.data.statistics import Statistics
-from polysoma.data.windows import Windows
+from polysoma.data.windows import tensor
 from polysoma.embodiment import Modality
 from polysoma.learning.bodies import BodyRecipe
 
 
 def augmented(
-    windows: Windows,
+    batch: Batch,
     recipe: BodyRecipe,
     statistics: Mapping[str, Statistics],
     paraphrases: Paraphrases | None,
     rng: np.random.Generator,
-) -> Windows:
-    """The windows as the recipe wants them for training.
+) -> Batch:
+    """A batch as the recipe wants them for training.
 
     Args:
-        windows: as recorded.
+        batch: as recorded.
         recipe: of their body.
         statistics: of their body, by stream.
         paraphrases: other words for instructions; None leaves these as they are.
         rng: of this step.
     """
-    observations, goals = dict(windows.observations), windows.goals
+    observations, goals = dict(batch.observations), batch.goals
     if goals is not None:
-        goals = {camera: _jittered(pictures[:, None], recipe, rng)[:, 0] for camera, pictures in goals.items()}
-    for stream in windows.embodiment.streams:
+        goals = {
+            camera: tensor(_jittered(pictures[:, None].numpy(), recipe, rng)[:, 0])
+            for camera, pictures in goals.items()
+        }
+    for stream in batch.embodiment.streams:
         if stream.modality is Modality.STATE and recipe.noise > 0:
-            array = observations[stream.name]
+            array = observations[stream.name].numpy()
             scale = statistics[stream.name].scale * recipe.noise
-            observations[stream.name] = array + scale * rng.standard_normal(array.shape, np.float32)
+            observations[stream.name] = tensor(array + scale * rng.standard_normal(array.shape, np.float32))
         if stream.modality is Modality.IMAGE:
-            observations[stream.name] = _jittered(observations[stream.name], recipe, rng)
-    instructions = windows.instructions
+            observations[stream.name] = tensor(_jittered(observations[stream.name].numpy(), recipe, rng))
+    texts = batch.texts
     if paraphrases is not None:
-        instructions = [paraphrases.say(text, rng) for text in instructions]
+        texts = [paraphrases.say(text, rng) for text in texts]
     if goals is not None:
         # Either must suffice, so half of those that are shown a goal are told nothing.
-        silent = rng.random(len(windows)) < 0.5
-        instructions = ["" if quiet else text for quiet, text in zip(silent, instructions, strict=True)]
-    return dataclasses.replace(windows, observations=observations, instructions=instructions, goals=goals)
+        silent = rng.random(len(batch)) < 0.5
+        texts = ["" if quiet else text for quiet, text in zip(silent, texts, strict=True)]
+    batch = dataclasses.replace(batch, observations=observations, goals=goals)
+    return batch if texts == batch.texts else batch.with_texts(texts)
 
 
 def _jittered(pictures: np.ndarray, recipe: BodyRecipe, rng: np.random.Generator) -> np.ndarray:

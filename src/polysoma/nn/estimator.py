@@ -20,7 +20,7 @@ STILL = 0.05
 """Standard deviations of all data: what varies less than this within a task is constant there."""
 
 
-class Estimator(nn.Module):
+class PrivilegedStateHead(nn.Module):
     """The tokens of a frame, and the words, to every privileged channel.
 
     An error counts in standard deviations of its channel within the window's own task: where things are in one task
@@ -61,7 +61,7 @@ class Estimator(nn.Module):
         return self.out(self.norm(x.float()).flatten(2)).float()
 
     def losses(
-        self, frames: Tensor, told: Tensor, states: Mapping[str, Tensor], spreads: Mapping[str, Tensor]
+        self, frames: Tensor, told: Tensor, states: Mapping[str, Tensor], task_std: Mapping[str, Tensor]
     ) -> Tensor:
         """Mean errors ``(B, T)`` in standard deviations within the task, squared where they are below one.
 
@@ -70,14 +70,14 @@ class Estimator(nn.Module):
         Args:
             frames, told: as in :meth:`forward`.
             states: stream name to the truth ``(B, T, size)``.
-            spreads: stream name to the standard deviations within each window's task ``(B, size)``, in the channels'
+            task_std: stream name to the standard deviations within each window's task ``(B, size)``, in the channels'
                 units; channels that hardly vary there, for all that they vary elsewhere, do not count.
         """
         truth = (torch.cat([states[name] for name in self.streams], -1) - self.mean) / self.scale
-        spread = torch.cat([spreads[name] for name in self.streams], -1) / self.scale
+        spread = torch.cat([task_std[name] for name in self.streams], -1) / self.scale
         weight = (spread > STILL) / spread.clamp(min=STILL)
-        missed = (self(frames, told) - truth) * weight[:, None]
-        return F.smooth_l1_loss(missed, torch.zeros_like(missed), reduction="none").mean(-1)
+        error = (self(frames, told) - truth) * weight[:, None]
+        return F.smooth_l1_loss(error, torch.zeros_like(error), reduction="none").mean(-1)
 
     def estimate(self, frames: Tensor, told: Tensor) -> dict[str, Tensor]:
         """Stream name to the channels in their units, ``(B, T, size)``."""

@@ -100,7 +100,7 @@ class ImageTokenizer(nn.Module):
         valid = words_valid[..., None].to(words.dtype)
         return self.film((words * valid).sum(1) / valid.sum(1).clamp(min=1))
 
-    def forward(self, pictures: Tensor, reading: Tensor, role: str) -> Tensor:
+    def forward(self, pictures: Tensor, condition: Tensor, role: str) -> Tensor:
         """uint8 ``(B, T, height, width, 3)`` of one camera to ``(B, T, tokens, width)``."""
         batch, time = pictures.shape[:2]
         x = pictures.flatten(0, 1).permute(0, 3, 1, 2).float().div(127.5).sub(1)
@@ -111,16 +111,16 @@ class ImageTokenizer(nn.Module):
         else:
             x, deep = self.backbone(x)
         deep = F.relu(self.down(deep))
-        modulations = reading.repeat_interleave(time, 0)[..., None, None].chunk(2 * len(self.coarse), 1)
+        modulations = condition.repeat_interleave(time, 0)[..., None, None].chunk(2 * len(self.coarse), 1)
         for number, (convolution, norm) in enumerate(zip(self.coarse, self.norms, strict=True)):
             factor, offset = modulations[2 * number : 2 * number + 2]
             deep = F.relu(deep + norm(convolution(deep)).to(deep.dtype) * (1 + factor) + offset)
         tokens = self.reduce(x, deep, role).float() + self.which + self.roles[role]
         return tokens.view(batch, time, self.config.tokens, -1)
 
-    def forward_goals(self, goals: Mapping[str, Tensor], readings: dict[str, Tensor]) -> Tensor:
+    def forward_goals(self, goals: Mapping[str, Tensor], conditioning: dict[str, Tensor]) -> Tensor:
         """Tokens ``(B, cameras * tokens, width)`` of what each camera is to see, uint8 ``(B, height, width, 3)``."""
-        tokens = [self(picture[:, None], readings[name], name)[:, 0] for name, picture in goals.items()]
+        tokens = [self(picture[:, None], conditioning[name], name)[:, 0] for name, picture in goals.items()]
         return torch.cat(tokens, 1) + self.goal
 
 

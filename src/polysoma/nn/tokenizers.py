@@ -288,21 +288,21 @@ class BodyTokenizer(nn.Module):
 
     def read(self, words: Tensor, words_valid: Tensor, images: ImageTokenizer | None) -> dict[str, Tensor]:
         """What the instructions ``(B, W, width)`` make of streams that are read in their light, by stream."""
-        readings = {
+        conditioning = {
             name: tokenizer.read(words, words_valid)
             for name, tokenizer in self.streams.items()
             if isinstance(tokenizer, GridTokenizer)
         }
         if self.cameras and images is not None:
-            readings |= dict.fromkeys(self.cameras, images.read(words, words_valid))
-        return readings
+            conditioning |= dict.fromkeys(self.cameras, images.read(words, words_valid))
+        return conditioning
 
     def forward(
         self,
         observations: dict[str, Tensor],
         previous: Tensor,
         times: Tensor,
-        readings: dict[str, Tensor],
+        conditioning: dict[str, Tensor],
         images: ImageTokenizer | None,
         rows: Tensor | None = None,
     ) -> Tensor:
@@ -312,18 +312,20 @@ class BodyTokenizer(nn.Module):
             observations: stream name to ``(B, T, *shape)``.
             previous: the action executed before each frame, ``(B, T, A)`` or int64 ``(B, T)``.
             times: int64 ``(B, T)`` or ``(1, T)``, which frames of their windows these are.
-            readings: from :meth:`read`, of I instructions.
+            conditioning: from :meth:`read`, of I instructions.
             images: the tokenizer of all cameras.
             rows: int64 ``(B,)``, the instruction of each window; None where window b has instruction b.
         """
         tokens = [
-            tokenizer(observations[name], readings[name], rows) if name in readings else tokenizer(observations[name])
+            tokenizer(observations[name], conditioning[name], rows)
+            if name in conditioning
+            else tokenizer(observations[name])
             for name, tokenizer in self.streams.items()
         ]
         if images is not None:
             for camera in self.cameras:
-                reading = readings[camera] if rows is None else readings[camera].index_select(0, rows)
-                tokens.append(images(observations[camera], reading, camera))
+                condition = conditioning[camera] if rows is None else conditioning[camera].index_select(0, rows)
+                tokens.append(images(observations[camera], condition, camera))
         if self.previous is not None:
             tokens.append(self.previous(previous))
         if self.fused:

@@ -1,15 +1,15 @@
-"""What a policy reads, as tensors on its device: each distinct task once, and the frames of windows."""
+"""What a policy's network reads: tensors on its device."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from polysoma.data.windows import Shown, Windows
+from polysoma.data.batch import Batch, Demonstrations
+from polysoma.nn.tokenizers import TextTokenizer
 
 
 @dataclass(frozen=True)
@@ -19,29 +19,19 @@ class TaskInputs:
     Attributes:
         words: ids, int64 ``(I, W)``, padded with 0.
         goals: camera stream to what it is to see in the end, uint8 ``(I, *shape)``; or None.
-        shown: frames of other episodes, I rows of them; or None.
+        demonstrations: of the tasks; or None.
         rows: int64 ``(B,)``, the task of each window; None where window b has task b.
     """
 
     words: Tensor
     goals: Mapping[str, Tensor] | None = None
-    shown: ShownInputs | None = None
+    demonstrations: Demonstrations | None = None
     rows: Tensor | None = None
 
 
 @dataclass(frozen=True)
-class ShownInputs:
-    """Frames of other episodes: :class:`~polysoma.data.windows.Shown` as tensors."""
-
-    observations: Mapping[str, Tensor]
-    actions: Tensor
-    places: Tensor
-    valid: Tensor
-
-
-@dataclass(frozen=True)
 class FrameInputs:
-    """T frames of B windows; see :class:`~polysoma.data.windows.Windows`.
+    """T frames of B windows; see :class:`~polysoma.data.batch.Batch`.
 
     Attributes:
         observations: stream name to ``(B, T, *shape)``.
@@ -54,65 +44,17 @@ class FrameInputs:
     previous_valid: Tensor
 
 
-def frames_of(windows: Windows, device: torch.device) -> FrameInputs:
-    """The frames of windows."""
-    observations = {name: _tensor(array, device) for name, array in windows.observations.items()}
-    return FrameInputs(observations, _tensor(windows.previous, device), _tensor(windows.previous_valid, device))
+def task_of(batch: Batch, text: TextTokenizer, device: torch.device) -> TaskInputs:
+    """The tasks of a batch, their words as ids."""
+    return TaskInputs(
+        text.encode(batch.instructions).to(device),
+        None if batch.goals is None else {name: value.to(device) for name, value in batch.goals.items()},
+        None if batch.demonstrations is None else batch.demonstrations.to(device),
+        None if batch.task_of is None else batch.task_of.to(device),
+    )
 
 
-def task_of(
-    encode: Callable[[Sequence[str]], Tensor],
-    device: torch.device,
-    instructions: Sequence[str],
-    goals: Mapping[str, np.ndarray] | None = None,
-    shown: Shown | None = None,
-) -> TaskInputs:
-    """The distinct tasks of windows.
-
-    Args:
-        encode: texts to ids of words.
-        device: of the tensors.
-        instructions: of B windows.
-        goals: camera stream to uint8 ``(B, *shape)``; or None.
-        shown: to B windows; or None.
-    """
-    arrays = [] if goals is None else list(goals.values())
-    if shown is not None:
-        arrays += [*shown.observations.values(), shown.actions, shown.places, shown.valid]
-    number: dict[Hashable, int] = {}
-    first: list[int] = []
-    rows: list[int] = []
-    for row, text in enumerate(instructions):
-        key = (text, *(array[row].tobytes() for array in arrays))
-        if key not in number:
-            number[key] = len(first)
-            first.append(row)
-        rows.append(number[key])
-    if len(first) == len(instructions):
-        return _task(encode, device, instructions, goals, shown)
-    few = np.array(first)
-    some = None if goals is None else {name: array[few] for name, array in goals.items()}
-    texts = [instructions[row] for row in first]
-    index = torch.tensor(rows, device=device)
-    return _task(encode, device, texts, some, None if shown is None else shown.take(few), index)
-
-
-def _task(
-    encode: Callable[[Sequence[str]], Tensor],
-    device: torch.device,
-    instructions: Sequence[str],
-    goals: Mapping[str, np.ndarray] | None,
-    shown: Shown | None,
-    rows: Tensor | None = None,
-) -> TaskInputs:
-    pictures = None if goals is None else {name: _tensor(array, device) for name, array in goals.items()}
-    seen = None
-    if shown is not None:
-        observations = {name: _tensor(array, device) for name, array in shown.observations.items()}
-        others = (_tensor(array, device) for array in (shown.actions, shown.places, shown.valid))
-        seen = ShownInputs(observations, *others)
-    return TaskInputs(encode(instructions).to(device), pictures, seen, rows)
-
-
-def _tensor(array: np.ndarray, device: torch.device) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array)).to(device)
+def frames_of(batch: Batch, device: torch.device) -> FrameInputs:
+    """The frames of a batch."""
+    observations = {name: value.to(device) for name, value in batch.observations.items()}
+    return FrameInputs(observations, batch.previous.to(device), batch.previous_valid.to(device))

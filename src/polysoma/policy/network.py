@@ -15,19 +15,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from polysoma.data.batch import Demonstrations
 from polysoma.data.statistics import Statistics
 from polysoma.embodiment import ContinuousActions, Embodiment, Modality
 from polysoma.errors import PolysomaError
 from polysoma.horizon import Horizon
 from polysoma.nn.adapters import adapt
 from polysoma.nn.described import ChannelReader, DescribedHead
-from polysoma.nn.estimator import Estimator
+from polysoma.nn.estimator import PrivilegedStateHead
 from polysoma.nn.heads import Head, ReadoutHead, build_head
 from polysoma.nn.images import ImageTokenizer
 from polysoma.nn.tokenizers import BodyTokenizer, TextTokenizer
 from polysoma.nn.trunk import ReadoutTokens, TaskTokens, Trunk
 from polysoma.policy.config import PolicyConfig
-from polysoma.policy.inputs import FrameInputs, ShownInputs, TaskInputs
+from polysoma.policy.inputs import FrameInputs, TaskInputs
 
 ACTION = "action"
 """The readout that every body has."""
@@ -86,7 +87,7 @@ class Network(nn.Module):
             tokenizer = BodyTokenizer(body, horizon, statistics, config.width, config.images.tokens, reader)
             self.bodies[body.name] = tokenizer
             if body.privileged:
-                estimator = Estimator(body.privileged, statistics, tokenizer.per_frame, config.width)
+                estimator = PrivilegedStateHead(body.privileged, statistics, tokenizer.per_frame, config.width)
                 self.estimators[body.name] = estimator
             if reader is None:
                 self.readouts[body.name] = nn.Parameter(torch.randn(horizon.history, config.width) * 0.02)
@@ -183,9 +184,9 @@ class Network(nn.Module):
         return cast(Head, self.heads[key])
 
     def embed(self, name: str, task: TaskInputs, frames: FrameInputs) -> Embedded:
-        told, readings = self.told(name, task)
+        told, conditioning = self.task_tokens(name, task)
         times = torch.arange(frames.previous.shape[1], device=self.device)[None]
-        return Embedded(told, self.frames(name, frames, times, readings, task.rows))
+        return Embedded(told, self.frames(name, frames, times, conditioning, task.rows))
 
     def answer(self, name: str, embedded: Embedded, times: Tensor, readouts: Sequence[str]) -> dict[str, Tensor]:
         """The readouts of these names that see up to the frames ``times``, int64 ``(B, R)`` or ``(1, R)``: ``(B, R,
@@ -203,23 +204,23 @@ class Network(nn.Module):
             return (head.readout() + head.reader.time[times]).float()
         return self.readouts[_key(name, readout)][times].float()
 
-    def told(self, name: str, task: TaskInputs) -> tuple[TaskTokens, dict[str, Tensor]]:
+    def task_tokens(self, name: str, task: TaskInputs) -> tuple[TaskTokens, dict[str, Tensor]]:
         """Tokens of what is to be done: of words, of shown frames and of goal pictures, float32; and what the words
         make of streams that are read in their light."""
         words, valid = self.text(task.words), task.words != 0
-        readings = self.tokenizer(name).read(words, valid, self.images)
+        conditioning = self.tokenizer(name).read(words, valid, self.images)
         words, valid = self._prompted(words.float(), valid)
-        if task.shown is not None:
-            frames, true = self._of_shown(name, task.shown, readings)
+        if task.demonstrations is not None:
+            frames, true = self._of_shown(name, task.demonstrations, conditioning)
             words, valid = torch.cat([words, frames], 1), torch.cat([valid, true], 1)
         if task.goals is not None:
             if self.images is None or not self.config.images.goals:
                 raise PolysomaError("this policy was not trained to follow goal pictures (images.goals in its recipe)")
-            seen = self.images.forward_goals(task.goals, readings)
+            seen = self.images.forward_goals(task.goals, conditioning)
             words, valid = torch.cat([words, seen.float()], 1), F.pad(valid, (0, seen.shape[1]), value=True)
-        return TaskTokens(words, valid, task.rows), readings
+        return TaskTokens(words, valid, task.rows), conditioning
 
-    def _of_shown(self, name: str, shown: ShownInputs, readings: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def _of_shown(self, name: str, shown: Demonstrations, conditioning: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Tokens of shown frames, float32 ``(I, F * per_frame, width)``, and which of them are true.
 
         Each frame carries its own action in the slot of the previous one; a frame's place in its episode is marked, the
@@ -229,7 +230,7 @@ class Network(nn.Module):
         self.check_shown(name)
         assert self.shown is not None
         start = torch.zeros_like(shown.places)
-        tokens = tokenizer(shown.observations, shown.actions, start, readings, self.images).float()
+        tokens = tokenizer(shown.observations, shown.actions, start, conditioning, self.images).float()
         tokens = tokens + self.shown[shown.places]
         return tokens.flatten(1, 2), shown.valid.repeat_interleave(tokenizer.per_frame, 1)
 
@@ -251,11 +252,11 @@ class Network(nn.Module):
         return torch.cat([before, words], 1), F.pad(valid, (len(self.prompt), 0), value=True)
 
     def frames(
-        self, name: str, frames: FrameInputs, times: Tensor, readings: dict[str, Tensor], rows: Tensor | None = None
+        self, name: str, frames: FrameInputs, times: Tensor, conditioning: dict[str, Tensor], rows: Tensor | None = None
     ) -> Tensor:
         """Tokens of frames, float32 ``(B, T, per_frame, width)``."""
         tokenizer = self.tokenizer(name)
-        tokens: Tensor = tokenizer(frames.observations, frames.previous, times, readings, self.images, rows)
+        tokens: Tensor = tokenizer(frames.observations, frames.previous, times, conditioning, self.images, rows)
         return tokens.float()
 
     def reference(self, name: str, frames: FrameInputs) -> Tensor | None:
@@ -267,11 +268,11 @@ class Network(nn.Module):
         before = frames.previous
         return torch.where(frames.previous_valid[..., None], before, now) * measured.to(before.device)
 
-    def estimator(self, name: str) -> Estimator:
+    def estimator(self, name: str) -> PrivilegedStateHead:
         """What estimates this body's privileged states. Raises PolysomaError where it has none."""
         if name not in self.estimators:
             raise PolysomaError(f"{name} has no privileged states to estimate")
-        return cast(Estimator, self.estimators[name])
+        return cast(PrivilegedStateHead, self.estimators[name])
 
     def ask(self, name: str, task: TaskInputs, frames: FrameInputs, last: Tensor) -> Tensor:
         """The readouts ``(B, 1, width)`` for the actions of a body at the frames ``last``, int64 ``(B,)``, of whole

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from polysoma.data.windows import Windows
+from polysoma.data.batch import Batch
 from polysoma.errors import PolysomaError
 from polysoma.nn.backend import INSTALL
 from polysoma.nn.trunk import TransformerTrunk
@@ -23,7 +23,7 @@ from polysoma.policy.export import traced
 from polysoma.policy.inputs import FrameInputs, frames_of
 from polysoma.policy.network import ACTION
 from polysoma.policy.policy import Policy
-from polysoma.policy.state import PolicyState, readings_of
+from polysoma.policy.state import PolicyState, conditioning_of
 
 
 class Step(nn.Module):
@@ -56,11 +56,11 @@ class Step(nn.Module):
         """
         count = len(self.streams)
         observations = dict(zip(self.streams, others[:count], strict=True))
-        readings = dict(zip(self.conditioned(), others[count:], strict=False))
+        conditioning = dict(zip(self.conditioned(), others[count:], strict=False))
         frames = FrameInputs(observations, previous, valid)
         trunk = self.policy.trunk
         assert isinstance(trunk, TransformerTrunk)
-        tokens = self.policy.frames(self.name, frames, times, readings)
+        tokens = self.policy.frames(self.name, frames, times, conditioning)
         asking = self.policy.asking(self.name, ACTION, times)
         read, own = trunk.continued(past, mask, torch.cat([tokens.flatten(1, 2), asking], 1), tokens.shape[2])
         prediction = self.policy.head(self.name).decode(read, others[-1] if self.draws else None)[:, 0]
@@ -108,15 +108,15 @@ class OnnxResponder:
         self._runtime = onnxruntime
 
     def respond(
-        self, windows: Windows, states: Sequence[PolicyState], noise: Tensor | None = None
+        self, batch: Batch, states: Sequence[PolicyState], noise: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """See :meth:`Policy.respond`."""
-        if windows.previous.shape[1] != 1:
-            return self.policy.respond(windows, states, noise)
+        if batch.previous.shape[1] != 1:
+            return self.policy.respond(batch, states, noise)
         trunk = self.policy.trunk
         assert isinstance(trunk, TransformerTrunk)
         with torch.inference_mode():
-            inputs = self._inputs(windows, states, noise)
+            inputs = self._inputs(batch, states, noise)
             if self._session is None:
                 self._session = self._traced(inputs)
             names = [value.name for value in self._session.get_inputs()]
@@ -127,13 +127,13 @@ class OnnxResponder:
 
     @property
     def _names(self) -> list[str]:
-        readings = [f"conditioning.{name}" for name in self._step.conditioned()]
+        conditioning = [f"conditioning.{name}" for name in self._step.conditioned()]
         noise = ["noise"] if self._step.draws else []
         streams = [f"stream.{name}" for name in self._step.streams]
-        return ["past", "mask", "times", "previous", "previous_valid", *streams, *readings, *noise]
+        return ["past", "mask", "times", "previous", "previous_valid", *streams, *conditioning, *noise]
 
-    def _inputs(self, windows: Windows, states: Sequence[PolicyState], noise: Tensor | None) -> list[Tensor]:
-        frames, readings = frames_of(windows, torch.device("cpu")), readings_of(states)
+    def _inputs(self, batch: Batch, states: Sequence[PolicyState], noise: Tensor | None) -> list[Tensor]:
+        frames, conditioning = frames_of(batch, torch.device("cpu")), conditioning_of(states)
         trunk = self.policy.trunk
         assert isinstance(trunk, TransformerTrunk)
         per_frame = self.policy.tokenizer(self.body.name).per_frame
@@ -141,11 +141,11 @@ class OnnxResponder:
         times = torch.tensor([[state.frames] for state in states])
         inputs = [past, mask, times, frames.previous, frames.previous_valid]
         inputs += [frames.observations[name] for name in self._step.streams]
-        inputs += [readings[name].float() for name in self._step.conditioned()]
+        inputs += [conditioning[name].float() for name in self._step.conditioned()]
         if self._step.draws:
             shape = self.policy.head(self.body.name).noise
             assert shape is not None
-            inputs.append(torch.randn(len(windows), 1, *shape) if noise is None else noise[:, None])
+            inputs.append(torch.randn(len(batch), 1, *shape) if noise is None else noise[:, None])
         return inputs
 
     def _traced(self, inputs: list[Tensor]) -> Any:

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from polysoma.data.windows import Windows, show
+from polysoma.data.batch import Batch
+from polysoma.data.windows import show, tensor
 from polysoma.errors import PolysomaError
 from polysoma.nn import precision
 from polysoma.nn.adapters import LoRALinear
@@ -19,10 +20,10 @@ from polysoma.nn.backend import Backend
 from polysoma.nn.precision import Precision
 from polysoma.policy.adaptation import share
 from polysoma.policy.config import PolicyConfig
-from polysoma.policy.inputs import frames_of, task_of
+from polysoma.policy.inputs import TaskInputs, frames_of, task_of
 from polysoma.policy.network import ACTION, Embedded, Network
 from polysoma.policy.printing import summary, token_table
-from polysoma.policy.state import PolicyState, readings_of
+from polysoma.policy.state import PolicyState, conditioning_of
 
 if TYPE_CHECKING:
     from polysoma.acting.agent import Acting, Agent
@@ -86,24 +87,24 @@ class Policy(Network):
             share(adaptation, self, adaptation.shared)
         return self
 
-    def forward(self, windows: Windows, readouts: Sequence[str] = (ACTION,)) -> dict[str, Tensor]:
+    def forward(self, batch: Batch, readouts: Sequence[str] = (ACTION,)) -> dict[str, Tensor]:
         """Readouts of B windows of one embodiment, T frames long: by name, ``(B, T, width)`` each, one for every frame.
 
         Args:
-            windows: the batch.
+            batch: the windows.
             readouts: which of the body's (:meth:`add_readout`).
         """
-        embedded = self._embed(windows)
-        return self.answer(windows.embodiment.name, embedded, self._times(windows), readouts)
+        embedded = self._embed(batch)
+        return self.answer(batch.embodiment.name, embedded, self._times(batch), readouts)
 
-    def _embed(self, windows: Windows) -> Embedded:
-        """Tokens of whole windows."""
-        self.check_same(windows.embodiment)
-        task = task_of(self.text.encode, self.device, windows.instructions, windows.goals, windows.shown)
-        return self.embed(windows.embodiment.name, task, frames_of(windows, self.device))
+    def _embed(self, batch: Batch) -> Embedded:
+        """Tokens of whole batch."""
+        self.check_same(batch.embodiment)
+        task = task_of(batch, self.text, self.device)
+        return self.embed(batch.embodiment.name, task, frames_of(batch, self.device))
 
-    def _times(self, windows: Windows) -> Tensor:
-        return torch.arange(windows.previous.shape[1], device=self.device)[None]
+    def _times(self, batch: Batch) -> Tensor:
+        return torch.arange(batch.previous.shape[1], device=self.device)[None]
 
     def check_context(self, body: str, context: Sequence[Episode]) -> None:
         """Whether the policy can be shown these episodes while it drives this body.
@@ -119,53 +120,52 @@ class Policy(Network):
                 raise PolysomaError(f"{body} cannot be shown an episode of {episode.embodiment.name}")
             self.check_same(episode.embodiment)
 
-    def loss(self, windows: Windows) -> Tensor:
+    def loss(self, batch: Batch) -> Tensor:
         """The sum of the losses of all true targets, a float32 scalar (divide by their number for the mean)."""
-        return self._action_loss(windows, self._embed(windows))
+        return self._action_loss(batch, self._embed(batch))
 
-    def losses(self, windows: Windows) -> tuple[Tensor, Tensor]:
+    def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """:meth:`loss`, and the mean loss of estimating the body's privileged states: float32 scalars.
 
         Raises:
             PolysomaError: the body has no privileged states, or the windows do not hold them.
         """
-        estimator = self.estimator(windows.embodiment.name)
-        missing = sorted(estimator.streams.keys() - windows.observations.keys())
-        if missing or windows.spreads is None:
-            raise PolysomaError(f"windows of {windows.embodiment.name} hold no privileged {missing} to estimate")
-        embedded = self._embed(windows)
-        states = {name: torch.from_numpy(windows.observations[name]).to(self.device) for name in estimator.streams}
-        spreads = {name: torch.from_numpy(windows.spreads[name]).to(self.device) for name in estimator.streams}
-        missed = estimator.losses(embedded.frames, embedded.summary(), states, spreads)
-        true = self._times(windows) < torch.from_numpy(windows.lengths).to(self.device)[:, None]
-        return self._action_loss(windows, embedded), missed[true].mean()
+        estimator = self.estimator(batch.embodiment.name)
+        missing = sorted(estimator.streams.keys() - batch.observations.keys())
+        if missing or batch.task_std is None:
+            raise PolysomaError(f"windows of {batch.embodiment.name} hold no privileged {missing} to estimate")
+        embedded = self._embed(batch)
+        states = {name: batch.observations[name].to(self.device) for name in estimator.streams}
+        task_std = {name: batch.task_std[name].to(self.device) for name in estimator.streams}
+        missed = estimator.losses(embedded.frames, embedded.summary(), states, task_std)
+        true = self._times(batch) < batch.lengths.to(self.device)[:, None]
+        return self._action_loss(batch, embedded), missed[true].mean()
 
-    def _action_loss(self, windows: Windows, embedded: Embedded) -> Tensor:
-        name = windows.embodiment.name
-        if windows.actions is None or windows.action_valid is None:
+    def _action_loss(self, batch: Batch, embedded: Embedded) -> Tensor:
+        name = batch.embodiment.name
+        if batch.actions is None or batch.action_valid is None:
             raise PolysomaError("a loss needs windows with targets")
         expected = self.horizon(name).chunk
-        if windows.actions.shape[2] != expected:
+        if batch.actions.shape[2] != expected:
             raise PolysomaError(
                 f"{name}: this policy predicts chunks of {expected} actions, the windows have "
-                f"targets of {windows.actions.shape[2]}: draw them with its horizon"
+                f"targets of {batch.actions.shape[2]}: draw them with its horizon"
             )
-        actions, valid = torch.from_numpy(windows.actions), torch.from_numpy(windows.action_valid)
-        readouts = self.answer(name, embedded, self._times(windows), (ACTION,))[ACTION]
-        targets = actions.to(self.device)
-        reference = self.reference(name, frames_of(windows, self.device)) if name in self._commanded else None
+        readouts = self.answer(name, embedded, self._times(batch), (ACTION,))[ACTION]
+        targets = batch.actions.to(self.device)
+        reference = self.reference(name, frames_of(batch, self.device)) if name in self._commanded else None
         if reference is not None:
             targets = targets - reference[:, :, None]
         losses = self.head(name).losses(readouts, targets)
-        return losses[valid.to(self.device)].sum()
+        return losses[batch.action_valid.to(self.device)].sum()
 
     @torch.inference_mode()
-    def estimate(self, windows: Windows) -> dict[str, Tensor]:
+    def estimate(self, batch: Batch) -> dict[str, Tensor]:
         """What the policy takes a body's privileged states for: stream name to ``(B, T, size)``, float32, in the
         channels' units. Raises PolysomaError for a body that has none."""
-        estimator = self.estimator(windows.embodiment.name)
+        estimator = self.estimator(batch.embodiment.name)
         with self.autocast():
-            embedded = self._embed(windows)
+            embedded = self._embed(batch)
             found = estimator.estimate(embedded.frames, embedded.summary())
         return {name: state.cpu() for name, state in found.items()}
 
@@ -176,7 +176,7 @@ class Policy(Network):
         instruction: str,
         goal: Mapping[str, np.ndarray] | None = None,
         context: Sequence[Episode] = (),
-        silent: bool = False,
+        observation_only: bool = False,
     ) -> PolicyState:
         """Reads an instruction, looks at a goal and at other episodes, once for all decisions that follow.
 
@@ -185,36 +185,38 @@ class Policy(Network):
             instruction: what to do in words; may be empty where there is a goal.
             goal: None, or camera stream to what it is to see in the end, uint8 of the stream's shape.
             context: episodes of this body that show the task, in any order.
-            silent: whether it is not told what was done in them.
+            observation_only: whether it is not told what was done in them.
 
         Raises:
             PolysomaError: an unknown body, episodes of another one, or a policy that was not trained to follow goals or
                 to be shown episodes.
         """
-        goals = None if goal is None else {camera: picture[None] for camera, picture in goal.items()}
+        goals = (
+            None if goal is None else {name: tensor(picture)[None].to(self.device) for name, picture in goal.items()}
+        )
         self.check_context(body, context)
-        shown = show(context, max(1, self.config.shown), silent) if context else None
-        task = task_of(self.text.encode, self.device, [instruction], goals, shown)
+        shown = show(context, max(1, self.config.shown), observation_only) if context else None
+        task = TaskInputs(
+            self.text.encode([instruction]).to(self.device), goals, None if shown is None else shown.to(self.device)
+        )
         with self.autocast():
-            tokens, readings = self.told(body, task)
+            tokens, conditioning = self.task_tokens(body, task)
             (state,) = self.trunk.start(tokens)
-        return PolicyState(instruction, readings, state)
+        return PolicyState(instruction, conditioning, state)
 
     @torch.inference_mode()
-    def predict(
-        self, windows: Windows, states: Sequence[PolicyState] | None = None, noise: Tensor | None = None
-    ) -> Tensor:
+    def predict(self, batch: Batch, states: Sequence[PolicyState] | None = None, noise: Tensor | None = None) -> Tensor:
         """The chunk of actions for the last frame of each window: the first of what :meth:`respond` returns."""
-        return self.respond(windows, states, noise)[0]
+        return self.respond(batch, states, noise)[0]
 
     @torch.inference_mode()
     def respond(
-        self, windows: Windows, states: Sequence[PolicyState] | None = None, noise: Tensor | None = None
+        self, batch: Batch, states: Sequence[PolicyState] | None = None, noise: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """The chunk of actions for the last frame of each window, and the readout that it was decoded from.
 
         Args:
-            windows: of one embodiment; with states, only the frames that came since these were last extended, equally
+            batch: of one embodiment; with states, only the frames that came since these were last extended, equally
                 many of each.
             states: one for each window, from :meth:`begin`; the new frames are added to them. None: windows are whole.
             noise: what heads that draw start from, standard normal ``(B, *head.noise)``; None draws it anew.
@@ -223,20 +225,20 @@ class Policy(Network):
             Actions in the body's units ``(B, chunk, A)``, or log-probabilities ``(B, chunk, names)``; and readouts
             ``(B, width)``. Both float32, on the CPU.
         """
-        name, body = windows.embodiment.name, windows.embodiment
+        name, body = batch.embodiment.name, batch.embodiment
         self.check_same(body)
-        frames, new = frames_of(windows, self.device), windows.previous.shape[1]
-        last = torch.from_numpy(windows.lengths).to(self.device) - 1
+        frames, new = frames_of(batch, self.device), batch.previous.shape[1]
+        last = batch.lengths.to(self.device) - 1
         with self.autocast():
             if states is None:
-                task = task_of(self.text.encode, self.device, windows.instructions, windows.goals, windows.shown)
+                task = task_of(batch, self.text, self.device)
                 readouts = self.ask(name, task, frames, last)
             else:
-                if (windows.lengths != new).any():
-                    raise PolysomaError(f"expected {new} new frames for each state, got {windows.lengths.tolist()}")
+                if (batch.lengths != new).any():
+                    raise PolysomaError(f"expected {new} new frames for each state, got {batch.lengths.tolist()}")
                 before = torch.tensor([[state.frames] for state in states], device=self.device)
                 times = before + torch.arange(new, device=self.device)
-                tokens = self.frames(name, frames, times, readings_of(states))
+                tokens = self.frames(name, frames, times, conditioning_of(states))
                 asking = self.asking(name, ACTION, times[:, -1:])
                 readouts = self.trunk.step([state.trunk for state in states], tokens, asking)
             start = None if noise is None else noise[:, None].to(self.device)

@@ -17,12 +17,12 @@ class PolicyState:
 
     Attributes:
         instruction: what was read.
-        readings: what it makes of streams that are read in its light, by stream, ``(1, ...)`` each.
+        conditioning: what it makes of streams that are read in its light, by stream, ``(1, ...)`` each.
         trunk: what the trunk remembers.
     """
 
     instruction: str
-    readings: dict[str, Tensor]
+    conditioning: dict[str, Tensor]
     trunk: State
 
     @property
@@ -35,8 +35,8 @@ class PolicyState:
         self.trunk.forget_frames()
 
 
-def readings_of(states: Sequence[PolicyState]) -> dict[str, Tensor]:
+def conditioning_of(states: Sequence[PolicyState]) -> dict[str, Tensor]:
     """Those of several states, ``(B, ...)`` each."""
     if len(states) == 1:
-        return states[0].readings
-    return {name: torch.cat([state.readings[name] for state in states]) for name in states[0].readings}
+        return states[0].conditioning
+    return {name: torch.cat([state.conditioning[name] for state in states]) for name in states[0].conditioning}

@@ -15,8 +15,8 @@ from lerobot.utils.constants import ACTION
 from torch import Tensor
 
 from lerobot_policy_polysoma.configuration_polysoma import PolysomaConfig
+from polysoma.data.batch import Batch
 from polysoma.data.statistics import Statistics
-from polysoma.data.windows import Windows
 from polysoma.embodiment import INSTRUCTION, Channel, ContinuousActions, Embodiment, Modality, Stream
 from polysoma.horizon import Horizon
 from polysoma.nn.tokenizers import build_vocabulary
@@ -82,27 +82,29 @@ class PolysomaPolicy(PreTrainedPolicy):
             self._queue.extend(self.predict_action_chunk(batch)[:, : self.config.n_action_steps].transpose(0, 1))
         return self._queue.popleft()
 
-    def _windows(self, batch: dict[str, Tensor]) -> Windows:
+    def _windows(self, batch: dict[str, Tensor]) -> Batch:
         observations = {}
         for key, name in _streams(self.config).items():
             value = batch[key].detach().float().cpu()
             if self.body.stream(name).modality is Modality.IMAGE:
                 value = _pictures(value, self.config.image_size)
-            observations[name] = value[:, None].numpy()
+            observations[name] = value[:, None]
         count = len(next(iter(observations.values())))
         words = batch.get("task") or [""] * count
         actions = valid = None
         if batch.get(ACTION) is not None:
-            actions = batch[ACTION].detach().float().cpu().numpy()[:, None]
+            actions = batch[ACTION].detach().float().cpu()[:, None]
             padding = batch.get("action_is_pad")
             shape = (count, 1, self.config.chunk_size)
-            valid = np.ones(shape, np.bool_) if padding is None else ~padding.cpu().numpy().reshape(shape)
-        previous = np.zeros((count, 1, self.body.actions.size), np.float32)
-        previous_valid = np.zeros((count, 1), np.bool_)
+            valid = torch.ones(shape, dtype=torch.bool) if padding is None else ~padding.cpu().reshape(shape)
+        previous = torch.zeros(count, 1, self.body.actions.size)
+        previous_valid = torch.zeros(count, 1, dtype=torch.bool)
+        lengths = torch.ones(count, dtype=torch.int64)
         words = [words] * count if isinstance(words, str) else list(words)
-        return Windows(
-            self.body, words, observations, previous, previous_valid, np.ones(count, np.int64), actions, valid
+        told = Batch(
+            self.body, words, observations, previous, previous_valid, lengths, actions=actions, action_valid=valid
         )
+        return told.with_texts(words)
 
 
 def _streams(config: PolysomaConfig) -> dict[str, str]:

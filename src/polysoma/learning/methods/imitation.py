@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from polysoma.data.batch import Batch
 from polysoma.data.mixture import Source
-from polysoma.data.windows import Windows
 from polysoma.learning.augmentation import augmented
 from polysoma.learning.method import Ingredients, Method, Metrics, Share, reduced
 from polysoma.learning.objectives import held_out_loss, paraphrases_for, showing, split_by_length, targets
@@ -72,7 +72,7 @@ class Imitating(Method):
         found: Metrics = {f"loss/{name}": total, "windows": float(count)}
         return found | ({f"estimation/{name}": estimated} if body.estimation else {})
 
-    def _draw(self, source: Source, step: int, share: Share, rng: np.random.Generator) -> list[tuple[Windows, int]]:
+    def _draw(self, source: Source, step: int, share: Share, rng: np.random.Generator) -> list[tuple[Batch, int]]:
         """This process's windows of a step, and how many micro-batches they are. Those with goals are apart: the others
         cost nothing for them."""
         name, seed = source.embodiment.name, self._given.seed

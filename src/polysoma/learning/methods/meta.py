@@ -23,8 +23,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from polysoma.data.batch import Batch
 from polysoma.data.mixture import Source
-from polysoma.data.windows import Windows
 from polysoma.errors import PolysomaError, SettingError
 from polysoma.learning.augmentation import augmented
 from polysoma.learning.method import Ingredients, Method, Metrics, Share, reduced
@@ -138,7 +138,7 @@ class BodyTasks:
             seen += sum(map(len, batches)) + len(query)
         return {f"loss/{self._body}": total / len(numbers), "windows": float(seen)}
 
-    def draw(self, rng: np.random.Generator) -> tuple[list[Windows], Windows]:
+    def draw(self, rng: np.random.Generator) -> tuple[list[Batch], Batch]:
         """One batch for each inner step, and one of query."""
         body = self._given.bodies[self._body]
         tasks = [str(task) for task in rng.choice(self._tasks, self._meta.tasks, replace=False)]
@@ -154,7 +154,7 @@ class BodyTasks:
 
 
 def accumulate(
-    policy: Policy, support: Sequence[Sequence[Windows]], query: Windows, meta: MetaLearning, share: float
+    policy: Policy, support: Sequence[Sequence[Batch]], query: Batch, meta: MetaLearning, share: float
 ) -> float:
     """Adds ``share`` of one meta-task's gradient to those of the policy's parameters that learn.
 
@@ -194,7 +194,7 @@ def learning(policy: Policy) -> dict[str, Tensor]:
 def inner_loop(
     policy: Policy,
     values: Mapping[str, Tensor],
-    batches: Iterable[Sequence[Windows]],
+    batches: Iterable[Sequence[Batch]],
     meta: MetaLearning,
     second_order: bool = False,
 ) -> dict[str, Tensor]:
@@ -256,12 +256,12 @@ def _step_sizes(values: Sequence[Tensor], gradients: Sequence[Tensor]) -> list[T
     ]
 
 
-def mean_loss(policy: Policy, values: Mapping[str, Tensor], parts: Sequence[Windows]) -> Tensor:
+def mean_loss(policy: Policy, values: Mapping[str, Tensor], parts: Sequence[Batch]) -> Tensor:
     """The mean loss over all true targets, with these values in the place of the policy's own: a float32 scalar."""
     return torch.stack([_loss(policy, values, part) for part in parts]).sum() / targets(parts)
 
 
-def _loss(policy: Policy, values: Mapping[str, Tensor], windows: Windows) -> Tensor:
+def _loss(policy: Policy, values: Mapping[str, Tensor], windows: Batch) -> Tensor:
     with policy.autocast():
         named = {f"policy.{name}": value for name, value in values.items()}
         loss: Tensor = torch.func.functional_call(_Loss(policy), named, (windows,))
@@ -276,5 +276,5 @@ class _Loss(nn.Module):
         # Modes of training are the policy's own business.
         self.policy = policy
 
-    def forward(self, windows: Windows) -> Tensor:
+    def forward(self, windows: Batch) -> Tensor:
         return self.policy.loss(windows)
