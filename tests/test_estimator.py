@@ -126,7 +126,7 @@ def test_where_a_spot_is_can_be_estimated(sources: dict[str, Source]) -> None:
     unseen = draw(200)
     found = policy.estimate(unseen)["state"].numpy()[..., :2]
     error = np.abs(found - unseen.observations["state"][..., :2].numpy()).mean()
-    assert error < 0.2, error  # 0.03 to 0.09 over ten seeds; guessing the middle errs by 0.43.
+    assert error < 0.25, error  # 0.02 to 0.13 over ten seeds; guessing the middle errs by 0.43.
 
 
 def test_estimating_resumes_to_the_same_bits(datasets: dict[str, Path], tmp_path: Path) -> None:
