@@ -150,8 +150,8 @@ def render_results() -> str:
     lines += [
         "",
         f"One set of weights{_attached(scores)}; unseen seeds from {scores['seed']} on; decisions at batch 1 on one "
-        f"core by ONNX Runtime ({machine['processor']}, {machine['cores']} cores, `benchmarks/speed.py`). Measured with "
-        f"`{command}`; per task in [benchmarks/results/scores.json](benchmarks/results/scores.json).",
+        f"core by ONNX Runtime ({machine['processor']}, {machine['cores']} cores, `benchmarks/speed.py`). Measured "
+        f"with `{command}`; per task in [benchmarks/results/scores.json](benchmarks/results/scores.json).",
     ]
     if specialists:
         rows = specialists["families"]

@@ -138,6 +138,8 @@ class PolicyPlanner:
         if prompt.demonstrations:
             driving.check_context(prompt.body.name, prompt.demonstrations)
         session = PolicySession(driving, prompt, seed)
+        # What computes decisions is made before the first one, not in the middle of a control loop.
+        responder_of(driving, session.body.name)
         if prompt.instruction is not None or prompt.goal is not None:
             session.prefill(prompt.instruction or "")
         return session

@@ -104,8 +104,9 @@ class OnnxResponder:
             raise PolysomaError(f"acting by onnx needs {error.name}, not installed here: run `{INSTALL}`") from error
         self.policy, self.body = policy, policy.embodiment(body)
         self._step = Step(policy, body).eval()
-        self._session: Any = None
         self._runtime = onnxruntime
+        with torch.inference_mode():
+            self._session = self._traced(self._inputs(*self._example()))
 
     def respond(
         self, batch: Batch, states: Sequence[PolicyState], noise: Tensor | None = None
@@ -117,8 +118,6 @@ class OnnxResponder:
         assert isinstance(trunk, TransformerTrunk)
         with torch.inference_mode():
             inputs = self._inputs(batch, states, noise)
-            if self._session is None:
-                self._session = self._traced(inputs)
             names = [value.name for value in self._session.get_inputs()]
             fed = {name: np.ascontiguousarray(value.numpy()) for name, value in zip(self._names, inputs, strict=True)}
             prediction, readout, own = self._session.run(None, {name: fed[name] for name in names})
@@ -149,6 +148,16 @@ class OnnxResponder:
             assert shape is not None
             inputs.append(torch.randn(len(batch), 1, *shape) if noise is None else noise[:, None])
         return inputs
+
+    def _example(self) -> tuple[Batch, list[PolicyState], None]:
+        """An observation of zeros, before anything was done."""
+        body, none = self.body, torch.from_numpy(self.body.actions.none())
+        streams = {
+            stream.name: torch.from_numpy(np.zeros((1, 1, *stream.shape), stream.dtype)) for stream in body.arrays
+        }
+        never, one = torch.zeros(1, 1, dtype=torch.bool), torch.ones(1, dtype=torch.int64)
+        batch = Batch(body, ("go",), streams, none.expand(1, 1, *none.shape), never, one)
+        return batch, [self.policy.begin(body.name, "go")], None
 
     def _traced(self, inputs: list[Tensor]) -> Any:
         """A session for these inputs, any number of states at a time."""
