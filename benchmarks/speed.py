@@ -223,8 +223,8 @@ def render() -> str:
             f"Medians; one core of {machine['processor']}, batch 1 for decisions, by ONNX Runtime in float32 now; "
             f"before is commit {found['before']}, measured in turn in the same run. On a processor with bfloat16 "
             "instructions a training step computes in bfloat16 before and now; with AVX2 alone bfloat16 was the only "
-            "choice before, and float32 is what is chosen now. AVX2 was emulated: the libraries were told to use nothing "
-            "beyond it "
+            "choice before, and float32 is what is chosen now. AVX2 was emulated: the libraries were told to use "
+            "nothing beyond it "
             f"(`{found['command']}`, and the same with `--emulate-avx2`).",
             "",
         ]
