@@ -37,7 +37,7 @@ from polysoma.policy import checkpoint
 from polysoma.policy.policy import Policy
 from polysoma.rollout.drivers import Behaviour
 from polysoma.rollout.recording import record
-from results import read, write
+from results import FOLDER, read, write
 
 ROOT = Path(__file__).parents[1]
 WORKERS = 2
@@ -45,6 +45,7 @@ PAIRS = 60
 SEED = 4000
 STEPS = {"metaworld": 128, "aloha": 112, "babyai": 48}
 """Batch of a step, by body."""
+PARTS = ("steps", "decisions", "sample", "throughput")
 DEMONSTRATIONS = {"metaworld": 10, "aloha": 20, "babyai": 5}
 EMULATED = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
 """Tells PyTorch's own kernels, oneDNN and MKL to use no instructions beyond AVX2."""
@@ -60,12 +61,15 @@ class Speed:
     """Tell the libraries to use no instructions beyond AVX2. Real processors without more may be slower or faster."""
     rounds: int = 3
     """How often each training step's process is run, ours and the earlier one's in turn."""
-    only: tuple[str, ...] = ("steps", "decisions", "sample", "throughput")
-    """Which parts to measure."""
+    only: tuple[str, ...] = PARTS
+    """Which parts to measure; of the others the results file keeps what it has."""
 
     def run(self) -> None:
         environment = os.environ | {"OMP_NUM_THREADS": "1"} | (EMULATED if self.emulate_avx2 else {})
-        numbers: dict[str, Any] = {
+        name = "speed-avx2" if self.emulate_avx2 else "speed"
+        known = read(name) if self.only != PARTS and (FOLDER / f"{name}.json").exists() else {}
+        kept = ("steps", "decisions", "sample", "workers", "recording", "evaluation")
+        numbers: dict[str, Any] = {key: known[key] for key in kept if key in known} | {
             "instruction_set": "AVX2 (emulated)" if self.emulate_avx2 else instruction_set(),
             "processor_has": instruction_set(),
             "before": self.before or None,
@@ -81,7 +85,7 @@ class Speed:
             print("sample", numbers["sample"])
         if "throughput" in self.only:
             numbers |= throughput()
-        write("speed-avx2" if self.emulate_avx2 else "speed", numbers)
+        write(name, numbers)
 
     def _steps(self, sides: dict[str, Path], folder: Path, environment: dict[str, str]) -> dict[str, Any]:
         for side, root in sides.items():
