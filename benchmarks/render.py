@@ -27,6 +27,7 @@ import scores
 import serving
 import sight
 import specialists
+import speed
 import stream
 import transfer
 
@@ -37,6 +38,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
         "results": scores.render_results,
     },
     "docs/training.md": {
+        "speed": speed.render,
         "channels": channels.render,
         "sight": sight.render,
         "heads": heads.render,

@@ -139,9 +139,7 @@ def render_results() -> str:
         tasks = [task for task in scores["tasks"] if task.startswith(family + "/")]
         low, high = score["interval"]
         expert = sum(known[task.replace("-pixels/", "/")]["expert"] for task in tasks) / len(tasks)
-        # Decisions of what is attached are timed with it, by the scores; those of the trunk on an idle machine.
-        timed = {} if family in scores.get("attached", []) else (speed or {}).get("latency_ms", {})
-        latency = timed.get(family) or score["latency_ms"]
+        latency = speed["decisions"]["now onnx float32"][family]
         lines.append(
             f"| {family} | **{score['rate']:.3f}** | {low:.3f} to {high:.3f} | {expert:.3f} "
             f"| {score['expert_normalised']:.2f} | {len(tasks)} x {score['trials'] // len(tasks)} "
@@ -151,9 +149,9 @@ def render_results() -> str:
     command = f"python benchmarks/scores.py {scores['checkpoint']} --share {scores['share']}"
     lines += [
         "",
-        f"One set of weights{_attached(scores)}; unseen seeds from {scores['seed']} on; batch 1 on one core for the "
-        f"decisions ({machine['processor']}, {machine['cores']} cores). Measured with `{command}`; per task "
-        "in [benchmarks/results/scores.json](benchmarks/results/scores.json).",
+        f"One set of weights{_attached(scores)}; unseen seeds from {scores['seed']} on; decisions at batch 1 on one "
+        f"core by ONNX Runtime ({machine['processor']}, {machine['cores']} cores, `benchmarks/speed.py`). Measured "
+        f"with `{command}`; per task in [benchmarks/results/scores.json](benchmarks/results/scores.json).",
     ]
     if specialists:
         rows = specialists["families"]
