@@ -98,6 +98,17 @@ class Held:
         return self.planner.plan(sessions, observations)
 
 
+class Unreachable(Held):
+    """A planner whose questions may fail as a whole, as those to another machine do."""
+
+    lost = False
+
+    def plan(self, sessions: Sequence[Session], observations: Sequence[Observation]) -> list[Plan | PolysomaError]:
+        if self.lost:
+            raise PolysomaError("the other end is gone")
+        return super().plan(sessions, observations)
+
+
 def test_the_agent_does_not_wait_for_a_slow_planner(policy: Policy) -> None:
     planner = Held(PolicyPlanner(policy))
     with RealTimeAgent(planner, "arm", patience=1, stop=np.zeros(2)) as agent:
@@ -131,6 +142,25 @@ def test_a_latency_in_ticks_is_the_same_everywhere(policy: Policy) -> None:
     # Tick 0 waits. The plan asked for at tick 1 comes at tick 3, that of tick 3 at tick 5.
     expected = [plans[0][0], plans[0][1], plans[0][2], plans[1][2], plans[1][3], plans[3][2]]  # type: ignore[index]
     assert late == pytest.approx([float(action[0]) for action in expected], abs=1e-6)
+
+
+@pytest.mark.parametrize("latency", [None, 1])
+def test_after_a_planner_that_failed_it_is_asked_again(policy: Policy, latency: int | None) -> None:
+    planner = Unreachable(PolicyPlanner(policy))
+    with RealTimeAgent(planner, "arm", "do one", latency=latency) as agent:
+        first = agent.act(observe(ARM))
+        planner.lost = True
+        with pytest.raises(PolysomaError, match="the other end is gone"):
+            for step in range(100):
+                agent.act(observe(ARM, step))
+        planner.lost = False
+        while not agent.asked:
+            agent.act(observe(ARM))
+        agent.reset()
+        np.testing.assert_array_equal(agent.act(observe(ARM)), first)
+        # An episode also ends while the question is still open.
+        planner.lost = True
+        agent.act(observe(ARM, 1))
 
 
 def test_frames_and_actions_between_two_questions_reach_the_session() -> None:

@@ -165,6 +165,7 @@ class BoundPlanner:
             PolysomaError: the goal is not a picture for each of the body's cameras, or the planner cannot follow goals
                 or demonstrations.
         """
+        self._settle()
         self.instruction = self.instruction if instruction is None else instruction
         self.goal = self.goal if goal is None else goal
         if demonstrations is not None:
@@ -176,6 +177,14 @@ class BoundPlanner:
         self.timing = Timing(1 / self.body.rate_hz)
         self.asked, self.source, self.plan = False, Source.PLAN, None
         self._executed: np.ndarray | None = None
+        self._started()
+
+    def _settle(self) -> None:
+        """Waits for what is still computed for the episode that ends."""
+
+    def _started(self) -> None:
+        """Sets what a kind of agent keeps for an episode, when its session has started."""
+        raise NotImplementedError
 
     def act(self, observation: Mapping[str, Any]) -> np.ndarray:
         """The action for this observation: float32 ``(A,)`` within the limits, or an int64 scalar.
@@ -217,6 +226,7 @@ class BoundPlanner:
 
     def close(self) -> None:
         """Ends the episode for good."""
+        self._settle()
         self.session.close()
 
 
@@ -253,16 +263,7 @@ class Agent(BoundPlanner):
         if self.acting.ensemble is not None and isinstance(self.body.actions, DiscreteActions):
             raise PolysomaError(f"temporal ensembling averages numbers; the actions of {self.body.name} are choices")
 
-    def reset(
-        self,
-        instruction: str | None = None,
-        seed: int = 0,
-        goal: Mapping[str, np.ndarray] | None = None,
-        demonstrations: Sequence[Episode] | None = None,
-        observation_only: bool = False,
-    ) -> None:
-        """See :meth:`BoundPlanner.reset`."""
-        super().reset(instruction, seed, goal, demonstrations, observation_only)
+    def _started(self) -> None:
         self._waiting: deque[np.ndarray] = deque()
         self._overlapping: deque[tuple[int, np.ndarray]] = deque(maxlen=self.session.chunk)
         self._planned: np.ndarray = np.empty(0)

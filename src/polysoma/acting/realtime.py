@@ -172,19 +172,13 @@ class RealTimeAgent(BoundPlanner):
                 "choices"
             )
 
-    def reset(
-        self,
-        instruction: str | None = None,
-        seed: int = 0,
-        goal: Mapping[str, np.ndarray] | None = None,
-        demonstrations: Sequence[Episode] | None = None,
-        observation_only: bool = False,
-    ) -> None:
-        """Begins a new episode (:meth:`BoundPlanner.reset`); ``scheduler.ticks`` starts from 0."""
+    def _settle(self) -> None:
         if self._answer is not None:
             self._answer.exception()
         self._answer = None
-        super().reset(instruction, seed, goal, demonstrations, observation_only)
+
+    def _started(self) -> None:
+        """``scheduler.ticks`` starts from 0."""
         stop = None if self._stop is None else self.body.check_action(self._stop)
         self.scheduler = Scheduler(self._blend, self._patience, stop)
         self._tick = self._asked_at = 0
@@ -215,9 +209,9 @@ class RealTimeAgent(BoundPlanner):
         return action
 
     def close(self) -> None:
-        """Ends the planner's thread and the episode."""
-        self._thread.shutdown()
+        """Ends the episode and the planner's thread."""
         super().close()
+        self._thread.shutdown()
 
     def __enter__(self) -> RealTimeAgent:
         return self
@@ -236,11 +230,9 @@ class RealTimeAgent(BoundPlanner):
                 self.session.observed(seen)
         _, now = self._untold[-1]
         self._untold, self._asked_at = [], self._tick
-        if self._latency is None:
-            self._answer = self._thread.submit(self.planner.plan, [self.session], [now])
-        else:
-            self._answer = Future()
-            self._answer.set_result(self.planner.plan([self.session], [now]))
+        self._answer = self._thread.submit(self.planner.plan, [self.session], [now])
+        if self._latency is not None:
+            self._answer.exception()
 
     def _arrived(self) -> bool:
         assert self._answer is not None
