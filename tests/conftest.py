@@ -39,6 +39,11 @@ from polysoma.policy.policy import Policy
 
 torch.set_num_threads(1)
 
+ROOT = Path(__file__).parents[1]
+"""The checkout."""
+GOLDEN = ROOT / "tests" / "golden"
+"""Checkpoints, data sets and runs of earlier formats."""
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     choices = ("auto", "float32", "bfloat16", "both")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import ARM, HORIZONS, make_episode, make_policy, observe
+from conftest import ARM, HORIZONS, ROOT, make_episode, make_policy, observe
 from polysoma.acting.agent import Acting, Agent
 from polysoma.acting.guards import Guarded
 from polysoma.acting.policy_planner import PolicyPlanner
@@ -22,7 +22,7 @@ from polysoma.learning.engine import Engine, Settings
 from polysoma.nn.heads import HeadConfig
 from polysoma.policy.policy import Policy
 
-EXTEND = Path(__file__).parents[1] / "examples" / "extend"
+EXTEND = ROOT / "examples" / "extend"
 
 
 def example(name: str) -> dict[str, Any]:

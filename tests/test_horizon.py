@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from conftest import ARM, GRID, observe
+from conftest import ARM, GOLDEN, GRID, observe
 from polysoma import simulators
 from polysoma.data.dataset import Dataset
 from polysoma.data.mixture import Source
@@ -21,8 +21,6 @@ from polysoma.learning.recipe import recipe_from_table
 from polysoma.learning.training import train
 from polysoma.policy import checkpoint
 from polysoma.policy.policy import Policy
-
-GOLDEN = Path(__file__).parent / "golden"
 
 
 def trained(data: Path, out: Path, **body: Any) -> Policy:

@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+from conftest import ROOT
 from polysoma import pages
 from polysoma.evaluation.comparison_page import write_page
 
@@ -24,7 +25,7 @@ def test_a_table_puts_numbers_to_the_right() -> None:
 
 
 def test_colours_that_a_page_names_exist_on_light_and_on_dark_ground(tmp_path: Path) -> None:
-    results = Path(__file__).parents[1] / "benchmarks" / "results" / "compare-tasks.json"
+    results = ROOT / "benchmarks" / "results" / "compare-tasks.json"
     write_page(json.loads(results.read_text()), tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
     named, defined = set(re.findall(r"var\(--([\w-]+)\)", page)), re.findall(r"--([\w-]+):", page)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import re
 import tomllib
-from pathlib import Path
 
 import yaml
 
 import polysoma
-
-ROOT = Path(__file__).parents[1]
+from conftest import ROOT
 
 
 def recipe(target: str) -> list[str]:
@@ -56,3 +54,10 @@ def test_everything_that_is_asked_for_is_pinned() -> None:
     asked = [*project["dependencies"], *(name for extra, names in extras.items() if extra != "ray" for name in names)]
     names = {re.sub(r"[-_.]+", "-", re.split(r"[\[<>=!~ ]", text)[0]).lower() for text in asked}
     assert names - pins == {"polysoma"}
+
+
+def test_tests_mirror_the_folders_of_the_package() -> None:
+    tests, package = ROOT / "tests", ROOT / "src" / "polysoma"
+    folders = {path.parent.relative_to(tests) for path in tests.rglob("test_*.py")}
+    assert len(folders) > 10
+    assert [folder for folder in folders if not (package / folder).is_dir()] == []

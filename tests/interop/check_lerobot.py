@@ -25,10 +25,11 @@ from lerobot.datasets.dataset_tools import delete_episodes, merge_datasets
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from test_dataset import ARM, GRID, episode
+
 from polysoma.data.dataset import Dataset
 from polysoma.data.writer import DatasetWriter
 from polysoma.embodiment import Embodiment
-from test_dataset import ARM, GRID, episode
 
 EPISODES = 9
 HISTORY = (-2, -1, 0)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import ARM, GRID, HORIZONS, SEEN_ARM, make_policy, observe
+from conftest import ARM, GRID, HORIZONS, ROOT, SEEN_ARM, make_policy, observe
 from polysoma.data.batch import Batch
 from polysoma.data.mixture import Source
 from polysoma.data.windows import tensor
@@ -25,7 +25,7 @@ pytest.importorskip("onnxruntime", reason="exporting needs pip install 'polysoma
 
 from polysoma.policy.export import export_onnx
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES = ROOT / "examples"
 sys.path.insert(0, str(EXAMPLES))
 import edge  # noqa: E402
 

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from conftest import ARM, SEEN_ARM, make_episode
+from conftest import ARM, GOLDEN, SEEN_ARM, make_episode
 from make_arrays import LENGTHS, h5py, numbers, pictures, write_aloha, write_minari, write_robomimic, write_zarr
 from make_lerobot import LENGTHS as LEROBOT_LENGTHS
 from make_lerobot import add_columns, drop_columns, write_v2, write_v3
@@ -35,8 +35,6 @@ from polysoma.errors import PolysomaError
 from polysoma.horizon import Horizon
 from polysoma.rollout.drivers import Behaviour
 from polysoma.rollout.recording import record
-
-GOLDEN = Path(__file__).parent / "golden"
 
 
 @pytest.fixture(autouse=True)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from test_format_lerobot import NAMES, numbers, pictures, write_v3
 
 from conftest import GRID, SEEN_ARM, observe
 from polysoma.cli import main
@@ -18,7 +19,6 @@ from polysoma.errors import PolysomaError
 from polysoma.evaluation.evaluation import evaluate
 from polysoma.rollout.jobs import Outcome
 from polysoma.rollout.rerun_log import RerunLog, rerun_file, view_in_rerun
-from test_format_lerobot import NAMES, numbers, pictures, write_v3
 
 rerun = pytest.importorskip("rerun", reason="recordings are written by rerun-sdk: pip install 'polysoma[rerun]'")
 rrd = pytest.importorskip("rerun.chunk", reason="rerun-sdk reads recordings from 0.41 on: pip install -U rerun-sdk")

@@ -10,7 +10,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from conftest import ARM, HORIZONS, make_episode
+from conftest import ARM, GOLDEN, HORIZONS, ROOT, make_episode
 from polysoma import simulators
 from polysoma.data.dataset import Dataset
 from polysoma.data.windows import gather
@@ -23,7 +23,7 @@ from polysoma.learning.recipe import Recipe, read_recipe, recipe_from_table
 from polysoma.learning.training import recipe_of_run, train
 from polysoma.policy import checkpoint
 
-GOLDEN = Path(__file__).parent / "golden" / "run"
+RUN = GOLDEN / "run"
 
 
 def tiny(datasets: dict[str, Path], **changes: object) -> Recipe:
@@ -241,7 +241,7 @@ def test_recipes(tmp_path: Path) -> None:
 
 
 def test_every_shipped_recipe_is_valid() -> None:
-    folder = Path(__file__).parents[1] / "recipes"
+    folder = ROOT / "recipes"
     recipes = sorted(folder.glob("*.toml"))
     assert recipes
     for path in recipes:
@@ -251,11 +251,11 @@ def test_every_shipped_recipe_is_valid() -> None:
 @pytest.mark.parametrize("name", ["imitation", "meta"])
 def test_golden_runs_of_format_1_resume(name: str, tmp_path: Path) -> None:
     """tests/golden/run, made by tests/golden/make_run.py with the code of that time: killed at step 4 of 8."""
-    shutil.copytree(GOLDEN, tmp_path / "golden")
+    shutil.copytree(RUN, tmp_path / "golden")
     for file in (tmp_path / "golden").rglob("*.json"):
         file.write_text(file.read_text().replace("GOLDEN", str(tmp_path / "golden")))
     run = tmp_path / "golden" / name
-    expected = json.loads((GOLDEN / "expected.json").read_text())[name]
+    expected = json.loads((RUN / "expected.json").read_text())[name]
     recipe = recipe_of_run(run)
     assert (recipe.optimizer, recipe.steps) == (AdamW(warmup=2), 8)
     assert isinstance(recipe.method, MetaLearning if name == "meta" else Imitation)

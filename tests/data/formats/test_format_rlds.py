@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from conftest import ROOT
 from make_rlds import (
     EPISODES,
     INSTRUCTIONS,
@@ -38,7 +39,7 @@ from make_rlds import (
 from polysoma.data.formats.rlds import RldsReader, is_rlds
 from polysoma.errors import PolysomaError
 
-REAL = Path(__file__).parents[2] / "shared" / "data" / "bridge_rlds"
+REAL = ROOT.parent / "shared" / "data" / "bridge_rlds"
 
 
 @pytest.fixture(scope="module")

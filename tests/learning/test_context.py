@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import ARM, GRID, check_resuming, make_episode, make_policy, observe
+from conftest import ARM, GRID, ROOT, check_resuming, make_episode, make_policy, observe
 from polysoma import simulators
 from polysoma.acting.agent import Agent
 from polysoma.acting.policy_planner import PolicySession
@@ -27,7 +27,7 @@ from polysoma.policy.policy import Policy
 from polysoma.rollout.drivers import Behaviour, InContext, Prompting
 from polysoma.rollout.recording import record
 
-PANEL = Path(__file__).parents[1] / "examples" / "panel.py"
+PANEL = ROOT / "examples" / "panel.py"
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from conftest import SEEN_ARM, make_episode
+from conftest import GOLDEN, SEEN_ARM, make_episode
 from make_lerobot import FPS, LENGTHS, NAMES, SIDE, TASKS, WRITERS, changed, numbers, pictures, write_v3
 from polysoma.data.doctor import examine
 from polysoma.data.formats import is_dataset, open_reader
@@ -167,7 +167,7 @@ def test_what_is_not_there(tmp_path: Path) -> None:
 
 def test_what_the_real_lerobot_wrote_is_read() -> None:
     """tests/golden/lerobot-v3, made by tests/interop/make_lerobot_fixture.py."""
-    folder = Path(__file__).parent / "golden" / "lerobot-v3"
+    folder = GOLDEN / "lerobot-v3"
     reader = open_reader(folder)
     assert (reader.format, reader.robot, reader.fps) == ("LeRobotDataset v3.0", "so101_follower", 10)
     assert list(reader.lengths) == [5, 8]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
 import torch
 
 import polysoma
+from conftest import ROOT
 from polysoma import simulators
 from polysoma.evaluation.evaluation import evaluate
 from polysoma.policy.checkpoint import SHIPPED, resolve
@@ -51,6 +51,6 @@ def test_what_is_attached_is_known_by_name() -> None:
 
 
 def test_the_readme_example_runs() -> None:
-    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    readme = (ROOT / "README.md").read_text()
     (code,) = re.findall(r"```python\n(.*?)```", readme, re.S)
     exec(compile(code, "README.md", "exec"), {})

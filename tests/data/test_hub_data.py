@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from test_format_lerobot import write_v3
 
 from polysoma import hub
 from polysoma.cli import main
@@ -19,7 +20,6 @@ from polysoma.data.mixture import open_sources
 from polysoma.data.schema import schema_of, schema_path
 from polysoma.errors import PolysomaError
 from polysoma.learning.recipe import recipe_from_table
-from test_format_lerobot import write_v3
 
 Fetch = Callable[[str], Path]
 

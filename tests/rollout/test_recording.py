@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from conftest import ROOT
 from polysoma import simulators
 from polysoma.data.dataset import Dataset
 from polysoma.data.mixture import open_sources
@@ -162,7 +163,7 @@ def test_unknown_tasks_and_missing_simulators(monkeypatch: pytest.MonkeyPatch) -
         simulators.make("drone/hover")
 
 
-CARTPOLE = Path(__file__).parents[1] / "examples" / "cartpole.py"
+CARTPOLE = ROOT / "examples" / "cartpole.py"
 
 
 def test_a_body_of_ones_own_joins_in_also_in_worker_processes(own_families: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
 
+from conftest import ROOT
 from polysoma.embodiment import DiscreteActions, Modality
 from polysoma.errors import PolysomaError
 from polysoma.rollout.drivers import Behaviour
@@ -19,7 +20,7 @@ from polysoma.rollout.recording import record
 from polysoma.simulators.environment import ExpertFailed
 from polysoma.simulators.wrapped import wrapped
 
-EXAMPLE = Path(__file__).parents[1] / "examples" / "pendulum.py"
+EXAMPLE = ROOT / "examples" / "pendulum.py"
 
 
 class Corridor(gymnasium.Env[Any, Any]):

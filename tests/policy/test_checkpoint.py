@@ -8,12 +8,11 @@ import pytest
 import safetensors.torch
 import torch
 
+from conftest import GOLDEN
 from polysoma.data.mixture import Source
 from polysoma.errors import PolysomaError
 from polysoma.policy import checkpoint
 from polysoma.policy.policy import Policy
-
-GOLDEN = Path(__file__).parent / "golden"
 
 
 def test_round_trip(policy: Policy, sources: dict[str, Source], tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import gymnasium
 import h5py
 import numpy as np
 import pytest
+from test_format_arrays import LENGTHS, numbers, pictures, write_robomimic
 
 from conftest import ARM, GRID, SEEN_ARM, make_episode
 from make_lerobot import drop_columns, write_v3
@@ -21,7 +22,6 @@ from polysoma.data.to_minari import to_minari
 from polysoma.data.writer import DatasetWriter
 from polysoma.embodiment import DiscreteActions, Embodiment
 from polysoma.errors import PolysomaError
-from test_format_arrays import LENGTHS, numbers, pictures, write_robomimic
 
 minari = pytest.importorskip("minari", reason="Minari reads what is written: pip install 'polysoma[dev]'")
 

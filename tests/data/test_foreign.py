@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from conftest import ROOT
 from make_lerobot import LENGTHS, NAMES, TASKS, changed, numbers, pictures, write_v2, write_v3
 from polysoma.data.cache import caches
 from polysoma.data.convert import convert
@@ -29,7 +30,7 @@ from polysoma.learning.training import train
 from polysoma.policy import checkpoint
 from polysoma.progress import listening
 
-REAL = Path(__file__).parents[2] / "shared" / "data"
+REAL = ROOT.parent / "shared" / "data"
 
 
 @pytest.fixture(autouse=True)

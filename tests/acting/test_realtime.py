@@ -144,6 +144,11 @@ def test_a_latency_in_ticks_is_the_same_everywhere(policy: Policy) -> None:
     assert late == pytest.approx([float(action[0]) for action in expected], abs=1e-6)
 
 
+def drive_on(agent: RealTimeAgent) -> None:
+    for step in range(100):
+        agent.act(observe(ARM, step))
+
+
 @pytest.mark.parametrize("latency", [None, 1])
 def test_after_a_planner_that_failed_it_is_asked_again(policy: Policy, latency: int | None) -> None:
     planner = Unreachable(PolicyPlanner(policy))
@@ -151,8 +156,7 @@ def test_after_a_planner_that_failed_it_is_asked_again(policy: Policy, latency: 
         first = agent.act(observe(ARM))
         planner.lost = True
         with pytest.raises(PolysomaError, match="the other end is gone"):
-            for step in range(100):
-                agent.act(observe(ARM, step))
+            drive_on(agent)
         planner.lost = False
         while not agent.asked:
             agent.act(observe(ARM))
