@@ -44,6 +44,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
         "heads": heads.render,
     },
     "docs/architecture.md": {
+        "calls": speed.render_calls,
         "stream": stream.render,
     },
     "docs/data.md": {

@@ -45,7 +45,9 @@ PAIRS = 60
 SEED = 4000
 STEPS = {"metaworld": 128, "aloha": 112, "babyai": 48}
 """Batch of a step, by body."""
-PARTS = ("steps", "decisions", "sample", "throughput")
+PARTS = ("steps", "decisions", "sample", "throughput", "calls")
+COUNTED = "metaworld"
+"""The body whose function calls are counted."""
 DEMONSTRATIONS = {"metaworld": 10, "aloha": 20, "babyai": 5}
 EMULATED = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
 """Tells PyTorch's own kernels, oneDNN and MKL to use no instructions beyond AVX2."""
@@ -73,6 +75,7 @@ class Speed:
             "instruction_set": "AVX2 (emulated)" if self.emulate_avx2 else instruction_set(),
             "processor_has": instruction_set(),
             "before": self.before or None,
+            "kept": {"from": known["commit"], "measured_now": list(self.only)} if known else None,
         }
         with tempfile.TemporaryDirectory() as folder, _worktree(self.before, Path(folder)) as earlier:
             sides = {"now": ROOT} | ({"before": earlier} if earlier else {})
@@ -80,18 +83,21 @@ class Speed:
                 numbers["steps"] = self._steps(sides, Path(folder), environment)
             if "decisions" in self.only:
                 numbers["decisions"] = _decisions(sides, environment)
+            if "calls" in self.only:
+                counts = _calls(sides, Path(folder), environment)
+                write("calls", {"before": self.before or None, "body": COUNTED, "counts": counts})
         if "sample" in self.only:
             numbers["sample"] = sample_cost()
             print("sample", numbers["sample"])
         if "throughput" in self.only:
             numbers |= throughput()
-        write(name, numbers)
+        if set(self.only) != {"calls"}:
+            write(name, numbers)
 
     def _steps(self, sides: dict[str, Path], folder: Path, environment: dict[str, str]) -> dict[str, Any]:
         for side, root in sides.items():
             for body, episodes in DEMONSTRATIONS.items():
-                out = ["--episodes", str(episodes), "--out", str(folder / side), "--workers", "2", "--seed", str(SEED)]
-                _run(root, ["-m", "polysoma", "record", f"{body}/*", *out], environment)
+                _record(root, f"{body}/*", episodes, folder / side, environment)
         found: dict[str, Any] = {}
         for body, count in STEPS.items():
             seconds: dict[str, list[float]] = {}
@@ -131,6 +137,24 @@ def _decisions(sides: dict[str, Path], environment: dict[str, str]) -> dict[str,
     return found
 
 
+def _calls(sides: dict[str, Path], folder: Path, environment: dict[str, str]) -> dict[str, Any]:
+    """Calls of the package's own functions, from a sample to a loss and from an observation to an action."""
+    found: dict[str, Any] = {}
+    for side, root in sides.items():
+        home = folder / "calls" / side
+        _record(root, simulators.tasks_of(COUNTED)[0], 1, home, environment)
+        command = [str(ROOT / "benchmarks/speed_measure.py"), "calls", COUNTED, str(home)]
+        for backend in ("torch", "onnx") if side == "now" else ("torch",):
+            found[f"{side} {backend}"] = json.loads(_run(root, [*command, backend], environment))
+    print("calls", found)
+    return found
+
+
+def _record(root: Path, tasks: str, episodes: int, home: Path, environment: dict[str, str]) -> None:
+    out = ["--episodes", str(episodes), "--out", str(home), "--workers", str(WORKERS), "--seed", str(SEED)]
+    _run(root, ["-m", "polysoma", "record", tasks, *out], environment)
+
+
 def _run(root: Path, command: list[str], environment: dict[str, str]) -> str:
     """The last line that a Python process prints, which imports the polysoma of a checkout."""
     path = {"PYTHONPATH": str(root / "src")}
@@ -166,9 +190,6 @@ def sample_cost() -> dict[str, float]:
     alone = Policy(dataclasses.replace(known, embodiments=(everything.embodiment("metaworld"),)))
     seconds: dict[str, list[float]] = {"one": [], "all": []}
     with tempfile.TemporaryDirectory() as folder:
-        from polysoma.rollout.drivers import Behaviour
-        from polysoma.rollout.recording import record
-
         record(list(simulators.tasks_of("metaworld")), 3, Path(folder), Behaviour(noise=None), workers=WORKERS)
         source = Source([Dataset(Path(folder) / "metaworld")], [1.0], 0.0, horizon=everything.horizon("metaworld"))
         windows = source.draw(128, np.random.default_rng(0))
@@ -186,7 +207,6 @@ def sample_cost() -> dict[str, float]:
 
 def throughput() -> dict[str, Any]:
     """Recording and evaluating all tasks of Meta-World with two workers."""
-
     tasks = list(simulators.tasks_of("metaworld"))
     with tempfile.TemporaryDirectory() as folder:
         done = record(tasks, 10, Path(folder), Behaviour(noise=None), workers=WORKERS)
@@ -230,6 +250,30 @@ def render() -> str:
             "choice before, and float32 is what is chosen now. AVX2 was emulated: the libraries were told to use "
             "nothing beyond it "
             f"(`{found['command']}`, and the same with `--emulate-avx2`).",
+            "",
+        ]
+    )
+
+
+def render_calls() -> str:
+    """Function calls of a sample and of a decision, before and now."""
+    found = read("calls")
+    calls = found["counts"]
+    lines = ["| what | calls | functions | files |", "| --- | --- | --- | --- |"]
+    for what, name in (("sample", "from a sample to its loss"), ("decision", "from an observation to an action")):
+        for side, words in (
+            ("before torch", f"commit {found['before']}"),
+            ("now torch", "now, torch"),
+            ("now onnx", "now, ONNX Runtime"),
+        ):
+            if side in calls and not (what == "sample" and side == "now onnx"):
+                row = calls[side][what]
+                lines.append(f"| {name}, {words} | {row['calls']} | {row['functions']} | {row['files']} |")
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"Calls of the package's own functions for {found['body']}, batch 1 (`{found['command']}`).",
             "",
         ]
     )

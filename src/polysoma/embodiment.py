@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -119,6 +120,13 @@ class Stream:
         return gymnasium.spaces.Box(low, np.array([channel.high for channel in self.channels], np.float32))
 
 
+def _fixed(numbers: Iterable[float]) -> np.ndarray:
+    """Numbers that nobody writes to, float32 ``(n,)``."""
+    array = np.array(list(numbers), np.float32)
+    array.flags.writeable = False
+    return array
+
+
 @dataclass(frozen=True)
 class ContinuousActions:
     """Actions that are real numbers: one channel an actuator. Arrays are float32 of shape ``(len(channels),)``."""
@@ -129,13 +137,13 @@ class ContinuousActions:
     def size(self) -> int:
         return len(self.channels)
 
-    @property
+    @functools.cached_property
     def low(self) -> np.ndarray:
-        return np.array([channel.low for channel in self.channels], np.float32)
+        return _fixed(channel.low for channel in self.channels)
 
-    @property
+    @functools.cached_property
     def high(self) -> np.ndarray:
-        return np.array([channel.high for channel in self.channels], np.float32)
+        return _fixed(channel.high for channel in self.channels)
 
     @property
     def measured(self) -> np.ndarray:
@@ -257,7 +265,7 @@ class Embodiment:
                 return stream
         raise PolysomaError(f"{self.name} has no stream {name!r}; it has {[s.name for s in self.streams]}")
 
-    @property
+    @functools.cached_property
     def arrays(self) -> tuple[Stream, ...]:
         """The streams that are arrays: all but text."""
         return tuple(stream for stream in self.streams if stream.modality is not Modality.TEXT)
