@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from conftest import ARM, HORIZONS, observe
+from planners import Recording
 from polysoma.acting.agent import Acting, Agent, act_together
 from polysoma.data.batch import Batch
 from polysoma.errors import PolysomaError
@@ -185,3 +186,37 @@ def test_an_agent_says_how_late_it_is(policy: Policy, monkeypatch: pytest.Monkey
     assert str(agent.timing) == "1 of 3 actions late at 10 Hz, worst 250.0 ms of 100.0 ms"
     agent.reset()
     assert agent.timing.actions == 0
+
+
+def test_a_new_episode_closes_the_session_of_the_old_one() -> None:
+    planner = Recording()
+    agent = Agent(planner, ARM, "go")
+    agent.reset()
+    assert [session.closed for session in planner.sessions] == [True, False]
+    agent.close()
+    assert planner.sessions[-1].closed
+
+
+def test_a_reset_that_is_refused_changes_nothing() -> None:
+    planner = Recording()
+    agent = Agent(planner, ARM, "go")
+    with pytest.raises(PolysomaError, match="this body has no camera"):
+        agent.reset("another", goal={})
+    assert agent.instruction == "go" and not planner.sessions[0].closed
+    agent.act(observe(ARM))
+
+
+def test_a_plan_that_is_refused_leaves_nothing_to_execute() -> None:
+    planner = Recording(chunk=4, action=lambda session: np.full(2, np.nan if len(session.told) == 1 else 0.5))  # type: ignore[attr-defined]
+    agent = Agent(planner, ARM, "go")
+    with pytest.raises(PolysomaError, match="arm"):
+        agent.act(observe(ARM))
+    np.testing.assert_array_equal(agent.act(observe(ARM, 1)), np.float32([0.5, 0.5]))
+    assert agent.asked
+
+
+def test_a_session_whose_plans_cannot_be_executed_is_closed() -> None:
+    planner = Recording(chunk=2)
+    with pytest.raises(PolysomaError, match=r"execute must be 1\.\.2 for arm, got 3"):
+        Agent(planner, ARM, "go", Acting(execute=3))
+    assert planner.sessions[0].closed

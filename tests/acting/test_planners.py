@@ -245,6 +245,23 @@ def test_a_guard_stops_one_body_and_not_its_neighbours() -> None:
     assert planner.batches == [3]
 
 
+def test_what_a_guard_puts_in_the_place_of_a_plan_is_not_averaged() -> None:
+    planner = Recording(chunk=4, action=lambda session: np.full(2, len(session.told) / 10))  # type: ignore[attr-defined]
+    replaced = np.zeros((4, 2), np.float32)
+    agent = Agent(Guarded(planner, Replaces(replaced, allowed=2)), ARM, "go", Acting(ensemble=0.0))
+    actions = [float(agent.act(observe(ARM, step))[0]) for step in range(4)]
+    assert actions == pytest.approx([0.1, (0.1 + 0.3) / 2, 0, 0])
+
+
+def test_guards_around_guards_count_once() -> None:
+    inner = Guarded(Recording(), Replaces(np.ones((1, 2), np.float32)))
+    agent = Agent(Guarded(inner, Forbids(np.float32(0.5))), ARM, "go")
+    with pytest.raises(Stopped):
+        agent.act(observe(ARM))
+    interventions = agent.session.interventions
+    assert (interventions.replaced, interventions.stopped) == (1, 1)
+
+
 def test_wrappers_compose(policy: Policy) -> None:
     pytest.importorskip("usearch", reason="retrieval needs pip install 'polysoma[memory]'")
     index = DemonstrationIndex(policy, "arm")

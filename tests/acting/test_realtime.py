@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from conftest import ARM, observe
-from planners import Forbids, Recording
-from polysoma.acting.agent import Acting, Source, plan_together
+from planners import Forbids, Recording, Replaces
+from polysoma.acting.agent import Acting, plan_together
+from polysoma.acting.bound import Source
 from polysoma.acting.guards import Guarded, Stopped
 from polysoma.acting.planner import Plan, Planner, Session, TaskPrompt, known_embodiments
 from polysoma.acting.policy_planner import PolicyPlanner
@@ -144,19 +145,19 @@ def test_a_latency_in_ticks_is_the_same_everywhere(policy: Policy) -> None:
     assert late == pytest.approx([float(action[0]) for action in expected], abs=1e-6)
 
 
-def drive_on(agent: RealTimeAgent) -> None:
-    for step in range(100):
-        agent.act(observe(ARM, step))
-
-
 @pytest.mark.parametrize("latency", [None, 1])
 def test_after_a_planner_that_failed_it_is_asked_again(policy: Policy, latency: int | None) -> None:
     planner = Unreachable(PolicyPlanner(policy))
     with RealTimeAgent(planner, "arm", "do one", latency=latency) as agent:
         first = agent.act(observe(ARM))
         planner.lost = True
-        with pytest.raises(PolysomaError, match="the other end is gone"):
-            drive_on(agent)
+        failure: PolysomaError | None = None
+        while failure is None:  # Its answer comes when it comes.
+            try:
+                agent.act(observe(ARM))
+            except PolysomaError as error:
+                failure = error
+        assert str(failure) == "the other end is gone"
         planner.lost = False
         while not agent.asked:
             agent.act(observe(ARM))
@@ -178,6 +179,45 @@ def test_frames_and_actions_between_two_questions_reach_the_session() -> None:
     # Ticks 0, 1, 3 and 5 ask; what happened at ticks 2 and 4 is told before.
     assert kinds == ["plan", "executed", "plan", "executed", "observed", "executed", "plan", "executed", "observed",
                      "executed", "plan"]  # fmt: skip
+
+
+def test_a_plan_that_comes_at_once_is_executed_at_once() -> None:
+    """Without any latency every tick asks, and executes the first action of its own plan."""
+    planner = Recording(action=lambda session: np.full(2, len(session.told) / 100))  # type: ignore[attr-defined]
+    with RealTime(blend=0, latency=0).agent(planner, ARM, instruction="go") as agent:
+        actions = [float(agent.act(observe(ARM, step))[0]) for step in range(4)]
+    kinds = [kind for kind, _ in planner.sessions[0].told]
+    assert kinds == ["plan", *["executed", "plan"] * 3]
+    assert actions == pytest.approx([0.01, 0.03, 0.05, 0.07])
+
+
+def test_what_a_guard_puts_in_the_place_of_a_plan_is_not_blended() -> None:
+    planner = Guarded(
+        Recording(chunk=6, action=lambda _: np.ones(2)), Replaces(np.zeros((6, 2), np.float32), allowed=1)
+    )
+    with RealTimeAgent(planner, ARM, "go", blend=4, latency=1) as agent:
+        actions = [float(agent.act(observe(ARM, step))[0]) for step in range(5)]
+    # The plan of tick 1, the first that was replaced, comes at tick 2.
+    assert actions == [1, 1, 0, 0, 0]
+
+
+def test_plans_that_come_too_late_to_be_executed_are_refused() -> None:
+    with pytest.raises(PolysomaError, match="3 ticks after it was asked for, so it must have more than 3 actions, got"):
+        RealTimeAgent(Recording(chunk=3), ARM, "go", latency=3)
+    planner = Recording(chunk=1)
+    with pytest.raises(PolysomaError, match="more than 1 actions, got 1"):
+        RealTimeAgent(planner, ARM, "go")
+    assert planner.sessions[0].closed
+
+
+def test_a_mistake_in_a_planner_is_not_swallowed_when_an_episode_ends() -> None:
+    # Its list is too short for the second plan.
+    planner = Recording(chunk=4, action=lambda session: [np.zeros(2)][len(session.told) - 1])  # type: ignore[attr-defined]
+    agent = RealTimeAgent(planner, ARM, "go", latency=1)
+    agent.act(observe(ARM))
+    agent.act(observe(ARM))
+    with pytest.raises(IndexError):
+        agent.close()
 
 
 def test_a_guard_that_stops_is_obeyed_at_once(policy: Policy) -> None:

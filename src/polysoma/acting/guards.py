@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import numpy as np
 
 from polysoma.acting.planner import (
-    Interventions,
+    GUARD,
     NoPlan,
     Plan,
     Planner,
@@ -64,7 +64,8 @@ class Verdict:
 
     @staticmethod
     def replace(actions: np.ndarray, risk: float = 1.0, reason: str = "") -> Verdict:
-        """Executes these actions instead."""
+        """Executes these actions instead, the first ones at least: an agent may ask again before all are executed.
+        They are not averaged or blended with other plans."""
         return Verdict("replace", risk, actions, reason)
 
     @staticmethod
@@ -81,7 +82,8 @@ class Guard(Protocol):
 
         Args:
             observation: checked.
-            plan: its actions are within the body's limits already, as they would be executed.
+            plan: its actions are within the body's limits already. An agent may execute only the first of them before
+                it asks again, or average or blend them with those of earlier plans that were allowed.
         """
         ...
 
@@ -92,7 +94,8 @@ class GuardedSession(Session):
     def __init__(self, inner: Session) -> None:
         super().__init__(inner.prompt, inner.chunk)
         self.inner = inner
-        self.interventions = Interventions()
+        # What guards further inside did counts as well.
+        self.interventions = inner.interventions
 
     def observed(self, observation: Observation) -> None:
         """See :class:`Session`."""
@@ -152,7 +155,7 @@ class Guarded(Wrapper):
                 if verdict.actions is None:
                     return PolysomaError(f"{type(self.guard).__name__} replaces a plan of {body.name} by no actions")
                 # The policy's readout and probabilities are not those of the new actions.
-                return Plan(within_limits(body, verdict.actions), "guard", risk=verdict.risk)
+                return Plan(within_limits(body, verdict.actions), GUARD, risk=verdict.risk)
         except PolysomaError as error:
             return error
         return dataclasses.replace(plan, risk=verdict.risk)

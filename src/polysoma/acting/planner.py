@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from polysoma.policy.policy import Policy
 
 
+GUARD = "guard"
+"""The source of plans that a guard put in the place of others: nobody mixes them with anything."""
+
+
 class NoPlan(PolysomaError):
     """There is no plan for a reason that lies in the episode: an expert gave up, a guard stopped the body.
 
@@ -68,7 +72,7 @@ class Plan:
 
     Attributes:
         actions: float32 ``(n, A)`` in the body's units, or int64 ``(n,)``. Whoever executes them keeps to the limits.
-        source: where they came from: ``"policy"``, ``"expert"``, ``"guard"``, ...
+        source: where they came from: ``"policy"``, ``"expert"``, :data:`GUARD`, ...
         readout: what the policy's head decoded, float32 ``(width,)``; None for planners without one.
         log_probabilities: of the choices, float32 ``(n, names)``; None where actions are numbers.
         choice_noise: what choices were drawn with (the Gumbel-max trick, temperature included), float64 ``(n, names)``:
@@ -277,6 +281,8 @@ def within_limits(body: Embodiment, actions: np.ndarray) -> np.ndarray:
 
 def _checked_goal(body: Embodiment, goal: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     cameras = {stream.name: stream for stream in body.streams if stream.modality is Modality.IMAGE}
+    if not cameras:
+        raise PolysomaError(f"goal of {body.name}: a goal is a picture, and this body has no camera")
     if set(goal) != set(cameras):
         raise PolysomaError(f"goal of {body.name}: expected pictures of {sorted(cameras)}, got {sorted(goal)}")
     pictures = {name: np.asarray(picture) for name, picture in goal.items()}

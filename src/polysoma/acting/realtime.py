@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from polysoma.acting.agent import BoundPlanner, Source
+from polysoma.acting.bound import BoundPlanner, Source
 from polysoma.acting.guards import Stopped
-from polysoma.acting.planner import Plan, Planner, within_limits
+from polysoma.acting.planner import GUARD, Plan, Planner, within_limits
 from polysoma.data.episode import Episode
 from polysoma.embodiment import ContinuousActions, Embodiment, Observation
 from polysoma.errors import PolysomaError
@@ -46,7 +46,7 @@ class RealTime:
 
     def agent(self, planner: Planner | Policy, body: str | Embodiment, **prompt: Any) -> RealTimeAgent:
         """An agent that acts like this; further arguments as those of
-        :class:`~polysoma.acting.agent.BoundPlanner`."""
+        :class:`~polysoma.acting.bound.BoundPlanner`."""
         stop = None if self.stop is None else np.array(self.stop, np.float32)
         return RealTimeAgent(
             planner, body, blend=self.blend, patience=self.patience, stop=stop, latency=self.latency, **prompt
@@ -80,13 +80,14 @@ class Scheduler:
         self._last: np.ndarray | None = None
         self._missing = 0
 
-    def answered(self, asked: int, now: int, chunk: np.ndarray) -> None:
+    def answered(self, asked: int, now: int, chunk: np.ndarray, blend: bool = True) -> None:
         """Takes a plan over.
 
         Args:
             asked: the tick whose observation the plan is for.
             now: the next tick to come; what the plan says of earlier ones is void.
             chunk: ``(chunk, A)``, for the ticks ``asked, asked + 1, ...``.
+            blend: False where the new plan must be executed as it is.
         """
         old = self._planned
         self._planned = {}
@@ -95,7 +96,7 @@ class Scheduler:
             # Without an old plan the last action is what the body comes from.
             before = old.get(tick, self._last)
             share = (tick - now + 1) / (self.blend + 1)
-            if before is not None and share < 1:
+            if blend and before is not None and share < 1:
                 new = ((1 - share) * before + share * new).astype(np.float32)
             self._planned[tick] = new
 
@@ -139,10 +140,11 @@ class RealTimeAgent(BoundPlanner):
         body: the embodiment, or its name where the planner knows bodies; its actions are numbers.
         blend, patience, stop: see :class:`Scheduler`.
         latency: see :class:`RealTime`.
-        others: see :class:`~polysoma.acting.agent.BoundPlanner`.
+        others: see :class:`~polysoma.acting.bound.BoundPlanner`.
 
     Raises:
-        PolysomaError: the body has another kind of actions, or as :class:`~polysoma.acting.agent.BoundPlanner`.
+        PolysomaError: the body has another kind of actions, plans are too short to arrive in time, or as
+            :class:`~polysoma.acting.bound.BoundPlanner`.
     """
 
     def __init__(
@@ -166,19 +168,26 @@ class RealTimeAgent(BoundPlanner):
         self._thread = ThreadPoolExecutor(1, "planner")
         self._answer: Future[list[Plan | PolysomaError]] | None = None
         super().__init__(planner, body, instruction, seed, goal, demonstrations, observation_only, expert)
+
+    def _settle(self) -> None:
+        answer, self._answer = self._answer, None
+        error = None if answer is None else answer.exception()
+        if error is not None and not isinstance(error, PolysomaError):
+            raise error
+
+    def _started(self) -> None:
+        """``scheduler.ticks`` starts from 0."""
         if not isinstance(self.body.actions, ContinuousActions):
             raise PolysomaError(
                 f"acting in real time blends numbers: expected continuous actions, those of {self.body.name} are "
                 "choices"
             )
-
-    def _settle(self) -> None:
-        if self._answer is not None:
-            self._answer.exception()
-        self._answer = None
-
-    def _started(self) -> None:
-        """``scheduler.ticks`` starts from 0."""
+        late = 1 if self._latency is None else self._latency
+        if self.session.chunk <= late:
+            raise PolysomaError(
+                f"acting in real time: a plan for {self.body.name} arrives {late} ticks after it was asked for, so it "
+                f"must have more than {late} actions, got {self.session.chunk}"
+            )
         stop = None if self._stop is None else self.body.check_action(self._stop)
         self.scheduler = Scheduler(self._blend, self._patience, stop)
         self._tick = self._asked_at = 0
@@ -200,7 +209,8 @@ class RealTimeAgent(BoundPlanner):
             self._ask()
         if self._tick == 0 or self._arrived():
             self._take_over()
-            if self._tick > 0:
+            # Nothing is untold where the plan came in the tick in which it was asked for.
+            if self._tick > 0 and self._untold:
                 self._ask()
         action, self.source = self.scheduler.action(self._tick)
         self._executed = action
@@ -210,8 +220,10 @@ class RealTimeAgent(BoundPlanner):
 
     def close(self) -> None:
         """Ends the episode and the planner's thread."""
-        super().close()
-        self._thread.shutdown()
+        try:
+            super().close()
+        finally:
+            self._thread.shutdown()
 
     def __enter__(self) -> RealTimeAgent:
         return self
@@ -247,5 +259,6 @@ class RealTimeAgent(BoundPlanner):
         elif isinstance(plan, PolysomaError):
             raise plan
         else:
-            self.scheduler.answered(self._asked_at, self._tick, within_limits(self.body, plan.actions))
+            actions = within_limits(self.body, plan.actions)
+            self.scheduler.answered(self._asked_at, self._tick, actions, blend=plan.source != GUARD)
             self.plan, self.asked = plan, True

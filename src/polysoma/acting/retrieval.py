@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from polysoma.acting.planner import Plan, Planner, Session, Wrapper, as_planner
+from polysoma.acting.planner import GUARD, Plan, Planner, Session, Wrapper, as_planner
 from polysoma.acting.policy_planner import PolicyPlanner
 from polysoma.data.episode import Episode
 from polysoma.embodiment import DiscreteActions, Observation
@@ -91,11 +91,13 @@ class DemonstrationIndex:
             raise PolysomaError(f"this index is of {self.body.name}, the episode of {episode.embodiment.name}")
         keys, predictions = self._planner.replay(episode)
         number = np.arange(len(self), len(self) + len(keys))
-        self._index.add(number, keys)
+        followed, own = self._followed(episode), self._plain(predictions)
+        # The index comes last: whoever plans meanwhile finds only what is there already.
         self._episode = np.append(self._episode, np.full(len(keys), self.episodes))
         self._keys = np.concatenate([self._keys, keys])
-        self._chunks = np.concatenate([self._chunks, self._followed(episode)])
-        self._own = np.concatenate([self._own, self._plain(predictions)])
+        self._chunks = np.concatenate([self._chunks, followed])
+        self._own = np.concatenate([self._own, own])
+        self._index.add(number, keys)
 
     def answer(self, readout: np.ndarray, prediction: np.ndarray) -> np.ndarray:
         """A prediction mixed with what followed the neighbours of its readout.
@@ -107,7 +109,7 @@ class DemonstrationIndex:
         if not len(self) or self.trust == 0:
             return prediction
         found = self._index.search(np.asarray(readout, np.float32), min(self.neighbours, len(self)))
-        chunk = self._mean(self._chunks[found.keys.astype(np.int64)], found.distances)
+        chunk = self._mean(self._chunks[found.keys.astype(np.int64)], found.distances, self.sharpness)
         mixed = (self.trust * chunk + (1 - self.trust) * self._plain(prediction)).astype(np.float32)
         return np.log(mixed.clip(min=1e-6)) if isinstance(self.body.actions, DiscreteActions) else mixed
 
@@ -123,9 +125,9 @@ class DemonstrationIndex:
         """Numbers that can be averaged: probabilities instead of their logarithms."""
         return np.exp(prediction) if isinstance(self.body.actions, DiscreteActions) else prediction
 
-    def _mean(self, chunks: np.ndarray, distances: np.ndarray) -> np.ndarray:
+    def _mean(self, chunks: np.ndarray, distances: np.ndarray, sharpness: float) -> np.ndarray:
         """Of neighbours: ``(..., k, chunk, A)`` and squared distances ``(..., k)`` to ``(..., chunk, A)``."""
-        weight = np.exp(-self.sharpness * (distances - distances.min(-1, keepdims=True)) / self._usual)
+        weight = np.exp(-sharpness * (distances - distances.min(-1, keepdims=True)) / self._usual)
         weight /= weight.sum(-1, keepdims=True)
         return np.einsum("...k,...kca->...ca", weight, chunks)
 
@@ -147,8 +149,7 @@ class DemonstrationIndex:
         truth, own = self._chunks[some] / scale, self._own[some] / scale
         best = math.inf
         for sharpness in _SHARPNESS:
-            self.sharpness = sharpness
-            step = self._mean(self._chunks[nearest], distances) / scale - own
+            step = self._mean(self._chunks[nearest], distances, sharpness) / scale - own
             trust = float(np.clip((step * (truth - own)).sum() / max(np.square(step).sum(), 1e-12), 0, 1))
             missed = float(np.square(own + trust * step - truth).sum())
             if missed < best:
@@ -181,7 +182,7 @@ class Retrieval(Wrapper):
         ]
 
     def _mixed(self, plan: Plan) -> Plan | PolysomaError:
-        if plan.source == "guard":
+        if plan.source == GUARD:
             # What a guard put in the place of a plan is not for others to change.
             return plan
         if plan.readout is None:

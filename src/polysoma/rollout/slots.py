@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from polysoma.acting.agent import BoundPlanner
+from polysoma.acting.bound import BoundPlanner
 from polysoma.acting.planner import NoPlan, Planner
 from polysoma.data.episode import Episode
 from polysoma.data.paraphrases import read_paraphrases
