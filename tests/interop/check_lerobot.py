@@ -24,7 +24,8 @@ import torchvision_on_cpu  # noqa: F401  (before what needs torchvision)
 from lerobot.datasets.dataset_tools import delete_episodes, merge_datasets
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[1] / folder) for folder in (".", "data")]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "data"))
 from test_dataset import ARM, GRID, episode
 
 from polysoma.data.dataset import Dataset
