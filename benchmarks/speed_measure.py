@@ -45,20 +45,21 @@ def drawn_from(folder: Path, policy: Any, body: str) -> Source:
 
 
 def step(body: str, count: int, precision: str, folder: Path, times: int) -> dict[str, Any]:
-    """Seconds of each of some optimiser steps (draw, forward, backward, AdamW) of ``count`` windows of one body."""
+    """The processor's seconds for each of some optimiser steps (draw, forward, backward, AdamW) of ``count`` windows of
+    one body. They are the process's own, so what else runs on the machine counts little."""
     policy = checkpoint.load_for_training("generalist").train()
     source, rng = drawn_from(folder, policy, body), np.random.default_rng(0)
     optimizer = torch.optim.AdamW(policy.parameters(), 1e-5, fused=True)
     seconds = []
     for _ in range(times + 1):
-        began = time.perf_counter()
+        began = time.process_time()
         windows = source.draw(count, rng)
         with in_precision(precision):
             loss = policy.loss(windows)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        seconds.append(time.perf_counter() - began)
+        seconds.append(time.process_time() - began)
     # The first one also pays for what is made once.
     return {"seconds": seconds[1:], "loss": loss.item()}
 

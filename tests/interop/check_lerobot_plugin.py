@@ -6,6 +6,9 @@ that check_lerobot.py describes, with the simulator and the plugin beside it:
     lerobot-venv/bin/uv pip install --python lerobot-venv/bin/python gym-pusht==0.1.6 'pymunk<7' tyro
     lerobot-venv/bin/uv pip install --python lerobot-venv/bin/python --no-deps ./integrations/lerobot
     HF_HUB_OFFLINE=1 PYTHONPATH=src lerobot-venv/bin/python tests/interop/check_lerobot_plugin.py [CHECKPOINT]
+
+Beside a torch for processors alone, lerobot's own commands need the two operators too: copy torchvision_on_cpu.py into
+that environment's site-packages, with a file torchvision_on_cpu.pth of the line `import torchvision_on_cpu`.
 """
 
 from __future__ import annotations
