@@ -11,9 +11,9 @@ import gymnasium
 import h5py
 import numpy as np
 import pytest
-from test_format_arrays import LENGTHS, numbers, pictures, write_robomimic
 
 from conftest import ARM, GRID, SEEN_ARM, make_episode
+from make_arrays import LENGTHS, numbers, pictures, write_robomimic
 from make_lerobot import drop_columns, write_v3
 from polysoma.cli import main
 from polysoma.data.dataset import Dataset
