@@ -176,6 +176,9 @@ def test_what_is_unfinished_never_looks_finished(tmp_path: Path) -> None:
     left = tmp_path / "minari/.arm-v0.tmp/data"
     left.mkdir(parents=True)
     (left / "main_data.hdf5").write_bytes(b"half of it")
+    with pytest.raises(PolysomaError, match=r"\.arm-v0\.tmp is in the way and was not made here"):
+        to_minari(source, target)
+    (left.parent / "polysoma-conversion.lock").touch()
     assert to_minari(source, target).written == 4
     assert sorted(path.name for path in target.rglob("*")) == [
         "data", "embodiment.toml", "main_data.hdf5", "metadata.json"

@@ -189,10 +189,9 @@ class Caches:
     """Delete them all; they are made again when they are needed."""
 
     def run(self) -> None:
-        import shutil
         import time
 
-        from polysoma.data.cache import cache_home, cache_limit, caches
+        from polysoma.data.cache import cache_home, cache_limit, caches, remove
 
         held = sorted(caches(), key=lambda cache: -cache.used)
         for cache in held:
@@ -202,7 +201,7 @@ class Caches:
         print(f"{total / 1e9:.2f} of {cache_limit() / 1e9:g} GB (POLYSOMA_CACHE_GB) in {cache_home()}")
         if self.clear:
             for cache in held:
-                shutil.rmtree(cache.folder, ignore_errors=True)
+                remove(cache)
             print(f"deleted {len(held)}")
 
 

@@ -34,10 +34,12 @@ from polysoma.data.formats.reader import ACTION
 from polysoma.data.schema import Schema, schema_of, schema_path, write_schema
 from polysoma.embodiment import INSTRUCTION, TEXT_CHARACTERS, Embodiment, Modality
 from polysoma.errors import PolysomaError
-from polysoma.files import TEMPORARY, explain_writing, write_atomically
+from polysoma.files import TEMPORARY, explain_writing, is_own, remove_own, write_atomically
 
 _VERSION = "0.5.4"
 """Of Minari, whose layout this is: earlier ones take large pictures for JPEG files."""
+_LOCK = "polysoma-conversion.lock"
+"""In the folder that is being written: it says who made it, too."""
 _NAME = re.compile(r"[-\w]+-v\d+")
 _UNKNOWN = {
     "rewards": "have no rewards in the source: NaN is written",
@@ -160,17 +162,19 @@ def _opened(source: Path) -> Iterator[_Source]:
 def _building(target: Path) -> Iterator[Path]:
     """A folder, hidden from Minari, that gets the target's name when all went well and is gone otherwise."""
     folder = target.with_name(f".{target.name}{TEMPORARY}")
-    with explain_writing(target), storage.lock(folder / "lock", wait=False) as alone:
+    if folder.is_symlink() or (folder.exists() and not is_own(folder, _LOCK)):
+        raise PolysomaError(f"{folder} is in the way and was not made here; move it to another place")
+    with explain_writing(target), storage.lock(folder / _LOCK, wait=False) as alone:
         if not alone:
             raise PolysomaError(f"{target}: another process is writing this data set; wait for it")
         try:
             shutil.rmtree(folder / "data", ignore_errors=True)
             (folder / "data").mkdir()
             yield folder
-            (folder / "lock").unlink()
             os.rename(folder, target)
+            (target / _LOCK).unlink()
         except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
+            remove_own(folder, _LOCK)
             raise
 
 
