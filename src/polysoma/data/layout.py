@@ -21,7 +21,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from polysoma.data.storage import checksum, open_parquet, read_json, read_parquet, reading, write_json
+from polysoma.data.door import open_parquet
+from polysoma.data.storage import checksum, read_json, read_parquet, reading, write_json
 from polysoma.data.stored import FORMAT_VERSION, Feature
 from polysoma.embodiment import Embodiment
 from polysoma.errors import PolysomaError

@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from polysoma.data import door
 from polysoma.errors import PolysomaError
 from polysoma.files import reason, writing
 
@@ -20,21 +21,13 @@ from polysoma.files import reason, writing
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object. Raises PolysomaError when the file is missing or damaged."""
     with reading(path):
-        data = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(data, dict):
-            raise ValueError("expected a JSON object")
-        return data
+        return door.read_json(path)
 
 
 def read_parquet(path: Path, schema: pa.Schema) -> pa.Table:
     """These columns of a file, with these types. Raises PolysomaError when it is missing or damaged."""
-    with reading(path), open_parquet(path) as file:
+    with reading(path), door.open_parquet(path) as file:
         return file.read(columns=schema.names, use_threads=False).select(schema.names).cast(schema)
-
-
-def open_parquet(path: Path) -> pq.ParquetFile:
-    """A file whose pages are checked where they have checksums."""
-    return pq.ParquetFile(path, page_checksum_verification=True)
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:

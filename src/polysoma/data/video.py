@@ -14,6 +14,8 @@ from typing import Any
 import av
 import numpy as np
 
+from polysoma.data import door
+
 
 @dataclass(frozen=True)
 class VideoInfo:
@@ -27,7 +29,7 @@ class VideoInfo:
 
 def video_info(path: Path) -> VideoInfo:
     """Reads the header alone. Raises ValueError where there is no picture in it, or what PyAV raises."""
-    container: Any = av.open(str(path))
+    container: Any = av.open(str(door.checked(path)))
     with contextlib.closing(container):
         stream = _stream(container)
         return VideoInfo(stream.height, stream.width, stream.frames, float(stream.average_rate or 0))
@@ -37,7 +39,7 @@ class Video:
     """An opened file, kept open so that window after window can be read from it."""
 
     def __init__(self, path: Path) -> None:
-        self._container: Any = av.open(str(path))
+        self._container: Any = av.open(str(door.checked(path)))
         self._stream = _stream(self._container)
         # Threads that decode ahead cost more than they bring for a few small frames.
         self._stream.thread_type = "NONE"

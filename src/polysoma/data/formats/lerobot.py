@@ -7,17 +7,16 @@ Versions differ in where things lie. In v3.0 a file holds many episodes one afte
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from polysoma.data import layout, storage, stored
+from polysoma.data import door, layout, stored
 from polysoma.data.formats import lerobot_check
 from polysoma.data.formats.reader import (
     ACTION,
@@ -69,7 +68,7 @@ class LeRobotReader(Reader):
         self.path = Path(path)
         info_path = self.path / layout.INFO
         with reading(info_path):
-            info = json.loads(info_path.read_text(encoding="utf-8"))
+            info = door.read_json(info_path)
             version = str(info["codebase_version"])
             if version not in _VERSIONS:
                 raise PolysomaError(f"{self.path}: LeRobotDataset {version}; this reads {', '.join(_VERSIONS)}")
@@ -155,7 +154,7 @@ class LeRobotReader(Reader):
         columns += [layout.SUCCESS, layout.TERMINATED, layout.TRUNCATED, layout.HAS_FINAL]
         tables = []
         for path in sorted((self.path / "meta/episodes").glob("chunk-*/file-*.parquet")):
-            with reading(path), storage.open_parquet(path) as file:
+            with reading(path), door.open_parquet(path) as file:
                 held = set(file.schema_arrow.names)
                 tables.append(file.read([name for name in columns if name in held], use_threads=False))
         if not tables:
@@ -170,7 +169,7 @@ class LeRobotReader(Reader):
     def _read_lines(self) -> dict[str, Any]:
         path = self.path / "meta/episodes.jsonl"
         with reading(path):
-            lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+            lines = door.read_json_lines(path)
             lines.sort(key=lambda row: int(row["episode_index"]))
             return {
                 "episode_index": [int(row["episode_index"]) for row in lines],
@@ -196,10 +195,7 @@ class LeRobotReader(Reader):
         return _Place(data, int(rows["row"][episode]), videos)
 
     def _inside(self, template: str, **fields: Any) -> Path:
-        name = PurePosixPath(template.format(**fields))
-        if name.is_absolute() or ".." in name.parts:
-            raise PolysomaError(f"{self.path / layout.INFO}: {template!r} leads out of the data set")
-        return self.path / name
+        return door.inside(self.path, door.filled(template, fields))
 
     def window(
         self, episode: int, start: int, stop: int, columns: Collection[str] | None = None
@@ -267,7 +263,7 @@ class LeRobotReader(Reader):
         """A file, and the row after the last one of each of its groups."""
         held = self._files.pop(path, None)
         if held is None:
-            file = storage.open_parquet(path)
+            file = door.open_parquet(path)
             groups = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
             held = file, np.cumsum(groups)
         self._files[path] = held
@@ -307,7 +303,7 @@ class LeRobotReader(Reader):
         row = int((same & self.finals[:episode]).sum())
         path = self.path / layout.FINAL_PATH.format(chunk_index=int(chunk[episode]), file_index=int(file[episode]))
         keys = [stored.FINAL + self.keys[name] for name in columns]
-        with reading(path, episode), storage.open_parquet(path) as opened:
+        with reading(path, episode), door.open_parquet(path) as opened:
             table = opened.read(keys, use_threads=False).slice(row, 1)
             return {
                 name: self._values(table[key], self.columns[name], 1)[0]

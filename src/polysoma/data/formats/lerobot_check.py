@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from polysoma.data import layout, storage, stored
+from polysoma.data import door, layout, storage, stored
 from polysoma.data.formats.reader import Problem, reading
 from polysoma.data.statistics import Accumulator
 from polysoma.data.video import video_info
@@ -63,7 +62,7 @@ def _file_problems(reader: LeRobotReader) -> Iterator[Problem]:
             ends[path] = key, max(ends.get(path, (key, 0.0))[1], start + count / float(reader.fps or 1))
     for path, needed in rows.items():
         try:
-            with reading(path), storage.open_parquet(path) as file:
+            with reading(path), door.open_parquet(path) as file:
                 held = file.metadata.num_rows
         except PolysomaError as error:
             yield Problem("error", _name(reader, path), str(error), "copy this file again from where it came")
@@ -150,7 +149,7 @@ def _statistics_problems(reader: LeRobotReader) -> Iterator[Problem]:
         return
     try:
         with reading(path):
-            stats = json.loads(path.read_text(encoding="utf-8"))
+            stats = door.read_json(path)
             written = {key: {k: np.array(v, float).ravel() for k, v in s.items()} for key, s in stats.items()}
     except PolysomaError as error:
         yield Problem("warning", "meta/stats.json", str(error), "nothing: statistics are recomputed here")

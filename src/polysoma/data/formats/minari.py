@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from polysoma.data.formats.hdf5 import column_of, leaves, observation_name, opened, rows_of
+from polysoma.data import door
+from polysoma.data.formats.hdf5 import column_of, observation_name, rows_of
 from polysoma.data.formats.reader import ACTION, REWARD, TERMINATED, TRUNCATED, Column, Problem, Reader, reading
 from polysoma.data.images import decode_image, image_shape
 from polysoma.errors import PolysomaError
@@ -38,7 +39,7 @@ class MinariReader(Reader):
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
         with reading(self.path / METADATA):
-            about = json.loads((self.path / METADATA).read_text(encoding="utf-8"))
+            about = door.read_json(self.path / METADATA)
             layout = str(about["data_format"])
             if layout not in ("hdf5", "arrow"):
                 raise PolysomaError(f"{self.path}: Minari's layout {layout!r}; this reads hdf5 and arrow")
@@ -74,7 +75,7 @@ class MinariReader(Reader):
             return sorted(int(folder.name) for folder in (self.path / "data").iterdir() if folder.name.isdigit())
 
     def _hdf5_numbers(self) -> list[int]:
-        with reading(self.path / _HDF5), opened(self.path / _HDF5) as file:
+        with reading(self.path / _HDF5), door.open_hdf5(self.path / _HDF5) as file:
             names = [name.removeprefix("episode_") for name in file]
             return sorted(int(name) for name in names if name.isdigit())
 
@@ -187,9 +188,9 @@ class _Hdf5Episode(_Held):
         self._path, self._name = path, name
 
     def __enter__(self) -> _Held:
-        self._context = opened(self._path)
+        self._context = door.open_hdf5(self._path)
         group = self._context.__enter__()[self._name]
-        self._arrays, self._attributes = leaves(group), dict(group.attrs)
+        self._arrays, self._attributes = group.leaves(), dict(group.attrs)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -228,9 +229,7 @@ class _Hdf5Episode(_Held):
 
     def _coded(self, array: Any) -> bool:
         # Files of pictures are byte strings of different lengths; texts are strings.
-        import h5py
-
-        return array.dtype.kind == "O" and array.ndim == 1 and h5py.check_string_dtype(array.dtype) is None
+        return array.dtype.kind == "O" and array.ndim == 1 and not door.is_hdf5_text(array.dtype)
 
     def _bytes(self, array: Any, row: int) -> bytes:
         return np.asarray(array[row], np.uint8).tobytes()
@@ -240,10 +239,7 @@ class _ArrowEpisode(_Held):
     def __init__(self, folder: Path, spaces: dict[str, dict[str, Any]]) -> None:
         tables = []
         for path in sorted(folder.glob("*.arrow")):
-            with pa.OSFile(str(path)) as file, pa.ipc.open_file(file) as opened_file:
-                table = opened_file.read_all()
-                table.validate(full=True)
-                tables.append(table)
+            tables.append(door.read_arrow(path))
         if not tables:
             raise FileNotFoundError(2, "no such file", f"{folder}/*.arrow")
         table = pa.concat_tables(tables).combine_chunks()

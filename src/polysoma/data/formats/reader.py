@@ -226,8 +226,3 @@ def reading(path: Path, episode: int | None = None) -> Iterator[None]:
         raise PolysomaError(
             f"cannot read {where}: {reason(error)}; it is damaged or incomplete: copy it again from where it came"
         ) from error
-
-
-def needs(package: str, extra: str = "data") -> PolysomaError:
-    """The error of a package that is not installed."""
-    return PolysomaError(f"reading this needs {package}, not installed here: run `pip install 'polysoma[{extra}]'`")
