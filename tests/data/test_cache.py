@@ -381,10 +381,10 @@ def test_several_processes_make_one_cache(tmp_path: Path, monkeypatch: pytest.Mo
     assert all(np.array_equal(pictures, opened[0]) for pictures in opened)
 
 
-def test_jpeg_files_are_made_by_several_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_jpeg_files_are_made_by_several_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POLYSOMA_CACHE", "jpeg")
     alone = Dataset(write_v3(tmp_path / "set")).observations["front"]
-    monkeypatch.setattr("polysoma.data.foreign._WORTH_PROCESSES", 1)
+    monkeypatch.setattr("polysoma.data.foreign._WORTH_THREADS", 1)
     monkeypatch.setattr("os.cpu_count", lambda: 2)
     together = Dataset(shutil.copytree(tmp_path / "set", tmp_path / "same")).observations["front"]
     np.testing.assert_array_equal(alone[:], together[:])

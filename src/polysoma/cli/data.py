@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 import tyro
@@ -148,7 +148,7 @@ class Convert:
     Examples:
         polysoma data convert bridge_rlds/1.0.0 data/bridge
         polysoma data convert data/drone ~/.minari/datasets/drone-v0 --format minari
-        polysoma data convert recordings/so101 data/so101 --skip
+        polysoma data convert recordings/so101 data/so101 --skip-damaged
     """
 
     source: tyro.conf.Positional[Path]
@@ -157,7 +157,7 @@ class Convert:
     """A new folder, or one that an interrupted conversion left."""
     format: Literal["lerobot", "minari"] = "lerobot"
     """Whose layout: minari writes HDF5 files that minari.load_dataset opens."""
-    skip: bool = False
+    skip: Annotated[bool, tyro.conf.arg(name="skip-damaged", aliases=["--skip"])] = False
     """Leave out episodes that are damaged or hold numbers that are not finite, instead of stopping at the first."""
 
     def run(self) -> None:

@@ -202,7 +202,7 @@ def _of_numbers(name: str, seen: _Seen) -> Iterator[Problem]:
         frames = sum(seen.broken.values())
         yield Problem(
             "error", name, f"not finite (NaN or infinite) in {frames} frames of {_listed(seen.broken)}",
-            "leave these episodes out: `polysoma data convert --skip`",
+            "leave these episodes out: `polysoma data convert --skip-damaged`",
         )  # fmt: skip
     acts = name == ACTION
     if not seen.count or not (acts or name.startswith(OBSERVATION)):

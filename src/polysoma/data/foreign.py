@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import math
-import multiprocessing
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -18,61 +16,124 @@ from polysoma import progress
 from polysoma.data import stored
 from polysoma.data.episode import Episode
 from polysoma.data.formats import open_reader
-from polysoma.data.formats.reader import ACTION, REWARD, Reader
+from polysoma.data.formats.reader import ACTION, REWARD, Ending, Part, Reader
 from polysoma.data.layout import EpisodeIndex, Feature
 from polysoma.data.pictures import JpegWriter
 from polysoma.data.schema import Schema
 from polysoma.embodiment import ContinuousActions, Modality, Stream
 from polysoma.errors import PolysomaError
 
-_WORTH_PROCESSES = 5000
-"""Frames with pictures from which on starting processes pays."""
+_WORTH_THREADS = 5000
+"""Frames with pictures from which on several threads pay."""
 ENDING = "episode.ending"
 """The column of how episodes ended, a row for each: whether it terminated, was truncated, succeeded."""
 _NEAR, _RUN = 8, 64
 """Frames of which pictures are read in one go: how far one is from the next, and how many at most."""
 
 
+class Damaged(PolysomaError):
+    """Episodes that cannot be read.
+
+    Attributes:
+        episodes: their numbers in the reader, and what is wrong with each.
+    """
+
+    def __init__(self, message: str, episodes: Mapping[int, str]) -> None:
+        super().__init__(message)
+        self.episodes = dict(episodes)
+
+
+def check_files(reader: Reader, schema: Schema) -> None:
+    """Looks whether all files are there, which takes no time.
+
+    Raises:
+        Damaged: some are not.
+    """
+    absent = reader.absent(list(dict.fromkeys(schema.columns.values())))
+    if absent:
+        some = ", ".join(map(str, list(absent)[:8])) + (f" and {len(absent) - 8} more" if len(absent) > 8 else "")
+        first = next(iter(absent.values()))
+        raise Damaged(
+            f"{reader.path}: files of {len(absent)} of {len(reader)} episodes are missing (episodes {some}), such as "
+            f"{first}; copy them from where they came, or leave these episodes out with --skip-damaged",
+            {episode: f"{path} is missing" for episode, path in absent.items()},
+        )
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Frames of an episode of the reader that are told the same: one episode here, mostly all of it."""
+
+    episode: int
+    start: int
+    stop: int
+    told: str
+    seed: int
+    last: bool
+
+
+def _pieces(reader: Reader, left_out: Collection[int]) -> list[_Piece]:
+    pieces = []
+    for episode, length in enumerate(reader.lengths.tolist()):
+        if not length or episode in left_out:
+            continue
+        parts = reader.changes.get(episode) or (Part(0, reader.instructions[episode]),)
+        stops = [*(part.start for part in parts[1:]), length]
+        for number, (part, stop) in enumerate(zip(parts, stops, strict=True)):
+            seed = episode + number * len(reader)
+            pieces.append(_Piece(episode, part.start, stop, part.told, seed, stop == length))
+    return pieces
+
+
 class Foreign:
-    """What a reader holds, described by a schema. Episodes without frames are left out.
+    """What a reader holds, described by a schema. Episodes without frames are left out; one in which what is told
+    changes becomes several.
 
     Args:
         reader: holds the frames.
         schema: says what they are.
+        left_out: numbers of further episodes in the reader that are left out.
+        skip_damaged: whether :meth:`fill` reads on past an episode that cannot be read, to tell of all of them.
 
     Attributes:
-        index: the episodes; their seeds are their numbers in the reader. How they ended is read with their frames:
-            :data:`ENDING` tells. Where the files do not say whether one succeeded, it did.
+        index: the episodes; their seeds are their numbers in the reader, and larger ones for further parts of an
+            episode. How they ended is read with their frames: :data:`ENDING` tells. Where the files do not say whether
+            one succeeded, it did.
         features: the columns as they are cached, by name.
 
     Raises:
         PolysomaError: there is no frame at all.
     """
 
-    def __init__(self, reader: Reader, schema: Schema) -> None:
+    def __init__(
+        self, reader: Reader, schema: Schema, left_out: Collection[int] = (), skip_damaged: bool = False
+    ) -> None:
         self.reader, self.schema = reader, schema
+        self._left_out, self._skip_damaged = left_out, skip_damaged
+        self._damaged: dict[int, str] = {}
         body = schema.embodiment
-        self._episodes = np.flatnonzero(reader.lengths)
-        if not len(self._episodes):
-            raise PolysomaError(f"{reader.path}: there are no episodes in it")
-        length = reader.lengths[self._episodes]
-        told = [reader.instructions[episode] for episode in self._episodes]
-        instructions = list(dict.fromkeys(told))
-        which = np.array([instructions.index(text) for text in told], np.int64)
+        self._pieces = _pieces(reader, left_out)
+        if not self._pieces:
+            raise PolysomaError(f"{reader.path}: there are no episodes in it{' that can be read' if left_out else ''}")
+        length = np.array([piece.stop - piece.start for piece in self._pieces], np.int64)
+        numbers: dict[str, int] = {}
+        which = np.array([numbers.setdefault(piece.told, len(numbers)) for piece in self._pieces], np.int64)
+        instructions, episodes = list(numbers), [piece.episode for piece in self._pieces]
+        last = np.array([piece.last for piece in self._pieces])
         successes = np.ones(len(reader), bool) if reader.successes is None else reader.successes
         self.index = EpisodeIndex(
             start=np.cumsum(length) - length,
             length=length,
             task=which,
             instruction=which,
-            seed=self._episodes.astype(np.int64),
-            success=successes[self._episodes],
+            seed=np.array([piece.seed for piece in self._pieces], np.int64),
+            success=successes[episodes],
             file=np.zeros(len(length), np.int64),
             tasks=[f"{body.name}/{text or 'unnamed'}" for text in instructions],
             instructions=instructions,
             terminated=np.zeros(len(length), bool),
             truncated=np.zeros(len(length), bool),
-            final=np.zeros(len(length), bool) if reader.finals is None else reader.finals[self._episodes],
+            final=np.zeros(len(length), bool) if reader.finals is None else reader.finals[episodes] & last,
             rewards=_is_scalar(reader, REWARD),
         )
         features = stored.body_features(body)
@@ -94,29 +155,41 @@ class Foreign:
         return int(self.index.final.sum()) if column.startswith(stored.FINAL) else self.frames
 
     def fill(self, columns: Mapping[str, np.ndarray | JpegWriter]) -> None:
-        """Assigns all rows of these columns. Raises PolysomaError as :meth:`episode`.
+        """Assigns all rows of these columns.
 
-        Tells :mod:`polysoma.progress` how far it is. Many pictures that go into files are unpacked by as many processes
-        as there are cores.
+        Tells :mod:`polysoma.progress` how far it is. Many pictures are unpacked by as many threads as there are cores:
+        what decodes them lets go of the interpreter, and other processes would run the user's script again.
+
+        Raises:
+            Damaged: if damaged episodes are skipped: those that there are, when all others have been read.
+            PolysomaError: otherwise as :meth:`episode`.
         """
         pictures = any(self.features[key].image for key in columns)
         workers = min(os.cpu_count() or 1, len(self))
-        files: dict[str, str | JpegWriter] = {}
-        for key, column in columns.items():
-            if isinstance(column, JpegWriter):
-                files[key] = column
-            elif isinstance(column, np.memmap):
-                files[key] = str(column.filename)
-        if not pictures or workers == 1 or self.frames < _WORTH_PROCESSES or len(files) < len(columns):
+        if not pictures or workers == 1 or self.frames < _WORTH_THREADS:
             self._told(self._fill_one(columns, number) for number in range(len(self)))
-            return
-        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-            work = partial(_unpack, self.reader.path, self.schema, files)
-            try:
-                self._told(pool.map(work, np.array_split(np.arange(len(self)), min(len(self), 8 * workers))))
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
+        else:
+            shares = np.array_split(np.arange(len(self)), min(len(self), 8 * workers))
+            with ThreadPoolExecutor(workers) as pool:
+                try:
+                    self._told(pool.map(lambda numbers: self._fill_some(columns, numbers), shares))
+                except BaseException:
+                    pool.shutdown(cancel_futures=True)
+                    raise
+        if self._damaged:
+            raise Damaged(f"{self.reader.path}: {len(self._damaged)} episodes cannot be read", self._damaged)
+
+    def _fill_some(self, columns: Mapping[str, np.ndarray | JpegWriter], numbers: np.ndarray) -> int:
+        """Assigns the rows of these episodes with a reader of this thread's own. Returns how many frames they were."""
+        reader = open_reader(self.reader.path)
+        try:
+            own = Foreign(reader, self.schema, self._left_out, self._skip_damaged)
+            own._damaged = self._damaged
+            # Each writes into a file of its own.
+            copies = {key: copy.copy(c) if isinstance(c, JpegWriter) else c for key, c in columns.items()}
+            return sum(own._fill_one(copies, number) for number in numbers.tolist())
+        finally:
+            reader.close()
 
     def _told(self, counts: Iterator[int]) -> None:
         done = 0
@@ -127,8 +200,14 @@ class Foreign:
     def _fill_one(self, columns: Mapping[str, np.ndarray | JpegWriter], number: int) -> int:
         body = self.schema.embodiment
         keys = {stored.stream_key(body, stream): stream for stream in body.arrays}
-        held = self._read(self.number(number), [stream for key, stream in keys.items() if key in columns])
         begin, length = int(self.index.start[number]), int(self.index.length[number])
+        try:
+            held = self._read(self._pieces[number], [stream for key, stream in keys.items() if key in columns])
+        except PolysomaError as error:
+            if not self._skip_damaged:
+                raise
+            self._damaged[self._pieces[number].episode] = str(error)
+            return length
         rows = slice(begin, begin + length)
         for key, stream in keys.items():
             if key in columns:
@@ -141,7 +220,7 @@ class Foreign:
         last = [stream for key, stream in keys.items() if stored.FINAL + key in columns]
         if self.index.final[number] and last:
             row = int(self.index.final[:number].sum())
-            for name, value in self._final(self.number(number), last).items():
+            for name, value in self._final(self._pieces[number].episode, last).items():
                 key = stored.FINAL + stored.stream_key(body, body.stream(name))
                 columns[key][row : row + 1] = value[None]
         return length
@@ -158,28 +237,29 @@ class Foreign:
         pictures = np.empty((len(rows), *stream.shape), np.uint8)
         if column.startswith(stored.FINAL):
             for place, number in enumerate(np.flatnonzero(self.index.final)[rows].tolist()):
-                pictures[place] = self._final(self.number(number), [stream])[stream.name]
+                pictures[place] = self._final(self._pieces[number].episode, [stream])[stream.name]
             return pictures
         name = self.schema.columns[stream.name]
         numbers = np.searchsorted(self.index.start, rows, side="right") - 1
         steps = rows - self.index.start[numbers]
         for run in _runs(numbers, steps):
-            own = steps[run]
-            held = self.reader.window(self.number(int(numbers[run.start])), int(own[0]), int(own[-1]) + 1, [name])
+            piece = self._pieces[int(numbers[run.start])]
+            own = steps[run] + piece.start
+            held = self.reader.window(piece.episode, int(own[0]), int(own[-1]) + 1, [name])
             pictures[run] = resized(held[name][own - own[0]], stream.shape)
         return pictures
 
     def __len__(self) -> int:
         """The number of episodes that have frames."""
-        return len(self._episodes)
+        return len(self._pieces)
 
     def task(self, number: int) -> str:
         """The task of the episode of this number among those that have frames."""
         return self.index.tasks[self.index.task[number]]
 
-    def number(self, number: int) -> int:
-        """Its number in the reader."""
-        return int(self._episodes[number])
+    def seed(self, number: int) -> int:
+        """What tells it apart from others of the same task: its number in the reader, or a larger one."""
+        return self._pieces[number].seed
 
     def episode(self, number: int) -> Episode:
         """One of the episodes that have frames, checked.
@@ -188,16 +268,17 @@ class Foreign:
             PolysomaError: as :meth:`Reader.read`, and for numbers that are not finite; it names the episode. A last
                 observation that is not finite is left out.
         """
-        body, episode = self.schema.embodiment, self.number(number)
-        held = self._read(episode, body.arrays)
+        body, piece = self.schema.embodiment, self._pieces[number]
+        episode = piece.episode
+        held = self._read(piece, body.arrays)
         final = self._final(episode, body.arrays) if self.index.final[number] else None
         if final is not None and not all(np.isfinite(value).all() for value in final.values()):
             final = None
         return Episode(
             body,
             self.task(number),
-            self.index.instructions[self.index.instruction[number]],
-            episode,
+            piece.told,
+            piece.seed,
             held.success,
             held.observations,
             held.actions,
@@ -220,13 +301,17 @@ class Foreign:
             for stream in streams
         }
 
-    def _read(self, episode: int, streams: Sequence[Stream]) -> _Held:
+    def _read(self, piece: _Piece, streams: Sequence[Stream]) -> _Held:
         """The numbers and flags of an episode, and these streams."""
-        columns = self.schema.columns
+        columns, episode = self.schema.columns, piece.episode
         wanted = [columns[name] for name in (*(stream.name for stream in streams), ACTION)]
         wanted += [REWARD] * self.index.rewards + self.reader.flags
-        held = self.reader.read(episode, list(dict.fromkeys(wanted)))
-        ending = self.reader.ending(episode, held)
+        held = self.reader.window(episode, piece.start, piece.stop, list(dict.fromkeys(wanted)))
+        whole = piece.stop - piece.start == self.reader.lengths[episode]
+        ending = self.reader.ending(episode, held if whole else None)
+        if not piece.last:
+            # It did not end: something else was to be done from then on.
+            ending = Ending(truncated=True, success=ending.success)
         return _Held(
             self._observations(episode, held, streams),
             self._actions(episode, held[columns[ACTION]]),
@@ -239,21 +324,21 @@ class Foreign:
     def _observations(
         self, episode: int, held: Mapping[str, np.ndarray], streams: Sequence[Stream]
     ) -> dict[str, np.ndarray]:
-        columns, length = self.schema.columns, int(self.reader.lengths[episode])
+        columns = self.schema.columns
         observations = {}
         for stream in streams:
             values = held[columns[stream.name]]
             if stream.modality is Modality.IMAGE:
                 observations[stream.name] = resized(values, stream.shape)
             else:
-                observations[stream.name] = self._finite(episode, columns[stream.name], values.reshape(length, -1))
+                observations[stream.name] = self._finite(episode, columns[stream.name], values.reshape(len(values), -1))
         return observations
 
     def _actions(self, episode: int, values: np.ndarray) -> np.ndarray:
-        body, length = self.schema.embodiment, int(self.reader.lengths[episode])
+        body = self.schema.embodiment
         if isinstance(body.actions, ContinuousActions):
-            return self._finite(episode, self.schema.columns[ACTION], values.reshape(length, -1))
-        choices = values.reshape(length).astype(np.int64)
+            return self._finite(episode, self.schema.columns[ACTION], values.reshape(len(values), -1))
+        choices = values.reshape(len(values)).astype(np.int64)
         if ((choices < 0) | (choices >= body.actions.size)).any():
             raise PolysomaError(
                 f"{self.reader.path}, episode {episode}: expected choices 0 to {body.actions.size - 1}, "
@@ -268,7 +353,7 @@ class Foreign:
             step, channel = bad[0]
             raise PolysomaError(
                 f"{self.reader.path}, episode {episode}: {column} is {rows[step, channel]} at frame {step}, channel "
-                f"{channel}; `polysoma doctor` lists all such places, `polysoma data convert --skip` leaves them out"
+                f"{channel}; `polysoma doctor` lists all such places, --skip-damaged leaves these episodes out"
             )
         return rows
 
@@ -289,17 +374,6 @@ def _is_scalar(reader: Reader, name: str) -> bool:
     """Whether there is a column of this name with one number a frame."""
     column = reader.columns.get(name)
     return column is not None and column.dtype.kind in "fiub" and math.prod(column.shape) == 1
-
-
-def _unpack(path: Path, schema: Schema, files: Mapping[str, str | JpegWriter], numbers: np.ndarray) -> int:
-    """Writes these episodes into files, in a process of its own. Returns how many frames they were."""
-    reader = open_reader(path)
-    try:
-        foreign = Foreign(reader, schema)
-        columns = {key: np.load(file, mmap_mode="r+") if isinstance(file, str) else file for key, file in files.items()}
-        return sum(foreign._fill_one(columns, number) for number in numbers.tolist())
-    finally:
-        reader.close()
 
 
 def _runs(numbers: np.ndarray, steps: np.ndarray) -> Iterator[slice]:

@@ -40,6 +40,8 @@ _FILE = "embodiment.toml"
 _FPS = 10.0
 _ROOM = 0.05
 """The part of the recorded range that is added on either side to be a limit of an action."""
+_LISTED = 8
+"""Columns that an error names."""
 _LOOKED_AT = 200
 """Episodes whose actions are looked at for limits, spread over the data set."""
 
@@ -96,14 +98,15 @@ def infer(reader: Reader) -> Schema:
     Raises:
         PolysomaError: there is no column of actions, or nothing to observe.
     """
-    remarks = []
+    remarks = list(reader.remarks)
     if ACTION not in reader.columns:
-        raise PolysomaError(f"{reader.path}: there is no column {ACTION!r}; there are {list(reader.columns)}")
+        raise PolysomaError(_no_action(reader))
     fps = reader.fps
     if fps is None:
         fps = _FPS
         remarks.append(f"rate_hz: the data do not say how many frames a second there are; {_FPS:g} is a guess")
     missing = reader.missing()
+    remarks += [f"{key} is left out: {why}" for key, why in reader.left_out.items()]
     columns, streams = {}, []
     for name, column in reader.columns.items():
         if name in missing:
@@ -127,6 +130,15 @@ def infer(reader: Reader) -> Schema:
     columns[ACTION] = ACTION
     name = re.sub(r"[^a-z0-9]+", "-", (reader.robot or Path(hub.called(reader.path)).stem).lower()).strip("-") or "body"
     return Schema(Embodiment(name, tuple(streams), actions, fps), columns, tuple(remarks))
+
+
+def _no_action(reader: Reader) -> str:
+    rows = [name for name, column in reader.columns.items() if not column.picture and len(column.shape) <= 1]
+    listed = ", ".join(rows[:_LISTED]) + (f" and {len(rows) - _LISTED} more" if len(rows) > _LISTED else "")
+    return (
+        f"{reader.path}: which column is the action cannot be told from the names; write {schema_path(reader.path)} "
+        f'with the line `column = "NAME"` under [actions] (docs/data.md has an example); columns of numbers: {listed}'
+    )
 
 
 def check(schema: Schema, reader: Reader, where: str) -> None:
@@ -187,12 +199,22 @@ def _range(reader: Reader, name: str) -> tuple[np.ndarray, np.ndarray]:
     low = np.full(_size(reader.columns[name]), np.inf)
     high = -low
     chosen = np.flatnonzero(reader.lengths)
+    failed: PolysomaError | None = None
+    read = False
     for episode in chosen[:: max(1, len(chosen) // _LOOKED_AT)]:
-        values = reader.read(int(episode), [name])[name]
+        try:
+            values = reader.read(int(episode), [name])[name]
+            read = True
+        except PolysomaError as error:
+            # Whoever needs this episode is told so then.
+            failed = error
+            continue
         values = values.reshape(len(values), -1).astype(np.float64)
         values = values[np.isfinite(values).all(1)]
         if len(values):
             low, high = np.minimum(low, values.min(0)), np.maximum(high, values.max(0))
+    if failed is not None and not read:
+        raise failed
     return low, high
 
 

@@ -27,7 +27,7 @@ from polysoma.data import layout, storage, stored
 from polysoma.data.convert import Converted, check_apart
 from polysoma.data.dataset import Dataset
 from polysoma.data.episode import Episode
-from polysoma.data.foreign import Foreign
+from polysoma.data.foreign import Foreign, check_files
 from polysoma.data.formats import open_reader
 from polysoma.data.formats.minari import FINAL_KNOWN, REWARDS_KNOWN
 from polysoma.data.formats.reader import ACTION
@@ -90,7 +90,7 @@ def to_minari(
     if target.exists():
         raise PolysomaError(f"{target} is there already; name a new folder, or delete it")
     result, unknown = Converted(), Counter[str]()
-    with _opened(source) as held, _building(target) as folder:
+    with _opened(source, skip) as held, _building(target) as folder:
         with h5py.File(folder / "data/main_data.hdf5", "w", track_order=True) as file:
             steps = 0
             for number in range(held.episodes):
@@ -144,14 +144,17 @@ def _identity(target: Path) -> str:
 
 
 @contextlib.contextmanager
-def _opened(source: Path) -> Iterator[_Source]:
+def _opened(source: Path, skip: bool) -> Iterator[_Source]:
     if (source / layout.POLYSOMA).exists():
         data = Dataset(source)
         yield _Source(data.embodiment, len(data.episode_length), data.episode, data.instructions, True)
         return
     reader = open_reader(source)
     try:
-        foreign = Foreign(reader, schema_of(reader))
+        schema = schema_of(reader)
+        if not skip:
+            check_files(reader, schema)
+        foreign = Foreign(reader, schema)
         body = foreign.schema.embodiment
         yield _Source(body, len(foreign), foreign.episode, foreign.index.instructions, False)
     finally:

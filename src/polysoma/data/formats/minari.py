@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from polysoma.data import door
+from polysoma.data.formats.arrow import flat_numbers, is_list
 from polysoma.data.formats.hdf5 import column_of, observation_name, rows_of
 from polysoma.data.formats.reader import ACTION, REWARD, TERMINATED, TRUNCATED, Column, Problem, Reader, reading
 from polysoma.data.images import decode_image, image_shape
@@ -268,7 +269,7 @@ class _ArrowEpisode(_Held):
         if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
             return Column(image_shape(self._columns[path][0].as_py()), np.dtype(np.uint8), picture=True)
         shape = self._shape(path)
-        while pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind):
+        while is_list(kind):
             kind = kind.value_type
         if not (pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)):
             return None
@@ -298,9 +299,7 @@ class _ArrowEpisode(_Held):
             for place, file in enumerate(column):
                 pictures[place] = decode_image(file.as_py(), about.shape)
             return pictures
-        while pa.types.is_list(column.type) or pa.types.is_fixed_size_list(column.type):
-            column = column.flatten()
-        values: np.ndarray = column.to_numpy(zero_copy_only=False)
+        values = flat_numbers(column)
         if values.size != count * int(np.prod(about.shape)):
             raise ValueError(f"{path}: expected {count} rows of shape {about.shape}, got {values.size} numbers")
         return values.astype(about.dtype, copy=False).reshape(count, *about.shape)

@@ -13,6 +13,7 @@ import contextlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
@@ -63,6 +64,14 @@ class Problem:
 
 
 @dataclass(frozen=True)
+class Part:
+    """Frames of an episode from ``start`` on that are told the same."""
+
+    start: int
+    told: str
+
+
+@dataclass(frozen=True)
 class Ending:
     """How an episode ended.
 
@@ -90,6 +99,10 @@ class Reader(abc.ABC):
         instructions: what each episode was told to do; empty strings where nothing is said.
         successes: whether each episode succeeded, bool ``(E,)``; None where that is only known frame by frame, if at
             all: :meth:`ending` tells.
+        changes: the parts of those episodes in which what is told changes, the first one from frame 0 on; all others
+            are told one thing throughout.
+        left_out: what is in the files and not in ``columns``, and why it is not read.
+        remarks: what was concluded and is not said by the files, for people.
         finals: which episodes have an observation after their last action, bool ``(E,)``; None where none has.
     """
 
@@ -102,6 +115,9 @@ class Reader(abc.ABC):
     instructions: Sequence[str]
     successes: np.ndarray | None = None
     finals: np.ndarray | None = None
+    changes: Mapping[int, Sequence[Part]] = MappingProxyType({})
+    left_out: Mapping[str, str] = MappingProxyType({})
+    remarks: Sequence[str] = ()
 
     def read(self, episode: int, columns: Collection[str] | None = None) -> dict[str, np.ndarray]:
         """Some columns of one episode (all by default): name to ``(T, *shape)`` of the column's dtype.
@@ -171,6 +187,11 @@ class Reader(abc.ABC):
 
     def missing(self) -> dict[str, str]:
         """Columns of which nothing can be read, and why: cameras whose files were not copied, say."""
+        return {}
+
+    def absent(self, columns: Collection[str]) -> dict[int, Path]:
+        """Episodes of which these columns cannot be read because a file is not there, and the first such file. Nothing
+        is opened, so it takes no time."""
         return {}
 
     def problems(self) -> Iterator[Problem]:
