@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from polysoma.data import door, layout, stored
 from polysoma.data.formats import lerobot_check, lerobot_words
 from polysoma.data.formats.arrow import flat_numbers
-from polysoma.data.formats.lerobot_columns import annotations, describe
+from polysoma.data.formats.lerobot_columns import describe, told_by
 from polysoma.data.formats.reader import Column, Ending, Problem, Reader, reading
 from polysoma.data.images import decode_image
 from polysoma.data.video import Video
@@ -56,7 +56,7 @@ class LeRobotReader(Reader):
         info_path = self.path / layout.INFO
         with reading(info_path):
             self.info: dict[str, Any] = door.read_json(info_path)
-            self.remarks = []
+            self.remarks: list[str] = []
             version = self._version()
             self.v3 = version == "v3.0"
             self.format, self.robot = f"LeRobotDataset {version}", str(self.info.get("robot_type") or "")
@@ -76,7 +76,7 @@ class LeRobotReader(Reader):
         self.columns, self.keys, self.left_out = found.columns, found.keys, found.left_out
         self._videos = found.videos
         self.remarks += found.remarks
-        told = [key for key in annotations(modality) if key in self.info["features"] and "task_description" in key]
+        told = [key for key in told_by(modality) if key in self.info["features"] and "task_description" in key]
         self._told = told[0] if told else _TASK
         self._files: dict[Path, tuple[pq.ParquetFile, np.ndarray]] = {}
         self._kept: dict[tuple[Path, int, int, tuple[str, ...]], pa.Table] = {}
@@ -199,7 +199,8 @@ class LeRobotReader(Reader):
 
     def _inside(self, which: str, usual: str, fields: Mapping[str, int], key: str = "") -> Path:
         """The file that a template of info.json stands for; in the usual place where that is nothing."""
-        template, known = str(self.info.get(which) or usual), {**fields, **({"video_key": key} if key else {})}
+        template = str(self.info.get(which) or usual)
+        known: dict[str, int | str] = {**fields, **({"video_key": key} if key else {})}
         path = door.inside(self.path, door.filled(template, known))
         if template != usual and not path.exists():
             other = door.inside(self.path, door.filled(usual, known))
@@ -421,7 +422,7 @@ class LeRobotReader(Reader):
         """See :meth:`Reader.absent`."""
         films = [self.keys[name][0] for name in self.wanted(columns) if self.keys[name][0] in self._videos]
         there: dict[Path, bool] = {}
-        gone = {}
+        gone: dict[int, Path] = {}
         for episode in np.flatnonzero(self.lengths).tolist():
             with reading(self.path / layout.INFO, episode):
                 place = self.place(episode)

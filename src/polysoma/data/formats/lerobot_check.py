@@ -196,8 +196,8 @@ def _statistics_problems(reader: LeRobotReader) -> Iterator[Problem]:
             if statistic in told and not _near(told[statistic], true[statistic], true, 0.05):
                 wrong.setdefault("quantiles not those of the frames", []).append(key)
                 break
-    for what, keys in wrong.items():
-        yield Problem("warning", "meta/stats.json", f"{what}: {', '.join(keys)}", remedy)
+    for what, which in wrong.items():
+        yield Problem("warning", "meta/stats.json", f"{what}: {', '.join(which)}", remedy)
 
 
 def _recomputed(reader: LeRobotReader, name: str) -> dict[str, np.ndarray]:

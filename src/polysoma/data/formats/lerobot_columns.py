@@ -87,7 +87,7 @@ def _checked(key: str, feature: Any) -> Mapping[str, Any]:
     lacks = [what for what in ("dtype", "shape") if not isinstance(feature, Mapping) or what not in feature]
     if lacks:
         raise ValueError(f"features: {key}: expected dtype and shape, {' and '.join(lacks)} is missing")
-    return feature  # type: ignore[no-any-return]
+    return feature
 
 
 def _describe(key: str, feature: Mapping[str, Any], found: Described) -> None:
@@ -176,7 +176,7 @@ def _table(given: Any) -> dict[str, dict[str, Any]]:
     return {str(k): v for k, v in given.items() if isinstance(v, dict)} if isinstance(given, dict) else {}
 
 
-def annotations(modality: Mapping[str, Any]) -> list[str]:
+def told_by(modality: Mapping[str, Any]) -> list[str]:
     """The columns that say by its number what is to be done, as ``meta/modality.json`` tells."""
     return [str(v.get("original_key") or f"annotation.{k}") for k, v in _table(modality.get("annotation")).items()]
 
