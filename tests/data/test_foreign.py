@@ -164,6 +164,20 @@ def test_many_pictures_are_unpacked_by_several_threads(tmp_path: Path, monkeypat
     np.testing.assert_array_equal(alone.actions, together.actions)
 
 
+def test_a_script_without_a_main_guard_opens_films(tmp_path: Path) -> None:
+    root, script = write_v3(tmp_path / "set"), tmp_path / "script.py"
+    script.write_text(
+        "from pathlib import Path\n"
+        "from polysoma.data import foreign\n"
+        "from polysoma.data.dataset import Dataset\n"
+        "foreign._WORTH_THREADS, foreign.os.cpu_count = 1, lambda: 2\n"
+        f"print(len(Dataset(Path({str(root)!r}))))\n"
+    )
+    # It would wait for ever for processes that run it again.
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=300)
+    assert done.stdout == "23\n", done.stderr
+
+
 def test_an_error_in_another_thread_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = write_v3(tmp_path / "set")
     (root / "videos/observation.images.front/chunk-000/file-001.mp4").write_bytes(b"no film")

@@ -51,7 +51,7 @@ class Info:
                 f"{len(reader):,} episodes, {lengths.sum():,} frames; {lengths.min()} to {lengths.max()} each, "
                 f"{np.median(lengths):g} in the middle"
             )
-        told = Counter(reader.instructions)
+        told = Counter(part.told for episode in range(len(reader)) for part in reader.told(episode))
         for text, count in told.most_common(8):
             console.print(f"  {count:>6} x {escape(text) or '(nothing said)'}", highlight=False)
         if len(told) > 8:

@@ -350,8 +350,10 @@ def _of_tasks(reader: Reader) -> Iterator[Problem]:
             "say what to do in words, if one policy shall do more than one thing",
         )  # fmt: skip
     frames: Counter[str] = Counter()
-    for text, length in zip(reader.instructions, reader.lengths.tolist(), strict=True):
-        frames[text] += length
+    for episode, length in enumerate(reader.lengths.tolist()):
+        parts = reader.told(episode)
+        for part, stop in zip(parts, [*(part.start for part in parts[1:]), length], strict=True):
+            frames[part.told] += stop - part.start
     most, least = max(frames, key=frames.__getitem__), min(frames, key=frames.__getitem__)
     if len(frames) > 1 and frames[most] > _UNBALANCED * max(frames[least], 1):
         yield Problem(

@@ -59,6 +59,17 @@ def is_pointer(path: Path, size: int) -> bool:
         return file.read(len(_POINTER)) == _POINTER
 
 
+def lacking(path: Path) -> str | None:
+    """Why a file that should be there cannot be read, without reading it; None where nothing speaks against it."""
+    try:
+        checked(path)
+    except FileNotFoundError:
+        return f"{path} is missing"
+    except (OSError, ValueError, PolysomaError) as error:
+        return str(error)
+    return None
+
+
 def open_bytes(path: Path) -> BinaryIO:
     """A file of bytes. Raises as :func:`checked`."""
     return open(checked(path), "rb")

@@ -16,7 +16,7 @@ from polysoma import progress
 from polysoma.data import stored
 from polysoma.data.episode import Episode
 from polysoma.data.formats import open_reader
-from polysoma.data.formats.reader import ACTION, REWARD, Ending, Part, Reader
+from polysoma.data.formats.reader import ACTION, REWARD, Ending, Reader
 from polysoma.data.layout import EpisodeIndex, Feature
 from polysoma.data.pictures import JpegWriter
 from polysoma.data.schema import Schema
@@ -52,11 +52,11 @@ def check_files(reader: Reader, schema: Schema) -> None:
     absent = reader.absent(list(dict.fromkeys(schema.columns.values())))
     if absent:
         some = ", ".join(map(str, list(absent)[:8])) + (f" and {len(absent) - 8} more" if len(absent) > 8 else "")
-        first = next(iter(absent.values()))
         raise Damaged(
-            f"{reader.path}: files of {len(absent)} of {len(reader)} episodes are missing (episodes {some}), such as "
-            f"{first}; copy them from where they came, or leave these episodes out with --skip-damaged",
-            {episode: f"{path} is missing" for episode, path in absent.items()},
+            f"{reader.path}: files of {len(absent)} of {len(reader)} episodes are not there (episodes {some}): "
+            f"{next(iter(absent.values()))}; copy them from where they came, or leave these episodes out with "
+            "--skip-damaged",
+            absent,
         )
 
 
@@ -77,7 +77,7 @@ def _pieces(reader: Reader, left_out: Collection[int]) -> list[_Piece]:
     for episode, length in enumerate(reader.lengths.tolist()):
         if not length or episode in left_out:
             continue
-        parts = reader.changes.get(episode) or (Part(0, reader.instructions[episode]),)
+        parts = reader.told(episode)
         stops = [*(part.start for part in parts[1:]), length]
         for number, (part, stop) in enumerate(zip(parts, stops, strict=True)):
             seed = episode + number * len(reader)

@@ -105,7 +105,8 @@ class LeRobotReader(Reader):
         where = self.path / "meta"
         with reading(where):
             self.lengths = np.array(rows.pop("length"), np.int64)
-            told = rows.pop("tasks", None) or [None] * len(self.lengths)
+            told = rows.pop("tasks", None) if self._told == _TASK else None
+            told = told or [None] * len(self.lengths)
             self.successes = rows.pop(layout.SUCCESS, None)
             finals = rows.pop(layout.HAS_FINAL, None)
             # LeRobot's own tools copy tables of episodes, and leave behind what they do not know.
@@ -123,10 +124,14 @@ class LeRobotReader(Reader):
                 lowest = np.full(len(files), np.iinfo(np.int64).max)
                 np.minimum.at(lowest, which.ravel(), starts)
                 self.episodes["row"] = starts - lowest[which.ravel()]
-        numbers = self.episodes["episode_index"].tolist()
+        numbers = self.episodes[_EPISODE].tolist()
         self.instructions, self.changes = lerobot_words.words(
             told, lerobot_words.read_tasks(self.path), [constant.get(number) for number in numbers], self._tasks_of
         )
+        if self.changes:
+            self.remarks.append(
+                f"in {len(self.changes)} of {len(self)} episodes what is told changes: each part is one of its own"
+            )
 
     def _tasks_of(self, episode: int) -> np.ndarray:
         count = int(self.lengths[episode])
@@ -418,19 +423,19 @@ class LeRobotReader(Reader):
                     gone[name] = f"{where} and all other videos of this camera are missing"
         return gone
 
-    def absent(self, columns: Collection[str]) -> dict[int, Path]:
+    def absent(self, columns: Collection[str]) -> dict[int, str]:
         """See :meth:`Reader.absent`."""
         films = [self.keys[name][0] for name in self.wanted(columns) if self.keys[name][0] in self._videos]
-        there: dict[Path, bool] = {}
-        gone: dict[int, Path] = {}
+        wrong: dict[Path, str | None] = {}
+        gone: dict[int, str] = {}
         for episode in np.flatnonzero(self.lengths).tolist():
             with reading(self.path / layout.INFO, episode):
                 place = self.place(episode)
             for path in (place.file, *(place.videos[key][0] for key in films)):
-                if path not in there:
-                    there[path] = path.exists()
-                if not there[path]:
-                    gone.setdefault(episode, path)
+                if path not in wrong:
+                    wrong[path] = door.lacking(path)
+                if (what := wrong[path]) is not None:
+                    gone.setdefault(episode, what)
         return gone
 
     def files(self) -> list[Path]:

@@ -189,10 +189,14 @@ class Reader(abc.ABC):
         """Columns of which nothing can be read, and why: cameras whose files were not copied, say."""
         return {}
 
-    def absent(self, columns: Collection[str]) -> dict[int, Path]:
-        """Episodes of which these columns cannot be read because a file is not there, and the first such file. Nothing
-        is opened, so it takes no time."""
+    def absent(self, columns: Collection[str]) -> dict[int, str]:
+        """Episodes of which these columns cannot be read because a file is not there, and which one. No file is read,
+        so it takes no time."""
         return {}
+
+    def told(self, episode: int) -> Sequence[Part]:
+        """What an episode is told, part by part; mostly one."""
+        return self.changes.get(episode) or (Part(0, self.instructions[episode]),)
 
     def problems(self) -> Iterator[Problem]:
         """What is wrong with the files themselves, beyond what their columns show (see :mod:`polysoma.data.doctor`)."""
