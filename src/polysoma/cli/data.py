@@ -37,6 +37,7 @@ class Info:
         from polysoma.data.cache import cache_limit, raw_bytes
         from polysoma.data.foreign import Foreign
         from polysoma.data.formats import located, open_reader
+        from polysoma.data.instructions import told as parts_told
         from polysoma.data.schema import schema_of, schema_path
 
         path = located(self.path)
@@ -51,7 +52,7 @@ class Info:
                 f"{len(reader):,} episodes, {lengths.sum():,} frames; {lengths.min()} to {lengths.max()} each, "
                 f"{np.median(lengths):g} in the middle"
             )
-        told = Counter(part.told for episode in range(len(reader)) for part in reader.told(episode))
+        told = Counter(part.told for episode in range(len(reader)) for part in parts_told(reader, episode))
         for text, count in told.most_common(8):
             console.print(f"  {count:>6} x {escape(text) or '(nothing said)'}", highlight=False)
         if len(told) > 8:

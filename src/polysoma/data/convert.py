@@ -55,7 +55,7 @@ def convert(
         foreign = Foreign(reader, schema)
         with DatasetWriter(target, foreign.schema.embodiment) as writer:
             for number in range(len(foreign)):
-                if (foreign.task(number), foreign.seed(number)) in writer.done:
+                if (foreign.task(number), foreign.number(number)) in writer.done:
                     result.there += 1
                 else:
                     try:

@@ -30,6 +30,7 @@ from polysoma.data.formats.reader import (
     Problem,
     Reader,
 )
+from polysoma.data.instructions import told as told_in
 from polysoma.data.schema import schema_of
 from polysoma.errors import PolysomaError
 
@@ -351,7 +352,7 @@ def _of_tasks(reader: Reader) -> Iterator[Problem]:
         )  # fmt: skip
     frames: Counter[str] = Counter()
     for episode, length in enumerate(reader.lengths.tolist()):
-        parts = reader.told(episode)
+        parts = told_in(reader, episode)
         for part, stop in zip(parts, [*(part.start for part in parts[1:]), length], strict=True):
             frames[part.told] += stop - part.start
     most, least = max(frames, key=frames.__getitem__), min(frames, key=frames.__getitem__)

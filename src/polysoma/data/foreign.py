@@ -16,7 +16,8 @@ from polysoma import progress
 from polysoma.data import stored
 from polysoma.data.episode import Episode
 from polysoma.data.formats import open_reader
-from polysoma.data.formats.reader import ACTION, REWARD, Ending, Reader
+from polysoma.data.formats.reader import ACTION, REWARD, Reader
+from polysoma.data.instructions import cut
 from polysoma.data.layout import EpisodeIndex, Feature
 from polysoma.data.pictures import JpegWriter
 from polysoma.data.schema import Schema
@@ -60,34 +61,8 @@ def check_files(reader: Reader, schema: Schema) -> None:
         )
 
 
-@dataclass(frozen=True)
-class _Piece:
-    """Frames of an episode of the reader that are told the same: one episode here, mostly all of it."""
-
-    episode: int
-    start: int
-    stop: int
-    told: str
-    seed: int
-    last: bool
-
-
-def _pieces(reader: Reader, left_out: Collection[int]) -> list[_Piece]:
-    pieces = []
-    for episode, length in enumerate(reader.lengths.tolist()):
-        if not length or episode in left_out:
-            continue
-        parts = reader.told(episode)
-        stops = [*(part.start for part in parts[1:]), length]
-        for number, (part, stop) in enumerate(zip(parts, stops, strict=True)):
-            seed = episode + number * len(reader)
-            pieces.append(_Piece(episode, part.start, stop, part.told, seed, stop == length))
-    return pieces
-
-
 class Foreign:
-    """What a reader holds, described by a schema. Episodes without frames are left out; one in which what is told
-    changes becomes several.
+    """What a reader holds, described by a schema. Episodes without frames are left out.
 
     Args:
         reader: holds the frames.
@@ -96,9 +71,9 @@ class Foreign:
         skip_damaged: whether :meth:`fill` reads on past an episode that cannot be read, to tell of all of them.
 
     Attributes:
-        index: the episodes; their seeds are their numbers in the reader, and larger ones for further parts of an
-            episode. How they ended is read with their frames: :data:`ENDING` tells. Where the files do not say whether
-            one succeeded, it did.
+        reader: as it was given, or of the parts of its episodes (:func:`polysoma.data.instructions.cut`).
+        index: the episodes; their seeds are their numbers in the reader. How they ended is read with their frames:
+            :data:`ENDING` tells. Where the files do not say whether one succeeded, it did.
         features: the columns as they are cached, by name.
 
     Raises:
@@ -108,32 +83,34 @@ class Foreign:
     def __init__(
         self, reader: Reader, schema: Schema, left_out: Collection[int] = (), skip_damaged: bool = False
     ) -> None:
+        reader = cut(reader)
         self.reader, self.schema = reader, schema
         self._left_out, self._skip_damaged = left_out, skip_damaged
         self._damaged: dict[int, str] = {}
         body = schema.embodiment
-        self._pieces = _pieces(reader, left_out)
-        if not self._pieces:
+        known = [reader.source(episode) not in left_out for episode in range(len(reader))]
+        self._episodes = np.flatnonzero((reader.lengths > 0) & np.array(known, bool))
+        if not len(self._episodes):
             raise PolysomaError(f"{reader.path}: there are no episodes in it{' that can be read' if left_out else ''}")
-        length = np.array([piece.stop - piece.start for piece in self._pieces], np.int64)
+        length = reader.lengths[self._episodes]
+        told = [reader.instructions[episode] for episode in self._episodes]
         numbers: dict[str, int] = {}
-        which = np.array([numbers.setdefault(piece.told, len(numbers)) for piece in self._pieces], np.int64)
-        instructions, episodes = list(numbers), [piece.episode for piece in self._pieces]
-        last = np.array([piece.last for piece in self._pieces])
+        which = np.array([numbers.setdefault(text, len(numbers)) for text in told], np.int64)
+        instructions = list(numbers)
         successes = np.ones(len(reader), bool) if reader.successes is None else reader.successes
         self.index = EpisodeIndex(
             start=np.cumsum(length) - length,
             length=length,
             task=which,
             instruction=which,
-            seed=np.array([piece.seed for piece in self._pieces], np.int64),
-            success=successes[episodes],
+            seed=self._episodes.astype(np.int64),
+            success=successes[self._episodes],
             file=np.zeros(len(length), np.int64),
             tasks=[f"{body.name}/{text or 'unnamed'}" for text in instructions],
             instructions=instructions,
             terminated=np.zeros(len(length), bool),
             truncated=np.zeros(len(length), bool),
-            final=np.zeros(len(length), bool) if reader.finals is None else reader.finals[episodes] & last,
+            final=np.zeros(len(length), bool) if reader.finals is None else reader.finals[self._episodes],
             rewards=_is_scalar(reader, REWARD),
         )
         features = stored.body_features(body)
@@ -202,11 +179,11 @@ class Foreign:
         keys = {stored.stream_key(body, stream): stream for stream in body.arrays}
         begin, length = int(self.index.start[number]), int(self.index.length[number])
         try:
-            held = self._read(self._pieces[number], [stream for key, stream in keys.items() if key in columns])
+            held = self._read(self.number(number), [stream for key, stream in keys.items() if key in columns])
         except PolysomaError as error:
             if not self._skip_damaged:
                 raise
-            self._damaged[self._pieces[number].episode] = str(error)
+            self._damaged[self.reader.source(self.number(number))] = str(error)
             return length
         rows = slice(begin, begin + length)
         for key, stream in keys.items():
@@ -220,7 +197,7 @@ class Foreign:
         last = [stream for key, stream in keys.items() if stored.FINAL + key in columns]
         if self.index.final[number] and last:
             row = int(self.index.final[:number].sum())
-            for name, value in self._final(self._pieces[number].episode, last).items():
+            for name, value in self._final(self.number(number), last).items():
                 key = stored.FINAL + stored.stream_key(body, body.stream(name))
                 columns[key][row : row + 1] = value[None]
         return length
@@ -237,29 +214,28 @@ class Foreign:
         pictures = np.empty((len(rows), *stream.shape), np.uint8)
         if column.startswith(stored.FINAL):
             for place, number in enumerate(np.flatnonzero(self.index.final)[rows].tolist()):
-                pictures[place] = self._final(self._pieces[number].episode, [stream])[stream.name]
+                pictures[place] = self._final(self.number(number), [stream])[stream.name]
             return pictures
         name = self.schema.columns[stream.name]
         numbers = np.searchsorted(self.index.start, rows, side="right") - 1
         steps = rows - self.index.start[numbers]
         for run in _runs(numbers, steps):
-            piece = self._pieces[int(numbers[run.start])]
-            own = steps[run] + piece.start
-            held = self.reader.window(piece.episode, int(own[0]), int(own[-1]) + 1, [name])
+            own = steps[run]
+            held = self.reader.window(self.number(int(numbers[run.start])), int(own[0]), int(own[-1]) + 1, [name])
             pictures[run] = resized(held[name][own - own[0]], stream.shape)
         return pictures
 
     def __len__(self) -> int:
         """The number of episodes that have frames."""
-        return len(self._pieces)
+        return len(self._episodes)
 
     def task(self, number: int) -> str:
         """The task of the episode of this number among those that have frames."""
         return self.index.tasks[self.index.task[number]]
 
-    def seed(self, number: int) -> int:
-        """What tells it apart from others of the same task: its number in the reader, or a larger one."""
-        return self._pieces[number].seed
+    def number(self, number: int) -> int:
+        """Its number in the reader."""
+        return int(self._episodes[number])
 
     def episode(self, number: int) -> Episode:
         """One of the episodes that have frames, checked.
@@ -268,17 +244,16 @@ class Foreign:
             PolysomaError: as :meth:`Reader.read`, and for numbers that are not finite; it names the episode. A last
                 observation that is not finite is left out.
         """
-        body, piece = self.schema.embodiment, self._pieces[number]
-        episode = piece.episode
-        held = self._read(piece, body.arrays)
+        body, episode = self.schema.embodiment, self.number(number)
+        held = self._read(episode, body.arrays)
         final = self._final(episode, body.arrays) if self.index.final[number] else None
         if final is not None and not all(np.isfinite(value).all() for value in final.values()):
             final = None
         return Episode(
             body,
             self.task(number),
-            piece.told,
-            piece.seed,
+            self.index.instructions[self.index.instruction[number]],
+            episode,
             held.success,
             held.observations,
             held.actions,
@@ -301,17 +276,13 @@ class Foreign:
             for stream in streams
         }
 
-    def _read(self, piece: _Piece, streams: Sequence[Stream]) -> _Held:
+    def _read(self, episode: int, streams: Sequence[Stream]) -> _Held:
         """The numbers and flags of an episode, and these streams."""
-        columns, episode = self.schema.columns, piece.episode
+        columns = self.schema.columns
         wanted = [columns[name] for name in (*(stream.name for stream in streams), ACTION)]
         wanted += [REWARD] * self.index.rewards + self.reader.flags
-        held = self.reader.window(episode, piece.start, piece.stop, list(dict.fromkeys(wanted)))
-        whole = piece.stop - piece.start == self.reader.lengths[episode]
-        ending = self.reader.ending(episode, held if whole else None)
-        if not piece.last:
-            # It did not end: something else was to be done from then on.
-            ending = Ending(truncated=True, success=ending.success)
+        held = self.reader.read(episode, list(dict.fromkeys(wanted)))
+        ending = self.reader.ending(episode, held)
         return _Held(
             self._observations(episode, held, streams),
             self._actions(episode, held[columns[ACTION]]),

@@ -99,6 +99,11 @@ def infer(reader: Reader) -> Schema:
         PolysomaError: there is no column of actions, or nothing to observe.
     """
     remarks = list(reader.remarks)
+    if reader.changes:
+        remarks.append(
+            f"{len(reader.changes):,} of {len(reader):,} episodes are told several things one after the other: each "
+            "part is learnt as an episode of its own"
+        )
     if ACTION not in reader.columns:
         raise PolysomaError(_no_action(reader))
     fps = reader.fps

@@ -128,10 +128,6 @@ class LeRobotReader(Reader):
         self.instructions, self.changes = lerobot_words.words(
             told, lerobot_words.read_tasks(self.path), [constant.get(number) for number in numbers], self._tasks_of
         )
-        if self.changes:
-            self.remarks.append(
-                f"in {len(self.changes)} of {len(self)} episodes what is told changes: each part is one of its own"
-            )
 
     def _tasks_of(self, episode: int) -> np.ndarray:
         count = int(self.lengths[episode])

@@ -97,6 +97,8 @@ class Reader(abc.ABC):
         columns: by name, see the module's vocabulary.
         lengths: frames of each episode, int64 ``(E,)``.
         instructions: what each episode was told to do; empty strings where nothing is said.
+        ends_observed: which episodes end with a frame that is an observation alone, bool ``(E,)``: its action and
+            reward mean nothing and are not learnt. None where none does.
         successes: whether each episode succeeded, bool ``(E,)``; None where that is only known frame by frame, if at
             all: :meth:`ending` tells.
         changes: the parts of those episodes in which what is told changes, the first one from frame 0 on; all others
@@ -113,6 +115,7 @@ class Reader(abc.ABC):
     columns: dict[str, Column]
     lengths: np.ndarray
     instructions: Sequence[str]
+    ends_observed: np.ndarray | None = None
     successes: np.ndarray | None = None
     finals: np.ndarray | None = None
     changes: Mapping[int, Sequence[Part]] = MappingProxyType({})
@@ -194,9 +197,9 @@ class Reader(abc.ABC):
         so it takes no time."""
         return {}
 
-    def told(self, episode: int) -> Sequence[Part]:
-        """What an episode is told, part by part; mostly one."""
-        return self.changes.get(episode) or (Part(0, self.instructions[episode]),)
+    def source(self, episode: int) -> int:
+        """The number that the files have for an episode: another one where it is a part of one."""
+        return episode
 
     def problems(self) -> Iterator[Problem]:
         """What is wrong with the files themselves, beyond what their columns show (see :mod:`polysoma.data.doctor`)."""
