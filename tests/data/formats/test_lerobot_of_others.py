@@ -392,7 +392,7 @@ def test_placeholders_and_version_of_a_hand_written_info(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"data_path": "data/{nothing}.parquet"}, r"asks for \{nothing\}, which is none of episode_chunk"),
+        ({"data_path": "data/{nothing}.parquet"}, r"info\.json: data_path: .* asks for \{nothing\}, which is none of chunk_index"),
         ({"features": None}, "expected `features`"),
         ({"features": {"action": {"dtype": "float32"}}}, "action: expected dtype and shape, shape is missing"),
     ],

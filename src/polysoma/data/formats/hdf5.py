@@ -82,6 +82,8 @@ class Hdf5Reader(Reader):
         self._left_out: dict[str, str] = {}
         self._coded: set[str] = set()
         self._problems: list[Problem] = []
+        self._paths: dict[str, str] = {}
+        self.columns = {}
         if self.path.is_dir():
             found = [(int(match[1]), file) for file in self.path.iterdir() if (match := _NUMBERED.fullmatch(file.name))]
             self._episodes = [(file, "/") for _, file in sorted(found)]
@@ -119,10 +121,13 @@ class Hdf5Reader(Reader):
                             "copy the file again, or leave the episode out")
                 )  # fmt: skip
             instructions.append(str(_json(demo.attrs.get("ep_meta")).get("lang") or "") or told)
-            if number == 0:
+            # What is in an episode without frames cannot be told.
+            if not self.columns and (length or number == len(demos) - 1):
                 named = {"actions": ACTION, "rewards": REWARD, "dones": DONE}
                 self._describe(demo.leaves(), length, named, "obs/", ("obs/",))
-            finals.append(all(_NEXT + path in demo for path in self._paths.values() if path.startswith("obs/")))
+            finals.append(
+                length > 0 and all(_NEXT + path in demo for path in self._paths.values() if path.startswith("obs/"))
+            )
         self.lengths, self.instructions = np.array(lengths, np.int64), instructions
         self.finals = np.array(finals, bool) if any(finals) else None
         for path in self._paths.values() if any(finals) else ():
@@ -137,7 +142,7 @@ class Hdf5Reader(Reader):
                 length = int(file["action"].shape[0])
                 lengths.append(length)
                 instructions.append(_told(file))
-                if number == 0:
+                if not self.columns and (length or number == len(self._episodes) - 1):
                     rate = file.attrs.get("fps")
                     self.fps = float(rate) if rate is not None and float(rate) > 0 else None
                     named = {"action": ACTION, "reward": REWARD}
@@ -147,8 +152,6 @@ class Hdf5Reader(Reader):
     def _describe(
         self, arrays: dict[str, Any], length: int, named: dict[str, str], observations: str, coded: tuple[str, ...]
     ) -> None:
-        self._paths: dict[str, str] = {}
-        self.columns = {}
         for path, array in arrays.items():
             shape, column = array.shape[1:], None
             if array.shape[:1] == (length,) and length:

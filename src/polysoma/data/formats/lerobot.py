@@ -21,6 +21,7 @@ from polysoma.data import door, layout, stored
 from polysoma.data.formats import lerobot_check, lerobot_words
 from polysoma.data.formats.arrow import flat_numbers
 from polysoma.data.formats.lerobot_columns import describe, told_by
+from polysoma.data.formats.lerobot_tables import V2_DATA, V2_VIDEO, VIDEO_PLACE, both, named, read_lines, read_tables
 from polysoma.data.formats.reader import Column, Ending, Problem, Reader, reading
 from polysoma.data.images import decode_image
 from polysoma.data.video import Video
@@ -28,10 +29,7 @@ from polysoma.errors import PolysomaError
 
 _VERSIONS = ("v3.0", "v2.1", "v2.0")
 _MODALITY = "meta/modality.json"
-_LINES = "meta/episodes.jsonl"
 _EPISODE, _TASK, _TIME = "episode_index", "task_index", "timestamp"
-_V2_DATA = "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet"
-_V2_VIDEO = "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4"
 
 
 def is_lerobot(path: Path) -> bool:
@@ -101,7 +99,7 @@ class LeRobotReader(Reader):
         return version
 
     def _read_episodes(self) -> None:
-        rows = self._read_tables() if self.v3 else self._read_lines()
+        rows = read_tables(self.path, self._videos, self._told) if self.v3 else read_lines(self.path)
         where = self.path / "meta"
         with reading(where):
             self.lengths = np.array(rows.pop("length"), np.int64)
@@ -137,76 +135,28 @@ class LeRobotReader(Reader):
         with reading(place.file, episode):
             return flat_numbers(self.table(place, count, (self._told,))[self._told]).astype(np.int64)
 
-    def _read_tables(self) -> dict[str, Any]:
-        columns = ["episode_index", "tasks", "length", "data/chunk_index", "data/file_index", "dataset_from_index"]
-        columns += [f"videos/{key}/{what}" for key in self._videos for what in _VIDEO_PLACE]
-        columns += list(_UNKNOWN) + [f"stats/{self._told}/{end}" for end in ("min", "max")]
-        needed = [*columns[:1], *columns[2:6]]
-        tables = []
-        for path in sorted((self.path / "meta/episodes").glob("chunk-*/file-*.parquet")):
-            with reading(path), door.open_parquet(path) as file:
-                held = set(file.schema_arrow.names)
-                if lacks := [name for name in needed if name not in held]:
-                    raise ValueError(f"expected the columns {', '.join(lacks)}, which are missing")
-                tables.append(file.read([name for name in columns if name in held], use_threads=False))
-        if not tables:
-            raise PolysomaError(f"{self.path}: there are no tables of episodes under meta/episodes")
-        with reading(self.path / "meta/episodes"):
-            table = pa.concat_tables(tables, promote_options="default").sort_by("episode_index")
-            result: dict[str, Any] = {}
-            for name in table.column_names:
-                column = table[name]
-                if name in _UNKNOWN:
-                    # Tools that join tables leave nothing in the rows of data sets that do not know these columns.
-                    column = column.cast(pa.bool_()).fill_null(_UNKNOWN[name])
-                nested = name == "tasks" or name.startswith("stats/")
-                result[name] = column.to_pylist() if nested else column.to_numpy()
-            return result
-
-    def _read_lines(self) -> dict[str, Any]:
-        path = self.path / _LINES
-        with reading(path):
-            lines = door.read_json_lines(path)
-            if lacks := next((key for row in lines for key in ("episode_index", "length") if key not in row), None):
-                raise ValueError(f"expected `{lacks}` in every line")
-            lines.sort(key=lambda row: int(row["episode_index"]))
-            return {
-                "episode_index": [int(row["episode_index"]) for row in lines],
-                "length": [int(row["length"]) for row in lines],
-                "tasks": [row.get("tasks") for row in lines],
-            }
-
     def place(self, episode: int) -> _Place:
         """Where an episode lies by the tables, or where it was found to lie."""
         rows = self.episodes
         number = int(rows["episode_index"][episode])
+        films: dict[str, tuple[Path, float]] = {}
         if not self.v3:
             chunk = number // max(1, int(self.info.get("chunks_size") or 1000))
-            fields = {"episode_chunk": chunk, "episode_index": number, "chunk_index": chunk, "file_index": number}
-            films = {key: (self._inside("video_path", _V2_VIDEO, fields, key), 0.0) for key in self._videos}
-            return _Place(self._inside("data_path", _V2_DATA, fields), 0, films)
-        films = {}
+            fields = both(chunk, number)
+            for key in self._videos:
+                films[key] = named(self.path, self.info, "video_path", V2_VIDEO, fields, key), 0.0
+            return _Place(named(self.path, self.info, "data_path", V2_DATA, fields), 0, films)
         for key in self._videos:
             if f"videos/{key}/chunk_index" not in rows:
                 raise ValueError(f"the tables of episodes do not say where the film {key} lies")
-            chunk, file, start = (rows[f"videos/{key}/{what}"][episode] for what in _VIDEO_PLACE)
-            path = self._inside("video_path", layout.VIDEO_PATH, _both(int(chunk), int(file)), key)
+            chunk, file, start = (rows[f"videos/{key}/{what}"][episode] for what in VIDEO_PLACE)
+            path = named(self.path, self.info, "video_path", layout.VIDEO_PATH, both(int(chunk), int(file)), key)
             films[key] = path, float(start)
         if episode in self.moved:
             return _Place(*self.moved[episode], films)
         chunk, file = int(rows["data/chunk_index"][episode]), int(rows["data/file_index"][episode])
-        data = self._inside("data_path", layout.DATA_PATH, _both(chunk, file))
+        data = named(self.path, self.info, "data_path", layout.DATA_PATH, both(chunk, file))
         return _Place(data, int(rows["row"][episode]), films)
-
-    def _inside(self, which: str, usual: str, fields: Mapping[str, int], key: str = "") -> Path:
-        """The file that a template of info.json stands for; in the usual place where that is nothing."""
-        template = str(self.info.get(which) or usual)
-        known: dict[str, int | str] = {**fields, **({"video_key": key} if key else {})}
-        path = door.inside(self.path, door.filled(template, known))
-        if template != usual and not path.exists():
-            other = door.inside(self.path, door.filled(usual, known))
-            return other if other.exists() else path
-        return path
 
     def settled(self, episode: int) -> _Place:
         """Where the rows of an episode really lie: those that have its number.
@@ -455,15 +405,8 @@ class LeRobotReader(Reader):
 _OPEN_FILES = _OPEN_VIDEOS = 8
 _KEPT_BYTES = 2**26
 """Of tables that were read beside the one that was asked for last."""
-_VIDEO_PLACE = ("chunk_index", "file_index", "from_timestamp")
 _SAME_RATE = 0.01
-_UNKNOWN = {layout.SUCCESS: True, layout.TERMINATED: False, layout.TRUNCATED: False, layout.HAS_FINAL: False}
-"""What holds of an episode of which a recording of ours says nothing."""
-
-
-def _both(chunk: int, file: int) -> dict[str, int]:
-    """Fields of templates, in the words of either version."""
-    return {"chunk_index": chunk, "file_index": file, "episode_chunk": chunk, "episode_index": file}
+"""The part of a rate by which another one differs from it at most that means the same."""
 
 
 def _plain(key: str) -> str:

@@ -53,18 +53,21 @@ class MinariReader(Reader):
         self.format = f"Minari {layout}"
         self.robot = str(about.get("dataset_id") or self.path.name).replace("/", " ")
         self._left_out: dict[str, str] = {}
+        self.columns = {}
+        self._paths: dict[str, str] = {}
         self._numbers = self._arrow_numbers() if self._arrow else self._hdf5_numbers()
         lengths, instructions, successes, finals = [], [], [], []
         for episode in range(len(self._numbers)):
             with reading(self._file(episode), episode), self._held(episode) as held:
                 length = held.rows("actions")
-                if episode == 0:
+                # What is in an episode without frames cannot be told.
+                if not self.columns and (length or episode == len(self._numbers) - 1):
                     self._describe(held, length)
                 lengths.append(length)
                 instructions.append(held.text(_TOLD))
                 successes.append(held.any(_SUCCESS))
                 seen = [path for path in self._paths.values() if path.startswith("observations")]
-                finals.append(held.says(FINAL_KNOWN) and all(held.rows(path) > length for path in seen))
+                finals.append(length > 0 and held.says(FINAL_KNOWN) and all(held.rows(path) > length for path in seen))
         self.lengths, self.instructions = np.array(lengths, np.int64), instructions
         self.finals = np.array(finals, bool) if any(finals) else None
         known = [success for success in successes if success is not None]
@@ -89,8 +92,6 @@ class MinariReader(Reader):
         return _Hdf5Episode(self._file(episode), f"episode_{self._numbers[episode]}")
 
     def _describe(self, held: _Held, length: int) -> None:
-        self.columns = {}
-        self._paths: dict[str, str] = {}
         for path in held.paths():
             if path.startswith("infos/") or path in _TOLD:
                 continue
