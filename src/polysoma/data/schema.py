@@ -40,6 +40,10 @@ _FILE = "embodiment.toml"
 _FPS = 10.0
 _ROOM = 0.05
 """The part of the recorded range that is added on either side to be a limit of an action."""
+_TURNS_RAD, _TURNS_DEG = 7, 720
+"""How far a joint turns in a demonstration at most."""
+_PLAIN = 255
+"""What numbers without a unit reach, bytes among them; more have a unit that nobody told."""
 _LISTED = 8
 """Columns that an error names."""
 _LOOKED_AT = 200
@@ -254,9 +258,7 @@ def _channels(
         remarks.append(f"{stream}: its {size} channels have no names in the data")
     units = [_unit(name.lower()) for name in names]
     largest = np.maximum(np.abs(span[0]), np.abs(span[1]))
-    # Nobody turns a joint by seven radians in a demonstration: such numbers are degrees.
-    if any(unit == "rad" and reach > 7 for unit, reach in zip(units, largest, strict=True) if math.isfinite(reach)):
-        units = ["deg" if unit == "rad" else unit for unit in units]
+    units = _likely_units(stream, names, units, largest, remarks)
     limits = [
         (_round(low), _round(high)) if limited else (-math.inf, math.inf) for low, high in zip(*span, strict=True)
     ]
@@ -264,6 +266,32 @@ def _channels(
         Channel(name, unit, low, high, _group(name.lower()))
         for name, unit, (low, high) in zip(names, units, limits, strict=True)
     )
+
+
+def _likely_units(
+    stream: str, names: tuple[str, ...], units: list[str], largest: np.ndarray, remarks: list[str]
+) -> list[str]:
+    """The units that names tell, or others that numbers of such a size are likely to have, with a remark then."""
+    angles = [reach for unit, reach in zip(units, largest, strict=True) if unit == "rad" and math.isfinite(reach)]
+    most = max(angles, default=0.0)
+    # Nobody turns a joint by seven radians in a demonstration, nor twice around.
+    if most > _TURNS_DEG:
+        units = ["1" if unit == "rad" else unit for unit in units]
+    elif most > _TURNS_RAD:
+        units = ["deg" if unit == "rad" else unit for unit in units]
+        remarks.append(
+            f"{stream}: that joints are in degrees is a guess from numbers up to {most:g}; percents of their range "
+            "look the same: put the unit here"
+        )
+    plain = {name: reach for name, unit, reach in zip(names, units, largest, strict=True) if unit == "1"}
+    large = {name: reach for name, reach in plain.items() if _PLAIN < reach < math.inf}
+    if large:
+        listed = ", ".join(list(large)[:_LISTED]) + (f" and {len(large) - _LISTED} more" * (len(large) > _LISTED))
+        remarks.append(
+            f"{stream}: numbers up to {max(large.values()):g} of unit 1 ({listed}) are ticks of servos or thousandths, "
+            "say: put their unit here"
+        )
+    return units
 
 
 def _unit(name: str) -> str:

@@ -392,7 +392,7 @@ def test_placeholders_and_version_of_a_hand_written_info(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"data_path": "data/{nothing}.parquet"}, r"info\.json: data_path: .* asks for \{nothing\}, which is none of chunk_index"),
+        ({"data_path": "data/{nothing}.parquet"}, r"info\.json: data_path: .* asks for \{nothing\}, which is none of"),
         ({"features": None}, "expected `features`"),
         ({"features": {"action": {"dtype": "float32"}}}, "action: expected dtype and shape, shape is missing"),
     ],
@@ -472,3 +472,24 @@ def test_a_real_recording_without_its_films_says_so() -> None:
     assert {stream.name for stream in schema_of(reader).embodiment.arrays} == {"state"}
     assert len(reader.absent(list(reader.columns))) == 4
     assert sum(problem.severity == "error" for problem in examine(real("so101_real")).problems) == 2
+
+
+@pytest.mark.parametrize(
+    ("scale", "unit", "remark"),
+    [(1.0, "rad", None), (60.0, "deg", "is a guess from numbers up to"), (2000.0, "1", "are ticks of servos")],
+)
+def test_units_that_are_guessed_are_named_as_guesses(
+    scale: float, unit: str, remark: str | None, tmp_path: Path
+) -> None:
+    root = write_v2(tmp_path / "set", kind="image")
+
+    def scaled(table: pa.Table) -> pa.Table:
+        rows = np.stack(table["action"].to_numpy(zero_copy_only=False))
+        rows = (1 + rows - rows.min()) * scale
+        return put(table, "action", pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), 3))
+
+    tables(root, scaled)
+    schema = schema_of(open_reader(root))
+    assert [channel.unit for channel in schema.embodiment.actions.channels][:2] == [unit, unit]  # type: ignore[union-attr]
+    told = [text for text in schema.remarks if text.startswith("action: ") and "numbers up to" in text]
+    assert [remark in text for text in told] == [True] if remark else not told  # type: ignore[operator]

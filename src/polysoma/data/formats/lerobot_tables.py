@@ -56,6 +56,7 @@ def read_tables(root: Path, videos: Sequence[str], told: str) -> dict[str, Any]:
             result[name] = column.to_pylist() if nested else column.to_numpy()
         return result
 
+
 def read_lines(root: Path) -> dict[str, Any]:
     """v2's list of episodes, as :func:`read_tables`."""
     path = root / _LINES
