@@ -103,6 +103,9 @@ def reason(error: BaseException) -> str:
     """The first line of what an error says."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
+    if isinstance(error, KeyError) and error.args and " " not in str(error.args[0]):
+        # The word alone says nothing.
+        return f"there is no {error.args[0]!r}"
     return (str(error).splitlines() or [type(error).__name__])[0].rstrip(". ")
 
 

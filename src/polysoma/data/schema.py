@@ -395,10 +395,13 @@ def read_schema(path: Path) -> Schema:
         PolysomaError: no such file or not TOML; or a line for each key that is missing, unknown or of the wrong kind.
     """
     table = config.decode(_BodyTable, config.read_toml(path, "description"), str(path))
-    streams = [given.stream(name) for name, given in table.streams.items()]
     actions = table.actions
-    moved = DiscreteActions(actions.names) if actions.names else ContinuousActions(actions.channels)
-    body = Embodiment(table.name, (*streams, Stream(INSTRUCTION, Modality.TEXT)), moved, table.rate_hz)
+    try:
+        streams = [given.stream(name) for name, given in table.streams.items()]
+        moved = DiscreteActions(actions.names) if actions.names else ContinuousActions(actions.channels)
+        body = Embodiment(table.name, (*streams, Stream(INSTRUCTION, Modality.TEXT)), moved, table.rate_hz)
+    except PolysomaError as error:
+        raise PolysomaError(f"{path}: {error}") from error
     columns = {name: given.column for name, given in table.streams.items()} | {ACTION: actions.column}
     # Descriptions of the first format held horizons.
     old = {key: getattr(table, key) for key in ("chunk", "history", "previous_action")}

@@ -70,7 +70,17 @@ def _file_problems(reader: LeRobotReader) -> Iterator[Problem]:
             "warning", "meta/episodes", f"does not say in which file or row the frames of episodes {listed} lie",
             "nothing here, where rows are found by episode_index; convert the data set for others",
         )  # fmt: skip
+    lost = [path for path in rows if not path.exists()]
+    if lost:
+        many = f"{len(lost)} files of frames are missing, such as {_name(reader, lost[0])}"
+        yield Problem(
+            "error", _name(reader, lost[0]) if len(lost) == 1 else "data",
+            "the file of frames is missing" if len(lost) == 1 else many,
+            "copy it again from where it came; --skip-damaged leaves its episodes out",
+        )  # fmt: skip
     for path, needed in rows.items():
+        if path in lost:
+            continue
         try:
             with reading(path), door.open_parquet(path) as file:
                 held = file.metadata.num_rows
