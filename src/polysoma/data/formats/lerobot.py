@@ -8,6 +8,8 @@ of films are found by their times, and every one of them is checked.
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -202,12 +204,13 @@ class LeRobotReader(Reader):
         if self._numbered is None:
             self._numbered = {}
             for path in sorted((self.path / "data").rglob("*.parquet")):
-                with reading(path), door.open_parquet(path) as file:
-                    if _EPISODE not in file.schema_arrow.names:
-                        continue
-                    held = flat_numbers(file.read([_EPISODE], use_threads=False)[_EPISODE])
+                held = np.zeros(0, np.int64)
+                # Whoever needs a damaged file is told so.
+                with contextlib.suppress(PolysomaError), reading(path), door.open_parquet(path) as file:
+                    if _EPISODE in file.schema_arrow.names:
+                        held = flat_numbers(file.read([_EPISODE], use_threads=False)[_EPISODE])
                 begins = np.flatnonzero(np.diff(held, prepend=held[:1] - 1))
-                for begin, end in zip(begins.tolist(), [*begins[1:].tolist(), len(held)], strict=True):
+                for begin, end in itertools.pairwise([*begins.tolist(), len(held)]):
                     # Rows that are torn apart are nobody's.
                     number = int(held[begin])
                     self._numbered[number] = (path, begin, end - begin if number not in self._numbered else -1)
