@@ -15,7 +15,8 @@ import polysoma.data.formats
 from make_arrays import LENGTHS, write_aloha, write_minari, write_robomimic, write_zarr
 from make_lerobot import changed, write_v2, write_v3
 from make_rlds import write as write_rlds
-from polysoma.data import door
+from polysoma.data import door, layout
+from polysoma.data.doctor import examine
 from polysoma.data.formats import open_reader
 from polysoma.data.paraphrases import Paraphrases
 from polysoma.errors import PolysomaError
@@ -98,6 +99,15 @@ def test_pipes_and_deep_texts_are_refused(tmp_path: Path) -> None:
     (root / "meta/info.json").write_text('{"a":' * 100_000)
     with pytest.raises(PolysomaError, match=r"info\.json"):
         open_reader(root)
+
+
+def test_names_with_checksums_lie_in_the_data_set(tmp_path: Path) -> None:
+    root = write_v3(tmp_path / "set", "image")
+    for name in ("/dev/zero", "../other", "data/../../other"):
+        (root / "meta/polysoma.json").write_text(json.dumps({"format_version": 2, "checksums": {name: "0"}}))
+        with pytest.raises(PolysomaError, match="leads out of the data set"):
+            layout.read_episodes(root)
+        assert any("leads out of the data set" in problem.what for problem in examine(root).problems)
 
 
 @pytest.mark.parametrize("where", ["data", "data/demo_0", "data/demo_0/actions", "data/demo_0/obs", "soft", "external"])

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from polysoma.data.door import open_parquet
+from polysoma.data.door import inside, open_parquet
 from polysoma.data.storage import checksum, read_json, read_parquet, reading, write_json
 from polysoma.data.stored import FORMAT_VERSION, Feature
 from polysoma.embodiment import Embodiment
@@ -247,7 +247,10 @@ def checksums(root: Path) -> dict[str, str]:
     path = root / POLYSOMA
     held = _description(root).get(_CHECKSUMS, {}) if path.exists() else {}
     with reading(path):
-        return {str(name): str(value) for name, value in dict(held).items()}
+        named = {str(name): str(value) for name, value in dict(held).items()}
+        for name in named:
+            inside(root, name)
+        return named
 
 
 def check(root: Path, path: Path, known: Mapping[str, str]) -> None:

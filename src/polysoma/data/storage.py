@@ -83,7 +83,7 @@ def reading(path: Path, held: str = "") -> Iterator[None]:
 def checksum(path: Path) -> str:
     """CRC-32 of a file, in hexadecimal digits."""
     value = 0
-    with open(path, "rb") as file:
+    with door.open_bytes(path) as file:
         while piece := file.read(2**20):
             value = zlib.crc32(piece, value)
     return f"{value:08x}"

@@ -42,8 +42,10 @@ def _checksum_problems(reader: LeRobotReader) -> Iterator[Problem]:
     """Our own recordings know the checksums of their files."""
     for name, expected in layout.checksums(reader.path).items():
         path = reader.path / name
-        if not path.exists():
-            yield Problem("error", name, "it is missing", "copy this file again from where it came")
+        lacks = door.lacking(path)
+        if lacks is not None:
+            what = "it is missing" if not path.exists() else lacks
+            yield Problem("error", name, what, "copy this file again from where it came")
         elif storage.checksum(path) != expected:
             yield Problem(
                 "error", name, f"its checksum is not that in {layout.POLYSOMA}: it was changed or is damaged",

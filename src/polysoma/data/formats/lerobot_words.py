@@ -78,6 +78,7 @@ def words(
         constant: the number of the task that all frames of an episode have, None where that is not known.
         numbers: reads them from the frames.
     """
+    told = [[names] if isinstance(names, str) else names for names in told]
     known = set(tasks.values())
     texts: list[str] = []
     changes: dict[int, tuple[Part, ...]] = {}
