@@ -1,10 +1,18 @@
-"""Files are written whole or not at all, and what goes wrong is said in one line."""
+"""Files are written whole or not at all, and what goes wrong is said in one line.
+
+What is deleted is decided here: folders that hold a mark of their maker (:func:`remove_own`), and unfinished files by
+their names (:func:`remove_temporaries`). Links are never followed on the way there.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import os
+import re
+import secrets
+import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -13,6 +21,8 @@ from polysoma.errors import PolysomaError
 
 TEMPORARY = ".tmp"
 """How the names of unfinished files end."""
+_UNFINISHED = re.compile(rf".+\.([0-9a-f]{{16}}|\d+){re.escape(TEMPORARY)}")
+"""Their names; those of versions before had the number of a process."""
 
 
 @contextlib.contextmanager
@@ -22,20 +32,52 @@ def writing(path: Path) -> Iterator[BinaryIO]:
     Raises:
         PolysomaError: it cannot be written; nothing is left behind.
     """
-    temporary = path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY}")
+    # Nobody can put a link where the name of this file will be.
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}{TEMPORARY}")
     with explain_writing(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with open(temporary, "wb") as file:
+            with open(open_new(temporary), "wb") as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
-            _sync_folder(path.parent)
+            sync(path.parent)
         except BaseException:
             with contextlib.suppress(OSError):
                 temporary.unlink()
             raise
+
+
+def open_new(path: Path) -> int:
+    """A descriptor of a new file, to write. Raises OSError where anything is there, a link too."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+    return os.open(path, flags, 0o666)
+
+
+def is_own(folder: Path, mark: str) -> bool:
+    """Whether this is a folder, not a link to one, with a file of this name in it, which is no link either."""
+    try:
+        return stat.S_ISDIR(folder.lstat().st_mode) and stat.S_ISREG((folder / mark).lstat().st_mode)
+    except OSError:
+        return False
+
+
+def remove_own(folder: Path, mark: str) -> bool:
+    """Deletes a folder if it is one of ours (:func:`is_own`), as far as that is possible. Returns whether it was."""
+    if not is_own(folder, mark):
+        return False
+    shutil.rmtree(folder, ignore_errors=True)
+    return True
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Deletes the unfinished files that a killed process left anywhere below a folder."""
+    for place, _, names in os.walk(folder):
+        for name in names:
+            path = Path(place, name)
+            if _UNFINISHED.fullmatch(name) and not path.is_symlink():
+                path.unlink()
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -61,13 +103,17 @@ def reason(error: BaseException) -> str:
     """The first line of what an error says."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
+    if isinstance(error, KeyError) and error.args and " " not in str(error.args[0]):
+        # The word alone says nothing.
+        return f"there is no {error.args[0]!r}"
     return (str(error).splitlines() or [type(error).__name__])[0].rstrip(". ")
 
 
-def _sync_folder(folder: Path) -> None:
+def sync(path: Path) -> None:
+    """Puts a file, or the names in a folder, on the disk, as far as the system can."""
     # A rename outlives a power cut only when its folder is on the disk too. Some systems cannot open folders.
     with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
+        descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:

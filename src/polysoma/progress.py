@@ -14,6 +14,7 @@ from contextvars import ContextVar
 Listener = Callable[[str, int, int], None]
 """Called with what is done, how much of it so far, and of how much."""
 
+_reader: ContextVar[Callable[[str], None] | None] = ContextVar("reader", default=None)
 _listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
 
 
@@ -23,11 +24,18 @@ def tell(what: str, done: int, total: int) -> None:
         listener(what, done, total)
 
 
+def note(text: str) -> None:
+    """Says something that people should know, though nothing went wrong, to whoever listens."""
+    if (reader := _reader.get()) is not None:
+        reader(text)
+
+
 @contextlib.contextmanager
-def listening(listener: Listener) -> Iterator[None]:
-    """Makes this the listener until the context ends."""
-    before = _listener.set(listener)
+def listening(listener: Listener, reader: Callable[[str], None] | None = None) -> Iterator[None]:
+    """Makes this the listener, and this what notes are given to, until the context ends."""
+    before, read_before = _listener.set(listener), _reader.set(reader)
     try:
         yield
     finally:
         _listener.reset(before)
+        _reader.reset(read_before)

@@ -17,6 +17,7 @@ from conftest import SEEN_ARM, make_episode
 from make_arrays import write_aloha, write_robomimic, write_zarr
 from make_lerobot import write_v2, write_v3
 from make_rlds import write as write_rlds
+from polysoma.cli import main
 from polysoma.data.batch import Batch
 from polysoma.data.cache import caches
 from polysoma.data.dataset import Dataset
@@ -230,6 +231,62 @@ def test_killed_while_building(kind: str, tmp_path: Path, monkeypatch: pytest.Mo
     assert kind_of(root) == kind and not left[0].exists() and len(caches()) == 1
 
 
+@pytest.mark.parametrize("linked", [False, True])
+def test_folders_of_others_are_never_deleted(linked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, place = record(tmp_path / "home"), tmp_path / ("elsewhere" if linked else "home/.cache")
+    for name in ("thumbnails", "a" * 32, "building-1"):
+        (place / name).mkdir(parents=True)
+        (place / name / "front.npy").write_bytes(b"mine")
+    if linked:
+        (root / ".cache").symlink_to(place)
+    before = sorted(path for path in place.rglob("*"))
+    for kind in ("raw", "jpeg", "raw"):
+        monkeypatch.setenv("POLYSOMA_CACHE", kind)
+        assert kind_of(root) == kind
+    assert set(before) <= set(place.rglob("*")), "nothing is gone"
+    assert linked == (set(before) == set(place.rglob("*"))), "and nothing is written where a link leads"
+    # Nor what lies beside the caches of the user's folder, or behind a link there.
+    home, outside = tmp_path / "cache/polysoma", tmp_path / "photos"
+    (home / "x" / "y").mkdir(parents=True)
+    (outside / "summer").mkdir(parents=True)
+    (outside / "summer" / "polysoma-cache.json").write_text("{}")
+    (home / "link").symlink_to(outside)
+    monkeypatch.setenv("POLYSOMA_CACHE", "")
+    Dataset(write_v3(tmp_path / "one"))
+    held = {cache.folder: cache.bytes for cache in caches()}
+    monkeypatch.setenv("POLYSOMA_CACHE_GB", str(1.1 * max(held.values()) / 1e9))
+    Dataset(write_v3(tmp_path / "other"))
+    assert not held.keys() & {cache.folder for cache in caches()}, "these had to go"
+    assert (home / "x" / "y").is_dir() and (outside / "summer").is_dir()
+    assert not {"y", "summer"} & {cache.folder.name for cache in caches()}
+    main(["data", "cache", "--clear"])
+    assert caches() == [] and (home / "x" / "y").is_dir() and (outside / "summer").is_dir()
+
+
+def test_a_cache_that_comes_with_the_data_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = record(tmp_path / "set")
+    truth = Dataset(root).actions.copy()
+    (cache,) = (root / ".cache").glob("?" * 32)
+    path = cache / "action.npy"
+    whole = path.read_bytes()
+    # As it was left, it is used; with a file of another length it is not.
+    made = cache.stat().st_ino
+    assert np.array_equal(Dataset(root).actions, truth) and cache.stat().st_ino == made
+    path.write_bytes(whole + bytes(8))
+    assert np.array_equal(Dataset(root).actions, truth)
+    # Somebody who unpacks the archive of a data set has another key.
+    poisoned = np.load(path)
+    np.save(path, poisoned + 1)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another user"))
+    assert np.array_equal(Dataset(root).actions, truth)
+    # Nor does a file that is a link count.
+    (cache,) = (root / ".cache").glob("?" * 32)
+    shutil.move(cache / "action.npy", tmp_path / "action.npy")
+    (cache / "action.npy").symlink_to(tmp_path / "action.npy")
+    np.save(tmp_path / "action.npy", poisoned + 1)
+    assert np.array_equal(Dataset(root).actions, truth)
+
+
 def test_damaged_caches_are_made_again_or_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = write_v3(tmp_path / "set")
     monkeypatch.setenv("POLYSOMA_CACHE", "jpeg")
@@ -324,10 +381,10 @@ def test_several_processes_make_one_cache(tmp_path: Path, monkeypatch: pytest.Mo
     assert all(np.array_equal(pictures, opened[0]) for pictures in opened)
 
 
-def test_jpeg_files_are_made_by_several_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_jpeg_files_are_made_by_several_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POLYSOMA_CACHE", "jpeg")
     alone = Dataset(write_v3(tmp_path / "set")).observations["front"]
-    monkeypatch.setattr("polysoma.data.foreign._WORTH_PROCESSES", 1)
+    monkeypatch.setattr("polysoma.data.foreign._WORTH_THREADS", 1)
     monkeypatch.setattr("os.cpu_count", lambda: 2)
     together = Dataset(shutil.copytree(tmp_path / "set", tmp_path / "same")).observations["front"]
     np.testing.assert_array_equal(alone[:], together[:])

@@ -11,7 +11,9 @@ import pytest
 from make_lerobot import write_v3
 from polysoma.data import doctor
 from polysoma.data.doctor import Diagnosis, examine
+from polysoma.data.formats import open_reader
 from polysoma.data.formats.reader import Column, Reader, reading
+from polysoma.data.schema import infer, schema_of, schema_path, write_schema
 from polysoma.errors import PolysomaError
 
 FRAMES, EPISODES = 60, 6
@@ -190,3 +192,40 @@ def test_a_recording_knows_its_files(datasets: dict[str, Path]) -> None:
     assert (problem.severity, problem.where) == ("error", "data/chunk-000/file-000.parquet")
     path.unlink()
     assert any(problem.what == "it is missing" for problem in examine(root).problems)
+
+
+def test_a_last_observation_that_cannot_be_read_is_an_error(ill: InMemory, monkeypatch: pytest.MonkeyPatch) -> None:
+    ill.finals = np.array([True] * EPISODES)
+
+    def final(episode: int, columns: Collection[str]) -> dict[str, np.ndarray]:
+        if episode == 2:
+            raise PolysomaError("cannot read memory/final")
+        return {name: np.full(3, np.nan if episode == 4 else 0.0) for name in columns}
+
+    monkeypatch.setattr(ill, "_final", final, raising=False)
+    last = "the observation after the last action of episode"
+    found = [entry for entry in serious(look(ill)) if last in entry[2]]
+    assert found == [
+        ("error", "episodes", f"{last} 2 cannot be read: cannot read memory/final"),
+        ("warning", "episodes", f"{last} 4 is not finite"),
+    ]
+
+
+def test_what_cannot_be_read_is_counted(ill: InMemory) -> None:
+    for episode in range(EPISODES):
+        if episode != 1:
+            del ill.episodes[episode]["observation.images.top"]
+    ((severity, where, what),) = serious(look(ill))
+    assert (severity, where) == ("error", "top") and what.startswith("cannot be read in episodes 0, 2, 3, 4, 5 (of 6")
+    assert what.count("memory/frames") == 1
+
+
+def test_a_description_that_is_no_body_names_its_file(tmp_path: Path) -> None:
+    root = write_v3(tmp_path / "set", "image")
+    write_schema(infer(open_reader(root)), schema_path(root))
+    text = schema_path(root).read_text()
+    for wrong in (text.replace("elbow.pos", "shoulder.pos"), text.replace("rate_hz = 10.0", "rate_hz = -1")):
+        assert wrong != text
+        schema_path(root).write_text(wrong)
+        with pytest.raises(PolysomaError, match=r"set/embodiment\.toml"):
+            schema_of(open_reader(root))

@@ -151,9 +151,9 @@ def test_the_cache_follows_the_source(tmp_path: Path) -> None:
     assert Dataset(root).observations["front"].shape == (23, 8, 8, 3)
 
 
-def test_many_pictures_are_unpacked_by_several_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_pictures_are_unpacked_by_several_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     alone = Dataset(write_v3(tmp_path / "set"))
-    monkeypatch.setattr("polysoma.data.foreign._WORTH_PROCESSES", 1)
+    monkeypatch.setattr("polysoma.data.foreign._WORTH_THREADS", 1)
     monkeypatch.setattr("os.cpu_count", lambda: 2)
     calls: list[tuple[str, int, int]] = []
     # A copy, because not even x264 on one thread writes the same file every time.
@@ -164,12 +164,26 @@ def test_many_pictures_are_unpacked_by_several_processes(tmp_path: Path, monkeyp
     np.testing.assert_array_equal(alone.actions, together.actions)
 
 
-def test_an_error_in_another_process_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_script_without_a_main_guard_opens_films(tmp_path: Path) -> None:
+    root, script = write_v3(tmp_path / "set"), tmp_path / "script.py"
+    script.write_text(
+        "from pathlib import Path\n"
+        "from polysoma.data import foreign\n"
+        "from polysoma.data.dataset import Dataset\n"
+        "foreign._WORTH_THREADS, foreign.os.cpu_count = 1, lambda: 2\n"
+        f"print(len(Dataset(Path({str(root)!r}))))\n"
+    )
+    # It would wait for ever for processes that run it again.
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=300)
+    assert done.stdout == "23\n", done.stderr
+
+
+def test_an_error_in_another_thread_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = write_v3(tmp_path / "set")
-    (root / "videos/observation.images.front/chunk-000/file-001.mp4").unlink()
-    monkeypatch.setattr("polysoma.data.foreign._WORTH_PROCESSES", 1)
+    (root / "videos/observation.images.front/chunk-000/file-001.mp4").write_bytes(b"no film")
+    monkeypatch.setattr("polysoma.data.foreign._WORTH_THREADS", 1)
     monkeypatch.setattr("os.cpu_count", lambda: 2)
-    with pytest.raises(PolysomaError, match=r"file-001.mp4 is missing"):
+    with pytest.raises(PolysomaError, match=r"cannot read .*file-001.mp4"):
         Dataset(root)
     assert caches() == []
 

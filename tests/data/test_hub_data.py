@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_format_lerobot import write_v3
 
+from make_lerobot import write_v3
 from polysoma import hub
 from polysoma.cli import main
 from polysoma.data.dataset import Dataset

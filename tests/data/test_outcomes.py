@@ -127,7 +127,7 @@ def test_a_kill_between_files_leaves_no_last_observation_behind(tmp_path: Path) 
     # As a process leaves it that was killed before the table of episodes.
     stray = tmp_path / "final/chunk-000/file-001.parquet"
     shutil.copy(tmp_path / "final/chunk-000/file-000.parquet", stray)
-    (tmp_path / "final/chunk-000/file-002.parquet.tmp").write_bytes(b"half")
+    (tmp_path / "final/chunk-000/file-002.parquet.1234.tmp").write_bytes(b"half")
     assert len(Dataset(tmp_path)) == 4
     with DatasetWriter(tmp_path, ARM) as writer:
         assert not stray.exists()

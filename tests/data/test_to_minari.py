@@ -11,9 +11,9 @@ import gymnasium
 import h5py
 import numpy as np
 import pytest
-from test_format_arrays import LENGTHS, numbers, pictures, write_robomimic
 
 from conftest import ARM, GRID, SEEN_ARM, make_episode
+from make_arrays import LENGTHS, numbers, pictures, write_robomimic
 from make_lerobot import drop_columns, write_v3
 from polysoma.cli import main
 from polysoma.data.dataset import Dataset
@@ -176,6 +176,9 @@ def test_what_is_unfinished_never_looks_finished(tmp_path: Path) -> None:
     left = tmp_path / "minari/.arm-v0.tmp/data"
     left.mkdir(parents=True)
     (left / "main_data.hdf5").write_bytes(b"half of it")
+    with pytest.raises(PolysomaError, match=r"\.arm-v0\.tmp is in the way and was not made here"):
+        to_minari(source, target)
+    (left.parent / "polysoma-conversion.lock").touch()
     assert to_minari(source, target).written == 4
     assert sorted(path.name for path in target.rglob("*")) == [
         "data", "embodiment.toml", "main_data.hdf5", "metadata.json"

@@ -25,9 +25,7 @@ from lerobot.datasets.dataset_tools import delete_episodes, merge_datasets
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "data"))
-from test_dataset import ARM, GRID, episode
-
+from make_episodes import ARM, GRID, episode
 from polysoma.data.dataset import Dataset
 from polysoma.data.writer import DatasetWriter
 from polysoma.embodiment import Embodiment

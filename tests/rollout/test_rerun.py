@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from test_format_lerobot import NAMES, numbers, pictures, write_v3
 
 from conftest import GRID, SEEN_ARM, observe
+from make_lerobot import NAMES, numbers, pictures, write_v3
 from polysoma.cli import main
 from polysoma.data.dataset import Dataset
 from polysoma.errors import PolysomaError

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 import tyro
@@ -37,6 +37,7 @@ class Info:
         from polysoma.data.cache import cache_limit, raw_bytes
         from polysoma.data.foreign import Foreign
         from polysoma.data.formats import located, open_reader
+        from polysoma.data.instructions import told as parts_told
         from polysoma.data.schema import schema_of, schema_path
 
         path = located(self.path)
@@ -51,7 +52,7 @@ class Info:
                 f"{len(reader):,} episodes, {lengths.sum():,} frames; {lengths.min()} to {lengths.max()} each, "
                 f"{np.median(lengths):g} in the middle"
             )
-        told = Counter(reader.instructions)
+        told = Counter(part.told for episode in range(len(reader)) for part in parts_told(reader, episode))
         for text, count in told.most_common(8):
             console.print(f"  {count:>6} x {escape(text) or '(nothing said)'}", highlight=False)
         if len(told) > 8:
@@ -148,7 +149,7 @@ class Convert:
     Examples:
         polysoma data convert bridge_rlds/1.0.0 data/bridge
         polysoma data convert data/drone ~/.minari/datasets/drone-v0 --format minari
-        polysoma data convert recordings/so101 data/so101 --skip
+        polysoma data convert recordings/so101 data/so101 --skip-damaged
     """
 
     source: tyro.conf.Positional[Path]
@@ -157,7 +158,7 @@ class Convert:
     """A new folder, or one that an interrupted conversion left."""
     format: Literal["lerobot", "minari"] = "lerobot"
     """Whose layout: minari writes HDF5 files that minari.load_dataset opens."""
-    skip: bool = False
+    skip: Annotated[bool, tyro.conf.arg(name="skip-damaged", aliases=["--skip"])] = False
     """Leave out episodes that are damaged or hold numbers that are not finite, instead of stopping at the first."""
 
     def run(self) -> None:
@@ -189,10 +190,9 @@ class Caches:
     """Delete them all; they are made again when they are needed."""
 
     def run(self) -> None:
-        import shutil
         import time
 
-        from polysoma.data.cache import cache_home, cache_limit, caches
+        from polysoma.data.cache import cache_home, cache_limit, caches, remove
 
         held = sorted(caches(), key=lambda cache: -cache.used)
         for cache in held:
@@ -202,7 +202,7 @@ class Caches:
         print(f"{total / 1e9:.2f} of {cache_limit() / 1e9:g} GB (POLYSOMA_CACHE_GB) in {cache_home()}")
         if self.clear:
             for cache in held:
-                shutil.rmtree(cache.folder, ignore_errors=True)
+                remove(cache)
             print(f"deleted {len(held)}")
 
 

@@ -75,6 +75,8 @@ class Finetune:
     """schedule-free needs no end that is fixed beforehand: --minutes goes by the clock, whatever the speed."""
     tracker: Tracker | None = None
     """Where metrics go beside metrics.jsonl: tensorboard by default."""
+    skip_damaged: bool = False
+    """Leave out episodes of which a file is missing or cannot be read, with a line for each."""
     tasks: str = ""
     """Play these tasks at every checkpoint (of bodies that have a simulator here), comma-separated."""
     paraphrases: str = ""
@@ -133,6 +135,7 @@ class Finetune:
         recipe = recipe_for(
             self.checkpoint, self.data, self.method, self.demos, self.held_out, self.rank, self.tokens,
             self.learning_rate, self.seed, self.keep, self.chunk, self.history, self.previous_action, self.optimizer,
+            self.skip_damaged,
         )  # fmt: skip
         recipe = dataclasses.replace(recipe, paraphrases=self.paraphrases, precision=self.precision)
         if self.tasks:

@@ -56,8 +56,15 @@ def counting_steps(title: str, steps: int, before: str = "") -> Iterator[Steps]:
 
 @contextlib.contextmanager
 def telling() -> Iterator[None]:
-    """Prints a line now and then about what takes long inside the library."""
+    """Prints a line now and then about what takes long inside the library, and each note once."""
     last = time.monotonic()
+    said: set[str] = set()
+
+    def note(text: str) -> None:
+        # Data sets are opened more than once.
+        if text not in said:
+            said.add(text)
+            print(text, file=sys.stderr, flush=True)
 
     def show(what: str, done: int, total: int) -> None:
         nonlocal last
@@ -65,7 +72,7 @@ def telling() -> Iterator[None]:
             last = time.monotonic()
             print(f"{what}: {done:,} of {total:,} frames", file=sys.stderr, flush=True)
 
-    with listening(show):
+    with listening(show, note):
         yield
 
 

@@ -41,6 +41,8 @@ class Train:
     """Stop after this step with everything saved, e.g. to record with the policy so far; --resume goes on."""
     tracker: Tracker | None = None
     """Where metrics go beside metrics.jsonl, whatever the recipe says."""
+    skip_damaged: bool = False
+    """Leave out episodes of which a file is missing or cannot be read, with a line for each."""
 
     def run(self) -> None:
         check_training_installed()
@@ -49,6 +51,7 @@ class Train:
 
         chosen = {"tracker": self.tracker, "precision": None if self.precision == "auto" else self.precision}
         overrides = [f"{key}={value}" for key, value in chosen.items() if value is not None]
+        overrides += ["skip_damaged=true"] * self.skip_damaged
         recipe = read_recipe(self.recipe, (*self.overrides, *overrides))
         with counting_steps("training", recipe.steps) as progress:
             folder = train(recipe, self.out, self.resume, self.until, progress, quick_evaluation)

@@ -3,9 +3,10 @@
 Numbers become ``.npy`` files. So do pictures where there is room; else they become JPEG files, or stay where they are
 and are read when asked for (:mod:`polysoma.data.pictures`). ``$POLYSOMA_CACHE`` decides otherwise.
 
-A cache appears under its name when it is whole, so a process that is killed while it makes one leaves nothing that
-another would take for one. The user's cache folder holds at most ``$POLYSOMA_CACHE_GB``: what was used longest ago goes
-first.
+A cache appears under its name when it is whole and on the disk, so a process that is killed while it makes one leaves
+nothing that another would take for one. It holds a file :data:`MARK` with the sizes of its files, sealed with a key of
+this user: a cache that came with somebody's data is not used. Only folders with such a file are ever deleted. The
+user's cache folder holds at most ``$POLYSOMA_CACHE_GB``: what was used longest ago goes first.
 """
 
 from __future__ import annotations
@@ -13,9 +14,12 @@ from __future__ import annotations
 import contextlib
 import enum
 import hashlib
+import hmac
 import json
 import os
+import secrets
 import shutil
+import stat
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -30,9 +34,13 @@ from polysoma.data.images import encode_jpeg
 from polysoma.data.pictures import JPEGS, JpegPictures, JpegWriter, MappedPictures, Pictures, StreamedPictures
 from polysoma.data.stored import Feature
 from polysoma.errors import PolysomaError
+from polysoma.files import is_own, remove_own, sync, write_atomically
 
+MARK = "polysoma-cache.json"
+"""The file that makes a folder one of ours."""
 _LIMIT = 100 * 10**9
-_VERSION = 1
+_VERSION = 2
+_KEY, _KEY_BYTES = "key", 32
 _BUILDING = "building-"
 
 _LOOKED_AT = 32
@@ -104,6 +112,8 @@ def cached(name: str, origin: Origin, folders: Sequence[Path]) -> Columns:
         PolysomaError: as the origin does; ``$POLYSOMA_CACHE`` is no kind; or more is needed than is allowed.
     """
     kinds = _kinds(origin)
+    # Whoever made a link of the folder means something else by it.
+    folders = [folder for folder in folders if not folder.is_symlink()]
     # A cache that is there is used, whatever there would be room for today.
     for folder in folders:
         if (columns := _find(folder / name, origin, kinds)) is not None:
@@ -159,16 +169,54 @@ def _find(cache: Path, origin: Origin, kinds: Sequence[Kind]) -> Columns | None:
 
 
 def _load(cache: Path, origin: Origin, kind: Kind) -> Columns:
+    """What a cache holds. Raises OSError or ValueError when it is not one of ours, not whole, or of another kind."""
+    _check_seal(cache)
     columns: Columns = {}
     for key, feature in origin.features.items():
+        column: np.ndarray | Pictures
         if kind is Kind.RAW or not feature.image:
             path = cache / f"{key}.npy"
-            columns[key] = MappedPictures.open(path) if feature.image else np.load(path, mmap_mode="r")
+            column = MappedPictures.open(path) if feature.image else np.load(path, mmap_mode="r")
         elif kind is Kind.JPEG:
-            columns[key] = JpegPictures(cache, key, feature.shape)
+            column = JpegPictures(cache, key, feature.shape)
+        else:
+            continue
+        if column.shape != (origin.rows(key), *feature.shape) or column.dtype != feature.dtype:
+            raise ValueError(f"{cache}: {key} holds {column.dtype} of shape {column.shape}")
+        columns[key] = column
     with contextlib.suppress(OSError):
         os.utime(cache)
     return columns | _streamed(origin, origin.features.keys() - columns.keys())
+
+
+def _check_seal(cache: Path) -> None:
+    """Raises OSError or ValueError where this user did not make the cache, or a file of it has another length."""
+    if not is_own(cache, MARK):
+        raise ValueError(f"{cache}: not one of ours")
+    told = json.loads((cache / MARK).read_text())
+    sizes = _sizes(cache)
+    if not isinstance(told, dict) or told.get("files") != sizes:
+        raise ValueError(f"{cache}: its files are of other lengths")
+    if not hmac.compare_digest(str(told.get("seal")), _seal(cache.name, sizes)):
+        raise ValueError(f"{cache}: this user did not make it")
+
+
+def _sizes(cache: Path) -> dict[str, int]:
+    # What a link leads to is nothing that was made here.
+    found = {path.name: path.lstat() for path in cache.iterdir() if path.name != MARK}
+    return {name: about.st_size if stat.S_ISREG(about.st_mode) else -1 for name, about in sorted(found.items())}
+
+
+def _seal(name: str, sizes: Mapping[str, int]) -> str:
+    """What nobody but this user can write under a cache. Raises OSError where the user's key cannot be kept."""
+    path = cache_home() / _KEY
+    if not path.exists():
+        write_atomically(path, secrets.token_bytes(_KEY_BYTES))
+        path.chmod(0o600)
+    key = path.read_bytes()
+    if len(key) != _KEY_BYTES:
+        raise OSError(f"{path}: expected {_KEY_BYTES} bytes, got {len(key)}; delete it: caches are made again")
+    return hmac.new(key, json.dumps([name, dict(sizes)]).encode(), "sha256").hexdigest()
 
 
 def _streamed(origin: Origin, keys: Collection[str]) -> Columns:
@@ -185,13 +233,19 @@ def _build(folder: Path, name: str, origin: Origin, kind: Kind, kinds: Sequence[
         if columns is not None:
             return columns
         _make_room(folder, _needed(origin, kind))
-        building = folder / f"{_BUILDING}{os.getpid()}"
+        building = folder / f"{_BUILDING}{secrets.token_hex(8)}"
         try:
             building.mkdir()
+            (building / MARK).touch()
             _unpack(building, origin, kind)
+            sizes = _sizes(building)
+            for file in sizes:
+                sync(building / file)
+            write_atomically(building / MARK, json.dumps({"files": sizes, "seal": _seal(name, sizes)}).encode())
             os.rename(building, folder / name)
+            sync(folder)
         except BaseException:
-            shutil.rmtree(building, ignore_errors=True)
+            remove_own(building, MARK)
             raise
         return _load(folder / name, origin, kind)
 
@@ -237,7 +291,7 @@ def _make_room(folder: Path, needed: int) -> None:
         PolysomaError: more than is allowed is needed.
         OSError: the disk has too little space. Writing to a mapped file on a full one kills the process.
     """
-    old = [path for path in folder.iterdir() if path.is_dir()]
+    old = [path for path in folder.iterdir() if is_own(path, MARK)]
     if folder.parent == cache_home():
         limit = cache_limit()
         if needed > limit:
@@ -256,7 +310,7 @@ def _make_room(folder: Path, needed: int) -> None:
         raise OSError("too little space for the cache")
     for path in old:
         # Mapped files live on until they are let go, so whoever still reads an older cache is not disturbed.
-        shutil.rmtree(path, ignore_errors=True)
+        remove_own(path, MARK)
     if shutil.disk_usage(folder).free < needed * 1.01:
         raise OSError("too little space for the cache")
 
@@ -285,12 +339,17 @@ class Cache:
     used: float
 
 
+def remove(cache: Cache) -> None:
+    """Lets go of a cache: it is made again when it is needed."""
+    remove_own(cache.folder, MARK)
+
+
 def caches() -> list[Cache]:
     """All finished caches in the user's folder."""
     found = []
     for folder in cache_home().glob("*/*"):
         with contextlib.suppress(OSError):
-            if folder.is_dir() and not folder.name.startswith(_BUILDING):
+            if is_own(folder, MARK) and not folder.parent.is_symlink() and not folder.name.startswith(_BUILDING):
                 names = [path.name for path in folder.iterdir()]
                 raw = any(name.startswith(PICTURE) for name in names)
                 kind = "JPEG" if any(name.endswith(JPEGS) for name in names) else "raw" if raw else "numbers"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from polysoma.data import layout
-from polysoma.data.foreign import Foreign
+from polysoma.data.foreign import Foreign, check_files
 from polysoma.data.formats import open_reader
 from polysoma.data.schema import schema_of
 from polysoma.data.writer import DatasetWriter
@@ -47,7 +47,12 @@ def convert(
     reader = open_reader(source)
     result = Converted()
     try:
-        foreign = Foreign(reader, schema_of(reader))
+        schema = schema_of(reader)
+        if not skip:
+            check_files(reader, schema)
+        result.notes += [f"{key} is not in it: {why}" for key, why in reader.left_out.items()]
+        result.notes += schema.remarks
+        foreign = Foreign(reader, schema)
         with DatasetWriter(target, foreign.schema.embodiment) as writer:
             for number in range(len(foreign)):
                 if (foreign.task(number), foreign.number(number)) in writer.done:

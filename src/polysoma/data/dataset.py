@@ -8,6 +8,7 @@ from.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Sequence
@@ -15,10 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
-from polysoma.data import layout, stored
+from polysoma import progress
+from polysoma.data import layout, storage, stored
 from polysoma.data.cache import Columns, cached, fingerprint, user_cache
 from polysoma.data.episode import Episode
-from polysoma.data.foreign import ENDING, Foreign
+from polysoma.data.foreign import ENDING, Damaged, Foreign, check_files
 from polysoma.data.formats import open_reader
 from polysoma.data.layout import EpisodeIndex
 from polysoma.data.recorded import Recorded
@@ -38,8 +40,10 @@ class Dataset:
 
     Args:
         root: the folder or file.
+        skip_damaged: whether episodes of which a file is missing or cannot be read are left out, instead of an error.
 
     Attributes:
+        left_out: the numbers of such episodes in the source, and what is wrong with each.
         embodiment: the body.
         tasks: task names such as ``"babyai/GoToLocal"``.
         instructions: the different instructions.
@@ -64,12 +68,13 @@ class Dataset:
         PolysomaError: not a data set of a known format, a newer one, no episodes yet, or a damaged file.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, skip_damaged: bool = False) -> None:
         self.root = Path(root)
+        self.left_out: dict[int, str] = {}
         if (self.root / layout.POLYSOMA).exists():
             index, columns = self._open_own()
         else:
-            index, columns = self._open_foreign()
+            index, columns = self._open_foreign(skip_damaged)
         self.tasks, self.instructions = index.tasks, index.instructions
         self.episode_start, self.episode_length = index.start, index.length
         self.episode_task, self.episode_instruction = index.task, index.instruction
@@ -97,16 +102,36 @@ class Dataset:
         name = fingerprint(self.root, recorded.files(), recorded.frames, recorded.features)
         return recorded.index, cached(name, recorded, [self.root / ".cache", user_cache(self.root)])
 
-    def _open_foreign(self) -> tuple[EpisodeIndex, Columns]:
+    def _open_foreign(self, skip_damaged: bool) -> tuple[EpisodeIndex, Columns]:
         reader = open_reader(self.root)
         try:
             schema = schema_of(reader)
             self.embodiment, self.failures = schema.embodiment, {}
             self.old_horizon = schema.old_horizon
-            foreign = Foreign(reader, schema)
+            try:
+                check_files(reader, schema)
+            except Damaged as error:
+                if not skip_damaged:
+                    raise
+                self.left_out = error.episodes
             files = [path for path in (*reader.files(), schema_path(self.root)) if path.exists()]
-            name = fingerprint(self.root, files, foreign.frames, foreign.features)
-            columns = cached(name, foreign, [user_cache(self.root)])
+            # What was found out once need not be found again, as long as the files are the same.
+            known = user_cache(self.root) / f"{fingerprint(self.root, files, 0, {})}.damaged.json"
+            if skip_damaged and known.is_file():
+                held = storage.read_json(known)
+                self.left_out |= {int(number): str(why) for number, why in held.items()}
+            while True:
+                foreign = Foreign(reader, schema, self.left_out, skip_damaged)
+                name = fingerprint(self.root, files, foreign.frames, foreign.features)
+                try:
+                    columns = cached(name, foreign, [user_cache(self.root)])
+                    break
+                except Damaged as error:
+                    self.left_out |= error.episodes
+                    with contextlib.suppress(PolysomaError):
+                        storage.write_json(known, {str(number): why for number, why in self.left_out.items()})
+            for episode, why in sorted(self.left_out.items()):
+                progress.note(f"{self.root}: episode {episode} is left out: {why}")
             terminated, truncated, success = columns[ENDING][:].T
             index = dataclasses.replace(foreign.index, terminated=terminated, truncated=truncated, success=success)
             return index, columns
@@ -153,7 +178,7 @@ class Dataset:
         episode = int(self.episode_of(np.array(frame)))
         raise PolysomaError(
             f"{self.root}: the reward of frame {frame - self.episode_start[episode]} of episode {episode} is "
-            f"{self._rewards[frame]}; `polysoma data convert --skip` leaves such episodes out"
+            f"{self._rewards[frame]}; `polysoma data convert --skip-damaged` leaves such episodes out"
         )
 
     def episode_of(self, frames: np.ndarray) -> np.ndarray:

@@ -30,6 +30,7 @@ from polysoma.data.formats.reader import (
     Problem,
     Reader,
 )
+from polysoma.data.instructions import told as told_in
 from polysoma.data.schema import schema_of
 from polysoma.errors import PolysomaError
 
@@ -46,6 +47,9 @@ _UNBALANCED = 10
 _LEADS = range(-2, 6)
 _LOOKED_AT, _FRAMES = 20, 6
 """Episodes whose pictures are looked at, and frames of each."""
+_COPY = "copy the file again from where it came"
+_FILES = 3
+"""Files that are named one by one; of more, one is."""
 _DARK, _FLAT = 8, 2.0
 """Of 255: the brightest pixel of a black picture, and the spread of one without anything in it."""
 
@@ -164,8 +168,13 @@ def _of_episodes(reader: Reader, progress: Callable[[int, int], None] | None) ->
             ends.add(episode, held)
         if progress is not None:
             progress(episode + 1, len(reader))
-    for where, episodes in unread.items():
-        yield Problem("error", where, f"{_listed(episodes)} cannot be read", "copy this file again from where it came")
+    if len(unread) <= _FILES:
+        for where, episodes in unread.items():
+            yield Problem("error", where, f"{_listed(episodes)} cannot be read", _COPY)
+    else:
+        every = sorted(episode for episodes in unread.values() for episode in episodes)
+        what = f"{len(unread)} of them cannot be read, {_listed(every)}: {next(iter(unread))}, for one"
+        yield Problem("error", "files", what, f"{_COPY}, or leave these episodes out: --skip-damaged")
     yield from _of_lengths(reader)
     for name, column in seen.items():
         yield from _of_numbers(name, column)
@@ -202,7 +211,7 @@ def _of_numbers(name: str, seen: _Seen) -> Iterator[Problem]:
         frames = sum(seen.broken.values())
         yield Problem(
             "error", name, f"not finite (NaN or infinite) in {frames} frames of {_listed(seen.broken)}",
-            "leave these episodes out: `polysoma data convert --skip`",
+            "leave these episodes out: `polysoma data convert --skip-damaged`",
         )  # fmt: skip
     acts = name == ACTION
     if not seen.count or not (acts or name.startswith(OBSERVATION)):
@@ -301,6 +310,7 @@ class _Ends:
         self._endings: dict[int, Ending] = {}
         self._early: list[int] = []
         self._broken: list[int] = []
+        self._unread: dict[int, str] = {}
 
     def add(self, episode: int, held: dict[str, np.ndarray]) -> None:
         self._endings[episode] = self._reader.ending(episode, held)
@@ -309,8 +319,9 @@ class _Ends:
         numbers = [name for name in held if name.startswith(OBSERVATION)]
         try:
             final = self._reader.final(episode, numbers) or {}
-        except PolysomaError:
-            final = {"": np.array(np.nan)}
+        except PolysomaError as error:
+            final = {}
+            self._unread[episode] = str(error)
         if not all(np.isfinite(values).all() for values in final.values()):
             self._broken.append(episode)
 
@@ -337,8 +348,15 @@ class _Ends:
         if self._broken:
             yield Problem(
                 "warning", "episodes",
-                f"the observation after the last action of {_listed(self._broken)} is not finite or cannot be read",
+                f"the observation after the last action of {_listed(self._broken)} is not finite",
                 "nothing: it counts as unknown",
+            )  # fmt: skip
+        if self._unread:
+            yield Problem(
+                "error", "episodes",
+                f"the observation after the last action of {_listed(self._unread)} cannot be read: "
+                f"{next(iter(self._unread.values()))}",
+                f"{_COPY}, or leave these episodes out: --skip-damaged",
             )  # fmt: skip
 
 
@@ -350,8 +368,10 @@ def _of_tasks(reader: Reader) -> Iterator[Problem]:
             "say what to do in words, if one policy shall do more than one thing",
         )  # fmt: skip
     frames: Counter[str] = Counter()
-    for text, length in zip(reader.instructions, reader.lengths.tolist(), strict=True):
-        frames[text] += length
+    for episode, length in enumerate(reader.lengths.tolist()):
+        parts = told_in(reader, episode)
+        for part, stop in zip(parts, [*(part.start for part in parts[1:]), length], strict=True):
+            frames[part.told] += stop - part.start
     most, least = max(frames, key=frames.__getitem__), min(frames, key=frames.__getitem__)
     if len(frames) > 1 and frames[most] > _UNBALANCED * max(frames[least], 1):
         yield Problem(
@@ -368,11 +388,14 @@ def _of_pictures(reader: Reader) -> Iterator[Problem]:
     chosen = long[np.unique(np.linspace(0, len(long) - 1, min(len(long), _LOOKED_AT)).astype(int))] if len(long) else []
     for camera in cameras:
         found: dict[str, list[int]] = {}
-        for episode in map(int, chosen):
+        unread: dict[int, str] = {}
+        # That files are missing is said already by what looks at the files.
+        absent = reader.absent([camera])
+        for episode in (int(episode) for episode in chosen if episode not in absent):
             try:
                 held = reader.read(episode, [camera])[camera]
             except PolysomaError as error:
-                found.setdefault(str(error), []).append(episode)
+                unread[episode] = str(error)
                 continue
             some = held[np.linspace(0, len(held) - 1, _FRAMES).astype(int)]
             if some.max() < _DARK:
@@ -381,14 +404,15 @@ def _of_pictures(reader: Reader) -> Iterator[Problem]:
                 found.setdefault("of one colour", []).append(episode)
             elif (held[1:] == held[:-1]).all():
                 found.setdefault("one picture that never changes", []).append(episode)
+        name = camera.removeprefix(PICTURE)
         for what, episodes in found.items():
-            known = what in ("black", "of one colour", "one picture that never changes")
             yield Problem(
-                "warning" if known else "error",
-                camera.removeprefix(PICTURE),
-                f"{what} in {_listed(episodes)} (of {len(chosen)} that were looked at)" if known else what,
-                "see whether the camera was covered or stood still" if known else "copy this file again",
-            )
+                "warning", name, f"{what} in {_listed(episodes)} (of {len(chosen)} that were looked at)",
+                "see whether the camera was covered or stood still",
+            )  # fmt: skip
+        if unread:
+            what = f"cannot be read in {_listed(unread)} (of {len(chosen)} that were looked at): "
+            yield Problem("error", name, what + next(iter(unread.values())), _COPY)
 
 
 def _named(names: tuple[str, ...], which: np.ndarray) -> str:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import math
-import multiprocessing
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -19,18 +17,48 @@ from polysoma.data import stored
 from polysoma.data.episode import Episode
 from polysoma.data.formats import open_reader
 from polysoma.data.formats.reader import ACTION, REWARD, Reader
+from polysoma.data.instructions import cut
 from polysoma.data.layout import EpisodeIndex, Feature
 from polysoma.data.pictures import JpegWriter
 from polysoma.data.schema import Schema
 from polysoma.embodiment import ContinuousActions, Modality, Stream
 from polysoma.errors import PolysomaError
 
-_WORTH_PROCESSES = 5000
-"""Frames with pictures from which on starting processes pays."""
+_WORTH_THREADS = 5000
+"""Frames with pictures from which on several threads pay."""
 ENDING = "episode.ending"
 """The column of how episodes ended, a row for each: whether it terminated, was truncated, succeeded."""
 _NEAR, _RUN = 8, 64
 """Frames of which pictures are read in one go: how far one is from the next, and how many at most."""
+
+
+class Damaged(PolysomaError):
+    """Episodes that cannot be read.
+
+    Attributes:
+        episodes: their numbers in the reader, and what is wrong with each.
+    """
+
+    def __init__(self, message: str, episodes: Mapping[int, str]) -> None:
+        super().__init__(message)
+        self.episodes = dict(episodes)
+
+
+def check_files(reader: Reader, schema: Schema) -> None:
+    """Looks whether all files are there, which takes no time.
+
+    Raises:
+        Damaged: some are not.
+    """
+    absent = reader.absent(list(dict.fromkeys(schema.columns.values())))
+    if absent:
+        some = ", ".join(map(str, list(absent)[:8])) + (f" and {len(absent) - 8} more" if len(absent) > 8 else "")
+        raise Damaged(
+            f"{reader.path}: files of {len(absent)} of {len(reader)} episodes are not there (episodes {some}): "
+            f"{next(iter(absent.values()))}; copy them from where they came, or leave these episodes out with "
+            "--skip-damaged",
+            absent,
+        )
 
 
 class Foreign:
@@ -39,8 +67,11 @@ class Foreign:
     Args:
         reader: holds the frames.
         schema: says what they are.
+        left_out: numbers of further episodes in the reader that are left out.
+        skip_damaged: whether :meth:`fill` reads on past an episode that cannot be read, to tell of all of them.
 
     Attributes:
+        reader: as it was given, or of the parts of its episodes (:func:`polysoma.data.instructions.cut`).
         index: the episodes; their seeds are their numbers in the reader. How they ended is read with their frames:
             :data:`ENDING` tells. Where the files do not say whether one succeeded, it did.
         features: the columns as they are cached, by name.
@@ -49,16 +80,23 @@ class Foreign:
         PolysomaError: there is no frame at all.
     """
 
-    def __init__(self, reader: Reader, schema: Schema) -> None:
+    def __init__(
+        self, reader: Reader, schema: Schema, left_out: Collection[int] = (), skip_damaged: bool = False
+    ) -> None:
+        reader = cut(reader)
         self.reader, self.schema = reader, schema
+        self._left_out, self._skip_damaged = left_out, skip_damaged
+        self._damaged: dict[int, str] = {}
         body = schema.embodiment
-        self._episodes = np.flatnonzero(reader.lengths)
+        known = [reader.source(episode) not in left_out for episode in range(len(reader))]
+        self._episodes = np.flatnonzero((reader.lengths > 0) & np.array(known, bool))
         if not len(self._episodes):
-            raise PolysomaError(f"{reader.path}: there are no episodes in it")
+            raise PolysomaError(f"{reader.path}: there are no episodes in it{' that can be read' if left_out else ''}")
         length = reader.lengths[self._episodes]
         told = [reader.instructions[episode] for episode in self._episodes]
-        instructions = list(dict.fromkeys(told))
-        which = np.array([instructions.index(text) for text in told], np.int64)
+        numbers: dict[str, int] = {}
+        which = np.array([numbers.setdefault(text, len(numbers)) for text in told], np.int64)
+        instructions = list(numbers)
         successes = np.ones(len(reader), bool) if reader.successes is None else reader.successes
         self.index = EpisodeIndex(
             start=np.cumsum(length) - length,
@@ -94,29 +132,41 @@ class Foreign:
         return int(self.index.final.sum()) if column.startswith(stored.FINAL) else self.frames
 
     def fill(self, columns: Mapping[str, np.ndarray | JpegWriter]) -> None:
-        """Assigns all rows of these columns. Raises PolysomaError as :meth:`episode`.
+        """Assigns all rows of these columns.
 
-        Tells :mod:`polysoma.progress` how far it is. Many pictures that go into files are unpacked by as many processes
-        as there are cores.
+        Tells :mod:`polysoma.progress` how far it is. Many pictures are unpacked by as many threads as there are cores:
+        what decodes them lets go of the interpreter, and other processes would run the user's script again.
+
+        Raises:
+            Damaged: if damaged episodes are skipped: those that there are, when all others have been read.
+            PolysomaError: otherwise as :meth:`episode`.
         """
         pictures = any(self.features[key].image for key in columns)
         workers = min(os.cpu_count() or 1, len(self))
-        files: dict[str, str | JpegWriter] = {}
-        for key, column in columns.items():
-            if isinstance(column, JpegWriter):
-                files[key] = column
-            elif isinstance(column, np.memmap):
-                files[key] = str(column.filename)
-        if not pictures or workers == 1 or self.frames < _WORTH_PROCESSES or len(files) < len(columns):
+        if not pictures or workers == 1 or self.frames < _WORTH_THREADS:
             self._told(self._fill_one(columns, number) for number in range(len(self)))
-            return
-        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-            work = partial(_unpack, self.reader.path, self.schema, files)
-            try:
-                self._told(pool.map(work, np.array_split(np.arange(len(self)), min(len(self), 8 * workers))))
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
+        else:
+            shares = np.array_split(np.arange(len(self)), min(len(self), 8 * workers))
+            with ThreadPoolExecutor(workers) as pool:
+                try:
+                    self._told(pool.map(lambda numbers: self._fill_some(columns, numbers), shares))
+                except BaseException:
+                    pool.shutdown(cancel_futures=True)
+                    raise
+        if self._damaged:
+            raise Damaged(f"{self.reader.path}: {len(self._damaged)} episodes cannot be read", self._damaged)
+
+    def _fill_some(self, columns: Mapping[str, np.ndarray | JpegWriter], numbers: np.ndarray) -> int:
+        """Assigns the rows of these episodes with a reader of this thread's own. Returns how many frames they were."""
+        reader = open_reader(self.reader.path)
+        try:
+            own = Foreign(reader, self.schema, self._left_out, self._skip_damaged)
+            own._damaged = self._damaged
+            # Each writes into a file of its own.
+            copies = {key: copy.copy(c) if isinstance(c, JpegWriter) else c for key, c in columns.items()}
+            return sum(own._fill_one(copies, number) for number in numbers.tolist())
+        finally:
+            reader.close()
 
     def _told(self, counts: Iterator[int]) -> None:
         done = 0
@@ -127,8 +177,14 @@ class Foreign:
     def _fill_one(self, columns: Mapping[str, np.ndarray | JpegWriter], number: int) -> int:
         body = self.schema.embodiment
         keys = {stored.stream_key(body, stream): stream for stream in body.arrays}
-        held = self._read(self.number(number), [stream for key, stream in keys.items() if key in columns])
         begin, length = int(self.index.start[number]), int(self.index.length[number])
+        try:
+            held = self._read(self.number(number), [stream for key, stream in keys.items() if key in columns])
+        except PolysomaError as error:
+            if not self._skip_damaged:
+                raise
+            self._damaged[self.reader.source(self.number(number))] = str(error)
+            return length
         rows = slice(begin, begin + length)
         for key, stream in keys.items():
             if key in columns:
@@ -239,21 +295,21 @@ class Foreign:
     def _observations(
         self, episode: int, held: Mapping[str, np.ndarray], streams: Sequence[Stream]
     ) -> dict[str, np.ndarray]:
-        columns, length = self.schema.columns, int(self.reader.lengths[episode])
+        columns = self.schema.columns
         observations = {}
         for stream in streams:
             values = held[columns[stream.name]]
             if stream.modality is Modality.IMAGE:
                 observations[stream.name] = resized(values, stream.shape)
             else:
-                observations[stream.name] = self._finite(episode, columns[stream.name], values.reshape(length, -1))
+                observations[stream.name] = self._finite(episode, columns[stream.name], values.reshape(len(values), -1))
         return observations
 
     def _actions(self, episode: int, values: np.ndarray) -> np.ndarray:
-        body, length = self.schema.embodiment, int(self.reader.lengths[episode])
+        body = self.schema.embodiment
         if isinstance(body.actions, ContinuousActions):
-            return self._finite(episode, self.schema.columns[ACTION], values.reshape(length, -1))
-        choices = values.reshape(length).astype(np.int64)
+            return self._finite(episode, self.schema.columns[ACTION], values.reshape(len(values), -1))
+        choices = values.reshape(len(values)).astype(np.int64)
         if ((choices < 0) | (choices >= body.actions.size)).any():
             raise PolysomaError(
                 f"{self.reader.path}, episode {episode}: expected choices 0 to {body.actions.size - 1}, "
@@ -268,7 +324,7 @@ class Foreign:
             step, channel = bad[0]
             raise PolysomaError(
                 f"{self.reader.path}, episode {episode}: {column} is {rows[step, channel]} at frame {step}, channel "
-                f"{channel}; `polysoma doctor` lists all such places, `polysoma data convert --skip` leaves them out"
+                f"{channel}; `polysoma doctor` lists all such places, --skip-damaged leaves these episodes out"
             )
         return rows
 
@@ -289,17 +345,6 @@ def _is_scalar(reader: Reader, name: str) -> bool:
     """Whether there is a column of this name with one number a frame."""
     column = reader.columns.get(name)
     return column is not None and column.dtype.kind in "fiub" and math.prod(column.shape) == 1
-
-
-def _unpack(path: Path, schema: Schema, files: Mapping[str, str | JpegWriter], numbers: np.ndarray) -> int:
-    """Writes these episodes into files, in a process of its own. Returns how many frames they were."""
-    reader = open_reader(path)
-    try:
-        foreign = Foreign(reader, schema)
-        columns = {key: np.load(file, mmap_mode="r+") if isinstance(file, str) else file for key, file in files.items()}
-        return sum(foreign._fill_one(columns, number) for number in numbers.tolist())
-    finally:
-        reader.close()
 
 
 def _runs(numbers: np.ndarray, steps: np.ndarray) -> Iterator[slice]:

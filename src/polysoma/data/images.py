@@ -5,10 +5,13 @@ from __future__ import annotations
 import io
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 _FASTEST = 1
 """Of the compression levels; higher ones take thrice as long for rendered pictures of the same size."""
+
+_ORIENTATION, _SIDEWAYS = 0x0112, 5
+"""The tag of EXIF, and the value from which on rows and columns are exchanged."""
 
 _QUALITY = 92
 """Of JPEG: differences of a level or two, which training does not notice."""
@@ -29,7 +32,7 @@ def encode_jpeg(picture: np.ndarray) -> bytes:
 
 
 def decode_image(file: bytes, shape: tuple[int, ...]) -> np.ndarray:
-    """The pixels of a PNG or JPEG file, uint8 of this shape ``(height, width, 3)``.
+    """The pixels of a PNG or JPEG file, uint8 of this shape ``(height, width, 3)``, turned as its EXIF says.
 
     Raises:
         ValueError: it is damaged, of another format or of another shape.
@@ -37,17 +40,23 @@ def decode_image(file: bytes, shape: tuple[int, ...]) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(file), formats=("PNG", "JPEG")) as picture:
             # The header tells the size: a damaged one must not make room for billions of pixels.
-            if (picture.height, picture.width, 3) != shape:
+            if shape not in ((picture.height, picture.width, 3), (picture.width, picture.height, 3)):
                 raise ValueError(f"expected a picture of shape {shape}, got {(picture.height, picture.width, 3)}")
-            return np.asarray(picture.convert("RGB"))
+            turned: Image.Image = picture
+            if picture.getexif().get(_ORIENTATION, 1) != 1:
+                turned = ImageOps.exif_transpose(picture)
+            if (turned.height, turned.width, 3) != shape:
+                raise ValueError(f"expected a picture of shape {shape}, got {(turned.height, turned.width, 3)}")
+            return np.asarray(turned.convert("RGB"))
     except (OSError, SyntaxError, TypeError, Image.DecompressionBombError) as error:
         raise ValueError(f"damaged picture: {error}") from error
 
 
 def image_shape(file: bytes) -> tuple[int, int, int]:
-    """``(height, width, 3)`` of a PNG or JPEG file. Raises ValueError when it is neither, or damaged."""
+    """``(height, width, 3)`` of a PNG or JPEG file, turned by its EXIF. Raises ValueError when it is damaged."""
     try:
         with Image.open(io.BytesIO(file), formats=("PNG", "JPEG")) as picture:
-            return picture.height, picture.width, 3
+            sideways = picture.getexif().get(_ORIENTATION, 1) >= _SIDEWAYS
+            return (picture.width, picture.height, 3) if sideways else (picture.height, picture.width, 3)
     except (OSError, SyntaxError, TypeError, Image.DecompressionBombError) as error:
         raise ValueError(f"damaged picture: {error}") from error

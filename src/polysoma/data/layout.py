@@ -14,14 +14,17 @@ for frames. Format 1 is read: its episodes have no rewards, no ends and no last 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from polysoma.data.storage import checksum, open_parquet, read_json, read_parquet, reading, write_json
+from polysoma.data.door import inside, open_parquet
+from polysoma.data.storage import checksum, read_json, read_parquet, reading, write_json
 from polysoma.data.stored import FORMAT_VERSION, Feature
 from polysoma.embodiment import Embodiment
 from polysoma.errors import PolysomaError
@@ -242,9 +245,12 @@ def checksums(root: Path) -> dict[str, str]:
     """What was written, by the names of the files below ``root``. Files that are not listed are not checked: versions
     before wrote no checksums, and a process may be killed before it writes them."""
     path = root / POLYSOMA
-    held = read_json(path).get(_CHECKSUMS, {}) if path.exists() else {}
+    held = _description(root).get(_CHECKSUMS, {}) if path.exists() else {}
     with reading(path):
-        return {str(name): str(value) for name, value in dict(held).items()}
+        named = {str(name): str(value) for name, value in dict(held).items()}
+        for name in named:
+            inside(root, name)
+        return named
 
 
 def check(root: Path, path: Path, known: Mapping[str, str]) -> None:
@@ -254,9 +260,22 @@ def check(root: Path, path: Path, known: Mapping[str, str]) -> None:
         raise ValueError(f"its checksum is not that in {POLYSOMA}")
 
 
+def _description(root: Path) -> Mapping[str, Any]:
+    """What is in :data:`POLYSOMA`, which is asked for several times when a data set is opened."""
+    path = root / POLYSOMA
+    with reading(path):
+        about = path.stat()
+    return _parsed(path, about.st_ino, about.st_size, about.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=8)
+def _parsed(path: Path, *_version: int) -> Mapping[str, Any]:
+    return read_json(path)
+
+
 def format_version(root: Path) -> int:
     """In which format a data set was recorded. Raises as :func:`read_polysoma`."""
-    version = read_json(root / POLYSOMA).get("format_version")
+    version = _description(root).get("format_version")
     if not isinstance(version, int) or version < 1:
         raise PolysomaError(f"{root / POLYSOMA}: expected a format_version, got {version!r}")
     if version > FORMAT_VERSION:
@@ -282,7 +301,7 @@ def read_polysoma(root: Path) -> tuple[Embodiment, dict[str, list[int]]]:
             )
         raise PolysomaError(f"{root}: not a data set: expected {INFO} in this folder")
     format_version(root)
-    data = read_json(path)
+    data = _description(root)
     with reading(path):
         failures = {str(task): [int(seed) for seed in seeds] for task, seeds in dict(data.get("failures", {})).items()}
     try:
@@ -293,7 +312,7 @@ def read_polysoma(root: Path) -> tuple[Embodiment, dict[str, list[int]]]:
 
 def read_old_horizon(root: Path) -> Horizon | None:
     """The horizon of a policy that the first format kept in the embodiment; None where there is none."""
-    data = read_json(root / POLYSOMA).get("embodiment", {})
+    data = _description(root).get("embodiment", {})
     return Horizon.of_old_embodiment(data) if isinstance(data, dict) else None
 
 
@@ -306,6 +325,6 @@ def write_polysoma(
 ) -> None:
     """The inverse of :func:`read_polysoma` and :func:`checksums`."""
     # What the first format says of a policy's horizon, inside of the embodiment, stays.
-    described = body.to_json() if version == FORMAT_VERSION else read_json(root / POLYSOMA)["embodiment"]
+    described = body.to_json() if version == FORMAT_VERSION else _description(root)["embodiment"]
     held = {"embodiment": described, "failures": failures, _CHECKSUMS: checksums}
     write_json(root / POLYSOMA, {"format_version": version, **held})

@@ -310,6 +310,7 @@ def open_sources(
     balance: dict[str, float],
     task_weights: Mapping[str, float] | None = None,
     horizon: Callable[[Embodiment, Horizon | None], Horizon | None] = lambda _body, old: old,
+    skip_damaged: bool = False,
 ) -> list[Source]:
     """Opens data sets and groups them by embodiment, in the order of the embodiments' names.
 
@@ -322,10 +323,11 @@ def open_sources(
             of which nothing remains are left out.
         horizon: says how a policy looks at a body, from the body and what a data set of the first format holds; None
             for the default.
+        skip_damaged: see :class:`~polysoma.data.dataset.Dataset`.
     """
     groups: dict[str, list[tuple[Dataset, float]]] = {}
     for path in paths:
-        dataset = Dataset(path)
+        dataset = Dataset(path, skip_damaged)
         weight = _first_match(hub.called(path), weights)
         groups.setdefault(dataset.embodiment.name, []).append((dataset, weight))
     sources = []

@@ -52,14 +52,14 @@ class Paraphrases:
             choices = self.phrases[found[0]]
             return choices[int(rng.integers(len(choices)))]
 
-        return self.frames[int(rng.integers(len(self.frames)))].format(self._pattern.sub(other, instruction))
+        return self.frames[int(rng.integers(len(self.frames)))].replace("{}", self._pattern.sub(other, instruction))
 
     def texts(self) -> Iterator[str]:
         """All that paraphrases add to the words of instructions."""
         for choices in self.phrases.values():
             yield from choices
         for frame in self.frames:
-            yield frame.format("")
+            yield frame.replace("{}", "")
 
 
 @lru_cache

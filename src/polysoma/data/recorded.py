@@ -7,9 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from polysoma.data import layout, storage, stored
+from polysoma.data import door, layout, storage, stored
 from polysoma.data.pictures import JpegWriter
 from polysoma.data.stored import Feature
 from polysoma.errors import PolysomaError
@@ -85,7 +84,7 @@ class Recorded:
 
     def _read(self, path: Path, count: int, column: str, rows: np.ndarray, pictures: np.ndarray) -> None:
         if path not in self._ends:
-            with pq.ParquetFile(path) as file:
+            with door.open_parquet(path) as file:
                 groups = range(file.num_row_groups)
                 self._ends[path] = np.cumsum([file.metadata.row_group(group).num_rows for group in groups])
         ends = self._ends[path]
@@ -102,7 +101,7 @@ class Recorded:
         place = path, group, column
         files = self._kept.pop(place, None)
         if files is None:
-            with storage.open_parquet(path) as file:
+            with door.open_parquet(path) as file:
                 files = file.read_row_group(group, [column], use_threads=False)[column].combine_chunks()
         self._kept[place] = files
         while len(self._kept) > 1 and sum(kept.nbytes for kept in self._kept.values()) > _KEPT_BYTES:

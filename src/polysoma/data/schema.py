@@ -40,6 +40,12 @@ _FILE = "embodiment.toml"
 _FPS = 10.0
 _ROOM = 0.05
 """The part of the recorded range that is added on either side to be a limit of an action."""
+_TURNS_RAD, _TURNS_DEG = 7, 720
+"""How far a joint turns in a demonstration at most."""
+_PLAIN = 255
+"""What numbers without a unit reach, bytes among them; more have a unit that nobody told."""
+_LISTED = 8
+"""Columns that an error names."""
 _LOOKED_AT = 200
 """Episodes whose actions are looked at for limits, spread over the data set."""
 
@@ -96,14 +102,20 @@ def infer(reader: Reader) -> Schema:
     Raises:
         PolysomaError: there is no column of actions, or nothing to observe.
     """
-    remarks = []
+    remarks = list(reader.remarks)
+    if reader.changes:
+        remarks.append(
+            f"{len(reader.changes):,} of {len(reader):,} episodes are told several things one after the other: each "
+            "part is learnt as an episode of its own"
+        )
     if ACTION not in reader.columns:
-        raise PolysomaError(f"{reader.path}: there is no column {ACTION!r}; there are {list(reader.columns)}")
+        raise PolysomaError(_no_action(reader))
     fps = reader.fps
     if fps is None:
         fps = _FPS
         remarks.append(f"rate_hz: the data do not say how many frames a second there are; {_FPS:g} is a guess")
     missing = reader.missing()
+    remarks += [f"{key} is left out: {why}" for key, why in reader.left_out.items()]
     columns, streams = {}, []
     for name, column in reader.columns.items():
         if name in missing:
@@ -127,6 +139,15 @@ def infer(reader: Reader) -> Schema:
     columns[ACTION] = ACTION
     name = re.sub(r"[^a-z0-9]+", "-", (reader.robot or Path(hub.called(reader.path)).stem).lower()).strip("-") or "body"
     return Schema(Embodiment(name, tuple(streams), actions, fps), columns, tuple(remarks))
+
+
+def _no_action(reader: Reader) -> str:
+    rows = [name for name, column in reader.columns.items() if not column.picture and len(column.shape) <= 1]
+    listed = ", ".join(rows[:_LISTED]) + (f" and {len(rows) - _LISTED} more" if len(rows) > _LISTED else "")
+    return (
+        f"{reader.path}: which column is the action cannot be told from the names; write {schema_path(reader.path)} "
+        f'with the line `column = "NAME"` under [actions] (docs/data.md has an example); columns of numbers: {listed}'
+    )
 
 
 def check(schema: Schema, reader: Reader, where: str) -> None:
@@ -187,12 +208,22 @@ def _range(reader: Reader, name: str) -> tuple[np.ndarray, np.ndarray]:
     low = np.full(_size(reader.columns[name]), np.inf)
     high = -low
     chosen = np.flatnonzero(reader.lengths)
+    failed: PolysomaError | None = None
+    read = False
     for episode in chosen[:: max(1, len(chosen) // _LOOKED_AT)]:
-        values = reader.read(int(episode), [name])[name]
+        try:
+            values = reader.read(int(episode), [name])[name]
+            read = True
+        except PolysomaError as error:
+            # Whoever needs this episode is told so then.
+            failed = error
+            continue
         values = values.reshape(len(values), -1).astype(np.float64)
         values = values[np.isfinite(values).all(1)]
         if len(values):
             low, high = np.minimum(low, values.min(0)), np.maximum(high, values.max(0))
+    if failed is not None and not read:
+        raise failed
     return low, high
 
 
@@ -227,9 +258,7 @@ def _channels(
         remarks.append(f"{stream}: its {size} channels have no names in the data")
     units = [_unit(name.lower()) for name in names]
     largest = np.maximum(np.abs(span[0]), np.abs(span[1]))
-    # Nobody turns a joint by seven radians in a demonstration: such numbers are degrees.
-    if any(unit == "rad" and reach > 7 for unit, reach in zip(units, largest, strict=True) if math.isfinite(reach)):
-        units = ["deg" if unit == "rad" else unit for unit in units]
+    units = _likely_units(stream, names, units, largest, remarks)
     limits = [
         (_round(low), _round(high)) if limited else (-math.inf, math.inf) for low, high in zip(*span, strict=True)
     ]
@@ -237,6 +266,32 @@ def _channels(
         Channel(name, unit, low, high, _group(name.lower()))
         for name, unit, (low, high) in zip(names, units, limits, strict=True)
     )
+
+
+def _likely_units(
+    stream: str, names: tuple[str, ...], units: list[str], largest: np.ndarray, remarks: list[str]
+) -> list[str]:
+    """The units that names tell, or others that numbers of such a size are likely to have, with a remark then."""
+    angles = [reach for unit, reach in zip(units, largest, strict=True) if unit == "rad" and math.isfinite(reach)]
+    most = max(angles, default=0.0)
+    # Nobody turns a joint by seven radians in a demonstration, nor twice around.
+    if most > _TURNS_DEG:
+        units = ["1" if unit == "rad" else unit for unit in units]
+    elif most > _TURNS_RAD:
+        units = ["deg" if unit == "rad" else unit for unit in units]
+        remarks.append(
+            f"{stream}: that joints are in degrees is a guess from numbers up to {most:g}; percents of their range "
+            "look the same: put the unit here"
+        )
+    plain = {name: reach for name, unit, reach in zip(names, units, largest, strict=True) if unit == "1"}
+    large = {name: reach for name, reach in plain.items() if _PLAIN < reach < math.inf}
+    if large:
+        listed = ", ".join(list(large)[:_LISTED]) + (f" and {len(large) - _LISTED} more" * (len(large) > _LISTED))
+        remarks.append(
+            f"{stream}: numbers up to {max(large.values()):g} of unit 1 ({listed}) are ticks of servos or thousandths, "
+            "say: put their unit here"
+        )
+    return units
 
 
 def _unit(name: str) -> str:
@@ -340,10 +395,13 @@ def read_schema(path: Path) -> Schema:
         PolysomaError: no such file or not TOML; or a line for each key that is missing, unknown or of the wrong kind.
     """
     table = config.decode(_BodyTable, config.read_toml(path, "description"), str(path))
-    streams = [given.stream(name) for name, given in table.streams.items()]
     actions = table.actions
-    moved = DiscreteActions(actions.names) if actions.names else ContinuousActions(actions.channels)
-    body = Embodiment(table.name, (*streams, Stream(INSTRUCTION, Modality.TEXT)), moved, table.rate_hz)
+    try:
+        streams = [given.stream(name) for name, given in table.streams.items()]
+        moved = DiscreteActions(actions.names) if actions.names else ContinuousActions(actions.channels)
+        body = Embodiment(table.name, (*streams, Stream(INSTRUCTION, Modality.TEXT)), moved, table.rate_hz)
+    except PolysomaError as error:
+        raise PolysomaError(f"{path}: {error}") from error
     columns = {name: given.column for name, given in table.streams.items()} | {ACTION: actions.column}
     # Descriptions of the first format held horizons.
     old = {key: getattr(table, key) for key in ("chunk", "history", "previous_action")}

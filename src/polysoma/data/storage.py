@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from polysoma.data import door
 from polysoma.errors import PolysomaError
 from polysoma.files import reason, writing
 
@@ -19,21 +21,13 @@ from polysoma.files import reason, writing
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object. Raises PolysomaError when the file is missing or damaged."""
     with reading(path):
-        data = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(data, dict):
-            raise ValueError("expected a JSON object")
-        return data
+        return door.read_json(path)
 
 
 def read_parquet(path: Path, schema: pa.Schema) -> pa.Table:
     """These columns of a file, with these types. Raises PolysomaError when it is missing or damaged."""
-    with reading(path), open_parquet(path) as file:
+    with reading(path), door.open_parquet(path) as file:
         return file.read(columns=schema.names, use_threads=False).select(schema.names).cast(schema)
-
-
-def open_parquet(path: Path) -> pq.ParquetFile:
-    """A file whose pages are checked where they have checksums."""
-    return pq.ParquetFile(path, page_checksum_verification=True)
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
@@ -56,7 +50,8 @@ def lock(path: Path, wait: bool) -> Iterator[bool]:
         yield True
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "ab") as file:
+    # Where a link has been put in its place, nothing is made at its other end.
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666), "ab") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
@@ -88,7 +83,7 @@ def reading(path: Path, held: str = "") -> Iterator[None]:
 def checksum(path: Path) -> str:
     """CRC-32 of a file, in hexadecimal digits."""
     value = 0
-    with open(path, "rb") as file:
+    with door.open_bytes(path) as file:
         while piece := file.read(2**20):
             value = zlib.crc32(piece, value)
     return f"{value:08x}"

@@ -27,17 +27,19 @@ from polysoma.data import layout, storage, stored
 from polysoma.data.convert import Converted, check_apart
 from polysoma.data.dataset import Dataset
 from polysoma.data.episode import Episode
-from polysoma.data.foreign import Foreign
+from polysoma.data.foreign import Foreign, check_files
 from polysoma.data.formats import open_reader
 from polysoma.data.formats.minari import FINAL_KNOWN, REWARDS_KNOWN
 from polysoma.data.formats.reader import ACTION
 from polysoma.data.schema import Schema, schema_of, schema_path, write_schema
 from polysoma.embodiment import INSTRUCTION, TEXT_CHARACTERS, Embodiment, Modality
 from polysoma.errors import PolysomaError
-from polysoma.files import TEMPORARY, explain_writing, write_atomically
+from polysoma.files import TEMPORARY, explain_writing, is_own, remove_own, write_atomically
 
 _VERSION = "0.5.4"
 """Of Minari, whose layout this is: earlier ones take large pictures for JPEG files."""
+_LOCK = "polysoma-conversion.lock"
+"""In the folder that is being written: it says who made it, too."""
 _NAME = re.compile(r"[-\w]+-v\d+")
 _UNKNOWN = {
     "rewards": "have no rewards in the source: NaN is written",
@@ -88,7 +90,7 @@ def to_minari(
     if target.exists():
         raise PolysomaError(f"{target} is there already; name a new folder, or delete it")
     result, unknown = Converted(), Counter[str]()
-    with _opened(source) as held, _building(target) as folder:
+    with _opened(source, skip) as held, _building(target) as folder:
         with h5py.File(folder / "data/main_data.hdf5", "w", track_order=True) as file:
             steps = 0
             for number in range(held.episodes):
@@ -142,14 +144,17 @@ def _identity(target: Path) -> str:
 
 
 @contextlib.contextmanager
-def _opened(source: Path) -> Iterator[_Source]:
+def _opened(source: Path, skip: bool) -> Iterator[_Source]:
     if (source / layout.POLYSOMA).exists():
         data = Dataset(source)
         yield _Source(data.embodiment, len(data.episode_length), data.episode, data.instructions, True)
         return
     reader = open_reader(source)
     try:
-        foreign = Foreign(reader, schema_of(reader))
+        schema = schema_of(reader)
+        if not skip:
+            check_files(reader, schema)
+        foreign = Foreign(reader, schema)
         body = foreign.schema.embodiment
         yield _Source(body, len(foreign), foreign.episode, foreign.index.instructions, False)
     finally:
@@ -160,17 +165,19 @@ def _opened(source: Path) -> Iterator[_Source]:
 def _building(target: Path) -> Iterator[Path]:
     """A folder, hidden from Minari, that gets the target's name when all went well and is gone otherwise."""
     folder = target.with_name(f".{target.name}{TEMPORARY}")
-    with explain_writing(target), storage.lock(folder / "lock", wait=False) as alone:
+    if folder.is_symlink() or (folder.exists() and not is_own(folder, _LOCK)):
+        raise PolysomaError(f"{folder} is in the way and was not made here; move it to another place")
+    with explain_writing(target), storage.lock(folder / _LOCK, wait=False) as alone:
         if not alone:
             raise PolysomaError(f"{target}: another process is writing this data set; wait for it")
         try:
             shutil.rmtree(folder / "data", ignore_errors=True)
             (folder / "data").mkdir()
             yield folder
-            (folder / "lock").unlink()
             os.rename(folder, target)
+            (target / _LOCK).unlink()
         except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
+            remove_own(folder, _LOCK)
             raise
 
 

@@ -14,6 +14,8 @@ from typing import Any
 import av
 import numpy as np
 
+from polysoma.data import door
+
 
 @dataclass(frozen=True)
 class VideoInfo:
@@ -27,45 +29,59 @@ class VideoInfo:
 
 def video_info(path: Path) -> VideoInfo:
     """Reads the header alone. Raises ValueError where there is no picture in it, or what PyAV raises."""
-    container: Any = av.open(str(path))
+    container: Any = av.open(str(door.checked(path)))
     with contextlib.closing(container):
         stream = _stream(container)
         return VideoInfo(stream.height, stream.width, stream.frames, float(stream.average_rate or 0))
 
 
 class Video:
-    """An opened file, kept open so that window after window can be read from it."""
+    """An opened file, kept open so that window after window can be read from it.
+
+    Attributes:
+        frames: how many there are; 0 where the header does not say.
+        rate: frames a second; 0 where nothing tells.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._container: Any = av.open(str(path))
+        self._container: Any = av.open(str(door.checked(path)))
         self._stream = _stream(self._container)
         # Threads that decode ahead cost more than they bring for a few small frames.
         self._stream.thread_type = "NONE"
         self._base = float(self._stream.time_base or 1)
         self._first = (self._stream.start_time or 0) * self._base
+        self.frames = int(self._stream.frames)
+        self.rate = float(self._stream.guessed_rate or self._stream.average_rate or 0)
 
-    def read(self, start_s: float, count: int, fps: float) -> np.ndarray:
-        """``count`` frames in a row, uint8 ``(count, H, W, 3)``, of which the first is shown at ``start_s`` seconds.
+    def read(self, times: np.ndarray, tolerance: float) -> np.ndarray:
+        """The frames that are nearest to these times.
+
+        Args:
+            times: float ``(n,)``, seconds after the first frame of the film, ascending; at least one.
+            tolerance: seconds that each of them may be away.
+
+        Returns:
+            uint8 ``(n, H, W, 3)``.
 
         Raises:
-            ValueError: the file ends before, or begins later. Damaged files raise what PyAV raises.
+            ValueError: there is no frame so near to one of the times. Damaged files raise what PyAV raises.
         """
-        start = self._first + start_s
+        wanted = self._first + times
         # The frame is sought from its middle, because times are rounded on either side of where it begins.
-        self._container.seek(int((start + 0.5 / fps) / self._base), stream=self._stream, backward=True)
-        frames = _from(self._container.decode(self._stream), start, self._base, 0.5 / fps)
+        half = min(tolerance, 0.5 / self.rate) if self.rate else tolerance
+        self._container.seek(int((wanted[0] + half) / self._base), stream=self._stream, backward=True)
         pixels: np.ndarray | None = None
         found = 0
-        for frame in itertools.islice(frames, count):
+        for frame in _nearest(self._container.decode(self._stream), wanted, self._base, tolerance, self._first):
             picture = frame.to_ndarray(format="rgb24")
             if pixels is None:
-                pixels = np.empty((count, *picture.shape), np.uint8)
+                pixels = np.empty((len(times), *picture.shape), np.uint8)
             if picture.shape != pixels.shape[1:]:
                 raise ValueError(f"frame {found} is of shape {picture.shape}, those before of {pixels.shape[1:]}")
             pixels[found] = picture
             found += 1
-        if pixels is None or found < count:
-            raise ValueError(f"expected {count} frames from second {start_s:g} on, got {found}")
+        if pixels is None or found < len(times):
+            raise ValueError(f"expected {len(times)} frames from second {times[0]:g} on, got {found}")
         return pixels
 
     def close(self) -> None:
@@ -89,19 +105,34 @@ def encode_video(frames: Sequence[np.ndarray], fps: float) -> bytes:
     return buffer.getvalue()
 
 
-def _from(frames: Iterator[Any], start: float, base: float, tolerance: float) -> Iterator[Any]:
-    began = False
-    for frame in frames:
-        if frame.pts is None:
+def _nearest(frames: Iterator[Any], wanted: np.ndarray, base: float, tolerance: float, first: float) -> Iterator[Any]:
+    """The frame that is nearest to each of these times, which ascend, until there are no more frames."""
+    before: Any = None
+    place = 0
+    for frame in itertools.chain(frames, [None]):
+        if frame is not None and frame.pts is None:
             raise ValueError("a frame without a time")
-        late = frame.pts * base - start
-        if not began:
-            if late < -tolerance:
-                continue
-            if late > tolerance:
-                raise ValueError(f"no frame at second {start:g}: the next one comes {late:g} s later")
-        began = True
-        yield frame
+        # What comes after the last frame is far away.
+        time = np.inf if frame is None else frame.pts * base
+        while place < len(wanted) and time >= wanted[place] - _ROUNDING:
+            chosen, off = frame, abs(time - wanted[place])
+            if before is not None and abs(before.pts * base - wanted[place]) < off:
+                chosen, off = before, abs(before.pts * base - wanted[place])
+            if off > tolerance + _ROUNDING:
+                if frame is None:
+                    return
+                raise ValueError(
+                    f"no frame at second {wanted[place] - first:g}: the nearest one is {off:.3g} s away from it"
+                )
+            yield chosen
+            place += 1
+        if place == len(wanted):
+            return
+        before = frame
+
+
+_ROUNDING = 1e-6
+"""Seconds: times are sums of decimal fractions."""
 
 
 def _stream(container: Any) -> Any:

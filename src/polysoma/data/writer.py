@@ -18,7 +18,7 @@ from polysoma.data.statistics import Accumulator
 from polysoma.data.stored import Feature
 from polysoma.embodiment import Embodiment
 from polysoma.errors import PolysomaError
-from polysoma.files import TEMPORARY, explain_writing
+from polysoma.files import explain_writing, remove_temporaries
 
 FLUSH_FRAMES = 20_000
 FLUSH_BYTES = 2**28
@@ -182,11 +182,11 @@ class DatasetWriter:
         with explain_writing(self.root):
             for folder in ("data", "final"):
                 for path in (self.root / folder).glob("chunk-*/file-*.parquet"):
-                    if path not in known:
+                    linked = any(place.is_symlink() for place in (path, path.parent, self.root / folder))
+                    if path not in known and not linked:
                         path.unlink()
             for folder in ("data", "final", "meta"):
-                for path in (self.root / folder).rglob(f"*{TEMPORARY}"):
-                    path.unlink()
+                remove_temporaries(self.root / folder)
 
     def _flush_when_due(self) -> None:
         full = self._buffered_frames >= min(FLUSH_FRAMES, FLUSH_BYTES // self._frame_bytes)

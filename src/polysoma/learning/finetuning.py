@@ -60,6 +60,7 @@ def recipe_for(
     history: int | None = None,
     previous_action: bool | None = None,
     optimizer: OptimizerKind = "adamw",
+    skip_damaged: bool = False,
 ) -> Recipe:
     """A recipe whose number of steps is still open (:func:`with_steps`).
 
@@ -80,6 +81,7 @@ def recipe_for(
         chunk, history, previous_action: how the policy looks at the bodies of ``data``; see
             :class:`~polysoma.learning.bodies.BodyRecipe`.
         optimizer: see :mod:`polysoma.learning.optimizers`.
+        skip_damaged: see :class:`~polysoma.learning.recipe.Recipe`.
 
     Raises:
         PolysomaError: no data, or an unknown method.
@@ -92,7 +94,7 @@ def recipe_for(
         raise PolysomaError(f"method: expected one of {', '.join(get_args(FinetuningMethod))}, got {method!r}")
     # The folders are found by the rules of recipes, whatever the bodies are.
     folders = Recipe(tuple(data), {}).folders()
-    sources = open_sources(folders, {}, {})
+    sources = open_sources(folders, {}, {}, skip_damaged=skip_damaged)
     bodies = {
         source.embodiment.name: dataclasses.replace(
             _body_recipe(source.embodiment), chunk=chunk, history=history, previous_action=previous_action
@@ -102,7 +104,7 @@ def recipe_for(
     kept = Recipe(tuple(keep), {}).folders() if keep else []
     learnt = {source.embodiment.name: set(source.tasks) for source in sources}
     task_weights: dict[str, float] = {}
-    for source in open_sources(kept, {}, {}):
+    for source in open_sources(kept, {}, {}, skip_damaged=skip_damaged):
         name = source.embodiment.name
         batch = _body_recipe(source.embodiment).batch
         if name not in learnt:
@@ -121,6 +123,7 @@ def recipe_for(
         adaptation=adaptation,
         demonstrations=demonstrations,
         held_out=held_out,
+        skip_damaged=skip_damaged,
         optimizer=_optimizer(optimizer, LEARNING_RATES[method] if learning_rate is None else learning_rate),
         seed=seed,
     )

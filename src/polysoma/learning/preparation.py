@@ -145,7 +145,7 @@ def sources_for(recipe: Recipe) -> tuple[list[Source], list[Source]]:
     def looks(body: Embodiment, old: Horizon | None) -> Horizon | None:
         return resolve(body, recipe.bodies[body.name], start, old) if body.name in recipe.bodies else None
 
-    everything = open_sources(folders, dict(recipe.weights), balance, recipe.task_weights, looks)
+    everything = open_sources(folders, dict(recipe.weights), balance, recipe.task_weights, looks, recipe.skip_damaged)
     _check_patterns(recipe, folders, everything)
     sources = [source for source in everything if source.embodiment.name in recipe.bodies]
     missing = set(recipe.bodies) - {source.embodiment.name for source in sources}

@@ -69,6 +69,7 @@ class Recipe(Settings):
         demonstrations: of each task that are used, the first ones; 0 for all.
         held_out: the fraction of each task's episodes, at least one, on which the loss is measured instead of learning
             from them. The checkpoint is then the best one by that loss.
+        skip_damaged: whether episodes that cannot be read are left out, with a line for each, instead of an error.
         seed: of all that is drawn at random.
     """
 
@@ -90,6 +91,7 @@ class Recipe(Settings):
     adaptation: Adaptation | None = None
     demonstrations: int = 0
     held_out: float = 0.0
+    skip_damaged: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import make_arrays
 from make_arrays import (
     FORMATS,
     LENGTHS,
@@ -23,6 +24,7 @@ from make_arrays import (
     write_zarr,
     zarr,
 )
+from polysoma.data.dataset import Dataset
 from polysoma.data.formats import is_dataset, open_reader
 from polysoma.data.schema import infer
 from polysoma.embodiment import DiscreteActions
@@ -141,3 +143,17 @@ def test_other_files_are_not_taken_for_data(tmp_path: Path) -> None:
         open_reader(tmp_path / "other.hdf5")
     (tmp_path / "text.hdf5").write_text("not one")
     assert not is_dataset(tmp_path / "text.hdf5") and not is_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("empty", [0, 1, 2])
+def test_any_episode_may_be_empty(empty: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    lengths = [length * (number != empty) for number, length in enumerate(make_arrays.LENGTHS)]
+    monkeypatch.setattr(make_arrays, "LENGTHS", lengths)
+    for write, name in ((make_arrays.write_robomimic, "demo.hdf5"), (lambda p: make_arrays.write_aloha(p, False), "a")):
+        path = write(tmp_path / name)
+        reader = open_reader(path)
+        assert reader.lengths.tolist() == lengths
+        for episode, length in enumerate(lengths):
+            np.testing.assert_allclose(reader.read(episode)["action"], numbers(episode, length, 7), atol=1e-6)
+        assert len(Dataset(path)) == sum(lengths)

@@ -1,7 +1,7 @@
 """HDF5 files of robomimic, and of ALOHA and ACT.
 
 robomimic's data sets are one file with a group ``data/demo_N`` for each episode; ALOHA's are a folder with a file
-``episode_N.hdf5`` for each. Files are opened to read alone, and links out of them are not followed.
+``episode_N.hdf5`` for each. Links out of files are not followed (:mod:`polysoma.data.door`).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from polysoma.data import door
 from polysoma.data.formats.reader import (
     ACTION,
     DONE,
@@ -24,7 +25,6 @@ from polysoma.data.formats.reader import (
     Column,
     Problem,
     Reader,
-    needs,
     reading,
 )
 from polysoma.data.images import decode_image, image_shape
@@ -40,46 +40,7 @@ def is_hdf5(path: Path) -> bool:
     """Whether this is an HDF5 file, or a folder of files ``episode_N.hdf5``."""
     if path.is_dir():
         return next(path.glob("episode_*.hdf5"), None) is not None
-    if path.suffix not in _SUFFIXES or not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return file.read(len(_SIGNATURE)) == _SIGNATURE
-
-
-@contextlib.contextmanager
-def opened(path: Path) -> Iterator[Any]:
-    """The file, read-only; without locks, which read-only and network disks do not have."""
-    try:
-        import h5py
-    except ImportError as error:
-        raise needs("h5py") from error
-    with h5py.File(path, "r", locking=False) as file:
-        yield file
-
-
-def leaves(group: Any, prefix: str = "") -> dict[str, Any]:
-    """All arrays below a group by path.
-
-    Raises:
-        ValueError: an array or a group lies in another file, or groups lie in one another without end.
-    """
-    import h5py
-
-    if prefix.count("/") > 16:
-        raise ValueError("groups lie too deep in one another")
-    found: dict[str, Any] = {}
-    for name in group:
-        link = group.get(name, getlink=True)
-        if isinstance(link, h5py.ExternalLink):
-            raise ValueError(f"{prefix}{name} leads to another file, which is not followed")
-        child = group[name]
-        if isinstance(child, h5py.Dataset):
-            if child.is_virtual or child.external:
-                raise ValueError(f"{prefix}{name} lies in another file, which is not followed")
-            found[prefix + name] = child
-        else:
-            found |= leaves(child, f"{prefix}{name}/")
-    return found
+    return path.suffix in _SUFFIXES and door.begins_with(path, _SIGNATURE)
 
 
 def column_of(shape: tuple[int, ...], dtype: np.dtype) -> Column | None:
@@ -121,12 +82,14 @@ class Hdf5Reader(Reader):
         self._left_out: dict[str, str] = {}
         self._coded: set[str] = set()
         self._problems: list[Problem] = []
+        self._paths: dict[str, str] = {}
+        self.columns = {}
         if self.path.is_dir():
             found = [(int(match[1]), file) for file in self.path.iterdir() if (match := _NUMBERED.fullmatch(file.name))]
             self._episodes = [(file, "/") for _, file in sorted(found)]
             self._open_aloha()
             return
-        with reading(self.path), opened(self.path) as file:
+        with reading(self.path), door.open_hdf5(self.path) as file:
             robomimic = "data" in file
             if not robomimic and "action" not in file:
                 raise ValueError(f"expected groups data/demo_0, ... or an array action, got {sorted(file)[:8]}")
@@ -158,10 +121,13 @@ class Hdf5Reader(Reader):
                             "copy the file again, or leave the episode out")
                 )  # fmt: skip
             instructions.append(str(_json(demo.attrs.get("ep_meta")).get("lang") or "") or told)
-            if number == 0:
+            # What is in an episode without frames cannot be told.
+            if not self.columns and (length or number == len(demos) - 1):
                 named = {"actions": ACTION, "rewards": REWARD, "dones": DONE}
-                self._describe(leaves(demo), length, named, "obs/", ("obs/",))
-            finals.append(all(_NEXT + path in demo for path in self._paths.values() if path.startswith("obs/")))
+                self._describe(demo.leaves(), length, named, "obs/", ("obs/",))
+            finals.append(
+                length > 0 and all(_NEXT + path in demo for path in self._paths.values() if path.startswith("obs/"))
+            )
         self.lengths, self.instructions = np.array(lengths, np.int64), instructions
         self.finals = np.array(finals, bool) if any(finals) else None
         for path in self._paths.values() if any(finals) else ():
@@ -172,22 +138,20 @@ class Hdf5Reader(Reader):
         self.format = "ALOHA HDF5"
         lengths, instructions = [], []
         for number, (path, _) in enumerate(self._episodes):
-            with reading(path, number), opened(path) as file:
+            with reading(path, number), door.open_hdf5(path) as file:
                 length = int(file["action"].shape[0])
                 lengths.append(length)
                 instructions.append(_told(file))
-                if number == 0:
+                if not self.columns and (length or number == len(self._episodes) - 1):
                     rate = file.attrs.get("fps")
                     self.fps = float(rate) if rate is not None and float(rate) > 0 else None
                     named = {"action": ACTION, "reward": REWARD}
-                    self._describe(leaves(file), length, named, "observations/", ("observations/images/",))
+                    self._describe(file.leaves(), length, named, "observations/", ("observations/images/",))
         self.lengths, self.instructions = np.array(lengths, np.int64), instructions
 
     def _describe(
         self, arrays: dict[str, Any], length: int, named: dict[str, str], observations: str, coded: tuple[str, ...]
     ) -> None:
-        self._paths: dict[str, str] = {}
-        self.columns = {}
         for path, array in arrays.items():
             shape, column = array.shape[1:], None
             if array.shape[:1] == (length,) and length:
@@ -232,8 +196,8 @@ class Hdf5Reader(Reader):
     def _arrays(self, episode: int, rows: slice, names: Collection[str], prefix: str) -> dict[str, np.ndarray]:
         path, group = self._episodes[episode]
         length = int(self.lengths[episode])
-        with reading(path, episode), opened(path) as file:
-            arrays = leaves(file[group])
+        with reading(path, episode), door.open_hdf5(path) as file:
+            arrays = file[group].leaves()
             found = {name: prefix + self._paths[name] for name in names}
             missing = [where for where in found.values() if where not in arrays]
             if missing:

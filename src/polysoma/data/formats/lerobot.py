@@ -2,50 +2,36 @@
 
 Versions differ in where things lie. In v3.0 a file holds many episodes one after the other, and tables under
 ``meta/episodes`` say which rows and which seconds of video each episode is; in v2 an episode has files of its own and
-``meta/episodes.jsonl`` lists them. Frames are found by their numbers; timestamps are data, which the doctor checks.
+``meta/episodes.jsonl`` lists them. Rows are those of the episode's number, wherever the tables say they lie; pictures
+of films are found by their times, and every one of them is checked.
 """
 
 from __future__ import annotations
 
-import json
+import contextlib
+import itertools
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from polysoma.data import layout, storage, stored
-from polysoma.data.formats import lerobot_check
-from polysoma.data.formats.reader import (
-    ACTION,
-    DONE,
-    OBSERVATION,
-    PICTURE,
-    REWARD,
-    SUCCESS,
-    TERMINATED,
-    TRUNCATED,
-    Column,
-    Ending,
-    Problem,
-    Reader,
-    reading,
-)  # fmt: skip
+from polysoma.data import door, layout, stored
+from polysoma.data.formats import lerobot_check, lerobot_words
+from polysoma.data.formats.arrow import flat_numbers
+from polysoma.data.formats.lerobot_columns import describe, told_by
+from polysoma.data.formats.lerobot_tables import V2_DATA, V2_VIDEO, VIDEO_PLACE, both, named, read_lines, read_tables
+from polysoma.data.formats.reader import Column, Ending, Problem, Reader, reading
 from polysoma.data.images import decode_image
 from polysoma.data.video import Video
 from polysoma.errors import PolysomaError
 
 _VERSIONS = ("v3.0", "v2.1", "v2.0")
-
-
-_CALLED = {
-    "next.reward": REWARD, "next.done": DONE, "next.terminated": TERMINATED, "next.truncated": TRUNCATED,
-    "next.success": SUCCESS, "is_terminal": TERMINATED,
-}  # fmt: skip
-"""What LeRobot, and converters from RLDS, call the columns of the readers' vocabulary."""
+_MODALITY = "meta/modality.json"
+_EPISODE, _TASK, _TIME = "episode_index", "task_index", "timestamp"
 
 
 def is_lerobot(path: Path) -> bool:
@@ -69,137 +55,166 @@ class LeRobotReader(Reader):
         self.path = Path(path)
         info_path = self.path / layout.INFO
         with reading(info_path):
-            info = json.loads(info_path.read_text(encoding="utf-8"))
-            version = str(info["codebase_version"])
-            if version not in _VERSIONS:
-                raise PolysomaError(f"{self.path}: LeRobotDataset {version}; this reads {', '.join(_VERSIONS)}")
-            self.format, self.robot, self.fps = (
-                f"LeRobotDataset {version}", str(info.get("robot_type") or ""), float(info["fps"])
-            )  # fmt: skip
-            if not 0 < self.fps < 1e5:
+            self.info: dict[str, Any] = door.read_json(info_path)
+            self.remarks: list[str] = []
+            version = self._version()
+            self.v3 = version == "v3.0"
+            self.format, self.robot = f"LeRobotDataset {version}", str(self.info.get("robot_type") or "")
+            self.fps = float(self.info["fps"]) if self.info.get("fps") is not None else None
+            if self.fps is not None and not 0 < self.fps < 1e5:
                 raise ValueError(f"fps is {self.fps}")
-            self.info: dict[str, Any] = info
-            self.keys: dict[str, str] = {}
-            self.left_out: dict[str, str] = {}
-            self.columns = {}
-            for key, feature in info["features"].items():
-                self._describe(str(key), feature)
-            self._videos = [key for key in self.keys.values() if info["features"][key]["dtype"] == "video"]
+            if not isinstance(self.info.get("features"), dict):
+                raise PolysomaError(
+                    f"{info_path}: expected `features`, a table of every column's dtype and shape, and there is none"
+                )
+        modality = {}
+        if (self.path / _MODALITY).is_file():
+            with reading(self.path / _MODALITY):
+                modality = door.read_json(self.path / _MODALITY)
+        with reading(info_path):
+            found = describe(self.info["features"], modality)
+        self.columns, self.keys, self.left_out = found.columns, found.keys, found.left_out
+        self._videos = found.videos
+        self.remarks += found.remarks
+        told = [key for key in told_by(modality) if key in self.info["features"] and "task_description" in key]
+        self._told = told[0] if told else _TASK
         self._files: dict[Path, tuple[pq.ParquetFile, np.ndarray]] = {}
         self._kept: dict[tuple[Path, int, int, tuple[str, ...]], pa.Table] = {}
         self._kept_bytes = 0
         self._films: dict[Path, Video] = {}
-        self.v3 = version == "v3.0"
+        self._rows_of_film: dict[Path, int] | None = None
+        self.moved: dict[int, tuple[Path, int]] = {}
+        """Where the rows of episodes lie of which the tables say something else: a file and the first row."""
+        self._right: set[int] = set()
+        self._numbered: dict[int, tuple[Path, int, int]] | None = None
         self._read_episodes()
 
-    def _describe(self, key: str, feature: dict[str, Any]) -> None:
-        if key in stored.COUNTERS:
-            return
-        kind, shape = str(feature["dtype"]), tuple(int(size) for size in feature["shape"])
-        if kind in ("video", "image"):
-            about = {**(feature.get("info") or {}), **(feature.get("video_info") or {})}
-            if about.get("video.is_depth_map"):
-                self.left_out[key] = "depth maps are not read"
-                return
-            if len(shape) == 3 and shape[0] == 3 and shape[2] != 3:
-                shape = (shape[1], shape[2], shape[0])
-            if len(shape) != 3 or shape[2] != 3:
-                self.left_out[key] = f"pictures of shape {shape} are not read"
-                return
-            name = PICTURE + key.removeprefix(PICTURE).removeprefix(OBSERVATION)
-            self.columns[name] = Column(shape, np.dtype(np.uint8), picture=True)
-        else:
-            try:
-                dtype = np.dtype(kind)
-            except TypeError:
-                self.left_out[key] = f"columns of {kind} are not read"
-                return
-            if dtype.kind not in "fiub":
-                self.left_out[key] = f"columns of {kind} are not read"
-                return
-            shape = () if shape == (1,) and key != ACTION and not key.startswith(OBSERVATION) else shape
-            name = _CALLED.get(key, key)
-            # A column that is called so already comes first.
-            name = key if name in self.columns else name
-            names = _names(feature.get("names"))
-            self.columns[name] = Column(shape, dtype, names if names and len(names) == np.prod(shape) else None)
-        self.keys[name] = key
+    def _version(self) -> str:
+        told = self.info.get("codebase_version")
+        if told is None:
+            found = "v3.0" if (self.path / "meta/episodes").is_dir() else "v2.1"
+            self.remarks.append(f"{layout.INFO} has no codebase_version; the files lie as in {found}")
+            return found
+        version = "v" + ".".join(str(told).removeprefix("v").split(".")[:2])
+        if version not in _VERSIONS:
+            raise PolysomaError(f"{self.path}: LeRobotDataset {told}; this reads {', '.join(_VERSIONS)}")
+        return version
 
     def _read_episodes(self) -> None:
-        rows = self._read_tables() if self.v3 else self._read_lines()
+        rows = read_tables(self.path, self._videos, self._told) if self.v3 else read_lines(self.path)
         where = self.path / "meta"
         with reading(where):
             self.lengths = np.array(rows.pop("length"), np.int64)
-            tasks = rows.pop("tasks", None) or [None] * len(self.lengths)
-            self.instructions = [str(names[0]) if names else "" for names in tasks]
+            told = rows.pop("tasks", None) if self._told == _TASK else None
+            told = told or [None] * len(self.lengths)
             self.successes = rows.pop(layout.SUCCESS, None)
             finals = rows.pop(layout.HAS_FINAL, None)
             # LeRobot's own tools copy tables of episodes, and leave behind what they do not know.
             self.finals = finals if (self.path / "final").is_dir() else None
+            constant = lerobot_words.read_constant(self.path, rows["episode_index"], rows, self._told)
+            rows = {name: values for name, values in rows.items() if not name.startswith("stats/")}
             self.episodes = {name: np.asarray(values) for name, values in rows.items()}
             if len(self.lengths) and not 0 <= self.lengths.min() <= self.lengths.max() < 2**40:
                 raise ValueError(f"episodes of {self.lengths.min()} to {self.lengths.max()} frames")
-            if not self.v3:
-                return
-            files = np.stack([self.episodes["data/chunk_index"], self.episodes["data/file_index"]], 1)
-            _, which = np.unique(files, axis=0, return_inverse=True)
-            # Rows of a file are counted from the first episode that lies in it.
-            starts = self.episodes["dataset_from_index"].astype(np.int64)
-            lowest = np.full(len(files), np.iinfo(np.int64).max)
-            np.minimum.at(lowest, which.ravel(), starts)
-            self.episodes["row"] = starts - lowest[which.ravel()]
+            if self.v3:
+                files = np.stack([self.episodes["data/chunk_index"], self.episodes["data/file_index"]], 1)
+                _, which = np.unique(files, axis=0, return_inverse=True)
+                # Rows of a file are counted from the first episode that lies in it.
+                starts = self.episodes["dataset_from_index"].astype(np.int64)
+                lowest = np.full(len(files), np.iinfo(np.int64).max)
+                np.minimum.at(lowest, which.ravel(), starts)
+                self.episodes["row"] = starts - lowest[which.ravel()]
+        numbers = self.episodes[_EPISODE].tolist()
+        self.instructions, self.changes = lerobot_words.words(
+            told, lerobot_words.read_tasks(self.path), [constant.get(number) for number in numbers], self._tasks_of
+        )
 
-    def _read_tables(self) -> dict[str, Any]:
-        columns = ["episode_index", "tasks", "length", "data/chunk_index", "data/file_index", "dataset_from_index"]
-        columns += [f"videos/{key}/{what}" for key in self._videos for what in _VIDEO_PLACE]
-        columns += [layout.SUCCESS, layout.TERMINATED, layout.TRUNCATED, layout.HAS_FINAL]
-        tables = []
-        for path in sorted((self.path / "meta/episodes").glob("chunk-*/file-*.parquet")):
-            with reading(path), storage.open_parquet(path) as file:
-                held = set(file.schema_arrow.names)
-                tables.append(file.read([name for name in columns if name in held], use_threads=False))
-        if not tables:
-            raise PolysomaError(f"{self.path}: there are no tables of episodes under meta/episodes")
-        with reading(self.path / "meta/episodes"):
-            table = pa.concat_tables(tables, promote_options="default").sort_by("episode_index")
-            return {
-                name: table[name].to_pylist() if name == "tasks" else table[name].to_numpy()
-                for name in table.column_names
-            }
-
-    def _read_lines(self) -> dict[str, Any]:
-        path = self.path / "meta/episodes.jsonl"
-        with reading(path):
-            lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-            lines.sort(key=lambda row: int(row["episode_index"]))
-            return {
-                "episode_index": [int(row["episode_index"]) for row in lines],
-                "length": [int(row["length"]) for row in lines],
-                "tasks": [row.get("tasks") for row in lines],
-            }
+    def _tasks_of(self, episode: int) -> np.ndarray:
+        count = int(self.lengths[episode])
+        if self._told not in self.info["features"]:
+            return np.zeros(0, np.int64)
+        place = self.settled(episode)
+        with reading(place.file, episode):
+            return flat_numbers(self.table(place, count, (self._told,))[self._told]).astype(np.int64)
 
     def place(self, episode: int) -> _Place:
-        rows, info = self.episodes, self.info
+        """Where an episode lies by the tables, or where it was found to lie."""
+        rows = self.episodes
         number = int(rows["episode_index"][episode])
+        films: dict[str, tuple[Path, float]] = {}
         if not self.v3:
-            chunk = number // max(1, int(info.get("chunks_size", 1000)))
-            fields: dict[str, Any] = {"episode_chunk": chunk, "episode_index": number}
-            videos = {key: (self._inside(info["video_path"], **fields, video_key=key), 0.0) for key in self._videos}
-            return _Place(self._inside(info["data_path"], **fields), 0, videos)
-        videos = {}
+            chunk = number // max(1, int(self.info.get("chunks_size") or 1000))
+            fields = both(chunk, number)
+            for key in self._videos:
+                films[key] = named(self.path, self.info, "video_path", V2_VIDEO, fields, key), 0.0
+            return _Place(named(self.path, self.info, "data_path", V2_DATA, fields), 0, films)
         for key in self._videos:
-            chunk, file, start = (rows[f"videos/{key}/{what}"][episode] for what in _VIDEO_PLACE)
-            path = self._inside(info["video_path"], video_key=key, chunk_index=int(chunk), file_index=int(file))
-            videos[key] = (path, float(start))
+            if f"videos/{key}/chunk_index" not in rows:
+                raise ValueError(f"the tables of episodes do not say where the film {key} lies")
+            chunk, file, start = (rows[f"videos/{key}/{what}"][episode] for what in VIDEO_PLACE)
+            path = named(self.path, self.info, "video_path", layout.VIDEO_PATH, both(int(chunk), int(file)), key)
+            films[key] = path, float(start)
+        if episode in self.moved:
+            return _Place(*self.moved[episode], films)
         chunk, file = int(rows["data/chunk_index"][episode]), int(rows["data/file_index"][episode])
-        data = self._inside(info["data_path"], chunk_index=chunk, file_index=file)
-        return _Place(data, int(rows["row"][episode]), videos)
+        data = named(self.path, self.info, "data_path", layout.DATA_PATH, both(chunk, file))
+        return _Place(data, int(rows["row"][episode]), films)
 
-    def _inside(self, template: str, **fields: Any) -> Path:
-        name = PurePosixPath(template.format(**fields))
-        if name.is_absolute() or ".." in name.parts:
-            raise PolysomaError(f"{self.path / layout.INFO}: {template!r} leads out of the data set")
-        return self.path / name
+    def settled(self, episode: int) -> _Place:
+        """Where the rows of an episode really lie: those that have its number.
+
+        Raises:
+            PolysomaError: a file is missing or damaged, or no rows are those of the episode.
+        """
+        with reading(self.path / layout.INFO, episode):
+            place = self.place(episode)
+        number, count = int(self.episodes["episode_index"][episode]), int(self.lengths[episode])
+        if not self.v3 or episode in self.moved or episode in self._right or not count:
+            return place
+        try:
+            with reading(place.file, episode):
+                held = self._numbers(place, count)
+        except PolysomaError as error:
+            held, wrong = None, error
+        if held is not None and (not len(held) or (held == number).all()):
+            self._right.add(episode)
+            return place
+        path, row, rows = self._found().get(number, (place.file, -1, -1))
+        if rows == count:
+            self.moved[episode] = path, row
+            return _Place(path, row, place.videos)
+        if held is None:
+            raise wrong
+        if (held == held[0]).all() and int(held[0]) not in self.episodes["episode_index"]:
+            # Numbers that nobody has are those from before episodes were taken out.
+            self._right.add(episode)
+            return place
+        raise PolysomaError(
+            f"{place.file}, episode {episode}: expected {count} rows of episode {number} from row {place.first_row} "
+            f"on, got some of episode {int(held[held != number][0])}; copy the data set again from where it came"
+        )
+
+    def _numbers(self, place: _Place, count: int) -> np.ndarray:
+        if _EPISODE not in self._opened(place.file)[0].schema_arrow.names:
+            return np.zeros(0, np.int64)
+        return flat_numbers(self.table(place, count, (_EPISODE,))[_EPISODE])
+
+    def _found(self) -> dict[int, tuple[Path, int, int]]:
+        """Of each episode's number: the file that has such rows, the first one, and how many in a row there are."""
+        if self._numbered is None:
+            self._numbered = {}
+            for path in sorted((self.path / "data").rglob("*.parquet")):
+                held = np.zeros(0, np.int64)
+                # Whoever needs a damaged file is told so.
+                with contextlib.suppress(PolysomaError), reading(path), door.open_parquet(path) as file:
+                    if _EPISODE in file.schema_arrow.names:
+                        held = flat_numbers(file.read([_EPISODE], use_threads=False)[_EPISODE])
+                begins = np.flatnonzero(np.diff(held, prepend=held[:1] - 1))
+                for begin, end in itertools.pairwise([*begins.tolist(), len(held)]):
+                    # Rows that are torn apart are nobody's.
+                    number = int(held[begin])
+                    self._numbered[number] = (path, begin, end - begin if number not in self._numbered else -1)
+        return self._numbered
 
     def window(
         self, episode: int, start: int, stop: int, columns: Collection[str] | None = None
@@ -207,34 +222,52 @@ class LeRobotReader(Reader):
         """See :meth:`Reader.window`: of videos, only what lies between is decoded."""
         rows, names = self.rows(episode, start, stop), self.wanted(columns)
         start, stop, count = rows.start, rows.stop, int(self.lengths[episode])
-        with reading(self.path / layout.INFO, episode):
-            place = self.place(episode)
-        files = tuple(self.keys[name] for name in names if self.keys[name] not in self._videos)
+        films = [name for name in names if self.keys[name][0] in self._videos]
+        keys = [key for name in names if name not in films for key in self.keys[name]]
+        timed = bool(films) and _TIME in self.info["features"]
         table: pa.Table | None = None
-        if files:
+        if keys or timed:
+            place = self.settled(episode)
             with reading(place.file, episode):
-                table = self.table(place, count, files).slice(start, stop - start)
+                asked = tuple(dict.fromkeys([*keys, *([_TIME] if timed else [])]))
+                table = self.table(place, count, asked)
+        else:
+            with reading(self.path / layout.INFO, episode):
+                place = self.place(episode)
         result = {}
         for name in names:
-            key, about = self.keys[name], self.columns[name]
-            if table is not None and key not in self._videos:
+            about = self.columns[name]
+            if name not in films:
+                assert table is not None
                 with reading(place.file, episode):
-                    result[name] = self._values(table[key], about, stop - start)
+                    result[name] = self._values([table[key] for key in self.keys[name]], about, start, stop)
             elif start == stop:
                 result[name] = np.empty((0, *about.shape), about.dtype)
             else:
-                path, second = place.videos[key]
+                path, second = place.videos[self.keys[name][0]]
+                times = None
+                if timed and table is not None:
+                    with reading(place.file, episode):
+                        times = flat_numbers(table[_TIME]).astype(np.float64)
                 with reading(path, episode):
-                    result[name] = self._film(path, second, start, stop)
+                    result[name] = self._film(path, second, start, stop, times)
                     if result[name].shape[1:] != about.shape:
                         raise ValueError(f"frames of shape {result[name].shape[1:]}, {layout.INFO} says {about.shape}")
         return result
 
-    def _film(self, path: Path, second: float, start: int, stop: int) -> np.ndarray:
-        fps = float(self.fps or 1)
+    def _film(self, path: Path, second: float, start: int, stop: int, times: np.ndarray | None) -> np.ndarray:
         film = self._films.pop(path, None) or Video(path)
         try:
-            pictures = film.read(second + start / fps, stop - start, fps)
+            fps = self.fps or film.rate or 1.0
+            # Of a film whose rate is that of the data but for rounding (29.97), each frame is one of its own.
+            rate = film.rate if abs(film.rate - fps) <= _SAME_RATE * fps else fps
+            at = np.arange(start, stop) / rate
+            if times is not None and film.frames != self._film_rows(path):
+                told = times - times[0] if self.v3 else times
+                if np.abs(told - np.arange(len(told)) / fps).max() > 0.5 / fps:
+                    # Rows were taken out, pictures were not: times alone say which are which.
+                    at = told[start:stop]
+            pictures = film.read(second + at, 0.5 / fps)
         except BaseException:
             film.close()
             raise
@@ -242,6 +275,15 @@ class LeRobotReader(Reader):
         if len(self._films) > _OPEN_VIDEOS:
             self._films.pop(next(iter(self._films))).close()
         return pictures
+
+    def _film_rows(self, path: Path) -> int:
+        """Frames of all episodes that are in a film."""
+        if self._rows_of_film is None:
+            self._rows_of_film = {}
+            for episode, count in enumerate(self.lengths.tolist()):
+                for film, _ in self.place(episode).videos.values():
+                    self._rows_of_film[film] = self._rows_of_film.get(film, 0) + count
+        return self._rows_of_film.get(path, 0)
 
     def table(self, place: _Place, count: int, keys: tuple[str, ...]) -> pa.Table:
         """The rows of an episode. What was read last is kept: windows come from the same episodes again and again."""
@@ -267,7 +309,7 @@ class LeRobotReader(Reader):
         """A file, and the row after the last one of each of its groups."""
         held = self._files.pop(path, None)
         if held is None:
-            file = storage.open_parquet(path)
+            file = door.open_parquet(path)
             groups = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
             held = file, np.cumsum(groups)
         self._files[path] = held
@@ -275,20 +317,20 @@ class LeRobotReader(Reader):
             self._files.pop(next(iter(self._files)))[0].close()
         return held
 
-    def _values(self, column: pa.ChunkedArray, about: Column, count: int) -> np.ndarray:
-        whole = column.combine_chunks()
+    def _values(self, columns: list[pa.ChunkedArray], about: Column, start: int, stop: int) -> np.ndarray:
+        """Rows of the file's columns that stand in one of ours, one after the other."""
+        count = stop - start
         if about.picture:
+            whole = columns[0].slice(start, count).combine_chunks()
             pictures = np.empty((count, *about.shape), np.uint8)
             for row, file in enumerate(whole.field("bytes") if pa.types.is_struct(whole.type) else whole):
                 pictures[row] = decode_image(file.as_py(), about.shape)
             return pictures
-        while pa.types.is_list(whole.type) or pa.types.is_fixed_size_list(whole.type):
-            whole = whole.flatten()
-        if whole.null_count:
-            raise ValueError(f"{whole.null_count} values are missing")
-        values: np.ndarray = whole.to_numpy(zero_copy_only=False)
-        if values.size != count * int(np.prod(about.shape)):
-            raise ValueError(f"expected {count} values of shape {about.shape}, got {values.size} numbers")
+        parts = [flat_numbers(column.slice(start, count)) for column in columns]
+        size = sum(len(part) for part in parts)
+        if size != count * int(np.prod(about.shape)) or any(len(part) % max(count, 1) for part in parts):
+            raise ValueError(f"expected {count} values of shape {about.shape}, got {size} numbers")
+        values = np.concatenate([part.reshape(count, -1) for part in parts], 1) if count else np.zeros(0)
         return values.astype(about.dtype, copy=False).reshape(count, *about.shape)
 
     def ending(self, episode: int, held: Mapping[str, np.ndarray] | None = None) -> Ending:
@@ -306,18 +348,18 @@ class LeRobotReader(Reader):
         same = (chunk[:episode] == chunk[episode]) & (file[:episode] == file[episode])
         row = int((same & self.finals[:episode]).sum())
         path = self.path / layout.FINAL_PATH.format(chunk_index=int(chunk[episode]), file_index=int(file[episode]))
-        keys = [stored.FINAL + self.keys[name] for name in columns]
-        with reading(path, episode), storage.open_parquet(path) as opened:
+        keys = [stored.FINAL + self.keys[name][0] for name in columns]
+        with reading(path, episode), door.open_parquet(path) as opened:
             table = opened.read(keys, use_threads=False).slice(row, 1)
             return {
-                name: self._values(table[key], self.columns[name], 1)[0]
+                name: self._values([table[key]], self.columns[name], 0, 1)[0]
                 for name, key in zip(columns, keys, strict=True)
             }
 
     def missing(self) -> dict[str, str]:
         """See :meth:`Reader.missing`: cameras none of whose videos are there."""
         gone = {}
-        for name, key in self.keys.items():
+        for name, (key, *_) in self.keys.items():
             if key in self._videos and len(self):
                 with reading(self.path / layout.INFO):
                     path = self.place(0).videos[key][0]
@@ -328,6 +370,21 @@ class LeRobotReader(Reader):
                 ):
                     where = path.relative_to(self.path).as_posix()
                     gone[name] = f"{where} and all other videos of this camera are missing"
+        return gone
+
+    def absent(self, columns: Collection[str]) -> dict[int, str]:
+        """See :meth:`Reader.absent`."""
+        films = [self.keys[name][0] for name in self.wanted(columns) if self.keys[name][0] in self._videos]
+        wrong: dict[Path, str | None] = {}
+        gone: dict[int, str] = {}
+        for episode in np.flatnonzero(self.lengths).tolist():
+            with reading(self.path / layout.INFO, episode):
+                place = self.place(episode)
+            for path in (place.file, *(place.videos[key][0] for key in films)):
+                if path not in wrong:
+                    wrong[path] = door.lacking(path)
+                if (what := wrong[path]) is not None:
+                    gone.setdefault(episode, what)
         return gone
 
     def files(self) -> list[Path]:
@@ -351,16 +408,8 @@ class LeRobotReader(Reader):
 _OPEN_FILES = _OPEN_VIDEOS = 8
 _KEPT_BYTES = 2**26
 """Of tables that were read beside the one that was asked for last."""
-_VIDEO_PLACE = ("chunk_index", "file_index", "from_timestamp")
-
-
-def _names(given: Any) -> tuple[str, ...] | None:
-    """Names of channels, which v2 data sets may wrap into a table of one list or more."""
-    if isinstance(given, dict):
-        parts = [part for part in given.values() if isinstance(part, list)]
-        given = [name for part in parts for name in part] if parts else list(given)
-    names = tuple(str(name) for name in given) if isinstance(given, list) else ()
-    return names if len(set(names)) == len(names) and names else None
+_SAME_RATE = 0.01
+"""The part of a rate by which another one differs from it at most that means the same."""
 
 
 def _plain(key: str) -> str:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from polysoma.data import layout, storage, stored
+from polysoma.data import door, layout, storage, stored
 from polysoma.data.formats.reader import Problem, reading
 from polysoma.data.statistics import Accumulator
 from polysoma.data.video import video_info
@@ -42,8 +42,10 @@ def _checksum_problems(reader: LeRobotReader) -> Iterator[Problem]:
     """Our own recordings know the checksums of their files."""
     for name, expected in layout.checksums(reader.path).items():
         path = reader.path / name
-        if not path.exists():
-            yield Problem("error", name, "it is missing", "copy this file again from where it came")
+        lacks = door.lacking(path)
+        if lacks is not None:
+            what = "it is missing" if not path.exists() else lacks
+            yield Problem("error", name, what, "copy this file again from where it came")
         elif storage.checksum(path) != expected:
             yield Problem(
                 "error", name, f"its checksum is not that in {layout.POLYSOMA}: it was changed or is damaged",
@@ -54,16 +56,35 @@ def _checksum_problems(reader: LeRobotReader) -> Iterator[Problem]:
 def _file_problems(reader: LeRobotReader) -> Iterator[Problem]:
     ends: dict[Path, tuple[str, float]] = {}
     rows: dict[Path, int] = {}
+    gone: dict[str, list[Path]] = {}
     for episode in range(len(reader)):
+        with contextlib.suppress(PolysomaError):
+            reader.settled(episode)
         with reading(reader.path / layout.INFO, episode):
             place = reader.place(episode)
         count = int(reader.lengths[episode])
         rows[place.file] = max(rows.get(place.file, 0), place.first_row + count)
         for key, (path, start) in place.videos.items():
             ends[path] = key, max(ends.get(path, (key, 0.0))[1], start + count / float(reader.fps or 1))
+    if reader.moved:
+        listed = ", ".join(map(str, sorted(reader.moved)[:8])) + (" and more" if len(reader.moved) > 8 else "")
+        yield Problem(
+            "warning", "meta/episodes", f"does not say in which file or row the frames of episodes {listed} lie",
+            "nothing here, where rows are found by episode_index; convert the data set for others",
+        )  # fmt: skip
+    lost = [path for path in rows if not path.exists()]
+    if lost:
+        many = f"{len(lost)} files of frames are missing, such as {_name(reader, lost[0])}"
+        yield Problem(
+            "error", _name(reader, lost[0]) if len(lost) == 1 else "data",
+            "the file of frames is missing" if len(lost) == 1 else many,
+            "copy it again from where it came; --skip-damaged leaves its episodes out",
+        )  # fmt: skip
     for path, needed in rows.items():
+        if path in lost:
+            continue
         try:
-            with reading(path), storage.open_parquet(path) as file:
+            with reading(path), door.open_parquet(path) as file:
                 held = file.metadata.num_rows
         except PolysomaError as error:
             yield Problem("error", _name(reader, path), str(error), "copy this file again from where it came")
@@ -74,33 +95,44 @@ def _file_problems(reader: LeRobotReader) -> Iterator[Problem]:
                 "copy the data set again from where it came",
             )  # fmt: skip
     for path, (key, end) in ends.items():
-        yield from _video_problems(reader, path, key, round(end * float(reader.fps or 1)))
+        if path.exists():
+            yield from _video_problems(reader, path, key, end)
+        else:
+            gone.setdefault(key, []).append(path)
+    for key, paths in gone.items():
+        if len(paths) == 1:
+            where, what = _name(reader, paths[0]), "the video is missing"
+        else:
+            where, what = key, f"{len(paths)} of its videos are missing, such as {_name(reader, paths[0])}"
+        yield Problem("error", where, what, f"{_COPY}; --skip-damaged leaves their episodes out")
 
 
-def _video_problems(reader: LeRobotReader, path: Path, key: str, frames: int) -> Iterator[Problem]:
+_COPY = "copy the file again; or leave the camera out of the embodiment's description"
+
+
+def _video_problems(reader: LeRobotReader, path: Path, key: str, end: float) -> Iterator[Problem]:
     where = _name(reader, path)
-    copy = "copy this file again; or leave the camera out of the embodiment's description"
-    if not path.exists():
-        yield Problem("error", where, "the video is missing", copy)
-        return
     try:
         with reading(path):
             found = video_info(path)
     except PolysomaError as error:
-        yield Problem("error", where, str(error), copy)
+        yield Problem("error", where, str(error), _COPY)
         return
-    shape = next(reader.columns[name].shape for name, held in reader.keys.items() if held == key)
+    shape = next(reader.columns[name].shape for name, held in reader.keys.items() if held == (key,))
+    fps = float(reader.fps or found.fps or 1)
+    other = bool(found.fps) and abs(found.fps - fps) > 0.01 * fps
+    frames = round(end * (found.fps if other else fps))
     if (found.height, found.width) != shape[:2]:
         yield Problem(
             "error", where, f"pictures of {found.height}x{found.width}, {layout.INFO} says {shape[0]}x{shape[1]}",
             f"correct the shape of {key} in {layout.INFO}, or record again",
         )  # fmt: skip
     if found.frames and found.frames < frames:
-        yield Problem("error", where, f"holds {found.frames} frames, the episodes need {frames}", copy)
-    if found.fps and abs(found.fps - float(reader.fps or 0)) > 0.01 * found.fps:
+        yield Problem("error", where, f"holds {found.frames} frames, the episodes need {frames}", _COPY)
+    if other:
         yield Problem(
-            "warning", where, f"runs at {found.fps:g} frames a second, {layout.INFO} says {reader.fps:g}",
-            "find out which is true: a policy acts at the data set's rate",
+            "warning", where, f"runs at {found.fps:g} frames a second, {layout.INFO} says {fps:g}",
+            "find out which is true: pictures are found by their times, and a policy acts at the data set's rate",
         )  # fmt: skip
 
 
@@ -111,8 +143,7 @@ def _counter_problems(reader: LeRobotReader) -> Iterator[Problem]:
     start = 0
     for episode, count in enumerate(reader.lengths.tolist()):
         try:
-            with reading(reader.path / layout.INFO, episode):
-                place = reader.place(episode)
+            place = reader.settled(episode)
             with reading(place.file, episode):
                 table = reader.table(place, count, tuple(wanted))
                 held = {key: table[key].combine_chunks().to_numpy(zero_copy_only=False) for key in wanted}
@@ -134,9 +165,10 @@ def _counter_problems(reader: LeRobotReader) -> Iterator[Problem]:
     for key, episodes in awry.items():
         listed = f"episodes {', '.join(map(str, episodes[:8]))}{' and more' if len(episodes) > 8 else ''}"
         if key == "timestamp":
+            rate = float(reader.fps or 1)
             yield Problem(
-                "warning", key, f"up to {1e3 * worst:.3g} ms off {reader.fps:g} frames a second in {listed}",
-                "nothing for training here, which counts frames; LeRobot refuses such data",
+                "warning", key, f"up to {1e3 * worst:.3g} ms off {rate:g} frames a second in {listed}",
+                "see whether frames were dropped; LeRobot refuses such data",
             )  # fmt: skip
         else:
             yield Problem("warning", key, f"does not count frames in {listed}", "number the frames again (convert)")
@@ -150,15 +182,16 @@ def _statistics_problems(reader: LeRobotReader) -> Iterator[Problem]:
         return
     try:
         with reading(path):
-            stats = json.loads(path.read_text(encoding="utf-8"))
+            stats = door.read_json(path)
             written = {key: {k: np.array(v, float).ravel() for k, v in s.items()} for key, s in stats.items()}
     except PolysomaError as error:
         yield Problem("warning", "meta/stats.json", str(error), "nothing: statistics are recomputed here")
         return
     remedy = "do not normalise by it; statistics are recomputed here (LeRobot up to 0.4.4 writes such)"
     wrong: dict[str, list[str]] = {}
-    for name, key in reader.keys.items():
-        about, told = reader.columns[name], written.get(key)
+    for name, keys in reader.keys.items():
+        about, key = reader.columns[name], keys[0]
+        told = written.get(key) if len(keys) == 1 else None
         if told is None:
             continue
         if about.picture:
@@ -175,8 +208,8 @@ def _statistics_problems(reader: LeRobotReader) -> Iterator[Problem]:
             if statistic in told and not _near(told[statistic], true[statistic], true, 0.05):
                 wrong.setdefault("quantiles not those of the frames", []).append(key)
                 break
-    for what, keys in wrong.items():
-        yield Problem("warning", "meta/stats.json", f"{what}: {', '.join(keys)}", remedy)
+    for what, which in wrong.items():
+        yield Problem("warning", "meta/stats.json", f"{what}: {', '.join(which)}", remedy)
 
 
 def _recomputed(reader: LeRobotReader, name: str) -> dict[str, np.ndarray]:

@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from polysoma.data.formats.hdf5 import column_of, leaves, observation_name, opened, rows_of
+from polysoma.data import door
+from polysoma.data.formats.arrow import flat_numbers, is_list
+from polysoma.data.formats.hdf5 import column_of, observation_name, rows_of
 from polysoma.data.formats.reader import ACTION, REWARD, TERMINATED, TRUNCATED, Column, Problem, Reader, reading
 from polysoma.data.images import decode_image, image_shape
 from polysoma.errors import PolysomaError
@@ -38,7 +40,7 @@ class MinariReader(Reader):
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
         with reading(self.path / METADATA):
-            about = json.loads((self.path / METADATA).read_text(encoding="utf-8"))
+            about = door.read_json(self.path / METADATA)
             layout = str(about["data_format"])
             if layout not in ("hdf5", "arrow"):
                 raise PolysomaError(f"{self.path}: Minari's layout {layout!r}; this reads hdf5 and arrow")
@@ -51,18 +53,21 @@ class MinariReader(Reader):
         self.format = f"Minari {layout}"
         self.robot = str(about.get("dataset_id") or self.path.name).replace("/", " ")
         self._left_out: dict[str, str] = {}
+        self.columns = {}
+        self._paths: dict[str, str] = {}
         self._numbers = self._arrow_numbers() if self._arrow else self._hdf5_numbers()
         lengths, instructions, successes, finals = [], [], [], []
         for episode in range(len(self._numbers)):
             with reading(self._file(episode), episode), self._held(episode) as held:
                 length = held.rows("actions")
-                if episode == 0:
+                # What is in an episode without frames cannot be told.
+                if not self.columns and (length or episode == len(self._numbers) - 1):
                     self._describe(held, length)
                 lengths.append(length)
                 instructions.append(held.text(_TOLD))
                 successes.append(held.any(_SUCCESS))
                 seen = [path for path in self._paths.values() if path.startswith("observations")]
-                finals.append(held.says(FINAL_KNOWN) and all(held.rows(path) > length for path in seen))
+                finals.append(length > 0 and held.says(FINAL_KNOWN) and all(held.rows(path) > length for path in seen))
         self.lengths, self.instructions = np.array(lengths, np.int64), instructions
         self.finals = np.array(finals, bool) if any(finals) else None
         known = [success for success in successes if success is not None]
@@ -74,7 +79,7 @@ class MinariReader(Reader):
             return sorted(int(folder.name) for folder in (self.path / "data").iterdir() if folder.name.isdigit())
 
     def _hdf5_numbers(self) -> list[int]:
-        with reading(self.path / _HDF5), opened(self.path / _HDF5) as file:
+        with reading(self.path / _HDF5), door.open_hdf5(self.path / _HDF5) as file:
             names = [name.removeprefix("episode_") for name in file]
             return sorted(int(name) for name in names if name.isdigit())
 
@@ -87,8 +92,6 @@ class MinariReader(Reader):
         return _Hdf5Episode(self._file(episode), f"episode_{self._numbers[episode]}")
 
     def _describe(self, held: _Held, length: int) -> None:
-        self.columns = {}
-        self._paths: dict[str, str] = {}
         for path in held.paths():
             if path.startswith("infos/") or path in _TOLD:
                 continue
@@ -187,9 +190,9 @@ class _Hdf5Episode(_Held):
         self._path, self._name = path, name
 
     def __enter__(self) -> _Held:
-        self._context = opened(self._path)
+        self._context = door.open_hdf5(self._path)
         group = self._context.__enter__()[self._name]
-        self._arrays, self._attributes = leaves(group), dict(group.attrs)
+        self._arrays, self._attributes = group.leaves(), dict(group.attrs)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -228,9 +231,7 @@ class _Hdf5Episode(_Held):
 
     def _coded(self, array: Any) -> bool:
         # Files of pictures are byte strings of different lengths; texts are strings.
-        import h5py
-
-        return array.dtype.kind == "O" and array.ndim == 1 and h5py.check_string_dtype(array.dtype) is None
+        return array.dtype.kind == "O" and array.ndim == 1 and not door.is_hdf5_text(array.dtype)
 
     def _bytes(self, array: Any, row: int) -> bytes:
         return np.asarray(array[row], np.uint8).tobytes()
@@ -240,10 +241,7 @@ class _ArrowEpisode(_Held):
     def __init__(self, folder: Path, spaces: dict[str, dict[str, Any]]) -> None:
         tables = []
         for path in sorted(folder.glob("*.arrow")):
-            with pa.OSFile(str(path)) as file, pa.ipc.open_file(file) as opened_file:
-                table = opened_file.read_all()
-                table.validate(full=True)
-                tables.append(table)
+            tables.append(door.read_arrow(path))
         if not tables:
             raise FileNotFoundError(2, "no such file", f"{folder}/*.arrow")
         table = pa.concat_tables(tables).combine_chunks()
@@ -272,7 +270,7 @@ class _ArrowEpisode(_Held):
         if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
             return Column(image_shape(self._columns[path][0].as_py()), np.dtype(np.uint8), picture=True)
         shape = self._shape(path)
-        while pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind):
+        while is_list(kind):
             kind = kind.value_type
         if not (pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)):
             return None
@@ -302,9 +300,7 @@ class _ArrowEpisode(_Held):
             for place, file in enumerate(column):
                 pictures[place] = decode_image(file.as_py(), about.shape)
             return pictures
-        while pa.types.is_list(column.type) or pa.types.is_fixed_size_list(column.type):
-            column = column.flatten()
-        values: np.ndarray = column.to_numpy(zero_copy_only=False)
+        values = flat_numbers(column)
         if values.size != count * int(np.prod(about.shape)):
             raise ValueError(f"{path}: expected {count} rows of shape {about.shape}, got {values.size} numbers")
         return values.astype(about.dtype, copy=False).reshape(count, *about.shape)

@@ -13,6 +13,7 @@ import contextlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
@@ -63,6 +64,14 @@ class Problem:
 
 
 @dataclass(frozen=True)
+class Part:
+    """Frames of an episode from ``start`` on that are told the same."""
+
+    start: int
+    told: str
+
+
+@dataclass(frozen=True)
 class Ending:
     """How an episode ended.
 
@@ -88,8 +97,14 @@ class Reader(abc.ABC):
         columns: by name, see the module's vocabulary.
         lengths: frames of each episode, int64 ``(E,)``.
         instructions: what each episode was told to do; empty strings where nothing is said.
+        ends_observed: which episodes end with a frame that is an observation alone, bool ``(E,)``: its action and
+            reward mean nothing and are not learnt. None where none does.
         successes: whether each episode succeeded, bool ``(E,)``; None where that is only known frame by frame, if at
             all: :meth:`ending` tells.
+        changes: the parts of those episodes in which what is told changes, the first one from frame 0 on; all others
+            are told one thing throughout.
+        left_out: what is in the files and not in ``columns``, and why it is not read.
+        remarks: what was concluded and is not said by the files, for people.
         finals: which episodes have an observation after their last action, bool ``(E,)``; None where none has.
     """
 
@@ -100,8 +115,12 @@ class Reader(abc.ABC):
     columns: dict[str, Column]
     lengths: np.ndarray
     instructions: Sequence[str]
+    ends_observed: np.ndarray | None = None
     successes: np.ndarray | None = None
     finals: np.ndarray | None = None
+    changes: Mapping[int, Sequence[Part]] = MappingProxyType({})
+    left_out: Mapping[str, str] = MappingProxyType({})
+    remarks: Sequence[str] = ()
 
     def read(self, episode: int, columns: Collection[str] | None = None) -> dict[str, np.ndarray]:
         """Some columns of one episode (all by default): name to ``(T, *shape)`` of the column's dtype.
@@ -173,6 +192,15 @@ class Reader(abc.ABC):
         """Columns of which nothing can be read, and why: cameras whose files were not copied, say."""
         return {}
 
+    def absent(self, columns: Collection[str]) -> dict[int, str]:
+        """Episodes of which these columns cannot be read because a file is not there, and which one. No file is read,
+        so it takes no time."""
+        return {}
+
+    def source(self, episode: int) -> int:
+        """The number that the files have for an episode: another one where it is a part of one."""
+        return episode
+
     def problems(self) -> Iterator[Problem]:
         """What is wrong with the files themselves, beyond what their columns show (see :mod:`polysoma.data.doctor`)."""
         yield from ()
@@ -226,8 +254,3 @@ def reading(path: Path, episode: int | None = None) -> Iterator[None]:
         raise PolysomaError(
             f"cannot read {where}: {reason(error)}; it is damaged or incomplete: copy it again from where it came"
         ) from error
-
-
-def needs(package: str, extra: str = "data") -> PolysomaError:
-    """The error of a package that is not installed."""
-    return PolysomaError(f"reading this needs {package}, not installed here: run `pip install 'polysoma[{extra}]'`")

@@ -12,7 +12,6 @@ that the episode is over. What came after a last step is not known.
 from __future__ import annotations
 
 import io
-import json
 import math
 import re
 import zlib
@@ -23,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from polysoma.data import door
 from polysoma.data.formats.reader import (
     ACTION,
     DISCOUNT,
@@ -192,14 +192,14 @@ class RldsReader(Reader):
         self._folder = self._versions[-1]
         self._shards = sorted(file for file in self._folder.glob("*.tfrecord*") if _SHARD.fullmatch(file.name))
         with reading(self._folder / INFO):
-            info = json.loads((self._folder / INFO).read_text(encoding="utf-8"))
+            info = door.read_json(self._folder / INFO)
             self.robot, self.format = str(info["name"]), f"RLDS {info['version']} (tfrecord)"
             self._splits = {
                 str(split["name"]): [int(count) for count in split.get("shardLengths", ())]
                 for split in info.get("splits", ())
             }
         with reading(self._folder / FEATURES):
-            self._describe_columns(json.loads((self._folder / FEATURES).read_text(encoding="utf-8")))
+            self._describe_columns(door.read_json(self._folder / FEATURES))
         self._index()
 
     def _describe_columns(self, features: dict[str, Any]) -> None:
@@ -235,7 +235,7 @@ class RldsReader(Reader):
         lengths, instructions, successes = [], [], []
         wanted = {leaf.key for leaf in (self._counted, self._told, self._succeeded) if leaf}
         for path in self._shards:
-            with reading(path), open(path, "rb") as file:
+            with reading(path), door.open_bytes(path) as file:
                 begin, end = 0, file.seek(0, io.SEEK_END)
                 while begin < end:
                     with reading(path, len(self._places)):
@@ -258,7 +258,7 @@ class RldsReader(Reader):
     def _load(self, episode: int, leaves: Collection[_Leaf]) -> dict[str, Any]:
         """Lists by key. Raises ValueError when the record is damaged or a list has another number of steps."""
         path, begin, size = self._places[episode]
-        with open(path, "rb") as file:
+        with door.open_bytes(path) as file:
             file.seek(begin)
             data, known = file.read(size), file.read(4)
         if len(known) != 4 or checksum(data) != known:

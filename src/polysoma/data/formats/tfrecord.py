@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from polysoma.data.formats.reader import needs
+from polysoma.data.door import needs
 
 _VARINT, _BLOCK, _FOUR = 0, 2, 5
 """Wire types of protobuf that occur: how a field lies in the file."""

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
-from polysoma.data.formats.reader import ACTION, OBSERVATION, PICTURE, REWARD, Column, Problem, Reader, needs, reading
+from polysoma.data import door
+from polysoma.data.formats.reader import ACTION, OBSERVATION, PICTURE, REWARD, Column, Problem, Reader, reading
 
 _MOST_BYTES = 8 * 2**30
 
@@ -27,14 +28,10 @@ class ZarrReader(Reader):
     format = "Diffusion Policy zarr"
 
     def __init__(self, path: Path) -> None:
-        try:
-            import zarr
-        except ImportError as error:
-            raise needs("zarr") from error
         self.path = Path(path)
         self._left_out: dict[str, str] = {}
         with reading(self.path):
-            root = cast(Any, zarr.open_group(str(self.path), mode="r"))
+            root = door.open_zarr(self.path)
             ends = np.asarray(root["meta/episode_ends"][:]).astype(np.int64)
             if ends.ndim != 1 or not len(ends) or (np.diff(ends, prepend=0) < 0).any():
                 raise ValueError("meta/episode_ends does not count up")
@@ -43,7 +40,7 @@ class ZarrReader(Reader):
             self.instructions = [""] * len(ends)
             self.columns = {}
             self._arrays: dict[str, Any] = {}
-            for key in sorted(root["data"].array_keys()):
+            for key in root["data"].array_keys():
                 self._describe(key, root[f"data/{key}"])
             if ACTION not in self.columns:
                 raise ValueError(f"there is no data/action; there are {sorted(root['data'].array_keys())}")

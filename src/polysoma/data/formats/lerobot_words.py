@@ -1,0 +1,103 @@
+"""What the episodes of a LeRobotDataset are told: each frame has the number of its task, and a table has the words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from polysoma.data import door, layout
+from polysoma.data.formats.reader import Part, reading
+
+LINES = "meta/tasks.jsonl"
+MANY_STATISTICS = "meta/episodes_stats.jsonl"
+
+Numbers = Callable[[int], np.ndarray]
+"""Gives the numbers of the tasks of an episode's frames, int64 ``(T,)``."""
+
+
+def read_tasks(root: Path) -> dict[int, str]:
+    """The words of each task by its number; empty where there is no such table."""
+    if (root / LINES).is_file():
+        with reading(root / LINES):
+            return {int(row["task_index"]): str(row["task"]) for row in door.read_json_lines(root / LINES)}
+    path = root / layout.TASKS
+    if not path.is_file():
+        return {}
+    with reading(path), door.open_parquet(path) as file:
+        table = file.read(use_threads=False)
+        # A pandas frame, whose index may have any name.
+        texts = [name for name in table.column_names if pa.types.is_string(t := table.schema.field(name).type)
+                 or pa.types.is_large_string(t)]  # fmt: skip
+        if "task_index" not in table.column_names or not texts:
+            raise ValueError(f"expected columns task_index and of texts, got {table.column_names}")
+        numbers = table["task_index"].to_pylist()
+        return {int(number): str(text) for number, text in zip(numbers, table[texts[0]].to_pylist(), strict=True)}
+
+
+def read_constant(root: Path, numbers: Sequence[int], rows: dict[str, Any], key: str) -> dict[int, int]:
+    """Of episodes by number, the task that all of their frames have, where written statistics say so.
+
+    Args:
+        root: of the data set.
+        numbers: of the episodes.
+        rows: the columns of v3's tables of episodes.
+        key: the column of the numbers of tasks.
+    """
+    low, high = rows.get(f"stats/{key}/min"), rows.get(f"stats/{key}/max")
+    found: dict[int, int] = {}
+    if low is not None and high is not None:
+        for number, least, most in zip(numbers, low, high, strict=True):
+            _note(found, int(number), least, most)
+    elif (root / MANY_STATISTICS).is_file():
+        with reading(root / MANY_STATISTICS):
+            for row in door.read_json_lines(root / MANY_STATISTICS):
+                about = (row.get("stats") or {}).get(key) or {}
+                _note(found, int(row["episode_index"]), about.get("min"), about.get("max"))
+    return found
+
+
+def _note(found: dict[int, int], number: int, low: Any, high: Any) -> None:
+    least, most = np.asarray(low).reshape(-1), np.asarray(high).reshape(-1)
+    if least.dtype.kind in "iuf" and len(least) == len(most) == 1 and least[0] == most[0] == int(least[0]):
+        found[number] = int(least[0])
+
+
+def words(
+    told: Sequence[Sequence[str] | None], tasks: dict[int, str], constant: Sequence[int | None], numbers: Numbers
+) -> tuple[list[str], dict[int, tuple[Part, ...]]]:
+    """What each episode is told at its beginning, and the parts of those in which that changes.
+
+    Args:
+        told: what the table of episodes says; None where it says nothing. Somebody who corrects the words does so in
+            the table of tasks, where LeRobot looks them up, so that one counts.
+        tasks: by number.
+        constant: the number of the task that all frames of an episode have, None where that is not known.
+        numbers: reads them from the frames.
+    """
+    told = [[names] if isinstance(names, str) else names for names in told]
+    known = set(tasks.values())
+    texts: list[str] = []
+    changes: dict[int, tuple[Part, ...]] = {}
+    # Words that stand for one task alone, which the tables of tasks and of episodes agree on, need no look at frames.
+    agree = {str(names[0]) for names in told if names} <= known and len(known) == len(tasks)
+    for episode, names in enumerate(told):
+        own, number = [str(name) for name in names or ()], constant[episode]
+        if number is not None and number in tasks:
+            texts.append(tasks[number])
+        elif not tasks or (len(own) == 1 and agree):
+            texts.append(own[0] if own else "")
+        elif len(tasks) == 1:
+            texts.append(next(iter(tasks.values())))
+        else:
+            held = numbers(episode)
+            begins = np.flatnonzero(np.diff(held, prepend=held[:1] - 1)).tolist() if len(held) else []
+            parts = [Part(at, tasks.get(int(held[at]), own[0] if len(own) == 1 else "")) for at in begins]
+            parts = [part for n, part in enumerate(parts) if not n or part.told != parts[n - 1].told]
+            texts.append(parts[0].told if parts else (own[0] if own else ""))
+            if len(parts) > 1:
+                changes[episode] = tuple(parts)
+    return texts, changes
