@@ -372,7 +372,7 @@ class Embodiment:
         unknown."""
         where = "not the description of an embodiment"
         if not isinstance(data, Mapping):
-            raise PolysomaError(f"{where}: expected a table, got {data!r}")
+            raise PolysomaError(f"{where}: expected a table, got {type(data).__name__}")
         given, without = data.get("actions"), {"actions", *_OF_HORIZON}
         kind: type[ContinuousActions | DiscreteActions]
         kind = DiscreteActions if isinstance(given, Mapping) and "names" in given else ContinuousActions

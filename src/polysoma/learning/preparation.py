@@ -140,7 +140,7 @@ def sources_for(recipe: Recipe) -> tuple[list[Source], list[Source]]:
     """What to learn from, and what is held out."""
     balance = {name: body.balance for name, body in recipe.bodies.items()}
     folders = recipe.folders()
-    start = PolicyConfig.from_json(checkpoint.read_config(checkpoint.resolve(recipe.init))) if recipe.init else None
+    start = checkpoint.config_of(recipe.init) if recipe.init else None
 
     def looks(body: Embodiment, old: Horizon | None) -> Horizon | None:
         return resolve(body, recipe.bodies[body.name], start, old) if body.name in recipe.bodies else None

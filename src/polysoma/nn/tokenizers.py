@@ -255,6 +255,8 @@ class BodyTokenizer(nn.Module):
                 self.previous = PreviousChoice(actions.size + 1, width)
             elif self.fused and reader is None:
                 self.previous = PreviousAction(actions.size, width)
+            elif "action" not in statistics:
+                raise PolysomaError(f"{body.name}: no statistics for its actions")
             else:
                 self.previous = self._of_channels(actions.channels, "previous", statistics["action"], width, reader)
             self.per_frame = 1 if self.fused else self.per_frame + self.previous.tokens

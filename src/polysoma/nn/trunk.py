@@ -20,6 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from polysoma.errors import SettingError
+
 BLOCKED = -1e4
 """Added to the logit of a pair that must not attend: finite, so that a row of padding stays a number in bfloat16."""
 
@@ -413,9 +415,23 @@ class TransformerConfig:
     depth: int = 4
     heads: int = 4
 
+    def __post_init__(self) -> None:
+        if not (1 <= self.depth <= 256 and 1 <= self.heads <= 1024):
+            raise SettingError(f"trunk: depth must be 1 to 256 and heads 1 to 1024, got {self.depth} and {self.heads}")
+
+    def __str__(self) -> str:
+        return f"depth {self.depth}, {self.heads} heads"
+
     def build(self, width: int) -> TransformerTrunk:
-        """The trunk for tokens of this width, its weights random."""
+        """The trunk for tokens of this width, its weights random. Raises PolysomaError where heads do not divide it."""
+        check_heads("trunk.heads", width, self.heads)
         return TransformerTrunk(width, self.depth, self.heads)
+
+
+def check_heads(what: str, width: int, heads: int) -> None:
+    """Raises SettingError where so many heads do not divide a width."""
+    if heads < 1 or width % heads:
+        raise SettingError(f"{what}: expected a number that divides the width {width}, got {heads}")
 
 
 TrunkConfig = TransformerConfig
