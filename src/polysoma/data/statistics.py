@@ -144,9 +144,11 @@ class Statistics:
             sizes = {name: len(array) for name, array in arrays.items()}
             raise PolysomaError(f"statistics: expected the same number of channels in each, got {sizes}")
         bad = [name for name, array in arrays.items() if not np.isfinite(array).all()]
-        if bad or (arrays["std"] < 0).any() or known.count < 0:
-            what = f"finite numbers, not so in {bad}" if bad else "std and count of at least 0"
-            raise PolysomaError(f"statistics: expected {what}")
+        if bad:
+            raise PolysomaError(f"statistics: expected finite numbers, not so in {bad}")
+        ordered = (arrays["low"] <= arrays["high"]).all() and (arrays["q01"] <= arrays["q99"]).all()
+        if not ordered or (arrays["std"] < 0).any() or not 0 <= known.count < 2**53:
+            raise PolysomaError("statistics: expected low <= high, q01 <= q99, and std and count of at least 0")
         return Statistics(**arrays, count=known.count)
 
 

@@ -24,7 +24,7 @@ from polysoma.errors import PolysomaError
 from polysoma.files import explain_writing, reason, write_atomically
 from polysoma.nn.backend import chosen
 from polysoma.policy import weight_file
-from polysoma.policy.adaptation import Adaptation
+from polysoma.policy.adaptation import Adaptation, share
 from polysoma.policy.config import PolicyConfig
 from polysoma.policy.edits import with_base
 from polysoma.policy.policy import Policy
@@ -236,9 +236,12 @@ def _load(path: str | Path, loaded: _Loaded) -> Policy:
     base = None if config.adaptation is None else _base(folder, config.adaptation, loaded)
     weight_file.check(file, config, base)
     own = weight_file.check_sum(file, told)
-    tensors = weight_file.read(file)
     policy = Policy(config) if base is None else with_base(base, config)
-    policy.load_own(tensors)
+    if base is None and own in loaded.bases:
+        # Other adaptations of the same weights.
+        share(policy, loaded.bases[own], policy.state_dict())
+    else:
+        policy.load_own(weight_file.read(file))
     loaded.folders[folder.resolve()] = policy
     if base is None:
         loaded.bases.setdefault(own, policy)
