@@ -251,6 +251,9 @@ def _of_folders(origin: Path) -> Iterator[Variant]:
         "a long history of described channels": {
             "adapters": "described", "horizons": told["horizons"] | {"arm": {"history": 100, "chunk": 4}},
         },
+        "a lineage that is none": {"lineage": "me"},
+        "a lineage with a parent that is none": {"lineage": {"method": "full", "data": [], "parent": ["x"]}},
+        "a lineage without names": {"lineage": {"method": "full", "data": [], "parent": {"name": 7}}},
         "no adaptation": {"adaptation": theirs["adaptation"]},
     }.items():  # fmt: skip
         yield config(name, json.dumps(told | change).encode())

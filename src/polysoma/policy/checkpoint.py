@@ -30,7 +30,8 @@ from polysoma.policy.edits import with_base
 from polysoma.policy.policy import Policy
 
 FORMAT_VERSION = 2
-_LARGEST_CONFIG = 2**27
+_LARGEST_CONFIG = 2**23
+"""Bytes: forty times those of the shipped weights."""
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 FILES = (CONFIG, WEIGHTS)
 ATTACHED = "adaptations"
@@ -148,7 +149,19 @@ def read_config(folder: Path) -> dict[str, Any]:
             f"{folder} has checkpoint format {version}, this polysoma reads up to {FORMAT_VERSION}: "
             "upgrade with `pip install --upgrade polysoma`"
         )
+    _check_lineage(file, config.get("lineage"))
     return config
+
+
+def _check_lineage(file: Path, lineage: Any) -> None:
+    """Whether a chain of trainings can be followed to its beginning."""
+    known: Any = {"lineage": lineage}
+    while known.get("lineage") is not None:
+        training = known["lineage"]
+        known = training.get("parent") or {} if isinstance(training, dict) else None
+        named = isinstance(known, dict) and all(isinstance(known.get(key, ""), str) for key in ("name", "sha256"))
+        if not named or (known and not {"name", "sha256", "lineage"} <= known.keys()):
+            raise PolysomaError(f"{file}: lineage: expected a training with method, data and parent in each step")
 
 
 def config_of(path: str | Path) -> PolicyConfig:
