@@ -23,6 +23,7 @@ from polysoma import hub
 from polysoma.errors import PolysomaError
 from polysoma.files import explain_writing, reason, write_atomically
 from polysoma.nn.backend import chosen
+from polysoma.nn.trunk import TransformerTrunk
 from polysoma.policy import weight_file
 from polysoma.policy.adaptation import Adaptation, share
 from polysoma.policy.config import PolicyConfig
@@ -213,10 +214,11 @@ def load_all(
 ) -> list[Policy]:
     """As :func:`load`, several: bases and their adaptations have one copy of the weights that they share."""
     loaded = _Loaded()
-    by, used = chosen(device, backend, precision)
+    chosen(device, backend, precision)  # what cannot be had is said before anything is read
     policies = [_load(path, loaded) for path in paths]
     # Bases last: adaptations that came with them are multiplied out of matrices that have all their digits.
     for policy in sorted(policies, key=lambda one: one.config.adaptation is None):
+        by, used = chosen(device, backend, precision, isinstance(policy.trunk, TransformerTrunk))
         policy.to(device).for_inference(used).act_by(by)
     return policies
 
