@@ -14,8 +14,8 @@ from polysoma.data.batch import Batch
 from polysoma.data.mixture import Source
 from polysoma.errors import PolysomaError, PolysomaWarning
 from polysoma.horizon import Horizon
+from polysoma.nn.attention import BLOCKED, window_mask
 from polysoma.nn.tokenizers import split_words
-from polysoma.nn.trunk import BLOCKED, window_mask
 from polysoma.policy.policy import Policy
 
 

@@ -20,9 +20,9 @@ from polysoma.data.statistics import Statistics
 from polysoma.embodiment import Channel, DiscreteActions, Embodiment, Modality, Stream
 from polysoma.errors import PolysomaError, PolysomaWarning
 from polysoma.horizon import Horizon
+from polysoma.nn.attention import BLOCKED, Block
 from polysoma.nn.described import ChannelReader, DescribedState
 from polysoma.nn.images import ImageTokenizer
-from polysoma.nn.trunk import BLOCKED, Block
 
 STATE_CLIP = 8.0
 """Standard deviations at which normalised state is cut: what lies further out says only "far"."""

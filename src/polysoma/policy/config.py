@@ -12,10 +12,11 @@ from polysoma.data.statistics import Statistics
 from polysoma.embodiment import ContinuousActions, Embodiment, Modality
 from polysoma.errors import PolysomaError
 from polysoma.horizon import Horizon
+from polysoma.nn.attention import check_heads
 from polysoma.nn.described import MAX_HISTORY
 from polysoma.nn.heads import HeadConfig, ReadoutHead
 from polysoma.nn.images import ImageConfig
-from polysoma.nn.trunk import TransformerConfig, TrunkConfig, check_heads
+from polysoma.nn.trunk import TransformerConfig, TrunkConfig
 from polysoma.policy.adaptation import Adaptation
 
 Adapters = Literal["linear", "described"]
