@@ -20,7 +20,8 @@ import torch.nn.functional as F
 import tyro
 from torch import Tensor, nn
 
-from polysoma.nn.trunk import BLOCKED, TransformerTrunk
+from polysoma.nn.attention import BLOCKED
+from polysoma.nn.trunk import TransformerTrunk
 from results import FOLDER, read, write
 
 WAYS, SIZE, LENGTH, NOISE = 5, 16, 32, 0.5

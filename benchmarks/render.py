@@ -18,6 +18,7 @@ import edge
 import fleet
 import gpicl
 import heads
+import hostile
 import in_context
 import merging
 import meta
@@ -73,6 +74,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
         "serving": serving.render,
         "realtime": realtime.render,
         "edge": edge.render,
+        "hostile": hostile.render,
     },
     "docs/evaluation.md": {
         "paraphrases": scores.render_paraphrases,

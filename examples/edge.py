@@ -24,16 +24,22 @@ class Runner:
         self.body = self.about["embodiment"]
         self.names = self.body["actions"].get("names")
         ids = {word: number for number, word in enumerate(self.about["vocabulary"], start=2)}
-        words = re.findall(r"[a-z0-9]+|[^\sa-z0-9]", instruction.lower())[: self.about["words"]]
-        self.words = np.zeros((1, self.about["words"]), np.int64)
-        self.words[0, : len(words)] = [ids.get(word, 1) for word in words]
+        words, fit = re.findall(r"[a-z0-9]+|[^\sa-z0-9]", instruction.lower()), self.about["words"]
+        if len(words) > fit:
+            print(f"{path} reads {fit} words, the instruction has {len(words)}: the rest is not read", file=sys.stderr)
+        # Files of earlier versions read a fixed number of words, padded with 0.
+        room = next(value.shape[1] for value in self.session.get_inputs() if value.name == "words")
+        self.words = np.zeros((1, room if isinstance(room, int) else max(1, min(len(words), fit))), np.int64)
+        self.words[0, : len(words[:fit])] = [ids.get(word, 1) for word in words[:fit]]
         size = len(self.names or self.body["actions"]["channels"])
         self.previous = [np.int64(size) if self.names else np.zeros(size, np.float32)]
         self.previous_valid = [np.bool_(False)]
         self.frames = []
 
     def act(self, observation):
-        """Log-probabilities (chunk, names), or actions (chunk, A) within their limits; call ``executed`` afterwards."""
+        """Log-probabilities (chunk, names), or actions (chunk, A) within their limits; call ``executed`` afterwards.
+        Raises ValueError where a stream is missing, of another shape, or not finite as float32."""
+        observation = {s["name"]: checked(s, observation) for s in self.body["streams"] if s["modality"] != "text"}
         history = self.body["history"]
         self.frames, self.previous = [*self.frames, observation][-history:], self.previous[-history:]
         self.previous_valid = self.previous_valid[-history:]
@@ -46,17 +52,38 @@ class Runner:
             return actions
         limits = [(c["low"], c["high"]) for c in self.body["actions"]["channels"]]
         low, high = np.array([[-np.inf if a is None else a, np.inf if b is None else b] for a, b in limits]).T
+        if not np.isfinite(actions).all():
+            raise ValueError("the policy predicted a number that is not finite")
         return np.clip(actions, low, high).astype(np.float32)
 
     def executed(self, action):
         """Says what was executed last."""
-        self.previous.append(np.int64(action) if self.names else np.asarray(action, np.float32))
+        action = np.int64(action) if self.names else np.array(action, np.float32)
+        if not np.isfinite(action).all():
+            raise ValueError(f"executed: expected finite numbers, got {action}")
+        self.previous.append(action)
         self.previous_valid.append(np.bool_(True))
 
     def padded(self, rows):
         rows = np.stack(rows)
         missing = self.body["history"] - len(rows)
         return np.concatenate([rows, np.repeat(rows[-1:], missing, 0)])[None]
+
+
+def checked(stream, observation):
+    """The array of a stream, a copy: whoever fills one array again and again changes no earlier frame."""
+    kind = {"state": np.float32, "image": np.uint8, "symbol": np.uint8}[stream["modality"]]
+    name, shape = stream["name"], tuple(stream["shape"])
+    if name not in observation:
+        raise ValueError(f"expected the stream {name!r}, got {sorted(observation)}")
+    given = np.asarray(observation[name])
+    if given.shape != shape or given.dtype.kind not in ("f" if kind is np.float32 else "iu"):
+        raise ValueError(f"{name}: expected {kind.__name__} of shape {shape}, got {given.dtype} of shape {given.shape}")
+    with np.errstate(over="ignore"):
+        array = given.astype(kind)
+    if not (np.isfinite(array).all() if kind is np.float32 else (array == given).all()):
+        raise ValueError(f"{name}: expected finite numbers, and ids and pixels of 0 to 255")
+    return array
 
 
 if __name__ == "__main__":

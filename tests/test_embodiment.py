@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import dataclasses
 import json
+import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from conftest import ARM, GRID, observe
+from conftest import ARM, GRID, SEEN_ARM, observe
 from polysoma import simulators
-from polysoma.embodiment import Channel, Embodiment, Modality, Stream, channels
+from polysoma.data.schema import read_schema
+from polysoma.embodiment import Channel, ContinuousActions, Embodiment, Modality, Stream, channels
 from polysoma.errors import PolysomaError
 from polysoma.task import Task, body_of
 
@@ -98,8 +102,6 @@ def test_tasks_have_a_body_and_a_name() -> None:
 
 
 def test_differences_are_named() -> None:
-    import dataclasses
-
     other = dataclasses.replace(ARM, rate_hz=20, actions=GRID.actions)
     assert ARM.differences(ARM) == []
     assert ARM.differences(other) == [
@@ -126,3 +128,72 @@ def test_spaces_describe_what_checks_accept(body: Embodiment) -> None:
     body.check_observation({name: sample[name] for name in sample})
     body.action_space().seed(0)
     body.check_action(body.action_space().sample())
+
+
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [
+        (math.nan, 1),
+        (-1, math.nan),
+        (1, -1),
+        (math.inf, math.inf),
+        (-math.inf, -math.inf),
+        (1e39, 1e40),
+        (-1e40, -1e39),
+    ],
+)
+def test_limits_that_would_make_actions_nan_or_infinite_are_refused(low: float, high: float, tmp_path: Path) -> None:
+    with pytest.raises(PolysomaError, match="'dx': expected numbers with low <= high as limits"):
+        Channel("dx", "m", low, high)
+    told = ARM.to_json()
+    told["actions"]["channels"][0] |= {"low": low, "high": high}
+    with pytest.raises(PolysomaError, match=r"actions: channels\.0.*'dx': expected numbers with low <= high"):
+        Embodiment.from_json(told)
+    file = tmp_path / "embodiment.toml"
+    limits = f"low = {low}, high = {high}"
+    file.write_text(
+        'name = "arm"\nrate_hz = 10\n[streams.state]\ncolumn = "s"\nchannels = [{ name = "x" }]\n'
+        f'[actions]\ncolumn = "a"\nchannels = [{{ name = "dx", {limits} }}]\n'
+    )
+    with pytest.raises(PolysomaError, match="'dx': expected numbers with low <= high as limits"):
+        read_schema(file)
+
+
+def test_numbers_are_checked_as_float32() -> None:
+    seen = {"state": np.array([0, 1e39, 0]), "instruction": "go"}
+    with pytest.raises(PolysomaError, match=r"not a finite number in \['y'\]"):
+        ARM.check_observation(seen)
+    free = dataclasses.replace(ARM, actions=ContinuousActions(channels("dx dy")))
+    with pytest.raises(PolysomaError, match=r"not a finite number in \['dy'\]"):
+        free.check_action(np.array([0.0, -1e39]))
+    with pytest.raises(PolysomaError, match=r"no limits of \['dx', 'dy'\]"):
+        free.actions.sample(np.random.default_rng(0))
+
+
+def test_pictures_are_not_taken_modulo_256() -> None:
+    seen = {"tip": np.zeros(2, np.float32), "front": np.full((24, 32, 3), 255), "instruction": "go"}
+    assert SEEN_ARM.check_observation(seen)["front"].max() == 255
+    for value in (300, -1):
+        with pytest.raises(PolysomaError, match="'front': expected values from 0 to 255"):
+            SEEN_ARM.check_observation({**seen, "front": np.full((24, 32, 3), value)})
+
+
+def test_instructions_of_any_language_are_in_the_space() -> None:
+    space = ARM.observation_space()
+    for text in ("halte das Pendel über Kopf 🙂", "飞到红色的环", ""):
+        seen = ARM.check_observation({"state": np.zeros(3, np.float32), "instruction": text})
+        assert space.contains(seen)
+    with pytest.raises(PolysomaError, match="up to 4096 characters, got 5,000"):
+        ARM.check_observation({"state": np.zeros(3, np.float32), "instruction": "x" * 5000})
+
+
+@pytest.mark.parametrize(
+    ("modality", "shape", "sizes"),
+    [("image", (10**6, 10**6, 3), ()), ("image", (0, 4, 3), ()), ("symbol", (2,), (3, 300)), ("symbol", (2,), (3, 0)),
+     ("state", (0,), ()), ("text", (3,), ())],
+)  # fmt: skip
+def test_streams_that_nobody_can_hold_are_refused(
+    modality: str, shape: tuple[int, ...], sizes: tuple[int, ...]
+) -> None:
+    with pytest.raises(PolysomaError, match="stream 'x'"):
+        Stream("x", Modality(modality), shape, cardinalities=sizes)

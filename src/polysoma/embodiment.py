@@ -11,14 +11,15 @@ import dataclasses
 import enum
 import functools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import gymnasium
 import numpy as np
 
-from polysoma.errors import PolysomaError
+from polysoma.config import decode
+from polysoma.errors import PolysomaError, SettingError
 from polysoma.horizon import Horizon
 
 Observation = dict[str, Any]
@@ -30,6 +31,12 @@ INSTRUCTION = "instruction"
 _OF_HORIZON = {field.name for field in dataclasses.fields(Horizon)}
 
 TEXT_CHARACTERS = "".join(chr(code) for code in range(32, 127))
+"""What texts are drawn from; they may hold any character."""
+TEXT_LENGTH = 4096
+"""Characters of the longest text that an observation may hold."""
+_LARGEST_VALUES = 2**28
+"""Numbers in the largest array that an observation may hold."""
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 class Modality(enum.StrEnum):
@@ -57,6 +64,23 @@ class Channel:
     low: float = -math.inf
     high: float = math.inf
     group: str = ""
+
+    def __post_init__(self) -> None:
+        # As float32, which is what values are kept within: a lower limit beyond it would make every value infinite.
+        if not (self.low <= self.high and self.low <= _LARGEST and self.high >= -_LARGEST):
+            raise SettingError(
+                f"channel {self.name!r}: expected numbers with low <= high as limits, got {self.low} and {self.high}"
+            )
+
+
+class TextSpace(gymnasium.spaces.Text):
+    """Texts of up to TEXT_LENGTH characters of any kind; those that are drawn are of ASCII."""
+
+    def __init__(self) -> None:
+        super().__init__(max_length=TEXT_LENGTH, min_length=0, charset=TEXT_CHARACTERS)
+
+    def contains(self, x: Any) -> bool:
+        return isinstance(x, str) and self.min_length <= len(x) <= self.max_length
 
 
 def channels(
@@ -98,6 +122,14 @@ class Stream:
                 f"stream {self.name!r}: symbols need one cardinality for each id on the last axis: shape {self.shape}, "
                 f"cardinalities {self.cardinalities}"
             )
+        if self.modality is Modality.SYMBOL and not all(0 < ids <= 256 for ids in self.cardinalities):
+            raise PolysomaError(f"stream {self.name!r}: cardinalities are 1 to 256, got {self.cardinalities}")
+        if self.modality is Modality.TEXT and self.shape:
+            raise PolysomaError(f"stream {self.name!r}: a text has the shape (), got {self.shape}")
+        if not all(size > 0 for size in self.shape) or math.prod(self.shape) > _LARGEST_VALUES:
+            raise PolysomaError(
+                f"stream {self.name!r}: expected 1 to {_LARGEST_VALUES:,} numbers, got the shape {self.shape}"
+            )
         names = [channel.name for channel in self.channels]
         if len(set(names)) != len(names):
             raise PolysomaError(f"stream {self.name!r}: channel names must differ, got {names}")
@@ -110,7 +142,7 @@ class Stream:
     def space(self) -> gymnasium.Space[Any]:
         """The Gymnasium space of one observation of this stream."""
         if self.modality is Modality.TEXT:
-            return gymnasium.spaces.Text(max_length=512, charset=TEXT_CHARACTERS)
+            return TextSpace()
         if self.modality is Modality.IMAGE:
             return gymnasium.spaces.Box(0, 255, self.shape, np.uint8)
         if self.modality is Modality.SYMBOL:
@@ -132,6 +164,10 @@ class ContinuousActions:
     """Actions that are real numbers: one channel an actuator. Arrays are float32 of shape ``(len(channels),)``."""
 
     channels: tuple[Channel, ...]
+
+    def __post_init__(self) -> None:
+        if not self.channels:
+            raise SettingError("actions: expected at least one channel, got none")
 
     @property
     def size(self) -> int:
@@ -162,7 +198,10 @@ class ContinuousActions:
         return np.zeros(self.size, np.float32)
 
     def sample(self, rng: np.random.Generator) -> np.ndarray:
-        """An action drawn uniformly within the limits, float32 ``(A,)``."""
+        """An action drawn uniformly within the limits, float32 ``(A,)``. Raises PolysomaError where there are none."""
+        unlimited = [c.name for c in self.channels if not math.isfinite(c.high - c.low)]
+        if unlimited:
+            raise PolysomaError(f"actions cannot be drawn at random: there are no limits of {unlimited}")
         return rng.uniform(self.low, self.high).astype(np.float32)
 
     def check(self, where: str, action: Any) -> np.ndarray:
@@ -173,10 +212,7 @@ class ContinuousActions:
             raise PolysomaError(
                 f"{where}: expected {len(names)} numbers {names}, got {value.dtype} of shape {value.shape}"
             )
-        bad = [name for name, finite in zip(names, np.isfinite(value), strict=True) if not finite]
-        if bad:
-            raise PolysomaError(f"{where}: not a finite number in {bad}")
-        return np.clip(value.astype(np.float32), self.low, self.high)
+        return np.clip(_finite_float32(where, value, names), self.low, self.high)
 
     def __str__(self) -> str:
         return ", ".join(f"{c.name} in [{c.low:g}, {c.high:g}] {c.unit}" for c in self.channels)
@@ -190,6 +226,10 @@ class DiscreteActions:
     """Actions of which exactly one is chosen at each step, by name. In arrays they are int64 indices into ``names``."""
 
     names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if not self.names or len(set(self.names)) != len(self.names):
+            raise SettingError(f"actions: expected one or more names that differ, got {list(self.names)}")
 
     @property
     def size(self) -> int:
@@ -255,8 +295,10 @@ class Embodiment:
         other = [stream.name for stream in self.privileged if stream.modality is not Modality.STATE]
         if other:
             raise PolysomaError(f"embodiment {self.name!r}: privileged streams are states, {other} are not")
-        if not self.rate_hz > 0:
-            raise PolysomaError(f"embodiment {self.name!r}: rate_hz must be positive, got {self.rate_hz}")
+        if "" in (self.name, *names):
+            raise PolysomaError(f"embodiment {self.name!r}: it and its streams need names, got {names}")
+        if not 0 < self.rate_hz < math.inf:
+            raise PolysomaError(f"embodiment {self.name!r}: rate_hz must be a positive number, got {self.rate_hz}")
 
     def stream(self, name: str) -> Stream:
         """The stream of this name. Raises PolysomaError that lists the names there are."""
@@ -328,19 +370,26 @@ class Embodiment:
         """The inverse of :meth:`to_json`. What the first format said about a policy's horizon is passed over
         (:meth:`polysoma.horizon.Horizon.of_old_embodiment` reads it). Raises PolysomaError when a field is missing or
         unknown."""
-        try:
-            fields = {key: value for key, value in data.items() if key not in _OF_HORIZON}
-            fields["streams"] = tuple(_stream_from_json(stream) for stream in data["streams"])
-            fields["privileged"] = tuple(_stream_from_json(stream) for stream in data.get("privileged", ()))
-            actions = data["actions"]
-            fields["actions"] = (
-                DiscreteActions(tuple(actions["names"]))
-                if "names" in actions
-                else ContinuousActions(tuple(_channel_from_json(c) for c in actions["channels"]))
-            )
-            return Embodiment(**fields)
-        except (KeyError, TypeError, ValueError) as error:
-            raise PolysomaError(f"not the description of an embodiment: {error}") from error
+        where = "not the description of an embodiment"
+        if not isinstance(data, Mapping):
+            raise PolysomaError(f"{where}: expected a table, got {type(data).__name__}")
+        given, without = data.get("actions"), {"actions", *_OF_HORIZON}
+        kind: type[ContinuousActions | DiscreteActions]
+        kind = DiscreteActions if isinstance(given, Mapping) and "names" in given else ContinuousActions
+        actions = decode(kind, _without_null(given), f"{where}: actions")
+        known = decode(_Stored, _without_null({k: v for k, v in data.items() if k not in without}), where)
+        return Embodiment(known.name, known.streams, actions, known.rate_hz, known.body, known.privileged)
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """What JSON says of an embodiment, its actions aside."""
+
+    name: str
+    streams: tuple[Stream, ...]
+    rate_hz: float
+    body: str = ""
+    privileged: tuple[Stream, ...] = ()
 
 
 def _stream_differences(stream: Stream, twin: Stream) -> list[str]:
@@ -357,6 +406,8 @@ def _check_value(body: str, stream: Stream, value: Any) -> Any:
     if stream.modality is Modality.TEXT:
         if not isinstance(value, str):
             raise PolysomaError(f"{where}: expected a string, got {type(value).__name__}")
+        if len(value) > TEXT_LENGTH:
+            raise PolysomaError(f"{where}: expected up to {TEXT_LENGTH} characters, got {len(value):,}")
         return value
     array = np.asarray(value)
     kinds = "f" if stream.modality is Modality.STATE else "iu"
@@ -366,12 +417,23 @@ def _check_value(body: str, stream: Stream, value: Any) -> Any:
             + (f" ({', '.join(c.name for c in stream.channels)})" if stream.channels else "")
             + f", got {array.dtype} of shape {array.shape}"
         )
-    if stream.modality is Modality.STATE and not np.isfinite(array).all():
-        bad = [c.name for c, finite in zip(stream.channels, np.isfinite(array), strict=True) if not finite]
-        raise PolysomaError(f"{where}: not a finite number in {bad}")
+    if stream.modality is Modality.STATE:
+        return _finite_float32(where, array, [channel.name for channel in stream.channels])
     if stream.modality is Modality.SYMBOL and ((array < 0) | (array >= np.array(stream.cardinalities))).any():
         raise PolysomaError(f"{where}: ids must be below {stream.cardinalities}, got up to {array.max()}")
+    if array.dtype != np.uint8 and ((array < 0) | (array > 255)).any():
+        raise PolysomaError(f"{where}: expected values from 0 to 255, got {array.min()} to {array.max()}")
     return array.astype(stream.dtype, copy=False)
+
+
+def _finite_float32(where: str, array: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    """Numbers as float32. They are checked as such: what is finite in float64 may be infinite here."""
+    with np.errstate(over="ignore"):
+        cast = array.astype(np.float32, copy=False)
+    if not np.isfinite(cast).all():
+        bad = [name for name, finite in zip(names, np.isfinite(cast), strict=True) if not finite]
+        raise PolysomaError(f"{where}: not a finite number in {bad}")
+    return cast
 
 
 def _finite(value: Any) -> Any:
@@ -382,17 +444,9 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and math.isinf(value) else value
 
 
-def _channel_from_json(data: Mapping[str, Any]) -> Channel:
-    limits = {"low": -math.inf, "high": math.inf}
-    limits.update({key: data[key] for key in limits if data.get(key) is not None})
-    return Channel(data["name"], data["unit"], **limits, group=data.get("group", ""))
-
-
-def _stream_from_json(data: Mapping[str, Any]) -> Stream:
-    return Stream(
-        name=data["name"],
-        modality=Modality(data["modality"]),
-        shape=tuple(data["shape"]),
-        channels=tuple(_channel_from_json(channel) for channel in data["channels"]),
-        cardinalities=tuple(data["cardinalities"]),
-    )
+def _without_null(value: Any) -> Any:
+    """JSON without the limits that do not exist."""
+    if isinstance(value, Mapping):
+        absent = {key for key in ("low", "high") if key in value and value[key] is None}
+        return {key: _without_null(item) for key, item in value.items() if key not in absent}
+    return [_without_null(item) for item in value] if isinstance(value, list | tuple) else value

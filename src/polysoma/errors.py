@@ -9,3 +9,7 @@ class PolysomaError(Exception):
 
 class SettingError(PolysomaError, ValueError):
     """A setting that cannot be: raised by settings when they are made; :mod:`polysoma.config` adds file and key."""
+
+
+class PolysomaWarning(UserWarning):
+    """What goes on, but perhaps not as the user thinks. The command line prints its message on one line."""

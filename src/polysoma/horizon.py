@@ -11,10 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from polysoma.errors import PolysomaError
+from polysoma.errors import PolysomaError, SettingError
 
 _CHUNK_S, _CHUNK_STEPS = 0.4, (4, 32)
 """The default chunk: seconds of actions, and the least and the most steps of them."""
+_LONGEST = 10_000
+"""The longest history and chunk."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Horizon:
             it always does.
 
     Raises:
-        PolysomaError: history or chunk is below 1.
+        PolysomaError: history or chunk is below 1 or beyond 10,000.
     """
 
     history: int = 1
@@ -36,9 +38,10 @@ class Horizon:
     previous_action: bool = False
 
     def __post_init__(self) -> None:
-        if self.history < 1 or self.chunk < 1:
-            raise PolysomaError(
-                f"horizon: expected history and chunk of at least 1, got {self.history} and {self.chunk}"
+        if not (1 <= self.history <= _LONGEST and 1 <= self.chunk <= _LONGEST):
+            raise SettingError(
+                f"horizon: expected history and chunk of at least 1 and at most {_LONGEST:,}, got {self.history} and "
+                f"{self.chunk}"
             )
 
     def to_json(self) -> dict[str, Any]:

@@ -11,53 +11,77 @@ from polysoma.files import reason
 
 Kind = Literal["checkpoint", "data set"]
 
-_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+PREFIX = "hf://"
+"""How the names of the Hub begin. No path becomes one by chance, such as that of a folder which is not here."""
+_BARE = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+# Path() makes one slash of two.
+_NAME = re.compile(rf"hf://?({_BARE.pattern})(?:@([\w./-]+))?")
 _TYPES: dict[Kind, str] = {"checkpoint": "model", "data set": "dataset"}
 _SNAPSHOTS, _DATASETS = "snapshots", "datasets--"
 
 
 def is_name(text: str) -> bool:
-    """Whether this can only be a name of the Hub, ``user/name``: there is nothing here, nor a folder ``user``."""
-    return _NAME.fullmatch(text) is not None and not Path(text).parent.is_dir()
+    """Whether this names something on the Hub: ``hf://user/name`` or ``hf://user/name@revision``."""
+    return text.startswith(PREFIX[:-1])
+
+
+def advice(text: str) -> str:
+    """What to add to an error about a path that is not there, where it might be meant as a name of the Hub."""
+    return f"; what lies on the Hugging Face Hub is called {PREFIX}{text}" if _BARE.fullmatch(text) else ""
+
+
+def old_name(text: str) -> str:
+    """As a name of the Hub what was one without a prefix in files of earlier versions; anything else as it is."""
+    return f"{PREFIX}{text}" if _BARE.fullmatch(text) and not Path(text).parent.is_dir() else text
 
 
 def fetched(name: str, kind: Kind, patterns: list[str] | None = None) -> Path:
-    """The folder with the newest version of what the Hub calls so; without a network, with the one fetched before.
+    """The folder with what the Hub calls so: the revision that is named, or else the newest one; without a network, the
+    one fetched before.
 
     Args:
-        name: ``"user/name"``.
+        name: ``"hf://user/name"``, or ``"hf://user/name@revision"`` for a commit, a tag or a branch.
         kind: what is looked for.
         patterns: the files that are needed; all by default.
 
     Raises:
-        PolysomaError: huggingface_hub is not installed, the Hub has nothing of this name, or it cannot be reached and
-            nothing was fetched before.
+        PolysomaError: it is no such name, huggingface_hub is not installed, the Hub has nothing of this name, or it
+            cannot be reached and nothing was fetched before.
     """
+    found = _NAME.fullmatch(name)
+    if found is None:
+        raise PolysomaError(f"expected {PREFIX}user/name or {PREFIX}user/name@revision, got {name}")
+    repository, revision = found.groups()
+    name = PREFIX + repository + (f"@{revision}" if revision else "")
     try:
         from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
+        from huggingface_hub.errors import (
+            LocalEntryNotFoundError,
+            RepositoryNotFoundError,
+            RevisionNotFoundError,
+        )
     except ImportError as error:
         raise PolysomaError(
-            f"no {kind} at {name}; to look for it on the Hugging Face Hub run `pip install 'polysoma[hub]'`"
+            f"no {kind} at {name}: to look for it on the Hugging Face Hub run `pip install 'polysoma[hub]'`"
         ) from error
     try:
-        return Path(snapshot_download(name, repo_type=_TYPES[kind], allow_patterns=patterns))
+        return Path(snapshot_download(repository, repo_type=_TYPES[kind], revision=revision, allow_patterns=patterns))
     except Exception as error:
         # Networks, proxies, tokens and disks fail each in a way of its own.
         said = reason(error)
         if isinstance(error, RepositoryNotFoundError):
             said = "it has none of this name for you; a private one needs `hf auth login`"
+        elif isinstance(error, RevisionNotFoundError):
+            said = f"it has no revision {revision}"
         elif isinstance(error, LocalEntryNotFoundError):
             said = "it cannot be reached, and nothing was fetched from it before"
-        raise PolysomaError(
-            f"no {kind} at {name}: there is no such folder, and the Hugging Face Hub gave none ({said})"
-        ) from error
+        raise PolysomaError(f"no {kind} at {name}: the Hugging Face Hub gave none ({said})") from error
 
 
 def called(path: Path) -> str:
     """The name on the Hub of the data set that was fetched into this folder; of any other path, itself."""
     repository = _repository(path)
-    return str(path) if repository is None else repository.name.removeprefix(_DATASETS).replace("--", "/", 1)
+    return str(path) if repository is None else PREFIX + repository.name.removeprefix(_DATASETS).replace("--", "/", 1)
 
 
 def beside(path: Path) -> Path:

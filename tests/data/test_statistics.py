@@ -55,7 +55,7 @@ def test_json_round_trip_and_what_is_missing() -> None:
         np.testing.assert_array_equal(getattr(back, name), getattr(statistics, name))
     assert back.count == 10
     del data["q99"]
-    with pytest.raises(PolysomaError, match=r"missing \['q99'\]"):
+    with pytest.raises(PolysomaError, match="statistics: q99 is missing"):
         Statistics.from_json(data)
 
 

@@ -15,6 +15,8 @@ from polysoma.cli import main
 from polysoma.errors import PolysomaError
 from polysoma.evaluation import hub
 from polysoma.policy import checkpoint
+from polysoma.policy.adaptation import Adaptation
+from polysoma.policy.edits import adapt
 from polysoma.policy.policy import Policy
 
 RESULTS: dict[str, Any] = {
@@ -35,7 +37,7 @@ def test_the_card_says_what_was_measured(folder: Path) -> None:
     assert card.startswith("---\nlibrary_name: polysoma\n")
     assert "| arm | 9 / 10 | 0.900 | 0.600 to 0.980 |" in card and "5 episodes a task with seeds from 7 on" in card
     assert "| grid | view (3, 3, 2), heading (1,), instruction | 3 choices, chunks of 1 | 5 Hz |" in card
-    assert 'polysoma.load("me/arm")' in card
+    assert 'polysoma.load("hf://me/arm")' in card
     assert "Nothing was measured yet." in hub.model_card(folder, "me/arm")
 
 
@@ -59,8 +61,8 @@ def test_results_that_are_none(tmp_path: Path) -> None:
 
 def test_without_a_network_the_error_is_one_sentence(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(PolysomaError, match=r"no checkpoint at nobody/nothing.*the Hugging Face Hub gave none"):
-        polysoma.load("nobody/nothing")
+    with pytest.raises(PolysomaError, match=r"no checkpoint at hf://nobody/nothing.*the Hugging Face Hub gave none"):
+        polysoma.load("hf://nobody/nothing")
     with pytest.raises(PolysomaError, match="cannot upload to me/arm on the Hub"):
         hub.push_to_hub(folder, "me/arm")
 
@@ -68,5 +70,38 @@ def test_without_a_network_the_error_is_one_sentence(folder: Path, monkeypatch: 
 def test_a_folder_is_never_looked_for_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
-    with pytest.raises(PolysomaError, match="expected a folder with"):
-        polysoma.load("runs/checkpoint")
+    for name in ("runs/checkpoint", "data/drone"):
+        with pytest.raises(PolysomaError, match=f"expected a folder with.*the Hugging Face Hub is called hf://{name}"):
+            polysoma.load(name)
+
+
+def test_a_revision_is_asked_for_by_its_name(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def fetch(name: str, **options: Any) -> str:
+        asked.append({"name": name, **options})
+        return str(folder)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+    polysoma.load("hf://me/arm@v1.2")
+    polysoma.load("hf://me/arm")
+    assert [(one["name"], one["revision"]) for one in asked] == [("me/arm", "v1.2"), ("me/arm", None)]
+
+
+@pytest.mark.parametrize("command", ["push", "attach"])
+def test_what_cannot_be_written_is_one_line(
+    command: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    out = str(tmp_path / "file" / "out")
+    if command == "push":
+        arguments = ["push", str(folder), "me/arm", "--folder", out]
+    else:
+        adaptation = Adaptation("head", base=str(folder), base_sha256=checkpoint.weights_sha256(folder))
+        base = checkpoint.load_for_training(folder)
+        checkpoint.save(adapt(base, adaptation, [ARM], base.config.statistics, base.config.vocabulary), tmp_path / "a")
+        arguments = ["merge", "attach", str(folder), str(tmp_path / "a"), "--out", out]
+    with pytest.raises(SystemExit):
+        main(arguments)
+    said = capsys.readouterr().err
+    assert said.startswith("polysoma: cannot write") and said.count("\n") == 1

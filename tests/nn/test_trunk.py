@@ -16,9 +16,10 @@ from polysoma.data.batch import Batch, concatenate
 from polysoma.data.mixture import Source
 from polysoma.data.windows import DemonstrationSampler, show, tensor
 from polysoma.errors import PolysomaError
+from polysoma.nn.attention import BLOCKED
 from polysoma.nn.heads import ValueConfig
 from polysoma.nn.images import ImageConfig
-from polysoma.nn.trunk import BLOCKED, TransformerTrunk
+from polysoma.nn.trunk import TransformerTrunk
 from polysoma.policy import checkpoint
 from polysoma.policy.adaptation import Adaptation
 from polysoma.policy.edits import adapt, extend

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +10,13 @@ import pytest
 import safetensors.torch
 import torch
 
-from conftest import GOLDEN
+import make_hostile
+from conftest import ARM, GOLDEN, make_policy
 from polysoma.data.mixture import Source
 from polysoma.errors import PolysomaError
 from polysoma.policy import checkpoint
+from polysoma.policy.adaptation import Adaptation
+from polysoma.policy.edits import adapt
 from polysoma.policy.policy import Policy
 
 
@@ -96,3 +101,71 @@ def test_a_full_disk_leaves_nothing_half_written(
     with pytest.raises(PolysomaError, match="No space left on device; free some space"):
         checkpoint.save(policy, tmp_path / "x")
     assert list((tmp_path / "x").iterdir()) == []
+
+
+def test_hostile_checkpoints_are_refused_in_one_line(tmp_path: Path) -> None:
+    make_hostile.write(tmp_path / "origin")
+    for name in ("base", "adapted"):
+        checkpoint.load(tmp_path / "origin" / name)
+    variants = make_hostile.variants(tmp_path / "origin")
+    assert len(variants) >= 1000
+    for number, (name, write) in enumerate(variants):
+        folder = write(tmp_path / str(number))
+        try:
+            checkpoint.load(folder)
+        except PolysomaError as error:
+            assert "\n" not in str(error) and len(str(error)) < 1000, name
+        else:
+            pytest.fail(f"accepted: {name}")
+
+
+def test_every_changed_byte_of_the_weights_is_noticed(policy: Policy, tmp_path: Path) -> None:
+    checkpoint.save(policy, tmp_path)
+    weights = tmp_path / "model.safetensors"
+    content = weights.read_bytes()
+    rng = np.random.default_rng(0)
+    for place in [*range(0, 64, 3), *rng.choice(len(content), 246, replace=False)]:
+        changed = bytearray(content)
+        changed[place] ^= int(rng.integers(1, 256))
+        weights.write_bytes(changed)
+        with pytest.raises(PolysomaError, match=r"fetch it again|does not fit"):
+            checkpoint.load(tmp_path)
+    weights.write_bytes(content)
+    checkpoint.load(tmp_path)
+
+
+def test_a_kill_between_the_two_files_leaves_a_checkpoint(
+    policy: Policy, sources: dict[str, Source], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, windows = make_policy(sources, seed=1), sources["arm"].draw(2, np.random.default_rng(0))
+    done = checkpoint.write_atomically
+    for allowed in range(3):
+        checkpoint.save(policy, tmp_path)
+        left = iter(range(allowed))
+
+        def killed(path: Path, content: bytes, left: Iterator[int] = left) -> None:
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            done(path, content)
+
+        monkeypatch.setattr(checkpoint, "write_atomically", killed)
+        with pytest.raises(KeyboardInterrupt):
+            checkpoint.save(other, tmp_path)
+        monkeypatch.setattr(checkpoint, "write_atomically", done)
+        loaded = checkpoint.load_for_training(tmp_path)
+        expected = policy if allowed < 2 else other
+        assert torch.equal(loaded(windows)["action"], expected(windows)["action"])
+
+
+def test_a_checkpoint_and_one_with_adaptations_of_the_same_weights_are_two(
+    policy: Policy, tmp_path: Path, sources: dict[str, Source]
+) -> None:
+    checkpoint.save(policy, tmp_path / "base")
+    named = Adaptation("head", base="", base_sha256=checkpoint.weights_sha256(tmp_path / "base"))
+    named = dataclasses.replace(named, base=str(tmp_path / "base"))
+    base = checkpoint.load_for_training(tmp_path / "base")
+    checkpoint.save(adapt(base, named, [ARM], policy.config.statistics, policy.config.vocabulary), tmp_path / "adapted")
+    checkpoint.attach(tmp_path / "base", {"arm": tmp_path / "adapted"}, tmp_path / "both")
+    for order in (["base", "both"], ["both", "base"]):
+        loaded = dict(zip(order, checkpoint.load_all([tmp_path / name for name in order]), strict=True))
+        assert list(loaded["both"].adaptations) == ["arm"] and not loaded["base"].adaptations

@@ -60,7 +60,7 @@ def answers(policy: Policy, body: Embodiment, path: Path, frames: int = 3) -> li
 def test_an_exported_policy_says_the_same(body: Embodiment, sources: dict[str, Source], tmp_path: Path) -> None:
     policy = make_policy(sources, (ARM, GRID, SEEN_ARM))
     path = tmp_path / "model.onnx"
-    size = export_onnx(policy, body.name, path, words=6)
+    size = export_onnx(policy, body.name, path)
     assert size == path.stat().st_size
     for chunk, expected in answers(policy, body, path, frames=HORIZONS[body.name].history + 2):
         if body is not GRID:
@@ -70,8 +70,8 @@ def test_an_exported_policy_says_the_same(body: Embodiment, sources: dict[str, S
 
 def test_eight_bits_are_smaller_and_nearly_right(sources: dict[str, Source], tmp_path: Path) -> None:
     policy = make_policy(sources, (SEEN_ARM,))
-    whole = export_onnx(policy, SEEN_ARM.name, tmp_path / "float.onnx", words=6)
-    small = export_onnx(policy, SEEN_ARM.name, tmp_path / "int8.onnx", int8=True, words=6)
+    whole = export_onnx(policy, SEEN_ARM.name, tmp_path / "float.onnx")
+    small = export_onnx(policy, SEEN_ARM.name, tmp_path / "int8.onnx", int8=True)
     assert small < 0.5 * whole
     for chunk, expected in answers(policy, SEEN_ARM, tmp_path / "int8.onnx"):
         np.testing.assert_allclose(chunk, np.clip(expected, -1, 1), atol=0.2)
@@ -89,8 +89,6 @@ def test_what_cannot_be_exported_is_said(sources: dict[str, Source], tmp_path: P
     policy = make_policy(sources)
     with pytest.raises(PolysomaError, match="does not know the body 'leg'"):
         export_onnx(policy, "leg", tmp_path / "x.onnx")
-    with pytest.raises(PolysomaError, match="words must be 1 to 64"):
-        export_onnx(policy, ARM.name, tmp_path / "x.onnx", words=0)
     statistics = {ARM.name: sources[ARM.name].statistics()}
     horizons, drawing = {"arm": HORIZONS["arm"]}, HeadConfig(kind="flow")
     flow = Policy(
@@ -108,3 +106,54 @@ def test_what_cannot_be_exported_is_said(sources: dict[str, Source], tmp_path: P
     with pytest.raises(PolysomaError, match="draws its actions from noise"):
         export_onnx(flow, ARM.name, tmp_path / "x.onnx")
     assert not list(tmp_path.glob("*.onnx"))
+
+
+def test_as_many_words_are_read_as_by_torch(
+    sources: dict[str, Source], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    policy, path = make_policy(sources).compute_in("float32"), tmp_path / "arm.onnx"
+    export_onnx(policy, ARM.name, path)
+    state = {"state": np.zeros(3, np.float32)}
+    for before in (0, 1, 23, 28, 62, 63, 70):
+        chunks = {}
+        for last in ("one", "two"):
+            text = " ".join(["go"] * before + [last])
+            chunks[last] = edge.Runner(str(path), text).act(state)
+            expected = policy.predict(one_frame(ARM, state, text))[0].numpy()
+            np.testing.assert_allclose(chunks[last], np.clip(expected, -1, 1), atol=1e-5)
+        assert np.array_equal(chunks["one"], chunks["two"]) == (before >= 64)
+    assert "reads 64 words, the instruction has 71: the rest is not read" in capsys.readouterr().err
+    assert edge.Runner(str(path), "").act(state).shape == (4, 2)
+
+
+def one_frame(body: Embodiment, seen: dict[str, np.ndarray], text: str) -> Batch:
+    none = tensor(body.actions.none()[None, None])
+    streams = {name: tensor(value[None, None]) for name, value in seen.items()}
+    return Batch(body, [text], streams, none, torch.zeros(1, 1, dtype=torch.bool), torch.ones(1, dtype=torch.int64))
+
+
+def test_the_runner_checks_what_it_is_given_and_keeps_its_own_copy(sources: dict[str, Source], tmp_path: Path) -> None:
+    policy = make_policy(sources)
+    for body in (ARM, GRID):
+        export_onnx(policy, body.name, tmp_path / f"{body.name}.onnx")
+    arm = edge.Runner(str(tmp_path / "arm.onnx"), "do one")
+    for wrong in ([0, np.nan, 0], [0, np.inf, 0], [0, 1e39, 0]):
+        with pytest.raises(ValueError, match="state: expected finite numbers"):
+            arm.act({"state": np.array(wrong)})
+    with pytest.raises(ValueError, match=r"state: expected float32 of shape \(3,\), got float64 of shape \(2,\)"):
+        arm.act({"state": np.zeros(2)})
+    with pytest.raises(ValueError, match="expected the stream 'state', got"):
+        arm.act({})
+    with pytest.raises(ValueError, match="executed: expected finite numbers"):
+        arm.executed([np.nan, 0])
+    first, second = (edge.Runner(str(tmp_path / "grid.onnx"), "do one") for _ in range(2))
+    every = [{name: value for name, value in observe(GRID, seed).items() if name != "instruction"} for seed in range(8)]
+    same = {name: np.zeros_like(value) for name, value in every[0].items()}
+    for seed, new in enumerate(every):
+        for name, value in new.items():
+            same[name][...] = value
+        np.testing.assert_array_equal(first.act(new), second.act(same))
+        for runner in (first, second):
+            runner.executed(seed % 3)
+    with pytest.raises(ValueError, match="0 to 255"):
+        second.act({**same, "view": np.full((3, 3, 2), 256)})

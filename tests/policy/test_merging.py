@@ -9,17 +9,23 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import ARM, GRID, HORIZONS, make_policy, observe
+from conftest import ARM, GRID, HORIZONS, SEEN_ARM, make_policy, observe
 from polysoma.cli import main
 from polysoma.data.dataset import Dataset
 from polysoma.data.mixture import Source, open_sources
+from polysoma.data.statistics import Statistics
 from polysoma.data.windows import gather
+from polysoma.embodiment import ContinuousActions, channels
 from polysoma.errors import PolysomaError
 from polysoma.evaluation.merging import choose_coefficient
+from polysoma.horizon import Horizon
 from polysoma.learning.finetuning import recipe_for, with_steps
 from polysoma.learning.grams import input_grams
 from polysoma.learning.training import train
+from polysoma.nn.heads import HeadConfig, ValueConfig
+from polysoma.nn.images import ImageConfig
 from polysoma.policy import checkpoint
+from polysoma.policy.edits import extend
 from polysoma.policy.merging import add, analogy, negate
 from polysoma.policy.methods import FinetuningMethod
 from polysoma.policy.policy import Policy
@@ -215,3 +221,33 @@ def test_the_coefficient_is_asked_for_or_chosen(
     monkeypatch.setattr("polysoma.evaluation.merging.evaluate", lambda *_: Result(0.5))
     merge = partial(add, base, [folder])
     assert choose_coefficient(merge, (0.2, 0.4, 0.6), ["babyai/GoToLocal"], (), 1, 0)[0] == 0.4
+
+
+def test_relative_actions_readouts_and_cameras_come_along(sources: dict[str, Source], tmp_path: Path) -> None:
+    servo = dataclasses.replace(ARM, name="servo", body="servo", actions=ContinuousActions(channels("x y", "m", -2, 2)))
+    base = make_policy(sources, (GRID,))
+    own = sources["arm"].statistics()
+    offset = Statistics.from_rows([[0.0, 1.0, -1.0, 1.0, -1.0, 1.0]] * 8)
+    theirs = {"servo": {**own, "offset": offset}, "arm-pixels": sources["arm-pixels"].statistics()}
+    looks = {"servo": Horizon(chunk=4, previous_action=True), "arm-pixels": HORIZONS["arm-pixels"]}
+    more = extend(
+        base, [servo, SEEN_ARM], theirs, (), ImageConfig(tokens=4), relative=["servo"], shown=2, horizons=looks
+    )
+    more.add_readout("servo", "value", ValueConfig())
+    checkpoint.save(base, tmp_path / "base")
+    checkpoint.save(more, tmp_path / "more")
+    merged = add(tmp_path / "base", [tmp_path / "more"], 1.0)
+    assert merged.config.relative == ("servo",) and merged.config.readouts == {"servo": {"value": ValueConfig()}}
+    assert merged.config.images == ImageConfig(tokens=4) and merged.config.shown == 2
+    expected = more.state_dict()
+    for name, value in merged.state_dict().items():
+        torch.testing.assert_close(value, expected[name], atol=1e-6, rtol=1e-5)
+    # What differs in how it acts is not added up.
+    absolute = dataclasses.replace(more.config, relative=())
+    checkpoint.save(Policy(absolute), tmp_path / "absolute")
+    with pytest.raises(PolysomaError, match="predict the actions of servo differently"):
+        add(tmp_path / "base", [tmp_path / "more", tmp_path / "absolute"], 0.5)
+    other = dataclasses.replace(base.config, head=HeadConfig("flow"))
+    checkpoint.save(Policy(other), tmp_path / "other")
+    with pytest.raises(PolysomaError, match="cannot be merged: it has another head"):
+        add(tmp_path / "base", [tmp_path / "other"], 0.5)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import pickle
+import runpy
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from conftest import ARM, GRID, SEEN_ARM, make_episode, make_policy, observe
+from conftest import ARM, GRID, ROOT, SEEN_ARM, make_episode, make_policy, observe
 from polysoma import simulators
 from polysoma.acting.agent import Acting, Agent, act_together
 from polysoma.data.mixture import Source
@@ -134,3 +137,50 @@ def test_a_checkpoint_says_what_it_is_loaded_for(sources: dict[str, Source], tmp
     policy = checkpoint.load(tmp_path / "x", backend="onnx")
     assert (policy.backend, policy.precision) == ("onnx", "float32")
     assert checkpoint.load(tmp_path / "x").backend == "torch", "what the tests' variable says"
+
+
+def test_new_weights_are_decided_with(sources: dict[str, Source]) -> None:
+    policy = make_policy(sources).for_inference("float32").act_by("onnx")
+    seen = observe(ARM)
+    before = policy.agent("arm").act(seen)
+    policy.load_state_dict(make_policy(sources, seed=1).state_dict())
+    after = policy.agent("arm").act(seen)
+    assert not np.array_equal(before, after)
+    np.testing.assert_allclose(after, policy.act_by("torch").agent("arm").act(seen), atol=2e-5)
+
+
+def test_new_weights_of_a_base_are_new_for_what_adapts_it(sources: dict[str, Source]) -> None:
+    base = make_policy(sources)
+    named = Adaptation("lora", base="x", base_sha256="y")
+    base.attach("arm", adapt(base, named, [ARM], base.config.statistics, base.config.vocabulary))
+    base.for_inference("float32").act_by("onnx")
+    before = base.agent("arm").act(observe(ARM))
+    base.load_state_dict(make_policy(sources, seed=1).state_dict())
+    after = base.agent("arm").act(observe(ARM))
+    assert not np.array_equal(before, after)
+    np.testing.assert_allclose(after, base.act_by("torch").agent("arm").act(observe(ARM)), atol=2e-5)
+
+
+@pytest.mark.parametrize("way", ["copied", "pickled"])
+def test_a_policy_that_has_decided_can_be_copied(way: str, sources: dict[str, Source]) -> None:
+    policy = make_policy(sources).for_inference("float32").act_by("onnx")
+    action = policy.agent("arm").act(observe(ARM))
+    twin = copy.deepcopy(policy) if way == "copied" else pickle.loads(pickle.dumps(policy))
+    assert policy.compiled and not twin.compiled
+    np.testing.assert_array_equal(twin.agent("arm").act(observe(ARM)), action)
+
+
+def test_another_trunk_is_printed_decided_by_torch_and_refused_by_onnx(
+    sources: dict[str, Source], tmp_path: Path
+) -> None:
+    gru = runpy.run_path(str(ROOT / "examples" / "extend" / "gru_trunk.py"))["GruConfig"]()
+    policy = Policy(dataclasses.replace(make_policy(sources).config, trunk=gru)).for_inference("float32")
+    assert "width 32, GruConfig(kind='gru')" in repr(policy)
+    assert chosen("cpu", transformer=False)[0] == "torch"
+    with pytest.raises(PolysomaError, match="computes transformers"):
+        chosen("cpu", "onnx", transformer=False)
+    with pytest.raises(PolysomaError, match="computes transformers, the trunk of this policy is a GruTrunk"):
+        policy.act_by("onnx")
+    checkpoint.save(policy, tmp_path)
+    with pytest.raises(PolysomaError, match=r"trunk\.kind: expected 'transformer', got 'gru'"):
+        checkpoint.load(tmp_path)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 
 import numpy as np
 import pytest
@@ -8,12 +9,13 @@ import torch
 
 from conftest import ARM, GRID, HORIZONS, make_policy, observe
 from polysoma.acting.agent import Acting
+from polysoma.cli.progress import telling
 from polysoma.data.batch import Batch
 from polysoma.data.mixture import Source
-from polysoma.errors import PolysomaError
+from polysoma.errors import PolysomaError, PolysomaWarning
 from polysoma.horizon import Horizon
+from polysoma.nn.attention import BLOCKED, window_mask
 from polysoma.nn.tokenizers import split_words
-from polysoma.nn.trunk import BLOCKED, window_mask
 from polysoma.policy.policy import Policy
 
 
@@ -167,3 +169,21 @@ def test_printing_shows_tokens_and_parameters(policy: Policy) -> None:
     assert f"{policy.parameter_count():,} parameters" in text
     assert "arm at 10 Hz" in text and "readout -> 4 actions of 2" in text
     assert "frame: view + heading + previous action" in text
+
+
+def test_words_that_are_not_read_are_said(policy: Policy) -> None:
+    short, long = "go " * 63 + "one", "go " * 64 + "one"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        policy.agent("arm", short).act(observe(ARM, instruction=short))
+    with pytest.warns(PolysomaWarning, match=r"more words than the 64 .* 'go go .* has 65"):
+        policy.agent("arm", long)
+    with pytest.warns(PolysomaWarning, match="has 65"):
+        policy.agent("arm", "go").act(observe(ARM, instruction=long))
+
+
+def test_the_command_line_warns_in_one_line(policy: Policy, capsys: pytest.CaptureFixture[str]) -> None:
+    with telling():
+        policy.agent("arm", "go " * 70)
+    said = capsys.readouterr().err
+    assert said.startswith("polysoma: the instruction has more words than the 64") and said.count("\n") == 1

@@ -129,7 +129,7 @@ def test_exported_policies_do_the_same(source: Source, tmp_path: Path) -> None:
     from polysoma.policy.export import export_onnx
 
     policy = make_relative(source)
-    export_onnx(policy, "servo", tmp_path / "servo.onnx", words=6)
+    export_onnx(policy, "servo", tmp_path / "servo.onnx")
     session = runtime.InferenceSession(str(tmp_path / "servo.onnx"))
     words = policy.text.encode(["do one"])
     ids = np.zeros((1, 6), np.int64)

@@ -27,8 +27,9 @@ from polysoma.data.statistics import Statistics
 from polysoma.embodiment import INSTRUCTION, ContinuousActions, Embodiment, Modality, Observation
 from polysoma.errors import PolysomaError
 from polysoma.nn import precision
+from polysoma.nn.attention import BLOCKED
 from polysoma.nn.tokenizers import split_words
-from polysoma.nn.trunk import BLOCKED, TransformerTrunk
+from polysoma.nn.trunk import TransformerTrunk
 
 BINS = 1024
 MU, LARGEST = 100.0, 256.0

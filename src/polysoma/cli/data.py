@@ -27,11 +27,11 @@ class Info:
     Examples:
         polysoma data info recordings/so101
         polysoma data info robomimic/low_dim_v141.hdf5
-        polysoma data info lerobot/pusht
+        polysoma data info hf://lerobot/pusht
     """
 
     path: tyro.conf.Positional[Path]
-    """A folder or file, or user/name on the Hugging Face Hub."""
+    """A folder or file, or hf://user/name on the Hugging Face Hub."""
 
     def run(self) -> None:
         from polysoma.data.cache import cache_limit, raw_bytes
@@ -124,7 +124,7 @@ class Describe:
     """
 
     path: tyro.conf.Positional[Path]
-    """A folder or file, or user/name on the Hugging Face Hub."""
+    """A folder or file, or hf://user/name on the Hugging Face Hub."""
     force: bool = False
     """Write over a description that is there."""
 
@@ -153,7 +153,7 @@ class Convert:
     """
 
     source: tyro.conf.Positional[Path]
-    """A folder or file, or user/name on the Hugging Face Hub."""
+    """A folder or file, or hf://user/name on the Hugging Face Hub."""
     target: tyro.conf.Positional[Path]
     """A new folder, or one that an interrupted conversion left."""
     format: Literal["lerobot", "minari"] = "lerobot"
@@ -217,7 +217,7 @@ class View:
     """
 
     path: tyro.conf.Positional[Path]
-    """A folder or file, or user/name on the Hugging Face Hub."""
+    """A folder or file, or hf://user/name on the Hugging Face Hub."""
     out: Path = Path("view.html")
     """The page; or, where it ends in .rrd, the recording."""
     episodes: str = ""

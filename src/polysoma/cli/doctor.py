@@ -27,7 +27,7 @@ class Doctor:
     """
 
     path: tyro.conf.Positional[Path]
-    """A folder or file, or user/name on the Hugging Face Hub."""
+    """A folder or file, or hf://user/name on the Hugging Face Hub."""
     strict: bool = False
     """Exit with status 1 for warnings too."""
     json: bool = False

@@ -30,8 +30,6 @@ class Export:
     """Of the file."""
     int8: bool = False
     """Stores matrices in eight bits: a quarter of the size."""
-    words: int = 24
-    """How many words of an instruction fit."""
 
     def run(self) -> None:
         from polysoma.policy.checkpoint import load_for_training
@@ -40,5 +38,5 @@ class Export:
         path = self.out or Path(f"{self.embodiment}.{self.format}")
         if path.is_dir():
             raise PolysomaError(f"{path} is a folder; --out names a file")
-        size = export_onnx(load_for_training(self.checkpoint), self.embodiment, path, self.int8, self.words)
+        size = export_onnx(load_for_training(self.checkpoint), self.embodiment, path, self.int8)
         print(f"{path}: {size / 1e6:.1f} MB; run it with examples/edge.py")

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from polysoma.errors import PolysomaWarning
 from polysoma.progress import listening
 
 if TYPE_CHECKING:
@@ -56,7 +58,7 @@ def counting_steps(title: str, steps: int, before: str = "") -> Iterator[Steps]:
 
 @contextlib.contextmanager
 def telling() -> Iterator[None]:
-    """Prints a line now and then about what takes long inside the library, and each note once."""
+    """Prints a line now and then about what takes long inside the library, and each note and warning once."""
     last = time.monotonic()
     said: set[str] = set()
 
@@ -72,7 +74,15 @@ def telling() -> Iterator[None]:
             last = time.monotonic()
             print(f"{what}: {done:,} of {total:,} frames", file=sys.stderr, flush=True)
 
-    with listening(show, note):
+    def warn(message: Warning | str, category: type[Warning], *rest: Any) -> None:
+        if issubclass(category, PolysomaWarning):
+            note(f"polysoma: {message}")
+        else:
+            others(message, category, *rest)
+
+    with listening(show, note), warnings.catch_warnings():
+        others = warnings.showwarning
+        warnings.showwarning = warn  # type: ignore[assignment]
         yield
 
 

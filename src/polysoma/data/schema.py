@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ _PLAIN = 255
 _LISTED = 8
 """Columns that an error names."""
 _LOOKED_AT = 200
-"""Episodes whose actions are looked at for limits, spread over the data set."""
+"""Episodes whose states are looked at, spread over the data set. Of actions all are, as they become limits."""
 
 
 @dataclass(frozen=True)
@@ -189,7 +190,7 @@ def _actions(reader: Reader, remarks: list[str]) -> ContinuousActions | Discrete
     column = reader.columns[ACTION]
     if column.picture:
         raise PolysomaError(f"{reader.path}: expected numbers as actions, got pictures")
-    low, high = _range(reader, ACTION)
+    low, high = _range(reader, ACTION, len(reader.lengths))
     if not np.isfinite(low).all():
         raise PolysomaError(f"{reader.path}: there is not one episode with finite actions")
     if column.dtype.kind in "iu" and column.shape in ((), (1,)):
@@ -198,19 +199,18 @@ def _actions(reader: Reader, remarks: list[str]) -> ContinuousActions | Discrete
         remarks.append("actions are named after their numbers")
         return DiscreteActions(tuple(f"action_{number}" for number in range(int(high[0]) + 1)))
     remarks.append("limits of actions: what was recorded and a twentieth more; put the body's own here")
-    room = _ROOM * (high - low)
-    return ContinuousActions(_channels(ACTION, column, (low - room, high + room), True, remarks))
+    return ContinuousActions(_channels(ACTION, column, (low, high), True, remarks))
 
 
-def _range(reader: Reader, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """The least and the greatest values of a column of numbers, ``(size,)``, over episodes spread over the data set;
-    infinite where none is finite."""
+def _range(reader: Reader, name: str, most: int = _LOOKED_AT) -> tuple[np.ndarray, np.ndarray]:
+    """The least and the greatest values of a column of numbers, ``(size,)``, over up to so many episodes, spread over
+    the data set; infinite where none is finite."""
     low = np.full(_size(reader.columns[name]), np.inf)
     high = -low
     chosen = np.flatnonzero(reader.lengths)
     failed: PolysomaError | None = None
     read = False
-    for episode in chosen[:: max(1, len(chosen) // _LOOKED_AT)]:
+    for episode in chosen[:: max(1, len(chosen) // max(1, most))]:
         try:
             values = reader.read(int(episode), [name])[name]
             read = True
@@ -227,9 +227,16 @@ def _range(reader: Reader, name: str) -> tuple[np.ndarray, np.ndarray]:
     return low, high
 
 
-def _round(value: float) -> float:
-    """Four digits, so that people can read and edit it."""
-    return float(f"{value:.4g}")
+def _outwards(value: float, room: float, up: bool) -> float:
+    """A limit in four digits, or more where the room beside what was recorded is smaller than the last of these, so
+    that people can read and edit it; rounded away from what was recorded."""
+    if value == 0:
+        return 0.0
+    first = math.floor(math.log10(abs(value)))
+    last = min(first - 3, math.floor(math.log10(room))) if room > 0 else first - 3
+    # Beyond twelve digits there is the noise of float64.
+    told, step = Decimal(f"{value:.12g}"), Decimal(1).scaleb(max(last, first - 11))
+    return float(told.quantize(step, ROUND_CEILING if up else ROUND_FLOOR))
 
 
 _ANGLES = (
@@ -257,11 +264,16 @@ def _channels(
     if column.names is None:
         remarks.append(f"{stream}: its {size} channels have no names in the data")
     units = [_unit(name.lower()) for name in names]
-    largest = np.maximum(np.abs(span[0]), np.abs(span[1]))
+    room = _ROOM * (span[1] - span[0]) if limited else np.zeros(size)
+    edges = span[0] - room, span[1] + room
+    largest = np.maximum(np.abs(edges[0]), np.abs(edges[1]))
     units = _likely_units(stream, names, units, largest, remarks)
-    limits = [
-        (_round(low), _round(high)) if limited else (-math.inf, math.inf) for low, high in zip(*span, strict=True)
-    ]
+    limits = [(-math.inf, math.inf)] * size
+    if limited:
+        limits = [
+            (_outwards(low, beside, False), _outwards(high, beside, True))
+            for low, high, beside in zip(*edges, room, strict=True)
+        ]
     return tuple(
         Channel(name, unit, low, high, _group(name.lower()))
         for name, unit, (low, high) in zip(names, units, limits, strict=True)

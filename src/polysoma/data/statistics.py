@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from polysoma.config import decode
 from polysoma.errors import PolysomaError
 
 QUANTILES = {"q01": 0.01, "q10": 0.1, "q50": 0.5, "q90": 0.9, "q99": 0.99}
@@ -133,16 +134,35 @@ class Statistics:
         """The inverse of :meth:`to_json`.
 
         Raises:
-            PolysomaError: a statistic is missing, or the statistics have different numbers of channels.
+            PolysomaError: a statistic is missing, of another type or not finite, or the statistics have different
+                numbers of channels.
         """
-        missing = [name for name in (*_ARRAYS, "count") if name not in data]
-        if missing:
-            raise PolysomaError(f"statistics: expected {[*_ARRAYS, 'count']}, missing {missing}")
-        arrays = {name: np.array(data[name], np.float32) for name in _ARRAYS}
-        shapes = {name: array.shape for name, array in arrays.items()}
-        if len(set(shapes.values())) != 1 or arrays["mean"].ndim != 1:
-            raise PolysomaError(f"statistics: expected the same number of channels in each, got the shapes {shapes}")
-        return Statistics(**arrays, count=int(data["count"]))
+        known = decode(_Stored, data, "statistics")
+        with np.errstate(over="ignore"):
+            arrays = {name: np.array(getattr(known, name), np.float32) for name in _ARRAYS}
+        if len({len(array) for array in arrays.values()}) != 1:
+            sizes = {name: len(array) for name, array in arrays.items()}
+            raise PolysomaError(f"statistics: expected the same number of channels in each, got {sizes}")
+        bad = [name for name, array in arrays.items() if not np.isfinite(array).all()]
+        if bad:
+            raise PolysomaError(f"statistics: expected finite numbers, not so in {bad}")
+        ordered = (arrays["low"] <= arrays["high"]).all() and (arrays["q01"] <= arrays["q99"]).all()
+        if not ordered or (arrays["std"] < 0).any() or not 0 <= known.count < 2**53:
+            raise PolysomaError("statistics: expected low <= high, q01 <= q99, and std and count of at least 0")
+        return Statistics(**arrays, count=known.count)
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """Statistics in JSON."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    q01: tuple[float, ...]
+    q99: tuple[float, ...]
+    count: int
 
 
 _ARRAYS = ("mean", "std", "low", "high", "q01", "q99")

@@ -32,7 +32,6 @@ from polysoma.learning.recipe import PolicySize, Recipe
 from polysoma.learning.training import recipe_of_run, train
 from polysoma.nn.precision import Wanted, chosen
 from polysoma.policy import checkpoint
-from polysoma.policy.config import PolicyConfig
 from polysoma.policy.methods import FinetuningMethod
 from polysoma.rollout.drivers import Checkpoint
 from polysoma.task import body_of
@@ -175,7 +174,7 @@ def _check_same(file: Path, asked: dict[str, Any]) -> None:
 def _called(start: str, base_sha256: str) -> str:
     """What a start is called. Raises PolysomaError where it is not meta-learnt, or beside another base."""
     algorithm = meta_of(start).algorithm
-    adaptation = PolicyConfig.from_json(checkpoint.read_config(checkpoint.resolve(start))).adaptation
+    adaptation = checkpoint.config_of(start).adaptation
     assert adaptation is not None
     if adaptation.base_sha256 != base_sha256:
         raise PolysomaError(
@@ -247,7 +246,7 @@ def _recipe(comparison: Comparison, tried: _Try) -> Recipe:
         return recipe_for(tried.start, [comparison.data], None, count)
     if way in get_args(FinetuningMethod):
         return recipe_for(comparison.base, [comparison.data], way, count)  # type: ignore[arg-type]
-    config = PolicyConfig.from_json(checkpoint.read_config(checkpoint.resolve(comparison.base)))
+    config = checkpoint.config_of(comparison.base)
     # Nothing is known that could be lost, so it may learn faster.
     recipe = recipe_for(comparison.base, [comparison.data], "full", count, learning_rate=2 * LEARNING_RATES["full"])
     size = PolicySize(config.width, config.trunk.depth, config.heads, config.adapters)

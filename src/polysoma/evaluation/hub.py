@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,8 +11,8 @@ from typing import Any
 from polysoma.embodiment import ContinuousActions, Modality
 from polysoma.errors import PolysomaError
 from polysoma.files import write_atomically
-from polysoma.policy.checkpoint import ATTACHED, FILES, attached, read_config, resolve
-from polysoma.policy.config import PolicyConfig
+from polysoma.hub import PREFIX
+from polysoma.policy.checkpoint import ATTACHED, attached, config_of, copy, resolve
 
 CARD = "README.md"
 
@@ -22,7 +21,12 @@ def read_results(path: Path) -> dict[str, Any]:
     """What ``polysoma evaluate --json`` wrote. Raises PolysomaError when it is not that."""
     try:
         results = json.loads(path.read_text())
-        assert isinstance(results["families"], dict) and "settings" in results
+        assert isinstance(results["families"], dict) and isinstance(results["settings"], dict)
+        for score in results["families"].values():
+            low, high = score["interval"]
+            assert all(
+                isinstance(n, int | float) for n in (low, high, *(score[k] for k in ("successes", "trials", "rate")))
+            )
     except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
         raise PolysomaError(f"{path} does not hold results of `polysoma evaluate --json` ({error})") from error
     return results
@@ -39,7 +43,7 @@ def model_card(checkpoint: str | Path, name: str, results: Mapping[str, Any] | N
     Raises:
         PolysomaError: no checkpoint there.
     """
-    config = PolicyConfig.from_json(read_config(resolve(checkpoint)))
+    config = config_of(checkpoint)
     lines = [
         "---",
         "library_name: polysoma",
@@ -50,13 +54,13 @@ def model_card(checkpoint: str | Path, name: str, results: Mapping[str, Any] | N
         "",
         f"# {name}",
         "",
-        f"One transformer policy (width {config.width}, depth {config.trunk.depth}) that drives "
+        f"One transformer policy (width {config.width}, {config.trunk}) that drives "
         f"{len(config.embodiments)} bodies, for Polysoma.",
         "",
         "```python",
         "import polysoma",
         "",
-        f'agent = polysoma.load("{name}").agent("{config.embodiments[0].name}", instruction="...")',
+        f'agent = polysoma.load("{PREFIX}{name}").agent("{config.embodiments[0].name}", instruction="...")',
         "```",
         "",
         "| body | senses | actions | rate |",
@@ -97,13 +101,7 @@ def save_pretrained(checkpoint: str | Path, folder: Path, name: str, results: Ma
     """
     source = resolve(checkpoint)
     card = model_card(checkpoint, name, results)
-    folder.mkdir(parents=True, exist_ok=True)
-    for start, target in ((source, folder), *((place, folder / ATTACHED / place.name) for place in attached(source))):
-        target.mkdir(parents=True, exist_ok=True)
-        for file in FILES:
-            if not (start / file).is_file():
-                raise PolysomaError(f"{start} has no {file}")
-            shutil.copyfile(start / file, target / file)
+    copy([(source, folder), *((place, folder / ATTACHED / place.name) for place in attached(source))])
     write_atomically(folder / CARD, card.encode())
     return folder
 

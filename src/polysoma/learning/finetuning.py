@@ -26,7 +26,6 @@ from polysoma.learning.recipe import Recipe
 from polysoma.learning.training import Rehearsal, rehearse
 from polysoma.policy import checkpoint
 from polysoma.policy.adaptation import Adaptation
-from polysoma.policy.config import PolicyConfig
 from polysoma.policy.methods import AdaptationMethod, FinetuningMethod, OptimizerKind
 
 LEARNING_RATES: dict[str, float] = {"full": 6e-4, "lora": 2e-3, "head": 4e-3, "prompt": 5e-3, "adapter": 2e-3}
@@ -86,7 +85,7 @@ def recipe_for(
     Raises:
         PolysomaError: no data, or an unknown method.
     """
-    there = PolicyConfig.from_json(checkpoint.read_config(checkpoint.resolve(base))).adaptation
+    there = checkpoint.config_of(base).adaptation
     if method is None:
         method = "lora" if there is None else there.method
         rank, tokens = (rank, tokens) if there is None else (there.rank, there.tokens)

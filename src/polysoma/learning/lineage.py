@@ -10,6 +10,8 @@ from typing import Any
 
 from polysoma.data.dataset import Dataset
 from polysoma.data.mixture import Source
+from polysoma.errors import PolysomaError
+from polysoma.files import reason
 from polysoma.learning.methods.meta import MetaLearning
 from polysoma.learning.recipe import Recipe
 from polysoma.policy import checkpoint
@@ -69,8 +71,8 @@ def _training(known: dict[str, Any]) -> str:
 
 
 def tell(path: str | Path, name: str = "") -> list[str]:
-    """The lineage of a checkpoint in words: a line for each training, the last one first. Raises PolysomaError where
-    there is no checkpoint.
+    """The lineage of a checkpoint in words: a line for each training, the last one first; and whether it has a checksum
+    of its weights. Raises PolysomaError where there is no checkpoint, or its lineage is malformed.
 
     Args:
         path: of the checkpoint.
@@ -78,10 +80,17 @@ def tell(path: str | Path, name: str = "") -> list[str]:
     """
     folder = checkpoint.resolve(path)
     name, sha256 = name or str(path), checkpoint.weights_sha256(path)
-    known: dict[str, Any] | None = checkpoint.read_config(folder).get("lineage")
+    told = checkpoint.read_config(folder)
+    try:
+        return _told(told.get("lineage"), name, sha256, "" if "weights_sha256" in told else ", no checksum")
+    except (KeyError, TypeError, ValueError) as error:
+        raise PolysomaError(f"{folder}: its lineage is malformed ({reason(error)})") from error
+
+
+def _told(known: dict[str, Any] | None, name: str, sha256: str, remark: str) -> list[str]:
     lines: list[str] = []
     while True:
-        here = f"{name} ({sha256[:12]})"
+        here = f"{name} ({sha256[:12]}{remark})"
         if known is None:
             return [*lines, f"{here}: no more is known"]
         if known["method"] == "fleet":
@@ -90,4 +99,4 @@ def tell(path: str | Path, name: str = "") -> list[str]:
             lines.append(f"{here}: {_training(known)}")
         if known["parent"] is None:
             return lines
-        name, sha256, known = (known["parent"][key] for key in ("name", "sha256", "lineage"))
+        name, sha256, known, remark = *(known["parent"][key] for key in ("name", "sha256", "lineage")), ""

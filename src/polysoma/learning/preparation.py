@@ -23,7 +23,7 @@ from polysoma.learning import run_state
 from polysoma.learning.horizons import resolve
 from polysoma.learning.recipe import Recipe
 from polysoma.nn.images import ImageConfig
-from polysoma.nn.tokenizers import build_vocabulary
+from polysoma.nn.tokenizers import build_vocabulary, warn_of_long
 from polysoma.nn.trunk import TransformerConfig
 from polysoma.policy import checkpoint
 from polysoma.policy.config import PolicyConfig
@@ -140,7 +140,7 @@ def sources_for(recipe: Recipe) -> tuple[list[Source], list[Source]]:
     """What to learn from, and what is held out."""
     balance = {name: body.balance for name, body in recipe.bodies.items()}
     folders = recipe.folders()
-    start = PolicyConfig.from_json(checkpoint.read_config(checkpoint.resolve(recipe.init))) if recipe.init else None
+    start = checkpoint.config_of(recipe.init) if recipe.init else None
 
     def looks(body: Embodiment, old: Horizon | None) -> Horizon | None:
         return resolve(body, recipe.bodies[body.name], start, old) if body.name in recipe.bodies else None
@@ -169,6 +169,7 @@ def policy_for(recipe: Recipe, sources: list[Source], training: Path | None) -> 
     texts = [text for source in sources for text in source.instructions]
     if recipe.paraphrases:
         texts += read_paraphrases(recipe.paraphrases, "train", plain=0.5).texts()
+    warn_of_long(texts)
     vocabulary = tuple(build_vocabulary(texts))
     horizons = {source.embodiment.name: source.horizon for source in sources}
     offsets = _offsets(recipe, sources)

@@ -127,6 +127,7 @@ class Recipe(Settings):
             if not found:
                 raise PolysomaError(
                     f"no data set matches {pattern!r} (`polysoma data info` says what a folder holds); record one first"
+                    + hub.advice(pattern)
                 )
             result += [path for path in found if path not in result]
         return result

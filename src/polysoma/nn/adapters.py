@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from polysoma.nn.trunk import RowsLinear
+from polysoma.nn.attention import RowsLinear
 
 _ALPHA = 2.0
 

@@ -23,7 +23,7 @@ INSTALL = "pip install 'polysoma[export]'"
 
 
 def chosen(
-    device: str | torch.device, wanted: str | None = None, computed_in: str | None = None
+    device: str | torch.device, wanted: str | None = None, computed_in: str | None = None, transformer: bool = True
 ) -> tuple[Backend, Precision]:
     """What decisions are computed by, and in which precision. ONNX Runtime computes in float32, which is the faster of
     the two for one robot even where the processor has units for bfloat16.
@@ -33,9 +33,11 @@ def chosen(
         wanted: a backend; or None or ``"auto"``, for that of the variable :data:`VARIABLE` if it is set, else ONNX
             Runtime where onnx and onnxruntime are installed, the device is a CPU and nobody asks for bfloat16.
         computed_in: a precision that is asked for, as for :func:`polysoma.nn.precision.chosen`.
+        transformer: whether the policy's trunk is one; ONNX Runtime computes no others.
 
     Raises:
-        PolysomaError: not a backend, or ``"onnx"`` where it is not installed, for another device or in bfloat16.
+        PolysomaError: not a backend, or ``"onnx"`` where it is not installed, for another device, another trunk or in
+            bfloat16.
     """
     for asked, where in ((wanted, "backend"), (os.environ.get(VARIABLE), VARIABLE)):
         if asked not in (None, "", "auto", "torch", "onnx"):
@@ -50,6 +52,8 @@ def chosen(
         problem = f"needs {', '.join(missing)}, not installed here: run `{INSTALL}`"
     elif str(device).partition(":")[0] != "cpu":
         problem = f"acts on a CPU; this policy is on {device}"
+    elif not transformer:
+        problem = "computes transformers, and the trunk of this policy is none"
     elif asked_for == "bfloat16":
         problem = "computes in float32, and bfloat16 was asked for"
     if not problem:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from polysoma.data.statistics import Statistics
 from polysoma.embodiment import Stream
+from polysoma.errors import PolysomaError
 
 STILL = 0.05
 """Standard deviations of all data: what varies less than this within a task is constant there."""
@@ -43,6 +44,8 @@ class PrivilegedStateHead(nn.Module):
         super().__init__()
         self.streams = {stream.name: len(stream.channels) for stream in streams}
         self.tokens = tokens
+        if missing := [name for name in self.streams if name not in statistics]:
+            raise PolysomaError(f"there are no statistics for the privileged streams {missing}")
         size = sum(self.streams.values())
         self.norm = nn.LayerNorm(width)
         self.out = nn.Linear((tokens + 1) * width, size)

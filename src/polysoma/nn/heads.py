@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from polysoma.data.statistics import Statistics
 from polysoma.embodiment import ContinuousActions, DiscreteActions, Embodiment
-from polysoma.errors import PolysomaError
+from polysoma.errors import PolysomaError, SettingError
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,12 @@ class HeadConfig:
 
     def __post_init__(self) -> None:
         if self.kind not in ("l1", "bins", "flow"):
-            raise PolysomaError(f"head: kind must be l1, bins or flow, got {self.kind!r}")
-        if self.bins < 2 or self.steps < 1 or self.guidance < 0:
-            raise PolysomaError(f"head: bins must be at least 2, steps 1 and guidance 0, got {self}")
+            raise SettingError(f"head: kind must be l1, bins or flow, got {self.kind!r}")
+        if not (2 <= self.bins <= 65_536 and 1 <= self.steps <= 10_000 and 0 <= self.guidance <= 1000):
+            raise SettingError(
+                "head: bins must be at least 2 and at most 65,536, steps 1 to 10,000 and guidance 0 to 1000, got "
+                f"{self.bins}, {self.steps} and {self.guidance}"
+            )
 
 
 class Head(nn.Module):

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from polysoma.errors import PolysomaError
+from polysoma.errors import SettingError
 from polysoma.nn import efficientnet
 from polysoma.nn.efficientnet import EfficientNetLite0
 
@@ -49,9 +49,11 @@ class ImageConfig:
 
     def __post_init__(self) -> None:
         if self.backbone not in ("small", "efficientnet-lite0"):
-            raise PolysomaError(f"images: backbone must be small or efficientnet-lite0, got {self.backbone!r}")
+            raise SettingError(f"images: backbone must be small or efficientnet-lite0, got {self.backbone!r}")
         if self.reduction not in get_args(Reduction):
-            raise PolysomaError(f"images: reduction must be one of {get_args(Reduction)}, got {self.reduction!r}")
+            raise SettingError(f"images: reduction must be one of {get_args(Reduction)}, got {self.reduction!r}")
+        if not (1 <= self.tokens <= 1024 and 1 <= self.points <= 1024):
+            raise SettingError(f"images: tokens and points must be 1 to 1024, got {self.tokens} and {self.points}")
 
 
 class ImageTokenizer(nn.Module):

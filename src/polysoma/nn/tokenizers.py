@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
+import warnings
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -17,11 +18,11 @@ from torch import Tensor, nn
 
 from polysoma.data.statistics import Statistics
 from polysoma.embodiment import Channel, DiscreteActions, Embodiment, Modality, Stream
-from polysoma.errors import PolysomaError
+from polysoma.errors import PolysomaError, PolysomaWarning
 from polysoma.horizon import Horizon
+from polysoma.nn.attention import BLOCKED, Block
 from polysoma.nn.described import ChannelReader, DescribedState
 from polysoma.nn.images import ImageTokenizer
-from polysoma.nn.trunk import BLOCKED, Block
 
 STATE_CLIP = 8.0
 """Standard deviations at which normalised state is cut: what lies further out says only "far"."""
@@ -40,6 +41,22 @@ def split_words(text: str) -> list[str]:
 def build_vocabulary(texts: Iterable[str]) -> list[str]:
     """All words of the texts in alphabetical order. Ids start at 2: 0 is padding, 1 an unknown word."""
     return sorted({word for text in texts for word in split_words(text)})
+
+
+def warn_of_long(texts: Iterable[str]) -> None:
+    """Warns once where texts have words beyond those that are read."""
+    every = list(texts)
+    long = [(text, words) for text in every if (words := len(split_words(text))) > MAX_WORDS]
+    if not long:
+        return
+    text, words = long[0]
+    which = f"{len(long)} of {len(every)} instructions have" if len(every) > 1 else "the instruction has"
+    warnings.warn(
+        f"{which} more words than the {MAX_WORDS} that a policy reads, what follows them makes no difference: "
+        f"{text[:40]!r}... has {words}",
+        PolysomaWarning,
+        stacklevel=2,
+    )
 
 
 class TextTokenizer(nn.Module):
@@ -255,6 +272,8 @@ class BodyTokenizer(nn.Module):
                 self.previous = PreviousChoice(actions.size + 1, width)
             elif self.fused and reader is None:
                 self.previous = PreviousAction(actions.size, width)
+            elif "action" not in statistics:
+                raise PolysomaError(f"{body.name}: no statistics for its actions")
             else:
                 self.previous = self._of_channels(actions.channels, "previous", statistics["action"], width, reader)
             self.per_frame = 1 if self.fused else self.per_frame + self.previous.tokens

@@ -10,7 +10,6 @@ A trunk computes this in two ways: :meth:`Trunk.forward` whole windows at once, 
 
 from __future__ import annotations
 
-import functools
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,8 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-BLOCKED = -1e4
-"""Added to the logit of a pair that must not attend: finite, so that a row of padding stays a number in bfloat16."""
+from polysoma.errors import SettingError
+from polysoma.nn.attention import BLOCKED, Block, check_heads, computed_in, continued_mask, task_mask, window_mask
 
 
 class TaskTokens(NamedTuple):
@@ -89,97 +88,6 @@ class Trunk(nn.Module, ABC):
         return self.read(states, readouts)
 
 
-class RowsLinear(nn.Linear):
-    """A linear map of which the last outputs alone can be computed."""
-
-    def forward(self, x: Tensor, first: int = 0) -> Tensor:
-        """Outputs from number ``first`` on."""
-        assert self.bias is not None
-        return F.linear(x, self.weight[first:], self.bias[first:]) if first else super().forward(x)
-
-
-class Block(nn.Module):
-    """Pre-norm transformer block: attention, then a ReLU MLP four times as wide."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.norm_attention = nn.LayerNorm(width)
-        self.qkv = RowsLinear(width, 3 * width)
-        self.out = nn.Linear(width, width)
-        self.norm_mlp = nn.LayerNorm(width)
-        self.up = nn.Linear(width, 4 * width)
-        self.down = nn.Linear(4 * width, width)
-
-    def forward(
-        self, task: Tensor, x: Tensor, rows: Tensor | None, task_mask: Tensor, mask: Tensor, readouts: int | None
-    ) -> tuple[Tensor, Tensor]:
-        """Tokens of tasks and of whole windows after the block.
-
-        Args:
-            task: ``(I, W, width)``.
-            x: frames and readouts, ``(B, N, width)``.
-            rows: see :class:`TaskTokens`.
-            task_mask: additive, ``(I, 1, W, W)``.
-            mask: additive, ``(B, 1, N, W + N)``.
-            readouts: None for all tokens; or of how many, the last ones, alone something comes. All others are only
-                looked at.
-        """
-        if readouts is None:
-            q, *told = self.project(task)
-            task = self.attend(task, q, told[0], told[1], task_mask)
-            q, *new = self.project(x)
-        else:
-            told = list(self.keys_values(task))
-            frames = self.keys_values(x[:, :-readouts])
-            x, mask = x[:, -readouts:], mask[:, :, -readouts:]
-            q, *new = self.project(x)
-            new = [torch.cat(pair, 2) for pair in zip(frames, new, strict=True)]
-        if rows is not None:
-            told = [part.index_select(0, rows) for part in told]
-        keys, values = (torch.cat(pair, 2) for pair in zip(told, new, strict=True))
-        return task, self.attend(x, q, keys, values, mask)
-
-    def alone(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Tokens ``(B, N, width)`` that see each other, by an additive mask that broadcasts to ``(B, heads, N, N)``."""
-        return self.attend(x, *self.project(x), mask)
-
-    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values ``(B, heads, N, width / heads)`` of tokens ``(B, N, width)``."""
-        q, k, v = self._by_head(self.qkv(self.norm_attention(x)), 3)
-        return q, k, v
-
-    def keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Those of tokens that are looked at and look at nothing."""
-        k, v = self._by_head(self.qkv(self.norm_attention(x), x.shape[-1]), 2)
-        return k, v
-
-    def attend(self, x: Tensor, q: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
-        """The tokens ``(B, N, width)`` after the block.
-
-        Args:
-            x: before it.
-            q: their queries.
-            keys, values: ``(B, heads, M, width / heads)``, of what they may look at.
-            mask: additive, broadcastable to ``(B, heads, N, M)``.
-        """
-        seen = _attention(q, keys, values, mask.to(q.dtype)).transpose(1, 2).reshape(x.shape)
-        x = x + self.out(seen)
-        return x + self.down(F.relu_(self.up(self.norm_mlp(x))))
-
-    def _by_head(self, x: Tensor, count: int) -> Tensor:
-        batch, number, width = x.shape
-        return x.view(batch, number, count, self.heads, width // (count * self.heads)).permute(2, 0, 3, 1, 4)
-
-
-def _attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-    if q.device.type == "cpu":
-        # The fused kernel is no faster here, and its backward pass in bfloat16 much slower.
-        logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2) + mask
-        return logits.softmax(-1).to(v.dtype) @ v
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-
-
 class TransformerTrunk(Trunk):
     """Blocks with a final normalisation.
 
@@ -194,8 +102,8 @@ class TransformerTrunk(Trunk):
 
     def forward(self, task: TaskTokens, frames: Tensor, readouts: ReadoutTokens) -> Tensor:
         valid = task.valid if task.rows is None else task.valid[task.rows]
-        mask = window_mask(valid, frames.shape[1], frames.shape[2], readouts.times).to(_computed_in(frames))
-        own = _task_mask(task.valid).to(mask.dtype)
+        mask = window_mask(valid, frames.shape[1], frames.shape[2], readouts.times).to(computed_in(frames))
+        own = task_mask(task.valid).to(mask.dtype)
         words, x = task.tokens, torch.cat([frames.flatten(1, 2), readouts.tokens], 1)
         last = len(self.blocks) - 1
         for number, block in enumerate(self.blocks):
@@ -204,7 +112,7 @@ class TransformerTrunk(Trunk):
 
     @torch.no_grad()
     def start(self, task: TaskTokens) -> list[State]:
-        own = _task_mask(task.valid).to(_computed_in(task.tokens))
+        own = task_mask(task.valid).to(computed_in(task.tokens))
         words, kept = task.tokens, []
         for number, block in enumerate(self.every_block()):
             if number < len(self.blocks) - 1:
@@ -232,7 +140,7 @@ class TransformerTrunk(Trunk):
         parts = [frames.flatten(1, 2) if frames is not None else None, readouts]
         x = torch.cat([part for part in parts if part is not None], 1)
         count = time * per_frame
-        past, mask = self.past(states, time, per_frame, x.shape[1] - count, _computed_in(x))
+        past, mask = self.past(states, time, per_frame, x.shape[1] - count, computed_in(x))
         read, own = self.continued(past, mask, x, count)
         self.remember(states, own, time)
         return read
@@ -244,7 +152,7 @@ class TransformerTrunk(Trunk):
         and the additive mask, for new frames and readouts."""
         past, lengths = _room(_caches(states))
         before = past.shape[-2]
-        mask = _continued_mask(before, time, per_frame, readouts, past.device, dtype)
+        mask = continued_mask(before, time, per_frame, readouts, past.device, dtype)
         if len(set(lengths)) > 1:
             lacking = torch.arange(before, device=past.device) >= torch.tensor(lengths, device=past.device)[:, None]
             mask = mask + F.pad(lacking[:, None, None] * BLOCKED, (0, time * per_frame + readouts)).to(mask.dtype)
@@ -350,61 +258,6 @@ def _room(caches: Sequence[KeyValueCache]) -> tuple[Tensor, list[int]]:
     return room, lengths
 
 
-def _computed_in(x: Tensor) -> torch.dtype:
-    """That of the products of what has this one, autocast considered."""
-    kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
-
-
-def _task_mask(valid: Tensor) -> Tensor:
-    """Additive ``(I, 1, W, W)``: true tokens are seen, and by padding itself, so that it stays a number."""
-    allowed = valid[:, None] | _diagonal(valid.shape[1], valid.device)
-    return torch.zeros(allowed.shape, device=valid.device).masked_fill_(~allowed, BLOCKED)[:, None]
-
-
-def _diagonal(size: int, device: torch.device) -> Tensor:
-    number = torch.arange(size, device=device)
-    return number[:, None] == number
-
-
-def window_mask(valid: Tensor, time: int, per_frame: int, readout_times: Tensor) -> Tensor:
-    """What frames and readouts of whole windows see of the sequence task | frames | readouts.
-
-    Args:
-        valid: bool ``(B, W)``, which tokens of each window's task are true.
-        time: T frames; those that are padding come last, so that no true one sees them.
-        per_frame: K tokens each.
-        readout_times: int64 ``(B, R)`` or ``(1, R)``, the frame up to which each readout sees.
-
-    Returns:
-        Additive, float32 ``(B, 1, T * K + R, W + T * K + R)``.
-    """
-    batch, readouts, device = len(valid), readout_times.shape[1], valid.device
-    frame = torch.arange(time, device=device).repeat_interleave(per_frame)
-    times = torch.cat([frame.expand(batch, -1), readout_times.expand(batch, -1)], 1)
-    queries = times.shape[1]
-    itself = F.pad(_diagonal(readouts, device), (0, 0, time * per_frame, 0))
-    allowed = torch.cat(
-        [
-            valid[:, None].expand(-1, queries, -1),
-            frame <= times[:, :, None],
-            itself.expand(batch, -1, -1),
-        ],
-        2,
-    )
-    return torch.zeros(allowed.shape, device=device).masked_fill_(~allowed, BLOCKED)[:, None]
-
-
-@functools.lru_cache(maxsize=1024)
-def _continued_mask(
-    before: int, time: int, per_frame: int, readouts: int, device: torch.device, dtype: torch.dtype
-) -> Tensor:
-    """What new frames and readouts see of all that was before, and of each other: ``(1, 1, N, before + N)``."""
-    seen = torch.ones(1, before, dtype=torch.bool, device=device)
-    now = torch.full((1, readouts), time, device=device)
-    return window_mask(seen, time, per_frame, now).to(dtype)
-
-
 @dataclass(frozen=True)
 class TransformerConfig:
     """A :class:`TransformerTrunk` of so many blocks, each with so many attention heads."""
@@ -413,8 +266,16 @@ class TransformerConfig:
     depth: int = 4
     heads: int = 4
 
+    def __post_init__(self) -> None:
+        if not (1 <= self.depth <= 256 and 1 <= self.heads <= 1024):
+            raise SettingError(f"trunk: depth must be 1 to 256 and heads 1 to 1024, got {self.depth} and {self.heads}")
+
+    def __str__(self) -> str:
+        return f"depth {self.depth}, {self.heads} heads"
+
     def build(self, width: int) -> TransformerTrunk:
-        """The trunk for tokens of this width, its weights random."""
+        """The trunk for tokens of this width, its weights random. Raises PolysomaError where heads do not divide it."""
+        check_heads("trunk.heads", width, self.heads)
         return TransformerTrunk(width, self.depth, self.heads)
 
 

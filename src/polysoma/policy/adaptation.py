@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, get_args
 
 from torch import nn
 
-from polysoma.errors import PolysomaError
+from polysoma.errors import SettingError
 from polysoma.policy.methods import AdaptationMethod
 
 if TYPE_CHECKING:
@@ -46,11 +46,14 @@ class Adaptation:
 
     def __post_init__(self) -> None:
         if self.method not in get_args(AdaptationMethod):
-            raise PolysomaError(
+            raise SettingError(
                 f"adaptation: expected one of the methods {get_args(AdaptationMethod)}, got {self.method!r}"
             )
-        if self.rank < 1 or self.tokens < 1 or self.words < 0:
-            raise PolysomaError(f"adaptation: rank and tokens must be at least 1, got {self.rank} and {self.tokens}")
+        if not (1 <= self.rank <= 65_536 and 1 <= self.tokens <= 65_536 and self.words >= 0):
+            raise SettingError(
+                "adaptation: rank and tokens must be at least 1 and at most 65,536, and words at least 0, got "
+                f"{self.rank}, {self.tokens} and {self.words}"
+            )
 
 
 def shared_names(policy: Network, base: Network, method: AdaptationMethod) -> set[str]:

@@ -8,28 +8,31 @@ bodies.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import safetensors.torch
 import torch
 
 from polysoma import hub
 from polysoma.errors import PolysomaError
-from polysoma.files import write_atomically
+from polysoma.files import explain_writing, reason, write_atomically
 from polysoma.nn.backend import chosen
-from polysoma.policy.adaptation import Adaptation
+from polysoma.nn.trunk import TransformerTrunk
+from polysoma.policy import weight_file
+from polysoma.policy.adaptation import Adaptation, share
 from polysoma.policy.config import PolicyConfig
 from polysoma.policy.edits import with_base
 from polysoma.policy.policy import Policy
 
 FORMAT_VERSION = 2
+_LARGEST_CONFIG = 2**23
+"""Bytes: forty times those of the shipped weights."""
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 FILES = (CONFIG, WEIGHTS)
 ATTACHED = "adaptations"
@@ -73,7 +76,8 @@ def _write(
     lineage: Mapping[str, Any] | None,
 ) -> str:
     """Returns the SHA-256 of the file of weights."""
-    folder.mkdir(parents=True, exist_ok=True)
+    with explain_writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     state = dict(policy.state_dict() if weights is None else weights)
     own = {name: tensor for name, tensor in state.items() if name not in policy.shared}
     tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in own.items()}
@@ -81,9 +85,17 @@ def _write(
     if lineage is not None:
         told["lineage"] = dict(lineage)
     content = safetensors.torch.save(tensors, {"format": "pt"})
+    sha256 = hashlib.sha256(content).hexdigest()
+    if (folder / WEIGHTS).is_file():
+        # Whoever is killed between the two files leaves a checkpoint of either weights.
+        _write_config(folder, told, [sha256, weight_file.sha256(folder / WEIGHTS)])
     write_atomically(folder / WEIGHTS, content)
-    write_atomically(folder / CONFIG, (json.dumps(told, indent=1) + "\n").encode())
-    return hashlib.sha256(content).hexdigest()
+    _write_config(folder, told, sha256)
+    return sha256
+
+
+def _write_config(folder: Path, told: Mapping[str, Any], sums: str | list[str]) -> None:
+    write_atomically(folder / CONFIG, (json.dumps({**told, "weights_sha256": sums}, indent=1) + "\n").encode())
 
 
 def resolve(path: str | Path) -> Path:
@@ -91,23 +103,23 @@ def resolve(path: str | Path) -> Path:
 
     Args:
         path: a folder; ``"generalist"`` for the shipped weights, or ``"generalist-NAME"`` for an adaptation that is
-            attached to them; or ``"user/name"`` of the Hugging Face Hub, which is fetched unless a folder is called so
-            or it was fetched before.
+            attached to them; or ``"hf://user/name"`` of the Hugging Face Hub, ``"hf://user/name@revision"`` for one
+            version of it.
 
     Raises:
         PolysomaError: there is none.
     """
-    shipped = _shipped()
-    if str(path) in shipped and not Path(path).is_dir():
-        folder = shipped[str(path)]
-    elif isinstance(path, str) and hub.is_name(path):
-        folder = hub.fetched(path, "checkpoint", [*FILES, f"{ATTACHED}/*"])
+    shipped, name = _shipped(), str(path)
+    if name in shipped and not Path(path).is_dir():
+        folder = shipped[name]
+    elif hub.is_name(name):
+        folder = hub.fetched(name, "checkpoint", [*FILES, f"{ATTACHED}/*"])
     else:
         folder = Path(path)
-    if not (folder / "config.json").is_file():
+    if not (folder / CONFIG).is_file():
         raise PolysomaError(
-            f"no checkpoint at {folder}: expected a folder with config.json and model.safetensors, or one of "
-            f"the names {', '.join(shipped)} for shipped weights"
+            f"no checkpoint at {folder}: expected a folder with {CONFIG} and {WEIGHTS}, or one of "
+            f"the names {', '.join(shipped)} for shipped weights{hub.advice(name)}"
         )
     return folder
 
@@ -118,23 +130,57 @@ def _shipped() -> dict[str, Path]:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The parsed ``config.json`` of a checkpoint, its format version checked."""
+    """The parsed ``config.json`` of a checkpoint, its format version checked.
+
+    Raises:
+        PolysomaError: it is missing, no regular file, too large, no JSON or of a newer format.
+    """
+    file = folder / CONFIG
     try:
-        config = json.loads((folder / "config.json").read_text())
-        version = int(config["format_version"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise PolysomaError(f"{folder / 'config.json'} is not the configuration of a checkpoint ({error})") from error
+        if (size := weight_file.regular(file).st_size) > _LARGEST_CONFIG:
+            raise ValueError(f"{size:,} bytes")
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise PolysomaError(f"{file} is not the configuration of a checkpoint ({reason(error)})") from error
+    version = config.get("format_version") if isinstance(config, dict) else None
+    if type(version) is not int or version < 1:
+        raise PolysomaError(f"{file} is not the configuration of a checkpoint (format_version is {version!r})")
     if version > FORMAT_VERSION:
         raise PolysomaError(
             f"{folder} has checkpoint format {version}, this polysoma reads up to {FORMAT_VERSION}: "
             "upgrade with `pip install --upgrade polysoma`"
         )
+    _check_lineage(file, config.get("lineage"))
     return config
+
+
+def _check_lineage(file: Path, lineage: Any) -> None:
+    """Whether a chain of trainings can be followed to its beginning."""
+    known: Any = {"lineage": lineage}
+    while known.get("lineage") is not None:
+        training = known["lineage"]
+        known = training.get("parent") or {} if isinstance(training, dict) else None
+        named = isinstance(known, dict) and all(isinstance(known.get(key, ""), str) for key in ("name", "sha256"))
+        if not named or (known and not {"name", "sha256", "lineage"} <= known.keys()):
+            raise PolysomaError(f"{file}: lineage: expected a training with method, data and parent in each step")
+
+
+def config_of(path: str | Path) -> PolicyConfig:
+    """What a checkpoint's policy is built from. Raises PolysomaError as :func:`load` does."""
+    folder = resolve(path)
+    return _config(folder, read_config(folder))
+
+
+def _config(folder: Path, told: Mapping[str, Any]) -> PolicyConfig:
+    try:
+        return PolicyConfig.from_json(told)
+    except PolysomaError as error:
+        raise PolysomaError(f"{folder / CONFIG}: {error}") from error
 
 
 def bodies(path: str | Path) -> list[str]:
     """The names of the bodies that a checkpoint knows. Raises PolysomaError as :func:`load` does."""
-    return [body.name for body in PolicyConfig.from_json(read_config(resolve(path))).embodiments]
+    return [body.name for body in config_of(path).embodiments]
 
 
 def load(
@@ -167,44 +213,56 @@ def load_all(
     backend: str | None = None,
 ) -> list[Policy]:
     """As :func:`load`, several: bases and their adaptations have one copy of the weights that they share."""
-    loaded: dict[str, Policy] = {}
-    by, used = chosen(device, backend, precision)
+    loaded = _Loaded()
+    chosen(device, backend, precision)  # what cannot be had is said before anything is read
     policies = [_load(path, loaded) for path in paths]
     # Bases last: adaptations that came with them are multiplied out of matrices that have all their digits.
     for policy in sorted(policies, key=lambda one: one.config.adaptation is None):
+        by, used = chosen(device, backend, precision, isinstance(policy.trunk, TransformerTrunk))
         policy.to(device).for_inference(used).act_by(by)
     return policies
 
 
 def load_for_training(path: str | Path) -> Policy:
     """As :func:`load`, with float32 weights that take gradients, those of a base excepted."""
-    return _load(path, {}).freeze_shared()
+    return _load(path, _Loaded()).freeze_shared()
 
 
-def _load(path: str | Path, loaded: dict[str, Policy]) -> Policy:
-    """Args: path, and policies that stand alone by the SHA-256 of their weights, to which those read here are added."""
+@dataclass
+class _Loaded:
+    """What was loaded together.
+
+    Attributes:
+        folders: by the folder that they were read from.
+        bases: by the SHA-256 of their weights, those that stand alone.
+    """
+
+    folders: dict[Path, Policy] = field(default_factory=dict)
+    bases: dict[str, Policy] = field(default_factory=dict)
+
+
+def _load(path: str | Path, loaded: _Loaded) -> Policy:
+    """Args: path, and what stands loaded already, to which this one is added."""
     folder = resolve(path)
-    config = PolicyConfig.from_json(read_config(folder))
-    own = weights_sha256(folder)
-    if own in loaded:
-        return loaded[own]
-    file = folder / WEIGHTS
-    try:
-        tensors = {name: tensor.float() for name, tensor in safetensors.torch.load_file(file).items()}
-    except (OSError, safetensors.SafetensorError) as error:
-        raise PolysomaError(f"cannot read {file} ({error}): it is missing or damaged, fetch it again") from error
-    policy = _untrained(config, folder, loaded)
-    try:
-        policy.load_own(tensors)
-    except RuntimeError as error:
-        problems = " ".join(str(error).split())
-        raise PolysomaError(f"{file} does not fit its {CONFIG}: {problems}") from error
-    if config.adaptation is None:
-        loaded[own] = policy
+    if (known := loaded.folders.get(folder.resolve())) is not None:
+        return known
+    told = read_config(folder)
+    config, file = _config(folder, told), folder / WEIGHTS
+    base = None if config.adaptation is None else _base(folder, config.adaptation, loaded)
+    weight_file.check(file, config, base)
+    own = weight_file.check_sum(file, told)
+    policy = Policy(config) if base is None else with_base(base, config)
+    if base is None and own in loaded.bases:
+        # Other adaptations of the same weights.
+        share(policy, loaded.bases[own], policy.state_dict())
+    else:
+        policy.load_own(weight_file.read(file))
+    loaded.folders[folder.resolve()] = policy
+    if base is None:
+        loaded.bases.setdefault(own, policy)
         for place in attached(folder):
-            adaptation = _load(place, loaded)
-            _check_base(place, adaptation.config, folder)
-            policy.attach(place.name, adaptation)
+            _check_base(place, config_of(place), folder)
+            policy.attach(place.name, _load(place, loaded))
     return policy
 
 
@@ -231,18 +289,28 @@ def attach(base: str | Path, adaptations: Mapping[str, str | Path], out: Path) -
     places = {place.name: place for place in attached(source)} | {name: resolve(p) for name, p in adaptations.items()}
     drivers: dict[str, str] = {}
     for name, place in places.items():
-        _check_base(place, PolicyConfig.from_json(read_config(place)), source)
+        _check_base(place, config_of(place), source)
         for body in bodies(place):
             if body not in known:
                 raise PolysomaError(f"{base} does not know {body}, which {place} adds: serve both with --adapters")
             if other := drivers.get(body):
                 raise PolysomaError(f"{body} has two adaptations, {other} and {name}; expected one for each body")
             drivers[body] = name
-    for start, target in ((source, out), *((place, out / ATTACHED / name) for name, place in places.items())):
-        if start.resolve() != target.resolve():
-            target.mkdir(parents=True, exist_ok=True)
-            for file in FILES:
-                write_atomically(target / file, (start / file).read_bytes())
+    copy([(source, out), *((place, out / ATTACHED / name) for name, place in places.items())])
+
+
+def copy(copies: Iterable[tuple[Path, Path]]) -> None:
+    """Copies the files of checkpoints, from folder to folder. Raises PolysomaError where that fails."""
+    for start, target in copies:
+        if start.resolve() == target.resolve():
+            continue
+        for file in FILES:
+            try:
+                weight_file.regular(start / file)
+                content = (start / file).read_bytes()
+            except OSError as error:
+                raise PolysomaError(f"cannot read {start / file}: {reason(error)}") from error
+            write_atomically(target / file, content)
 
 
 def _check_base(place: Path, config: PolicyConfig, base: Path) -> None:
@@ -260,42 +328,34 @@ def untrained(config: PolicyConfig, folder: Path) -> Policy:
     Raises:
         PolysomaError: the base is missing, damaged or not the one that the configuration names.
     """
-    return _untrained(config, folder, {}).freeze_shared()
-
-
-def _untrained(config: PolicyConfig, folder: Path, loaded: dict[str, Policy]) -> Policy:
     if config.adaptation is None:
         return Policy(config)
-    return with_base(_base(folder, config.adaptation, loaded), config)
+    return with_base(_base(folder, config.adaptation, _Loaded()), config).freeze_shared()
 
 
-def _base(folder: Path, adaptation: Adaptation, loaded: dict[str, Policy]) -> Policy:
-    if adaptation.base_sha256 in loaded:
-        return loaded[adaptation.base_sha256]
+def _base(folder: Path, adaptation: Adaptation, loaded: _Loaded) -> Policy:
+    """The policy that the adaptation in a folder adapts."""
+    if (known := loaded.bases.get(adaptation.base_sha256)) is not None:
+        return known
     # What is attached to a checkpoint goes where that one goes.
     around = folder.parent.parent
     beside = folder.parent.name == ATTACHED and (around / WEIGHTS).is_file()
-    if beside and weights_sha256(around) == adaptation.base_sha256:
-        return _load(around, loaded)
-    found = weights_sha256(adaptation.base)
-    if found != adaptation.base_sha256:
+    beside = beside and weights_sha256(around) == adaptation.base_sha256
+    place = around if beside else resolve(hub.old_name(adaptation.base))
+    if (found := weights_sha256(place)) != adaptation.base_sha256:
         raise PolysomaError(
             f"{folder} adapts the weights {adaptation.base_sha256[:12]}..., and {adaptation.base} has {found[:12]}... "
             "now: get the weights that it was made from, or adapt anew with `polysoma finetune`"
         )
-    return _load(adaptation.base, loaded)
+    if config_of(place).adaptation is not None:
+        raise PolysomaError(f"{folder} adapts {place}, which adapts another one itself: expected one that stands alone")
+    return _load(place, loaded)
 
 
 def weights_sha256(path: str | Path) -> str:
     """SHA-256 of a checkpoint's file of weights, in hexadecimal. Raises PolysomaError as :func:`resolve` does."""
     file = resolve(path) / WEIGHTS
     try:
-        return _sha256(file, file.stat().st_mtime_ns)
+        return weight_file.sha256(file)
     except OSError as error:
-        raise PolysomaError(f"cannot read {file} ({error}): it is missing, fetch it again") from error
-
-
-@functools.cache
-def _sha256(file: Path, changed: int) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+        raise PolysomaError(f"cannot read {file} ({reason(error)}): it is missing, fetch it again") from error

@@ -7,11 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from polysoma.config import decode
 from polysoma.data.statistics import Statistics
-from polysoma.embodiment import Embodiment
+from polysoma.embodiment import ContinuousActions, Embodiment, Modality
 from polysoma.errors import PolysomaError
 from polysoma.horizon import Horizon
-from polysoma.nn.heads import HeadConfig, ReadoutHead, ValueConfig
+from polysoma.nn.attention import check_heads
+from polysoma.nn.described import MAX_HISTORY
+from polysoma.nn.heads import HeadConfig, ReadoutHead
 from polysoma.nn.images import ImageConfig
 from polysoma.nn.trunk import TransformerConfig, TrunkConfig
 from polysoma.policy.adaptation import Adaptation
@@ -71,6 +74,31 @@ class PolicyConfig:
             raise PolysomaError(f"described channels have heads of kind l1, not {self.head.kind!r}")
         if self.adapters == "described" and self.relative:
             raise PolysomaError(f"described channels have absolute actions; relative is {list(self.relative)}")
+        self._check_numbers()
+        for body in self.embodiments:
+            horizon = self.horizons[body.name]
+            if self.adapters == "described" and horizon.history > MAX_HISTORY:
+                raise PolysomaError(
+                    f"{body.name}: described channels have a history of at most {MAX_HISTORY}, got {horizon.history}"
+                )
+            _check_statistics(body, horizon, self.statistics.get(body.name, {}))
+
+    def _check_numbers(self) -> None:
+        names = [body.name for body in self.embodiments]
+        if not names or len(set(names)) != len(names):
+            raise PolysomaError(f"embodiments: expected one or more of different names, got {names}")
+        if self.width < 1 or not 0 <= self.shown <= 10_000:
+            raise PolysomaError(
+                f"expected a width of at least 1 and shown from 0 to 10,000, got {self.width} and {self.shown}"
+            )
+        check_heads("heads", self.width, self.heads)
+        if len(set(self.vocabulary)) != len(self.vocabulary):
+            raise PolysomaError("vocabulary: expected words that differ, got some twice")
+        if self.adaptation is not None and self.adaptation.words > len(self.vocabulary):
+            raise PolysomaError(
+                f"adaptation.words: expected at most the vocabulary's {len(self.vocabulary)}, "
+                f"got {self.adaptation.words}"
+            )
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -98,45 +126,77 @@ class PolicyConfig:
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> PolicyConfig:
-        """The inverse of :meth:`to_json`. Raises PolysomaError when a field is missing."""
+        """The inverse of :meth:`to_json`; reads the first format, too.
+
+        Raises:
+            PolysomaError: in one line, the key that is missing, unknown or of another type, or what cannot be.
+        """
+        table = {key: value for key, value in data.items() if key not in BESIDE}
+        old = {key: table.pop(key) for key in ("depth",) if key in table}
         try:
-            return PolicyConfig(
-                embodiments=tuple(Embodiment.from_json(body) for body in data["embodiments"]),
-                statistics={
-                    body: {name: Statistics.from_json(value) for name, value in streams.items()}
-                    for body, streams in data["statistics"].items()
-                },
-                vocabulary=tuple(data["vocabulary"]),
-                horizons=_horizons(data),
-                width=int(data["width"]),
-                trunk=_trunk(data),
-                heads=int(data["heads"]),
-                images=ImageConfig(**data.get("images", {})),
-                head=HeadConfig(**data.get("head", {})),
-                adapters=data.get("adapters", "linear"),
-                relative=tuple(data.get("relative", ())),
-                shown=int(data.get("shown", 0)),
-                readouts={
-                    body: {name: ValueConfig(**head) for name, head in own.items()}
-                    for body, own in data.get("readouts", {}).items()
-                },
-                adaptation=None if data.get("adaptation") is None else Adaptation(**data["adaptation"]),
+            bodies = tuple(Embodiment.from_json(body) for body in _list(table.pop("embodiments", None)))
+            statistics = {
+                body: {name: Statistics.from_json(value) for name, value in _table(streams).items()}
+                for body, streams in _table(table.pop("statistics", None)).items()
+            }
+            # The first format knew one kind of trunk, and kept horizons in the embodiments.
+            if "depth" in old and "trunk" not in table:
+                table["trunk"] = {"kind": "transformer", **old, "heads": table.get("heads")}
+            if "horizons" not in table:
+                horizons = (Horizon.of_old_embodiment(body) or Horizon() for body in data["embodiments"])
+                table["horizons"] = {b.name: h.to_json() for b, h in zip(bodies, horizons, strict=True)}
+            stored = decode(_Stored, table, "not the configuration of a policy")
+            rest = {field.name: getattr(stored, field.name) for field in dataclasses.fields(stored)}
+            return PolicyConfig(bodies, statistics, **rest)
+        except PolysomaError as error:
+            raise PolysomaError(str(error).splitlines()[0]) from error
+
+
+BESIDE = ("format_version", "lineage", "weights_sha256")
+"""What ``config.json`` of a checkpoint holds beside the configuration."""
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """A configuration in JSON, without what has a form of its own there."""
+
+    vocabulary: tuple[str, ...]
+    horizons: Mapping[str, Horizon]
+    width: int
+    trunk: TrunkConfig
+    heads: int
+    images: ImageConfig = ImageConfig()  # noqa: RUF009  (frozen)
+    head: HeadConfig = HeadConfig()  # noqa: RUF009  (frozen)
+    adapters: Adapters = "linear"
+    relative: tuple[str, ...] = ()
+    shown: int = 0
+    readouts: Mapping[str, Mapping[str, ReadoutHead]] = field(default_factory=dict)
+    adaptation: Adaptation | None = None
+
+
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list | tuple):
+        raise PolysomaError(f"embodiments: expected a list, got {type(value).__name__}")
+    return list(value)
+
+
+def _table(value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise PolysomaError(f"statistics: expected tables, got {type(value).__name__}")
+    return value
+
+
+def _check_statistics(body: Embodiment, horizon: Horizon, statistics: Mapping[str, Statistics]) -> None:
+    """Raises PolysomaError where statistics that are there are of another number of channels than the body has."""
+    sizes: dict[str, tuple[int, ...]] = {
+        s.name: (len(s.channels),) for s in body.recorded if s.modality is Modality.STATE
+    }
+    if isinstance(body.actions, ContinuousActions):
+        every = horizon.chunk * body.actions.size
+        sizes |= {"action": (body.actions.size, every), "offset": (every,)}
+    for name, allowed in sizes.items():
+        if name in statistics and len(statistics[name].mean) not in allowed:
+            raise PolysomaError(
+                f"{body.name}: expected statistics of {allowed[0]} channels for {name!r}, got "
+                f"{len(statistics[name].mean)}"
             )
-        except (KeyError, TypeError, AttributeError) as error:
-            raise PolysomaError(f"not the configuration of a policy: missing or malformed {error}") from error
-
-
-def _horizons(data: Mapping[str, Any]) -> dict[str, Horizon]:
-    if "horizons" in data:
-        return {name: Horizon.from_json(horizon) for name, horizon in data["horizons"].items()}
-    # The first format kept them in the embodiments.
-    return {body["name"]: Horizon.of_old_embodiment(body) or Horizon() for body in data["embodiments"]}
-
-
-def _trunk(data: Mapping[str, Any]) -> TrunkConfig:
-    # The first format knew one kind of trunk.
-    return (
-        TransformerConfig(**data["trunk"])
-        if "trunk" in data
-        else TransformerConfig(depth=int(data["depth"]), heads=int(data["heads"]))
-    )

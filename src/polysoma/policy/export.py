@@ -20,16 +20,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from polysoma.embodiment import Modality
 from polysoma.errors import PolysomaError
 from polysoma.files import write_atomically
 from polysoma.nn.backend import INSTALL
 from polysoma.nn.tokenizers import MAX_WORDS
 from polysoma.policy.edits import merge_adapter
-from polysoma.policy.inputs import FrameInputs, TaskInputs
+from polysoma.policy.inputs import FrameInputs, TaskInputs, blank
 from polysoma.policy.policy import Policy
 
-WORDS = 24
 METADATA = "polysoma"
 PREVIOUS_VALID = "previous_valid"
 """The input that says whether there was a previous action; graphs of relative bodies alone have it."""
@@ -67,20 +65,15 @@ class Deployed(nn.Module):
         readouts = self.policy.ask(self.name, TaskInputs(words), frames, last)
         return self.policy.decode(self.name, readouts, frames, last)[0]
 
-    def example(self, words: int) -> tuple[Tensor, ...]:
-        """Inputs of the right shapes."""
-        body, history = self.body, self.horizon.history
-        none = torch.from_numpy(body.actions.none())
-        previous = none.expand(1, history, *none.shape)
-        kinds = {Modality.STATE: torch.float32, Modality.IMAGE: torch.uint8, Modality.SYMBOL: torch.uint8}
-        streams = [torch.zeros(1, history, *s.shape, dtype=kinds[s.modality]) for s in body.arrays]
-        ids = torch.zeros(1, words, dtype=torch.int64)
-        ids[0, 0] = 1
-        valid = [torch.ones(1, history, dtype=torch.bool)] if self.relative else []
-        return ids, torch.tensor([history]), previous, *streams, *valid
+    def example(self) -> tuple[Tensor, ...]:
+        """Inputs of the right shapes. Two words, as one would be taken for a constant."""
+        batch = blank(self.body, self.horizon.history)
+        valid = [~batch.previous_valid] if self.relative else []
+        words = self.policy.text.encode(batch.texts)
+        return words, batch.lengths, batch.previous, *batch.observations.values(), *valid
 
 
-def export_onnx(policy: Policy, body: str, path: Path, int8: bool = False, words: int = WORDS) -> int:
+def export_onnx(policy: Policy, body: str, path: Path, int8: bool = False) -> int:
     """Writes one body's policy as an ONNX file. Returns its size in bytes.
 
     Args:
@@ -88,19 +81,16 @@ def export_onnx(policy: Policy, body: str, path: Path, int8: bool = False, words
         body: name of the embodiment.
         path: of the file.
         int8: stores matrices in eight bits and multiplies in integers (dynamic quantisation); convolutions stay.
-        words: how many words of an instruction fit. Fewer are faster.
 
     Raises:
-        PolysomaError: an unknown body, a head that draws, a number of words that the policy does not read, onnx or
-            onnxruntime are not installed, or the file cannot be written.
+        PolysomaError: an unknown body, a head that draws, onnx or onnxruntime are not installed, or the file cannot be
+            written.
     """
     try:
         import onnx
         from onnxruntime.quantization import QuantType, quantize_dynamic
     except ImportError as error:
         raise PolysomaError(f"exporting needs {error.name}, not installed here: run `{INSTALL}`") from error
-    if not 1 <= words <= MAX_WORDS:
-        raise PolysomaError(f"words must be 1 to {MAX_WORDS}, got {words}")
     policy = policy.driving(body)
     policy = merge_adapter(policy) or policy
     deployed = Deployed(policy, body).eval()
@@ -110,15 +100,16 @@ def export_onnx(policy: Policy, body: str, path: Path, int8: bool = False, words
     if deployed.relative:
         names.append(PREVIOUS_VALID)
     file = io.BytesIO()
-    traced(deployed, deployed.example(words), file, names, ["actions"])
+    # As many words as an instruction has, so that short ones are not slower than they need to be.
+    traced(deployed, deployed.example(), file, names, ["actions"], {"words": {1: "words"}})
     model = onnx.load_from_string(file.getvalue())
     if int8:
         model = _quantised(model, quantize_dynamic, QuantType.QInt8)
     about = {
         # Runners read history and chunk among the fields of the body.
-        "embodiment": deployed.body.to_json() | deployed.horizon.to_json(),
+        "embodiment": policy.description(body),
         "vocabulary": list(policy.config.vocabulary),
-        "words": words,
+        "words": MAX_WORDS,
     }
     onnx.helper.set_model_props(model, {METADATA: json.dumps(about)})
     content = model.SerializeToString()

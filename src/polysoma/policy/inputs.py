@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from polysoma.data.batch import Batch, Demonstrations
+from polysoma.embodiment import Embodiment
 from polysoma.nn.tokenizers import TextTokenizer
 
 
@@ -42,6 +44,14 @@ class FrameInputs:
     observations: Mapping[str, Tensor]
     previous: Tensor
     previous_valid: Tensor
+
+
+def blank(body: Embodiment, frames: int) -> Batch:
+    """One window of so many frames of zeros, before anything was done: what graphs are traced with."""
+    none = torch.from_numpy(body.actions.none())
+    streams = {s.name: torch.from_numpy(np.zeros((1, frames, *s.shape), s.dtype)) for s in body.arrays}
+    never, lengths = torch.zeros(1, frames, dtype=torch.bool), torch.full((1,), frames)
+    return Batch(body, ("go on",), streams, none.expand(1, frames, *none.shape), never, lengths)
 
 
 def task_of(batch: Batch, text: TextTokenizer, device: torch.device) -> TaskInputs:

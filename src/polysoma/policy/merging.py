@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from polysoma.embodiment import Modality
 from polysoma.errors import PolysomaError
 from polysoma.policy import checkpoint
 from polysoma.policy.config import PolicyConfig
@@ -202,9 +203,16 @@ def _check_shapes(name: str, policy: Policy, start: Policy) -> None:
     mine, theirs = policy.state_dict(), start.state_dict()
     words = start.names_of("words")
     wrong = [n for n in theirs if n in mine and n not in words and mine[n].shape != theirs[n].shape]
-    if wrong or policy.config.trunk != start.config.trunk:
+    other = [field for field in _EQUAL if getattr(policy.config, field) != getattr(start.config, field)]
+    if policy.images is not None and start.images is not None and policy.config.images != start.config.images:
+        other.append("images")
+    if wrong or other:
         shapes = ", ".join(f"{n} is {tuple(mine[n].shape)} instead of {tuple(theirs[n].shape)}" for n in wrong[:3])
-        raise PolysomaError(f"{name} cannot be merged: {shapes or 'it has another trunk'}")
+        raise PolysomaError(f"{name} cannot be merged: {shapes or f'it has another {other[0]}'}")
+
+
+_EQUAL = ("trunk", "width", "heads", "head", "adapters")
+"""What policies must have in common to be added up."""
 
 
 def _joined(base: PolicyConfig, tuned: Sequence[PolicyConfig]) -> PolicyConfig:
@@ -212,7 +220,15 @@ def _joined(base: PolicyConfig, tuned: Sequence[PolicyConfig]) -> PolicyConfig:
     bodies = {body.name: body for body in base.embodiments}
     statistics, horizons = dict(base.statistics), dict(base.horizons)
     words = dict.fromkeys(base.vocabulary)
+    relative = {body.body: body.body in base.relative for body in base.embodiments}
+    readouts = {group: dict(own) for group, own in base.readouts.items()}
+    images = base.images if _sees(base) else next((config.images for config in tuned if _sees(config)), base.images)
+    shown = base.shown or next((config.shown for config in tuned if config.shown), 0)
     for config in tuned:
+        if _sees(config) and config.images != images:
+            raise PolysomaError("the fine-tunes make tokens of pictures differently (images)")
+        if config.shown not in (0, shown):
+            raise PolysomaError(f"the fine-tunes are shown {shown} and {config.shown} frames of episodes")
         for body in config.embodiments:
             if bodies.setdefault(body.name, body) != body:
                 differences = "; ".join(bodies[body.name].differences(body))
@@ -222,6 +238,13 @@ def _joined(base: PolicyConfig, tuned: Sequence[PolicyConfig]) -> PolicyConfig:
                     f"the fine-tunes look at {body.name} differently: {first}, not {config.horizons[body.name]}"
                 )
             statistics.setdefault(body.name, config.statistics[body.name])
+            offsets = body.body in config.relative
+            if relative.setdefault(body.body, offsets) != offsets:
+                raise PolysomaError(f"the fine-tunes predict the actions of {body.body} differently: some are relative")
+        for group, own in config.readouts.items():
+            for name, head in own.items():
+                if readouts.setdefault(group, {}).setdefault(name, head) != head:
+                    raise PolysomaError(f"the fine-tunes have different heads for the readout {name} of {group}")
         words |= dict.fromkeys(config.vocabulary)
     return dataclasses.replace(
         base,
@@ -229,8 +252,17 @@ def _joined(base: PolicyConfig, tuned: Sequence[PolicyConfig]) -> PolicyConfig:
         statistics=statistics,
         vocabulary=tuple(words),
         horizons=horizons,
+        images=images,
+        relative=tuple(sorted(group for group, offsets in relative.items() if offsets)),
+        shown=shown,
+        readouts=readouts,
         adaptation=None,
     )
+
+
+def _sees(config: PolicyConfig) -> bool:
+    """Whether a body has a camera."""
+    return any(stream.modality is Modality.IMAGE for body in config.embodiments for stream in body.streams)
 
 
 def _aligned(policy: Policy, config: PolicyConfig) -> dict[str, Tensor]:

@@ -280,15 +280,17 @@ class Network(nn.Module):
         return self.answer(name, self.embed(name, task, frames), last[:, None], (ACTION,))[ACTION]
 
     def decode(
-        self, name: str, readouts: Tensor, frames: FrameInputs, last: Tensor, noise: Tensor | None = None
+        self, name: str, readouts: Tensor, frames: FrameInputs, last: Tensor | None = None, noise: Tensor | None = None
     ) -> Tensor:
         """Chunks of actions of a body, as :meth:`respond` returns them, from readouts ``(B, 1, width)`` at the frames
-        ``last``, int64 ``(B,)``."""
+        ``last``, int64 ``(B,)``; None where there is one frame each."""
         prediction = self.head(name).decode(readouts, noise)[:, 0]
         reference = self.reference(name, frames)
         if reference is None:
             return prediction
-        return prediction + reference[torch.arange(len(readouts), device=last.device), last][:, None]
+        if last is not None:
+            reference = reference[torch.arange(len(readouts), device=last.device), last][:, None]
+        return prediction + reference
 
     def add_readout(self, body: str, name: str, head: ReadoutHead) -> None:
         """Gives bodies another readout with a head of its own, random at first. What the others compute stays the same

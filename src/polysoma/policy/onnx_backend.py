@@ -20,7 +20,7 @@ from polysoma.errors import PolysomaError
 from polysoma.nn.backend import INSTALL
 from polysoma.nn.trunk import TransformerTrunk
 from polysoma.policy.export import traced
-from polysoma.policy.inputs import FrameInputs, frames_of
+from polysoma.policy.inputs import FrameInputs, blank, frames_of
 from polysoma.policy.network import ACTION
 from polysoma.policy.policy import Policy
 from polysoma.policy.state import PolicyState, conditioning_of
@@ -63,10 +63,7 @@ class Step(nn.Module):
         tokens = self.policy.frames(self.name, frames, times, conditioning)
         asking = self.policy.asking(self.name, ACTION, times)
         read, own = trunk.continued(past, mask, torch.cat([tokens.flatten(1, 2), asking], 1), tokens.shape[2])
-        prediction = self.policy.head(self.name).decode(read, others[-1] if self.draws else None)[:, 0]
-        reference = self.policy.reference(self.name, frames)
-        if reference is not None:
-            prediction = prediction + reference
+        prediction = self.policy.decode(self.name, read, frames, noise=others[-1] if self.draws else None)
         return prediction, read[:, 0], own
 
     def conditioned(self) -> list[str]:
@@ -106,7 +103,8 @@ class OnnxResponder:
         self._step = Step(policy, body).eval()
         self._runtime = onnxruntime
         with torch.inference_mode():
-            self._session = self._traced(self._inputs(*self._example()))
+            example = blank(self.body, 1)
+            self._session = self._traced(self._inputs(example, [policy.begin(body, example.texts[0])], None))
 
     def respond(
         self, batch: Batch, states: Sequence[PolicyState], noise: Tensor | None = None
@@ -148,16 +146,6 @@ class OnnxResponder:
             assert shape is not None
             inputs.append(torch.randn(len(batch), 1, *shape) if noise is None else noise[:, None])
         return inputs
-
-    def _example(self) -> tuple[Batch, list[PolicyState], None]:
-        """An observation of zeros, before anything was done."""
-        body, none = self.body, torch.from_numpy(self.body.actions.none())
-        streams = {
-            stream.name: torch.from_numpy(np.zeros((1, 1, *stream.shape), stream.dtype)) for stream in body.arrays
-        }
-        never, one = torch.zeros(1, 1, dtype=torch.bool), torch.ones(1, dtype=torch.int64)
-        batch = Batch(body, ("go",), streams, none.expand(1, 1, *none.shape), never, one)
-        return batch, [self.policy.begin(body.name, "go")], None
 
     def _traced(self, inputs: list[Tensor]) -> Any:
         """A session for these inputs, any number of states at a time."""

@@ -18,6 +18,8 @@ from polysoma.nn import precision
 from polysoma.nn.adapters import LoRALinear
 from polysoma.nn.backend import Backend
 from polysoma.nn.precision import Precision
+from polysoma.nn.tokenizers import warn_of_long
+from polysoma.nn.trunk import TransformerTrunk
 from polysoma.policy.adaptation import share
 from polysoma.policy.config import PolicyConfig
 from polysoma.policy.inputs import TaskInputs, frames_of, task_of
@@ -178,7 +180,8 @@ class Policy(Network):
         context: Sequence[Episode] = (),
         observation_only: bool = False,
     ) -> PolicyState:
-        """Reads an instruction, looks at a goal and at other episodes, once for all decisions that follow.
+        """Reads an instruction, looks at a goal and at other episodes, once for all decisions that follow. Warns of an
+        instruction with more words than are read.
 
         Args:
             body: its name.
@@ -195,6 +198,7 @@ class Policy(Network):
             None if goal is None else {name: tensor(picture)[None].to(self.device) for name, picture in goal.items()}
         )
         self.check_context(body, context)
+        warn_of_long([instruction])
         shown = show(context, max(1, self.config.shown), observation_only) if context else None
         task = TaskInputs(
             self.text.encode([instruction]).to(self.device), goals, None if shown is None else shown.to(self.device)
@@ -205,9 +209,9 @@ class Policy(Network):
         return PolicyState(instruction, conditioning, state)
 
     @torch.inference_mode()
-    def predict(self, batch: Batch, states: Sequence[PolicyState] | None = None, noise: Tensor | None = None) -> Tensor:
+    def predict(self, batch: Batch, states: Sequence[PolicyState] | None = None) -> Tensor:
         """The chunk of actions for the last frame of each window: the first of what :meth:`respond` returns."""
-        return self.respond(batch, states, noise)[0]
+        return self.respond(batch, states)[0]
 
     @torch.inference_mode()
     def respond(
@@ -301,10 +305,33 @@ class Policy(Network):
         return self
 
     def act_by(self, backend: Backend) -> Policy:
-        """Chooses what computes decisions (:mod:`polysoma.nn.backend`), and returns itself. For frozen weights."""
+        """Chooses what computes decisions (:mod:`polysoma.nn.backend`), and returns itself. For frozen weights.
+
+        Raises:
+            PolysomaError: ONNX Runtime is asked for, and the trunk is no transformer.
+        """
+        if backend == "onnx" and not isinstance(self.trunk, TransformerTrunk):
+            raise PolysomaError(
+                f"the backend onnx computes transformers, the trunk of this policy is a {type(self.trunk).__name__}: "
+                "choose torch"
+            )
         for policy in (self, *self.adaptations.values()):
             policy.backend, policy.compiled = backend, {}
         return self
+
+    def load_state_dict(self, *arguments: Any, **options: Any) -> Any:
+        """See ``nn.Module``. What was made of the old weights is forgotten."""
+        found = super().load_state_dict(*arguments, **options)
+        for policy in (self, *self.adaptations.values()):
+            policy.compiled = {}
+            for module in policy.modules():
+                if isinstance(module, LoRALinear):
+                    module.fused = None
+        return found
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What a backend has made cannot be copied or pickled; it is made again.
+        return {**self.__dict__, "compiled": {}}
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """Products in the policy's precision, for all that calls :meth:`loss`, :meth:`forward` and the like."""
@@ -339,10 +366,9 @@ class Policy(Network):
         seed: int = 0,
         goal: Mapping[str, np.ndarray] | None = None,
         memory: DemonstrationIndex | None = None,
-        context: Sequence[Episode] = (),
     ) -> Agent:
         """An :class:`~polysoma.acting.agent.Agent` that drives this body with these weights; ``memory`` holds
-        demonstrations that it looks up, ``context`` those that it is shown before it acts.
+        demonstrations that it looks up. :meth:`Agent.reset` is told of those that it is shown before it acts.
 
         The one place where the policy reaches up to what acts with it; the import is here so that there is no circle.
         """
@@ -354,7 +380,7 @@ class Policy(Network):
         planner = as_planner(self, acting.temperature)
         if memory is not None:
             planner = Retrieval(planner, memory)
-        return Agent(planner, body, instruction, dataclasses.replace(acting, temperature=None), seed, goal, context)
+        return Agent(planner, body, instruction, dataclasses.replace(acting, temperature=None), seed, goal)
 
     def describe(self, name: str) -> str:
         """The token table of one body, a line for each group of tokens."""

@@ -46,8 +46,7 @@ def summary(network: Network, others: Mapping[str, int]) -> str:
     counts = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items() if part is not None}
     counts["readouts"] = sum(p.numel() for p in network.readouts.parameters())
     counts |= others
-    trunk = network.config.trunk
-    shape = f"width {network.config.width}, depth {trunk.depth}, {trunk.heads} heads"
+    shape = f"width {network.config.width}, {network.config.trunk}"
     lines = [f"Policy: {network.parameter_count():,} parameters, {shape}, {len(network.config.vocabulary)} words"]
     width = max(map(len, counts))
     lines += [f"  {name:<{width}}{count:>12,}" for name, count in counts.items()]

@@ -99,9 +99,9 @@ class Checkpoint:
         Raises:
             PolysomaError: it does not, or there is no such checkpoint.
         """
-        from polysoma.policy.checkpoint import read_config, resolve
+        from polysoma.policy.checkpoint import bodies
 
-        known = [body["name"] for body in read_config(resolve(self.place))["embodiments"]]
+        known = bodies(self.place)
         unknown = sorted({body_of(task) for task in tasks} - set(known))
         if unknown:
             raise PolysomaError(f"{self.place} does not know the bodies {unknown}; it knows {known}")

@@ -16,8 +16,8 @@ class PolysomaConfig(PreTrainedConfig):
     """Polysoma's transformer on one LeRobot data set.
 
     Attributes:
-        base: a Polysoma checkpoint to start from: a folder, a Hub name, ``"generalist"`` for the shipped weights, or
-            ``"none"`` for random ones.
+        base: a Polysoma checkpoint to start from: a folder, ``"hf://user/name"``, ``"generalist"`` for the
+            shipped weights, or ``"none"`` for random ones.
         width, depth, heads: of the trunk, where base is ``"none"``.
         chunk_size: actions predicted at once.
         n_action_steps: how many of them are executed before the policy is asked again.

@@ -39,8 +39,8 @@ def is_dataset(path: Path) -> bool:
 
 
 def located(path: Path) -> Path:
-    """Where a data set lies: ``path`` itself; or, where ``user/name`` is nothing here, what the Hugging Face Hub calls
-    so. Raises PolysomaError as :func:`polysoma.hub.fetched`."""
+    """Where a data set lies: ``path`` itself; or, of ``hf://user/name``, where it was fetched to. Raises PolysomaError
+    as :func:`polysoma.hub.fetched`."""
     name = path.as_posix()
     return hub.fetched(name, "data set") if hub.is_name(name) else path
 
@@ -55,5 +55,5 @@ def open_reader(path: Path) -> Reader:
         if known(path):
             return reader(path)
     if not path.exists():
-        raise PolysomaError(f"there is nothing at {path}")
+        raise PolysomaError(f"there is nothing at {path}{hub.advice(path.as_posix())}")
     raise PolysomaError(f"{path}: not a data set of a format that is known here: {_KNOWN}")

@@ -30,7 +30,6 @@ from polysoma.learning.augmentation import augmented
 from polysoma.learning.method import Ingredients, Method, Metrics, Share, reduced
 from polysoma.learning.objectives import paraphrases_for, targets
 from polysoma.policy import checkpoint
-from polysoma.policy.config import PolicyConfig
 from polysoma.policy.methods import MetaAlgorithm
 from polysoma.policy.policy import Policy
 
@@ -76,7 +75,7 @@ class MetaLearning:
         adaptation = given.policy.config.adaptation
         if adaptation is None or given.held_out:
             raise PolysomaError("meta learns what an adaptation starts from: it needs adaptation, and no held_out")
-        start = PolicyConfig.from_json(checkpoint.read_config(checkpoint.resolve(given.init))).adaptation
+        start = checkpoint.config_of(given.init).adaptation
         if start is not None:
             raise PolysomaError(
                 f"{given.init} is an adaptation; what adaptations start from is learnt beside their base, {start.base}"
