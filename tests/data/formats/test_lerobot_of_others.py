@@ -413,7 +413,7 @@ def test_missing_films_are_found_at_once_and_can_be_left_out(
     with monkeypatch.context() as patch:
         # No picture is decoded before.
         patch.setattr("polysoma.data.video.Video.read", lambda *args: pytest.fail("decoded"))
-        with pytest.raises(PolysomaError, match=r"files of 1 of 3 episodes are not there .*000001\.mp4"):
+        with pytest.raises(PolysomaError, match=r"1 of 3 episodes cannot be read \(1\): .*000001\.mp4"):
             Dataset(root)
         with pytest.raises(PolysomaError, match=r"--skip-damaged"):
             convert(root, tmp_path / "copy")
