@@ -124,6 +124,9 @@ class LeRobotReader(Reader):
                 lowest = np.full(len(files), np.iinfo(np.int64).max)
                 np.minimum.at(lowest, which.ravel(), starts)
                 self.episodes["row"] = starts - lowest[which.ravel()]
+        total = self.info.get("total_episodes")
+        if isinstance(total, int) and total > len(self):
+            self.remarks.append(f"{layout.INFO} speaks of {total:,} episodes, the tables have {len(self):,}")
         numbers = self.episodes[_EPISODE].tolist()
         self.instructions, self.changes = lerobot_words.words(
             told, lerobot_words.read_tasks(self.path), [constant.get(number) for number in numbers], self._tasks_of
