@@ -45,7 +45,7 @@ class Damaged(PolysomaError):
 
 
 def check_files(reader: Reader, schema: Schema) -> None:
-    """Looks whether all files are there, which takes no time.
+    """Looks whether all files are there, before any is read.
 
     Raises:
         Damaged: some are not.
@@ -54,8 +54,8 @@ def check_files(reader: Reader, schema: Schema) -> None:
     if absent:
         some = ", ".join(map(str, list(absent)[:8])) + (f" and {len(absent) - 8} more" if len(absent) > 8 else "")
         raise Damaged(
-            f"{reader.path}: files of {len(absent)} of {len(reader)} episodes are not there (episodes {some}): "
-            f"{next(iter(absent.values()))}; copy them from where they came, or leave these episodes out with "
+            f"{reader.path}: {len(absent)} of {len(reader)} episodes cannot be read ({some}): "
+            f"{next(iter(absent.values()))}; copy their files from where they came, or leave these episodes out with "
             "--skip-damaged",
             absent,
         )

@@ -42,6 +42,8 @@ def decode_image(file: bytes, shape: tuple[int, ...]) -> np.ndarray:
             # The header tells the size: a damaged one must not make room for billions of pixels.
             if shape not in ((picture.height, picture.width, 3), (picture.width, picture.height, 3)):
                 raise ValueError(f"expected a picture of shape {shape}, got {(picture.height, picture.width, 3)}")
+            if picture.mode.startswith(("I", "F")):
+                raise ValueError("expected a picture of 8 bits a colour, got one of more")
             turned: Image.Image = picture
             if picture.getexif().get(_ORIENTATION, 1) != 1:
                 turned = ImageOps.exif_transpose(picture)

@@ -39,6 +39,7 @@ class Video:
     """An opened file, kept open so that window after window can be read from it.
 
     Attributes:
+        shape: ``(height, width, 3)`` as the header says.
         frames: how many there are; 0 where the header does not say.
         rate: frames a second; 0 where nothing tells.
     """
@@ -50,6 +51,7 @@ class Video:
         self._stream.thread_type = "NONE"
         self._base = float(self._stream.time_base or 1)
         self._first = (self._stream.start_time or 0) * self._base
+        self.shape = (int(self._stream.height), int(self._stream.width), 3)
         self.frames = int(self._stream.frames)
         self.rate = float(self._stream.guessed_rate or self._stream.average_rate or 0)
 

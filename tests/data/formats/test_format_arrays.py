@@ -25,10 +25,13 @@ from make_arrays import (
     zarr,
 )
 from polysoma.data.dataset import Dataset
+from polysoma.data.doctor import examine
 from polysoma.data.formats import is_dataset, open_reader
+from polysoma.data.mixture import open_sources
 from polysoma.data.schema import infer
 from polysoma.embodiment import DiscreteActions
 from polysoma.errors import PolysomaError
+from polysoma.progress import listening
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -157,3 +160,27 @@ def test_any_episode_may_be_empty(empty: int, tmp_path: Path, monkeypatch: pytes
         for episode, length in enumerate(lengths):
             np.testing.assert_allclose(reader.read(episode)["action"], numbers(episode, length, 7), atol=1e-6)
         assert len(Dataset(path)) == sum(lengths)
+
+
+def test_one_damaged_file_of_many_can_be_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for lost in (0, 1):
+        root = make_arrays.write_aloha(tmp_path / f"aloha-{lost}", False)
+        path = root / f"episode_{(0, 2, 10)[lost]}.hdf5"
+        path.write_bytes(path.read_bytes()[:100])
+        reader = open_reader(root)
+        with pytest.raises(PolysomaError, match=rf"{path.name}, episode {lost}"):
+            reader.read(lost)
+        with pytest.raises(PolysomaError, match=rf"1 of 3 episodes cannot be read \({lost}\): .*{path.name}"):
+            Dataset(root)
+        notes: list[str] = []
+        with listening(lambda *told: None, notes.append):
+            (source,) = open_sources([root], {}, {}, skip_damaged=True)
+        data = source.datasets[0]
+        assert data.episode_seed.tolist() == [n for n in range(3) if n != lost] and list(data.left_out) == [lost]
+        assert [f"episode {lost} is left out" in note for note in notes] == [True]
+        assert [p.where for p in examine(root).problems if p.severity == "error"] == [path.name]
+    for path in root.iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(PolysomaError, match=r"episode_"):
+        open_reader(root)

@@ -413,7 +413,7 @@ def test_missing_films_are_found_at_once_and_can_be_left_out(
     with monkeypatch.context() as patch:
         # No picture is decoded before.
         patch.setattr("polysoma.data.video.Video.read", lambda *args: pytest.fail("decoded"))
-        with pytest.raises(PolysomaError, match=r"files of 1 of 3 episodes are not there .*000001\.mp4"):
+        with pytest.raises(PolysomaError, match=r"1 of 3 episodes cannot be read \(1\): .*000001\.mp4"):
             Dataset(root)
         with pytest.raises(PolysomaError, match=r"--skip-damaged"):
             convert(root, tmp_path / "copy")
@@ -493,3 +493,29 @@ def test_units_that_are_guessed_are_named_as_guesses(
     assert [channel.unit for channel in schema.embodiment.actions.channels][:2] == [unit, unit]  # type: ignore[union-attr]
     told = [text for text in schema.remarks if text.startswith("action: ") and "numbers up to" in text]
     assert [remark in text for text in told] == [True] if remark else not told  # type: ignore[operator]
+
+
+def test_times_of_the_day_and_rows_that_were_cut_at_the_beginning(tmp_path: Path) -> None:
+    for number, begins in enumerate((0.0, 1.7e9)):
+        root = write_v2(tmp_path / f"set-{number}")
+        # The film has three more frames, at its beginning where times say so, else at its end.
+        frames = np.concatenate([pictures(2, 12), pictures(2, 3)])
+        film(root, 2, frames, FPS)
+        path = root / "data/chunk-000/episode_000002.parquet"
+        first = 3 if begins == 0 else 0
+        times = begins + (first + np.arange(12)) / FPS
+        pq.write_table(put(pq.read_table(path), "timestamp", pa.array(times)), path)
+        held = features(root)
+        held["timestamp"]["dtype"] = "float64"
+        changed(root, features=held)
+        assert near(open_reader(root).read(2)["observation.images.front"], frames[first : first + 12])
+
+
+def test_pictures_of_sixteen_bits_are_not_squeezed_into_eight(tmp_path: Path) -> None:
+    root = write_v2(tmp_path / "set", kind="image")
+    file = io.BytesIO()
+    Image.fromarray(np.full((32, 32), 3000, np.uint16)).save(file, "PNG")
+    cell = pa.array([{"bytes": file.getvalue(), "path": None}])
+    tables(root, lambda t: put(t, "observation.images.front", pa.concat_arrays([cell] * len(t))))
+    with pytest.raises(PolysomaError, match="expected a picture of 8 bits a colour"):
+        open_reader(root).read(0)

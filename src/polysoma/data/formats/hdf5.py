@@ -28,6 +28,7 @@ from polysoma.data.formats.reader import (
     reading,
 )
 from polysoma.data.images import decode_image, image_shape
+from polysoma.errors import PolysomaError
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _SUFFIXES = (".hdf5", ".h5", ".hdf")
@@ -82,6 +83,7 @@ class Hdf5Reader(Reader):
         self._left_out: dict[str, str] = {}
         self._coded: set[str] = set()
         self._problems: list[Problem] = []
+        self._unread: dict[int, str] = {}
         self._paths: dict[str, str] = {}
         self.columns = {}
         if self.path.is_dir():
@@ -138,20 +140,30 @@ class Hdf5Reader(Reader):
         self.format = "ALOHA HDF5"
         lengths, instructions = [], []
         for number, (path, _) in enumerate(self._episodes):
-            with reading(path, number), door.open_hdf5(path) as file:
-                length = int(file["action"].shape[0])
-                lengths.append(length)
-                instructions.append(_told(file))
-                if not self.columns and (length or number == len(self._episodes) - 1):
-                    rate = file.attrs.get("fps")
-                    self.fps = float(rate) if rate is not None and float(rate) > 0 else None
-                    named = {"action": ACTION, "reward": REWARD}
-                    self._describe(file.leaves(), length, named, "observations/", ("observations/images/",))
+            try:
+                with reading(path, number), door.open_hdf5(path) as file:
+                    length, told = int(file["action"].shape[0]), _told(file)
+                    if not self.columns and (length or number == len(self._episodes) - 1):
+                        rate = file.attrs.get("fps")
+                        self.fps = float(rate) if rate is not None and float(rate) > 0 else None
+                        named = {"action": ACTION, "reward": REWARD}
+                        self._describe(file.leaves(), length, named, "observations/", ("observations/images/",))
+            except PolysomaError as error:
+                # One of many files; whoever needs it is told so (:meth:`absent`).
+                self._unread[number] = str(error)
+                length, told = 0, ""
+                if len(self._unread) == len(self._episodes):
+                    raise
+            lengths.append(length)
+            instructions.append(told)
         self.lengths, self.instructions = np.array(lengths, np.int64), instructions
+        if not self.columns:
+            raise PolysomaError(next(iter(self._unread.values())))
 
     def _describe(
         self, arrays: dict[str, Any], length: int, named: dict[str, str], observations: str, coded: tuple[str, ...]
     ) -> None:
+        self._paths, self.columns = {}, {}
         for path, array in arrays.items():
             shape, column = array.shape[1:], None
             if array.shape[:1] == (length,) and length:
@@ -171,6 +183,7 @@ class Hdf5Reader(Reader):
                 self.columns[name] = column
                 self._paths[name] = path
         if ACTION not in self.columns:
+            self.columns = {}
             raise ValueError(f"the array {next(iter(named))} does not hold one row of numbers a frame")
 
     def _is_coded(self, path: str, array: Any, prefixes: tuple[str, ...]) -> bool:
@@ -186,6 +199,8 @@ class Hdf5Reader(Reader):
     ) -> dict[str, np.ndarray]:
         """See :meth:`Reader.window`: only what these frames need is read."""
         rows, names = self.rows(episode, start, stop), self.wanted(columns)
+        if episode in self._unread:
+            raise PolysomaError(self._unread[episode])
         return self._arrays(episode, rows, names, "")
 
     def _final(self, episode: int, columns: Collection[str]) -> dict[str, np.ndarray]:
@@ -211,9 +226,17 @@ class Hdf5Reader(Reader):
         """See :meth:`Reader.files`."""
         return list(dict.fromkeys(path for path, _ in self._episodes))
 
+    def absent(self, columns: Collection[str]) -> dict[int, str]:
+        """See :meth:`Reader.absent`: those whose file could not be opened."""
+        return self._unread
+
     def problems(self) -> Iterator[Problem]:
         """See :meth:`Reader.problems`: columns that are left out, and lengths that disagree."""
         yield from self._problems
+        for episode, why in self._unread.items():
+            yield Problem(
+                "error", self._episodes[episode][0].name, why, "copy it again; --skip-damaged leaves the episode out"
+            )
         for path, why in self._left_out.items():
             yield Problem("note", path, why, "nothing, unless you need it")
 

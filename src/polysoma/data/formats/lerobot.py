@@ -124,6 +124,9 @@ class LeRobotReader(Reader):
                 lowest = np.full(len(files), np.iinfo(np.int64).max)
                 np.minimum.at(lowest, which.ravel(), starts)
                 self.episodes["row"] = starts - lowest[which.ravel()]
+        total = self.info.get("total_episodes")
+        if isinstance(total, int) and total > len(self):
+            self.remarks.append(f"{layout.INFO} speaks of {total:,} episodes, the tables have {len(self):,}")
         numbers = self.episodes[_EPISODE].tolist()
         self.instructions, self.changes = lerobot_words.words(
             told, lerobot_words.read_tasks(self.path), [constant.get(number) for number in numbers], self._tasks_of
@@ -224,13 +227,11 @@ class LeRobotReader(Reader):
         start, stop, count = rows.start, rows.stop, int(self.lengths[episode])
         films = [name for name in names if self.keys[name][0] in self._videos]
         keys = [key for name in names if name not in films for key in self.keys[name]]
-        timed = bool(films) and _TIME in self.info["features"]
         table: pa.Table | None = None
-        if keys or timed:
+        if keys:
             place = self.settled(episode)
             with reading(place.file, episode):
-                asked = tuple(dict.fromkeys([*keys, *([_TIME] if timed else [])]))
-                table = self.table(place, count, asked)
+                table = self.table(place, count, tuple(keys))
         else:
             with reading(self.path / layout.INFO, episode):
                 place = self.place(episode)
@@ -245,26 +246,25 @@ class LeRobotReader(Reader):
                 result[name] = np.empty((0, *about.shape), about.dtype)
             else:
                 path, second = place.videos[self.keys[name][0]]
-                times = None
-                if timed and table is not None:
-                    with reading(place.file, episode):
-                        times = flat_numbers(table[_TIME]).astype(np.float64)
                 with reading(path, episode):
-                    result[name] = self._film(path, second, start, stop, times)
-                    if result[name].shape[1:] != about.shape:
-                        raise ValueError(f"frames of shape {result[name].shape[1:]}, {layout.INFO} says {about.shape}")
+                    result[name] = self._pictures(episode, path, second, start, stop, about.shape)
         return result
 
-    def _film(self, path: Path, second: float, start: int, stop: int, times: np.ndarray | None) -> np.ndarray:
+    def _pictures(
+        self, episode: int, path: Path, second: float, start: int, stop: int, shape: tuple[int, ...]
+    ) -> np.ndarray:
         film = self._films.pop(path, None) or Video(path)
         try:
+            # Room is made for what was expected, whatever the film says.
+            if film.shape != shape:
+                raise ValueError(f"frames of shape {film.shape}, {layout.INFO} says {shape}")
             fps = self.fps or film.rate or 1.0
             # Of a film whose rate is that of the data but for rounding (29.97), each frame is one of its own.
             rate = film.rate if abs(film.rate - fps) <= _SAME_RATE * fps else fps
             at = np.arange(start, stop) / rate
-            if times is not None and film.frames != self._film_rows(path):
-                told = times - times[0] if self.v3 else times
-                if np.abs(told - np.arange(len(told)) / fps).max() > 0.5 / fps:
+            if film.frames != self._film_rows(path):
+                told = self._times(episode, (film.frames + 1) / film.rate - second if film.rate else np.inf)
+                if told is not None and np.abs(told - np.arange(len(told)) / fps).max() > 0.5 / fps:
                     # Rows were taken out, pictures were not: times alone say which are which.
                     at = told[start:stop]
             pictures = film.read(second + at, 0.5 / fps)
@@ -275,6 +275,17 @@ class LeRobotReader(Reader):
         if len(self._films) > _OPEN_VIDEOS:
             self._films.pop(next(iter(self._films))).close()
         return pictures
+
+    def _times(self, episode: int, end: float) -> np.ndarray | None:
+        """Seconds of an episode's frames after its beginning in a film, which go on until ``end`` at most; None where
+        the data do not say."""
+        if _TIME not in self.info["features"]:
+            return None
+        place = self.settled(episode)
+        with reading(place.file, episode):
+            told = flat_numbers(self.table(place, int(self.lengths[episode]), (_TIME,))[_TIME]).astype(np.float64)
+        # Some recorders write the time of day.
+        return told if told.max() <= end else told - told[0]
 
     def _film_rows(self, path: Path) -> int:
         """Frames of all episodes that are in a film."""

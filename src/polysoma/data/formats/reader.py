@@ -193,8 +193,8 @@ class Reader(abc.ABC):
         return {}
 
     def absent(self, columns: Collection[str]) -> dict[int, str]:
-        """Episodes of which these columns cannot be read because a file is not there, and which one. No file is read,
-        so it takes no time."""
+        """Episodes of which these columns cannot be read, as far as that is known without reading them: because a file
+        is not there, mostly; and why."""
         return {}
 
     def source(self, episode: int) -> int:
