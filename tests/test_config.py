@@ -126,5 +126,5 @@ def test_old_tables_are_read_as_what_they_are_now() -> None:
         recipe_from_table(table | {"method": {"kind": "imitation"}}, "test")
     with pytest.raises(PolysomaError, match=r"test: warmup is optimizer\.warmup now, and both are given"):
         recipe_from_table(table | {"optimizer": {"warmup": 2}}, "test")
-    with pytest.raises(PolysomaError, match=r"bodies\.arm: batch: expected 1 or more, got 0"):
+    with pytest.raises(PolysomaError, match=r"bodies\.arm\.batch: expected a number from 1 to 1,000,000, got 0"):
         recipe_from_table(table | {"bodies": {"arm": {"batch": 0}}}, "test")

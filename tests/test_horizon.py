@@ -78,7 +78,7 @@ def test_what_is_recorded_now_holds_none(datasets: dict[str, Path]) -> None:
 
 
 def test_bad_horizons(datasets: dict[str, Path], tmp_path: Path) -> None:
-    with pytest.raises(PolysomaError, match=r"bodies\.arm: history: expected 1 or more, got 0"):
+    with pytest.raises(PolysomaError, match=r"bodies\.arm\.history: expected a number from 1 to 10,000, got 0"):
         trained(datasets["arm"], tmp_path / "run", history=0)
     trained(datasets["arm"], tmp_path / "base")
     policy = checkpoint.load_for_training(tmp_path / "base/checkpoint")

@@ -21,6 +21,7 @@ from polysoma.learning.engine import Engine, Settings
 from polysoma.learning.method import Ingredients, Method, Metrics, Share
 from polysoma.learning.methods.imitation import Imitation
 from polysoma.learning.optimizers import AdamW, ScheduleFree, ScheduleFreeAdamW
+from polysoma.learning.preparation import sources_for
 from polysoma.learning.recipe import Recipe, recipe_from_table
 from polysoma.learning.training import recipe_of_run, train
 from polysoma.policy import checkpoint
@@ -220,12 +221,17 @@ def test_a_tracker_that_is_missing_is_told_before_the_run(
         ({"task_weights": {"arm/won": 0.0}}, "task_weights: no task matches 'arm/won'; did you mean arm/two"),
         ({"evaluation": {"tasks": ["metaworld/reech"]}}, "evaluation.tasks: no task matches 'metaworld/reech'"),
         ({"evaluation": {"tasks": ["pointmaze/*"]}}, "evaluation.tasks: .* is of pointmaze; what is trained is arm"),
-        ({"evaluation": {"tasks": ["pointmaze/*"], "episodes": 0}}, "evaluation.episodes: expected 1 or more, got 0"),
+        (
+            {"evaluation": {"tasks": ["pointmaze/*"], "episodes": 0}},
+            "evaluation.episodes: expected .* 1,000,000, got 0",
+        ),
         ({"bodies": {"arm": {"estimation": 1.0}}}, r"bodies.arm.estimation: .*no privileged states"),
         ({"bodies": {"arm": {"goals": 0.5}}}, r"bodies.arm.goals: .*images.goals"),
         ({"bodies": {"arm": {"shots": 2}}}, r"bodies.arm.shots: .*previous_action"),
         ({"init": "nowhere"}, "no checkpoint at nowhere"),
         ({"relative": ["leg"]}, r"relative: no data of the bodies \['leg'\]"),
+        ({"renewed": ["armm"]}, r"renewed: no body of the recipe is called 'armm'; did you mean arm\?"),
+        ({"trainable": [""]}, "trainable: no parameter is, or begins with, "),
         ({"trainable": ["wheels."]}, r"trainable: no parameter is, or begins with, \['wheels\.'\]"),
         ({"paraphrases": "no.toml"}, "no.toml"),
     ],
@@ -249,3 +255,8 @@ def test_bodies_that_are_not_trained_may_have_weights(datasets: dict[str, Path],
     train(recipe, tmp_path / "run")
     assert recipe_of_run(tmp_path / "run") == dataclasses.replace(recipe)
     assert ScheduleFree().kind == "schedule-free"
+
+
+def test_something_is_left_to_learn_from_however_much_is_held_out(datasets: dict[str, Path], tmp_path: Path) -> None:
+    sources, held_out = sources_for(tiny(datasets, held_out=0.99))
+    assert [source.episodes for source in (*sources, *held_out)] == [2, 6]

@@ -240,8 +240,8 @@ def test_it_learns_other_words(base: Path, datasets: dict[str, Path], tmp_path: 
     [
         (["--steps", "1"], "--data"),
         (["--data", "nowhere"], "no data set matches 'nowhere'"),
-        (["--data", "ARM", "--held-out", "1.5"], "held_out: expected 0 to below 1, got 1.5"),
-        (["--data", "ARM", "--rank", "0", "--method", "lora"], "rank and tokens must be at least 1"),
+        (["--data", "ARM", "--held-out", "1.5"], "held_out: expected a number from 0 to below 1, got 1.5"),
+        (["--data", "ARM", "--rank", "0", "--method", "lora"], "rank: expected a number from 1 to 65,536, got 0"),
     ],
 )
 def test_bad_input_is_refused(

@@ -6,10 +6,12 @@ import importlib.util
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
 from polysoma.cli.progress import counting_steps
+from polysoma.config import within
 from polysoma.errors import PolysomaError
 from polysoma.learning.metrics import Tracker
 from polysoma.nn.precision import Wanted
@@ -37,7 +39,7 @@ class Train:
     its own."""
     resume: bool = False
     """Continue the run in --out."""
-    until: int | None = None
+    until: Annotated[int, within(1, 10**9)] | None = None
     """Stop after this step with everything saved, e.g. to record with the policy so far; --resume goes on."""
     tracker: Tracker | None = None
     """Where metrics go beside metrics.jsonl, whatever the recipe says."""

@@ -159,7 +159,7 @@ class Source:
                 for episode in episodes[dataset.episode_task[episodes] == dataset.tasks.index(task)]
             ]
             own = own[: demonstrations or None]
-            kept = max(1, round(held_out * len(own))) if held_out and len(own) > 1 else 0
+            kept = min(max(1, round(held_out * len(own))), len(own) - 1) if held_out and len(own) > 1 else 0
             for place, (number, episode) in enumerate(own):
                 (apart if place >= len(own) - kept else learnt)[number].append(episode)
 

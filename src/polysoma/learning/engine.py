@@ -20,7 +20,7 @@ import accelerate
 import torch
 from torch import Tensor
 
-from polysoma.config import KIND
+from polysoma.config import KIND, check, within
 from polysoma.errors import PolysomaError, SettingError
 from polysoma.learning import distributed, run_state
 from polysoma.learning.method import Method, Metrics, Share
@@ -57,23 +57,19 @@ class Settings:
         log_every: steps between lines of metrics.
     """
 
-    steps: int = 1000
-    minutes: float = 0.0
+    steps: Annotated[int, within(1, 10**9)] = 1000
+    minutes: Annotated[float, within(0, 10**6)] = 0.0
     optimizer: Annotated[AdamW | ScheduleFree, KIND] = AdamW()  # noqa: RUF009  (frozen)
-    clip: float = 1.0
-    patience: int = 0
+    clip: Annotated[float, within(0, 10**9, above=True)] = 1.0
+    patience: Annotated[int, within(0, 10**9)] = 0
     sharding: Sharding = "none"
     precision: Wanted = "auto"
     tracker: Tracker = "tensorboard"
-    checkpoint_every: int = 500
-    log_every: int = 20
+    checkpoint_every: Annotated[int, within(1, 10**9)] = 500
+    log_every: Annotated[int, within(1, 10**9)] = 20
 
     def __post_init__(self) -> None:
-        for name, least in (("steps", 0), ("minutes", 0), ("patience", 0), ("checkpoint_every", 1), ("log_every", 1)):
-            if not getattr(self, name) >= least:
-                raise SettingError(f"{name}: expected {least} or more, got {getattr(self, name)}")
-        if not self.clip > 0:
-            raise SettingError(f"clip: expected above 0, got {self.clip}")
+        check(self)
         if self.minutes and not isinstance(self.optimizer, ScheduleFree):
             raise SettingError(
                 f"minutes: expected optimizer.kind to be schedule-free, which may stop at any step; got "

@@ -42,6 +42,7 @@ except ImportError as error:
 
 from polysoma import config
 from polysoma.files import write_atomically
+from polysoma.learning import lineage
 from polysoma.learning.fleet import Change, Robot, Rounds, Shared, averaged, keep, kept_before, shared_by
 from polysoma.learning.metrics import Metrics
 from polysoma.policy import checkpoint
@@ -247,18 +248,14 @@ class PartiallyLocal(Strategy):
 
     def _save(self) -> None:
         weights = self._policy.state_dict() | self.shared.tensors
-        lineage = {
+        told = {
             "method": "fleet",
             "data": [],
             "robots": self.rounds.robots,
             "steps": self.done,
-            "parent": {
-                "name": self._base,
-                "sha256": self.base_sha256,
-                "lineage": checkpoint.read_config(checkpoint.resolve(self._base)).get("lineage"),
-            },
+            "parent": lineage.parent(self._base),
         }
-        checkpoint.save(self._policy, self._out / "checkpoint", weights=weights, lineage=lineage)
+        checkpoint.save(self._policy, self._out / "checkpoint", weights=weights, lineage=told)
         tensors = {f"shared.{name}": value.contiguous() for name, value in self.shared.tensors.items()}
         tensors |= {f"moving.{name}": value.contiguous() for name, value in self.shared.moving.items()}
         about = {

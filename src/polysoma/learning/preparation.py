@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import fnmatch
 import json
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ from polysoma.data.mixture import Source, open_sources
 from polysoma.data.paraphrases import read_paraphrases
 from polysoma.data.statistics import Statistics
 from polysoma.embodiment import Embodiment
-from polysoma.errors import PolysomaError
+from polysoma.errors import PolysomaError, nearest
 from polysoma.horizon import Horizon
 from polysoma.learning import run_state
 from polysoma.learning.horizons import resolve
@@ -57,6 +56,11 @@ def check(recipe: Recipe, sources: Sequence[Source], processes: int = 1, plays: 
     if plays:
         problems += _unplayable(recipe)
     known = {source.embodiment.name: source.embodiment for source in sources}
+    problems += [
+        f"renewed: no body of the recipe is called {name!r}; {nearest(name, list(recipe.bodies))}"
+        for name in recipe.renewed
+        if name not in recipe.bodies
+    ]
     for name, body in recipe.bodies.items():
         shown = round(body.batch * body.goals)
         if body.estimation and not known[name].privileged:
@@ -82,17 +86,12 @@ def _check_patterns(recipe: Recipe, folders: Sequence[Path], sources: Sequence[S
         if not fnmatch.filter(names, pattern)
     ]
     problems += [
-        f"task_weights: no task matches {pattern!r}; {_nearest(pattern, tasks)}"
+        f"task_weights: no task matches {pattern!r}; {nearest(pattern, tasks)}"
         for pattern in recipe.task_weights
         if not fnmatch.filter(tasks, pattern) and not fnmatch.filter(others, pattern.partition("/")[0])
     ]
     if problems:
         raise PolysomaError("\n".join(problems))
-
-
-def _nearest(name: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, known, 3, 0.6)
-    return f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
 
 
 def check_policy(recipe: Recipe, policy: Policy) -> None:
@@ -117,8 +116,6 @@ def check_policy(recipe: Recipe, policy: Policy) -> None:
 
 def _unplayable(recipe: Recipe) -> list[str]:
     """What hinders the quick evaluation."""
-    if recipe.evaluation.episodes < 1:
-        return [f"evaluation.episodes: expected 1 or more, got {recipe.evaluation.episodes}"]
     problems = []
     for pattern in recipe.evaluation.tasks:
         try:
@@ -252,7 +249,10 @@ def freeze(policy: Policy, trainable: Sequence[str]) -> None:
     if not trainable:
         return
     roles, names = policy.roles(), [name for name, _ in policy.named_parameters()]
-    chosen = {start: {n for n in names if roles[n] == start or n.startswith(start)} for start in trainable}
+    chosen = {
+        start: {name for name in names if start and (roles[name] == start or name.startswith(start))}
+        for start in trainable
+    }
     if strangers := [start for start, found in chosen.items() if not found]:
         parts = sorted({name.partition(".")[0] for name in names})
         raise PolysomaError(
