@@ -12,7 +12,7 @@ import tyro
 
 from polysoma import simulators
 from polysoma.cli.progress import counting_steps
-from polysoma.cli.train import check_training_installed, computed_in, quick_evaluation
+from polysoma.cli.train import check_run, computed_in, quick_evaluation
 from polysoma.config import within
 from polysoma.errors import PolysomaError
 from polysoma.learning.metrics import Tracker
@@ -92,7 +92,7 @@ class Finetune:
     """Of a start from `polysoma meta`: take the few gradient steps that it was made for, and no more. Takes seconds."""
 
     def run(self) -> None:
-        check_training_installed()
+        check_run(self.out, self.resume, "none" if self.inner else self.tracker)
         from polysoma.learning.finetuning import few_steps, few_steps_recipe
         from polysoma.learning.training import recipe_of_run, train
 

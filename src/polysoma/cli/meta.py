@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from polysoma.cli.progress import counting_steps
-from polysoma.cli.train import check_training_installed
+from polysoma.cli.train import check_run
 from polysoma.config import within
 from polysoma.errors import PolysomaError
 from polysoma.learning.metrics import Tracker
@@ -75,7 +75,7 @@ class Meta:
     """Continue the run in --out."""
 
     def run(self) -> None:
-        check_training_installed()
+        check_run(self.out, self.resume, self.tracker)
         from polysoma.learning.training import recipe_of_run, train
 
         recipe = recipe_of_run(self.out, self.precision) if self.resume else self._plan()

@@ -66,6 +66,24 @@ def computed_in(folder: Path) -> str:
     return f"computed in {read_config(folder)['lineage']['precision']} on {instruction_set()}"
 
 
+def check_run(out: Path, resume: bool, tracker: Tracker | None) -> None:
+    """Finds out before a run is planned what would end it at its start.
+
+    Raises:
+        PolysomaError: a package that training needs, or the tracker's, is missing; there is no run to resume, one is
+            in the way, or another process is writing it.
+    """
+    check_training_installed()
+    from polysoma.learning import run_state, states
+    from polysoma.learning.metrics import check_tracker
+
+    if os.environ.get("RANK", "0") == "0":
+        states.check_free(out)
+    run_state.check_folder(out, resume)
+    if not resume or tracker is not None:
+        check_tracker(tracker or "tensorboard")
+
+
 def check_training_installed() -> None:
     """Raises PolysomaError where a package that training needs is missing."""
     missing = [name for name in ("accelerate",) if importlib.util.find_spec(name) is None]

@@ -41,6 +41,7 @@ class Dataset:
 
     Attributes:
         embodiment: the body.
+        inferred: whether that is what can be inferred from the data of another format, without a description.
         tasks: task names such as ``"babyai/GoToLocal"``.
         instructions: the different instructions.
         episode_start: int64 (E,), the first frame.
@@ -66,6 +67,7 @@ class Dataset:
 
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
+        self.inferred = False
         if (self.root / layout.POLYSOMA).exists():
             index, columns = self._open_own()
         else:
@@ -102,6 +104,7 @@ class Dataset:
         try:
             schema = schema_of(reader)
             self.embodiment, self.failures = schema.embodiment, {}
+            self.inferred = not schema_path(self.root).exists()
             self.old_horizon = schema.old_horizon
             foreign = Foreign(reader, schema)
             files = [path for path in (*reader.files(), schema_path(self.root)) if path.exists()]

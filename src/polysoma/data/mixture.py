@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import fnmatch
 import functools
+import logging
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +25,8 @@ from polysoma.data.windows import DemonstrationChoice, DemonstrationSampler, gat
 from polysoma.embodiment import ContinuousActions, DiscreteActions, Embodiment, Modality
 from polysoma.errors import PolysomaError
 from polysoma.horizon import Horizon
+
+_log = logging.getLogger(__name__)
 
 
 class Source:
@@ -310,6 +314,7 @@ def open_sources(
     balance: dict[str, float],
     task_weights: Mapping[str, float] | None = None,
     horizon: Callable[[Embodiment, Horizon | None], Horizon | None] = lambda _body, old: old,
+    bodies: Mapping[str, Embodiment] | None = None,
 ) -> list[Source]:
     """Opens data sets and groups them by embodiment, in the order of the embodiments' names.
 
@@ -322,10 +327,12 @@ def open_sources(
             of which nothing remains are left out.
         horizon: says how a policy looks at a body, from the body and what a data set of the first format holds; None
             for the default.
+        bodies: by name, those whose limits stay where those of the data are inferred, and more data have moved them.
     """
     groups: dict[str, list[tuple[Dataset, float]]] = {}
     for path in paths:
         dataset = Dataset(path)
+        _keep_limits(dataset, (bodies or {}).get(dataset.embodiment.name))
         weight = _first_match(hub.called(path), weights)
         groups.setdefault(dataset.embodiment.name, []).append((dataset, weight))
     sources = []
@@ -342,6 +349,22 @@ def open_sources(
         weight_of = [weight for _, weight in group]
         sources.append(Source(datasets, weight_of, balance.get(name, 0.0), chosen, task_weights, horizon=looks))
     return sources
+
+
+def _keep_limits(dataset: Dataset, known: Embodiment | None) -> None:
+    """Gives a data set the limits of a body that is known, where its own are inferred and nothing else differs."""
+    if known is None or not dataset.inferred or known == dataset.embodiment:
+        return
+    own, theirs = (_without_limits(body.to_json()) for body in (dataset.embodiment, known))
+    if own == theirs:
+        dataset.embodiment = known
+        _log.warning("%s: %s keeps its limits; those inferred from more data differ", dataset.root, known.name)
+
+
+def _without_limits(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_limits(inner) for name, inner in value.items() if name not in ("low", "high")}
+    return [_without_limits(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def _first_match(name: str, weights: Mapping[str, float]) -> float:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import glob
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -284,8 +285,17 @@ def kept_before(home: Path, number: int) -> dict[str, Tensor] | None:
     return None if last is None else safetensors.torch.load_file(files[last])
 
 
+def forget(home: Path) -> None:
+    """Removes what a robot kept in rounds of a run that was killed before it saved any."""
+    if home.is_dir() and not home.is_symlink():
+        for path in _kept(home).values():
+            path.unlink()
+
+
 def _kept(home: Path) -> dict[int, Path]:
-    return {int(path.stem): path for path in home.glob("*.safetensors")}
+    """Files by their rounds: those that :func:`keep` writes, whatever else lies there."""
+    found = (path for path in home.glob("*.safetensors") if re.fullmatch(r"\d{6,}", path.stem))
+    return {int(path.stem): path for path in found if path.is_file() and not path.is_symlink()}
 
 
 def join(shared: str, data: Sequence[str], own: Path, out: Path) -> None:

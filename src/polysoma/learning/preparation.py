@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
@@ -133,16 +132,27 @@ def _unplayable(recipe: Recipe) -> list[str]:
     return problems
 
 
-def sources_for(recipe: Recipe) -> tuple[list[Source], list[Source]]:
-    """What to learn from, and what is held out."""
+def sources_for(recipe: Recipe, training: Path | None = None) -> tuple[list[Source], list[Source]]:
+    """What to learn from, and what is held out.
+
+    Args:
+        recipe: says which data.
+        training: the state of a run to resume, which keeps its horizons, and its limits where they are inferred.
+    """
     balance = {name: body.balance for name, body in recipe.bodies.items()}
     folders = recipe.folders()
-    start = PolicyConfig.from_json(checkpoint.read_config(checkpoint.resolve(recipe.init))) if recipe.init else None
+    if training is not None:
+        start: PolicyConfig | None = run_state.policy_config(training)
+    else:
+        start = PolicyConfig.from_json(checkpoint.read_config(checkpoint.resolve(recipe.init))) if recipe.init else None
 
     def looks(body: Embodiment, old: Horizon | None) -> Horizon | None:
-        return resolve(body, recipe.bodies[body.name], start, old) if body.name in recipe.bodies else None
+        how = recipe.bodies.get(body.name)
+        return None if how is None else resolve(body, how, start, old, resumed=training is not None)
 
-    everything = open_sources(folders, dict(recipe.weights), balance, recipe.task_weights, looks)
+    renewed = () if training is not None else recipe.renewed
+    known = {body.name: body for body in start.embodiments if body.name not in renewed} if start else {}
+    everything = open_sources(folders, dict(recipe.weights), balance, recipe.task_weights, looks, known)
     _check_patterns(recipe, folders, everything)
     sources = [source for source in everything if source.embodiment.name in recipe.bodies]
     missing = set(recipe.bodies) - {source.embodiment.name for source in sources}
@@ -160,8 +170,7 @@ def sources_for(recipe: Recipe) -> tuple[list[Source], list[Source]]:
 def policy_for(recipe: Recipe, sources: list[Source], training: Path | None) -> Policy:
     """That of a run to resume; or one for these sources, which starts from the recipe's ``init`` where there is one."""
     if training is not None:
-        config = PolicyConfig.from_json(json.loads((training / run_state.POLICY_FILE).read_text()))
-        return checkpoint.untrained(config, training)
+        return checkpoint.untrained(run_state.policy_config(training), training)
     embodiments = tuple(source.embodiment for source in sources)
     texts = [text for source in sources for text in source.instructions]
     if recipe.paraphrases:

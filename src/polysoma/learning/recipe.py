@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import glob
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -129,9 +128,6 @@ class Recipe(Settings):
                 )
             result += [path for path in found if path not in result]
         return result
-
-    def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
 
 
 _MOVED = {
