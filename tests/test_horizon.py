@@ -21,6 +21,7 @@ from polysoma.learning.recipe import recipe_from_table
 from polysoma.learning.training import train
 from polysoma.policy import checkpoint
 from polysoma.policy.policy import Policy
+from polysoma.simulators.environment import Family
 
 
 def trained(data: Path, out: Path, **body: Any) -> Policy:
@@ -61,6 +62,13 @@ def test_the_first_that_knows_decides() -> None:
     assert resolve(ARM, BodyRecipe(), None, Horizon(2, 3)) == Horizon(2, 3)
     assert resolve(drone, BodyRecipe(), None, Horizon(2, 3)) == simulators.families()["drone"].horizon
     assert resolve(GRID, BodyRecipe(chunk=3), start, None) == Horizon(history=6, chunk=3)
+
+
+def test_a_family_that_recommends_nothing_leaves_it_to_the_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    family = Family(ARM, ("arm/one",), (), lambda task: None)  # type: ignore[arg-type, return-value]
+    monkeypatch.setattr(simulators, "families", lambda: {"arm": family})
+    assert resolve(ARM, BodyRecipe(), None, None) == Horizon(chunk=4)
+    assert resolve(ARM, BodyRecipe(), None, Horizon(2, 3)) == Horizon(2, 3)
 
 
 def test_the_first_format_is_read() -> None:

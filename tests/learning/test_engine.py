@@ -88,6 +88,23 @@ def test_everything_of_a_method_of_ones_own_is_resumed(
         train(recipe, tmp_path / "whole", resume=True)
 
 
+class Counting(Critic):
+    """A critic whose buffers count batches in whole numbers."""
+
+    def __init__(self, given: Ingredients) -> None:
+        super().__init__(given)
+        self.modules["critic"] = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Linear(3, 1))
+
+    def after_step(self, step: int) -> None:
+        self.seen += step
+
+
+def test_counters_among_buffers_are_resumed_and_have_no_average(datasets: dict[str, Path], tmp_path: Path) -> None:
+    whole = assert_resumes(tiny(datasets, checkpoint_every=3), tmp_path, Counting)
+    counts = [whole[f"{kind}.critic.1.num_batches_tracked"].item() for kind in ("modules", "average")]
+    assert counts == [6, 6] and not whole["average.critic.1.running_mean"].equal(whole["modules.critic.1.running_mean"])
+
+
 class Pulling(Method):
     """Pulls all parameters towards one."""
 
@@ -205,6 +222,10 @@ def test_a_tracker_that_is_missing_is_told_before_the_run(
         ),
         ({"bodies": {"arm": {"estimation": 1.0}}}, r"bodies.arm.estimation: .*no privileged states"),
         ({"bodies": {"arm": {"goals": 0.5}}}, r"bodies.arm.goals: .*images.goals"),
+        (
+            {"bodies": {"arm": {"goals": 0.5}, "arm-pixels": {}}, "images": {"goals": True}, "data": ["data/*"]},
+            "bodies.arm.goals: .*the body needs a camera",
+        ),
         ({"bodies": {"arm": {"shots": 2}}}, r"bodies.arm.shots: .*previous_action"),
         ({"init": "nowhere"}, "no checkpoint at nowhere"),
         ({"relative": ["leg"]}, r"relative: no data of the bodies \['leg'\]"),
@@ -215,11 +236,13 @@ def test_a_tracker_that_is_missing_is_told_before_the_run(
     ],
 )
 def test_what_cannot_work_is_refused_before_the_first_step(
-    changes: dict[str, object], message: str, datasets: dict[str, Path], tmp_path: Path
-) -> None:
+    changes: dict[str, object], message: str, datasets: dict[str, Path], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     def evaluate(folder: Path, tasks: tuple[str, ...], episodes: int, seed: int) -> dict[str, float]:
         raise AssertionError("played")
 
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(PolysomaError, match=message):
         train(tiny(datasets, **changes), tmp_path / "run", evaluate=evaluate)
     assert not (tmp_path / "run").exists()

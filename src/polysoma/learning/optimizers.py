@@ -183,14 +183,20 @@ class _Averaged(_Named):
         super().__init__(settings, inner, tensors, names)
         self._ema = settings.ema
         self._average = {name: value.clone() for name, value in tensors.items()} if self._ema else self._tensors
+        # Counters have no average.
+        self._moving = [name for name, value in tensors.items() if value.is_floating_point()]
+        self._counters = [name for name, value in tensors.items() if not value.is_floating_point()]
 
     def step(self, number: int, steps: int) -> float:
         rate = super().step(number, steps)
         if self._ema:
             decay = min(self._ema, (2 + number) / (11 + number))
             with torch.no_grad():
-                now = [distributed.local(value) for value in self._tensors.values()]
-                torch._foreach_lerp_([distributed.local(value) for value in self._average.values()], now, 1 - decay)
+                average, now = ([distributed.local(held[name]) for name in self._moving]
+                                for held in (self._average, self._tensors))  # fmt: skip
+                torch._foreach_lerp_(average, now, 1 - decay)
+                for name in self._counters:
+                    self._average[name].copy_(self._tensors[name])
         return rate
 
     def evaluated(self) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from polysoma import hub, simulators
 from polysoma.data.mixture import Source, open_sources
 from polysoma.data.paraphrases import read_paraphrases
 from polysoma.data.statistics import Statistics
-from polysoma.embodiment import Embodiment
+from polysoma.embodiment import Embodiment, Modality
 from polysoma.errors import PolysomaError, nearest
 from polysoma.horizon import Horizon
 from polysoma.learning import run_state
@@ -97,9 +97,11 @@ def check_policy(recipe: Recipe, policy: Policy) -> None:
     """Raises PolysomaError where a body is to be shown what the policy cannot be shown, a line for each."""
     problems = []
     for name, body in recipe.bodies.items():
-        if body.goals and (policy.images is None or not policy.config.images.goals):
+        seen = any(stream.modality is Modality.IMAGE for stream in policy.embodiment(name).streams)
+        if body.goals and not (seen and policy.config.images.goals):
             problems.append(
-                f"bodies.{name}.goals: the policy does not follow goal pictures: it needs a camera, and images.goals"
+                f"bodies.{name}.goals: the policy does not follow goal pictures: the body needs a camera, "
+                "and the policy images.goals"
             )
         horizon = policy.horizon(name)
         if body.shots and not policy.config.shown:
