@@ -21,6 +21,7 @@ from polysoma.learning.recipe import recipe_from_table
 from polysoma.learning.training import train
 from polysoma.policy import checkpoint
 from polysoma.policy.policy import Policy
+from polysoma.simulators.environment import Family
 
 
 def trained(data: Path, out: Path, **body: Any) -> Policy:
@@ -63,6 +64,13 @@ def test_the_first_that_knows_decides() -> None:
     assert resolve(GRID, BodyRecipe(chunk=3), start, None) == Horizon(history=6, chunk=3)
 
 
+def test_a_family_that_recommends_nothing_leaves_it_to_the_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    family = Family(ARM, ("arm/one",), (), lambda task: None)  # type: ignore[arg-type, return-value]
+    monkeypatch.setattr(simulators, "families", lambda: {"arm": family})
+    assert resolve(ARM, BodyRecipe(), None, None) == Horizon(chunk=4)
+    assert resolve(ARM, BodyRecipe(), None, Horizon(2, 3)) == Horizon(2, 3)
+
+
 def test_the_first_format_is_read() -> None:
     config = json.loads((GOLDEN / "checkpoint/config.json").read_text())
     assert config["embodiments"][0]["chunk"] == 4 and "horizons" not in config
@@ -78,7 +86,7 @@ def test_what_is_recorded_now_holds_none(datasets: dict[str, Path]) -> None:
 
 
 def test_bad_horizons(datasets: dict[str, Path], tmp_path: Path) -> None:
-    with pytest.raises(PolysomaError, match=r"bodies\.arm: history: expected 1 or more, got 0"):
+    with pytest.raises(PolysomaError, match=r"bodies\.arm\.history: expected a number from 1 to 10,000, got 0"):
         trained(datasets["arm"], tmp_path / "run", history=0)
     trained(datasets["arm"], tmp_path / "base")
     policy = checkpoint.load_for_training(tmp_path / "base/checkpoint")

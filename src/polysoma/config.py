@@ -2,37 +2,48 @@
 
 A class of settings is a plain frozen dataclass; its annotations say what is allowed, pydantic checks. Integers pass for
 floats and lists for tuples, as TOML writes them; nothing else is converted: ``steps = true`` and ``steps = "3"`` are
-errors. Unknown keys are errors that name the nearest known one. A union of classes is tagged by their ``kind``::
+errors. Unknown keys are errors that name the nearest known one. A union of classes is tagged by their ``kind``, and
+every number says its range, which is checked in tables and, by :func:`check`, in what is made in Python::
 
     @dataclass(frozen=True)
     class Run:
-        steps: int = 1000
+        steps: Annotated[int, within(1, 10**9)] = 1000
         optimizer: Annotated[AdamW | ScheduleFree, KIND] = AdamW()
 
-What annotations cannot say is checked by ``__post_init__``, which raises :class:`~polysoma.errors.SettingError`.
+        def __post_init__(self) -> None:
+            check(self)
+
+What annotations cannot say is checked by ``__post_init__``, too, which raises
+:class:`~polysoma.errors.SettingError`.
 """
 
 from __future__ import annotations
 
-import difflib
+import datetime
 import functools
 import json
+import reprlib
 import tomllib
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic_core import PydanticCustomError
 
-from polysoma.errors import PolysomaError
+from polysoma.errors import PolysomaError, SettingError, nearest
+from polysoma.files import reason
 
 T = TypeVar("T")
 
 KIND = Field(discriminator="kind")
 """Marks a union whose members are told apart by a literal field ``kind``."""
+
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = 100
 
 _EXPECTED = {
     "int_type": "a whole number",
@@ -56,8 +67,8 @@ def read_toml(path: Path, what: str = "file") -> dict[str, Any]:
         raise PolysomaError(f"no {what} at {path}") from error
     except OSError as error:
         raise PolysomaError(f"cannot read {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise PolysomaError(f"{path} is not valid TOML: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise PolysomaError(f"{path} is not valid TOML: {reason(error)}") from error
 
 
 def read_override(text: str) -> tuple[str, Any]:
@@ -71,7 +82,7 @@ def read_override(text: str) -> tuple[str, Any]:
         raise PolysomaError(f"expected key=value, got {text!r}")
     try:
         return key, tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return key, value
 
 
@@ -101,14 +112,55 @@ def decode(kind: type[T], table: Mapping[str, Any], where: str, overrides: Mappi
         PolysomaError: a line for each problem, with the place, the key, what was expected and what came.
     """
     try:
+        if strange := list(_strange(table)):
+            raise PolysomaError("; ".join(strange))
         # JSON, because that is where strict means what TOML means: lists and tables, but no other conversion.
-        (made,) = _adapter(typing.cast(Any, kind)).validate_json(json.dumps([table], default=str))
+        (made,) = _adapter(typing.cast(Any, kind)).validate_json(json.dumps([table]))
     except ValidationError as error:
         lines = dict.fromkeys(_line(kind, problem, where, overrides or {}) for problem in error.errors())
         raise PolysomaError("\n".join(lines)) from error
     except PolysomaError as error:
         raise PolysomaError(f"{where}: {error}") from error
+    except RecursionError as error:
+        raise PolysomaError(f"{where}: its tables lie too deep in one another") from error
     return typing.cast(T, made)
+
+
+def within(least: float, most: float, above: bool = False, below: bool = False) -> AfterValidator:
+    """Marks a number by its range: ``Annotated[int, within(1, 100)]``. NaN lies in none.
+
+    Args:
+        least, most: the ends, which belong to it.
+        above, below: whether ``least``, or ``most``, does not.
+    """
+    start = f"above {least:,} and" if above else f"from {least:,} to"
+    end = f"{'below' if below else 'up to' if above else ''} {most:,}".strip()
+
+    def checked(value: float) -> float:
+        if not (least < value if above else least <= value) or not (value < most if below else value <= most):
+            raise PydanticCustomError("range", f"a number {start} {end}")
+        return value
+
+    return AfterValidator(checked)
+
+
+Seed = Annotated[int, within(0, 2**63 - 1)]
+"""Where random numbers begin."""
+
+
+def check(made: Any) -> None:
+    """What ``__post_init__`` of a dataclass calls, so that Python is told what a table would be told. Raises
+    SettingError that names the fields whose numbers are outside of their range, or none."""
+    kind: Any = type(made)
+    problems = []
+    for name, adapter in _numbers(kind).items():
+        try:
+            adapter.validate_python(getattr(made, name))
+        except ValidationError as error:
+            problems += [f"{'.'.join(map(str, (name, *problem['loc'])))}: {_expected(problem)}"
+                         for problem in error.errors()]  # fmt: skip
+    if problems:
+        raise SettingError("; ".join(problems))
 
 
 @functools.cache
@@ -117,9 +169,40 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(list[kind], config=ConfigDict(strict=True, extra="forbid"))
 
 
+@functools.cache
+def _numbers(kind: Any) -> dict[str, TypeAdapter[Any]]:
+    """The fields whose numbers have a range."""
+    hints = typing.get_type_hints(kind, include_extras=True)
+    names = [field.name for field in fields(kind) if _has_range(hints[field.name])]
+    return {name: TypeAdapter(hints[name], config=ConfigDict(strict=True)) for name in names}
+
+
+def _has_range(hint: Any) -> bool:
+    marks = getattr(hint, "__metadata__", ())
+    return any(isinstance(part, AfterValidator) or _has_range(part) for part in (*marks, *typing.get_args(hint)))
+
+
+def _strange(value: Any, key: str = "") -> Iterator[str]:
+    """What no setting can be: what JSON has no word for, such as TOML's dates, and text that no path can hold."""
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from _strange(inner, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list | tuple):
+        for number, inner in enumerate(value):
+            yield from _strange(inner, f"{key}.{number}")
+    elif isinstance(value, datetime.date | datetime.time):
+        yield f"{key}: expected no date or time, got {value}"
+    elif isinstance(value, str) and "\0" in value:
+        yield f"{key}: expected text without NUL, got {_short.repr(value)}"
+    elif not isinstance(value, str | int | float | None):
+        yield f"{key}: expected what TOML can say, got {_short.repr(value)}"
+
+
 def _line(kind: type, problem: Any, where: str, overrides: Mapping[str, str]) -> str:
     """One problem of pydantic's in words."""
     keys, found, came = problem["type"], problem["loc"][1:], problem["input"]
+    if not problem["loc"]:
+        return f"{where}: {problem['msg']}"
     path, holder = _walk(kind, found)
     key = ".".join(path)
     origin = next((place for name, place in overrides.items() if f"{key}.".startswith(f"{name}.")), where)
@@ -127,24 +210,25 @@ def _line(kind: type, problem: Any, where: str, overrides: Mapping[str, str]) ->
     context = problem.get("ctx", {})
     if keys == "unexpected_keyword_argument":
         known = [field.name for field in fields(holder)] if holder else []
-        near = difflib.get_close_matches(path[-1], known, 3, 0.7)
-        advice = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(known)}"
-        return f"{origin}: unknown key {key}; {advice}"
+        return f"{origin}: unknown key {key}; {nearest(path[-1], known, 'known are')}"
     if keys == "missing":
         return f"{head} is missing"
     if keys == "value_error":
         return f"{head}: {context['error']}" if path else f"{origin}: {context['error']}"
     if keys == "union_tag_not_found":
-        return f"{head}: expected a table with kind, got {came!r}"
+        return f"{head}: expected a table with kind, got {_short.repr(came)}"
     if keys == "union_tag_invalid":
-        return f"{head}.kind: expected one of {context['expected_tags']}, got {context['tag']!r}"
-    if keys == "literal_error":
-        return f"{head}: expected {context['expected']}, got {came!r}"
-    expected = _EXPECTED.get(keys, problem["msg"].removeprefix("Input should be ").removeprefix("a valid "))
+        return f"{head}.kind: expected one of {context['expected_tags']}, got {_short.repr(context['tag'])}"
     if keys in ("tuple_type", "list_type") and isinstance(came, str):
         form = f"""{path[-1]} = ["{came}"]""" if origin == where else f"""'{key}=["{came}"]'"""
         return f"{head}: expected a list, such as {form}, got the string {came!r}"
-    return f"{head}: expected {expected}, got {came!r}"
+    return f"{head}: {_expected(problem)}"
+
+
+def _expected(problem: Any) -> str:
+    kind, came = problem["type"], _short.repr(problem["input"])
+    expected = problem["ctx"]["expected"] if kind == "literal_error" else _EXPECTED.get(kind, problem["msg"])
+    return f"expected {expected.removeprefix('Input should be ').removeprefix('a valid ')}, got {came}"
 
 
 def _walk(kind: Any, location: Sequence[str | int]) -> tuple[list[str], type | None]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Sequence
+
 
 class PolysomaError(Exception):
     """A problem that the user can solve. The command line prints its message on one line, without a traceback."""
@@ -13,3 +16,9 @@ class SettingError(PolysomaError, ValueError):
 
 class PolysomaWarning(UserWarning):
     """What goes on, but perhaps not as the user thinks. The command line prints its message on one line."""
+
+
+def nearest(name: str, known: Sequence[str], otherwise: str = "there are") -> str:
+    """What an error advises instead of a name that is unknown: the names that are like it, or else all there are."""
+    near = difflib.get_close_matches(name, known, 3, 0.7)
+    return f"did you mean {' or '.join(near)}?" if near else f"{otherwise} {', '.join(known)}"

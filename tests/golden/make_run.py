@@ -18,7 +18,8 @@ from polysoma.learning.training import train
 HERE = Path(__file__).parent / "run"
 STEPS, HALF = 8, 4
 
-shutil.rmtree(HERE, ignore_errors=True)
+if HERE.exists():
+    raise SystemExit(f"{HERE} exists; move it to another place")
 data = []
 # Without its view, whose convolutions alone would be two megabytes.
 for body in (

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,14 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from conftest import make_policy
+from make_runs import rows, state, tiny
 from polysoma import simulators
 from polysoma.data.mixture import Source
 from polysoma.errors import PolysomaError
 from polysoma.learning.engine import Engine, Settings
 from polysoma.learning.method import Ingredients, Method, Metrics, Share
 from polysoma.learning.methods.imitation import Imitation
-from polysoma.learning.optimizers import AdamW, ScheduleFree, ScheduleFreeAdamW
-from polysoma.learning.recipe import Recipe, recipe_from_table
+from polysoma.learning.optimizers import AdamW, ScheduleFreeAdamW
+from polysoma.learning.preparation import sources_for
+from polysoma.learning.recipe import Recipe
 from polysoma.learning.training import recipe_of_run, train
 from polysoma.policy import checkpoint
 
@@ -59,27 +59,6 @@ class Critic(Method):
         self.seen = tensors["seen"].clone()
 
 
-def tiny(datasets: dict[str, Path], **changes: object) -> Recipe:
-    table = {
-        "data": [str(datasets["arm"])],
-        "bodies": {"arm": {"batch": 8}},
-        "policy": {"width": 16, "depth": 1, "heads": 1},
-        "steps": 6,
-        "warmup": 2,
-        "checkpoint_every": 2,
-        "log_every": 1,
-    }
-    return recipe_from_table(table | changes, "test")
-
-
-def state(run: Path) -> dict[str, Tensor]:
-    return safetensors.torch.load_file(run / "training" / "training.safetensors")
-
-
-def rows(run: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-
-
 def assert_resumes(recipe: Recipe, out: Path, method: type[Method] | None = None) -> dict[str, Tensor]:
     train(recipe, out / "whole", method=method)
     train(recipe, out / "parts", until=3, method=method)
@@ -96,7 +75,7 @@ def test_everything_of_a_method_of_ones_own_is_resumed(
     optimizer: str, datasets: dict[str, Path], tmp_path: Path
 ) -> None:
     # A checkpoint at the break in both runs, since the best one counts.
-    recipe = tiny(datasets, optimizer={"kind": optimizer, "warmup": 2}, warmup=None, checkpoint_every=3, held_out=0.25)
+    recipe = tiny(datasets, optimizer={"kind": optimizer, "warmup": 2}, checkpoint_every=3, held_out=0.25)
     whole = assert_resumes(recipe, tmp_path, Critic)
     assert whole["method.seen"] == 1 + 2 + 3 + 4 + 5 + 6
     assert {"modules.critic.weight", "modules.target.weight", "optimizer.critic.weight.exp_avg_sq"} <= whole.keys()
@@ -107,6 +86,23 @@ def test_everything_of_a_method_of_ones_own_is_resumed(
     assert checkpoint.load(tmp_path / "whole/checkpoint").config.embodiments[0].name == "arm"
     with pytest.raises(PolysomaError, match="is of another method or policy: it also holds critic"):
         train(recipe, tmp_path / "whole", resume=True)
+
+
+class Counting(Critic):
+    """A critic whose buffers count batches in whole numbers."""
+
+    def __init__(self, given: Ingredients) -> None:
+        super().__init__(given)
+        self.modules["critic"] = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Linear(3, 1))
+
+    def after_step(self, step: int) -> None:
+        self.seen += step
+
+
+def test_counters_among_buffers_are_resumed_and_have_no_average(datasets: dict[str, Path], tmp_path: Path) -> None:
+    whole = assert_resumes(tiny(datasets, checkpoint_every=3), tmp_path, Counting)
+    counts = [whole[f"{kind}.critic.1.num_batches_tracked"].item() for kind in ("modules", "average")]
+    assert counts == [6, 6] and not whole["average.critic.1.running_mean"].equal(whole["modules.critic.1.running_mean"])
 
 
 class Pulling(Method):
@@ -162,7 +158,7 @@ def test_schedule_free_steps_are_those_of_the_paper() -> None:
 
 
 def test_what_schedule_free_ships_is_its_average(datasets: dict[str, Path], tmp_path: Path) -> None:
-    recipe = tiny(datasets, optimizer={"kind": "schedule-free", "warmup": 2}, warmup=None)
+    recipe = tiny(datasets, optimizer={"kind": "schedule-free", "warmup": 2})
     assert_resumes(recipe, tmp_path)
     held = state(tmp_path / "whole")
     shipped = safetensors.torch.load_file(tmp_path / "whole/checkpoint/model.safetensors")
@@ -177,7 +173,7 @@ def test_a_clock_ends_a_run_at_any_step(
 ) -> None:
     now = iter(range(0, 10**6, 10))
     monkeypatch.setattr("polysoma.learning.engine.time.monotonic", lambda: float(next(now)))
-    recipe = tiny(datasets, optimizer={"kind": "schedule-free"}, warmup=None, steps=1000, minutes=1)
+    recipe = tiny(datasets, optimizer={"kind": "schedule-free"}, steps=1000, minutes=1)
     train(recipe, tmp_path / "run", until=2)
     train(recipe, tmp_path / "run", resume=True)
     last = rows(tmp_path / "run")[-1]["step"]
@@ -220,22 +216,33 @@ def test_a_tracker_that_is_missing_is_told_before_the_run(
         ({"task_weights": {"arm/won": 0.0}}, "task_weights: no task matches 'arm/won'; did you mean arm/two"),
         ({"evaluation": {"tasks": ["metaworld/reech"]}}, "evaluation.tasks: no task matches 'metaworld/reech'"),
         ({"evaluation": {"tasks": ["pointmaze/*"]}}, "evaluation.tasks: .* is of pointmaze; what is trained is arm"),
-        ({"evaluation": {"tasks": ["pointmaze/*"], "episodes": 0}}, "evaluation.episodes: expected 1 or more, got 0"),
+        (
+            {"evaluation": {"tasks": ["pointmaze/*"], "episodes": 0}},
+            "evaluation.episodes: expected .* 1,000,000, got 0",
+        ),
         ({"bodies": {"arm": {"estimation": 1.0}}}, r"bodies.arm.estimation: .*no privileged states"),
         ({"bodies": {"arm": {"goals": 0.5}}}, r"bodies.arm.goals: .*images.goals"),
+        (
+            {"bodies": {"arm": {"goals": 0.5}, "arm-pixels": {}}, "images": {"goals": True}, "data": ["data/*"]},
+            "bodies.arm.goals: .*the body needs a camera",
+        ),
         ({"bodies": {"arm": {"shots": 2}}}, r"bodies.arm.shots: .*previous_action"),
         ({"init": "nowhere"}, "no checkpoint at nowhere"),
         ({"relative": ["leg"]}, r"relative: no data of the bodies \['leg'\]"),
+        ({"renewed": ["armm"]}, r"renewed: no body of the recipe is called 'armm'; did you mean arm\?"),
+        ({"trainable": [""]}, "trainable: no parameter is, or begins with, "),
         ({"trainable": ["wheels."]}, r"trainable: no parameter is, or begins with, \['wheels\.'\]"),
         ({"paraphrases": "no.toml"}, "no.toml"),
     ],
 )
 def test_what_cannot_work_is_refused_before_the_first_step(
-    changes: dict[str, object], message: str, datasets: dict[str, Path], tmp_path: Path
-) -> None:
+    changes: dict[str, object], message: str, datasets: dict[str, Path], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     def evaluate(folder: Path, tasks: tuple[str, ...], episodes: int, seed: int) -> dict[str, float]:
         raise AssertionError("played")
 
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(PolysomaError, match=message):
         train(tiny(datasets, **changes), tmp_path / "run", evaluate=evaluate)
     assert not (tmp_path / "run").exists()
@@ -247,5 +254,9 @@ def test_bodies_that_are_not_trained_may_have_weights(datasets: dict[str, Path],
     recipe = tiny(datasets, data=data, weights=weights, task_weights={"grid/*": 2.0, "drone/*": 0.0}, steps=1)
     assert "drone" in simulators.families()
     train(recipe, tmp_path / "run")
-    assert recipe_of_run(tmp_path / "run") == dataclasses.replace(recipe)
-    assert ScheduleFree().kind == "schedule-free"
+    assert recipe_of_run(tmp_path / "run") == recipe
+
+
+def test_something_is_left_to_learn_from_however_much_is_held_out(datasets: dict[str, Path], tmp_path: Path) -> None:
+    sources, held_out = sources_for(tiny(datasets, held_out=0.99))
+    assert [source.episodes for source in (*sources, *held_out)] == [2, 6]

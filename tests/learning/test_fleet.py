@@ -3,6 +3,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -23,7 +25,7 @@ from polysoma.data.mixture import Source
 from polysoma.data.windows import gather
 from polysoma.data.writer import DatasetWriter
 from polysoma.errors import PolysomaError
-from polysoma.learning import federation, lineage
+from polysoma.learning import federation, lineage, states
 from polysoma.learning.federation import client_app, read_change, server_app
 from polysoma.learning.fleet import Change, Robot, Rounds, Shared, averaged, begun, join, robots_in, shared_by
 from polysoma.learning.method import Share
@@ -310,7 +312,7 @@ def test_one_model_for_all_shares_tokenizers_and_heads_too(base: str, robots: li
 
 def test_settings_and_folders_are_checked(base: str, robots: list[list[str]], tmp_path: Path) -> None:
     for wrong in ({"rounds": 0}, {"steps": 0}, {"rate": 0.0}, {"momentum": 1.0}):
-        with pytest.raises(PolysomaError, match="a fleet needs"):
+        with pytest.raises(PolysomaError, match=f"{next(iter(wrong))}: expected a number"):
             Rounds(**wrong)  # type: ignore[arg-type]
     with pytest.raises(PolysomaError, match="at least 4 robots"):
         simulate(base, robots, dataclasses.replace(ROUNDS, robots=4), tmp_path / "run")
@@ -326,3 +328,40 @@ def test_without_flower_one_line_says_what_to_install() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 1 and "pip install 'polysoma[fleet]'" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_recordings_below_the_run_folder_are_never_deleted(base: str, robots: list[list[str]], tmp_path: Path) -> None:
+    """The robots' data lie where a fleet keeps what its robots keep."""
+    before = {path: path.read_bytes() for path in (tmp_path / "robots").rglob("*.parquet")}
+    left = tmp_path / "robots" / "0123456789ab" / "9876543210ab"
+    left.mkdir(parents=True)
+    (left / "000001.safetensors").write_bytes(b"of a run that was killed in its first round")
+    (left / "own.safetensors").write_bytes(b"of somebody else")
+    simulate(base, robots, dataclasses.replace(ROUNDS, rounds=1), tmp_path)
+    assert before and {path: path.read_bytes() for path in before} == before
+    assert [path.name for path in left.iterdir()] == ["own.safetensors"]
+
+
+def test_a_fleet_is_saved_twice_held_alone_and_leaves_when_it_is_told(
+    base: str, robots: list[list[str]], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = tmp_path / "run"
+
+    def leave(done: int, total: int, remark: str) -> None:
+        if done == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with states.alone(out), pytest.raises(PolysomaError, match="another process is writing this run"):
+        simulate(base, robots, ROUNDS, out)
+    with pytest.raises(SystemExit) as info:
+        simulate(base, robots, ROUNDS, out, progress=leave)
+    assert info.value.code == 143 and "told to leave, saved at round 2" in caplog.text
+    # The newest state is damaged, so its round is done again.
+    file = out / "training" / federation.STATE_FILE
+    file.write_bytes(file.read_bytes()[:-1])
+    seen: list[int] = []
+    simulate(base, robots, ROUNDS, out, resume=True, progress=lambda done, total, remark: seen.append(done))
+    simulate(base, robots, ROUNDS, tmp_path / "whole")
+    assert seen == [2, 3, 4] and "is damaged: its SHA-256" in caplog.text
+    whole = weights(tmp_path / "whole")
+    assert all(torch.equal(value, whole[name]) for name, value in weights(out).items())

@@ -217,7 +217,7 @@ def test_bad_input_is_refused(base: Path, family: Path, datasets: dict[str, Path
         run(base, method="prompt")
     with pytest.raises(PolysomaError, match=r"expected an algorithm of .*'magic'"):
         run(base, algorithm="magic")
-    with pytest.raises(PolysomaError, match="inner_rate above 0"):
+    with pytest.raises(PolysomaError, match="inner_rate: expected a number above 0"):
         run(base, inner_rate=0.0)
     with DatasetWriter(tmp_path / "single", ARM) as writer:
         for task in range(2):

@@ -10,7 +10,9 @@ import pytest
 import safetensors.torch
 import torch
 
+import make_runs
 from conftest import ARM, GOLDEN, HORIZONS, ROOT, make_episode
+from make_runs import state
 from polysoma import simulators
 from polysoma.data.dataset import Dataset
 from polysoma.data.windows import gather
@@ -19,7 +21,7 @@ from polysoma.errors import PolysomaError
 from polysoma.learning.methods.imitation import Imitation
 from polysoma.learning.methods.meta import MetaLearning
 from polysoma.learning.optimizers import AdamW
-from polysoma.learning.recipe import Recipe, read_recipe, recipe_from_table
+from polysoma.learning.recipe import Recipe, read_recipe
 from polysoma.learning.training import recipe_of_run, train
 from polysoma.policy import checkpoint
 
@@ -27,6 +29,7 @@ RUN = GOLDEN / "run"
 
 
 def tiny(datasets: dict[str, Path], **changes: object) -> Recipe:
+    """A recipe of twelve steps on two bodies, but for these keys."""
     table = {
         "data": [str(path) for path in datasets.values()],
         "bodies": {"arm": {"batch": 8, "noise": 0.05}, "grid": {"batch": 8, "parts": 2, "balance": 0.5, "history": 6}},
@@ -36,11 +39,7 @@ def tiny(datasets: dict[str, Path], **changes: object) -> Recipe:
         "checkpoint_every": 4,
         "log_every": 2,
     }
-    return recipe_from_table(table | changes, "test")
-
-
-def tensors(folder: Path) -> dict[str, torch.Tensor]:
-    return safetensors.torch.load_file(folder / "training" / "training.safetensors")
+    return make_runs.tiny(datasets, **table | changes)
 
 
 def test_a_resumed_run_ends_bit_identical(datasets: dict[str, Path], tmp_path: Path) -> None:
@@ -58,7 +57,7 @@ def test_a_resumed_run_ends_bit_identical(datasets: dict[str, Path], tmp_path: P
     with pytest.raises(Killed):
         train(recipe, tmp_path / "killed", progress=kill)
     train(recipe, tmp_path / "killed", resume=True)
-    whole, killed = tensors(tmp_path / "whole"), tensors(tmp_path / "killed")
+    whole, killed = state(tmp_path / "whole"), state(tmp_path / "killed")
     assert whole.keys() == killed.keys() and any(name.startswith("optimizer") for name in whole)
     assert all(torch.equal(whole[name], killed[name]) for name in whole)
     lines = [
@@ -130,9 +129,9 @@ def test_a_renewed_body_keeps_the_weights_that_fit(datasets: dict[str, Path], tm
 
 def test_moments_go_to_their_own_parameters_whatever_their_order(datasets: dict[str, Path], tmp_path: Path) -> None:
     train(tiny(datasets), tmp_path / "run", until=4)
-    state = tensors(tmp_path / "run")
+    held = state(tmp_path / "run")
     for name in ("trunk.norm.weight", "heads.arm.linear.weight", "text.words.weight"):
-        assert state[f"optimizer.policy.{name}.exp_avg"].shape == state[f"modules.policy.{name}"].shape
+        assert held[f"optimizer.policy.{name}.exp_avg"].shape == held[f"modules.policy.{name}"].shape
 
 
 @pytest.mark.learns
@@ -142,9 +141,9 @@ def test_it_learns(tmp_path: Path) -> None:
     with DatasetWriter(tmp_path / "arm", ARM) as writer:
         for seed in range(40):
             episode = make_episode(ARM, 30, seed, f"arm/{seed % 2}", "do one" if seed % 2 else "do two")
-            state = rng.uniform(-1, 1, (30, 3)).astype(np.float32)
-            episode.observations["state"][:] = state
-            episode.actions[:] = (1 if seed % 2 else -1) * state[:, :2]
+            place = rng.uniform(-1, 1, (30, 3)).astype(np.float32)
+            episode.observations["state"][:] = place
+            episode.actions[:] = (1 if seed % 2 else -1) * place[:, :2]
             writer.add(episode)
     recipe = tiny({"arm": tmp_path / "arm"}, bodies={"arm": {"batch": 128}}, steps=150, learning_rate=5e-3, ema=0.9)
     policy = checkpoint.load(train(recipe, tmp_path / "run"))
@@ -157,9 +156,9 @@ def test_it_learns(tmp_path: Path) -> None:
 
 def test_the_average_is_what_is_shipped(datasets: dict[str, Path], tmp_path: Path) -> None:
     train(tiny(datasets), tmp_path / "run")
-    state = tensors(tmp_path / "run")
+    held = state(tmp_path / "run")
     shipped = safetensors.torch.load_file(tmp_path / "run" / "checkpoint" / "model.safetensors")
-    assert all(torch.equal(shipped[name], state[f"average.policy.{name}"]) for name in shipped)
+    assert all(torch.equal(shipped[name], held[f"average.policy.{name}"]) for name in shipped)
 
 
 def test_quick_evaluations_at_checkpoints(
@@ -259,7 +258,7 @@ def test_golden_runs_of_format_1_resume(name: str, tmp_path: Path) -> None:
     recipe = recipe_of_run(run)
     assert (recipe.optimizer, recipe.steps) == (AdamW(warmup=2), 8)
     assert isinstance(recipe.method, MetaLearning if name == "meta" else Imitation)
-    before = tensors(run)
+    before = state(run)
     train(recipe, run, resume=True)
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     found = [row for row in rows if row["step"] > 4]
@@ -269,5 +268,5 @@ def test_golden_runs_of_format_1_resume(name: str, tmp_path: Path) -> None:
         # As far as two processors, or float32 and bfloat16, agree.
         assert {key: row[key] for key in known} == pytest.approx(known, rel=0.05)
     # Counters went on from where they were, so the state of the optimiser was found.
-    after, step = tensors(run), "trunk.norm.weight.step" if name == "imitation" else "readouts.arm.step"
+    after, step = state(run), "trunk.norm.weight.step" if name == "imitation" else "readouts.arm.step"
     assert (before[f"optimizer.{step}"], after[f"optimizer.policy.{step}"]) == (4, 8)

@@ -132,5 +132,5 @@ def test_an_agent_acts_with_every_head_and_repeats(kind: str, sources: dict[str,
 def test_bad_settings_are_explained() -> None:
     with pytest.raises(PolysomaError, match="l1, bins or flow, got 'diffuse'"):
         HeadConfig("diffuse")  # type: ignore[arg-type]
-    with pytest.raises(PolysomaError, match="steps 1"):
+    with pytest.raises(PolysomaError, match="steps: expected a number from 1"):
         HeadConfig("flow", steps=0)

@@ -28,6 +28,7 @@ from polysoma.cli.push import Push
 from polysoma.cli.record import Record
 from polysoma.cli.serve import Serve
 from polysoma.cli.train import Train
+from polysoma.config import check
 from polysoma.errors import PolysomaError
 
 COMMANDS: dict[str, Any] = {
@@ -72,6 +73,7 @@ def main(arguments: list[str] | None = None) -> None:
         command = tyro.cli(
             COMMANDS[name], prog=f"polysoma {name}", description=inspect.cleandoc(COMMANDS[name].__doc__), args=rest
         )
+        check(command)
         with telling():
             command.run()
     except PolysomaError as error:

@@ -9,7 +9,9 @@ from rich.console import Console
 from rich.table import Table
 
 from polysoma import simulators
-from polysoma.embodiment import ContinuousActions, Embodiment
+from polysoma.embodiment import ContinuousActions, DiscreteActions, Embodiment
+from polysoma.horizon import Horizon
+from polysoma.simulators.environment import Family
 from polysoma.task import Task
 
 
@@ -33,7 +35,7 @@ class Bodies:
                         name: {
                             "tasks": list(simulators.tasks_of(name)),
                             **family.embodiment.to_json(),
-                            **family.horizon.to_json(),
+                            **_horizon(family).to_json(),
                         }
                         for name, family in simulators.families().items()
                     },
@@ -49,6 +51,11 @@ class Bodies:
             listed = f"{len(tasks)}: {', '.join(tasks)}"
             table.add_row(name, _senses(body), _actions(body), f"{body.rate_hz:g} Hz", listed)
         Console().print(table)
+
+
+def _horizon(family: Family) -> Horizon:
+    body = family.embodiment
+    return family.horizon or Horizon.default(body.rate_hz, isinstance(body.actions, DiscreteActions))
 
 
 def _senses(body: Embodiment) -> str:

@@ -6,13 +6,14 @@ import dataclasses
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from polysoma import simulators
 from polysoma.cli.progress import counting_steps
-from polysoma.cli.train import check_training_installed, computed_in, quick_evaluation
+from polysoma.cli.train import check_run, computed_in, quick_evaluation
+from polysoma.config import within
 from polysoma.errors import PolysomaError
 from polysoma.learning.metrics import Tracker
 from polysoma.nn.precision import Wanted
@@ -49,15 +50,15 @@ class Finetune:
     has of its own alone; prompt: tokens before the words. lora by default, or that of an adaptation to be continued."""
     out: Path = Path("runs/finetuned")
     """Folder of the run; out/checkpoint is what comes of it."""
-    minutes: float = 10.0
+    minutes: Annotated[float, within(0, 10**6, above=True)] = 10.0
     """Of training, on this machine."""
-    steps: int | None = None
+    steps: Annotated[int, within(1, 10**9)] | None = None
     """Of training, instead of --minutes."""
     demos: int = 0
     """Demonstrations of each task that are used; 0 for all."""
     held_out: float = 0.1
     """Fraction of them that is not learnt from, to find the best checkpoint; 0 takes the last one."""
-    patience: int = 0
+    patience: Annotated[int, within(0, 10**9)] = 0
     """Stop after so many checkpoints (of eight) that were no better on what is held out; 0 goes to the end."""
     chunk: int | None = None
     """Actions that the policy predicts at once; by default as the checkpoint has it, or 0.4 s of a new body's."""
@@ -93,7 +94,7 @@ class Finetune:
     """Of a start from `polysoma meta`: take the few gradient steps that it was made for, and no more. Takes seconds."""
 
     def run(self) -> None:
-        check_training_installed()
+        check_run(self.out, self.resume, "none" if self.inner else self.tracker)
         from polysoma.learning.finetuning import few_steps, few_steps_recipe
         from polysoma.learning.training import recipe_of_run, train
 

@@ -9,6 +9,7 @@ import tyro
 
 from polysoma.cli.progress import counting
 from polysoma.cli.train import check_training_installed
+from polysoma.config import Seed
 from polysoma.errors import PolysomaError
 
 
@@ -33,7 +34,7 @@ class FleetBegin:
     """Blocks of the trunk."""
     heads: int = 4
     """Of attention."""
-    seed: int = 0
+    seed: Seed = 0
     """Of the weights."""
 
     def run(self) -> None:

@@ -6,12 +6,13 @@ import dataclasses
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from polysoma.cli.progress import counting_steps
-from polysoma.cli.train import check_training_installed
+from polysoma.cli.train import check_run
+from polysoma.config import within
 from polysoma.errors import PolysomaError
 from polysoma.learning.metrics import Tracker
 from polysoma.nn.precision import Wanted
@@ -55,9 +56,9 @@ class Meta:
     """Patterns of tasks that are left out, comma-separated."""
     out: Path = Path("runs/meta")
     """Folder of the run; out/checkpoint is what comes of it."""
-    minutes: float = 10.0
+    minutes: Annotated[float, within(0, 10**6, above=True)] = 10.0
     """Of training, on this machine."""
-    steps: int | None = None
+    steps: Annotated[int, within(1, 10**9)] | None = None
     """Of training, instead of --minutes."""
     rank: int = 8
     """Of lora's matrices; width of adapter's bottlenecks."""
@@ -74,7 +75,7 @@ class Meta:
     """Continue the run in --out."""
 
     def run(self) -> None:
-        check_training_installed()
+        check_run(self.out, self.resume, self.tracker)
         from polysoma.learning.training import recipe_of_run, train
 
         recipe = recipe_of_run(self.out, self.precision) if self.resume else self._plan()

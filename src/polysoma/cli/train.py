@@ -6,10 +6,12 @@ import importlib.util
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
 from polysoma.cli.progress import counting_steps
+from polysoma.config import within
 from polysoma.errors import PolysomaError
 from polysoma.learning.metrics import Tracker
 from polysoma.nn.precision import Wanted
@@ -37,7 +39,7 @@ class Train:
     its own."""
     resume: bool = False
     """Continue the run in --out."""
-    until: int | None = None
+    until: Annotated[int, within(1, 10**9)] | None = None
     """Stop after this step with everything saved, e.g. to record with the policy so far; --resume goes on."""
     tracker: Tracker | None = None
     """Where metrics go beside metrics.jsonl, whatever the recipe says."""
@@ -65,6 +67,24 @@ def computed_in(folder: Path) -> str:
     from polysoma.policy.checkpoint import read_config
 
     return f"computed in {read_config(folder)['lineage']['precision']} on {instruction_set()}"
+
+
+def check_run(out: Path, resume: bool, tracker: Tracker | None) -> None:
+    """Finds out before a run is planned what would end it at its start.
+
+    Raises:
+        PolysomaError: a package that training needs, or the tracker's, is missing; there is no run to resume, one is
+            in the way, or another process is writing it.
+    """
+    check_training_installed()
+    from polysoma.learning import run_state, states
+    from polysoma.learning.metrics import check_tracker
+
+    if os.environ.get("RANK", "0") == "0":
+        states.check_free(out)
+    run_state.check_folder(out, resume)
+    if not resume or tracker is not None:
+        check_tracker(tracker or "tensorboard")
 
 
 def check_training_installed() -> None:

@@ -45,6 +45,7 @@ class Dataset:
     Attributes:
         left_out: the numbers of such episodes in the source, and what is wrong with each.
         embodiment: the body.
+        inferred: whether that is what can be inferred from the data of another format, without a description.
         tasks: task names such as ``"babyai/GoToLocal"``.
         instructions: the different instructions.
         episode_start: int64 (E,), the first frame.
@@ -71,6 +72,7 @@ class Dataset:
     def __init__(self, root: Path, skip_damaged: bool = False) -> None:
         self.root = Path(root)
         self.left_out: dict[int, str] = {}
+        self.inferred = False
         if (self.root / layout.POLYSOMA).exists():
             index, columns = self._open_own()
         else:
@@ -107,6 +109,7 @@ class Dataset:
         try:
             schema = schema_of(reader)
             self.embodiment, self.failures = schema.embodiment, {}
+            self.inferred = not schema_path(self.root).exists()
             self.old_horizon = schema.old_horizon
             try:
                 check_files(reader, schema)

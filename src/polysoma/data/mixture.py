@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import fnmatch
 import functools
+import logging
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +25,8 @@ from polysoma.data.windows import DemonstrationChoice, DemonstrationSampler, gat
 from polysoma.embodiment import ContinuousActions, DiscreteActions, Embodiment, Modality
 from polysoma.errors import PolysomaError
 from polysoma.horizon import Horizon
+
+_log = logging.getLogger(__name__)
 
 
 class Source:
@@ -159,7 +163,7 @@ class Source:
                 for episode in episodes[dataset.episode_task[episodes] == dataset.tasks.index(task)]
             ]
             own = own[: demonstrations or None]
-            kept = max(1, round(held_out * len(own))) if held_out and len(own) > 1 else 0
+            kept = min(max(1, round(held_out * len(own))), len(own) - 1) if held_out and len(own) > 1 else 0
             for place, (number, episode) in enumerate(own):
                 (apart if place >= len(own) - kept else learnt)[number].append(episode)
 
@@ -311,6 +315,7 @@ def open_sources(
     task_weights: Mapping[str, float] | None = None,
     horizon: Callable[[Embodiment, Horizon | None], Horizon | None] = lambda _body, old: old,
     skip_damaged: bool = False,
+    bodies: Mapping[str, Embodiment] | None = None,
 ) -> list[Source]:
     """Opens data sets and groups them by embodiment, in the order of the embodiments' names.
 
@@ -324,10 +329,12 @@ def open_sources(
         horizon: says how a policy looks at a body, from the body and what a data set of the first format holds; None
             for the default.
         skip_damaged: see :class:`~polysoma.data.dataset.Dataset`.
+        bodies: by name, those whose limits stay where those of the data are inferred, and more data have moved them.
     """
     groups: dict[str, list[tuple[Dataset, float]]] = {}
     for path in paths:
         dataset = Dataset(path, skip_damaged)
+        _keep_limits(dataset, (bodies or {}).get(dataset.embodiment.name))
         weight = _first_match(hub.called(path), weights)
         groups.setdefault(dataset.embodiment.name, []).append((dataset, weight))
     sources = []
@@ -344,6 +351,22 @@ def open_sources(
         weight_of = [weight for _, weight in group]
         sources.append(Source(datasets, weight_of, balance.get(name, 0.0), chosen, task_weights, horizon=looks))
     return sources
+
+
+def _keep_limits(dataset: Dataset, known: Embodiment | None) -> None:
+    """Gives a data set the limits of a body that is known, where its own are inferred and nothing else differs."""
+    if known is None or not dataset.inferred or known == dataset.embodiment:
+        return
+    own, theirs = (_without_limits(body.to_json()) for body in (dataset.embodiment, known))
+    if own == theirs:
+        dataset.embodiment = known
+        _log.warning("%s: %s keeps its limits; those inferred from more data differ", dataset.root, known.name)
+
+
+def _without_limits(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_limits(inner) for name, inner in value.items() if name not in ("low", "high")}
+    return [_without_limits(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def _first_match(name: str, weights: Mapping[str, float]) -> float:

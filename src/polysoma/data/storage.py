@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import zlib
 from collections.abc import Iterator, Mapping
@@ -16,6 +17,8 @@ import pyarrow.parquet as pq
 from polysoma.data import door
 from polysoma.errors import PolysomaError
 from polysoma.files import reason, writing
+
+_log = logging.getLogger(__name__)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -57,8 +60,8 @@ def lock(path: Path, wait: bool) -> Iterator[bool]:
         except BlockingIOError:
             yield False
             return
-        except OSError:  # Some network file systems have no locks.
-            pass
+        except OSError as error:  # Some network file systems have no locks.
+            _log.warning("%s: no lock (%s): let no other process write there meanwhile", path.parent, reason(error))
         yield True
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from polysoma.errors import SettingError
+from polysoma.config import check, within
 
 
 @dataclass(frozen=True)
@@ -28,29 +29,20 @@ class BodyRecipe:
         goals: the share of windows that are shown a goal picture, half of them without words; needs images.goals.
     """
 
-    chunk: int | None = None
-    history: int | None = None
+    chunk: Annotated[int, within(1, 10_000)] | None = None
+    history: Annotated[int, within(1, 10_000)] | None = None
     previous_action: bool | None = None
-    batch: int = 64
-    parts: int = 1
-    weight: float = 1.0
-    balance: float = 0.0
-    noise: float = 0.0
-    shift: int = 0
-    colour: float = 0.0
-    goals: float = 0.0
-    shots: int = 0
-    silent: float = 0.0
-    estimation: float = 0.0
+    batch: Annotated[int, within(1, 10**6)] = 64
+    parts: Annotated[int, within(1, 10**6)] = 1
+    weight: Annotated[float, within(0, 10**6)] = 1.0
+    balance: Annotated[float, within(0, 1)] = 0.0
+    noise: Annotated[float, within(0, 100)] = 0.0
+    shift: Annotated[int, within(0, 1000)] = 0
+    colour: Annotated[float, within(0, 1)] = 0.0
+    goals: Annotated[float, within(0, 1)] = 0.0
+    shots: Annotated[int, within(0, 1000)] = 0
+    silent: Annotated[float, within(0, 1)] = 0.0
+    estimation: Annotated[float, within(0, 10**6)] = 0.0
 
     def __post_init__(self) -> None:
-        for name, least in (("batch", 1), ("parts", 1), ("shift", 0), ("shots", 0), ("weight", 0), ("noise", 0),
-                            ("colour", 0), ("estimation", 0), ("balance", 0)):  # fmt: skip
-            if not getattr(self, name) >= least:
-                raise SettingError(f"{name}: expected {least} or more, got {getattr(self, name)}")
-        for name in ("chunk", "history"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise SettingError(f"{name}: expected 1 or more, got {getattr(self, name)}")
-        for name in ("goals", "silent"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise SettingError(f"{name}: expected a share from 0 to 1, got {getattr(self, name)}")
+        check(self)

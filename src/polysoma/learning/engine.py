@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import logging
 import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, cast
 
 import accelerate
 import torch
 from torch import Tensor
 
-from polysoma.config import KIND
+from polysoma.config import KIND, check, within
 from polysoma.errors import PolysomaError, SettingError
-from polysoma.learning import distributed, run_state
+from polysoma.learning import distributed, run_state, states
 from polysoma.learning.method import Method, Metrics, Share
 from polysoma.learning.metrics import Metrics as Written
 from polysoma.learning.metrics import Tracker, check_tracker
@@ -31,6 +32,8 @@ from polysoma.nn import precision
 from polysoma.nn.precision import Wanted
 from polysoma.policy import checkpoint
 from polysoma.policy.policy import Policy
+
+_log = logging.getLogger(__name__)
 
 Sharding = Literal["none", "full"]
 
@@ -57,23 +60,19 @@ class Settings:
         log_every: steps between lines of metrics.
     """
 
-    steps: int = 1000
-    minutes: float = 0.0
+    steps: Annotated[int, within(1, 10**9)] = 1000
+    minutes: Annotated[float, within(0, 10**6)] = 0.0
     optimizer: Annotated[AdamW | ScheduleFree, KIND] = AdamW()  # noqa: RUF009  (frozen)
-    clip: float = 1.0
-    patience: int = 0
+    clip: Annotated[float, within(0, 10**9, above=True)] = 1.0
+    patience: Annotated[int, within(0, 10**9)] = 0
     sharding: Sharding = "none"
     precision: Wanted = "auto"
     tracker: Tracker = "tensorboard"
-    checkpoint_every: int = 500
-    log_every: int = 20
+    checkpoint_every: Annotated[int, within(1, 10**9)] = 500
+    log_every: Annotated[int, within(1, 10**9)] = 20
 
     def __post_init__(self) -> None:
-        for name, least in (("steps", 0), ("minutes", 0), ("patience", 0), ("checkpoint_every", 1), ("log_every", 1)):
-            if not getattr(self, name) >= least:
-                raise SettingError(f"{name}: expected {least} or more, got {getattr(self, name)}")
-        if not self.clip > 0:
-            raise SettingError(f"clip: expected above 0, got {self.clip}")
+        check(self)
         if self.minutes and not isinstance(self.optimizer, ScheduleFree):
             raise SettingError(
                 f"minutes: expected optimizer.kind to be schedule-free, which may stop at any step; got "
@@ -111,7 +110,6 @@ class Engine:
 
     def __init__(self, method: Method, settings: Settings, accelerator: accelerate.Accelerator | None = None) -> None:
         keep_freed_memory()
-        check_tracker(settings.tracker)
         self.method, self.settings = method, settings
         self.accelerator = accelerator or accelerate.Accelerator()
         policy = dict(method.modules.items()).get("policy")
@@ -184,27 +182,58 @@ class Engine:
             evaluate: called with ``out/checkpoint`` at every checkpoint; returns the success rate of each task.
             lineage: of the checkpoint, see :mod:`polysoma.learning.lineage`.
 
+        SIGTERM saves and leaves: SystemExit with :data:`~polysoma.learning.states.TERMINATED`.
+
         Raises:
-            PolysomaError: a run folder that is taken, nothing to resume, or as :meth:`step`.
+            PolysomaError: a run folder that is taken, nothing to resume, a tracker that is missing, or as :meth:`step`.
         """
         run_state.check_folder(out, resume)
+        check_tracker(self.settings.tracker)
+        with contextlib.ExitStack() as stack:
+            if self.accelerator.is_main_process:
+                stack.enter_context(states.alone(out))
+            told = stack.enter_context(states.leaving())
+            left = self._run(out, resume, until, progress, evaluate, lineage, told)
+        if left is not None:
+            _log.warning("%s: told to leave, saved at step %d; --resume goes on", out, left)
+            raise SystemExit(states.TERMINATED)
+        return out / "checkpoint"
+
+    def _run(
+        self,
+        out: Path,
+        resume: bool,
+        until: int | None,
+        progress: Progress | None,
+        evaluate: Callable[[Path], Mapping[str, float]] | None,
+        lineage: Mapping[str, Any] | None,
+        told: Callable[[], bool],
+    ) -> int | None:
+        """Runs in a folder that is held. Returns the step at which it left because it was told to, None at the end."""
+        run_state.check_folder(out, resume)
         step, best, before = 0, Best(), 0.0
+        folder = out / states.FOLDER
         if resume:
-            step, best, before = self._load(out / run_state.FOLDER)
-        out.mkdir(parents=True, exist_ok=True)
+            folder, remark = states.find(out, run_state.STATE_FILE)
+            step, best, before = self._load(folder)
+            if remark and self.accelerator.is_main_process:
+                _log.warning("%s", remark)
+        self.accelerator.wait_for_everyone()
         main, settings, used = self.accelerator.is_main_process, self.settings, self.policy.precision
+        if main:
+            states.settle(out, folder)
         written = (
             Written(out, step, settings.tracker, run_state.as_json(settings), {"precision": used}) if main else None
         )
         end = settings.steps if until is None else min(until, settings.steps)
-        began, seen = time.monotonic(), 0.0
-        over = self._over(before)
-        while step < end and not over and not (settings.patience and best.waited >= settings.patience):
+        began, seen, leave = time.monotonic(), 0.0, False
+        over, _ = self._stop(before, False)
+        while step < end and not over and not leave and not (settings.patience and best.waited >= settings.patience):
             metrics = self.step(step)
             seen += metrics.pop("windows", 0.0)
             step += 1
             elapsed = time.monotonic() - began
-            over = self._over(before + elapsed)
+            over, leave = self._stop(before + elapsed, told())
             last = step == end or over
             if progress and main:
                 progress(step, losses_of(metrics))
@@ -214,35 +243,41 @@ class Engine:
                 evaluated = self._optimizer.evaluated()
                 missed = self._held_out(evaluated)
                 best = best.after(step, sum(missed.values())) if missed else Best(step)
-                weights = {
-                    name.removeprefix("policy."): distributed.whole(value)
-                    for name, value in evaluated.items()
-                    if name.startswith("policy.")
-                }
-                state = self._state()
-                if main:
-                    if best.step == step:
-                        told = None if lineage is None else {**lineage, "precision": used, "steps": step}
-                        checkpoint.save(self.policy, out / "checkpoint", weights=weights, lineage=told)
-                    about = {"step": step, "best": list(best), "seconds": before + elapsed, "precision": used}
-                    run_state.save(out / run_state.FOLDER, state, about, self.policy.config, settings)
+                self._save(out, step, best, before + elapsed, lineage)
                 if written and missed:
                     written.write(step, {f"held_out/{name}": loss for name, loss in missed.items()})
                 if written and evaluate:
                     scores = evaluate(out / "checkpoint")
                     written.write(step, {f"success/{task}": score for task, score in scores.items()})
                 self.accelerator.wait_for_everyone()
+            elif leave:
+                # Nothing is measured: a resumed run has to come to the same best checkpoint.
+                self._save(out, step, best if best.loss < math.inf else Best(step), before + elapsed, lineage)
         if written:
             written.close()
         self.accelerator.end_training()
-        return out / "checkpoint"
+        return step if leave and step < end and not over else None
+
+    def _save(self, out: Path, step: int, best: Best, seconds: float, lineage: Mapping[str, Any] | None) -> None:
+        """Writes the state, and the checkpoint where this step's is the best one. Every process takes part."""
+        weights = {
+            name.removeprefix("policy."): distributed.whole(value)
+            for name, value in self._optimizer.evaluated().items()
+            if name.startswith("policy.")
+        }
+        state, used = self._state(), self.policy.precision
+        if self.accelerator.is_main_process:
+            if best.step == step:
+                told = None if lineage is None else {**lineage, "precision": used, "steps": step}
+                checkpoint.save(self.policy, out / "checkpoint", weights=weights, lineage=told)
+            about = {"step": step, "best": list(best), "seconds": seconds, "precision": used}
+            run_state.save(out, state, about, self.policy.config, self.settings)
 
     @property
     def share(self) -> Share:
         """What this process does of a step."""
         here = self.accelerator
-        together = self.settings.sharding == "full" and here.num_processes > 1
-        return Share(here.process_index, here.num_processes, here.device, self.policy.precision, together)
+        return Share(here.process_index, here.num_processes, here.device, self.policy.precision)
 
     def _compute_in(self, wanted: str) -> None:
         for module in self.method.modules.values():
@@ -254,12 +289,15 @@ class Engine:
         assigned to them counts in the next one."""
         return run_state.tensors_of(self.method.modules)
 
-    def _over(self, seconds: float) -> bool:
-        """Whether the time is up. All processes go by the main one's clock."""
-        if not self.settings.minutes:
-            return False
-        over = torch.tensor([float(seconds >= 60 * self.settings.minutes)], device=self.accelerator.device)
-        return bool(accelerate.utils.broadcast(over)[0])
+    def _stop(self, seconds: float, told: bool) -> tuple[bool, bool]:
+        """Whether the time is up, by the main process's clock, and whether any process was told to leave."""
+        here, minutes = self.accelerator, self.settings.minutes
+        over = bool(minutes) and seconds >= 60 * minutes
+        if here.num_processes == 1:
+            return over, told
+        said = torch.tensor([float(over and here.is_main_process), float(told)], device=here.device)
+        agreed = cast(Tensor, here.reduce(said, "sum"))
+        return bool(agreed[0]), bool(agreed[1])
 
     def _held_out(self, evaluated: Mapping[str, Tensor]) -> Metrics:
         """The method's losses on data apart, by the weights that are evaluated."""
@@ -285,6 +323,10 @@ class Engine:
 
     def _load(self, folder: Path) -> tuple[int, Best, float]:
         tensors, about = run_state.load(folder)
+        had = run_state.read_table(folder / run_state.RECIPE_FILE).get("optimizer")
+        kind = had.get("kind", "adamw") if isinstance(had, dict) else "adamw"
+        if kind != (now := getattr(self.settings.optimizer, "kind", kind)):
+            raise PolysomaError(f"{folder}: optimizer.kind was {kind} so far; a run is not resumed with {now}")
         held = self._tensors()
         found = {name.removeprefix("modules."): tensors[name] for name in tensors if name.startswith("modules.")}
         if strange := sorted(held.keys() ^ found.keys()):

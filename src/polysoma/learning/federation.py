@@ -41,12 +41,13 @@ except ImportError as error:
     ) from error
 
 from polysoma import config
-from polysoma.files import write_atomically
+from polysoma.files import reason
+from polysoma.learning import lineage, states
 from polysoma.learning.fleet import Change, Robot, Rounds, Shared, averaged, keep, kept_before, shared_by
 from polysoma.learning.metrics import Metrics
 from polysoma.policy import checkpoint
 
-STATE_FILE = "training/fleet.safetensors"
+STATE_FILE = "fleet.safetensors"
 _SHARED, _TASK, _CHANGE, _COUNTS = "shared", "task", "change", "counts"
 _TIMEOUT_S = 3600.0
 
@@ -127,14 +128,38 @@ def federate(
         resume: continue the run in ``out``.
         progress: called after every round with its number, the number of rounds and a remark.
 
+    SIGTERM ends the present round, saves and leaves: SystemExit with :data:`~polysoma.learning.states.TERMINATED`.
+
     Raises:
         PolysomaError: a run folder that is taken, nothing to resume, another base, or a round without any answer.
     """
-    strategy = PartiallyLocal(base, rounds, out, resume, progress)
-    left = strategy.rounds.rounds - strategy.done
-    if left > 0:
-        strategy.start(grid, ArrayRecord(strategy.shared.tensors), left, _TIMEOUT_S)
-    strategy.metrics.close()
+    with states.alone(out):
+        return run_rounds(grid, base, rounds, out, resume, progress)
+
+
+def run_rounds(
+    grid: Grid,
+    base: str,
+    rounds: Rounds,
+    out: Path,
+    resume: bool,
+    progress: Callable[[int, int, str], None] | None,
+) -> Path:
+    """As :func:`federate`, for who holds the folder of the run already."""
+    with states.leaving() as told:
+
+        def show(done: int, total: int, remark: str) -> None:
+            if progress is not None:
+                progress(done, total, remark)
+            if told() and done < total:
+                _log.warning("%s: told to leave, saved at round %d; --resume goes on", out, done)
+                raise SystemExit(states.TERMINATED)
+
+        strategy = PartiallyLocal(base, rounds, out, resume, show)
+        left = strategy.rounds.rounds - strategy.done
+        if left > 0:
+            strategy.start(grid, ArrayRecord(strategy.shared.tensors), left, _TIMEOUT_S)
+        strategy.metrics.close()
     return out / "checkpoint"
 
 
@@ -161,12 +186,15 @@ class PartiallyLocal(Strategy):
             raise PolysomaError(f"{base} is an adaptation; a fleet starts from a checkpoint that stands alone")
         self.base_sha256 = checkpoint.weights_sha256(base)
         self.shared = Shared(shared_by(self._policy, rounds.one_model), {})
-        state = out / STATE_FILE
+        folder = out / states.FOLDER
         if resume:
-            self._load(state)
-        elif state.exists():
+            folder, remark = states.find(out, STATE_FILE)
+            if remark:
+                _log.warning("%s", remark)
+            self._load(folder / STATE_FILE)
+        elif states.exists(out):
             raise PolysomaError(f"{out} already holds a run: continue it with --resume or choose another folder")
-        out.mkdir(parents=True, exist_ok=True)
+        states.settle(out, folder)
         self.metrics = Metrics(out, self.done)
         self._asked: list[int] = []
         self._sent = 0
@@ -247,18 +275,14 @@ class PartiallyLocal(Strategy):
 
     def _save(self) -> None:
         weights = self._policy.state_dict() | self.shared.tensors
-        lineage = {
+        told = {
             "method": "fleet",
             "data": [],
             "robots": self.rounds.robots,
             "steps": self.done,
-            "parent": {
-                "name": self._base,
-                "sha256": self.base_sha256,
-                "lineage": checkpoint.read_config(checkpoint.resolve(self._base)).get("lineage"),
-            },
+            "parent": lineage.parent(self._base),
         }
-        checkpoint.save(self._policy, self._out / "checkpoint", weights=weights, lineage=lineage)
+        checkpoint.save(self._policy, self._out / "checkpoint", weights=weights, lineage=told)
         tensors = {f"shared.{name}": value.contiguous() for name, value in self.shared.tensors.items()}
         tensors |= {f"moving.{name}": value.contiguous() for name, value in self.shared.moving.items()}
         about = {
@@ -266,19 +290,20 @@ class PartiallyLocal(Strategy):
             "base": self.base_sha256,
             "rounds": json.dumps(dataclasses.asdict(self.rounds)),
         }
-        write_atomically(self._out / STATE_FILE, safetensors.torch.save(tensors, about))
+        states.write(self._out, {STATE_FILE: safetensors.torch.save(tensors, about)})
 
     def _load(self, path: Path) -> None:
         try:
             with safetensors.safe_open(path, "pt") as file:
                 about = file.metadata()
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (OSError, safetensors.SafetensorError) as error:
-            raise PolysomaError(f"nothing to resume in {self._out} ({error}); start it without --resume") from error
-        if about["base"] != self.base_sha256:
-            raise PolysomaError(f"{self._out} was begun from the base {about['base'][:12]}..., not {self._base}")
-        self.done = int(about["round"])
-        self.rounds = dataclasses.replace(Rounds(**json.loads(about["rounds"])), rounds=self.rounds.rounds)
+            known, self.done = Rounds(**json.loads(about["rounds"])), int(about["round"])
+            begun_from = str(about["base"])
+        except (OSError, ValueError, TypeError, KeyError, safetensors.SafetensorError) as error:
+            raise PolysomaError(f"cannot read {path} ({reason(error)}): it is missing or damaged") from error
+        if begun_from != self.base_sha256:
+            raise PolysomaError(f"{self._out} was begun from the base {begun_from[:12]}..., not {self._base}")
+        self.rounds = dataclasses.replace(known, rounds=self.rounds.rounds)
         for part, held in (("shared.", self.shared.tensors), ("moving.", self.shared.moving)):
             held.update({n.removeprefix(part): value for n, value in tensors.items() if n.startswith(part)})
 

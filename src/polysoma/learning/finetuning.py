@@ -15,7 +15,7 @@ import torch
 from polysoma.data.mixture import open_sources
 from polysoma.embodiment import Embodiment, Modality
 from polysoma.errors import PolysomaError
-from polysoma.learning import lineage
+from polysoma.learning import lineage, states
 from polysoma.learning.augmentation import augmented
 from polysoma.learning.bodies import BodyRecipe
 from polysoma.learning.methods.imitation import Imitation
@@ -171,7 +171,9 @@ def meta_recipe_for(
     Raises:
         PolysomaError: no data, or an unknown method.
     """
-    recipe = recipe_for(base, data, method, 0, 0.0, rank, 8, learning_rate or META_LEARNING_RATE, seed)
+    recipe = recipe_for(
+        base, data, method, 0, 0.0, rank, 8, META_LEARNING_RATE if learning_rate is None else learning_rate, seed
+    )
     # A step sees them once for every inner step, and once more.
     bodies = {name: dataclasses.replace(body, batch=_META_BATCH) for name, body in recipe.bodies.items()}
     return dataclasses.replace(recipe, bodies=bodies, method=meta, task_weights=dict.fromkeys(without, 0.0))
@@ -214,7 +216,7 @@ def few_steps(recipe: Recipe, out: Path) -> Path:
     learnt = dataclasses.replace(recipe, method=Imitation())
     sources, policy = prepare(learnt)
     known = checkpoint.bodies(recipe.init)
-    if [source.embodiment.name for source in sources if source.embodiment.name in known] != list(recipe.bodies):
+    if len(sources) != 1 or sources[0].embodiment.name not in known:
         raise PolysomaError(
             f"a few gradient steps adapt one body that the start knows: expected data of one of {known}, got "
             f"{', '.join(recipe.bodies)}; fine-tune for others"
@@ -231,11 +233,12 @@ def few_steps(recipe: Recipe, out: Path) -> Path:
     )
     values = inner_loop(policy.train(), {n: v.detach() for n, v in learning(policy).items()}, batches, meta)
     told = lineage.describe(learnt, sources) | {"steps": meta.inner_steps, "precision": policy.precision}
-    checkpoint.save(policy, out / "checkpoint", weights=policy.own() | values, lineage=told)
+    with states.alone(out):
+        checkpoint.save(policy, out / "checkpoint", weights=policy.own() | values, lineage=told)
     return out / "checkpoint"
 
 
-def with_steps(recipe: Recipe, steps: int, patience: int = 0) -> Recipe:
+def with_steps(recipe: Recipe, steps: int) -> Recipe:
     """The recipe with a number of steps, and what hangs on that."""
     optimizer = dataclasses.replace(recipe.optimizer, warmup=min(50, max(1, steps // 10)))
     return dataclasses.replace(
@@ -244,7 +247,6 @@ def with_steps(recipe: Recipe, steps: int, patience: int = 0) -> Recipe:
         optimizer=optimizer,
         checkpoint_every=max(1, math.ceil(steps / CHECKPOINTS)),
         log_every=max(1, min(20, steps // 20)),
-        patience=patience,
     )
 
 

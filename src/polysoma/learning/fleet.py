@@ -11,9 +11,11 @@ from __future__ import annotations
 import dataclasses
 import glob
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import accelerate
 import numpy as np
@@ -21,6 +23,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from polysoma.config import Seed, check, within
 from polysoma.data.formats import is_dataset
 from polysoma.data.mixture import Source
 from polysoma.errors import PolysomaError
@@ -31,6 +34,7 @@ from polysoma.learning.finetuning import recipe_for
 from polysoma.learning.methods.imitation import Imitation
 from polysoma.learning.optimizers import AdamW
 from polysoma.learning.preparation import policy_for, sources_for
+from polysoma.learning.recipe import PolicySize
 from polysoma.learning.training import ingredients
 from polysoma.nn.tokenizers import build_vocabulary
 from polysoma.nn.trunk import TransformerConfig
@@ -62,23 +66,20 @@ class Rounds:
         seed: of all that is drawn at random.
     """
 
-    rounds: int = 100
-    robots: int = 5
-    reconstruction: int = 20
-    steps: int = 20
-    local_rate: float = 4e-3
-    rate: float = 1e-3
-    server_rate: float = 1.0
-    momentum: float = 0.0
+    rounds: Annotated[int, within(1, 10**9)] = 100
+    robots: Annotated[int, within(1, 10**6)] = 5
+    reconstruction: Annotated[int, within(0, 10**6)] = 20
+    steps: Annotated[int, within(1, 10**6)] = 20
+    local_rate: Annotated[float, within(0, 10, above=True)] = 4e-3
+    rate: Annotated[float, within(0, 10, above=True)] = 1e-3
+    server_rate: Annotated[float, within(0, 100, above=True)] = 1.0
+    momentum: Annotated[float, within(0, 1, below=True)] = 0.0
     kept: bool = False
     one_model: bool = False
-    seed: int = 0
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
-        if min(self.rounds, self.robots, self.steps) < 1 or self.reconstruction < 0:
-            raise PolysomaError(f"a fleet needs at least one round, robot and step, got {self}")
-        if min(self.local_rate, self.rate, self.server_rate) <= 0 or not 0 <= self.momentum < 1:
-            raise PolysomaError(f"a fleet needs positive learning rates and a momentum from 0 to below 1, got {self}")
+        check(self)
 
     def rate_of(self, number: int) -> float:
         """The learning rate of what is shared in round ``number``, which counts from 1."""
@@ -95,13 +96,12 @@ class Change:
 
 
 def begun(words: Sequence[str], width: int = 128, depth: int = 3, heads: int = 4, seed: int = 0) -> Policy:
-    """A policy without bodies for a fleet to start from: the words of some texts, and a trunk that nobody trained."""
+    """A policy without bodies for a fleet to start from: the words of some texts, and a trunk that nobody trained.
+    Raises SettingError for sizes that cannot be."""
+    size = PolicySize(width, depth, heads)
     torch.manual_seed(seed)
-    return Policy(
-        PolicyConfig(
-            (), {}, tuple(build_vocabulary(words)), {}, width, TransformerConfig(depth=depth, heads=heads), heads
-        )
-    )
+    trunk = TransformerConfig(depth=size.depth, heads=size.heads)
+    return Policy(PolicyConfig((), {}, tuple(build_vocabulary(words)), {}, size.width, trunk, size.heads))
 
 
 def robots_in(patterns: Sequence[str]) -> dict[str, tuple[str, ...]]:
@@ -285,8 +285,17 @@ def kept_before(home: Path, number: int) -> dict[str, Tensor] | None:
     return None if last is None else safetensors.torch.load_file(files[last])
 
 
+def forget(home: Path) -> None:
+    """Removes what a robot kept in rounds of a run that was killed before it saved any."""
+    if home.is_dir() and not home.is_symlink():
+        for path in _kept(home).values():
+            path.unlink()
+
+
 def _kept(home: Path) -> dict[int, Path]:
-    return {int(path.stem): path for path in home.glob("*.safetensors")}
+    """Files by their rounds: those that :func:`keep` writes, whatever else lies there."""
+    found = (path for path in home.glob("*.safetensors") if re.fullmatch(r"\d{6,}", path.stem))
+    return {int(path.stem): path for path in found if path.is_file() and not path.is_symlink()}
 
 
 def join(shared: str, data: Sequence[str], own: Path, out: Path) -> None:

@@ -12,7 +12,9 @@ from polysoma.learning.bodies import BodyRecipe
 from polysoma.policy.config import PolicyConfig
 
 
-def resolve(body: Embodiment, recipe: BodyRecipe, start: PolicyConfig | None, old: Horizon | None) -> Horizon:
+def resolve(
+    body: Embodiment, recipe: BodyRecipe, start: PolicyConfig | None, old: Horizon | None, resumed: bool = False
+) -> Horizon:
     """What the recipe says; what it does not say is as in the first of these that knows the body: the policy to start
     from, the simulator's family, a data set of the first format, the default for its rate.
 
@@ -21,15 +23,20 @@ def resolve(body: Embodiment, recipe: BodyRecipe, start: PolicyConfig | None, ol
         recipe: how it takes part.
         start: of the policy to start from, or None.
         old: what a data set of the first format holds, or None.
+        resumed: whether ``start`` is that of a run to resume.
 
     Raises:
-        PolysomaError: an adaptation by a prompt is to look at a known body in another way.
+        PolysomaError: an adaptation, or a run to resume, is to look at a known body in another way.
     """
     known = None if start is None else start.horizons.get(body.name)
     found = known or simulators.recommended_horizon(body.name) or old
     found = found or Horizon.default(body.rate_hz, isinstance(body.actions, DiscreteActions))
     said = {field.name: getattr(recipe, field.name) for field in dataclasses.fields(Horizon)}
     wanted = dataclasses.replace(found, **{name: value for name, value in said.items() if value is not None})
+    if resumed and known not in (None, wanted):
+        raise PolysomaError(
+            f"bodies.{body.name}: the run has {known}, the recipe asks for {wanted}: a resumed run keeps its own"
+        )
     if start is not None and start.adaptation is not None and known not in (None, wanted):
         raise PolysomaError(
             f"bodies.{body.name}: the adaptation to start from has {known}, the recipe asks for {wanted}: start from "

@@ -33,16 +33,16 @@ def describe(recipe: Recipe, sources: Sequence[Source]) -> dict[str, Any]:
         for source in sources
         for dataset in source.datasets
     ]
-    parent = None
-    if recipe.init:
-        parent = {
-            "name": recipe.init,
-            "sha256": checkpoint.weights_sha256(recipe.init),
-            "lineage": checkpoint.read_config(checkpoint.resolve(recipe.init)).get("lineage"),
-        }
     used = {"demonstrations": recipe.demonstrations} if recipe.demonstrations else {}
     meta = _meta(recipe)
-    return {"method": method, **used, **meta, "data": data, "parent": parent}
+    return {"method": method, **used, **meta, "data": data, "parent": parent(recipe.init) if recipe.init else None}
+
+
+def parent(path: str) -> dict[str, Any]:
+    """What a checkpoint's lineage says of the one that its training began with: its ``name``, the ``sha256`` of its
+    weights, and its own ``lineage``."""
+    known = checkpoint.read_config(checkpoint.resolve(path)).get("lineage")
+    return {"name": path, "sha256": checkpoint.weights_sha256(path), "lineage": known}
 
 
 def _meta(recipe: Recipe) -> dict[str, Any]:

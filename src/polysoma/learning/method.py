@@ -47,14 +47,12 @@ class Share:
         count: how many processes there are.
         device: what they compute on.
         precision: of products, see :mod:`polysoma.nn.precision`.
-        together: whether all processes compute every micro-batch together (sharding), so that each needs as many.
     """
 
     index: int = 0
     count: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     precision: Precision = "float32"
-    together: bool = False
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """For the forward passes of a step: computes in the run's precision."""
@@ -157,13 +155,11 @@ class MethodSettings(Protocol):
         ...
 
 
-def decaying(module: nn.Module, rate: float = 1.0) -> list[ParameterGroup]:
+def decaying(module: nn.Module) -> list[ParameterGroup]:
     """A module's parameters that learn: matrices decay; vectors (biases, norms) and embeddings do not."""
     matrices = {id(m.weight) for m in module.modules() if isinstance(m, nn.Linear | nn.Conv2d)}
     learning = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    return [
-        ParameterGroup([p for p in learning if (id(p) in matrices) == decay], decay, rate) for decay in (True, False)
-    ]
+    return [ParameterGroup([p for p in learning if (id(p) in matrices) == decay], decay) for decay in (True, False)]
 
 
 def reduced(metrics: Iterable[Metrics]) -> Metrics:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import importlib.util
 import json
+import logging
+import os
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from polysoma.errors import PolysomaError
-from polysoma.files import write_atomically
+from polysoma.files import reason, write_atomically
+
+_log = logging.getLogger(__name__)
 
 Tracker = Literal["tensorboard", "wandb", "trackio", "none"]
 """``"tensorboard"`` writes events below the run folder; ``"wandb"`` (https://wandb.ai) and ``"trackio"`` (the same in
@@ -26,7 +33,9 @@ def check_tracker(tracker: Tracker) -> None:
 
 
 class Metrics:
-    """What a run writes down. What a killed run wrote after its checkpoint is cut off.
+    """What a run writes down. What a killed run wrote after its checkpoint is cut off, and a line that it did not end.
+
+    A disk that is full ends no run: what cannot be written is left out, and that is said once.
 
     Args:
         out: run folder; lines go to ``metrics.jsonl``.
@@ -36,7 +45,7 @@ class Metrics:
         always: what every line says beside its values.
 
     Raises:
-        PolysomaError: the tracker's package is missing.
+        PolysomaError: the tracker's package is missing, or nothing can be written there.
     """
 
     def __init__(
@@ -50,24 +59,69 @@ class Metrics:
         check_tracker(tracker)
         self._always = dict(always or {})
         self._path = out / "metrics.jsonl"
-        lines = self._path.read_text().splitlines() if self._path.exists() else []
-        kept = [line for line in lines if json.loads(line)["step"] <= step]
+        kept = {line: row for line in _lines(self._path) if (row := _row(line)) and row["step"] <= step}
         write_atomically(self._path, "".join(line + "\n" for line in kept).encode())
-        self._began = time.monotonic() - (json.loads(kept[-1])["seconds"] if kept else 0.0)
-        self._trackers = _started(out, step, tracker, settings or {})
+        self._began = time.monotonic() - max((row["seconds"] for row in kept.values()), default=0.0)
+        self._told: set[str] = set()
+        try:
+            self._trackers = _started(out, step, tracker, settings or {})
+        except OSError as error:
+            raise PolysomaError(
+                f"tracker: {tracker} cannot write below {out}: {reason(error)}; take another (tracker=none)"
+            ) from error
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         row = {"step": step, "seconds": round(time.monotonic() - self._began, 2), **self._always, **values}
-        with self._path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        with self._saying(str(self._path)):
+            _append(self._path, (json.dumps(row) + "\n").encode())
         for tracker in self._trackers:
             # accelerate does not pass the step on to trackio.
             known = {"steps": step} if tracker.name == "trackio" else {}
-            tracker.log({**values, **known}, step=step)
+            with self._saying(tracker.name):
+                tracker.log({**values, **known}, step=step)
 
     def close(self) -> None:
         for tracker in self._trackers:
-            tracker.finish()
+            with self._saying(tracker.name):
+                tracker.finish()
+
+    @contextlib.contextmanager
+    def _saying(self, what: str) -> Iterator[None]:
+        """Says once what cannot be written, and goes on."""
+        try:
+            yield
+        except OSError as error:
+            if what not in self._told:
+                _log.warning("metrics: cannot write %s: %s; the run goes on without", what, reason(error))
+            self._told.add(what)
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(errors="replace").split("\n") if path.exists() else []
+    except OSError as error:
+        raise PolysomaError(f"cannot read {path}: {reason(error)}") from error
+
+
+def _row(line: str) -> dict[str, Any] | None:
+    """A line of metrics; None for one that was not finished."""
+    try:
+        row = json.loads(line)
+        return {**row, "step": int(row["step"]), "seconds": float(row["seconds"])}
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+
+
+def _append(path: Path, line: bytes) -> None:
+    """Appends all of a line, or nothing."""
+    with path.open("ab", buffering=0) as file:
+        before = file.tell()
+        try:
+            if file.write(line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError:
+            file.truncate(before)
+            raise
 
 
 def _started(out: Path, step: int, tracker: Tracker, settings: Mapping[str, Any]) -> list[Any]:
@@ -85,4 +139,16 @@ def _started(out: Path, step: int, tracker: Tracker, settings: Mapping[str, Any]
     accelerator = Accelerator(log_with=tracker, project_config=ProjectConfiguration(str(out), logging_dir=str(out)))
     project = "tensorboard" if tracker == "tensorboard" else "polysoma"
     accelerator.init_trackers(project, init_kwargs={tracker: options[tracker]})
+    if tracker == "tensorboard":
+        threading.excepthook = _silent(threading.excepthook)
     return list(accelerator.trackers)
+
+
+def _silent(before: Callable[[threading.ExceptHookArgs], Any]) -> Callable[[threading.ExceptHookArgs], Any]:
+    """TensorBoard's thread prints what it could not write, and raises it where it is told of the next number, too."""
+
+    def hook(said: threading.ExceptHookArgs) -> None:
+        if not (isinstance(said.exc_value, OSError) and type(said.thread).__name__ == "_AsyncWriterThread"):
+            before(said)
+
+    return hook

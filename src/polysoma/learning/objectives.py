@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -18,7 +17,6 @@ from polysoma.policy.policy import Policy
 HELD_OUT_WINDOWS = 256
 
 
-@functools.lru_cache(maxsize=4)
 def paraphrases_for(name: str) -> Paraphrases | None:
     """The words that training says half of its instructions in; None for no name. Raises as
     :func:`~polysoma.data.paraphrases.read_paraphrases`."""

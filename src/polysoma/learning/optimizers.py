@@ -11,12 +11,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from polysoma.errors import SettingError
+from polysoma.config import check, within
 from polysoma.learning import distributed
 from polysoma.learning.method import ParameterGroup
 
@@ -58,19 +58,15 @@ class AdamW:
         final: see ``learning_rate``; 1 keeps the rate constant.
     """
 
-    learning_rate: float = 1e-3
-    warmup: int = 100
-    weight_decay: float = 0.05
-    ema: float = 0.999
-    final: float = 0.01
+    learning_rate: Annotated[float, within(0, 10)] = 1e-3
+    warmup: Annotated[int, within(0, 10**9)] = 100
+    weight_decay: Annotated[float, within(0, 10)] = 0.05
+    ema: Annotated[float, within(0, 1, below=True)] = 0.999
+    final: Annotated[float, within(0, 1)] = 0.01
     kind: Literal["adamw"] = "adamw"
 
     def __post_init__(self) -> None:
-        _check(self)
-        if not 0 <= self.ema < 1:
-            raise SettingError(f"ema: expected 0 to below 1, got {self.ema}")
-        if not 0 <= self.final <= 1:
-            raise SettingError(f"final: expected 0 to 1, got {self.final}")
+        check(self)
 
     def rate(self, number: int, steps: int) -> float:
         """The learning rate after ``number`` of ``steps`` steps."""
@@ -100,16 +96,14 @@ class ScheduleFree:
         momentum: how far gradients are taken from the average, 1, instead of from where the steps lead, 0.
     """
 
-    learning_rate: float = 2e-3
-    warmup: int = 100
-    weight_decay: float = 0.05
-    momentum: float = 0.9
+    learning_rate: Annotated[float, within(0, 10)] = 2e-3
+    warmup: Annotated[int, within(0, 10**9)] = 100
+    weight_decay: Annotated[float, within(0, 10)] = 0.05
+    momentum: Annotated[float, within(0, 1, above=True, below=True)] = 0.9
     kind: Literal["schedule-free"] = "schedule-free"
 
     def __post_init__(self) -> None:
-        _check(self)
-        if not 0 < self.momentum < 1:
-            raise SettingError(f"momentum: expected above 0 to below 1, got {self.momentum}")
+        check(self)
 
     def rate(self, number: int, steps: int) -> float:
         """The learning rate after ``number`` steps, however many there will be."""
@@ -126,12 +120,6 @@ class ScheduleFree:
 OptimizerSettings = AdamW | ScheduleFree
 """Their ``build`` takes what learns, the tensors whose evaluated values are asked for, by name, and the names of
 parameters by their ``id``, by which state is saved."""
-
-
-def _check(settings: OptimizerSettings) -> None:
-    for name in ("learning_rate", "warmup", "weight_decay"):
-        if not getattr(settings, name) >= 0:
-            raise SettingError(f"{name}: expected 0 or more, got {getattr(settings, name)}")
 
 
 def _groups(groups: Sequence[ParameterGroup], weight_decay: float) -> list[dict[str, Any]]:
@@ -195,14 +183,20 @@ class _Averaged(_Named):
         super().__init__(settings, inner, tensors, names)
         self._ema = settings.ema
         self._average = {name: value.clone() for name, value in tensors.items()} if self._ema else self._tensors
+        # Counters have no average.
+        self._moving = [name for name, value in tensors.items() if value.is_floating_point()]
+        self._counters = [name for name, value in tensors.items() if not value.is_floating_point()]
 
     def step(self, number: int, steps: int) -> float:
         rate = super().step(number, steps)
         if self._ema:
             decay = min(self._ema, (2 + number) / (11 + number))
             with torch.no_grad():
-                now = [distributed.local(value) for value in self._tensors.values()]
-                torch._foreach_lerp_([distributed.local(value) for value in self._average.values()], now, 1 - decay)
+                average, now = ([distributed.local(held[name]) for name in self._moving]
+                                for held in (self._average, self._tensors))  # fmt: skip
+                torch._foreach_lerp_(average, now, 1 - decay)
+                for name in self._counters:
+                    self._average[name].copy_(self._tensors[name])
         return rate
 
     def evaluated(self) -> dict[str, Tensor]:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import fnmatch
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
@@ -16,8 +14,8 @@ from polysoma import hub, simulators
 from polysoma.data.mixture import Source, open_sources
 from polysoma.data.paraphrases import read_paraphrases
 from polysoma.data.statistics import Statistics
-from polysoma.embodiment import Embodiment
-from polysoma.errors import PolysomaError
+from polysoma.embodiment import Embodiment, Modality
+from polysoma.errors import PolysomaError, nearest
 from polysoma.horizon import Horizon
 from polysoma.learning import run_state
 from polysoma.learning.horizons import resolve
@@ -57,6 +55,11 @@ def check(recipe: Recipe, sources: Sequence[Source], processes: int = 1, plays: 
     if plays:
         problems += _unplayable(recipe)
     known = {source.embodiment.name: source.embodiment for source in sources}
+    problems += [
+        f"renewed: no body of the recipe is called {name!r}; {nearest(name, list(recipe.bodies))}"
+        for name in recipe.renewed
+        if name not in recipe.bodies
+    ]
     for name, body in recipe.bodies.items():
         shown = round(body.batch * body.goals)
         if body.estimation and not known[name].privileged:
@@ -82,7 +85,7 @@ def _check_patterns(recipe: Recipe, folders: Sequence[Path], sources: Sequence[S
         if not fnmatch.filter(names, pattern)
     ]
     problems += [
-        f"task_weights: no task matches {pattern!r}; {_nearest(pattern, tasks)}"
+        f"task_weights: no task matches {pattern!r}; {nearest(pattern, tasks)}"
         for pattern in recipe.task_weights
         if not fnmatch.filter(tasks, pattern) and not fnmatch.filter(others, pattern.partition("/")[0])
     ]
@@ -90,18 +93,15 @@ def _check_patterns(recipe: Recipe, folders: Sequence[Path], sources: Sequence[S
         raise PolysomaError("\n".join(problems))
 
 
-def _nearest(name: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, known, 3, 0.6)
-    return f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
-
-
 def check_policy(recipe: Recipe, policy: Policy) -> None:
     """Raises PolysomaError where a body is to be shown what the policy cannot be shown, a line for each."""
     problems = []
     for name, body in recipe.bodies.items():
-        if body.goals and (policy.images is None or not policy.config.images.goals):
+        seen = any(stream.modality is Modality.IMAGE for stream in policy.embodiment(name).streams)
+        if body.goals and not (seen and policy.config.images.goals):
             problems.append(
-                f"bodies.{name}.goals: the policy does not follow goal pictures: it needs a camera, and images.goals"
+                f"bodies.{name}.goals: the policy does not follow goal pictures: the body needs a camera, "
+                "and the policy images.goals"
             )
         horizon = policy.horizon(name)
         if body.shots and not policy.config.shown:
@@ -117,8 +117,6 @@ def check_policy(recipe: Recipe, policy: Policy) -> None:
 
 def _unplayable(recipe: Recipe) -> list[str]:
     """What hinders the quick evaluation."""
-    if recipe.evaluation.episodes < 1:
-        return [f"evaluation.episodes: expected 1 or more, got {recipe.evaluation.episodes}"]
     problems = []
     for pattern in recipe.evaluation.tasks:
         try:
@@ -136,16 +134,29 @@ def _unplayable(recipe: Recipe) -> list[str]:
     return problems
 
 
-def sources_for(recipe: Recipe) -> tuple[list[Source], list[Source]]:
-    """What to learn from, and what is held out."""
+def sources_for(recipe: Recipe, training: Path | None = None) -> tuple[list[Source], list[Source]]:
+    """What to learn from, and what is held out.
+
+    Args:
+        recipe: says which data.
+        training: the state of a run to resume, which keeps its horizons, and its limits where they are inferred.
+    """
     balance = {name: body.balance for name, body in recipe.bodies.items()}
     folders = recipe.folders()
-    start = checkpoint.config_of(recipe.init) if recipe.init else None
+    if training is not None:
+        start: PolicyConfig | None = run_state.policy_config(training)
+    else:
+        start = checkpoint.config_of(recipe.init) if recipe.init else None
 
     def looks(body: Embodiment, old: Horizon | None) -> Horizon | None:
-        return resolve(body, recipe.bodies[body.name], start, old) if body.name in recipe.bodies else None
+        how = recipe.bodies.get(body.name)
+        return None if how is None else resolve(body, how, start, old, resumed=training is not None)
 
-    everything = open_sources(folders, dict(recipe.weights), balance, recipe.task_weights, looks, recipe.skip_damaged)
+    renewed = () if training is not None else recipe.renewed
+    known = {body.name: body for body in start.embodiments if body.name not in renewed} if start else {}
+    everything = open_sources(
+        folders, dict(recipe.weights), balance, recipe.task_weights, looks, recipe.skip_damaged, known
+    )
     _check_patterns(recipe, folders, everything)
     sources = [source for source in everything if source.embodiment.name in recipe.bodies]
     missing = set(recipe.bodies) - {source.embodiment.name for source in sources}
@@ -163,8 +174,7 @@ def sources_for(recipe: Recipe) -> tuple[list[Source], list[Source]]:
 def policy_for(recipe: Recipe, sources: list[Source], training: Path | None) -> Policy:
     """That of a run to resume; or one for these sources, which starts from the recipe's ``init`` where there is one."""
     if training is not None:
-        config = PolicyConfig.from_json(json.loads((training / run_state.POLICY_FILE).read_text()))
-        return checkpoint.untrained(config, training)
+        return checkpoint.untrained(run_state.policy_config(training), training)
     embodiments = tuple(source.embodiment for source in sources)
     texts = [text for source in sources for text in source.instructions]
     if recipe.paraphrases:
@@ -253,7 +263,10 @@ def freeze(policy: Policy, trainable: Sequence[str]) -> None:
     if not trainable:
         return
     roles, names = policy.roles(), [name for name, _ in policy.named_parameters()]
-    chosen = {start: {n for n in names if roles[n] == start or n.startswith(start)} for start in trainable}
+    chosen = {
+        start: {name for name in names if start and (roles[name] == start or name.startswith(start))}
+        for start in trainable
+    }
     if strangers := [start for start, found in chosen.items() if not found]:
         parts = sorted({name.partition(".")[0] for name in names})
         raise PolysomaError(

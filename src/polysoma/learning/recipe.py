@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import glob
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from polysoma import config, hub
-from polysoma.config import KIND
+from polysoma.config import KIND, check, within
 from polysoma.data.formats import is_dataset
 from polysoma.errors import PolysomaError, SettingError
 from polysoma.learning.bodies import BodyRecipe
@@ -27,10 +26,15 @@ from polysoma.policy.config import Adapters
 class PolicySize:
     """Width, depth and heads of the trunk; and adapters, see :class:`~polysoma.policy.config.PolicyConfig`."""
 
-    width: int = 256
-    depth: int = 4
-    heads: int = 4
+    width: Annotated[int, within(1, 65_536)] = 256
+    depth: Annotated[int, within(1, 1000)] = 4
+    heads: Annotated[int, within(1, 1024)] = 4
     adapters: Adapters = "linear"
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.width % self.heads:
+            raise SettingError(f"heads: expected a divisor of width, {self.width}, got {self.heads}")
 
 
 @dataclass(frozen=True)
@@ -38,8 +42,11 @@ class Evaluation:
     """A quick evaluation at every checkpoint: ``episodes`` of each task that matches ``tasks``, from ``seed`` on."""
 
     tasks: tuple[str, ...] = ()
-    episodes: int = 1
-    seed: int = 500_000
+    episodes: Annotated[int, within(1, 10**6)] = 1
+    seed: config.Seed = 500_000
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
 @dataclass(frozen=True)
@@ -76,8 +83,8 @@ class Recipe(Settings):
     data: tuple[str, ...]
     bodies: Mapping[str, BodyRecipe]
     method: Annotated[Imitation | MetaLearning, KIND] = Imitation()  # noqa: RUF009  (frozen)
-    weights: Mapping[str, float] = field(default_factory=dict)
-    task_weights: Mapping[str, float] = field(default_factory=dict)
+    weights: Mapping[str, Annotated[float, within(0, 10**6, above=True)]] = field(default_factory=dict)
+    task_weights: Mapping[str, Annotated[float, within(0, 10**6)]] = field(default_factory=dict)
     policy: PolicySize = PolicySize()
     images: ImageConfig | None = None
     head: HeadConfig = HeadConfig()  # noqa: RUF009  (frozen)
@@ -86,23 +93,16 @@ class Recipe(Settings):
     init: str = ""
     renewed: tuple[str, ...] = ()
     relative: tuple[str, ...] = ()
-    shown: int = 4
+    shown: Annotated[int, within(1, 10_000)] = 4
     trainable: tuple[str, ...] = ()
     adaptation: Adaptation | None = None
-    demonstrations: int = 0
-    held_out: float = 0.0
+    demonstrations: Annotated[int, within(0, 10**9)] = 0
+    held_out: Annotated[float, within(0, 1, below=True)] = 0.0
     skip_damaged: bool = False
-    seed: int = 0
+    seed: config.Seed = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.held_out < 1:
-            raise SettingError(f"held_out: expected 0 to below 1, got {self.held_out}")
-        if self.demonstrations < 0:
-            raise SettingError(f"demonstrations: expected 0 or more, got {self.demonstrations}")
-        for name, weights in (("weights", self.weights), ("task_weights", self.task_weights)):
-            if any(weight < 0 for weight in weights.values()):
-                raise SettingError(f"{name} must not be negative, got {dict(weights)}")
         if self.adaptation is not None and not self.init:
             raise SettingError(f"an adaptation ({self.adaptation.method}) needs init, the checkpoint to adapt")
         if self.adaptation is not None and self.trainable:
@@ -131,9 +131,6 @@ class Recipe(Settings):
                 )
             result += [path for path in found if path not in result]
         return result
-
-    def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
 
 
 _MOVED = {
@@ -178,6 +175,8 @@ def _today(table: Mapping[str, Any], where: str) -> dict[str, Any]:
             continue
         first, _, leaf = new.partition(".")
         there = result.get(first, {})
+        if leaf and not isinstance(there, dict):
+            raise PolysomaError(f"{where}: {first}: expected a table, got {there!r}")
         if (leaf or first) in (there if leaf else result):
             raise PolysomaError(f"{where}: {old} is {new} now, and both are given; keep {new}")
         if old == "meta" and isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""The state of a run on disk, in ``training/``: all that a resumed run needs, in a folder that is swapped in whole.
+"""The state of a run on disk (:mod:`polysoma.learning.states`): all that a resumed run needs.
 
 Format 2 names tensors ``modules.MODULE.NAME`` (parameters and buffers), ``average.MODULE.NAME``,
 ``optimizer.MODULE.NAME.FIELD`` and ``method.NAME``. Format 1 knew a policy alone; it is read as that module.
@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,11 +17,11 @@ import safetensors.torch
 from torch import Tensor, nn
 
 from polysoma.errors import PolysomaError
-from polysoma.files import write_atomically
+from polysoma.files import reason
+from polysoma.learning import states
 from polysoma.policy.config import PolicyConfig
 from polysoma.policy.policy import Policy
 
-FOLDER = "training"
 STATE_FILE, POLICY_FILE, RECIPE_FILE = "training.safetensors", "policy.json", "recipe.json"
 FORMAT = 2
 
@@ -44,28 +42,24 @@ def as_json(settings: Any) -> dict[str, Any]:
 
 def check_folder(out: Path, resume: bool) -> None:
     """Raises PolysomaError where there is no run to resume, or one is in the way."""
-    state = out / FOLDER / STATE_FILE
-    if resume and not state.is_file():
-        raise PolysomaError(f"nothing to resume in {out}: no {state}; start it without --resume")
-    if not resume and (out / FOLDER).exists():
+    if resume:
+        states.find(out, STATE_FILE)
+    elif states.exists(out):
         raise PolysomaError(f"{out} already holds a run: continue it with --resume or choose another folder")
 
 
 def save(
-    folder: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any], config: PolicyConfig, settings: Any
+    out: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any], config: PolicyConfig, settings: Any
 ) -> None:
     """Writes everything that a resumed run needs.
 
     Args:
-        folder: swapped in whole.
+        out: folder of the run, which the caller holds.
         tensors: by name.
         about: numbers and lists of them, by name.
         config: of the policy.
         settings: of the run: a recipe, or those of an engine.
     """
-    fresh = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
     cpu: dict[str, Tensor] = {}
     places = set()
     for name, tensor in tensors.items():
@@ -75,15 +69,28 @@ def save(
         places.add(value.data_ptr())
     metadata = {name: value if name == "precision" else json.dumps(value) for name, value in about.items()}
     metadata["format"] = str(FORMAT)
-    write_atomically(fresh / STATE_FILE, safetensors.torch.save(cpu, metadata))
-    write_atomically(fresh / POLICY_FILE, json.dumps(config.to_json()).encode())
-    write_atomically(fresh / RECIPE_FILE, json.dumps(as_json(settings), indent=1).encode())
-    old = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        os.replace(folder, old)
-    os.replace(fresh, folder)
-    shutil.rmtree(old, ignore_errors=True)
+    files = {
+        STATE_FILE: safetensors.torch.save(cpu, metadata),
+        POLICY_FILE: json.dumps(config.to_json()).encode(),
+        RECIPE_FILE: json.dumps(as_json(settings), indent=1).encode(),
+    }
+    states.write(out, files)
+
+
+def policy_config(folder: Path) -> PolicyConfig:
+    """The configuration of a run's policy. Raises PolysomaError where it is missing or damaged."""
+    return PolicyConfig.from_json(read_table(folder / POLICY_FILE))
+
+
+def read_table(path: Path) -> dict[str, Any]:
+    """A table of a run's state. Raises PolysomaError where it is missing or damaged."""
+    try:
+        table = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise PolysomaError(f"cannot read {path} ({reason(error)}): it is missing or damaged") from error
+    if not isinstance(table, dict):
+        raise PolysomaError(f"cannot read {path}: expected a table, got {type(table).__name__}")
+    return table
 
 
 def load(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -97,11 +104,11 @@ def load(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         with safetensors.safe_open(path, "pt") as file:
             metadata = file.metadata()
         tensors = safetensors.torch.load_file(path)
-    except (OSError, safetensors.SafetensorError) as error:
-        raise PolysomaError(f"cannot read {path} ({error}): it is missing or damaged") from error
-    # The precision is a bare word, as runs had it before there was a format.
-    about = {name: value if name == "precision" else json.loads(value) for name, value in metadata.items()}
-    version = about.pop("format", 1)
+        # The precision is a bare word, as runs had it before there was a format.
+        about = {name: value if name == "precision" else json.loads(value) for name, value in metadata.items()}
+        version = int(about.pop("format", 1))
+    except (OSError, ValueError, TypeError, AttributeError, safetensors.SafetensorError) as error:
+        raise PolysomaError(f"cannot read {path} ({reason(error)}): it is missing or damaged") from error
     if version > FORMAT:
         raise PolysomaError(
             f"{folder} is of format {version}, this polysoma reads up to {FORMAT}: upgrade with "

@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import shutil
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 # Says what to install where Flower is missing, so it comes first.
-from polysoma.learning.federation import STATE_FILE, client_app, federate  # isort: skip
+from polysoma.learning.federation import client_app, run_rounds  # isort: skip
 
 from flwr.app import Context, Message, RecordDict
 from flwr.common.constant import SUPERLINK_NODE_ID
@@ -22,7 +21,8 @@ from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 
 from polysoma.errors import PolysomaError
-from polysoma.learning.fleet import Rounds
+from polysoma.learning import states
+from polysoma.learning.fleet import Rounds, forget
 
 ROBOTS = "robots"
 """The folder of a run below which robots keep what they keep."""
@@ -37,7 +37,7 @@ def simulate(
     progress: Callable[[int, int, str], None] | None = None,
     watch: Callable[[bytes], None] | None = None,
 ) -> Path:
-    """A fleet in this process: as :func:`federate`, with a robot for each collection of data sets.
+    """A fleet in this process: as :func:`~polysoma.learning.federation.federate`, a robot for each list of data sets.
 
     Args:
         robots: folders of data sets of each robot.
@@ -47,9 +47,11 @@ def simulate(
         raise PolysomaError(f"expected at least {rounds.robots} robots, those of one round, got {len(robots)}")
     logging.getLogger("flwr").setLevel(logging.ERROR)
     TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, SUPERLINK_NODE_ID, 1
-    if not resume and not (out / STATE_FILE).exists():
-        shutil.rmtree(out / ROBOTS, ignore_errors=True)
-    return federate(SimulatedGrid(base, robots, out / ROBOTS, watch), base, rounds, out, resume, progress)
+    with states.alone(out):
+        if not resume and not states.exists(out):
+            for home in (out / ROBOTS).glob("*/*"):
+                forget(home)
+        return run_rounds(SimulatedGrid(base, robots, out / ROBOTS, watch), base, rounds, out, resume, progress)
 
 
 def home_of(data: Sequence[str], folder: Path) -> Path:

@@ -7,7 +7,6 @@ very bits of one that was not.
 from __future__ import annotations
 
 import dataclasses
-import json
 import resource
 import time
 from collections.abc import Callable
@@ -17,10 +16,10 @@ import accelerate
 import torch
 
 from polysoma.data.mixture import Source
-from polysoma.errors import PolysomaError
-from polysoma.learning import lineage, preparation, run_state
-from polysoma.learning.engine import Engine, Progress, keep_freed_memory
+from polysoma.learning import lineage, preparation, run_state, states
+from polysoma.learning.engine import Engine, Progress
 from polysoma.learning.method import Ingredients, Method
+from polysoma.learning.metrics import check_tracker
 from polysoma.learning.recipe import Recipe, recipe_from_table
 from polysoma.nn.precision import Wanted
 from polysoma.policy.policy import Policy
@@ -54,12 +53,16 @@ def train(
             is taken, nothing to resume, or a loss that is not finite.
     """
     accelerator = accelerate.Accelerator()
+    if accelerator.is_main_process:
+        states.check_free(out)
     run_state.check_folder(out, resume)
+    check_tracker(recipe.tracker)
+    training = states.find(out, run_state.STATE_FILE)[0] if resume else None
     asked = recipe.evaluation
     plays = evaluate is not None and bool(asked.tasks)
-    sources, held_out = preparation.sources_for(recipe)
+    sources, held_out = preparation.sources_for(recipe, training)
     preparation.check(recipe, [*sources, *held_out], accelerator.num_processes, plays)
-    engine = _engine(recipe, sources, held_out, out / run_state.FOLDER if resume else None, accelerator, method)
+    engine = _engine(recipe, sources, held_out, training, accelerator, method)
 
     def quick(folder: Path) -> dict[str, float]:
         assert evaluate is not None
@@ -77,7 +80,6 @@ def _engine(
     accelerator: accelerate.Accelerator,
     method: Callable[[Ingredients], Method] | None = None,
 ) -> Engine:
-    keep_freed_memory()
     torch.manual_seed(recipe.seed)
     policy = preparation.policy_for(recipe, sources, training)
     preparation.check_policy(recipe, policy)
@@ -133,9 +135,6 @@ def rehearse(recipe: Recipe, steps: int = 4) -> Rehearsal:
 def recipe_of_run(out: Path, precision: Wanted = "auto") -> Recipe:
     """The recipe with which the run in ``out`` was last saved, with another precision unless ``"auto"``. Raises
     PolysomaError when there is none."""
-    path = out / run_state.FOLDER / run_state.RECIPE_FILE
-    try:
-        table = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise PolysomaError(f"no run in {out}: {error}") from error
+    path = states.find(out, run_state.STATE_FILE)[0] / run_state.RECIPE_FILE
+    table = run_state.read_table(path)
     return recipe_from_table(table if precision == "auto" else table | {"precision": precision}, str(path))

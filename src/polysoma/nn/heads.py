@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from polysoma.config import check, within
 from polysoma.data.statistics import Statistics
 from polysoma.embodiment import ContinuousActions, DiscreteActions, Embodiment
 from polysoma.errors import PolysomaError, SettingError
@@ -34,18 +35,14 @@ class HeadConfig:
     """
 
     kind: Literal["l1", "bins", "flow"] = "l1"
-    bins: int = 256
-    steps: int = 8
-    guidance: float = 1.0
+    bins: Annotated[int, within(2, 65_536)] = 256
+    steps: Annotated[int, within(1, 10_000)] = 8
+    guidance: Annotated[float, within(0, 1000)] = 1.0
 
     def __post_init__(self) -> None:
         if self.kind not in ("l1", "bins", "flow"):
             raise SettingError(f"head: kind must be l1, bins or flow, got {self.kind!r}")
-        if not (2 <= self.bins <= 65_536 and 1 <= self.steps <= 10_000 and 0 <= self.guidance <= 1000):
-            raise SettingError(
-                "head: bins must be at least 2 and at most 65,536, steps 1 to 10,000 and guidance 0 to 1000, got "
-                f"{self.bins}, {self.steps} and {self.guidance}"
-            )
+        check(self)
 
 
 class Head(nn.Module):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from polysoma.config import check, within
 from polysoma.errors import SettingError
 from polysoma.nn import efficientnet
 from polysoma.nn.efficientnet import EfficientNetLite0
@@ -42,8 +43,8 @@ class ImageConfig:
 
     backbone: Literal["small", "efficientnet-lite0"] = "small"
     reduction: Reduction = "grid"
-    tokens: int = 8
-    points: int = 4
+    tokens: Annotated[int, within(1, 4096)] = 8
+    points: Annotated[int, within(1, 4096)] = 4
     film: bool = True
     goals: bool = False
 
@@ -52,8 +53,7 @@ class ImageConfig:
             raise SettingError(f"images: backbone must be small or efficientnet-lite0, got {self.backbone!r}")
         if self.reduction not in get_args(Reduction):
             raise SettingError(f"images: reduction must be one of {get_args(Reduction)}, got {self.reduction!r}")
-        if not (1 <= self.tokens <= 1024 and 1 <= self.points <= 1024):
-            raise SettingError(f"images: tokens and points must be 1 to 1024, got {self.tokens} and {self.points}")
+        check(self)
 
 
 class ImageTokenizer(nn.Module):

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Annotated, get_args
 
 from torch import nn
 
+from polysoma.config import check, within
 from polysoma.errors import SettingError
 from polysoma.policy.methods import AdaptationMethod
 
@@ -38,9 +39,9 @@ class Adaptation:
     """
 
     method: AdaptationMethod
-    rank: int = 8
-    tokens: int = 8
-    words: int = 0
+    rank: Annotated[int, within(1, 65_536)] = 8
+    tokens: Annotated[int, within(1, 65_536)] = 8
+    words: Annotated[int, within(0, 10**9)] = 0
     base: str = ""
     base_sha256: str = ""
 
@@ -49,11 +50,7 @@ class Adaptation:
             raise SettingError(
                 f"adaptation: expected one of the methods {get_args(AdaptationMethod)}, got {self.method!r}"
             )
-        if not (1 <= self.rank <= 65_536 and 1 <= self.tokens <= 65_536 and self.words >= 0):
-            raise SettingError(
-                "adaptation: rank and tokens must be at least 1 and at most 65,536, and words at least 0, got "
-                f"{self.rank}, {self.tokens} and {self.words}"
-            )
+        check(self)
 
 
 def shared_names(policy: Network, base: Network, method: AdaptationMethod) -> set[str]:

@@ -175,7 +175,7 @@ class Family:
         build: the environment of one of the tasks, from its name and options.
         install: the command that installs what is required.
         by_return: what counts is an episode's return, not its success.
-        horizon: how a policy is recommended to look at the body; recipes may choose another.
+        horizon: how a policy is recommended to look at the body; recipes may choose another. None recommends none.
     """
 
     embodiment: Embodiment
@@ -184,7 +184,7 @@ class Family:
     build: Callable[..., Environment]
     install: str = "pip install 'polysoma[sim]'"
     by_return: bool = False
-    horizon: Horizon = Horizon()  # noqa: RUF009  (frozen)
+    horizon: Horizon | None = None
 
     def check_installed(self) -> None:
         """Raises PolysomaError that names the command to run when something is missing."""

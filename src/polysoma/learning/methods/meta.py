@@ -16,13 +16,14 @@ import contextlib
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from polysoma.config import check, within
 from polysoma.data.batch import Batch
 from polysoma.data.mixture import Source
 from polysoma.errors import PolysomaError, SettingError
@@ -54,21 +55,17 @@ class MetaLearning:
     """
 
     algorithm: MetaAlgorithm
-    inner_steps: int = 3
-    inner_rate: float = 0.01
-    tasks: int = 1
-    batch: int = 4
-    renamed: float = 0.5
+    inner_steps: Annotated[int, within(1, 1000)] = 3
+    inner_rate: Annotated[float, within(0, 10, above=True)] = 0.01
+    tasks: Annotated[int, within(1, 10_000)] = 1
+    batch: Annotated[int, within(1, 10_000)] = 4
+    renamed: Annotated[float, within(0, 1)] = 0.5
     kind: Literal["meta"] = "meta"
 
     def __post_init__(self) -> None:
         if self.algorithm not in get_args(MetaAlgorithm):
             raise SettingError(f"expected an algorithm of {get_args(MetaAlgorithm)}, got {self.algorithm!r}")
-        if min(self.inner_steps, self.tasks, self.batch) < 1 or self.inner_rate <= 0 or not 0 <= self.renamed <= 1:
-            raise SettingError(
-                "expected inner_steps, tasks and batch of at least 1, inner_rate above 0 and renamed from 0 to 1, got "
-                f"{dataclasses.asdict(self)}"
-            )
+        check(self)
 
     def build(self, given: Ingredients) -> Method:
         """See :class:`~polysoma.learning.method.MethodSettings`."""
