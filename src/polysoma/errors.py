@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import traceback
+
+DEBUG = "POLYSOMA_DEBUG"
+"""The variable that asks for tracebacks; ``polysoma --debug`` sets it, also for the processes that it starts."""
+
 
 class PolysomaError(Exception):
     """A problem that the user can solve. The command line prints its message on one line, without a traceback."""
@@ -9,3 +16,14 @@ class PolysomaError(Exception):
 
 class SettingError(PolysomaError, ValueError):
     """A setting that cannot be: raised by settings when they are made; :mod:`polysoma.config` adds file and key."""
+
+
+def explain(error: BaseException) -> str:
+    """One line for people at a border: the command line, a session, the stage. With :data:`DEBUG` the traceback goes to
+    stderr."""
+    if os.environ.get(DEBUG):
+        traceback.print_exception(error, file=sys.stderr)
+    if isinstance(error, PolysomaError):
+        return str(error)
+    said = (str(error).splitlines() or [""])[0]
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__

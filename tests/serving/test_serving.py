@@ -9,16 +9,21 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
 from typing import Any
 
+import msgpack
 import numpy as np
 import pytest
 import torch
-from websockets.sync.client import connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.protocol import State
+from websockets.sync.client import ClientConnection, connect
 
 from conftest import ARM, GRID, HORIZONS, make_episode, observe
 from planners import Forbids, Recording
@@ -31,7 +36,8 @@ from polysoma.policy.adaptation import Adaptation
 from polysoma.policy.edits import adapt
 from polysoma.policy.policy import Policy
 from polysoma.serving.client import Client
-from polysoma.serving.messages import pack, unpack
+from polysoma.serving.door import chosen_token
+from polysoma.serving.messages import Budget, pack, read_json, unpack
 from polysoma.serving.remote import RemotePlanner
 from polysoma.serving.server import Limits, PolicyServer
 
@@ -121,6 +127,59 @@ def test_bytes_flipped_or_cut_are_an_error_or_another_message() -> None:
             unpack(bytes(damaged))
 
 
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [
+        (b"\xdd\x00\x10\x00\x00" + b"\x80" * 2**20, "a message may have 10,000 values, got 1,048,577"),
+        (b"\x9f" * 10 + b"\x80" * 1000, "not a message"),
+        (b"\x91" * 17 + b"\xc0", "may be 16 deep"),
+        (b"\x91" * 100_000 + b"\xc0", "may be 16 deep"),
+        (b"\xdf\xff\xff\xff\xff", "10,000 values"),
+        (b"\xdc\x80\x00" + b"\x93\x01\x02\x03" * 2**15, "10,000 values"),
+        (b"\xc6\x00\x00\x01\x00" + b"x" * 10, "not a message"),
+        (b"\xc4", "not a message"),
+    ],
+    ids=lambda value: value[:12] if isinstance(value, str) else "",
+)
+def test_what_a_message_costs_is_counted_before_it_is_read(data: bytes, problem: str) -> None:
+    with pytest.raises(PolysomaError, match=problem):
+        unpack(data)
+
+
+def test_every_kind_of_value_is_counted_as_it_is_read() -> None:
+    whole = {
+        "small": [0, -1, 127, -32],
+        "wide": [200, 2**15, 2**31, 2**63, -100, -(2**15), -(2**31), -(2**62), 0.5, None, True],
+        "long": ["x" * 40, "x" * 300, "x" * 70_000, b"y" * 40, b"y" * 300, b"y" * 70_000],
+        "list": list(range(400)),
+        "map": {str(number): number for number in range(400)},
+        "array": np.zeros((3, 4)),
+    }
+    np.testing.assert_equal(unpack(pack(whole)), whole)
+    nodes = 1 + 12 + 4 + 11 + 6 + 400 + 800 + 8 + 2
+    assert unpack(pack(whole), Budget(nodes=nodes))
+    with pytest.raises(PolysomaError, match=f"may have {nodes - 1:,} values, got {nodes:,}"):
+        unpack(pack(whole), Budget(nodes=nodes - 1))
+    for size in range(1, 9):
+        extension = msgpack.ExtType(5, b"z" * size)
+        assert unpack(msgpack.packb([extension, 1]), Budget(nodes=3)) == [extension, 1]
+
+
+def test_a_type_that_takes_long_to_read_is_none() -> None:
+    with pytest.raises(PolysomaError, match="arrays hold numbers"):
+        unpack(pack({"x": {b"__ndarray__": True, b"data": b"", b"dtype": "f4," * 100_000, b"shape": [0]}}))
+
+
+def test_json_has_a_budget() -> None:
+    assert read_json('{"do": "reset"}') == {"do": "reset"}
+    with pytest.raises(PolysomaError, match="expected JSON"):
+        read_json("[" * 5_000)
+    with pytest.raises(PolysomaError, match="a message may have 10,000 values"):
+        read_json("[" + "{}," * 20_000 + "{}]")
+    with pytest.raises(PolysomaError, match="a message may have 10 bytes"):
+        read_json('"' + "x" * 20 + '"', Budget(bytes=10))
+
+
 def test_a_chunk_is_that_of_an_agent(policy: Policy) -> None:
     agent = policy.agent("arm", acting=Acting(execute=HORIZONS["arm"].chunk))
     with running(policy) as url, client(url) as robot:
@@ -193,6 +252,13 @@ def test_many_clients_share_batches_and_mix_nothing_up(policy: Policy) -> None:
         ({"camera": np.zeros((4, 4, 3), np.uint8)}, "expected the streams"),
         ({"instruction": 3}, "expected a string"),
         ({"deadline_ms": "soon"}, "deadline_ms: expected a number"),
+        ({"state": [0.0, [1.0, 2.0], 3.0]}, "expected arrays of numbers"),
+        ({"reset": np.array([True, False])}, "reset: expected true or false, got ndarray"),
+        ({"executed": np.inf}, "executed: expected a whole number, got inf"),
+        ({"executed": 1.5}, "executed: expected a whole number, got 1.5"),
+        ({"executed": np.array([1, 1])}, "executed: expected a number"),
+        ({"executed_action": [[0.0], [1.0, 2.0]]}, "expected arrays of numbers"),
+        ({"embodiment": "whale" * 10_000}, "^.{0,400}$"),
     ],
 )
 def test_a_wrong_request_is_refused_and_the_session_goes_on(
@@ -204,6 +270,15 @@ def test_a_wrong_request_is_refused_and_the_session_goes_on(
             robot.infer(observe(ARM) | change)
         np.testing.assert_array_equal(robot.infer(observe(ARM))["actions"], expected)
         assert robot.reconnected == 0
+
+
+def test_numbers_of_numpy_are_numbers(policy: Policy) -> None:
+    with running(policy) as url, client(url) as robot:
+        expected = robot.infer(observe(ARM))["actions"]
+        said = {"executed": np.int64(1), "reset": np.bool_(False), "deadline_ms": np.float32(1e6)}
+        reply = robot.infer(observe(ARM) | said)
+        np.testing.assert_array_equal(reply["actions"], expected)
+        assert reply["late"] is False
 
 
 def test_a_missing_stream_is_named(policy: Policy) -> None:
@@ -240,6 +315,102 @@ def test_a_token_is_asked_for(policy: Policy) -> None:
             urllib.request.urlopen(f"{address}/metrics")
 
 
+def answer_to(url: str, path: str = "/metrics", **headers: str) -> tuple[int, str]:
+    """Status and text of a request over plain HTTP."""
+    try:
+        request = urllib.request.Request(url.replace("ws:", "http:") + path, headers=headers)
+        with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def test_websites_do_not_drive_robots(policy: Policy) -> None:
+    mine = "https://robots.example.com"
+    with running(policy, origins=[mine], hosts=["GPU-box"]) as url:
+        for strange in ("https://evil.example", "null", url.replace("ws:", "http:")):
+            with pytest.raises(InvalidStatus, match="403"):
+                connect(url, origin=strange)  # type: ignore[arg-type]
+        connect(url, origin=mine).close()  # type: ignore[arg-type]
+        # A name that somebody made to point here.
+        for host, status in (("evil.example", 403), ("gpu-box:9000", 200), ("localhost", 200), ("[::1]:8000", 200)):
+            assert answer_to(url, Host=host)[0] == status, host
+        assert "--hosts evil.example" in answer_to(url, Host="evil.example:80")[1]
+        assert "--origins" in answer_to(url, Origin="https://evil.example")[1]
+        assert answer_to(url, "/healthz", Host="evil.example")[0] == 200
+        client(url).close()
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [("127.0.0.1", True), ("127.1.2.3", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("::", False),
+     ("192.168.0.3", False), ("robot.local", False)],
+)  # fmt: skip
+def test_a_token_is_made_where_others_can_connect(
+    host: str, loopback: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("POLYSOMA_TOKEN", raising=False)
+    token, new = chosen_token(host)
+    assert new is not loopback and (token is None) is loopback
+    assert chosen_token(host, wanted=False) == (None, False)
+    assert loopback or token != chosen_token(host)[0]
+    (tmp_path / "token").write_text("from a file\n")
+    assert chosen_token(host, tmp_path / "token") == ("from a file", False)
+    monkeypatch.setenv("POLYSOMA_TOKEN", "from outside")
+    assert chosen_token(host) == ("from outside", False)
+
+
+def test_a_mistake_of_the_server_is_one_line_and_the_session_goes_on(
+    policy: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*arguments: Any) -> Any:
+        raise RuntimeError("a secret")
+
+    with running(policy) as url, client(url) as robot:
+        for place in ("unpack", "plan_together", "Agent"):
+            with monkeypatch.context() as patched:
+                patched.setattr(f"polysoma.serving.server.{place}", broken)
+                with pytest.raises(PolysomaError, match="failed to answer this request; its log says why"):
+                    robot.infer(observe(ARM) | {"embodiment": "grid" if place == "Agent" else "arm"})
+            robot.infer(observe(ARM))
+        assert robot.reconnected == 0
+
+
+def test_a_message_in_endless_parts_ends_its_own_session_alone(policy: Policy) -> None:
+    limits = Limits(message=Budget(seconds=0.2))
+    with running(policy, limits=limits) as url, client(url) as other:
+        for part, pause in ((b"", 0.0), (b"x", 0.1)):
+            stranger = connect(url)
+            stranger.recv()
+
+            def parts(
+                part: bytes = part, pause: float = pause, stranger: ClientConnection = stranger
+            ) -> Iterator[bytes]:
+                while stranger.protocol.state is State.OPEN:
+                    yield part
+                    time.sleep(pause)
+
+            with contextlib.suppress(ConnectionClosed):
+                stranger.send(parts())
+            with pytest.raises(ConnectionClosed, match="1008"):
+                stranger.recv(PATIENCE)
+            assert other.infer(observe(ARM))["actions"].shape == (HORIZONS["arm"].chunk, 2)
+        with connect(url) as robot:
+            robot.recv()
+            data = pack({**observe(ARM), "embodiment": "arm"})
+            robot.send([data[:9], data[9:20], data[20:]])
+            assert isinstance(robot.recv(PATIENCE), bytes)
+
+
+def test_who_leaves_takes_agents_along() -> None:
+    planner = Recording(chunk=3)
+    with running(planner, embodiments=[ARM, GRID]) as url, client(url, None) as robot:
+        for body in (ARM, GRID):
+            robot.infer(observe(body) | {"embodiment": body.name})
+        assert not any(session.closed for session in planner.sessions[2:])
+    assert len(planner.sessions) == 4 and all(session.closed for session in planner.sessions)
+
+
 def test_metrics(policy: Policy) -> None:
     with running(policy) as url, client(url) as robot:
         for _ in range(3):
@@ -259,7 +430,11 @@ def test_one_client_too_many_may_come_later(policy: Policy) -> None:
 
 
 def test_a_huge_message_ends_its_own_session_alone(policy: Policy) -> None:
-    with running(policy, limits=Limits(message_bytes=10_000)) as url, client(url) as greedy, client(url) as other:
+    with (
+        running(policy, limits=Limits(message=Budget(bytes=10_000))) as url,
+        client(url) as greedy,
+        client(url) as other,
+    ):
         with pytest.raises(PolysomaError, match="1009"):
             greedy.infer(observe(ARM) | {"state": np.zeros(100_000, np.float32)})
         assert other.infer(observe(ARM))["actions"].shape == (HORIZONS["arm"].chunk, 2)
@@ -378,10 +553,12 @@ def test_any_planner_is_served(policy: Policy) -> None:
             np.testing.assert_array_equal(reply["actions"], np.float32([[0.5, 1.0]] * 3))
             robot.infer(observe(ARM, 1) | {"executed": 2})
             robot.infer(observe(ARM, 2) | {"executed_action": [0.25, 0.25]})
-        executed = [what.tolist() for kind, what in planner.sessions[0].told if kind == "executed"]
+        executed = [what.tolist() for kind, what in planner.sessions[1].told if kind == "executed"]
         assert executed == [[0.5, 1.0], [0.25, 0.25]]
         with client(url, adapter="careful") as robot, pytest.raises(PolysomaError, match="arm was stopped: too far"):
             robot.infer(observe(ARM))
+    # The first session was only asked how long its plans are.
+    assert [session.closed for session in planner.sessions] == [True, True]
     with pytest.raises(PolysomaError, match="knows no bodies by itself"):
         PolicyServer(planner)
 

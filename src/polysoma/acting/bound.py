@@ -6,7 +6,7 @@ import enum
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -17,6 +17,8 @@ from polysoma.errors import PolysomaError
 
 if TYPE_CHECKING:
     from polysoma.policy.policy import Policy
+
+T = TypeVar("T")
 
 
 class Source(enum.StrEnum):
@@ -152,6 +154,7 @@ class BoundPlanner:
         self.asked, self.source, self.plan = False, Source.PLAN, None
         self._executed: np.ndarray | None = None
         try:
+            self.session.prepare()
             self._started()
         except PolysomaError:
             self._episode.close()
@@ -183,7 +186,7 @@ class BoundPlanner:
         Raises:
             PolysomaError: it is not an action of this body.
         """
-        self._executed = self.body.check_action(action)
+        self._executed = _read(self.body.check_action, action, f"action of {self.body.name}")
 
     def tell_executed(self) -> None:
         """Tells the session what was executed since its last observation, if anything was."""
@@ -192,7 +195,8 @@ class BoundPlanner:
             self._executed = None
 
     def checked(self, observation: Mapping[str, Any]) -> Observation:
-        """The observation as the planner will see it, with the agent's instruction where it brings none.
+        """The observation as the planner will see it, with the agent's instruction where it brings none. Its arrays are
+        its own: a camera's driver may fill the same one again while a planner still reads it, or remembers it.
 
         Raises:
             PolysomaError: as :meth:`act`.
@@ -204,9 +208,20 @@ class BoundPlanner:
                     "observations, or show a goal"
                 )
             observation = {**observation, INSTRUCTION: self.instruction or ""}
-        return self.body.check_observation(observation)
+        checked = _read(self.body.check_observation, observation, f"observation of {self.body.name}")
+        return {name: np.array(value) if isinstance(value, np.ndarray) else value for name, value in checked.items()}
 
     def close(self) -> None:
         """Ends the episode for good."""
         self._settle()
         self._episode.close()
+
+
+def _read(check: Callable[[Any], T], value: Any, where: str) -> T:
+    """What a check makes of what comes from outside. Raises PolysomaError, also where no array can be made of it."""
+    try:
+        return check(value)
+    except PolysomaError:
+        raise
+    except (TypeError, ValueError, OverflowError) as error:
+        raise PolysomaError(f"{where}: expected arrays of numbers ({error})") from error

@@ -97,6 +97,10 @@ class GuardedSession(Session):
         # What guards further inside did counts as well.
         self.interventions = inner.interventions
 
+    def prepare(self) -> None:
+        """See :class:`Session`."""
+        self.inner.prepare()
+
     def observed(self, observation: Observation) -> None:
         """See :class:`Session`."""
         self.inner.observed(observation)

@@ -127,6 +127,10 @@ class Session:
         self.prompt, self.chunk = prompt, chunk
         self.interventions = Interventions()
 
+    def prepare(self) -> None:
+        """Makes what the first plan would have to wait for. Called by who is going to ask for plans, once.
+        Raises PolysomaError when it cannot be made."""
+
     def observed(self, observation: Observation) -> None:
         """An observation for which no plan is asked, because an earlier one is being executed."""
 

@@ -51,6 +51,10 @@ class PolicySession(Session):
         self._previous = [self.body.actions.none()]
         self._previous_valid = [False]
 
+    def prepare(self) -> None:
+        """See :class:`Session`: ONNX Runtime's graph, which must not be traced in the middle of a control loop."""
+        responder_of(self.policy, self.body.name)
+
     def observed(self, observation: Observation) -> None:
         """See :class:`Session`."""
         if len(self._previous) <= len(self._frames):
@@ -138,8 +142,6 @@ class PolicyPlanner:
         if prompt.demonstrations:
             driving.check_context(prompt.body.name, prompt.demonstrations)
         session = PolicySession(driving, prompt, seed)
-        # What computes decisions is made before the first one, not in the middle of a control loop.
-        responder_of(driving, session.body.name)
         if prompt.instruction is not None or prompt.goal is not None:
             session.prefill(prompt.instruction or "")
         return session
