@@ -6,19 +6,17 @@ import enum
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from polysoma.acting.planner import Plan, Planner, Session, TaskPrompt, as_planner, embodiment_for
+from polysoma.acting.planner import Plan, Planner, Session, TaskPrompt, as_planner, embodiment_for, read_by
 from polysoma.data.episode import Episode
 from polysoma.embodiment import INSTRUCTION, Embodiment, Observation
 from polysoma.errors import PolysomaError
 
 if TYPE_CHECKING:
     from polysoma.policy.policy import Policy
-
-T = TypeVar("T")
 
 
 class Source(enum.StrEnum):
@@ -186,7 +184,7 @@ class BoundPlanner:
         Raises:
             PolysomaError: it is not an action of this body.
         """
-        self._executed = _read(self.body.check_action, action, f"action of {self.body.name}")
+        self._executed = read_by(self.body.check_action, action, f"action of {self.body.name}")
 
     def tell_executed(self) -> None:
         """Tells the session what was executed since its last observation, if anything was."""
@@ -208,20 +206,10 @@ class BoundPlanner:
                     "observations, or show a goal"
                 )
             observation = {**observation, INSTRUCTION: self.instruction or ""}
-        checked = _read(self.body.check_observation, observation, f"observation of {self.body.name}")
+        checked = read_by(self.body.check_observation, observation, f"observation of {self.body.name}")
         return {name: np.array(value) if isinstance(value, np.ndarray) else value for name, value in checked.items()}
 
     def close(self) -> None:
         """Ends the episode for good."""
         self._settle()
         self._episode.close()
-
-
-def _read(check: Callable[[Any], T], value: Any, where: str) -> T:
-    """What a check makes of what comes from outside. Raises PolysomaError, also where no array can be made of it."""
-    try:
-        return check(value)
-    except PolysomaError:
-        raise
-    except (TypeError, ValueError, OverflowError) as error:
-        raise PolysomaError(f"{where}: expected arrays of numbers ({error})") from error

@@ -162,6 +162,11 @@ class Guarded(Wrapper):
                 return Plan(within_limits(body, verdict.actions), GUARD, risk=verdict.risk)
         except PolysomaError as error:
             return error
+        except Exception as error:
+            # What cannot judge one plan does not stop the other bodies of a batch.
+            failed = PolysomaError(f"{type(self.guard).__name__} failed to judge a plan of {body.name}: {error!r}")
+            failed.__cause__ = error
+            return failed
         return dataclasses.replace(plan, risk=verdict.risk)
 
 

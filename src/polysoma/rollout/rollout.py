@@ -21,7 +21,7 @@ from polysoma.errors import PolysomaError
 from polysoma.rollout.drivers import Behaviour, Checkpoint, Ready, driver_of, name_of
 from polysoma.rollout.jobs import Job, Outcome
 from polysoma.rollout.slots import Slot
-from polysoma.rollout.workers import in_processes, on_ray
+from polysoma.rollout.workers import Failure, in_processes, on_ray
 from polysoma.simulators.environment import Environment
 
 
@@ -67,41 +67,57 @@ def rollout(next_job: Callable[[], Job | None], behaviour: Behaviour, slots: int
 def _play(next_job: Callable[[], Job | None], behaviour: Behaviour, slots: int, planner: Planner) -> Iterator[Outcome]:
     in_context = behaviour.prompting.in_context
     shown = {} if in_context is None else in_context.episodes()
+    made: list[Environment] = []
     idle: dict[str, list[Environment]] = {}
     active: list[Slot] = []
     exhausted = False
-    while True:
-        while len(active) < slots and not exhausted:
-            job = next_job()
-            if job is None:
-                exhausted = True
-                break
-            spare = idle.get(job.task)
-            environment = spare.pop() if spare else simulators.make(job.task)
-            active.append(Slot(environment, job, behaviour, planner, shown.get(job.task, [])))
-        if not active:
-            return
-        finished: list[tuple[Slot, str]] = []
-        asking: list[Slot] = []
-        for slot in active:
-            try:
-                if behaviour.label:
-                    slot.expert()
-                asking.append(slot)
-            except NoPlan as failure:
-                finished.append((slot, str(failure)))
-        actions = act_together([slot.agent for slot in asking], [slot.observation for slot in asking])
-        for slot, action in zip(asking, actions, strict=True):
-            if isinstance(action, NoPlan):
-                finished.append((slot, str(action)))
-            elif isinstance(action, PolysomaError):
-                raise action
-            elif slot.step(action):
-                finished.append((slot, ""))
-        for slot, problem in finished:
-            active.remove(slot)
-            idle.setdefault(slot.job.task, []).append(slot.environment)
-            yield slot.outcome(problem)
+    try:
+        while True:
+            while len(active) < slots and not exhausted:
+                job = next_job()
+                if job is None:
+                    exhausted = True
+                    break
+                spare = idle.setdefault(job.task, [])
+                if not spare:
+                    spare.append(simulators.make(job.task))
+                    made.append(spare[-1])
+                active.append(Slot(spare.pop(), job, behaviour, planner, shown.get(job.task, [])))
+            if not active:
+                return
+            for slot, problem in _step(active, behaviour):
+                active.remove(slot)
+                idle[slot.job.task].append(slot.environment)
+                yield slot.outcome(problem)
+    finally:
+        # Also when whoever takes the outcomes has enough, or something failed in the middle of episodes.
+        with contextlib.ExitStack() as closing:
+            for environment in made:
+                closing.callback(environment.close)
+            for slot in active:
+                closing.callback(slot.agent.close)
+
+
+def _step(slots: Sequence[Slot], behaviour: Behaviour) -> list[tuple[Slot, str]]:
+    """One action in each. Returns those whose episode is over, and why it ended early, if it did."""
+    finished: list[tuple[Slot, str]] = []
+    asking: list[Slot] = []
+    for slot in slots:
+        try:
+            if behaviour.label:
+                slot.expert()
+            asking.append(slot)
+        except NoPlan as failure:
+            finished.append((slot, str(failure)))
+    actions = act_together([slot.agent for slot in asking], [slot.observation for slot in asking])
+    for slot, action in zip(asking, actions, strict=True):
+        if isinstance(action, NoPlan):
+            finished.append((slot, str(action)))
+        elif isinstance(action, PolysomaError):
+            raise action
+        elif slot.step(action):
+            finished.append((slot, ""))
+    return finished
 
 
 def rollout_in_workers(jobs: Sequence[Job], behaviour: Behaviour, workers: Workers | int = 1) -> Iterator[Outcome]:
@@ -134,8 +150,8 @@ def rollout_in_workers(jobs: Sequence[Job], behaviour: Behaviour, workers: Worke
         messages = on_ray(_work, jobs, workers.processes, workers.cluster, files, behaviour, workers.slots)
     with contextlib.closing(messages):
         for message in messages:
-            if not isinstance(message, Outcome):
-                raise PolysomaError(message)
+            if isinstance(message, Failure):
+                raise message.error()
             yield message
 
 
@@ -153,6 +169,6 @@ def _work(todo: Any, done: Any, checkpoint: Path | None, behaviour: Behaviour, s
     except KeyboardInterrupt:
         return
     except PolysomaError as error:
-        done.put(str(error))
-    except Exception:
-        done.put("a worker failed: " + traceback.format_exc())
+        done.put(Failure(str(error), traceback.format_exc()))
+    except Exception as error:
+        done.put(Failure(f"a worker failed: {type(error).__name__}: {error}", traceback.format_exc()))
