@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 
@@ -99,9 +99,9 @@ class Checkpoint:
         Raises:
             PolysomaError: it does not, or there is no such checkpoint.
         """
-        from polysoma.policy.checkpoint import read_config, resolve
+        from polysoma.policy.checkpoint import bodies
 
-        known = [body["name"] for body in read_config(resolve(self.place))["embodiments"]]
+        known = bodies(self.place)
         unknown = sorted({body_of(task) for task in tasks} - set(known))
         if unknown:
             raise PolysomaError(f"{self.place} does not know the bodies {unknown}; it knows {known}")
@@ -221,3 +221,8 @@ class Behaviour:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "driver", driver_of(self.driver))
+
+    @property
+    def maker(self) -> Driver:
+        """``driver`` as what makes a planner, whatever was given."""
+        return cast("Driver", self.driver)

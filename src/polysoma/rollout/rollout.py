@@ -18,7 +18,7 @@ from polysoma import simulators
 from polysoma.acting.agent import act_together
 from polysoma.acting.planner import NoPlan, Planner
 from polysoma.errors import PolysomaError
-from polysoma.rollout.drivers import Behaviour, Checkpoint, Ready, driver_of, name_of
+from polysoma.rollout.drivers import Behaviour, Checkpoint, Ready, name_of
 from polysoma.rollout.jobs import Job, Outcome
 from polysoma.rollout.slots import Slot
 from polysoma.rollout.workers import Failure, in_processes, on_ray
@@ -61,7 +61,7 @@ def rollout(next_job: Callable[[], Job | None], behaviour: Behaviour, slots: int
     Raises:
         PolysomaError: unknown task or body, a driver that cannot be made, or one that makes a mistake.
     """
-    yield from _play(next_job, behaviour, slots, driver_of(behaviour.driver)())
+    yield from _play(next_job, behaviour, slots, behaviour.maker())
 
 
 def _play(next_job: Callable[[], Job | None], behaviour: Behaviour, slots: int, planner: Planner) -> Iterator[Outcome]:
@@ -133,7 +133,7 @@ def rollout_in_workers(jobs: Sequence[Job], behaviour: Behaviour, workers: Worke
             of this process and there are others.
     """
     workers = Workers.of(workers)
-    driver = driver_of(behaviour.driver)
+    driver = behaviour.maker
     if workers.cluster is None and workers.processes == 1:
         remaining = iter(jobs)
         yield from rollout(lambda: next(remaining, None), behaviour, workers.slots)
@@ -157,7 +157,7 @@ def rollout_in_workers(jobs: Sequence[Job], behaviour: Behaviour, workers: Worke
 
 def _work(todo: Any, done: Any, checkpoint: Path | None, behaviour: Behaviour, slots: int) -> None:
     try:
-        driver = driver_of(behaviour.driver)
+        driver = behaviour.maker
         if checkpoint is not None and isinstance(driver, Checkpoint):
             driver = replace(driver, place=str(checkpoint))
         planner = driver()
