@@ -115,6 +115,8 @@ def test_json_has_a_budget() -> None:
     assert read_json('{"do": "reset"}') == {"do": "reset"}
     with pytest.raises(PolysomaError, match="expected JSON"):
         read_json("[" * 5_000)
+    with pytest.raises(PolysomaError, match="expected JSON"):
+        read_json('{"right": Infinity}')
     with pytest.raises(PolysomaError, match="a message may have 10,000 values"):
         read_json("[" + "{}," * 20_000 + "{}]")
     with pytest.raises(PolysomaError, match="a message may have 10 bytes"):

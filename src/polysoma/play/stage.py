@@ -5,6 +5,7 @@ Whoever watches asks for things with :meth:`Stage.ask`, from any thread; the sta
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
 import time
@@ -30,6 +31,8 @@ FPS = 12
 REST_SECONDS = 1.0
 """How long the end of an episode stays in view."""
 CLIP_SECONDS = 60
+_LARGEST = 1e3
+"""Number in a wish."""
 WISHES = 256
 """That may wait."""
 FIRST_SEED = 7000
@@ -352,7 +355,7 @@ class Stage:
         elif act == "wind":
             if not actor.windy:
                 raise PolysomaError(f"there is no wind where {name} is")
-            actor.wind = min(8.0, max(0.0, float(wish["speed"])))
+            actor.wind = min(8.0, max(0.0, _number(wish, "speed")))
             actor.reset()
         elif act == "push":
             self._push(actor, wish)
@@ -365,11 +368,11 @@ class Stage:
             raise PolysomaError(f"do: expected one of the page's wishes, got {act!r}")
 
     def _push(self, actor: Actor, wish: dict[str, Any]) -> None:
-        right, up = float(wish["right"]), float(wish["up"])
+        right, up = _number(wish, "right"), _number(wish, "up")
         if not (right or up):
             self._release()
         elif self._pushed is None:
-            x, y = float(wish["x"]), float(wish["y"])
+            x, y = _number(wish, "x"), _number(wish, "y")
             held = actor.environment.push((x, y), (right, up))
             if held is not None:
                 self._pushed = actor.environment
@@ -386,3 +389,11 @@ class Stage:
         film, self._film = self._film, None
         if film:
             self._clip(self._chosen, film)
+
+
+def _number(wish: Mapping[str, Any], key: str) -> float:
+    """A number of a wish, within what a simulation bears."""
+    value = float(wish[key])
+    if not math.isfinite(value):
+        raise PolysomaError(f"{key}: expected a finite number, got {value}")
+    return min(_LARGEST, max(-_LARGEST, value))

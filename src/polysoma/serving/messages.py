@@ -75,9 +75,13 @@ def read_json(text: str | bytes, budget: Budget = FROM_ROBOTS) -> Any:
     openers, commas = (b"[", b"{", b",", b":"), text.encode() if isinstance(text, str) else text
     _spend(len(commas), sum(commas.count(sign) for sign in openers), 0, budget)
     try:
-        return json.loads(text)
+        return json.loads(text, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         raise PolysomaError(f"expected JSON, got {text[:40]!r}") from error
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
 
 
 _SKIPPED = {0xCA: 4, 0xCB: 8, 0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8, 0xD0: 1, 0xD1: 2, 0xD2: 4, 0xD3: 8} | {
