@@ -25,6 +25,7 @@ import tyro
 
 from polysoma import simulators
 from polysoma.acting.agent import Acting
+from polysoma.acting.policy_planner import TEMPERATURE
 from polysoma.embodiment import INSTRUCTION, DiscreteActions
 from polysoma.evaluation.intervals import paired_difference
 from polysoma.policy import checkpoint as checkpoints
@@ -68,7 +69,7 @@ class Edge:
             chunk = self.runner.act({k: v for k, v in observation.items() if k != INSTRUCTION})
             self.spent_ms.append(1e3 * (time.perf_counter() - began))
             if self.runner.names:
-                drawn = chunk.astype(float) / Acting().temperature + self.rng.gumbel(size=chunk.shape)
+                drawn = chunk.astype(float) / TEMPERATURE + self.rng.gumbel(size=chunk.shape)
                 self.left = list(drawn.argmax(-1))
             else:
                 self.left = list(chunk[: (len(chunk) + 1) // 2])

@@ -26,7 +26,7 @@ import polysoma
 from polysoma import simulators
 from polysoma.data.dataset import Dataset
 from polysoma.data.mixture import Source
-from polysoma.evaluation.evaluation import decision_latency
+from polysoma.evaluation.latency import decision_latency
 from polysoma.policy import checkpoint
 
 SEED = 4000

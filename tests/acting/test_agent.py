@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,7 +10,9 @@ import torch
 from conftest import ARM, HORIZONS, observe
 from planners import Recording
 from polysoma.acting.agent import Acting, Agent, act_together
+from polysoma.acting.realtime import RealTime
 from polysoma.data.batch import Batch
+from polysoma.embodiment import ContinuousActions, Modality, Stream, channels
 from polysoma.errors import PolysomaError
 from polysoma.nn.trunk import KeyValueCache
 from polysoma.policy.policy import Policy
@@ -195,6 +198,46 @@ def test_a_new_episode_closes_the_session_of_the_old_one() -> None:
     assert [session.closed for session in planner.sessions] == [True, False]
     agent.close()
     assert planner.sessions[-1].closed
+
+
+@pytest.mark.parametrize("acting", [Acting(), RealTime(latency=1)])
+def test_arrays_of_the_caller_are_copied(acting: Acting | RealTime) -> None:
+    """A camera's driver fills one array again and again; whoever executes an action scales it where it lies."""
+    planner = Recording(chunk=4, action=lambda _: np.float32([0.5, -0.5]))
+    agent = acting.agent(planner, ARM, instruction="go")
+    sensor, given = np.zeros(3, np.float32), []
+    for step in range(6):
+        sensor[:] = step / 10
+        action = agent.act({"state": sensor})
+        given.append(action.copy())
+        action *= 0
+    agent.close()
+    told = planner.sessions[0].told
+    states = [float(what["state"][0]) for kind, what in told if kind != "executed"]
+    assert states == [float(np.float32(step / 10)) for step in range(len(states))] and len(states) >= 4
+    np.testing.assert_array_equal(given, [[0.5, -0.5]] * 6)
+    np.testing.assert_array_equal([what for kind, what in told if kind == "executed"][:4], [[0.5, -0.5]] * 4)
+
+
+def test_a_goal_stays_as_it_was_shown() -> None:
+    body = dataclasses.replace(ARM, streams=(*ARM.streams, Stream("camera", Modality.IMAGE, (8, 8, 3))))
+    pictures = {s.name: np.full(s.shape, 7, np.uint8) for s in body.streams if s.modality is Modality.IMAGE}
+    agent = Agent(Recording(), body, "go", goal=pictures)
+    for picture in pictures.values():
+        picture[:] = 0
+    assert agent.goal is not None and all((shown == 7).all() for shown in agent.goal.values())
+
+
+def test_another_body_of_the_same_name_is_refused(policy: Policy) -> None:
+    for other, problem in (
+        (dataclasses.replace(ARM, actions=ContinuousActions(channels("a b", "m", -2, 2))), "actions: a in"),
+        (dataclasses.replace(ARM, streams=(*ARM.streams, Stream("extra", Modality.IMAGE, (8, 8, 3)))), "extra"),
+    ):
+        with pytest.raises(
+            PolysomaError, match=f"'arm' is not the one of this name that the policy knows: .*{problem}"
+        ):
+            Agent(policy, other, "go")
+    assert Agent(policy, dataclasses.replace(ARM, rate_hz=99.0), "go").body == policy.embodiment("arm")
 
 
 def test_a_reset_that_is_refused_changes_nothing() -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,6 +29,7 @@ from polysoma.acting.planner import (
 from polysoma.acting.policy_planner import PolicyPlanner, policy_behind
 from polysoma.acting.realtime import RealTime
 from polysoma.acting.retrieval import DemonstrationIndex, Retrieval
+from polysoma.data.batch import Batch
 from polysoma.data.dataset import Dataset
 from polysoma.embodiment import Observation
 from polysoma.errors import PolysomaError
@@ -129,6 +131,64 @@ def test_a_policy_that_fails_for_one_session_answers_the_others(policy: Policy) 
     policy.respond = respond  # type: ignore[method-assign]
     answers = act_together(agents, [observe(GRID, seed) for seed in range(3)])
     assert not any(isinstance(answer, PolysomaError) for answer in answers), "it goes on"
+
+
+def test_a_batch_that_fails_because_of_one_session_is_answered_one_by_one(policy: Policy) -> None:
+    planner = PolicyPlanner(policy, temperature=2.0)
+    agents = [Agent(planner, "grid", "do one", seed=seed) for seed in range(4)]
+    alone = [Agent(planner, "grid", "do one", seed=seed) for seed in range(4)]
+    respond = policy.respond
+
+    def refuses(windows: Batch, *others: object) -> object:
+        if (windows.observations["heading"][:, -1] == 3).any():
+            raise PolysomaError("a three")
+        return respond(windows, *others)  # type: ignore[arg-type]
+
+    for step in range(4):
+        observations = [observe(GRID, 10 * seed + step) | {"heading": np.zeros(1, np.uint8)} for seed in range(4)]
+        expected = [agent.act(seen) for agent, seen in zip(alone, observations, strict=True)]
+        if step == 2:
+            observations[1]["heading"] = np.full(1, 3, np.uint8)
+            policy.respond = refuses  # type: ignore[method-assign,assignment]
+        answers = act_together(agents, observations)
+        policy.respond = respond  # type: ignore[method-assign]
+        failed = [isinstance(answer, PolysomaError) for answer in answers]
+        assert failed == [False, step == 2, False, False]
+        others = [row for row in range(4) if row != 1]
+        assert [answers[row] for row in others] == [expected[row] for row in others]
+
+
+@pytest.mark.parametrize("together", [act_together, plan_together])
+def test_what_cannot_be_read_or_judged_is_one_bodys_problem(together: Callable[..., list[object]]) -> None:
+    class Judge:
+        def judge(self, observation: Observation, plan: Plan) -> Verdict:
+            if observation["state"][0] > 2:
+                raise ZeroDivisionError("of the guard")
+            return Verdict.allow()
+
+    planner = Guarded(Recording(chunk=1, action=lambda session: [np.zeros(2), None, "x"][session.seed]), Judge())  # type: ignore[attr-defined]
+    agents = [Agent(planner, ARM, "go", seed=seed) for seed in (0, 0, 0, 1, 2, 0)]
+    observations: list[dict[str, Any]] = [{"state": np.zeros(3, np.float32)} for _ in agents]
+    observations[1]["state"] = [0.0, [1.0], 2.0]
+    observations[2]["state"] = np.float32([3, 0, 0])
+    answers = together(agents, observations)
+    for place, problem in (
+        (1, "expected arrays of numbers"),
+        (2, "ZeroDivisionError"),
+        (3, "expected"),
+        (4, "expected"),
+    ):
+        assert isinstance(answers[place], PolysomaError) and problem in str(answers[place])
+    assert isinstance(answers[0], np.ndarray) and isinstance(answers[5], np.ndarray)
+
+
+def test_an_expert_that_makes_a_mistake_does_not_touch_the_others() -> None:
+    def mistaken() -> np.ndarray:
+        raise PolysomaError("out of order")
+
+    agents = [Agent(ExpertPlanner(), ARM, "go", expert=expert) for expert in (lambda: np.zeros(2), mistaken)]
+    good, bad = act_together(agents, [observe(ARM)] * 2)
+    assert isinstance(good, np.ndarray) and "out of order" in str(bad)
 
 
 def test_agents_of_one_policy_share_a_batch_however_they_were_made(policy: Policy) -> None:

@@ -8,7 +8,7 @@ import torch
 
 from conftest import ARM, GRID, make_episode, make_policy, observe
 from polysoma.acting.agent import Acting
-from polysoma.acting.retrieval import DemonstrationIndex
+from polysoma.acting.retrieval import DemonstrationIndex, Retrieval
 from polysoma.data.dataset import Dataset
 from polysoma.data.mixture import Source
 from polysoma.errors import PolysomaError
@@ -90,6 +90,13 @@ def test_evaluation_takes_the_first_demonstrations_of_each_task(datasets: dict[s
     np.testing.assert_array_equal(episode.actions, make_episode(GRID, 7, 2).actions)
     with pytest.raises(PolysomaError, match="there is no episode 8"):
         dataset.episode(8)
+
+
+def test_an_index_of_another_policy_is_refused(policy: Policy, sources: dict[str, Source]) -> None:
+    index = DemonstrationIndex(make_policy(sources, seed=1), "arm")
+    with pytest.raises(PolysomaError, match="were read by another policy than the planner's"):
+        Retrieval(policy, index)
+    Retrieval(policy, DemonstrationIndex(policy, "arm"))
 
 
 def test_episodes_of_other_bodies_are_refused(policy: Policy) -> None:

@@ -5,6 +5,8 @@ import os
 import signal
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ import pytest
 from conftest import ARM, HORIZONS, make_episode, observe
 from polysoma.cli import main
 from polysoma.data.writer import DatasetWriter
+from polysoma.errors import DEBUG
 from polysoma.policy import checkpoint
 from polysoma.policy.policy import Policy
 from polysoma.serving.client import Client
@@ -101,6 +104,27 @@ def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "upgrade" in fails(capsys, "evaluate", str(tmp_path / "c"), "--tasks", "drone/hover")
 
 
+@pytest.mark.parametrize("place", ["before", "after"])
+def test_tracebacks_are_for_who_debugs(
+    place: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def broken(self: object) -> None:
+        raise ZeroDivisionError("never\nmind")
+
+    monkeypatch.setattr("polysoma.cli.bodies.Bodies.run", broken)
+    monkeypatch.setenv(DEBUG, "")
+    assert fails(capsys, "bodies").endswith(
+        "bodies failed, which it should not: ZeroDivisionError: never; `polysoma --debug bodies ...` shows where"
+    )
+    for command in (["bodies"], ["doctor", str(tmp_path / "none")]):
+        with pytest.raises(SystemExit, match="1"):
+            main(["--debug", *command] if place == "before" else [*command, "--debug"])
+        said = capsys.readouterr().err
+        assert said.startswith("Traceback") and said.splitlines()[-1].startswith("polysoma: ")
+    monkeypatch.setenv(DEBUG, "")
+    fails(capsys, "doctor", str(tmp_path / "none"))
+
+
 def test_missing_extras_are_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -153,6 +177,41 @@ def test_serve_until_told_to_stop(tmp_path: Path, policy: Policy) -> None:
     assert process.returncode == 0
     events = [json.loads(line)["event"] for line in log.splitlines()]
     assert events[0] == "listening" and "client came" in events and "client left" in events
+
+
+@pytest.mark.parametrize("command", ["serve", "play"])
+def test_whoever_lets_others_in_gets_a_token(command: str, tmp_path: Path, policy: Policy) -> None:
+    name = "generalist"
+    options = ["--no-open", "--bodies", "drone"] if command == "play" else ["--embodiments", "arm"]
+    if command == "serve":
+        checkpoint.save(policy, tmp_path / "c")
+        name = str(tmp_path / "c")
+    for more, expected in (([], 401), (["--no-token"], 200))[: 1 if command == "play" else 2]:
+        with subprocess.Popen(
+            [sys.executable, "-m", "polysoma", command, name, "--host", "0.0.0.0", "--port", "0", *options, *more],
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=os.environ | {"POLYSOMA_TOKEN": ""},
+        ) as process:  # fmt: skip
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            address = line.replace("0.0.0.0", "127.0.0.1").replace("ws:", "http:").removesuffix(" (Ctrl+C ends it)\n")
+            address, _, token = address.split()[-1].partition("?token=")
+            page = "/" if command == "play" else "/metrics"
+            if command == "serve" and not more:
+                token = process.stdout.readline().split()[5]
+            assert bool(token) is not bool(more)
+            for presented in ("", token):
+                query = f"?token={presented}" if command == "play" else ""
+                request = urllib.request.Request(address.rstrip("/") + page + query)
+                request.add_header("Authorization", f"Bearer {presented}")
+                try:
+                    with urllib.request.urlopen(request, timeout=60) as answer:
+                        status = answer.status
+                except urllib.error.HTTPError as error:
+                    status = error.code
+                assert status == (200 if presented else expected)
+            process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=60)
+        assert process.returncode == 0
 
 
 def test_serve_says_what_is_wrong(capsys: pytest.CaptureFixture[str], tmp_path: Path, policy: Policy) -> None:

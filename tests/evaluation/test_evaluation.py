@@ -7,11 +7,16 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import torch
 
+from planners import Forbids, Recording, RecordingSession
+from polysoma.acting.guards import Guarded
+from polysoma.acting.planner import ExpertPlanner, Planner, TaskPrompt
 from polysoma.data.video import encode_video
 from polysoma.errors import PolysomaError
 from polysoma.evaluation.evaluation import Result, Score, evaluate, normalised
 from polysoma.evaluation.intervals import paired_difference, wilson
+from polysoma.evaluation.latency import LATENCY_DECISIONS
 from polysoma.evaluation.mosaic import mosaic
 from polysoma.evaluation.report import write_report
 from polysoma.rollout.jobs import Outcome
@@ -81,6 +86,33 @@ def test_bad_evaluations(policy: object, tmp_path: Path) -> None:
     checkpoint.save(policy, tmp_path)  # type: ignore[arg-type]
     with pytest.raises(PolysomaError, match=r"does not know the bodies \['drone'\]; it knows \['arm', 'grid'\]"):
         evaluate(str(tmp_path), ["drone/hover"], 1, 0)
+
+
+def stopped_at_once() -> Planner:
+    return Guarded(ExpertPlanner(), Forbids(np.float32(-1)))
+
+
+def test_decisions_are_timed_whatever_ends_their_episodes() -> None:
+    before = torch.get_num_threads()
+    planner = Recording()
+    timed = evaluate(planner, ["drone/hover"], 1, 1000, latency=True)
+    assert timed.latency["drone"]["decisions"] == LATENCY_DECISIONS
+    assert all(session.closed for session in planner.sessions)
+    assert evaluate(ExpertPlanner(), ["drone/hover"], 1, 1000, latency=True).latency["drone"]["p50"] > 0
+    stopped = evaluate(stopped_at_once, ["drone/hover"], 2, 1000, latency=True)
+    assert stopped.latency == {} and stopped.interventions["drone/hover"].stopped == 2
+
+    class Tires(Recording):
+        def start(self, prompt: TaskPrompt, seed: int) -> RecordingSession:
+            if len(self.sessions) > 0:
+                raise PolysomaError("too tired to be timed")
+            return super().start(prompt, seed)
+
+    tired = evaluate(Tires(), ["drone/hover"], 1, 1000, latency=True)
+    assert (
+        tired.tasks["drone/hover"].trials == 1 and tired.to_json()["settings"]["no_latency"] == "too tired to be timed"
+    )
+    assert torch.get_num_threads() == before
 
 
 def test_the_report_needs_nothing_but_itself(tmp_path: Path) -> None:

@@ -150,6 +150,7 @@ def test_a_clip_is_what_was_seen_meanwhile() -> None:
         ({"do": "task", "task": "drone/hover-upside-down"}, "has no task"),
         ({"do": "task"}, "not understood"),
         ({"do": "wind", "speed": "much"}, "not understood"),
+        ({"do": "push", "right": "inf", "up": 0, "x": 0.5, "y": 0.5}, "right: expected a finite number"),
         ({"do": "wind", "body": "babyai", "speed": 2}, "no wind"),
         ({"do": "keep"}, "no cameras|expected pictures|goal"),
     ],
@@ -235,7 +236,7 @@ def test_goal_pictures_are_checked() -> None:
         _picture(body, "rear", url)
 
 
-def status_of(address: str) -> int:
+def status_of(address: str | urllib.request.Request) -> int:
     try:
         with urllib.request.urlopen(address, timeout=PATIENCE) as answer:
             return int(answer.status)
@@ -260,6 +261,13 @@ def test_the_page_is_served_to_those_who_may() -> None:
                 await connect(f"ws://{at}/live")
             with pytest.raises(InvalidStatus, match="403"):
                 await connect(f"ws://{at}/live?token=secret", origin="http://elsewhere.example")  # type: ignore[arg-type]
+            for headers, code in (
+                ({"Host": f"evil.example:{port}", "Origin": f"http://evil.example:{port}"}, 403),
+                ({"Host": f"localhost:{port}", "Origin": f"http://localhost:{port}"}, 426),
+                ({"Origin": "null"}, 403),
+            ):
+                asked = urllib.request.Request(f"http://{at}/live?token=secret", headers=headers)
+                assert await asyncio.to_thread(status_of, asked) == code
             async with connect(f"ws://{at}/live?token=secret", origin=f"http://{at}") as page_socket:  # type: ignore[arg-type]
                 assert "bodies" in json.loads(await page_socket.recv())
                 kinds = {bytes: 0, str: 0}
@@ -274,7 +282,20 @@ def test_the_page_is_served_to_those_who_may() -> None:
 
 
 @pytest.mark.parametrize(
-    "message", ["no json", "[1, 2]", '{"do": 3}', b"\xff\x00", '{"do": "goal", "pictures": {"front": "x"}}']
+    "message",
+    [
+        "no json",
+        "[1, 2]",
+        '{"do": 3}',
+        b"\xff\x00",
+        '{"do": "goal", "pictures": {"front": "x"}}',
+        "[" * 900,
+        "[" + "{}," * 100_000 + "{}]",
+        '{"do": "push", "right": "x", "up": 0}',
+        '{"do": "choose", "body": ["drone"]}',
+        '{"do": "goal", "body": "drone", "pictures": [1]}',
+        '{"do": "wind", "speed": NaN}',
+    ],
 )
 def test_garbage_is_answered_and_others_go_on(message: str | bytes) -> None:
     async def main() -> None:

@@ -184,3 +184,92 @@ def test_mistakes_in_a_family_of_ones_own_are_explained(own_families: pytest.Mon
         own_families.setenv(simulators.FAMILIES_VARIABLE, str(path))
         with pytest.raises(PolysomaError, match=problem):
             simulators.match_tasks("*")
+
+
+REFILLED = """
+import gymnasium as gym, numpy as np
+from gymnasium import spaces
+from polysoma.embodiment import ContinuousActions, Embodiment, Modality, Stream, channels
+from polysoma.simulators.environment import Environment, Family
+from polysoma.simulators.wrapped import wrapped
+
+
+class Inner(gym.Env):
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 12}
+    observation_space = spaces.Box(-1e3, 1e3, (2,), np.float32)
+    action_space = spaces.Box(-1, 1, (1,), np.float32)
+
+    def __init__(self):
+        self.state, self.label = np.zeros(2, np.float32), np.zeros(1, np.float32)
+        self.shown = np.zeros((8, 8, 3), np.uint8)
+
+    def fill(self, step):
+        self.step_number, self.state[:], self.label[:], self.shown[:] = step, step, step / 10, 10 * step
+        return self.state
+
+    def reset(self, seed=None, options=None):
+        super().reset(seed=seed)
+        return self.fill(0), {}
+
+    def step(self, action):
+        action[:] = -1  # as some do that keep actions within their limits
+        return self.fill(self.step_number + 1), 0.0, False, False, {"success": self.step_number >= 8}
+
+    def render(self):
+        return self.shown
+
+
+class Own(Environment):
+    embodiment = Embodiment(
+        "own", (Stream("state", Modality.STATE, (2,), channels("a b")), Stream("instruction", Modality.TEXT)),
+        ContinuousActions(channels("go", "1", -1, 1)), 12.0,
+        privileged=(Stream("truth", Modality.STATE, (2,), channels("a b")),),
+    )
+    task, max_steps = "own/task", 20
+
+    def __init__(self, task):
+        super().__init__()
+        self.inner = Inner()
+
+    def reset(self, *, seed=None, options=None):
+        return {"state": self.inner.reset(seed)[0], "instruction": "count"}, {"success": False}
+
+    def step(self, action):
+        state, *others = self.inner.step(action)
+        return {"state": state, "instruction": "count"}, *others
+
+    def expert_action(self):
+        return self.inner.label
+
+    def privileged(self):
+        return {"truth": self.inner.state}
+
+    def render_frame(self, size=240):
+        return self.inner.shown
+
+
+FAMILY = """
+
+
+@pytest.mark.parametrize(
+    "family",
+    [
+        'wrapped(Inner, "own", "count", expert=lambda state: np.float32([state[0] / 10]))',
+        'Family(Own.embodiment, ("own/task",), (), Own)',
+    ],
+    ids=["wrapped", "own"],
+)
+def test_an_environment_may_fill_its_arrays_again(
+    family: str, own_families: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "refilled.py").write_text(REFILLED + family)
+    own_families.setenv(simulators.FAMILIES_VARIABLE, str(tmp_path / "refilled.py"))
+    (outcome,) = play([Job("own/task", 0, video=8, kept=True)], Behaviour(label=True)).values()
+    episode = outcome.episode
+    assert episode is not None and episode.success
+    for stream in episode.embodiment.recorded:
+        assert episode.observations[stream.name][:, 0].tolist() == list(range(8)), stream.name
+        assert episode.final is not None and episode.final[stream.name].tolist() == [8, 8]
+    for actions in (episode.actions, episode.executed):
+        np.testing.assert_allclose(actions[:, 0], np.arange(8) / 10, atol=1e-6)
+    assert [int(frame.max()) for frame in outcome.frames] == [10 * step for step in range(9)]

@@ -1,124 +1,30 @@
-"""Serving: messages, sessions, batches, and everything that can go wrong between a robot and its server."""
+"""Serving: sessions, batches, and everything that can go wrong between a robot and its server."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import itertools
-import socket
-import subprocess
-import sys
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from websockets.sync.client import connect
 
-from conftest import ARM, GRID, HORIZONS, make_episode, observe
+from conftest import ARM, GRID, HORIZONS, observe
+from make_server import PATIENCE, client, running
 from planners import Forbids, Recording
-from polysoma.acting.agent import Acting, Agent, act_together, plan_together
+from polysoma.acting.agent import Acting, plan_together
 from polysoma.acting.guards import Guarded
-from polysoma.acting.planner import Planner
 from polysoma.cli.names import named_folder
 from polysoma.errors import PolysomaError
 from polysoma.policy.adaptation import Adaptation
 from polysoma.policy.edits import adapt
 from polysoma.policy.policy import Policy
-from polysoma.serving.client import Client
-from polysoma.serving.messages import pack, unpack
-from polysoma.serving.remote import RemotePlanner
 from polysoma.serving.server import Limits, PolicyServer
-
-PATIENCE = 60.0
-"""Seconds after which a test that waits for something gives up. Nothing is expected to take this long."""
-
-
-@contextlib.contextmanager
-def running(policy: Policy | Planner, port: int = 0, **options: Any) -> Iterator[str]:
-    """A server in a thread; its address."""
-    began = threading.Event()
-    found: dict[str, Any] = {}
-
-    async def main() -> None:
-        found["loop"], found["stop"] = asyncio.get_running_loop(), asyncio.Event()
-        async with PolicyServer(policy, **options).listen(port=port) as server:
-            found["port"] = server.sockets[0].getsockname()[1]
-            began.set()
-            await found["stop"].wait()
-
-    thread = threading.Thread(target=asyncio.run, args=(main(),), daemon=True)
-    thread.start()
-    assert began.wait(PATIENCE)
-    try:
-        yield f"ws://127.0.0.1:{found['port']}"
-    finally:
-        found["loop"].call_soon_threadsafe(found["stop"].set)
-        thread.join(PATIENCE)
-
-
-def client(url: str, body: str | None = "arm", **options: Any) -> Client:
-    return Client(url, body, patience_s=PATIENCE, timeout_s=PATIENCE, **options)
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        np.arange(6, dtype=np.uint8).reshape(2, 3),
-        np.zeros((0, 4), np.float32),
-        np.array(2.5, ">f4"),
-        np.array([True, False]),
-        {"a": [1, 2.5, "text", None, True, b"bytes"], "nested": {"x": np.ones(3)}},
-    ],
-)
-def test_messages_come_back(value: Any) -> None:
-    back = unpack(pack({"value": value}))["value"]
-    if isinstance(value, np.ndarray):
-        assert back.dtype == value.dtype and back.shape == value.shape
-    np.testing.assert_equal(back, value)
-
-
-def test_scalars_come_back() -> None:
-    back = unpack(pack({"x": np.float32(1.5), "n": np.int64(-3)}))
-    assert (back["x"], back["n"]) == (1.5, -3) and back["x"].dtype == np.float32
-
-
-def test_only_numbers_are_sent() -> None:
-    with pytest.raises(PolysomaError, match="arrays hold numbers, got dtype object"):
-        pack({"x": np.array([object()])})
-    with pytest.raises(PolysomaError, match="got set"):
-        pack({"x": {1, 2}})
-
-
-@pytest.mark.parametrize(
-    ("message", "problem"),
-    [
-        ({b"__ndarray__": True, b"data": b"123", b"dtype": "<f4", b"shape": [1]}, "4 bytes, got 3"),
-        ({b"__ndarray__": True, b"data": b"12345678", b"dtype": "|O", b"shape": [1]}, "arrays hold numbers"),
-        ({b"__ndarray__": True, b"data": b"", b"dtype": "<f4", b"shape": [-1]}, r"shape \[-1\]"),
-        ({b"__ndarray__": True, b"dtype": "<f4", b"shape": [1]}, "without data"),
-        ({b"__ndarray__": True, b"data": b"1234", b"shape": [1]}, "without dtype"),
-    ],
-)
-def test_arrays_that_are_not_what_they_say(message: dict[bytes, Any], problem: str) -> None:
-    with pytest.raises(PolysomaError, match=problem):
-        unpack(pack({"x": message}))
-
-
-def test_bytes_flipped_or_cut_are_an_error_or_another_message() -> None:
-    rng = np.random.default_rng(0)
-    whole = pack({"state": np.arange(12.0).reshape(3, 4), "prompt": "do one", "list": [1, {"a": 2}]})
-    for _ in range(2000):
-        damaged = bytearray(whole[: rng.integers(1, len(whole) + 1)])
-        for place in rng.integers(0, len(damaged), size=rng.integers(0, 4)):
-            damaged[place] = rng.integers(256)
-        with contextlib.suppress(PolysomaError):
-            unpack(bytes(damaged))
 
 
 def test_a_chunk_is_that_of_an_agent(policy: Policy) -> None:
@@ -193,6 +99,13 @@ def test_many_clients_share_batches_and_mix_nothing_up(policy: Policy) -> None:
         ({"camera": np.zeros((4, 4, 3), np.uint8)}, "expected the streams"),
         ({"instruction": 3}, "expected a string"),
         ({"deadline_ms": "soon"}, "deadline_ms: expected a number"),
+        ({"state": [0.0, [1.0, 2.0], 3.0]}, "expected arrays of numbers"),
+        ({"reset": np.array([True, False])}, "reset: expected true or false, got ndarray"),
+        ({"executed": np.inf}, "executed: expected a whole number, got inf"),
+        ({"executed": 1.5}, "executed: expected a whole number, got 1.5"),
+        ({"executed": np.array([1, 1])}, "executed: expected a number"),
+        ({"executed_action": [[0.0], [1.0, 2.0]]}, "expected arrays of numbers"),
+        ({"embodiment": "whale" * 10_000}, "^.{0,400}$"),
     ],
 )
 def test_a_wrong_request_is_refused_and_the_session_goes_on(
@@ -204,6 +117,15 @@ def test_a_wrong_request_is_refused_and_the_session_goes_on(
             robot.infer(observe(ARM) | change)
         np.testing.assert_array_equal(robot.infer(observe(ARM))["actions"], expected)
         assert robot.reconnected == 0
+
+
+def test_numbers_of_numpy_are_numbers(policy: Policy) -> None:
+    with running(policy) as url, client(url) as robot:
+        expected = robot.infer(observe(ARM))["actions"]
+        said = {"executed": np.int64(1), "reset": np.bool_(False), "deadline_ms": np.float32(1e6)}
+        reply = robot.infer(observe(ARM) | said)
+        np.testing.assert_array_equal(reply["actions"], expected)
+        assert reply["late"] is False
 
 
 def test_a_missing_stream_is_named(policy: Policy) -> None:
@@ -227,17 +149,29 @@ def test_no_number_that_is_not_finite_leaves(policy: Policy) -> None:
         assert other.infer(observe(GRID))["actions"].shape == (HORIZONS["grid"].chunk,)
 
 
-def test_a_token_is_asked_for(policy: Policy) -> None:
-    with running(policy, token="secret") as url:
-        for wrong in (None, "Secret"):
-            with pytest.raises(PolysomaError, match="401 a token is needed"):
-                client(url, token=wrong)
-        with client(url, token="secret") as robot:
+def test_a_mistake_of_the_server_is_one_line_and_the_session_goes_on(
+    policy: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*arguments: Any) -> Any:
+        raise RuntimeError("a secret")
+
+    with running(policy) as url, client(url) as robot:
+        for place in ("unpack", "plan_together", "Agent"):
+            with monkeypatch.context() as patched:
+                patched.setattr(f"polysoma.serving.server.{place}", broken)
+                with pytest.raises(PolysomaError, match="failed to answer this request; its log says why"):
+                    robot.infer(observe(ARM) | {"embodiment": "grid" if place == "Agent" else "arm"})
             robot.infer(observe(ARM))
-        address = url.replace("ws:", "http:")
-        assert urllib.request.urlopen(f"{address}/healthz").read() == b"OK\n"
-        with pytest.raises(urllib.error.HTTPError, match="401"):
-            urllib.request.urlopen(f"{address}/metrics")
+        assert robot.reconnected == 0
+
+
+def test_who_leaves_takes_agents_along() -> None:
+    planner = Recording(chunk=3)
+    with running(planner, embodiments=[ARM, GRID]) as url, client(url, None) as robot:
+        for body in (ARM, GRID):
+            robot.infer(observe(body) | {"embodiment": body.name})
+        assert not any(session.closed for session in planner.sessions[2:])
+    assert len(planner.sessions) == 4 and all(session.closed for session in planner.sessions)
 
 
 def test_metrics(policy: Policy) -> None:
@@ -249,53 +183,6 @@ def test_metrics(policy: Policy) -> None:
         text = urllib.request.urlopen(url.replace("ws:", "http:") + "/metrics").read().decode()
     for line in ('polysoma_requests_total{embodiment="arm"} 3.0', "polysoma_refused_total 1.0", "polysoma_clients 1.0"):
         assert line in text
-
-
-def test_one_client_too_many_may_come_later(policy: Policy) -> None:
-    with running(policy, limits=Limits(clients=1)) as url:
-        with client(url), pytest.raises(PolysomaError, match="503"):
-            Client(url, "arm", patience_s=0.3)
-        client(url).close()
-
-
-def test_a_huge_message_ends_its_own_session_alone(policy: Policy) -> None:
-    with running(policy, limits=Limits(message_bytes=10_000)) as url, client(url) as greedy, client(url) as other:
-        with pytest.raises(PolysomaError, match="1009"):
-            greedy.infer(observe(ARM) | {"state": np.zeros(100_000, np.float32)})
-        assert other.infer(observe(ARM))["actions"].shape == (HORIZONS["arm"].chunk, 2)
-        assert greedy.infer(observe(ARM))["actions"].shape == (HORIZONS["arm"].chunk, 2)
-
-
-def test_garbage_and_dying_clients_stop_nobody(policy: Policy) -> None:
-    with running(policy) as url, client(url) as robot:
-        with connect(url) as stranger:
-            stranger.recv()
-            for garbage in (b"\xc1", b"", b"\x93\x01", "text", pack([1, 2]), pack({1: 2})):
-                stranger.send(garbage)
-                assert isinstance(stranger.recv(), str)
-        host, port = url.removeprefix("ws://").split(":")
-        for sent in (b"\x00\x01\x02garbage\r\n\r\n", b"GET / HTTP/1.1\r\nUpgrade: webs"):
-            with socket.create_connection((host, int(port))) as line:
-                line.sendall(sent)
-        dying = connect(url)
-        dying.recv()
-        # A frame that announces a megabyte and ends after a few bytes.
-        dying.socket.sendall(b"\x82\xff" + (1 << 20).to_bytes(8, "big") + b"abcdpartial")
-        dying.socket.close()
-        assert robot.infer(observe(ARM))["actions"].shape == (HORIZONS["arm"].chunk, 2)
-
-
-def test_a_client_survives_a_restart_of_the_server(policy: Policy) -> None:
-    with running(policy) as url:
-        robot = client(url)
-        expected = robot.infer(observe(ARM))["actions"]
-    port = int(url.rpartition(":")[2])
-    with ThreadPoolExecutor(1) as threads:
-        waiting = threads.submit(robot.infer, observe(ARM))
-        with running(policy, port=port):
-            np.testing.assert_array_equal(waiting.result(PATIENCE)["actions"], expected)
-            assert robot.reconnected >= 1
-            robot.close()
 
 
 def test_a_full_queue_says_so(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -321,25 +208,6 @@ def test_a_full_queue_says_so(policy: Policy, monkeypatch: pytest.MonkeyPatch) -
         assert None in errors and all(e is None or "requests are waiting" in str(e) for e in errors)
         for robot in robots:
             robot.close()
-
-
-def test_nobody_there_is_an_error_in_time() -> None:
-    with socket.socket() as silent:
-        # Bound, so that nobody else gets the port meanwhile, and not listening.
-        silent.bind(("127.0.0.1", 0))
-        url = f"ws://127.0.0.1:{silent.getsockname()[1]}"
-        with pytest.raises(PolysomaError, match="is `polysoma serve` running there"):
-            Client(url, "arm", patience_s=0.2)
-
-
-def test_the_client_needs_little() -> None:
-    code = (
-        "import sys\n"
-        "for name in ('torch', 'gymnasium', 'pyarrow', 'tyro', 'rich', 'prometheus_client'):\n"
-        "    sys.modules[name] = None\n"
-        "from polysoma.serving.client import Client\n"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_adaptations_are_served_beside_their_base(policy: Policy) -> None:
@@ -378,32 +246,31 @@ def test_any_planner_is_served(policy: Policy) -> None:
             np.testing.assert_array_equal(reply["actions"], np.float32([[0.5, 1.0]] * 3))
             robot.infer(observe(ARM, 1) | {"executed": 2})
             robot.infer(observe(ARM, 2) | {"executed_action": [0.25, 0.25]})
-        executed = [what.tolist() for kind, what in planner.sessions[0].told if kind == "executed"]
+        executed = [what.tolist() for kind, what in planner.sessions[1].told if kind == "executed"]
         assert executed == [[0.5, 1.0], [0.25, 0.25]]
         with client(url, adapter="careful") as robot, pytest.raises(PolysomaError, match="arm was stopped: too far"):
             robot.infer(observe(ARM))
+    # The first session was only asked how long its plans are.
+    assert [session.closed for session in planner.sessions] == [True, True]
     with pytest.raises(PolysomaError, match="knows no bodies by itself"):
         PolicyServer(planner)
 
 
-def test_a_server_is_a_planner(policy: Policy) -> None:
-    with running(policy) as url:
-        planner = RemotePlanner(url)
-        assert {body.name for body in planner.embodiments} == {"arm", "grid"}
-        far = [Agent(planner, "arm", "do one") for _ in range(3)]
-        near = [policy.agent("arm", "do one") for _ in range(3)]
-        for step in range(5):
-            observations = [observe(ARM, step + 10 * number) for number in range(3)]
-            for there, here in zip(act_together(far, observations), act_together(near, observations), strict=True):
-                np.testing.assert_allclose(there, here, atol=0.02)  # type: ignore[arg-type]
-        alone, by_hand = Agent(planner, "grid", "do one"), policy.agent("grid", "do one")
-        for step in range(4):
-            assert alone.act(observe(GRID, step)) == by_hand.act(observe(GRID, step))
-            for agent in (alone, by_hand):
-                agent.executed(step % 3)
-        with pytest.raises(PolysomaError, match="no message for goals and demonstrations"):
-            Agent(planner, "arm", "do one", demonstrations=[make_episode(ARM, 5)])
-        for agent in (*far, alone):
-            agent.close()
-    with pytest.raises(PolysomaError, match="is `polysoma serve` running there"):
-        RemotePlanner(url, patience_s=0.1)
+def test_what_another_client_sends_does_not_touch_the_others(policy: Policy) -> None:
+    alone = policy.agent("arm", acting=Acting(execute=HORIZONS["arm"].chunk))
+    expected = [plan_together([alone], [observe(ARM, step)])[0] for step in range(20)]
+    wrong = [np.full(3, 1e39), np.full(3, np.nan), [1.0, [2.0]], np.zeros(4), "x", None, np.full(3, 1e300)]
+
+    def drive(hostile: bool) -> list[Any]:
+        answers = []
+        with client(url) as robot:
+            for step in range(20):
+                sent = {"state": wrong[step % len(wrong)]} if hostile else {}
+                with contextlib.suppress(PolysomaError) if hostile else contextlib.nullcontext():
+                    answers.append(robot.infer(observe(ARM, step) | sent)["actions"])
+        return answers
+
+    with running(policy) as url, ThreadPoolExecutor(6) as threads:
+        for hostile, answers in zip((False, True) * 3, threads.map(drive, (False, True) * 3), strict=True):
+            if not hostile:
+                np.testing.assert_allclose(answers, expected, atol=0.02)  # type: ignore[arg-type]

@@ -108,7 +108,8 @@ class Agent(BoundPlanner):
             self._waiting.extend(self._chosen(plan))
             self.plan = plan
         self._executed = self._waiting.popleft()
-        return self._executed
+        # A copy, as what was executed is told later, whatever its new owner does with it.
+        return self._executed.copy()
 
     def _chosen(self, plan: Plan) -> Sequence[np.ndarray] | np.ndarray:
         """Those of a plan's actions that are to be executed before the next one, within the limits."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from polysoma.acting.planner import Plan, Planner, Session, TaskPrompt, as_planner, embodiment_for
+from polysoma.acting.planner import Plan, Planner, Session, TaskPrompt, as_planner, embodiment_for, read_by
 from polysoma.data.episode import Episode
 from polysoma.embodiment import INSTRUCTION, Embodiment, Observation
 from polysoma.errors import PolysomaError
@@ -152,6 +152,7 @@ class BoundPlanner:
         self.asked, self.source, self.plan = False, Source.PLAN, None
         self._executed: np.ndarray | None = None
         try:
+            self.session.prepare()
             self._started()
         except PolysomaError:
             self._episode.close()
@@ -183,7 +184,7 @@ class BoundPlanner:
         Raises:
             PolysomaError: it is not an action of this body.
         """
-        self._executed = self.body.check_action(action)
+        self._executed = read_by(self.body.check_action, action, f"action of {self.body.name}")
 
     def tell_executed(self) -> None:
         """Tells the session what was executed since its last observation, if anything was."""
@@ -192,7 +193,8 @@ class BoundPlanner:
             self._executed = None
 
     def checked(self, observation: Mapping[str, Any]) -> Observation:
-        """The observation as the planner will see it, with the agent's instruction where it brings none.
+        """The observation as the planner will see it, with the agent's instruction where it brings none. Its arrays are
+        its own: a camera's driver may fill the same one again while a planner still reads it, or remembers it.
 
         Raises:
             PolysomaError: as :meth:`act`.
@@ -204,7 +206,8 @@ class BoundPlanner:
                     "observations, or show a goal"
                 )
             observation = {**observation, INSTRUCTION: self.instruction or ""}
-        return self.body.check_observation(observation)
+        checked = read_by(self.body.check_observation, observation, f"observation of {self.body.name}")
+        return {name: np.array(value) if isinstance(value, np.ndarray) else value for name, value in checked.items()}
 
     def close(self) -> None:
         """Ends the episode for good."""

@@ -97,6 +97,10 @@ class GuardedSession(Session):
         # What guards further inside did counts as well.
         self.interventions = inner.interventions
 
+    def prepare(self) -> None:
+        """See :class:`Session`."""
+        self.inner.prepare()
+
     def observed(self, observation: Observation) -> None:
         """See :class:`Session`."""
         self.inner.observed(observation)
@@ -158,6 +162,11 @@ class Guarded(Wrapper):
                 return Plan(within_limits(body, verdict.actions), GUARD, risk=verdict.risk)
         except PolysomaError as error:
             return error
+        except Exception as error:
+            # What cannot judge one plan does not stop the other bodies of a batch.
+            failed = PolysomaError(f"{type(self.guard).__name__} failed to judge a plan of {body.name}: {error!r}")
+            failed.__cause__ = error
+            return failed
         return dataclasses.replace(plan, risk=verdict.risk)
 
 

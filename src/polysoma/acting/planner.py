@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
@@ -26,6 +26,8 @@ from polysoma.errors import PolysomaError
 if TYPE_CHECKING:
     from polysoma.policy.policy import Policy
 
+
+T = TypeVar("T")
 
 GUARD = "guard"
 """The source of plans that a guard put in the place of others: nobody mixes them with anything."""
@@ -127,6 +129,10 @@ class Session:
         self.prompt, self.chunk = prompt, chunk
         self.interventions = Interventions()
 
+    def prepare(self) -> None:
+        """Makes what the first plan would have to wait for. Called by who is going to ask for plans, once.
+        Raises PolysomaError when it cannot be made."""
+
     def observed(self, observation: Observation) -> None:
         """An observation for which no plan is asked, because an earlier one is being executed."""
 
@@ -199,7 +205,7 @@ class ExpertPlanner:
         assert prompt.expert is not None
         try:
             return Plan(np.asarray(prompt.expert())[None], "expert")
-        except NoPlan as failure:
+        except PolysomaError as failure:
             return failure
 
 
@@ -252,7 +258,8 @@ def embodiment_for(planner: Planner, body: str | Embodiment) -> Embodiment:
     """The body as the planner knows it; as it is given where the planner knows none by itself.
 
     Raises:
-        PolysomaError: the planner does not know the body, or it is given by name to one that knows none.
+        PolysomaError: the planner does not know the body, knows another one of its name, with other streams or actions,
+            or it is given by name to one that knows none.
     """
     known = known_embodiments(planner)
     if not known and isinstance(body, Embodiment):
@@ -260,6 +267,8 @@ def embodiment_for(planner: Planner, body: str | Embodiment) -> Embodiment:
     name = body.name if isinstance(body, Embodiment) else body
     for embodiment in known:
         if embodiment.name == name:
+            if isinstance(body, Embodiment):
+                _check_alike(embodiment, body)
             return embodiment
     if known:
         raise PolysomaError(f"this policy does not know the body {name!r}; it knows {[b.name for b in known]}")
@@ -274,9 +283,34 @@ def within_limits(body: Embodiment, actions: np.ndarray) -> np.ndarray:
     Raises:
         PolysomaError: there are none, or one of them is not an action of this body.
     """
-    if not len(actions):
-        raise PolysomaError(f"a plan for {body.name} is empty: expected at least one action")
-    return np.stack([body.check_action(action) for action in actions])
+
+    def checked(actions: np.ndarray) -> np.ndarray:
+        if not len(actions):
+            raise PolysomaError(f"a plan for {body.name} is empty: expected at least one action")
+        return np.stack([body.check_action(action) for action in actions])
+
+    return read_by(checked, actions, f"plan for {body.name}")
+
+
+def read_by(check: Callable[[Any], T], value: Any, where: str) -> T:
+    """What a check makes of what comes from outside. Raises PolysomaError, also where no array can be made of it: it
+    stays the problem of who sent it."""
+    try:
+        return check(value)
+    except PolysomaError:
+        raise
+    except (TypeError, ValueError, OverflowError) as error:
+        raise PolysomaError(f"{where}: expected arrays of numbers ({error})") from error
+
+
+def _check_alike(known: Embodiment, given: Embodiment) -> None:
+    """Raises PolysomaError where what a planner was made for senses or moves something else than the body does."""
+    if (known.streams, known.actions) != (given.streams, given.actions):
+        same = dataclasses.replace(given, rate_hz=known.rate_hz, body=known.body, privileged=known.privileged)
+        raise PolysomaError(
+            f"the body {given.name!r} is not the one of this name that the policy knows: "
+            + "; ".join(same.differences(known))
+        )
 
 
 def _checked_goal(body: Embodiment, goal: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -285,7 +319,8 @@ def _checked_goal(body: Embodiment, goal: Mapping[str, np.ndarray]) -> dict[str,
         raise PolysomaError(f"goal of {body.name}: a goal is a picture, and this body has no camera")
     if set(goal) != set(cameras):
         raise PolysomaError(f"goal of {body.name}: expected pictures of {sorted(cameras)}, got {sorted(goal)}")
-    pictures = {name: np.asarray(picture) for name, picture in goal.items()}
+    # Their own: they are read again whenever the words change.
+    pictures = {name: np.array(picture) for name, picture in goal.items()}
     for name, picture in pictures.items():
         if picture.shape != cameras[name].shape or picture.dtype != np.uint8:
             raise PolysomaError(

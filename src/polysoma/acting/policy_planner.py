@@ -47,9 +47,14 @@ class PolicySession(Session):
         self._history = horizon.history
         self.rng = np.random.default_rng(seed)
         self.cache: PolicyState | None = None
+        self.drawn: np.ndarray | None = None
         self._frames: list[Observation] = []
         self._previous = [self.body.actions.none()]
         self._previous_valid = [False]
+
+    def prepare(self) -> None:
+        """See :class:`Session`: ONNX Runtime's graph, which must not be traced in the middle of a control loop."""
+        responder_of(self.policy, self.body.name)
 
     def observed(self, observation: Observation) -> None:
         """See :class:`Session`."""
@@ -73,6 +78,12 @@ class PolicySession(Session):
         # Whoever says it twice before the next observation is right the second time.
         self._previous[len(self._frames) :] = [action]
         self._previous_valid[len(self._frames) :] = [True]
+
+    def draw(self, shape: tuple[int, ...]) -> np.ndarray:
+        """What a head that draws starts from, standard normal; the same again until a plan was made of it."""
+        if self.drawn is None:
+            self.drawn = self.rng.standard_normal(shape, np.float32)
+        return self.drawn
 
     def prefill(self, instruction: str) -> PolicyState:
         """The cache of the prompt with these words, and of the frames that were read in their light.
@@ -138,8 +149,6 @@ class PolicyPlanner:
         if prompt.demonstrations:
             driving.check_context(prompt.body.name, prompt.demonstrations)
         session = PolicySession(driving, prompt, seed)
-        # What computes decisions is made before the first one, not in the middle of a control loop.
-        responder_of(driving, session.body.name)
         if prompt.instruction is not None or prompt.goal is not None:
             session.prefill(prompt.instruction or "")
         return session
@@ -213,12 +222,17 @@ class PolicyPlanner:
         shape, noise = policy.head(body.name).noise, None
         if shape is not None:
             # Drawn by each session for itself: the same whatever else is in the batch.
-            noise = torch.from_numpy(np.stack([session.rng.standard_normal(shape, np.float32) for session in sessions]))
+            noise = torch.from_numpy(np.stack([session.draw(shape) for session in sessions]))
         try:
             answer = responder_of(policy, body.name).respond
             predictions, readouts = answer(windows, [unread.cache for unread in batch], noise)
         except PolysomaError as error:
-            return [error] * len(batch)
+            if len(batch) == 1:
+                return [error]
+            # Each by itself: what is wrong with one is not the others' problem.
+            return [plan for unread in batch for plan in self._answer([unread])]
+        for session in sessions:
+            session.drawn = None
         return [
             self._plan(session, prediction, readout)
             for session, prediction, readout in zip(sessions, predictions.numpy(), readouts.numpy(), strict=True)

@@ -212,11 +212,11 @@ class RealTimeAgent(BoundPlanner):
             # Nothing is untold where the plan came in the tick in which it was asked for.
             if self._tick > 0 and self._untold:
                 self._ask()
-        action, self.source = self.scheduler.action(self._tick)
-        self._executed = action
+        self._executed, self.source = self.scheduler.action(self._tick)
         self._tick += 1
         self.timing.add(time.perf_counter() - began)
-        return action
+        # A copy, as the last action may be held, whatever its new owner does with it.
+        return self._executed.copy()
 
     def close(self) -> None:
         """Ends the episode and the planner's thread."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from polysoma.acting.planner import GUARD, Plan, Planner, Session, Wrapper, as_planner
-from polysoma.acting.policy_planner import PolicyPlanner
+from polysoma.acting.policy_planner import PolicyPlanner, policy_behind
 from polysoma.data.episode import Episode
 from polysoma.embodiment import DiscreteActions, Observation
 from polysoma.errors import PolysomaError
@@ -164,6 +164,9 @@ class Retrieval(Wrapper):
     Args:
         planner: whose plans have readouts: a policy, or what wraps one.
         index: the demonstrations. Its policy is the planner's.
+
+    Raises:
+        PolysomaError: the planner plans with another policy, whose readouts are not those of the index.
     """
 
     planner: Planner
@@ -172,6 +175,12 @@ class Retrieval(Wrapper):
     def __init__(self, planner: Planner | Policy, index: DemonstrationIndex) -> None:
         object.__setattr__(self, "planner", as_planner(planner))
         object.__setattr__(self, "index", index)
+        policy = policy_behind(self.planner)
+        if policy is not None and policy.driving(index.body.name) is not index.policy:
+            raise PolysomaError(
+                f"the demonstrations of {index.body.name} were read by another policy than the planner's: make the "
+                "index with the policy that plans"
+            )
 
     def plan(self, sessions: Sequence[Session], observations: Sequence[Observation]) -> list[Plan | PolysomaError]:
         """See :meth:`Planner.plan`."""

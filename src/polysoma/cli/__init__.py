@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from types import FrameType
 from typing import Any
 
 # One thread a process: matrices here are small, and threads that wait for one another cost more than they bring.
@@ -29,7 +34,7 @@ from polysoma.cli.record import Record
 from polysoma.cli.serve import Serve
 from polysoma.cli.train import Train
 from polysoma.config import check
-from polysoma.errors import PolysomaError
+from polysoma.errors import DEBUG, PolysomaError, explain
 
 COMMANDS: dict[str, Any] = {
     "bodies": Bodies,
@@ -60,9 +65,16 @@ COMMANDS: dict[str, Any] = {
 }
 
 
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM came: the same way out as for Ctrl+C, so that what was finished is kept and workers end."""
+
+
 def main(arguments: list[str] | None = None) -> None:
-    """Runs one command. Problems that the user can solve are one line on stderr and exit status 1."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    """Runs one command. Problems are one line on stderr and exit status 1; ``--debug`` puts the traceback before it."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if "--debug" in arguments:
+        arguments.remove("--debug")
+        os.environ[DEBUG] = "1"
     # A command is one word or two.
     words = next((n for n in (2, 1) if len(arguments) >= n and " ".join(arguments[:n]) in COMMANDS), 0)
     if not words:
@@ -74,19 +86,43 @@ def main(arguments: list[str] | None = None) -> None:
             COMMANDS[name], prog=f"polysoma {name}", description=inspect.cleandoc(COMMANDS[name].__doc__), args=rest
         )
         check(command)
-        with telling():
+        with _ending_on_sigterm(), telling():
             command.run()
     except PolysomaError as error:
-        print(f"polysoma: {error}", file=sys.stderr)
+        print(f"polysoma: {explain(error)}", file=sys.stderr)
         sys.exit(1)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
+        terminated = isinstance(error, _Terminated)
         print(
-            "polysoma: interrupted; what was finished is kept (training needs --resume to go on)",
+            f"polysoma: {'terminated' if terminated else 'interrupted'}; what was finished is kept (training needs "
+            "--resume to go on)",
             file=sys.stderr,
         )
-        sys.exit(130)
+        sys.exit(128 + (signal.SIGTERM if terminated else signal.SIGINT))
     except BrokenPipeError:
         sys.exit(0)
+    except Exception as error:
+        hint = f"`polysoma --debug {name} ...` shows where"
+        print(f"polysoma: {name} failed, which it should not: {explain(error)}; {hint}", file=sys.stderr)
+        sys.exit(1)
+
+
+@contextlib.contextmanager
+def _ending_on_sigterm() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        # Once: a second signal would break off what is being put in order.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _usage(arguments: list[str]) -> None:
@@ -98,7 +134,7 @@ def _usage(arguments: list[str]) -> None:
     if arguments and arguments[0] == "--version":
         print(f"polysoma {__version__}")
         sys.exit(0)
-    lines = [f"polysoma {__version__}: one policy for every body", "", "usage: polysoma COMMAND [--help]", ""]
+    lines = [f"polysoma {__version__}: one policy for every body", "", "usage: polysoma [--debug] COMMAND [--help]", ""]
     lines += [f"  {name:<14} {inspect.cleandoc(kind.__doc__).splitlines()[0]}" for name, kind in COMMANDS.items()]
     if wants_help:
         print("\n".join(lines))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import webbrowser
 from dataclasses import dataclass
+from pathlib import Path
 
 import tyro
 
@@ -39,11 +39,20 @@ class Play:
     precision: Wanted = "auto"
     """What products are computed in; auto is bfloat16 where the processor has units for it, else float32."""
     open: bool = True
-    """Opens the page in the browser of this machine. The variable POLYSOMA_TOKEN, where set, guards the page."""
+    """Opens the page in the browser of this machine."""
+    token_file: Path | None = None
+    """A file that holds the token that the page's address must end in. The variable POLYSOMA_TOKEN does the same."""
+    token: bool = True
+    """Whether to make and print a token when none is given and --host lets in others than this machine."""
+    hosts: tuple[str, ...] = ()
+    """Further names that browsers call this machine by; addresses in numbers, localhost and its own name need none."""
+    origins: tuple[str, ...] = ()
+    """Other web pages that may connect, such as https://robots.example.com."""
 
     def run(self) -> None:
         try:
             from polysoma.play.server import PlayServer
+            from polysoma.serving.door import chosen_token
         except ImportError as error:
             raise PolysomaError(f"the page needs {error.name}, not installed here: run `{INSTALL}`") from error
         import torch
@@ -54,8 +63,9 @@ class Play:
         torch.set_num_threads(1)
         policy = load(self.checkpoint, precision=self.precision, backend=self.backend)
         names = _bodies([body.name for body in policy.config.embodiments], self.bodies)
-        token = os.environ.get("POLYSOMA_TOKEN") or None
-        asyncio.run(self._serve(PlayServer(policy, names, token), token, len(names)))
+        token, _ = chosen_token(self.host, self.token_file, self.token)
+        server = PlayServer(policy, names, token, self.hosts, self.origins)
+        asyncio.run(self._serve(server, token, len(names)))
 
     async def _serve(self, server: object, token: str | None, count: int) -> None:
         from polysoma.play.server import PlayServer

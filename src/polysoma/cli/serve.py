@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
 import signal
 import ssl
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import tyro
@@ -46,6 +45,12 @@ class Serve:
     """Where to listen; 0 takes any free port."""
     token_file: Path | None = None
     """A file that holds the token that clients must present. The variable POLYSOMA_TOKEN does the same."""
+    token: bool = True
+    """Whether to make and print a token when none is given and --host lets in others than this machine."""
+    hosts: tuple[str, ...] = ()
+    """Further names that clients call this machine by; addresses in numbers, localhost and its own name need none."""
+    origins: tuple[str, ...] = ()
+    """Web pages that may connect, such as https://robots.example.com; robots need none."""
     certificate: Path | None = None
     """TLS certificate chain (PEM), with --key."""
     key: Path | None = None
@@ -54,6 +59,8 @@ class Serve:
     """Connections at a time."""
     message_mb: float = 32.0
     """Size of the largest request in MB."""
+    message_values: int = 10_000
+    """Values in the largest request, without those in arrays."""
     backend: backends.Wanted = "auto"
     """What computes decisions: onnx is faster on a CPU and needs polysoma[export]; auto takes it where it can."""
     precision: Wanted = "auto"
@@ -63,21 +70,17 @@ class Serve:
 
     def run(self) -> None:
         try:
+            from polysoma.serving.door import chosen_token
+            from polysoma.serving.messages import FROM_ROBOTS
             from polysoma.serving.server import Limits, PolicyServer
         except ImportError as error:
             raise PolysomaError(f"serving needs {error.name}, not installed here: run `{INSTALL}`") from error
         from polysoma.policy.checkpoint import load_all
 
         _log_json_lines()
-        token = os.environ.get("POLYSOMA_TOKEN") or None
-        if self.token_file is not None:
-            try:
-                token = self.token_file.read_text().strip()
-            except OSError as error:
-                raise PolysomaError(f"cannot read the token in {self.token_file} ({error})") from error
-            if not token:
-                raise PolysomaError(f"{self.token_file} is empty: expected a token")
-        limits = Limits(clients=self.clients, message_bytes=int(self.message_mb * 1e6))
+        token, new = chosen_token(self.host, self.token_file, self.token)
+        message = replace(FROM_ROBOTS, bytes=int(self.message_mb * 1e6), nodes=self.message_values)
+        limits = Limits(clients=self.clients, message=message)
         names = None if self.embodiments == "*" else tuple(name.strip() for name in self.embodiments.split(","))
         adapters = [named_folder(text) for text in self.adapters]
         policy, *adapted = load_all(
@@ -86,10 +89,10 @@ class Serve:
         loaded = {name: policy for (name, _), policy in zip(adapters, adapted, strict=True)}
         if len(loaded) < len(adapters) or "" in loaded:
             raise PolysomaError(f"--adapters: expected different names, got {[name for name, _ in adapters]}")
-        server = PolicyServer(policy, names, token, limits, loaded)
-        asyncio.run(self._serve(server))
+        server = PolicyServer(policy, names, token, limits, loaded, self.hosts, self.origins)
+        asyncio.run(self._serve(server, token if new else None))
 
-    async def _serve(self, server: object) -> None:
+    async def _serve(self, server: object, new_token: str | None) -> None:
         from polysoma.serving.server import PolicyServer
 
         assert isinstance(server, PolicyServer)
@@ -100,6 +103,8 @@ class Serve:
             port = listening.sockets[0].getsockname()[1]
             scheme = "ws" if self.certificate is None else "wss"
             print(f"serving {len(server.bodies)} bodies at {scheme}://{self.host}:{port}", flush=True)
+            if new_token is not None:
+                print(f"clients must present the token {new_token} (--token-file sets your own)", flush=True)
             await stopped.wait()
 
     def _tls(self) -> ssl.SSLContext | None:

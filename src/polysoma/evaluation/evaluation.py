@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 
 from polysoma import simulators
-from polysoma.acting.agent import Acting, Agent
+from polysoma.acting.agent import Acting
 from polysoma.acting.planner import Interventions, Planner
 from polysoma.acting.realtime import RealTime
 from polysoma.errors import PolysomaError
 from polysoma.evaluation.intervals import mean_interval, wilson
+from polysoma.evaluation.latency import decision_latency
 from polysoma.rollout.drivers import (
     Behaviour,
     Checkpoint,
@@ -27,7 +28,6 @@ from polysoma.rollout.drivers import (
     Expert,
     Prompting,
     Random,
-    driver_of,
     name_of,
 )
 from polysoma.rollout.jobs import Outcome, interleave
@@ -36,8 +36,6 @@ from polysoma.task import body_of
 
 REFERENCE_FILE = "reference.json"
 """Success rates of the expert and of random actions, recorded with ``benchmarks/reference.py``."""
-
-LATENCY_DECISIONS = 60
 
 
 @dataclass
@@ -192,8 +190,8 @@ def evaluate(
     """
     if episodes < 1:
         raise PolysomaError(f"episodes must be at least 1, got {episodes}")
-    driver, workers = driver_of(driver), Workers.of(workers)
     behaviour = Behaviour(driver, acting or Acting(), prompting or Prompting())
+    driver, workers = behaviour.maker, Workers.of(workers)
     precision = backend = ""
     if isinstance(driver, Checkpoint):
         from polysoma.nn.backend import chosen  # torch takes a second to import
@@ -238,7 +236,11 @@ def evaluate(
         backend=backend,
     )
     if latency and not isinstance(driver, Expert | Random):
-        result.latency = decision_latency(driver, tasks, seed)
+        try:
+            result.latency = decision_latency(driver, tasks, seed)
+        except PolysomaError as error:
+            # All episodes are played: what cannot be timed does not take them away.
+            result.settings["no_latency"] = str(error)
     return result
 
 
@@ -260,41 +262,6 @@ def _settings(behaviour: Behaviour, episodes: int, seed: int, workers: Workers) 
     if prompting.in_context is not None:
         settings["in_context"] = asdict(prompting.in_context)
     return settings
-
-
-def decision_latency(driver: Driver | Planner | str, tasks: Sequence[str], seed: int) -> dict[str, dict[str, float]]:
-    """Milliseconds from observation to action at batch 1 on one thread, for the first task of each family.
-
-    Only decisions for which the planner is asked are counted: those that take the next action of a plan take
-    microseconds.
-    """
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    planner = driver_of(driver)()
-    result = {}
-    for family in dict.fromkeys(body_of(task) for task in tasks):
-        task = next(task for task in tasks if task.startswith(family + "/"))
-        environment = simulators.make(task)
-        agent = Agent(planner, environment.embodiment, acting=Acting(execute=1))
-        times: list[float] = []
-        episode = 0
-        while len(times) < LATENCY_DECISIONS + 5:
-            observation = environment.reset(seed=seed + episode)[0]
-            agent.reset(seed=seed + episode)
-            episode += 1
-            over = False
-            while not over and len(times) < LATENCY_DECISIONS + 5:
-                began = time.perf_counter()
-                action = agent.act(observation)
-                times.append((time.perf_counter() - began) * 1e3)
-                observation, _, terminated, truncated, _ = environment.step(action)
-                over = terminated or truncated
-        p50, p99 = np.percentile(times[5:], [50, 99])
-        result[family] = {"p50": round(float(p50), 2), "p99": round(float(p99), 2), "decisions": LATENCY_DECISIONS}
-    torch.set_num_threads(threads)
-    return result
 
 
 def normalised(rate: float, reference: dict[str, float] | None) -> float | None:

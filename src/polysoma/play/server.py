@@ -7,12 +7,11 @@ import base64
 import binascii
 import contextlib
 import functools
-import hmac
 import http
 import io
 import json
 import urllib.parse
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from importlib import resources
 from typing import Any
 
@@ -27,11 +26,16 @@ from polysoma import simulators
 from polysoma.acting.planner import Planner, as_planner, embodiment_for
 from polysoma.data.video import encode_video
 from polysoma.embodiment import Embodiment
-from polysoma.errors import PolysomaError
+from polysoma.errors import PolysomaError, explain
 from polysoma.play.stage import FPS, Stage
 from polysoma.policy.policy import Policy
+from polysoma.serving.door import Door, receive, turn_away
+from polysoma.serving.messages import Budget, read_json
 
-MESSAGE_BYTES = 8 * 2**20
+WISH = Budget(bytes=8 * 2**20, nodes=1_000)
+"""What a page's message may cost; the largest ones bring goal pictures."""
+WATCHERS = 64
+"""Open pages at a time."""
 WAITING = 64
 """Messages that wait for a slow watcher; older pictures are dropped for newer ones."""
 FRAME, CLIP = b"F", b"C"
@@ -45,10 +49,19 @@ class PlayServer:
         planner: what drives the bodies, or a policy.
         bodies: their names.
         token: what the page's address must end in (``/?token=...``); None asks for nothing.
+        hosts, origins: see :class:`~polysoma.serving.door.Door`; the page itself may ask.
     """
 
-    def __init__(self, planner: Planner | Policy, bodies: list[str], token: str | None = None) -> None:
-        self._planner, self._bodies, self._token = as_planner(planner), bodies, token
+    def __init__(
+        self,
+        planner: Planner | Policy,
+        bodies: list[str],
+        token: str | None = None,
+        hosts: Sequence[str] = (),
+        origins: Sequence[str] = (),
+    ) -> None:
+        self._planner, self._bodies = as_planner(planner), bodies
+        self._door = Door(token, tuple(hosts), tuple(origins))
         self._watchers: set[asyncio.Queue[str | bytes]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._page = (resources.files("polysoma.play") / "page.html").read_bytes()
@@ -60,7 +73,13 @@ class PlayServer:
         self._stage = Stage(self._planner, self._bodies, self._show, self._tell, self._send_clip)
         try:
             async with serve(
-                self._watch, host, port, process_request=self._greet, compression=None, max_size=MESSAGE_BYTES
+                self._watch,
+                host,
+                port,
+                process_request=self._greet,
+                compression=None,
+                max_size=WISH.bytes,
+                max_queue=4,
             ) as server:
                 with self._stage:
                     yield server
@@ -72,15 +91,12 @@ class PlayServer:
         if path == "/healthz":
             return connection.respond(http.HTTPStatus.OK, "OK\n")
         presented = urllib.parse.parse_qs(query).get("token", [""])[0]
-        if self._token is not None and not hmac.compare_digest(presented.encode(), self._token.encode()):
-            return connection.respond(
-                http.HTTPStatus.UNAUTHORIZED, "open the page with /?token=..., and the right one\n"
-            )
+        refusal = self._door.refusal(connection, request, presented, own_page=True)
+        if refusal is not None:
+            return refusal
         if path == "/live":
-            origin = request.headers.get("Origin")
-            if origin is not None and urllib.parse.urlsplit(origin).netloc != request.headers.get("Host"):
-                # Any page could otherwise reach a server on this machine through its visitor's browser.
-                return connection.respond(http.HTTPStatus.FORBIDDEN, "this page is not ours\n")
+            if len(self._watchers) >= WATCHERS:
+                return connection.respond(http.HTTPStatus.SERVICE_UNAVAILABLE, f"{WATCHERS} pages are open already\n")
             return None
         if path != "/":
             return connection.respond(http.HTTPStatus.NOT_FOUND, "there is one page, at /\n")
@@ -88,7 +104,8 @@ class PlayServer:
             {
                 "Content-Type": "text/html; charset=utf-8",
                 "Content-Length": str(len(self._page)),
-                "Content-Security-Policy": "default-src 'self' 'unsafe-inline' data: blob:",
+                "Content-Security-Policy": "default-src 'self' 'unsafe-inline' data: blob:; frame-ancestors 'none'",
+                "Referrer-Policy": "no-referrer",
             }
         )
         return Response(200, "OK", headers, self._page)
@@ -100,13 +117,19 @@ class PlayServer:
         self._watchers.add(mail)
         sending = asyncio.create_task(self._send(connection, mail))
         try:
-            async for message in connection:
+            while True:
+                message = await receive(connection, WISH)
                 try:
-                    self._stage.ask(self._wish(message))
+                    # Pictures take long to read, and others watch meanwhile.
+                    self._stage.ask(await asyncio.to_thread(self._wish, message))
                 except PolysomaError as error:
                     self._put(mail, json.dumps({"problem": str(error)}))
+                except Exception as error:
+                    self._put(mail, json.dumps({"problem": f"not understood: {explain(error)}"}))
         except ConnectionClosed:
             pass
+        except PolysomaError as error:
+            await turn_away(connection, str(error))
         finally:
             self._watchers.discard(mail)
             sending.cancel()
@@ -117,10 +140,7 @@ class PlayServer:
                 await connection.send(await mail.get())
 
     def _wish(self, message: str | bytes) -> dict[str, Any]:
-        try:
-            wish = json.loads(message)
-        except ValueError as error:
-            raise PolysomaError(f"expected JSON, got {message[:40]!r}") from error
+        wish = read_json(message, WISH)
         if not isinstance(wish, dict) or not isinstance(wish.get("do"), str):
             raise PolysomaError(f"expected a wish such as {{'do': 'reset'}}, got {message[:80]!r}")
         if wish["do"] == "goal" and wish.get("pictures") is not None:

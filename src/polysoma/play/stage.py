@@ -5,10 +5,10 @@ Whoever watches asks for things with :meth:`Stage.ask`, from any thread; the sta
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
 import time
-import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -20,7 +20,7 @@ from polysoma.acting.agent import Agent
 from polysoma.acting.planner import Planner, as_planner, embodiment_for
 from polysoma.acting.policy_planner import policy_behind
 from polysoma.embodiment import INSTRUCTION, Modality, Observation
-from polysoma.errors import PolysomaError
+from polysoma.errors import PolysomaError, explain
 from polysoma.policy.policy import Policy
 from polysoma.rollout.slots import StepExpert
 from polysoma.simulators.environment import Environment
@@ -31,6 +31,10 @@ FPS = 12
 REST_SECONDS = 1.0
 """How long the end of an episode stays in view."""
 CLIP_SECONDS = 60
+_LARGEST = 1e3
+"""Number in a wish."""
+WISHES = 256
+"""That may wait."""
 FIRST_SEED = 7000
 
 FAVOURITES = {
@@ -237,7 +241,9 @@ class Stage:
 
     def ask(self, wish: dict[str, Any]) -> None:
         """Asks for something, as the page does: ``{"do": "choose", "body": ...}`` and the like; what is wrong with a
-        wish is told."""
+        wish is told. Raises PolysomaError when too much was asked for already."""
+        if self._wishes.qsize() >= WISHES:
+            raise PolysomaError(f"{WISHES} wishes wait already; try again")
         self._wishes.put(wish)
 
     def _run(self) -> None:
@@ -254,7 +260,9 @@ class Stage:
                 except PolysomaError as error:
                     self._tell({"problem": str(error)})
                 except (KeyError, TypeError, ValueError) as error:
-                    self._tell({"problem": f"not understood: {error!r}"})
+                    self._tell({"problem": f"not understood: {explain(error)}"})
+                except Exception as error:
+                    self._tell({"problem": f"{wish['do']} failed: {explain(error)}"})
             now = time.perf_counter()
             # A slow simulation plays slower without dropping steps.
             passed, moment = min(now - moment, 2 / FPS), now
@@ -269,8 +277,8 @@ class Stage:
     def _admit(self, name: str) -> None:
         try:
             self._actors[name] = Actor(self._planner, name)
-        except PolysomaError as error:
-            self._failed[name] = str(error)
+        except Exception as error:
+            self._failed[name] = explain(error)
         self._tell(self.description())
 
     def _live(self, seconds: float, turn: int) -> None:
@@ -284,15 +292,14 @@ class Stage:
                     self._show(name, actor.environment.render_frame(SMALL))
             except Exception as error:
                 # One body's trouble is not the others'.
-                traceback.print_exc()
                 actor.paused = True
-                self._tell({"problem": f"{name} stopped: {error}"})
+                self._tell({"problem": f"{name} stopped: {explain(error)}"})
 
     def _picture(self, actor: Actor) -> None:
         picture = actor.environment.render_frame(LARGE)
         self._show(actor.name, picture)
         if self._film is not None and not actor.paused:
-            self._film.append(picture)
+            self._film.append(picture.copy())
             if len(self._film) >= CLIP_SECONDS * FPS:
                 self._end_clip()
 
@@ -348,7 +355,7 @@ class Stage:
         elif act == "wind":
             if not actor.windy:
                 raise PolysomaError(f"there is no wind where {name} is")
-            actor.wind = min(8.0, max(0.0, float(wish["speed"])))
+            actor.wind = min(8.0, max(0.0, _number(wish, "speed")))
             actor.reset()
         elif act == "push":
             self._push(actor, wish)
@@ -361,11 +368,11 @@ class Stage:
             raise PolysomaError(f"do: expected one of the page's wishes, got {act!r}")
 
     def _push(self, actor: Actor, wish: dict[str, Any]) -> None:
-        right, up = float(wish["right"]), float(wish["up"])
+        right, up = _number(wish, "right"), _number(wish, "up")
         if not (right or up):
             self._release()
         elif self._pushed is None:
-            x, y = float(wish["x"]), float(wish["y"])
+            x, y = _number(wish, "x"), _number(wish, "y")
             held = actor.environment.push((x, y), (right, up))
             if held is not None:
                 self._pushed = actor.environment
@@ -382,3 +389,11 @@ class Stage:
         film, self._film = self._film, None
         if film:
             self._clip(self._chosen, film)
+
+
+def _number(wish: Mapping[str, Any], key: str) -> float:
+    """A number of a wish, within what a simulation bears."""
+    value = float(wish[key])
+    if not math.isfinite(value):
+        raise PolysomaError(f"{key}: expected a finite number, got {value}")
+    return min(_LARGEST, max(-_LARGEST, value))

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 
@@ -221,3 +221,8 @@ class Behaviour:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "driver", driver_of(self.driver))
+
+    @property
+    def maker(self) -> Driver:
+        """``driver`` as what makes a planner, whatever was given."""
+        return cast("Driver", self.driver)

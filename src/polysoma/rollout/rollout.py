@@ -18,10 +18,10 @@ from polysoma import simulators
 from polysoma.acting.agent import act_together
 from polysoma.acting.planner import NoPlan, Planner
 from polysoma.errors import PolysomaError
-from polysoma.rollout.drivers import Behaviour, Checkpoint, Ready, driver_of, name_of
+from polysoma.rollout.drivers import Behaviour, Checkpoint, Ready, name_of
 from polysoma.rollout.jobs import Job, Outcome
 from polysoma.rollout.slots import Slot
-from polysoma.rollout.workers import in_processes, on_ray
+from polysoma.rollout.workers import Failure, in_processes, on_ray
 from polysoma.simulators.environment import Environment
 
 
@@ -61,47 +61,63 @@ def rollout(next_job: Callable[[], Job | None], behaviour: Behaviour, slots: int
     Raises:
         PolysomaError: unknown task or body, a driver that cannot be made, or one that makes a mistake.
     """
-    yield from _play(next_job, behaviour, slots, driver_of(behaviour.driver)())
+    yield from _play(next_job, behaviour, slots, behaviour.maker())
 
 
 def _play(next_job: Callable[[], Job | None], behaviour: Behaviour, slots: int, planner: Planner) -> Iterator[Outcome]:
     in_context = behaviour.prompting.in_context
     shown = {} if in_context is None else in_context.episodes()
+    made: list[Environment] = []
     idle: dict[str, list[Environment]] = {}
     active: list[Slot] = []
     exhausted = False
-    while True:
-        while len(active) < slots and not exhausted:
-            job = next_job()
-            if job is None:
-                exhausted = True
-                break
-            spare = idle.get(job.task)
-            environment = spare.pop() if spare else simulators.make(job.task)
-            active.append(Slot(environment, job, behaviour, planner, shown.get(job.task, [])))
-        if not active:
-            return
-        finished: list[tuple[Slot, str]] = []
-        asking: list[Slot] = []
-        for slot in active:
-            try:
-                if behaviour.label:
-                    slot.expert()
-                asking.append(slot)
-            except NoPlan as failure:
-                finished.append((slot, str(failure)))
-        actions = act_together([slot.agent for slot in asking], [slot.observation for slot in asking])
-        for slot, action in zip(asking, actions, strict=True):
-            if isinstance(action, NoPlan):
-                finished.append((slot, str(action)))
-            elif isinstance(action, PolysomaError):
-                raise action
-            elif slot.step(action):
-                finished.append((slot, ""))
-        for slot, problem in finished:
-            active.remove(slot)
-            idle.setdefault(slot.job.task, []).append(slot.environment)
-            yield slot.outcome(problem)
+    try:
+        while True:
+            while len(active) < slots and not exhausted:
+                job = next_job()
+                if job is None:
+                    exhausted = True
+                    break
+                spare = idle.setdefault(job.task, [])
+                if not spare:
+                    spare.append(simulators.make(job.task))
+                    made.append(spare[-1])
+                active.append(Slot(spare.pop(), job, behaviour, planner, shown.get(job.task, [])))
+            if not active:
+                return
+            for slot, problem in _step(active, behaviour):
+                active.remove(slot)
+                idle[slot.job.task].append(slot.environment)
+                yield slot.outcome(problem)
+    finally:
+        # Also when whoever takes the outcomes has enough, or something failed in the middle of episodes.
+        with contextlib.ExitStack() as closing:
+            for environment in made:
+                closing.callback(environment.close)
+            for slot in active:
+                closing.callback(slot.agent.close)
+
+
+def _step(slots: Sequence[Slot], behaviour: Behaviour) -> list[tuple[Slot, str]]:
+    """One action in each. Returns those whose episode is over, and why it ended early, if it did."""
+    finished: list[tuple[Slot, str]] = []
+    asking: list[Slot] = []
+    for slot in slots:
+        try:
+            if behaviour.label:
+                slot.expert()
+            asking.append(slot)
+        except NoPlan as failure:
+            finished.append((slot, str(failure)))
+    actions = act_together([slot.agent for slot in asking], [slot.observation for slot in asking])
+    for slot, action in zip(asking, actions, strict=True):
+        if isinstance(action, NoPlan):
+            finished.append((slot, str(action)))
+        elif isinstance(action, PolysomaError):
+            raise action
+        elif slot.step(action):
+            finished.append((slot, ""))
+    return finished
 
 
 def rollout_in_workers(jobs: Sequence[Job], behaviour: Behaviour, workers: Workers | int = 1) -> Iterator[Outcome]:
@@ -117,7 +133,7 @@ def rollout_in_workers(jobs: Sequence[Job], behaviour: Behaviour, workers: Worke
             of this process and there are others.
     """
     workers = Workers.of(workers)
-    driver = driver_of(behaviour.driver)
+    driver = behaviour.maker
     if workers.cluster is None and workers.processes == 1:
         remaining = iter(jobs)
         yield from rollout(lambda: next(remaining, None), behaviour, workers.slots)
@@ -134,14 +150,14 @@ def rollout_in_workers(jobs: Sequence[Job], behaviour: Behaviour, workers: Worke
         messages = on_ray(_work, jobs, workers.processes, workers.cluster, files, behaviour, workers.slots)
     with contextlib.closing(messages):
         for message in messages:
-            if not isinstance(message, Outcome):
-                raise PolysomaError(message)
+            if isinstance(message, Failure):
+                raise message.error()
             yield message
 
 
 def _work(todo: Any, done: Any, checkpoint: Path | None, behaviour: Behaviour, slots: int) -> None:
     try:
-        driver = driver_of(behaviour.driver)
+        driver = behaviour.maker
         if checkpoint is not None and isinstance(driver, Checkpoint):
             driver = replace(driver, place=str(checkpoint))
         planner = driver()
@@ -153,6 +169,6 @@ def _work(todo: Any, done: Any, checkpoint: Path | None, behaviour: Behaviour, s
     except KeyboardInterrupt:
         return
     except PolysomaError as error:
-        done.put(str(error))
-    except Exception:
-        done.put("a worker failed: " + traceback.format_exc())
+        done.put(Failure(str(error), traceback.format_exc()))
+    except Exception as error:
+        done.put(Failure(f"a worker failed: {type(error).__name__}: {error}", traceback.format_exc()))

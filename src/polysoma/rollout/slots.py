@@ -103,7 +103,7 @@ class Slot:
 
     def step(self, action: np.ndarray) -> bool:
         """Executes; True when the episode is over. Where nobody asked the expert, the label is the action."""
-        label = self.expert() if self.behaviour.label else action
+        label = np.array(self.expert() if self.behaviour.label else action)
         self.expert.stepped()
         if self.noise and self.rng.random() < 0.5:
             actions = self.body.actions
@@ -113,10 +113,10 @@ class Slot:
             action = np.clip(action + jitter, actions.low, actions.high).astype(np.float32)
             self.agent.executed(action)
         if self.behaviour.label or self.job.kept:
-            self.observations.append({**self.observation, **self.environment.privileged()})
+            self.observations.append({**self.observation, **_own(self.environment.privileged())})
             self.labels.append(label)
             self.executed.append(action)
-        observation, reward, terminated, truncated, info = self.environment.step(action)
+        observation, reward, terminated, truncated, info = self.environment.step(action.copy())
         self.observation = self._heard(observation)
         self.rewards.append(float(reward))
         self.total += float(reward)
@@ -129,7 +129,10 @@ class Slot:
         return over
 
     def _heard(self, observation: Observation) -> Observation:
-        """The observation with its instruction in other words, the same ones throughout an episode, or in none."""
+        """The observation with its instruction in other words, the same ones throughout an episode, or in none.
+
+        Here all that an environment shows enters an episode, so its arrays are copied: it may fill them again."""
+        observation = _own(observation)
         if self.behaviour.prompting.conditioning == "picture":
             return {**observation, INSTRUCTION: ""}
         if self.paraphrases is None:
@@ -141,7 +144,7 @@ class Slot:
 
     def _film(self, last: bool = False) -> None:
         if self.job.video and (last or self.steps % video_stride(self.body) == 0):
-            self.frames.append(self.environment.render_frame(self.job.video))
+            self.frames.append(np.array(self.environment.render_frame(self.job.video)))
 
     def outcome(self, error: str = "") -> Outcome:
         """What came of the job. The slot is not used any more."""
@@ -190,4 +193,9 @@ def _last_pictures(environment: Environment, seed: int) -> dict[str, np.ndarray]
         while not over:
             observation, _, terminated, truncated, info = environment.step(environment.expert_action())
             over = terminated or truncated or info["success"]
-    return {camera: observation[camera] for camera in cameras}
+    return {camera: np.array(observation[camera]) for camera in cameras}
+
+
+def _own(observation: Observation) -> Observation:
+    """The observation in arrays of its own."""
+    return {name: np.array(value) if isinstance(value, np.ndarray) else value for name, value in observation.items()}

@@ -6,12 +6,19 @@ at its end.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
+import pickle
 import queue
 import socket
+import sys
 import tempfile
+import threading
+import types
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
@@ -24,32 +31,102 @@ _REACH_S = 10.0
 LOCAL = "local"
 """The address of a Ray cluster that is started here for the purpose."""
 
-_PASSED_ON = ("POLYSOMA_FAMILIES", "POLYSOMA_PRECISION", "MUJOCO_GL", "PYTHONPATH")
+_PASSED_ON = (
+    "POLYSOMA_BACKEND",
+    "POLYSOMA_DEBUG",
+    "POLYSOMA_FAMILIES",
+    "POLYSOMA_PRECISION",
+    "MUJOCO_GL",
+    "PYTHONPATH",
+)
+_ENDING_S = 10.0
+"""How long a worker that was asked to end may take."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What a worker says instead of results: one line, and the traceback for who debugs."""
+
+    line: str
+    details: str
+
+    def error(self) -> PolysomaError:
+        """To be raised where the results are expected."""
+        error = PolysomaError(self.line)
+        error.add_note(self.details)
+        return error
 
 
 def in_processes(work: Work, jobs: Sequence[Any], workers: int, *arguments: Any) -> Generator[Any, None, None]:
-    """Results as they come. Raises PolysomaError when a worker dies."""
+    """Results as they come. Raises PolysomaError when a worker dies, or the arguments cannot be sent to one."""
     context = multiprocessing.get_context("spawn")
     todo, done = context.Queue(), context.Queue()
     for job in [*jobs, *([None] * workers)]:
         todo.put(job)
-    processes = [context.Process(target=work, args=(todo, done, *arguments), daemon=True) for _ in range(workers)]
-    for process in processes:
-        process.start()
+    processes = [
+        context.Process(target=_until_the_parent_ends, args=(work, todo, done, *arguments), daemon=True)
+        for _ in range(workers)
+    ]
 
     def check() -> None:
-        dead = [process.exitcode for process in processes if process.exitcode]
-        if dead:
+        ended = [process.exitcode for process in processes if process.exitcode is not None]
+        dead = [code for code in ended if code]
+        if dead and dead[0] > 0:
             raise PolysomaError(
-                f"a worker process died (exit code {dead[0]}): out of memory? Try fewer workers or slots"
+                f"a worker process died (exit code {dead[0]}); what it said of it is above. A script that starts "
+                "workers with functions of its own needs `if __name__ == '__main__':`"
             )
+        if dead:
+            raise PolysomaError(f"a worker process died (signal {-dead[0]}): out of memory? Try fewer workers or slots")
+        if len(ended) == len(processes) and done.empty():
+            raise PolysomaError("the worker processes were interrupted before they had done all")
 
     try:
+        with _only_what_is_needed(work, *arguments):
+            for process in processes:
+                process.start()
         yield from _received(done, workers, check)
     finally:
-        for process in processes:
+        started = [process for process in processes if process.pid is not None]
+        for process in started:
             process.terminate()
+        for process in started:
+            process.join(_ENDING_S)
+            if process.is_alive():
+                process.kill()
         todo.cancel_join_thread()
+
+
+@contextlib.contextmanager
+def _only_what_is_needed(*sent: Any) -> Iterator[None]:
+    """Processes that are started here do not run the caller's script again, unless what is sent to them is defined
+    there: a script or a notebook that starts workers without a guard would start them again in each."""
+    try:
+        pickled = pickle.dumps(sent)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise PolysomaError(f"worker processes cannot be sent what decides ({error}): define it in a module") from error
+    main = sys.modules["__main__"]
+    if b"__main__" not in pickled:
+        sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
+def _until_the_parent_ends(work: Work, todo: Any, *arguments: Any) -> None:
+    """In a worker process: works, and ends when its parent does, however that ended. A worker that waits for a queue
+    would otherwise wait for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        # A pipe that the system closes with the parent, on every system.
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, name="watch the parent", daemon=True).start()
+    work(todo, *arguments)
 
 
 def on_ray(
@@ -88,9 +165,7 @@ def on_ray(
     try:
         todo, done = Queue(actor_options={"num_cpus": 0}), Queue(actor_options={"num_cpus": 0})
         todo.put_nowait_batch([*jobs, *([None] * workers)])
-        content = (
-            None if files is None else {path.name: path.read_bytes() for path in files.iterdir() if path.is_file()}
-        )
+        content = None if files is None else _content(files)
         task = ray.remote(num_cpus=1, max_retries=0)(_with_files)
         held = ray.put(content)
         tasks = [task.remote(held, work, todo, done, *arguments) for _ in range(workers)]
@@ -105,6 +180,11 @@ def on_ray(
         yield from _received(done, workers, check)
     finally:
         ray.shutdown()
+
+
+def _content(folder: Path) -> dict[str, bytes]:
+    """All files of a folder by their paths in it: adaptations that are attached to a policy lie in folders of it."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def _check_reachable(address: str) -> None:
@@ -124,7 +204,9 @@ def _with_files(content: Mapping[str, bytes] | None, work: Work, todo: Any, done
         return
     with tempfile.TemporaryDirectory() as folder:
         for name, data in content.items():
-            (Path(folder) / name).write_bytes(data)
+            path = Path(folder) / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
         work(todo, done, Path(folder), *arguments)
 
 

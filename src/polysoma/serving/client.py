@@ -1,5 +1,7 @@
 """A robot's side: asks a server for actions. Needs numpy, msgpack and websockets, neither torch nor Gymnasium.
 
+What comes is checked here as well: a robot executes no action that its body does not have.
+
 client = Client("ws://127.0.0.1:8000", embodiment="aloha")
 reply = client.infer({"state": state, "instruction": "put the peg into the socket"})
 reply["actions"]  # (chunk, A)
@@ -10,13 +12,17 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from polysoma.errors import PolysomaError
-from polysoma.serving.messages import pack, unpack
+from polysoma.serving.answers import check_actions
+from polysoma.serving.messages import FROM_SERVERS, pack, unpack
+
+if TYPE_CHECKING:
+    from polysoma.embodiment import Embodiment
 
 
 class Client:
@@ -24,7 +30,8 @@ class Client:
 
     Args:
         url: ``ws://HOST:PORT`` or ``wss://HOST:PORT``.
-        embodiment: the body that is to be driven; may be left out where the server has only one.
+        embodiment: the body that is to be driven, or its name; may be left out where the server has only one. Actions
+            are checked against the body that is given here, else against what the server says of it.
         token: the server's, if it has one.
         patience_s: how long to try to reach the server, at first and after a connection was lost.
         timeout_s: how long to wait for an answer.
@@ -43,13 +50,15 @@ class Client:
     def __init__(
         self,
         url: str,
-        embodiment: str | None = None,
+        embodiment: str | Embodiment | None = None,
         token: str | None = None,
         patience_s: float = 30.0,
         timeout_s: float = 30.0,
         adapter: str = "",
     ) -> None:
-        self.url, self.embodiment, self.adapter = url, embodiment, adapter
+        self.url, self.adapter = url, adapter
+        self.embodiment = embodiment if embodiment is None or isinstance(embodiment, str) else embodiment.name
+        self._own = None if embodiment is None or isinstance(embodiment, str) else embodiment.to_json()
         self.reconnected = 0
         self._headers = {"Authorization": f"Api-Key {token}"} if token else {}
         self._patience, self._timeout = patience_s, timeout_s
@@ -67,7 +76,8 @@ class Client:
                 says.
 
         Raises:
-            PolysomaError: the server says what is wrong with the request, or cannot be reached any more.
+            PolysomaError: the server says what is wrong with the request, answers with what are no actions of the body,
+                or cannot be reached any more.
         """
         message = dict(observation)
         if self.embodiment is not None:
@@ -98,10 +108,24 @@ class Client:
                 continue
             if isinstance(reply, str):
                 raise PolysomaError(f"{self.url}: {reply}")
-            answer = unpack(reply)
+            answer = unpack(reply, FROM_SERVERS)
             if not isinstance(answer, dict):
                 raise PolysomaError(f"{self.url}: expected a map as the answer, got {type(answer).__name__}")
+            check_actions(self.url, answer.get("actions"), self._own or self._described(message, answer))
             return answer
+
+    def _described(self, message: Mapping[str, Any], answer: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """What the server said at first of the body that it drives now; None where it said nothing."""
+        bodies = self.metadata.get("embodiments")
+        if message.get("adapter"):
+            bodies = self.metadata.get("adapters", {}).get(message["adapter"])
+        asked, named = message.get("embodiment"), answer.get("embodiment")
+        if not bodies or not isinstance(bodies, dict):
+            return None
+        body = bodies.get(named if asked is None else asked)
+        if not isinstance(body, dict) or named not in (None, asked or named):
+            raise PolysomaError(f"{self.url}: expected actions of {asked or list(bodies)}, got those of {named!r}")
+        return body
 
     def reset(self) -> None:
         """Begins a new episode: the next observation is the first that the server remembers."""
@@ -132,11 +156,13 @@ class Client:
                     self.url,
                     additional_headers=self._headers,
                     compression=None,
-                    max_size=None,
+                    max_size=FROM_SERVERS.bytes,
                     open_timeout=self._timeout,
                 )
-                self.metadata = unpack(_bytes(connection.recv(self._timeout)))
-                self._connection = connection
+                said = unpack(_bytes(connection.recv(self._timeout)), FROM_SERVERS)
+                if not isinstance(said, dict):
+                    raise PolysomaError(f"{self.url}: expected its description, got {type(said).__name__}")
+                self.metadata, self._connection = said, connection
                 return
             except InvalidStatus as error:
                 status = error.response.status_code

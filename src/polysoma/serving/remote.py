@@ -1,5 +1,8 @@
 """A server as a planner: what ``polysoma serve``, or another server of openpi's protocol, plans elsewhere.
 
+The protocol has a message for an observation from which a plan is asked, and none for those between two plans: a policy
+with a history sees, on a server, the frames at which it was asked, and the last action before each.
+
 evaluate(functools.partial(RemotePlanner, "ws://gpu-box:8000"), tasks, 10, 1000, workers=4)
 """
 
@@ -16,9 +19,12 @@ from polysoma.embodiment import Embodiment, Observation
 from polysoma.errors import PolysomaError
 from polysoma.serving.client import Client
 
+_AT_A_TIME = 64
+"""Sessions of one batch that are asked side by side."""
+
 
 class RemoteSession(Session):
-    """One connection, which is an episode to the server."""
+    """One connection, which is an episode to the server. It is not told what is observed between two plans."""
 
     def __init__(self, prompt: TaskPrompt, client: Client, chunk: int) -> None:
         super().__init__(prompt, chunk)
@@ -38,10 +44,7 @@ class RemoteSession(Session):
             answer = self.client.infer(message)
         except PolysomaError as error:
             return error
-        actions = answer.get("actions")
-        if not isinstance(actions, np.ndarray) or not actions.ndim:
-            return PolysomaError(f"{self.client.url}: expected an array of actions, got {sorted(answer)}")
-        return Plan(actions, "remote")
+        return Plan(answer["actions"], "remote")
 
     def close(self) -> None:
         """See :class:`Session`."""
@@ -70,6 +73,7 @@ class RemotePlanner:
     ) -> None:
         self._open = {"url": url, "token": token, "adapter": adapter, **options}
         self._chunk = chunk
+        self._threads = ThreadPoolExecutor(_AT_A_TIME, "remote")
         with Client(**self._open) as client:
             said = client.metadata
         described = said.get("embodiments", {}) if not adapter else said.get("adapters", {}).get(adapter, {})
@@ -96,8 +100,7 @@ class RemotePlanner:
         asked = [(session, seen) for session, seen in zip(sessions, observations, strict=True)]
         if len(asked) == 1:
             return [_ask(asked[0])]
-        with ThreadPoolExecutor(max(1, len(asked))) as threads:
-            return list(threads.map(_ask, asked))
+        return list(self._threads.map(_ask, asked))
 
 
 def _ask(asked: tuple[Session, Observation]) -> Plan | PolysomaError:

@@ -9,7 +9,8 @@ A request is a map: the streams of the body by name (``"observation/state"`` may
 
 - ``adapter``: the name of an adaptation of the served weights; the weights themselves where it is left out;
 - ``embodiment``: the body; may be left out where the server, or the adapter, has one;
-- ``executed``: how many actions of the last chunk were executed since; all of them where it is left out;
+- ``executed``: how many actions of the last chunk were executed since, a whole number; all of them where it is left
+  out;
 - ``executed_action``: the last one that was executed, if it was not one of the policy's;
 - ``deadline_ms``: after how long the answer is of no use; the body's own period where it is left out;
 - ``reset``: true begins a new episode.
@@ -17,21 +18,24 @@ A request is a map: the streams of the body by name (``"observation/state"`` may
 The answer is a map: ``actions`` (within the body's limits, float32 ``(chunk, A)`` or int64 ``(chunk,)``),
 ``embodiment``, ``late``, and ``server_timing`` with ``infer_ms``, ``waited_ms``, ``batch`` and, from the second answer
 on, ``prev_total_ms``. What is wrong with a request is said in a text message, and the session goes on.
+
+What a message may cost is limited (:class:`~polysoma.serving.messages.Budget`), and large ones are read off the event
+loop, so that no client keeps others waiting.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import hmac
 import http
 import logging
+import numbers
 import ssl
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import prometheus_client
@@ -42,16 +46,24 @@ from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
 from polysoma.acting.agent import Agent, plan_together
-from polysoma.acting.planner import Planner, as_planner, embodiment_for, known_embodiments
+from polysoma.acting.planner import Planner, TaskPrompt, as_planner, embodiment_for, known_embodiments
 from polysoma.acting.policy_planner import policy_behind
 from polysoma.embodiment import INSTRUCTION, Embodiment
 from polysoma.errors import PolysomaError
 from polysoma.policy.policy import Policy
-from polysoma.serving.messages import pack, unpack
+from polysoma.serving.door import Door, is_loopback, receive, turn_away
+from polysoma.serving.messages import FROM_ROBOTS, Budget, pack, unpack
+
+T = TypeVar("T")
 
 PREFIX = "observation/"
 _BASE = ""
 _LOG = logging.getLogger("polysoma.serving")
+_SMALL = 2**16
+"""Bytes of a message that is read in the event loop: it takes less time there than the way to a thread."""
+_LONGEST_ERROR = 2_000
+"""Characters."""
+_FAILED = "the server failed to answer this request; its log says why"
 
 
 @dataclass(frozen=True)
@@ -62,13 +74,13 @@ class Limits:
         clients: connections at a time; further ones are told to come back (HTTP 503).
         waiting: requests that wait for the next batch; further ones are refused.
         batch: requests in one batch.
-        message_bytes: of one request.
+        message: what one request may cost.
     """
 
     clients: int = 128
     waiting: int = 256
     batch: int = 64
-    message_bytes: int = 32 * 2**20
+    message: Budget = FROM_ROBOTS
 
 
 @dataclass
@@ -83,8 +95,10 @@ class _Session:
 class _Asked:
     """One request in the queue."""
 
-    agent: Agent
-    observation: dict[str, Any]
+    session: _Session
+    adapter: str
+    body: Embodiment
+    request: Mapping[str, Any]
     answer: asyncio.Future[tuple[np.ndarray | PolysomaError, float, int]]
 
 
@@ -115,6 +129,7 @@ class PolicyServer:
         planner: what plans, or a policy.
         embodiments: the bodies that may be driven, or their names; None for all that the planner knows by itself.
         token: what clients must present (``Authorization: Api-Key TOKEN`` or ``Bearer TOKEN``); None asks for nothing.
+        hosts, origins: see :class:`~polysoma.serving.door.Door`; robots say no origin, pages do.
         limits: see :class:`Limits`.
         adapters: planners, or policies, by the names that clients ask for them by. Adaptations that are loaded together
             with the policy (:func:`polysoma.policy.checkpoint.load_all`) share its weights.
@@ -130,6 +145,8 @@ class PolicyServer:
         token: str | None = None,
         limits: Limits | None = None,
         adapters: Mapping[str, Planner | Policy] | None = None,
+        hosts: Sequence[str] = (),
+        origins: Sequence[str] = (),
     ) -> None:
         self._planners = {name: as_planner(each) for name, each in {_BASE: planner, **(adapters or {})}.items()}
         self._bodies = {
@@ -142,7 +159,8 @@ class PolicyServer:
         if not self.bodies:
             raise PolysomaError("this planner knows no bodies by itself: give those that are to be driven")
         self.limits = limits or Limits()
-        self._token = token
+        self._door = Door(token, tuple(hosts), tuple(origins))
+        self._greeting = pack(self._description())
         self._metrics = _Metrics()
         self._clients = 0
         self._queue: asyncio.Queue[_Asked] = asyncio.Queue(self.limits.waiting)
@@ -152,13 +170,15 @@ class PolicyServer:
         self, host: str = "127.0.0.1", port: int = 8000, tls: ssl.SSLContext | None = None
     ) -> AsyncIterator[Server]:
         """Serves as long as the context lasts. Raises PolysomaError when the address cannot be had."""
-        # One thread: the network's own threads would fight with those of a second batch.
-        with ThreadPoolExecutor(1, "inference") as threads:
-            batches = asyncio.create_task(self._answer_batches(threads))
+        if self._door.token is None and not is_loopback(host):
+            _LOG.warning("no token: whoever reaches this address can drive these bodies", extra={"host": host})
+        # One thread: the network's own threads would fight with those of a second batch. Agents live there.
+        with ThreadPoolExecutor(1, "inference") as self._inference:
+            batches = asyncio.create_task(self._answer_batches())
             try:
                 async with serve(
                     self._session, host, port, process_request=self._greet, compression=None,
-                    max_size=self.limits.message_bytes, ssl=tls,
+                    max_size=self.limits.message.bytes, max_queue=1, ssl=tls,
                 ) as server:  # fmt: skip
                     _LOG.info("listening", extra={"host": host, "port": server.sockets[0].getsockname()[1]})
                     yield server
@@ -174,10 +194,13 @@ class PolicyServer:
         path = request.path.partition("?")[0]
         if path == "/healthz":
             return connection.respond(http.HTTPStatus.OK, "OK\n")
-        if not self._knows(request.headers.get("Authorization", "")):
+        _, _, presented = request.headers.get("Authorization", "").partition(" ")
+        refusal = self._door.refusal(connection, request, presented)
+        if refusal is not None:
             self._metrics.refused.inc()
-            _LOG.warning("wrong token", extra={"client": str(connection.remote_address)})
-            return connection.respond(http.HTTPStatus.UNAUTHORIZED, "a token is needed, and this is not it\n")
+            reason = refusal.body.decode(errors="replace").strip()
+            _LOG.warning("turned away", extra={"client": str(connection.remote_address), "reason": reason})
+            return refusal
         if path == "/metrics":
             body = prometheus_client.generate_latest(self._metrics.registry)
             headers = Headers({"Content-Type": prometheus_client.CONTENT_TYPE_LATEST, "Content-Length": str(len(body))})
@@ -189,12 +212,6 @@ class PolicyServer:
             )
         return None
 
-    def _knows(self, authorization: str) -> bool:
-        if self._token is None:
-            return True
-        _, _, presented = authorization.partition(" ")
-        return hmac.compare_digest(presented.encode(), self._token.encode())
-
     async def _session(self, connection: ServerConnection) -> None:
         """One client, from its first message to its last."""
         client = str(connection.remote_address)
@@ -203,26 +220,39 @@ class PolicyServer:
         _LOG.info("client came", extra={"client": client})
         session = _Session()
         try:
-            await connection.send(pack(self._description()))
-            async for message in connection:
+            await connection.send(self._greeting)
+            while True:
+                message = await receive(connection, self.limits.message)
                 arrived = time.perf_counter()
-                try:
-                    await connection.send(await self._reply(session, message, arrived))
-                except PolysomaError as error:
-                    self._metrics.refused.inc()
-                    _LOG.warning("refused", extra={"client": client, "reason": str(error)})
-                    await connection.send(str(error))
+                await connection.send(await self._answer(session, message, arrived, client))
                 session.last_total_ms = 1e3 * (time.perf_counter() - arrived)
                 self._metrics.seconds.observe(session.last_total_ms / 1e3)
         except ConnectionClosed:
             pass
-        except Exception:
-            _LOG.exception("a session failed", extra={"client": client})
-            await connection.close(1011, "internal error")
+        except PolysomaError as error:
+            await turn_away(connection, str(error))
         finally:
             self._clients -= 1
             self._metrics.clients.dec()
             _LOG.info("client left", extra={"client": client})
+            await self._in_inference(_close, list(session.agents.values()))
+
+    async def _answer(self, session: _Session, message: str | bytes, arrived: float, client: str) -> str | bytes:
+        """The answer to one request, or in words what is wrong with it."""
+        try:
+            return await self._reply(session, message, arrived)
+        except PolysomaError as error:
+            said = str(error)[:_LONGEST_ERROR]
+            _LOG.warning("refused", extra={"client": client, "reason": said})
+        except Exception:
+            said = _FAILED
+            _LOG.exception("a request failed", extra={"client": client})
+        self._metrics.refused.inc()
+        return said
+
+    async def _in_inference(self, function: Callable[..., T], *arguments: Any) -> T:
+        """What a function returns in the thread where agents live."""
+        return await asyncio.get_running_loop().run_in_executor(self._inference, function, *arguments)
 
     def _description(self) -> dict[str, Any]:
         return {
@@ -239,17 +269,19 @@ class PolicyServer:
         """The answer to one request. Raises PolysomaError that says what is wrong with it."""
         if isinstance(message, str):
             raise PolysomaError("expected a message of msgpack in bytes, got text")
-        request = unpack(message)
+        budget = self.limits.message
+        request = (
+            unpack(message, budget) if len(message) <= _SMALL else await asyncio.to_thread(unpack, message, budget)
+        )
         if not isinstance(request, dict) or any(not isinstance(key, str) for key in request):
             raise PolysomaError(f"expected a map of names to values, got {type(request).__name__}")
         adapter = request.get("adapter", _BASE)
         if not isinstance(adapter, str) or adapter not in self._planners:
             known = [name for name in self._planners if name != _BASE]
-            raise PolysomaError(f"adapter: expected one of {known} or none, got {adapter!r}")
+            raise PolysomaError(f"adapter: expected one of {known} or none, got {adapter!r:.200}")
         body = self._body(adapter, request)
         deadline = _number(request, "deadline_ms", 1e3 / body.rate_hz)
-        agent = self._agent(session, adapter, body, request)
-        asked = _Asked(agent, _observation(request), asyncio.get_running_loop().create_future())
+        asked = _Asked(session, adapter, body, request, asyncio.get_running_loop().create_future())
         try:
             self._queue.put_nowait(asked)
         except asyncio.QueueFull:
@@ -273,25 +305,11 @@ class PolicyServer:
         if name is None and len(bodies) == 1:
             return next(iter(bodies.values()))
         if not isinstance(name, str) or name not in bodies:
-            raise PolysomaError(f"embodiment: expected one of {list(bodies)}, got {name!r}")
+            raise PolysomaError(f"embodiment: expected one of {list(bodies)}, got {name!r:.200}")
         return bodies[name]
 
-    def _agent(self, session: _Session, adapter: str, body: Embodiment, request: Mapping[str, Any]) -> Agent:
-        agent = session.agents.get((adapter, body.name))
-        if agent is None:
-            agent = Agent(self._planners[adapter], body)
-            session.agents[adapter, body.name] = agent
-        elif request.get("reset"):
-            agent.reset()
-        elif "executed_action" in request:
-            agent.executed(request["executed_action"])
-        elif "executed" in request:
-            agent.executed_of_plan(int(_number(request, "executed", 0)))
-        return agent
-
-    async def _answer_batches(self, threads: ThreadPoolExecutor) -> None:
+    async def _answer_batches(self) -> None:
         """Takes all requests that wait, answers them together, and begins again."""
-        loop = asyncio.get_running_loop()
         while True:
             batch = [await self._queue.get()]
             while len(batch) < self.limits.batch and not self._queue.empty():
@@ -299,12 +317,10 @@ class PolicyServer:
             began = time.perf_counter()
             answers: list[np.ndarray | PolysomaError]
             try:
-                answers = await loop.run_in_executor(
-                    threads, plan_together, [asked.agent for asked in batch], [asked.observation for asked in batch]
-                )
+                answers = await self._in_inference(self._answers, batch)
             except Exception:
                 _LOG.exception("a batch failed")
-                answers = [PolysomaError("the server failed to answer; its log says why")] * len(batch)
+                answers = [PolysomaError(_FAILED)] * len(batch)
             spent = 1e3 * (time.perf_counter() - began)
             self._metrics.batch.observe(len(batch))
             for asked, answer in zip(batch, answers, strict=True):
@@ -312,14 +328,66 @@ class PolicyServer:
                 if not asked.answer.done():
                     asked.answer.set_result((answer, spent, len(batch)))
 
+    def _answers(self, batch: Sequence[_Asked]) -> list[np.ndarray | PolysomaError]:
+        """The answers of a batch; called in the inference thread, where agents are made and live: to trace what
+        computes a body's decisions takes a while."""
+        answers: dict[int, np.ndarray | PolysomaError] = {}
+        agents: dict[int, Agent] = {}
+        for row, asked in enumerate(batch):
+            try:
+                agents[row] = self._agent(asked)
+            except PolysomaError as error:
+                answers[row] = error
+            except Exception:
+                _LOG.exception("an agent failed")
+                answers[row] = PolysomaError(_FAILED)
+        observations = [_observation(batch[row].request) for row in agents]
+        answers |= zip(agents, plan_together(list(agents.values()), observations), strict=True)
+        return [answers[row] for row in range(len(batch))]
+
+    def _agent(self, asked: _Asked) -> Agent:
+        """The agent of a request, told what the request says of the last answer."""
+        request, key = asked.request, (asked.adapter, asked.body.name)
+        reset = request.get("reset", False)
+        if not isinstance(reset, bool | np.bool_):
+            raise PolysomaError(f"reset: expected true or false, got {type(reset).__name__}")
+        agent = asked.session.agents.get(key)
+        if agent is None:
+            agent = asked.session.agents[key] = Agent(self._planners[asked.adapter], asked.body)
+        elif reset:
+            agent.reset()
+        elif "executed_action" in request:
+            agent.executed(request["executed_action"])
+        elif request.get("executed") is not None:
+            count = _number(request, "executed", 0)
+            if count % 1 != 0:
+                raise PolysomaError(f"executed: expected a whole number, got {count}")
+            agent.executed_of_plan(int(count))
+        return agent
+
 
 _OPTIONS = ("adapter", "embodiment", "executed", "executed_action", "deadline_ms", "reset", "prompt")
 
 
 def _described(planner: Planner, body: Embodiment) -> dict[str, Any]:
-    """The body as clients are told of it; of a policy with its horizon, so that they know how long an answer is."""
+    """The body as clients are told of it, with how many actions an answer has; of a policy with its horizon."""
     policy = policy_behind(planner)
-    return body.to_json() if policy is None else policy.driving(body.name).description(body.name)
+    told = body.to_json() if policy is None else policy.driving(body.name).description(body.name)
+    try:
+        session = planner.start(TaskPrompt(body), 0)
+    except PolysomaError:
+        # It cannot begin without a task, as an expert.
+        return told
+    session.close()
+    return told | {"chunk": session.chunk}
+
+
+def _close(agents: Sequence[Agent]) -> None:
+    for agent in agents:
+        try:
+            agent.close()
+        except Exception:
+            _LOG.exception("an agent could not be closed")
 
 
 def _observation(request: Mapping[str, Any]) -> dict[str, Any]:
@@ -331,7 +399,9 @@ def _observation(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _number(request: Mapping[str, Any], key: str, default: float) -> float:
-    value = request.get(key, default)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
-        raise PolysomaError(f"{key}: expected a number of at least 0, got {value!r}")
+    value = request.get(key)
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not float(value) >= 0:
+        raise PolysomaError(f"{key}: expected a number of at least 0, got {value!r:.200}")
     return float(value)

@@ -149,7 +149,8 @@ class _Wrapped(Environment):
     def _observation(self) -> Observation:
         streams = self.embodiment.arrays
         parts = self._raw if isinstance(self._raw, dict) else {streams[0].name: self._raw}
-        return {s.name: np.asarray(parts[s.name], s.dtype) for s in streams} | {INSTRUCTION: self._instruction}
+        # Copies: many environments fill one array again at every step.
+        return {s.name: np.array(parts[s.name], s.dtype) for s in streams} | {INSTRUCTION: self._instruction}
 
 
 def _streams(space: spaces.Space[Any], names: Sequence[str]) -> list[Stream]:
