@@ -252,6 +252,11 @@ class Embodiment:
         names = [stream.name for stream in (*self.streams, *self.privileged)]
         if len(set(names)) != len(names):
             raise PolysomaError(f"embodiment {self.name!r}: stream names must differ, got {names}")
+        if "action" in names or any(s.name == INSTRUCTION and s.modality is not Modality.TEXT for s in self.recorded):
+            raise PolysomaError(
+                f"embodiment {self.name!r}: no array stream can be called 'action' or {INSTRUCTION!r}, which mean what "
+                "the body does and what it is told: call it previous_action, say"
+            )
         other = [stream.name for stream in self.privileged if stream.modality is not Modality.STATE]
         if other:
             raise PolysomaError(f"embodiment {self.name!r}: privileged streams are states, {other} are not")

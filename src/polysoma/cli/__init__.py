@@ -22,6 +22,7 @@ from polysoma.cli.finetune import Finetune, Lineage
 from polysoma.cli.fleet import FleetBegin, FleetJoin, FleetSimulate
 from polysoma.cli.merge import MergeAdd, MergeAnalogy, MergeAttach, MergeNegate
 from polysoma.cli.meta import Meta
+from polysoma.cli.output import say
 from polysoma.cli.play import Play
 from polysoma.cli.progress import telling
 from polysoma.cli.push import Push
@@ -75,7 +76,7 @@ def main(arguments: list[str] | None = None) -> None:
         with telling():
             command.run()
     except PolysomaError as error:
-        print(f"polysoma: {error}", file=sys.stderr)
+        say(f"polysoma: {error}", sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         print(

@@ -7,7 +7,6 @@ windows and read a share of them each, so what a run has seen does not depend on
 
 from __future__ import annotations
 
-import fnmatch
 import functools
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -23,6 +22,7 @@ from polysoma.data.windows import DemonstrationChoice, DemonstrationSampler, gat
 from polysoma.embodiment import ContinuousActions, DiscreteActions, Embodiment, Modality
 from polysoma.errors import PolysomaError
 from polysoma.horizon import Horizon
+from polysoma.patterns import matches
 
 
 class Source:
@@ -345,4 +345,4 @@ def open_sources(
 
 
 def _first_match(name: str, weights: Mapping[str, float]) -> float:
-    return next((value for pattern, value in weights.items() if fnmatch.fnmatch(name, pattern)), 1.0)
+    return next((value for pattern, value in weights.items() if matches(name, pattern)), 1.0)

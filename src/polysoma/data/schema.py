@@ -19,7 +19,8 @@ import numpy as np
 
 from polysoma import config, hub
 from polysoma.data import layout, stored
-from polysoma.data.formats.reader import ACTION, OBSERVATION, PICTURE, Column, Reader
+from polysoma.data.formats.naming import stream_name
+from polysoma.data.formats.reader import ACTION, OBSERVATION, Column, Reader
 from polysoma.embodiment import (
     INSTRUCTION,
     Channel,
@@ -32,6 +33,7 @@ from polysoma.embodiment import (
 from polysoma.errors import PolysomaError, SettingError
 from polysoma.files import write_atomically
 from polysoma.horizon import Horizon
+from polysoma.text import plain
 
 HEIGHT = 96
 """Pixels: pictures are made this high, in their own proportion, unless their file is smaller or the TOML says else."""
@@ -104,19 +106,20 @@ def infer(reader: Reader) -> Schema:
         fps = _FPS
         remarks.append(f"rate_hz: the data do not say how many frames a second there are; {_FPS:g} is a guess")
     missing = reader.missing()
-    columns, streams = {}, []
+    columns: dict[str, str] = {}
+    streams = []
     for name, column in reader.columns.items():
         if name in missing:
             remarks.append(f"{name} is left out: {missing[name]}")
         elif column.picture:
-            stream = name.removeprefix(PICTURE)
+            stream = _stream(name, column, columns, remarks)
             columns[stream] = name
             streams.append(Stream(stream, Modality.IMAGE, _reduced(column.shape)))
         elif name.startswith(OBSERVATION) and column.dtype.kind in "fiub":
             if len(column.shape) > 1:
                 remarks.append(f"{name} is left out: states are rows of numbers, it is of shape {column.shape}")
                 continue
-            stream = name.removeprefix(OBSERVATION)
+            stream = _stream(name, column, columns, remarks)
             columns[stream] = name
             state = _channels(stream, column, _range(reader, name), False, remarks)
             streams.append(Stream(stream, Modality.STATE, (_size(column),), state))
@@ -127,6 +130,13 @@ def infer(reader: Reader) -> Schema:
     columns[ACTION] = ACTION
     name = re.sub(r"[^a-z0-9]+", "-", (reader.robot or Path(hub.called(reader.path)).stem).lower()).strip("-") or "body"
     return Schema(Embodiment(name, tuple(streams), actions, fps), columns, tuple(remarks))
+
+
+def _stream(name: str, column: Column, taken: Mapping[str, str], remarks: list[str]) -> str:
+    stream = stream_name(name, column.picture, taken)
+    if not name.endswith(stream):
+        remarks.append(f"{name} is called {stream} here, because that name stands for something else")
+    return stream
 
 
 def check(schema: Schema, reader: Reader, where: str) -> None:
@@ -222,8 +232,9 @@ def _channels(
     stream: str, column: Column, span: tuple[np.ndarray, np.ndarray], limited: bool, remarks: list[str]
 ) -> tuple[Channel, ...]:
     size = _size(column)
-    names = column.names or tuple(f"{stream}_{i}" for i in range(size))
-    if column.names is None:
+    known = column.names if column.names and len(set(column.names)) == size else None
+    names = known or tuple(f"{stream}_{i}" for i in range(size))
+    if known is None:
         remarks.append(f"{stream}: its {size} channels have no names in the data")
     units = [_unit(name.lower()) for name in names]
     largest = np.maximum(np.abs(span[0]), np.abs(span[1]))
@@ -253,7 +264,7 @@ def write_schema(schema: Schema, path: Path) -> None:
     body = schema.embodiment
     lines = [
         "# What this body senses and moves. Edit it: it is read whenever the data are opened.",
-        *(f"# {remark}" for remark in schema.remarks),
+        *(f"# {plain(remark)}" for remark in schema.remarks),
         "",
         f"name = {_toml(body.name)}",
         f"rate_hz = {_toml(body.rate_hz)}",
@@ -289,8 +300,9 @@ def _key(name: str) -> str:
 
 
 def _toml(value: Any) -> str:
-    # JSON's strings, numbers, booleans and lists are TOML's too.
-    return json.dumps(value)
+    # JSON's strings, numbers, booleans and lists are TOML's too, but for two kinds of characters.
+    text = json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return text.encode("utf-8", "replace").decode()
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from polysoma.errors import PolysomaError
 from polysoma.horizon import Horizon
 from polysoma.nn.described import ChannelReader, DescribedState
 from polysoma.nn.images import ImageTokenizer
+from polysoma.nn.named import Modules
 from polysoma.nn.trunk import BLOCKED, Block
 
 STATE_CLIP = 8.0
@@ -232,7 +233,7 @@ class BodyTokenizer(nn.Module):
         super().__init__()
         self.fused = horizon.history > 1
         self.cameras = [stream.name for stream in body.streams if stream.modality is Modality.IMAGE]
-        self.streams = nn.ModuleDict()
+        self.streams = Modules()
         self.per_frame = 0
         for stream in body.arrays:
             if stream.modality is Modality.STATE:

@@ -34,6 +34,13 @@ METADATA = "polysoma"
 PREVIOUS_VALID = "previous_valid"
 """The input that says whether there was a previous action; graphs of relative bodies alone have it."""
 OPSET = 18
+_INPUTS = ("words", "length", "previous")
+_ACTIONS = "actions"
+
+
+def stream_input(name: str) -> str:
+    """What the graph calls the input of a stream: its name, with ``observation.`` before it where the name is taken."""
+    return f"observation.{name}" if name in (*_INPUTS, PREVIOUS_VALID, _ACTIONS) else name
 
 
 class Deployed(nn.Module):
@@ -106,11 +113,11 @@ def export_onnx(policy: Policy, body: str, path: Path, int8: bool = False, words
     deployed = Deployed(policy, body).eval()
     if policy.head(body).noise is not None:
         raise PolysomaError(f"the head of {body} draws its actions from noise; only heads that do not can be exported")
-    names = ["words", "length", "previous", *(stream.name for stream in deployed.body.arrays)]
+    names = [*_INPUTS, *(stream_input(stream.name) for stream in deployed.body.arrays)]
     if deployed.relative:
         names.append(PREVIOUS_VALID)
     file = io.BytesIO()
-    traced(deployed, deployed.example(words), file, names, ["actions"])
+    traced(deployed, deployed.example(words), file, names, [_ACTIONS])
     model = onnx.load_from_string(file.getvalue())
     if int8:
         model = _quantised(model, quantize_dynamic, QuantType.QInt8)

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from polysoma.data.formats.naming import unused
 from polysoma.data.formats.reader import (
     ACTION,
     DONE,
@@ -204,6 +205,7 @@ class Hdf5Reader(Reader):
             if name is None or column is None:
                 self._left_out[path] = f"{array.dtype} of shape {array.shape} is not read"
             else:
+                name = unused(name, self.columns)
                 self.columns[name] = column
                 self._paths[name] = path
         if ACTION not in self.columns:

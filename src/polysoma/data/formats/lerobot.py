@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from polysoma.data import layout, storage, stored
 from polysoma.data.formats import lerobot_check
+from polysoma.data.formats.naming import unused
 from polysoma.data.formats.reader import (
     ACTION,
     DONE,
@@ -106,7 +107,7 @@ class LeRobotReader(Reader):
             if len(shape) != 3 or shape[2] != 3:
                 self.left_out[key] = f"pictures of shape {shape} are not read"
                 return
-            name = PICTURE + key.removeprefix(PICTURE).removeprefix(OBSERVATION)
+            name = unused(PICTURE + key.removeprefix(PICTURE).removeprefix(OBSERVATION), self.columns)
             self.columns[name] = Column(shape, np.dtype(np.uint8), picture=True)
         else:
             try:

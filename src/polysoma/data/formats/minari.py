@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from polysoma.data.formats.hdf5 import column_of, leaves, observation_name, opened, rows_of
+from polysoma.data.formats.naming import unused
 from polysoma.data.formats.reader import ACTION, REWARD, TERMINATED, TRUNCATED, Column, Problem, Reader, reading
 from polysoma.data.images import decode_image, image_shape
 from polysoma.errors import PolysomaError
@@ -103,6 +104,7 @@ class MinariReader(Reader):
             name = _REPLACED.get(path) or observation_name(plain or "observation", column)
             if path == "observations" and not column.picture:
                 name = "observation.state"
+            name = unused(name, self.columns)
             self.columns[name], self._paths[name] = column, path
         actions = [name for name in self._paths if name.startswith("observation.actions.")]
         if ACTION not in self.columns:

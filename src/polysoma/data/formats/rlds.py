@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from polysoma.data.formats.naming import unused
 from polysoma.data.formats.reader import (
     ACTION,
     DISCOUNT,
@@ -223,6 +224,8 @@ class RldsReader(Reader):
         self._sources: dict[str, list[_Leaf]] = {}
         for leaf in steps:
             if name := _column_name(leaf):
+                # An action may lie in several lists; all else is one.
+                name = name if name == ACTION else unused(name, self._sources)
                 self._sources.setdefault(name, []).append(leaf)
             elif leaf.kind != "number" and leaf.key not in _TOLD:
                 self._left_out[leaf.key] = f"{leaf.kind}s here are not read"
