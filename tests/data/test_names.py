@@ -19,6 +19,7 @@ from polysoma.embodiment import Embodiment, Modality, Stream, channels
 from polysoma.errors import PolysomaError
 from polysoma.learning.recipe import recipe_from_table
 from polysoma.learning.training import train
+from polysoma.nn import precision
 from polysoma.policy import checkpoint
 
 
@@ -124,11 +125,12 @@ def test_a_policy_trains_acts_and_is_exported_with_any_name(
 
     policy = checkpoint.load_for_training(tmp_path / "run" / "checkpoint")
     export_onnx(policy, "test-arm", tmp_path / "arm.onnx")
+    monkeypatch.setenv(precision.VARIABLE, "float32")
     monkeypatch.syspath_prepend(str(ROOT / "examples"))
     import edge
 
     runner = edge.Runner(str(tmp_path / "arm.onnx"), "drop it")
-    other = checkpoint.load(tmp_path / "run" / "checkpoint").compute_in("float32").agent("test-arm", "drop it")
+    other = checkpoint.load(tmp_path / "run" / "checkpoint").agent("test-arm", "drop it")
     seen = {"state": np.ones(3, np.float32), name: np.full(2, 2, np.float32)}
     np.testing.assert_allclose(runner.act(seen)[0], other.act(seen), atol=1e-4)
 
