@@ -248,12 +248,28 @@ def test_rlds_says_how_episodes_end(tmp_path: Path) -> None:
     root = write_rlds(tmp_path / "set")
     assert endings(root) == [Ending(odd, not odd, odd) for odd in (False, True, False, True)]
     own = check_both(root, tmp_path)
-    np.testing.assert_array_equal(own.rewards, np.concatenate([truth["reward"] for truth in TRUTH]))
-    assert not own.final and len(own) == sum(RLDS_LENGTHS)
+    # Steps that is_last are observations alone: what came after the last action. An episode of one step has no frame.
+    taught = [truth for truth, length in zip(TRUTH, RLDS_LENGTHS, strict=True) if length > 1]
+    np.testing.assert_array_equal(own.rewards, np.concatenate([truth["reward"][:-1] for truth in taught]))
+    np.testing.assert_array_equal(own.actions, np.concatenate([truth["action"][:-1] for truth in taught]))
+    np.testing.assert_array_equal(own.final["state"], np.stack([truth["observation.state"][-1] for truth in taught]))
+    ends = own.episode_start + own.episode_length - 1
+    found = transitions(own, ends)
+    assert found.known.all() and found.valid.all()
+    np.testing.assert_array_equal(found.discounts == 0, own.episode_terminated)
+
+
+def test_rlds_steps_that_are_not_last_are_all_learnt(tmp_path: Path) -> None:
+    """Open X-Embodiment's older sets, and episodes that were cut, do not say which step is the last."""
+    root = write_rlds(tmp_path / "set", lambda seed, held: held.update({"steps/is_last": held["steps/is_terminal"]}))
+    own = Dataset(root)
+    lengths = [length - seed % 2 for seed, length in enumerate(RLDS_LENGTHS) if length - seed % 2]
+    assert own.episode_length.tolist() == lengths
+    kept = [truth["reward"][: len(truth["reward"]) - seed % 2] for seed, truth in enumerate(TRUTH)]
+    np.testing.assert_array_equal(own.rewards, np.concatenate(kept))
     # Terminal steps teach without a next observation; those at which an episode was cut do not.
     ends = own.episode_start + own.episode_length - 1
-    assert transitions(own, ends).valid.tolist() == [False, True, False, True]
-    assert not transitions(own, ends).known.any()
+    assert transitions(own, ends).valid.tolist() == own.episode_terminated.tolist()
 
 
 def test_minari_and_robomimic_know_what_came_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,6 +36,7 @@ class Info:
         from polysoma.data.cache import cache_limit, raw_bytes
         from polysoma.data.foreign import Foreign
         from polysoma.data.formats import located, open_reader
+        from polysoma.data.instructions import told as told_of
         from polysoma.data.schema import schema_of, schema_path
 
         path = located(self.path)
@@ -48,7 +49,7 @@ class Info:
                 f"{len(reader):,} episodes, {lengths.sum():,} frames; {lengths.min()} to {lengths.max()} each, "
                 f"{np.median(lengths):g} in the middle"
             )
-        told = Counter(reader.instructions)
+        told = Counter(text for episode in range(len(reader)) for _, text in told_of(reader, episode))
         for text, count in told.most_common(8):
             show(f"  {count:>6} x {text or '(nothing said)'}")
         if len(told) > 8:
@@ -127,8 +128,11 @@ class Describe:
         where = schema_path(path)
         if where.exists() and not self.force:
             raise PolysomaError(f"{where} is there already; --force writes over it")
-        write_schema(infer(open_reader(path)), where)
-        print(f"{where}: edit it; it is read whenever the data are opened")
+        schema = infer(open_reader(path))
+        write_schema(schema, where)
+        say(f"{where}: edit it; it is read whenever the data are opened")
+        for remark in schema.remarks:
+            say(f"  {remark}")
 
 
 @dataclass(frozen=True)

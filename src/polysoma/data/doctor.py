@@ -30,7 +30,7 @@ from polysoma.data.formats.reader import (
     Problem,
     Reader,
 )
-from polysoma.data.schema import schema_of
+from polysoma.data.schema import left_out, schema_of
 from polysoma.errors import PolysomaError
 
 _SHORT = 5
@@ -138,8 +138,10 @@ def _of_description(reader: Reader) -> Iterator[Problem]:
     except PolysomaError as error:
         yield Problem("error", "description", str(error), "write a description with `polysoma data schema` and edit it")
         return
+    told = {left_out(name, why) for name, why in reader.left_out.items()}
     for remark in schema.remarks:
-        yield Problem("note", "description", remark, "`polysoma data schema` writes it down for you to edit")
+        if remark not in told:  # The files' own problems name it already.
+            yield Problem("note", "description", remark, "`polysoma data schema` writes it down for you to edit")
 
 
 def _of_episodes(reader: Reader, progress: Callable[[int, int], None] | None) -> Iterator[Problem]:

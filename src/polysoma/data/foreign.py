@@ -19,6 +19,7 @@ from polysoma.data import stored
 from polysoma.data.episode import Episode
 from polysoma.data.formats import open_reader
 from polysoma.data.formats.reader import ACTION, REWARD, Reader
+from polysoma.data.instructions import cut
 from polysoma.data.layout import EpisodeIndex, Feature
 from polysoma.data.pictures import JpegWriter
 from polysoma.data.schema import Schema
@@ -41,6 +42,7 @@ class Foreign:
         schema: says what they are.
 
     Attributes:
+        reader: as it was given, or of the parts of its episodes (:func:`polysoma.data.instructions.cut`).
         index: the episodes; their seeds are their numbers in the reader. How they ended is read with their frames:
             :data:`ENDING` tells. Where the files do not say whether one succeeded, it did.
         features: the columns as they are cached, by name.
@@ -50,6 +52,7 @@ class Foreign:
     """
 
     def __init__(self, reader: Reader, schema: Schema) -> None:
+        reader = cut(reader)
         self.reader, self.schema = reader, schema
         body = schema.embodiment
         self._episodes = np.flatnonzero(reader.lengths)
@@ -253,13 +256,7 @@ class Foreign:
         body, length = self.schema.embodiment, int(self.reader.lengths[episode])
         if isinstance(body.actions, ContinuousActions):
             return self._finite(episode, self.schema.columns[ACTION], values.reshape(length, -1))
-        choices = values.reshape(length).astype(np.int64)
-        if ((choices < 0) | (choices >= body.actions.size)).any():
-            raise PolysomaError(
-                f"{self.reader.path}, episode {episode}: expected choices 0 to {body.actions.size - 1}, "
-                f"got {choices.min()} to {choices.max()}"
-            )
-        return choices
+        return self.schema.chosen(f"{self.reader.path}, episode {episode}", values.reshape(length, -1))
 
     def _finite(self, episode: int, column: str, values: np.ndarray) -> np.ndarray:
         rows = values.astype(np.float32)

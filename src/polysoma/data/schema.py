@@ -7,10 +7,11 @@ such; ``embodiment.toml`` next to the data (``NAME.toml`` next to a file) has th
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import numpy as np
 from polysoma import config, hub
 from polysoma.data import layout, stored
 from polysoma.data.formats.naming import stream_name
-from polysoma.data.formats.reader import ACTION, OBSERVATION, Column, Reader
+from polysoma.data.formats.reader import ACTION, MOST_CHOICES, OBSERVATION, REWARD, Column, Reader
 from polysoma.embodiment import (
     INSTRUCTION,
     Channel,
@@ -55,12 +56,42 @@ class Schema:
         columns: stream name to column name; ``"action"`` for the actions.
         remarks: what was guessed or left out, for people.
         old_horizon: what an older description says about a policy's horizon, which recipes say now.
+        values: of choices, the numbers that stand for each name in the data, where they are not 0, 1, 2, ....
     """
 
     embodiment: Embodiment
     columns: Mapping[str, str]
     remarks: tuple[str, ...] = field(default=(), compare=False)
     old_horizon: Horizon | None = field(default=None, compare=False)
+    values: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def choice_size(self) -> int:
+        """How many numbers of the data one choice is."""
+        return len(self.values[0]) if self.values else 1
+
+    def chosen(self, where: str, values: np.ndarray) -> np.ndarray:
+        """Which of the names was chosen.
+
+        Args:
+            where: how errors begin.
+            values: ``(T, choice_size)``, as they are in the data.
+
+        Returns:
+            Indices, int64 ``(T,)``.
+
+        Raises:
+            PolysomaError: a value stands for no choice.
+        """
+        known = np.array(self.values or [(number,) for number in range(self.embodiment.actions.size)])
+        same = (values[:, None] == known).all(-1)
+        if not same.any(1).all():
+            frame = int(np.argmin(same.any(1)))
+            one = self.choice_size == 1
+            expected = f"{known.min()} to {known.max()}" if one else f"such as {known[0].tolist()}"
+            got = values[frame, 0] if one else values[frame].tolist()
+            raise PolysomaError(f"{where}: expected choices {expected}, got {got} at frame {frame}")
+        return same.argmax(1)
 
 
 def schema_path(path: Path) -> Path:
@@ -89,7 +120,43 @@ def schema_of(reader: Reader) -> Schema:
         return infer(reader)
     schema = read_schema(path)
     check(schema, reader, str(path))
-    return schema
+    return dataclasses.replace(schema, remarks=tuple(_unread(reader, schema.columns)))
+
+
+def left_out(name: str, why: str) -> str:
+    """The remark over something that is not read."""
+    return f"{name} is left out: {why}"
+
+
+def _unread(reader: Reader, columns: Mapping[str, str]) -> list[str]:
+    """What people should know of what is in the files and not in the streams."""
+    found = [*reader.remarks, *(left_out(name, why) for name, why in reader.left_out.items())]
+    missing = reader.missing()
+    for name, column in reader.columns.items():
+        if name in columns.values():
+            continue
+        if name in missing:
+            found.append(left_out(name, missing[name]))
+        elif name.startswith(OBSERVATION) and not column.picture and (what := _no_state(column)):
+            found.append(left_out(name, what))
+        elif name.startswith(OBSERVATION):
+            found.append(left_out(name, "the description does not name it"))
+        elif name == REWARD and (column.dtype.kind not in "fiub" or _size(column) != 1):
+            found.append(left_out(name, f"a reward is one number a frame, it is of shape {column.shape}"))
+    several = sum(len(parts) > 1 for parts in reader.told.values())
+    if several:
+        found.append(
+            f"{several:,} of {len(reader):,} episodes are told several things one after the other: each part is "
+            "learnt as an episode of its own"
+        )
+    return found
+
+
+def _no_state(column: Column) -> str:
+    """Why a column of numbers is no state; empty where it is one."""
+    if column.dtype.kind not in "fiub":
+        return f"states are numbers, it holds {column.dtype.name}"
+    return f"states are rows of numbers, it is of shape {column.shape}" if len(column.shape) > 1 else ""
 
 
 def infer(reader: Reader) -> Schema:
@@ -109,27 +176,28 @@ def infer(reader: Reader) -> Schema:
     columns: dict[str, str] = {}
     streams = []
     for name, column in reader.columns.items():
-        if name in missing:
-            remarks.append(f"{name} is left out: {missing[name]}")
-        elif column.picture:
+        if name in missing or not name.startswith(OBSERVATION):
+            continue
+        if column.picture:
             stream = _stream(name, column, columns, remarks)
             columns[stream] = name
             streams.append(Stream(stream, Modality.IMAGE, _reduced(column.shape)))
-        elif name.startswith(OBSERVATION) and column.dtype.kind in "fiub":
-            if len(column.shape) > 1:
-                remarks.append(f"{name} is left out: states are rows of numbers, it is of shape {column.shape}")
-                continue
+        elif not _no_state(column):
             stream = _stream(name, column, columns, remarks)
             columns[stream] = name
             state = _channels(stream, column, _range(reader, name), False, remarks)
             streams.append(Stream(stream, Modality.STATE, (_size(column),), state))
+    unread = _unread(reader, columns)
     if not streams:
-        raise PolysomaError(f"{reader.path}: there is nothing to observe; there are {list(reader.columns)}")
+        raise PolysomaError(
+            f"{reader.path}: there is nothing to observe; there are {list(reader.columns)}"
+            + "".join(f"; {remark}" for remark in unread)
+        )
     streams.append(Stream(INSTRUCTION, Modality.TEXT))
-    actions = _actions(reader, remarks)
+    actions, values = _actions(reader, remarks)
     columns[ACTION] = ACTION
     name = re.sub(r"[^a-z0-9]+", "-", (reader.robot or Path(hub.called(reader.path)).stem).lower()).strip("-") or "body"
-    return Schema(Embodiment(name, tuple(streams), actions, fps), columns, tuple(remarks))
+    return Schema(Embodiment(name, tuple(streams), actions, fps), columns, (*remarks, *unread), values=values)
 
 
 def _stream(name: str, column: Column, taken: Mapping[str, str], remarks: list[str]) -> str:
@@ -151,8 +219,9 @@ def check(schema: Schema, reader: Reader, where: str) -> None:
             raise PolysomaError(f"{where}: {stream}: there is no column {name!r}; there are {list(reader.columns)}")
         if stream == ACTION:
             choices = isinstance(body.actions, DiscreteActions)
-            wanted = "one index a frame" if choices else f"{body.actions.size} numbers a frame"
-            fits = not column.picture and _size(column) == (1 if choices else body.actions.size)
+            size = schema.choice_size if choices else body.actions.size
+            wanted = "one index a frame" if choices and size == 1 else f"{size} numbers a frame"
+            fits = not column.picture and _size(column) == size
         elif expected[stream].modality is Modality.IMAGE:
             wanted, fits = "pictures", column.picture
         else:
@@ -174,21 +243,37 @@ def _reduced(shape: tuple[int, ...]) -> tuple[int, ...]:
     return (HEIGHT, max(1, round(width * HEIGHT / height)), 3)
 
 
-def _actions(reader: Reader, remarks: list[str]) -> ContinuousActions | DiscreteActions:
+def _actions(
+    reader: Reader, remarks: list[str]
+) -> tuple[ContinuousActions | DiscreteActions, tuple[tuple[int, ...], ...]]:
+    """The actions, and of choices the numbers that stand for them, where these are not 0, 1, 2, ...."""
     column = reader.columns[ACTION]
     if column.picture:
         raise PolysomaError(f"{reader.path}: expected numbers as actions, got pictures")
+    if column.choices is not None:
+        return _choices(column.choices, remarks)
     low, high = _range(reader, ACTION)
     if not np.isfinite(low).all():
         raise PolysomaError(f"{reader.path}: there is not one episode with finite actions")
     if column.dtype.kind in "iu" and column.shape in ((), (1,)):
-        if low[0] < 0 or high[0] > 255:
-            raise PolysomaError(f"{reader.path}: expected choices 0 to 255 as actions, got {low[0]:g} to {high[0]:g}")
-        remarks.append("actions are named after their numbers")
-        return DiscreteActions(tuple(f"action_{number}" for number in range(int(high[0]) + 1)))
+        first = min(0, int(low[0]))
+        if high[0] - first >= MOST_CHOICES:
+            raise PolysomaError(
+                f"{reader.path}: expected at most {MOST_CHOICES} choices as actions, got {low[0]:g} to {high[0]:g}"
+            )
+        return _choices([(number,) for number in range(first, int(high[0]) + 1)], remarks)
     remarks.append("limits of actions: what was recorded and a twentieth more; put the body's own here")
     room = _ROOM * (high - low)
-    return ContinuousActions(_channels(ACTION, column, (low - room, high + room), True, remarks))
+    return ContinuousActions(_channels(ACTION, column, (low - room, high + room), True, remarks)), ()
+
+
+def _choices(
+    values: Sequence[tuple[int, ...]], remarks: list[str]
+) -> tuple[DiscreteActions, tuple[tuple[int, ...], ...]]:
+    remarks.append("actions are named after their numbers")
+    names = tuple(f"action_{'_'.join(map(str, value))}" for value in values)
+    plain_numbers = all(value == (number,) for number, value in enumerate(values))
+    return DiscreteActions(names), () if plain_numbers else tuple(values)
 
 
 def _range(reader: Reader, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -199,7 +284,9 @@ def _range(reader: Reader, name: str) -> tuple[np.ndarray, np.ndarray]:
     chosen = np.flatnonzero(reader.lengths)
     for episode in chosen[:: max(1, len(chosen) // _LOOKED_AT)]:
         values = reader.read(int(episode), [name])[name]
-        values = values.reshape(len(values), -1).astype(np.float64)
+        if name == ACTION and reader.ends_observed is not None and reader.ends_observed[episode]:
+            values = values[:-1]
+        values = values.reshape(len(values), _size(reader.columns[name])).astype(np.float64)
         values = values[np.isfinite(values).all(1)]
         if len(values):
             low, high = np.minimum(low, values.min(0)), np.maximum(high, values.max(0))
@@ -278,6 +365,8 @@ def write_schema(schema: Schema, path: Path) -> None:
     lines += ["", "[actions]", f"column = {_toml(schema.columns[ACTION])}"]
     if isinstance(body.actions, DiscreteActions):
         lines.append(f"names = {_toml(list(body.actions.names))}")
+        if schema.values:
+            lines.append(f"values = {_toml(list(map(list, schema.values)))}  # what stands for each name in the data")
     else:
         lines += _channel_lines(body.actions.channels)
     write_atomically(path, ("\n".join(lines) + "\n").encode())
@@ -328,8 +417,11 @@ class _ActionTable:
     column: str
     names: tuple[str, ...] = ()
     channels: tuple[Channel, ...] = ()
+    values: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self) -> None:
+        if self.values and (len(self.values) != len(self.names) or len({len(value) for value in self.values}) != 1):
+            raise SettingError(f"values: expected the numbers of each of {len(self.names)} names, got {self.values}")
         if bool(self.names) == bool(self.channels):
             raise SettingError("expected either channels, a list of tables with a name each, or names, for choices")
 
@@ -360,4 +452,4 @@ def read_schema(path: Path) -> Schema:
     # Descriptions of the first format held horizons.
     old = {key: getattr(table, key) for key in ("chunk", "history", "previous_action")}
     known = {key: value for key, value in old.items() if value is not None}
-    return Schema(body, columns, old_horizon=Horizon.of_old_embodiment(known))
+    return Schema(body, columns, old_horizon=Horizon.of_old_embodiment(known), values=actions.values)

@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,13 +50,15 @@ _FASTEST = 1
 
 @dataclass(frozen=True)
 class _Source:
-    """What is converted. ``seeded``: whether episodes have seeds of a simulator, rather than numbers in a file."""
+    """What is converted. ``seeded``: whether episodes have seeds of a simulator, rather than numbers in a file.
+    ``remarks``: what people should know of how it is read."""
 
     embodiment: Embodiment
     episodes: int
     episode: Callable[[int], Episode]
     instructions: list[str]
     seeded: bool
+    remarks: Sequence[str] = ()
 
 
 def to_minari(
@@ -128,7 +130,8 @@ def to_minari(
             plain = dataclasses.replace(body, privileged=())
             write_schema(Schema(plain, columns | {ACTION: ACTION}), schema_path(folder))
         write_atomically(folder / "data/metadata.json", json.dumps(about).encode())
-    result.notes = [f"{unknown[what]:,} episodes {text}" for what, text in _UNKNOWN.items() if unknown[what]]
+    counted = (f"{unknown[what]:,} episodes {text}" for what, text in _UNKNOWN.items() if unknown[what])
+    result.notes = [*held.remarks, *counted]
     return result
 
 
@@ -149,9 +152,10 @@ def _opened(source: Path) -> Iterator[_Source]:
         return
     reader = open_reader(source)
     try:
-        foreign = Foreign(reader, schema_of(reader))
-        body = foreign.schema.embodiment
-        yield _Source(body, len(foreign), foreign.episode, foreign.index.instructions, False)
+        schema = schema_of(reader)
+        foreign = Foreign(reader, schema)
+        told = foreign.index.instructions
+        yield _Source(schema.embodiment, len(foreign), foreign.episode, told, False, schema.remarks)
     finally:
         reader.close()
 

@@ -119,7 +119,7 @@ class Hdf5Reader(Reader):
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
-        self._left_out: dict[str, str] = {}
+        self.left_out: dict[str, str] = {}
         self._coded: set[str] = set()
         self._problems: list[Problem] = []
         if self.path.is_dir():
@@ -167,7 +167,7 @@ class Hdf5Reader(Reader):
         self.finals = np.array(finals, bool) if any(finals) else None
         for path in self._paths.values() if any(finals) else ():
             # Of the observations after each action only the last one is needed: the others are those of the next frame.
-            self._left_out.pop(_NEXT + path, None)
+            self.left_out.pop(_NEXT + path, None)
 
     def _open_aloha(self) -> None:
         self.format = "ALOHA HDF5"
@@ -203,7 +203,7 @@ class Hdf5Reader(Reader):
                 plain = path.removeprefix(observations)
                 name = observation_name(plain.removeprefix("images/") if column.picture else plain, column)
             if name is None or column is None:
-                self._left_out[path] = f"{array.dtype} of shape {array.shape} is not read"
+                self.left_out[path] = f"{array.dtype} of shape {array.shape} is not read"
             else:
                 name = unused(name, self.columns)
                 self.columns[name] = column
@@ -252,7 +252,7 @@ class Hdf5Reader(Reader):
     def problems(self) -> Iterator[Problem]:
         """See :meth:`Reader.problems`: columns that are left out, and lengths that disagree."""
         yield from self._problems
-        for path, why in self._left_out.items():
+        for path, why in self.left_out.items():
             yield Problem("note", path, why, "nothing, unless you need it")
 
 

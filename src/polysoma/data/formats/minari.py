@@ -5,8 +5,11 @@ An episode of T steps has T + 1 observations; the last one, after which nothing 
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import json
-from collections.abc import Collection, Iterator
+import math
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,18 @@ import pyarrow as pa
 
 from polysoma.data.formats.hdf5 import column_of, leaves, observation_name, opened, rows_of
 from polysoma.data.formats.naming import unused
-from polysoma.data.formats.reader import ACTION, REWARD, TERMINATED, TRUNCATED, Column, Problem, Reader, reading
+from polysoma.data.formats.reader import (
+    ACTION,
+    MOST_CHOICES,
+    REWARD,
+    TERMINATED,
+    TRUNCATED,
+    Column,
+    Problem,
+    Reader,
+    reading,
+)
+from polysoma.data.formats.words import changes
 from polysoma.data.images import decode_image, image_shape
 from polysoma.errors import PolysomaError
 
@@ -51,18 +65,22 @@ class MinariReader(Reader):
             }
         self.format = f"Minari {layout}"
         self.robot = str(about.get("dataset_id") or self.path.name).replace("/", " ")
-        self._left_out: dict[str, str] = {}
+        self.left_out: dict[str, str] = {}
+        self.told: dict[int, list[tuple[int, str]]] = {}
         self._numbers = self._arrow_numbers() if self._arrow else self._hdf5_numbers()
         lengths, instructions, successes, finals = [], [], [], []
         for episode in range(len(self._numbers)):
             with reading(self._file(episode), episode), self._held(episode) as held:
-                length = held.rows("actions")
+                length = self._length(held)
                 if episode == 0:
                     self._describe(held, length)
                 lengths.append(length)
-                instructions.append(held.text(_TOLD))
+                parts = changes(held.texts(_TOLD)[: max(1, length)])
+                instructions.append(parts[0][1])
+                if len(parts) > 1:
+                    self.told[episode] = parts
                 successes.append(held.any(_SUCCESS))
-                seen = [path for path in self._paths.values() if path.startswith("observations")]
+                seen = [path for (path, *_) in self._paths.values() if path.startswith("observations")]
                 finals.append(held.says(FINAL_KNOWN) and all(held.rows(path) > length for path in seen))
         self.lengths, self.instructions = np.array(lengths, np.int64), instructions
         self.finals = np.array(finals, bool) if any(finals) else None
@@ -87,28 +105,66 @@ class MinariReader(Reader):
             return _ArrowEpisode(self._file(episode), self._spaces)
         return _Hdf5Episode(self._file(episode), f"episode_{self._numbers[episode]}")
 
+    def _length(self, held: _Held) -> int:
+        path = next((path for path in held.paths() if f"{path}/".startswith("actions/")), None)
+        if path is None:
+            raise ValueError(f"there are no actions; there are {held.paths()}")
+        return held.rows(path)
+
     def _describe(self, held: _Held, length: int) -> None:
         self.columns = {}
-        self._paths: dict[str, str] = {}
+        self._paths: dict[str, tuple[str, ...]] = {}
+        self._describe_actions(held, length)
         for path in held.paths():
-            if path.startswith("infos/") or path in _TOLD:
+            if path.startswith(("infos/", "actions/")) or path in (*_TOLD, "actions"):
                 continue
             if path == "rewards" and not held.says(REWARDS_KNOWN):
-                self._left_out[path] = "the data set that this one was made from has none"
+                self.left_out[path] = "the data set that this one was made from has none"
                 continue
             column = held.column(path, length)
             if column is None:
-                self._left_out[path] = "neither numbers nor pictures"
+                self.left_out[path] = "neither numbers nor pictures"
                 continue
             plain = path.removeprefix("observations").removeprefix("/")
             name = _REPLACED.get(path) or observation_name(plain or "observation", column)
             if path == "observations" and not column.picture:
                 name = "observation.state"
             name = unused(name, self.columns)
-            self.columns[name], self._paths[name] = column, path
-        actions = [name for name in self._paths if name.startswith("observation.actions.")]
-        if ACTION not in self.columns:
-            raise ValueError(f"actions that are not one array are not read; there are {actions or list(self._paths)}")
+            self.columns[name], self._paths[name] = column, (path,)
+
+    def _describe_actions(self, held: _Held, length: int) -> None:
+        """Actions may lie in several arrays: a dictionary or a tuple of spaces. They are one here, in the order of the
+        spaces."""
+        parts = dict(_leaf_spaces(self._spaces["actions"], "actions"))
+        paths = [path for path in (parts or held.paths()) if f"{path}/".startswith("actions/")]
+        found = {path: held.column(path, length) for path in paths}
+        if unread := [path for path, column in found.items() if column is None or column.picture]:
+            raise PolysomaError(f"{self.path}: expected numbers as actions, {', '.join(unread)} are something else")
+        columns = [column for column in found.values() if column is not None]
+        counts = [_count(parts.get(path, {})) for path in paths]
+        choices = None
+        if any(counts):
+            if not all(counts):
+                raise PolysomaError(
+                    f"{self.path}: actions that are partly numbers and partly choices are not read: "
+                    + ", ".join(f"{path} is {space.get('type')}" for path, space in parts.items())
+                )
+            if (number := math.prod(counts)) > MOST_CHOICES:
+                raise PolysomaError(
+                    f"{self.path}: expected at most {MOST_CHOICES} choices as actions, got {number} ("
+                    + ", ".join(f"{path} is {space.get('type')}" for path, space in parts.items()) + ")"
+                )  # fmt: skip
+            choices = tuple(itertools.product(*(numbers for space in parts.values() for numbers in _numbers(space))))
+        if len(paths) == 1:
+            column = dataclasses.replace(columns[0], choices=choices)
+        else:
+            names = []
+            for path, part in zip(paths, columns, strict=True):
+                stem, size = path.removeprefix("actions/").replace("/", "."), math.prod(part.shape)
+                names += [stem] if size == 1 else [f"{stem}_{number}" for number in range(size)]
+            dtype = np.result_type(*(part.dtype for part in columns))
+            column = Column((len(names),), dtype, tuple(names), choices=choices)
+        self.columns[ACTION], self._paths[ACTION] = column, tuple(paths)
 
     def window(
         self, episode: int, start: int, stop: int, columns: Collection[str] | None = None
@@ -117,13 +173,25 @@ class MinariReader(Reader):
         rows, names = self.rows(episode, start, stop), self.wanted(columns)
         length = int(self.lengths[episode])
         with reading(self._file(episode), episode), self._held(episode) as held:
-            return {name: held.values(self._paths[name], self.columns[name], length, rows) for name in names}
+            return {name: self._values(held, name, length, rows) for name in names}
+
+    def _values(self, held: _Held, name: str, length: int, rows: slice) -> np.ndarray:
+        about, paths = self.columns[name], self._paths[name]
+        if len(paths) == 1:
+            return held.values(paths[0], about, length, rows)
+        count, parts = rows.stop - rows.start, []
+        for path in paths:
+            part = held.column(path, length)
+            if part is None:
+                raise ValueError(f"{path} holds no numbers")
+            parts.append(held.values(path, part, length, rows).reshape(count, -1))
+        return np.concatenate(parts, 1, dtype=about.dtype).reshape(count, *about.shape)
 
     def _final(self, episode: int, columns: Collection[str]) -> dict[str, np.ndarray]:
         length = int(self.lengths[episode])
         with reading(self._file(episode), episode), self._held(episode) as held:
             last = slice(length, length + 1)
-            return {name: held.values(self._paths[name], self.columns[name], length + 1, last)[0] for name in columns}
+            return {name: self._values(held, name, length + 1, last)[0] for name in columns}
 
     def files(self) -> list[Path]:
         """See :meth:`Reader.files`."""
@@ -131,7 +199,7 @@ class MinariReader(Reader):
 
     def problems(self) -> Iterator[Problem]:
         """See :meth:`Reader.problems`: columns that are left out, and totals that disagree."""
-        for path, why in self._left_out.items():
+        for path, why in self.left_out.items():
             yield Problem("note", path, why, "nothing, unless you need it")
         for key, held in (("total_episodes", len(self)), ("total_steps", int(self.lengths.sum()))):
             if self._about.get(key) != held:
@@ -162,19 +230,20 @@ class _Held:
     def values(self, path: str, about: Column, length: int, rows: slice) -> np.ndarray:
         raise NotImplementedError
 
-    def first(self, path: str) -> Any:
+    def all(self, path: str) -> Iterable[Any]:
         raise NotImplementedError
 
     def says(self, name: str) -> bool:
         """An attribute of the episode, True where it is not there."""
         return True
 
-    def text(self, paths: tuple[str, ...]) -> str:
+    def texts(self, paths: tuple[str, ...]) -> list[str]:
+        """The text of each observation; nothing where there is none."""
         for path in paths:
             if path in self.paths():
-                value = self.first(path)
-                return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
-        return ""
+                values = self.all(path)
+                return [value.decode(errors="replace") if isinstance(value, bytes) else str(value) for value in values]
+        return []
 
     def any(self, paths: tuple[str, ...]) -> bool | None:
         for path in paths:
@@ -225,8 +294,8 @@ class _Hdf5Episode(_Held):
             return pictures
         return rows_of(array, about, length, rows)
 
-    def first(self, path: str) -> Any:
-        return self._arrays[path][0]
+    def all(self, path: str) -> Iterable[Any]:
+        return self._arrays[path][:]
 
     def _coded(self, array: Any) -> bool:
         # Files of pictures are byte strings of different lengths; texts are strings.
@@ -253,12 +322,16 @@ class _ArrowEpisode(_Held):
         self._columns: dict[str, Any] = {}
         for name in table.column_names:
             chunks = table[name].combine_chunks()
-            self._flatten(name, chunks)
+            self._flatten(name, chunks, spaces.get(name, {}))
 
-    def _flatten(self, path: str, column: Any) -> None:
+    def _flatten(self, path: str, column: Any, space: dict[str, Any]) -> None:
         if pa.types.is_struct(column.type):
+            inner = _inner(space)
             for number in range(column.type.num_fields):
-                self._flatten(f"{path}/{column.type.field(number).name}", column.field(number))
+                name = column.type.field(number).name
+                # The parts of a tuple are called 0, 1, ... here and _index_0, _index_1, ... in HDF5.
+                name = name if name in inner or f"_index_{name}" not in inner else f"_index_{name}"
+                self._flatten(f"{path}/{name}", column.field(number), inner.get(name, {}))
         else:
             self._columns[path] = column
 
@@ -282,10 +355,8 @@ class _ArrowEpisode(_Held):
 
     def _shape(self, path: str) -> tuple[int, ...]:
         """Arrow keeps rows flat: their shape is that of the space."""
-        top, *rest = path.split("/")
-        space = self._spaces.get(top, {})
-        for name in rest:
-            space = (space.get("subspaces") or {}).get(name, {})
+        top = path.partition("/")[0]
+        space = dict(_leaf_spaces(self._spaces.get(top, {}), top)).get(path, {})
         if "shape" in space:
             return tuple(int(size) for size in space["shape"])
         kind = self._columns[path].type
@@ -311,8 +382,48 @@ class _ArrowEpisode(_Held):
             raise ValueError(f"{path}: expected {count} rows of shape {about.shape}, got {values.size} numbers")
         return values.astype(about.dtype, copy=False).reshape(count, *about.shape)
 
-    def first(self, path: str) -> Any:
-        return self._columns[path][0].as_py()
+    def all(self, path: str) -> Iterable[Any]:
+        return self._columns[path].to_pylist()
+
+
+def _leaf_spaces(space: dict[str, Any], path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Where the arrays of a space lie below a path, and their spaces."""
+    inner = _inner(space)
+    for name, part in inner.items():
+        yield from _leaf_spaces(part, f"{path}/{name}")
+    if space and not inner:
+        yield path, space
+
+
+def _inner(space: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The parts of a dictionary or a tuple of spaces by name."""
+    parts = space.get("subspaces")
+    named = parts.items() if isinstance(parts, dict) else ((f"_index_{n}", part) for n, part in enumerate(parts or ()))
+    return {str(name): part for name, part in named if isinstance(part, dict)}
+
+
+def _ranges(space: dict[str, Any]) -> list[tuple[int, int]]:
+    """Of each number of a choice: the first value and how many there are; nothing where a space is none of choices."""
+    kind = space.get("type")
+    if kind == "Discrete":
+        return [(int(space.get("start") or 0), int(space["n"]))]
+    if kind == "MultiDiscrete":
+        counts = np.ravel(space["nvec"]).astype(int).tolist()
+        starts = np.ravel(space.get("start") or [0] * len(counts)).astype(int).tolist()
+        return list(zip(starts, counts, strict=True))
+    if kind == "MultiBinary":
+        return [(0, 2)] * math.prod(np.ravel(space["n"]).astype(int).tolist())
+    return []
+
+
+def _count(space: dict[str, Any]) -> int:
+    """How many choices there are; 0 where a space is none of choices."""
+    ranges = _ranges(space)
+    return math.prod(count for _, count in ranges) if ranges else 0
+
+
+def _numbers(space: dict[str, Any]) -> list[range]:
+    return [range(start, start + count) for start, count in _ranges(space)]
 
 
 def _space(about: dict[str, Any], key: str) -> dict[str, Any]:

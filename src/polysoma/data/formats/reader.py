@@ -13,6 +13,7 @@ import contextlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
@@ -24,6 +25,8 @@ ACTION, REWARD, TIMESTAMP = "action", "reward", "timestamp"
 TERMINATED, TRUNCATED, DONE, DISCOUNT, SUCCESS = "terminated", "truncated", "done", "discount", "success"
 FLAGS = (TERMINATED, TRUNCATED, DONE, DISCOUNT, SUCCESS)
 OBSERVATION, PICTURE = "observation.", "observation.images."
+MOST_CHOICES = 256
+"""Of actions that are choices; more are no list that anybody reads."""
 
 Severity = Literal["error", "warning", "note"]
 
@@ -37,12 +40,14 @@ class Column:
         dtype: of the values; pictures are uint8.
         names: of the channels, where the format has them; as many as the value has numbers.
         picture: whether the values are RGB pictures.
+        choices: of actions that are one choice of few: the numbers of a value, flat, for each; None for all else.
     """
 
     shape: tuple[int, ...]
     dtype: np.dtype
     names: tuple[str, ...] | None = None
     picture: bool = False
+    choices: tuple[tuple[int, ...], ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -88,9 +93,15 @@ class Reader(abc.ABC):
         columns: by name, see the module's vocabulary.
         lengths: frames of each episode, int64 ``(E,)``.
         instructions: what each episode was told to do; empty strings where nothing is said.
+        told: what episodes are told whose words change, by their numbers: (first frame, words) of each part. They are
+            learnt from as episodes of their own (:mod:`polysoma.data.instructions`).
+        ends_observed: which episodes end with a frame that is an observation alone, bool ``(E,)``: its action and
+            reward mean nothing and are not learnt. None where none does.
         successes: whether each episode succeeded, bool ``(E,)``; None where that is only known frame by frame, if at
             all: :meth:`ending` tells.
         finals: which episodes have an observation after their last action, bool ``(E,)``; None where none has.
+        left_out: what lies in the files and is not read, by the format's name for it, and why.
+        remarks: what else people should know of how the files are read.
     """
 
     path: Path
@@ -100,6 +111,10 @@ class Reader(abc.ABC):
     columns: dict[str, Column]
     lengths: np.ndarray
     instructions: Sequence[str]
+    told: Mapping[int, Sequence[tuple[int, str]]] = MappingProxyType({})
+    ends_observed: np.ndarray | None = None
+    left_out: Mapping[str, str] = MappingProxyType({})
+    remarks: Sequence[str] = ()
     successes: np.ndarray | None = None
     finals: np.ndarray | None = None
 

@@ -32,7 +32,7 @@ class ZarrReader(Reader):
         except ImportError as error:
             raise needs("zarr") from error
         self.path = Path(path)
-        self._left_out: dict[str, str] = {}
+        self.left_out: dict[str, str] = {}
         with reading(self.path):
             root = cast(Any, zarr.open_group(str(self.path), mode="r"))
             ends = np.asarray(root["meta/episode_ends"][:]).astype(np.int64)
@@ -50,7 +50,7 @@ class ZarrReader(Reader):
 
     def _describe(self, key: str, array: Any) -> None:
         if array.dtype.kind not in "fiub" or array.ndim < 1:
-            self._left_out[key] = f"{array.dtype} is not read"
+            self.left_out[key] = f"{array.dtype} is not read"
             return
         if array.shape[0] < self._ends[-1]:
             raise ValueError(f"data/{key} holds {array.shape[0]} frames, meta/episode_ends needs {self._ends[-1]}")
@@ -90,7 +90,7 @@ class ZarrReader(Reader):
 
     def problems(self) -> Iterator[Problem]:
         """See :meth:`Reader.problems`: columns that are left out, frames of no episode."""
-        for key, why in self._left_out.items():
+        for key, why in self.left_out.items():
             yield Problem("note", key, why, "nothing, unless you need it")
         for name, array in self._arrays.items():
             spare = array.shape[0] - int(self._ends[-1])
