@@ -16,7 +16,8 @@ from make_rlds import TEXT, TRUTH, bytes_list, described, write
 from polysoma.data.convert import convert
 from polysoma.data.dataset import Dataset
 from polysoma.data.formats import open_reader
-from polysoma.data.formats.words import changes
+from polysoma.data.formats.reader import Part
+from polysoma.data.formats.words import parts_of
 from polysoma.data.instructions import cut, told
 from polysoma.errors import PolysomaError
 
@@ -38,7 +39,7 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_texts_of_frames_become_parts(texts: list[str], parts: list[tuple[int, str]]) -> None:
-    assert changes(texts) == parts
+    assert [(part.start, part.told) for part in parts_of(texts)] == parts
 
 
 def rlds(root: Path, texts: dict[str, Any], without: str = "steps/language_instruction") -> Path:
@@ -80,7 +81,7 @@ SAID: dict[str, dict[str, Any]] = {
 def test_words_of_rlds_are_found(where: str, tmp_path: Path) -> None:
     reader = open_reader(rlds(tmp_path / "set", SAID[where]))
     assert list(reader.instructions) == [f"go {seed}" for seed in range(len(STEPS))]
-    assert not reader.told
+    assert not reader.changes
     assert not any(problem.severity == "error" for problem in reader.problems())
 
 
@@ -92,7 +93,7 @@ def test_an_episode_of_rlds_is_cut_where_its_words_change(tmp_path: Path) -> Non
     reader = open_reader(root)
     # The reader gives whole episodes, and says what each is told.
     assert reader.lengths.tolist() == list(STEPS)
-    assert told(reader, 0) == [(0, "open"), (3, "close 0")] and told(reader, 1) == [(0, "open")]
+    assert told(reader, 0) == [Part(0, "open"), Part(3, "close 0")] and told(reader, 1) == [Part(0, "open")]
     data = Dataset(root)
     # The last step of each is an observation alone.
     parts = [(0, 0, 3), (0, 3, 4), (2, 0, 4), (2, 4, 6), (3, 0, 2)]

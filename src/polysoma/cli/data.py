@@ -49,7 +49,7 @@ class Info:
                 f"{len(reader):,} episodes, {lengths.sum():,} frames; {lengths.min()} to {lengths.max()} each, "
                 f"{np.median(lengths):g} in the middle"
             )
-        told = Counter(text for episode in range(len(reader)) for _, text in told_of(reader, episode))
+        told = Counter(part.told for episode in range(len(reader)) for part in told_of(reader, episode))
         for text, count in told.most_common(8):
             show(f"  {count:>6} x {text or '(nothing said)'}")
         if len(told) > 8:

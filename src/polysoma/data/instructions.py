@@ -1,7 +1,7 @@
 """What is learnt of the episodes of other formats: parts of them, each of which is told one thing.
 
 Episodes here, on disk too, have one instruction each. Where a reader's words change within an episode
-(:attr:`polysoma.data.formats.reader.Reader.told`), it is cut; and where its last frame is an observation alone
+(:attr:`polysoma.data.formats.reader.Reader.changes`), it is cut; and where its last frame is an observation alone
 (:attr:`Reader.ends_observed`), that is what came after the last action.
 """
 
@@ -13,22 +13,21 @@ from pathlib import Path
 
 import numpy as np
 
-from polysoma.data.formats.reader import Ending, Problem, Reader
+from polysoma.data.formats.reader import Ending, Part, Problem, Reader
 
 
-def told(reader: Reader, episode: int) -> list[tuple[int, str]]:
-    """(First frame, words) of each part of an episode."""
-    return list(reader.told.get(episode) or [(0, reader.instructions[episode])])
+def told(reader: Reader, episode: int) -> list[Part]:
+    """The parts of an episode: mostly one."""
+    return list(reader.changes.get(episode) or [Part(0, reader.instructions[episode])])
 
 
 def cut(reader: Reader) -> Reader:
     """A reader of what is learnt: the same one where all episodes are learnt from as they are."""
-    several = any(len(parts) > 1 for parts in reader.told.values())
-    return _Parts(reader) if several or reader.ends_observed is not None else reader
+    return _Parts(reader) if reader.changes or reader.ends_observed is not None else reader
 
 
 @dataclass(frozen=True)
-class _Part:
+class _Piece:
     """Frames ``start`` to ``stop`` (not included) of an episode. ``ends``: whether it is the last part. ``observed``:
     whether the frame after it is known, which tells what came after its last action."""
 
@@ -56,11 +55,11 @@ class _Parts(Reader):
         finals = []
         for episode, frames in enumerate(whole.lengths.tolist()):
             length = max(0, frames - int(observed[episode]))
-            parts = [(start, text) for start, text in told(whole, episode) if not start or start < length]
-            stops = [*(start for start, _ in parts[1:]), length]
-            for (start, text), stop in zip(parts, stops, strict=True):
-                self._parts.append(_Part(episode, start, stop, stop == length, stop < frames))
-                self.instructions.append(text)
+            parts = [part for part in told(whole, episode) if not part.start or part.start < length]
+            stops = [*(part.start for part in parts[1:]), length]
+            for part, stop in zip(parts, stops, strict=True):
+                self._parts.append(_Piece(episode, part.start, stop, stop == length, stop < frames))
+                self.instructions.append(part.told)
                 finals.append(stop < frames or known[episode])
         self.lengths = np.array([part.stop - part.start for part in self._parts], np.int64)
         self.finals = np.array(finals, bool) if any(finals) else None

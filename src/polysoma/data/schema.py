@@ -143,11 +143,10 @@ def _unread(reader: Reader, columns: Mapping[str, str]) -> list[str]:
             found.append(left_out(name, "the description does not name it"))
         elif name == REWARD and (column.dtype.kind not in "fiub" or _size(column) != 1):
             found.append(left_out(name, f"a reward is one number a frame, it is of shape {column.shape}"))
-    several = sum(len(parts) > 1 for parts in reader.told.values())
-    if several:
+    if reader.changes:
         found.append(
-            f"{several:,} of {len(reader):,} episodes are told several things one after the other: each part is "
-            "learnt as an episode of its own"
+            f"{len(reader.changes):,} of {len(reader):,} episodes are told several things one after the other: each part "
+            "is learnt as an episode of its own"
         )
     return found
 

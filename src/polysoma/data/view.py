@@ -68,7 +68,7 @@ def chosen_episodes(reader: Reader, episodes: Sequence[int] | None) -> list[int]
 
 def _section(reader: Reader, episode: int) -> str:
     length = int(reader.lengths[episode])
-    told = escape(" \u2192 ".join(text for _, text in told_of(reader, episode))) or "nothing said"
+    told = escape(" \u2192 ".join(part.told for part in told_of(reader, episode))) or "nothing said"
     try:
         end = described_end(reader.ending(episode))
     except PolysomaError as error:

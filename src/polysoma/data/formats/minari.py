@@ -25,11 +25,12 @@ from polysoma.data.formats.reader import (
     TERMINATED,
     TRUNCATED,
     Column,
+    Part,
     Problem,
     Reader,
     reading,
 )
-from polysoma.data.formats.words import changes
+from polysoma.data.formats.words import parts_of
 from polysoma.data.images import decode_image, image_shape
 from polysoma.errors import PolysomaError
 
@@ -66,7 +67,7 @@ class MinariReader(Reader):
         self.format = f"Minari {layout}"
         self.robot = str(about.get("dataset_id") or self.path.name).replace("/", " ")
         self.left_out: dict[str, str] = {}
-        self.told: dict[int, list[tuple[int, str]]] = {}
+        self.changes: dict[int, tuple[Part, ...]] = {}
         self._numbers = self._arrow_numbers() if self._arrow else self._hdf5_numbers()
         lengths, instructions, successes, finals = [], [], [], []
         for episode in range(len(self._numbers)):
@@ -75,10 +76,10 @@ class MinariReader(Reader):
                 if episode == 0:
                     self._describe(held, length)
                 lengths.append(length)
-                parts = changes(held.texts(_TOLD)[: max(1, length)])
-                instructions.append(parts[0][1])
+                parts = parts_of(held.texts(_TOLD)[: max(1, length)])
+                instructions.append(parts[0].told)
                 if len(parts) > 1:
-                    self.told[episode] = parts
+                    self.changes[episode] = parts
                 successes.append(held.any(_SUCCESS))
                 seen = [path for (path, *_) in self._paths.values() if path.startswith("observations")]
                 finals.append(held.says(FINAL_KNOWN) and all(held.rows(path) > length for path in seen))

@@ -68,6 +68,14 @@ class Problem:
 
 
 @dataclass(frozen=True)
+class Part:
+    """Frames of an episode from ``start`` on that are told the same."""
+
+    start: int
+    told: str
+
+
+@dataclass(frozen=True)
 class Ending:
     """How an episode ended.
 
@@ -93,15 +101,15 @@ class Reader(abc.ABC):
         columns: by name, see the module's vocabulary.
         lengths: frames of each episode, int64 ``(E,)``.
         instructions: what each episode was told to do; empty strings where nothing is said.
-        told: what episodes are told whose words change, by their numbers: (first frame, words) of each part. They are
-            learnt from as episodes of their own (:mod:`polysoma.data.instructions`).
         ends_observed: which episodes end with a frame that is an observation alone, bool ``(E,)``: its action and
             reward mean nothing and are not learnt. None where none does.
         successes: whether each episode succeeded, bool ``(E,)``; None where that is only known frame by frame, if at
             all: :meth:`ending` tells.
+        changes: the parts of those episodes in which what is told changes, the first one from frame 0 on; all others
+            are told one thing throughout.
+        left_out: what is in the files and not in ``columns``, and why it is not read.
+        remarks: what was concluded and is not said by the files, for people.
         finals: which episodes have an observation after their last action, bool ``(E,)``; None where none has.
-        left_out: what lies in the files and is not read, by the format's name for it, and why.
-        remarks: what else people should know of how the files are read.
     """
 
     path: Path
@@ -111,12 +119,12 @@ class Reader(abc.ABC):
     columns: dict[str, Column]
     lengths: np.ndarray
     instructions: Sequence[str]
-    told: Mapping[int, Sequence[tuple[int, str]]] = MappingProxyType({})
     ends_observed: np.ndarray | None = None
-    left_out: Mapping[str, str] = MappingProxyType({})
-    remarks: Sequence[str] = ()
     successes: np.ndarray | None = None
     finals: np.ndarray | None = None
+    changes: Mapping[int, Sequence[Part]] = MappingProxyType({})
+    left_out: Mapping[str, str] = MappingProxyType({})
+    remarks: Sequence[str] = ()
 
     def read(self, episode: int, columns: Collection[str] | None = None) -> dict[str, np.ndarray]:
         """Some columns of one episode (all by default): name to ``(T, *shape)`` of the column's dtype.

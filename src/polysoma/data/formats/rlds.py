@@ -32,12 +32,13 @@ from polysoma.data.formats.reader import (
     REWARD,
     TERMINATED,
     Column,
+    Part,
     Problem,
     Reader,
     reading,
 )  # fmt: skip
 from polysoma.data.formats.tfrecord import checksum, features_of, record_size, values_of
-from polysoma.data.formats.words import changes
+from polysoma.data.formats.words import parts_of
 from polysoma.data.images import decode_image
 from polysoma.errors import PolysomaError
 
@@ -251,7 +252,7 @@ class RldsReader(Reader):
         self._unknown: set[str] = set()
         self._records = dict.fromkeys(self._shards, 0)
         lengths, instructions, successes, observed = [], [], [], []
-        self.told: dict[int, list[tuple[int, str]]] = {}
+        self.changes: dict[int, tuple[Part, ...]] = {}
         wanted = {leaf.key for leaf in (self._counted, self._succeeded, self._last, *self._told) if leaf}
         for path in self._shards:
             with reading(path), open(path, "rb") as file:
@@ -267,9 +268,9 @@ class RldsReader(Reader):
                             (value,) = self._succeeded.parse(found)[0]
                             successes.append(bool(np.any(value)))
                     lengths.append(steps)
-                    instructions.append(parts[0][1])
+                    instructions.append(parts[0].told)
                     if len(parts) > 1:
-                        self.told[len(self._places)] = parts
+                        self.changes[len(self._places)] = parts
                     observed.append(len(last) > 0 and bool(np.any(last[-1])))
                     self._unknown |= found.keys() - self._known
                     self._places.append((path, begin + 12, size))
@@ -298,16 +299,16 @@ class RldsReader(Reader):
             )
         return found
 
-    def _said(self, found: dict[str, bytes | None], steps: int) -> list[tuple[int, str]]:
+    def _said(self, found: dict[str, bytes | None], steps: int) -> tuple[Part, ...]:
         """What an episode is told: by the first of the texts that says anything."""
         for leaf in self._told:
             texts = [str(text, "utf-8", "replace") for text in leaf.parse(found)[0]]
             if leaf.key.startswith("steps/") and len(texts) != steps:
                 raise ValueError(f"{leaf.key} has {len(texts)} steps, {self._counted.key} has {steps}")
-            parts = changes(texts)
-            if parts[0][1]:
+            parts = parts_of(texts)
+            if parts[0].told:
                 return parts
-        return [(0, "")]
+        return parts_of(())
 
     def _load(self, episode: int, leaves: Collection[_Leaf]) -> dict[str, Any]:
         """Lists by key. Raises ValueError when the record is damaged or a list has another number of steps."""
