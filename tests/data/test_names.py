@@ -13,8 +13,9 @@ from make_arrays import h5py, write_robomimic
 from make_lerobot import LENGTHS, add_columns, changed, drop_columns, numbers, pictures, write_v2
 from polysoma.data.convert import convert
 from polysoma.data.dataset import Dataset
+from polysoma.data.description import read_schema, write_schema
 from polysoma.data.formats import open_reader
-from polysoma.data.schema import infer, read_schema, schema_path, write_schema
+from polysoma.data.schema import infer, schema_path
 from polysoma.embodiment import Embodiment, Modality, Stream, channels
 from polysoma.errors import PolysomaError
 from polysoma.learning.recipe import recipe_from_table

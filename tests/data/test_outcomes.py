@@ -28,6 +28,7 @@ from polysoma.data.doctor import examine
 from polysoma.data.episode import Episode
 from polysoma.data.formats import open_reader
 from polysoma.data.formats.lerobot import LeRobotReader
+from polysoma.data.formats.minari import REWARDS_KNOWN
 from polysoma.data.formats.reader import Ending
 from polysoma.data.transitions import returns, transitions
 from polysoma.data.writer import DatasetWriter
@@ -310,8 +311,8 @@ def test_robomimic_without_some_next_observations(tmp_path: Path) -> None:
     reader = open_reader(root)
     assert reader.finals is not None and reader.finals.tolist() == [True, False, True]
     assert reader.final(1) is None
-    with pytest.raises(PolysomaError, match=r"demo.hdf5, episode 2: there is no dones"):
-        Dataset(root)
+    # The third does not say how it ended; the others do.
+    assert endings(root) == [Ending(True, False), Ending(False, True), Ending()]
 
 
 @pytest.mark.parametrize("name", ["aloha", "zarr"])
@@ -448,3 +449,47 @@ def test_a_copy_by_lerobots_tools_keeps_the_ends(tmp_path: Path) -> None:
     assert reader.ending(0) == Ending(False, True, True) and reader.final(0) is None
     data = Dataset(tmp_path)
     assert data.episode_truncated.all() and data.rewards is not None and not data.final
+
+
+@pytest.mark.parametrize("name", ["robomimic", "minari"])
+def test_rewards_are_those_of_the_episodes_that_have_some(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first episode has no rewards and does not say how it ended: what the others say is not lost."""
+    if name == "robomimic":
+        root = write_robomimic(tmp_path / "demo.hdf5")
+        with h5py.File(root, "a") as file:
+            del file["data/demo_0/rewards"], file["data/demo_0/dones"]
+    else:
+        root = write_minari(tmp_path / "a", monkeypatch, "hdf5")
+        with h5py.File(root / "data/main_data.hdf5", "a") as file:
+            file["episode_0"].attrs[REWARDS_KNOWN] = False
+            del file["episode_0/infos/success"]
+    reader = open_reader(root)
+    assert np.isnan(reader.read(0)["reward"]).all()
+    np.testing.assert_array_equal(reader.read(1)["reward"], np.arange(8))
+    if name == "robomimic":
+        assert endings(root) == [Ending(), Ending(False, True), Ending(True, False)]
+    else:
+        assert endings(root) == [Ending(True, True, None), Ending(False, True, False), Ending(True, False, True)]
+    # Imitation is not kept from it; whoever needs rewards is told.
+    data = Dataset(root)
+    assert data.episode_success.tolist() == [True, name == "robomimic", True]
+    with pytest.raises(PolysomaError, match="of episode 0 is nan"):
+        _ = data.rewards
+    done = convert(root, tmp_path / "own", skip=True)
+    assert (done.written, len(done.skipped)) == (2, 1)
+
+
+def test_transitions_of_no_steps_are_refused(tmp_path: Path) -> None:
+    with DatasetWriter(tmp_path, ARM) as writer:
+        writer.add(make_episode(ARM, 5))
+    data = Dataset(tmp_path)
+    for steps in (0, -1):
+        with pytest.raises(PolysomaError, match=f"steps: expected 1 or more for a transition, got {steps}"):
+            transitions(data, np.arange(5), steps=steps)
+    for discount in (-0.1, 1.01, float("nan")):
+        with pytest.raises(PolysomaError, match="discount: expected a number from 0 to 1"):
+            transitions(data, np.arange(5), discount)
+        with pytest.raises(PolysomaError, match="discount: expected a number from 0 to 1"):
+            returns(data, discount)

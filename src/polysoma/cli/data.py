@@ -91,7 +91,7 @@ _LOOKED_AT = 200
 
 def _outcomes(reader: Reader) -> str:
     """What a data set says of rewards, ends and last observations."""
-    from polysoma.data.formats.reader import REWARD
+    from polysoma.data.foreign import has_rewards
 
     episodes = np.unique(np.linspace(0, len(reader) - 1, min(len(reader), _LOOKED_AT)).astype(int)).tolist()
     endings = [reader.ending(episode) for episode in episodes]
@@ -100,7 +100,7 @@ def _outcomes(reader: Reader) -> str:
     finals = 0 if reader.finals is None else int(reader.finals.sum())
     ends = f"{terminated:,} terminated, {truncated:,} truncated" if terminated or truncated else "no ends"
     return (
-        f"outcomes: {'' if REWARD in reader.columns else 'no '}rewards; {ends}; "
+        f"outcomes: {'' if has_rewards(reader) else 'no '}rewards; {ends}; "
         f"{f'{sum(known):,} succeeded' if known else 'no successes or failures'} (of {len(episodes):,} episodes looked "
         f"at); {f'{finals:,}' if finals else 'no'} observations after a last action"
     )
@@ -121,8 +121,9 @@ class Describe:
     """Write over a description that is there."""
 
     def run(self) -> None:
+        from polysoma.data.description import write_schema
         from polysoma.data.formats import located, open_reader
-        from polysoma.data.schema import infer, schema_path, write_schema
+        from polysoma.data.schema import infer, schema_path
 
         path = located(self.path)
         where = schema_path(path)

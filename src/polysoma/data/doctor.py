@@ -30,7 +30,7 @@ from polysoma.data.formats.reader import (
     Problem,
     Reader,
 )
-from polysoma.data.schema import left_out, schema_of
+from polysoma.data.schema import schema_of
 from polysoma.errors import PolysomaError
 
 _SHORT = 5
@@ -117,7 +117,8 @@ def examine(path: Path, progress: Callable[[int, int], None] | None = None) -> D
     """
     reader = open_reader(path)
     try:
-        problems = [*_of_files(reader), *_of_description(reader), *_of_episodes(reader, progress)]
+        files = list(_of_files(reader))
+        problems = [*files, *_of_description(reader, files), *_of_episodes(reader, progress)]
     finally:
         reader.close()
     rank = {"error": 0, "warning": 1, "note": 2}
@@ -132,15 +133,14 @@ def _of_files(reader: Reader) -> Iterator[Problem]:
         yield Problem("error", "files", str(error), "copy the data set again from where it came")
 
 
-def _of_description(reader: Reader) -> Iterator[Problem]:
+def _of_description(reader: Reader, known: Sequence[Problem]) -> Iterator[Problem]:
     try:
         schema = schema_of(reader)
     except PolysomaError as error:
         yield Problem("error", "description", str(error), "write a description with `polysoma data schema` and edit it")
         return
-    told = {left_out(name, why) for name, why in reader.left_out.items()}
     for remark in schema.remarks:
-        if remark not in told:  # The files' own problems name it already.
+        if not any(problem.where in remark and problem.what in remark for problem in known):
             yield Problem("note", "description", remark, "`polysoma data schema` writes it down for you to edit")
 
 

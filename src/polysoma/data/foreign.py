@@ -76,7 +76,7 @@ class Foreign:
             terminated=np.zeros(len(length), bool),
             truncated=np.zeros(len(length), bool),
             final=np.zeros(len(length), bool) if reader.finals is None else reader.finals[self._episodes],
-            rewards=_is_scalar(reader, REWARD),
+            rewards=has_rewards(reader),
         )
         features = stored.body_features(body)
         self.features: dict[str, Feature] = {
@@ -282,9 +282,9 @@ class _Held:
     success: bool
 
 
-def _is_scalar(reader: Reader, name: str) -> bool:
-    """Whether there is a column of this name with one number a frame."""
-    column = reader.columns.get(name)
+def has_rewards(reader: Reader) -> bool:
+    """Whether there is a column of rewards with one number a frame."""
+    column = reader.columns.get(REWARD)
     return column is not None and column.dtype.kind in "fiub" and math.prod(column.shape) == 1
 
 

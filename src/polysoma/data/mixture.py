@@ -55,9 +55,10 @@ class Source:
         horizon: Horizon | None = None,
     ) -> None:
         self.embodiment: Embodiment = datasets[0].embodiment
-        self.horizon = horizon or next(
-            (known for dataset in datasets if (known := dataset.old_horizon) is not None),
-            Horizon.default(self.embodiment.rate_hz, isinstance(self.embodiment.actions, DiscreteActions)),
+        self.horizon = (
+            horizon
+            or _old_horizon(datasets)
+            or Horizon.default(self.embodiment.rate_hz, isinstance(self.embodiment.actions, DiscreteActions))
         )
         for dataset in datasets:
             if dataset.embodiment != self.embodiment:
@@ -144,7 +145,7 @@ class Source:
         Args:
             demonstrations: of each task, the first ones in the order of the data sets; 0 for all.
             held_out: the fraction of those, the last ones of each task, that are kept apart: at least one where a task
-                has two.
+                has two, and never all.
 
         Returns:
             Both sources; the second is None where nothing is held out.
@@ -159,7 +160,7 @@ class Source:
                 for episode in episodes[dataset.episode_task[episodes] == dataset.tasks.index(task)]
             ]
             own = own[: demonstrations or None]
-            kept = max(1, round(held_out * len(own))) if held_out and len(own) > 1 else 0
+            kept = min(len(own) - 1, max(1, round(held_out * len(own)))) if held_out and own else 0
             for place, (number, episode) in enumerate(own):
                 (apart if place >= len(own) - kept else learnt)[number].append(episode)
 
@@ -337,11 +338,15 @@ def open_sources(
             chosen = [np.flatnonzero(part[d.episode_task]) for part, d in zip(takes_part, datasets, strict=True)]
             if not any(map(len, chosen)):
                 continue
-        old = next((known for dataset in datasets if (known := dataset.old_horizon) is not None), None)
-        looks = horizon(datasets[0].embodiment, old)
+        looks = horizon(datasets[0].embodiment, _old_horizon(datasets))
         weight_of = [weight for _, weight in group]
         sources.append(Source(datasets, weight_of, balance.get(name, 0.0), chosen, task_weights, horizon=looks))
     return sources
+
+
+def _old_horizon(datasets: Sequence[Dataset]) -> Horizon | None:
+    """What the first of the data sets holds that holds a policy's horizon."""
+    return next((known for dataset in datasets if (known := dataset.old_horizon) is not None), None)
 
 
 def _first_match(name: str, weights: Mapping[str, float]) -> float:

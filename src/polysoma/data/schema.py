@@ -1,24 +1,23 @@
-"""Schema: what a foreign data set's columns are, as an embodiment, in a TOML file that people edit.
+"""Schema: what a foreign data set's columns are, as an embodiment.
 
 Names, shapes and frames a second say most: which columns are states and cameras, which joints turn and which slide,
 which channels are grippers, and which arm they are of. What cannot be known is guessed from the numbers and marked as
-such; ``embodiment.toml`` next to the data (``NAME.toml`` next to a file) has the last word.
+such; ``embodiment.toml`` next to the data (``NAME.toml`` next to a file) has the last word
+(:mod:`polysoma.data.description`).
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from polysoma import config, hub
+from polysoma import hub
 from polysoma.data import layout, stored
 from polysoma.data.formats.naming import stream_name
 from polysoma.data.formats.reader import ACTION, MOST_CHOICES, OBSERVATION, REWARD, Column, Reader
@@ -31,10 +30,8 @@ from polysoma.embodiment import (
     Modality,
     Stream,
 )
-from polysoma.errors import PolysomaError, SettingError
-from polysoma.files import write_atomically
+from polysoma.errors import PolysomaError
 from polysoma.horizon import Horizon
-from polysoma.text import plain
 
 HEIGHT = 96
 """Pixels: pictures are made this high, in their own proportion, unless their file is smaller or the TOML says else."""
@@ -114,39 +111,41 @@ def schema_of(reader: Reader) -> Schema:
     if (reader.path / layout.POLYSOMA).exists():
         body, _ = layout.read_polysoma(reader.path)
         columns = {stream.name: stored.stream_key(body, stream) for stream in body.arrays}
-        old = layout.read_old_horizon(reader.path)
-        return Schema(body, columns | {ACTION: stored.ACTION}, old_horizon=old)
+        return Schema(body, columns | {ACTION: stored.ACTION})
     if not path.exists():
         return infer(reader)
+    # It brings pydantic along, which takes time to import and is not always needed.
+    from polysoma.data.description import read_schema
+
     schema = read_schema(path)
     check(schema, reader, str(path))
     return dataclasses.replace(schema, remarks=tuple(_unread(reader, schema.columns)))
 
 
-def left_out(name: str, why: str) -> str:
+def _left_out(name: str, why: str) -> str:
     """The remark over something that is not read."""
     return f"{name} is left out: {why}"
 
 
 def _unread(reader: Reader, columns: Mapping[str, str]) -> list[str]:
     """What people should know of what is in the files and not in the streams."""
-    found = [*reader.remarks, *(left_out(name, why) for name, why in reader.left_out.items())]
+    found = [*reader.remarks, *(_left_out(name, why) for name, why in reader.left_out.items())]
     missing = reader.missing()
     for name, column in reader.columns.items():
         if name in columns.values():
             continue
         if name in missing:
-            found.append(left_out(name, missing[name]))
+            found.append(_left_out(name, missing[name]))
         elif name.startswith(OBSERVATION) and not column.picture and (what := _no_state(column)):
-            found.append(left_out(name, what))
+            found.append(_left_out(name, what))
         elif name.startswith(OBSERVATION):
-            found.append(left_out(name, "the description does not name it"))
+            found.append(_left_out(name, "the description does not name it"))
         elif name == REWARD and (column.dtype.kind not in "fiub" or _size(column) != 1):
-            found.append(left_out(name, f"a reward is one number a frame, it is of shape {column.shape}"))
+            found.append(_left_out(name, f"a reward is one number a frame, it is of shape {column.shape}"))
     if reader.changes:
         found.append(
-            f"{len(reader.changes):,} of {len(reader):,} episodes are told several things one after the other: each part "
-            "is learnt as an episode of its own"
+            f"{len(reader.changes):,} of {len(reader):,} episodes are told several things one after the other: each "
+            "part is learnt as an episode of its own"
         )
     return found
 
@@ -281,14 +280,24 @@ def _range(reader: Reader, name: str) -> tuple[np.ndarray, np.ndarray]:
     low = np.full(_size(reader.columns[name]), np.inf)
     high = -low
     chosen = np.flatnonzero(reader.lengths)
+    failed: PolysomaError | None = None
+    read = False
     for episode in chosen[:: max(1, len(chosen) // _LOOKED_AT)]:
-        values = reader.read(int(episode), [name])[name]
+        try:
+            values = reader.read(int(episode), [name])[name]
+            read = True
+        except PolysomaError as error:
+            # Whoever needs this episode is told so then.
+            failed = error
+            continue
         if name == ACTION and reader.ends_observed is not None and reader.ends_observed[episode]:
             values = values[:-1]
         values = values.reshape(len(values), _size(reader.columns[name])).astype(np.float64)
         values = values[np.isfinite(values).all(1)]
         if len(values):
             low, high = np.minimum(low, values.min(0)), np.maximum(high, values.max(0))
+    if failed is not None and not read:
+        raise failed
     return low, high
 
 
@@ -343,112 +352,3 @@ def _unit(name: str) -> str:
 def _group(name: str) -> str:
     side = re.search(r"(^|[._])(left|right)([._]|$)", name)
     return f"{side[2]}_arm" if side else ""
-
-
-def write_schema(schema: Schema, path: Path) -> None:
-    """Writes the TOML that :func:`read_schema` reads. Raises PolysomaError when it cannot be written."""
-    body = schema.embodiment
-    lines = [
-        "# What this body senses and moves. Edit it: it is read whenever the data are opened.",
-        *(f"# {plain(remark)}" for remark in schema.remarks),
-        "",
-        f"name = {_toml(body.name)}",
-        f"rate_hz = {_toml(body.rate_hz)}",
-    ]
-    for stream in body.arrays:
-        lines += ["", f"[streams.{_key(stream.name)}]", f"column = {_toml(schema.columns[stream.name])}"]
-        if stream.modality is Modality.IMAGE:
-            lines.append(f"size = {_toml(list(stream.shape[:2]))}  # height and width that pictures are reduced to")
-        else:
-            lines += _channel_lines(stream.channels)
-    lines += ["", "[actions]", f"column = {_toml(schema.columns[ACTION])}"]
-    if isinstance(body.actions, DiscreteActions):
-        lines.append(f"names = {_toml(list(body.actions.names))}")
-        if schema.values:
-            lines.append(f"values = {_toml(list(map(list, schema.values)))}  # what stands for each name in the data")
-    else:
-        lines += _channel_lines(body.actions.channels)
-    write_atomically(path, ("\n".join(lines) + "\n").encode())
-
-
-def _channel_lines(channels: tuple[Channel, ...]) -> list[str]:
-    lines = ["channels = ["]
-    for channel in channels:
-        fields = {"name": channel.name, "unit": channel.unit}
-        limits = {"low": channel.low, "high": channel.high}
-        known: dict[str, Any] = fields | {key: value for key, value in limits.items() if math.isfinite(value)}
-        if channel.group:
-            known["group"] = channel.group
-        lines.append(f"    {{ {', '.join(f'{key} = {_toml(value)}' for key, value in known.items())} }},")
-    return [*lines, "]"]
-
-
-def _key(name: str) -> str:
-    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _toml(name)
-
-
-def _toml(value: Any) -> str:
-    # JSON's strings, numbers, booleans and lists are TOML's too, but for two kinds of characters.
-    text = json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    return text.encode("utf-8", "replace").decode()
-
-
-@dataclass(frozen=True)
-class _StreamTable:
-    column: str
-    size: tuple[int, int] | None = None
-    channels: tuple[Channel, ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.size is not None and not all(0 < pixels <= 4096 for pixels in self.size):
-            raise SettingError(f"size must be [height, width] in pixels, got {list(self.size)}")
-        if (self.size is None) == (not self.channels):
-            raise SettingError("expected either channels, a list of tables with a name each, or size, for a camera")
-
-    def stream(self, name: str) -> Stream:
-        if self.size is not None:
-            return Stream(name, Modality.IMAGE, (*self.size, 3))
-        return Stream(name, Modality.STATE, (len(self.channels),), self.channels)
-
-
-@dataclass(frozen=True)
-class _ActionTable:
-    column: str
-    names: tuple[str, ...] = ()
-    channels: tuple[Channel, ...] = ()
-    values: tuple[tuple[int, ...], ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.values and (len(self.values) != len(self.names) or len({len(value) for value in self.values}) != 1):
-            raise SettingError(f"values: expected the numbers of each of {len(self.names)} names, got {self.values}")
-        if bool(self.names) == bool(self.channels):
-            raise SettingError("expected either channels, a list of tables with a name each, or names, for choices")
-
-
-@dataclass(frozen=True)
-class _BodyTable:
-    name: str
-    rate_hz: float
-    streams: Mapping[str, _StreamTable]
-    actions: _ActionTable
-    chunk: int | None = None
-    history: int | None = None
-    previous_action: bool | None = None
-
-
-def read_schema(path: Path) -> Schema:
-    """Reads a description.
-
-    Raises:
-        PolysomaError: no such file or not TOML; or a line for each key that is missing, unknown or of the wrong kind.
-    """
-    table = config.decode(_BodyTable, config.read_toml(path, "description"), str(path))
-    streams = [given.stream(name) for name, given in table.streams.items()]
-    actions = table.actions
-    moved = DiscreteActions(actions.names) if actions.names else ContinuousActions(actions.channels)
-    body = Embodiment(table.name, (*streams, Stream(INSTRUCTION, Modality.TEXT)), moved, table.rate_hz)
-    columns = {name: given.column for name, given in table.streams.items()} | {ACTION: actions.column}
-    # Descriptions of the first format held horizons.
-    old = {key: getattr(table, key) for key in ("chunk", "history", "previous_action")}
-    known = {key: value for key, value in old.items() if value is not None}
-    return Schema(body, columns, old_horizon=Horizon.of_old_embodiment(known), values=actions.values)

@@ -26,12 +26,13 @@ from gymnasium import spaces
 from polysoma.data import layout, storage, stored
 from polysoma.data.convert import Converted, check_apart
 from polysoma.data.dataset import Dataset
+from polysoma.data.description import write_schema
 from polysoma.data.episode import Episode
 from polysoma.data.foreign import Foreign
 from polysoma.data.formats import open_reader
 from polysoma.data.formats.minari import FINAL_KNOWN, REWARDS_KNOWN
 from polysoma.data.formats.reader import ACTION
-from polysoma.data.schema import Schema, schema_of, schema_path, write_schema
+from polysoma.data.schema import Schema, schema_of, schema_path
 from polysoma.embodiment import INSTRUCTION, TEXT_CHARACTERS, Embodiment, Modality
 from polysoma.errors import PolysomaError
 from polysoma.files import TEMPORARY, explain_writing, write_atomically

@@ -15,8 +15,9 @@ from make_lerobot import LENGTHS as FRAMES
 from make_lerobot import add_columns, drop_columns, write_v2
 from polysoma.data.convert import convert
 from polysoma.data.dataset import Dataset
+from polysoma.data.description import read_schema, write_schema
 from polysoma.data.formats import open_reader
-from polysoma.data.schema import infer, read_schema, schema_path, write_schema
+from polysoma.data.schema import infer, schema_path
 from polysoma.embodiment import ContinuousActions, DiscreteActions
 from polysoma.errors import PolysomaError
 

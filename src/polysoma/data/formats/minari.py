@@ -9,14 +9,15 @@ import dataclasses
 import itertools
 import json
 import math
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from polysoma.data.formats.hdf5 import column_of, leaves, observation_name, opened, rows_of
+from polysoma.data.formats.hdf5 import column_of, leaves, observation_name, opened, rows_of, unknown
+from polysoma.data.formats.minari_spaces import choice_count, choice_numbers, inner_spaces, leaf_spaces, space_of
 from polysoma.data.formats.naming import unused
 from polysoma.data.formats.reader import (
     ACTION,
@@ -25,6 +26,7 @@ from polysoma.data.formats.reader import (
     TERMINATED,
     TRUNCATED,
     Column,
+    Ending,
     Part,
     Problem,
     Reader,
@@ -61,12 +63,13 @@ class MinariReader(Reader):
             self._arrow = layout == "arrow"
             self._about: dict[str, Any] = about
             self._spaces = {
-                "observations": _space(about, "observation_space"),
-                "actions": _space(about, "action_space"),
+                "observations": space_of(about, "observation_space"),
+                "actions": space_of(about, "action_space"),
             }
         self.format = f"Minari {layout}"
         self.robot = str(about.get("dataset_id") or self.path.name).replace("/", " ")
         self.left_out: dict[str, str] = {}
+        self._unrewarded: set[int] = set()
         self.changes: dict[int, tuple[Part, ...]] = {}
         self._numbers = self._arrow_numbers() if self._arrow else self._hdf5_numbers()
         lengths, instructions, successes, finals = [], [], [], []
@@ -75,6 +78,7 @@ class MinariReader(Reader):
                 length = self._length(held)
                 if episode == 0:
                     self._describe(held, length)
+                self._describe_rewards(held, episode, length)
                 lengths.append(length)
                 parts = parts_of(held.texts(_TOLD)[: max(1, length)])
                 instructions.append(parts[0].told)
@@ -85,9 +89,11 @@ class MinariReader(Reader):
                 finals.append(held.says(FINAL_KNOWN) and all(held.rows(path) > length for path in seen))
         self.lengths, self.instructions = np.array(lengths, np.int64), instructions
         self.finals = np.array(finals, bool) if any(finals) else None
-        known = [success for success in successes if success is not None]
-        if len(known) == len(lengths):
-            self.successes = np.array(known, bool)
+        if REWARD not in self.columns:
+            self.left_out["rewards"] = "the data set that this one was made from has none"
+        self._successes = successes
+        if None not in successes:
+            self.successes = np.array(successes, bool)
 
     def _arrow_numbers(self) -> list[int]:
         with reading(self.path / "data"):
@@ -119,8 +125,7 @@ class MinariReader(Reader):
         for path in held.paths():
             if path.startswith(("infos/", "actions/")) or path in (*_TOLD, "actions"):
                 continue
-            if path == "rewards" and not held.says(REWARDS_KNOWN):
-                self.left_out[path] = "the data set that this one was made from has none"
+            if path == "rewards":
                 continue
             column = held.column(path, length)
             if column is None:
@@ -133,16 +138,23 @@ class MinariReader(Reader):
             name = unused(name, self.columns)
             self.columns[name], self._paths[name] = column, (path,)
 
+    def _describe_rewards(self, held: _Held, episode: int, length: int) -> None:
+        """Rewards are there where one episode has some: :mod:`polysoma.data.to_minari` fills in what it has not."""
+        if "rewards" not in held.paths() or not held.says(REWARDS_KNOWN):
+            self._unrewarded.add(episode)
+        elif REWARD not in self.columns and (column := held.column("rewards", length)) is not None:
+            self.columns[REWARD], self._paths[REWARD] = column, ("rewards",)
+
     def _describe_actions(self, held: _Held, length: int) -> None:
         """Actions may lie in several arrays: a dictionary or a tuple of spaces. They are one here, in the order of the
         spaces."""
-        parts = dict(_leaf_spaces(self._spaces["actions"], "actions"))
+        parts = dict(leaf_spaces(self._spaces["actions"], "actions"))
         paths = [path for path in (parts or held.paths()) if f"{path}/".startswith("actions/")]
         found = {path: held.column(path, length) for path in paths}
         if unread := [path for path, column in found.items() if column is None or column.picture]:
             raise PolysomaError(f"{self.path}: expected numbers as actions, {', '.join(unread)} are something else")
         columns = [column for column in found.values() if column is not None]
-        counts = [_count(parts.get(path, {})) for path in paths]
+        counts = [choice_count(parts.get(path, {})) for path in paths]
         choices = None
         if any(counts):
             if not all(counts):
@@ -155,7 +167,9 @@ class MinariReader(Reader):
                     f"{self.path}: expected at most {MOST_CHOICES} choices as actions, got {number} ("
                     + ", ".join(f"{path} is {space.get('type')}" for path, space in parts.items()) + ")"
                 )  # fmt: skip
-            choices = tuple(itertools.product(*(numbers for space in parts.values() for numbers in _numbers(space))))
+            choices = tuple(
+                itertools.product(*(numbers for space in parts.values() for numbers in choice_numbers(space)))
+            )
         if len(paths) == 1:
             column = dataclasses.replace(columns[0], choices=choices)
         else:
@@ -174,10 +188,12 @@ class MinariReader(Reader):
         rows, names = self.rows(episode, start, stop), self.wanted(columns)
         length = int(self.lengths[episode])
         with reading(self._file(episode), episode), self._held(episode) as held:
-            return {name: self._values(held, name, length, rows) for name in names}
+            return {name: self._values(held, episode, name, length, rows) for name in names}
 
-    def _values(self, held: _Held, name: str, length: int, rows: slice) -> np.ndarray:
+    def _values(self, held: _Held, episode: int, name: str, length: int, rows: slice) -> np.ndarray:
         about, paths = self.columns[name], self._paths[name]
+        if name == REWARD and episode in self._unrewarded:
+            return unknown(about, rows)
         if len(paths) == 1:
             return held.values(paths[0], about, length, rows)
         count, parts = rows.stop - rows.start, []
@@ -188,11 +204,16 @@ class MinariReader(Reader):
             parts.append(held.values(path, part, length, rows).reshape(count, -1))
         return np.concatenate(parts, 1, dtype=about.dtype).reshape(count, *about.shape)
 
+    def ending(self, episode: int, held: Mapping[str, np.ndarray] | None = None) -> Ending:
+        """See :meth:`Reader.ending`: some episodes may say whether they succeeded and others not."""
+        found = super().ending(episode, held)
+        return dataclasses.replace(found, success=self._successes[episode])
+
     def _final(self, episode: int, columns: Collection[str]) -> dict[str, np.ndarray]:
         length = int(self.lengths[episode])
         with reading(self._file(episode), episode), self._held(episode) as held:
             last = slice(length, length + 1)
-            return {name: self._values(held, name, length + 1, last)[0] for name in columns}
+            return {name: self._values(held, episode, name, length + 1, last)[0] for name in columns}
 
     def files(self) -> list[Path]:
         """See :meth:`Reader.files`."""
@@ -327,7 +348,7 @@ class _ArrowEpisode(_Held):
 
     def _flatten(self, path: str, column: Any, space: dict[str, Any]) -> None:
         if pa.types.is_struct(column.type):
-            inner = _inner(space)
+            inner = inner_spaces(space)
             for number in range(column.type.num_fields):
                 name = column.type.field(number).name
                 # The parts of a tuple are called 0, 1, ... here and _index_0, _index_1, ... in HDF5.
@@ -357,7 +378,7 @@ class _ArrowEpisode(_Held):
     def _shape(self, path: str) -> tuple[int, ...]:
         """Arrow keeps rows flat: their shape is that of the space."""
         top = path.partition("/")[0]
-        space = dict(_leaf_spaces(self._spaces.get(top, {}), top)).get(path, {})
+        space = dict(leaf_spaces(self._spaces.get(top, {}), top)).get(path, {})
         if "shape" in space:
             return tuple(int(size) for size in space["shape"])
         kind = self._columns[path].type
@@ -385,49 +406,3 @@ class _ArrowEpisode(_Held):
 
     def all(self, path: str) -> Iterable[Any]:
         return self._columns[path].to_pylist()
-
-
-def _leaf_spaces(space: dict[str, Any], path: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Where the arrays of a space lie below a path, and their spaces."""
-    inner = _inner(space)
-    for name, part in inner.items():
-        yield from _leaf_spaces(part, f"{path}/{name}")
-    if space and not inner:
-        yield path, space
-
-
-def _inner(space: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The parts of a dictionary or a tuple of spaces by name."""
-    parts = space.get("subspaces")
-    named = parts.items() if isinstance(parts, dict) else ((f"_index_{n}", part) for n, part in enumerate(parts or ()))
-    return {str(name): part for name, part in named if isinstance(part, dict)}
-
-
-def _ranges(space: dict[str, Any]) -> list[tuple[int, int]]:
-    """Of each number of a choice: the first value and how many there are; nothing where a space is none of choices."""
-    kind = space.get("type")
-    if kind == "Discrete":
-        return [(int(space.get("start") or 0), int(space["n"]))]
-    if kind == "MultiDiscrete":
-        counts = np.ravel(space["nvec"]).astype(int).tolist()
-        starts = np.ravel(space.get("start") or [0] * len(counts)).astype(int).tolist()
-        return list(zip(starts, counts, strict=True))
-    if kind == "MultiBinary":
-        return [(0, 2)] * math.prod(np.ravel(space["n"]).astype(int).tolist())
-    return []
-
-
-def _count(space: dict[str, Any]) -> int:
-    """How many choices there are; 0 where a space is none of choices."""
-    ranges = _ranges(space)
-    return math.prod(count for _, count in ranges) if ranges else 0
-
-
-def _numbers(space: dict[str, Any]) -> list[range]:
-    return [range(start, start + count) for start, count in _ranges(space)]
-
-
-def _space(about: dict[str, Any], key: str) -> dict[str, Any]:
-    text = about.get(key)
-    space = json.loads(text) if isinstance(text, str) else text
-    return space if isinstance(space, dict) else {}
