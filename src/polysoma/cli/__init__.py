@@ -15,6 +15,7 @@ import tyro
 from polysoma.cli.bodies import Bodies
 from polysoma.cli.compare import Compare
 from polysoma.cli.data import Caches, Convert, Describe, Info, View
+from polysoma.cli.data_edit import Diff, Edit
 from polysoma.cli.doctor import Doctor
 from polysoma.cli.evaluate import Evaluate
 from polysoma.cli.export import Export
@@ -37,6 +38,8 @@ COMMANDS: dict[str, Any] = {
     "data info": Info,
     "data schema": Describe,
     "data convert": Convert,
+    "data edit": Edit,
+    "data diff": Diff,
     "data view": View,
     "data cache": Caches,
     "doctor": Doctor,

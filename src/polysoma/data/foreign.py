@@ -211,6 +211,11 @@ class Foreign:
             final,
         )
 
+    def actions(self, number: int) -> np.ndarray:
+        """The actions of one of the episodes that have frames, as :meth:`episode` has them. Raises as that."""
+        column, episode = self.schema.columns[ACTION], self.number(number)
+        return self._actions(episode, self.reader.read(episode, [column])[column])
+
     def _final(self, episode: int, streams: Sequence[Stream]) -> dict[str, np.ndarray]:
         """What these streams sensed after the last action, as it is in the files."""
         columns = self.schema.columns

@@ -84,6 +84,10 @@ class _Parts(Reader):
         held = self._whole.window(part.episode, part.stop, part.stop + 1, columns)
         return {name: values[0] for name, values in held.items()}
 
+    def source(self, episode: int) -> int:
+        """See :meth:`Reader.source`."""
+        return self._parts[episode].episode
+
     def missing(self) -> dict[str, str]:
         """See :meth:`Reader.missing`."""
         return self._whole.missing()

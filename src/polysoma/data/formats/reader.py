@@ -196,6 +196,10 @@ class Reader(abc.ABC):
         """Columns of which nothing can be read, and why: cameras whose files were not copied, say."""
         return {}
 
+    def source(self, episode: int) -> int:
+        """The number that the files have for an episode: another one where it is a part of one."""
+        return episode
+
     def problems(self) -> Iterator[Problem]:
         """What is wrong with the files themselves, beyond what their columns show (see :mod:`polysoma.data.doctor`)."""
         yield from ()
