@@ -27,10 +27,11 @@ from data_frames import CHUNK, EPISODES, HISTORY, LENGTH, SIDE, TASK, frames
 from data_large import BATCH, BODY, mixture, opening
 from polysoma.data.batch import Batch
 from polysoma.data.dataset import Dataset
+from polysoma.data.description import write_schema
 from polysoma.data.episode import Episode
 from polysoma.data.formats import open_reader
 from polysoma.data.mixture import Source
-from polysoma.data.schema import infer, schema_path, write_schema
+from polysoma.data.schema import infer, schema_path
 from polysoma.data.writer import DatasetWriter
 from polysoma.horizon import Horizon
 from results import read, write

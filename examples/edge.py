@@ -46,7 +46,9 @@ class Runner:
         inputs = {"words": self.words, "length": np.array([len(self.frames)]), "previous": self.padded(self.previous)}
         inputs["previous_valid"] = self.padded(self.previous_valid)
         wanted = {value.name for value in self.session.get_inputs()}
-        inputs |= {name: self.padded([f[name] for f in self.frames]) for name in observation if name in wanted}
+        # A stream that is called as another input is has a prefix.
+        called = {name: f"observation.{name}" if f"observation.{name}" in wanted else name for name in observation}
+        inputs = {called[name]: self.padded([f[name] for f in self.frames]) for name in observation} | inputs
         (actions,) = self.session.run(None, {name: value for name, value in inputs.items() if name in wanted})
         if self.names:
             return actions

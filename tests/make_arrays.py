@@ -138,3 +138,43 @@ FORMATS: dict[str, tuple[type, Write]] = {
     "minari hdf5": (MinariReader, lambda path, patch: write_minari(path, patch, "hdf5")),
     "minari arrow": (MinariReader, lambda path, patch: write_minari(path, patch, "arrow")),
 }
+
+
+def stacked(space: Any, samples: list[Any]) -> Any:
+    """Samples of a space as Minari's buffers hold them: arrays of rows in the structure of the space."""
+    from gymnasium import spaces
+
+    if isinstance(space, spaces.Dict):
+        return {name: stacked(part, [sample[name] for sample in samples]) for name, part in space.spaces.items()}
+    if isinstance(space, spaces.Tuple):
+        return tuple(stacked(part, [sample[place] for sample in samples]) for place, part in enumerate(space.spaces))
+    return samples if isinstance(space, spaces.Text) else np.stack(samples)
+
+
+def write_minari_spaces(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, layout: str, observed: Any, moved: Any
+) -> tuple[Path, list[Any]]:
+    """Minari's own data set of any spaces, and what it gives back of the actions of each episode."""
+    from minari.data_collector.episode_buffer import EpisodeBuffer
+
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(folder))
+    observed.seed(1)
+    moved.seed(2)
+    buffers = [
+        EpisodeBuffer(
+            id=number,
+            observations=stacked(observed, [observed.sample() for _ in range(length + 1)]),
+            actions=stacked(moved, [moved.sample() for _ in range(length)]),
+            rewards=[1.0] * length,
+            terminations=[False] * (length - 1) + [True],
+            truncations=[False] * length,
+            infos={},
+        )
+        for number, length in enumerate(LENGTHS)
+    ]
+    minari.create_dataset_from_buffers(
+        "toys/any-v0", buffers, env=None, observation_space=observed, action_space=moved, data_format=layout,
+        jpeg_encoding=False, algorithm_name="none", author="none", author_email="a@b.c", code_permalink="none",
+    )  # fmt: skip
+    held = minari.load_dataset("toys/any-v0")
+    return folder / "toys/any-v0", [held[number].actions for number in range(len(LENGTHS))]

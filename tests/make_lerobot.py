@@ -154,14 +154,21 @@ def drop_columns(root: Path, *names: str) -> None:
 
 
 def add_columns(root: Path, values: dict[str, list[np.ndarray]]) -> None:
-    """Puts columns of one value a frame into all files of frames: what they hold in each episode, by name."""
+    """Puts columns into all files of frames: what they hold in each episode, by name; ``(T,)``, ``(T, C)``, or pictures
+    ``(T, height, width, 3)``."""
     described = json.loads((root / "meta/info.json").read_text())["features"]
     for path in (root / "data").rglob("*.parquet"):
         table = pq.read_table(path)
         for name, episodes in values.items():
-            own = [episodes[seed] for seed in dict.fromkeys(table["episode_index"].to_pylist())]
-            table = table.append_column(name, pa.array(np.concatenate(own)))
-            described[name] = {"dtype": own[0].dtype.name, "shape": [1], "names": None}
+            own = np.concatenate([episodes[seed] for seed in dict.fromkeys(table["episode_index"].to_pylist())])
+            described[name] = {"dtype": own.dtype.name, "shape": list(own.shape[1:]) or [1], "names": None}
+            if own.ndim == 4:
+                described[name]["dtype"] = "image"
+                column = pa.array([{"bytes": encode_png(picture), "path": None} for picture in own])
+            else:
+                column = pa.array(own.reshape(-1))
+                column = column if own.ndim == 1 else pa.FixedSizeListArray.from_arrays(column, own.shape[1])
+            table = table.append_column(name, column)
         pq.write_table(table, path)
     changed(root, features=described)
 

@@ -10,7 +10,7 @@ import pytest
 
 from conftest import ARM, GRID, SEEN_ARM, observe
 from polysoma import simulators
-from polysoma.data.schema import read_schema
+from polysoma.data.description import read_schema
 from polysoma.embodiment import Channel, ContinuousActions, Embodiment, Modality, Stream, channels
 from polysoma.errors import PolysomaError
 from polysoma.task import Task, body_of

@@ -66,6 +66,9 @@ class Channel:
     group: str = ""
 
     def __post_init__(self) -> None:
+        for text in (self.name, self.unit, self.group):
+            if "\0" in text:
+                raise SettingError(f"channel {self.name!r}: expected text without NUL, got {text!r}")
         # As float32, which is what values are kept within: a lower limit beyond it would make every value infinite.
         if not (self.low <= self.high and self.low <= _LARGEST and self.high >= -_LARGEST):
             raise SettingError(
@@ -292,11 +295,18 @@ class Embodiment:
         names = [stream.name for stream in (*self.streams, *self.privileged)]
         if len(set(names)) != len(names):
             raise PolysomaError(f"embodiment {self.name!r}: stream names must differ, got {names}")
+        if "action" in names or any(s.name == INSTRUCTION and s.modality is not Modality.TEXT for s in self.recorded):
+            raise PolysomaError(
+                f"embodiment {self.name!r}: no array stream can be called 'action' or {INSTRUCTION!r}, which mean what "
+                "the body does and what it is told: call it previous_action, say"
+            )
         other = [stream.name for stream in self.privileged if stream.modality is not Modality.STATE]
         if other:
             raise PolysomaError(f"embodiment {self.name!r}: privileged streams are states, {other} are not")
         if "" in (self.name, *names):
             raise PolysomaError(f"embodiment {self.name!r}: it and its streams need names, got {names}")
+        if any("\0" in name for name in (self.name, self.body, *names)):
+            raise PolysomaError(f"embodiment {self.name!r}: expected names without NUL, got {self.body!r} and {names}")
         if not 0 < self.rate_hz < math.inf:
             raise PolysomaError(f"embodiment {self.name!r}: rate_hz must be a positive number, got {self.rate_hz}")
 

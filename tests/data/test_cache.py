@@ -21,11 +21,12 @@ from polysoma.cli import main
 from polysoma.data.batch import Batch
 from polysoma.data.cache import caches
 from polysoma.data.dataset import Dataset
+from polysoma.data.description import write_schema
 from polysoma.data.episode import Episode
 from polysoma.data.formats import open_reader
 from polysoma.data.mixture import Source
 from polysoma.data.pictures import JpegPictures, MappedPictures, StreamedPictures
-from polysoma.data.schema import infer, schema_path, write_schema
+from polysoma.data.schema import infer, schema_path
 from polysoma.data.writer import DatasetWriter
 from polysoma.errors import PolysomaError
 from polysoma.progress import listening

@@ -10,10 +10,11 @@ import pytest
 
 from make_lerobot import write_v3
 from polysoma.data import doctor
+from polysoma.data.description import write_schema
 from polysoma.data.doctor import Diagnosis, examine
 from polysoma.data.formats import open_reader
 from polysoma.data.formats.reader import Column, Reader, reading
-from polysoma.data.schema import infer, schema_of, schema_path, write_schema
+from polysoma.data.schema import infer, schema_of, schema_path
 from polysoma.errors import PolysomaError
 
 FRAMES, EPISODES = 60, 6

@@ -19,9 +19,10 @@ from make_lerobot import LENGTHS, NAMES, TASKS, changed, numbers, pictures, writ
 from polysoma.data.cache import caches
 from polysoma.data.convert import convert
 from polysoma.data.dataset import Dataset
+from polysoma.data.description import read_schema, write_schema
 from polysoma.data.foreign import resized
 from polysoma.data.formats import open_reader
-from polysoma.data.schema import infer, read_schema, schema_of, schema_path, write_schema
+from polysoma.data.schema import infer, schema_of, schema_path
 from polysoma.data.view import view
 from polysoma.embodiment import ContinuousActions, DiscreteActions, Modality
 from polysoma.errors import PolysomaError

@@ -28,6 +28,7 @@ from polysoma.data.doctor import examine
 from polysoma.data.episode import Episode
 from polysoma.data.formats import open_reader
 from polysoma.data.formats.lerobot import LeRobotReader
+from polysoma.data.formats.minari import REWARDS_KNOWN
 from polysoma.data.formats.reader import Ending
 from polysoma.data.transitions import returns, transitions
 from polysoma.data.writer import DatasetWriter
@@ -248,12 +249,28 @@ def test_rlds_says_how_episodes_end(tmp_path: Path) -> None:
     root = write_rlds(tmp_path / "set")
     assert endings(root) == [Ending(odd, not odd, odd) for odd in (False, True, False, True)]
     own = check_both(root, tmp_path)
-    np.testing.assert_array_equal(own.rewards, np.concatenate([truth["reward"] for truth in TRUTH]))
-    assert not own.final and len(own) == sum(RLDS_LENGTHS)
+    # Steps that is_last are observations alone: what came after the last action. An episode of one step has no frame.
+    taught = [truth for truth, length in zip(TRUTH, RLDS_LENGTHS, strict=True) if length > 1]
+    np.testing.assert_array_equal(own.rewards, np.concatenate([truth["reward"][:-1] for truth in taught]))
+    np.testing.assert_array_equal(own.actions, np.concatenate([truth["action"][:-1] for truth in taught]))
+    np.testing.assert_array_equal(own.final["state"], np.stack([truth["observation.state"][-1] for truth in taught]))
+    ends = own.episode_start + own.episode_length - 1
+    found = transitions(own, ends)
+    assert found.known.all() and found.valid.all()
+    np.testing.assert_array_equal(found.discounts == 0, own.episode_terminated)
+
+
+def test_rlds_steps_that_are_not_last_are_all_learnt(tmp_path: Path) -> None:
+    """Open X-Embodiment's older sets, and episodes that were cut, do not say which step is the last."""
+    root = write_rlds(tmp_path / "set", lambda seed, held: held.update({"steps/is_last": held["steps/is_terminal"]}))
+    own = Dataset(root)
+    lengths = [length - seed % 2 for seed, length in enumerate(RLDS_LENGTHS) if length - seed % 2]
+    assert own.episode_length.tolist() == lengths
+    kept = [truth["reward"][: len(truth["reward"]) - seed % 2] for seed, truth in enumerate(TRUTH)]
+    np.testing.assert_array_equal(own.rewards, np.concatenate(kept))
     # Terminal steps teach without a next observation; those at which an episode was cut do not.
     ends = own.episode_start + own.episode_length - 1
-    assert transitions(own, ends).valid.tolist() == [False, True, False, True]
-    assert not transitions(own, ends).known.any()
+    assert transitions(own, ends).valid.tolist() == own.episode_terminated.tolist()
 
 
 def test_minari_and_robomimic_know_what_came_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -294,8 +311,8 @@ def test_robomimic_without_some_next_observations(tmp_path: Path) -> None:
     reader = open_reader(root)
     assert reader.finals is not None and reader.finals.tolist() == [True, False, True]
     assert reader.final(1) is None
-    with pytest.raises(PolysomaError, match=r"demo.hdf5, episode 2: there is no dones"):
-        Dataset(root)
+    # The third does not say how it ended; the others do.
+    assert endings(root) == [Ending(True, False), Ending(False, True), Ending()]
 
 
 @pytest.mark.parametrize("name", ["aloha", "zarr"])
@@ -328,7 +345,7 @@ def test_numbers_that_are_not_finite_do_not_get_into_a_batch(tmp_path: Path, mon
     assert done.written + done.there == 2 and len(done.skipped) == 1
     found = {(problem.severity, problem.where, problem.what) for problem in examine(root).problems}
     assert ("error", "reward", "not finite (NaN or infinite) in 1 frames of episode 1") in found
-    told = "the observation after the last action of episode 2 is not finite or cannot be read"
+    told = "the observation after the last action of episode 2 is not finite"
     assert ("warning", "episodes", told) in found
 
 
@@ -432,3 +449,47 @@ def test_a_copy_by_lerobots_tools_keeps_the_ends(tmp_path: Path) -> None:
     assert reader.ending(0) == Ending(False, True, True) and reader.final(0) is None
     data = Dataset(tmp_path)
     assert data.episode_truncated.all() and data.rewards is not None and not data.final
+
+
+@pytest.mark.parametrize("name", ["robomimic", "minari"])
+def test_rewards_are_those_of_the_episodes_that_have_some(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first episode has no rewards and does not say how it ended: what the others say is not lost."""
+    if name == "robomimic":
+        root = write_robomimic(tmp_path / "demo.hdf5")
+        with h5py.File(root, "a") as file:
+            del file["data/demo_0/rewards"], file["data/demo_0/dones"]
+    else:
+        root = write_minari(tmp_path / "a", monkeypatch, "hdf5")
+        with h5py.File(root / "data/main_data.hdf5", "a") as file:
+            file["episode_0"].attrs[REWARDS_KNOWN] = False
+            del file["episode_0/infos/success"]
+    reader = open_reader(root)
+    assert np.isnan(reader.read(0)["reward"]).all()
+    np.testing.assert_array_equal(reader.read(1)["reward"], np.arange(8))
+    if name == "robomimic":
+        assert endings(root) == [Ending(), Ending(False, True), Ending(True, False)]
+    else:
+        assert endings(root) == [Ending(True, True, None), Ending(False, True, False), Ending(True, False, True)]
+    # Imitation is not kept from it; whoever needs rewards is told.
+    data = Dataset(root)
+    assert data.episode_success.tolist() == [True, name == "robomimic", True]
+    with pytest.raises(PolysomaError, match="of episode 0 is nan"):
+        _ = data.rewards
+    done = convert(root, tmp_path / "own", skip=True)
+    assert (done.written, len(done.skipped)) == (2, 1)
+
+
+def test_transitions_of_no_steps_are_refused(tmp_path: Path) -> None:
+    with DatasetWriter(tmp_path, ARM) as writer:
+        writer.add(make_episode(ARM, 5))
+    data = Dataset(tmp_path)
+    for steps in (0, -1):
+        with pytest.raises(PolysomaError, match=f"steps: expected 1 or more for a transition, got {steps}"):
+            transitions(data, np.arange(5), steps=steps)
+    for discount in (-0.1, 1.01, float("nan")):
+        with pytest.raises(PolysomaError, match="discount: expected a number from 0 to 1"):
+            transitions(data, np.arange(5), discount)
+        with pytest.raises(PolysomaError, match="discount: expected a number from 0 to 1"):
+            returns(data, discount)

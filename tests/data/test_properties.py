@@ -33,7 +33,7 @@ LIMITS = st.one_of(st.just(float("inf")), st.floats(0, 1e6))
 def channel_rows(draw: st.DrawFn, most: int = 4) -> tuple[Channel, ...]:
     names = draw(st.lists(NAMES, min_size=1, max_size=most, unique=True))
     return tuple(
-        Channel(name, draw(st.sampled_from(("m", "rad", "1"))), -draw(LIMITS), draw(LIMITS), draw(WORDS))
+        Channel(name, draw(st.sampled_from(("m", "rad", "1"))), -draw(LIMITS), draw(LIMITS), draw(WORDS).replace("\0", ""))
         for name in names
     )
 

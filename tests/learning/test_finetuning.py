@@ -181,6 +181,9 @@ def test_episodes_held_out_are_of_every_task_and_apart(sources: dict[str, Source
     learnt, apart = source.split(0, 0.25)
     assert apart is not None and (learnt.episodes, apart.episodes) == (6, 2)
     assert len(learnt) + len(apart) == len(source) and apart.tasks == source.tasks
+    # However much is held out, something is learnt of every task.
+    learnt, apart = source.split(2, 0.99)
+    assert apart is not None and (learnt.episodes, apart.episodes) == (2, 2) and learnt.drawn == source.drawn
     few, apart = source.split(3, 0.0)
     assert few.episodes == 6 and apart is None
     dataset = source.datasets[0]

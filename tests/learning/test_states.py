@@ -19,8 +19,9 @@ import pytest
 import make_lerobot
 from make_runs import rows, state, tiny
 from polysoma.data.dataset import Dataset
+from polysoma.data.description import write_schema
 from polysoma.data.formats import open_reader
-from polysoma.data.schema import schema_of, schema_path, write_schema
+from polysoma.data.schema import schema_of, schema_path
 from polysoma.errors import PolysomaError
 from polysoma.horizon import Horizon
 from polysoma.learning import states

@@ -20,6 +20,7 @@ import tyro
 from polysoma.cli.bodies import Bodies
 from polysoma.cli.compare import Compare
 from polysoma.cli.data import Caches, Convert, Describe, Info, View
+from polysoma.cli.data_edit import Diff, Edit
 from polysoma.cli.doctor import Doctor
 from polysoma.cli.evaluate import Evaluate
 from polysoma.cli.export import Export
@@ -27,6 +28,7 @@ from polysoma.cli.finetune import Finetune, Lineage
 from polysoma.cli.fleet import FleetBegin, FleetJoin, FleetSimulate
 from polysoma.cli.merge import MergeAdd, MergeAnalogy, MergeAttach, MergeNegate
 from polysoma.cli.meta import Meta
+from polysoma.cli.output import say
 from polysoma.cli.play import Play
 from polysoma.cli.progress import telling
 from polysoma.cli.push import Push
@@ -42,6 +44,8 @@ COMMANDS: dict[str, Any] = {
     "data info": Info,
     "data schema": Describe,
     "data convert": Convert,
+    "data edit": Edit,
+    "data diff": Diff,
     "data view": View,
     "data cache": Caches,
     "doctor": Doctor,
@@ -89,7 +93,7 @@ def main(arguments: list[str] | None = None) -> None:
         with _ending_on_sigterm(), telling():
             command.run()
     except PolysomaError as error:
-        print(f"polysoma: {explain(error)}", file=sys.stderr)
+        say(f"polysoma: {explain(error)}", sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt as error:
         terminated = isinstance(error, _Terminated)

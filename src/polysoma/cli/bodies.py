@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from polysoma import simulators
+from polysoma.cli.output import add_row
 from polysoma.embodiment import ContinuousActions, DiscreteActions, Embodiment
 from polysoma.horizon import Horizon
 from polysoma.simulators.environment import Family
@@ -49,7 +50,7 @@ class Bodies:
         for name, body in simulators.embodiments().items():
             tasks = [Task.parse(task).name for task in simulators.tasks_of(name)]
             listed = f"{len(tasks)}: {', '.join(tasks)}"
-            table.add_row(name, _senses(body), _actions(body), f"{body.rate_hz:g} Hz", listed)
+            add_row(table, name, _senses(body), _actions(body), f"{body.rate_hz:g} Hz", listed)
         Console().print(table)
 
 

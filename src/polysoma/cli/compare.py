@@ -7,8 +7,10 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from polysoma import simulators
+from polysoma.cli.output import add_row
 from polysoma.cli.progress import counting
 from polysoma.cli.train import check_training_installed
 from polysoma.errors import PolysomaError
@@ -76,12 +78,13 @@ class Compare:
         with counting("comparing") as show:
             result = compare(asked, self.out, show)
         write_page(result, self.out / "index.html")
-        table = Table(title=f"{self.data} from {self.base}, {self.minutes:g} minutes each")
+        table = Table(title=Text(f"{self.data} from {self.base}, {self.minutes:g} minutes each"))
         for column in ("way", "demos", "successes", "interval", "minutes", "steps", "MB", "old tasks"):
             table.add_column(column, justify="left" if column == "way" else "right")
         for row in result["rows"]:
             lost = row.get("forgotten")
-            table.add_row(
+            add_row(
+                table,
                 title(row),
                 str(row["demonstrations"] or ""),
                 f"{row['successes']}/{row['trials']}",

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 import tyro
-from rich.console import Console
-from rich.markup import escape
 
+from polysoma.cli.output import say, show
 from polysoma.cli.progress import counting
 from polysoma.embodiment import ContinuousActions
 from polysoma.errors import PolysomaError
@@ -37,58 +36,51 @@ class Info:
         from polysoma.data.cache import cache_limit, raw_bytes
         from polysoma.data.foreign import Foreign
         from polysoma.data.formats import located, open_reader
-        from polysoma.data.instructions import told as parts_told
+        from polysoma.data.instructions import told as told_of
         from polysoma.data.schema import schema_of, schema_path
 
         path = located(self.path)
         reader = open_reader(path)
-        lengths, console = reader.lengths, Console()
+        lengths = reader.lengths
         rate = "an unknown rate" if reader.fps is None else f"{reader.fps:g} Hz"
-        console.print(
-            f"[bold]{escape(str(self.path))}[/]: {reader.format}, {reader.robot or 'a body without a name'}, {rate}"
-        )
+        show((str(self.path), "bold"), f": {reader.format}, {reader.robot or 'a body without a name'}, {rate}")
         if len(reader):
-            console.print(
+            show(
                 f"{len(reader):,} episodes, {lengths.sum():,} frames; {lengths.min()} to {lengths.max()} each, "
                 f"{np.median(lengths):g} in the middle"
             )
-        told = Counter(part.told for episode in range(len(reader)) for part in parts_told(reader, episode))
+        told = Counter(part.told for episode in range(len(reader)) for part in told_of(reader, episode))
         for text, count in told.most_common(8):
-            console.print(f"  {count:>6} x {escape(text) or '(nothing said)'}", highlight=False)
+            show(f"  {count:>6} x {text or '(nothing said)'}")
         if len(told) > 8:
-            console.print(f"  and {len(told) - 8} other instructions")
+            show(f"  and {len(told) - 8} other instructions")
         missing = reader.missing()
-        console.print("columns")
+        show("columns")
         for name, column in reader.columns.items():
             kind = "pictures" if column.picture else column.dtype.name
             shape = "x".join(map(str, column.shape)) or "1"
-            note = f"  [red]{escape(missing[name])}[/]" if name in missing else ""
-            console.print(f"  {escape(name):<36} {kind} {shape}{note}", highlight=False)
-        console.print(escape(_outcomes(reader)), highlight=False)
+            show(f"  {name:<36} {kind} {shape}", (f"  {missing[name]}" if name in missing else "", "red"))
+        show(_outcomes(reader))
         schema = schema_of(reader)
         body, where = schema.embodiment, schema_path(path)
         source = (
             f"described in {where}" if where.exists() else f"inferred; `polysoma data schema` writes {where} to edit"
         )
-        console.print(f"embodiment [bold]{body.name}[/] at {body.rate_hz:g} Hz ({escape(source)})")
+        show("embodiment ", (body.name, "bold"), f" at {body.rate_hz:g} Hz ({source})")
         for stream in body.arrays:
             shape = "x".join(map(str, stream.shape))
-            console.print(
-                f"  senses {escape(stream.name)}: {stream.modality} {shape} from {schema.columns[stream.name]}"
-            )
+            show(f"  senses {stream.name}: {stream.modality} {shape} from {schema.columns[stream.name]}")
         if isinstance(body.actions, ContinuousActions):
             for channel in body.actions.channels:
-                limits = f"{channel.low:g} to {channel.high:g}"
-                console.print(f"  moves {escape(channel.name)}: {limits} {escape(channel.unit)}", highlight=False)
+                show(f"  moves {channel.name}: {channel.low:g} to {channel.high:g} {channel.unit}")
         else:
-            console.print(f"  does one of {', '.join(body.actions.names)}")
+            show(f"  does one of {', '.join(body.actions.names)}")
         for remark in schema.remarks:
-            console.print(f"  [dim]{escape(remark)}[/]", highlight=False)
+            show((f"  {remark}", "dim"))
         if lengths.any():
-            console.print(
+            show(
                 f"unpacked {raw_bytes(Foreign(reader, schema)) / 1e9:.3g} GB (caches may take {cache_limit() / 1e9:g} "
-                "GB: POLYSOMA_CACHE_GB)",
-                highlight=False,
+                "GB: POLYSOMA_CACHE_GB)"
             )
         reader.close()
 
@@ -99,7 +91,7 @@ _LOOKED_AT = 200
 
 def _outcomes(reader: Reader) -> str:
     """What a data set says of rewards, ends and last observations."""
-    from polysoma.data.formats.reader import REWARD
+    from polysoma.data.foreign import has_rewards
 
     episodes = np.unique(np.linspace(0, len(reader) - 1, min(len(reader), _LOOKED_AT)).astype(int)).tolist()
     endings = [reader.ending(episode) for episode in episodes]
@@ -108,7 +100,7 @@ def _outcomes(reader: Reader) -> str:
     finals = 0 if reader.finals is None else int(reader.finals.sum())
     ends = f"{terminated:,} terminated, {truncated:,} truncated" if terminated or truncated else "no ends"
     return (
-        f"outcomes: {'' if REWARD in reader.columns else 'no '}rewards; {ends}; "
+        f"outcomes: {'' if has_rewards(reader) else 'no '}rewards; {ends}; "
         f"{f'{sum(known):,} succeeded' if known else 'no successes or failures'} (of {len(episodes):,} episodes looked "
         f"at); {f'{finals:,}' if finals else 'no'} observations after a last action"
     )
@@ -129,15 +121,19 @@ class Describe:
     """Write over a description that is there."""
 
     def run(self) -> None:
+        from polysoma.data.description import write_schema
         from polysoma.data.formats import located, open_reader
-        from polysoma.data.schema import infer, schema_path, write_schema
+        from polysoma.data.schema import infer, schema_path
 
         path = located(self.path)
         where = schema_path(path)
         if where.exists() and not self.force:
             raise PolysomaError(f"{where} is there already; --force writes over it")
-        write_schema(infer(open_reader(path)), where)
-        print(f"{where}: edit it; it is read whenever the data are opened")
+        schema = infer(open_reader(path))
+        write_schema(schema, where)
+        say(f"{where}: edit it; it is read whenever the data are opened")
+        for remark in schema.remarks:
+            say(f"  {remark}")
 
 
 @dataclass(frozen=True)
@@ -168,13 +164,13 @@ class Convert:
 
         source = located(self.source)
         write = to_minari if self.format == "minari" else convert
-        with counting("converting") as show:
-            done = write(source, self.target, self.skip, lambda n, total: show(n, total, "episodes"))
+        with counting("converting") as count:
+            done = write(source, self.target, self.skip, lambda n, total: count(n, total, "episodes"))
         print(f"{self.target}: {done.written:,} episodes written, {done.there:,} were there already")
         for problem in done.skipped:
-            print(f"  left out: {problem}")
+            say(f"  left out: {problem}")
         for note in done.notes:
-            print(f"  {note}")
+            say(f"  {note}")
 
 
 @dataclass(frozen=True)
@@ -234,6 +230,6 @@ class View:
             raise PolysomaError(f"--episodes: expected numbers such as 0,3, got {self.episodes!r}") from error
         path, recording = located(self.path), self.out.suffix == SUFFIX
         draw = view_in_rerun if recording else view
-        with counting("drawing") as show:
-            draw(path, self.out, chosen, lambda done, total: show(done, total, "episodes"))
+        with counting("drawing") as count:
+            draw(path, self.out, chosen, lambda done, total: count(done, total, "episodes"))
         print(f"{self.out}: open it {'with `rerun`' if recording else 'in a browser'}")

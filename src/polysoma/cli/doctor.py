@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
-from rich.console import Console
-from rich.markup import escape
 
+from polysoma.cli.output import show as line
 from polysoma.cli.progress import counting
 
 _COLOURS = {"error": "bold red", "warning": "yellow", "note": "dim"}
@@ -45,15 +44,11 @@ class Doctor:
             problems = [dataclasses.asdict(problem) for problem in found.problems]
             print(json.dumps({**fields, "frames": found.frames, "problems": problems}, indent=1))
         else:
-            console = Console()
-            console.print(
-                f"{escape(str(self.path))}: {found.format}, {found.episodes:,} episodes, {found.frames:,} frames"
-            )
+            line(f"{self.path}: {found.format}, {found.episodes:,} episodes, {found.frames:,} frames")
             for problem in found.problems:
-                colour = _COLOURS[problem.severity]
-                console.print(f"[{colour}]{problem.severity:<8}[/] {escape(problem.where)}: {escape(problem.what)}")
-                console.print(f"         [dim]-> {escape(problem.remedy)}[/]")
+                line((f"{problem.severity:<8}", _COLOURS[problem.severity]), f" {problem.where}: {problem.what}")
+                line((f"         -> {problem.remedy}", "dim"))
             counts = {name: found.count(name) for name in _COLOURS}
-            console.print(", ".join(f"{count} {name}{'' if count == 1 else 's'}" for name, count in counts.items()))
+            line(", ".join(f"{count} {name}{'' if count == 1 else 's'}" for name, count in counts.items()))
         if found.count("error") or (self.strict and found.count("warning")):
             sys.exit(1)

@@ -11,9 +11,11 @@ from typing import Annotated, Literal
 import tyro
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from polysoma import simulators
 from polysoma.acting.agent import Acting
+from polysoma.cli.output import add_row
 from polysoma.cli.progress import counting
 from polysoma.data.paraphrases import SHIPPED
 from polysoma.errors import PolysomaError
@@ -101,7 +103,7 @@ class Evaluate:
         tasks = simulators.match_tasks(self.tasks, bodies)
         video = self.video if self.report or self.rerun else 0
         if video and (problem := _cannot_render()):
-            Console(stderr=True).print(f"no videos: {problem}", style="yellow")
+            Console(stderr=True).print(Text(f"no videos: {problem}", style="yellow"))
             video = 0
         with contextlib.ExitStack() as stack:
             show = stack.enter_context(counting("evaluating"))
@@ -159,18 +161,18 @@ def _cannot_render() -> str:
 
 
 def _print(result: Result) -> None:
-    table = Table(title=f"{result.driver}: successes / trials, 95 % interval, 0 random actions to 1 expert")
+    table = Table(title=Text(f"{result.driver}: successes / trials, 95 % interval, 0 random actions to 1 expert"))
     table.add_column("task")
     for column in ("successes", "rate", "interval", "to expert"):
         table.add_column(column, justify="right")
     if len(result.tasks) <= 60:
         for task, score in result.tasks.items():
-            table.add_row(task, *_cells(task, score, result))
+            add_row(table, task, *_cells(task, score, result))
         table.add_section()
     for family, score in result.families().items():
         latency = result.latency.get(family)
         speed = f"  ({latency['p50']:.1f} ms a decision)" if latency else ""
-        table.add_row(f"{family}{speed}", *_cells(family, score, result), style="bold")
+        add_row(table, f"{family}{speed}", *_cells(family, score, result), style="bold")
     Console().print(table)
 
 

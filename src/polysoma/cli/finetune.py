@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from polysoma import simulators
+from polysoma.cli.output import say
 from polysoma.cli.progress import counting_steps
 from polysoma.cli.train import check_run, computed_in, quick_evaluation
 from polysoma.config import within
@@ -170,6 +171,6 @@ class Lineage:
         from polysoma.policy.checkpoint import attached, resolve
 
         for depth, line in enumerate(tell(self.checkpoint)):
-            print("  " * depth + line)
+            say("  " * depth + line)
         for place in attached(resolve(self.checkpoint)):
-            print(f"attached: {tell(place, place.name)[0]}")
+            say(f"attached: {tell(place, place.name)[0]}")

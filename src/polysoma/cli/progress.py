@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from polysoma.cli.output import say
 from polysoma.errors import PolysomaWarning
 from polysoma.progress import listening
+from polysoma.text import plain
 
 if TYPE_CHECKING:
     from polysoma.learning.engine import Progress as Steps
@@ -34,13 +36,13 @@ def counting(title: str) -> Iterator[Callable[[int, int, str], None]]:
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[remark]}"),
+        TextColumn("{task.fields[remark]}", markup=False),
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(title, remark="", total=None)
 
         def show(done: int, total: int, remark: str) -> None:
-            bar.update(task, completed=done, total=total, remark=remark)
+            bar.update(task, completed=done, total=total, remark=plain(remark))
 
         yield show
 
@@ -72,7 +74,7 @@ def telling() -> Iterator[None]:
         nonlocal last
         if time.monotonic() - last >= SECONDS_BETWEEN_LINES / 4 or (done == total and total > 5000):
             last = time.monotonic()
-            print(f"{what}: {done:,} of {total:,} frames", file=sys.stderr, flush=True)
+            say(f"{what}: {done:,} of {total:,} frames", sys.stderr)
 
     def warn(message: Warning | str, category: type[Warning], *rest: Any) -> None:
         if issubclass(category, PolysomaWarning):
@@ -97,6 +99,6 @@ def _lines(title: str) -> Callable[[int, int, str], None]:
         if time.monotonic() - last >= SECONDS_BETWEEN_LINES or done == total:
             last = time.monotonic()
             left = (last - began) / max(done - first, 1) * (total - done)
-            print(f"{title} {done}/{total}, {left:.0f} s left; {remark}", file=sys.stderr, flush=True)
+            say(f"{title} {done}/{total}, {left:.0f} s left; {remark}", sys.stderr)
 
     return show

@@ -39,7 +39,8 @@ def convert(
         progress: called with (episodes so far, of how many).
 
     Raises:
-        PolysomaError: there is no data set, the target holds something else, or an episode cannot be read.
+        PolysomaError: there is no data set, the target holds something else or episodes of the source under other
+            words, or an episode cannot be read.
     """
     check_apart(source, target)
     if (source / layout.POLYSOMA).exists():
@@ -50,12 +51,19 @@ def convert(
         schema = schema_of(reader)
         if not skip:
             check_files(reader, schema)
-        result.notes += [f"{key} is not in it: {why}" for key, why in reader.left_out.items()]
         result.notes += schema.remarks
         foreign = Foreign(reader, schema)
         with DatasetWriter(target, foreign.schema.embodiment) as writer:
+            there = {seed: task for task, seed in writer.done}
             for number in range(len(foreign)):
-                if (foreign.task(number), foreign.number(number)) in writer.done:
+                held = there.get(foreign.number(number))
+                if held is not None and held != foreign.task(number):
+                    raise PolysomaError(
+                        f"{target}: episode {foreign.number(number)} is there as {held!r}, {source} calls it "
+                        f"{foreign.task(number)!r} now; convert into a new folder, or correct the words of the copy "
+                        "with `polysoma data edit`"
+                    )
+                if held is not None:
                     result.there += 1
                 else:
                     try:

@@ -121,7 +121,8 @@ def examine(path: Path, progress: Callable[[int, int], None] | None = None) -> D
     """
     reader = open_reader(path)
     try:
-        problems = [*_of_files(reader), *_of_description(reader), *_of_episodes(reader, progress)]
+        files = list(_of_files(reader))
+        problems = [*files, *_of_description(reader, files), *_of_episodes(reader, progress)]
     finally:
         reader.close()
     rank = {"error": 0, "warning": 1, "note": 2}
@@ -136,14 +137,15 @@ def _of_files(reader: Reader) -> Iterator[Problem]:
         yield Problem("error", "files", str(error), "copy the data set again from where it came")
 
 
-def _of_description(reader: Reader) -> Iterator[Problem]:
+def _of_description(reader: Reader, known: Sequence[Problem]) -> Iterator[Problem]:
     try:
         schema = schema_of(reader)
     except PolysomaError as error:
         yield Problem("error", "description", str(error), "write a description with `polysoma data schema` and edit it")
         return
     for remark in schema.remarks:
-        yield Problem("note", "description", remark, "`polysoma data schema` writes it down for you to edit")
+        if not any(problem.where in remark and problem.what in remark for problem in known):
+            yield Problem("note", "description", remark, "`polysoma data schema` writes it down for you to edit")
 
 
 def _of_episodes(reader: Reader, progress: Callable[[int, int], None] | None) -> Iterator[Problem]:

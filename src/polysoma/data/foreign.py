@@ -111,7 +111,7 @@ class Foreign:
             terminated=np.zeros(len(length), bool),
             truncated=np.zeros(len(length), bool),
             final=np.zeros(len(length), bool) if reader.finals is None else reader.finals[self._episodes],
-            rewards=_is_scalar(reader, REWARD),
+            rewards=has_rewards(reader),
         )
         features = stored.body_features(body)
         self.features: dict[str, Feature] = {
@@ -264,6 +264,11 @@ class Foreign:
             final,
         )
 
+    def actions(self, number: int) -> np.ndarray:
+        """The actions of one of the episodes that have frames, as :meth:`episode` has them. Raises as that."""
+        column, episode = self.schema.columns[ACTION], self.number(number)
+        return self._actions(episode, self.reader.read(episode, [column])[column])
+
     def _final(self, episode: int, streams: Sequence[Stream]) -> dict[str, np.ndarray]:
         """What these streams sensed after the last action, as it is in the files."""
         columns = self.schema.columns
@@ -309,13 +314,7 @@ class Foreign:
         body = self.schema.embodiment
         if isinstance(body.actions, ContinuousActions):
             return self._finite(episode, self.schema.columns[ACTION], values.reshape(len(values), -1))
-        choices = values.reshape(len(values)).astype(np.int64)
-        if ((choices < 0) | (choices >= body.actions.size)).any():
-            raise PolysomaError(
-                f"{self.reader.path}, episode {episode}: expected choices 0 to {body.actions.size - 1}, "
-                f"got {choices.min()} to {choices.max()}"
-            )
-        return choices
+        return self.schema.chosen(f"{self.reader.path}, episode {episode}", values.reshape(len(values), -1))
 
     def _finite(self, episode: int, column: str, values: np.ndarray) -> np.ndarray:
         rows = values.astype(np.float32)
@@ -341,9 +340,9 @@ class _Held:
     success: bool
 
 
-def _is_scalar(reader: Reader, name: str) -> bool:
-    """Whether there is a column of this name with one number a frame."""
-    column = reader.columns.get(name)
+def has_rewards(reader: Reader) -> bool:
+    """Whether there is a column of rewards with one number a frame."""
+    column = reader.columns.get(REWARD)
     return column is not None and column.dtype.kind in "fiub" and math.prod(column.shape) == 1
 
 

@@ -195,21 +195,26 @@ def data_files(root: Path, index: EpisodeIndex) -> list[Path]:
 
 
 def read_frames(
-    root: Path, index: EpisodeIndex, features: Mapping[str, Feature]
+    root: Path, index: EpisodeIndex, features: Mapping[str, Feature], only: int | None = None
 ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-    """Frames in order, in pieces of at most 64 MB: (first frame, column name to ``(n, *shape)``).
+    """Frames in order, in pieces of at most 64 MB: (first frame, column name to ``(n, *shape)``); of all files, or only
+    of the one of this number.
 
     Raises:
         PolysomaError: a file is missing, damaged or holds another number of frames than the episodes say.
     """
-    yield from _read_rows(root, index, DATA_PATH, index.files(), features)
+    yield from _read_rows(root, index, DATA_PATH, _these(index.files(), only), features)
 
 
 def read_finals(
-    root: Path, index: EpisodeIndex, features: Mapping[str, Feature]
+    root: Path, index: EpisodeIndex, features: Mapping[str, Feature], only: int | None = None
 ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
     """Last observations in the order of the episodes that have them, otherwise as :func:`read_frames`."""
-    yield from _read_rows(root, index, FINAL_PATH, index.final_files(), features)
+    yield from _read_rows(root, index, FINAL_PATH, _these(index.final_files(), only), features)
+
+
+def _these(files: list[tuple[int, int]], only: int | None) -> list[tuple[int, int]]:
+    return files if only is None else [(number, rows) for number, rows in files if number == only]
 
 
 def _read_rows(

@@ -7,7 +7,6 @@ windows and read a share of them each, so what a run has seen does not depend on
 
 from __future__ import annotations
 
-import fnmatch
 import functools
 import logging
 import math
@@ -25,6 +24,7 @@ from polysoma.data.windows import DemonstrationChoice, DemonstrationSampler, gat
 from polysoma.embodiment import ContinuousActions, DiscreteActions, Embodiment, Modality
 from polysoma.errors import PolysomaError
 from polysoma.horizon import Horizon
+from polysoma.patterns import matches
 
 _log = logging.getLogger(__name__)
 
@@ -59,9 +59,10 @@ class Source:
         horizon: Horizon | None = None,
     ) -> None:
         self.embodiment: Embodiment = datasets[0].embodiment
-        self.horizon = horizon or next(
-            (known for dataset in datasets if (known := dataset.old_horizon) is not None),
-            Horizon.default(self.embodiment.rate_hz, isinstance(self.embodiment.actions, DiscreteActions)),
+        self.horizon = (
+            horizon
+            or _old_horizon(datasets)
+            or Horizon.default(self.embodiment.rate_hz, isinstance(self.embodiment.actions, DiscreteActions))
         )
         for dataset in datasets:
             if dataset.embodiment != self.embodiment:
@@ -148,7 +149,7 @@ class Source:
         Args:
             demonstrations: of each task, the first ones in the order of the data sets; 0 for all.
             held_out: the fraction of those, the last ones of each task, that are kept apart: at least one where a task
-                has two.
+                has two, and never all.
 
         Returns:
             Both sources; the second is None where nothing is held out.
@@ -346,8 +347,7 @@ def open_sources(
             chosen = [np.flatnonzero(part[d.episode_task]) for part, d in zip(takes_part, datasets, strict=True)]
             if not any(map(len, chosen)):
                 continue
-        old = next((known for dataset in datasets if (known := dataset.old_horizon) is not None), None)
-        looks = horizon(datasets[0].embodiment, old)
+        looks = horizon(datasets[0].embodiment, _old_horizon(datasets))
         weight_of = [weight for _, weight in group]
         sources.append(Source(datasets, weight_of, balance.get(name, 0.0), chosen, task_weights, horizon=looks))
     return sources
@@ -369,5 +369,10 @@ def _without_limits(value: Any) -> Any:
     return [_without_limits(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
+def _old_horizon(datasets: Sequence[Dataset]) -> Horizon | None:
+    """What the first of the data sets holds that holds a policy's horizon."""
+    return next((known for dataset in datasets if (known := dataset.old_horizon) is not None), None)
+
+
 def _first_match(name: str, weights: Mapping[str, float]) -> float:
-    return next((value for pattern, value in weights.items() if fnmatch.fnmatch(name, pattern)), 1.0)
+    return next((value for pattern, value in weights.items() if matches(name, pattern)), 1.0)

@@ -1,26 +1,27 @@
-"""Schema: what a foreign data set's columns are, as an embodiment, in a TOML file that people edit.
+"""Schema: what a foreign data set's columns are, as an embodiment.
 
 Names, shapes and frames a second say most: which columns are states and cameras, which joints turn and which slide,
 which channels are grippers, and which arm they are of. What cannot be known is guessed from the numbers and marked as
-such; ``embodiment.toml`` next to the data (``NAME.toml`` next to a file) has the last word.
+such; ``embodiment.toml`` next to the data (``NAME.toml`` next to a file) has the last word
+(:mod:`polysoma.data.description`).
 """
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from polysoma import config, hub
+from polysoma import hub
 from polysoma.data import layout, stored
-from polysoma.data.formats.reader import ACTION, OBSERVATION, PICTURE, Column, Reader
+from polysoma.data.formats.naming import stream_name
+from polysoma.data.formats.reader import ACTION, MOST_CHOICES, OBSERVATION, REWARD, Column, Reader
 from polysoma.embodiment import (
     INSTRUCTION,
     Channel,
@@ -30,8 +31,7 @@ from polysoma.embodiment import (
     Modality,
     Stream,
 )
-from polysoma.errors import PolysomaError, SettingError
-from polysoma.files import write_atomically
+from polysoma.errors import PolysomaError
 from polysoma.horizon import Horizon
 
 HEIGHT = 96
@@ -60,12 +60,42 @@ class Schema:
         columns: stream name to column name; ``"action"`` for the actions.
         remarks: what was guessed or left out, for people.
         old_horizon: what an older description says about a policy's horizon, which recipes say now.
+        values: of choices, the numbers that stand for each name in the data, where they are not 0, 1, 2, ....
     """
 
     embodiment: Embodiment
     columns: Mapping[str, str]
     remarks: tuple[str, ...] = field(default=(), compare=False)
     old_horizon: Horizon | None = field(default=None, compare=False)
+    values: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def choice_size(self) -> int:
+        """How many numbers of the data one choice is."""
+        return len(self.values[0]) if self.values else 1
+
+    def chosen(self, where: str, values: np.ndarray) -> np.ndarray:
+        """Which of the names was chosen.
+
+        Args:
+            where: how errors begin.
+            values: ``(T, choice_size)``, as they are in the data.
+
+        Returns:
+            Indices, int64 ``(T,)``.
+
+        Raises:
+            PolysomaError: a value stands for no choice.
+        """
+        known = np.array(self.values or [(number,) for number in range(self.embodiment.actions.size)])
+        same = (values[:, None] == known).all(-1)
+        if not same.any(1).all():
+            frame = int(np.argmin(same.any(1)))
+            one = self.choice_size == 1
+            expected = f"{known.min()} to {known.max()}" if one else f"such as {known[0].tolist()}"
+            got = values[frame, 0] if one else values[frame].tolist()
+            raise PolysomaError(f"{where}: expected choices {expected}, got {got} at frame {frame}")
+        return same.argmax(1)
 
 
 def schema_path(path: Path) -> Path:
@@ -88,13 +118,50 @@ def schema_of(reader: Reader) -> Schema:
     if (reader.path / layout.POLYSOMA).exists():
         body, _ = layout.read_polysoma(reader.path)
         columns = {stream.name: stored.stream_key(body, stream) for stream in body.arrays}
-        old = layout.read_old_horizon(reader.path)
-        return Schema(body, columns | {ACTION: stored.ACTION}, old_horizon=old)
+        return Schema(body, columns | {ACTION: stored.ACTION})
     if not path.exists():
         return infer(reader)
+    # It brings pydantic along, which takes time to import and is not always needed.
+    from polysoma.data.description import read_schema
+
     schema = read_schema(path)
     check(schema, reader, str(path))
-    return schema
+    return dataclasses.replace(schema, remarks=tuple(_unread(reader, schema.columns)))
+
+
+def _left_out(name: str, why: str) -> str:
+    """The remark over something that is not read."""
+    return f"{name} is left out: {why}"
+
+
+def _unread(reader: Reader, columns: Mapping[str, str]) -> list[str]:
+    """What people should know of what is in the files and not in the streams."""
+    found = [*reader.remarks, *(_left_out(name, why) for name, why in reader.left_out.items())]
+    missing = reader.missing()
+    for name, column in reader.columns.items():
+        if name in columns.values():
+            continue
+        if name in missing:
+            found.append(_left_out(name, missing[name]))
+        elif name.startswith(OBSERVATION) and not column.picture and (what := _no_state(column)):
+            found.append(_left_out(name, what))
+        elif name.startswith(OBSERVATION):
+            found.append(_left_out(name, "the description does not name it"))
+        elif name == REWARD and (column.dtype.kind not in "fiub" or _size(column) != 1):
+            found.append(_left_out(name, f"a reward is one number a frame, it is of shape {column.shape}"))
+    if reader.changes:
+        found.append(
+            f"{len(reader.changes):,} of {len(reader):,} episodes are told several things one after the other: each "
+            "part is learnt as an episode of its own"
+        )
+    return found
+
+
+def _no_state(column: Column) -> str:
+    """Why a column of numbers is no state; empty where it is one."""
+    if column.dtype.kind not in "fiub":
+        return f"states are numbers, it holds {column.dtype.name}"
+    return f"states are rows of numbers, it is of shape {column.shape}" if len(column.shape) > 1 else ""
 
 
 def infer(reader: Reader) -> Schema:
@@ -103,12 +170,7 @@ def infer(reader: Reader) -> Schema:
     Raises:
         PolysomaError: there is no column of actions, or nothing to observe.
     """
-    remarks = list(reader.remarks)
-    if reader.changes:
-        remarks.append(
-            f"{len(reader.changes):,} of {len(reader):,} episodes are told several things one after the other: each "
-            "part is learnt as an episode of its own"
-        )
+    remarks: list[str] = []
     if ACTION not in reader.columns:
         raise PolysomaError(_no_action(reader))
     fps = reader.fps
@@ -116,30 +178,38 @@ def infer(reader: Reader) -> Schema:
         fps = _FPS
         remarks.append(f"rate_hz: the data do not say how many frames a second there are; {_FPS:g} is a guess")
     missing = reader.missing()
-    remarks += [f"{key} is left out: {why}" for key, why in reader.left_out.items()]
-    columns, streams = {}, []
+    columns: dict[str, str] = {}
+    streams = []
     for name, column in reader.columns.items():
-        if name in missing:
-            remarks.append(f"{name} is left out: {missing[name]}")
-        elif column.picture:
-            stream = name.removeprefix(PICTURE)
+        if name in missing or not name.startswith(OBSERVATION):
+            continue
+        if column.picture:
+            stream = _stream(name, column, columns, remarks)
             columns[stream] = name
             streams.append(Stream(stream, Modality.IMAGE, _reduced(column.shape)))
-        elif name.startswith(OBSERVATION) and column.dtype.kind in "fiub":
-            if len(column.shape) > 1:
-                remarks.append(f"{name} is left out: states are rows of numbers, it is of shape {column.shape}")
-                continue
-            stream = name.removeprefix(OBSERVATION)
+        elif not _no_state(column):
+            stream = _stream(name, column, columns, remarks)
             columns[stream] = name
             state = _channels(stream, column, _range(reader, name), False, remarks)
             streams.append(Stream(stream, Modality.STATE, (_size(column),), state))
+    unread = _unread(reader, columns)
     if not streams:
-        raise PolysomaError(f"{reader.path}: there is nothing to observe; there are {list(reader.columns)}")
+        raise PolysomaError(
+            f"{reader.path}: there is nothing to observe; there are {list(reader.columns)}"
+            + "".join(f"; {remark}" for remark in unread)
+        )
     streams.append(Stream(INSTRUCTION, Modality.TEXT))
-    actions = _actions(reader, remarks)
+    actions, values = _actions(reader, remarks)
     columns[ACTION] = ACTION
     name = re.sub(r"[^a-z0-9]+", "-", (reader.robot or Path(hub.called(reader.path)).stem).lower()).strip("-") or "body"
-    return Schema(Embodiment(name, tuple(streams), actions, fps), columns, tuple(remarks))
+    return Schema(Embodiment(name, tuple(streams), actions, fps), columns, (*remarks, *unread), values=values)
+
+
+def _stream(name: str, column: Column, taken: Mapping[str, str], remarks: list[str]) -> str:
+    stream = stream_name(name, column.picture, taken)
+    if not name.endswith(stream):
+        remarks.append(f"{name} is called {stream} here, because that name stands for something else")
+    return stream
 
 
 def _no_action(reader: Reader) -> str:
@@ -163,8 +233,9 @@ def check(schema: Schema, reader: Reader, where: str) -> None:
             raise PolysomaError(f"{where}: {stream}: there is no column {name!r}; there are {list(reader.columns)}")
         if stream == ACTION:
             choices = isinstance(body.actions, DiscreteActions)
-            wanted = "one index a frame" if choices else f"{body.actions.size} numbers a frame"
-            fits = not column.picture and _size(column) == (1 if choices else body.actions.size)
+            size = schema.choice_size if choices else body.actions.size
+            wanted = "one index a frame" if choices and size == 1 else f"{size} numbers a frame"
+            fits = not column.picture and _size(column) == size
         elif expected[stream].modality is Modality.IMAGE:
             wanted, fits = "pictures", column.picture
         else:
@@ -186,20 +257,36 @@ def _reduced(shape: tuple[int, ...]) -> tuple[int, ...]:
     return (HEIGHT, max(1, round(width * HEIGHT / height)), 3)
 
 
-def _actions(reader: Reader, remarks: list[str]) -> ContinuousActions | DiscreteActions:
+def _actions(
+    reader: Reader, remarks: list[str]
+) -> tuple[ContinuousActions | DiscreteActions, tuple[tuple[int, ...], ...]]:
+    """The actions, and of choices the numbers that stand for them, where these are not 0, 1, 2, ...."""
     column = reader.columns[ACTION]
     if column.picture:
         raise PolysomaError(f"{reader.path}: expected numbers as actions, got pictures")
+    if column.choices is not None:
+        return _choices(column.choices, remarks)
     low, high = _range(reader, ACTION, len(reader.lengths))
     if not np.isfinite(low).all():
         raise PolysomaError(f"{reader.path}: there is not one episode with finite actions")
     if column.dtype.kind in "iu" and column.shape in ((), (1,)):
-        if low[0] < 0 or high[0] > 255:
-            raise PolysomaError(f"{reader.path}: expected choices 0 to 255 as actions, got {low[0]:g} to {high[0]:g}")
-        remarks.append("actions are named after their numbers")
-        return DiscreteActions(tuple(f"action_{number}" for number in range(int(high[0]) + 1)))
+        first = min(0, int(low[0]))
+        if high[0] - first >= MOST_CHOICES:
+            raise PolysomaError(
+                f"{reader.path}: expected at most {MOST_CHOICES} choices as actions, got {low[0]:g} to {high[0]:g}"
+            )
+        return _choices([(number,) for number in range(first, int(high[0]) + 1)], remarks)
     remarks.append("limits of actions: what was recorded and a twentieth more; put the body's own here")
-    return ContinuousActions(_channels(ACTION, column, (low, high), True, remarks))
+    return ContinuousActions(_channels(ACTION, column, (low, high), True, remarks)), ()
+
+
+def _choices(
+    values: Sequence[tuple[int, ...]], remarks: list[str]
+) -> tuple[DiscreteActions, tuple[tuple[int, ...], ...]]:
+    remarks.append("actions are named after their numbers")
+    names = tuple(f"action_{'_'.join(map(str, value))}" for value in values)
+    plain_numbers = all(value == (number,) for number, value in enumerate(values))
+    return DiscreteActions(names), () if plain_numbers else tuple(values)
 
 
 def _range(reader: Reader, name: str, most: int = _LOOKED_AT) -> tuple[np.ndarray, np.ndarray]:
@@ -218,7 +305,9 @@ def _range(reader: Reader, name: str, most: int = _LOOKED_AT) -> tuple[np.ndarra
             # Whoever needs this episode is told so then.
             failed = error
             continue
-        values = values.reshape(len(values), -1).astype(np.float64)
+        if name == ACTION and reader.ends_observed is not None and reader.ends_observed[episode]:
+            values = values[:-1]
+        values = values.reshape(len(values), _size(reader.columns[name])).astype(np.float64)
         values = values[np.isfinite(values).all(1)]
         if len(values):
             low, high = np.minimum(low, values.min(0)), np.maximum(high, values.max(0))
@@ -260,8 +349,9 @@ def _channels(
     stream: str, column: Column, span: tuple[np.ndarray, np.ndarray], limited: bool, remarks: list[str]
 ) -> tuple[Channel, ...]:
     size = _size(column)
-    names = column.names or tuple(f"{stream}_{i}" for i in range(size))
-    if column.names is None:
+    known = column.names if column.names and len(set(column.names)) == size else None
+    names = known or tuple(f"{stream}_{i}" for i in range(size))
+    if known is None:
         remarks.append(f"{stream}: its {size} channels have no names in the data")
     units = [_unit(name.lower()) for name in names]
     room = _ROOM * (span[1] - span[0]) if limited else np.zeros(size)
@@ -313,109 +403,3 @@ def _unit(name: str) -> str:
 def _group(name: str) -> str:
     side = re.search(r"(^|[._])(left|right)([._]|$)", name)
     return f"{side[2]}_arm" if side else ""
-
-
-def write_schema(schema: Schema, path: Path) -> None:
-    """Writes the TOML that :func:`read_schema` reads. Raises PolysomaError when it cannot be written."""
-    body = schema.embodiment
-    lines = [
-        "# What this body senses and moves. Edit it: it is read whenever the data are opened.",
-        *(f"# {remark}" for remark in schema.remarks),
-        "",
-        f"name = {_toml(body.name)}",
-        f"rate_hz = {_toml(body.rate_hz)}",
-    ]
-    for stream in body.arrays:
-        lines += ["", f"[streams.{_key(stream.name)}]", f"column = {_toml(schema.columns[stream.name])}"]
-        if stream.modality is Modality.IMAGE:
-            lines.append(f"size = {_toml(list(stream.shape[:2]))}  # height and width that pictures are reduced to")
-        else:
-            lines += _channel_lines(stream.channels)
-    lines += ["", "[actions]", f"column = {_toml(schema.columns[ACTION])}"]
-    if isinstance(body.actions, DiscreteActions):
-        lines.append(f"names = {_toml(list(body.actions.names))}")
-    else:
-        lines += _channel_lines(body.actions.channels)
-    write_atomically(path, ("\n".join(lines) + "\n").encode())
-
-
-def _channel_lines(channels: tuple[Channel, ...]) -> list[str]:
-    lines = ["channels = ["]
-    for channel in channels:
-        fields = {"name": channel.name, "unit": channel.unit}
-        limits = {"low": channel.low, "high": channel.high}
-        known: dict[str, Any] = fields | {key: value for key, value in limits.items() if math.isfinite(value)}
-        if channel.group:
-            known["group"] = channel.group
-        lines.append(f"    {{ {', '.join(f'{key} = {_toml(value)}' for key, value in known.items())} }},")
-    return [*lines, "]"]
-
-
-def _key(name: str) -> str:
-    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _toml(name)
-
-
-def _toml(value: Any) -> str:
-    # JSON's strings, numbers, booleans and lists are TOML's too.
-    return json.dumps(value)
-
-
-@dataclass(frozen=True)
-class _StreamTable:
-    column: str
-    size: tuple[int, int] | None = None
-    channels: tuple[Channel, ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.size is not None and not all(0 < pixels <= 4096 for pixels in self.size):
-            raise SettingError(f"size must be [height, width] in pixels, got {list(self.size)}")
-        if (self.size is None) == (not self.channels):
-            raise SettingError("expected either channels, a list of tables with a name each, or size, for a camera")
-
-    def stream(self, name: str) -> Stream:
-        if self.size is not None:
-            return Stream(name, Modality.IMAGE, (*self.size, 3))
-        return Stream(name, Modality.STATE, (len(self.channels),), self.channels)
-
-
-@dataclass(frozen=True)
-class _ActionTable:
-    column: str
-    names: tuple[str, ...] = ()
-    channels: tuple[Channel, ...] = ()
-
-    def __post_init__(self) -> None:
-        if bool(self.names) == bool(self.channels):
-            raise SettingError("expected either channels, a list of tables with a name each, or names, for choices")
-
-
-@dataclass(frozen=True)
-class _BodyTable:
-    name: str
-    rate_hz: float
-    streams: Mapping[str, _StreamTable]
-    actions: _ActionTable
-    chunk: int | None = None
-    history: int | None = None
-    previous_action: bool | None = None
-
-
-def read_schema(path: Path) -> Schema:
-    """Reads a description.
-
-    Raises:
-        PolysomaError: no such file or not TOML; or a line for each key that is missing, unknown or of the wrong kind.
-    """
-    table = config.decode(_BodyTable, config.read_toml(path, "description"), str(path))
-    actions = table.actions
-    try:
-        streams = [given.stream(name) for name, given in table.streams.items()]
-        moved = DiscreteActions(actions.names) if actions.names else ContinuousActions(actions.channels)
-        body = Embodiment(table.name, (*streams, Stream(INSTRUCTION, Modality.TEXT)), moved, table.rate_hz)
-    except PolysomaError as error:
-        raise PolysomaError(f"{path}: {error}") from error
-    columns = {name: given.column for name, given in table.streams.items()} | {ACTION: actions.column}
-    # Descriptions of the first format held horizons.
-    old = {key: getattr(table, key) for key in ("chunk", "history", "previous_action")}
-    known = {key: value for key, value in old.items() if value is not None}
-    return Schema(body, columns, old_horizon=Horizon.of_old_embodiment(known))

@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,12 +26,13 @@ from gymnasium import spaces
 from polysoma.data import layout, storage, stored
 from polysoma.data.convert import Converted, check_apart
 from polysoma.data.dataset import Dataset
+from polysoma.data.description import write_schema
 from polysoma.data.episode import Episode
 from polysoma.data.foreign import Foreign, check_files
 from polysoma.data.formats import open_reader
 from polysoma.data.formats.minari import FINAL_KNOWN, REWARDS_KNOWN
 from polysoma.data.formats.reader import ACTION
-from polysoma.data.schema import Schema, schema_of, schema_path, write_schema
+from polysoma.data.schema import Schema, schema_of, schema_path
 from polysoma.embodiment import INSTRUCTION, TEXT_CHARACTERS, Embodiment, Modality
 from polysoma.errors import PolysomaError
 from polysoma.files import TEMPORARY, explain_writing, is_own, remove_own, write_atomically
@@ -52,13 +53,15 @@ _FASTEST = 1
 
 @dataclass(frozen=True)
 class _Source:
-    """What is converted. ``seeded``: whether episodes have seeds of a simulator, rather than numbers in a file."""
+    """What is converted. ``seeded``: whether episodes have seeds of a simulator, rather than numbers in a file.
+    ``remarks``: what people should know of how it is read."""
 
     embodiment: Embodiment
     episodes: int
     episode: Callable[[int], Episode]
     instructions: list[str]
     seeded: bool
+    remarks: Sequence[str] = ()
 
 
 def to_minari(
@@ -130,7 +133,8 @@ def to_minari(
             plain = dataclasses.replace(body, privileged=())
             write_schema(Schema(plain, columns | {ACTION: ACTION}), schema_path(folder))
         write_atomically(folder / "data/metadata.json", json.dumps(about).encode())
-    result.notes = [f"{unknown[what]:,} episodes {text}" for what, text in _UNKNOWN.items() if unknown[what]]
+    counted = (f"{unknown[what]:,} episodes {text}" for what, text in _UNKNOWN.items() if unknown[what])
+    result.notes = [*held.remarks, *counted]
     return result
 
 
@@ -155,8 +159,8 @@ def _opened(source: Path, skip: bool) -> Iterator[_Source]:
         if not skip:
             check_files(reader, schema)
         foreign = Foreign(reader, schema)
-        body = foreign.schema.embodiment
-        yield _Source(body, len(foreign), foreign.episode, foreign.index.instructions, False)
+        told = foreign.index.instructions
+        yield _Source(foreign.schema.embodiment, len(foreign), foreign.episode, told, False, schema.remarks)
     finally:
         reader.close()
 

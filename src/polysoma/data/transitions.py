@@ -49,8 +49,12 @@ def transitions(
         streams: names of what is read; None for all.
 
     Raises:
-        PolysomaError: the data set has no rewards, or one is not finite.
+        PolysomaError: the data set has no rewards, or one is not finite; fewer than one step, or a discount that is
+            not from 0 to 1.
     """
+    if steps < 1:
+        raise PolysomaError(f"steps: expected 1 or more for a transition, got {steps}")
+    _check_discount(discount)
     rewards = _rewards(dataset)
     episode = dataset.episode_of(frames)
     left = dataset.episode_start[episode] + dataset.episode_length[episode] - frames
@@ -80,6 +84,7 @@ def returns(dataset: Dataset, discount: float = 1.0) -> np.ndarray:
     Raises:
         PolysomaError: as :func:`transitions`.
     """
+    _check_discount(discount)
     rewards = _rewards(dataset)
     result = np.array(rewards, np.float64)
     last = dataset.episode_start + dataset.episode_length - 1
@@ -88,6 +93,11 @@ def returns(dataset: Dataset, discount: float = 1.0) -> np.ndarray:
         frames = (last - back)[dataset.episode_length > back]
         result[frames] += discount * result[frames + 1]
     return result.astype(np.float32)
+
+
+def _check_discount(discount: float) -> None:
+    if not 0 <= discount <= 1:
+        raise PolysomaError(f"discount: expected a number from 0 to 1, got {discount}")
 
 
 def _rewards(dataset: Dataset) -> np.ndarray:

@@ -9,7 +9,6 @@ channels, never leave it either. This file computes; :mod:`polysoma.learning.fed
 from __future__ import annotations
 
 import dataclasses
-import glob
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -38,6 +37,7 @@ from polysoma.learning.recipe import PolicySize
 from polysoma.learning.training import ingredients
 from polysoma.nn.tokenizers import build_vocabulary
 from polysoma.nn.trunk import TransformerConfig
+from polysoma.patterns import expanded
 from polysoma.policy import checkpoint
 from polysoma.policy.config import PolicyConfig
 from polysoma.policy.policy import Policy
@@ -113,7 +113,7 @@ def robots_in(patterns: Sequence[str]) -> dict[str, tuple[str, ...]]:
     robots: dict[str, tuple[str, ...]] = {}
     for pattern in patterns:
         found = {}
-        for folder in map(Path, sorted(glob.glob(pattern))):
+        for folder in expanded(pattern):
             within = [folder] if is_dataset(folder) else sorted(path for path in folder.glob("*") if is_dataset(path))
             if within:
                 found[str(folder)] = tuple(map(str, within))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import fnmatch
 from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
@@ -23,6 +22,7 @@ from polysoma.learning.recipe import Recipe
 from polysoma.nn.images import ImageConfig
 from polysoma.nn.tokenizers import build_vocabulary, warn_of_long
 from polysoma.nn.trunk import TransformerConfig
+from polysoma.patterns import matching
 from polysoma.policy import checkpoint
 from polysoma.policy.config import PolicyConfig
 from polysoma.policy.edits import adapt, extend
@@ -82,12 +82,12 @@ def _check_patterns(recipe: Recipe, folders: Sequence[Path], sources: Sequence[S
     problems = [
         f"weights: no data set matches {pattern!r}; there are {', '.join(names)}"
         for pattern in recipe.weights
-        if not fnmatch.filter(names, pattern)
+        if not matching(names, pattern)
     ]
     problems += [
         f"task_weights: no task matches {pattern!r}; {nearest(pattern, tasks)}"
         for pattern in recipe.task_weights
-        if not fnmatch.filter(tasks, pattern) and not fnmatch.filter(others, pattern.partition("/")[0])
+        if not matching(tasks, pattern) and not matching(others, pattern.partition("/")[0])
     ]
     if problems:
         raise PolysomaError("\n".join(problems))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from polysoma.learning.methods.imitation import Imitation
 from polysoma.learning.methods.meta import MetaLearning
 from polysoma.nn.heads import HeadConfig
 from polysoma.nn.images import ImageConfig
+from polysoma.patterns import expanded
 from polysoma.policy.adaptation import Adaptation
 from polysoma.policy.config import Adapters
 
@@ -123,7 +123,7 @@ class Recipe(Settings):
             if hub.is_name(pattern):
                 found = [hub.fetched(pattern, "data set")]
             else:
-                found = sorted(Path(path) for path in glob.glob(pattern) if is_dataset(Path(path)))
+                found = [path for path in expanded(pattern) if is_dataset(path)]
             if not found:
                 raise PolysomaError(
                     f"no data set matches {pattern!r} (`polysoma data info` says what a folder holds); record one first"

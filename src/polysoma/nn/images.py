@@ -14,6 +14,7 @@ from polysoma.config import check, within
 from polysoma.errors import SettingError
 from polysoma.nn import efficientnet
 from polysoma.nn.efficientnet import EfficientNetLite0
+from polysoma.nn.named import Modules, Parameters
 
 FINE, COARSE = 48, 64
 GRID, CELL, HIDDEN = 12, 16, 256
@@ -85,7 +86,7 @@ class ImageTokenizer(nn.Module):
             Grid(config, fine, width, roles) if config.reduction == "grid" else Points(config, fine, width)
         )
         self.which = nn.Parameter(torch.randn(config.tokens, width) * 0.02)
-        self.roles = nn.ParameterDict({role: torch.randn(width) * 0.02 for role in sorted(roles)})
+        self.roles = Parameters({role: torch.randn(width) * 0.02 for role in sorted(roles)})
         if config.goals:
             self.goal = nn.Parameter(torch.randn(width) * 0.02)
         if config.film:
@@ -141,7 +142,7 @@ class Grid(nn.Module):
         self.cell = nn.Conv2d(COARSE, CELL, 1)
         self.norm = nn.LayerNorm(CELL * GRID**2)
         self.hidden = nn.Linear(CELL * GRID**2, HIDDEN)
-        self.standardised = nn.ModuleDict({role: Standardised(HIDDEN) for role in sorted(roles)})
+        self.standardised = Modules({role: Standardised(HIDDEN) for role in sorted(roles)})
         self.out = nn.Linear(HIDDEN, config.tokens * width)
 
     def forward(self, fine: Tensor, deep: Tensor, role: str) -> Tensor:

@@ -23,6 +23,7 @@ from polysoma.horizon import Horizon
 from polysoma.nn.attention import BLOCKED, Block
 from polysoma.nn.described import ChannelReader, DescribedState
 from polysoma.nn.images import ImageTokenizer
+from polysoma.nn.named import Modules
 
 STATE_CLIP = 8.0
 """Standard deviations at which normalised state is cut: what lies further out says only "far"."""
@@ -249,7 +250,7 @@ class BodyTokenizer(nn.Module):
         super().__init__()
         self.fused = horizon.history > 1
         self.cameras = [stream.name for stream in body.streams if stream.modality is Modality.IMAGE]
-        self.streams = nn.ModuleDict()
+        self.streams = Modules()
         self.per_frame = 0
         for stream in body.arrays:
             if stream.modality is Modality.STATE:

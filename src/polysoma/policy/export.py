@@ -32,6 +32,13 @@ METADATA = "polysoma"
 PREVIOUS_VALID = "previous_valid"
 """The input that says whether there was a previous action; graphs of relative bodies alone have it."""
 OPSET = 18
+_INPUTS = ("words", "length", "previous")
+_ACTIONS = "actions"
+
+
+def stream_input(name: str) -> str:
+    """What the graph calls the input of a stream: its name, with ``observation.`` before it where the name is taken."""
+    return f"observation.{name}" if name in (*_INPUTS, PREVIOUS_VALID, _ACTIONS) else name
 
 
 class Deployed(nn.Module):
@@ -96,12 +103,12 @@ def export_onnx(policy: Policy, body: str, path: Path, int8: bool = False) -> in
     deployed = Deployed(policy, body).eval()
     if policy.head(body).noise is not None:
         raise PolysomaError(f"the head of {body} draws its actions from noise; only heads that do not can be exported")
-    names = ["words", "length", "previous", *(stream.name for stream in deployed.body.arrays)]
+    names = [*_INPUTS, *(stream_input(stream.name) for stream in deployed.body.arrays)]
     if deployed.relative:
         names.append(PREVIOUS_VALID)
     file = io.BytesIO()
     # As many words as an instruction has, so that short ones are not slower than they need to be.
-    traced(deployed, deployed.example(), file, names, ["actions"], {"words": {1: "words"}})
+    traced(deployed, deployed.example(), file, names, [_ACTIONS], {"words": {1: "words"}})
     model = onnx.load_from_string(file.getvalue())
     if int8:
         model = _quantised(model, quantize_dynamic, QuantType.QInt8)

@@ -25,6 +25,7 @@ from polysoma.nn.described import ChannelReader, DescribedHead
 from polysoma.nn.estimator import PrivilegedStateHead
 from polysoma.nn.heads import Head, ReadoutHead, build_head
 from polysoma.nn.images import ImageTokenizer
+from polysoma.nn.named import Modules, Parameters
 from polysoma.nn.tokenizers import BodyTokenizer, TextTokenizer
 from polysoma.nn.trunk import ReadoutTokens, TaskTokens, Trunk
 from polysoma.policy.config import PolicyConfig
@@ -67,10 +68,10 @@ class Network(nn.Module):
         self.config = config
         own_words = 0 if config.adaptation is None else config.adaptation.words
         self.text = TextTokenizer(config.vocabulary, config.width, config.heads, own_words)
-        self.bodies = nn.ModuleDict()
-        self.readouts = nn.ParameterDict()
-        self.heads = nn.ModuleDict()
-        self.estimators = nn.ModuleDict()
+        self.bodies = Modules()
+        self.readouts = Parameters()
+        self.heads = Modules()
+        self.estimators = Modules()
         roles = {s.name for body in config.embodiments for s in body.streams if s.modality is Modality.IMAGE}
         self.images = ImageTokenizer(config.images, sorted(roles), config.width) if roles else None
         self.channels = ChannelReader(config.width) if config.adapters == "described" else None

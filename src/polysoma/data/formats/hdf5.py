@@ -9,13 +9,14 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from polysoma.data import door
+from polysoma.data.formats.naming import unused
 from polysoma.data.formats.reader import (
     ACTION,
     DONE,
@@ -23,6 +24,7 @@ from polysoma.data.formats.reader import (
     PICTURE,
     REWARD,
     Column,
+    Ending,
     Problem,
     Reader,
     reading,
@@ -58,6 +60,12 @@ def observation_name(path: str, column: Column) -> str:
     return (PICTURE if column.picture else OBSERVATION) + path.replace("/", ".")
 
 
+def unknown(about: Column, rows: slice) -> np.ndarray:
+    """What stands for numbers that an episode does not have and others do: NaN where there is such a thing."""
+    count = rows.stop - rows.start
+    return np.full((count, *about.shape), np.nan if about.dtype.kind == "f" else 0, about.dtype)
+
+
 def rows_of(array: Any, about: Column, length: int, rows: slice, coded: bool = False) -> np.ndarray:
     """Some of the first ``length`` rows of an HDF5 array. Raises ValueError when it is shorter or of another kind."""
     if array.shape[:1] < (length,):
@@ -80,12 +88,13 @@ class Hdf5Reader(Reader):
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
-        self._left_out: dict[str, str] = {}
+        self.left_out: dict[str, str] = {}
         self._coded: set[str] = set()
         self._problems: list[Problem] = []
         self._unread: dict[int, str] = {}
         self._paths: dict[str, str] = {}
         self.columns = {}
+        self._lacking: dict[str, set[int]] = {}
         if self.path.is_dir():
             found = [(int(match[1]), file) for file in self.path.iterdir() if (match := _NUMBERED.fullmatch(file.name))]
             self._episodes = [(file, "/") for _, file in sorted(found)]
@@ -127,6 +136,7 @@ class Hdf5Reader(Reader):
             if not self.columns and (length or number == len(demos) - 1):
                 named = {"actions": ACTION, "rewards": REWARD, "dones": DONE}
                 self._describe(demo.leaves(), length, named, "obs/", ("obs/",))
+            self._describe_outcomes(demo, number, length)
             finals.append(
                 length > 0 and all(_NEXT + path in demo for path in self._paths.values() if path.startswith("obs/"))
             )
@@ -134,7 +144,24 @@ class Hdf5Reader(Reader):
         self.finals = np.array(finals, bool) if any(finals) else None
         for path in self._paths.values() if any(finals) else ():
             # Of the observations after each action only the last one is needed: the others are those of the next frame.
-            self._left_out.pop(_NEXT + path, None)
+            self.left_out.pop(_NEXT + path, None)
+
+    def _describe_outcomes(self, demo: Any, number: int, length: int) -> None:
+        """Rewards and ends, which some demonstrations may lack: those of people beside those of a policy."""
+        for path, name in _OUTCOMES.items():
+            if path not in demo:
+                self._lacking.setdefault(name, set()).add(number)
+            elif length and name not in self.columns and demo[path].shape[:1] == (length,):
+                column = column_of(demo[path].shape[1:], demo[path].dtype)
+                if column is not None:
+                    self.columns[name], self._paths[name] = column, path
+                    self.left_out.pop(path, None)
+
+    def ending(self, episode: int, held: Mapping[str, np.ndarray] | None = None) -> Ending:
+        """See :meth:`Reader.ending`: where an episode does not say how it ended, others may."""
+        if episode in self._lacking.get(DONE, ()):
+            return Ending()
+        return super().ending(episode, held)
 
     def _open_aloha(self) -> None:
         self.format = "ALOHA HDF5"
@@ -178,8 +205,9 @@ class Hdf5Reader(Reader):
                 plain = path.removeprefix(observations)
                 name = observation_name(plain.removeprefix("images/") if column.picture else plain, column)
             if name is None or column is None:
-                self._left_out[path] = f"{array.dtype} of shape {array.shape} is not read"
+                self.left_out[path] = f"{array.dtype} of shape {array.shape} is not read"
             else:
+                name = unused(name, self.columns)
                 self.columns[name] = column
                 self._paths[name] = path
         if ACTION not in self.columns:
@@ -213,14 +241,15 @@ class Hdf5Reader(Reader):
         length = int(self.lengths[episode])
         with reading(path, episode), door.open_hdf5(path) as file:
             arrays = file[group].leaves()
-            found = {name: prefix + self._paths[name] for name in names}
+            found = {n: prefix + self._paths[n] for n in names if episode not in self._lacking.get(n, ())}
             missing = [where for where in found.values() if where not in arrays]
             if missing:
                 raise ValueError(f"there is no {', '.join(missing)}")
-            return {
+            values = {
                 name: rows_of(arrays[where], self.columns[name], length, rows, self._paths[name] in self._coded)
                 for name, where in found.items()
             }
+            return {n: values[n] if n in values else unknown(self.columns[n], rows) for n in names}
 
     def files(self) -> list[Path]:
         """See :meth:`Reader.files`."""
@@ -237,10 +266,11 @@ class Hdf5Reader(Reader):
             yield Problem(
                 "error", self._episodes[episode][0].name, why, "copy it again; --skip-damaged leaves the episode out"
             )
-        for path, why in self._left_out.items():
+        for path, why in self.left_out.items():
             yield Problem("note", path, why, "nothing, unless you need it")
 
 
+_OUTCOMES = {"rewards": REWARD, "dones": DONE}
 _NEXT = "next_"
 """Before the path of an observation: robomimic's name of the one after the action."""
 _NUMBERED = re.compile(r"episode_(\d+)\.hdf5")

@@ -5,8 +5,10 @@ An episode of T steps has T + 1 observations; the last one, after which nothing 
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection, Iterator
+import dataclasses
+import itertools
+import math
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,23 @@ import pyarrow as pa
 
 from polysoma.data import door
 from polysoma.data.formats.arrow import flat_numbers, is_list
-from polysoma.data.formats.hdf5 import column_of, observation_name, rows_of
-from polysoma.data.formats.reader import ACTION, REWARD, TERMINATED, TRUNCATED, Column, Problem, Reader, reading
+from polysoma.data.formats.hdf5 import column_of, observation_name, rows_of, unknown
+from polysoma.data.formats.minari_spaces import choice_count, choice_numbers, inner_spaces, leaf_spaces, space_of
+from polysoma.data.formats.naming import unused
+from polysoma.data.formats.reader import (
+    ACTION,
+    MOST_CHOICES,
+    REWARD,
+    TERMINATED,
+    TRUNCATED,
+    Column,
+    Ending,
+    Part,
+    Problem,
+    Reader,
+    reading,
+)
+from polysoma.data.formats.words import parts_of
 from polysoma.data.images import decode_image, image_shape
 from polysoma.errors import PolysomaError
 
@@ -47,32 +64,40 @@ class MinariReader(Reader):
             self._arrow = layout == "arrow"
             self._about: dict[str, Any] = about
             self._spaces = {
-                "observations": _space(about, "observation_space"),
-                "actions": _space(about, "action_space"),
+                "observations": space_of(about, "observation_space"),
+                "actions": space_of(about, "action_space"),
             }
         self.format = f"Minari {layout}"
         self.robot = str(about.get("dataset_id") or self.path.name).replace("/", " ")
-        self._left_out: dict[str, str] = {}
+        self.left_out: dict[str, str] = {}
+        self._unrewarded: set[int] = set()
+        self.changes: dict[int, tuple[Part, ...]] = {}
         self.columns = {}
-        self._paths: dict[str, str] = {}
+        self._paths: dict[str, tuple[str, ...]] = {}
         self._numbers = self._arrow_numbers() if self._arrow else self._hdf5_numbers()
         lengths, instructions, successes, finals = [], [], [], []
         for episode in range(len(self._numbers)):
             with reading(self._file(episode), episode), self._held(episode) as held:
-                length = held.rows("actions")
+                length = self._length(held)
                 # What is in an episode without frames cannot be told.
                 if not self.columns and (length or episode == len(self._numbers) - 1):
                     self._describe(held, length)
+                self._describe_rewards(held, episode, length)
                 lengths.append(length)
-                instructions.append(held.text(_TOLD))
+                parts = parts_of(held.texts(_TOLD)[: max(1, length)])
+                instructions.append(parts[0].told)
+                if len(parts) > 1:
+                    self.changes[episode] = parts
                 successes.append(held.any(_SUCCESS))
-                seen = [path for path in self._paths.values() if path.startswith("observations")]
+                seen = [path for (path, *_) in self._paths.values() if path.startswith("observations")]
                 finals.append(length > 0 and held.says(FINAL_KNOWN) and all(held.rows(path) > length for path in seen))
         self.lengths, self.instructions = np.array(lengths, np.int64), instructions
         self.finals = np.array(finals, bool) if any(finals) else None
-        known = [success for success in successes if success is not None]
-        if len(known) == len(lengths):
-            self.successes = np.array(known, bool)
+        if REWARD not in self.columns:
+            self.left_out["rewards"] = "the data set that this one was made from has none"
+        self._successes = successes
+        if None not in successes:
+            self.successes = np.array(successes, bool)
 
     def _arrow_numbers(self) -> list[int]:
         with reading(self.path / "data"):
@@ -91,25 +116,72 @@ class MinariReader(Reader):
             return _ArrowEpisode(self._file(episode), self._spaces)
         return _Hdf5Episode(self._file(episode), f"episode_{self._numbers[episode]}")
 
+    def _length(self, held: _Held) -> int:
+        path = next((path for path in held.paths() if f"{path}/".startswith("actions/")), None)
+        if path is None:
+            raise ValueError(f"there are no actions; there are {held.paths()}")
+        return held.rows(path)
+
     def _describe(self, held: _Held, length: int) -> None:
+        self._describe_actions(held, length)
         for path in held.paths():
-            if path.startswith("infos/") or path in _TOLD:
+            if path.startswith(("infos/", "actions/")) or path in (*_TOLD, "actions"):
                 continue
-            if path == "rewards" and not held.says(REWARDS_KNOWN):
-                self._left_out[path] = "the data set that this one was made from has none"
+            if path == "rewards":
                 continue
             column = held.column(path, length)
             if column is None:
-                self._left_out[path] = "neither numbers nor pictures"
+                self.left_out[path] = "neither numbers nor pictures"
                 continue
             plain = path.removeprefix("observations").removeprefix("/")
             name = _REPLACED.get(path) or observation_name(plain or "observation", column)
             if path == "observations" and not column.picture:
                 name = "observation.state"
-            self.columns[name], self._paths[name] = column, path
-        actions = [name for name in self._paths if name.startswith("observation.actions.")]
-        if ACTION not in self.columns:
-            raise ValueError(f"actions that are not one array are not read; there are {actions or list(self._paths)}")
+            name = unused(name, self.columns)
+            self.columns[name], self._paths[name] = column, (path,)
+
+    def _describe_rewards(self, held: _Held, episode: int, length: int) -> None:
+        """Rewards are there where one episode has some: :mod:`polysoma.data.to_minari` fills in what it has not."""
+        if "rewards" not in held.paths() or not held.says(REWARDS_KNOWN):
+            self._unrewarded.add(episode)
+        elif REWARD not in self.columns and (column := held.column("rewards", length)) is not None:
+            self.columns[REWARD], self._paths[REWARD] = column, ("rewards",)
+
+    def _describe_actions(self, held: _Held, length: int) -> None:
+        """Actions may lie in several arrays: a dictionary or a tuple of spaces. They are one here, in the order of the
+        spaces."""
+        parts = dict(leaf_spaces(self._spaces["actions"], "actions"))
+        paths = [path for path in (parts or held.paths()) if f"{path}/".startswith("actions/")]
+        found = {path: held.column(path, length) for path in paths}
+        if unread := [path for path, column in found.items() if column is None or column.picture]:
+            raise PolysomaError(f"{self.path}: expected numbers as actions, {', '.join(unread)} are something else")
+        columns = [column for column in found.values() if column is not None]
+        counts = [choice_count(parts.get(path, {})) for path in paths]
+        choices = None
+        if any(counts):
+            if not all(counts):
+                raise PolysomaError(
+                    f"{self.path}: actions that are partly numbers and partly choices are not read: "
+                    + ", ".join(f"{path} is {space.get('type')}" for path, space in parts.items())
+                )
+            if (number := math.prod(counts)) > MOST_CHOICES:
+                raise PolysomaError(
+                    f"{self.path}: expected at most {MOST_CHOICES} choices as actions, got {number} ("
+                    + ", ".join(f"{path} is {space.get('type')}" for path, space in parts.items()) + ")"
+                )  # fmt: skip
+            choices = tuple(
+                itertools.product(*(numbers for space in parts.values() for numbers in choice_numbers(space)))
+            )
+        if len(paths) == 1:
+            column = dataclasses.replace(columns[0], choices=choices)
+        else:
+            names = []
+            for path, part in zip(paths, columns, strict=True):
+                stem, size = path.removeprefix("actions/").replace("/", "."), math.prod(part.shape)
+                names += [stem] if size == 1 else [f"{stem}_{number}" for number in range(size)]
+            dtype = np.result_type(*(part.dtype for part in columns))
+            column = Column((len(names),), dtype, tuple(names), choices=choices)
+        self.columns[ACTION], self._paths[ACTION] = column, tuple(paths)
 
     def window(
         self, episode: int, start: int, stop: int, columns: Collection[str] | None = None
@@ -118,13 +190,32 @@ class MinariReader(Reader):
         rows, names = self.rows(episode, start, stop), self.wanted(columns)
         length = int(self.lengths[episode])
         with reading(self._file(episode), episode), self._held(episode) as held:
-            return {name: held.values(self._paths[name], self.columns[name], length, rows) for name in names}
+            return {name: self._values(held, episode, name, length, rows) for name in names}
+
+    def _values(self, held: _Held, episode: int, name: str, length: int, rows: slice) -> np.ndarray:
+        about, paths = self.columns[name], self._paths[name]
+        if name == REWARD and episode in self._unrewarded:
+            return unknown(about, rows)
+        if len(paths) == 1:
+            return held.values(paths[0], about, length, rows)
+        count, parts = rows.stop - rows.start, []
+        for path in paths:
+            part = held.column(path, length)
+            if part is None:
+                raise ValueError(f"{path} holds no numbers")
+            parts.append(held.values(path, part, length, rows).reshape(count, -1))
+        return np.concatenate(parts, 1, dtype=about.dtype).reshape(count, *about.shape)
+
+    def ending(self, episode: int, held: Mapping[str, np.ndarray] | None = None) -> Ending:
+        """See :meth:`Reader.ending`: some episodes may say whether they succeeded and others not."""
+        found = super().ending(episode, held)
+        return dataclasses.replace(found, success=self._successes[episode])
 
     def _final(self, episode: int, columns: Collection[str]) -> dict[str, np.ndarray]:
         length = int(self.lengths[episode])
         with reading(self._file(episode), episode), self._held(episode) as held:
             last = slice(length, length + 1)
-            return {name: held.values(self._paths[name], self.columns[name], length + 1, last)[0] for name in columns}
+            return {name: self._values(held, episode, name, length + 1, last)[0] for name in columns}
 
     def files(self) -> list[Path]:
         """See :meth:`Reader.files`."""
@@ -132,7 +223,7 @@ class MinariReader(Reader):
 
     def problems(self) -> Iterator[Problem]:
         """See :meth:`Reader.problems`: columns that are left out, and totals that disagree."""
-        for path, why in self._left_out.items():
+        for path, why in self.left_out.items():
             yield Problem("note", path, why, "nothing, unless you need it")
         for key, held in (("total_episodes", len(self)), ("total_steps", int(self.lengths.sum()))):
             if self._about.get(key) != held:
@@ -163,19 +254,20 @@ class _Held:
     def values(self, path: str, about: Column, length: int, rows: slice) -> np.ndarray:
         raise NotImplementedError
 
-    def first(self, path: str) -> Any:
+    def all(self, path: str) -> Iterable[Any]:
         raise NotImplementedError
 
     def says(self, name: str) -> bool:
         """An attribute of the episode, True where it is not there."""
         return True
 
-    def text(self, paths: tuple[str, ...]) -> str:
+    def texts(self, paths: tuple[str, ...]) -> list[str]:
+        """The text of each observation; nothing where there is none."""
         for path in paths:
             if path in self.paths():
-                value = self.first(path)
-                return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
-        return ""
+                values = self.all(path)
+                return [value.decode(errors="replace") if isinstance(value, bytes) else str(value) for value in values]
+        return []
 
     def any(self, paths: tuple[str, ...]) -> bool | None:
         for path in paths:
@@ -226,8 +318,8 @@ class _Hdf5Episode(_Held):
             return pictures
         return rows_of(array, about, length, rows)
 
-    def first(self, path: str) -> Any:
-        return self._arrays[path][0]
+    def all(self, path: str) -> Iterable[Any]:
+        return self._arrays[path][:]
 
     def _coded(self, array: Any) -> bool:
         # Files of pictures are byte strings of different lengths; texts are strings.
@@ -249,12 +341,16 @@ class _ArrowEpisode(_Held):
         self._columns: dict[str, Any] = {}
         for name in table.column_names:
             chunks = table[name].combine_chunks()
-            self._flatten(name, chunks)
+            self._flatten(name, chunks, spaces.get(name, {}))
 
-    def _flatten(self, path: str, column: Any) -> None:
+    def _flatten(self, path: str, column: Any, space: dict[str, Any]) -> None:
         if pa.types.is_struct(column.type):
+            inner = inner_spaces(space)
             for number in range(column.type.num_fields):
-                self._flatten(f"{path}/{column.type.field(number).name}", column.field(number))
+                name = column.type.field(number).name
+                # The parts of a tuple are called 0, 1, ... here and _index_0, _index_1, ... in HDF5.
+                name = name if name in inner or f"_index_{name}" not in inner else f"_index_{name}"
+                self._flatten(f"{path}/{name}", column.field(number), inner.get(name, {}))
         else:
             self._columns[path] = column
 
@@ -278,10 +374,8 @@ class _ArrowEpisode(_Held):
 
     def _shape(self, path: str) -> tuple[int, ...]:
         """Arrow keeps rows flat: their shape is that of the space."""
-        top, *rest = path.split("/")
-        space = self._spaces.get(top, {})
-        for name in rest:
-            space = (space.get("subspaces") or {}).get(name, {})
+        top = path.partition("/")[0]
+        space = dict(leaf_spaces(self._spaces.get(top, {}), top)).get(path, {})
         if "shape" in space:
             return tuple(int(size) for size in space["shape"])
         kind = self._columns[path].type
@@ -305,11 +399,5 @@ class _ArrowEpisode(_Held):
             raise ValueError(f"{path}: expected {count} rows of shape {about.shape}, got {values.size} numbers")
         return values.astype(about.dtype, copy=False).reshape(count, *about.shape)
 
-    def first(self, path: str) -> Any:
-        return self._columns[path][0].as_py()
-
-
-def _space(about: dict[str, Any], key: str) -> dict[str, Any]:
-    text = about.get(key)
-    space = json.loads(text) if isinstance(text, str) else text
-    return space if isinstance(space, dict) else {}
+    def all(self, path: str) -> Iterable[Any]:
+        return self._columns[path].to_pylist()

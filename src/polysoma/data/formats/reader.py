@@ -25,6 +25,8 @@ ACTION, REWARD, TIMESTAMP = "action", "reward", "timestamp"
 TERMINATED, TRUNCATED, DONE, DISCOUNT, SUCCESS = "terminated", "truncated", "done", "discount", "success"
 FLAGS = (TERMINATED, TRUNCATED, DONE, DISCOUNT, SUCCESS)
 OBSERVATION, PICTURE = "observation.", "observation.images."
+MOST_CHOICES = 256
+"""Of actions that are choices; more are no list that anybody reads."""
 
 Severity = Literal["error", "warning", "note"]
 
@@ -38,12 +40,14 @@ class Column:
         dtype: of the values; pictures are uint8.
         names: of the channels, where the format has them; as many as the value has numbers.
         picture: whether the values are RGB pictures.
+        choices: of actions that are one choice of few: the numbers of a value, flat, for each; None for all else.
     """
 
     shape: tuple[int, ...]
     dtype: np.dtype
     names: tuple[str, ...] | None = None
     picture: bool = False
+    choices: tuple[tuple[int, ...], ...] | None = None
 
 
 @dataclass(frozen=True)

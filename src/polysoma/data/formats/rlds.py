@@ -4,9 +4,8 @@
 ``steps/observation/state`` and the like to one list over all steps. Opening hops from record to record and, in them,
 from list to list, so pictures are not touched; the checksum of a record's data is checked whenever it is read.
 
-All steps are frames, the last one too, as in Open X-Embodiment, whose last steps hold actions and rewards. By the
-letter of RLDS a last step is an observation alone: such data have one frame more, from which nothing can be learnt but
-that the episode is over. What came after a last step is not known.
+All steps are frames. By the definition of RLDS the action, the reward and the discount of a step that ``is_last`` mean
+nothing: it is what was observed after the last action, and so it is learnt (:attr:`RldsReader.ends_observed`).
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ import io
 import math
 import re
 import zlib
+from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from polysoma.data import door
+from polysoma.data.formats.naming import unused
 from polysoma.data.formats.reader import (
     ACTION,
     DISCOUNT,
@@ -31,19 +32,24 @@ from polysoma.data.formats.reader import (
     REWARD,
     TERMINATED,
     Column,
+    Part,
     Problem,
     Reader,
     reading,
 )  # fmt: skip
 from polysoma.data.formats.tfrecord import checksum, features_of, record_size, values_of
+from polysoma.data.formats.words import parts_of
 from polysoma.data.images import decode_image
 from polysoma.errors import PolysomaError
 
 FEATURES, INFO = "features.json", "dataset_info.json"
 _SHARD = re.compile(r".+-(\w+)\.tfrecord-(\d+)-of-\d+")
 _ACTION, _SEEN = "steps/action", "steps/observation/"
-_TOLD = ("steps/language_instruction", f"{_SEEN}natural_language_instruction")
-_SUCCESS = "episode_metadata/success"
+_SAID = re.compile(r"(natural_)?(language_)?instruction(_\d+)?")
+"""Names of texts that say what to do; data sets that were described by several people number them."""
+_ABOUT = "episode_metadata/"
+_SUCCESS = f"{_ABOUT}success"
+_LAST = "steps/is_last"
 _CALLED = {"steps/reward": REWARD, "steps/discount": DISCOUNT, "steps/is_terminal": TERMINATED}
 _BOUNDS = {"steps/is_first": slice(1, None), "steps/is_last": slice(0, -1)}
 """Flags, and the steps at which they must not be set."""
@@ -174,6 +180,15 @@ def _column(name: str, leaves: list[_Leaf]) -> Column:
     return Column((size,), np.result_type(*(leaf.dtype for leaf in leaves)), tuple(names) or None)
 
 
+def _instructions(leaves: dict[str, _Leaf]) -> list[_Leaf]:
+    """The texts that say what to do, those of steps before those of whole episodes."""
+    found = []
+    for folder in ("steps/", _SEEN, _ABOUT):
+        called = [leaf for key, leaf in leaves.items() if _SAID.fullmatch(key.removeprefix(folder)) and key != folder]
+        found += sorted((leaf for leaf in called if leaf.kind == "text" and leaf.size == 1), key=lambda leaf: leaf.key)
+    return list(dict.fromkeys(found))
+
+
 class RldsReader(Reader):
     """An RLDS data set; of several versions in the folder the newest is read.
 
@@ -213,27 +228,32 @@ class RldsReader(Reader):
         if not steps:
             raise PolysomaError(f"{self._folder / FEATURES}: nothing that it describes in a step can be read")
         self._known = set(found)
-        self._left_out = {key: why for key, why in found.items() if isinstance(why, str) and key.startswith("steps/")}
+        self.left_out = {key: why for key, why in found.items() if isinstance(why, str) and key.startswith("steps/")}
         small = [leaf for leaf in steps if leaf.kind == "number"] or steps
         self._counted = leaves.get("steps/is_first") or min(small, key=lambda leaf: leaf.size)
         self._bounds = {key: leaves[key] for key in _BOUNDS if key in leaves and leaves[key].kind == "number"}
-        self._told = next((leaves[key] for key in _TOLD if key in leaves and leaves[key].kind == "text"), None)
+        self._told = _instructions(leaves)
+        last = leaves.get(_LAST)
+        self._last = last if last and last.kind == "number" and last.size == 1 else None
         success = leaves.get(_SUCCESS)
         self._succeeded = success if success and success.kind == "number" else None
         self._sources: dict[str, list[_Leaf]] = {}
         for leaf in steps:
             if name := _column_name(leaf):
+                # An action may lie in several lists; all else is one.
+                name = name if name == ACTION else unused(name, self._sources)
                 self._sources.setdefault(name, []).append(leaf)
-            elif leaf.kind != "number" and leaf.key not in _TOLD:
-                self._left_out[leaf.key] = f"{leaf.kind}s here are not read"
+            elif leaf.kind != "number" and leaf not in self._told:
+                self.left_out[leaf.key] = f"{leaf.kind}s here are not read"
         self.columns = {name: _column(name, sources) for name, sources in self._sources.items()}
 
     def _index(self) -> None:
         self._places: list[tuple[Path, int, int]] = []
         self._unknown: set[str] = set()
         self._records = dict.fromkeys(self._shards, 0)
-        lengths, instructions, successes = [], [], []
-        wanted = {leaf.key for leaf in (self._counted, self._told, self._succeeded) if leaf}
+        lengths, instructions, successes, observed = [], [], [], []
+        self.changes: dict[int, tuple[Part, ...]] = {}
+        wanted = {leaf.key for leaf in (self._counted, self._succeeded, self._last, *self._told) if leaf}
         for path in self._shards:
             with reading(path), door.open_bytes(path) as file:
                 begin, end = 0, file.seek(0, io.SEEK_END)
@@ -242,18 +262,53 @@ class RldsReader(Reader):
                         size = record_size(file, begin, end)
                         found = features_of(file, begin + 12, begin + 12 + size, wanted)
                         steps = self._counted.parse(found)[1]
-                        told: Any = self._told.parse(found)[0] if self._told else ()
+                        parts = self._said(found, steps)
+                        last: Any = self._last.parse(found)[0] if self._last else ()
                         if self._succeeded:
                             (value,) = self._succeeded.parse(found)[0]
                             successes.append(bool(np.any(value)))
                     lengths.append(steps)
-                    instructions.append(str(told[0], "utf-8", "replace") if len(told) else "")
+                    instructions.append(parts[0].told)
+                    if len(parts) > 1:
+                        self.changes[len(self._places)] = parts
+                    observed.append(len(last) > 0 and bool(np.any(last[-1])))
                     self._unknown |= found.keys() - self._known
                     self._places.append((path, begin + 12, size))
                     self._records[path] += 1
                     begin += size + 16
         self.lengths, self.instructions = np.array(lengths, np.int64), instructions
         self.successes = np.array(successes, bool) if self._succeeded else None
+        self.ends_observed = np.array(observed, bool) if any(observed) else None
+        self.remarks = self._remarks(sum(observed))
+
+    def _remarks(self, observed: int) -> list[str]:
+        found = []
+        if observed:
+            found.append(
+                f"the last step of {observed:,} of {len(self.lengths):,} episodes is what was observed after the last "
+                "action (is_last): its action, reward and discount are not learnt"
+            )
+        splits = Counter[str]()
+        for path, records in self._records.items():
+            if match := _SHARD.fullmatch(path.name):
+                splits[match[1]] += records
+        if len(splits) > 1:
+            several = ", ".join(f"{count:,} of {split}" for split, count in splits.items())
+            found.append(
+                f"all splits are read, {several}: to keep some for tests, give each split's files a folder of its own"
+            )
+        return found
+
+    def _said(self, found: dict[str, bytes | None], steps: int) -> tuple[Part, ...]:
+        """What an episode is told: by the first of the texts that says anything."""
+        for leaf in self._told:
+            texts = [str(text, "utf-8", "replace") for text in leaf.parse(found)[0]]
+            if leaf.key.startswith("steps/") and len(texts) != steps:
+                raise ValueError(f"{leaf.key} has {len(texts)} steps, {self._counted.key} has {steps}")
+            parts = parts_of(texts)
+            if parts[0].told:
+                return parts
+        return parts_of(())
 
     def _load(self, episode: int, leaves: Collection[_Leaf]) -> dict[str, Any]:
         """Lists by key. Raises ValueError when the record is damaged or a list has another number of steps."""
@@ -306,7 +361,7 @@ class RldsReader(Reader):
         if len(self._versions) > 1:
             older = ", ".join(folder.name for folder in self._versions[:-1])
             yield Problem("note", self._folder.name, f"is read; {older} lie beside it", "open their folders for those")
-        for key, why in self._left_out.items():
+        for key, why in self.left_out.items():
             yield Problem("note", key, why, "nothing, unless you need it")
         for key in sorted(self._unknown):
             if not any(key.startswith(f"{known}/") for known in self._known):
@@ -315,7 +370,7 @@ class RldsReader(Reader):
                 )
         yield from self._shard_problems()
         every = [leaf for leaves in self._sources.values() for leaf in leaves]
-        every += [self._told] if self._told else []
+        every += [leaf for leaf in self._told if leaf.key.startswith("steps/")]
         astray = []
         for episode, (path, _, _) in enumerate(self._places):
             try:
