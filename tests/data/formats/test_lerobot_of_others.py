@@ -369,6 +369,18 @@ def test_next_success_that_is_never_true_is_a_failure(tmp_path: Path) -> None:
     assert open_reader(tmp_path / "arm-v0").successes.tolist() == [False, True, False]  # type: ignore[union-attr]
 
 
+def test_joined_tables_that_leave_our_own_columns_empty(tmp_path: Path) -> None:
+    root = write_v3(tmp_path / "set", "image")
+    path = root / "meta/episodes/chunk-000/file-000.parquet"
+    table = pq.read_table(path)
+    for name, values in (("success", [False, None, True]), ("terminated", [True, None, None])):
+        table = table.append_column(f"polysoma/{name}", pa.array(values, pa.bool_()))
+    pq.write_table(table.append_column("polysoma/truncated", pa.nulls(3, pa.bool_())), path)
+    endings = [open_reader(root).ending(episode) for episode in range(3)]
+    assert [ending.success for ending in endings] == [False, True, True]
+    assert [ending.terminated for ending in endings] == [True, False, False]
+
+
 # Which files.
 
 
