@@ -105,9 +105,9 @@ def _codecs(folder: Path, frames: list[np.ndarray]) -> dict[str, Any]:
         video, rng = Video(path), np.random.default_rng(0)
 
         def window(video: Video = video, rng: np.random.Generator = rng) -> int:
-            return len(video.read(int(rng.integers(0, count - WINDOW + 1)) / FPS, WINDOW, FPS))
+            return len(video.read((rng.integers(0, count - WINDOW + 1) + np.arange(WINDOW)) / FPS, 0.5 / FPS))
 
-        rates[f"{name} in order"] = rate(lambda video=video: len(video.read(0, count, FPS)))
+        rates[f"{name} in order"] = rate(lambda video=video: len(video.read(np.arange(count) / FPS, 0.5 / FPS)))
         rates[f"{name} windows"] = rate(window)
         video.close()
     for name, files in pictures.items():

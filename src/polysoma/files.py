@@ -37,7 +37,7 @@ def writing(path: Path) -> Iterator[BinaryIO]:
     with explain_writing(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with open(open_new(temporary), "wb") as file:
+            with open(temporary, "wb", opener=_new) as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
@@ -49,7 +49,7 @@ def writing(path: Path) -> Iterator[BinaryIO]:
             raise
 
 
-def open_new(path: Path) -> int:
+def _new(path: str, _flags: int) -> int:
     """A descriptor of a new file, to write. Raises OSError where anything is there, a link too."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
     return os.open(path, flags, 0o666)

@@ -288,6 +288,16 @@ def test_a_cache_that_comes_with_the_data_is_not_used(tmp_path: Path, monkeypatc
     assert np.array_equal(Dataset(root).actions, truth)
 
 
+def test_without_a_key_nothing_is_trusted_and_all_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = record(tmp_path / "set")
+    truth = Dataset(root).observations["front"][:]
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert kind_of(root) == "stream"
+    np.testing.assert_array_equal(Dataset(root).observations["front"][:], truth)
+    assert not list((root / ".cache").glob("building-*"))
+
+
 def test_damaged_caches_are_made_again_or_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = write_v3(tmp_path / "set")
     monkeypatch.setenv("POLYSOMA_CACHE", "jpeg")

@@ -77,3 +77,24 @@ def test_bad_files_are_explained(tmp_path: Path, text: str, message: str) -> Non
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(PolysomaError, match=r"nowhere\.toml"):
         read_paraphrases(str(tmp_path / "nowhere.toml"), "train", 0.5)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "frames = " + "[" * 5000,
+        "frames = { train = 'please {}', held-out = ['{}'] }\n[phrases.go]\ntrain = ['move']\nheld-out = ['run']",
+        "frames = { train = ['{}'], held-out = ['{}'] }\n[phrases.go]\ntrain = 'move'\nheld-out = ['run']",
+        "frames = { train = [1], held-out = ['{}'] }\n[phrases.go]\ntrain = ['move']\nheld-out = ['run']",
+    ],
+)
+def test_what_is_no_list_of_texts_is_one_line(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "words.toml"
+    path.write_text(text)
+    with pytest.raises(PolysomaError, match=r"words\.toml: expected \[frames\]") as caught:
+        read_paraphrases(str(path), "train", 0.0)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
+
+
+def test_frames_alone_paraphrase() -> None:
+    assert Paraphrases({}, ["please {}"], plain=0.0).say("go to bed", np.random.default_rng(0)) == "please go to bed"

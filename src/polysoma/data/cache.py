@@ -211,12 +211,20 @@ def _seal(name: str, sizes: Mapping[str, int]) -> str:
     """What nobody but this user can write under a cache. Raises OSError where the user's key cannot be kept."""
     path = cache_home() / _KEY
     if not path.exists():
-        write_atomically(path, secrets.token_bytes(_KEY_BYTES))
+        _write(path, secrets.token_bytes(_KEY_BYTES))
         path.chmod(0o600)
     key = path.read_bytes()
     if len(key) != _KEY_BYTES:
         raise OSError(f"{path}: expected {_KEY_BYTES} bytes, got {len(key)}; delete it: caches are made again")
     return hmac.new(key, json.dumps([name, dict(sizes)]).encode(), "sha256").hexdigest()
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Raises OSError when it cannot be written, as all else does here: then the next folder is tried."""
+    try:
+        write_atomically(path, content)
+    except PolysomaError as error:
+        raise OSError(str(error)) from error
 
 
 def _streamed(origin: Origin, keys: Collection[str]) -> Columns:
@@ -241,7 +249,7 @@ def _build(folder: Path, name: str, origin: Origin, kind: Kind, kinds: Sequence[
             sizes = _sizes(building)
             for file in sizes:
                 sync(building / file)
-            write_atomically(building / MARK, json.dumps({"files": sizes, "seal": _seal(name, sizes)}).encode())
+            _write(building / MARK, json.dumps({"files": sizes, "seal": _seal(name, sizes)}).encode())
             os.rename(building, folder / name)
             sync(folder)
         except BaseException:

@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 
 from polysoma.errors import PolysomaError
+from polysoma.files import reason
 
 Split = Literal["train", "held-out"]
 
@@ -41,7 +42,8 @@ class Paraphrases:
     @cached_property
     def _pattern(self) -> re.Pattern[str]:
         longest_first = sorted(self.phrases, key=len, reverse=True)
-        return re.compile(r"\b(" + "|".join(map(re.escape, longest_first)) + r")\b")
+        # Without any, nothing is replaced.
+        return re.compile(r"\b(" + "|".join(map(re.escape, longest_first)) + r")\b" if longest_first else r"(?!)")
 
     def say(self, instruction: str, rng: np.random.Generator) -> str:
         """The instruction, or a paraphrase of it."""
@@ -78,15 +80,22 @@ def read_paraphrases(path: str, split: Split, plain: float) -> Paraphrases:
     file = resources.files("polysoma") / "data" / "paraphrases.toml" if path == SHIPPED else Path(path)
     try:
         table = tomllib.loads(file.read_text())
-        frames = table["frames"][split]
-        phrases = {phrase: lists[split] for phrase, lists in table["phrases"].items()}
+        frames = _texts(table["frames"][split])
+        phrases = {phrase: _texts(lists[split]) for phrase, lists in table["phrases"].items() if phrase}
     except OSError as error:
         raise PolysomaError(f"cannot read paraphrases: {error}") from error
-    except (tomllib.TOMLDecodeError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise PolysomaError(
-            f"{path}: expected [frames] and [phrases.'a phrase'], each with lists `train` and `held-out`: {error}"
+            f"{path}: expected [frames] and [phrases.'a phrase'], each with lists `train` and `held-out`: "
+            f"{reason(error)}"
         ) from error
     empty = [phrase for phrase, choices in phrases.items() if not choices]
     if empty or not frames:
         raise PolysomaError(f"{path}: no {split} alternatives for {empty or 'frames'}")
     return Paraphrases(phrases, frames, plain)
+
+
+def _texts(given: object) -> list[str]:
+    if not isinstance(given, list) or not all(isinstance(text, str) for text in given):
+        raise TypeError(f"expected a list of texts, got {given!r}"[:200])
+    return given

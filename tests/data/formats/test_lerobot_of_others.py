@@ -109,7 +109,11 @@ def test_a_film_of_twice_the_rate_is_read_by_time(tmp_path: Path) -> None:
     twice = pictures(2, 12).repeat(2, 0)
     twice[1::2] = 255 - twice[1::2]
     film(root, 2, twice, 2 * FPS)
+    held = features(root)
+    held["observation.images.front"]["info"] = {"video.fps": 2 * FPS}
+    changed(root, features=held)
     reader = open_reader(root)
+    assert any("runs at 20 frames a second" in remark for remark in schema_of(reader).remarks)
     assert near(reader.read(2)["observation.images.front"], pictures(2, 12))
     for start, stop in ((5, 9), (11, 12), (0, 1), (3, 10)):
         assert near(reader.window(2, start, stop)["observation.images.front"], pictures(2, 12)[start:stop])
@@ -328,9 +332,10 @@ def test_modality_json_names_parts_and_words(tmp_path: Path) -> None:
     reader = open_reader(root)
     assert reader.columns["action"].names == reader.columns["observation.state"].names == ("arm_0", "arm_1", "hand")
     assert set(reader.instructions) == {TASKS[1]}
-    # Names that do not cover all channels, or lie elsewhere, say nothing.
+    # What is in no part keeps its place; what is no description says nothing.
     (root / "meta/modality.json").write_text(json.dumps({"action": {"arm": {"start": 0, "end": 2}}, "state": 3}))
-    assert open_reader(root).columns["action"].names is None
+    columns = open_reader(root).columns
+    assert columns["action"].names == ("arm_0", "arm_1", "action_2") and columns["observation.state"].names is None
 
 
 def test_an_action_that_cannot_be_told_has_a_remedy(tmp_path: Path) -> None:
@@ -367,6 +372,18 @@ def test_next_success_that_is_never_true_is_a_failure(tmp_path: Path) -> None:
     pytest.importorskip("h5py")
     main(["data", "convert", str(root), str(tmp_path / "arm-v0"), "--format", "minari"])
     assert open_reader(tmp_path / "arm-v0").successes.tolist() == [False, True, False]  # type: ignore[union-attr]
+
+
+def test_joined_tables_that_leave_our_own_columns_empty(tmp_path: Path) -> None:
+    root = write_v3(tmp_path / "set", "image")
+    path = root / "meta/episodes/chunk-000/file-000.parquet"
+    table = pq.read_table(path)
+    for name, values in (("success", [False, None, True]), ("terminated", [True, None, None])):
+        table = table.append_column(f"polysoma/{name}", pa.array(values, pa.bool_()))
+    pq.write_table(table.append_column("polysoma/truncated", pa.nulls(3, pa.bool_())), path)
+    endings = [open_reader(root).ending(episode) for episode in range(3)]
+    assert [ending.success for ending in endings] == [False, True, True]
+    assert [ending.terminated for ending in endings] == [True, False, False]
 
 
 # Which files.

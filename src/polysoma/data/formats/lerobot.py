@@ -76,6 +76,11 @@ class LeRobotReader(Reader):
         self.columns, self.keys, self.left_out = found.columns, found.keys, found.left_out
         self._videos = found.videos
         self.remarks += found.remarks
+        for key, rate in found.rates.items():
+            if self.fps is not None and abs(rate - self.fps) > _SAME_RATE * self.fps:
+                self.remarks.append(
+                    f"{key} runs at {rate:g} frames a second, the table at {self.fps:g}: pictures are found by time"
+                )
         told = [key for key in told_by(modality) if key in self.info["features"] and "task_description" in key]
         self._told = told[0] if told else _TASK
         self._files: dict[Path, tuple[pq.ParquetFile, np.ndarray]] = {}

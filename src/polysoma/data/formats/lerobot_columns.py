@@ -45,6 +45,7 @@ class Described:
         columns: by name in the readers' vocabulary.
         keys: column name to the columns of the files that stand in it, one after the other; mostly one.
         videos: those of the files' columns that are films.
+        rates: of those of which it is said: frames a second.
         left_out: columns of the files that are not read, and why.
         remarks: what was concluded from names, for people.
     """
@@ -52,6 +53,7 @@ class Described:
     columns: dict[str, Column] = field(default_factory=dict)
     keys: dict[str, tuple[str, ...]] = field(default_factory=dict)
     videos: list[str] = field(default_factory=list)
+    rates: dict[str, float] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
 
@@ -106,6 +108,8 @@ def _describe(key: str, feature: Mapping[str, Any], found: Described) -> None:
         found.columns[name] = Column(shape, np.dtype(np.uint8), picture=True)
         if kind == "video":
             found.videos.append(key)
+            if isinstance(rate := about.get("video.fps"), int | float) and rate > 0:
+                found.rates[key] = float(rate)
     else:
         dtype = _dtype(kind)
         if dtype is None:
@@ -161,15 +165,16 @@ class _Parts:
                         self.actions.append(key)
 
     def names(self, key: str, column: Column) -> tuple[str, ...] | None:
-        """Names of a column's channels after their parts, where it has none of its own and parts cover all of it."""
+        """Names of a column's channels after their parts, where it has none of its own; others keep their places."""
         if column.names or column.picture or len(column.shape) != 1:
             return None
         size, names = column.shape[0], {}
         for begin, end, part in self._slices.get(key, ()):
             for place in range(begin, min(end, size)):
                 names[place] = part if end - begin == 1 else f"{part}_{place - begin}"
-        listed = tuple(names[place] for place in sorted(names))
-        return listed if len(listed) == size == len(set(listed)) else None
+        stem = key.removeprefix(OBSERVATION)
+        listed = tuple(names.get(place, f"{stem}_{place}") for place in range(size))
+        return listed if names and len(set(listed)) == size else None
 
 
 def _table(given: Any) -> dict[str, dict[str, Any]]:
