@@ -183,7 +183,7 @@ class Hdf5Reader(Reader):
         for path, name in _OUTCOMES.items():
             if path not in demo:
                 self._lacking.setdefault(name, set()).add(number)
-            elif name not in self.columns and demo[path].shape[:1] == (length,):
+            elif name not in self.columns and length and demo[path].shape[:1] == (length,):
                 column = column_of(demo[path].shape[1:], demo[path].dtype)
                 if column is not None:
                     self.columns[name], self._paths[name] = column, path
