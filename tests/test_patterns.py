@@ -23,11 +23,12 @@ def test_brackets_stand_for_themselves() -> None:
 def test_a_folder_with_brackets_is_a_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     one, other = write_v2(tmp_path / "so101 [v2]", kind="image"), write_v2(tmp_path / "so101 [v3]", kind="image")
+    assert expanded(str(tmp_path / "so101 ?v[23]?")) == [one, other]
     assert expanded(str(one)) == [one] and expanded(str(tmp_path / "so101 [v*]")) == [one, other]
     table = {"data": [str(one), str(tmp_path / "so101 [v?]")], "bodies": {"test-arm": {}}}
     assert recipe_from_table(table, "test").folders() == [one, other]
     assert robots_in([str(one)]) == {str(one): (str(one),)}
     with pytest.raises(PolysomaError, match="no folder that matches"):
-        robots_in([str(tmp_path / "so101 [x]")])
+        robots_in([str(tmp_path / "so102 [x]")])
     (source,) = open_sources([one, other], {str(one): 0.25}, {})
     assert source._weights == [0.25, 1.0]

@@ -1,4 +1,7 @@
-"""Patterns of names and paths, in which ``*`` and ``?`` stand for others and all else for itself, brackets too."""
+"""Patterns of names and paths, in which ``*`` and ``?`` stand for others and all else for itself, brackets too.
+
+Of paths alone brackets may be sets of characters, as in a shell, where nothing is called like that.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ def expanded(pattern: str) -> list[Path]:
     """What there is at a path, or else what matches it, sorted."""
     if Path(pattern).exists():
         return [Path(pattern)]
-    return [Path(path) for path in sorted(glob.glob(_literal(pattern)))]
+    return [Path(path) for path in sorted(glob.glob(_literal(pattern)) or glob.glob(pattern))]
 
 
 def _literal(pattern: str) -> str:

@@ -166,7 +166,7 @@ class Convert:
         write = to_minari if self.format == "minari" else convert
         with counting("converting") as count:
             done = write(source, self.target, self.skip, lambda n, total: count(n, total, "episodes"))
-        print(f"{self.target}: {done.written:,} episodes written, {done.there:,} were there already")
+        say(f"{self.target}: {done.written:,} episodes written, {done.there:,} were there already")
         for problem in done.skipped:
             say(f"  left out: {problem}")
         for note in done.notes:
@@ -193,13 +193,13 @@ class Caches:
         held = sorted(caches(), key=lambda cache: -cache.used)
         for cache in held:
             hours = (time.time() - cache.used) / 3600
-            print(f"{cache.bytes / 1e9:8.2f} GB  {cache.kind:<7}  used {hours:,.0f} h ago  {cache.folder}")
+            say(f"{cache.bytes / 1e9:8.2f} GB  {cache.kind:<7}  used {hours:,.0f} h ago  {cache.folder}")
         total = sum(cache.bytes for cache in held)
-        print(f"{total / 1e9:.2f} of {cache_limit() / 1e9:g} GB (POLYSOMA_CACHE_GB) in {cache_home()}")
+        say(f"{total / 1e9:.2f} of {cache_limit() / 1e9:g} GB (POLYSOMA_CACHE_GB) in {cache_home()}")
         if self.clear:
             for cache in held:
                 remove(cache)
-            print(f"deleted {len(held)}")
+            say(f"deleted {len(held)}")
 
 
 @dataclass(frozen=True)
@@ -232,4 +232,4 @@ class View:
         draw = view_in_rerun if recording else view
         with counting("drawing") as count:
             draw(path, self.out, chosen, lambda done, total: count(done, total, "episodes"))
-        print(f"{self.out}: open it {'with `rerun`' if recording else 'in a browser'}")
+        say(f"{self.out}: open it {'with `rerun`' if recording else 'in a browser'}")

@@ -119,7 +119,7 @@ class Finetune:
     def _done(self, folder: Path) -> None:
         if os.environ.get("RANK", "0") == "0":
             size = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
-            print(
+            say(
                 f"checkpoint: {folder} ({size:.1f} MB, {computed_in(folder)}); "
                 "use it wherever a checkpoint is asked for"
             )
@@ -146,7 +146,7 @@ class Finetune:
         cost = rehearse(with_steps(recipe, 10))
         steps = steps_in(60 * self.minutes, cost) if self.steps is None else self.steps
         method = "full" if recipe.adaptation is None else recipe.adaptation.method
-        print(
+        say(
             f"{method} fine-tuning of {self.checkpoint} for {', '.join(recipe.bodies)}: {steps:,} steps of "
             f"{cost.seconds:.2f} s, {steps * cost.seconds / 60:.1f} minutes; {cost.learning:,} parameters learn, "
             f"{cost.memory / 1e9:.1f} GB of memory, {cost.stored / 1e6:.1f} MB stored"

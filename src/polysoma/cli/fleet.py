@@ -7,6 +7,7 @@ from pathlib import Path
 
 import tyro
 
+from polysoma.cli.output import say
 from polysoma.cli.progress import counting
 from polysoma.cli.train import check_training_installed
 from polysoma.config import Seed
@@ -45,7 +46,7 @@ class FleetBegin:
             raise PolysomaError(f"{self.out} already holds a checkpoint: choose another folder")
         policy = begun(self.words, self.width, self.depth, self.heads, self.seed)
         checkpoint.save(policy, self.out)
-        print(f"checkpoint: {self.out}, {policy.parameter_count():,} parameters")
+        say(f"checkpoint: {self.out}, {policy.parameter_count():,} parameters")
 
 
 @dataclass(frozen=True)
@@ -108,14 +109,14 @@ class FleetSimulate:
         )  # fmt: skip
         with counting("rounds") as show:
             folder = simulate(self.base, list(robots.values()), rounds, self.out, self.resume, show)
-        print(f"checkpoint: {folder}")
+        say(f"checkpoint: {folder}")
         if not self.kept and not self.one_model:
-            print(f"  a robot's own part: polysoma finetune {folder} --data {next(iter(robots))} --method head")
+            say(f"  a robot's own part: polysoma finetune {folder} --data {next(iter(robots))} --method head")
         for name, data in zip(names, robots.values(), strict=True):
             home = home_of(data, self.out / ROBOTS)
             if home.exists():
                 join(str(folder), data, home, self.out / "own" / name)
-                print(f"  {self.out / 'own' / name}: polysoma finetune {self.out / 'own' / name} --data {data[0]}")
+                say(f"  {self.out / 'own' / name}: polysoma finetune {self.out / 'own' / name} --data {data[0]}")
 
 
 @dataclass(frozen=True)
@@ -143,4 +144,4 @@ class FleetJoin:
         from polysoma.learning.fleet import join
 
         join(self.shared, self.data, self.own, self.out)
-        print(f"checkpoint: {self.out}; go on with polysoma finetune {self.out} --data {' '.join(self.data)}")
+        say(f"checkpoint: {self.out}; go on with polysoma finetune {self.out} --data {' '.join(self.data)}")

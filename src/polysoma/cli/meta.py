@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from polysoma.cli.output import say
 from polysoma.cli.progress import counting_steps
 from polysoma.cli.train import check_run
 from polysoma.config import within
@@ -84,7 +85,7 @@ class Meta:
         with counting_steps("meta-learning", recipe.steps, "after the inner steps: ") as progress:
             folder = train(recipe, self.out, self.resume, None, progress)
         if os.environ.get("RANK", "0") == "0":
-            print(f"checkpoint: {folder}; adapt it with `polysoma finetune {folder} --data ... --inner`")
+            say(f"checkpoint: {folder}; adapt it with `polysoma finetune {folder} --data ... --inner`")
 
     def _plan(self) -> Recipe:
         if not self.data:
@@ -101,7 +102,7 @@ class Meta:
         recipe = dataclasses.replace(recipe, precision=self.precision)
         cost = rehearse(with_steps(recipe, 10))
         steps = steps_in(60 * self.minutes, cost) if self.steps is None else self.steps
-        print(
+        say(
             f"{self.algorithm} for {self.method} beside {self.base}, on {', '.join(recipe.bodies)}: {steps:,} steps of "
             f"{cost.seconds:.2f} s, {steps * cost.seconds / 60:.1f} minutes; {cost.learning:,} parameters learn, "
             f"{cost.memory / 1e9:.1f} GB of memory, {cost.stored / 1e6:.1f} MB stored"
