@@ -44,6 +44,8 @@ def model_card(checkpoint: str | Path, name: str, results: Mapping[str, Any] | N
         PolysomaError: no checkpoint there.
     """
     config = config_of(checkpoint)
+    # What a fleet begins with knows no body yet.
+    first = config.embodiments[0].name if config.embodiments else "..."
     lines = [
         "---",
         "library_name: polysoma",
@@ -60,7 +62,7 @@ def model_card(checkpoint: str | Path, name: str, results: Mapping[str, Any] | N
         "```python",
         "import polysoma",
         "",
-        f'agent = polysoma.load("{PREFIX}{name}").agent("{config.embodiments[0].name}", instruction="...")',
+        f'agent = polysoma.load("{PREFIX}{name}").agent("{first}", instruction="...")',
         "```",
         "",
         "| body | senses | actions | rate |",

@@ -12,6 +12,7 @@ import re
 import warnings
 from collections.abc import Iterable, Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -156,8 +157,8 @@ class GridTokenizer(nn.Module):
         hidden = GRID_WIDTH
         self.cardinalities = stream.cardinalities
         self.parts = nn.ModuleList(nn.Embedding(size, hidden) for size in stream.cardinalities)
-        combinations = torch.cartesian_prod(*(torch.arange(size) for size in stream.cardinalities))
-        self.register_buffer("combinations", combinations.view(symbols, -1), persistent=False)
+        combinations = torch.from_numpy(np.indices(stream.cardinalities).reshape(-1, symbols).T.copy())
+        self.register_buffer("combinations", combinations, persistent=False)
         self.query = nn.Linear(hidden, 2 * hidden)
         self.key_value = nn.Linear(width, 4 * hidden)
         self.merge = nn.Linear(2 * hidden, hidden)
