@@ -84,6 +84,12 @@ class TextTokenizer(nn.Module):
         width = max(1, max(map(len, rows)))
         return torch.tensor([row + [0] * (width - len(row)) for row in rows])
 
+    def warn_of_unknown(self, text: str) -> None:
+        """Warns once of a text of which no word is known, so that it says no more than any other such text."""
+        words = split_words(text)
+        if words and not any(word in self.ids for word in words):
+            warnings.warn(f"no word of {text[:40]!r} is known to this policy", PolysomaWarning, stacklevel=2)
+
     def forward(self, ids: Tensor) -> Tensor:
         """ids ``(B, W)`` to tokens ``(B, W, width)``."""
         words = self.words(ids) if self.own is None else F.embedding(ids, self.table())

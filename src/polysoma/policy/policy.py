@@ -181,7 +181,7 @@ class Policy(Network):
         observation_only: bool = False,
     ) -> PolicyState:
         """Reads an instruction, looks at a goal and at other episodes, once for all decisions that follow. Warns of an
-        instruction with more words than are read.
+        instruction with more words than are read, or with none that is known.
 
         Args:
             body: its name.
@@ -199,6 +199,7 @@ class Policy(Network):
         )
         self.check_context(body, context)
         warn_of_long([instruction])
+        self.text.warn_of_unknown(instruction)
         shown = show(context, max(1, self.config.shown), observation_only) if context else None
         task = TaskInputs(
             self.text.encode([instruction]).to(self.device), goals, None if shown is None else shown.to(self.device)
