@@ -17,6 +17,7 @@ import make_hostile
 from conftest import ARM, GOLDEN, GRID, SEEN_ARM, make_policy
 from polysoma.data.mixture import Source
 from polysoma.errors import PolysomaError
+from polysoma.learning.lineage import tell
 from polysoma.nn.heads import HeadConfig
 from polysoma.nn.images import ImageConfig
 from polysoma.policy import checkpoint, weight_file
@@ -204,3 +205,15 @@ def test_sizes_are_those_of_the_policy_that_is_made(
     policy = Policy(config)
     safetensors.torch.save_file(policy.state_dict(), tmp_path / "model.safetensors")
     weight_file.check(tmp_path / "model.safetensors", config, None)
+
+
+def test_the_lineage_says_where_there_is_no_checksum(policy: Policy, tmp_path: Path) -> None:
+    checkpoint.save(policy, tmp_path)
+    assert tell(GOLDEN / "checkpoint")[0].endswith(", no checksum): no more is known")
+    assert "no checksum" not in tell(tmp_path)[0] and "no checksum" not in tell("generalist")[0]
+    told = json.loads((tmp_path / "config.json").read_text())
+    for data in ([7], 7, [{"body": "arm"}]):
+        lineage = {"method": "full", "data": data, "steps": 2, "parent": None}
+        (tmp_path / "config.json").write_text(json.dumps(told | {"lineage": lineage}))
+        with pytest.raises(PolysomaError, match="its lineage is malformed"):
+            tell(tmp_path)
