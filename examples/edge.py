@@ -83,8 +83,11 @@ def checked(stream, observation):
         raise ValueError(f"{name}: expected {kind.__name__} of shape {shape}, got {given.dtype} of shape {given.shape}")
     with np.errstate(over="ignore"):
         array = given.astype(kind)
-    if not (np.isfinite(array).all() if kind is np.float32 else (array == given).all()):
-        raise ValueError(f"{name}: expected finite numbers, and ids and pixels of 0 to 255")
+    if kind is np.float32 and not np.isfinite(array).all():
+        bad = [c["name"] for c, finite in zip(stream["channels"], np.isfinite(array), strict=True) if not finite]
+        raise ValueError(f"{name}: not a finite number in {bad}")
+    if kind is np.uint8 and (array != given).any():
+        raise ValueError(f"{name}: expected values of 0 to 255")
     return array
 
 

@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,10 +14,13 @@ import safetensors.torch
 import torch
 
 import make_hostile
-from conftest import ARM, GOLDEN, make_policy
+from conftest import ARM, GOLDEN, GRID, SEEN_ARM, make_policy
 from polysoma.data.mixture import Source
 from polysoma.errors import PolysomaError
-from polysoma.policy import checkpoint
+from polysoma.learning.lineage import tell
+from polysoma.nn.heads import HeadConfig
+from polysoma.nn.images import ImageConfig
+from polysoma.policy import checkpoint, weight_file
 from polysoma.policy.adaptation import Adaptation
 from polysoma.policy.edits import adapt
 from polysoma.policy.policy import Policy
@@ -169,3 +175,45 @@ def test_a_checkpoint_and_one_with_adaptations_of_the_same_weights_are_two(
     for order in (["base", "both"], ["both", "base"]):
         loaded = dict(zip(order, checkpoint.load_all([tmp_path / name for name in order]), strict=True))
         assert list(loaded["both"].adaptations) == ["arm"] and not loaded["base"].adaptations
+
+
+def test_to_load_is_quick_to_begin(tmp_path: Path) -> None:
+    """What compares sizes before anything is made does not import what torch compiles with."""
+    make_hostile.write(tmp_path)
+    code = (
+        "import sys; from polysoma.policy import checkpoint; "
+        f"[checkpoint.load({str(tmp_path)!r} + name, backend='torch') for name in ('/base', '/adapted')]; "
+        "print('torch._dynamo' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"head": HeadConfig("flow")}, {"head": HeadConfig("bins")}, {"adapters": "described"}, {"shown": 3},
+        {"images": ImageConfig("small", "points", goals=True)}, {"images": ImageConfig("efficientnet-lite0")},
+        {"adaptation": Adaptation("lora")}, {"adaptation": Adaptation("adapter")}, {"adaptation": Adaptation("prompt")},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_sizes_are_those_of_the_policy_that_is_made(
+    changes: dict[str, Any], sources: dict[str, Source], tmp_path: Path
+) -> None:
+    config = dataclasses.replace(make_policy(sources, (ARM, GRID, SEEN_ARM)).config, **changes)
+    policy = Policy(config)
+    safetensors.torch.save_file(policy.state_dict(), tmp_path / "model.safetensors")
+    weight_file.check(tmp_path / "model.safetensors", config, None)
+
+
+def test_the_lineage_says_where_there_is_no_checksum(policy: Policy, tmp_path: Path) -> None:
+    checkpoint.save(policy, tmp_path)
+    assert tell(GOLDEN / "checkpoint")[0].endswith(", no checksum): no more is known")
+    assert "no checksum" not in tell(tmp_path)[0] and "no checksum" not in tell("generalist")[0]
+    told = json.loads((tmp_path / "config.json").read_text())
+    for data in ([7], 7, [{"body": "arm"}]):
+        lineage = {"method": "full", "data": data, "steps": 2, "parent": None}
+        (tmp_path / "config.json").write_text(json.dumps(told | {"lineage": lineage}))
+        with pytest.raises(PolysomaError, match="its lineage is malformed"):
+            tell(tmp_path)

@@ -181,6 +181,8 @@ def test_another_trunk_is_printed_decided_by_torch_and_refused_by_onnx(
         chosen("cpu", "onnx", transformer=False)
     with pytest.raises(PolysomaError, match="computes transformers, the trunk of this policy is a GruTrunk"):
         policy.act_by("onnx")
+    with pytest.raises(PolysomaError, match="computes transformers"):
+        OnnxResponder(policy, "arm")
     checkpoint.save(policy, tmp_path)
     with pytest.raises(PolysomaError, match=r"trunk\.kind: expected 'transformer', got 'gru'"):
         checkpoint.load(tmp_path)

@@ -180,6 +180,8 @@ def test_words_that_are_not_read_are_said(policy: Policy) -> None:
         policy.agent("arm", long)
     with pytest.warns(PolysomaWarning, match="has 65"):
         policy.agent("arm", "go").act(observe(ARM, instruction=long))
+    with pytest.warns(PolysomaWarning, match="no word of '飞到红色的环' is known"):
+        policy.agent("arm", "飞到红色的环")
 
 
 def test_the_command_line_warns_in_one_line(policy: Policy, capsys: pytest.CaptureFixture[str]) -> None:

@@ -27,7 +27,7 @@ def read_results(path: Path) -> dict[str, Any]:
             assert all(
                 isinstance(n, int | float) for n in (low, high, *(score[k] for k in ("successes", "trials", "rate")))
             )
-    except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, AssertionError) as error:
         raise PolysomaError(f"{path} does not hold results of `polysoma evaluate --json` ({error})") from error
     return results
 
@@ -44,6 +44,8 @@ def model_card(checkpoint: str | Path, name: str, results: Mapping[str, Any] | N
         PolysomaError: no checkpoint there.
     """
     config = config_of(checkpoint)
+    # What a fleet begins with knows no body yet.
+    first = config.embodiments[0].name if config.embodiments else "..."
     lines = [
         "---",
         "library_name: polysoma",
@@ -60,7 +62,7 @@ def model_card(checkpoint: str | Path, name: str, results: Mapping[str, Any] | N
         "```python",
         "import polysoma",
         "",
-        f'agent = polysoma.load("{PREFIX}{name}").agent("{config.embodiments[0].name}", instruction="...")',
+        f'agent = polysoma.load("{PREFIX}{name}").agent("{first}", instruction="...")',
         "```",
         "",
         "| body | senses | actions | rate |",
@@ -119,6 +121,7 @@ def push_to_hub(
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
     except ImportError as error:
         raise PolysomaError("the Hub needs huggingface_hub: run `pip install 'polysoma[hub]'`") from error
+    name = name.removeprefix(PREFIX)
     with tempfile.TemporaryDirectory() as temporary:
         folder = save_pretrained(checkpoint, Path(temporary), name, results)
         api = HfApi()

@@ -12,6 +12,7 @@ import re
 import warnings
 from collections.abc import Iterable, Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -83,6 +84,12 @@ class TextTokenizer(nn.Module):
         rows = [[self.ids.get(word, 1) for word in split_words(text)[:MAX_WORDS]] for text in texts]
         width = max(1, max(map(len, rows)))
         return torch.tensor([row + [0] * (width - len(row)) for row in rows])
+
+    def warn_of_unknown(self, text: str) -> None:
+        """Warns once of a text of which no word is known, so that it says no more than any other such text."""
+        words = split_words(text)
+        if words and not any(word in self.ids for word in words):
+            warnings.warn(f"no word of {text[:40]!r} is known to this policy", PolysomaWarning, stacklevel=2)
 
     def forward(self, ids: Tensor) -> Tensor:
         """ids ``(B, W)`` to tokens ``(B, W, width)``."""
@@ -157,8 +164,8 @@ class GridTokenizer(nn.Module):
         hidden = GRID_WIDTH
         self.cardinalities = stream.cardinalities
         self.parts = nn.ModuleList(nn.Embedding(size, hidden) for size in stream.cardinalities)
-        combinations = torch.cartesian_prod(*(torch.arange(size) for size in stream.cardinalities))
-        self.register_buffer("combinations", combinations.view(symbols, -1), persistent=False)
+        combinations = torch.from_numpy(np.indices(stream.cardinalities).reshape(-1, symbols).T.copy())
+        self.register_buffer("combinations", combinations, persistent=False)
         self.query = nn.Linear(hidden, 2 * hidden)
         self.key_value = nn.Linear(width, 4 * hidden)
         self.merge = nn.Linear(2 * hidden, hidden)

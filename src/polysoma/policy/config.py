@@ -85,8 +85,8 @@ class PolicyConfig:
 
     def _check_numbers(self) -> None:
         names = [body.name for body in self.embodiments]
-        if not names or len(set(names)) != len(names):
-            raise PolysomaError(f"embodiments: expected one or more of different names, got {names}")
+        if len(set(names)) != len(names):
+            raise PolysomaError(f"embodiments: expected different names, got {names}")
         if self.width < 1 or not 0 <= self.shown <= 10_000:
             raise PolysomaError(
                 f"expected a width of at least 1 and shown from 0 to 10,000, got {self.width} and {self.shown}"

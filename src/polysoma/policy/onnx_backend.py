@@ -18,11 +18,10 @@ from torch import Tensor, nn
 from polysoma.data.batch import Batch
 from polysoma.errors import PolysomaError
 from polysoma.nn.backend import INSTALL
-from polysoma.nn.trunk import TransformerTrunk
 from polysoma.policy.export import traced
 from polysoma.policy.inputs import FrameInputs, blank, frames_of
 from polysoma.policy.network import ACTION
-from polysoma.policy.policy import Policy
+from polysoma.policy.policy import Policy, transformer_of
 from polysoma.policy.state import PolicyState, conditioning_of
 
 
@@ -58,8 +57,7 @@ class Step(nn.Module):
         observations = dict(zip(self.streams, others[:count], strict=True))
         conditioning = dict(zip(self.conditioned(), others[count:], strict=False))
         frames = FrameInputs(observations, previous, valid)
-        trunk = self.policy.trunk
-        assert isinstance(trunk, TransformerTrunk)
+        trunk = transformer_of(self.policy)
         tokens = self.policy.frames(self.name, frames, times, conditioning)
         asking = self.policy.asking(self.name, ACTION, times)
         read, own = trunk.continued(past, mask, torch.cat([tokens.flatten(1, 2), asking], 1), tokens.shape[2])
@@ -112,8 +110,7 @@ class OnnxResponder:
         """See :meth:`Policy.respond`."""
         if batch.previous.shape[1] != 1:
             return self.policy.respond(batch, states, noise)
-        trunk = self.policy.trunk
-        assert isinstance(trunk, TransformerTrunk)
+        trunk = transformer_of(self.policy)
         with torch.inference_mode():
             inputs = self._inputs(batch, states, noise)
             names = [value.name for value in self._session.get_inputs()]
@@ -131,8 +128,7 @@ class OnnxResponder:
 
     def _inputs(self, batch: Batch, states: Sequence[PolicyState], noise: Tensor | None) -> list[Tensor]:
         frames, conditioning = frames_of(batch, torch.device("cpu")), conditioning_of(states)
-        trunk = self.policy.trunk
-        assert isinstance(trunk, TransformerTrunk)
+        trunk = transformer_of(self.policy)
         per_frame = self.policy.tokenizer(self.body.name).per_frame
         past, mask = trunk.past([state.trunk for state in states], 1, per_frame, 1, torch.float32)
         times = torch.tensor([[state.frames] for state in states])

@@ -181,7 +181,7 @@ class Policy(Network):
         observation_only: bool = False,
     ) -> PolicyState:
         """Reads an instruction, looks at a goal and at other episodes, once for all decisions that follow. Warns of an
-        instruction with more words than are read.
+        instruction with more words than are read, or with none that is known.
 
         Args:
             body: its name.
@@ -199,6 +199,7 @@ class Policy(Network):
         )
         self.check_context(body, context)
         warn_of_long([instruction])
+        self.text.warn_of_unknown(instruction)
         shown = show(context, max(1, self.config.shown), observation_only) if context else None
         task = TaskInputs(
             self.text.encode([instruction]).to(self.device), goals, None if shown is None else shown.to(self.device)
@@ -310,11 +311,8 @@ class Policy(Network):
         Raises:
             PolysomaError: ONNX Runtime is asked for, and the trunk is no transformer.
         """
-        if backend == "onnx" and not isinstance(self.trunk, TransformerTrunk):
-            raise PolysomaError(
-                f"the backend onnx computes transformers, the trunk of this policy is a {type(self.trunk).__name__}: "
-                "choose torch"
-            )
+        if backend == "onnx":
+            transformer_of(self)
         for policy in (self, *self.adaptations.values()):
             policy.backend, policy.compiled = backend, {}
         return self
@@ -389,3 +387,13 @@ class Policy(Network):
     def __repr__(self) -> str:
         others = {"own": self.own_count()} if self.shared else {}
         return summary(self, others | {f"{name}, adapted": a.own_count() for name, a in self.adaptations.items()})
+
+
+def transformer_of(policy: Policy) -> TransformerTrunk:
+    """The trunk of a policy that ONNX Runtime can decide for. Raises PolysomaError where it is another kind."""
+    if not isinstance(policy.trunk, TransformerTrunk):
+        kind = type(policy.trunk).__name__
+        raise PolysomaError(
+            f"the backend onnx computes transformers, the trunk of this policy is a {kind}: choose torch"
+        )
+    return policy.trunk

@@ -75,7 +75,7 @@ def check(file: Path, config: PolicyConfig, base: Network | None) -> None:
     """
     held = header(file)
     try:
-        with torch.device("meta"), _Sizes():
+        with _Sizes():
             policy = Network(config)
     except PolysomaError as error:
         raise PolysomaError(f"{file.parent}: {error}") from error
@@ -100,12 +100,20 @@ def check(file: Path, config: PolicyConfig, base: Network | None) -> None:
 
 
 class _Sizes(TorchFunctionMode):
-    """Draws no numbers for tensors that have a shape alone, which would load a large part of torch first."""
+    """Parameters that have a shape alone, on torch's device for that. They are neither filled nor scaled, which would
+    load the half of torch that compiles: a second and a hundred megabytes."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        return (torch.empty if func is torch.randn else func)(*args, **(kwargs or {}))
+        name, options = getattr(func, "__name__", ""), kwargs or {}
+        if func in (torch.empty, torch.randn, torch.zeros, torch.ones) and args != ((),):
+            return torch.empty(*args, **{**options, "device": "meta"})
+        if name.endswith("_") and not name.endswith("__"):
+            return args[0] if args else options["tensor"]
+        if name in ("mul", "__mul__", "__rmul__", "div", "__truediv__") and isinstance(args[1], float):
+            return args[0]
+        return func(*args, **options)
 
 
 def read(file: Path) -> dict[str, Tensor]:
