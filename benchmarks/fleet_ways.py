@@ -17,6 +17,7 @@ from polysoma.data.mixture import Source
 from polysoma.evaluation.evaluation import evaluate
 from polysoma.evaluation.intervals import wilson
 from polysoma.files import write_atomically
+from polysoma.learning import states
 from polysoma.learning.bodies import BodyRecipe
 from polysoma.learning.engine import Engine, losses_of
 from polysoma.learning.finetuning import recipe_for, with_steps
@@ -84,7 +85,7 @@ class Fleet:
         return played
 
     def federated(self, out: Path, base: Path, rounds: Rounds) -> Path:
-        began, resume = time.process_time() - spent(out), (out / "training").exists()
+        began, resume = time.process_time() - spent(out), states.exists(out)
         with counting(out.name) as show:
 
             def progress(done: int, total: int, remark: str) -> None:

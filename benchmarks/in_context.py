@@ -22,6 +22,7 @@ import tyro
 from polysoma.data.dataset import Dataset
 from polysoma.evaluation.evaluation import evaluate
 from polysoma.evaluation.intervals import mean_interval
+from polysoma.learning import states
 from polysoma.learning.recipe import read_recipe
 from polysoma.learning.training import recipe_of_run, train
 from polysoma.rollout.drivers import Behaviour, InContext, Prompting
@@ -43,7 +44,7 @@ def names(members: range) -> list[str]:
 
 
 def trained(run: Path) -> str:
-    if (run / "training").is_dir():
+    if states.exists(run):
         return str(train(recipe_of_run(run), run, resume=True))
     if not (run / "checkpoint").is_dir():
         train(read_recipe(RECIPE), run)

@@ -14,7 +14,6 @@ import dataclasses
 import functools
 import itertools
 import json
-import shutil
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -28,6 +27,7 @@ from merging_numbers import OF_REST, REST, called, lost, metaworld, row_of
 from polysoma.evaluation.evaluation import evaluate
 from polysoma.evaluation.merging import choose_coefficient
 from polysoma.files import write_atomically
+from polysoma.learning import states
 from polysoma.learning.finetuning import recipe_for, with_steps
 from polysoma.learning.grams import input_grams
 from polysoma.learning.training import recipe_of_run, train
@@ -79,9 +79,8 @@ class Cells:
         return made
 
     def _train(self, tasks: Sequence[str], way: Way, run: Path) -> Path:
-        if (run / "training").is_dir():
+        if states.exists(run):
             return train(recipe_of_run(run), run, resume=True)
-        shutil.rmtree(run, ignore_errors=True)
         homes = {task: "data/held-out/metaworld" if task in NEVER_MET else "data/metaworld" for task in tasks}
         recipe = recipe_for(
             BASE, sorted(set(homes.values())), "full", DEMONSTRATIONS, held_out=0.0,

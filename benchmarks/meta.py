@@ -29,6 +29,7 @@ from polysoma.evaluation.comparison_page import write_page
 from polysoma.evaluation.evaluation import evaluate
 from polysoma.evaluation.intervals import paired_difference, wilson
 from polysoma.files import write_atomically
+from polysoma.learning import states
 from polysoma.learning.finetuning import few_steps, meta_recipe_for, recipe_for, steps_in, with_steps
 from polysoma.learning.methods.meta import MetaLearning, mean_loss
 from polysoma.learning.training import recipe_of_run, rehearse, train
@@ -116,7 +117,7 @@ def name(method: AdaptationMethod, meta: MetaLearning) -> str:
 def learnt(method: AdaptationMethod, meta: MetaLearning, minutes: float, out: Path) -> str:
     """The folder of a meta-learnt start; a killed run goes on."""
     run = out / f"{meta.algorithm}-{method}"
-    if (run / "training").is_dir():
+    if states.exists(run):
         recipe = recipe_of_run(run)
     else:
         recipe = meta_recipe_for(BASE, [SEEN], method, meta, TASKS)
@@ -126,7 +127,7 @@ def learnt(method: AdaptationMethod, meta: MetaLearning, minutes: float, out: Pa
         def progress(step: int, losses: dict[str, float]) -> None:
             show(step, recipe.steps, f"{losses['metaworld']:.3f}")
 
-        return str(train(recipe, run, resume=(run / "training").is_dir(), progress=progress))
+        return str(train(recipe, run, resume=states.exists(run), progress=progress))
 
 
 def plain_cell(method: AdaptationMethod, out: Path) -> dict[str, Any]:

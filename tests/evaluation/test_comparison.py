@@ -89,7 +89,11 @@ def test_another_comparison_is_not_mixed_in(
     asked: Comparison, played: list[tuple[str, list[str], Any]], tmp_path: Path
 ) -> None:
     one = dataclasses.replace(asked, ways=("head",), demonstrations=(2,))
+    notes = tmp_path / "out" / "head-2" / "notes.txt"
+    notes.parent.mkdir(parents=True)
+    notes.write_text("of somebody else")
     compare(one, tmp_path / "out")
+    assert notes.read_text() == "of somebody else"
     compare(dataclasses.replace(one, ways=("head", "prompt")), tmp_path / "out")
     with pytest.raises(PolysomaError, match=r"another comparison: .*'minutes': \(0.06, 3\)"):
         compare(dataclasses.replace(one, minutes=3), tmp_path / "out")

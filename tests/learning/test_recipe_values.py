@@ -174,6 +174,14 @@ def test_python_is_told_what_a_file_would_be_told() -> None:
         ("fleet begin --words go --heads 0", "heads: expected a number from 1"),
         ("fleet begin --words go --width 30", "heads: expected a divisor of width, 30, got 4"),
         ("fleet begin --words go --seed -1", "seed: expected a number from 0"),
+        ("record pointmaze/umaze --episodes -1", "episodes: expected a number from 1"),
+        ("record pointmaze/umaze --noise nan", "noise: expected a number from 0"),
+        ("record pointmaze/umaze --slots 0 --seed -5", "seed: expected a number from 0"),
+        ("evaluate generalist --tasks x --episodes 0", "episodes: expected a number from 1"),
+        ("evaluate generalist --tasks x --ensemble nan", "ensemble: expected a number from -1,000"),
+        ("evaluate generalist --tasks x --execute 0", "execute: expected a number from 1"),
+        ("compare --data d --tasks x --minutes -1", "minutes: expected a number above 0"),
+        ("merge add --coefficient inf", "coefficient: expected a number from -100"),
     ],
 )
 def test_commands_refuse_senseless_numbers_in_one_line(

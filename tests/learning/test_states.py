@@ -72,6 +72,21 @@ def test_the_last_two_states_are_kept_and_checked(tmp_path: Path) -> None:
         states.find(tmp_path, FILE)
 
 
+def test_a_changed_byte_of_any_file_is_noticed(tmp_path: Path) -> None:
+    states.write(tmp_path, content(1))
+    states.write(tmp_path, content(2))
+    for file in sorted((tmp_path / "training").iterdir()):
+        whole = file.read_bytes()
+        for place in range(0, len(whole), max(1, len(whole) // 60)):
+            file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+            assert number_in(tmp_path) == 1, (file.name, place)
+        for length in (0, 1, len(whole) - 1):
+            file.write_bytes(whole[:length])
+            assert number_in(tmp_path) == 1, (file.name, length)
+        file.write_bytes(whole)
+    assert number_in(tmp_path) == 2
+
+
 def test_states_of_versions_before_have_no_sums(tmp_path: Path) -> None:
     states.write(tmp_path, content(1))
     (tmp_path / "training" / states.SUMS).unlink()
@@ -190,6 +205,22 @@ def test_a_damaged_state_falls_back_to_the_one_before(
     found = train(recipe, tmp_path / "run", resume=True, progress=lambda step, losses: seen.append(step))
     assert "training.safetensors is damaged: its SHA-256 is not that in" in caplog.text and seen == [3, 4, 5, 6]
     assert (found / "model.safetensors").read_bytes() == (expected / "model.safetensors").read_bytes()
+
+
+def test_a_full_disk_while_a_state_is_saved_loses_nothing(datasets: dict[str, Path], tmp_path: Path) -> None:
+    recipe = tiny(datasets, tracker="none")
+    train(recipe, tmp_path / "whole")
+    train(recipe, tmp_path / "run", until=2)
+    with (
+        files_up_to(5000),
+        pytest.raises(PolysomaError, match=r"cannot write .*: it continues"),
+    ):
+        train(recipe, tmp_path / "run", resume=True)
+    train(recipe, tmp_path / "run", resume=True)
+    whole, parts = state(tmp_path / "whole"), state(tmp_path / "run")
+    assert all(whole[name].equal(parts[name]) for name in whole)
+    files = {path.name for path in (tmp_path / "run").rglob("*")}
+    assert not any(name.endswith((".tmp", ".new")) for name in files)
 
 
 def policy_is_missing(run: Path) -> None:

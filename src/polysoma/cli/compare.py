@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from rich.console import Console
 from rich.table import Table
@@ -13,6 +14,7 @@ from polysoma import simulators
 from polysoma.cli.output import add_row
 from polysoma.cli.progress import counting
 from polysoma.cli.train import check_training_installed
+from polysoma.config import Seed, within
 from polysoma.errors import PolysomaError
 from polysoma.nn.precision import Wanted
 
@@ -41,11 +43,11 @@ class Compare:
     """Demonstrations of each task, comma-separated."""
     ways: str = "*"
     """Comma-separated; * for all."""
-    minutes: float = 10.0
+    minutes: Annotated[float, within(0, 10**6, above=True)] = 10.0
     """Of training for each way."""
-    episodes: int = 20
+    episodes: Annotated[int, within(1, 10**6)] = 20
     """Of each task."""
-    seed: int = 9000
+    seed: Seed = 9000
     """Of the first episode of each task."""
     old: str = ""
     """Tasks of the base, comma-separated, to see what full fine-tuning forgets; the other ways leave the base alone."""

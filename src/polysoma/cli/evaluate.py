@@ -17,6 +17,7 @@ from polysoma import simulators
 from polysoma.acting.agent import Acting
 from polysoma.cli.output import add_row
 from polysoma.cli.progress import counting
+from polysoma.config import Seed, within
 from polysoma.data.paraphrases import SHIPPED
 from polysoma.errors import PolysomaError
 from polysoma.evaluation.evaluation import Result, Score, evaluate
@@ -44,9 +45,9 @@ class Evaluate:
     """A checkpoint folder, or generalist for the shipped weights."""
     tasks: str = "*"
     """Tasks, comma-separated; * matches anything, of the bodies that a checkpoint knows."""
-    episodes: int = 10
+    episodes: Annotated[int, within(1, 10**6)] = 10
     """Episodes of each task."""
-    seed: int = 1000
+    seed: Seed = 1000
     """Seed of the first episode of each task; the others follow."""
     policy: Literal["checkpoint", "expert", "random"] = "checkpoint"
     """Who drives."""
@@ -56,15 +57,15 @@ class Evaluate:
     """Write an HTML report with videos into this folder."""
     rerun: Path | None = None
     """Write what was sensed and done in each task's first episode here: a recording for Rerun's viewer, FILE.rrd."""
-    workers: int = 2
+    workers: Annotated[int, within(1, 4096)] = 2
     """Processes."""
-    slots: Annotated[int, tyro.conf.arg(aliases=["--lanes"])] = 16
+    slots: Annotated[int, tyro.conf.arg(aliases=["--lanes"]), within(1, 10_000)] = 16
     """Episodes at a time in each process."""
-    execute: int | None = None
+    execute: Annotated[int, within(1, 10_000)] | None = None
     """Actions of a chunk that are executed before the policy is asked again; half of it by default."""
-    temperature: float | None = None
+    temperature: Annotated[float, within(0, 1000)] | None = None
     """Of the choice among discrete actions."""
-    ensemble: float | None = None
+    ensemble: Annotated[float, within(-1000, 1000)] | None = None
     """Rate of temporal ensembling; off by default."""
     paraphrases: Literal["none", "train", "held-out"] = "none"
     """Say instructions in other words: those of training, or those that training never saw."""
@@ -74,11 +75,11 @@ class Evaluate:
     """What says what to do: words, the pictures at the end of the expert's episode, or both."""
     retrieve: Annotated[str, tyro.conf.arg(aliases=["--memory"])] = ""
     """A folder of demonstrations that the policy looks up while it acts, without learning from them."""
-    demos: int = 0
+    demos: Annotated[int, within(0, 10**6)] = 0
     """Demonstrations of each task in --retrieve; 0 for all."""
     context: str = ""
     """A folder of episodes that the policy is shown before it acts; for policies that were trained to be shown some."""
-    shots: int = 16
+    shots: Annotated[int, within(1, 10_000)] = 16
     """Successful episodes of the same task in --context that it is shown."""
     observation_only: Annotated[bool, tyro.conf.arg(aliases=["--silent"])] = False
     """Withhold the actions of these episodes."""
@@ -86,7 +87,7 @@ class Evaluate:
     """What computes decisions: onnx is faster on a CPU and needs polysoma[export]; auto takes it where it can."""
     precision: Wanted = "auto"
     """What products are computed in; auto is bfloat16 where the processor has units for it, else float32."""
-    video: Annotated[int, tyro.conf.arg(aliases=["--film"])] = 240
+    video: Annotated[int, tyro.conf.arg(aliases=["--film"]), within(0, 8192)] = 240
     """Side of the videos in the report and in the recording, in pixels; 0 for none."""
     ray: str | None = None
     """Play on a Ray cluster: its address, auto, or local to start one here."""

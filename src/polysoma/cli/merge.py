@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from polysoma import simulators
 from polysoma.cli.names import named_folder
 from polysoma.cli.progress import counting
+from polysoma.config import Seed, within
 from polysoma.errors import PolysomaError
 
 if TYPE_CHECKING:
@@ -24,14 +25,14 @@ _GRID = tuple(round(0.1 * number, 1) for number in range(1, 11))
 class _Merging:
     out: Path = Path("runs/merged")
     """Folder of the new checkpoint."""
-    coefficient: float | None = None
+    coefficient: Annotated[float, within(-100, 100)] | None = None
     """How much of each difference; by default the one of 0.1, 0.2, ... 1.0 that does best on --tasks, the middle one of
     several."""
     tasks: str = ""
     """Tasks, old and new, on which the coefficient is chosen, comma-separated."""
-    episodes: int = 10
+    episodes: Annotated[int, within(1, 10**6)] = 10
     """Episodes of each of these tasks."""
-    seed: int = 530_000
+    seed: Seed = 530_000
     """Seed of the first of these episodes: not one that the result is then measured on."""
 
     def _finish(self, merge: Callable[[float], Policy], away: str = "") -> None:

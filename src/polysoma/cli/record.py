@@ -10,6 +10,7 @@ import tyro
 
 from polysoma import simulators
 from polysoma.cli.progress import counting
+from polysoma.config import Seed, within
 from polysoma.rollout.drivers import EXPERT, Behaviour, Checkpoint, InContext, Prompting, driver_of
 from polysoma.rollout.recording import Recorded, record
 from polysoma.rollout.rollout import Workers
@@ -26,27 +27,27 @@ class Record:
 
     tasks: tyro.conf.Positional[str]
     """Tasks, comma-separated; * matches anything."""
-    episodes: int = 25
+    episodes: Annotated[int, within(1, 10**6)] = 25
     """Episodes of each task."""
     out: Path = Path("data")
     """Folder of the data sets."""
-    workers: int = 2
+    workers: Annotated[int, within(1, 4096)] = 2
     """Processes."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the first episode of each task; the others follow."""
     behaviour: str = EXPERT
     """Who drives: expert, random, or a checkpoint. The expert labels what another visits (DAgger)."""
-    noise: float | None = None
+    noise: Annotated[float, within(0, 10)] | None = None
     """Action noise (DART) as a fraction of half the action range; by default what suits each task; 0 for none."""
-    temperature: float = 1.0
+    temperature: Annotated[float, within(0, 1000)] = 1.0
     """Of a checkpoint's discrete actions."""
-    max_steps: int | None = None
+    max_steps: Annotated[int, within(1, 10**9)] | None = None
     """Cut episodes after this many steps."""
     context: str = ""
     """A folder of episodes that a checkpoint is shown before it acts."""
-    shots: int = 16
+    shots: Annotated[int, within(1, 10_000)] = 16
     """Successful episodes of the same task in --context that it is shown, or as many as there are."""
-    slots: Annotated[int, tyro.conf.arg(aliases=["--lanes"])] = 16
+    slots: Annotated[int, tyro.conf.arg(aliases=["--lanes"]), within(1, 10_000)] = 16
     """Episodes at a time in each process."""
     ray: str | None = None
     """Play on a Ray cluster: its address, auto, or local to start one here. Episodes are written here."""

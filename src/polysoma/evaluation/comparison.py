@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from polysoma.errors import PolysomaError
 from polysoma.evaluation.evaluation import evaluate, hardware, versions
 from polysoma.evaluation.intervals import paired_difference, wilson
 from polysoma.files import write_atomically
+from polysoma.learning import states
 from polysoma.learning.finetuning import (
     LEARNING_RATES,
     few_steps,
@@ -230,10 +230,9 @@ def _trained(comparison: Comparison, tried: _Try, run: Path) -> tuple[Path, int]
         assert isinstance(recipe.method, MetaLearning)
         steps = recipe.method.inner_steps
         return few_steps(dataclasses.replace(recipe, precision=comparison.precision), run), steps
-    if (run / "training").is_dir():
+    if states.exists(run):
         recipe = recipe_of_run(run)
         return train(recipe, run, resume=True), recipe.steps
-    shutil.rmtree(run, ignore_errors=True)
     recipe = dataclasses.replace(_recipe(comparison, tried), precision=comparison.precision)
     recipe, _ = within(recipe, 60 * comparison.minutes)
     train(recipe, run)

@@ -143,8 +143,10 @@ def _problem(folder: Path, needed: str = "", sums: bool = True) -> str | None:
         if not listed.exists():
             missing = sums or not (folder / needed).is_file()
             return f"{listed if sums else folder / needed} is missing" if missing else None
-        lines = [line.split("  ", 1) for line in listed.read_text().splitlines()]
-        known = {name: digest for digest, name in lines}
+        *lines, rest = listed.read_text().split("\n")
+        known = {name: digest for digest, name in (line.split("  ") for line in lines)}
+        if rest:
+            return f"{listed} is cut off"
         for name in dict.fromkeys((*filter(None, [needed]), *known)):
             with (folder / name).open("rb") as file:
                 if hashlib.file_digest(file, "sha256").hexdigest() != known.get(name):

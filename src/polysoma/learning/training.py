@@ -16,6 +16,7 @@ import accelerate
 import torch
 
 from polysoma.data.mixture import Source
+from polysoma.errors import PolysomaError
 from polysoma.learning import lineage, preparation, run_state, states
 from polysoma.learning.engine import Engine, Progress
 from polysoma.learning.method import Ingredients, Method
@@ -135,6 +136,8 @@ def rehearse(recipe: Recipe, steps: int = 4) -> Rehearsal:
 def recipe_of_run(out: Path, precision: Wanted = "auto") -> Recipe:
     """The recipe with which the run in ``out`` was last saved, with another precision unless ``"auto"``. Raises
     PolysomaError when there is none."""
+    if not states.exists(out):
+        raise PolysomaError(f"no run in {out}: there is no {out / states.FOLDER}")
     path = states.find(out, run_state.STATE_FILE)[0] / run_state.RECIPE_FILE
     table = run_state.read_table(path)
     return recipe_from_table(table if precision == "auto" else table | {"precision": precision}, str(path))
