@@ -26,6 +26,7 @@ import scale
 import scores
 import serving
 import sight
+import soak
 import specialists
 import speed
 import stream
@@ -71,6 +72,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
     },
     "docs/serving.md": {
         "serving": serving.render,
+        "soak": soak.render,
         "realtime": realtime.render,
         "edge": edge.render,
     },
