@@ -27,6 +27,7 @@ import scale
 import scores
 import serving
 import sight
+import soak
 import specialists
 import speed
 import stream
@@ -72,6 +73,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
     },
     "docs/serving.md": {
         "serving": serving.render,
+        "soak": soak.render,
         "realtime": realtime.render,
         "edge": edge.render,
         "hostile": hostile.render,

@@ -25,6 +25,7 @@ quick = settings(
 )
 
 NAMES = st.text("abcdefghijklmnopqrstuvwxyz_0123456789", min_size=1, max_size=8)
+GROUPS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=12)
 WORDS = st.text(st.characters(codec="utf-8"), max_size=12)
 LIMITS = st.one_of(st.just(float("inf")), st.floats(0, 1e6))
 
@@ -33,7 +34,7 @@ LIMITS = st.one_of(st.just(float("inf")), st.floats(0, 1e6))
 def channel_rows(draw: st.DrawFn, most: int = 4) -> tuple[Channel, ...]:
     names = draw(st.lists(NAMES, min_size=1, max_size=most, unique=True))
     return tuple(
-        Channel(name, draw(st.sampled_from(("m", "rad", "1"))), -draw(LIMITS), draw(LIMITS), draw(WORDS).replace("\0", ""))
+        Channel(name, draw(st.sampled_from(("m", "rad", "1"))), -draw(LIMITS), draw(LIMITS), draw(GROUPS))
         for name in names
     )
 

@@ -21,7 +21,7 @@ from PIL import Image
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from planners import Forbids
+from planners import Forbids, Recording
 from polysoma import simulators
 from polysoma.acting.guards import Guarded, Stopped
 from polysoma.acting.planner import ExpertPlanner
@@ -211,6 +211,13 @@ def test_any_planner_plays() -> None:
     assert actor.steps == 5 and len(actor.status()["ms"]) == 5
     assert not actor.description()["follows_goals"] and actor.description()["tokens"] == ""
     actor.close()
+    recording = Recording()
+    actor = Actor(recording, "drone")
+    actor.reset()
+    actor.say("up")
+    assert [session.closed for session in recording.sessions] == [True, True, False]
+    actor.close()
+    assert recording.sessions[-1].closed
     guarded = Actor(Guarded(simulated("drone"), Forbids(np.float32(-1))), "drone")
     with pytest.raises(Stopped, match="drone was stopped"):
         guarded.step()

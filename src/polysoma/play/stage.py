@@ -68,9 +68,16 @@ class Actor:
         self.goal: Mapping[str, np.ndarray] | None = None
         self.decisions_ms: deque[float] = deque(maxlen=120)
         self._environments: dict[tuple[str, float], Environment] = {}
+        self._agent: Agent | None = None
         self._seed = FIRST_SEED
         self._owed = self._rest = 0.0
         self.change_task(FAVOURITES.get(body, self.tasks[0]))
+
+    @property
+    def agent(self) -> Agent:
+        """What drives the body in this episode."""
+        assert self._agent is not None
+        return self._agent
 
     @property
     def windy(self) -> bool:
@@ -142,9 +149,9 @@ class Actor:
             return
         observation: Observation = {**self.observation, INSTRUCTION: self.instruction}
         began = time.perf_counter()
-        action = self._agent.act(observation)
+        action = self.agent.act(observation)
         spent = 1e3 * (time.perf_counter() - began)
-        if self._agent.asked:
+        if self.agent.asked:
             self.decisions_ms.append(spent)
         self.observation, _, terminated, truncated, info = self.environment.step(action)
         self._expert.stepped()
@@ -170,7 +177,7 @@ class Actor:
             "over": self.over,
             "success": self.success,
             "wind": self.wind,
-            "late": self._agent.timing.late,
+            "late": self.agent.timing.late,
             "ms": [round(value, 2) for value in self.decisions_ms],
         }
 
@@ -186,19 +193,16 @@ class Actor:
         }
 
     def close(self) -> None:
+        self.agent.close()
         for environment in self._environments.values():
             environment.close()
 
     def _new_agent(self) -> None:
-        self._expert = StepExpert(self.environment)
-        self._agent = Agent(
-            self.planner,
-            self.embodiment,
-            self.instruction,
-            seed=self._seed,
-            goal=self.goal,
-            expert=self._expert,
-        )
+        expert = StepExpert(self.environment)
+        agent = Agent(self.planner, self.embodiment, self.instruction, seed=self._seed, goal=self.goal, expert=expert)
+        if self._agent is not None:
+            self._agent.close()
+        self._agent, self._expert = agent, expert
 
 
 class Stage:
