@@ -33,7 +33,7 @@ from polysoma.horizon import Horizon
 from polysoma.simulators import so101_expert
 from polysoma.simulators.environment import Family, MujocoEnvironment
 from polysoma.simulators.so101_arm import Arm, bearing, from_radians, to_radians
-from polysoma.simulators.so101_expert import Hand, Wish
+from polysoma.simulators.so101_expert import Hand, Thing, Wish
 from polysoma.simulators.so101_model import (
     BIN,
     CUBE,
@@ -203,8 +203,14 @@ class So101(MujocoEnvironment):
     def expert_action(self) -> np.ndarray:
         """The next command: float32 ``(6,)``."""
         joints = self._data.qpos[: len(_MOTORS)].copy()
-        held = next((color for color in self._cubes if self._grip(color) == 2), "")
-        hand = Hand(joints, self._data.site("fingertips").xpos.copy(), held)
+        site = self._data.site("fingertips")
+        hand = Hand(
+            joints,
+            site.xpos.copy(),
+            float(np.arctan2(site.xmat[5], site.xmat[2])),
+            float(from_radians(joints)[-1]),
+            next((color for color in self._cubes if self._grip(color) == 2), ""),
+        )
         return self.embodiment.check_action(so101_expert.command(self._arm, hand, self._wish(hand)))
 
     def privileged(self) -> Observation:
@@ -220,17 +226,16 @@ class So101(MujocoEnvironment):
 
     def _wish(self, hand: Hand) -> Wish:
         color, *other = self._wanted
-        cube, yaw = self._cube(color), self._yaw(color)
+        cube = Thing(self._cube(color), self._yaw(color))
         if self._name == "reach":
             return so101_expert.reach(hand, cube)
         if self._name == "push":
             return so101_expert.push(hand, cube, SIDES[other[0]])
+        if self._name == "pick-up":
+            return so101_expert.pick_up(hand, color, cube)
         if self._name == "put-in-bin":
-            place = self._data.mocap_pos[self._bins.index(other[0])]
-            return so101_expert.put_in_bin(hand, color, cube, yaw, place)
-        if self._name == "stack":
-            return so101_expert.stack(hand, color, cube, yaw, self._cube(other[0]))
-        return so101_expert.lift(hand, cube, yaw) if hand.held == color else so101_expert.grasp(hand, cube, yaw)
+            return so101_expert.put_in_bin(hand, color, cube, Thing(self._data.mocap_pos[self._bins.index(other[0])]))
+        return so101_expert.stack(hand, color, cube, Thing(self._cube(other[0]), self._yaw(other[0])))
 
     def _achieved(self) -> Iterator[tuple[str, ...]]:
         """What is done at this moment, each as the words that the instruction would have said."""

@@ -59,7 +59,7 @@ class Arm:
             turn: the direction in which the jaw opens, an angle around z in radians.
         """
         mujoco, model, data = self._mujoco, self._model, self._data
-        wanted = np.array([[0, np.sin(turn), np.cos(turn)], [0, -np.cos(turn), np.sin(turn)], [-1, 0, 0]])
+        wanted = np.array([[0, -np.sin(turn), np.cos(turn)], [0, np.cos(turn), np.sin(turn)], [-1, 0, 0]])
         found = np.array(joints[:_JOINTS], np.float64)
         for _ in range(ITERATIONS):
             now = self.fingertips(found)

@@ -13,16 +13,18 @@ import numpy as np
 from polysoma.simulators.so101_arm import Arm, bearing, from_radians
 from polysoma.simulators.so101_model import BIN, CUBE, EDGE
 
-_STEP = 0.011
-"""Metres that the fingertips are told to move in a step at most."""
+_STEP, _TURN = 0.011, 0.12
+"""Metres and radians that the hand is told to move and to turn in a step at most."""
 _OPEN, _CLOSED = 32.0, 0.0
 """How open the hand is on its way to a cube, and what closes it."""
 _CLEAR = 0.005
-"""Metres between the fixed jaw and a cube's side while the hand comes down."""
-_TRAVEL = 0.07
-"""Metres of the fingertips above the table on the way."""
-_GRASP = 0.015
-_RELEASE_IN_BIN = 0.05
+"""Metres between the fixed jaw and a cube's side while the hand comes down or leaves."""
+_TRAVEL, _GRASP, _PUSH, _DROP = 0.07, 0.015, 0.017, 0.05
+"""Metres of the fingertips above the table: on the way, around a cube, where a cube is pushed, and above a bin."""
+_MIDDLE = 0.015
+"""Metres from the fingertips to the middle of the jaws when they are closed."""
+_TAPERED = 6.0
+"""How steep the funnel is."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +34,28 @@ class Hand:
     Attributes:
         joints: all six, in radians.
         place: of the fingertips, in metres.
+        turn: the direction in which the jaw opens, an angle around z in radians.
+        opening: from 0 to 100.
         held: the colour of the cube that both jaws touch, or "".
     """
 
     joints: np.ndarray
     place: np.ndarray
+    turn: float
+    opening: float
     held: str
+
+
+@dataclass(frozen=True)
+class Thing:
+    """Where a cube or a bin is, in metres, and how a cube is turned around z, in radians."""
+
+    place: np.ndarray
+    yaw: float = 0.0
+
+    def side(self, near: float) -> float:
+        """The direction to that of its four sides which is nearest to a direction."""
+        return near + (self.yaw - near + np.pi / 4) % (np.pi / 2) - np.pi / 4
 
 
 @dataclass(frozen=True)
@@ -53,96 +71,106 @@ def command(arm: Arm, hand: Hand, wish: Wish) -> np.ndarray:
     """A step toward what is wished, in LeRobot's numbers: float32 ``(6,)``."""
     way = wish.place - hand.place
     way *= min(1.0, _STEP / max(float(np.linalg.norm(way)), 1e-9))
-    joints = arm.reach(hand.joints, hand.place + way, wish.turn)
+    turn = hand.turn + np.clip(_difference(wish.turn, hand.turn), -_TURN, _TURN)
+    joints = arm.reach(hand.joints, hand.place + way, turn)
     return np.array([*from_radians(joints), wish.opening], np.float32)
 
 
-def reach(hand: Hand, cube: np.ndarray) -> Wish:
-    """The fingertips just above a cube."""
-    return Wish(_funnel(hand, cube + (0, 0, 0.032)), bearing(cube), 10.0)
+def reach(hand: Hand, cube: Thing) -> Wish:
+    """The open hand just above a cube."""
+    turn = bearing(cube.place)
+    return Wish(_funnel(hand, cube.place + (0, 0, 0.032), turn), turn, _OPEN)
 
 
-def push(hand: Hand, cube: np.ndarray, side: float) -> Wish:
+def push(hand: Hand, cube: Thing, side: float) -> Wish:
     """A cube to the left (1) or right (-1): the closed hand comes down beside it and goes across the table."""
-    ahead = side * (cube[1] - hand.place[1])
-    low = 0.016
-    beside = np.array([cube[0], cube[1] - side * (CUBE + 0.026), low])
-    if 0.014 < ahead < 0.065 and abs(hand.place[0] - cube[0]) < 0.012 and hand.place[2] < low + 0.012:
-        return Wish(np.array([cube[0], side * (EDGE + 0.03), low]), 0.0, _CLOSED)
-    return Wish(_funnel(hand, beside), 0.0, _CLOSED)
+    x, y, _ = cube.place + (_MIDDLE, 0, 0)
+    ahead = side * (y - hand.place[1])
+    if CUBE < ahead < CUBE + 0.05 and abs(hand.place[0] - x) < 0.012 and hand.place[2] < _PUSH + 0.012:
+        return Wish(np.array([x, side * (EDGE + 0.03), _PUSH]), 0.0, _CLOSED)
+    beside = np.array([x, y - side * (CUBE + 0.026), _PUSH])
+    if hand.opening > 10:
+        beside[2] = _TRAVEL
+    return Wish(_funnel(hand, beside, 0.0), 0.0, _CLOSED)
 
 
-def grasp(hand: Hand, cube: np.ndarray, yaw: float) -> Wish:
-    """A hand that comes down around a cube and closes.
-
-    Args:
-        hand: now.
-        cube: its middle.
-        yaw: how it is turned; any of its four sides will do.
-    """
-    turn = _nearest_quarter(yaw, bearing(cube))
-    along = np.array([np.cos(turn), np.sin(turn), 0.0])
-    aim = np.array([*cube[:2], _GRASP]) - _CLEAR * along
-    off = cube - hand.place
-    between, beside = float(off @ along), abs(float(off[0] * along[1] - off[1] * along[0]))
-    if beside < 0.006 and -0.003 < between < 0.009 and hand.place[2] < _GRASP + 0.007:
-        return Wish(aim, turn, _CLOSED)
-    return Wish(_funnel(hand, aim), turn, _OPEN)
+def grasp(hand: Hand, cube: Thing) -> Wish:
+    """A hand that comes down around a cube and closes."""
+    turn = cube.side(bearing(cube.place))
+    between, beside = _seen_from(hand, cube.place)
+    if abs(beside) < 0.006 and -0.003 < between < 0.009 and hand.place[2] < _GRASP + 0.007:
+        return Wish(_around(cube, turn, _GRASP), turn, _CLOSED)
+    return Wish(_funnel(hand, _around(cube, turn, _GRASP), turn), turn, _OPEN)
 
 
-def lift(hand: Hand, cube: np.ndarray, yaw: float) -> Wish:
-    """Straight up with a cube that is held."""
-    return Wish(np.array([*hand.place[:2], _TRAVEL]), _nearest_quarter(yaw, bearing(hand.place)), _CLOSED)
-
-
-def carry(hand: Hand, cube: np.ndarray, goal: np.ndarray, near: float) -> Wish:
-    """A cube that is held over a place, down to it, and there the hand opens.
-
-    Args:
-        hand: now.
-        cube: its middle.
-        goal: where its middle should be.
-        near: metres from there within which it is let go.
-    """
-    off = goal - cube
-    far = float(np.linalg.norm(off[:2]))
-    turn = bearing(hand.place)
-    if far < near and abs(off[2]) < 0.006:
-        return Wish(hand.place, turn, _OPEN)
-    if far > 0.03 and hand.place[2] < _TRAVEL - 0.02:
-        return Wish(np.array([*hand.place[:2], _TRAVEL]), turn, _CLOSED)
-    height = np.clip(goal[2] + 6 * (far - 0.6 * near), goal[2], _TRAVEL)
-    return Wish(hand.place + np.array([*off[:2], height - cube[2]]), turn, _CLOSED)
-
-
-def leave(hand: Hand) -> Wish:
-    """Up from a cube that lies where it should."""
-    return Wish(np.array([*hand.place[:2], _TRAVEL]), bearing(hand.place), _OPEN)
-
-
-def put_in_bin(hand: Hand, color: str, cube: np.ndarray, yaw: float, place: np.ndarray) -> Wish:
-    """A cube into a bin whose middle is at ``place``."""
-    if np.abs(cube[:2] - place[:2]).max() < BIN and hand.held != color:
-        return leave(hand)
+def pick_up(hand: Hand, color: str, cube: Thing) -> Wish:
+    """A cube, straight up."""
     if hand.held != color:
-        return grasp(hand, cube, yaw)
-    return carry(hand, cube, np.array([*place[:2], _RELEASE_IN_BIN]), 0.012)
+        return grasp(hand, cube)
+    return Wish(np.array([*hand.place[:2], _TRAVEL]), cube.side(bearing(cube.place)), _CLOSED)
 
 
-def stack(hand: Hand, color: str, cube: np.ndarray, yaw: float, lower: np.ndarray) -> Wish:
+def put_in_bin(hand: Hand, color: str, cube: Thing, container: Thing) -> Wish:
+    """A cube into a bin."""
+    if hand.held == color:
+        goal = np.array([*container.place[:2], _DROP])
+        return _carry(hand, cube, goal, bearing(goal), 0.012)
+    if np.abs((cube.place - container.place)[:2]).max() < BIN:
+        return _leave(hand, cube)
+    return grasp(hand, cube)
+
+
+def stack(hand: Hand, color: str, cube: Thing, lower: Thing) -> Wish:
     """A cube on top of another one."""
-    top = lower + (0, 0, 2 * CUBE)
-    if np.linalg.norm(cube - top) < 0.008 and hand.held != color:
-        return leave(hand)
-    if hand.held != color:
-        return grasp(hand, cube, yaw)
-    return carry(hand, cube, top + (0, 0, 0.003), 0.004)
+    top = lower.place + (0, 0, 2 * CUBE)
+    if hand.held == color:
+        return _carry(hand, cube, top + (0, 0, 0.002), lower.side(bearing(top)), 0.004)
+    if np.linalg.norm(cube.place - top) < 0.009:
+        return _leave(hand, cube)
+    return grasp(hand, cube)
 
 
-def _funnel(hand: Hand, target: np.ndarray) -> np.ndarray:
-    far = float(np.linalg.norm(target[:2] - hand.place[:2]))
-    return target + (0, 0, np.clip(6 * (far - 0.006), 0, _TRAVEL - target[2]))
+def _carry(hand: Hand, cube: Thing, goal: np.ndarray, turn: float, near: float) -> Wish:
+    """A cube that is held over a place, down to it, and let go within ``near`` metres from there."""
+    off = goal - cube.place
+    far = float(np.linalg.norm(off[:2]))
+    if far < near and abs(off[2]) < 0.006:
+        return Wish(hand.place, hand.turn, _OPEN)
+    if far > 0.03 and hand.place[2] < _TRAVEL - 0.02:
+        return Wish(np.array([*hand.place[:2], _TRAVEL]), hand.turn, _CLOSED)
+    height = _funnel(hand, goal, turn, far - 0.5 * near)[2]
+    return Wish(hand.place + (*off[:2], height - cube.place[2]), turn, _CLOSED)
 
 
-def _nearest_quarter(yaw: float, near: float) -> float:
-    return near + (yaw - near + np.pi / 4) % (np.pi / 2) - np.pi / 4
+def _leave(hand: Hand, cube: Thing) -> Wish:
+    """Off a cube that lies where it should, and up."""
+    between, _ = _seen_from(hand, cube.place)
+    if hand.opening < _OPEN - 8 or between < 0.6 * _CLEAR:
+        return Wish(_around(cube, hand.turn, hand.place[2]), hand.turn, _OPEN)
+    return Wish(np.array([*hand.place[:2], _TRAVEL]), hand.turn, _OPEN)
+
+
+def _around(cube: Thing, turn: float, height: float) -> np.ndarray:
+    """Where the fingertips are when the open hand is around a cube, with the fixed jaw near its side."""
+    x, y, _ = cube.place
+    return np.array([x - _CLEAR * np.cos(turn), y - _CLEAR * np.sin(turn), height])
+
+
+def _seen_from(hand: Hand, place: np.ndarray) -> tuple[float, float]:
+    """How far a place is from the fingertips: toward the moving jaw, and across."""
+    x, y, _ = place - hand.place
+    cos, sin = np.cos(hand.turn), np.sin(hand.turn)
+    return x * cos + y * sin, y * cos - x * sin
+
+
+def _funnel(hand: Hand, target: np.ndarray, turn: float, far: float | None = None) -> np.ndarray:
+    """Above the target, the higher the farther and the more turned away the hand is, and down to it."""
+    if far is None:
+        far = float(np.linalg.norm(target[:2] - hand.place[:2])) - 0.005
+    off = max(far, 0.05 * (abs(_difference(turn, hand.turn)) - 0.1))
+    height: np.ndarray = target + (0, 0, np.clip(_TAPERED * off, 0, max(0.0, _TRAVEL - target[2])))
+    return height
+
+
+def _difference(angle: float, other: float) -> float:
+    return (angle - other + np.pi) % (2 * np.pi) - np.pi
