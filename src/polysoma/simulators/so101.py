@@ -12,12 +12,12 @@ put into a bin or on another one for a moment: it is a success if that is what w
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from polysoma.embodiment import (
     INSTRUCTION,
@@ -98,10 +98,12 @@ _HOME = np.array([0.0, -38.0, 42.0, 86.0, 0.0, 20.0])
 _SCATTER = np.array([15.0, 5.0, 5.0, 5.0, 15.0, 15.0])
 """Degrees, and the gripper's number, where the arm begins, and by how much that varies."""
 
-_HOLD = 8
+_HOLD = 12
 """Steps for which something must stay done."""
-_NEAR = 0.018
-"""Metres around a cube's middle within which it counts as reached."""
+_NEAR, _LOW = 0.018, 0.045
+"""Metres from the middle of a cube to the fingertips above it, across and up, within which it counts as reached."""
+_BESIDE = 0.07
+"""Metres from the fingertips to a cube that they push. One that was struck and slid away was not pushed."""
 _LIFTED = 0.05
 """Metres above the table at which a cube's middle counts as picked up."""
 
@@ -242,9 +244,10 @@ class So101(MujocoEnvironment):
         tip = self._data.site("fingertips").xpos
         for color in self._cubes:
             cube, grip = self._cube(color), self._grip(color)
-            if self._name == "reach" and np.linalg.norm((tip - cube)[:2]) < _NEAR and tip[2] - cube[2] < 0.045:
+            across, up = float(np.linalg.norm((tip - cube)[:2])), float(tip[2] - cube[2])
+            if self._name == "reach" and across < _NEAR and 0 < up < _LOW:
                 yield (color,)
-            elif self._name == "push":
+            elif self._name == "push" and across < _BESIDE and abs(up) < _LOW and cube[2] < CUBE + 0.005:
                 yield from ((color, side) for side, sign in SIDES.items() if sign * cube[1] > EDGE)
             elif self._name == "pick-up" and cube[2] > _LIFTED and grip == 2:
                 yield (color,)
@@ -330,19 +333,20 @@ class So101(MujocoEnvironment):
         space: Any = self.observation_space
         limits = space["state"]
         observation: Observation = {"state": np.clip(state.astype(np.float32), limits.low, limits.high)}
-        for stream in self._pictures:
-            height, width, _ = stream.shape
-            observation[stream.name] = self._camera(self._model, height, width).frame(self._data, stream.name)
-        return observation | {INSTRUCTION: self._instruction}
+        return observation | {s.name: self._see(s) for s in self._pictures} | {INSTRUCTION: self._instruction}
+
+    def _see(self, camera: Stream) -> np.ndarray:
+        """Small pictures are drawn twice as large and averaged, as those that a camera's are reduced to look."""
+        height, width, _ = camera.shape
+        finer = 2 if 2 * height <= PIXELS[0] else 1
+        drawn = self._camera(self._model, finer * height, finer * width).frame(self._data, camera.name)
+        return np.asarray(Image.fromarray(drawn).reduce(finer))
 
     def _scene(self) -> tuple[Any, Any, Any]:
         view = self._mujoco.MjvCamera()
         view.lookat[:] = (0.15, 0.0, 0.06)
         view.distance, view.azimuth, view.elevation = 0.72, 145.0, -28.0
         return self._model, self._data, view
-
-
-TASKS = tuple(f"so101/{name}" for name in _KINDS)
 
 
 def _family(embodiment: Embodiment) -> Family:
@@ -354,4 +358,3 @@ def _family(embodiment: Embodiment) -> Family:
 
 
 FAMILIES = (_family(EMBODIMENT), _family(SMALL))
-BLIND = dataclasses.replace(EMBODIMENT, streams=tuple(s for s in EMBODIMENT.streams if s.modality is not Modality.IMAGE))
