@@ -1,13 +1,14 @@
-"""The SO-101, LeRobot's arm of five joints and a gripper, at a table with coloured cubes: a body to measure how policies
-learn through cameras.
+"""The SO-101, LeRobot's arm of five joints and a gripper, at a table with coloured cubes: a body to measure how
+policies learn through cameras.
 
 Joints are called and counted as LeRobot's ``so101_follower`` does with degrees: ``shoulder_pan.pos`` to
-``wrist_roll.pos`` in degrees, ``gripper.pos`` from 0 (closed) to 100; actions are the positions that the servos are told,
-thirty times a second. There are two cameras, ``top`` and ``wrist``.
+``wrist_roll.pos`` in degrees, ``gripper.pos`` from 0 (closed) to 100; actions are the positions that the servos are
+told, thirty times a second. There are two cameras, ``top`` and ``wrist``.
 
 Which cube, side or bin is meant only the instruction says. Number, colours and places of the cubes, the light and the
-table differ from episode to episode. An episode is over as soon as a cube has been reached, pushed to a side, picked up,
-put into a bin or on another one for a moment: it is a success if that is what was asked for, and none otherwise.
+table differ from episode to episode. An episode is over as soon as a cube has been reached, pushed to a side, picked
+up, put into a bin or on another one, and this has lasted for a moment: it is a success if that is what was asked for,
+and none otherwise.
 """
 
 from __future__ import annotations
@@ -292,6 +293,7 @@ class So101(MujocoEnvironment):
             count = len(self._cubes)
             if self._kind.sides:
                 places = np.stack([rng.uniform(0.15, 0.24, count), rng.uniform(-0.05, 0.05, count)], 1)
+                # None lies where another one is pushed along.
                 apart = np.abs(places[:, None, 0] - places[None, :, 0])
             else:
                 spread = np.deg2rad(30 if self._kind.bins else 50)
@@ -306,8 +308,8 @@ class So101(MujocoEnvironment):
             self._data.qpos[first : first + 7] = [*place, CUBE, np.cos(half), 0, 0, np.sin(half)]
         sides = rng.permutation([1.0, -1.0])
         for number in range(self._kind.bins):
-            angle, radius = sides[number] * np.deg2rad(rng.uniform(56, 64)), rng.uniform(0.18, 0.2)
-            self._data.mocap_pos[number] = [PAN_X + radius * np.cos(angle), radius * np.sin(angle), 0]
+            toward, away = sides[number] * np.deg2rad(rng.uniform(56, 64)), rng.uniform(0.18, 0.2)
+            self._data.mocap_pos[number] = [PAN_X + away * np.cos(toward), away * np.sin(toward), 0]
 
     def _paint(self) -> None:
         """Colours, the table and the light."""

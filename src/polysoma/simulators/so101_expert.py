@@ -79,12 +79,12 @@ def command(arm: Arm, hand: Hand, wish: Wish) -> np.ndarray:
 def reach(hand: Hand, cube: Thing) -> Wish:
     """The open hand just above a cube."""
     turn = bearing(cube.place)
-    return Wish(_funnel(hand, cube.place + (0, 0, 0.032), turn), turn, _OPEN)
+    return Wish(_funnel(hand, _above(cube.place, 0.032), turn), turn, _OPEN)
 
 
 def push(hand: Hand, cube: Thing, side: float) -> Wish:
     """A cube to the left (1) or right (-1): the closed hand comes down beside it and goes across the table."""
-    x, y, _ = cube.place + (_MIDDLE, 0, 0)
+    x, y = cube.place[0] + _MIDDLE, cube.place[1]
     ahead = side * (y - hand.place[1])
     if CUBE < ahead < CUBE + 0.05 and abs(hand.place[0] - x) < 0.012 and hand.place[2] < _PUSH + 0.012:
         return Wish(np.array([x, side * (EDGE + 0.03), _PUSH]), 0.0, _CLOSED)
@@ -122,9 +122,9 @@ def put_in_bin(hand: Hand, color: str, cube: Thing, container: Thing) -> Wish:
 
 def stack(hand: Hand, color: str, cube: Thing, lower: Thing) -> Wish:
     """A cube on top of another one."""
-    top = lower.place + (0, 0, 2 * CUBE)
+    top = _above(lower.place, 2 * CUBE)
     if hand.held == color:
-        return _carry(hand, cube, top + (0, 0, 0.002), lower.side(bearing(top)), 0.004)
+        return _carry(hand, cube, _above(top, 0.002), lower.side(bearing(top)), 0.004)
     if np.linalg.norm(cube.place - top) < 0.009:
         return _leave(hand, cube)
     return grasp(hand, cube)
@@ -139,7 +139,7 @@ def _carry(hand: Hand, cube: Thing, goal: np.ndarray, turn: float, near: float) 
     if far > 0.03 and hand.place[2] < _TRAVEL - 0.02:
         return Wish(np.array([*hand.place[:2], _TRAVEL]), hand.turn, _CLOSED)
     height = _funnel(hand, goal, turn, far - 0.5 * near)[2]
-    return Wish(hand.place + (*off[:2], height - cube.place[2]), turn, _CLOSED)
+    return Wish(hand.place + np.array([*off[:2], height - cube.place[2]]), turn, _CLOSED)
 
 
 def _leave(hand: Hand, cube: Thing) -> Wish:
@@ -168,8 +168,11 @@ def _funnel(hand: Hand, target: np.ndarray, turn: float, far: float | None = Non
     if far is None:
         far = float(np.linalg.norm(target[:2] - hand.place[:2])) - 0.005
     off = max(far, 0.05 * (abs(_difference(turn, hand.turn)) - 0.1))
-    height: np.ndarray = target + (0, 0, np.clip(_TAPERED * off, 0, max(0.0, _TRAVEL - target[2])))
-    return height
+    return _above(target, float(np.clip(_TAPERED * off, 0, max(0.0, _TRAVEL - target[2]))))
+
+
+def _above(place: np.ndarray, height: float) -> np.ndarray:
+    return np.array([place[0], place[1], place[2] + height])
 
 
 def _difference(angle: float, other: float) -> float:

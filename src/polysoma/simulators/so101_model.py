@@ -1,8 +1,9 @@
 """The MuJoCo model of the SO-101 and its table, built of boxes and cylinders.
 
 Lengths between the joints, their limits and the strength of the servos are those of the arm that TheRobotStudio
-published (SO-ARM100, Apache-2.0, with each joint's zero in the middle of its range); the shapes are our own. In its zero
-pose the upper arm stands upright and the forearm and the gripper point forward, along x; y points to the arm's left.
+published (SO-ARM100, Apache-2.0, with each joint's zero in the middle of its range); the shapes are our own. In its
+zero pose the upper arm stands upright and the forearm and the gripper point forward, along x; y points to the arm's
+left.
 """
 
 from __future__ import annotations
