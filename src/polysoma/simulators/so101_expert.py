@@ -21,8 +21,8 @@ _CLEAR = 0.005
 """Metres between the fixed jaw and a cube's side while the hand comes down or leaves."""
 _TRAVEL, _GRASP, _PUSH, _DROP = 0.07, 0.015, 0.017, 0.05
 """Metres of the fingertips above the table: on the way, around a cube, where a cube is pushed, and above a bin."""
-_MIDDLE = 0.015
-"""Metres from the fingertips to the middle of the jaws when they are closed."""
+_BACK = 0.021
+"""Metres from the fingertips to the back of the fixed jaw."""
 _TAPERED = 6.0
 """How steep the funnel is."""
 
@@ -83,15 +83,15 @@ def reach(hand: Hand, cube: Thing) -> Wish:
 
 
 def push(hand: Hand, cube: Thing, side: float) -> Wish:
-    """A cube to the left (1) or right (-1): the closed hand comes down beside it and goes across the table."""
-    x, y = cube.place[0] + _MIDDLE, cube.place[1]
+    """A cube to the left (1) or right (-1): the closed hand comes down beside it, the back of the fixed jaw toward it,
+    and goes across the table."""
+    x, y, _ = cube.place
+    turn = -side * np.pi / 2
     ahead = side * (y - hand.place[1])
-    if CUBE < ahead < CUBE + 0.05 and abs(hand.place[0] - x) < 0.012 and hand.place[2] < _PUSH + 0.012:
-        return Wish(np.array([x, side * (EDGE + 0.03), _PUSH]), 0.0, _CLOSED)
-    beside = np.array([x, y - side * (CUBE + 0.026), _PUSH])
-    if hand.opening > 10:
-        beside[2] = _TRAVEL
-    return Wish(_funnel(hand, beside, 0.0), 0.0, _CLOSED)
+    if _BACK < ahead < _BACK + 0.05 and abs(hand.place[0] - x) < 0.012 and hand.place[2] < _PUSH + 0.012:
+        # Straight ahead: the cube sticks to the jaw, and would be dragged along by a hand that follows it aside.
+        return Wish(np.array([hand.place[0], side * EDGE, _PUSH]), turn, _CLOSED)
+    return Wish(_funnel(hand, np.array([x, y - side * (_BACK + CUBE + 0.015), _PUSH]), turn), turn, _CLOSED)
 
 
 def grasp(hand: Hand, cube: Thing) -> Wish:
