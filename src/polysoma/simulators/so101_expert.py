@@ -19,8 +19,8 @@ _OPEN, _CLOSED = 32.0, 0.0
 """How open the hand is on its way to a cube, and what closes it."""
 _CLEAR = 0.005
 """Metres between the fixed jaw and a cube's side while the hand comes down or leaves."""
-_TRAVEL, _GRASP, _PUSH, _DROP = 0.07, 0.015, 0.017, 0.05
-"""Metres of the fingertips above the table: on the way, around a cube, where a cube is pushed, and above a bin."""
+_TRAVEL, _PUSH, _DROP = 0.07, 0.017, 0.05
+"""Metres of the fingertips above the table: on the way, where a cube is pushed, and where one is dropped into a bin."""
 _BACK = 0.021
 """Metres from the fingertips to the back of the fixed jaw."""
 _TAPERED = 6.0
@@ -88,6 +88,9 @@ def push(hand: Hand, cube: Thing, side: float) -> Wish:
     x, y, _ = cube.place
     turn = -side * np.pi / 2
     ahead = side * (y - hand.place[1])
+    if hand.held:
+        # An edge is caught between the jaws.
+        return Wish(hand.place, turn, _OPEN)
     if _BACK < ahead < _BACK + 0.05 and abs(hand.place[0] - x) < 0.012 and hand.place[2] < _PUSH + 0.012:
         # Straight ahead: the cube sticks to the jaw, and would be dragged along by a hand that follows it aside.
         return Wish(np.array([hand.place[0], side * EDGE, _PUSH]), turn, _CLOSED)
@@ -98,9 +101,10 @@ def grasp(hand: Hand, cube: Thing) -> Wish:
     """A hand that comes down around a cube and closes."""
     turn = cube.side(bearing(cube.place))
     between, beside = _seen_from(hand, cube.place)
-    if abs(beside) < 0.006 and -0.003 < between < 0.009 and hand.place[2] < _GRASP + 0.007:
-        return Wish(_around(cube, turn, _GRASP), turn, _CLOSED)
-    return Wish(_funnel(hand, _around(cube, turn, _GRASP), turn), turn, _OPEN)
+    around = _around(cube, turn, float(cube.place[2]))
+    if abs(beside) < 0.006 and -0.003 < between < 0.009 and hand.place[2] < around[2] + 0.007:
+        return Wish(around, turn, _CLOSED)
+    return Wish(_funnel(hand, around, turn), turn, _OPEN)
 
 
 def pick_up(hand: Hand, color: str, cube: Thing) -> Wish:
@@ -125,7 +129,7 @@ def stack(hand: Hand, color: str, cube: Thing, lower: Thing) -> Wish:
     top = _above(lower.place, 2 * CUBE)
     if hand.held == color:
         return _carry(hand, cube, _above(top, 0.002), lower.side(bearing(top)), 0.004)
-    if np.linalg.norm(cube.place - top) < 0.009:
+    if np.linalg.norm(cube.place - top) < 0.013:
         return _leave(hand, cube)
     return grasp(hand, cube)
 
