@@ -26,6 +26,7 @@ import scale
 import scores
 import serving
 import sight
+import so101
 import specialists
 import speed
 import stream
@@ -77,6 +78,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "docs/evaluation.md": {
         "paraphrases": scores.render_paraphrases,
         "transfer": transfer.render,
+        "so101": so101.render,
         "specialists": specialists.render,
     },
 }

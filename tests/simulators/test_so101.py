@@ -237,7 +237,7 @@ def test_both_cameras_see_the_cube_that_is_held(seeing: tuple[So101, So101]) -> 
     hidden = small._cube_geoms[0]
     small._model.geom_rgba[hidden, 3] = 0
     for camera in so101.CAMERAS:
-        without = small._see(small.embodiment.stream(camera))
+        without = small.see(camera)
         seen = (np.abs(observation[camera].astype(int) - without).sum(-1) > 30).sum()
         assert seen >= {"top": 6, "wrist": 150}[camera], camera
     small._model.geom_rgba[hidden, 3] = 1

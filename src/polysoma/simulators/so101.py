@@ -153,7 +153,7 @@ class So101(MujocoEnvironment):
         self._model = model = mujoco.MjModel.from_xml_string(mjcf(self._kind.bins, self._kind.sides))
         self._data = mujoco.MjData(model)
         self._arm = Arm(mujoco, model)
-        self._pictures = [stream for stream in embodiment.streams if stream.modality is Modality.IMAGE]
+        self._cameras = [stream.name for stream in embodiment.streams if stream.modality is Modality.IMAGE]
         self._cube_geoms = np.array([model.geom(f"cube_{i}").id for i in range(CUBES)])
         self._bin_geoms = [model.geom_bodyid == model.body(f"bin_{i}").id for i in range(self._kind.bins)]
         self._jaws = [model.geom(name).id for name in ("fixed_jaw", "moving_jaw")]
@@ -226,6 +226,14 @@ class So101(MujocoEnvironment):
         for number, color in enumerate(self._bins):
             places[1 + len(names) + names.index(color)] = self._data.mocap_pos[number]
         return {"places": np.clip(places.ravel(), -1, 1)}
+
+    def see(self, camera: str) -> np.ndarray:
+        """What a camera sees now: uint8 of its stream's shape. Raises PolysomaError without OpenGL."""
+        height, width, _ = self.embodiment.stream(camera).shape
+        # Drawn twice as large and averaged, small pictures look as large ones that are reduced.
+        finer = 2 if 2 * height <= PIXELS[0] else 1
+        drawn = self._camera(self._model, finer * height, finer * width).frame(self._data, camera)
+        return np.asarray(Image.fromarray(drawn).reduce(finer))
 
     def _wish(self, hand: Hand) -> Wish:
         color, *other = self._wanted
@@ -335,14 +343,7 @@ class So101(MujocoEnvironment):
         space: Any = self.observation_space
         limits = space["state"]
         observation: Observation = {"state": np.clip(state.astype(np.float32), limits.low, limits.high)}
-        return observation | {s.name: self._see(s) for s in self._pictures} | {INSTRUCTION: self._instruction}
-
-    def _see(self, camera: Stream) -> np.ndarray:
-        """Small pictures are drawn twice as large and averaged, as those that a camera's are reduced to look."""
-        height, width, _ = camera.shape
-        finer = 2 if 2 * height <= PIXELS[0] else 1
-        drawn = self._camera(self._model, finer * height, finer * width).frame(self._data, camera.name)
-        return np.asarray(Image.fromarray(drawn).reduce(finer))
+        return observation | {camera: self.see(camera) for camera in self._cameras} | {INSTRUCTION: self._instruction}
 
     def _scene(self) -> tuple[Any, Any, Any]:
         view = self._mujoco.MjvCamera()
