@@ -10,6 +10,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import so101
+
 import adapters
 import channels
 import compare
@@ -81,6 +83,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "docs/evaluation.md": {
         "paraphrases": scores.render_paraphrases,
         "transfer": transfer.render,
+        "so101": so101.render,
         "specialists": specialists.render,
     },
 }

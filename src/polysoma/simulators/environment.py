@@ -57,15 +57,19 @@ class Environment(gymnasium.Env[Observation, Any]):
         gymnasium.Env.reset(self, seed=self.own_seed(seed))
         return {}, {"success": False}
 
-    def own_seed(self, seed: int | None) -> int | None:
+    def own_seed(self, seed: int | None, task: str = "") -> int | None:
         """What random generators are seeded with: a hash of the task's name and the seed.
 
         With the seed itself all tasks would draw the same numbers: objects in the same corner of every table. A seed
         that is easy in one task would be easy in all of them, and successes of many tasks would not be independent.
+
+        Args:
+            seed: of the reset; None stays None.
+            task: whose name; this one's where it is empty. Tasks that name another one have its episodes.
         """
         if seed is None:
             return None
-        return int(np.random.SeedSequence([seed, zlib.crc32(self.task.encode())]).generate_state(1)[0])
+        return int(np.random.SeedSequence([seed, zlib.crc32((task or self.task).encode())]).generate_state(1)[0])
 
     def expert_action(self) -> np.ndarray | int:
         """The expert's clean action in the present state, whoever brought the body there. Called once a step at most.
@@ -111,7 +115,7 @@ class MujocoEnvironment(Environment):
 
     def __init__(self) -> None:
         super().__init__()
-        self._drawn: dict[int, Camera] = {}
+        self._drawn: dict[tuple[int, int], Camera] = {}
         self._pushed: int | None = None
         self._force = np.zeros(3)
 
@@ -132,7 +136,9 @@ class MujocoEnvironment(Environment):
     def push(self, place: tuple[float, float] | None, force: tuple[float, float]) -> str | None:
         """See :class:`Environment`. The force acts at the thing's centre of mass."""
         model, data, view = self._scene()
-        camera = self._drawn[max(self._drawn)] if self._drawn else self._camera(model, 240)
+        # The picture for people is square; a body's own cameras need not be.
+        square = [drawn for drawn in self._drawn.values() if drawn.height == drawn.width]
+        camera = max(square, key=lambda drawn: drawn.height) if square else self._camera(model, 240)
         if place is not None:
             self.push(None, (0.0, 0.0))
             self._pushed = camera.body_at(data, view, *place)
@@ -153,9 +159,10 @@ class MujocoEnvironment(Environment):
     def _picture(self, model: Any, data: Any, view: Any, size: int) -> np.ndarray:
         return self._camera(model, size).frame(data, view)
 
-    def _camera(self, model: Any, size: int) -> Camera:
+    def _camera(self, model: Any, height: int, width: int | None = None) -> Camera:
+        size = (height, height if width is None else width)
         if size not in self._drawn:
-            self._drawn[size] = Camera(model, size, cell=self.mesh_cell)
+            self._drawn[size] = Camera(model, *size, cell=self.mesh_cell)
         return self._drawn[size]
 
     def close(self) -> None:
