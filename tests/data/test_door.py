@@ -52,6 +52,13 @@ def test_names_ask_for_nothing_else(template: str) -> None:
         door.filled(template, {"n": 7})
 
 
+def test_names_that_are_too_long_or_lead_out(tmp_path: Path) -> None:
+    assert door.inside(tmp_path, "a/b") == tmp_path / "a/b"
+    for name in ("../a", "/a", "a/../../b", "a\0b", f"a/{'0' * 300}"):
+        with pytest.raises(PolysomaError, match=r"leads out of the data set|is no name of a file"):
+            door.inside(tmp_path, name)
+
+
 def test_a_hostile_data_path_is_one_line(tmp_path: Path) -> None:
     root = write_v3(tmp_path / "set")
     changed(root, data_path="{chunk_index:2000000000d}/{file_index}.parquet")

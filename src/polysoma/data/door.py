@@ -28,6 +28,8 @@ _POINTER_BYTES = 1024
 """No pointer is larger."""
 _TEXT_BYTES = 2**29
 """Of a JSON file, or one of JSON lines: more is taken for damage."""
+_NAME_BYTES = 255
+"""Of a part of a path; systems have no longer ones."""
 _DEEP = 16
 """Groups of HDF5 in one another, and links that lead to links."""
 
@@ -317,6 +319,8 @@ def inside(root: Path, name: str) -> Path:
     pure = PurePosixPath(name)
     if pure.is_absolute() or ".." in pure.parts or "\0" in name:
         raise PolysomaError(f"{root}: {name!r} leads out of the data set")
+    if any(len(part.encode()) > _NAME_BYTES for part in pure.parts):
+        raise PolysomaError(f"{root}: {name[:80]!r}... is no name of a file")
     return root / pure
 
 

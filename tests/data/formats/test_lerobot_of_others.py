@@ -246,6 +246,15 @@ def test_words_may_hold_any_letter(letter: str, tmp_path: Path) -> None:
     assert set(open_reader(root).instructions) == {text}
 
 
+@pytest.mark.parametrize("told", ["lift the cube", 3, {"a": 1}, [], None])
+def test_a_list_of_words_may_be_anything(told: Any, tmp_path: Path) -> None:
+    root = write_v2(tmp_path / "set", kind="image")
+    rows = [{"episode_index": n, "tasks": told, "length": length} for n, length in enumerate(LENGTHS)]
+    jsonl(root / "meta/episodes.jsonl", rows)
+    (root / "meta/tasks.jsonl").unlink()
+    assert set(open_reader(root).instructions) == {told if isinstance(told, str) else ""}
+
+
 # Which columns.
 
 
@@ -336,6 +345,16 @@ def test_modality_json_names_parts_and_words(tmp_path: Path) -> None:
     (root / "meta/modality.json").write_text(json.dumps({"action": {"arm": {"start": 0, "end": 2}}, "state": 3}))
     columns = open_reader(root).columns
     assert columns["action"].names == ("arm_0", "arm_1", "action_2") and columns["observation.state"].names is None
+
+
+def test_shapes_of_billions_are_left_out(tmp_path: Path) -> None:
+    root = write_v2(tmp_path / "set", kind="image")
+    held = features(root)
+    held["observation.vast"] = {"dtype": "float32", "shape": [10**30], "names": None}
+    held["observation.none"] = {"dtype": "float32", "shape": [0], "names": None}
+    changed(root, features=held)
+    (root / "meta/modality.json").write_text(json.dumps({"state": {"a": {"start": 0, "end": 10**30}}}))
+    assert set(open_reader(root).left_out) >= {"observation.vast", "observation.none"}
 
 
 def test_an_action_that_cannot_be_told_has_a_remedy(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ What can be told from such names is taken for what it says, with a remark for pe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,6 +34,8 @@ _CALLED = {
     "next.success": SUCCESS, "is_terminal": TERMINATED,
 }  # fmt: skip
 """What LeRobot, and converters from RLDS, call the columns of the readers' vocabulary."""
+_LARGEST, _NAMED = 2**28, 4096
+"""Numbers of a value, and channels that get names: ``meta/info.json`` may be damaged and speak of billions."""
 _MORE = 8
 """Columns that a remark names."""
 
@@ -94,6 +97,9 @@ def _checked(key: str, feature: Any) -> Mapping[str, Any]:
 
 def _describe(key: str, feature: Mapping[str, Any], found: Described) -> None:
     kind, shape = str(feature["dtype"]), tuple(int(size) for size in feature["shape"])
+    if min(shape, default=1) < 1 or math.prod(shape) > _LARGEST:
+        found.left_out[key] = f"values of shape {shape} are not read"[:200]
+        return
     if kind in ("video", "image"):
         about = {**(feature.get("info") or {}), **(feature.get("video_info") or {})}
         if about.get("video.is_depth_map"):
@@ -166,7 +172,7 @@ class _Parts:
 
     def names(self, key: str, column: Column) -> tuple[str, ...] | None:
         """Names of a column's channels after their parts, where it has none of its own; others keep their places."""
-        if column.names or column.picture or len(column.shape) != 1:
+        if column.names or column.picture or len(column.shape) != 1 or column.shape[0] > _NAMED:
             return None
         size, names = column.shape[0], {}
         for begin, end, part in self._slices.get(key, ()):
@@ -235,7 +241,7 @@ def _join(found: Described, name: str, parts: Sequence[str]) -> None:
         size, stem = int(np.prod(column.shape)), part
         for prefix in (PICTURE, OBSERVATION, f"{ACTION}s.", f"{ACTION}.", "states.", "state."):
             stem = stem.removeprefix(prefix)
-        own = column.names or ((stem,) if size == 1 else tuple(f"{stem}_{place}" for place in range(size)))
+        own = (stem,) if size == 1 else tuple(f"{stem}_{place}" for place in range(min(size, _NAMED)))
         names += column.names or (() if len(parts) == 1 else own)
     size = sum(int(np.prod(column.shape)) for column in columns)
     known = tuple(names) if len(names) == size == len(set(names)) else None

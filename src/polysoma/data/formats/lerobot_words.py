@@ -67,7 +67,7 @@ def _note(found: dict[int, int], number: int, low: Any, high: Any) -> None:
 
 
 def words(
-    told: Sequence[Sequence[str] | None], tasks: dict[int, str], constant: Sequence[int | None], numbers: Numbers
+    told: Sequence[Any], tasks: dict[int, str], constant: Sequence[int | None], numbers: Numbers
 ) -> tuple[list[str], dict[int, tuple[Part, ...]]]:
     """What each episode is told at its beginning, and the parts of those in which that changes.
 
@@ -78,14 +78,14 @@ def words(
         constant: the number of the task that all frames of an episode have, None where that is not known.
         numbers: reads them from the frames.
     """
-    told = [[names] if isinstance(names, str) else names for names in told]
+    said = [_list(names) for names in told]
     known = set(tasks.values())
     texts: list[str] = []
     changes: dict[int, tuple[Part, ...]] = {}
     # Words that stand for one task alone, which the tables of tasks and of episodes agree on, need no look at frames.
-    agree = {str(names[0]) for names in told if names} <= known and len(known) == len(tasks)
-    for episode, names in enumerate(told):
-        own, number = [str(name) for name in names or ()], constant[episode]
+    agree = {own[0] for own in said if own} <= known and len(known) == len(tasks)
+    for episode, own in enumerate(said):
+        number = constant[episode]
         if number is not None and number in tasks:
             texts.append(tasks[number])
         elif not tasks or (len(own) == 1 and agree):
@@ -101,3 +101,9 @@ def words(
             if len(parts) > 1:
                 changes[episode] = tuple(parts)
     return texts, changes
+
+
+def _list(names: Any) -> list[str]:
+    if isinstance(names, str):
+        return [names]
+    return [str(name) for name in names] if isinstance(names, list | tuple | np.ndarray) else []
