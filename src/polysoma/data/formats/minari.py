@@ -144,7 +144,7 @@ class MinariReader(Reader):
         """Rewards are there where one episode has some: :mod:`polysoma.data.to_minari` fills in what it has not."""
         if "rewards" not in held.paths() or not held.says(REWARDS_KNOWN):
             self._unrewarded.add(episode)
-        elif REWARD not in self.columns and (column := held.column("rewards", length)) is not None:
+        elif length and REWARD not in self.columns and (column := held.column("rewards", length)) is not None:
             self.columns[REWARD], self._paths[REWARD] = column, ("rewards",)
 
     def _describe_actions(self, held: _Held, length: int) -> None:
