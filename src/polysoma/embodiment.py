@@ -18,7 +18,6 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from polysoma.config import decode
 from polysoma.errors import PolysomaError, SettingError
 from polysoma.horizon import Horizon
 
@@ -380,6 +379,9 @@ class Embodiment:
         """The inverse of :meth:`to_json`. What the first format said about a policy's horizon is passed over
         (:meth:`polysoma.horizon.Horizon.of_old_embodiment` reads it). Raises PolysomaError when a field is missing or
         unknown."""
+        # It brings pydantic along, which takes time to import and is not always needed.
+        from polysoma.config import decode
+
         where = "not the description of an embodiment"
         if not isinstance(data, Mapping):
             raise PolysomaError(f"{where}: expected a table, got {type(data).__name__}")

@@ -30,11 +30,6 @@ def advice(text: str) -> str:
     return f"; what lies on the Hugging Face Hub is called {PREFIX}{text}" if _BARE.fullmatch(text) else ""
 
 
-def old_name(text: str) -> str:
-    """As a name of the Hub what was one without a prefix in files of earlier versions; anything else as it is."""
-    return f"{PREFIX}{text}" if _BARE.fullmatch(text) and not Path(text).parent.is_dir() else text
-
-
 def fetched(name: str, kind: Kind, patterns: list[str] | None = None) -> Path:
     """The folder with what the Hub calls so: the revision that is named, or else the newest one; without a network, the
     one fetched before.

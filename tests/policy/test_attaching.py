@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -168,3 +169,27 @@ def test_what_cannot_be_attached_is_refused(
     checkpoint.save(checkpoint.load_for_training(tmp_path / "full/checkpoint"), both)
     with pytest.raises(PolysomaError, match=r"adapts the weights .*, not those of"):
         checkpoint.load(both)
+
+
+def test_a_base_is_fetched_only_by_a_name_of_the_hub(
+    adapted: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def fetch(name: str, **options: object) -> str:
+        asked.append(name)
+        return str(base)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+    file = adapted / "config.json"
+    for name in ("me/robot", "hf://me/robot"):
+        told = json.loads(file.read_text())
+        told["adaptation"]["base"] = name
+        file.write_text(json.dumps(told))
+        if name.startswith("hf://"):
+            checkpoint.load(adapted)
+            assert asked == ["me/robot"]
+        else:
+            with pytest.raises(PolysomaError, match=r"adaptation\.base: no checkpoint at me/robot.*hf://me/robot"):
+                checkpoint.load(adapted)
+            assert not asked

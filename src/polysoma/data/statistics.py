@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from polysoma.config import decode
 from polysoma.errors import PolysomaError
 
 QUANTILES = {"q01": 0.01, "q10": 0.1, "q50": 0.5, "q90": 0.9, "q99": 0.99}
@@ -137,6 +136,9 @@ class Statistics:
             PolysomaError: a statistic is missing, of another type or not finite, or the statistics have different
                 numbers of channels.
         """
+        # It brings pydantic along, which takes time to import and is not always needed.
+        from polysoma.config import decode
+
         known = decode(_Stored, data, "statistics")
         with np.errstate(over="ignore"):
             arrays = {name: np.array(getattr(known, name), np.float32) for name in _ARRAYS}

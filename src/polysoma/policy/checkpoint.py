@@ -341,7 +341,10 @@ def _base(folder: Path, adaptation: Adaptation, loaded: _Loaded) -> Policy:
     around = folder.parent.parent
     beside = folder.parent.name == ATTACHED and (around / WEIGHTS).is_file()
     beside = beside and weights_sha256(around) == adaptation.base_sha256
-    place = around if beside else resolve(hub.old_name(adaptation.base))
+    try:
+        place = around if beside else resolve(adaptation.base)
+    except PolysomaError as error:
+        raise PolysomaError(f"{folder / CONFIG}: adaptation.base: {error}") from error
     if (found := weights_sha256(place)) != adaptation.base_sha256:
         raise PolysomaError(
             f"{folder} adapts the weights {adaptation.base_sha256[:12]}..., and {adaptation.base} has {found[:12]}... "
