@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from polysoma.config import check, within
 from polysoma.data.statistics import Statistics
 from polysoma.embodiment import ContinuousActions, DiscreteActions, Embodiment
-from polysoma.errors import PolysomaError
+from polysoma.errors import PolysomaError, SettingError
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class HeadConfig:
 
     def __post_init__(self) -> None:
         if self.kind not in ("l1", "bins", "flow"):
-            raise PolysomaError(f"head: kind must be l1, bins or flow, got {self.kind!r}")
+            raise SettingError(f"head: kind must be l1, bins or flow, got {self.kind!r}")
         check(self)
 
 

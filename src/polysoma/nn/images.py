@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from polysoma.config import check, within
-from polysoma.errors import PolysomaError
+from polysoma.errors import SettingError
 from polysoma.nn import efficientnet
 from polysoma.nn.efficientnet import EfficientNetLite0
 
@@ -43,16 +43,16 @@ class ImageConfig:
 
     backbone: Literal["small", "efficientnet-lite0"] = "small"
     reduction: Reduction = "grid"
-    tokens: Annotated[int, within(1, 4096)] = 8
-    points: Annotated[int, within(1, 4096)] = 4
+    tokens: Annotated[int, within(1, 1024)] = 8
+    points: Annotated[int, within(1, 1024)] = 4
     film: bool = True
     goals: bool = False
 
     def __post_init__(self) -> None:
         if self.backbone not in ("small", "efficientnet-lite0"):
-            raise PolysomaError(f"images: backbone must be small or efficientnet-lite0, got {self.backbone!r}")
+            raise SettingError(f"images: backbone must be small or efficientnet-lite0, got {self.backbone!r}")
         if self.reduction not in get_args(Reduction):
-            raise PolysomaError(f"images: reduction must be one of {get_args(Reduction)}, got {self.reduction!r}")
+            raise SettingError(f"images: reduction must be one of {get_args(Reduction)}, got {self.reduction!r}")
         check(self)
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, get_args
 from torch import nn
 
 from polysoma.config import check, within
-from polysoma.errors import PolysomaError
+from polysoma.errors import SettingError
 from polysoma.policy.methods import AdaptationMethod
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Adaptation:
 
     def __post_init__(self) -> None:
         if self.method not in get_args(AdaptationMethod):
-            raise PolysomaError(
+            raise SettingError(
                 f"adaptation: expected one of the methods {get_args(AdaptationMethod)}, got {self.method!r}"
             )
         check(self)
