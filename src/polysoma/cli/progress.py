@@ -68,7 +68,7 @@ def telling() -> Iterator[None]:
         # Data sets are opened more than once.
         if text not in said:
             said.add(text)
-            print(text, file=sys.stderr, flush=True)
+            say(text, sys.stderr)
 
     def show(what: str, done: int, total: int) -> None:
         nonlocal last

@@ -155,7 +155,13 @@ def sources_for(recipe: Recipe, training: Path | None = None) -> tuple[list[Sour
     renewed = () if training is not None else recipe.renewed
     known = {body.name: body for body in start.embodiments if body.name not in renewed} if start else {}
     everything = open_sources(
-        folders, dict(recipe.weights), balance, recipe.task_weights, looks, recipe.skip_damaged, known
+        folders,
+        dict(recipe.weights),
+        balance,
+        recipe.task_weights,
+        looks,
+        skip_damaged=recipe.skip_damaged,
+        bodies=known,
     )
     _check_patterns(recipe, folders, everything)
     sources = [source for source in everything if source.embodiment.name in recipe.bodies]

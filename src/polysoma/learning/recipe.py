@@ -27,7 +27,7 @@ class PolicySize:
     """Width, depth and heads of the trunk; and adapters, see :class:`~polysoma.policy.config.PolicyConfig`."""
 
     width: Annotated[int, within(1, 65_536)] = 256
-    depth: Annotated[int, within(1, 1000)] = 4
+    depth: Annotated[int, within(1, 256)] = 4
     heads: Annotated[int, within(1, 1024)] = 4
     adapters: Adapters = "linear"
 

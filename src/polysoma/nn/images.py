@@ -44,8 +44,8 @@ class ImageConfig:
 
     backbone: Literal["small", "efficientnet-lite0"] = "small"
     reduction: Reduction = "grid"
-    tokens: Annotated[int, within(1, 4096)] = 8
-    points: Annotated[int, within(1, 4096)] = 4
+    tokens: Annotated[int, within(1, 1024)] = 8
+    points: Annotated[int, within(1, 1024)] = 4
     film: bool = True
     goals: bool = False
 
