@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -53,8 +54,10 @@ def server() -> Iterator[tuple[str, int]]:
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
     ) as process:
         assert process.stdout is not None
-        yield process.stdout.readline().split()[-1], process.pid
-        process.terminate()
+        try:
+            yield process.stdout.readline().split()[-1], process.pid
+        finally:
+            process.terminate()
 
 
 def memory_mb(process: int) -> float:
@@ -104,7 +107,7 @@ class Robots:
                     time.sleep(max(0.0, PERIOD_S - (time.perf_counter() - began)))
                 counts["reconnected"] += client.reconnected
 
-        threads = [threading.Thread(target=drive, args=(number,)) for number in range(self.count)]
+        threads = [threading.Thread(target=drive, args=(number,), daemon=True) for number in range(self.count)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -213,6 +216,8 @@ def main(minutes: float = 10.0, robots: int = 8) -> None:
         robots: good clients.
     """
     torch.set_num_threads(1)
+    # Whoever ends this ends the server and the attacks, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     context = multiprocessing.get_context("spawn")
     with server() as (url, process), context.Manager() as manager:
         good = Robots(url, robots)
@@ -228,7 +233,7 @@ def main(minutes: float = 10.0, robots: int = 8) -> None:
             while not ended.wait(min(5.0, minutes)):
                 memory.append(memory_mb(process))
 
-        watching = threading.Thread(target=watch)
+        watching = threading.Thread(target=watch, daemon=True)
         watching.start()
         beside = good.work(60 * minutes)
         ended.set()

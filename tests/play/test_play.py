@@ -30,8 +30,9 @@ from polysoma.embodiment import Modality
 from polysoma.errors import PolysomaError
 from polysoma.nn.images import ImageConfig
 from polysoma.nn.trunk import TransformerConfig
+from polysoma.play.actor import Actor
 from polysoma.play.server import WAITING, PlayServer, _picture
-from polysoma.play.stage import LARGE, SMALL, Actor, Stage
+from polysoma.play.stage import LARGE, SMALL, Stage
 from polysoma.policy.config import PolicyConfig
 from polysoma.policy.policy import Policy
 

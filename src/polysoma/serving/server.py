@@ -39,7 +39,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 import prometheus_client
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
@@ -53,6 +52,7 @@ from polysoma.errors import PolysomaError
 from polysoma.policy.policy import Policy
 from polysoma.serving.door import Door, is_loopback, receive, turn_away
 from polysoma.serving.messages import FROM_ROBOTS, Budget, pack, unpack
+from polysoma.serving.metrics import Metrics
 
 T = TypeVar("T")
 
@@ -102,26 +102,6 @@ class _Asked:
     answer: asyncio.Future[tuple[np.ndarray | PolysomaError, float, int]]
 
 
-class _Metrics:
-    """What ``/metrics`` tells."""
-
-    def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        self.requests = Counter("polysoma_requests", "Requests by body", ["embodiment"], registry=self.registry)
-        self.refused = Counter("polysoma_refused", "Requests that were refused", registry=self.registry)
-        self.late = Counter("polysoma_late", "Answers after their deadline", ["embodiment"], registry=self.registry)
-        self.clients = Gauge("polysoma_clients", "Connections", registry=self.registry)
-        self.batch = Histogram(
-            "polysoma_batch_size", "Requests in a batch", buckets=(1, 2, 4, 8, 16, 32, 64), registry=self.registry
-        )
-        self.seconds = Histogram(
-            "polysoma_answer_seconds",
-            "From the arrival of a request to its answer",
-            buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2),
-            registry=self.registry,
-        )
-
-
 class PolicyServer:
     """Serves one planner, and others beside it by name, such as adaptations of a policy.
 
@@ -161,7 +141,7 @@ class PolicyServer:
         self.limits = limits or Limits()
         self._door = Door(token, tuple(hosts), tuple(origins))
         self._greeting = pack(self._description())
-        self._metrics = _Metrics()
+        self._metrics = Metrics()
         self._clients = 0
         self._queue: asyncio.Queue[_Asked] = asyncio.Queue(self.limits.waiting)
 

@@ -1,0 +1,25 @@
+"""What a server counts, for Prometheus."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+
+class Metrics:
+    """What ``/metrics`` tells."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter("polysoma_requests", "Requests by body", ["embodiment"], registry=self.registry)
+        self.refused = Counter("polysoma_refused", "Requests that were refused", registry=self.registry)
+        self.late = Counter("polysoma_late", "Answers after their deadline", ["embodiment"], registry=self.registry)
+        self.clients = Gauge("polysoma_clients", "Connections", registry=self.registry)
+        self.batch = Histogram(
+            "polysoma_batch_size", "Requests in a batch", buckets=(1, 2, 4, 8, 16, 32, 64), registry=self.registry
+        )
+        self.seconds = Histogram(
+            "polysoma_answer_seconds",
+            "From the arrival of a request to its answer",
+            buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2),
+            registry=self.registry,
+        )
