@@ -233,7 +233,7 @@ class So101(MujocoEnvironment):
         # Drawn twice as large and averaged, small pictures look as large ones that are reduced.
         finer = 2 if 2 * height <= PIXELS[0] else 1
         drawn = self._camera(self._model, finer * height, finer * width).frame(self._data, camera)
-        return np.asarray(Image.fromarray(drawn).reduce(finer))
+        return drawn if finer == 1 else np.array(Image.fromarray(drawn).reduce(finer))
 
     def _wish(self, hand: Hand) -> Wish:
         color, *other = self._wanted
