@@ -10,8 +10,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import so101
-
 import adapters
 import channels
 import compare
@@ -29,6 +27,7 @@ import scale
 import scores
 import serving
 import sight
+import so101
 import soak
 import specialists
 import speed

@@ -220,9 +220,16 @@ def test_small_pictures_are_the_large_ones_reduced(seeing: tuple[So101, So101]) 
 
 def test_pictures_are_of_the_seed(seeing: tuple[So101, So101]) -> None:
     _, small = seeing
-    first, other, again = (small.reset(seed=seed)[0] for seed in (5, 6, 5))
-    for camera in so101.CAMERAS:
+    first, other, again = ({**small.reset(seed=seed)[0], "people": small.render_frame(96)} for seed in (5, 6, 5))
+    for camera in (*so101.CAMERAS, "people"):
         np.testing.assert_array_equal(first[camera], again[camera])
+    for seed in range(8):
+        small.reset(seed=seed)
+    fresh = SMALL.make(small.task)
+    few = next(seed for seed in range(20) if fresh.reset(seed=seed) and len(fresh._cubes) == 2)  # type: ignore[attr-defined]
+    small.reset(seed=few)
+    np.testing.assert_array_equal(small.render_frame(96), fresh.render_frame(96))
+    fresh.close()
     # Another table, light or both, not only other places.
     assert np.abs(np.median(first["top"], (0, 1)) - np.median(other["top"], (0, 1))).max() > 3
 
@@ -241,6 +248,20 @@ def test_both_cameras_see_the_cube_that_is_held(seeing: tuple[So101, So101]) -> 
         seen = (np.abs(observation[camera].astype(int) - without).sum(-1) > 30).sum()
         assert seen >= {"top": 6, "wrist": 150}[camera], camera
     small._model.geom_rgba[hidden, 3] = 1
+
+
+def test_people_push_what_they_point_at_in_their_own_square_picture(seeing: tuple[So101, So101]) -> None:
+    _, small = seeing
+    small.reset(seed=0)
+    # The same place in a picture of the cameras' shape would be another one.
+    view, (height, width, _) = small._scene()[2], so101.SMALL.stream("top").shape
+    points = [((x + 0.5) / 24, (y + 0.5) / 24) for x in range(24) for y in range(24)]
+    pushed = {point: small.push(point, (0.0, 0.0)) for point in points}
+    camera = small._camera(small._model, 240)
+    assert {point: camera.body_at(small._data, view, *point) for point in points} == {
+        point: name and small._model.body(name).id for point, name in pushed.items()
+    }
+    assert "cube_0" in pushed.values() and (2 * height, 2 * width) in small._drawn
 
 
 def test_recordings_are_laid_out_as_lerobot_record_s(seeing: tuple[So101, So101], tmp_path: Path) -> None:

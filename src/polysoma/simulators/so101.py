@@ -233,7 +233,7 @@ class So101(MujocoEnvironment):
         # Drawn twice as large and averaged, small pictures look as large ones that are reduced.
         finer = 2 if 2 * height <= PIXELS[0] else 1
         drawn = self._camera(self._model, finer * height, finer * width).frame(self._data, camera)
-        return np.asarray(Image.fromarray(drawn).reduce(finer))
+        return drawn if finer == 1 else np.array(Image.fromarray(drawn).reduce(finer))
 
     def _wish(self, hand: Hand) -> Wish:
         color, *other = self._wanted
@@ -322,8 +322,9 @@ class So101(MujocoEnvironment):
     def _paint(self) -> None:
         """Colours, the table and the light."""
         rng, model = self.np_random, self._model
+        model.geom_rgba[self._cube_geoms] = 0.0  # Those that lie behind the arm are not seen.
         for number, color in enumerate(self._cubes):
-            model.geom_rgba[self._cube_geoms[number], :3] = self._shade(color)
+            model.geom_rgba[self._cube_geoms[number]] = [*self._shade(color), 1]
         for number, color in enumerate(self._bins):
             model.geom_rgba[self._bin_geoms[number], :3] = self._shade(color)
         material = model.mat(str(rng.choice(TABLES))).id
