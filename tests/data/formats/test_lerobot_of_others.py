@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from conftest import ROOT
 from make_lerobot import FPS, LENGTHS, NAMES, TASKS, add_columns, changed, numbers, pictures, write_v2, write_v3
 from polysoma.cli import main
 from polysoma.data.convert import convert
@@ -25,7 +26,7 @@ from polysoma.data.schema import schema_of
 from polysoma.data.video import encode_video
 from polysoma.errors import PolysomaError
 
-REAL = Path("/work/shared/data")
+REAL = ROOT.parent / "shared" / "data"
 FILM = "videos/chunk-000/observation.images.front/episode_{:06d}.mp4"
 
 
@@ -51,6 +52,16 @@ def features(root: Path) -> dict[str, Any]:
 def renamed(root: Path, names: dict[str, str]) -> None:
     tables(root, lambda table: table.rename_columns([names.get(name, name) for name in table.column_names]))
     changed(root, features={names.get(name, name): about for name, about in features(root).items()})
+
+
+# Which words.
+
+
+def test_the_words_are_those_of_the_frames_whatever_tables_and_statistics_say(tmp_path: Path) -> None:
+    """lerobot's own merging gives tasks new numbers in the frames and leaves what is said of episodes as it was."""
+    root = write_v3(tmp_path / "set")
+    tables(root, lambda table: put(table, "task_index", pa.array([1 - n for n in table["task_index"].to_pylist()])))
+    assert list(open_reader(root).instructions) == [TASKS[1], TASKS[0], TASKS[1]]
 
 
 # Which rows.

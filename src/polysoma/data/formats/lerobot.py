@@ -106,7 +106,7 @@ class LeRobotReader(Reader):
         return version
 
     def _read_episodes(self) -> None:
-        rows = read_tables(self.path, self._videos, self._told) if self.v3 else read_lines(self.path)
+        rows = read_tables(self.path, self._videos) if self.v3 else read_lines(self.path)
         where = self.path / "meta"
         with reading(where):
             self.lengths = np.array(rows.pop("length"), np.int64)
@@ -116,8 +116,8 @@ class LeRobotReader(Reader):
             finals = rows.pop(layout.HAS_FINAL, None)
             # LeRobot's own tools copy tables of episodes, and leave behind what they do not know.
             self.finals = finals if (self.path / "final").is_dir() else None
-            constant = lerobot_words.read_constant(self.path, rows["episode_index"], rows, self._told)
-            rows = {name: values for name, values in rows.items() if not name.startswith("stats/")}
+            # LeRobot's tools for v3 give tasks new numbers in the frames, and leave tables and statistics as they were.
+            constant = {} if self.v3 else lerobot_words.read_constant(self.path, self._told)
             self.episodes = {name: np.asarray(values) for name, values in rows.items()}
             if len(self.lengths) and not 0 <= self.lengths.min() <= self.lengths.max() < 2**40:
                 raise ValueError(f"episodes of {self.lengths.min()} to {self.lengths.max()} frames")
@@ -133,17 +133,45 @@ class LeRobotReader(Reader):
         if isinstance(total, int) and total > len(self):
             self.remarks.append(f"{layout.INFO} speaks of {total:,} episodes, the tables have {len(self):,}")
         numbers = self.episodes[_EPISODE].tolist()
+        held: dict[Path, tuple[np.ndarray, np.ndarray]] = {}
         self.instructions, self.changes = lerobot_words.words(
-            told, lerobot_words.read_tasks(self.path), [constant.get(number) for number in numbers], self._tasks_of
+            told,
+            lerobot_words.read_tasks(self.path),
+            [constant.get(number) for number in numbers],
+            lambda episode: self._tasks_of(episode, held),
+            trusted=not self.v3,
         )
 
-    def _tasks_of(self, episode: int) -> np.ndarray:
+    def _tasks_of(self, episode: int, held: dict[Path, tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+        """The number of each frame's task. ``held``: of files that were read whole, the episodes and tasks of rows."""
         count = int(self.lengths[episode])
         if self._told not in self.info["features"]:
             return np.zeros(0, np.int64)
-        place = self.settled(episode)
-        with reading(place.file, episode):
-            return flat_numbers(self.table(place, count, (self._told,))[self._told]).astype(np.int64)
+        with reading(self.path / layout.INFO, episode):
+            place = self.place(episode)
+        if self.v3:
+            if place.file not in held:
+                held[place.file] = self._rows_told(place.file)
+            rows = slice(place.first_row, place.first_row + count)
+            numbers, tasks = (column[rows] for column in held[place.file])
+            if len(numbers) == count and (numbers == self.episodes[_EPISODE][episode]).all():
+                return tasks
+        try:
+            place = self.settled(episode)
+            with reading(place.file, episode):
+                return flat_numbers(self.table(place, count, (self._told,))[self._told]).astype(np.int64)
+        except PolysomaError:
+            # Whoever reads the episode is told so then.
+            return np.zeros(0, np.int64)
+
+    def _rows_told(self, path: Path) -> tuple[np.ndarray, np.ndarray]:
+        """Of all rows of a file, the episode and the task; nothing where it cannot be read, which its reader tells."""
+        try:
+            with reading(path), door.open_parquet(path) as file:
+                table = file.read([_EPISODE, self._told], use_threads=False)
+                return tuple(flat_numbers(table[key]).astype(np.int64) for key in (_EPISODE, self._told))  # type: ignore[return-value]
+        except PolysomaError:
+            return np.zeros(0, np.int64), np.zeros(0, np.int64)
 
     def place(self, episode: int) -> _Place:
         """Where an episode lies by the tables, or where it was found to lie."""

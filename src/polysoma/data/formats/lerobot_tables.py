@@ -20,20 +20,19 @@ _UNKNOWN = {layout.SUCCESS: True, layout.TERMINATED: False, layout.TRUNCATED: Fa
 """What holds of an episode of which a recording of ours says nothing."""
 
 
-def read_tables(root: Path, videos: Sequence[str], told: str) -> dict[str, Any]:
+def read_tables(root: Path, videos: Sequence[str]) -> dict[str, Any]:
     """v3's tables of episodes: columns by name, in the order of the episodes' numbers.
 
     Args:
         root: of the data set.
         videos: the columns that are films.
-        told: the column of the numbers of tasks.
 
     Raises:
         PolysomaError: there are none, or they are damaged or lack a column.
     """
     columns = ["episode_index", "tasks", "length", "data/chunk_index", "data/file_index", "dataset_from_index"]
     columns += [f"videos/{key}/{what}" for key in videos for what in VIDEO_PLACE]
-    columns += list(_UNKNOWN) + [f"stats/{told}/{end}" for end in ("min", "max")]
+    columns += list(_UNKNOWN)
     needed = [*columns[:1], *columns[2:6]]
     tables = []
     for path in sorted((root / "meta/episodes").glob("chunk-*/file-*.parquet")):
@@ -52,8 +51,7 @@ def read_tables(root: Path, videos: Sequence[str], told: str) -> dict[str, Any]:
             if name in _UNKNOWN:
                 # Tools that join tables leave nothing in the rows of data sets that do not know these columns.
                 column = column.cast(pa.bool_()).fill_null(_UNKNOWN[name])
-            nested = name == "tasks" or name.startswith("stats/")
-            result[name] = column.to_pylist() if nested else column.to_numpy()
+            result[name] = column.to_pylist() if name == "tasks" else column.to_numpy()
         return result
 
 

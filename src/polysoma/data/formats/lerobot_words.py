@@ -38,21 +38,15 @@ def read_tasks(root: Path) -> dict[int, str]:
         return {int(number): str(text) for number, text in zip(numbers, table[texts[0]].to_pylist(), strict=True)}
 
 
-def read_constant(root: Path, numbers: Sequence[int], rows: dict[str, Any], key: str) -> dict[int, int]:
-    """Of episodes by number, the task that all of their frames have, where written statistics say so.
+def read_constant(root: Path, key: str) -> dict[int, int]:
+    """Of episodes of v2 by number, the task that all of their frames have, where written statistics say so.
 
     Args:
         root: of the data set.
-        numbers: of the episodes.
-        rows: the columns of v3's tables of episodes.
         key: the column of the numbers of tasks.
     """
-    low, high = rows.get(f"stats/{key}/min"), rows.get(f"stats/{key}/max")
     found: dict[int, int] = {}
-    if low is not None and high is not None:
-        for number, least, most in zip(numbers, low, high, strict=True):
-            _note(found, int(number), least, most)
-    elif (root / MANY_STATISTICS).is_file():
+    if (root / MANY_STATISTICS).is_file():
         with reading(root / MANY_STATISTICS):
             for row in door.read_json_lines(root / MANY_STATISTICS):
                 about = (row.get("stats") or {}).get(key) or {}
@@ -67,7 +61,7 @@ def _note(found: dict[int, int], number: int, low: Any, high: Any) -> None:
 
 
 def words(
-    told: Sequence[Any], tasks: dict[int, str], constant: Sequence[int | None], numbers: Numbers
+    told: Sequence[Any], tasks: dict[int, str], constant: Sequence[int | None], numbers: Numbers, trusted: bool
 ) -> tuple[list[str], dict[int, tuple[Part, ...]]]:
     """What each episode is told at its beginning, and the parts of those in which that changes.
 
@@ -77,13 +71,14 @@ def words(
         tasks: by number.
         constant: the number of the task that all frames of an episode have, None where that is not known.
         numbers: reads them from the frames.
+        trusted: whether the table of episodes can stand for the frames where it agrees with that of tasks.
     """
     said = [_list(names) for names in told]
     known = set(tasks.values())
     texts: list[str] = []
     changes: dict[int, tuple[Part, ...]] = {}
     # Words that stand for one task alone, which the tables of tasks and of episodes agree on, need no look at frames.
-    agree = {own[0] for own in said if own} <= known and len(known) == len(tasks)
+    agree = trusted and {own[0] for own in said if own} <= known and len(known) == len(tasks)
     for episode, own in enumerate(said):
         number = constant[episode]
         if number is not None and number in tasks:
