@@ -159,6 +159,7 @@ class So101(MujocoEnvironment):
         self._jaws = [model.geom(name).id for name in ("fixed_jaw", "moving_jaw")]
         self._cubes: list[str] = []
         self._bins: list[str] = []
+        self._instruction = ""
         self._wanted: tuple[str, ...] = ()
         self._done: tuple[str, ...] = ()
         self._held_for = self._steps = 0

@@ -15,9 +15,9 @@ from polysoma.simulators.so101_model import BIN, CUBE, EDGE
 
 _STEP, _TURN = 0.011, 0.12
 """Metres and radians that the hand is told to move and to turn in a step at most."""
-_OPEN, _CLOSED = 32.0, 0.0
+_OPEN, _CLOSED = 36.0, 0.0
 """How open the hand is on its way to a cube, and what closes it."""
-_CLEAR = 0.005
+_CLEAR = 0.009
 """Metres between the fixed jaw and a cube's side while the hand comes down or leaves."""
 _TRAVEL, _PUSH, _DROP = 0.07, 0.017, 0.05
 """Metres of the fingertips above the table: on the way, where a cube is pushed, and where one is dropped into a bin."""
@@ -102,7 +102,7 @@ def grasp(hand: Hand, cube: Thing) -> Wish:
     turn = cube.side(bearing(cube.place))
     between, beside = _seen_from(hand, cube.place)
     around = _around(cube, turn, float(cube.place[2]))
-    if abs(beside) < 0.006 and -0.003 < between < 0.009 and hand.place[2] < around[2] + 0.007:
+    if abs(beside) < 0.009 and -0.004 < between < _CLEAR + 0.006 and hand.place[2] < around[2] + 0.009:
         return Wish(around, turn, _CLOSED)
     return Wish(_funnel(hand, around, turn), turn, _OPEN)
 
@@ -128,7 +128,7 @@ def stack(hand: Hand, color: str, cube: Thing, lower: Thing) -> Wish:
     """A cube on top of another one."""
     top = _above(lower.place, 2 * CUBE)
     if hand.held == color:
-        return _carry(hand, cube, _above(top, 0.002), lower.side(bearing(top)), 0.004)
+        return _carry(hand, cube, _above(top, 0.002), lower.side(bearing(top)), 0.006)
     if np.linalg.norm(cube.place - top) < 0.013:
         return _leave(hand, cube)
     return grasp(hand, cube)
