@@ -243,6 +243,17 @@ def _same(arguments: Callable[[Path], list[str]]) -> tuple[Callable[[Path], list
     return arguments, arguments
 
 
+def render() -> str:
+    """A row for each command."""
+    found = results.read("kills")
+    kinds = (LOST, DOUBLED, DIFFERENT, UNRESUMABLE, JUNK)
+    lines = [f"| command | kills | runs | {' | '.join(kinds)} |", "| --- " * (3 + len(kinds)) + "|"]
+    for name, about in found["commands"].items():
+        counts = " | ".join(str(about["faults"].get(kind, 0)) for kind in kinds)
+        lines.append(f"| `{name}` | {about['kills']} | {about['runs']} | {counts} |")
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=60, help="of each command")

@@ -14,12 +14,15 @@ import adapters
 import channels
 import compare
 import data
+import differential_table
 import edge
 import fleet
+import fuzz
 import gpicl
 import heads
 import hostile
 import in_context
+import kills
 import merging
 import meta
 import realtime
@@ -45,6 +48,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
         "channels": channels.render,
         "sight": sight.render,
         "heads": heads.render,
+        "kills": kills.render,
     },
     "docs/architecture.md": {
         "calls": speed.render_calls,
@@ -52,6 +56,8 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
     },
     "docs/data.md": {
         "data": data.render,
+        "differential": differential_table.render,
+        "fuzz": fuzz.render,
     },
     "docs/scale.md": {
         "scale": scale.render,

@@ -202,7 +202,8 @@ class Points(nn.Module):
         height, width = x.shape[-2:]
         x = self.norm(x.float()).to(x.dtype).flatten(2).transpose(1, 2)
         weight = (SHARPNESS * self.maps(x).float()).softmax(1).transpose(1, 2).to(x.dtype)
-        found = weight @ torch.cat([x, _coordinates(height, width, x).expand(len(x), -1, -1)], -1)
+        # No expansion to the batch's size, which exported graphs would take for a constant.
+        found = torch.cat([weight @ x, weight @ _coordinates(height, width, x)], -1)
         return self.out(found.unflatten(1, (self.tokens, -1)).flatten(2))
 
 
