@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -127,6 +128,17 @@ def schema_of(reader: Reader) -> Schema:
     schema = read_schema(path)
     check(schema, reader, str(path))
     return dataclasses.replace(schema, remarks=tuple(_unread(reader, schema.columns)))
+
+
+def differ_in_limits_alone(one: Embodiment, other: Embodiment) -> bool:
+    """Whether these are one body but for limits, which more data move where they are inferred."""
+    return bool(_without_limits(one.to_json()) == _without_limits(other.to_json()))
+
+
+def _without_limits(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_limits(inner) for name, inner in value.items() if name not in ("low", "high")}
+    return [_without_limits(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def _left_out(name: str, why: str) -> str:
