@@ -24,6 +24,7 @@ from polysoma.data.formats import open_reader
 from polysoma.data.formats.lerobot_columns import channel_names
 from polysoma.data.schema import schema_of
 from polysoma.data.video import encode_video
+from polysoma.embodiment import DiscreteActions
 from polysoma.errors import PolysomaError
 
 REAL = Path("/work/shared/data")
@@ -158,6 +159,7 @@ def test_times_that_are_none_are_not_believed(times: np.ndarray, tmp_path: Path)
     path = root / "data/chunk-000/episode_000002.parquet"
     pq.write_table(put(pq.read_table(path), "timestamp", pa.array(times.astype(np.float32))), path)
     assert near(open_reader(root).read(2)["observation.images.front"], pictures(2, 12))
+    assert any(problem.where == "timestamp" for problem in examine(root).problems)
 
 
 def test_a_film_that_is_slower_than_the_table_is_called_so(tmp_path: Path) -> None:
@@ -417,6 +419,37 @@ def test_modality_json_names_parts_and_words(tmp_path: Path) -> None:
     (root / "meta/modality.json").write_text(json.dumps({"action": {"arm": {"start": 0, "end": 2}}, "state": 3}))
     columns = open_reader(root).columns
     assert columns["action"].names == ("arm_0", "arm_1", "action_2") and columns["observation.state"].names is None
+
+
+def test_columns_without_a_place_are_said(tmp_path: Path) -> None:
+    root = write_v2(tmp_path / "set", kind="image")
+    add_columns(root, {name: [np.zeros((n, 2), np.float32) for n in LENGTHS] for name in ("force", "actions")})
+    schema = schema_of(open_reader(root))
+    for name in ("force", "actions"):
+        assert any(remark.startswith(f"{name} is left out: observations are called") for remark in schema.remarks)
+    assert not any("timestamp" in remark or "next." in remark for remark in schema.remarks)
+
+
+def test_dtypes_and_shapes_in_other_words(tmp_path: Path) -> None:
+    root = write_v2(tmp_path / "set", kind="image")
+    held = features(root)
+    held["action"] |= {"dtype": "torch.float32", "shape": 3}
+    held["observation.state"]["dtype"] = "Float32"
+    changed(root, features=held)
+    np.testing.assert_array_equal(Dataset(root).actions[: LENGTHS[0]], numbers(0, LENGTHS[0])["action"])
+    held["action"]["dtype"] = "decimal"
+    changed(root, features=held)
+    with pytest.raises(PolysomaError, match="action cannot be read: columns of decimal are not read"):
+        schema_of(open_reader(root))
+
+
+def test_an_action_that_is_true_or_false_is_a_choice(tmp_path: Path) -> None:
+    root = write_v2(tmp_path / "set", kind="image")
+    tables(root, lambda table: put(table, "action", pa.array([n % 2 == 0 for n in range(len(table))])))
+    changed(root, features=features(root) | {"action": {"dtype": "bool", "shape": [1], "names": None}})
+    data = Dataset(root)
+    assert data.embodiment.actions == DiscreteActions(("action_0", "action_1"))
+    assert data.actions[: LENGTHS[0]].tolist() == [1, 0, 1, 0, 1, 0, 1]
 
 
 def test_shapes_of_billions_are_left_out(tmp_path: Path) -> None:

@@ -96,7 +96,8 @@ def _checked(key: str, feature: Any) -> Mapping[str, Any]:
 
 
 def _describe(key: str, feature: Mapping[str, Any], found: Described) -> None:
-    kind, shape = str(feature["dtype"]), tuple(int(size) for size in feature["shape"])
+    kind, shape = str(feature["dtype"]).removeprefix("torch.").lower(), feature["shape"]
+    shape = (shape,) if isinstance(shape, int) else tuple(int(size) for size in shape)
     if min(shape, default=1) < 1 or math.prod(shape) > _LARGEST:
         found.left_out[key] = f"values of shape {shape} are not read"[:200]
         return
