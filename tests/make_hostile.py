@@ -54,7 +54,7 @@ RANGES: dict[str, tuple[Any, ...]] = {
     "format_version": (-1, 0, 99, 10**9, math.nan, 2.5), "width": WHOLE, "depth": (*WHOLE, 10**7), "heads": WHOLE,
     "history": WHOLE, "chunk": WHOLE, "tokens": WHOLE, "points": WHOLE, "bins": WHOLE, "steps": WHOLE, "rank": WHOLE,
     "words": (-1, 10**9, 10**30, math.nan, 2.5), "shown": (-1, 10**9, 10**30, math.nan, 2.5), "count": NEVER,
-    "shape": WHOLE, "cardinalities": WHOLE, "rate_hz": (-1, 0, math.nan, math.inf),
+    "shape": WHOLE, "cardinalities": WHOLE, "rate_hz": (-1, 0, math.nan, math.inf, 1e39),
     "guidance": (-1, math.nan, math.inf),
     "low": (math.nan, 99, math.inf), "high": (math.nan, -99, -math.inf), "mean": (math.nan, math.inf, 1e39),
     "std": (math.nan, math.inf, 1e39, -1), "q01": (math.nan, -math.inf), "q99": (math.nan, math.inf),

@@ -23,6 +23,7 @@ import datetime
 import functools
 import json
 import reprlib
+import stat
 import tomllib
 import types
 import typing
@@ -62,7 +63,11 @@ _EXPECTED = {
 def read_toml(path: Path, what: str = "file") -> dict[str, Any]:
     """The table in a TOML file. Raises PolysomaError: no such file, or not TOML; ``what`` names what was looked for."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        if not stat.S_ISREG(path.stat().st_mode):
+            # Reading a pipe would wait for whoever writes to it.
+            raise PolysomaError(f"cannot read {path}: it is no file")
+        # Editors of Windows begin a file with a mark of its encoding.
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise PolysomaError(f"no {what} at {path}") from error
     except OSError as error:

@@ -36,6 +36,8 @@ TEXT_LENGTH = 4096
 _LARGEST_VALUES = 2**28
 """Numbers in the largest array that an observation may hold."""
 _LARGEST = float(np.finfo(np.float32).max)
+_SLOWEST, _FASTEST = 1e-6, 1e6
+"""Actions a second: an action in eleven days, and one a microsecond."""
 
 
 class Modality(enum.StrEnum):
@@ -306,8 +308,11 @@ class Embodiment:
             raise PolysomaError(f"embodiment {self.name!r}: it and its streams need names, got {names}")
         if any("\0" in name for name in (self.name, self.body, *names)):
             raise PolysomaError(f"embodiment {self.name!r}: expected names without NUL, got {self.body!r} and {names}")
-        if not 0 < self.rate_hz < math.inf:
-            raise PolysomaError(f"embodiment {self.name!r}: rate_hz must be a positive number, got {self.rate_hz}")
+        if not _SLOWEST <= self.rate_hz <= _FASTEST:
+            raise PolysomaError(
+                f"embodiment {self.name!r}: rate_hz must be a positive number from {_SLOWEST:g} to {_FASTEST:g}, "
+                f"got {self.rate_hz:g}"
+            )
 
     def stream(self, name: str) -> Stream:
         """The stream of this name. Raises PolysomaError that lists the names there are."""

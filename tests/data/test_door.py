@@ -19,6 +19,7 @@ from polysoma.data import door, layout
 from polysoma.data.doctor import examine
 from polysoma.data.formats import open_reader
 from polysoma.data.paraphrases import Paraphrases
+from polysoma.data.schema import schema_of
 from polysoma.errors import PolysomaError
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 12345\n"
@@ -103,6 +104,9 @@ def test_pipes_and_deep_texts_are_refused(tmp_path: Path) -> None:
     os.mkfifo(path)
     with pytest.raises(PolysomaError, match=r"episode_000000\.parquet.*it is no file"):
         open_reader(root).read(0)
+    os.mkfifo(root / "embodiment.toml")
+    with pytest.raises(PolysomaError, match=r"cannot read .*embodiment\.toml: it is no file"):
+        schema_of(open_reader(root))
     (root / "meta/info.json").write_text('{"a":' * 100_000)
     with pytest.raises(PolysomaError, match=r"info\.json"):
         open_reader(root)

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from make_arrays import minari, write_minari
-from make_lerobot import LENGTHS, TASKS, numbers, write_v2
+from make_lerobot import LENGTHS, TASKS, numbers, table, write_v2
 from make_rlds import LENGTHS as STEPS
 from make_rlds import TEXT, TRUTH, bytes_list, described, write
+from polysoma.data import layout
 from polysoma.data.convert import convert
 from polysoma.data.dataset import Dataset
 from polysoma.data.formats import open_reader
@@ -178,3 +183,45 @@ def test_corrected_words_never_double_a_conversion(tmp_path: Path) -> None:
     own = Dataset(tmp_path / "new")
     assert own.instructions == ["pick it up"] != TASKS
     np.testing.assert_array_equal(own.actions, np.concatenate([numbers(e, n)["action"] for e, n in enumerate(LENGTHS)]))
+
+
+def write_numbered(root: Path, seeds: Sequence[int]) -> Path:
+    """A data set of v2.1 whose episodes have the numbers of these seeds, of 8 frames and up."""
+    write_v2(root, kind="image")
+    lines = [{"episode_index": n, "tasks": TASKS[:1], "length": 8 + seed} for n, seed in enumerate(seeds)]
+    (root / "meta/episodes.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    for place, seed in enumerate(seeds):
+        pq.write_table(table(seed, 8 + seed, 0, "image"), root / f"data/chunk-000/episode_{place:06d}.parquet")
+    return root
+
+
+def test_a_conversion_goes_on_after_more_was_recorded(tmp_path: Path) -> None:
+    convert(write_numbered(tmp_path / "set", [0, 1]), tmp_path / "out")
+    before = Dataset(tmp_path / "out").embodiment
+    shutil.rmtree(tmp_path / "set")
+    done = convert(write_numbered(tmp_path / "set", [0, 1, 2]), tmp_path / "out")
+    assert (done.written, done.there) == (1, 2) and any("limits of actions stay" in note for note in done.notes)
+    own = Dataset(tmp_path / "out")
+    assert own.embodiment == before and own.episode_length.tolist() == [8, 9, 10]
+
+
+@pytest.mark.parametrize(
+    ("seeds", "message"), [([1, 2], "episode 0 is there with 8 frames"), ([0, 1], "episode 1 is there with other act")]
+)
+def test_a_conversion_never_mixes_what_was_recorded_anew(seeds: list[int], message: str, tmp_path: Path) -> None:
+    root = write_numbered(tmp_path / "set", [0, 1])
+    convert(root, tmp_path / "out")
+    described = layout.read_polysoma(tmp_path / "out")
+    if seeds == [0, 1]:
+        path = root / "data/chunk-000/episode_000001.parquet"
+        held = pq.read_table(path)
+        place = held.schema.get_field_index("action")
+        # The same length and range.
+        pq.write_table(held.set_column(place, "action", held["action"].take(pa.array(range(8, -1, -1)))), path)
+    else:
+        shutil.rmtree(root)
+        write_numbered(root, seeds)
+    with pytest.raises(PolysomaError, match=message):
+        convert(root, tmp_path / "out")
+    assert layout.read_polysoma(tmp_path / "out") == described
+    assert Dataset(tmp_path / "out").episode_length.tolist() == [8, 9]

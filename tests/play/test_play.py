@@ -150,6 +150,7 @@ def test_a_clip_is_what_was_seen_meanwhile() -> None:
         ({"do": "choose", "body": "giraffe"}, "no body 'giraffe'"),
         ({"do": "task", "task": "drone/hover-upside-down"}, "has no task"),
         ({"do": "task"}, "not understood"),
+        ({"do": "say", "text": None}, "text: expected words, got NoneType"),
         ({"do": "wind", "speed": "much"}, "not understood"),
         ({"do": "push", "right": "inf", "up": 0, "x": 0.5, "y": 0.5}, "right: expected a finite number"),
         ({"do": "wind", "body": "babyai", "speed": 2}, "no wind"),

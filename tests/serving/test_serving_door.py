@@ -65,6 +65,24 @@ def test_websites_do_not_drive_robots(policy: Policy) -> None:
         client(url).close()
 
 
+@pytest.mark.parametrize("name", ["Host", "Origin", "Authorization"])
+def test_what_is_said_twice_is_refused(name: str, policy: Policy, caplog: pytest.LogCaptureFixture) -> None:
+    said = {"Host": "localhost", "Origin": "https://evil.example", "Authorization": "Bearer secret"}
+    with running(policy, token="secret") as url:
+        host, port = url.removeprefix("ws://").split(":")
+        twice = (
+            "".join(f"{key}: {said[key]}\r\n" for key in ("Host", "Authorization", name)) + f"{name}: {said[name]}\r\n"
+        )
+        with socket.create_connection((host, int(port)), PATIENCE) as raw:
+            raw.sendall(
+                f"GET / HTTP/1.1\r\n{twice}Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+                "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n".encode()
+            )
+            assert raw.recv(100).startswith(b"HTTP/1.1 400")
+        client(url, token="secret").close()
+    assert not any(record.exc_info for record in caplog.records)
+
+
 @pytest.mark.parametrize(
     ("host", "loopback"),
     [("127.0.0.1", True), ("127.1.2.3", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("::", False),

@@ -332,7 +332,7 @@ def cache_limit() -> int:
     text = os.environ.get("POLYSOMA_CACHE_GB", "")
     try:
         return int(float(text) * 1e9) if text else _LIMIT
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise PolysomaError(f"POLYSOMA_CACHE_GB: expected a number of gigabytes, got {text!r}") from error
 
 

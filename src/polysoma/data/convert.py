@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from polysoma.data import layout
 from polysoma.data.foreign import Foreign, check_files
 from polysoma.data.formats import open_reader
-from polysoma.data.schema import schema_of
+from polysoma.data.formats.reader import ACTION, Reader
+from polysoma.data.schema import Schema, differ_in_limits_alone, schema_of, schema_path
 from polysoma.data.writer import DatasetWriter
 from polysoma.errors import PolysomaError
+
+_COMPARED = 32
+"""Episodes, spread over those that are there already, whose actions are compared with the source's."""
 
 
 @dataclass
@@ -30,7 +38,8 @@ def convert(
 ) -> Converted:
     """Copies all episodes into ``target``, in the streams, units and picture sizes of the source's description.
 
-    Killed and called again it continues: episodes are known by their numbers in the source.
+    Killed and called again it continues, and adds what was recorded since: episodes are known by their numbers in the
+    source. Limits that were inferred stay what they were.
 
     Args:
         source: a folder or file of any known format; only read.
@@ -39,8 +48,8 @@ def convert(
         progress: called with (episodes so far, of how many).
 
     Raises:
-        PolysomaError: there is no data set, the target holds something else or episodes of the source under other
-            words, or an episode cannot be read.
+        PolysomaError: there is no data set, the target holds something else or episodes that are others in the source
+            now, by their words, lengths or actions, or an episode cannot be read.
     """
     check_apart(source, target)
     if (source / layout.POLYSOMA).exists():
@@ -52,18 +61,13 @@ def convert(
         if not skip:
             check_files(reader, schema)
         result.notes += schema.remarks
+        schema = _limits_of(target, schema, result.notes) if not schema_path(source).exists() else schema
         foreign = Foreign(reader, schema)
+        _check_same(source, target, foreign)
         with DatasetWriter(target, foreign.schema.embodiment) as writer:
-            there = {seed: task for task, seed in writer.done}
+            there = {seed for _, seed in writer.done}
             for number in range(len(foreign)):
-                held = there.get(foreign.number(number))
-                if held is not None and held != foreign.task(number):
-                    raise PolysomaError(
-                        f"{target}: episode {foreign.number(number)} is there as {held!r}, {source} calls it "
-                        f"{foreign.task(number)!r} now; convert into a new folder, or correct the words of the copy "
-                        "with `polysoma data edit`"
-                    )
-                if held is not None:
+                if foreign.number(number) in there:
                     result.there += 1
                 else:
                     try:
@@ -80,6 +84,53 @@ def convert(
     finally:
         reader.close()
     return result
+
+
+def _limits_of(target: Path, schema: Schema, notes: list[str]) -> Schema:
+    """The schema with the body of what was converted before, where more episodes have only moved inferred limits."""
+    if not (target / layout.POLYSOMA).exists():
+        return schema
+    held, _ = layout.read_polysoma(target)
+    if held == schema.embodiment or not differ_in_limits_alone(held, schema.embodiment):
+        return schema
+    notes.append("limits of actions stay those of the first conversion, which more episodes would move")
+    return dataclasses.replace(schema, embodiment=held)
+
+
+def _check_same(source: Path, target: Path, foreign: Foreign) -> None:
+    """Raises PolysomaError where an episode of the target is another one in the source now."""
+    if not (target / layout.POLYSOMA).exists():
+        return
+    index = layout.read_episodes(target)
+    rows = {seed: row for row, seed in enumerate(index.seed.tolist())}
+    both = [(number, rows[foreign.number(number)]) for number in range(len(foreign)) if foreign.number(number) in rows]
+    copy = "convert into a new folder"
+    for number, row in both:
+        held, told = index.tasks[index.task[row]], foreign.task(number)
+        begin = f"{target}: episode {foreign.number(number)} is there"
+        if held != told:
+            raise PolysomaError(
+                f"{begin} as {held!r}, {source} calls it {told!r} now; {copy}, or correct the words of the copy with "
+                "`polysoma data edit`"
+            )
+        if (frames := int(index.length[row])) != (now := int(foreign.index.length[number])):
+            raise PolysomaError(f"{begin} with {frames} frames, {source} has {now} of it now; {copy}")
+    with contextlib.closing(open_reader(target)) as reader:
+        for number, row in both[:: max(1, len(both) // _COMPARED)]:
+            if not _acts_alike(foreign, number, reader, row):
+                raise PolysomaError(
+                    f"{target}: episode {foreign.number(number)} is there with other actions than {source} has now; "
+                    f"{copy}"
+                )
+
+
+def _acts_alike(foreign: Foreign, number: int, copy: Reader, row: int) -> bool:
+    """Whether an episode has the actions of its copy. One that cannot be read any more is still there: it does."""
+    try:
+        own = foreign.actions(number)
+    except PolysomaError:
+        return True
+    return np.array_equal(own.reshape(-1), copy.read(row, [ACTION])[ACTION].reshape(-1))
 
 
 def check_apart(source: Path, target: Path) -> None:

@@ -91,7 +91,8 @@ def read_text(path: Path) -> str:
     size = checked(path).stat().st_size
     if size > _TEXT_BYTES:
         raise ValueError(f"{size / 2**20:.0f} MB of text, where {_TEXT_BYTES >> 20} MB are read at most")
-    return path.read_text(encoding="utf-8")
+    # Editors of Windows begin a file with a mark of its encoding.
+    return path.read_text(encoding="utf-8-sig")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -105,6 +106,9 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
     return [_object(line) for line in read_text(path).split("\n") if line.strip()]
 
 
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+
+
 def _object(text: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
@@ -112,6 +116,9 @@ def _object(text: str) -> dict[str, Any]:
         raise ValueError("JSON that is nested too deep") from error
     if not isinstance(value, dict):
         raise ValueError("expected a JSON object")
+    if _SURROGATE.search(text):
+        # Halves of a letter can stand in JSON, but in no file and on no terminal.
+        value = json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
     return value
 
 

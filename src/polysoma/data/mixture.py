@@ -12,13 +12,13 @@ import logging
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from polysoma import hub
 from polysoma.data.batch import Batch, concatenate
 from polysoma.data.dataset import Dataset
+from polysoma.data.schema import differ_in_limits_alone
 from polysoma.data.statistics import Statistics
 from polysoma.data.windows import DemonstrationChoice, DemonstrationSampler, gather, window_starts
 from polysoma.embodiment import ContinuousActions, DiscreteActions, Embodiment, Modality
@@ -357,16 +357,9 @@ def _keep_limits(dataset: Dataset, known: Embodiment | None) -> None:
     """Gives a data set the limits of a body that is known, where its own are inferred and nothing else differs."""
     if known is None or not dataset.inferred or known == dataset.embodiment:
         return
-    own, theirs = (_without_limits(body.to_json()) for body in (dataset.embodiment, known))
-    if own == theirs:
+    if differ_in_limits_alone(known, dataset.embodiment):
         dataset.embodiment = known
         _log.warning("%s: %s keeps its limits; those inferred from more data differ", dataset.root, known.name)
-
-
-def _without_limits(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _without_limits(inner) for name, inner in value.items() if name not in ("low", "high")}
-    return [_without_limits(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def _old_horizon(datasets: Sequence[Dataset]) -> Horizon | None:

@@ -15,13 +15,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from polysoma import hub
 from polysoma.data import layout, stored
 from polysoma.data.formats.naming import stream_name
-from polysoma.data.formats.reader import ACTION, MOST_CHOICES, OBSERVATION, REWARD, Column, Reader
+from polysoma.data.formats.reader import ACTION, FLAGS, MOST_CHOICES, OBSERVATION, REWARD, TIMESTAMP, Column, Reader
 from polysoma.embodiment import (
     INSTRUCTION,
     Channel,
@@ -129,6 +130,17 @@ def schema_of(reader: Reader) -> Schema:
     return dataclasses.replace(schema, remarks=tuple(_unread(reader, schema.columns)))
 
 
+def differ_in_limits_alone(one: Embodiment, other: Embodiment) -> bool:
+    """Whether these are one body but for limits, which more data move where they are inferred."""
+    return bool(_without_limits(one.to_json()) == _without_limits(other.to_json()))
+
+
+def _without_limits(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_limits(inner) for name, inner in value.items() if name not in ("low", "high")}
+    return [_without_limits(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
 def _left_out(name: str, why: str) -> str:
     """The remark over something that is not read."""
     return f"{name} is left out: {why}"
@@ -147,6 +159,8 @@ def _unread(reader: Reader, columns: Mapping[str, str]) -> list[str]:
             found.append(_left_out(name, what))
         elif name.startswith(OBSERVATION):
             found.append(_left_out(name, "the description does not name it"))
+        elif _is_spare(name):
+            found.append(_left_out(name, "observations are called observation.*; name it in the description to see it"))
         elif name == REWARD and (column.dtype.kind not in "fiub" or _size(column) != 1):
             found.append(_left_out(name, f"a reward is one number a frame, it is of shape {column.shape}"))
     if reader.changes:
@@ -155,6 +169,12 @@ def _unread(reader: Reader, columns: Mapping[str, str]) -> list[str]:
             "part is learnt as an episode of its own"
         )
     return found
+
+
+def _is_spare(name: str) -> bool:
+    """Whether a column is neither an observation nor anything else that has a place."""
+    known = name in (ACTION, REWARD, TIMESTAMP, stored.EXECUTED, *FLAGS)
+    return not known and not name.startswith(("annotation.", "next.", stored.FINAL)) and "index" not in name
 
 
 def _no_state(column: Column) -> str:
@@ -213,6 +233,8 @@ def _stream(name: str, column: Column, taken: Mapping[str, str], remarks: list[s
 
 
 def _no_action(reader: Reader) -> str:
+    if ACTION in reader.left_out:
+        return f"{reader.path}: {ACTION} cannot be read: {reader.left_out[ACTION]}"
     rows = [name for name, column in reader.columns.items() if not column.picture and len(column.shape) <= 1]
     listed = ", ".join(rows[:_LISTED]) + (f" and {len(rows) - _LISTED} more" if len(rows) > _LISTED else "")
     return (
@@ -269,7 +291,7 @@ def _actions(
     low, high = _range(reader, ACTION, len(reader.lengths))
     if not np.isfinite(low).all():
         raise PolysomaError(f"{reader.path}: there is not one episode with finite actions")
-    if column.dtype.kind in "iu" and column.shape in ((), (1,)):
+    if column.dtype.kind in "iub" and column.shape in ((), (1,)):
         first = min(0, int(low[0]))
         if high[0] - first >= MOST_CHOICES:
             raise PolysomaError(

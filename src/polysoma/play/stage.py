@@ -168,9 +168,9 @@ class Stage:
             self._chosen = name
         elif act == "task":
             self._release()
-            actor.change_task(str(wish["task"]))
+            actor.change_task(_text(wish, "task"))
         elif act == "say":
-            actor.say(str(wish["text"])[:500])
+            actor.say(_text(wish, "text")[:500])
         elif act == "goal":
             actor.show(None if wish["pictures"] is None else {**actor.views(), **wish["pictures"]})
         elif act == "keep":
@@ -219,6 +219,12 @@ class Stage:
         film, self._film = self._film, None
         if film:
             self._clip(self._chosen, film)
+
+
+def _text(wish: Mapping[str, Any], key: str) -> str:
+    if not isinstance(wish[key], str):
+        raise PolysomaError(f"{key}: expected words, got {type(wish[key]).__name__}")
+    return str(wish[key])
 
 
 def _number(wish: Mapping[str, Any], key: str) -> float:

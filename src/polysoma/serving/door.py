@@ -27,6 +27,7 @@ from websockets.http11 import Request, Response
 from polysoma.errors import PolysomaError
 from polysoma.serving.messages import Budget
 
+_ONCE = ("Host", "Origin", "Authorization")
 _PARTS = 1024
 """Into how many frames one message may be cut."""
 
@@ -56,6 +57,8 @@ class Door:
             presented: the token that it brings.
             own_page: whether pages that this very server sent may ask.
         """
+        if twice := [name for name in _ONCE if len(request.headers.get_all(name)) > 1]:
+            return connection.respond(http.HTTPStatus.BAD_REQUEST, f"{' and '.join(twice)} may be said once\n")
         host, origin = request.headers.get("Host", ""), request.headers.get("Origin")
         if not self._is_ours(host):
             name = _name(host)

@@ -174,7 +174,7 @@ class PolicyServer:
         path = request.path.partition("?")[0]
         if path == "/healthz":
             return connection.respond(http.HTTPStatus.OK, "OK\n")
-        _, _, presented = request.headers.get("Authorization", "").partition(" ")
+        _, _, presented = "".join(request.headers.get_all("Authorization")[:1]).partition(" ")
         refusal = self._door.refusal(connection, request, presented)
         if refusal is not None:
             self._metrics.refused.inc()

@@ -184,3 +184,12 @@ def test_one_damaged_file_of_many_can_be_left_out(tmp_path: Path, monkeypatch: p
         path.write_bytes(b"")
     with pytest.raises(PolysomaError, match=r"episode_"):
         open_reader(root)
+
+
+def test_masks_of_robomimic_are_said_to_be_of_no_effect(tmp_path: Path) -> None:
+    path = write_robomimic(tmp_path / "low_dim.hdf5")
+    assert not open_reader(path).remarks
+    with h5py.File(path, "a") as file:
+        file["mask/train"] = np.array([b"demo_0"])
+    reader = open_reader(path)
+    assert list(reader.remarks) == ["all demonstrations are read, whatever mask/train list"] and len(reader) == 3

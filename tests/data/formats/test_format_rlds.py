@@ -228,6 +228,8 @@ def test_splits_without_files_and_shards_that_are_gone(tmp_path: Path) -> None:
     reader = RldsReader(root)
     assert reader.lengths.tolist() == [LENGTHS[2]]
     assert_same(reader.read(0), TRUTH[2])
+    for split, counts in (("train", "1 of 2"), ("val", "1 of 1")):
+        assert f"{counts} files of {split} are not there: their episodes are left out" in reader.remarks
 
 
 def test_a_file_cut_between_two_records(tmp_path: Path) -> None:

@@ -19,11 +19,13 @@ from make_lerobot import FPS, LENGTHS, NAMES, TASKS, add_columns, changed, numbe
 from polysoma.cli import main
 from polysoma.data.convert import convert
 from polysoma.data.dataset import Dataset
+from polysoma.data.description import write_schema
 from polysoma.data.doctor import examine
 from polysoma.data.formats import open_reader
 from polysoma.data.formats.lerobot_columns import channel_names
 from polysoma.data.schema import schema_of
 from polysoma.data.video import encode_video
+from polysoma.embodiment import DiscreteActions
 from polysoma.errors import PolysomaError
 
 REAL = ROOT.parent / "shared" / "data"
@@ -94,6 +96,28 @@ def test_rows_of_nobody_are_an_error(tmp_path: Path) -> None:
         open_reader(root).read(1)
 
 
+@pytest.mark.parametrize("version", ["v2", "v3"])
+def test_rows_in_another_order_than_their_pictures_are_an_error(version: str, tmp_path: Path) -> None:
+    root = write_v2(tmp_path / "set") if version == "v2" else write_v3(tmp_path / "set")
+    tables(root, lambda table: table.take(pa.array([1, 0, *range(2, len(table))])))
+    with pytest.raises(PolysomaError, match="episode 0: its rows are not in the order of their frames: 0 comes after"):
+        open_reader(root).read(0)
+    # Two recordings in one episode are in order.
+    twice = pa.array([0, 1, 2, 3, 0, 1, 2])
+    one = write_v2(tmp_path / "twice")
+    path = one / "data/chunk-000/episode_000000.parquet"
+    pq.write_table(put(pq.read_table(path), "frame_index", twice), path)
+    assert near(open_reader(one).read(0)["observation.images.front"], pictures(0, LENGTHS[0]))
+
+
+def test_an_episode_that_is_listed_twice_is_one(tmp_path: Path) -> None:
+    root = write_v2(tmp_path / "set", kind="image")
+    lines = (root / "meta/episodes.jsonl").read_text().splitlines()
+    (root / "meta/episodes.jsonl").write_text("\n".join([*lines, lines[1]]))
+    assert Dataset(root).episode_length.tolist() == list(LENGTHS)
+    assert any("1 episodes are listed more than once" in remark for remark in schema_of(open_reader(root)).remarks)
+
+
 def test_the_first_episode_may_be_empty(tmp_path: Path) -> None:
     root = write_v2(tmp_path / "set", kind="image")
     lines = [json.loads(line) for line in (root / "meta/episodes.jsonl").read_text().splitlines()]
@@ -137,6 +161,23 @@ def test_rows_that_were_taken_out_are_found_by_their_times(tmp_path: Path) -> No
     # Every second row of a recording at 20 Hz; nobody changed the rate, and the film is whole.
     reader = open_reader(root)
     assert near(reader.read(2)["observation.images.front"], pictures(2, 12))
+
+
+@pytest.mark.parametrize("times", [np.zeros(12), 100.0 * np.arange(12), np.full(12, np.nan)])
+def test_times_that_are_none_are_not_believed(times: np.ndarray, tmp_path: Path) -> None:
+    root = write_v2(tmp_path / "set")
+    film(root, 2, np.concatenate([pictures(2, 12), pictures(1, 4)]), FPS)
+    path = root / "data/chunk-000/episode_000002.parquet"
+    pq.write_table(put(pq.read_table(path), "timestamp", pa.array(times.astype(np.float32))), path)
+    assert near(open_reader(root).read(2)["observation.images.front"], pictures(2, 12))
+    assert any(problem.where == "timestamp" for problem in examine(root).problems)
+
+
+def test_a_film_that_is_slower_than_the_table_is_called_so(tmp_path: Path) -> None:
+    root = write_v2(tmp_path / "set")
+    film(root, 2, pictures(2, 6), FPS / 2)
+    with pytest.raises(PolysomaError, match="has 5 frames a second, the table 10"):
+        open_reader(root).read(2)
 
 
 def test_films_of_rounded_rates_are_read_frame_by_frame(tmp_path: Path) -> None:
@@ -235,6 +276,32 @@ def test_the_table_of_tasks_has_the_last_word(version: str, told: list[str] | No
     assert list(open_reader(root).instructions) == [TASKS[0], TASKS[1], TASKS[0]]
 
 
+def test_a_table_that_lacks_a_task_gives_no_other_one(tmp_path: Path) -> None:
+    root = write_v2(tmp_path / "set", kind="image")
+    jsonl(root / "meta/tasks.jsonl", [{"task_index": 0, "task": TASKS[0]}])
+    assert list(open_reader(root).instructions) == [TASKS[0], TASKS[1], TASKS[0]]
+
+
+def test_words_that_are_none(tmp_path: Path) -> None:
+    root = write_v2(tmp_path / "set", kind="image")
+    lines = [{"task_index": 0, "task": "a\ud800b"}, {"task_index": 1, "task": None}]
+    (root / "meta/tasks.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    jsonl(root / "meta/episodes.jsonl", [{"episode_index": n, "length": length} for n, length in enumerate(LENGTHS)])
+    assert list(open_reader(root).instructions) == ["a?b", "", "a?b"]
+    assert convert(root, tmp_path / "copy").written == 3
+    jsonl(root / "meta/tasks.jsonl", [{"task_index": 0, "task": ["a"]}])
+    with pytest.raises(PolysomaError, match=r"tasks\.jsonl: expected a task in words, got \['a'\]"):
+        open_reader(root)
+
+
+def test_files_of_windows_begin_with_a_mark(tmp_path: Path) -> None:
+    root = write_v2(tmp_path / "set", kind="image")
+    write_schema(schema_of(open_reader(root)), root / "embodiment.toml")
+    for name in ("meta/info.json", "meta/tasks.jsonl", "embodiment.toml"):
+        (root / name).write_bytes(b"\xef\xbb\xbf" + (root / name).read_bytes())
+    assert Dataset(root).instructions == list(TASKS)
+
+
 def test_written_statistics_tell_tasks_without_a_look_at_frames(tmp_path: Path) -> None:
     root = write_v2(tmp_path / "set", kind="image")
     jsonl(root / "meta/tasks.jsonl", [{"task_index": 0, "task": TASKS[1]}, {"task_index": 1, "task": TASKS[0]}])
@@ -290,6 +357,13 @@ def test_columns_may_be_nested_otherwise(kind: pa.DataType, tmp_path: Path) -> N
         ({"left": ["a"], "right": [["b"]]}, ("a", "b")),
         ({"b": 1, "a": 0}, ("a", "b")),
         ({"b": None, "a": None}, ("b", "a")),
+        ({"b": 2, "a": 1}, ("a", "b")),
+        ({"b": 1.0, "a": 0.0}, ("a", "b")),
+        ({"1": "b", "0": "a"}, ("a", "b")),
+        ({"b": 7, "a": 3}, None),
+        ({"arm": [0, 1], "gripper": [2]}, None),
+        ([0, 1], None),
+        (["a", None], None),
         (["a", "a"], None),
         (None, None),
         ([], None),
@@ -356,6 +430,37 @@ def test_modality_json_names_parts_and_words(tmp_path: Path) -> None:
     (root / "meta/modality.json").write_text(json.dumps({"action": {"arm": {"start": 0, "end": 2}}, "state": 3}))
     columns = open_reader(root).columns
     assert columns["action"].names == ("arm_0", "arm_1", "action_2") and columns["observation.state"].names is None
+
+
+def test_columns_without_a_place_are_said(tmp_path: Path) -> None:
+    root = write_v2(tmp_path / "set", kind="image")
+    add_columns(root, {name: [np.zeros((n, 2), np.float32) for n in LENGTHS] for name in ("force", "actions")})
+    schema = schema_of(open_reader(root))
+    for name in ("force", "actions"):
+        assert any(remark.startswith(f"{name} is left out: observations are called") for remark in schema.remarks)
+    assert not any("timestamp" in remark or "next." in remark for remark in schema.remarks)
+
+
+def test_dtypes_and_shapes_in_other_words(tmp_path: Path) -> None:
+    root = write_v2(tmp_path / "set", kind="image")
+    held = features(root)
+    held["action"] |= {"dtype": "torch.float32", "shape": 3}
+    held["observation.state"]["dtype"] = "Float32"
+    changed(root, features=held)
+    np.testing.assert_array_equal(Dataset(root).actions[: LENGTHS[0]], numbers(0, LENGTHS[0])["action"])
+    held["action"]["dtype"] = "decimal"
+    changed(root, features=held)
+    with pytest.raises(PolysomaError, match="action cannot be read: columns of decimal are not read"):
+        schema_of(open_reader(root))
+
+
+def test_an_action_that_is_true_or_false_is_a_choice(tmp_path: Path) -> None:
+    root = write_v2(tmp_path / "set", kind="image")
+    tables(root, lambda table: put(table, "action", pa.array([n % 2 == 0 for n in range(len(table))])))
+    changed(root, features=features(root) | {"action": {"dtype": "bool", "shape": [1], "names": None}})
+    data = Dataset(root)
+    assert data.embodiment.actions == DiscreteActions(("action_0", "action_1"))
+    assert data.actions[: LENGTHS[0]].tolist() == [1, 0, 1, 0, 1, 0, 1]
 
 
 def test_shapes_of_billions_are_left_out(tmp_path: Path) -> None:

@@ -140,3 +140,21 @@ def test_rewards_of_several_numbers_are_left_out_by_name(tmp_path: Path) -> None
     root = write(tmp_path / "set.zarr", reward=np.ones((ENDS[-1], 2), np.float32))
     assert any("reward is left out" in remark for remark in schema_of(open_reader(root)).remarks)
     assert Dataset(root).rewards is None
+
+
+def test_frames_of_no_episode_are_said(tmp_path: Path) -> None:
+    root = write(tmp_path / "set.zarr")
+    assert not any("after the last" in remark for remark in open_reader(root).remarks)
+    zarr.open_group(str(root), mode="a")["meta/episode_ends"][:] = np.array([20, 37])
+    reader = open_reader(root)
+    assert reader.lengths.tolist() == [20, 17]
+    assert "3 frames after the last of meta/episode_ends are left out" in reader.remarks
+
+
+def test_ends_of_episodes_are_whole_numbers(tmp_path: Path) -> None:
+    root = write(tmp_path / "set.zarr")
+    zarr.open_group(str(root), mode="a")["meta"].create_array(
+        "episode_ends", data=np.array([20.5, 40.0]), overwrite=True
+    )
+    with pytest.raises(PolysomaError, match="meta/episode_ends does not count up"):
+        open_reader(root)

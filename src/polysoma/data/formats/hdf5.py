@@ -93,6 +93,7 @@ class Hdf5Reader(Reader):
         self._problems: list[Problem] = []
         self._unread: dict[int, str] = {}
         self._paths: dict[str, str] = {}
+        self.remarks: list[str] = []
         self.columns = {}
         self._lacking: dict[str, set[int]] = {}
         if self.path.is_dir():
@@ -140,6 +141,9 @@ class Hdf5Reader(Reader):
             finals.append(
                 length > 0 and all(_NEXT + path in demo for path in self._paths.values() if path.startswith("obs/"))
             )
+        if isinstance(masks := file.get("mask"), Mapping) and masks:
+            listed = ", ".join(f"mask/{name}" for name in sorted(masks)[:8])
+            self.remarks.append(f"all demonstrations are read, whatever {listed} list")
         self.lengths, self.instructions = np.array(lengths, np.int64), instructions
         self.finals = np.array(finals, bool) if any(finals) else None
         for path in self._paths.values() if any(finals) else ():

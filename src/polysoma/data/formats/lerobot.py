@@ -31,7 +31,7 @@ from polysoma.errors import PolysomaError
 
 _VERSIONS = ("v3.0", "v2.1", "v2.0")
 _MODALITY = "meta/modality.json"
-_EPISODE, _TASK, _TIME = "episode_index", "task_index", "timestamp"
+_EPISODE, _FRAME, _TASK, _TIME = "episode_index", "frame_index", "task_index", "timestamp"
 
 
 def is_lerobot(path: Path) -> bool:
@@ -109,6 +109,7 @@ class LeRobotReader(Reader):
         rows = read_tables(self.path, self._videos) if self.v3 else read_lines(self.path)
         where = self.path / "meta"
         with reading(where):
+            rows = self._once(rows)
             self.lengths = np.array(rows.pop("length"), np.int64)
             told = rows.pop("tasks", None) if self._told == _TASK else None
             told = told or [None] * len(self.lengths)
@@ -141,6 +142,15 @@ class LeRobotReader(Reader):
             lambda episode: self._tasks_of(episode, held),
             trusted=not self.v3,
         )
+
+    def _once(self, rows: dict[str, Any]) -> dict[str, Any]:
+        """The rows of tables, one of each episode: what was written last, as LeRobot reads them."""
+        last = {int(number): row for row, number in enumerate(rows[_EPISODE])}
+        twice = len(rows[_EPISODE]) - len(last)
+        if not twice:
+            return rows
+        self.remarks.append(f"meta: {twice:,} episodes are listed more than once; what is listed last counts")
+        return {name: [values[row] for row in last.values()] for name, values in rows.items()}
 
     def _tasks_of(self, episode: int, held: dict[Path, tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
         """The number of each frame's task. ``held``: of files that were read whole, the episodes and tasks of rows."""
@@ -205,7 +215,11 @@ class LeRobotReader(Reader):
         with reading(self.path / layout.INFO, episode):
             place = self.place(episode)
         number, count = int(self.episodes["episode_index"][episode]), int(self.lengths[episode])
-        if not self.v3 or episode in self.moved or episode in self._right or not count:
+        if episode in self.moved or episode in self._right or not count:
+            return place
+        if not self.v3:
+            self._check_order(place, episode, count)
+            self._right.add(episode)
             return place
         try:
             with reading(place.file, episode):
@@ -213,12 +227,15 @@ class LeRobotReader(Reader):
         except PolysomaError as error:
             held, wrong = None, error
         if held is not None and (not len(held) or (held == number).all()):
+            self._check_order(place, episode, count)
             self._right.add(episode)
             return place
         path, row, rows = self._found().get(number, (place.file, -1, -1))
         if rows == count:
+            place = _Place(path, row, place.videos)
+            self._check_order(place, episode, count)
             self.moved[episode] = path, row
-            return _Place(path, row, place.videos)
+            return place
         if held is None:
             raise wrong
         if (held == held[0]).all() and int(held[0]) not in self.episodes["episode_index"]:
@@ -230,10 +247,22 @@ class LeRobotReader(Reader):
             f"on, got some of episode {int(held[held != number][0])}; copy the data set again from where it came"
         )
 
-    def _numbers(self, place: _Place, count: int) -> np.ndarray:
-        if _EPISODE not in self._opened(place.file)[0].schema_arrow.names:
+    def _numbers(self, place: _Place, count: int, key: str = _EPISODE) -> np.ndarray:
+        if key not in self._opened(place.file)[0].schema_arrow.names:
             return np.zeros(0, np.int64)
-        return flat_numbers(self.table(place, count, (_EPISODE,))[_EPISODE])
+        return flat_numbers(self.table(place, count, (key,))[key])
+
+    def _check_order(self, place: _Place, episode: int, count: int) -> None:
+        """Raises PolysomaError where rows do not lie in the order of their frames: pictures of films do."""
+        with reading(place.file, episode):
+            frames = self._numbers(place, count, _FRAME)
+            back = np.flatnonzero(np.diff(frames) < 0)
+        # Numbers that come again are those of several recordings in one.
+        if len(back) and len(np.unique(frames)) == len(frames):
+            raise PolysomaError(
+                f"{place.file}, episode {episode}: its rows are not in the order of their frames: "
+                f"{frames[back[0] + 1]} comes after {frames[back[0]]}; sort them by {_FRAME}"
+            )
 
     def _found(self) -> dict[int, tuple[Path, int, int]]:
         """Of each episode's number: the file that has such rows, the first one, and how many in a row there are."""
@@ -301,8 +330,11 @@ class LeRobotReader(Reader):
                     # Rows were taken out, pictures were not: times alone say which are which.
                     at = told[start:stop]
             pictures = film.read(second + at, 0.5 / fps)
-        except BaseException:
+        except BaseException as error:
+            slow = isinstance(error, ValueError) and 0 < film.rate < (1 - _SAME_RATE) * fps
             film.close()
+            if slow:
+                raise ValueError(f"{error}; it has {film.rate:g} frames a second, the table {fps:g}") from error
             raise
         self._films[path] = film
         if len(self._films) > _OPEN_VIDEOS:
@@ -317,8 +349,9 @@ class LeRobotReader(Reader):
         place = self.settled(episode)
         with reading(place.file, episode):
             told = flat_numbers(self.table(place, int(self.lengths[episode]), (_TIME,))[_TIME]).astype(np.float64)
-        # Some recorders write the time of day.
-        return told if told.max() <= end else told - told[0]
+        # Some recorders write the time of day; others milliseconds, or nothing but zeros.
+        told = told if told.max() <= end else told - told[0]
+        return told if told.max() <= end and (np.diff(told) > 0).all() else None
 
     def _film_rows(self, path: Path) -> int:
         """Frames of all episodes that are in a film."""

@@ -158,9 +158,9 @@ def _counter_problems(reader: LeRobotReader) -> Iterator[Problem]:
                 awry.setdefault(key, []).append(episode)
         if "timestamp" in held and count:
             off = np.abs(held["timestamp"] - held["timestamp"][0] - steps / float(reader.fps or 1)).max()
-            if off > _AWRY_TIMES:
+            if not off <= _AWRY_TIMES:
                 awry.setdefault("timestamp", []).append(episode)
-                worst = max(worst, float(off))
+                worst = max(worst, float(np.nan_to_num(off, nan=np.inf)))
         start += count
     for key, episodes in awry.items():
         listed = f"episodes {', '.join(map(str, episodes[:8]))}{' and more' if len(episodes) > 8 else ''}"

@@ -96,7 +96,8 @@ def _checked(key: str, feature: Any) -> Mapping[str, Any]:
 
 
 def _describe(key: str, feature: Mapping[str, Any], found: Described) -> None:
-    kind, shape = str(feature["dtype"]), tuple(int(size) for size in feature["shape"])
+    kind, shape = str(feature["dtype"]).removeprefix("torch.").lower(), feature["shape"]
+    shape = (shape,) if isinstance(shape, int) else tuple(int(size) for size in shape)
     if min(shape, default=1) < 1 or math.prod(shape) > _LARGEST:
         found.left_out[key] = f"values of shape {shape} are not read"[:200]
         return
@@ -142,18 +143,26 @@ def channel_names(given: Any) -> tuple[str, ...] | None:
     """Names of channels: a list, which may be nested; a table of lists; or a table of names to places."""
     if isinstance(given, dict):
         places = list(given.values())
-        if all(type(place) is int for place in places) and sorted(places) == list(range(len(places))):
-            given = sorted(given, key=given.__getitem__)
+        if all(str(name).isdecimal() for name in given) and all(isinstance(place, str) for place in places):
+            # Places to names.
+            given = {name: int(place) for place, name in given.items()}
+            places = list(given.values())
+        if places and all(type(place) in (int, float) for place in places):
+            # Counted from 0 or from 1; other numbers are no places, and the order of a table is none.
+            first = min(places)
+            counted = first in (0, 1) and sorted(places) == [first + n for n in range(len(places))]
+            given = sorted(given, key=given.__getitem__) if counted else []
         elif any(isinstance(part, list) for part in places):
             given = [part for part in places if isinstance(part, list)]
         else:
             given = list(given)
     names = tuple(_flat(given)) if isinstance(given, list) else ()
-    return names if len(set(names)) == len(names) and names else None
+    named = all(isinstance(name, str) for name in names)
+    return names if names and named and len(set(names)) == len(names) else None
 
 
-def _flat(given: list[Any]) -> list[str]:
-    return [name for part in given for name in (_flat(part) if isinstance(part, list) else [str(part)])]
+def _flat(given: list[Any]) -> list[Any]:
+    return [name for part in given for name in (_flat(part) if isinstance(part, list) else [part])]
 
 
 class _Parts:

@@ -23,7 +23,7 @@ def read_tasks(root: Path) -> dict[int, str]:
     """The words of each task by its number; empty where there is no such table."""
     if (root / LINES).is_file():
         with reading(root / LINES):
-            return {int(row["task_index"]): str(row["task"]) for row in door.read_json_lines(root / LINES)}
+            return {int(row["task_index"]): _text(row["task"]) for row in door.read_json_lines(root / LINES)}
     path = root / layout.TASKS
     if not path.is_file():
         return {}
@@ -35,7 +35,13 @@ def read_tasks(root: Path) -> dict[int, str]:
         if "task_index" not in table.column_names or not texts:
             raise ValueError(f"expected columns task_index and of texts, got {table.column_names}")
         numbers = table["task_index"].to_pylist()
-        return {int(number): str(text) for number, text in zip(numbers, table[texts[0]].to_pylist(), strict=True)}
+        return {int(number): _text(text) for number, text in zip(numbers, table[texts[0]].to_pylist(), strict=True)}
+
+
+def _text(told: Any) -> str:
+    if not isinstance(told, str | None):
+        raise ValueError(f"expected a task in words, got {told!r}"[:200])
+    return told or ""
 
 
 def read_constant(root: Path, key: str) -> dict[int, int]:
@@ -78,14 +84,17 @@ def words(
     texts: list[str] = []
     changes: dict[int, tuple[Part, ...]] = {}
     # Words that stand for one task alone, which the tables of tasks and of episodes agree on, need no look at frames.
+    every = {name for own in said for name in own}
     agree = trusted and {own[0] for own in said if own} <= known and len(known) == len(tasks)
+    # Where one thing is told alone, it is that of the only task, however it was called before.
+    alone = len(tasks) == 1 and len(every) <= 1
     for episode, own in enumerate(said):
         number = constant[episode]
         if number is not None and number in tasks:
             texts.append(tasks[number])
         elif not tasks or (len(own) == 1 and agree):
             texts.append(own[0] if own else "")
-        elif len(tasks) == 1:
+        elif alone:
             texts.append(next(iter(tasks.values())))
         else:
             held = numbers(episode)

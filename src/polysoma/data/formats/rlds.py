@@ -43,7 +43,7 @@ from polysoma.data.images import decode_image
 from polysoma.errors import PolysomaError
 
 FEATURES, INFO = "features.json", "dataset_info.json"
-_SHARD = re.compile(r".+-(\w+)\.tfrecord-(\d+)-of-\d+")
+_SHARD = re.compile(r".+-(\w+)\.tfrecord-(\d+)-of-(\d+)")
 _ACTION, _SEEN = "steps/action", "steps/observation/"
 _SAID = re.compile(r"(natural_)?(language_)?instruction(_\d+)?")
 """Names of texts that say what to do; data sets that were described by several people number them."""
@@ -288,10 +288,19 @@ class RldsReader(Reader):
                 f"the last step of {observed:,} of {len(self.lengths):,} episodes is what was observed after the last "
                 "action (is_last): its action, reward and discount are not learnt"
             )
-        splits = Counter[str]()
+        splits, there = Counter[str](), Counter[str]()
+        # How many files a split has is said by the names of those that are there, and elsewhere for those without any.
+        shards = {split: len(counts) for split, counts in self._splits.items()}
         for path, records in self._records.items():
             if match := _SHARD.fullmatch(path.name):
                 splits[match[1]] += records
+                there[match[1]] += 1
+                shards[match[1]] = int(match[3])
+        found += [
+            f"{count - there[split]:,} of {count:,} files of {split} are not there: their episodes are left out"
+            for split, count in shards.items()
+            if there[split] < count
+        ]
         if len(splits) > 1:
             several = ", ".join(f"{count:,} of {split}" for split, count in splits.items())
             found.append(

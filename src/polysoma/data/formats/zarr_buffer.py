@@ -59,8 +59,9 @@ class ZarrReader(Reader):
         self.remarks: list[str] = []
         with reading(self.path):
             root = door.open_zarr(self.path)
-            ends = np.asarray(root["meta/episode_ends"][:]).astype(np.int64)
-            if ends.ndim != 1 or not len(ends) or (np.diff(ends, prepend=0) < 0).any():
+            told = np.asarray(root["meta/episode_ends"][:])
+            ends = told.astype(np.int64)
+            if ends.ndim != 1 or not len(ends) or (np.diff(ends, prepend=0) < 0).any() or (ends != told).any():
                 raise ValueError("meta/episode_ends does not count up")
             self._ends = ends
             self.lengths = np.diff(ends, prepend=0)
@@ -75,6 +76,9 @@ class ZarrReader(Reader):
                 self._describe(key, root[f"data/{key}"])
             if ACTION not in self.columns:
                 raise ValueError(f"there is no data/action; there are {sorted(root['data'].array_keys())}")
+            rest = self._arrays[ACTION].shape[0] - int(ends[-1])
+            if rest:
+                self.remarks.append(f"{rest:,} frames after the last of meta/episode_ends are left out")
 
     def _describe(self, key: str, array: Any) -> None:
         if array.dtype.kind not in "fiub" or array.ndim < 1:
