@@ -93,14 +93,14 @@ class MergeAttach:
     """Puts adaptations into one checkpoint with their base: each drives its body from then on, and the base the others.
 
     Examples:
-        polysoma merge attach generalist runs/aloha-lora/checkpoint --out runs/attached
+        polysoma merge attach generalist aloha=runs/aloha-lora/checkpoint --out runs/attached
         polysoma merge attach generalist go1=runs/a/checkpoint runs/fetch/checkpoint --out runs/attached
     """
 
     base: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="[BASE]")] = "generalist"
     """What they all adapt."""
     adaptations: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[ADAPTATION ...]")] = ()
-    """Adaptations of bodies that the base knows; NAME=FOLDER gives one a name."""
+    """Adaptations of bodies that the base knows; NAME=FOLDER gives one a name, and replaces an attached one of that name."""
     out: Path = Path("runs/attached")
     """Folder of the new checkpoint."""
 
