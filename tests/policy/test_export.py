@@ -77,9 +77,7 @@ def test_eight_bits_are_smaller_and_nearly_right(sources: dict[str, Source], tmp
         np.testing.assert_allclose(chunk, np.clip(expected, -1, 1), atol=0.2)
 
 
-def test_a_matrix_that_is_used_twice_is_stored_once_in_eight_bits(
-    sources: dict[str, Source], tmp_path: Path
-) -> None:
+def test_a_matrix_that_is_used_twice_is_stored_once_in_eight_bits(sources: dict[str, Source], tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx")
     config = PolicyConfig(
         (ARM,),

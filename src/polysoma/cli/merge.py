@@ -100,7 +100,7 @@ class MergeAttach:
     base: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="[BASE]")] = "generalist"
     """What they all adapt."""
     adaptations: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[ADAPTATION ...]")] = ()
-    """Adaptations of bodies that the base knows; NAME=FOLDER gives one a name, and replaces an attached one of that name."""
+    """Adaptations of bodies that the base knows; NAME=FOLDER names one, and replaces an attached one of that name."""
     out: Path = Path("runs/attached")
     """Folder of the new checkpoint."""
 
