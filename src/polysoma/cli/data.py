@@ -82,10 +82,9 @@ class Info:
         for remark in schema.remarks:
             show((f"  {remark}", "dim"))
         if lengths.any():
-            show(
-                f"unpacked {raw_bytes(Foreign(reader, schema)) / 1e9:.3g} GB (caches may take {cache_limit() / 1e9:g} "
-                "GB: POLYSOMA_CACHE_GB)"
-            )
+            size = raw_bytes(Foreign(reader, schema))
+            unpacked = f"{size / 1e9:.3g} GB" if size >= 1e9 else f"{size / 1e6:.3g} MB"
+            show(f"unpacked {unpacked} (caches may take {cache_limit() / 1e9:g} GB: POLYSOMA_CACHE_GB)")
         reader.close()
 
 
