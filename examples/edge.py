@@ -92,6 +92,8 @@ def checked(stream, observation):
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
     runner = Runner(sys.argv[1], sys.argv[2])
     streams = [s for s in runner.body["streams"] if s["modality"] != "text"]
     kinds = {"state": np.float32, "image": np.uint8, "symbol": np.uint8}

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from conftest import ARM, HORIZONS, make_episode, observe
-from polysoma.cli import main
+from polysoma.cli import COMMANDS, main
 from polysoma.data.writer import DatasetWriter
 from polysoma.errors import DEBUG
 from polysoma.policy import checkpoint
@@ -54,6 +54,31 @@ def test_help_has_examples(command: str, capsys: pytest.CaptureFixture[str]) -> 
     assert "Examples:" in text and f"\n    polysoma {command}" in text
 
 
+def test_help_names_the_words_after_a_command_by_what_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    for name, kind in COMMANDS.items():
+        with pytest.raises(SystemExit):
+            main([*name.split(), "--help"])
+        usage = capsys.readouterr().out.partition("\n\n")[0]
+        first = usage.partition("[OPTIONS]")[2] or usage.partition(" --")[0]
+        assert not {"STR", "PATH", "[STR]", "[PATH]"} & set(first.split()), (kind, usage)
+
+
+def test_help_of_a_group_shows_its_commands_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as info:
+        main(["data", "--help"])
+    text = capsys.readouterr().out
+    assert info.value.code == 0 and "data diff" in text and "evaluate" not in text
+
+
+def test_what_was_recorded_here_is_not_inferred(datasets: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    root = datasets["arm"]
+    main(["data", "info", str(root)])
+    told = " ".join(capsys.readouterr().out.split())
+    assert "embodiment arm" in told and "recorded by polysoma" in told and "inferred" not in told
+    assert "describes its body itself" in fails(capsys, "data", "schema", str(root), "--force")
+    assert not (root / "embodiment.toml").exists()
+
+
 def test_usage(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, code in (([], 0), (["--help"], 0), (["--version"], 0), (["fly"], 2)):
         with pytest.raises(SystemExit) as info:
@@ -93,6 +118,8 @@ def test_record_then_evaluate_the_expert(tmp_path: Path, capsys: pytest.CaptureF
 
 def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], policy: Policy) -> None:
     assert "no task matches 'drone/flip'" in fails(capsys, "record", "drone/flip")
+    said = fails(capsys, "evaluate", "generalist", "--tasks", "so101-small/*")
+    assert "the policy does not know so101-small; it knows babyai" in said
     assert "no checkpoint at" in fails(capsys, "evaluate", str(tmp_path / "none"), "--tasks", "drone/hover")
     assert "no recipe at" in fails(capsys, "train", str(tmp_path / "none.toml"))
     recipe = tmp_path / "r.toml"

@@ -77,6 +77,24 @@ def test_eight_bits_are_smaller_and_nearly_right(sources: dict[str, Source], tmp
         np.testing.assert_allclose(chunk, np.clip(expected, -1, 1), atol=0.2)
 
 
+def test_a_matrix_that_is_used_twice_is_stored_once_in_eight_bits(sources: dict[str, Source], tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    config = PolicyConfig(
+        (ARM,),
+        {ARM.name: sources[ARM.name].statistics()},
+        ("do", "one"),
+        {ARM.name: HORIZONS[ARM.name]},
+        width=128,
+        trunk=TransformerConfig(depth=2, heads=2),
+        heads=2,
+    )
+    export_onnx(Policy(config), ARM.name, tmp_path / "int8.onnx", int8=True)
+    held = onnx.load(tmp_path / "int8.onnx").graph.initializer
+    # Task and frames go through the same block one after the other.
+    large = {tensor.name: tensor.data_type for tensor in held if np.prod(tensor.dims) >= 128 * 512}
+    assert large and set(large.values()) == {onnx.TensorProto.INT8}, large
+
+
 def test_the_runner_needs_no_torch(sources: dict[str, Source], tmp_path: Path) -> None:
     path = tmp_path / "arm.onnx"
     export_onnx(make_policy(sources), ARM.name, path)

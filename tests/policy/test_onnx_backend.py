@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import pickle
 import runpy
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from polysoma import simulators
 from polysoma.acting.agent import Acting, Agent, act_together
 from polysoma.data.mixture import Source
 from polysoma.embodiment import INSTRUCTION, Embodiment
-from polysoma.errors import PolysomaError
+from polysoma.errors import PolysomaError, PolysomaWarning
 from polysoma.nn.backend import VARIABLE, chosen
 from polysoma.nn.heads import HeadConfig
 from polysoma.nn.images import ImageConfig
@@ -52,6 +53,13 @@ def same_decisions(one: Policy, other: Policy, body: Embodiment, episodes: int =
         first, second = (np.stack([np.asarray(a) for a in act_together(agents[some], seen)]) for agents in rows)
         np.testing.assert_allclose(first, second, atol=2e-5)
     assert isinstance(responder_of(other, body.name), OnnxResponder) and responder_of(one, body.name) is one
+
+
+def test_words_that_a_graph_is_traced_with_are_not_warned_of(policy: Policy) -> None:
+    policy.text.ids = {"do": 2, "one": 3}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", PolysomaWarning)
+        policy.for_inference("float32").act_by("onnx").agent("arm", "do one").act(observe(ARM))
 
 
 @pytest.mark.parametrize("body", BODIES, ids=lambda body: body.name)

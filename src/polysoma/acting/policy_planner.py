@@ -20,6 +20,7 @@ from polysoma.data.episode import Episode
 from polysoma.data.windows import tensor
 from polysoma.embodiment import INSTRUCTION, DiscreteActions, Embodiment, Observation
 from polysoma.errors import PolysomaError
+from polysoma.nn.tokenizers import warn_of_long
 from polysoma.policy.onnx_backend import responder_of
 from polysoma.policy.policy import Policy
 from polysoma.policy.state import PolicyState
@@ -93,6 +94,9 @@ class PolicySession(Session):
         """
         if self.cache is None or self.cache.instruction != instruction:
             prompt = self.prompt
+            # Here and not in the policy, which also reads words of its own, to trace a graph.
+            warn_of_long([instruction])
+            self.policy.text.warn_of_unknown(instruction)
             self.cache = self.policy.begin(
                 self.body.name, instruction, prompt.goal, prompt.demonstrations, prompt.observation_only
             )

@@ -139,7 +139,8 @@ def _usage(arguments: list[str]) -> None:
         print(f"polysoma {__version__}")
         sys.exit(0)
     lines = [f"polysoma {__version__}: one policy for every body", "", "usage: polysoma [--debug] COMMAND [--help]", ""]
-    lines += [f"  {name:<14} {inspect.cleandoc(kind.__doc__).splitlines()[0]}" for name, kind in COMMANDS.items()]
+    shown = [name for name in COMMANDS if not grouped or name.startswith(f"{arguments[0]} ")]
+    lines += [f"  {name:<14} {inspect.cleandoc(COMMANDS[name].__doc__).splitlines()[0]}" for name in shown]
     if wants_help:
         print("\n".join(lines))
         sys.exit(0)

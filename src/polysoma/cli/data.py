@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import numpy as np
 import tyro
 
+from polysoma.cli.names import DataPath
 from polysoma.cli.output import say, show
 from polysoma.cli.progress import counting
 from polysoma.embodiment import ContinuousActions
@@ -29,10 +30,11 @@ class Info:
         polysoma data info hf://lerobot/pusht
     """
 
-    path: tyro.conf.Positional[Path]
+    path: DataPath
     """A folder or file, or hf://user/name on the Hugging Face Hub."""
 
     def run(self) -> None:
+        from polysoma.data import layout
         from polysoma.data.cache import cache_limit, raw_bytes
         from polysoma.data.foreign import Foreign
         from polysoma.data.formats import located, open_reader
@@ -63,9 +65,11 @@ class Info:
         show(_outcomes(reader))
         schema = schema_of(reader)
         body, where = schema.embodiment, schema_path(path)
-        source = (
-            f"described in {where}" if where.exists() else f"inferred; `polysoma data schema` writes {where} to edit"
-        )
+        source = f"inferred; `polysoma data schema` writes {where} to edit"
+        if (path / layout.POLYSOMA).exists():
+            source = f"recorded by polysoma, described in {layout.POLYSOMA}"
+        elif where.exists():
+            source = f"described in {where}"
         show("embodiment ", (body.name, "bold"), f" at {body.rate_hz:g} Hz ({source})")
         for stream in body.arrays:
             shape = "x".join(map(str, stream.shape))
@@ -78,10 +82,9 @@ class Info:
         for remark in schema.remarks:
             show((f"  {remark}", "dim"))
         if lengths.any():
-            show(
-                f"unpacked {raw_bytes(Foreign(reader, schema)) / 1e9:.3g} GB (caches may take {cache_limit() / 1e9:g} "
-                "GB: POLYSOMA_CACHE_GB)"
-            )
+            size = raw_bytes(Foreign(reader, schema))
+            unpacked = f"{size / 1e9:.3g} GB" if size >= 1e9 else f"{size / 1e6:.3g} MB"
+            show(f"unpacked {unpacked} (caches may take {cache_limit() / 1e9:g} GB: POLYSOMA_CACHE_GB)")
         reader.close()
 
 
@@ -115,17 +118,23 @@ class Describe:
         polysoma data schema robomimic/low_dim_v141.hdf5 --force
     """
 
-    path: tyro.conf.Positional[Path]
+    path: DataPath
     """A folder or file, or hf://user/name on the Hugging Face Hub."""
     force: bool = False
     """Write over a description that is there."""
 
     def run(self) -> None:
+        from polysoma.data import layout
         from polysoma.data.description import write_schema
         from polysoma.data.formats import located, open_reader
         from polysoma.data.schema import infer, schema_path
 
         path = located(self.path)
+        if (path / layout.POLYSOMA).exists():
+            raise PolysomaError(
+                f"{path} was recorded by polysoma and describes its body itself ({layout.POLYSOMA}): nothing is "
+                "inferred; `polysoma data edit --rename` changes names"
+            )
         where = schema_path(path)
         if where.exists() and not self.force:
             raise PolysomaError(f"{where} is there already; --force writes over it")
@@ -148,9 +157,9 @@ class Convert:
         polysoma data convert recordings/so101 data/so101 --skip-damaged
     """
 
-    source: tyro.conf.Positional[Path]
+    source: DataPath
     """A folder or file, or hf://user/name on the Hugging Face Hub."""
-    target: tyro.conf.Positional[Path]
+    target: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="TARGET")]
     """A new folder, or one that an interrupted conversion left."""
     format: Literal["lerobot", "minari"] = "lerobot"
     """Whose layout: minari writes HDF5 files that minari.load_dataset opens."""
@@ -212,7 +221,7 @@ class View:
         polysoma data view recordings/so101 --out so101.rrd
     """
 
-    path: tyro.conf.Positional[Path]
+    path: DataPath
     """A folder or file, or hf://user/name on the Hugging Face Hub."""
     out: Path = Path("view.html")
     """The page; or, where it ends in .rrd, the recording."""

@@ -6,10 +6,11 @@ import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from polysoma.cli.names import DataPath
 from polysoma.cli.output import say
 from polysoma.cli.progress import counting
 from polysoma.errors import PolysomaError
@@ -39,8 +40,8 @@ class Edit:
         polysoma data edit recordings/so101 --reencode --out data/so101
     """
 
-    path: tyro.conf.Positional[Path]
-    """A folder or file, or user/name on the Hugging Face Hub."""
+    path: DataPath
+    """A folder or file, or hf://user/name on the Hugging Face Hub."""
     out: Path
     """A new folder."""
     delete: str = ""
@@ -96,9 +97,9 @@ class Diff:
         polysoma data diff recordings/so101 data/so101 --all
     """
 
-    one: tyro.conf.Positional[Path]
-    """A folder or file, or user/name on the Hugging Face Hub."""
-    other: tyro.conf.Positional[Path]
+    one: DataPath
+    """A folder or file, or hf://user/name on the Hugging Face Hub."""
+    other: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OTHER")]
     """Another one."""
     all: bool = False
     """Print every line, not just the first ones."""

@@ -6,10 +6,8 @@ import dataclasses
 import json
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
-import tyro
-
+from polysoma.cli.names import DataPath
 from polysoma.cli.output import show as line
 from polysoma.cli.progress import counting
 
@@ -25,7 +23,7 @@ class Doctor:
         polysoma doctor recordings/so101 --strict --json > report.json
     """
 
-    path: tyro.conf.Positional[Path]
+    path: DataPath
     """A folder or file, or hf://user/name on the Hugging Face Hub."""
     strict: bool = False
     """Exit with status 1 for warnings too."""

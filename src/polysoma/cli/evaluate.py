@@ -15,6 +15,7 @@ from rich.text import Text
 
 from polysoma import simulators
 from polysoma.acting.agent import Acting
+from polysoma.cli.names import OptionalCheckpoint
 from polysoma.cli.output import add_row
 from polysoma.cli.progress import counting
 from polysoma.config import Seed, within
@@ -41,7 +42,7 @@ class Evaluate:
         polysoma evaluate generalist --tasks drone/ring --episodes 1 --rerun ring.rrd
     """
 
-    checkpoint: tyro.conf.Positional[str] = "generalist"
+    checkpoint: OptionalCheckpoint = "generalist"
     """A checkpoint folder, or generalist for the shipped weights."""
     tasks: str = "*"
     """Tasks, comma-separated; * matches anything, of the bodies that a checkpoint knows."""

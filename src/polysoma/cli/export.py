@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import tyro
-
+from polysoma.cli.names import CheckpointName
 from polysoma.errors import PolysomaError
 
 
@@ -20,7 +19,7 @@ class Export:
         polysoma export runs/x/checkpoint --embodiment go1 --int8 --out go1.onnx
     """
 
-    checkpoint: tyro.conf.Positional[str]
+    checkpoint: CheckpointName
     """A checkpoint folder, or generalist for the shipped weights."""
     embodiment: str
     """Whose policy."""

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import tyro
-
 from polysoma import simulators
+from polysoma.cli.names import OptionalCheckpoint
 from polysoma.cli.output import say
 from polysoma.cli.progress import counting_steps
 from polysoma.cli.train import check_run, computed_in, quick_evaluation
@@ -39,7 +38,7 @@ class Finetune:
         polysoma finetune runs/meta/checkpoint --data recordings/my-task --inner --out runs/my-task
     """
 
-    checkpoint: tyro.conf.Positional[str] = "generalist"
+    checkpoint: OptionalCheckpoint = "generalist"
     """A checkpoint folder, or generalist for the shipped weights; an adaptation is continued."""
     data: tuple[str, ...] = ()
     """Data sets of any known format."""
@@ -163,7 +162,7 @@ class Lineage:
         polysoma lineage runs/so101-2/checkpoint
     """
 
-    checkpoint: tyro.conf.Positional[str] = "generalist"
+    checkpoint: OptionalCheckpoint = "generalist"
     """A checkpoint folder, or generalist for the shipped weights."""
 
     def run(self) -> None:

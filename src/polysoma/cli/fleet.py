@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
-
+from polysoma.cli.names import CheckpointName, OptionalCheckpoint
 from polysoma.cli.output import say
 from polysoma.cli.progress import counting
 from polysoma.cli.train import check_training_installed
@@ -64,7 +63,7 @@ class FleetSimulate:
         polysoma finetune runs/fleet/checkpoint --data data/robots/07 --method head --out runs/robot-07
     """
 
-    base: tyro.conf.Positional[str] = "generalist"
+    base: OptionalCheckpoint = "generalist"
     """The checkpoint that the fleet starts from."""
     data: tuple[str, ...] = ()
     """Patterns; each folder that matches is one robot's data set, or holds its data sets."""
@@ -130,7 +129,7 @@ class FleetJoin:
         polysoma fleet join runs/fleet/checkpoint --data /data/recordings --own /data/own --out /data/policy
     """
 
-    shared: tyro.conf.Positional[str]
+    shared: CheckpointName
     """The checkpoint that the fleet came to."""
     data: tuple[str, ...]
     """The robot's data sets."""

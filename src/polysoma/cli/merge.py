@@ -69,9 +69,9 @@ class MergeAdd(_Merging):
         polysoma merge add generalist runs/a/checkpoint runs/b/checkpoint --regression --coefficient 1
     """
 
-    base: tyro.conf.Positional[str] = "generalist"
+    base: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="[BASE]")] = "generalist"
     """What they were all made from."""
-    tuned: tyro.conf.Positional[tuple[str, ...]] = ()
+    tuned: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[TUNED ...]")] = ()
     """Full fine-tunes, or adaptations by lora or head."""
     regression: bool = False
     """Instead of a sum, weights that do on each fine-tune's data nearly what that one does. Needs their runs, and the
@@ -93,14 +93,14 @@ class MergeAttach:
     """Puts adaptations into one checkpoint with their base: each drives its body from then on, and the base the others.
 
     Examples:
-        polysoma merge attach generalist runs/aloha-lora/checkpoint --out runs/attached
+        polysoma merge attach generalist aloha=runs/aloha-lora/checkpoint --out runs/attached
         polysoma merge attach generalist go1=runs/a/checkpoint runs/fetch/checkpoint --out runs/attached
     """
 
-    base: tyro.conf.Positional[str] = "generalist"
+    base: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="[BASE]")] = "generalist"
     """What they all adapt."""
-    adaptations: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Adaptations of bodies that the base knows; NAME=FOLDER gives one a name."""
+    adaptations: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[ADAPTATION ...]")] = ()
+    """Adaptations of bodies that the base knows; NAME=FOLDER names one, and replaces an attached one of that name."""
     out: Path = Path("runs/attached")
     """Folder of the new checkpoint."""
 
@@ -125,9 +125,9 @@ class MergeNegate(_Merging):
         polysoma merge negate generalist runs/a/checkpoint --tasks 'fetch/*,drone/*' --away 'drone/*'
     """
 
-    base: tyro.conf.Positional[str]
+    base: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="BASE")]
     """What the fine-tune was made from."""
-    tuned: tyro.conf.Positional[str]
+    tuned: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TUNED")]
     """A full fine-tune, or an adaptation by lora or head."""
     away: str = ""
     """Those of --tasks that are to fail."""
@@ -146,11 +146,11 @@ class MergeAnalogy(_Merging):
         polysoma merge analogy runs/light/checkpoint runs/heavy/checkpoint runs/other/checkpoint --coefficient 0.5
     """
 
-    a: tyro.conf.Positional[str]
+    a: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="A")]
     """A checkpoint."""
-    b: tyro.conf.Positional[str]
+    b: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="B")]
     """What it became."""
-    c: tyro.conf.Positional[str]
+    c: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="C")]
     """What is to become likewise."""
 
     def run(self) -> None:

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import tyro
-
+from polysoma.cli.names import OptionalCheckpoint
 from polysoma.cli.output import say
 from polysoma.cli.progress import counting_steps
 from polysoma.cli.train import check_run
@@ -37,7 +36,7 @@ class Meta:
 'metaworld/door-*' --out runs/reptile
     """
 
-    base: tyro.conf.Positional[str] = "generalist"
+    base: OptionalCheckpoint = "generalist"
     """A checkpoint folder, or generalist for the shipped weights."""
     data: tuple[str, ...] = ()
     """Data sets of many tasks."""

@@ -1,8 +1,18 @@
-"""Names that are given on the command line."""
+"""What is named on the command line, and how help shows it."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+CheckpointName = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CHECKPOINT")]
+"""A checkpoint as the first word after the command."""
+OptionalCheckpoint = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="[CHECKPOINT]")]
+"""The same where there is a default."""
+DataPath = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DATA")]
+"""A data set as the first word after the command."""
 
 
 def named_folder(text: str) -> tuple[str, str]:

@@ -8,8 +8,7 @@ import webbrowser
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
-
+from polysoma.cli.names import OptionalCheckpoint
 from polysoma.errors import PolysomaError
 from polysoma.nn import backend as backends
 from polysoma.nn.precision import Wanted
@@ -26,7 +25,7 @@ class Play:
         polysoma play runs/x/checkpoint --bodies drone,go1 --port 9000
     """
 
-    checkpoint: tyro.conf.Positional[str] = "generalist"
+    checkpoint: OptionalCheckpoint = "generalist"
     """A checkpoint folder, or generalist for the shipped weights."""
     bodies: str = "*"
     """Which bodies, comma-separated; * for all that the checkpoint knows and that are installed here."""

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
+
+from polysoma.cli.names import CheckpointName
 
 
 @dataclass(frozen=True)
@@ -17,9 +20,9 @@ class Push:
         polysoma push runs/x/checkpoint me/my-robot --folder card/
     """
 
-    checkpoint: tyro.conf.Positional[str]
+    checkpoint: CheckpointName
     """A checkpoint folder, or generalist for the shipped weights."""
-    name: tyro.conf.Positional[str]
+    name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")]
     """Of the model on the Hub, user/name."""
     results: Path | None = None
     """What polysoma evaluate --json wrote."""

@@ -25,7 +25,7 @@ class Record:
         polysoma record 'babyai/*' --episodes 100 --behaviour runs/x/checkpoint --out data/dagger --seed 100000
     """
 
-    tasks: tyro.conf.Positional[str]
+    tasks: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TASKS")]
     """Tasks, comma-separated; * matches anything."""
     episodes: Annotated[int, within(1, 10**6)] = 25
     """Episodes of each task."""

@@ -12,9 +12,7 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import tyro
-
-from polysoma.cli.names import named_folder
+from polysoma.cli.names import OptionalCheckpoint, named_folder
 from polysoma.errors import PolysomaError
 from polysoma.nn import backend as backends
 from polysoma.nn.precision import Wanted
@@ -32,7 +30,7 @@ class Serve:
         polysoma serve runs/x/checkpoint --host 0.0.0.0 --port 9000 --token-file secret.txt
     """
 
-    checkpoint: tyro.conf.Positional[str] = "generalist"
+    checkpoint: OptionalCheckpoint = "generalist"
     """A checkpoint folder, or generalist for the shipped weights."""
     embodiments: str = "*"
     """Bodies that may be driven, comma-separated; * for all that the checkpoint knows."""

@@ -28,9 +28,9 @@ class Train:
         OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m polysoma train recipes/generalist.toml --out runs/x
     """
 
-    recipe: tyro.conf.Positional[Path]
+    recipe: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RECIPE")]
     """A TOML file."""
-    overrides: tyro.conf.Positional[tuple[str, ...]] = ()
+    overrides: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[KEY=VALUE ...]")] = ()
     """key=value pairs that override the recipe."""
     out: Path = Path("runs/run")
     """Folder of the run: checkpoint, metrics, state to resume from."""

@@ -294,7 +294,9 @@ def attach(base: str | Path, adaptations: Mapping[str, str | Path], out: Path) -
             if body not in known:
                 raise PolysomaError(f"{base} does not know {body}, which {place} adds: serve both with --adapters")
             if other := drivers.get(body):
-                raise PolysomaError(f"{body} has two adaptations, {other} and {name}; expected one for each body")
+                raise PolysomaError(
+                    f"{body} has two adaptations, {other} and {name}, expected one; {other}={place} replaces {other}"
+                )
             drivers[body] = name
     copy([(source, out), *((place, out / ATTACHED / name) for name, place in places.items())])
 

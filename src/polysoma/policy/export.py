@@ -110,6 +110,7 @@ def export_onnx(policy: Policy, body: str, path: Path, int8: bool = False) -> in
     # As many words as an instruction has, so that short ones are not slower than they need to be.
     traced(deployed, deployed.example(), file, names, [_ACTIONS], {"words": {1: "words"}})
     model = onnx.load_from_string(file.getvalue())
+    _share(model.graph)
     if int8:
         model = _quantised(model, quantize_dynamic, QuantType.QInt8)
     about = {
@@ -147,6 +148,21 @@ def traced(
             module, example, file, input_names=list(inputs), output_names=list(outputs), opset_version=OPSET,
             dynamo=False, dynamic_axes={name: dict(axes) for name, axes in (dynamic or {}).items()},
         )  # fmt: skip
+
+
+def _share(graph: Any) -> None:
+    """Lets all products read a matrix where it lies. The tracer hands one that is used twice to its second user through
+    an Identity, behind which the quantiser does not look: the matrix would stay in the file beside its eight bits."""
+    kept = {tensor.name for tensor in graph.initializer}
+    copies = {node.output[0]: node for node in graph.node if node.op_type == "Identity" and node.input[0] in kept}
+    for name in copies.keys() & {output.name for output in graph.output}:
+        del copies[name]
+    for node in graph.node:
+        for number, name in enumerate(node.input):
+            if name in copies:
+                node.input[number] = copies[name].input[0]
+    for node in copies.values():
+        graph.node.remove(node)
 
 
 _LARGE = 65_536

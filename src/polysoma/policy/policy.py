@@ -18,7 +18,6 @@ from polysoma.nn import precision
 from polysoma.nn.adapters import LoRALinear
 from polysoma.nn.backend import Backend
 from polysoma.nn.precision import Precision
-from polysoma.nn.tokenizers import warn_of_long
 from polysoma.nn.trunk import TransformerTrunk
 from polysoma.policy.adaptation import share
 from polysoma.policy.config import PolicyConfig
@@ -198,8 +197,6 @@ class Policy(Network):
             None if goal is None else {name: tensor(picture)[None].to(self.device) for name, picture in goal.items()}
         )
         self.check_context(body, context)
-        warn_of_long([instruction])
-        self.text.warn_of_unknown(instruction)
         shown = show(context, max(1, self.config.shown), observation_only) if context else None
         task = TaskInputs(
             self.text.encode([instruction]).to(self.device), goals, None if shown is None else shown.to(self.device)

@@ -128,6 +128,8 @@ def _suggestion(pattern: str, tasks: list[str]) -> str:
     near = [task for task in tasks if task.startswith(family + "/")]
     if near:
         return f"{family} has {', '.join(task.partition('/')[2] for task in near)}"
+    if family in families():
+        return f"the policy does not know {family}; it knows {', '.join(dict.fromkeys(map(body_of, tasks)))}"
     names = dict.fromkeys(body_of(task) for task in tasks)
     return "tasks are called family/name; families: " + ", ".join(names)
 
