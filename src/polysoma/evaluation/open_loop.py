@@ -1,9 +1,9 @@
 """Open loop: how far predicted actions are from those of demonstrations, and on what they depend.
 
-A policy is asked at frames of recorded episodes, as in training, and nothing moves. So a body without a simulator can be
-judged before a robot is. Errors stand beside those of *controls*, which need no policy: they say what a small error is
-worth. Whether a policy looks and listens is measured by permutation importance (Breiman 2001, "Random Forests", section
-10): how much its errors grow when one input comes from another episode.
+A policy is asked at frames of recorded episodes, as in training, and nothing moves, so that it can be judged without a
+simulator, before a robot moves. Errors stand beside those of *controls*, which need no policy: they say what a small
+error is worth. Whether a policy looks and listens is measured by permutation importance (Breiman 2001, "Random
+Forests", section 10): how much its errors grow when one input comes from another episode.
 
 Small errors are no success: a policy that copies its last command has small ones, too.
 """
@@ -74,8 +74,8 @@ class OpenLoop:
         choices: whether its actions are choices, so that errors are shares of wrong ones.
         episodes, windows: how many there were.
         errors: of the policy, and of the controls beside it, on the same windows: ``"mean"`` always does the mean
-            action of the data (the most frequent choice), ``"stay"`` commands where the joints are (only for bodies whose
-            state has channels with the names and units of all actions), ``"repeat"`` does what was executed last.
+            action of the data (the most frequent choice), ``"stay"`` commands where the joints are (only for bodies
+            whose state has channels with the names and units of all actions), ``"repeat"`` does what was executed last.
         jump: mean absolute difference between the first predicted action and the one executed before it, in standard
             deviations (the share that differs, for choices), of the policy and of the demonstrations.
         surprise: for choices, the mean negative log-likelihood of a chunk's choices in nats, of the policy and of
@@ -158,26 +158,25 @@ def open_loop(
     actions = np.concatenate([dataset.actions for dataset in source.datasets])
     errors, jump, surprise, loss = _measure(body, answers, actions)
     importance = {}
-    count = np.bincount(episode, answers.valid.sum(1))
     own = np.bincount(episode, (loss(answers.predicted) * answers.valid).sum(1))
     rng = np.random.default_rng(seed)
     for place, (name, groups) in enumerate(inputs.items()):
-        grown = np.zeros_like(own)
+        grown = np.zeros(len(own))
         for turn in range(permutations):
             other = _ask(predict, source, frames, seed, name, frames[_others(groups, rng)])
-            grown += np.bincount(episode, (loss(other.predicted) * answers.valid).sum(1)) / permutations
+            grown = grown + np.bincount(episode, (loss(other.predicted) * answers.valid).sum(1)) / permutations
             done(2 + place * permutations + turn)
-        importance[name] = _ratio(grown, own, len(count))
+        importance[name] = _ratio(grown, own, len(own))
     found = OpenLoop(
-        body.name, isinstance(body.actions, DiscreteActions), len(count), len(frames), errors, jump, surprise,
+        body.name, isinstance(body.actions, DiscreteActions), len(own), len(frames), errors, jump, surprise,
         importance, remarks, (),
     )  # fmt: skip
     return dataclasses.replace(found, warnings=tuple(_warnings(found, body)))
 
 
 def predictions(predict: Predict, source: Source, frames: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """The first action that is predicted at these frames, and the one that was demonstrated: both float32 ``(F, A)``, or
-    the indices of choices ``(F,)``.
+    """The first action that is predicted at these frames, and the one that was demonstrated: both float32 ``(F, A)``,
+    or the indices of choices ``(F,)``.
 
     Args:
         predict, source, seed: as for :func:`open_loop`.
@@ -320,10 +319,9 @@ def _measure(
 def _errors(missed: np.ndarray, valid: np.ndarray, names: Sequence[str]) -> Errors:
     """Args: missed: ``(W, chunk, C)``; valid: bool ``(W, chunk)``; names: of the C channels."""
     places = [float(missed[valid[:, place], place].mean()) for place in range(valid.shape[1]) if valid[:, place].any()]
-    channels = missed[valid].mean(0)
-    return Errors(
-        places[0], float(missed[valid].mean()), tuple(places), dict(zip(names, channels.tolist(), strict=True))
-    )
+    true = missed[valid]
+    channels = dict(zip(names, true.mean(0).tolist(), strict=True))
+    return Errors(places[0], float(true.mean()), tuple(places), channels)
 
 
 def _ratio(grown: np.ndarray, own: np.ndarray, episodes: int) -> Importance:
