@@ -31,8 +31,10 @@ Predict = Callable[[Batch], Tensor]
 POLICY, MEAN, STAY, REPEAT = "policy", "mean", "stay", "repeat"
 WORDS, STATE, PREVIOUS = "words", "state", "previous action"
 
-MATTERS = 1.05
-"""Times by which errors grow at least, by the lower end of the interval, where an input counts."""
+MATTERS = 1.1
+"""Times by which errors grow at least, by the lower end of the interval, where an input counts. In trials on two blocks
+and on recordings of real robots, inputs of policies that failed for not using them had 0.97 to 1.07, those of policies
+that looked and listened 1.25 to 2.02."""
 
 _BATCH = 64
 _RESAMPLES = 2000

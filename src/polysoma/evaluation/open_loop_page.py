@@ -128,11 +128,9 @@ def picture(trace: Trace) -> bytes:
         left, top = place % _COLUMNS * width, place // _COLUMNS * (height + _LABEL)
         both = np.concatenate([rows[:, place] for rows in trace.drawn.values()])
         low, high = float(both.min()), float(both.max())
-        label = f"{channel}, {low:.4g} to {high:.4g}, expert green, policy red"
         # The font that is always there knows Latin letters.
-        pen.text(
-            (left + 4, top + 2), label.encode("latin-1", "replace").decode("latin-1"), fill=pages.COLOURS["ink"][0]
-        )
+        label = f"{channel}, {low:.4g} to {high:.4g}, expert green, policy red".encode("latin-1", "replace")
+        pen.text((left + 4, top + 2), label.decode("latin-1"), fill=pages.COLOURS["ink"][0])
         for name, colour in _COLOURS.items():
             values = trace.drawn[name][:, place]
             x = left + 4 + np.arange(len(values)) / max(1, len(values) - 1) * (width - 8)
