@@ -58,6 +58,8 @@ class Evaluate:
     """With --data: frames at which the policy is asked at most, evenly spaced over the episodes."""
     permutations: Annotated[int, within(0, 1000)] = 2
     """With --data: times that each camera, the words and the state are taken from other episodes; 0 for none."""
+    skip_damaged: bool = False
+    """With --data: leave out episodes of which a file is missing or cannot be read, with a line for each."""
     episodes: Annotated[int, within(1, 10**6)] = 10
     """Episodes of each task."""
     seed: Seed = 1000
@@ -182,7 +184,7 @@ class Evaluate:
         from polysoma.evaluation.open_loop_page import traces, write_page
         from polysoma.evaluation.recorded import recorded
 
-        every = recorded(self.checkpoint, self.data, self.held_out, self.precision)
+        every = recorded(self.checkpoint, self.data, self.held_out, self.precision, self.skip_damaged)
         found = [measure(one, self.windows, self.permutations) for one in every]
         about = {"checkpoint": self.checkpoint, "data": list(self.data), "versions": versions()}
         bodies = [{**one.to_json(), "which": part.which} for part, one in zip(every, found, strict=True)]

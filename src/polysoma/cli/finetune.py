@@ -132,7 +132,7 @@ class Finetune:
         from polysoma.cli.open_loop import measure, print_errors
         from polysoma.evaluation.recorded import recorded
 
-        for one in recorded(str(folder), recipe.data, precision=recipe.precision):
+        for one in recorded(str(folder), recipe.data, None, recipe.precision, recipe.skip_damaged):
             print_errors(measure(one, _CHECKED, permutations=1), one.which, whole=False)
         say(f"more: polysoma evaluate {folder} {' '.join(f'--data {path}' for path in recipe.data[:1])} --report out/")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from polysoma.cli.output import add_row, say, show
 from polysoma.cli.progress import counting
@@ -34,8 +33,8 @@ def print_errors(found: OpenLoop, which: str, whole: bool = True) -> None:
         whole: whether places in the chunk and channels are among it.
     """
     errors = found.errors
-    title = f"{found.body}, {which}, {found.windows:,} frames: mean error in {found.unit}"
-    table = Table(title=Text(title))
+    say(f"{found.body}, {which}, {found.windows:,} frames: mean error in {found.unit}")
+    table = Table()
     table.add_column("")
     for name in errors:
         table.add_column(name, justify="right")

@@ -94,6 +94,9 @@ def check_run(out: Path, resume: bool, tracker: Tracker | None) -> None:
     if os.environ.get("RANK", "0") == "0":
         states.check_free(out)
     run_state.check_folder(out, resume)
+    if not resume and ((out.exists() and not out.is_dir()) or (out / "checkpoint").exists()):
+        what = "holds a checkpoint" if out.is_dir() else "is no folder"
+        raise PolysomaError(f"--out: {out} {what}: choose another folder")
     if not resume or tracker is not None:
         check_tracker(tracker or "tensorboard")
 

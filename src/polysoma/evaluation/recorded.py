@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from polysoma.data.mixture import Source, open_sources
 from polysoma.errors import PolysomaError
-from polysoma.learning.lineage import learnt_from
+from polysoma.learning.lineage import fingerprint, learnt_from
 from polysoma.learning.recipe import Recipe
 from polysoma.policy import checkpoint
 from polysoma.policy.policy import Policy
@@ -29,7 +29,11 @@ class Recorded:
 
 
 def recorded(
-    path: str, data: Sequence[str], held_out: float | None = None, precision: str | None = None
+    path: str,
+    data: Sequence[str],
+    held_out: float | None = None,
+    precision: str | None = None,
+    skip_damaged: bool = False,
 ) -> list[Recorded]:
     """Opens data sets for a checkpoint, body by body.
 
@@ -39,6 +43,7 @@ def recorded(
         held_out: the fraction of each task's episodes that counts, the last ones. None for those that the checkpoint's
             own training held out, and for all of data that it did not learn from.
         precision: as for :func:`polysoma.policy.checkpoint.load`.
+        skip_damaged: see :class:`~polysoma.data.dataset.Dataset`.
 
     Raises:
         PolysomaError: no data, data of no body that the policy knows, or as :func:`~polysoma.policy.checkpoint.load`.
@@ -47,7 +52,7 @@ def recorded(
     names = checkpoint.bodies(path)
     known = {body.name: body for name in names for body in whole.driving(name).config.embodiments}
     sources = open_sources(
-        Recipe(tuple(data), {}).folders(), {}, {}, bodies=known,
+        Recipe(tuple(data), {}).folders(), {}, {}, skip_damaged=skip_damaged, bodies=known,
         horizon=lambda body, old: whole.driving(body.name).horizon(body.name) if body.name in known else old,
     )  # fmt: skip
     ours = [source for source in sources if source.embodiment.name in known]
@@ -67,11 +72,14 @@ def _part(path: str, source: Source, held_out: float | None) -> tuple[Source, st
     """The episodes that count, and which these are."""
     trainings = [learnt_from(path, dataset) for dataset in source.datasets]
     learnt = next((training for training in trainings if training is not None), None)
-    demonstrations = 0
-    if held_out is None:
-        held_out = 0.0 if learnt is None else float(learnt.get("held_out", 0))
-        demonstrations = 0 if learnt is None else int(learnt.get("demonstrations", 0))
-    apart = source.split(demonstrations, held_out)[1] if held_out else None
+    demonstrations, fraction = 0, held_out or 0.0
+    if held_out is None and learnt is not None:
+        # What was held out depends on all data of the body together.
+        then = [data["fingerprint"] for data in learnt["data"] if data["body"] == source.embodiment.name]
+        if then == [fingerprint(dataset) for dataset in source.datasets]:
+            demonstrations, fraction = int(learnt.get("demonstrations", 0)), float(learnt.get("held_out", 0))
+    apart = source.split(demonstrations, fraction)[1] if fraction else None
     if apart is not None:
-        return apart, f"the last {apart.episodes} of {source.episodes} episodes"
+        held = "held out in training" if held_out is None else "the last ones"
+        return apart, f"{apart.episodes} of {source.episodes} episodes, {held}"
     return source, f"all {source.episodes} episodes" + (", from which it learnt" if learnt is not None else "")

@@ -29,7 +29,7 @@ def describe(recipe: Recipe, sources: Sequence[Source]) -> dict[str, Any]:
             "body": source.embodiment.name,
             "episodes": len(dataset.episode_length),
             "frames": len(dataset),
-            "fingerprint": _fingerprint(dataset),
+            "fingerprint": fingerprint(dataset),
         }
         for source in sources
         for dataset in source.datasets
@@ -52,11 +52,11 @@ def learnt_from(path: str | Path, dataset: Dataset) -> dict[str, Any] | None:
 
     Raises PolysomaError where there is no checkpoint.
     """
-    fingerprint, body = _fingerprint(dataset), dataset.embodiment.name
+    key = (fingerprint(dataset), dataset.embodiment.name)
     known = checkpoint.read_config(checkpoint.resolve(path)).get("lineage")
     while known:
         # Rounds of a fleet name no data.
-        if any((data["fingerprint"], data["body"]) == (fingerprint, body) for data in known.get("data", ())):
+        if any((data["fingerprint"], data["body"]) == key for data in known.get("data", ())):
             return dict(known)
         known = (known.get("parent") or {}).get("lineage")
     return None
@@ -68,7 +68,8 @@ def _meta(recipe: Recipe) -> dict[str, Any]:
     return {"meta": {name: value for name, value in dataclasses.asdict(recipe.method).items() if name != "kind"}}
 
 
-def _fingerprint(dataset: Dataset) -> str:
+def fingerprint(dataset: Dataset) -> str:
+    """What tells a data set from others: the SHA-256 of its episodes' lengths and seeds."""
     return hashlib.sha256(dataset.episode_length.tobytes() + dataset.episode_seed.tobytes()).hexdigest()
 
 
