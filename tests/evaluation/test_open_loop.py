@@ -138,6 +138,11 @@ def test_what_is_ignored_has_an_importance_of_one(source: Source) -> None:
     ]  # fmt: skip
 
 
+def test_heads_that_draw_start_from_the_same_noise_in_every_pass(source: Source) -> None:
+    found = open_loop(lambda batch: torch.randn(len(batch), CHUNK, 2), source)
+    assert all((grows.ratio, grows.low, grows.high) == (1, 1, 1) for grows in found.importance.values())
+
+
 def test_what_is_used_has_a_large_importance(source: Source, episodes: list[Episode]) -> None:
     found = open_loop(looks, source)
     # Of all that it predicts it is right in one place alone.

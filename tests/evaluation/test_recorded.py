@@ -92,6 +92,20 @@ def test_fine_tuning_says_what_came_of_it(
     assert "first action" not in said and "held-out loss" not in said
 
 
+def test_the_summary_of_a_training_holds_the_held_out_loss(
+    datasets: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(
+        f'data = ["{datasets["arm"]}"]\nsteps = 2\nheld_out = 0.25\ncheckpoint_every = 1\ntracker = "none"\n'
+        "[policy]\nwidth = 16\ndepth = 1\nheads = 1\n[optimizer]\nwarmup = 1\n[bodies.arm]\nbatch = 8\n"
+    )
+    main(["train", str(recipe), "--out", str(tmp_path / "run")])
+    best = best_held_out(tmp_path / "run")
+    assert best is not None
+    assert f"held-out loss at step {best[0]}, the best: arm {best[1]['arm']:.3f}" in capsys.readouterr().out
+
+
 def test_few_steps_are_a_warning(
     trained: str, datasets: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

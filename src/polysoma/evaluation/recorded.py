@@ -49,8 +49,7 @@ def recorded(
         PolysomaError: no data, data of no body that the policy knows, or as :func:`~polysoma.policy.checkpoint.load`.
     """
     whole = checkpoint.load(path, precision=precision, backend="torch")
-    names = checkpoint.bodies(path)
-    known = {body.name: body for name in names for body in whole.driving(name).config.embodiments}
+    known = {name: whole.driving(name).embodiment(name) for name in checkpoint.bodies(path)}
     sources = open_sources(
         Recipe(tuple(data), {}).folders(), {}, {}, skip_damaged=skip_damaged, bodies=known,
         horizon=lambda body, old: whole.driving(body.name).horizon(body.name) if body.name in known else old,
