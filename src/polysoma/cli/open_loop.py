@@ -33,7 +33,7 @@ def print_errors(found: OpenLoop, which: str, whole: bool = True) -> None:
         whole: whether places in the chunk and channels are among it.
     """
     errors = found.errors
-    say(f"{found.body}, {which}, {found.windows:,} frames: mean error in {found.unit}")
+    say(f"{found.body}, {which}, {found.windows:,} frames: {found.unit}")
     table = Table()
     table.add_column("")
     for name in errors:

@@ -101,8 +101,8 @@ class OpenLoop:
 
     @property
     def unit(self) -> str:
-        """What errors are in."""
-        return "share of wrong choices" if self.choices else "standard deviations of the action"
+        """What errors are, in words."""
+        return "share of wrong choices" if self.choices else "mean absolute error in standard deviations of the action"
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""

@@ -97,7 +97,7 @@ def _tables(result: OpenLoop) -> list[str]:
     )
     jump = ", ".join(f"{value:.3f} {name}" for name, value in result.jump.items())
     return [
-        f'<p class="soft">{result.windows:,} frames of {result.episodes} episodes; errors in {result.unit}; from the '
+        f'<p class="soft">{result.windows:,} frames of {result.episodes} episodes; {result.unit}; from the '
         f"command before to the first action: {jump}.</p>",
         *told,
         pages.table(head, whole, numbers),
