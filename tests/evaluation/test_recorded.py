@@ -76,6 +76,14 @@ def test_a_body_without_a_simulator_is_told_of_its_recordings(trained: str, caps
     assert "arm, which have no simulator here: compare it with recorded episodes (--data" in capsys.readouterr().err
 
 
+def test_options_of_playing_are_refused_beside_recordings(
+    trained: str, datasets: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["evaluate", trained, "--data", str(datasets["arm"]), "--tasks", "arm/one", "--policy", "random"])
+    assert "plays nothing: leave out --tasks, --policy" in capsys.readouterr().err
+
+
 def test_fine_tuning_says_what_came_of_it(
     trained: str, datasets: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -178,8 +178,9 @@ class Evaluate:
 
     def _compare(self) -> None:
         """Compares with recorded episodes."""
-        if self.policy != "checkpoint":
-            raise PolysomaError(f"--data: expected a checkpoint's policy to compare with it, got {self.policy}")
+        playing = {"tasks": "*", "policy": "checkpoint", "rerun": None, "retrieve": "", "context": "", "ray": None}
+        if strange := [f"--{name}" for name, usual in playing.items() if getattr(self, name) != usual]:
+            raise PolysomaError(f"--data compares with recordings and plays nothing: leave out {', '.join(strange)}")
         from polysoma.cli.open_loop import measure, print_errors
         from polysoma.evaluation.open_loop_page import traces, write_page
         from polysoma.evaluation.recorded import recorded
