@@ -331,6 +331,16 @@ class Embodiment:
         """The streams that data sets hold: what is observed in arrays, and what is privileged."""
         return (*self.arrays, *self.privileged)
 
+    @functools.cached_property
+    def sensed(self) -> dict[str, tuple[str, int]]:
+        """Where each state channel is found by its name: its stream, and its place there."""
+        return {
+            channel.name: (stream.name, place)
+            for stream in self.streams
+            if stream.modality is Modality.STATE
+            for place, channel in enumerate(stream.channels)
+        }
+
     def observation_space(self) -> gymnasium.spaces.Dict:
         return gymnasium.spaces.Dict({stream.name: stream.space() for stream in self.streams})
 

@@ -7,8 +7,13 @@ others are plain text and escaped here.
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
+
+import numpy as np
+
+_WIDTH, _HEIGHT, _POINTS = 560, 170, 400
+"""Of a chart of lines."""
 
 COLOURS = {
     "green": ("#2f7d5b", "#58b88c"), "red": ("#b3462f", "#e0775f"), "blue": ("#2f5d9e", "#77a5e6"),
@@ -95,6 +100,37 @@ def video(file: bytes) -> str:
     """An MP4 file that plays in the page."""
     data = base64.b64encode(file).decode()
     return f'<video src="data:video/mp4;base64,{data}" autoplay loop muted playsinline controls></video>'
+
+
+def lines(rows: np.ndarray, colours: Sequence[str]) -> tuple[str, tuple[float, float]]:
+    """Lines over time, and the lowest and the highest value, which are the chart's edges. What is not finite is a gap.
+
+    Args:
+        rows: ``(N, lines)``; of many, some are drawn.
+        colours: of the lines, in CSS.
+    """
+    some = rows[:: 1 + (len(rows) - 1) // _POINTS]
+    finite = some[np.isfinite(some)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
+    x = np.linspace(0, _WIDTH, len(some)) if len(some) > 1 else np.array([0.0])
+    y = _HEIGHT - 4 - (some - low) / max(high - low, 1e-12) * (_HEIGHT - 8)
+    drawn = []
+    for number, colour in enumerate(colours):
+        path, pen = "", "M"
+        for across, down in zip(x, y[:, number], strict=True):
+            if np.isfinite(down):
+                path += f"{pen}{across:.1f} {down:.1f}"
+                pen = "L"
+            else:
+                pen = "M"
+        drawn.append(f'<path d="{path}" fill="none" stroke="{colour}" stroke-width="1.4"/>')
+    return f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img">{"".join(drawn)}</svg>', (low, high)
+
+
+def legend(colours: Mapping[str, str]) -> str:
+    """Names, which are plain text, with their CSS colours."""
+    named = [f"<span>{swatch(colour)}{escape(name)}</span>" for name, colour in colours.items()]
+    return f'<div class="legend">{"".join(named)}</div>'
 
 
 def figure(html: str, caption: str) -> str:

@@ -6,7 +6,7 @@ import contextlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
@@ -21,7 +21,7 @@ from polysoma.cli.progress import counting
 from polysoma.config import Seed, within
 from polysoma.data.paraphrases import SHIPPED
 from polysoma.errors import PolysomaError
-from polysoma.evaluation.evaluation import Result, Score, evaluate
+from polysoma.evaluation.evaluation import Result, Score, evaluate, hardware, versions
 from polysoma.evaluation.intervals import wilson
 from polysoma.files import write_atomically
 from polysoma.nn import backend as backends
@@ -34,18 +34,33 @@ from polysoma.rollout.rollout import Workers
 class Evaluate:
     """Plays seeded episodes and reports successes out of trials, with 95 % Wilson intervals.
 
+    With --data nothing is played, and no simulator is needed: predicted actions are compared with those of recorded
+    episodes, beside controls that need no policy, and it is measured whether cameras and words count.
+
     Examples:
         polysoma evaluate generalist --tasks 'metaworld/*' --episodes 20 --seed 1000 --json out.json --report out/
         polysoma evaluate generalist --tasks 'fetch/*' --retrieve data/fetch --demos 5
         polysoma evaluate runs/panel/checkpoint --tasks 'panel/20*' --context data/unseen/panel --shots 16
         polysoma evaluate --policy expert --tasks 'drone/*,rover/*'
         polysoma evaluate generalist --tasks drone/ring --episodes 1 --rerun ring.rrd
+        polysoma evaluate runs/so101/checkpoint --data recordings/so101 --report out/
     """
 
     checkpoint: OptionalCheckpoint = "generalist"
     """A checkpoint folder, or generalist for the shipped weights."""
     tasks: str = "*"
     """Tasks, comma-separated; * matches anything, of the bodies that a checkpoint knows."""
+    data: tuple[str, ...] = ()
+    """Compare with the episodes of these data sets, of any known format, instead of playing."""
+    held_out: Annotated[float, within(0, 1)] | None = None
+    """With --data: the fraction of each task's episodes that counts, the last ones; by default those that training held
+    out, and all of data that the checkpoint did not learn from."""
+    windows: Annotated[int, within(1, 10**7)] = 1000
+    """With --data: frames at which the policy is asked at most, evenly spaced over the episodes."""
+    permutations: Annotated[int, within(0, 1000)] = 2
+    """With --data: times that each camera, the words and the state are taken from other episodes; 0 for none."""
+    skip_damaged: bool = False
+    """With --data: leave out episodes of which a file is missing or cannot be read, with a line for each."""
     episodes: Annotated[int, within(1, 10**6)] = 10
     """Episodes of each task."""
     seed: Seed = 1000
@@ -94,6 +109,9 @@ class Evaluate:
     """Play on a Ray cluster: its address, auto, or local to start one here."""
 
     def run(self) -> None:
+        if self.data:
+            self._compare()
+            return
         bodies = None
         driver: str | Checkpoint = self.policy
         if self.policy == "checkpoint":
@@ -102,6 +120,11 @@ class Evaluate:
             looked_up = (self.retrieve, self.demos) if self.retrieve else None
             driver = Checkpoint(self.checkpoint, self.temperature, looked_up, self.precision, self.backend)
             bodies = checkpoint.bodies(self.checkpoint)
+            if not any(map(simulators.tasks_of, bodies)):
+                raise PolysomaError(
+                    f"{self.checkpoint} drives {', '.join(bodies)}, which have no simulator here: compare it with "
+                    "recorded episodes (--data FOLDER)"
+                )
         tasks = simulators.match_tasks(self.tasks, bodies)
         video = self.video if self.report or self.rerun else 0
         if video and (problem := _cannot_render()):
@@ -137,9 +160,7 @@ class Evaluate:
                 progress=progress,
                 watch=watch,
             )
-        if self.json:
-            self.json.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(self.json, (json.dumps(result.to_json(), indent=1) + "\n").encode())
+        self._write(result.to_json())
         _print(result)
         if result.precision:
             processor = result.to_json()["hardware"]["instruction_set"]
@@ -150,6 +171,34 @@ class Evaluate:
             print(f"report: {write_report(result, self.report)}")
         if self.rerun:
             print(f"recording: {self.rerun}")
+
+    def _write(self, result: dict[str, Any]) -> None:
+        if self.json:
+            self.json.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.json, (json.dumps(result, indent=1) + "\n").encode())
+
+    def _compare(self) -> None:
+        """Compares with recorded episodes."""
+        playing = {"tasks": "*", "policy": "checkpoint", "rerun": None, "retrieve": "", "context": "", "ray": None}
+        if strange := [f"--{name}" for name, usual in playing.items() if getattr(self, name) != usual]:
+            raise PolysomaError(f"--data compares with recordings and plays nothing: leave out {', '.join(strange)}")
+        from polysoma.cli.open_loop import measure, print_errors
+        from polysoma.evaluation.open_loop_page import traces, write_page
+        from polysoma.evaluation.recorded import recorded
+
+        every = recorded(self.checkpoint, self.data, self.held_out, self.precision, self.skip_damaged)
+        found = [measure(one, self.windows, self.permutations) for one in every]
+        about = {"checkpoint": self.checkpoint, "data": list(self.data), "versions": versions()}
+        bodies = [{**one.to_json(), "which": part.which} for part, one in zip(every, found, strict=True)]
+        self._write({**about, "hardware": hardware(every[0].policy.precision, "torch"), "bodies": bodies})
+        for part, one in zip(every, found, strict=True):
+            print_errors(one, part.which)
+        if self.report:
+            drawn = [traces(part.policy.predict, part.source) for part in every]
+            told = [f"{part.source.embodiment.name}: {part.which}" for part in every]
+            title = f"{self.checkpoint} on recorded episodes"
+            page = write_page(title, told, list(zip(found, drawn, strict=True)), self.report)
+            print(f"report: {page}")
 
 
 def _cannot_render() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from polysoma import simulators
 from polysoma.cli.names import OptionalCheckpoint
-from polysoma.cli.output import say
+from polysoma.cli.output import say, show
 from polysoma.cli.progress import counting_steps
-from polysoma.cli.train import check_run, computed_in, quick_evaluation
+from polysoma.cli.train import check_run, computed_in, held_out_loss, quick_evaluation
 from polysoma.config import within
 from polysoma.errors import PolysomaError
 from polysoma.learning.metrics import Tracker
@@ -21,6 +22,11 @@ from polysoma.policy.methods import FinetuningMethod, OptimizerKind
 
 if TYPE_CHECKING:
     from polysoma.learning.recipe import Recipe
+
+_CHECKED = 256
+"""Frames that a fine-tuned policy is asked at afterwards: some seconds."""
+_FEW_STEPS = 200
+"""Fewer steps than these taught new cameras nothing in trials."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +96,9 @@ class Finetune:
     resumed run keeps its own."""
     resume: bool = False
     """Continue the run in --out."""
+    check: bool = True
+    """Compare what comes of it with demonstrations that are held out, and warn of cameras and words that do not
+    count."""
     inner: bool = False
     """Of a start from `polysoma meta`: take the few gradient steps that it was made for, and no more. Takes seconds."""
 
@@ -114,12 +123,23 @@ class Finetune:
         with counting_steps("training", recipe.steps) as progress:
             folder = train(recipe, self.out, self.resume, None, progress, quick_evaluation)
         self._done(folder)
+        if self.check and recipe.held_out and os.environ.get("RANK", "0") == "0":
+            self._check(folder, recipe)
+
+    def _check(self, folder: Path, recipe: Recipe) -> None:
+        """Says how far what is held out is met, and what the policy does not look at or listen to."""
+        from polysoma.cli.open_loop import measure, print_errors
+        from polysoma.evaluation.recorded import recorded
+
+        for one in recorded(str(folder), recipe.data, None, recipe.precision, recipe.skip_damaged):
+            print_errors(measure(one, _CHECKED, permutations=1), one.which, whole=False)
+        say(f"more: polysoma evaluate {folder} {' '.join(f'--data {path}' for path in recipe.data[:1])} --report out/")
 
     def _done(self, folder: Path) -> None:
         if os.environ.get("RANK", "0") == "0":
             size = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
             say(
-                f"checkpoint: {folder} ({size:.1f} MB, {computed_in(folder)}); "
+                f"checkpoint: {folder} ({size:.1f} MB, {computed_in(folder)}){held_out_loss(self.out)}; "
                 "use it wherever a checkpoint is asked for"
             )
 
@@ -150,6 +170,9 @@ class Finetune:
             f"{cost.seconds:.2f} s, {steps * cost.seconds / 60:.1f} minutes; {cost.learning:,} parameters learn, "
             f"{cost.memory / 1e9:.1f} GB of memory, {cost.stored / 1e6:.1f} MB stored"
         )
+        if self.steps is None and steps < _FEW_STEPS:
+            needed = math.ceil(_FEW_STEPS / steps * self.minutes)
+            show((f"warning: {steps:,} steps are few to learn from; {_FEW_STEPS} take --minutes {needed}", "yellow"))
         planned = with_steps(recipe, steps) if self.steps is not None else in_time(recipe, 60 * self.minutes, cost)
         return dataclasses.replace(planned, patience=self.patience)
 

@@ -58,7 +58,18 @@ class Train:
         with counting_steps("training", recipe.steps) as progress:
             folder = train(recipe, self.out, self.resume, self.until, progress, quick_evaluation)
         if os.environ.get("RANK", "0") == "0":
-            print(f"checkpoint: {folder}, {computed_in(folder)}")
+            print(f"checkpoint: {folder}, {computed_in(folder)}{held_out_loss(self.out)}")
+
+
+def held_out_loss(out: Path) -> str:
+    """What a run's checkpoint loses on what is held out, to be put behind other words; empty where nothing is."""
+    from polysoma.learning.metrics import best_held_out
+
+    best = best_held_out(out)
+    if best is None:
+        return ""
+    losses = ", ".join(f"{name} {loss:.3f}" for name, loss in best[1].items())
+    return f"; held-out loss at step {best[0]:,}, the best: {losses}"
 
 
 def computed_in(folder: Path) -> str:
@@ -83,6 +94,9 @@ def check_run(out: Path, resume: bool, tracker: Tracker | None) -> None:
     if os.environ.get("RANK", "0") == "0":
         states.check_free(out)
     run_state.check_folder(out, resume)
+    if not resume and ((out.exists() and not out.is_dir()) or (out / "checkpoint").exists()):
+        what = "holds a checkpoint" if out.is_dir() else "is no folder"
+        raise PolysomaError(f"--out: {out} {what}: choose another folder")
     if not resume or tracker is not None:
         check_tracker(tracker or "tensorboard")
 

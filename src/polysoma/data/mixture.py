@@ -235,6 +235,39 @@ class Source:
                     parts.append(gather(dataset, episodes[own], starts[own], self.horizon, goals_from, shown))
         return concatenate(parts)
 
+    def spaced(self, count: int) -> np.ndarray:
+        """At most ``count`` frames, evenly spaced over the episodes that take part, the first frame of each left out:
+        before it nothing was done.
+
+        Returns:
+            int64 ``(F, 3)``: for each the number of its data set, its episode there, and its place in the episode.
+            Empty where no episode has two frames.
+        """
+        held = [
+            np.stack([np.full(len(numbers), number), numbers, dataset.episode_length[numbers] - 1], 1)
+            for number, (dataset, numbers) in enumerate(zip(self.datasets, self._episodes(), strict=True))
+        ]
+        episodes = np.concatenate(held).astype(np.int64)
+        ends = np.cumsum(episodes[:, 2])
+        picks = np.unique(np.linspace(0, ends[-1] - 1, min(count, int(ends[-1]))).astype(np.int64))
+        row = np.searchsorted(ends, picks, side="right")
+        return np.column_stack([episodes[row, :2], picks - ends[row] + episodes[row, 2] + 1])
+
+    def ending_at(self, frames: np.ndarray) -> Batch:
+        """The windows whose last frames are these, as long as the history allows, in their order.
+
+        Args:
+            frames: int64 ``(F, 3)``, as :meth:`spaced` returns them.
+        """
+        order = np.argsort(frames[:, 0], kind="stable")
+        parts = []
+        for number in np.unique(frames[:, 0]):
+            own = frames[order][frames[order, 0] == number]
+            starts = np.maximum(own[:, 2] - self.horizon.history + 1, 0)
+            lengths = own[:, 2] - starts + 1
+            parts.append(gather(self.datasets[number], own[:, 1], starts, self.horizon, lengths=lengths))
+        return concatenate(parts).take(np.argsort(order, kind="stable"))
+
     def _others(self, number: int, episodes: np.ndarray, how: DemonstrationSampler) -> DemonstrationChoice:
         """What windows of these episodes of one data set are shown: others of the same task."""
         task = self.datasets[number].episode_task[episodes]

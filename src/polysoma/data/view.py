@@ -19,7 +19,6 @@ from polysoma.files import write_atomically
 
 _SHOWN = 6
 _HEIGHT, _MOST_FRAMES = 160, 300
-_WIDTH, _PLOT, _POINTS = 560, 170, 400
 _FPS = 12.0
 _COLOURS = ("green", "red", "blue", "amber", "purple", "teal", "magenta", "olive")
 
@@ -116,24 +115,9 @@ def _film(name: str, pictures: np.ndarray, fps: float) -> str:
 
 def _plot(name: str, rows: np.ndarray, names: Sequence[str]) -> str:
     """Lines over the frames, each channel in its own colour; what is not finite is a gap."""
-    some = rows[:: 1 + (len(rows) - 1) // _POINTS]
-    finite = some[np.isfinite(some)]
-    low, high = (finite.min(), finite.max()) if finite.size else (0.0, 1.0)
-    x = np.linspace(0, _WIDTH, len(some)) if len(some) > 1 else np.array([0.0])
-    y = _PLOT - 4 - (some - low) / max(high - low, 1e-12) * (_PLOT - 8)
-    lines, legend = [], []
-    for channel, label in enumerate(names):
-        colour = f"var(--{_COLOURS[channel % len(_COLOURS)]})"
-        path, pen = "", "M"
-        for across, down in zip(x, y[:, channel], strict=True):
-            if np.isfinite(down):
-                path += f"{pen}{across:.1f} {down:.1f}"
-                pen = "L"
-            else:
-                pen = "M"
-        lines.append(f'<path d="{path}" fill="none" stroke="{colour}" stroke-width="1.4"/>')
-        legend.append(f"<span>{pages.swatch(colour)}{escape(label)}</span>")
+    colours = [f"var(--{_COLOURS[channel % len(_COLOURS)]})" for channel in range(len(names))]
+    chart, (low, high) = pages.lines(rows, colours)
     caption = f"{escape(name)}, {low:.4g} to {high:.4g}"
     if len(names) > 1:
-        caption += f'<div class="legend">{"".join(legend)}</div>'
-    return pages.figure(f'<svg viewBox="0 0 {_WIDTH} {_PLOT}" role="img">{"".join(lines)}</svg>', caption)
+        caption += pages.legend(dict(zip(names, colours, strict=True)))
+    return pages.figure(chart, caption)

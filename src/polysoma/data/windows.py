@@ -127,6 +127,7 @@ def gather(
     horizon: Horizon,
     goals_from: np.random.Generator | None = None,
     chosen: DemonstrationChoice | None = None,
+    lengths: np.ndarray | None = None,
 ) -> Batch:
     """Reads windows of one data set.
 
@@ -138,10 +139,12 @@ def gather(
         goals_from: None, or what draws each window's goal: what the cameras saw at a uniformly drawn later step of the
             episode (hindsight, Andrychowicz et al. 2017, arXiv 1707.01495; CrossFormer, arXiv 2408.11812).
         chosen: None, or which other episodes are shown.
+        lengths: int64 ``(B,)``, the frames of each window; None for as many as the history and the episode allow.
     """
     body = dataset.embodiment
     first, total = dataset.episode_start[episodes], dataset.episode_length[episodes]
-    lengths = np.minimum(total - starts, horizon.history)
+    if lengths is None:
+        lengths = np.minimum(total - starts, horizon.history)
     time = np.arange(int(lengths.max()))
     last = (first + total - 1)[:, None]
     frames = np.minimum((first + starts)[:, None] + time, last)

@@ -18,9 +18,10 @@ from polysoma.policy import checkpoint
 
 
 def describe(recipe: Recipe, sources: Sequence[Source]) -> dict[str, Any]:
-    """One training, as JSON: ``method``, ``data`` (name, bodies, episodes, frames and a fingerprint of each data set),
-    ``parent`` (name, SHA-256 of its weights, and its own lineage; None without), and ``meta`` where it learnt what such
-    an adaptation starts from."""
+    """One training, as JSON: ``method``, ``demonstrations`` and ``held_out`` where some data was left out (see
+    :meth:`~polysoma.data.mixture.Source.split`), ``data`` (name, bodies, episodes, frames and a fingerprint of each
+    data set), ``parent`` (name, SHA-256 of its weights, and its own lineage; None without), and ``meta`` where it
+    learnt what such an adaptation starts from."""
     method = "full" if recipe.adaptation is None else recipe.adaptation.method
     data = [
         {
@@ -28,12 +29,13 @@ def describe(recipe: Recipe, sources: Sequence[Source]) -> dict[str, Any]:
             "body": source.embodiment.name,
             "episodes": len(dataset.episode_length),
             "frames": len(dataset),
-            "fingerprint": _fingerprint(dataset),
+            "fingerprint": fingerprint(dataset),
         }
         for source in sources
         for dataset in source.datasets
     ]
-    used = {"demonstrations": recipe.demonstrations} if recipe.demonstrations else {}
+    split = {"demonstrations": recipe.demonstrations, "held_out": recipe.held_out}
+    used = {name: value for name, value in split.items() if value}
     meta = _meta(recipe)
     return {"method": method, **used, **meta, "data": data, "parent": parent(recipe.init) if recipe.init else None}
 
@@ -45,13 +47,29 @@ def parent(path: str) -> dict[str, Any]:
     return {"name": path, "sha256": checkpoint.weights_sha256(path), "lineage": known}
 
 
+def learnt_from(path: str | Path, dataset: Dataset) -> dict[str, Any] | None:
+    """The last training, as :func:`describe` says it, that a checkpoint had on a data set; None where it had none.
+
+    Raises PolysomaError where there is no checkpoint.
+    """
+    key = (fingerprint(dataset), dataset.embodiment.name)
+    known = checkpoint.read_config(checkpoint.resolve(path)).get("lineage")
+    while known:
+        # Rounds of a fleet name no data.
+        if any((data["fingerprint"], data["body"]) == key for data in known.get("data", ())):
+            return dict(known)
+        known = (known.get("parent") or {}).get("lineage")
+    return None
+
+
 def _meta(recipe: Recipe) -> dict[str, Any]:
     if not isinstance(recipe.method, MetaLearning):
         return {}
     return {"meta": {name: value for name, value in dataclasses.asdict(recipe.method).items() if name != "kind"}}
 
 
-def _fingerprint(dataset: Dataset) -> str:
+def fingerprint(dataset: Dataset) -> str:
+    """What tells a data set from others: the SHA-256 of its episodes' lengths and seeds."""
     return hashlib.sha256(dataset.episode_length.tobytes() + dataset.episode_seed.tobytes()).hexdigest()
 
 

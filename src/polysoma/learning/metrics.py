@@ -32,6 +32,18 @@ def check_tracker(tracker: Tracker) -> None:
         )
 
 
+def best_held_out(out: Path) -> tuple[int, dict[str, float]] | None:
+    """The step of a run's checkpoint and its loss on what is held out, by what it is of; None where nothing was."""
+    prefix = "held_out/"
+    rows = [row for line in _lines(out / "metrics.jsonl") if (row := _row(line))]
+    losses = [
+        (row["step"], {name.removeprefix(prefix): value for name, value in row.items() if name.startswith(prefix)})
+        for row in rows
+    ]
+    # As the engine chooses: of equal ones the first.
+    return min((one for one in losses if one[1]), key=lambda one: sum(one[1].values()), default=None)
+
+
 class Metrics:
     """What a run writes down. What a killed run wrote after its checkpoint is cut off, and a line that it did not end.
 

@@ -330,12 +330,7 @@ def _commanded(body: Embodiment) -> tuple[list[tuple[str, int]], Tensor]:
     is relative or 0."""
     if not isinstance(body.actions, ContinuousActions):
         raise PolysomaError(f"{body.name}: choices cannot be relative")
-    places = {
-        channel.name: (stream.name, column)
-        for stream in body.streams
-        if stream.modality is Modality.STATE
-        for column, channel in enumerate(stream.channels)
-    }
+    places = body.sensed
     missing = [channel.name for channel in body.actions.channels if channel.name not in places]
     if missing:
         raise PolysomaError(
