@@ -31,6 +31,7 @@ class Counting:
             policy.head,
             policy.horizon,
         )
+        self.text = policy.text
         self.backend = "torch"
         self.asked = 0
         self.scale = scale

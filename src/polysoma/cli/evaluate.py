@@ -47,7 +47,7 @@ class Evaluate:
     """
 
     checkpoint: OptionalCheckpoint = "generalist"
-    """A checkpoint folder, or generalist for the shipped weights."""
+    """A checkpoint folder, hf://user/name, or generalist for the shipped weights."""
     tasks: str = "*"
     """Tasks, comma-separated; * matches anything, of the bodies that a checkpoint knows."""
     data: tuple[str, ...] = ()

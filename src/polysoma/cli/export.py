@@ -20,7 +20,7 @@ class Export:
     """
 
     checkpoint: CheckpointName
-    """A checkpoint folder, or generalist for the shipped weights."""
+    """A checkpoint folder, hf://user/name, or generalist for the shipped weights."""
     embodiment: str
     """Whose policy."""
     out: Path | None = None

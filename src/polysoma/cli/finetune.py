@@ -45,7 +45,7 @@ class Finetune:
     """
 
     checkpoint: OptionalCheckpoint = "generalist"
-    """A checkpoint folder, or generalist for the shipped weights; an adaptation is continued."""
+    """A checkpoint folder, hf://user/name, or generalist for the shipped weights; an adaptation is continued."""
     data: tuple[str, ...] = ()
     """Data sets of any known format."""
     keep: tuple[str, ...] = ()
@@ -186,7 +186,7 @@ class Lineage:
     """
 
     checkpoint: OptionalCheckpoint = "generalist"
-    """A checkpoint folder, or generalist for the shipped weights."""
+    """A checkpoint folder, hf://user/name, or generalist for the shipped weights."""
 
     def run(self) -> None:
         from polysoma.learning.lineage import tell

@@ -37,7 +37,7 @@ class Meta:
     """
 
     base: OptionalCheckpoint = "generalist"
-    """A checkpoint folder, or generalist for the shipped weights."""
+    """A checkpoint folder, hf://user/name, or generalist for the shipped weights."""
     data: tuple[str, ...] = ()
     """Data sets of many tasks."""
     algorithm: MetaAlgorithm = "maml"

@@ -26,7 +26,7 @@ class Play:
     """
 
     checkpoint: OptionalCheckpoint = "generalist"
-    """A checkpoint folder, or generalist for the shipped weights."""
+    """A checkpoint folder, hf://user/name, or generalist for the shipped weights."""
     bodies: str = "*"
     """Which bodies, comma-separated; * for all that the checkpoint knows and that are installed here."""
     host: str = "127.0.0.1"

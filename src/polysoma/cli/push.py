@@ -21,7 +21,7 @@ class Push:
     """
 
     checkpoint: CheckpointName
-    """A checkpoint folder, or generalist for the shipped weights."""
+    """A checkpoint folder, hf://user/name, or generalist for the shipped weights."""
     name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")]
     """Of the model on the Hub, user/name."""
     results: Path | None = None

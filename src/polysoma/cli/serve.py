@@ -31,7 +31,7 @@ class Serve:
     """
 
     checkpoint: OptionalCheckpoint = "generalist"
-    """A checkpoint folder, or generalist for the shipped weights."""
+    """A checkpoint folder, hf://user/name, or generalist for the shipped weights."""
     embodiments: str = "*"
     """Bodies that may be driven, comma-separated; * for all that the checkpoint knows."""
     adapters: tuple[str, ...] = ()

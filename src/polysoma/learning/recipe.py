@@ -55,7 +55,7 @@ class Recipe(Settings):
     (:class:`~polysoma.learning.engine.Settings`).
 
     Attributes:
-        data: folders of data sets, where ``*`` is expanded; or names of the Hugging Face Hub, ``user/name``.
+        data: folders of data sets, where ``*`` is expanded; or names of the Hugging Face Hub, ``hf://user/name``.
         bodies: how each embodiment takes part; only those named here do.
         method: how it learns (:mod:`polysoma.learning.methods`).
         weights: pattern of folders, or of names on the Hub, to their weight among the data sets of the same body; 1
