@@ -136,12 +136,13 @@ def test_tracebacks_are_for_who_debugs(
     place: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def broken(self: object) -> None:
-        raise ZeroDivisionError("never\nmind")
+        raise ZeroDivisionError("never\x1b[31m\nmind")
 
     monkeypatch.setattr("polysoma.cli.bodies.Bodies.run", broken)
     monkeypatch.setenv(DEBUG, "")
-    assert fails(capsys, "bodies").endswith(
-        "bodies failed, which it should not: ZeroDivisionError: never; `polysoma --debug bodies ...` shows where"
+    told = fails(capsys, "bodies")
+    assert told.endswith(
+        "which it should not: ZeroDivisionError: never\\x1b[31m; `polysoma --debug bodies ...` shows where"
     )
     for command in (["bodies"], ["doctor", str(tmp_path / "none")]):
         with pytest.raises(SystemExit, match="1"):

@@ -19,11 +19,12 @@ from make_rlds import LENGTHS as STEPS
 from make_rlds import TEXT, TRUTH, bytes_list, described, write
 from polysoma.data import layout
 from polysoma.data.convert import convert
-from polysoma.data.dataset import Dataset
+from polysoma.data.dataset import Dataset, DatasetWriter
 from polysoma.data.formats import open_reader
 from polysoma.data.formats.reader import Part
 from polysoma.data.formats.words import parts_of
 from polysoma.data.instructions import cut, told
+from polysoma.data.schema import schema_of
 from polysoma.errors import PolysomaError
 
 
@@ -203,6 +204,13 @@ def test_a_conversion_goes_on_after_more_was_recorded(tmp_path: Path) -> None:
     assert (done.written, done.there) == (1, 2) and any("limits of actions stay" in note for note in done.notes)
     own = Dataset(tmp_path / "out")
     assert own.embodiment == before and own.episode_length.tolist() == [8, 9, 10]
+
+
+def test_a_conversion_goes_on_that_was_killed_at_its_beginning(tmp_path: Path) -> None:
+    root = write_numbered(tmp_path / "set", [0, 1])
+    DatasetWriter(tmp_path / "out", schema_of(open_reader(root)).embodiment).close()
+    done = convert(root, tmp_path / "out")
+    assert (done.written, done.there) == (2, 0)
 
 
 @pytest.mark.parametrize(

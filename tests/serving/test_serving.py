@@ -98,6 +98,8 @@ def test_many_clients_share_batches_and_mix_nothing_up(policy: Policy) -> None:
         ({"state": np.full(3, np.nan, np.float32)}, "not a finite number"),
         ({"camera": np.zeros((4, 4, 3), np.uint8)}, "expected the streams"),
         ({"instruction": 3}, "expected a string"),
+        ({"observation/state": np.ones(3, np.float32)}, r"\['state'\] came under two names"),
+        ({"prompt": "do another one"}, r"\['instruction'\] came under two names"),
         ({"deadline_ms": "soon"}, "deadline_ms: expected a number"),
         ({"state": [0.0, [1.0, 2.0], 3.0]}, "expected arrays of numbers"),
         ({"reset": np.array([True, False])}, "reset: expected true or false, got ndarray"),

@@ -95,6 +95,35 @@ def test_a_wrapped_body_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert sum(counts.kept.values()) == 3
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"eye": np.full((8, 12, 3), 300)}, "stream 'eye'"),
+        ({"eye": np.full((8, 12, 3), -1)}, "stream 'eye'"),
+        ({"eye": np.full((8, 12, 3), 0.5)}, "stream 'eye'"),
+        ({"place": np.full(1, np.nan)}, "not a finite number"),
+        ({"place": np.zeros(2)}, "stream 'place'"),
+        (None, "expected the streams"),
+    ],
+)
+def test_observations_are_what_the_space_says(change: dict[str, np.ndarray] | None, message: str) -> None:
+    class Broken(Corridor):
+        def observe(self) -> Any:
+            return {} if change is None else super().observe() | change
+
+    with pytest.raises(PolysomaError, match=message):
+        wrapped(Broken, "broken", "go").make("broken/task").reset(seed=0)
+
+
+@pytest.mark.parametrize("action", [np.array([np.nan]), np.array([1e39]), np.zeros(3), None])
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_what_an_expert_says_is_checked(action: Any) -> None:
+    environment = wrapped("Pendulum-v1", "swing", "go", expert=lambda observation: action).make("swing/task")
+    environment.reset(seed=0)
+    with pytest.raises(PolysomaError, match="action of swing"):
+        environment.expert_action()
+
+
 def test_what_has_no_counterpart_is_said() -> None:
     class Odd(Corridor):
         observation_space = spaces.Dict({"eye": spaces.MultiBinary(4)})

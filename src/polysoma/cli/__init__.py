@@ -107,7 +107,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(0)
     except Exception as error:
         hint = f"`polysoma --debug {name} ...` shows where"
-        print(f"polysoma: {name} failed, which it should not: {explain(error)}; {hint}", file=sys.stderr)
+        say(f"polysoma: {name} failed, which it should not: {explain(error)}; {hint}", sys.stderr)
         sys.exit(1)
 
 

@@ -115,6 +115,9 @@ def _check_same(source: Path, target: Path, foreign: Foreign) -> None:
             )
         if (frames := int(index.length[row])) != (now := int(foreign.index.length[number])):
             raise PolysomaError(f"{begin} with {frames} frames, {source} has {now} of it now; {copy}")
+    if not both:
+        # A conversion that was killed at its beginning has no episodes, and cannot be opened.
+        return
     with contextlib.closing(open_reader(target)) as reader:
         for number, row in both[:: max(1, len(both) // _COMPARED)]:
             if not _acts_alike(foreign, number, reader, row):

@@ -374,7 +374,7 @@ def _of_tasks(reader: Reader) -> Iterator[Problem]:
         parts = told_in(reader, episode)
         for part, stop in zip(parts, [*(part.start for part in parts[1:]), length], strict=True):
             frames[part.told] += stop - part.start
-    most, least = max(frames, key=frames.__getitem__), min(frames, key=frames.__getitem__)
+    most, least = max(frames, key=frames.__getitem__, default=""), min(frames, key=frames.__getitem__, default="")
     if len(frames) > 1 and frames[most] > _UNBALANCED * max(frames[least], 1):
         yield Problem(
             "warning", "instructions",

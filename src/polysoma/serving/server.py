@@ -255,6 +255,9 @@ class PolicyServer:
         )
         if not isinstance(request, dict) or any(not isinstance(key, str) for key in request):
             raise PolysomaError(f"expected a map of names to values, got {type(request).__name__}")
+        names = [_stream(key) for key in request if key not in _OPTIONS or key == _PROMPT]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise PolysomaError(f"expected each stream once, {twice} came under two names")
         adapter = request.get("adapter", _BASE)
         if not isinstance(adapter, str) or adapter not in self._planners:
             known = [name for name in self._planners if name != _BASE]
@@ -346,7 +349,8 @@ class PolicyServer:
         return agent
 
 
-_OPTIONS = ("adapter", "embodiment", "executed", "executed_action", "deadline_ms", "reset", "prompt")
+_PROMPT = "prompt"
+_OPTIONS = ("adapter", "embodiment", "executed", "executed_action", "deadline_ms", "reset", _PROMPT)
 
 
 def _described(planner: Planner, body: Embodiment) -> dict[str, Any]:
@@ -370,12 +374,14 @@ def _close(agents: Sequence[Agent]) -> None:
             _LOG.exception("an agent could not be closed")
 
 
+def _stream(key: str) -> str:
+    """What a stream is called whose value has this name in a request."""
+    return INSTRUCTION if key == _PROMPT else key.removeprefix(PREFIX)
+
+
 def _observation(request: Mapping[str, Any]) -> dict[str, Any]:
     """The streams of a request by their own names."""
-    observation = {key.removeprefix(PREFIX): value for key, value in request.items() if key not in _OPTIONS}
-    if "prompt" in request:
-        observation[INSTRUCTION] = request["prompt"]
-    return observation
+    return {_stream(key): value for key, value in request.items() if key not in _OPTIONS or key == _PROMPT}
 
 
 def _number(request: Mapping[str, Any], key: str, default: float) -> float:

@@ -133,8 +133,7 @@ class _Wrapped(Environment):
         action = self._expert(self._raw)
         if isinstance(self.embodiment.actions, DiscreteActions):
             return int(action) - int(self._inner.action_space.start)  # type: ignore[attr-defined]
-        actions = self.embodiment.actions
-        return np.clip(np.asarray(action, np.float32), actions.low, actions.high)
+        return self.embodiment.check_action(np.asarray(action))
 
     def render_frame(self, size: int = 240) -> np.ndarray:
         """See :class:`Environment`."""
@@ -149,8 +148,13 @@ class _Wrapped(Environment):
     def _observation(self) -> Observation:
         streams = self.embodiment.arrays
         parts = self._raw if isinstance(self._raw, dict) else {streams[0].name: self._raw}
-        # Copies: many environments fill one array again at every step.
-        return {s.name: np.array(parts[s.name], s.dtype) for s in streams} | {INSTRUCTION: self._instruction}
+        # Copies: many environments fill one array again at every step. Pictures are looked at before they become bytes.
+        held = {
+            s.name: np.array(parts[s.name], None if s.modality is Modality.IMAGE else s.dtype)
+            for s in streams
+            if s.name in parts
+        }
+        return self.embodiment.check_observation(held | {INSTRUCTION: self._instruction})
 
 
 def _streams(space: spaces.Space[Any], names: Sequence[str]) -> list[Stream]:

@@ -36,6 +36,7 @@ from make_rlds import (
     tensor,
     write,
 )
+from polysoma.data.doctor import examine
 from polysoma.data.formats.rlds import RldsReader, is_rlds
 from polysoma.errors import PolysomaError
 
@@ -240,6 +241,10 @@ def test_a_file_cut_between_two_records(tmp_path: Path) -> None:
     assert one[:2] == ("error", shard(root).name) and "holds 1 episodes" in one[2] and "says 2" in one[2]
     shard(root).write_bytes(b"")
     assert [what[0] for what in serious(root)] == ["error"]
+    for path in root.glob("*.tfrecord*"):
+        path.write_bytes(b"")
+    # Without any episode there is still a diagnosis.
+    assert "error" in {problem.severity for problem in examine(root).problems}
 
 
 def test_splits_and_lists_that_nobody_describes(tmp_path: Path) -> None:
