@@ -20,6 +20,7 @@ from polysoma.embodiment import INSTRUCTION, Embodiment
 from polysoma.errors import PolysomaError
 from polysoma.nn.backend import VARIABLE, chosen
 from polysoma.nn.heads import HeadConfig
+from polysoma.nn.images import ImageConfig
 from polysoma.policy import checkpoint
 from polysoma.policy.adaptation import Adaptation
 from polysoma.policy.edits import adapt, extend
@@ -74,6 +75,12 @@ def test_every_head(kind: str, sources: dict[str, Source]) -> None:
     config = dataclasses.replace(make_policy(sources).config, head=HeadConfig(kind))  # type: ignore[arg-type]
     torch.manual_seed(0)
     same_decisions(*pair(Policy(config)), ARM)
+
+
+def test_pictures_as_points(sources: dict[str, Source]) -> None:
+    config = dataclasses.replace(make_policy(sources, BODIES).config, images=ImageConfig(reduction="points"))
+    torch.manual_seed(0)
+    same_decisions(*pair(Policy(config)), SEEN_ARM)
 
 
 @pytest.mark.parametrize("method", ["lora", "adapter", "prompt", "head"])
