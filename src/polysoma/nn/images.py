@@ -202,8 +202,9 @@ class Points(nn.Module):
         height, width = x.shape[-2:]
         x = self.norm(x.float()).to(x.dtype).flatten(2).transpose(1, 2)
         weight = (SHARPNESS * self.maps(x).float()).softmax(1).transpose(1, 2).to(x.dtype)
-        # No expansion to the batch's size, which exported graphs would take for a constant.
-        found = torch.cat([weight @ x, weight @ _coordinates(height, width, x)], -1)
+        # In a graph that is traced, len(x) would be a constant: batches of other sizes would fail.
+        places = _coordinates(height, width, x).expand(x.shape[0], -1, -1)
+        found = weight @ torch.cat([x, places], -1)
         return self.out(found.unflatten(1, (self.tokens, -1)).flatten(2))
 
 
