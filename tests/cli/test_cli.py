@@ -249,3 +249,9 @@ def test_serve_says_what_is_wrong(capsys: pytest.CaptureFixture[str], tmp_path: 
     assert "cannot read the token" in fails(capsys, "serve", run, "--token-file", str(tmp_path / "none"))
     assert "belong together" in fails(capsys, "serve", run, "--certificate", str(tmp_path / "none"))
     assert "no checkpoint at" in fails(capsys, "serve", str(tmp_path / "none"))
+
+
+@pytest.mark.parametrize("command", ["serve", "play"])
+def test_ports_have_a_range(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    told = fails(capsys, command, "generalist", "--port", "99999")
+    assert "port: expected a number from 0 to 65,535, got 99999" in told

@@ -82,6 +82,11 @@ def test_dictionaries_pictures_and_choices_become_streams_and_names() -> None:
         environment.expert_action()
 
 
+def test_seeds_that_cannot_be_stored_are_refused_before_anything_is_played(tmp_path: Path) -> None:
+    with pytest.raises(PolysomaError, match="seeds are up to"):
+        record(["drone/hover"], 3, tmp_path, Behaviour(), seed=2**63 - 2)
+
+
 def test_a_wrapped_body_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from polysoma import simulators
 

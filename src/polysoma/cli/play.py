@@ -7,8 +7,10 @@ import signal
 import webbrowser
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from polysoma.cli.names import OptionalCheckpoint
+from polysoma.config import within
 from polysoma.errors import PolysomaError
 from polysoma.nn import backend as backends
 from polysoma.nn.precision import Wanted
@@ -31,7 +33,7 @@ class Play:
     """Which bodies, comma-separated; * for all that the checkpoint knows and that are installed here."""
     host: str = "127.0.0.1"
     """Where to listen; the default lets nobody in from outside this machine."""
-    port: int = 8080
+    port: Annotated[int, within(0, 65535)] = 8080
     """Where to listen; 0 takes any free port."""
     backend: backends.Wanted = "auto"
     """What computes decisions: onnx is faster on a CPU and needs polysoma[export]; auto takes it where it can."""

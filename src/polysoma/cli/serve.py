@@ -11,8 +11,10 @@ import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 from polysoma.cli.names import OptionalCheckpoint, named_folder
+from polysoma.config import within
 from polysoma.errors import PolysomaError
 from polysoma.nn import backend as backends
 from polysoma.nn.precision import Wanted
@@ -39,7 +41,7 @@ class Serve:
     is called after the run. Clients ask for them by name."""
     host: str = "127.0.0.1"
     """Where to listen; the default lets nobody in from outside this machine."""
-    port: int = 8000
+    port: Annotated[int, within(0, 65535)] = 8000
     """Where to listen; 0 takes any free port."""
     token_file: Path | None = None
     """A file that holds the token that clients must present. The variable POLYSOMA_TOKEN does the same."""

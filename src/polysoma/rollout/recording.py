@@ -11,6 +11,7 @@ from pathlib import Path
 
 from polysoma import simulators
 from polysoma.data.writer import DatasetWriter
+from polysoma.errors import PolysomaError
 from polysoma.rollout.drivers import Behaviour, Expert
 from polysoma.rollout.jobs import Job, Outcome, interleave
 from polysoma.rollout.rollout import Workers, rollout_in_workers
@@ -55,6 +56,8 @@ def record(
     Raises:
         PolysomaError: unknown task, missing simulator, a data set of another embodiment in the way, a full disk.
     """
+    if seed + episodes > 2**63:
+        raise PolysomaError(f"seeds are up to {2**63 - 1}, {episodes} episodes from {seed} on go beyond")
     behaviour = replace(behaviour, label=True)
     simulators.check_installed(tasks)
     bodies = simulators.embodiments()
