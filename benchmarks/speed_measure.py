@@ -26,7 +26,6 @@ import polysoma
 from polysoma import simulators
 from polysoma.data.dataset import Dataset
 from polysoma.data.mixture import Source
-from polysoma.evaluation.latency import decision_latency
 from polysoma.policy import checkpoint
 
 SEED = 4000
@@ -66,6 +65,10 @@ def step(body: str, count: int, precision: str, folder: Path, times: int) -> dic
 
 def decide(bodies: list[str], backend: str) -> dict[str, Any]:
     """Milliseconds from an observation to an action at batch 1, by body; the precision is that of the environment."""
+    try:
+        from polysoma.evaluation.latency import decision_latency
+    except ImportError:
+        from polysoma.evaluation.evaluation import decision_latency  # type: ignore[no-redef]
     tasks = [simulators.tasks_of(body)[-1] for body in bodies]
     return decision_latency(acting(backend), tasks, SEED)
 
