@@ -93,7 +93,7 @@ def play(task: str, seeds: range, begin: Any, act: Any) -> list[bool]:
     return found
 
 
-def measure(checkpoint: str, tasks: list[str], seeds: range, folder: Path, words: int) -> dict[str, Any]:
+def measure(checkpoint: str, tasks: list[str], seeds: range, folder: Path) -> dict[str, Any]:
     """The numbers of one body."""
     body = tasks[0].partition("/")[0]
     policy = checkpoints.load(checkpoint, precision="bfloat16")
@@ -112,7 +112,7 @@ def measure(checkpoint: str, tasks: list[str], seeds: range, folder: Path, words
     exported = checkpoints.load_for_training(checkpoint)
     for name, int8 in (("onnx float32", False), ("onnx int8", True)):
         path = folder / f"{body}-{int8}.onnx"
-        size = export_onnx(exported, body, path, int8, words)
+        size = export_onnx(exported, body, path, int8)
         edge = Edge(path)
         wins[name] = [w for t in tasks for w in play(t, seeds, edge.begin, edge.act)]
         times[name] = edge.spent_ms
@@ -134,7 +134,7 @@ def measure(checkpoint: str, tasks: list[str], seeds: range, folder: Path, words
     return row
 
 
-def against_act(checkpoint: str, python: str, seed: int, words: int, folder: Path) -> dict[str, Any]:
+def against_act(checkpoint: str, python: str, seed: int, folder: Path) -> dict[str, Any]:
     """A decision for two arms with one 96-pixel camera: ours, and LeRobot's ACT in its own environment."""
     body, task = "aloha-pixels", "aloha-pixels/transfer-cube"
     observation, _ = simulators.make(task).reset(seed=seed)
@@ -147,7 +147,7 @@ def against_act(checkpoint: str, python: str, seed: int, words: int, folder: Pat
     streams = {name: value for name, value in observation.items() if name != INSTRUCTION}
     for name, int8 in (("onnx float32", False), ("onnx int8", True)):
         path = folder / f"{body}-{int8}.onnx"
-        export_onnx(exported, body, path, int8, words)
+        export_onnx(exported, body, path, int8)
         runner = Runner(str(path), observation[INSTRUCTION])
         times[name] = _decisions(lambda runner=runner: runner.act(streams), lambda: None)
     script = Path(__file__).with_name("act_lerobot.py")
@@ -175,7 +175,6 @@ def main(
     checkpoint: str = "generalist",
     trials: int = 50,
     seed: int = 6700,
-    words: int = 24,
     lerobot: str = "",
     bodies: tuple[str, ...] = (),
 ) -> None:
@@ -186,15 +185,14 @@ def main(
         lerobot: a Python that has LeRobot (tests/interop/check_lerobot.py says how): its ACT is timed beside ours.
         trials: episodes of each body, spread over its tasks.
         seed: of the first episode of each task.
-        words: that fit into the exported policies.
         bodies: measure these again and keep what was found of the others; none for all.
     """
     torch.set_num_threads(1)
     before = json.loads((FOLDER / "edge.json").read_text()) if bodies else {"bodies": {}, "act": None}
     rows: dict[str, Any] = before["bodies"]
-    settings = {"trials": trials, "seed": seed, "words": words}
+    settings = {"trials": trials, "seed": seed}
     with tempfile.TemporaryDirectory() as folder:
-        act = against_act(checkpoint, lerobot, seed, words, Path(folder)) if lerobot else before["act"]
+        act = against_act(checkpoint, lerobot, seed, Path(folder)) if lerobot else before["act"]
         if lerobot:
             print(act, flush=True)
         for patterns in TASKS:
@@ -204,7 +202,7 @@ def main(
                 continue
             tasks = tasks[:: max(1, len(tasks) // trials)][:trials]
             each = max(1, trials // len(tasks))
-            rows[body] = measure(checkpoint, tasks, range(seed, seed + each), Path(folder), words)
+            rows[body] = measure(checkpoint, tasks, range(seed, seed + each), Path(folder))
             print(body, json.dumps(rows[body]), flush=True)
             write("edge", {"settings": settings, "bodies": rows, "act": act})
 
