@@ -5,8 +5,8 @@
 
 Each command (`record`, `data convert`, `train`, `finetune`) is killed again and again at random moments and run again,
 until it ends; then what it wrote must equal what an undisturbed run wrote: no episode lost or doubled, the same
-weights, nothing left lying about. Half of the runs suffer power cuts: of every file, only what was synchronised with the
-disk is kept, as on a disk that had written nothing else.
+weights, nothing left lying about. Half of the runs suffer power cuts: of every file, only what was synchronised with
+the disk is kept. Renames are kept, too, which a real power cut may lose.
 """
 
 from __future__ import annotations
