@@ -60,9 +60,6 @@ class Described:
     left_out: dict[str, str] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
 
-    def size(self, name: str) -> int:
-        return int(np.prod(self.columns[name].shape))
-
 
 def describe(features: Mapping[str, Any], modality: Mapping[str, Any]) -> Described:
     """What the columns are.
