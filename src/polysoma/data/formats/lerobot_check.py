@@ -59,15 +59,15 @@ def _file_problems(reader: LeRobotReader) -> Iterator[Problem]:
     gone: dict[str, list[Path]] = {}
     for episode in range(len(reader)):
         with contextlib.suppress(PolysomaError):
-            reader.settled(episode)
+            reader.places.settled(episode)
         with reading(reader.path / layout.INFO, episode):
-            place = reader.place(episode)
+            place = reader.places.place(episode)
         count = int(reader.lengths[episode])
         rows[place.file] = max(rows.get(place.file, 0), place.first_row + count)
         for key, (path, start) in place.videos.items():
             ends[path] = key, max(ends.get(path, (key, 0.0))[1], start + count / float(reader.fps or 1))
-    if reader.moved:
-        listed = ", ".join(map(str, sorted(reader.moved)[:8])) + (" and more" if len(reader.moved) > 8 else "")
+    if moved := sorted(reader.places.moved):
+        listed = ", ".join(map(str, moved[:8])) + (" and more" if len(moved) > 8 else "")
         yield Problem(
             "warning", "meta/episodes", f"does not say in which file or row the frames of episodes {listed} lie",
             "nothing here, where rows are found by episode_index; convert the data set for others",
@@ -143,9 +143,9 @@ def _counter_problems(reader: LeRobotReader) -> Iterator[Problem]:
     start = 0
     for episode, count in enumerate(reader.lengths.tolist()):
         try:
-            place = reader.settled(episode)
+            place = reader.places.settled(episode)
             with reading(place.file, episode):
-                table = reader.table(place, count, tuple(wanted))
+                table = reader.places.table(place, count, tuple(wanted))
                 held = {key: table[key].combine_chunks().to_numpy(zero_copy_only=False) for key in wanted}
         except PolysomaError:
             # Said already by what looks at the files.
