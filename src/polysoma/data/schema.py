@@ -34,6 +34,7 @@ from polysoma.embodiment import (
 )
 from polysoma.errors import PolysomaError
 from polysoma.horizon import Horizon
+from polysoma.text import some
 
 HEIGHT = 96
 """Pixels: pictures are made this high, in their own proportion, unless their file is smaller or the TOML says else."""
@@ -46,8 +47,6 @@ _TURNS_RAD, _TURNS_DEG = 7, 720
 """How far a joint turns in a demonstration at most."""
 _PLAIN = 255
 """What numbers without a unit reach, bytes among them; more have a unit that nobody told."""
-_LISTED = 8
-"""Columns that an error names."""
 _LOOKED_AT = 200
 """Episodes whose states are looked at, spread over the data set. Of actions all are, as they become limits."""
 
@@ -236,10 +235,10 @@ def _no_action(reader: Reader) -> str:
     if ACTION in reader.left_out:
         return f"{reader.path}: {ACTION} cannot be read: {reader.left_out[ACTION]}"
     rows = [name for name, column in reader.columns.items() if not column.picture and len(column.shape) <= 1]
-    listed = ", ".join(rows[:_LISTED]) + (f" and {len(rows) - _LISTED} more" if len(rows) > _LISTED else "")
     return (
         f"{reader.path}: which column is the action cannot be told from the names; write {schema_path(reader.path)} "
-        f'with the line `column = "NAME"` under [actions] (docs/data.md has an example); columns of numbers: {listed}'
+        f'with the line `column = "NAME"` under [actions] (docs/data.md has an example); columns of numbers: '
+        + some(rows)
     )
 
 
@@ -410,10 +409,9 @@ def _likely_units(
     plain = {name: reach for name, unit, reach in zip(names, units, largest, strict=True) if unit == "1"}
     large = {name: reach for name, reach in plain.items() if _PLAIN < reach < math.inf}
     if large:
-        listed = ", ".join(list(large)[:_LISTED]) + (f" and {len(large) - _LISTED} more" * (len(large) > _LISTED))
         remarks.append(
-            f"{stream}: numbers up to {max(large.values()):g} of unit 1 ({listed}) are ticks of servos or thousandths, "
-            "say: put their unit here"
+            f"{stream}: numbers up to {max(large.values()):g} of unit 1 ({some(large)}) are ticks of servos or "
+            "thousandths, say: put their unit here"
         )
     return units
 

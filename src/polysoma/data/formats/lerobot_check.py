@@ -14,6 +14,7 @@ from polysoma.data.formats.reader import Problem, reading
 from polysoma.data.statistics import Accumulator
 from polysoma.data.video import video_info
 from polysoma.errors import PolysomaError
+from polysoma.text import some
 
 if TYPE_CHECKING:
     from polysoma.data.formats.lerobot import LeRobotReader
@@ -67,9 +68,8 @@ def _file_problems(reader: LeRobotReader) -> Iterator[Problem]:
         for key, (path, start) in place.videos.items():
             ends[path] = key, max(ends.get(path, (key, 0.0))[1], start + count / float(reader.fps or 1))
     if moved := sorted(reader.places.moved):
-        listed = ", ".join(map(str, moved[:8])) + (" and more" if len(moved) > 8 else "")
         yield Problem(
-            "warning", "meta/episodes", f"does not say in which file or row the frames of episodes {listed} lie",
+            "warning", "meta/episodes", f"does not say in which file or row the frames of episodes {some(moved)} lie",
             "nothing here, where rows are found by episode_index; convert the data set for others",
         )  # fmt: skip
     lost = [path for path in rows if not path.exists()]
@@ -163,7 +163,7 @@ def _counter_problems(reader: LeRobotReader) -> Iterator[Problem]:
                 worst = max(worst, float(np.nan_to_num(off, nan=np.inf)))
         start += count
     for key, episodes in awry.items():
-        listed = f"episodes {', '.join(map(str, episodes[:8]))}{' and more' if len(episodes) > 8 else ''}"
+        listed = f"episodes {some(episodes)}"
         if key == "timestamp":
             rate = float(reader.fps or 1)
             yield Problem(

@@ -27,6 +27,7 @@ from polysoma.data.formats.reader import (
     TRUNCATED,
     Column,
 )  # fmt: skip
+from polysoma.text import some
 
 STATE = OBSERVATION + "state"
 _CALLED = {
@@ -36,8 +37,6 @@ _CALLED = {
 """What LeRobot, and converters from RLDS, call the columns of the readers' vocabulary."""
 _LARGEST, _NAMED = 2**28, 4096
 """Numbers of a value, and channels that get names: ``meta/info.json`` may be damaged and speak of billions."""
-_MORE = 8
-"""Columns that a remark names."""
 
 
 @dataclass
@@ -253,5 +252,4 @@ def _join(found: Described, name: str, parts: Sequence[str]) -> None:
     known = tuple(names) if len(names) == size == len(set(names)) else None
     found.columns[name] = Column((size,), np.result_type(*(column.dtype for column in columns)), known)
     found.keys[name] = tuple(keys)
-    listed = ", ".join(parts[:_MORE]) + (f" and {len(parts) - _MORE} more" if len(parts) > _MORE else "")
-    found.remarks.append(f"{listed} {'is' if len(parts) == 1 else 'are'} taken for {name}")
+    found.remarks.append(f"{some(parts)} {'is' if len(parts) == 1 else 'are'} taken for {name}")
