@@ -269,8 +269,7 @@ class Hdf5Reader(Reader):
             yield Problem(
                 "error", self._episodes[episode][0].name, why, "copy it again; --skip-damaged leaves the episode out"
             )
-        for path, why in self.left_out.items():
-            yield Problem("note", path, why, "nothing, unless you need it")
+        yield from super().problems()
 
 
 _OUTCOMES = {"rewards": REWARD, "dones": DONE}

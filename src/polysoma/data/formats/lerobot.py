@@ -322,6 +322,7 @@ class LeRobotReader(Reader):
 
     def problems(self) -> Iterator[Problem]:
         """See :meth:`Reader.problems`: tables against files, counters, timestamps, videos, and written statistics."""
+        yield from super().problems()
         yield from lerobot_check.problems(self)
 
 

@@ -25,8 +25,6 @@ _AWRY_TIMES = 1e-4
 
 def problems(reader: LeRobotReader) -> Iterator[Problem]:
     """What is wrong with a data set: tables against files, counters, timestamps, videos, and written statistics."""
-    for key, why in reader.left_out.items():
-        yield Problem("note", key, why, "nothing, unless you need it")
     for total, held in (("total_episodes", len(reader)), ("total_frames", int(reader.lengths.sum()))):
         if reader.info.get(total) != held:
             yield Problem(

@@ -221,8 +221,7 @@ class MinariReader(Reader):
 
     def problems(self) -> Iterator[Problem]:
         """See :meth:`Reader.problems`: columns that are left out, and totals that disagree."""
-        for path, why in self.left_out.items():
-            yield Problem("note", path, why, "nothing, unless you need it")
+        yield from super().problems()
         for key, held in (("total_episodes", len(self)), ("total_steps", int(self.lengths.sum()))):
             if self._about.get(key) != held:
                 yield Problem(
