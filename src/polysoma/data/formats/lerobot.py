@@ -192,11 +192,11 @@ class LeRobotReader(Reader):
         self, episode: int, path: Path, second: float, start: int, stop: int, shape: tuple[int, ...]
     ) -> np.ndarray:
         film = self._films.pop(path, None) or Video(path)
+        fps = self.fps or film.rate or 1.0
         try:
             # Room is made for what was expected, whatever the film says.
             if film.shape != shape:
                 raise ValueError(f"frames of shape {film.shape}, {layout.INFO} says {shape}")
-            fps = self.fps or film.rate or 1.0
             # Of a film whose rate is that of the data but for rounding (29.97), each frame is one of its own.
             rate = film.rate if abs(film.rate - fps) <= _SAME_RATE * fps else fps
             at = np.arange(start, stop) / rate
