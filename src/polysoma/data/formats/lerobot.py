@@ -23,7 +23,7 @@ from polysoma.data.formats.lerobot_places import EPISODE, Places
 from polysoma.data.formats.lerobot_tables import read_lines, read_tables
 from polysoma.data.formats.reader import Column, Ending, Problem, Reader, reading
 from polysoma.data.images import decode_image
-from polysoma.data.video import Video
+from polysoma.data.video import Video, same_rate
 from polysoma.errors import PolysomaError
 
 _VERSIONS = ("v3.0", "v2.1", "v2.0")
@@ -65,7 +65,7 @@ class LeRobotReader(Reader):
         self._videos = found.videos
         self.remarks += found.remarks
         for key, rate in found.rates.items():
-            if self.fps is not None and abs(rate - self.fps) > _SAME_RATE * self.fps:
+            if self.fps is not None and not same_rate(rate, self.fps):
                 self.remarks.append(
                     f"{key} runs at {rate:g} frames a second, the table at {self.fps:g}: pictures are found by time"
                 )
@@ -198,7 +198,7 @@ class LeRobotReader(Reader):
             if film.shape != shape:
                 raise ValueError(f"frames of shape {film.shape}, {layout.INFO} says {shape}")
             # Of a film whose rate is that of the data but for rounding (29.97), each frame is one of its own.
-            rate = film.rate if abs(film.rate - fps) <= _SAME_RATE * fps else fps
+            rate = film.rate if same_rate(film.rate, fps) else fps
             at = np.arange(start, stop) / rate
             if film.frames != self._film_rows(path):
                 told = self._times(episode, (film.frames + 1) / film.rate - second if film.rate else np.inf)
@@ -207,7 +207,7 @@ class LeRobotReader(Reader):
                     at = told[start:stop]
             pictures = film.read(second + at, 0.5 / fps)
         except BaseException as error:
-            slow = isinstance(error, ValueError) and 0 < film.rate < (1 - _SAME_RATE) * fps
+            slow = isinstance(error, ValueError) and 0 < film.rate < fps and not same_rate(film.rate, fps)
             film.close()
             if slow:
                 raise ValueError(f"{error}; it has {film.rate:g} frames a second, the table {fps:g}") from error
@@ -327,8 +327,6 @@ class LeRobotReader(Reader):
 
 
 _OPEN_VIDEOS = 8
-_SAME_RATE = 0.01
-"""The part of a rate by which another one differs from it at most that means the same."""
 
 
 def _plain(key: str) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from polysoma.data import door, layout, storage, stored
 from polysoma.data.formats.reader import Problem, reading
 from polysoma.data.statistics import Accumulator
-from polysoma.data.video import video_info
+from polysoma.data.video import same_rate, video_info
 from polysoma.errors import PolysomaError
 from polysoma.text import some
 
@@ -118,7 +118,7 @@ def _video_problems(reader: LeRobotReader, path: Path, key: str, end: float) -> 
         return
     shape = next(reader.columns[name].shape for name, held in reader.keys.items() if held == (key,))
     fps = float(reader.fps or found.fps or 1)
-    other = bool(found.fps) and abs(found.fps - fps) > 0.01 * fps
+    other = bool(found.fps) and not same_rate(found.fps, fps)
     frames = round(end * (found.fps if other else fps))
     if (found.height, found.width) != shape[:2]:
         yield Problem(
