@@ -1,8 +1,9 @@
-"""Text of others: instructions, names and messages out of files, before people see it or it is written into files."""
+"""Text of others, out of files: instructions, names and messages, before people see them; and lists of many of them."""
 
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Iterable
 
 _TURNS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 """Characters that turn the direction of what follows, so that it reads otherwise than it is."""
@@ -19,6 +20,12 @@ def plain(text: str, keep: str = "") -> str:
     if text.isprintable():
         return text
     return "".join(sign if sign in keep or not _unseen(sign) else _shown(sign) for sign in text)
+
+
+def some(names: Iterable[object], most: int = 8) -> str:
+    """The first of many, and how many more there are: ``"a, b and 3 more"``."""
+    every = list(map(str, names))
+    return ", ".join(every[:most]) + (f" and {len(every) - most} more" if len(every) > most else "")
 
 
 def _unseen(sign: str) -> bool:

@@ -121,8 +121,10 @@ class Dataset:
             # What was found out once need not be found again, as long as the files are the same.
             known = user_cache(self.root) / f"{fingerprint(self.root, files, 0, {})}.damaged.json"
             if skip_damaged and known.is_file():
-                held = storage.read_json(known)
-                self.left_out |= {int(number): str(why) for number, why in held.items()}
+                # Where that cannot be read, it is found out again.
+                with contextlib.suppress(PolysomaError, ValueError):
+                    held = storage.read_json(known)
+                    self.left_out |= {int(number): str(why) for number, why in held.items()}
             while True:
                 foreign = Foreign(reader, schema, self.left_out, skip_damaged)
                 name = fingerprint(self.root, files, foreign.frames, foreign.features)

@@ -33,6 +33,7 @@ from polysoma.data.formats.reader import (
 from polysoma.data.instructions import told as told_in
 from polysoma.data.schema import schema_of
 from polysoma.errors import PolysomaError
+from polysoma.text import some
 
 _SHORT = 5
 """Frames below which an episode is hardly one."""
@@ -418,8 +419,7 @@ def _of_pictures(reader: Reader) -> Iterator[Problem]:
 
 
 def _named(names: tuple[str, ...], which: np.ndarray) -> str:
-    chosen = [name for name, yes in zip(names, which, strict=True) if yes]
-    return ", ".join(chosen[:8]) + (f" and {len(chosen) - 8} more" if len(chosen) > 8 else "")
+    return some(name for name, yes in zip(names, which, strict=True) if yes)
 
 
 def _are(episodes: Sequence[int], one: str = "is", many: str = "are") -> str:
@@ -428,6 +428,4 @@ def _are(episodes: Sequence[int], one: str = "is", many: str = "are") -> str:
 
 def _listed(episodes: Iterable[int]) -> str:
     numbers = list(episodes)
-    word = "episode" if len(numbers) == 1 else "episodes"
-    more = f" and {len(numbers) - 8} more" if len(numbers) > 8 else ""
-    return f"{word} {', '.join(map(str, numbers[:8]))}{more}"
+    return f"{'episode' if len(numbers) == 1 else 'episodes'} {some(numbers)}"

@@ -331,6 +331,6 @@ def inside(root: Path, name: str) -> Path:
     return root / pure
 
 
-def needs(package: str, extra: str = "data") -> PolysomaError:
+def needs(package: str) -> PolysomaError:
     """The error of a package that is not installed."""
-    return PolysomaError(f"reading this needs {package}, not installed here: run `pip install 'polysoma[{extra}]'`")
+    return PolysomaError(f"reading this needs {package}, not installed here: run `pip install 'polysoma[data]'`")

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 import re
-import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,7 +23,6 @@ from polysoma.data.origin import Origin, opened
 from polysoma.data.writer import DatasetWriter
 from polysoma.embodiment import Embodiment, Modality, Stream
 from polysoma.errors import PolysomaError
-from polysoma.files import TEMPORARY, explain_writing
 
 _MARK = "polysoma-edit.lock"
 """In the folder that is being written: it says who made it, too."""
@@ -106,7 +103,7 @@ def edit(source: Path, target: Path, change: Edit, progress: Callable[[int, int]
         words = _words(origins[0], change, result)
         parts = _parts(origins, chosen, change, result)
         total, done = sum(map(len, chosen)), 0
-        folder = stack.enter_context(_building(target))
+        folder = stack.enter_context(storage.building(target, _MARK))
         writers = {
             name: stack.enter_context(DatasetWriter(folder / name, body)) for name in dict.fromkeys(parts.values())
         }
@@ -331,24 +328,3 @@ def listed(numbers: Sequence[int]) -> str:
         else:
             runs.append([number, number])
     return ", ".join(str(a) if a == b else f"{a} to {b}" for a, b in runs)
-
-
-@contextlib.contextmanager
-def _building(target: Path) -> Iterator[Path]:
-    """A hidden folder that gets the target's name when all went well and is gone otherwise."""
-    folder = target.with_name(f".{target.name}{TEMPORARY}")
-    if folder.is_symlink() or (folder.exists() and not (folder / _MARK).is_file()):
-        raise PolysomaError(f"{folder} is in the way and was not made here; move it to another place")
-    with explain_writing(target), storage.lock(folder / _MARK, wait=False) as alone:
-        if not alone:
-            raise PolysomaError(f"{target}: another process is writing this data set; wait for it")
-        try:
-            for left in folder.iterdir():
-                if left.name != _MARK:
-                    shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
-            yield folder
-            os.rename(folder, target)
-            (target / _MARK).unlink()
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise

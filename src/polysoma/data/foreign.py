@@ -23,6 +23,7 @@ from polysoma.data.pictures import JpegWriter
 from polysoma.data.schema import Schema
 from polysoma.embodiment import ContinuousActions, Modality, Stream
 from polysoma.errors import PolysomaError
+from polysoma.text import some
 
 _WORTH_THREADS = 5000
 """Frames with pictures from which on several threads pay."""
@@ -52,9 +53,8 @@ def check_files(reader: Reader, schema: Schema) -> None:
     """
     absent = reader.absent(list(dict.fromkeys(schema.columns.values())))
     if absent:
-        some = ", ".join(map(str, list(absent)[:8])) + (f" and {len(absent) - 8} more" if len(absent) > 8 else "")
         raise Damaged(
-            f"{reader.path}: {len(absent)} of {len(reader)} episodes cannot be read ({some}): "
+            f"{reader.path}: {len(absent)} of {len(reader)} episodes cannot be read ({some(absent)}): "
             f"{next(iter(absent.values()))}; copy their files from where they came, or leave these episodes out with "
             "--skip-damaged",
             absent,

@@ -1,8 +1,8 @@
 """Schema: what a foreign data set's columns are, as an embodiment.
 
-Names, shapes and frames a second say most: which columns are states and cameras, which joints turn and which slide,
-which channels are grippers, and which arm they are of. What cannot be known is guessed from the numbers and marked as
-such; ``embodiment.toml`` next to the data (``NAME.toml`` next to a file) has the last word
+Names, shapes and frames a second say most: which columns are states and cameras, and what their channels are
+(:mod:`polysoma.data.channels`). What cannot be known is guessed from the numbers and marked as such;
+``embodiment.toml`` next to the data (``NAME.toml`` next to a file) has the last word
 (:mod:`polysoma.data.description`).
 """
 
@@ -13,7 +13,6 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +20,11 @@ import numpy as np
 
 from polysoma import hub
 from polysoma.data import layout, stored
+from polysoma.data.channels import channels_of
 from polysoma.data.formats.naming import stream_name
 from polysoma.data.formats.reader import ACTION, FLAGS, MOST_CHOICES, OBSERVATION, REWARD, TIMESTAMP, Column, Reader
 from polysoma.embodiment import (
     INSTRUCTION,
-    Channel,
     ContinuousActions,
     DiscreteActions,
     Embodiment,
@@ -34,20 +33,13 @@ from polysoma.embodiment import (
 )
 from polysoma.errors import PolysomaError
 from polysoma.horizon import Horizon
+from polysoma.text import some
 
 HEIGHT = 96
 """Pixels: pictures are made this high, in their own proportion, unless their file is smaller or the TOML says else."""
 
 _FILE = "embodiment.toml"
 _FPS = 10.0
-_ROOM = 0.05
-"""The part of the recorded range that is added on either side to be a limit of an action."""
-_TURNS_RAD, _TURNS_DEG = 7, 720
-"""How far a joint turns in a demonstration at most."""
-_PLAIN = 255
-"""What numbers without a unit reach, bytes among them; more have a unit that nobody told."""
-_LISTED = 8
-"""Columns that an error names."""
 _LOOKED_AT = 200
 """Episodes whose states are looked at, spread over the data set. Of actions all are, as they become limits."""
 
@@ -210,7 +202,7 @@ def infer(reader: Reader) -> Schema:
         elif not _no_state(column):
             stream = _stream(name, column, columns, remarks)
             columns[stream] = name
-            state = _channels(stream, column, _range(reader, name), False, remarks)
+            state = channels_of(stream, column, _range(reader, name), False, remarks)
             streams.append(Stream(stream, Modality.STATE, (_size(column),), state))
     unread = _unread(reader, columns)
     if not streams:
@@ -236,10 +228,10 @@ def _no_action(reader: Reader) -> str:
     if ACTION in reader.left_out:
         return f"{reader.path}: {ACTION} cannot be read: {reader.left_out[ACTION]}"
     rows = [name for name, column in reader.columns.items() if not column.picture and len(column.shape) <= 1]
-    listed = ", ".join(rows[:_LISTED]) + (f" and {len(rows) - _LISTED} more" if len(rows) > _LISTED else "")
     return (
         f"{reader.path}: which column is the action cannot be told from the names; write {schema_path(reader.path)} "
-        f'with the line `column = "NAME"` under [actions] (docs/data.md has an example); columns of numbers: {listed}'
+        f'with the line `column = "NAME"` under [actions] (docs/data.md has an example); columns of numbers: '
+        + some(rows)
     )
 
 
@@ -299,7 +291,7 @@ def _actions(
             )
         return _choices([(number,) for number in range(first, int(high[0]) + 1)], remarks)
     remarks.append("limits of actions: what was recorded and a twentieth more; put the body's own here")
-    return ContinuousActions(_channels(ACTION, column, (low, high), True, remarks)), ()
+    return ContinuousActions(channels_of(ACTION, column, (low, high), True, remarks)), ()
 
 
 def _choices(
@@ -336,92 +328,3 @@ def _range(reader: Reader, name: str, most: int = _LOOKED_AT) -> tuple[np.ndarra
     if failed is not None and not read:
         raise failed
     return low, high
-
-
-def _outwards(value: float, room: float, up: bool) -> float:
-    """A limit in four digits, or more where the room beside what was recorded is smaller than the last of these, so
-    that people can read and edit it; rounded away from what was recorded."""
-    if value == 0:
-        return 0.0
-    first = math.floor(math.log10(abs(value)))
-    last = min(first - 3, math.floor(math.log10(room))) if room > 0 else first - 3
-    # Beyond twelve digits there is the noise of float64.
-    told, step = Decimal(f"{value:.12g}"), Decimal(1).scaleb(max(last, first - 11))
-    return float(told.quantize(step, ROUND_CEILING if up else ROUND_FLOOR))
-
-
-_ANGLES = (
-    r"roll|pitch|yaw|rot|joint|waist|shoulder|elbow|wrist|forearm|hip|knee|ankle|thigh|calf|pan|flex|lift|qpos|finger"
-)
-_KINDS = (
-    # Orientation comes as unit vectors, which have no unit.
-    (r"quat|(^|_)q[0-3wxyz]$|rot6d|sin|cos", "1"),
-    (r"grip|claw|open|close", "1"),
-    (rf"({_ANGLES}).*(vel|speed)|(vel|speed).*({_ANGLES})|qvel|ang_?vel|gyro|omega", "rad/s"),
-    (r"torque|effort", "N m"),
-    (r"force", "N"),
-    (r"acc", "m/s^2"),
-    (r"(vel|speed)|(^|_)v[xyz]$", "m/s"),
-    (_ANGLES, "rad"),
-    (r"(^|_)[xyz]$|pos|eef|ee_|trans|delta", "m"),
-)
-
-
-def _channels(
-    stream: str, column: Column, span: tuple[np.ndarray, np.ndarray], limited: bool, remarks: list[str]
-) -> tuple[Channel, ...]:
-    size = _size(column)
-    known = column.names if column.names and len(set(column.names)) == size else None
-    names = known or tuple(f"{stream}_{i}" for i in range(size))
-    if known is None:
-        remarks.append(f"{stream}: its {size} channels have no names in the data")
-    units = [_unit(name.lower()) for name in names]
-    room = _ROOM * (span[1] - span[0]) if limited else np.zeros(size)
-    edges = span[0] - room, span[1] + room
-    largest = np.maximum(np.abs(edges[0]), np.abs(edges[1]))
-    units = _likely_units(stream, names, units, largest, remarks)
-    limits = [(-math.inf, math.inf)] * size
-    if limited:
-        limits = [
-            (_outwards(low, beside, False), _outwards(high, beside, True))
-            for low, high, beside in zip(*edges, room, strict=True)
-        ]
-    return tuple(
-        Channel(name, unit, low, high, _group(name.lower()))
-        for name, unit, (low, high) in zip(names, units, limits, strict=True)
-    )
-
-
-def _likely_units(
-    stream: str, names: tuple[str, ...], units: list[str], largest: np.ndarray, remarks: list[str]
-) -> list[str]:
-    """The units that names tell, or others that numbers of such a size are likely to have, with a remark then."""
-    angles = [reach for unit, reach in zip(units, largest, strict=True) if unit == "rad" and math.isfinite(reach)]
-    most = max(angles, default=0.0)
-    # Nobody turns a joint by seven radians in a demonstration, nor twice around.
-    if most > _TURNS_DEG:
-        units = ["1" if unit == "rad" else unit for unit in units]
-    elif most > _TURNS_RAD:
-        units = ["deg" if unit == "rad" else unit for unit in units]
-        remarks.append(
-            f"{stream}: that joints are in degrees is a guess from numbers up to {most:g}; percents of their range "
-            "look the same: put the unit here"
-        )
-    plain = {name: reach for name, unit, reach in zip(names, units, largest, strict=True) if unit == "1"}
-    large = {name: reach for name, reach in plain.items() if _PLAIN < reach < math.inf}
-    if large:
-        listed = ", ".join(list(large)[:_LISTED]) + (f" and {len(large) - _LISTED} more" * (len(large) > _LISTED))
-        remarks.append(
-            f"{stream}: numbers up to {max(large.values()):g} of unit 1 ({listed}) are ticks of servos or thousandths, "
-            "say: put their unit here"
-        )
-    return units
-
-
-def _unit(name: str) -> str:
-    return next((unit for pattern, unit in _KINDS if re.search(pattern, name)), "1")
-
-
-def _group(name: str) -> str:
-    side = re.search(r"(^|[._])(left|right)([._]|$)", name)
-    return f"{side[2]}_arm" if side else ""

@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import os
+import shutil
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,7 +17,7 @@ import pyarrow.parquet as pq
 
 from polysoma.data import door
 from polysoma.errors import PolysomaError
-from polysoma.files import reason, writing
+from polysoma.files import TEMPORARY, explain_writing, is_own, reason, remove_own, write_atomically, writing
 
 _log = logging.getLogger(__name__)
 
@@ -35,8 +36,7 @@ def read_parquet(path: Path, schema: pa.Schema) -> pa.Table:
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
     text = json.dumps(data, indent=4, ensure_ascii=False, allow_nan=False) + "\n"
-    with writing(path) as file:
-        file.write(text.encode())
+    write_atomically(path, text.encode())
 
 
 def write_parquet(path: Path, table: pa.Table, rows_per_group: int | None = None) -> None:
@@ -63,6 +63,35 @@ def lock(path: Path, wait: bool) -> Iterator[bool]:
         except OSError as error:  # Some network file systems have no locks.
             _log.warning("%s: no lock (%s): let no other process write there meanwhile", path.parent, reason(error))
         yield True
+
+
+@contextlib.contextmanager
+def building(target: Path, mark: str) -> Iterator[Path]:
+    """An empty hidden folder beside the target that gets its name when all went well and is gone otherwise.
+
+    Args:
+        target: what is not there yet.
+        mark: the name of a file in the folder meanwhile: it says who made it, and is the lock.
+
+    Raises:
+        PolysomaError: something else is in the way, another process writes the target, or it cannot be written.
+    """
+    folder = target.with_name(f".{target.name}{TEMPORARY}")
+    if os.path.lexists(folder) and not is_own(folder, mark):
+        raise PolysomaError(f"{folder} is in the way and was not made here; move it to another place")
+    with explain_writing(target), lock(folder / mark, wait=False) as alone:
+        if not alone:
+            raise PolysomaError(f"{target}: another process is writing this data set; wait for it")
+        try:
+            for left in folder.iterdir():
+                if left.name != mark:
+                    shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
+            yield folder
+            os.rename(folder, target)
+            (target / mark).unlink()
+        except BaseException:
+            remove_own(folder, mark)
+            raise
 
 
 @contextlib.contextmanager

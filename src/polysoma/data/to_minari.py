@@ -12,7 +12,6 @@ import dataclasses
 import json
 import os
 import re
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -35,7 +34,7 @@ from polysoma.data.formats.reader import ACTION
 from polysoma.data.schema import Schema, schema_of, schema_path
 from polysoma.embodiment import INSTRUCTION, TEXT_CHARACTERS, Embodiment, Modality
 from polysoma.errors import PolysomaError
-from polysoma.files import TEMPORARY, explain_writing, is_own, remove_own, write_atomically
+from polysoma.files import write_atomically
 
 _VERSION = "0.5.4"
 """Of Minari, whose layout this is: earlier ones take large pictures for JPEG files."""
@@ -93,7 +92,8 @@ def to_minari(
     if target.exists():
         raise PolysomaError(f"{target} is there already; name a new folder, or delete it")
     result, unknown = Converted(), Counter[str]()
-    with _opened(source, skip) as held, _building(target) as folder:
+    with _opened(source, skip) as held, storage.building(target, _LOCK) as folder:
+        (folder / "data").mkdir()
         with h5py.File(folder / "data/main_data.hdf5", "w", track_order=True) as file:
             steps = 0
             for number in range(held.episodes):
@@ -163,26 +163,6 @@ def _opened(source: Path, skip: bool) -> Iterator[_Source]:
         yield _Source(foreign.schema.embodiment, len(foreign), foreign.episode, told, False, schema.remarks)
     finally:
         reader.close()
-
-
-@contextlib.contextmanager
-def _building(target: Path) -> Iterator[Path]:
-    """A folder, hidden from Minari, that gets the target's name when all went well and is gone otherwise."""
-    folder = target.with_name(f".{target.name}{TEMPORARY}")
-    if folder.is_symlink() or (folder.exists() and not is_own(folder, _LOCK)):
-        raise PolysomaError(f"{folder} is in the way and was not made here; move it to another place")
-    with explain_writing(target), storage.lock(folder / _LOCK, wait=False) as alone:
-        if not alone:
-            raise PolysomaError(f"{target}: another process is writing this data set; wait for it")
-        try:
-            shutil.rmtree(folder / "data", ignore_errors=True)
-            (folder / "data").mkdir()
-            yield folder
-            os.rename(folder, target)
-            (target / _LOCK).unlink()
-        except BaseException:
-            remove_own(folder, _LOCK)
-            raise
 
 
 def _write(file: Any, number: int, episode: Episode, seeded: bool) -> None:

@@ -107,6 +107,14 @@ def encode_video(frames: Sequence[np.ndarray], fps: float) -> bytes:
     return buffer.getvalue()
 
 
+def same_rate(one: float, other: float) -> bool:
+    """Whether two rates are one but for rounding, as 29.97 and 30 are."""
+    return abs(one - other) <= _SAME_RATE * other
+
+
+_SAME_RATE = 0.01
+
+
 def _nearest(frames: Iterator[Any], wanted: np.ndarray, base: float, tolerance: float, first: float) -> Iterator[Any]:
     """The frame that is nearest to each of these times, which ascend, until there are no more frames."""
     before: Any = None

@@ -76,6 +76,14 @@ def found(root: Path) -> list[tuple[str, str, str]]:
     return [(problem.severity, problem.where, problem.what) for problem in open_reader(root).problems()]
 
 
+def test_a_film_of_another_size_is_named(tmp_path: Path) -> None:
+    root = write_v3(tmp_path / "set")
+    film = root / "videos/observation.images.front/chunk-000/file-000.mp4"
+    film.write_bytes(encode_video([np.zeros((32, 48, 3), np.uint8)] * 11, FPS))
+    with pytest.raises(PolysomaError, match=r"file-000.mp4, episode 0: frames of shape \(32, 48, 3\), meta/info.json"):
+        open_reader(root).read(0)
+
+
 def test_missing_and_short_videos_are_found(tmp_path: Path) -> None:
     root = write_v3(tmp_path / "set")
     films = root / "videos/observation.images.front/chunk-000"

@@ -17,6 +17,7 @@ from PIL import Image
 from conftest import ROOT
 from make_lerobot import FPS, LENGTHS, NAMES, TASKS, add_columns, changed, numbers, pictures, write_v2, write_v3
 from polysoma.cli import main
+from polysoma.data.cache import user_cache
 from polysoma.data.convert import convert
 from polysoma.data.dataset import Dataset
 from polysoma.data.description import write_schema
@@ -578,6 +579,11 @@ def test_missing_films_are_found_at_once_and_can_be_left_out(
         data = Dataset(root, skip_damaged=True)
         assert sorted(data.left_out) == [0, 1] and data.episode_seed.tolist() == [2]
         np.testing.assert_array_equal(data.actions, truth[11:])
+    # So it is where the note about it is damaged.
+    (note,) = user_cache(root).glob("*.damaged.json")
+    for content in ("{", '{"one": "gone"}'):
+        note.write_text(content)
+        assert sorted(Dataset(root, skip_damaged=True).left_out) == [0, 1]
     main(["data", "convert", str(root), str(tmp_path / "copy"), "--skip-damaged"])
     said = capsys.readouterr().out
     assert "1 episodes written" in said and "episode_000000.mp4" in said and "episode_000001.mp4" in said

@@ -135,8 +135,7 @@ class Hdf5Reader(Reader):
             instructions.append(str(_json(demo.attrs.get("ep_meta")).get("lang") or "") or told)
             # What is in an episode without frames cannot be told.
             if not self.columns and (length or number == len(demos) - 1):
-                named = {"actions": ACTION, "rewards": REWARD, "dones": DONE}
-                self._describe(demo.leaves(), length, named, "obs/", ("obs/",))
+                self._describe(demo.leaves(), length, {"actions": ACTION}, "obs/", ("obs/",))
             self._describe_outcomes(demo, number, length)
             finals.append(
                 length > 0 and all(_NEXT + path in demo for path in self._paths.values() if path.startswith("obs/"))
@@ -270,8 +269,7 @@ class Hdf5Reader(Reader):
             yield Problem(
                 "error", self._episodes[episode][0].name, why, "copy it again; --skip-damaged leaves the episode out"
             )
-        for path, why in self.left_out.items():
-            yield Problem("note", path, why, "nothing, unless you need it")
+        yield from super().problems()
 
 
 _OUTCOMES = {"rewards": REWARD, "dones": DONE}

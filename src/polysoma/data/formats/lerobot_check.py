@@ -12,8 +12,9 @@ import numpy as np
 from polysoma.data import door, layout, storage, stored
 from polysoma.data.formats.reader import Problem, reading
 from polysoma.data.statistics import Accumulator
-from polysoma.data.video import video_info
+from polysoma.data.video import same_rate, video_info
 from polysoma.errors import PolysomaError
+from polysoma.text import some
 
 if TYPE_CHECKING:
     from polysoma.data.formats.lerobot import LeRobotReader
@@ -24,8 +25,6 @@ _AWRY_TIMES = 1e-4
 
 def problems(reader: LeRobotReader) -> Iterator[Problem]:
     """What is wrong with a data set: tables against files, counters, timestamps, videos, and written statistics."""
-    for key, why in reader.left_out.items():
-        yield Problem("note", key, why, "nothing, unless you need it")
     for total, held in (("total_episodes", len(reader)), ("total_frames", int(reader.lengths.sum()))):
         if reader.info.get(total) != held:
             yield Problem(
@@ -59,17 +58,16 @@ def _file_problems(reader: LeRobotReader) -> Iterator[Problem]:
     gone: dict[str, list[Path]] = {}
     for episode in range(len(reader)):
         with contextlib.suppress(PolysomaError):
-            reader.settled(episode)
+            reader.places.settled(episode)
         with reading(reader.path / layout.INFO, episode):
-            place = reader.place(episode)
+            place = reader.places.place(episode)
         count = int(reader.lengths[episode])
         rows[place.file] = max(rows.get(place.file, 0), place.first_row + count)
         for key, (path, start) in place.videos.items():
             ends[path] = key, max(ends.get(path, (key, 0.0))[1], start + count / float(reader.fps or 1))
-    if reader.moved:
-        listed = ", ".join(map(str, sorted(reader.moved)[:8])) + (" and more" if len(reader.moved) > 8 else "")
+    if moved := sorted(reader.places.moved):
         yield Problem(
-            "warning", "meta/episodes", f"does not say in which file or row the frames of episodes {listed} lie",
+            "warning", "meta/episodes", f"does not say in which file or row the frames of episodes {some(moved)} lie",
             "nothing here, where rows are found by episode_index; convert the data set for others",
         )  # fmt: skip
     lost = [path for path in rows if not path.exists()]
@@ -120,7 +118,7 @@ def _video_problems(reader: LeRobotReader, path: Path, key: str, end: float) -> 
         return
     shape = next(reader.columns[name].shape for name, held in reader.keys.items() if held == (key,))
     fps = float(reader.fps or found.fps or 1)
-    other = bool(found.fps) and abs(found.fps - fps) > 0.01 * fps
+    other = bool(found.fps) and not same_rate(found.fps, fps)
     frames = round(end * (found.fps if other else fps))
     if (found.height, found.width) != shape[:2]:
         yield Problem(
@@ -143,9 +141,9 @@ def _counter_problems(reader: LeRobotReader) -> Iterator[Problem]:
     start = 0
     for episode, count in enumerate(reader.lengths.tolist()):
         try:
-            place = reader.settled(episode)
+            place = reader.places.settled(episode)
             with reading(place.file, episode):
-                table = reader.table(place, count, tuple(wanted))
+                table = reader.places.table(place, count, tuple(wanted))
                 held = {key: table[key].combine_chunks().to_numpy(zero_copy_only=False) for key in wanted}
         except PolysomaError:
             # Said already by what looks at the files.
@@ -163,7 +161,7 @@ def _counter_problems(reader: LeRobotReader) -> Iterator[Problem]:
                 worst = max(worst, float(np.nan_to_num(off, nan=np.inf)))
         start += count
     for key, episodes in awry.items():
-        listed = f"episodes {', '.join(map(str, episodes[:8]))}{' and more' if len(episodes) > 8 else ''}"
+        listed = f"episodes {some(episodes)}"
         if key == "timestamp":
             rate = float(reader.fps or 1)
             yield Problem(

@@ -27,6 +27,7 @@ from polysoma.data.formats.reader import (
     TRUNCATED,
     Column,
 )  # fmt: skip
+from polysoma.text import some
 
 STATE = OBSERVATION + "state"
 _CALLED = {
@@ -36,8 +37,6 @@ _CALLED = {
 """What LeRobot, and converters from RLDS, call the columns of the readers' vocabulary."""
 _LARGEST, _NAMED = 2**28, 4096
 """Numbers of a value, and channels that get names: ``meta/info.json`` may be damaged and speak of billions."""
-_MORE = 8
-"""Columns that a remark names."""
 
 
 @dataclass
@@ -59,9 +58,6 @@ class Described:
     rates: dict[str, float] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
-
-    def size(self, name: str) -> int:
-        return int(np.prod(self.columns[name].shape))
 
 
 def describe(features: Mapping[str, Any], modality: Mapping[str, Any]) -> Described:
@@ -256,5 +252,4 @@ def _join(found: Described, name: str, parts: Sequence[str]) -> None:
     known = tuple(names) if len(names) == size == len(set(names)) else None
     found.columns[name] = Column((size,), np.result_type(*(column.dtype for column in columns)), known)
     found.keys[name] = tuple(keys)
-    listed = ", ".join(parts[:_MORE]) + (f" and {len(parts) - _MORE} more" if len(parts) > _MORE else "")
-    found.remarks.append(f"{listed} {'is' if len(parts) == 1 else 'are'} taken for {name}")
+    found.remarks.append(f"{some(parts)} {'is' if len(parts) == 1 else 'are'} taken for {name}")

@@ -41,7 +41,7 @@ METADATA = "data/metadata.json"
 _HDF5 = "data/main_data.hdf5"
 _TOLD = ("observations/mission", "observations/instruction")
 _SUCCESS = ("infos/success", "infos/is_success")
-_REPLACED = {"actions": ACTION, "rewards": REWARD, "terminations": TERMINATED, "truncations": TRUNCATED}
+_FLAGS = {"terminations": TERMINATED, "truncations": TRUNCATED}
 REWARDS_KNOWN, FINAL_KNOWN = "rewards_known", "final_observation_known"
 """Attributes of episodes that are False where :mod:`polysoma.data.to_minari` had to fill in what Minari wants."""
 
@@ -125,16 +125,14 @@ class MinariReader(Reader):
     def _describe(self, held: _Held, length: int) -> None:
         self._describe_actions(held, length)
         for path in held.paths():
-            if path.startswith(("infos/", "actions/")) or path in (*_TOLD, "actions"):
-                continue
-            if path == "rewards":
+            if path.startswith(("infos/", "actions/")) or path in (*_TOLD, "actions", "rewards"):
                 continue
             column = held.column(path, length)
             if column is None:
                 self.left_out[path] = "neither numbers nor pictures"
                 continue
             plain = path.removeprefix("observations").removeprefix("/")
-            name = _REPLACED.get(path) or observation_name(plain or "observation", column)
+            name = _FLAGS.get(path) or observation_name(plain or "observation", column)
             if path == "observations" and not column.picture:
                 name = "observation.state"
             name = unused(name, self.columns)
@@ -223,8 +221,7 @@ class MinariReader(Reader):
 
     def problems(self) -> Iterator[Problem]:
         """See :meth:`Reader.problems`: columns that are left out, and totals that disagree."""
-        for path, why in self.left_out.items():
-            yield Problem("note", path, why, "nothing, unless you need it")
+        yield from super().problems()
         for key, held in (("total_episodes", len(self)), ("total_steps", int(self.lengths.sum()))):
             if self._about.get(key) != held:
                 yield Problem(
@@ -302,21 +299,15 @@ class _Hdf5Episode(_Held):
     def column(self, path: str, length: int) -> Column | None:
         array = self._arrays[path]
         if self._coded(array):
-            return Column(image_shape(self._bytes(array, 0)), np.dtype(np.uint8), picture=True)
+            first = image_shape(np.asarray(array[0], np.uint8).tobytes())
+            return Column(first, np.dtype(np.uint8), picture=True)
         return column_of(array.shape[1:], array.dtype) if array.shape else None
 
     def values(self, path: str, about: Column, length: int, rows: slice) -> np.ndarray:
         if path not in self._arrays:
             raise ValueError(f"there is no {path}")
         array = self._arrays[path]
-        if about.picture and self._coded(array):
-            if len(array) < length:
-                raise ValueError(f"{path} holds {len(array)} rows of {length}")
-            pictures = np.empty((rows.stop - rows.start, *about.shape), np.uint8)
-            for place, row in enumerate(range(rows.start, rows.stop)):
-                pictures[place] = decode_image(self._bytes(array, row), about.shape)
-            return pictures
-        return rows_of(array, about, length, rows)
+        return rows_of(array, about, length, rows, coded=about.picture and self._coded(array))
 
     def all(self, path: str) -> Iterable[Any]:
         return self._arrays[path][:]
@@ -324,9 +315,6 @@ class _Hdf5Episode(_Held):
     def _coded(self, array: Any) -> bool:
         # Files of pictures are byte strings of different lengths; texts are strings.
         return array.dtype.kind == "O" and array.ndim == 1 and not door.is_hdf5_text(array.dtype)
-
-    def _bytes(self, array: Any, row: int) -> bytes:
-        return np.asarray(array[row], np.uint8).tobytes()
 
 
 class _ArrowEpisode(_Held):

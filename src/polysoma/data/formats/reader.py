@@ -206,8 +206,10 @@ class Reader(abc.ABC):
         return episode
 
     def problems(self) -> Iterator[Problem]:
-        """What is wrong with the files themselves, beyond what their columns show (see :mod:`polysoma.data.doctor`)."""
-        yield from ()
+        """What is wrong with the files themselves, beyond what their columns show (see :mod:`polysoma.data.doctor`);
+        and what is left out."""
+        for name, why in self.left_out.items():
+            yield Problem("note", name, why, "nothing, unless you need it")
 
     def files(self) -> list[Path]:
         """All files that the frames depend on: a cache is made anew when one of them changes."""

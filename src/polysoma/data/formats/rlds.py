@@ -184,7 +184,7 @@ def _instructions(leaves: dict[str, _Leaf]) -> list[_Leaf]:
     """The texts that say what to do, those of steps before those of whole episodes."""
     found = []
     for folder in ("steps/", _SEEN, _ABOUT):
-        called = [leaf for key, leaf in leaves.items() if _SAID.fullmatch(key.removeprefix(folder)) and key != folder]
+        called = [leaf for key, leaf in leaves.items() if _SAID.fullmatch(key.removeprefix(folder))]
         found += sorted((leaf for leaf in called if leaf.kind == "text" and leaf.size == 1), key=lambda leaf: leaf.key)
     return list(dict.fromkeys(found))
 
@@ -370,8 +370,7 @@ class RldsReader(Reader):
         if len(self._versions) > 1:
             older = ", ".join(folder.name for folder in self._versions[:-1])
             yield Problem("note", self._folder.name, f"is read; {older} lie beside it", "open their folders for those")
-        for key, why in self.left_out.items():
-            yield Problem("note", key, why, "nothing, unless you need it")
+        yield from super().problems()
         for key in sorted(self._unknown):
             if not any(key.startswith(f"{known}/") for known in self._known):
                 yield Problem(

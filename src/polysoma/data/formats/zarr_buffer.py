@@ -147,8 +147,7 @@ class ZarrReader(Reader):
 
     def problems(self) -> Iterator[Problem]:
         """See :meth:`Reader.problems`: columns that are left out, frames of no episode."""
-        for key, why in self.left_out.items():
-            yield Problem("note", key, why, "nothing, unless you need it")
+        yield from super().problems()
         for name, lacking in self._gaps.items():
             severity: Severity = "error" if lacking[0].lost else "warning"
             remedy = "copy it again from where it came" if lacking[0].lost else "see whether these numbers are right"
