@@ -202,7 +202,8 @@ def plan_together(
         except PolysomaError as error:
             answers[row] = error
             continue
-        answers[row], agent._executed = agent._planned, agent._planned[-1]
+        # A copy, as what was executed is told later, whatever its new owner does with it.
+        answers[row], agent._executed = agent._planned.copy(), agent._planned[-1]
         agent.timing.add(time.perf_counter() - began)
     return [answers[row] for row in range(len(agents))]
 

@@ -59,6 +59,11 @@ class Timing:
         )
 
 
+def copied(observation: Observation) -> Observation:
+    """The observation in arrays of its own."""
+    return {name: np.array(value) if isinstance(value, np.ndarray) else value for name, value in observation.items()}
+
+
 class BoundPlanner:
     """A planner that drives one body, step by step: what :class:`Agent` and
     :class:`~polysoma.acting.realtime.RealTimeAgent` share. Evaluations take either.
@@ -207,7 +212,7 @@ class BoundPlanner:
                 )
             observation = {**observation, INSTRUCTION: self.instruction or ""}
         checked = read_by(self.body.check_observation, observation, f"observation of {self.body.name}")
-        return {name: np.array(value) if isinstance(value, np.ndarray) else value for name, value in checked.items()}
+        return copied(checked)
 
     def close(self) -> None:
         """Ends the episode for good."""

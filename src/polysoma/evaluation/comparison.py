@@ -153,7 +153,7 @@ def compare(
         "comparison": asked,
         "versions": versions(),
         "hardware": hardware(chosen("cpu", comparison.precision)),
-        "rows": _rows(cells, comparison),
+        "rows": _rows(cells),
     }
     write_atomically(out / "results.json", (json.dumps(result | {"cells": cells}, indent=1) + "\n").encode())
     return result | {"cells": cells}
@@ -252,7 +252,7 @@ def _recipe(comparison: Comparison, tried: _Try) -> Recipe:
     return dataclasses.replace(recipe, init="", policy=size, images=config.images, head=config.head)
 
 
-def _rows(cells: Sequence[Cell], comparison: Comparison) -> list[dict[str, Any]]:
+def _rows(cells: Sequence[Cell]) -> list[dict[str, Any]]:
     """What the table shows of each cell: rate of success with its interval, the difference to the specialist on the
     same seeds, costs, and what old tasks lost."""
     specialist = next((_flat(cell) for cell in cells if cell["way"] == "specialist"), None)

@@ -349,16 +349,16 @@ def _warnings(found: OpenLoop, body: Embodiment) -> Iterator[str]:
             "demonstrations in which the same scene is told different things"
         )
     policy = found.errors[POLICY]
-    for name in (MEAN, STAY):
+    for name, what in _CONTROLS.items():
         if name in found.errors and found.errors[name].chunk < policy.chunk:
             yield (
-                f"the policy predicts worse than {_CONTROLS[name]} ({policy.chunk:.3f} against "
+                f"the policy predicts worse than {what} ({policy.chunk:.3f} against "
                 f"{found.errors[name].chunk:.3f} over chunks). Give it more steps, let it see its previous action "
                 "(previous_action), or predict relative to it (relative, in a recipe)"
             )
 
 
-_CONTROLS = {MEAN: "the mean action", STAY: "a command to stay where the joints are", REPEAT: "the last command"}
+_CONTROLS = {MEAN: "the mean action", STAY: "a command to stay where the joints are"}
 
 
 def _times(grows: Importance) -> str:

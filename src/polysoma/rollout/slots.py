@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from polysoma.acting.bound import BoundPlanner
+from polysoma.acting.bound import BoundPlanner, copied
 from polysoma.acting.planner import NoPlan, Planner
 from polysoma.data.episode import Episode
 from polysoma.data.paraphrases import read_paraphrases
@@ -113,7 +113,7 @@ class Slot:
             action = np.clip(action + jitter, actions.low, actions.high).astype(np.float32)
             self.agent.executed(action)
         if self.behaviour.label or self.job.kept:
-            self.observations.append({**self.observation, **_own(self.environment.privileged())})
+            self.observations.append({**self.observation, **copied(self.environment.privileged())})
             self.labels.append(label)
             self.executed.append(action)
         observation, reward, terminated, truncated, info = self.environment.step(action.copy())
@@ -132,7 +132,7 @@ class Slot:
         """The observation with its instruction in other words, the same ones throughout an episode, or in none.
 
         Here all that an environment shows enters an episode, so its arrays are copied: it may fill them again."""
-        observation = _own(observation)
+        observation = copied(observation)
         if self.behaviour.prompting.conditioning == "picture":
             return {**observation, INSTRUCTION: ""}
         if self.paraphrases is None:
@@ -194,8 +194,3 @@ def _last_pictures(environment: Environment, seed: int) -> dict[str, np.ndarray]
             observation, _, terminated, truncated, info = environment.step(environment.expert_action())
             over = terminated or truncated or info["success"]
     return {camera: np.array(observation[camera]) for camera in cameras}
-
-
-def _own(observation: Observation) -> Observation:
-    """The observation in arrays of its own."""
-    return {name: np.array(value) if isinstance(value, np.ndarray) else value for name, value in observation.items()}

@@ -97,7 +97,7 @@ class RemotePlanner:
 
     def plan(self, sessions: Sequence[Session], observations: Sequence[Observation]) -> list[Plan | PolysomaError]:
         """See :meth:`~polysoma.acting.planner.Planner.plan`."""
-        asked = [(session, seen) for session, seen in zip(sessions, observations, strict=True)]
+        asked = list(zip(sessions, observations, strict=True))
         if len(asked) == 1:
             return [_ask(asked[0])]
         return list(self._threads.map(_ask, asked))
