@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +19,17 @@ from polysoma.data.mixture import Source
 from polysoma.data.writer import DatasetWriter
 from polysoma.embodiment import ContinuousActions, Embodiment, Modality, Stream, channels
 from polysoma.errors import PolysomaError
-from polysoma.evaluation.open_loop import PREVIOUS, STATE, WORDS, Errors, open_loop, predictions, swapped
+from polysoma.evaluation.open_loop import (
+    PREVIOUS,
+    STATE,
+    WORDS,
+    Errors,
+    Importance,
+    open_loop,
+    predictions,
+    swapped,
+    warnings_of,
+)  # fmt: skip
 from polysoma.horizon import Horizon
 
 CHUNK = 3
@@ -151,6 +162,14 @@ def test_what_is_used_has_a_large_importance(source: Source, episodes: list[Epis
     assert found.importance["side"].ratio == found.importance[STATE].ratio == 1
     told = " ".join(found.warnings)
     assert "side" in told and "front" not in told and "listens" not in told
+
+
+def test_what_too_few_episodes_cannot_tell_is_not_called_a_fault(source: Source) -> None:
+    found = open_loop(copies, source)
+    wide = dataclasses.replace(found, importance={"front": Importance(1.5, 1.05, 3.4), WORDS: Importance(1.02, 1, 1.2)})
+    told = list(warnings_of(wide, SERVO))
+    assert "whether the policy looks through front cannot be told from 6 episodes" in told[0]
+    assert "the policy hardly listens" in told[1]
 
 
 def test_importance_is_the_growth_of_the_error_with_other_words(source: Source) -> None:

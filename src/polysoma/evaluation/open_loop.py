@@ -173,7 +173,7 @@ def open_loop(
         body.name, isinstance(body.actions, DiscreteActions), len(own), len(frames), errors, jump, surprise,
         importance, remarks, (),
     )  # fmt: skip
-    return dataclasses.replace(found, warnings=tuple(_warnings(found, body)))
+    return dataclasses.replace(found, warnings=tuple(warnings_of(found, body)))
 
 
 def predictions(predict: Predict, source: Source, frames: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -335,19 +335,27 @@ def _ratio(grown: np.ndarray, own: np.ndarray, episodes: int) -> Importance:
     return Importance(float((grown.sum() + tiny) / (own.sum() + tiny)), float(low), float(high))
 
 
-def _warnings(found: OpenLoop, body: Embodiment) -> Iterator[str]:
-    for name in _streams(body, Modality.IMAGE):
-        if name in found.importance and (grows := found.importance[name]).low < MATTERS:
-            yield (
-                f"the policy hardly looks through {name}: with its pictures from another episode errors grow "
-                f'{_times(grows)}. Give it more steps or demonstrations, images.reduction = "points" in a recipe, or '
-                "augmentation (colour, shift); or leave the camera out, if the task needs none"
-            )
-    if WORDS in found.importance and (grows := found.importance[WORDS]).low < MATTERS:
-        yield (
-            f"the policy hardly listens: with other words errors grow {_times(grows)}. Give it more steps, and "
-            "demonstrations in which the same scene is told different things"
+def warnings_of(found: OpenLoop, body: Embodiment) -> Iterator[str]:
+    """What a person should know before the policy moves a robot, with remedies."""
+    inputs = {
+        name: (
+            f"looks through {name}",
+            'Give it more steps or demonstrations, images.reduction = "points" in a recipe, or augmentation (colour, '
+            "shift); or leave the camera out, if the task needs none",
         )
+        for name in _streams(body, Modality.IMAGE)
+    }
+    inputs[WORDS] = "listens", "Give it more steps, and demonstrations in which the same scene is told different things"
+    for name, (does, remedy) in inputs.items():
+        if name not in found.importance or (grows := found.importance[name]).low >= MATTERS:
+            continue
+        if grows.ratio < MATTERS:
+            yield f"the policy hardly {does}: with {name} from another episode errors grow {_times(grows)}. {remedy}"
+        else:
+            yield (
+                f"whether the policy {does} cannot be told from {found.episodes} episodes: with {name} from another "
+                f"one errors grow {_times(grows)}. Compare with more of them (--held-out), or --permutations 8"
+            )
     policy = found.errors[POLICY]
     for name, what in _CONTROLS.items():
         if name in found.errors and found.errors[name].chunk < policy.chunk:
