@@ -309,9 +309,9 @@ def render_frames() -> str:
     told = ", ".join(f"{row['decision']['p50']:.1f} ms with `{name}`" for name, row in rows.items())
     reading = max(row["reading"]["p50"] for row in rows.values())
     return (
-        f"{found['cameras']} cameras of {height} x {width}, pictures of {small} x {wide}: a decision takes {told} (p50), "
-        f"of which resizing and checking {reading:.1f} ms; one core of {found['hardware']['processor']}, an untrained "
-        f"policy by ONNX Runtime (`{found['command']}`).\n"
+        f"{found['cameras']} cameras of {height} x {width}, pictures of {small} x {wide}: a decision takes {told} "
+        f"(p50), of which resizing and checking {reading:.1f} ms; one core of {found['hardware']['processor']}, an "
+        f"untrained policy by ONNX Runtime (`{found['command']}`).\n"
     )
 
 
