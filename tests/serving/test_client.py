@@ -130,6 +130,7 @@ def test_a_server_of_others_is_a_planner() -> None:
         agent.close()
     np.testing.assert_array_equal(actions, [[0.5, 1.0]] * 4)
     assert len(asked) == 2 and "embodiment" not in asked[0]
+    assert [message["step"] for message in asked] == [0, 3]
     np.testing.assert_array_equal(asked[1]["executed_action"], np.float32([0.5, 1.0]))
 
 

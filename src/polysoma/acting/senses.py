@@ -35,12 +35,14 @@ def observed(body: Embodiment, given: Mapping[str, Any]) -> dict[str, Any]:
             picture.
     """
     streams = {stream.name: stream for stream in body.streams}
-    names = {key: _stream(key, streams) for key in given}
-    if twice := sorted({name for name in names.values() if list(names.values()).count(name) > 1}):
+    names = {key: key if key in streams else _stream(key, streams) for key in given}
+    found = {names[key]: value for key, value in given.items()}
+    if len(found) < len(names):
+        called = list(names.values())
+        twice = sorted({name for name in called if called.count(name) > 1})
         raise PolysomaError(
             f"observation of {body.name}: expected each stream once, {twice} came under two names: {list(names)}"
         )
-    found = {names[key]: value for key, value in given.items()}
     for stream in body.streams:
         if stream.modality is Modality.STATE and stream.name not in found:
             _gather(body, stream, found)
@@ -83,7 +85,7 @@ def picture(where: str, stream: Stream, value: Any) -> np.ndarray:
 
 def _stream(key: Any, streams: Mapping[str, Stream]) -> Any:
     """The stream that is called so; the key itself where there is none."""
-    if key in streams or not isinstance(key, str):
+    if not isinstance(key, str):
         return key
     if key in _TOLD and INSTRUCTION in streams:
         return INSTRUCTION
