@@ -1,5 +1,5 @@
 """Drives a robot of LeRobot; Enter or Ctrl-C stops. Robot and cameras are told as to lerobot-record:
-python examples/robot.py --checkpoint=runs/so101/checkpoint --body=so101 --words="pick up the red cube" --dry_run=true \
+python examples/robot.py --checkpoint=runs/so101/checkpoint --words="pick up the red cube" --dry_run=true \
     --robot.type=so101_follower --robot.port=/dev/ttyACM0 --robot.id=mine --robot.cameras="{top: {...}, wrist: {...}}"
 """
 
@@ -33,7 +33,8 @@ if __name__ == "__main__":
     import draccus
     from lerobot.scripts.lerobot_record import RobotConfig, make_robot_from_config
 
-    keys = [("robot", RobotConfig), ("checkpoint", str), ("body", str), ("words", str), ("dry_run", bool, False)]
-    ask = draccus.parse(make_dataclass("Told", keys))
-    with RealTimeAgent(load(ask.checkpoint), ask.body, ask.words) as agent, make_robot_from_config(ask.robot) as robot:
+    keys = [("robot", RobotConfig), ("checkpoint", str), ("words", str), ("dry_run", bool, False), ("body", str, "")]
+    ask = draccus.parse(make_dataclass("Keys", keys))
+    policy, robot = load(ask.checkpoint), make_robot_from_config(ask.robot)
+    with RealTimeAgent(policy, ask.body or policy.config.embodiments[0], ask.words) as agent, robot:
         drive(robot, agent, dry_run=ask.dry_run, stop=lambda: select.select([sys.stdin], [], [], 0)[0])

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from conftest import ROOT
+from make_server import running
 from polysoma.acting.agent import Agent
 from polysoma.acting.planner import ExpertPlanner
 from polysoma.acting.realtime import RealTimeAgent
@@ -22,6 +23,7 @@ from polysoma.horizon import Horizon
 from polysoma.nn.trunk import TransformerConfig
 from polysoma.policy.config import PolicyConfig
 from polysoma.policy.policy import Policy
+from polysoma.serving.remote import RemotePlanner
 from polysoma.simulators import so101
 
 pytest.importorskip("mujoco")
@@ -127,6 +129,18 @@ def test_a_policy_that_takes_its_time(drive: Callable[..., None], clock: Clock) 
         drive(robot, agent, stop=lambda: len(robot.commands) == 12)
         assert agent.scheduler.ticks.all == robot.looks == 12
     assert np.isfinite(robot.commands).all()
+
+
+def test_a_served_policy_drives_it_as_one_here_does(drive: Callable[..., None], clock: Clock) -> None:
+    own = policy()
+    with running(own) as url:
+        commands = []
+        for planner in (own, RemotePlanner(url)):
+            robot = Robot("so101/reach", 0, clock)
+            with RealTimeAgent(planner, BODY.name, robot.words, latency=2) as agent:
+                drive(robot, agent, stop=lambda robot=robot: len(robot.commands) == 20)
+            commands.append(robot.commands)
+    np.testing.assert_allclose(*commands, atol=1e-3)
 
 
 def test_a_dry_run_moves_nothing(drive: Callable[..., None], clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
