@@ -99,6 +99,7 @@ def test_what_is_resized_is_the_agent_s_own() -> None:
         ({"front": PICTURE[None]}, r"got uint8 of shape \(1, 24, 32, 3\)$"),
         ({"front": PICTURE[:0]}, r"got uint8 of shape \(0, 32, 3\)"),
         ({"front": "front.png"}, "expected a picture"),
+        ({"front": np.zeros((10**6, 1, 3), np.uint8)}, r"at most 8,192 pixels a side, got \(1000000, 1, 3\)"),
         ({"front": PICTURE.astype(np.int64) - 1}, "expected values from 0 to 255, got -1 to 254"),
         ({"front": [[1], [1, 2]]}, "expected arrays of numbers"),
         ({"observation.tip": TIP}, r"\['tip'\] came under two names"),

@@ -18,6 +18,8 @@ from polysoma.text import some
 _OPENPI = "observation/"
 _TOLD = ("prompt", "task")
 """What openpi's robots and LeRobot's call the instruction."""
+_LONGEST = 8192
+"""Pixels of a picture's side. To resize one that is a pixel wide and millions high takes gigabytes."""
 
 
 def observed(body: Embodiment, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -78,6 +80,8 @@ def picture(where: str, stream: Stream, value: Any) -> np.ndarray:
             f"{where}: expected a picture, uint8 of shape (height, width, 3), got {array.dtype} of shape {array.shape}"
             + "".join(f"; {hint}" for hint in hints)
         )
+    if array.shape != stream.shape and max(array.shape) > _LONGEST:
+        raise PolysomaError(f"{where}: expected a picture of at most {_LONGEST:,} pixels a side, got {array.shape}")
     if array.dtype != np.uint8 and ((array < 0) | (array > 255)).any():
         raise PolysomaError(f"{where}: expected values from 0 to 255, got {array.min()} to {array.max()}")
     return resized(array.astype(np.uint8, copy=False)[None], stream.shape)[0]
