@@ -3,6 +3,7 @@ trained on."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -40,10 +41,9 @@ def observed(body: Embodiment, given: Mapping[str, Any]) -> dict[str, Any]:
     names = {key: key if key in streams else _stream(key, streams) for key in given}
     found = {names[key]: value for key, value in given.items()}
     if len(found) < len(names):
-        called = list(names.values())
-        twice = sorted({name for name in called if called.count(name) > 1})
+        twice = sorted(name for name, count in Counter(names.values()).items() if count > 1)
         raise PolysomaError(
-            f"observation of {body.name}: expected each stream once, {twice} came under two names: {list(names)}"
+            f"observation of {body.name}: expected each stream once, {twice} came under two names: {some(names)}"
         )
     for stream in body.streams:
         if stream.modality is Modality.STATE and stream.name not in found:
