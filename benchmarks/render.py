@@ -79,6 +79,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
         "fleet": fleet.render,
     },
     "docs/serving.md": {
+        "frames": speed.render_frames,
         "serving": serving.render,
         "soak": soak.render,
         "realtime": realtime.render,

@@ -1,9 +1,11 @@
 """Speeds on one core: training steps and decisions in float32 and bfloat16 side by side, optionally against an earlier
-commit in the same run; recording and evaluation with two workers; what a sample costs in a policy of many bodies.
+commit in the same run; recording and evaluation with two workers; what a sample costs in a policy of many bodies; what
+a decision costs with frames as large as cameras make them.
 
     python benchmarks/speed.py
     python benchmarks/speed.py --before 33d38ae                  # paired with an earlier commit
     python benchmarks/speed.py --before 33d38ae --emulate-avx2   # libraries told to use no more than AVX2
+    python benchmarks/speed.py --only frames
 
 Each figure comes from processes of their own, ours and the earlier commit's in turn, so that a machine whose speed
 drifts slows both alike.
@@ -29,23 +31,32 @@ import torch
 import tyro
 
 from polysoma import simulators
+from polysoma.acting.agent import Acting
 from polysoma.data.dataset import Dataset
 from polysoma.data.mixture import Source
+from polysoma.data.statistics import Statistics
 from polysoma.evaluation.evaluation import evaluate
+from polysoma.horizon import Horizon
+from polysoma.nn.images import ImageConfig, Reduction
 from polysoma.nn.precision import Precision, instruction_set
 from polysoma.policy import checkpoint
+from polysoma.policy.config import PolicyConfig
 from polysoma.policy.policy import Policy
 from polysoma.rollout.drivers import Behaviour
 from polysoma.rollout.recording import record
+from polysoma.simulators import so101
 from results import FOLDER, read, write
 
 ROOT = Path(__file__).parents[1]
 WORKERS = 2
 PAIRS = 60
+FRAMES = 205
 SEED = 4000
 STEPS = {"metaworld": 128, "aloha": 112, "babyai": 48}
 """Batch of a step, by body."""
-PARTS = ("steps", "decisions", "sample", "throughput", "calls")
+PARTS = ("steps", "decisions", "sample", "throughput", "calls", "frames")
+APART = {"calls", "frames"}
+"""Parts with a results file of their own."""
 COUNTED = "metaworld"
 """The body whose function calls are counted."""
 DEMONSTRATIONS = {"metaworld": 10, "aloha": 20, "babyai": 5}
@@ -91,7 +102,9 @@ class Speed:
             print("sample", numbers["sample"])
         if "throughput" in self.only:
             numbers |= throughput()
-        if set(self.only) != {"calls"}:
+        if "frames" in self.only:
+            write("frames", frames())
+        if not APART.issuperset(self.only):
             write(name, numbers)
 
     def _steps(self, sides: dict[str, Path], folder: Path, environment: dict[str, str]) -> dict[str, Any]:
@@ -205,6 +218,39 @@ def sample_cost() -> dict[str, float]:
     return {"bodies": len(known.embodiments), "one_ms": one, "all_ms": every, "ratio": every / one}
 
 
+def frames() -> dict[str, Any]:
+    """Milliseconds of the processor from what a robot senses to an action: two frames as cameras make them, which are
+    resized, and an untrained policy of the size that recipes have, on one core by ONNX Runtime. They are the process's
+    own, so what else runs on the machine counts little."""
+    torch.set_num_threads(1)
+    body, rng = dataclasses.replace(so101.SMALL, privileged=()), np.random.default_rng(0)
+    known = Statistics.of(np.stack([body.actions.low, body.actions.high]))
+    statistics = {body.name: {"state": known, "action": known}}
+    seen = [
+        {"state": known.mean + rng.normal(size=len(known.mean)).astype(np.float32)}
+        | {camera: rng.integers(0, 256, (*so101.PIXELS, 3), np.uint8) for camera in so101.CAMERAS}
+        for _ in range(8)
+    ]
+    found: dict[str, Any] = {}
+    for reduction in get_args(Reduction):
+        config = PolicyConfig(
+            (body,), statistics, ("cube",), {body.name: Horizon(chunk=16)}, images=ImageConfig(reduction=reduction)
+        )
+        policy = Policy(config).for_inference("float32").act_by("onnx")
+        agent = policy.agent(body.name, "reach the red cube", acting=Acting(execute=1))
+        times: dict[str, list[float]] = {"decision": [], "reading": []}
+        for number in range(FRAMES):
+            for name, what in (("decision", agent.act), ("reading", agent.checked)):
+                began = time.process_time()
+                what(seen[number % len(seen)])
+                times[name].append(1e3 * (time.process_time() - began))
+        own = {name: np.percentile(spent[5:], [50, 99]).round(2).tolist() for name, spent in times.items()}
+        found[reduction] = {name: {"p50": p50, "p99": p99} for name, (p50, p99) in own.items()}
+        print(reduction, found[reduction])
+    sizes = {"cameras": len(so101.CAMERAS), "frame": list(so101.PIXELS), "picture": list(so101.SMALL_PIXELS)}
+    return sizes | {"decisions": FRAMES - 5, "reductions": found}
+
+
 def throughput() -> dict[str, Any]:
     """Recording and evaluating all tasks of Meta-World with two workers."""
     tasks = list(simulators.tasks_of("metaworld"))
@@ -252,6 +298,20 @@ def render() -> str:
             f"(`{found['command']}`, and the same with `--emulate-avx2`).",
             "",
         ]
+    )
+
+
+def render_frames() -> str:
+    """What frames as large as cameras make them cost."""
+    found = read("frames")
+    (height, width), (small, wide) = found["frame"], found["picture"]
+    rows = found["reductions"]
+    told = ", ".join(f"{row['decision']['p50']:.1f} ms with `{name}`" for name, row in rows.items())
+    reading = max(row["reading"]["p50"] for row in rows.values())
+    return (
+        f"{found['cameras']} cameras of {height} x {width}, pictures of {small} x {wide}: a decision takes {told} "
+        f"(p50), of which resizing and checking {reading:.1f} ms; one core of {found['hardware']['processor']}, an "
+        f"untrained policy by ONNX Runtime (`{found['command']}`).\n"
     )
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from polysoma.acting.guards import Verdict
-from polysoma.acting.planner import Plan, Session, TaskPrompt
-from polysoma.embodiment import Observation
+from polysoma.acting.planner import Plan, Planner, Session, TaskPrompt
+from polysoma.embodiment import Embodiment, Observation
 from polysoma.errors import PolysomaError
 
 
@@ -64,6 +64,13 @@ class Recording:
             else:
                 plans.append(Plan(np.stack([self.action(session)] * self.chunk), "recording"))
         return plans
+
+
+class Known:
+    """A planner that says which bodies it knows."""
+
+    def __init__(self, planner: Planner, embodiments: tuple[Embodiment, ...]) -> None:
+        self.embodiments, self.start, self.plan = embodiments, planner.start, planner.plan
 
 
 def _nothing(session: Session) -> np.ndarray:

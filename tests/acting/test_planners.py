@@ -78,7 +78,7 @@ def test_a_plan_that_is_executed_in_part_elsewhere() -> None:
     (plan,) = plan_together([agent], [observe(ARM)])
     assert isinstance(plan, np.ndarray) and plan.shape == (4, 2)
     agent.executed_of_plan(2)
-    with pytest.raises(PolysomaError, match="expected 1 to 4 actions of the last chunk, got 5"):
+    with pytest.raises(PolysomaError, match="expected 0 to 4 actions of the last chunk, got 5"):
         agent.executed_of_plan(5)
     plan[:] = 9
     plan_together([agent], [observe(ARM, 1)])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -16,6 +17,8 @@ from polysoma.cli import COMMANDS, main
 from polysoma.data.writer import DatasetWriter
 from polysoma.errors import DEBUG
 from polysoma.policy import checkpoint
+from polysoma.policy.adaptation import Adaptation
+from polysoma.policy.edits import adapt
 from polysoma.policy.policy import Policy
 from polysoma.serving.client import Client
 
@@ -177,6 +180,12 @@ def test_a_truncated_parquet_file_is_named(tmp_path: Path, capsys: pytest.Captur
 
 def test_serve_until_told_to_stop(tmp_path: Path, policy: Policy) -> None:
     checkpoint.save(policy, tmp_path / "c")
+    own = dataclasses.replace(ARM, name="own", body="own")
+    base = checkpoint.load_for_training(tmp_path / "c")
+    named = Adaptation("head", base=str(tmp_path / "c"), base_sha256=checkpoint.weights_sha256(tmp_path / "c"))
+    known = {"own": policy.config.statistics["arm"]}
+    adapted = adapt(base, named, [own], known, policy.config.vocabulary, {"own": HORIZONS["arm"]})
+    checkpoint.save(adapted, tmp_path / "mine")
     (tmp_path / "token").write_text("secret\n")
     command = [
         "serve",
@@ -187,6 +196,8 @@ def test_serve_until_told_to_stop(tmp_path: Path, policy: Policy) -> None:
         "0",
         "--token-file",
         str(tmp_path / "token"),
+        "--adapters",
+        str(tmp_path / "mine"),
     ]
     with subprocess.Popen(
         [sys.executable, "-m", "polysoma", *command],
@@ -197,9 +208,10 @@ def test_serve_until_told_to_stop(tmp_path: Path, policy: Policy) -> None:
     ) as process:
         assert process.stdout is not None
         line = process.stdout.readline()
-        assert line.startswith("serving 1 bodies at ws://127.0.0.1:")
-        with Client(line.split()[-1], token="secret") as robot:
-            assert robot.infer(observe(ARM))["actions"].shape == (HORIZONS["arm"].chunk, 2)
+        assert line.startswith("serving 1 bodies, own by the adaptation mine at ws://127.0.0.1:")
+        for body in (None, "own"):
+            with Client(line.split()[-1], body, token="secret") as robot:
+                assert robot.infer(observe(ARM))["actions"].shape == (HORIZONS["arm"].chunk, 2)
         process.send_signal(signal.SIGTERM)
         _, log = process.communicate(timeout=60)
     assert process.returncode == 0

@@ -20,8 +20,8 @@ from polysoma.data.cache import caches
 from polysoma.data.convert import convert
 from polysoma.data.dataset import Dataset
 from polysoma.data.description import read_schema, write_schema
-from polysoma.data.foreign import resized
 from polysoma.data.formats import open_reader
+from polysoma.data.images import resized
 from polysoma.data.schema import infer, schema_of, schema_path
 from polysoma.data.view import view
 from polysoma.embodiment import ContinuousActions, DiscreteActions, Modality

@@ -215,7 +215,7 @@ def test_an_agent_follows_a_goal_without_words(sources: dict[str, Source]) -> No
         policy.agent("arm-pixels").act(observation)
     with pytest.raises(PolysomaError, match=r"expected pictures of \['front'\], got \['top'\]"):
         policy.agent("arm-pixels", goal={"top": goal["front"]})
-    with pytest.raises(PolysomaError, match=r"expected uint8 of shape \(24, 32, 3\), got float64"):
+    with pytest.raises(PolysomaError, match=r"expected a picture, uint8 of shape \(height, width, 3\), got float64"):
         policy.agent("arm-pixels", goal={"front": np.zeros((24, 32, 3))})
     with pytest.raises(PolysomaError, match=r"not trained to follow goal pictures"):
         make_policy(sources, (SEEN_ARM,)).agent("arm-pixels", goal=goal).act(observation)

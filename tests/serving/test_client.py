@@ -18,10 +18,9 @@ from websockets.sync.server import ServerConnection, serve
 
 from conftest import ARM, GRID, make_episode, observe
 from make_server import PATIENCE, client, running
-from planners import Forbids, Recording
+from planners import Forbids, Known, Recording
 from polysoma.acting.agent import Agent, act_together, plan_together
 from polysoma.acting.guards import Guarded
-from polysoma.acting.planner import Planner
 from polysoma.embodiment import Embodiment
 from polysoma.errors import PolysomaError
 from polysoma.policy.policy import Policy
@@ -131,6 +130,7 @@ def test_a_server_of_others_is_a_planner() -> None:
         agent.close()
     np.testing.assert_array_equal(actions, [[0.5, 1.0]] * 4)
     assert len(asked) == 2 and "embodiment" not in asked[0]
+    assert [message["step"] for message in asked] == [0, 3]
     np.testing.assert_array_equal(asked[1]["executed_action"], np.float32([0.5, 1.0]))
 
 
@@ -151,13 +151,6 @@ def test_a_remote_planner_says_its_token_and_its_adapter(policy: Policy) -> None
             agent.close()
         with pytest.raises(PolysomaError, match="knows no bodies"):
             Agent(RemotePlanner(url, token="secret", adapter="none"), "arm", "go")
-
-
-class Known:
-    """A planner that says which bodies it knows."""
-
-    def __init__(self, planner: Planner, embodiments: tuple[Embodiment, ...]) -> None:
-        self.embodiments, self.start, self.plan = embodiments, planner.start, planner.plan
 
 
 def test_a_server_is_a_planner(policy: Policy) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import threading
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
@@ -14,16 +16,21 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import ARM, GRID, HORIZONS, observe
+from conftest import ARM, GRID, HORIZONS, SEEN_ARM, make_policy, observe
 from make_server import PATIENCE, client, running
-from planners import Forbids, Recording
-from polysoma.acting.agent import Acting, plan_together
+from planners import Forbids, Known, Recording
+from polysoma.acting.agent import Acting, Agent, plan_together
 from polysoma.acting.guards import Guarded
+from polysoma.acting.planner import Plan, Session
 from polysoma.cli.names import named_folder
+from polysoma.data.images import resized
+from polysoma.data.mixture import Source
+from polysoma.embodiment import Observation
 from polysoma.errors import PolysomaError
 from polysoma.policy.adaptation import Adaptation
 from polysoma.policy.edits import adapt
 from polysoma.policy.policy import Policy
+from polysoma.serving.remote import RemotePlanner
 from polysoma.serving.server import Limits, PolicyServer
 
 
@@ -68,7 +75,7 @@ def test_what_was_executed_instead_is_remembered(policy: Policy) -> None:
         agent.executed(np.int64(2))
         expected = plan_together([agent], [observe(GRID, 1)])[0]
         np.testing.assert_array_equal(second(executed_action=2), expected)
-        with pytest.raises(PolysomaError, match="executed: expected 1 to 1 actions of the last chunk, got 3"):
+        with pytest.raises(PolysomaError, match="executed: expected 0 to 1 actions of the last chunk, got 3"):
             second(executed=3)
 
 
@@ -232,6 +239,91 @@ def test_adaptations_are_served_beside_their_base(policy: Policy) -> None:
             client(url, adapter="three").infer(observe(ARM))
         with pytest.raises(PolysomaError, match=r"embodiment: expected one of \['arm'\], got 'grid'"):
             client(url, "grid", adapter="one").infer(observe(GRID))
+
+
+def test_an_adaptation_is_reached_by_the_name_of_its_body() -> None:
+    def planner(number: float, *names: str) -> Known:
+        bodies = tuple(dataclasses.replace(ARM, name=name) for name in names)
+        return Known(Recording(chunk=2, action=lambda _: np.full(2, number, np.float32)), bodies)
+
+    adapters = {"left": planner(0.1, "arm", "mine", "both"), "right": planner(0.2, "both", "yours")}
+    with running(planner(0.0, "arm", "other"), adapters=adapters) as url:
+        for body, number in (("arm", 0.0), ("mine", 0.1), ("yours", 0.2)):
+            with client(url, body) as robot:
+                reply = robot.infer(observe(ARM))
+                np.testing.assert_array_equal(reply["actions"], np.full((2, 2), number, np.float32))
+                assert (reply["embodiment"], reply.get("adapter")) == (body, {0.1: "left", 0.2: "right"}.get(number))
+        with client(url, "both") as robot:
+            with pytest.raises(
+                PolysomaError, match=r"adapter: expected one of \['left', 'right'\].*drive both, got none"
+            ):
+                robot.infer(observe(ARM))
+            assert robot.infer(observe(ARM) | {"adapter": "right"})["actions"][0, 0] == np.float32(0.2)
+        known = r"embodiment: expected one of \['arm', 'other', 'mine', 'both', 'yours'\], got 'whale'"
+        with client(url, "whale") as robot, pytest.raises(PolysomaError, match=known):
+            robot.infer(observe(ARM))
+        remote = RemotePlanner(url, patience_s=PATIENCE)
+        assert {body.name for body in remote.embodiments} == {"arm", "other", "mine", "yours"}
+        agent = Agent(remote, "yours", "go")
+        np.testing.assert_array_equal(agent.act(observe(ARM)), np.full(2, 0.2, np.float32))
+        agent.close()
+
+
+def test_names_and_frames_of_a_robot_of_lerobot(sources: dict[str, Source]) -> None:
+    policy = make_policy(sources, (SEEN_ARM,))
+    rng = np.random.default_rng(0)
+    large = rng.integers(0, 256, (96, 128, 3), np.uint8)
+    sent = {"observation.images.front": large, "x": 0.25, "y": -0.5, "task": "do one"}
+    own = {"tip": np.float32([0.25, -0.5]), "front": resized(large[None], (24, 32, 3))[0], "instruction": "do one"}
+    with running(policy) as url, client(url, None) as robot:
+        np.testing.assert_array_equal(robot.infer(sent)["actions"], robot.infer(own)["actions"])
+        with pytest.raises(PolysomaError, match=r"got float32 of shape \(3, 96, 128\); its colours come first"):
+            robot.infer(sent | {"observation.images.front": (large / np.float32(255)).transpose(2, 0, 1)})
+
+
+def test_chunks_say_which_step_they_are_for() -> None:
+    planner = Recording(chunk=4, action=lambda session: np.float32([len(session.told) / 100, 0]))
+    with running(planner, embodiments=[ARM]) as url, client(url) as robot:
+
+        def step(**said: Any) -> Any:
+            return robot.infer(observe(ARM) | said)["step"]
+
+        # Counted here: whole chunks, but for what is said.
+        assert [step(), step(), step(executed=3), step(executed=0), step(reset=True), step()] == [0, 4, 7, 7, 0, 4]
+        with pytest.raises(PolysomaError, match="executed: expected 0 to 4 actions"):
+            step(executed=5)
+        # Counted by the robot, which may go on with an earlier chunk, or hold its last action.
+        assert [step(step=10, reset=True), step(step=13), step(step=np.int64(13)), step(step=90)] == [10, 13, 13, 90]
+        with pytest.raises(PolysomaError, match="step: expected at least that of the last request, 90, got 89"):
+            step(step=89)
+        with pytest.raises(PolysomaError, match="step: expected a whole number, got 1e\\+300"):
+            step(step=1e300)
+        assert step(executed=2) == 92
+
+
+class Numbered(Recording):
+    """Whose actions are 0, 0.01, 0.02, ..., of all plans one after the other."""
+
+    def plan(self, sessions: Sequence[Session], observations: Sequence[Observation]) -> list[Plan | PolysomaError]:
+        first = self.chunk * len(self.batches)
+        super().plan(sessions, observations)
+        return [Plan(np.stack([np.float32([(first + i) / 100, 0]) for i in range(self.chunk)]), "numbered")]
+
+
+def test_what_was_executed_follows_from_the_step() -> None:
+    planner = Numbered(chunk=4)
+    with running(planner, embodiments=[ARM]) as url, client(url) as robot:
+        for step in (0, 3, 3, 20):
+            robot.infer(observe(ARM) | {"step": step})
+    told = [what for kind, what in planner.sessions[-1].told if kind == "executed"]
+    # The third of the first chunk, nothing between two looks at one moment, and the last of the third.
+    np.testing.assert_allclose([action[0] for action in told], [0.02, 0.11], atol=1e-6)
+
+
+def test_a_stream_that_is_called_step_is_no_step() -> None:
+    body = dataclasses.replace(ARM, streams=(dataclasses.replace(ARM.streams[0], name="step"), ARM.streams[-1]))
+    with running(Recording(), embodiments=[body]) as url, client(url) as robot:
+        assert robot.infer({"step": np.ones(3, np.float32), "prompt": "go"})["step"] == 0
 
 
 def test_adapters_are_called_after_their_runs() -> None:

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from polysoma import simulators
-from polysoma.data.foreign import resized
 from polysoma.data.formats import open_reader
+from polysoma.data.images import resized
 from polysoma.data.schema import infer
 from polysoma.embodiment import Embodiment, Modality
 from polysoma.errors import PolysomaError

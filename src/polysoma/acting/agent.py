@@ -93,14 +93,15 @@ class Agent(BoundPlanner):
         return action
 
     def executed_of_plan(self, count: int) -> None:
-        """Says how many actions of the last plan (:func:`plan_together`) were executed.
+        """Says how many actions of the last plan (:func:`plan_together`) were executed; 0 where the same moment is
+        observed again.
 
         Raises:
             PolysomaError: there is no plan of so many actions.
         """
-        if not 1 <= count <= len(self._planned):
-            raise PolysomaError(f"executed: expected 1 to {len(self._planned)} actions of the last chunk, got {count}")
-        self._executed = self._planned[count - 1]
+        if not 0 <= count <= len(self._planned):
+            raise PolysomaError(f"executed: expected 0 to {len(self._planned)} actions of the last chunk, got {count}")
+        self._executed = self._planned[count - 1] if count else None
 
     def _next(self, plan: Plan | None) -> np.ndarray:
         """The action for this step: of a new plan, or what is left of the one before."""

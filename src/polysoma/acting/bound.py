@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from polysoma.acting.planner import Plan, Planner, Session, TaskPrompt, as_planner, embodiment_for, read_by
+from polysoma.acting.senses import observed
 from polysoma.data.episode import Episode
 from polysoma.embodiment import INSTRUCTION, Embodiment, Observation
 from polysoma.errors import PolysomaError
@@ -73,8 +74,8 @@ class BoundPlanner:
         body: the embodiment, or its name where the planner knows bodies.
         instruction: what to do; needed unless observations bring their own ``"instruction"``, or there is a goal.
         seed: of what is drawn.
-        goal: None, or camera stream to what it is to see in the end, uint8 of the stream's shape; with or instead of
-            words.
+        goal: None, or camera stream to what it is to see in the end, uint8 ``(height, width, 3)`` of any size; with or
+            instead of words.
         demonstrations: episodes of this body that show the task, order unspecified, for policies that learn in context.
         observation_only: whether the demonstrations' actions are withheld.
         expert: see :class:`~polysoma.acting.planner.TaskPrompt`.
@@ -177,6 +178,9 @@ class BoundPlanner:
     def act(self, observation: Mapping[str, Any]) -> np.ndarray:
         """The action for this observation: float32 ``(A,)`` within the limits, or an int64 scalar.
 
+        Args:
+            observation: as :func:`polysoma.acting.senses.observed` says.
+
         Raises:
             PolysomaError: the observation is not one of this body, holds a NaN, or there is no instruction; or there is
                 no plan.
@@ -198,21 +202,23 @@ class BoundPlanner:
             self._executed = None
 
     def checked(self, observation: Mapping[str, Any]) -> Observation:
-        """The observation as the planner will see it, with the agent's instruction where it brings none. Its arrays are
+        """The observation as the planner will see it: in the names and sizes of the embodiment
+        (:func:`~polysoma.acting.senses.observed`), with the agent's instruction where it brings none. Its arrays are
         its own: a camera's driver may fill the same one again while a planner still reads it, or remembers it.
 
         Raises:
             PolysomaError: as :meth:`act`.
         """
-        if INSTRUCTION not in observation:
+        where = f"observation of {self.body.name}"
+        sensed = read_by(lambda given: observed(self.body, given), observation, where)
+        if INSTRUCTION not in sensed:
             if self.instruction is None and self.goal is None:
                 raise PolysomaError(
                     f"the agent of {self.body.name} has no instruction: give one to agent(), reset() or in "
                     "observations, or show a goal"
                 )
-            observation = {**observation, INSTRUCTION: self.instruction or ""}
-        checked = read_by(self.body.check_observation, observation, f"observation of {self.body.name}")
-        return copied(checked)
+            sensed[INSTRUCTION] = self.instruction or ""
+        return copied(read_by(self.body.check_observation, sensed, where))
 
     def close(self) -> None:
         """Ends the episode for good."""

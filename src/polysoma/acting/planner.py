@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
+from polysoma.acting.senses import picture
 from polysoma.data.episode import Episode
 from polysoma.embodiment import Embodiment, Modality, Observation
 from polysoma.errors import PolysomaError
@@ -47,7 +48,8 @@ class TaskPrompt:
     Attributes:
         body: the body that is to be driven.
         instruction: what to do in words; None leaves it to the observations, which may change it at any step.
-        goal: None, or camera stream to what it is to see in the end, uint8 of the stream's shape.
+        goal: None, or camera stream to what it is to see in the end, uint8 of the stream's shape; pictures of another
+            size are resized (:func:`polysoma.acting.senses.picture`).
         demonstrations: episodes of this body that show the task, order unspecified, for policies that learn in context.
         observation_only: whether the demonstrations' actions are withheld.
         expert: where there is one, returns the expert's action in the present state; raises :class:`NoPlan`.
@@ -320,11 +322,7 @@ def _checked_goal(body: Embodiment, goal: Mapping[str, np.ndarray]) -> dict[str,
     if set(goal) != set(cameras):
         raise PolysomaError(f"goal of {body.name}: expected pictures of {sorted(cameras)}, got {sorted(goal)}")
     # Their own: they are read again whenever the words change.
-    pictures = {name: np.array(picture) for name, picture in goal.items()}
-    for name, picture in pictures.items():
-        if picture.shape != cameras[name].shape or picture.dtype != np.uint8:
-            raise PolysomaError(
-                f"goal of {body.name}, camera {name!r}: expected uint8 of shape {cameras[name].shape}, "
-                f"got {picture.dtype} of shape {picture.shape}"
-            )
-    return {name: pictures[name] for name in cameras}
+    return {
+        name: picture(f"goal of {body.name}, camera {name!r}", camera, goal[name]).copy()
+        for name, camera in cameras.items()
+    }

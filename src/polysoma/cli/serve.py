@@ -18,6 +18,7 @@ from polysoma.config import within
 from polysoma.errors import PolysomaError
 from polysoma.nn import backend as backends
 from polysoma.nn.precision import Wanted
+from polysoma.text import some
 
 INSTALL = "pip install 'polysoma[serve]'"
 
@@ -38,7 +39,7 @@ class Serve:
     """Bodies that may be driven, comma-separated; * for all that the checkpoint knows."""
     adapters: tuple[str, ...] = ()
     """Adaptations of the checkpoint (`polysoma finetune`) to serve beside it, each NAME=FOLDER, or FOLDER alone, which
-    is called after the run. Clients ask for them by name."""
+    is called after the run. Clients ask for them by that name (`adapter`), or for a body that one alone knows."""
     host: str = "127.0.0.1"
     """Where to listen; the default lets nobody in from outside this machine."""
     port: Annotated[int, within(0, 65535)] = 8000
@@ -102,7 +103,8 @@ class Serve:
         async with server.listen(self.host, self.port, self._tls()) as listening:
             port = listening.sockets[0].getsockname()[1]
             scheme = "ws" if self.certificate is None else "wss"
-            print(f"serving {len(server.bodies)} bodies at {scheme}://{self.host}:{port}", flush=True)
+            adapted = "".join(f", {some(own)} by the adaptation {name}" for name, own in server.adapted.items())
+            print(f"serving {len(server.bodies)} bodies{adapted} at {scheme}://{self.host}:{port}", flush=True)
             if new_token is not None:
                 print(f"clients must present the token {new_token} (--token-file sets your own)", flush=True)
             await stopped.wait()

@@ -10,13 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
 
 from polysoma import progress
 from polysoma.data import stored
 from polysoma.data.episode import Episode
 from polysoma.data.formats import open_reader
 from polysoma.data.formats.reader import ACTION, REWARD, Reader
+from polysoma.data.images import resized
 from polysoma.data.instructions import cut
 from polysoma.data.layout import EpisodeIndex, Feature
 from polysoma.data.pictures import JpegWriter
@@ -358,14 +358,3 @@ def _runs(numbers: np.ndarray, steps: np.ndarray) -> Iterator[slice]:
         ):
             yield slice(begin, end)
             begin = end
-
-
-def resized(pictures: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Pictures uint8 ``(T, H, W, 3)`` in the size of ``shape`` ``(height, width, 3)``, averaged where they shrink."""
-    if pictures.shape[1:] == shape:
-        return pictures
-    result = np.empty((len(pictures), *shape), np.uint8)
-    for row, picture in enumerate(pictures):
-        smaller = Image.fromarray(picture).resize((shape[1], shape[0]), Image.Resampling.BILINEAR)
-        result[row] = np.asarray(smaller)
-    return result

@@ -62,3 +62,14 @@ def image_shape(file: bytes) -> tuple[int, int, int]:
             return (picture.width, picture.height, 3) if sideways else (picture.height, picture.width, 3)
     except (OSError, SyntaxError, TypeError, Image.DecompressionBombError) as error:
         raise ValueError(f"damaged picture: {error}") from error
+
+
+def resized(pictures: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Pictures uint8 ``(T, H, W, 3)`` in the size of ``shape`` ``(height, width, 3)``, averaged where they shrink."""
+    if pictures.shape[1:] == shape:
+        return pictures
+    result = np.empty((len(pictures), *shape), np.uint8)
+    for row, picture in enumerate(pictures):
+        smaller = Image.fromarray(picture).resize((shape[1], shape[0]), Image.Resampling.BILINEAR)
+        result[row] = np.asarray(smaller)
+    return result

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from polysoma import hub, pages
-from polysoma.data.foreign import resized
 from polysoma.data.formats import open_reader
 from polysoma.data.formats.reader import ACTION, OBSERVATION, PICTURE, REWARD, Ending, Reader
+from polysoma.data.images import resized
 from polysoma.data.instructions import told as told_of
 from polysoma.data.video import encode_video
 from polysoma.errors import PolysomaError

@@ -24,6 +24,7 @@ from websockets.http11 import Request, Response
 
 from polysoma import simulators
 from polysoma.acting.planner import Planner, as_planner, embodiment_for
+from polysoma.acting.senses import picture
 from polysoma.data.video import encode_video
 from polysoma.embodiment import Embodiment
 from polysoma.errors import PolysomaError, explain
@@ -192,14 +193,12 @@ def _named(kind: bytes, body: str, file: bytes) -> bytes:
 
 def _picture(body: Embodiment, camera: str, data: Any) -> np.ndarray:
     """A data URL as a picture of that camera's size. Raises PolysomaError when it is none."""
-    shape = body.stream(camera).shape
+    where = f"goal for the camera {camera!r}"
     try:
         content = base64.b64decode(str(data).partition(",")[2], validate=True)
         with Image.open(io.BytesIO(content), formats=("PNG", "JPEG", "WEBP")) as image:
             if image.width * image.height > 2**25:
                 raise PolysomaError(f"a goal picture of {image.width} x {image.height} is too large")
-            return np.asarray(image.convert("RGB").resize((shape[1], shape[0]), Image.Resampling.BILINEAR))
+            return picture(where, body.stream(camera), np.asarray(image.convert("RGB")))
     except (binascii.Error, OSError, ValueError, Image.DecompressionBombError) as error:
-        raise PolysomaError(
-            f"goal for the camera {camera!r}: expected a PNG, JPEG or WebP picture ({error})"
-        ) from error
+        raise PolysomaError(f"{where}: expected a PNG, JPEG or WebP picture ({error})") from error

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from polysoma import hub
+from polysoma.acting.senses import observed
 from polysoma.data import stored
 from polysoma.data.formats import open_reader
 from polysoma.data.formats.reader import ACTION, OBSERVATION, REWARD, Reader
@@ -115,12 +116,13 @@ class RerunLog:
         """One step: what was sensed, privileged streams too where they are in it, and the action that followed.
 
         Raises:
-            PolysomaError: they are not of this body, see :meth:`Embodiment.check_observation` and ``check_action``.
+            PolysomaError: they are not of this body, see :func:`~polysoma.acting.senses.observed` and
+                :meth:`Embodiment.check_action`.
         """
         body, log = self.embodiment, self.entities
         known = {stream.name: observation[stream.name] for stream in body.privileged if stream.name in observation}
         rest = {name: value for name, value in observation.items() if name not in known}
-        values = body.check_observation(rest) | known
+        values = body.check_observation(observed(body, rest)) | known
         log.at(self._frame)
         for stream in (*body.streams, *body.privileged):
             if stream.modality is Modality.TEXT:

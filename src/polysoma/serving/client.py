@@ -30,12 +30,14 @@ class Client:
 
     Args:
         url: ``ws://HOST:PORT`` or ``wss://HOST:PORT``.
-        embodiment: the body that is to be driven, or its name; may be left out where the server has only one. Actions
-            are checked against the body that is given here, else against what the server says of it.
+        embodiment: the body that is to be driven, or its name, also one that only an adaptation of the server's knows;
+            may be left out where the server has only one. Actions are checked against the body that is given here, else
+            against what the server says of it.
         token: the server's, if it has one.
         patience_s: how long to try to reach the server, at first and after a connection was lost.
         timeout_s: how long to wait for an answer.
-        adapter: the name of the server's adaptation that is to drive; empty for the weights themselves.
+        adapter: the name of the server's adaptation that is to drive; empty for the weights themselves, or the one
+            adaptation that knows the body where they do not.
 
     Attributes:
         metadata: what the server said of itself.
@@ -67,7 +69,8 @@ class Client:
         self._connect()
 
     def infer(self, observation: Mapping[str, Any]) -> dict[str, Any]:
-        """The server's answer: ``actions`` float32 ``(chunk, A)`` or int64 ``(chunk,)``, and ``server_timing``.
+        """The server's answer: ``actions`` float32 ``(chunk, A)`` or int64 ``(chunk,)``, ``step``, which the first of
+        them is for, and ``server_timing``.
 
         When the connection is lost, it is made anew and the same observation is sent again.
 
@@ -117,8 +120,8 @@ class Client:
     def _described(self, message: Mapping[str, Any], answer: Mapping[str, Any]) -> Mapping[str, Any] | None:
         """What the server said at first of the body that it drives now; None where it said nothing."""
         bodies = self.metadata.get("embodiments")
-        if message.get("adapter"):
-            bodies = self.metadata.get("adapters", {}).get(message["adapter"])
+        if adapter := message.get("adapter") or answer.get("adapter"):
+            bodies = self.metadata.get("adapters", {}).get(adapter)
         asked, named = message.get("embodiment"), answer.get("embodiment")
         if not bodies or not isinstance(bodies, dict):
             return None

@@ -30,14 +30,16 @@ class RemoteSession(Session):
         super().__init__(prompt, chunk)
         self.client = client
         self._executed: np.ndarray | None = None
+        self._step = 0
 
     def executed(self, action: np.ndarray) -> None:
         """See :class:`Session`."""
         self._executed = action
+        self._step += 1
 
     def ask(self, observation: Observation) -> Plan | PolysomaError:
         """The server's plan, or what it says is wrong."""
-        message: dict[str, Any] = dict(observation)
+        message: dict[str, Any] = {"step": self._step, **observation}
         if self._executed is not None:
             message["executed_action"], self._executed = self._executed, None
         try:
@@ -57,7 +59,8 @@ class RemotePlanner:
     Args:
         url: ``ws://HOST:PORT`` or ``wss://HOST:PORT``.
         token: the server's, if it has one.
-        adapter: which of the server's planners; empty for the one that it serves first.
+        adapter: which of the server's planners; empty for the one that it serves first, and for those that alone know
+            a body.
         chunk: the number of actions in an answer; None where the server says so, as Polysoma's does.
         options: further arguments of :class:`~polysoma.serving.client.Client`.
 
@@ -76,7 +79,13 @@ class RemotePlanner:
         self._threads = ThreadPoolExecutor(_AT_A_TIME, "remote")
         with Client(**self._open) as client:
             said = client.metadata
-        described = said.get("embodiments", {}) if not adapter else said.get("adapters", {}).get(adapter, {})
+        described, adapters = said.get("embodiments", {}), said.get("adapters", {})
+        if adapter:
+            described = adapters.get(adapter, {})
+        else:
+            every = [name for bodies in adapters.values() for name in bodies]
+            alone = {n: b for bodies in adapters.values() for n, b in bodies.items() if every.count(n) == 1}
+            described = alone | described if described else described
         self._lengths = {name: body.get("chunk") for name, body in described.items()}
         self.embodiments = tuple(Embodiment.from_json(body) for body in described.values())
 

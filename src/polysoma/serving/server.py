@@ -4,19 +4,24 @@ A client connects, gets a message that describes the server, then sends one obse
 actions for each. Every connection has agents of its own; requests that wait at the same time share one
 batch, which is computed off the event loop.
 
-A request is a map: the streams of the body by name (``"observation/state"`` may be said for ``"state"``), what to do as
-``"instruction"`` or ``"prompt"``, and where needed
+A request is a map: the streams of the body, under its own names, LeRobot's or openpi's, with pictures of any size
+(:func:`~polysoma.acting.senses.observed`); what to do, as ``"instruction"``, ``"prompt"`` or ``"task"``; and where
+needed
 
-- ``adapter``: the name of an adaptation of the served weights; the weights themselves where it is left out;
 - ``embodiment``: the body; may be left out where the server, or the adapter, has one;
-- ``executed``: how many actions of the last chunk were executed since, a whole number; all of them where it is left
-  out;
+- ``adapter``: the name of an adaptation of the served weights; where it is left out, the weights themselves, or the one
+  adaptation that knows the body where they do not;
+- ``step``: which of the robot's steps the observation is of, a whole number that never decreases; where it is left out,
+  what was executed is counted;
+- ``executed``: how many actions of the last chunk were executed since, a whole number; where it is left out, those
+  before ``step``, or all of them;
 - ``executed_action``: the last one that was executed, if it was not one of the policy's;
 - ``deadline_ms``: after how long the answer is of no use; the body's own period where it is left out;
 - ``reset``: true begins a new episode.
 
-The answer is a map: ``actions`` (within the body's limits, float32 ``(chunk, A)`` or int64 ``(chunk,)``),
-``embodiment``, ``late``, and ``server_timing`` with ``infer_ms``, ``waited_ms``, ``batch`` and, from the second answer
+The answer is a map: ``actions`` (within the body's limits, float32 ``(chunk, A)`` or int64 ``(chunk,)``); ``step``, for
+which the first of them is: whoever executed others meanwhile passes over as many; ``embodiment``; ``adapter``, where
+one drove it; ``late``; and ``server_timing`` with ``infer_ms``, ``waited_ms``, ``batch`` and, from the second answer
 on, ``prev_total_ms``. What is wrong with a request is said in a text message, and the session goes on.
 
 What a message may cost is limited (:class:`~polysoma.serving.messages.Budget`), and large ones are read off the event
@@ -29,13 +34,12 @@ import asyncio
 import contextlib
 import http
 import logging
-import numbers
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import prometheus_client
@@ -47,16 +51,16 @@ from websockets.http11 import Request, Response
 from polysoma.acting.agent import Agent, plan_together
 from polysoma.acting.planner import Planner, TaskPrompt, as_planner, embodiment_for, known_embodiments
 from polysoma.acting.policy_planner import policy_behind
-from polysoma.embodiment import INSTRUCTION, Embodiment
+from polysoma.embodiment import Embodiment
 from polysoma.errors import PolysomaError
 from polysoma.policy.policy import Policy
 from polysoma.serving.door import Door, is_loopback, receive, turn_away
 from polysoma.serving.messages import FROM_ROBOTS, Budget, pack, unpack
 from polysoma.serving.metrics import Metrics
+from polysoma.serving.requests import Driven, number, observation
 
 T = TypeVar("T")
 
-PREFIX = "observation/"
 _BASE = ""
 _LOG = logging.getLogger("polysoma.serving")
 _SMALL = 2**16
@@ -87,8 +91,15 @@ class Limits:
 class _Session:
     """What one connection needs to remember."""
 
-    agents: dict[tuple[str, str], Agent] = field(default_factory=dict)
+    driven: dict[tuple[str, str], Driven] = field(default_factory=dict)
     last_total_ms: float | None = None
+
+
+class _Chunk(NamedTuple):
+    """Actions, and the step that the first of them is for."""
+
+    actions: np.ndarray
+    step: int
 
 
 @dataclass
@@ -99,7 +110,7 @@ class _Asked:
     adapter: str
     body: Embodiment
     request: Mapping[str, Any]
-    answer: asyncio.Future[tuple[np.ndarray | PolysomaError, float, int]]
+    answer: asyncio.Future[tuple[_Chunk | PolysomaError, float, int]]
 
 
 class PolicyServer:
@@ -113,6 +124,10 @@ class PolicyServer:
         limits: see :class:`Limits`.
         adapters: planners, or policies, by the names that clients ask for them by. Adaptations that are loaded together
             with the policy (:func:`polysoma.policy.checkpoint.load_all`) share its weights.
+
+    Attributes:
+        bodies: those that the planner drives, by name.
+        adapted: the adapters' names to the bodies that each drives, by name.
 
     Raises:
         PolysomaError: a body that the planner does not know, or none.
@@ -136,6 +151,7 @@ class PolicyServer:
             served = [embodiment_for(self._planners[_BASE], body) for body in embodiments]
             self._bodies[_BASE] = {body.name: body for body in served}
         self.bodies: dict[str, Embodiment] = self._bodies[_BASE]
+        self.adapted = {name: own for name, own in self._bodies.items() if name != _BASE}
         if not self.bodies:
             raise PolysomaError("this planner knows no bodies by itself: give those that are to be driven")
         self.limits = limits or Limits()
@@ -215,7 +231,7 @@ class PolicyServer:
             self._clients -= 1
             self._metrics.clients.dec()
             _LOG.info("client left", extra={"client": client})
-            await self._in_inference(_close, list(session.agents.values()))
+            await self._in_inference(_close, [driven.agent for driven in session.driven.values()])
 
     async def _answer(self, session: _Session, message: str | bytes, arrived: float, client: str) -> str | bytes:
         """The answer to one request, or in words what is wrong with it."""
@@ -240,8 +256,7 @@ class PolicyServer:
             "embodiments": {body.name: _described(self._planners[_BASE], body) for body in self.bodies.values()},
             "adapters": {
                 adapter: {body.name: _described(self._planners[adapter], body) for body in bodies.values()}
-                for adapter, bodies in self._bodies.items()
-                if adapter != _BASE
+                for adapter, bodies in self.adapted.items()
             },
         }
 
@@ -255,15 +270,8 @@ class PolicyServer:
         )
         if not isinstance(request, dict) or any(not isinstance(key, str) for key in request):
             raise PolysomaError(f"expected a map of names to values, got {type(request).__name__}")
-        names = [_stream(key) for key in request if key not in _OPTIONS or key == _PROMPT]
-        if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise PolysomaError(f"expected each stream once, {twice} came under two names")
-        adapter = request.get("adapter", _BASE)
-        if not isinstance(adapter, str) or adapter not in self._planners:
-            known = [name for name in self._planners if name != _BASE]
-            raise PolysomaError(f"adapter: expected one of {known} or none, got {adapter!r:.200}")
-        body = self._body(adapter, request)
-        deadline = _number(request, "deadline_ms", 1e3 / body.rate_hz)
+        adapter, body = self._driver(request)
+        deadline = number(request, "deadline_ms", 1e3 / body.rate_hz)
         asked = _Asked(session, adapter, body, request, asyncio.get_running_loop().create_future())
         try:
             self._queue.put_nowait(asked)
@@ -281,15 +289,27 @@ class PolicyServer:
         timing = {"infer_ms": infer_ms, "waited_ms": 1e3 * (now - queued) - infer_ms, "batch": batch}
         if session.last_total_ms is not None:
             timing["prev_total_ms"] = session.last_total_ms
-        return pack({"actions": chunk, "embodiment": body.name, "late": late, "server_timing": timing})
+        answer = {"actions": chunk.actions, "step": chunk.step, "embodiment": body.name, "late": late}
+        return pack(answer | ({"adapter": adapter} if adapter != _BASE else {}) | {"server_timing": timing})
 
-    def _body(self, adapter: str, request: Mapping[str, Any]) -> Embodiment:
-        name, bodies = request.get("embodiment"), self._bodies[adapter]
+    def _driver(self, request: Mapping[str, Any]) -> tuple[str, Embodiment]:
+        """The adapter, or the weights themselves, and the body of theirs that a request asks for."""
+        adapter, name = request.get("adapter"), request.get("embodiment")
+        if adapter is not None and (not isinstance(adapter, str) or adapter not in self._planners):
+            raise PolysomaError(f"adapter: expected one of {list(self.adapted)} or none, got {adapter!r:.200}")
+        bodies = self._bodies[_BASE if adapter is None else adapter]
         if name is None and len(bodies) == 1:
-            return next(iter(bodies.values()))
-        if not isinstance(name, str) or name not in bodies:
-            raise PolysomaError(f"embodiment: expected one of {list(bodies)}, got {name!r:.200}")
-        return bodies[name]
+            (name,) = bodies
+        if isinstance(name, str) and name in bodies:
+            return _BASE if adapter is None else adapter, bodies[name]
+        others = self.adapted if adapter is None else {}
+        fitting = [a for a, own in others.items() if name in own] if isinstance(name, str) else []
+        if len(fitting) == 1:
+            return fitting[0], others[fitting[0]][str(name)]
+        if fitting:
+            raise PolysomaError(f"adapter: expected one of {fitting}, which all drive {name}, got none")
+        known = list(dict.fromkeys([*bodies, *(body for own in others.values() for body in own)]))
+        raise PolysomaError(f"embodiment: expected one of {known}, got {name!r:.200}")
 
     async def _answer_batches(self) -> None:
         """Takes all requests that wait, answers them together, and begins again."""
@@ -298,7 +318,7 @@ class PolicyServer:
             while len(batch) < self.limits.batch and not self._queue.empty():
                 batch.append(self._queue.get_nowait())
             began = time.perf_counter()
-            answers: list[np.ndarray | PolysomaError]
+            answers: list[_Chunk | PolysomaError]
             try:
                 answers = await self._in_inference(self._answers, batch)
             except Exception:
@@ -311,46 +331,45 @@ class PolicyServer:
                 if not asked.answer.done():
                     asked.answer.set_result((answer, spent, len(batch)))
 
-    def _answers(self, batch: Sequence[_Asked]) -> list[np.ndarray | PolysomaError]:
+    def _answers(self, batch: Sequence[_Asked]) -> list[_Chunk | PolysomaError]:
         """The answers of a batch; called in the inference thread, where agents are made and live: to trace what
         computes a body's decisions takes a while."""
-        answers: dict[int, np.ndarray | PolysomaError] = {}
-        agents: dict[int, Agent] = {}
+        answers: dict[int, _Chunk | PolysomaError] = {}
+        driven: dict[int, Driven] = {}
         for row, asked in enumerate(batch):
             try:
-                agents[row] = self._agent(asked)
+                driven[row] = self._driven(asked)
             except PolysomaError as error:
                 answers[row] = error
             except Exception:
                 _LOG.exception("an agent failed")
                 answers[row] = PolysomaError(_FAILED)
-        observations = [_observation(batch[row].request) for row in agents]
-        answers |= zip(agents, plan_together(list(agents.values()), observations), strict=True)
+        observations = [observation(batch[row].body, batch[row].request) for row in driven]
+        plans = plan_together([one.agent for one in driven.values()], observations)
+        for (row, one), actions in zip(driven.items(), plans, strict=True):
+            if isinstance(actions, PolysomaError):
+                answers[row] = actions
+                continue
+            one.answered(actions)
+            answers[row] = _Chunk(actions, one.start)
         return [answers[row] for row in range(len(batch))]
 
-    def _agent(self, asked: _Asked) -> Agent:
-        """The agent of a request, told what the request says of the last answer."""
+    def _driven(self, asked: _Asked) -> Driven:
+        """The body of a request, its agent told what the request says of the last answer."""
         request, key = asked.request, (asked.adapter, asked.body.name)
         reset = request.get("reset", False)
         if not isinstance(reset, bool | np.bool_):
             raise PolysomaError(f"reset: expected true or false, got {type(reset).__name__}")
-        agent = asked.session.agents.get(key)
-        if agent is None:
-            agent = asked.session.agents[key] = Agent(self._planners[asked.adapter], asked.body)
+        driven = asked.session.driven.get(key)
+        if driven is None:
+            driven = asked.session.driven[key] = Driven(Agent(self._planners[asked.adapter], asked.body))
+            driven.begin(request)
         elif reset:
-            agent.reset()
-        elif "executed_action" in request:
-            agent.executed(request["executed_action"])
-        elif request.get("executed") is not None:
-            count = _number(request, "executed", 0)
-            if count % 1 != 0:
-                raise PolysomaError(f"executed: expected a whole number, got {count}")
-            agent.executed_of_plan(int(count))
-        return agent
-
-
-_PROMPT = "prompt"
-_OPTIONS = ("adapter", "embodiment", "executed", "executed_action", "deadline_ms", "reset", _PROMPT)
+            driven.agent.reset()
+            driven.begin(request)
+        else:
+            driven.tell(request)
+        return driven
 
 
 def _described(planner: Planner, body: Embodiment) -> dict[str, Any]:
@@ -372,22 +391,3 @@ def _close(agents: Sequence[Agent]) -> None:
             agent.close()
         except Exception:
             _LOG.exception("an agent could not be closed")
-
-
-def _stream(key: str) -> str:
-    """What a stream is called whose value has this name in a request."""
-    return INSTRUCTION if key == _PROMPT else key.removeprefix(PREFIX)
-
-
-def _observation(request: Mapping[str, Any]) -> dict[str, Any]:
-    """The streams of a request by their own names."""
-    return {_stream(key): value for key, value in request.items() if key not in _OPTIONS or key == _PROMPT}
-
-
-def _number(request: Mapping[str, Any], key: str, default: float) -> float:
-    value = request.get(key)
-    if value is None:
-        return default
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not float(value) >= 0:
-        raise PolysomaError(f"{key}: expected a number of at least 0, got {value!r:.200}")
-    return float(value)
