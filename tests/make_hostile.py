@@ -61,7 +61,8 @@ RANGES: dict[str, tuple[Any, ...]] = {
 }  # fmt: skip
 """Numbers that are senseless, by the key that they stand under."""
 OPTIONAL = {
-    "low", "high", "group", "body", "privileged", "images", "head", "adapters", "relative", "gated", "eyes", "shown", "readouts", "kind",
+    "low", "high", "group", "body", "privileged", "images", "head", "adapters", "relative", "gated", "eyes", "shown",
+    "readouts", "kind",
     "adaptation", "weights_sha256", "history", "chunk", "previous_action", "depth", "backbone", "reduction", "tokens",
     "points", "film", "goals", "bins", "steps", "guidance", "rank", "words", "base", "base_sha256", "horizons", "unit",
     "shape", "channels", "cardinalities", "lineage",

@@ -109,17 +109,18 @@ def recipe_for(
         raise PolysomaError(f"method: expected one of {', '.join(get_args(FinetuningMethod))}, got {method!r}")
     if method == "small" and keep:
         raise PolysomaError("keep: a small network of its own begins with nothing that it could keep; use method full")
-    if method == "small":
-        new = sources
     shifts = unseen or config.images.reduction == "points"
-    gated = [source for source in new if _continues(source)]
-    sees_last = {source.embodiment.name for source in gated} if previous_action is None else set()
+    if method == "small":
+        gated = [source for source in sources if _continues(source)]
+    else:
+        may = config.adapters == "linear" and config.head.kind == "l1"
+        gated = [source for source in new if may and _continues(source)]
     bodies = {
-        (name := source.embodiment.name): dataclasses.replace(
+        source.embodiment.name: dataclasses.replace(
             _body_recipe(source.embodiment),
             chunk=chunk,
             history=history,
-            previous_action=True if name in sees_last else previous_action,
+            previous_action=previous_action,
             shift=_SHIFT if shifts and _sees(source.embodiment) else 0,
         )
         for source in sources

@@ -55,17 +55,17 @@ class Adaptation:
         check(self)
 
 
-def shared_names(policy: Network, base: Network, method: AdaptationMethod, eyes: bool = False) -> set[str]:
+def shared_names(policy: Network, base: Network, adaptation: Adaptation) -> set[str]:
     """Which parameters and buffers of a policy are those of its base.
 
     Args:
         policy: an adaptation.
         base: whose weights it adapts.
-        method, eyes: see :class:`Adaptation`.
+        adaptation: how it differs.
     """
     # Prompts leave bodies that the base knows as they are.
-    apart = frozenset() if method == "prompt" else policy.names_of("body", "readout")
-    if eyes:
+    apart = frozenset() if adaptation.method == "prompt" else policy.names_of("body", "readout")
+    if adaptation.eyes:
         apart |= policy.eyes()
     theirs = base.state_dict()
     return {

@@ -147,7 +147,7 @@ def with_base(base: Policy, config: PolicyConfig) -> Policy:
     if config.adaptation is None or base.config.adaptation is not None:
         raise PolysomaError("expected the configuration of an adaptation, and a base that stands alone")
     policy = Policy(config)
-    names = shared_names(policy, base, config.adaptation.method, config.adaptation.eyes)
+    names = shared_names(policy, base, config.adaptation)
     share(policy, base, names)
     policy.shared = frozenset(names)
     return policy.train(base.training)
