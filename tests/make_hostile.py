@@ -61,7 +61,8 @@ RANGES: dict[str, tuple[Any, ...]] = {
 }  # fmt: skip
 """Numbers that are senseless, by the key that they stand under."""
 OPTIONAL = {
-    "low", "high", "group", "body", "privileged", "images", "head", "adapters", "relative", "shown", "readouts", "kind",
+    "low", "high", "group", "body", "privileged", "images", "head", "adapters", "relative", "gated", "eyes", "shown",
+    "readouts", "kind",
     "adaptation", "weights_sha256", "history", "chunk", "previous_action", "depth", "backbone", "reduction", "tokens",
     "points", "film", "goals", "bins", "steps", "guidance", "rank", "words", "base", "base_sha256", "horizons", "unit",
     "shape", "channels", "cardinalities", "lineage",
@@ -244,6 +245,9 @@ def _of_folders(origin: Path) -> Iterator[Variant]:
         "relative choices": {"relative": ["grid"]},
         "relative without offsets": {"relative": ["arm"]},
         "relative to nobody": {"relative": ["nobody"]},
+        "gated choices": {"gated": ["grid"]},
+        "gated without offsets": {"gated": ["arm"]},
+        "gates of nobody": {"gated": ["nobody"]},
         "readouts of nobody": {"readouts": {"nobody": {"value": {"kind": "value"}}}},
         "a readout of no name": {"readouts": {"arm": {"a.b": {"kind": "value"}}}},
         "no statistics": {"statistics": {"arm": {}, "grid": {}}},

@@ -10,7 +10,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from conftest import ARM, GRID, HORIZONS, check_resuming, make_episode, make_policy, observe
+from conftest import ARM, GRID, HORIZONS, SEEN_ARM, check_resuming, make_episode, make_policy, observe
 from polysoma.cli import main
 from polysoma.data.dataset import Dataset
 from polysoma.data.mixture import Source, open_sources
@@ -23,6 +23,7 @@ from polysoma.learning.finetuning import recipe_for, with_steps
 from polysoma.learning.methods.imitation import Imitating
 from polysoma.learning.optimizers import ScheduleFree
 from polysoma.learning.training import recipe_of_run, rehearse, train
+from polysoma.nn.images import ImageConfig
 from polysoma.policy import checkpoint
 from polysoma.policy.adaptation import Adaptation
 from polysoma.policy.edits import adapt
@@ -214,7 +215,48 @@ def test_it_says_what_it_costs_and_does_it(
     cost = rehearse(with_steps(recipe_for(str(base), [str(datasets["arm"])], "prompt", tokens=3), 10))
     policy = checkpoint.load_for_training(tmp_path / "run" / "checkpoint")
     # Five tokens more than here.
-    assert cost.learning + 5 * 32 == sum(value.numel() for value in policy.own().values())
+    assert sum(cost.learning.values()) + 5 * 32 == sum(value.numel() for value in policy.own().values())
+
+
+def test_new_cameras_get_eyes_that_learn(base: Path, datasets: dict[str, Path], tmp_path: Path) -> None:
+    """Whatever the method: by a small network from nothing, or by a tokenizer beside that of the base."""
+    data = str(datasets["arm-pixels"])
+    recipe = recipe_for(str(base), [data], None)
+    assert recipe.init == "" and recipe.images == ImageConfig(reduction="points") and recipe.gated == ("arm",)
+    small = checkpoint.load(train(with_steps(recipe, 1), tmp_path / "small"))
+    assert [body.name for body in small.config.embodiments] == ["arm-pixels"] and small.config.width == 128
+    # It knows these bodies alone, so that all its weights go on learning.
+    again = recipe_for(str(tmp_path / "small" / "checkpoint"), [data], None)
+    assert again.adaptation is None and again.init and again.images is None and again.bodies["arm-pixels"].shift
+    for method in ("lora", "head"):
+        recipe = recipe_for(str(base), [data], method)
+        policy = checkpoint.load_for_training(train(with_steps(recipe, 1), tmp_path / method))
+        assert policy.config.images.reduction == "points" and policy.config.gated == ("arm",)
+        assert policy.eyes() and policy.eyes() <= policy.own().keys()
+        # More data continue it with its own eyes.
+        more = with_steps(recipe_for(str(tmp_path / method / "checkpoint"), [data], None), 1)
+        continued = checkpoint.load_for_training(train(more, tmp_path / f"{method} continued"))
+        assert continued.config.images == policy.config.images and continued.eyes() <= continued.own().keys()
+    with pytest.raises(PolysomaError, match="nothing that it could keep"):
+        recipe_for(str(base), [data], "small", keep=[str(datasets["grid"])])
+
+
+def test_eyes_of_its_own_leave_those_of_the_base(
+    sources: dict[str, Source], datasets: dict[str, Path], tmp_path: Path
+) -> None:
+    body = dataclasses.replace(SEEN_ARM, name="newcomer", body="newcomer")
+    with DatasetWriter(tmp_path / "newcomer", body) as writer:
+        for seed in range(4):
+            writer.add(make_episode(body, 6, seed))
+    checkpoint.save(make_policy(sources, (SEEN_ARM,)), tmp_path / "seeing")
+    windows = gather(Dataset(datasets["arm-pixels"]), np.arange(4), np.zeros(4, int), HORIZONS["arm-pixels"])
+    expected = checkpoint.load(tmp_path / "seeing").predict(windows)
+    recipe = recipe_for(str(tmp_path / "seeing"), [str(tmp_path / "newcomer")], "lora")
+    made = train(with_steps(recipe, 2), tmp_path / "run")
+    policy, adapted = checkpoint.load_all([tmp_path / "seeing", made])
+    assert torch.equal(policy.predict(windows), expected)
+    assert policy.config.images.reduction == "grid" and adapted.config.images.reduction == "points"
+    assert adapted.agent("newcomer", "go").act(observe(body)).shape == (2,)
 
 
 def test_it_learns_other_words(base: Path, datasets: dict[str, Path], tmp_path: Path) -> None:

@@ -314,7 +314,7 @@ def test_without_a_tracker_its_package_is_not_needed(
     datasets: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert rehearse(tiny(datasets), 1).learning > 0
+    assert sum(rehearse(tiny(datasets), 1).learning.values()) > 0
     train(tiny(datasets, tracker="none"), tmp_path / "run")
     with pytest.raises(PolysomaError, match="tracker: tensorboard is not installed"):
         train(tiny(datasets), tmp_path / "other")

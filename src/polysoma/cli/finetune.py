@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -53,7 +54,9 @@ class Finetune:
     before merging."""
     method: FinetuningMethod | None = None
     """full: all weights; lora: low-rank matrices in the trunk; adapter: bottlenecks in the trunk; head: what the body
-    has of its own alone; prompt: tokens before the words. lora by default, or that of an adaptation to be continued."""
+    has of its own alone; prompt: tokens before the words; small: a small network of the body's own, from nothing. By
+    default small for a body whose cameras the checkpoint does not know, full for a checkpoint of these bodies alone,
+    and otherwise lora, or that of an adaptation to be continued."""
     out: Path = Path("runs/finetuned")
     """Folder of the run; out/checkpoint is what comes of it."""
     minutes: Annotated[float, within(0, 10**6, above=True)] = 10.0
@@ -164,17 +167,28 @@ class Finetune:
             recipe = dataclasses.replace(recipe, evaluation=Evaluation(tasks, episodes=10))
         cost = rehearse(with_steps(recipe, 10))
         steps = steps_in(60 * self.minutes, cost) if self.steps is None else self.steps
-        method = "full" if recipe.adaptation is None else recipe.adaptation.method
         say(
-            f"{method} fine-tuning of {self.checkpoint} for {', '.join(recipe.bodies)}: {steps:,} steps of "
-            f"{cost.seconds:.2f} s, {steps * cost.seconds / 60:.1f} minutes; {cost.learning:,} parameters learn, "
-            f"{cost.memory / 1e9:.1f} GB of memory, {cost.stored / 1e6:.1f} MB stored"
+            f"{_named(recipe, self.checkpoint)} for {', '.join(recipe.bodies)}: {steps:,} steps of "
+            f"{cost.seconds:.2f} s, {steps * cost.seconds / 60:.1f} minutes; {cost.memory / 1e9:.1f} GB of memory, "
+            f"{cost.stored / 1e6:.1f} MB stored"
         )
+        say(f"parameters that learn: {_counted(cost.learning)}; that stay as they are: {_counted(cost.frozen)}")
         if self.steps is None and steps < _FEW_STEPS:
             needed = math.ceil(_FEW_STEPS / steps * self.minutes)
             show((f"warning: {steps:,} steps are few to learn from; {_FEW_STEPS} take --minutes {needed}", "yellow"))
         planned = with_steps(recipe, steps) if self.steps is not None else in_time(recipe, 60 * self.minutes, cost)
         return dataclasses.replace(planned, patience=self.patience)
+
+
+def _named(recipe: Recipe, base: str) -> str:
+    if not recipe.init:
+        return f"a small network from nothing, as {base} does not help cameras that it does not know,"
+    return f"{'full' if recipe.adaptation is None else recipe.adaptation.method} fine-tuning of {base}"
+
+
+def _counted(parts: Mapping[str, int]) -> str:
+    """How many parameters of each part of a policy, in one line."""
+    return ", ".join(f"{part} {count:,}" for part, count in parts.items() if count) or "none"
 
 
 @dataclass(frozen=True)

@@ -103,7 +103,7 @@ class Meta:
         steps = steps_in(60 * self.minutes, cost) if self.steps is None else self.steps
         say(
             f"{self.algorithm} for {self.method} beside {self.base}, on {', '.join(recipe.bodies)}: {steps:,} steps of "
-            f"{cost.seconds:.2f} s, {steps * cost.seconds / 60:.1f} minutes; {cost.learning:,} parameters learn, "
-            f"{cost.memory / 1e9:.1f} GB of memory, {cost.stored / 1e6:.1f} MB stored"
+            f"{cost.seconds:.2f} s, {steps * cost.seconds / 60:.1f} minutes; {sum(cost.learning.values()):,} "
+            f"parameters learn, {cost.memory / 1e9:.1f} GB of memory, {cost.stored / 1e6:.1f} MB stored"
         )
         return with_steps(recipe, steps)

@@ -309,16 +309,17 @@ class Source:
             result["action"] = Statistics.of(np.concatenate(actions))
         return result
 
-    def offsets(self) -> Statistics:
+    def offsets(self, every: bool = False) -> Statistics:
         """Statistics of how far the commands of a chunk are from the one executed before it, of ``chunk * A`` channels,
-        over at most about 100,000 evenly spaced frames. Channels without a unit are taken as they are.
+        over at most about 100,000 evenly spaced frames. Channels without a unit are taken as they are, unless ``every``
+        channel is asked for.
 
         Raises:
             PolysomaError: the body's actions are choices.
         """
         if not isinstance(self.embodiment.actions, ContinuousActions):
             raise PolysomaError(f"{self.embodiment.name}: choices have no offsets")
-        measured = self.embodiment.actions.measured
+        measured = self.embodiment.actions.measured.astype(bool) | every
         chunk = np.arange(self.horizon.chunk)
         step = max(1, len(self) // _OFFSET_FRAMES)
         rows = []

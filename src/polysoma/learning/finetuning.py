@@ -12,8 +12,8 @@ from typing import get_args
 import numpy as np
 import torch
 
-from polysoma.data.mixture import open_sources
-from polysoma.embodiment import Embodiment, Modality
+from polysoma.data.mixture import Source, open_sources
+from polysoma.embodiment import ContinuousActions, Embodiment, Modality
 from polysoma.errors import PolysomaError
 from polysoma.learning import lineage, states
 from polysoma.learning.augmentation import augmented
@@ -22,13 +22,16 @@ from polysoma.learning.methods.imitation import Imitation
 from polysoma.learning.methods.meta import MetaLearning, inner_loop, learning
 from polysoma.learning.optimizers import AdamW, ScheduleFree
 from polysoma.learning.preparation import prepare
-from polysoma.learning.recipe import Recipe
+from polysoma.learning.recipe import PolicySize, Recipe
 from polysoma.learning.training import Rehearsal, rehearse
+from polysoma.nn.images import ImageConfig
 from polysoma.policy import checkpoint
 from polysoma.policy.adaptation import Adaptation
 from polysoma.policy.methods import AdaptationMethod, FinetuningMethod, OptimizerKind
 
-LEARNING_RATES: dict[str, float] = {"full": 6e-4, "lora": 2e-3, "head": 4e-3, "prompt": 5e-3, "adapter": 2e-3}
+LEARNING_RATES: dict[str, float] = {
+    "full": 6e-4, "lora": 2e-3, "head": 4e-3, "prompt": 5e-3, "adapter": 2e-3, "small": 1e-3,
+}  # fmt: skip
 """Peaks, found on development seeds (docs/finetuning.md)."""
 
 META_LEARNING_RATE = 2e-3
@@ -42,6 +45,9 @@ _INNER_WINDOWS = 512
 """What an inner step sees when it counts; more than while it is practised, for there it costs little."""
 
 _BATCH, _BATCH_OF_PICTURES = 64, 48
+_SMALL = PolicySize(width=128, depth=2, heads=4)
+_SHIFT = 4
+"""Pixels that pictures of cameras are moved by where eyes learn from few demonstrations."""
 
 
 def recipe_for(
@@ -66,9 +72,10 @@ def recipe_for(
     Args:
         base: the checkpoint to start from.
         data: data sets, all of whose bodies are learnt.
-        method: ``"full"`` trains all weights, the others are those of
-            :class:`~polysoma.policy.adaptation.Adaptation`. None continues an adaptation by its own method, and takes
-            ``"lora"`` for all else.
+        method: ``"full"`` trains all weights; ``"small"`` a network of the bodies' own, from nothing; the others are
+            those of :class:`~polysoma.policy.adaptation.Adaptation`. None continues an adaptation by its own method,
+            takes ``"small"`` for bodies with cameras that the base does not know, ``"full"`` where the base knows
+            no other bodies than these, and ``"lora"`` for all else.
         demonstrations: of each task that are used; 0 for all.
         held_out: the fraction of the episodes on which the best checkpoint is chosen.
         rank, tokens: see :class:`~polysoma.policy.adaptation.Adaptation`.
@@ -85,18 +92,36 @@ def recipe_for(
     Raises:
         PolysomaError: no data, or an unknown method.
     """
-    there = checkpoint.config_of(base).adaptation
-    if method is None:
-        method = "lora" if there is None else there.method
-        rank, tokens = (rank, tokens) if there is None else (there.rank, there.tokens)
-    if method not in get_args(FinetuningMethod):
-        raise PolysomaError(f"method: expected one of {', '.join(get_args(FinetuningMethod))}, got {method!r}")
+    config = checkpoint.config_of(base)
+    there = config.adaptation
     # The folders are found by the rules of recipes, whatever the bodies are.
     folders = Recipe(tuple(data), {}).folders()
     sources = open_sources(folders, {}, {}, skip_damaged=skip_damaged)
+    known = {body.name for body in config.embodiments}
+    new = [source for source in sources if source.embodiment.name not in known]
+    unseen = any(_sees(source.embodiment) for source in new)
+    if method is None:
+        # A checkpoint of these bodies alone has nothing to lose.
+        alone = known <= {source.embodiment.name for source in sources}
+        method = there.method if there is not None else "small" if unseen else "full" if alone else "lora"
+        rank, tokens = (rank, tokens) if there is None else (there.rank, there.tokens)
+    if method not in get_args(FinetuningMethod):
+        raise PolysomaError(f"method: expected one of {', '.join(get_args(FinetuningMethod))}, got {method!r}")
+    if method == "small" and keep:
+        raise PolysomaError("keep: a small network of its own begins with nothing that it could keep; use method full")
+    shifts = unseen or config.images.reduction == "points"
+    if method == "small":
+        gated = [source for source in sources if _continues(source)]
+    else:
+        may = config.adapters == "linear" and config.head.kind == "l1"
+        gated = [source for source in new if may and _continues(source)]
     bodies = {
         source.embodiment.name: dataclasses.replace(
-            _body_recipe(source.embodiment), chunk=chunk, history=history, previous_action=previous_action
+            _body_recipe(source.embodiment),
+            chunk=chunk,
+            history=history,
+            previous_action=previous_action,
+            shift=_SHIFT if shifts and _sees(source.embodiment) else 0,
         )
         for source in sources
     }
@@ -113,12 +138,19 @@ def recipe_for(
         old = sorted(set(source.tasks) - learnt[name])
         task_weights |= dict.fromkeys(old, len(learnt[name]) / max(1, len(old)))
     folders += [folder for folder in kept if folder not in folders]
-    adaptation = None if method == "full" else Adaptation(method, rank, tokens)
+    adaptation = None
+    if method != "full" and method != "small":
+        adaptation = Adaptation(method, rank, tokens, eyes=there.eyes if there is not None else unseen)
+    # An adaptation that goes on keeps the eyes that it has.
+    fresh_eyes = method == "small" or (adaptation is not None and adaptation.eyes and there is None)
     return Recipe(
         data=tuple(map(str, folders)),
         bodies=bodies,
         task_weights=task_weights,
-        init=base,
+        init="" if method == "small" else base,
+        policy=_SMALL,
+        images=ImageConfig(reduction="points") if fresh_eyes else None,
+        gated=tuple(sorted({source.embodiment.body for source in gated})),
         adaptation=adaptation,
         demonstrations=demonstrations,
         held_out=held_out,
@@ -134,8 +166,18 @@ def _optimizer(kind: OptimizerKind, rate: float) -> AdamW | ScheduleFree:
     return ScheduleFree(rate, weight_decay=0.01)
 
 
+def _sees(body: Embodiment) -> bool:
+    return any(stream.modality is Modality.IMAGE for stream in body.arrays)
+
+
+def _continues(source: Source) -> bool:
+    """Whether its commands are numbers, and come one after the other."""
+    lengths = max(int(dataset.episode_length.max(initial=0)) for dataset in source.datasets)
+    return isinstance(source.embodiment.actions, ContinuousActions) and lengths > 1
+
+
 def _body_recipe(body: Embodiment) -> BodyRecipe:
-    pictures = any(stream.modality is Modality.IMAGE for stream in body.arrays)
+    pictures = _sees(body)
     return BodyRecipe(
         batch=_BATCH_OF_PICTURES if pictures else _BATCH,
         parts=2,

@@ -200,7 +200,7 @@ def policy_for(recipe: Recipe, sources: list[Source], training: Path | None) -> 
             return _adapted(recipe, start, embodiments, new, vocabulary, horizons)
         return extend(
             start, embodiments, new, vocabulary, recipe.images, recipe.renewed, relative=recipe.relative,
-            shown=_frames(recipe), horizons=horizons,
+            gated=recipe.gated, shown=_frames(recipe), horizons=horizons,
         )  # fmt: skip
     policy = Policy(
         PolicyConfig(
@@ -219,6 +219,7 @@ def policy_for(recipe: Recipe, sources: list[Source], training: Path | None) -> 
             images=recipe.images or ImageConfig(),
             head=recipe.head,
             relative=recipe.relative,
+            gated=recipe.gated,
             shown=_frames(recipe),
         )
     )
@@ -241,7 +242,7 @@ def _adapted(
         assert wanted is not None
         base_name = str(Path(recipe.init).resolve()) if Path(recipe.init).is_dir() else recipe.init
         named = dataclasses.replace(wanted, base=base_name, base_sha256=checkpoint.weights_sha256(recipe.init))
-        return adapt(start, named, embodiments, statistics, vocabulary, horizons)
+        return adapt(start, named, embodiments, statistics, vocabulary, horizons, recipe.gated, recipe.images)
     asked = None if wanted is None else (wanted.method, wanted.rank, wanted.tokens)
     if asked != (there.method, there.rank, there.tokens):
         raise PolysomaError(
@@ -258,6 +259,8 @@ def _adapted(
         {**statistics, **start.config.statistics},
         words,
         {**horizons, **start.config.horizons},
+        (*start.config.gated, *recipe.gated),
+        start.config.images if there.eyes else None,
     )
     policy.load_own(start.own_fitting(policy), partly=True)
     return policy
@@ -290,12 +293,16 @@ def _frames(recipe: Recipe) -> int:
 
 
 def _offsets(recipe: Recipe, sources: list[Source]) -> dict[str, Statistics]:
-    unknown = sorted(set(recipe.relative) - {source.embodiment.body for source in sources})
-    if unknown:
-        raise PolysomaError(
-            f"relative: no data of the bodies {unknown}; there are {sorted({s.embodiment.body for s in sources})}"
-        )
-    return {s.embodiment.name: s.offsets() for s in sources if s.embodiment.body in recipe.relative}
+    there = {source.embodiment.body for source in sources}
+    for key, chosen in (("relative", recipe.relative), ("gated", recipe.gated)):
+        if unknown := sorted(set(chosen) - there):
+            raise PolysomaError(f"{key}: no data of the bodies {unknown}; there are {sorted(there)}")
+    asked = {*recipe.relative, *recipe.gated}
+    return {
+        source.embodiment.name: source.offsets(every=source.embodiment.body in recipe.gated)
+        for source in sources
+        if source.embodiment.body in asked
+    }
 
 
 def _offsets_anew(start: PolicyConfig, sources: list[Source]) -> dict[str, Statistics]:
@@ -303,8 +310,8 @@ def _offsets_anew(start: PolicyConfig, sources: list[Source]) -> dict[str, Stati
     is to predict from now on: statistics of offsets are of every place in a chunk."""
     chunks = {name: horizon.chunk for name, horizon in start.horizons.items()}
     return {
-        name: source.offsets()
+        name: source.offsets(every=source.embodiment.body in start.gated)
         for source in sources
-        if source.embodiment.body in start.relative
+        if source.embodiment.body in (*start.relative, *start.gated)
         and chunks.get(name := source.embodiment.name) != source.horizon.chunk
     }

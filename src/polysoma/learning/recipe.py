@@ -68,6 +68,8 @@ class Recipe(Settings):
         renewed: bodies that ``init`` knows otherwise (with other streams, say): they are as in the data from now on.
         relative: bodies whose actions are predicted as offsets from the last command, see
             :class:`~polysoma.policy.config.PolicyConfig`.
+        gated: bodies that are asked for a place and for an offset from the last command, and learn which counts; see
+            :class:`~polysoma.policy.config.PolicyConfig`.
         shown: frames of each episode that policies are shown (``bodies.NAME.shots``).
         trainable: what learns: roles of parameters (``"shared"``, ``"body"``, ``"words"``, ``"readout"``), or
             beginnings of their names such as ``"text."``; empty for all.
@@ -93,6 +95,7 @@ class Recipe(Settings):
     init: str = ""
     renewed: tuple[str, ...] = ()
     relative: tuple[str, ...] = ()
+    gated: tuple[str, ...] = ()
     shown: Annotated[int, within(1, 10_000)] = 4
     trainable: tuple[str, ...] = ()
     adaptation: Adaptation | None = None
@@ -107,8 +110,10 @@ class Recipe(Settings):
             raise SettingError(f"an adaptation ({self.adaptation.method}) needs init, the checkpoint to adapt")
         if self.adaptation is not None and self.trainable:
             raise SettingError("an adaptation says itself what learns: leave trainable out")
-        if self.adaptation is not None and (self.images is not None or self.renewed or self.relative):
-            raise SettingError("an adaptation leaves images, renewed and relative as they are in init")
+        if self.adaptation is not None and (self.renewed or self.relative):
+            raise SettingError("an adaptation leaves renewed and relative as they are in init")
+        if self.adaptation is not None and self.images is not None and not self.adaptation.eyes:
+            raise SettingError("an adaptation leaves images as they are in init, unless it has eyes of its own")
         if isinstance(self.method, MetaLearning) and (self.adaptation is None or self.held_out):
             raise SettingError("meta learns what an adaptation starts from: it needs adaptation, and no held_out")
 

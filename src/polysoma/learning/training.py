@@ -103,13 +103,14 @@ class Rehearsal:
     Attributes:
         seconds: of one step.
         memory: of the whole process in bytes, at most.
-        learning: how many parameters are trained.
+        learning, frozen: how many parameters of each part of the policy are trained, and how many stay as they are.
         stored: bytes of the checkpoint.
     """
 
     seconds: float
     memory: int
-    learning: int
+    learning: dict[str, int]
+    frozen: dict[str, int]
     stored: int
 
 
@@ -128,9 +129,14 @@ def rehearse(recipe: Recipe, steps: int = 4) -> Rehearsal:
     if accelerator.device.type == "cuda":
         memory = torch.cuda.max_memory_allocated()
     policy = engine.policy
-    learning = sum(p.numel() for p in policy.parameters() if p.requires_grad)
+    counts: dict[bool, dict[str, int]] = {True: {}, False: {}}
+    for name, parameter in policy.named_parameters():
+        parts = counts[parameter.requires_grad]
+        part = name.partition(".")[0]
+        parts[part] = parts.get(part, 0) + parameter.numel()
     # The first step also pays for what is made once.
-    return Rehearsal(min(times[1:] or times), memory, learning, 4 * sum(v.numel() for v in policy.own().values()))
+    stored = 4 * sum(value.numel() for value in policy.own().values())
+    return Rehearsal(min(times[1:] or times), memory, counts[True], counts[False], stored)
 
 
 def recipe_of_run(out: Path, precision: Wanted = "auto") -> Recipe:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -45,27 +45,41 @@ class HeadConfig:
         check(self)
 
 
+class LastCommand(NamedTuple):
+    """What a body was told to do last, at the frames of R readouts.
+
+    Attributes:
+        command: in the body's units, float32 ``(B, R, A)``.
+        valid: bool ``(B, R)``, False where nothing was done before.
+    """
+
+    command: Tensor
+    valid: Tensor
+
+
 class Head(nn.Module):
     """What all heads do."""
 
     noise: tuple[int, ...] | None = None
     """The shape of what :meth:`decode` draws from for each readout, or None where it draws nothing."""
 
-    def losses(self, readouts: Tensor, actions: Tensor) -> Tensor:
+    def losses(self, readouts: Tensor, actions: Tensor, last: LastCommand | None = None) -> Tensor:
         """The loss of every action of every chunk, float32 ``(B, R, chunk)``.
 
         Args:
             readouts: ``(B, R, width)``.
             actions: targets, float32 ``(B, R, chunk, A)`` or int64 ``(B, R, chunk)``.
+            last: what was commanded last, for heads that continue from there (:class:`GatedHead`).
         """
         raise NotImplementedError
 
-    def decode(self, readouts: Tensor, noise: Tensor | None = None) -> Tensor:
+    def decode(self, readouts: Tensor, noise: Tensor | None = None, last: LastCommand | None = None) -> Tensor:
         """Actions in the body's units, float32 ``(B, R, chunk, A)``, or log-probabilities ``(B, R, chunk, names)``.
 
         Args:
             readouts: ``(B, R, width)``.
             noise: standard normal ``(B, R, *self.noise)`` for heads that draw; None draws it here.
+            last: as for :meth:`losses`.
         """
         raise NotImplementedError
 
@@ -76,10 +90,10 @@ class RegressionHead(Head):
     mean: Tensor
     scale: Tensor
 
-    def losses(self, readouts: Tensor, actions: Tensor) -> Tensor:
+    def losses(self, readouts: Tensor, actions: Tensor, last: LastCommand | None = None) -> Tensor:
         return (self._predict(readouts) - (actions - self.mean) / self.scale).abs().mean(-1)
 
-    def decode(self, readouts: Tensor, noise: Tensor | None = None) -> Tensor:
+    def decode(self, readouts: Tensor, noise: Tensor | None = None, last: LastCommand | None = None) -> Tensor:
         return self._predict(readouts) * self.scale + self.mean
 
     def _predict(self, readouts: Tensor) -> Tensor:
@@ -101,6 +115,49 @@ class L1Head(RegressionHead):
         return self.linear(readouts).float().unflatten(-1, (self.chunk, -1))
 
 
+class GatedHead(Head):
+    """Two answers and a gate for each action of a chunk: where to be, and how far to go from the command before; an L1
+    loss of what the gate makes of them, in standard deviations of the actions.
+
+    A place holds still where a goal is seen; an offset says of a smooth recording, from its very last command, what no
+    place says as exactly. Which of them counts is learnt, from the readout, for every step and channel.
+
+    Args:
+        actions: A channels.
+        chunk: of so many steps.
+        statistics: of the actions.
+        offsets: of how far they are from the command before the chunk, ``chunk * A`` channels.
+        width: of readouts.
+    """
+
+    mean: Tensor
+    scale: Tensor
+    offset_mean: Tensor
+    offset_scale: Tensor
+
+    def __init__(
+        self, actions: ContinuousActions, chunk: int, statistics: Statistics, offsets: Statistics, width: int
+    ) -> None:
+        super().__init__()
+        self.chunk = chunk
+        self.linear = nn.Linear(width, 3 * chunk * actions.size)
+        self.register_buffer("mean", _rows(statistics.mean, actions), persistent=False)
+        self.register_buffer("scale", _rows(statistics.scale, actions), persistent=False)
+        self.register_buffer("offset_mean", _rows(offsets.mean, actions), persistent=False)
+        self.register_buffer("offset_scale", _rows(offsets.scale, actions), persistent=False)
+
+    def losses(self, readouts: Tensor, actions: Tensor, last: LastCommand | None = None) -> Tensor:
+        return ((self.decode(readouts, last=last) - actions) / self.scale).abs().mean(-1)
+
+    def decode(self, readouts: Tensor, noise: Tensor | None = None, last: LastCommand | None = None) -> Tensor:
+        assert last is not None
+        place, offset, gate = self.linear(readouts).float().unflatten(-1, (3, self.chunk, -1)).unbind(-3)
+        place = place * self.scale + self.mean
+        onward = last.command[..., None, :] + offset * self.offset_scale + self.offset_mean
+        # Where nothing was done before, there is a place alone.
+        return torch.where(last.valid[..., None, None], torch.lerp(onward, place, gate.sigmoid()), place)
+
+
 class BinsHead(Head):
     """Every channel falls into one of equal bins between the least and the greatest recorded value; a cross-entropy
     loss, and the middle of the most probable bin (RT-1, arXiv 2212.06817, section 5.1)."""
@@ -117,12 +174,12 @@ class BinsHead(Head):
         self.register_buffer("low", _rows(statistics.low, actions), persistent=False)
         self.register_buffer("width_of_bin", _rows(spread / bins, actions), persistent=False)
 
-    def losses(self, readouts: Tensor, actions: Tensor) -> Tensor:
+    def losses(self, readouts: Tensor, actions: Tensor, last: LastCommand | None = None) -> Tensor:
         index = ((actions - self.low) / self.width_of_bin).long().clamp(0, self.bins - 1)
         logits = self._logits(readouts)
         return F.cross_entropy(logits.flatten(0, -2), index.flatten(), reduction="none").view(index.shape).mean(-1)
 
-    def decode(self, readouts: Tensor, noise: Tensor | None = None) -> Tensor:
+    def decode(self, readouts: Tensor, noise: Tensor | None = None, last: LastCommand | None = None) -> Tensor:
         return self.low + (self._logits(readouts).argmax(-1) + 0.5) * self.width_of_bin
 
     def _logits(self, readouts: Tensor) -> Tensor:
@@ -157,7 +214,7 @@ class FlowHead(Head):
         self.register_buffer("mean", _rows(statistics.mean, actions), persistent=False)
         self.register_buffer("scale", _rows(statistics.scale, actions), persistent=False)
 
-    def losses(self, readouts: Tensor, actions: Tensor) -> Tensor:
+    def losses(self, readouts: Tensor, actions: Tensor, last: LastCommand | None = None) -> Tensor:
         target = (actions - self.mean) / self.scale
         noise = torch.randn_like(target)
         time = torch.rand(target.shape[:2], device=target.device)[..., None, None]
@@ -166,7 +223,7 @@ class FlowHead(Head):
         velocity = self._velocity(torch.lerp(noise, target, time), time, readouts)
         return (velocity - (target - noise)).square().mean(-1)
 
-    def decode(self, readouts: Tensor, noise: Tensor | None = None) -> Tensor:
+    def decode(self, readouts: Tensor, noise: Tensor | None = None, last: LastCommand | None = None) -> Tensor:
         assert self.noise is not None
         x = torch.randn(*readouts.shape[:2], *self.noise, device=readouts.device) if noise is None else noise
         nothing = self.nothing.to(readouts.dtype).expand_as(readouts)
@@ -192,11 +249,11 @@ class ValueHead(Head):
         super().__init__()
         self.linear = nn.Linear(width, 1)
 
-    def losses(self, readouts: Tensor, actions: Tensor) -> Tensor:
+    def losses(self, readouts: Tensor, actions: Tensor, last: LastCommand | None = None) -> Tensor:
         """Squared errors ``(B, R)`` of numbers float32 ``(B, R)``."""
         return (self.decode(readouts) - actions).square()
 
-    def decode(self, readouts: Tensor, noise: Tensor | None = None) -> Tensor:
+    def decode(self, readouts: Tensor, noise: Tensor | None = None, last: LastCommand | None = None) -> Tensor:
         """The numbers, float32 ``(B, R)``."""
         return self.linear(readouts).float().squeeze(-1)
 
@@ -224,11 +281,11 @@ class CategoricalHead(Head):
         self.chunk = chunk
         self.linear = nn.Linear(width, chunk * actions.size)
 
-    def losses(self, readouts: Tensor, actions: Tensor) -> Tensor:
+    def losses(self, readouts: Tensor, actions: Tensor, last: LastCommand | None = None) -> Tensor:
         logits = self._logits(readouts)
         return F.cross_entropy(logits.flatten(0, 2), actions.flatten(), reduction="none").view(actions.shape)
 
-    def decode(self, readouts: Tensor, noise: Tensor | None = None) -> Tensor:
+    def decode(self, readouts: Tensor, noise: Tensor | None = None, last: LastCommand | None = None) -> Tensor:
         return self._logits(readouts).log_softmax(-1)
 
     def _logits(self, readouts: Tensor) -> Tensor:

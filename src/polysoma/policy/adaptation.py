@@ -32,6 +32,7 @@ class Adaptation:
             words (Lester et al. 2021, arXiv 2104.08691), and bodies that the base knows stay as they are.
         rank: of the low-rank matrices, or the width of the bottlenecks.
         tokens: of the prompt.
+        eyes: whether pictures are read by a tokenizer of its own, which may be another kind than the base's.
         words: how many words, the vocabulary's last ones, the base does not know.
         base: what the base was called when this was made: a folder, or a name as for
             :func:`polysoma.policy.checkpoint.resolve`.
@@ -41,6 +42,7 @@ class Adaptation:
     method: AdaptationMethod
     rank: Annotated[int, within(1, 65_536)] = 8
     tokens: Annotated[int, within(1, 65_536)] = 8
+    eyes: bool = False
     words: Annotated[int, within(0, 10**9)] = 0
     base: str = ""
     base_sha256: str = ""
@@ -53,16 +55,18 @@ class Adaptation:
         check(self)
 
 
-def shared_names(policy: Network, base: Network, method: AdaptationMethod) -> set[str]:
+def shared_names(policy: Network, base: Network, adaptation: Adaptation) -> set[str]:
     """Which parameters and buffers of a policy are those of its base.
 
     Args:
         policy: an adaptation.
         base: whose weights it adapts.
-        method: see :class:`Adaptation`.
+        adaptation: how it differs.
     """
     # Prompts leave bodies that the base knows as they are.
-    apart = frozenset() if method == "prompt" else policy.names_of("body", "readout")
+    apart = frozenset() if adaptation.method == "prompt" else policy.names_of("body", "readout")
+    if adaptation.eyes:
+        apart |= policy.eyes()
     theirs = base.state_dict()
     return {
         name

@@ -43,6 +43,9 @@ class PolicyConfig:
             ("delta actions"; openpi does so for joint positions), or at an episode's first frame from the state
             channels of the same names; but channels without a unit, such as how open a gripper is, are predicted as
             they are. Their ``"offset"`` statistics are of ``chunk * A`` channels.
+        gated: bodies (:attr:`Embodiment.body`) that are asked for a place and for an offset from the command executed
+            last, and learn which of the two counts (:class:`~polysoma.nn.heads.GatedHead`). Their ``"offset"``
+            statistics are of ``chunk * A`` channels.
         shown: how many frames of each episode it reads that it is shown before it acts (learning in context); 0 where
             it cannot be shown any.
         readouts: action group (:attr:`Embodiment.body`) to the readouts that its bodies have beside that of actions, by
@@ -61,6 +64,7 @@ class PolicyConfig:
     head: HeadConfig = HeadConfig()  # noqa: RUF009  (frozen)
     adapters: Adapters = "linear"
     relative: tuple[str, ...] = ()
+    gated: tuple[str, ...] = ()
     shown: int = 0
     readouts: Mapping[str, Mapping[str, ReadoutHead]] = field(default_factory=dict)
     adaptation: Adaptation | None = None
@@ -74,6 +78,10 @@ class PolicyConfig:
             raise PolysomaError(f"described channels have heads of kind l1, not {self.head.kind!r}")
         if self.adapters == "described" and self.relative:
             raise PolysomaError(f"described channels have absolute actions; relative is {list(self.relative)}")
+        if self.gated and (self.adapters == "described" or self.head.kind != "l1"):
+            raise PolysomaError(f"gated: expected adapters linear and heads l1, got {self.adapters}, {self.head.kind}")
+        if both := sorted(set(self.gated) & set(self.relative)):
+            raise PolysomaError(f"expected bodies to be gated or relative, {both} are both")
         self._check_numbers()
         for body in self.embodiments:
             horizon = self.horizons[body.name]
@@ -116,6 +124,7 @@ class PolicyConfig:
             "head": dataclasses.asdict(self.head),
             "adapters": self.adapters,
             "relative": list(self.relative),
+            "gated": list(self.gated),
             "shown": self.shown,
             "readouts": {
                 body: {name: dataclasses.asdict(head) for name, head in own.items()}
@@ -169,6 +178,7 @@ class _Stored:
     head: HeadConfig = HeadConfig()  # noqa: RUF009  (frozen)
     adapters: Adapters = "linear"
     relative: tuple[str, ...] = ()
+    gated: tuple[str, ...] = ()
     shown: int = 0
     readouts: Mapping[str, Mapping[str, ReadoutHead]] = field(default_factory=dict)
     adaptation: Adaptation | None = None

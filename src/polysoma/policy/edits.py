@@ -28,6 +28,7 @@ def extend(
     renewed: Collection[str] = (),
     keep: bool = True,
     relative: Collection[str] = (),
+    gated: Collection[str] = (),
     shown: int = 0,
     horizons: Mapping[str, Horizon] | None = None,
 ) -> Policy:
@@ -47,6 +48,7 @@ def extend(
         keep: whether bodies that are not among ``embodiments`` stay known.
         relative: bodies whose actions are relative from now on (:class:`PolicyConfig`); where they were not, the
             head is new.
+        gated: bodies that learn from now on whether a place or an offset counts; where they did not, the head is new.
         shown: frames of each episode that it is to be shown; a policy that reads some already keeps to these.
         horizons: how it looks at bodies from now on; a body without one is looked at as before, or where it is new
             by :meth:`Horizon.default`. Where a known body's changes, the weights that do not fit are new.
@@ -69,9 +71,12 @@ def extend(
         for body in known.values()
     }
 
+    changed = {*relative} - {*old.relative} | {*gated} - {*old.gated}
+
     def kept(name: str) -> dict[str, Statistics]:
         # Statistics of offsets are of every place in a chunk.
         same = name in old.horizons and old.horizons[name].chunk == looks[name].chunk
+        same = same and known[name].body not in changed
         own = old.statistics.get(name, {})
         return {stream: value for stream, value in own.items() if same or stream != "offset"}
 
@@ -82,7 +87,8 @@ def extend(
         statistics={name: {**statistics.get(name, {}), **kept(name)} for name in known},
         vocabulary=(*old.vocabulary, *(word for word in vocabulary if word not in old.vocabulary)),
         images=images or old.images,
-        relative=tuple(sorted({*old.relative, *relative} & groups)),
+        relative=tuple(sorted(({*old.relative} - {*gated} | {*relative}) & groups)),
+        gated=tuple(sorted(({*old.gated} - {*relative} | {*gated}) & groups)),
         shown=old.shown or shown,
         horizons=looks,
         readouts={group: own for group, own in old.readouts.items() if group in groups},
@@ -92,7 +98,7 @@ def extend(
     for name in policy.names_of("words"):
         words = mine.pop(name)
         own[name][: len(words)] = words
-    other = {id(fresh.heads[group]) for group in set(relative) - set(old.relative) if group in groups}
+    other = {id(fresh.heads[group]) for group in changed & groups}
     renewed_heads = {
         f"{path}.{name}"
         for path, module in fresh.named_modules()
@@ -122,7 +128,7 @@ def _moved(adaptation: Policy, base: Policy) -> Policy:
     config = dataclasses.replace(
         old,
         vocabulary=(*base.config.vocabulary, *(own_words[row] for row in rows)),
-        images=base.config.images,
+        images=old.images if old.adaptation.eyes else base.config.images,
         shown=base.config.shown,
         adaptation=dataclasses.replace(old.adaptation, words=len(rows)),
     )
@@ -141,7 +147,7 @@ def with_base(base: Policy, config: PolicyConfig) -> Policy:
     if config.adaptation is None or base.config.adaptation is not None:
         raise PolysomaError("expected the configuration of an adaptation, and a base that stands alone")
     policy = Policy(config)
-    names = shared_names(policy, base, config.adaptation.method)
+    names = shared_names(policy, base, config.adaptation)
     share(policy, base, names)
     policy.shared = frozenset(names)
     return policy.train(base.training)
@@ -154,6 +160,8 @@ def adapt(
     statistics: Mapping[str, Mapping[str, Statistics]],
     vocabulary: Sequence[str],
     horizons: Mapping[str, Horizon] | None = None,
+    gated: Collection[str] = (),
+    images: ImageConfig | None = None,
 ) -> Policy:
     """A policy of these bodies alone that shares the base's weights, which take no more gradients, and has a few of its
     own. Bodies that are known begin with the weights and statistics that they have.
@@ -164,12 +172,13 @@ def adapt(
         embodiments: bodies to drive.
         statistics: those of bodies that are not known.
         vocabulary: words to know.
-        horizons: as for :func:`extend`.
+        horizons, gated: as for :func:`extend`.
+        images: of an adaptation with eyes of its own; None for the base's kind.
 
     Raises:
         PolysomaError: the base is an adaptation itself, or a body of a known name differs from the known one.
     """
-    start = extend(base, embodiments, statistics, vocabulary, keep=False, horizons=horizons)
+    start = extend(base, embodiments, statistics, vocabulary, images, keep=False, gated=gated, horizons=horizons)
     words = len(start.config.vocabulary) - len(base.config.vocabulary)
     config = dataclasses.replace(start.config, adaptation=dataclasses.replace(adaptation, words=words))
     policy = with_base(base, config).freeze_shared()

@@ -30,7 +30,7 @@ from polysoma.policy.policy import Policy
 
 METADATA = "polysoma"
 PREVIOUS_VALID = "previous_valid"
-"""The input that says whether there was a previous action; graphs of relative bodies alone have it."""
+"""The input that says whether there was a previous action; graphs of relative and of gated bodies alone have it."""
 OPSET = 18
 _INPUTS = ("words", "length", "previous")
 _ACTIONS = "actions"
@@ -52,7 +52,7 @@ class Deployed(nn.Module):
     def __init__(self, policy: Policy, body: str) -> None:
         super().__init__()
         self.policy, self.name = policy, body
-        self.relative = policy.embodiment(body).body in policy.config.relative
+        self.continues = policy.embodiment(body).body in (*policy.config.relative, *policy.config.gated)
         self.body, self.horizon = policy.embodiment(body), policy.horizon(body)
 
     def forward(self, words: Tensor, length: Tensor, previous: Tensor, *streams: Tensor) -> Tensor:
@@ -63,11 +63,11 @@ class Deployed(nn.Module):
             length: true frames, int64 ``(1,)``.
             previous: what was executed before each frame, ``(1, history, A)``, or int64 ``(1, history)``.
             streams: ``(1, history, *shape)``, in the order of the body's array streams; frames lie at the beginning.
-                For bodies whose actions are relative, the last one is bool ``(1, history)``: whether there was a
-                previous action.
+                For bodies whose actions are relative or gated, the last one is bool ``(1, history)``: whether there was
+                a previous action.
         """
         observations = dict(zip((stream.name for stream in self.body.arrays), streams, strict=False))
-        valid = streams[-1] if self.relative else torch.ones(previous.shape[:2], dtype=torch.bool)
+        valid = streams[-1] if self.continues else torch.ones(previous.shape[:2], dtype=torch.bool)
         frames, last = FrameInputs(observations, previous, valid), length - 1
         readouts = self.policy.ask(self.name, TaskInputs(words), frames, last)
         return self.policy.decode(self.name, readouts, frames, last)[0]
@@ -75,7 +75,7 @@ class Deployed(nn.Module):
     def example(self) -> tuple[Tensor, ...]:
         """Inputs of the right shapes. Two words, as one would be taken for a constant."""
         batch = blank(self.body, self.horizon.history)
-        valid = [~batch.previous_valid] if self.relative else []
+        valid = [~batch.previous_valid] if self.continues else []
         words = self.policy.text.encode(batch.texts)
         return words, batch.lengths, batch.previous, *batch.observations.values(), *valid
 
@@ -104,7 +104,7 @@ def export_onnx(policy: Policy, body: str, path: Path, int8: bool = False) -> in
     if policy.head(body).noise is not None:
         raise PolysomaError(f"the head of {body} draws its actions from noise; only heads that do not can be exported")
     names = [*_INPUTS, *(stream_input(stream.name) for stream in deployed.body.arrays)]
-    if deployed.relative:
+    if deployed.continues:
         names.append(PREVIOUS_VALID)
     file = io.BytesIO()
     # As many words as an instruction has, so that short ones are not slower than they need to be.

@@ -220,7 +220,7 @@ def _joined(base: PolicyConfig, tuned: Sequence[PolicyConfig]) -> PolicyConfig:
     bodies = {body.name: body for body in base.embodiments}
     statistics, horizons = dict(base.statistics), dict(base.horizons)
     words = dict.fromkeys(base.vocabulary)
-    relative = {body.body: body.body in base.relative for body in base.embodiments}
+    answers = {body.body: _answers(base, body.body) for body in base.embodiments}
     readouts = {group: dict(own) for group, own in base.readouts.items()}
     images = base.images if _sees(base) else next((config.images for config in tuned if _sees(config)), base.images)
     shown = base.shown or next((config.shown for config in tuned if config.shown), 0)
@@ -238,9 +238,11 @@ def _joined(base: PolicyConfig, tuned: Sequence[PolicyConfig]) -> PolicyConfig:
                     f"the fine-tunes look at {body.name} differently: {first}, not {config.horizons[body.name]}"
                 )
             statistics.setdefault(body.name, config.statistics[body.name])
-            offsets = body.body in config.relative
-            if relative.setdefault(body.body, offsets) != offsets:
-                raise PolysomaError(f"the fine-tunes predict the actions of {body.body} differently: some are relative")
+            how = _answers(config, body.body)
+            if (first_how := answers.setdefault(body.body, how)) != how:
+                raise PolysomaError(
+                    f"the fine-tunes predict the actions of {body.body} differently: {first_how} and {how}"
+                )
         for group, own in config.readouts.items():
             for name, head in own.items():
                 if readouts.setdefault(group, {}).setdefault(name, head) != head:
@@ -253,11 +255,17 @@ def _joined(base: PolicyConfig, tuned: Sequence[PolicyConfig]) -> PolicyConfig:
         vocabulary=tuple(words),
         horizons=horizons,
         images=images,
-        relative=tuple(sorted(group for group, offsets in relative.items() if offsets)),
+        relative=tuple(sorted(group for group, how in answers.items() if how == "relative")),
+        gated=tuple(sorted(group for group, how in answers.items() if how == "gated")),
         shown=shown,
         readouts=readouts,
         adaptation=None,
     )
+
+
+def _answers(config: PolicyConfig, group: str) -> str:
+    """How a body's actions are predicted."""
+    return "relative" if group in config.relative else "gated" if group in config.gated else "absolute"
 
 
 def _sees(config: PolicyConfig) -> bool:

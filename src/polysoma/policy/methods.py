@@ -7,8 +7,8 @@ from typing import Literal
 AdaptationMethod = Literal["head", "lora", "adapter", "prompt"]
 """See :class:`polysoma.policy.adaptation.Adaptation`."""
 
-FinetuningMethod = Literal["full", "lora", "adapter", "head", "prompt"]
-"""An adaptation, or ``"full"`` for training all weights."""
+FinetuningMethod = Literal["full", "lora", "adapter", "head", "prompt", "small"]
+"""An adaptation; ``"full"`` for training all weights; or ``"small"`` for a small network of one's own, from nothing."""
 
 OptimizerKind = Literal["adamw", "schedule-free"]
 """See :mod:`polysoma.learning.optimizers`."""

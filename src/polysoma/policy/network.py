@@ -23,7 +23,7 @@ from polysoma.horizon import Horizon
 from polysoma.nn.adapters import adapt
 from polysoma.nn.described import ChannelReader, DescribedHead
 from polysoma.nn.estimator import PrivilegedStateHead
-from polysoma.nn.heads import Head, ReadoutHead, build_head
+from polysoma.nn.heads import GatedHead, Head, LastCommand, ReadoutHead, build_head
 from polysoma.nn.images import ImageTokenizer
 from polysoma.nn.named import Modules, Parameters
 from polysoma.nn.tokenizers import BodyTokenizer, TextTokenizer
@@ -75,11 +75,10 @@ class Network(nn.Module):
         roles = {s.name for body in config.embodiments for s in body.streams if s.modality is Modality.IMAGE}
         self.images = ImageTokenizer(config.images, sorted(roles), config.width) if roles else None
         self.channels = ChannelReader(config.width) if config.adapters == "described" else None
-        unknown = sorted(set(config.relative) - {body.body for body in config.embodiments})
-        if unknown:
-            raise PolysomaError(
-                f"relative: unknown bodies {unknown}; expected some of {sorted({b.body for b in config.embodiments})}"
-            )
+        groups = {body.body for body in config.embodiments}
+        for key, chosen in (("relative", config.relative), ("gated", config.gated)):
+            if unknown := sorted(set(chosen) - groups):
+                raise PolysomaError(f"{key}: unknown bodies {unknown}; expected some of {sorted(groups)}")
         self._commanded = {b.name: _commanded(b) for b in config.embodiments if b.body in config.relative}
         moving: dict[str, Embodiment] = {}
         for body in config.embodiments:
@@ -105,7 +104,7 @@ class Network(nn.Module):
                     f"{twin.name} and {body.name} are the same body {body.body!r}, so their chunks must be equal: "
                     f"chunk: {chunk}, not {horizon.chunk}"
                 )
-        unknown = sorted(set(config.readouts) - {body.body for body in config.embodiments})
+        unknown = sorted(set(config.readouts) - groups)
         if unknown:
             raise PolysomaError(f"readouts: unknown bodies {unknown}; expected some of {sorted(moving)}")
         for group, readouts in config.readouts.items():
@@ -125,10 +124,15 @@ class Network(nn.Module):
         known = statistics.get("action")
         if self.channels is not None and known is not None and isinstance(body.actions, ContinuousActions):
             return DescribedHead(self.channels, body.actions, chunk, known)
-        if body.body in self.config.relative:
-            known = statistics.get("offset")
-            if known is None:
+        if body.body in (*self.config.relative, *self.config.gated):
+            offsets = statistics.get("offset")
+            if offsets is None:
                 raise PolysomaError(f"{body.name}: no statistics of the offsets of its actions")
+            if body.body in self.config.gated:
+                if known is None or not isinstance(body.actions, ContinuousActions):
+                    raise PolysomaError(f"{body.name}: a gate needs real-valued actions and their statistics")
+                return GatedHead(body.actions, chunk, known, offsets, self.config.width)
+            known = offsets
         return build_head(body, chunk, known, self.config.width, self.config.head)
 
     def embodiment(self, name: str) -> Embodiment:
@@ -164,6 +168,12 @@ class Network(nn.Module):
     def names_of(self, *roles: Role) -> frozenset[str]:
         """The names of the parameters and stored buffers that are for one of these."""
         return frozenset(name for name, role in self.roles().items() if role in roles)
+
+    def eyes(self) -> frozenset[str]:
+        """The names of the parameters and stored buffers that read pictures."""
+        own = [] if self.images is None else self.images.state_dict(keep_vars=True).values()
+        numbers = {id(value) for value in own}
+        return frozenset(n for n, value in self.state_dict(keep_vars=True).items() if id(value) in numbers)
 
     def check_same(self, body: Embodiment) -> None:
         """Raises PolysomaError where the body is not the one that is known by its name."""
@@ -285,13 +295,15 @@ class Network(nn.Module):
     ) -> Tensor:
         """Chunks of actions of a body, as :meth:`respond` returns them, from readouts ``(B, 1, width)`` at the frames
         ``last``, int64 ``(B,)``; None where there is one frame each."""
-        prediction = self.head(name).decode(readouts, noise)[:, 0]
+        rows = None if last is None else (torch.arange(len(readouts), device=last.device), last)
+        before = LastCommand(frames.previous, frames.previous_valid)
+        if rows is not None:
+            before = LastCommand(before.command[rows][:, None], before.valid[rows][:, None])
+        prediction = self.head(name).decode(readouts, noise, before)[:, 0]
         reference = self.reference(name, frames)
         if reference is None:
             return prediction
-        if last is not None:
-            reference = reference[torch.arange(len(readouts), device=last.device), last][:, None]
-        return prediction + reference
+        return prediction + (reference if rows is None else reference[rows][:, None])
 
     def add_readout(self, body: str, name: str, head: ReadoutHead) -> None:
         """Gives bodies another readout with a head of its own, random at first. What the others compute stays the same

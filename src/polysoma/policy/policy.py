@@ -17,6 +17,7 @@ from polysoma.errors import PolysomaError
 from polysoma.nn import precision
 from polysoma.nn.adapters import LoRALinear
 from polysoma.nn.backend import Backend
+from polysoma.nn.heads import LastCommand
 from polysoma.nn.precision import Precision
 from polysoma.nn.trunk import TransformerTrunk
 from polysoma.policy.adaptation import share
@@ -154,10 +155,11 @@ class Policy(Network):
             )
         readouts = self.answer(name, embedded, self._times(batch), (ACTION,))[ACTION]
         targets = batch.actions.to(self.device)
-        reference = self.reference(name, frames_of(batch, self.device)) if name in self._commanded else None
+        frames = frames_of(batch, self.device)
+        reference = self.reference(name, frames)
         if reference is not None:
             targets = targets - reference[:, :, None]
-        losses = self.head(name).losses(readouts, targets)
+        losses = self.head(name).losses(readouts, targets, LastCommand(frames.previous, frames.previous_valid))
         return losses[batch.action_valid.to(self.device)].sum()
 
     @torch.inference_mode()

@@ -82,9 +82,9 @@ def check(file: Path, config: PolicyConfig, base: Network | None) -> None:
     except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
         # Sizes beyond what can be counted, and names that no module can have.
         raise PolysomaError(f"{file.parent}: a policy of this configuration cannot be ({reason(error)})") from error
-    shared = (
-        set() if base is None or config.adaptation is None else shared_names(policy, base, config.adaptation.method)
-    )
+    shared: set[str] = set()
+    if base is not None and config.adaptation is not None:
+        shared = shared_names(policy, base, config.adaptation)
     asked = {name: tuple(value.shape) for name, value in policy.state_dict().items() if name not in shared}
     problems = [f"{name} is missing" for name in sorted(asked.keys() - held.keys())]
     problems += [f"{name} is unknown" for name in sorted(held.keys() - asked.keys())]
