@@ -15,7 +15,8 @@ from PIL import Image, ImageDraw
 from polysoma import pages
 from polysoma.data.mixture import Source
 from polysoma.embodiment import DiscreteActions
-from polysoma.evaluation.open_loop import POLICY, OpenLoop, Predict, predictions
+from polysoma.evaluation.answers import Predict
+from polysoma.evaluation.open_loop import POLICY, OpenLoop, predictions
 from polysoma.files import write_atomically
 
 _EPISODES = 3
@@ -95,10 +96,17 @@ def _tables(result: OpenLoop) -> list[str]:
     places, (low, high) = pages.lines(
         np.array([one.places for one in result.errors.values()]).T, list(colours.values())
     )
-    jump = ", ".join(f"{value:.3f} {name}" for name, value in result.jump.items())
+    jumps = [
+        f"{what}: {', '.join(f'{value:.3f} {name}' for name, value in numbers.items())}"
+        for what, numbers in (
+            ("from the command before to the first action", result.jump),
+            ("from where the joints are to the first action of episodes", result.start),
+        )
+        if numbers
+    ]
     return [
-        f'<p class="soft">{result.windows:,} frames of {result.episodes} episodes; {result.unit}; from the '
-        f"command before to the first action: {jump}.</p>",
+        f'<p class="soft">{result.windows:,} frames of {result.episodes} episodes; {result.unit}; '
+        f"{'; '.join(jumps)}.</p>",
         *told,
         pages.table(head, whole, numbers),
         pages.figure(places, f"errors along the chunk, {low:.3g} to {high:.3g}" + pages.legend(colours)),
