@@ -91,11 +91,16 @@ class OpenLoop:
     @property
     def unit(self) -> str:
         """What errors are, in words."""
-        return "share of wrong choices" if self.choices else "mean absolute error in standard deviations of the action"
+        return unit_of(self.choices)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
         return dataclasses.asdict(self) | {"unit": self.unit}
+
+
+def unit_of(choices: bool) -> str:
+    """What errors of a body whose actions are choices, or numbers, are, in words."""
+    return "share of wrong choices" if choices else "mean absolute error in standard deviations of the action"
 
 
 def open_loop(
