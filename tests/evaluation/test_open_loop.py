@@ -88,6 +88,30 @@ def test_the_first_command_of_episodes_is_compared_with_where_the_joints_are(
     assert found.start == pytest.approx({"policy": 0.5, "demonstrations": np.mean(away)}, rel=1e-4)
 
 
+def test_jumps_beyond_those_of_demonstrations_are_a_warning(source: Source) -> None:
+    found = open_loop(copies, source, permutations=0)
+
+    def jerks(jump: float, start: float) -> list[str]:
+        jumped = dataclasses.replace(
+            found,
+            jump={"policy": jump, "demonstrations": 0.2},
+            start={"policy": start, "demonstrations": 0.02},
+        )
+        return [text for text in warnings_of(jumped, SERVO) if "jerks" in text]
+
+    assert not jerks(0.39, 0.049)
+    (told,) = jerks(0.41, 0)
+    assert "the first command of a plan is 0.41 standard deviations from the last command" in told
+    (told,) = jerks(0, 0.06)
+    assert "the first command of an episode is 0.06 standard deviations from where the joints are" in told
+
+
+def test_steps_are_what_nearly_all_demonstrations_stay_within(source: Source, episodes: list[Episode]) -> None:
+    found = open_loop(copies, source, permutations=0)
+    steps = np.concatenate([np.abs(np.diff(episode.actions, axis=0)) for episode in episodes])
+    assert found.steps == pytest.approx(dict(zip(("wrist", "elbow"), steps.max(0), strict=True)))
+
+
 def test_what_is_ignored_has_an_importance_of_one(source: Source) -> None:
     found = open_loop(copies, source)
     assert found.importance.keys() == {"front", "side", STATE, WORDS}

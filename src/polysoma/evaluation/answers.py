@@ -11,7 +11,7 @@ from torch import Tensor
 
 from polysoma.data.batch import Batch
 from polysoma.data.mixture import Source
-from polysoma.embodiment import DiscreteActions, Embodiment
+from polysoma.embodiment import Embodiment
 from polysoma.evaluation.importance import swapped
 
 Predict = Callable[[Batch], Tensor]
@@ -64,8 +64,5 @@ def _batches(
 
 def _sensed(body: Embodiment) -> list[tuple[str, int]]:
     """Where the state says at what each action channel is; empty where it does not say so of all."""
-    if isinstance(body.actions, DiscreteActions):
-        return []
-    units = {channel.name: channel.unit for stream in body.streams for channel in stream.channels}
-    known = [c.name for c in body.actions.channels if c.name in body.sensed and units[c.name] == c.unit]
-    return [body.sensed[name] for name in known] if len(known) == body.actions.size else []
+    places = list(body.positions.values())
+    return places if len(places) == body.actions.size else []

@@ -33,6 +33,11 @@ MATTERS = 1.1
 words of policies that failed for not using them had 0.97 to 1.07; the words of the shipped weights have 1.44 and more
 (lower ends from 1.26), and cameras through which a policy works 1.24 and more (1.19)."""
 
+JERKS, _FELT = 2.0, 0.05
+"""Times by which first commands are further from the last one than those of demonstrations where a body jerks, and
+standard deviations below which nobody feels it. Weights that drive their bodies well have 0.99 to 1.64 (the shipped
+ones on seven bodies, the SO-101 through its cameras); policies from minutes on two real robots 3.6 to 8.8."""
+
 
 @dataclass(frozen=True)
 class Errors:
@@ -68,6 +73,8 @@ class OpenLoop:
             deviations (the share that differs, for choices), of the policy and of the demonstrations.
         start: the same between the first action of episodes and where the joints are, before anything was executed;
             empty where ``"stay"`` is not among the errors.
+        steps: by action channel, in its unit, what 99.9 % of the steps from a command to the next one stay within, over
+            all of the data sets; empty for choices. What :class:`polysoma.acting.steps.Bounded` takes.
         surprise: for choices, the mean negative log-likelihood of a chunk's choices in nats, of the policy and of
             ``"mean"`` (the frequencies of the data); else empty.
         importance: by input: each camera and grid by its name, ``"words"``, ``"state"`` (all of it), ``"previous
@@ -83,6 +90,7 @@ class OpenLoop:
     errors: dict[str, Errors]
     jump: dict[str, float]
     start: dict[str, float]
+    steps: dict[str, float]
     surprise: dict[str, float]
     importance: dict[str, Importance]
     remarks: tuple[str, ...]
@@ -161,10 +169,10 @@ def open_loop(
     if ruler.choices:
         own_loss, usual = ruler.loss(answers.predicted, target), -np.log(np.maximum(ruler.frequency[target], 1e-12))
         surprise = {POLICY: float(own_loss[valid].mean()), MEAN: float(usual[valid].mean())}
+    start, steps = _start(predict, source, ruler, seed), _steps(source)
     found = OpenLoop(
-        body.name, ruler.choices, len(own), len(frames), errors, jump, _start(predict, source, ruler, seed), surprise,
-        importance, remarks, (),
-    )  # fmt: skip
+        body.name, ruler.choices, len(own), len(frames), errors, jump, start, steps, surprise, importance, remarks, ()
+    )
     return dataclasses.replace(found, warnings=tuple(warnings_of(found, body)))
 
 
@@ -276,6 +284,21 @@ def _start(predict: Predict, source: Source, ruler: Ruler, seed: int) -> dict[st
     return {name: float(ruler.distance(one, answers.now).mean()) for name, one in done.items()}
 
 
+def _steps(source: Source) -> dict[str, float]:
+    """See :attr:`OpenLoop.steps`."""
+    kind = source.embodiment.actions
+    if isinstance(kind, DiscreteActions):
+        return {}
+    rows = []
+    for dataset in source.datasets:
+        steps = np.abs(np.diff(dataset.actions, axis=0))
+        # Not from one episode to the next.
+        rows.append(np.delete(steps, dataset.episode_start[1:] - 1, axis=0))
+    # One that was demonstrated, so that it is no less than what nearly all are.
+    far = np.quantile(np.concatenate(rows), 0.999, axis=0, method="higher")
+    return {channel.name: float(step) for channel, step in zip(kind.channels, far, strict=True)}
+
+
 def _errors(missed: np.ndarray, valid: np.ndarray, names: Sequence[str]) -> Errors:
     """Args: missed: ``(W, chunk, C)``; valid: bool ``(W, chunk)``; names: of the C channels."""
     places = [float(missed[valid[:, place], place].mean()) for place in range(valid.shape[1]) if valid[:, place].any()]
@@ -305,6 +328,7 @@ def warnings_of(found: OpenLoop, body: Embodiment) -> Iterator[str]:
                 f"whether the policy {does} cannot be told from {found.episodes} episodes: with {name} from another "
                 f"one errors grow {_times(grows)}. Compare with more of them (--held-out), or --permutations 8"
             )
+    yield from _jerks(found)
     policy = found.errors[POLICY]
     for name, what in _CONTROLS.items():
         if name in found.errors and found.errors[name].chunk < policy.chunk:
@@ -313,6 +337,18 @@ def warnings_of(found: OpenLoop, body: Embodiment) -> Iterator[str]:
                 f"{found.errors[name].chunk:.3f} over chunks). Give it more steps, let it see its previous action "
                 "(previous_action), or predict relative to it (relative, in a recipe)"
             )
+
+
+def _jerks(found: OpenLoop) -> Iterator[str]:
+    kinds = ((found.jump, "a plan", "the last command"), (found.start, "an episode", "where the joints are"))
+    for jump, what, before in kinds:
+        if found.choices or not jump or jump[POLICY] < max(_FELT, JERKS * jump[DEMONSTRATIONS]):
+            continue
+        yield (
+            f"the first command of {what} is {jump[POLICY]:.2f} standard deviations from {before}, in demonstrations "
+            f"{jump[DEMONSTRATIONS]:.2f}: the body jerks. Give it more steps, predict relative to the last command "
+            "(relative, in a recipe), or bound its steps (polysoma.acting.steps.Bounded)"
+        )
 
 
 _CONTROLS = {MEAN: "the mean action", STAY: "a command to stay where the joints are"}
