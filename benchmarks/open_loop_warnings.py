@@ -275,9 +275,9 @@ def render() -> str:
         counts.append(f"of {len(own)} {what} ones {each}")
     lines += [
         "",
-        f"In all, {'; '.join(counts)}. Good ones reach the named block in {GOOD} of {WORLDS} unseen worlds or more, bad "
-        f"ones in {BAD} or less. Numbers are importances on {found['settings']['held_out']} demonstrations, one for each "
-        "seed "
+        f"In all, {'; '.join(counts)}. Good ones reach the named block in {GOOD} of {WORLDS} unseen worlds or more, "
+        f"bad ones in {BAD} or less. Numbers are importances on {found['settings']['held_out']} demonstrations, one "
+        "for each seed; undecided: it cannot be told from so few "
         "(`python benchmarks/open_loop_warnings.py`).",
     ]
     return "\n".join(lines) + "\n"

@@ -21,8 +21,10 @@ from polysoma.embodiment import ContinuousActions, Modality
 _WIDTH, _STEPS, _BATCH, _RATE = 128, 800, 128, 1e-3
 """One to three seconds of one core; with more steps it learns twenty episodes by heart. Steps, not seconds, so that the
 same episodes always give the same perceptron."""
-_FRAMES = 100_000
+_FRAMES = 30_000
 """Evenly spaced frames that it learns from at most."""
+_CONSTANT = 1e-6
+"""Offsets that vary less do not vary."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +66,8 @@ def learn(source: Source, seed: int = 0) -> Perceptron | None:
         return None
     seen, before, target, valid = _examples(source, frames)
     offsets = (target - before[:, None]).reshape(len(frames), -1)
-    inputs, scale = Statistics.of(seen), Statistics.of(offsets).scale
+    inputs, scale = Statistics.of(seen), offsets.std(0)
+    scale[scale < _CONSTANT] = 1
     x, y = torch.from_numpy((seen - inputs.mean) / inputs.scale), torch.from_numpy(offsets / scale)
     counts = torch.from_numpy(valid.repeat(before.shape[1], 1).astype(np.float32))
     with torch.random.fork_rng(devices=[]):
