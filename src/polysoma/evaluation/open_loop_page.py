@@ -137,7 +137,7 @@ def write_comparison(title: str, about: Sequence[str], found: Sequence[Paired], 
     write_atomically(path, pages.page(title, sections, about))
 
 
-COMPARED = ("", "first action", "whole chunk", "first - first policy's", "chunk - first policy's")
+COMPARED = ("", "first action", "whole chunk", "difference, first", "difference, chunk")
 """The head of the table of a comparison."""
 
 
