@@ -31,7 +31,8 @@ DEMONSTRATIONS = "demonstrations"
 MATTERS = 1.1
 """Times by which errors grow at least, by the lower end of the interval, where an input counts. In trials, cameras and
 words of policies that failed for not using them had 0.97 to 1.07; the words of the shipped weights have 1.44 and more
-(lower ends from 1.26), and cameras through which a policy works 1.24 and more (1.19)."""
+(lower ends from 1.26), and cameras through which a policy works 1.24 and more (1.19). See
+``benchmarks/open_loop_warnings.py``."""
 
 JERKS, _FELT = 2.0, 0.05
 """Times by which first commands are further from the last one than those of demonstrations where a body jerks, and
