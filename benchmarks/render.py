@@ -25,6 +25,7 @@ import in_context
 import kills
 import merging
 import meta
+import open_loop_warnings
 import realtime
 import scale
 import scores
@@ -89,6 +90,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "docs/evaluation.md": {
         "paraphrases": scores.render_paraphrases,
         "transfer": transfer.render,
+        "open-loop-warnings": open_loop_warnings.render,
         "so101": so101.render,
         "specialists": specialists.render,
     },

@@ -341,6 +341,16 @@ class Embodiment:
             for place, channel in enumerate(stream.channels)
         }
 
+    @functools.cached_property
+    def positions(self) -> dict[str, tuple[str, int]]:
+        """Where the state says at what an action channel is, by its name: the stream and the place there of the state
+        channel of this name and unit. Without those that have none."""
+        if isinstance(self.actions, DiscreteActions):
+            return {}
+        places = {name: (place, self.stream(place[0]).channels[place[1]]) for name, place in self.sensed.items()}
+        wanted = {channel.name: channel.unit for channel in self.actions.channels}
+        return {name: places[name][0] for name in wanted if name in places and places[name][1].unit == wanted[name]}
+
     def observation_space(self) -> gymnasium.spaces.Dict:
         return gymnasium.spaces.Dict({stream.name: stream.space() for stream in self.streams})
 

@@ -12,66 +12,15 @@ import torch
 from torch import Tensor
 
 from conftest import GRID, make_episode
+from make_servo import CHUNK, SERVO, copies, last, servo_episode, source_of
 from polysoma.data.batch import Batch
-from polysoma.data.dataset import Dataset
 from polysoma.data.episode import Episode
 from polysoma.data.mixture import Source
-from polysoma.data.writer import DatasetWriter
-from polysoma.embodiment import ContinuousActions, Embodiment, Modality, Stream, channels
+from polysoma.embodiment import ContinuousActions, Embodiment, channels
 from polysoma.errors import PolysomaError
-from polysoma.evaluation.open_loop import (
-    PREVIOUS,
-    STATE,
-    WORDS,
-    Errors,
-    Importance,
-    open_loop,
-    predictions,
-    swapped,
-    warnings_of,
-)  # fmt: skip
+from polysoma.evaluation.importance import PREVIOUS, STATE, WORDS, Importance, swapped
+from polysoma.evaluation.open_loop import Errors, open_loop, predictions, warnings_of
 from polysoma.horizon import Horizon
-
-CHUNK = 3
-SERVO = Embodiment(
-    "servo",
-    (
-        Stream("joints", Modality.STATE, (3,), channels("elbow wrist speed", "rad")),
-        Stream("front", Modality.IMAGE, (4, 4, 3)),
-        Stream("side", Modality.IMAGE, (4, 4, 3)),
-        Stream("instruction", Modality.TEXT),
-    ),
-    ContinuousActions(channels("wrist elbow", "rad", -9, 9)),
-    rate_hz=10,
-)
-"""Its commands are named as its joints, in another order."""
-
-
-def servo_episode(seed: int, length: int, told: str) -> Episode:
-    """Commands are what the front camera's first pixel shows, plus 1 where the words say so; what was executed is a
-    little off."""
-    rng = np.random.default_rng(seed)
-    shown = rng.integers(0, 256, (length, 4, 4, 3)).astype(np.uint8)
-    wrist = shown[:, 0, 0, 0] / 64 + (told == "open")
-    actions = np.stack([wrist, rng.normal(size=length)], 1).astype(np.float32)
-    observations = {
-        "joints": rng.normal(size=(length, 3)).astype(np.float32),
-        "front": shown,
-        "side": rng.integers(0, 256, shown.shape).astype(np.uint8),
-    }
-    executed = actions + np.float32(0.25)
-    return Episode(SERVO, "servo/one", told, seed, True, observations, actions, executed)
-
-
-def source_of(root: Path, body: Embodiment, episodes: list[Episode], horizon: Horizon) -> Source:
-    """Of two data sets, the first of which has two episodes."""
-    parts = [part for part in (episodes[:2], episodes[2:]) if part]
-    for number, part in enumerate(parts):
-        with DatasetWriter(root / str(number), body) as writer:
-            for episode in part:
-                writer.add(episode)
-    datasets = [Dataset(root / str(number)) for number in range(len(parts))]
-    return Source(datasets, [1.0] * len(parts), 0.0, horizon=horizon)
 
 
 @pytest.fixture
@@ -82,15 +31,6 @@ def episodes() -> list[Episode]:
 @pytest.fixture
 def source(tmp_path: Path, episodes: list[Episode]) -> Source:
     return source_of(tmp_path, SERVO, episodes, Horizon(chunk=CHUNK))
-
-
-def last(batch: Batch, value: Tensor) -> Tensor:
-    return value[torch.arange(len(batch)), batch.lengths - 1]
-
-
-def copies(batch: Batch) -> Tensor:
-    """Does what was executed last."""
-    return last(batch, batch.previous)[:, None].repeat(1, CHUNK, 1)
 
 
 def looks(batch: Batch) -> Tensor:
@@ -137,6 +77,39 @@ def test_copying_the_last_command_is_the_control_repeat(source: Source) -> None:
     found = open_loop(copies, source, permutations=0)
     assert found.errors["policy"] == found.errors["repeat"]
     assert found.jump == {"policy": 0.0, "demonstrations": found.errors["repeat"].first}
+
+
+def test_the_first_command_of_episodes_is_compared_with_where_the_joints_are(
+    source: Source, episodes: list[Episode]
+) -> None:
+    scale = np.concatenate([episode.actions for episode in episodes]).std(0)
+    found = open_loop(lambda batch: last(batch, batch.observations["joints"])[:, None, [1, 0]] + scale / 2, source)
+    away = [np.abs(e.actions[0] - e.observations["joints"][0, [1, 0]]) / scale for e in episodes]
+    assert found.start == pytest.approx({"policy": 0.5, "demonstrations": np.mean(away)}, rel=1e-4)
+
+
+def test_jumps_beyond_those_of_demonstrations_are_a_warning(source: Source) -> None:
+    found = open_loop(copies, source, permutations=0)
+
+    def jerks(jump: float, start: float) -> list[str]:
+        jumped = dataclasses.replace(
+            found,
+            jump={"policy": jump, "demonstrations": 0.2},
+            start={"policy": start, "demonstrations": 0.02},
+        )
+        return [text for text in warnings_of(jumped, SERVO) if "jerks" in text]
+
+    assert not jerks(0.39, 0.049)
+    (told,) = jerks(0.41, 0)
+    assert "the first command of a plan is 0.41 standard deviations from the last command" in told
+    (told,) = jerks(0, 0.06)
+    assert "the first command of an episode is 0.06 standard deviations from where the joints are" in told
+
+
+def test_steps_are_what_nearly_all_demonstrations_stay_within(source: Source, episodes: list[Episode]) -> None:
+    found = open_loop(copies, source, permutations=0)
+    steps = np.concatenate([np.abs(np.diff(episode.actions, axis=0)) for episode in episodes])
+    assert found.steps == pytest.approx(dict(zip(("wrist", "elbow"), steps.max(0), strict=True)))
 
 
 def test_what_is_ignored_has_an_importance_of_one(source: Source) -> None:
@@ -215,7 +188,7 @@ def test_without_state_of_the_same_unit_there_is_no_stay(tmp_path: Path) -> None
     made = [servo_episode(seed, 5, "open") for seed in range(3)]
     moved = [Episode(other, e.task, e.instruction, e.seed, True, e.observations, e.actions, e.executed) for e in made]
     found = open_loop(copies, source_of(tmp_path, other, moved, Horizon(chunk=CHUNK)), permutations=0)
-    assert found.errors.keys() == {"policy", "mean", "repeat"}
+    assert found.errors.keys() == {"policy", "mean", "repeat"} and not found.start
 
 
 def test_choices_are_counted_and_weighed(tmp_path: Path) -> None:

@@ -28,10 +28,11 @@ def trained(datasets: dict[str, Path], tmp_path: Path) -> str:
 def test_episodes_that_training_held_out_count(trained: str, datasets: dict[str, Path]) -> None:
     (one,) = recorded(trained, [str(datasets["arm"])])
     assert one.source.episodes == 2 and one.which == "2 of 8 episodes, held out in training"
+    assert one.learnt is not None and one.learnt.episodes == 6 and one.learnt.horizon == one.source.horizon
     (one,) = recorded(trained, [str(datasets["arm"])], held_out=0.5)
     assert one.source.episodes == 4 and one.which == "4 of 8 episodes, the last ones"
     (one,) = recorded(trained, [str(datasets["arm"])], held_out=0.0)
-    assert one.source.episodes == 8 and one.which == "all 8 episodes, from which it learnt"
+    assert one.source.episodes == 8 and one.which == "all 8 episodes, from which it learnt" and one.learnt is None
 
 
 def test_all_episodes_of_other_data_count(trained: str, datasets: dict[str, Path], tmp_path: Path) -> None:
@@ -57,10 +58,13 @@ def test_evaluate_compares_with_recorded_episodes(
     told = json.loads(out.read_text())
     (body,) = told["bodies"]
     assert body["body"] == "arm" and body["episodes"] == 2 and body["windows"] == 10 + 11
-    assert body["errors"].keys() == {"policy", "mean", "repeat"} and len(body["errors"]["policy"]["places"]) == 4
+    assert (
+        body["errors"].keys() == {"policy", "mean", "repeat", "perceptron"}
+        and len(body["errors"]["policy"]["places"]) == 4
+    )
     assert body["importance"].keys() == {"state", "words"}
     said = capsys.readouterr().out
-    assert f"{body['errors']['policy']['chunk']:.3f}" in said and "held out in training" in said
+    assert all(f"{one['chunk']:.3f}" in said for one in body["errors"].values()) and "held out in training" in said
     html = (page / "index.html").read_text()
     assert html.count("<svg") == 1 + 2 * 2 and f"{body['errors']['repeat']['first']:.3f}" in html
     pictures = sorted(page.glob("*.png"))

@@ -1,11 +1,12 @@
 """Checks that a real lerobot trains and evaluates the plugin in integrations/lerobot.
 
-Not collected by pytest, because lerobot pins other versions than this library. Run it on purpose, in the environment
-that check_lerobot.py describes, with the simulator and the plugin beside it:
+Not collected by pytest, because lerobot pins other versions than this library. Run it on purpose, in an environment of
+lerobot's own, 0.4.4 (Python 3.11) or 0.6.1 (Python 3.12), into which the plugin's README installs the plugin, and with
+gym-pusht:
 
-    lerobot-venv/bin/uv pip install --python lerobot-venv/bin/python gym-pusht==0.1.6 'pymunk<7' tyro
-    lerobot-venv/bin/uv pip install --python lerobot-venv/bin/python --no-deps ./integrations/lerobot
-    HF_HUB_OFFLINE=1 PYTHONPATH=src lerobot-venv/bin/python tests/interop/check_lerobot_plugin.py [CHECKPOINT]
+    pip install 'lerobot[pusht]==0.4.4'                       # or 'lerobot[training,evaluation,pusht]==0.6.1'
+    pip install . ./integrations/lerobot
+    HF_HUB_OFFLINE=1 python tests/interop/check_lerobot_plugin.py [CHECKPOINT]
 
 Beside a torch for processors alone, lerobot's own commands need the two operators too: copy torchvision_on_cpu.py into
 that environment's site-packages, with a file torchvision_on_cpu.pth of the line `import torchvision_on_cpu`.
@@ -71,7 +72,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         record(folder / "data")
-        for number, base in enumerate((sys.argv[1] if len(sys.argv) > 1 else "generalist", "none")):
+        start = sys.argv[1] if len(sys.argv) > 1 else "generalist"
+        adapted = ["-m", "polysoma", "finetune", start, "--data", str(folder / "data"), "--steps", "3", "--no-check"]
+        run(sys.executable, *adapted, "--tracker", "none", "--out", str(folder / "adapted"))
+        for number, base in enumerate((start, "none", str(folder / "adapted" / "checkpoint"))):
             out = folder / str(number)
             log = run(
                 "lerobot-train", "--policy.type=polysoma", f"--policy.base={base}", "--policy.push_to_hub=false",
@@ -85,7 +89,8 @@ def main() -> None:
             trained = out / "checkpoints" / "last" / "pretrained_model"
             run(
                 "lerobot-eval", f"--policy.path={trained}", "--policy.device=cpu", "--env.type=pusht",
-                "--eval.n_episodes=2", "--eval.batch_size=2", f"--output_dir={folder / f'eval-{number}'}",
+                "--eval.n_episodes=2", "--eval.batch_size=2", "--eval.use_async_envs=false",
+                f"--output_dir={folder / f'eval-{number}'}",
             )  # fmt: skip
             found = json.loads((folder / f"eval-{number}" / "eval_info.json").read_text())
             print(f"base {base}: evaluated {found['overall']}")

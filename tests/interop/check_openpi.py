@@ -8,6 +8,7 @@ Run on purpose, in an environment that has openpi-client (it asks for an old Num
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 import urllib.request
@@ -20,7 +21,9 @@ import polysoma
 
 def main() -> None:
     command = [sys.executable, "-m", "polysoma", "serve", "generalist", "--embodiments", "metaworld", "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    with server, contextlib.ExitStack() as leaving:
+        leaving.callback(server.terminate)
         assert server.stdout is not None
         host, port = server.stdout.readline().split()[-1].removeprefix("ws://").split(":")
         assert urllib.request.urlopen(f"http://{host}:{port}/healthz").read() == b"OK\n"
@@ -38,7 +41,6 @@ def main() -> None:
                 over = terminated or truncated
             successes += info["success"]
         print(f"successes: {successes} of 5")
-        server.terminate()
 
 
 if __name__ == "__main__":

@@ -1,21 +1,26 @@
-"""``polysoma compare``: which way of learning from a few demonstrations, how long, how good."""
+"""``polysoma compare``: which way of learning from a few demonstrations, how long, how good; or which checkpoint
+predicts recorded episodes better."""
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import tyro
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from polysoma import simulators
-from polysoma.cli.output import add_row
+from polysoma.cli.output import add_row, say
 from polysoma.cli.progress import counting
 from polysoma.cli.train import check_training_installed
 from polysoma.config import Seed, within
 from polysoma.errors import PolysomaError
+from polysoma.files import write_atomically
 from polysoma.nn.precision import Wanted
 
 
@@ -27,15 +32,28 @@ class Compare:
     nothing; specialist is scratch with all demonstrations. With --meta: inner takes the few gradient steps that a
     meta-learnt start was made for, continued trains on from it. Killed, it continues when it is called again.
 
+    With checkpoints nothing is learnt and nothing is played, so that no simulator is needed: they are asked at the same
+    frames of the recorded episodes that none of them learnt from, beside controls that need no policy.
+
     Examples:
         polysoma compare --base generalist --data data/go2 --tasks 'go2/*' --demos 5,20,50
         polysoma compare --base runs/held-out/checkpoint --data data/held-out/metaworld --tasks \
 'metaworld/door-lock-v3,metaworld/box-close-v3' --demos 20 --minutes 5 --ways retrieval,lora,full,scratch
+        polysoma compare runs/lora/checkpoint runs/full/checkpoint --data recordings/so101
     """
 
-    data: str
-    """A data set of demonstrations of the tasks."""
-    tasks: str
+    data: tuple[str, ...]
+    """A data set of demonstrations of the tasks; with checkpoints, any number of data sets."""
+    checkpoints: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[CHECKPOINT ...]")] = ()
+    """Two or more that are compared on recorded episodes; the others with the first one."""
+    held_out: Annotated[float, within(0, 1)] | None = None
+    """With checkpoints: the fraction of each task's episodes that counts, the last ones; by default those that
+    training held out, and all of data that a checkpoint did not learn from."""
+    windows: Annotated[int, within(1, 10**7)] = 1000
+    """With checkpoints: frames at which each is asked at most, evenly spaced over the episodes."""
+    skip_damaged: bool = False
+    """With checkpoints: leave out episodes of which a file is missing or cannot be read, with a line for each."""
+    tasks: str = ""
     """What is played, comma-separated; of a body that has a simulator here."""
     base: str = "generalist"
     """The checkpoint to start from."""
@@ -59,6 +77,16 @@ class Compare:
     """Folder of runs, results.json and index.html."""
 
     def run(self) -> None:
+        if self.checkpoints:
+            self._recorded()
+            return
+        if strange := self._given("held_out", "windows", "skip_damaged"):
+            raise PolysomaError(f"{strange}: only where checkpoints are compared on recorded episodes")
+        if not self.tasks or len(self.data) != 1:
+            raise PolysomaError(
+                "expected what is played (--tasks) and one data set (--data); or, for a body without a simulator, the "
+                "checkpoints that are compared on recorded episodes: polysoma compare A B --data FOLDER"
+            )
         check_training_installed()
         from polysoma.evaluation.comparison import WAYS, Comparison, compare, title
         from polysoma.evaluation.comparison_page import write_page
@@ -71,7 +99,7 @@ class Compare:
         ways = WAYS if self.ways == "*" else tuple(way.strip() for way in self.ways.split(","))
         old = simulators.match_tasks(self.old, checkpoint.bodies(self.base)) if self.old else ()
         asked = Comparison(
-            self.base, self.data, tuple(simulators.match_tasks(self.tasks)), demonstrations,
+            self.base, self.data[0], tuple(simulators.match_tasks(self.tasks)), demonstrations,
             ways,  # type: ignore[arg-type]
             self.minutes, self.episodes, self.seed, tuple(old),
             precision=self.precision,
@@ -80,7 +108,7 @@ class Compare:
         with counting("comparing") as show:
             result = compare(asked, self.out, show)
         write_page(result, self.out / "index.html")
-        table = Table(title=Text(f"{self.data} from {self.base}, {self.minutes:g} minutes each"))
+        table = Table(title=Text(f"{self.data[0]} from {self.base}, {self.minutes:g} minutes each"))
         for column in ("way", "demos", "successes", "interval", "minutes", "steps", "MB", "old tasks"):
             table.add_column(column, justify="left" if column == "way" else "right")
         for row in result["rows"]:
@@ -100,3 +128,48 @@ class Compare:
             )
         Console().print(table)
         print(f"{self.out / 'index.html'}: open it in a browser")
+
+    def _recorded(self) -> None:
+        """Compares checkpoints on recorded episodes."""
+        if strange := self._given("base", "tasks", "demos", "ways", "minutes", "episodes", "seed", "old", "meta"):
+            raise PolysomaError(f"checkpoints are compared on recordings, nothing is played: leave out {strange}")
+        if len(set(self.checkpoints)) != len(self.checkpoints) or len(self.checkpoints) < 2:
+            raise PolysomaError(f"expected two or more different checkpoints, got {', '.join(self.checkpoints)}")
+        if (self.out / "comparison.json").exists():
+            raise PolysomaError(f"{self.out} holds a comparison of ways to learn; choose another --out")
+        from polysoma.evaluation.evaluation import hardware, versions
+        from polysoma.evaluation.open_loop_page import COMPARED, compared, write_comparison
+        from polysoma.evaluation.open_loop_pairs import common, paired
+        from polysoma.evaluation.recorded import recorded
+
+        opened = {
+            name: recorded(name, self.data, self.held_out, self.precision, self.skip_damaged)
+            for name in self.checkpoints
+        }
+        found = []
+        for body, drivers in common(opened).items():
+            with counting(f"comparing on demonstrations of {body}") as show:
+                found.append(paired(drivers, self.windows, progress=show))
+        precision = next(iter(opened.values()))[0].policy.precision
+        about = {"checkpoints": list(self.checkpoints), "data": list(self.data), "versions": versions()}
+        result = {**about, "hardware": hardware(precision, "torch"), "bodies": [one.to_json() for one in found]}
+        write_atomically(self.out / "results.json", (json.dumps(result, indent=1) + "\n").encode())
+        title = f"{' and '.join(self.checkpoints)} on recorded episodes"
+        told = f"Differences are to {self.checkpoints[0]}, with 95 % intervals over episodes."
+        write_comparison(title, [told], found, self.out / "index.html")
+        for one in found:
+            say(f"{one.body}, {one.which}, {one.windows:,} frames: {one.unit}; differences to {self.checkpoints[0]}")
+            table = Table()
+            for number, column in enumerate(COMPARED):
+                table.add_column(column, justify="right" if number else "left")
+            for name, row in one.policies.items():
+                add_row(table, name, *compared(row), style="bold")
+            for name, row in one.controls.items():
+                add_row(table, name, *compared(row))
+            Console().print(table)
+        say(f"{self.out / 'index.html'}: open it in a browser; the numbers are in {self.out / 'results.json'}")
+
+    def _given(self, *names: str) -> str:
+        """Those of these options that are not as they are by default."""
+        usual = {field.name: field.default for field in dataclasses.fields(self)}
+        return ", ".join(f"--{name.replace('_', '-')}" for name in names if getattr(self, name) != usual[name])

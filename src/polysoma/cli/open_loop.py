@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from rich.console import Console
 from rich.table import Table
@@ -21,6 +23,7 @@ def measure(recorded: Recorded, windows: int, permutations: int) -> OpenLoop:
         return open_loop(
             recorded.policy.predict, recorded.source, windows, permutations,
             progress=lambda done, total: shown(done, total, ""),
+            learnt=recorded.learnt,
         )  # fmt: skip
 
 
@@ -50,8 +53,10 @@ def print_errors(found: OpenLoop, which: str, whole: bool = True) -> None:
             add_row(table, name, *(f"{one.channels[name]:.3f}" for one in errors.values()))
     Console().print(table)
     if found.surprise:
-        say("surprise in nats: " + ", ".join(f"{value:.3f} {name}" for name, value in found.surprise.items()))
-    say("from the last command to the first action: " + ", ".join(f"{v:.3f} {name}" for name, v in found.jump.items()))
+        say("surprise in nats: " + _each(found.surprise))
+    say("from the last command to the first action: " + _each(found.jump))
+    if found.start:
+        say("from where the joints are to the first action of episodes: " + _each(found.start))
     if found.importance:
         grown = [f"{name} {one.ratio:.2f} [{one.low:.2f}, {one.high:.2f}]" for name, one in found.importance.items()]
         say("errors grow, with an input from another episode: " + ", ".join(grown))
@@ -59,3 +64,7 @@ def print_errors(found: OpenLoop, which: str, whole: bool = True) -> None:
         say(remark)
     for warning in found.warnings:
         show((f"warning: {warning}", "yellow"))
+
+
+def _each(numbers: Mapping[str, float]) -> str:
+    return ", ".join(f"{value:.3f} {name}" for name, value in numbers.items())

@@ -3,6 +3,7 @@ same plots as PNG files."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -15,7 +16,9 @@ from PIL import Image, ImageDraw
 from polysoma import pages
 from polysoma.data.mixture import Source
 from polysoma.embodiment import DiscreteActions
-from polysoma.evaluation.open_loop import POLICY, OpenLoop, Predict, predictions
+from polysoma.evaluation.answers import Predict
+from polysoma.evaluation.open_loop import POLICY, OpenLoop, predictions
+from polysoma.evaluation.open_loop_pairs import Paired, Row
 from polysoma.files import write_atomically
 
 _EPISODES = 3
@@ -91,20 +94,60 @@ def _tables(result: OpenLoop) -> list[str]:
     counts = [
         (escape(name), f"{one.ratio:.2f}", f"{one.low:.2f}-{one.high:.2f}") for name, one in result.importance.items()
     ]
-    colours = {name: f"var(--{list(pages.COLOURS)[place]})" for place, name in enumerate(controls)}
-    places, (low, high) = pages.lines(
-        np.array([one.places for one in result.errors.values()]).T, list(colours.values())
-    )
-    jump = ", ".join(f"{value:.3f} {name}" for name, value in result.jump.items())
+    jumps = [
+        f"{what}: {', '.join(f'{value:.3f} {name}' for name, value in numbers.items())}"
+        for what, numbers in (
+            ("from the command before to the first action", result.jump),
+            ("from where the joints are to the first action of episodes", result.start),
+        )
+        if numbers
+    ]
     return [
-        f'<p class="soft">{result.windows:,} frames of {result.episodes} episodes; {result.unit}; from the '
-        f"command before to the first action: {jump}.</p>",
+        f'<p class="soft">{result.windows:,} frames of {result.episodes} episodes; {result.unit}; '
+        f"{'; '.join(jumps)}.</p>",
         *told,
         pages.table(head, whole, numbers),
-        pages.figure(places, f"errors along the chunk, {low:.3g} to {high:.3g}" + pages.legend(colours)),
+        _along({name: one.places for name, one in result.errors.items()}),
         pages.table(("input", "errors grow by", "95 % interval"), counts, (1, 2)) if counts else "",
         f"<details open><summary>{len(channels)} channels</summary>{pages.table(head, channels, numbers)}</details>",
     ]
+
+
+def _along(places: Mapping[str, Sequence[float]]) -> str:
+    """Errors of drivers by name at each place in the chunk, as lines."""
+    # Any number of policies may be compared.
+    ring = itertools.cycle([name for name in pages.COLOURS if name not in ("soft", "ink", "paper", "line")])
+    colours = {name: f"var(--{colour})" for name, colour in zip(places, ring, strict=False)}
+    chart, (low, high) = pages.lines(np.array(list(places.values())).T, list(colours.values()))
+    return pages.figure(chart, f"errors along the chunk, {low:.3g} to {high:.3g}" + pages.legend(colours))
+
+
+def write_comparison(title: str, about: Sequence[str], found: Sequence[Paired], path: Path) -> None:
+    """Writes what policies predict on the same frames as one HTML file. Raises PolysomaError when it cannot be
+    written."""
+    sections = []
+    for result in found:
+        rows = {**result.policies, **result.controls}
+        told = f"{result.which}; {result.windows:,} frames of {result.episodes} episodes; {result.unit}."
+        sections += [
+            f'<h2>{escape(result.body)}</h2><p class="soft">{escape(told)}</p>',
+            pages.table(COMPARED, [(escape(name), *compared(row)) for name, row in rows.items()], range(1, 5)),
+            _along({name: row.places for name, row in rows.items()}),
+        ]
+    write_atomically(path, pages.page(title, sections, about))
+
+
+COMPARED = ("", "first action", "whole chunk", "difference, first", "difference, chunk")
+"""The head of the table of a comparison."""
+
+
+def compared(row: Row) -> tuple[str, ...]:
+    """The numbers of a row of it."""
+    differences = [
+        "" if one is None else f"{one[0]:+.3f} [{one[1]:+.3f}, {one[2]:+.3f}]"
+        for one in (row.first_difference, row.chunk_difference)
+    ]
+    return f"{row.first:.3f}", f"{row.chunk:.3f}", *differences
 
 
 def _section(trace: Trace) -> str:

@@ -20,11 +20,14 @@ class Recorded:
     Attributes:
         policy: the weights.
         source: the episodes, as the policy looks at them.
+        learnt: the other episodes of these data sets, from which controls may learn: those that the policy learnt from,
+            where what it held out counts. None where all count.
         which: which episodes of the data sets these are, in words.
     """
 
     policy: Policy
     source: Source
+    learnt: Source | None
     which: str
 
 
@@ -67,8 +70,8 @@ def recorded(
     return found
 
 
-def _part(path: str, source: Source, held_out: float | None) -> tuple[Source, str]:
-    """The episodes that count, and which these are."""
+def _part(path: str, source: Source, held_out: float | None) -> tuple[Source, Source | None, str]:
+    """The episodes that count, the others, and which the former are, in words."""
     trainings = [learnt_from(path, dataset) for dataset in source.datasets]
     learnt = next((training for training in trainings if training is not None), None)
     demonstrations, fraction = 0, held_out or 0.0
@@ -77,8 +80,8 @@ def _part(path: str, source: Source, held_out: float | None) -> tuple[Source, st
         then = [data["fingerprint"] for data in learnt["data"] if data["body"] == source.embodiment.name]
         if then == [fingerprint(dataset) for dataset in source.datasets]:
             demonstrations, fraction = int(learnt.get("demonstrations", 0)), float(learnt.get("held_out", 0))
-    apart = source.split(demonstrations, fraction)[1] if fraction else None
+    others, apart = source.split(demonstrations, fraction) if fraction else (source, None)
     if apart is not None:
         held = "held out in training" if held_out is None else "the last ones"
-        return apart, f"{apart.episodes} of {source.episodes} episodes, {held}"
-    return source, f"all {source.episodes} episodes" + (", from which it learnt" if learnt is not None else "")
+        return apart, others, f"{apart.episodes} of {source.episodes} episodes, {held}"
+    return source, None, f"all {source.episodes} episodes" + (", from which it learnt" if learnt is not None else "")
