@@ -3,10 +3,10 @@
     python benchmarks/own_robot.py --lerobot lerobot-venv/bin/python
 
 All learn from the same demonstrations, for the same minutes of one core, and play the same unseen worlds: the two
-blocks of benchmarks/worlds and five tasks of the simulated SO-101. For every seed there are other demonstrations. LeRobot
-lives in an environment of its own (tests/interop/check_lerobot.py says how to make it); without ``--lerobot`` its column
-is left out. Every cell is written as soon as it is there, and one that is there is not measured again. Leave the core
-alone meanwhile: `finetune` goes by the clock, the others by their processor time.
+blocks of benchmarks/worlds and five tasks of the simulated SO-101. For every seed there are other demonstrations.
+LeRobot lives in an environment of its own (tests/interop/check_lerobot.py says how to make it); without ``--lerobot``
+its column is left out. Every cell is written as soon as it is there, and one that is there is not measured again. Leave
+the core alone meanwhile: `finetune` goes by the clock, the others by their processor time.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ from polysoma.evaluation.intervals import wilson
 from polysoma.nn.precision import Wanted, chosen, instruction_set
 from polysoma.rollout.drivers import Behaviour
 from polysoma.rollout.recording import record
+from polysoma.rollout.rollout import Workers
 from results import FOLDER, commit, read, share, write
 
 HERE = Path(__file__).resolve().parent
@@ -120,12 +121,13 @@ def main(
     if "act" in methods and lerobot is None:
         print("LeRobot's ACT is left out: --lerobot names the Python of its environment")
         methods = tuple(method for method in methods if method != "act")
+    write(name, {"first_world": FIRST_WORLD, "worlds": worlds, "cells": cells})
     for body, count, seed, method in _cells(bodies, methods, demonstrations, seeds):
         setting = SETTINGS[body]
         budget = setting.minutes if minutes is None else minutes
         key = f"{body}, {count} demonstrations, {budget:g} minutes, {method}, seed {seed}"
         if key not in cells:
-            data = _demonstrations(body, max(count, *setting.demonstrations), seed, work)
+            data = _demonstrations(body, count, seed, work)
             asked = Asked(data, count, budget, seed, work / "runs" / key.replace(", ", "-").replace(" ", "-"))
             began, spent = time.monotonic(), _children()
             python = str(lerobot) if method == "act" else sys.executable
@@ -152,11 +154,13 @@ def _cells(
 
 
 def _demonstrations(body: str, count: int, seed: int, work: Path) -> Path:
-    """A data set with at least this many successful demonstrations of each task."""
+    """A data set with at least this many successful demonstrations of each task, in the order of their seeds: where
+    fewer are asked for, they are the first ones."""
     tasks, out = list(simulators.tasks_of(body)), work / "demonstrations" / str(seed)
     first, tried = 10_000 * seed, count
     while True:
-        record(tasks, tried, out, Behaviour("expert"), 1, first)
+        # One episode at a time: of several, the shortest would come first.
+        record(tasks, tried, out, Behaviour("expert"), Workers(1, slots=1), first)
         kept = np.bincount(Dataset(out / body).episode_task, minlength=len(tasks))
         if kept.min() >= count:
             return out / body

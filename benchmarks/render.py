@@ -25,6 +25,7 @@ import in_context
 import kills
 import merging
 import meta
+import own_robot
 import realtime
 import scale
 import scores
@@ -70,6 +71,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
         "memory": scores.render_memory,
         "peg": scores.render_peg,
         "merging": merging.render,
+        "own-robot": own_robot.render,
     },
     "docs/in-context.md": {
         "in-context": in_context.render,

@@ -268,9 +268,11 @@ def record(episodes: int = 60, out: Path = Path("data"), seed: int = 0, workers:
     """
     from polysoma.rollout.drivers import Behaviour
     from polysoma.rollout.recording import record
+    from polysoma.rollout.rollout import Workers
 
     known()
-    found = record([TASK], episodes, out, Behaviour("expert"), workers, seed)
+    # One episode at a time: of several, the shortest would come first, and trainings take the first ones of some.
+    found = record([TASK], episodes, out, Behaviour("expert"), Workers(workers, slots=1), seed)
     print(f"kept {found.kept[TASK]}, failed {found.failed[TASK]}, {found.seconds:.1f} s -> {out / EMBODIMENT.name}")
     return out / EMBODIMENT.name
 
