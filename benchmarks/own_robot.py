@@ -16,6 +16,7 @@ import os
 os.environ["OMP_NUM_THREADS"] = os.environ["LP_NUM_THREADS"] = "1"  # Before anything computes or draws.
 
 import json
+import re
 import resource
 import shutil
 import subprocess
@@ -42,6 +43,7 @@ from polysoma.nn.precision import Wanted, chosen, instruction_set
 from polysoma.rollout.drivers import Behaviour
 from polysoma.rollout.recording import record
 from polysoma.rollout.rollout import Workers
+from polysoma.task import body_of
 from results import FOLDER, commit, read, share, write
 
 HERE = Path(__file__).resolve().parent
@@ -51,13 +53,18 @@ FIRST_WORLD = 700_000
 
 @dataclass(frozen=True)
 class Setting:
-    """A body, how many demonstrations of each task there are, and the minutes to learn from them."""
+    """How many demonstrations of each task there are, and the minutes to learn from them."""
 
     demonstrations: tuple[int, ...]
     minutes: float
 
 
-SETTINGS = {"two-blocks": Setting((60, 20, 10), 5.0), "so101-small": Setting((50,), 20.0)}
+SETTINGS = {
+    "two-blocks/one-room": Setting((60, 20, 10), 5.0),
+    "two-blocks/go": Setting((60,), 5.0),
+    "so101-small/*": Setting((50,), 20.0),
+}
+"""By their tasks, which one policy learns."""
 METHODS = {"finetune": "`polysoma finetune`", "cnn": "small network", "act": "LeRobot's ACT"}
 
 
@@ -87,7 +94,7 @@ class PeerPlanner:
 def main(
     lerobot: Path | None = None,
     backbone: Path | None = None,
-    bodies: tuple[str, ...] = tuple(SETTINGS),
+    tasks: tuple[str, ...] = tuple(SETTINGS),
     methods: tuple[str, ...] = tuple(METHODS),
     demonstrations: tuple[int, ...] = (),
     minutes: float | None = None,
@@ -102,7 +109,7 @@ def main(
     Args:
         lerobot: the Python of LeRobot's environment.
         backbone: weights of a ResNet-18 in torchvision's names for ACT's eyes, which begin at random without it.
-        bodies: which of those in SETTINGS.
+        tasks: which of those in SETTINGS.
         methods: which of those in METHODS.
         demonstrations: of each task, instead of those in SETTINGS.
         minutes: of one core, instead of those in SETTINGS.
@@ -122,20 +129,19 @@ def main(
         print("LeRobot's ACT is left out: --lerobot names the Python of its environment")
         methods = tuple(method for method in methods if method != "act")
     write(name, {"first_world": FIRST_WORLD, "worlds": worlds, "cells": cells})
-    for body, count, seed, method in _cells(bodies, methods, demonstrations, seeds):
-        setting = SETTINGS[body]
-        budget = setting.minutes if minutes is None else minutes
-        key = f"{body}, {count} demonstrations, {budget:g} minutes, {method}, seed {seed}"
+    for pattern, count, seed, method in _cells(tasks, methods, demonstrations, seeds):
+        budget = SETTINGS[pattern].minutes if minutes is None else minutes
+        key = f"{pattern}, {count} demonstrations, {budget:g} minutes, {method}, seed {seed}"
         if key not in cells:
-            data = _demonstrations(body, count, seed, work)
-            asked = Asked(data, count, budget, seed, work / "runs" / key.replace(", ", "-").replace(" ", "-"))
+            data = _demonstrations(pattern, count, seed, work)
+            asked = Asked(data, count, budget, seed, work / "runs" / _folder(key))
             began, spent = time.monotonic(), _children()
             python = str(lerobot) if method == "act" else sys.executable
             driver, training = asked.finetune() if method == "finetune" else asked.peer(method, python, backbone)
             training |= {"wall_s": round(time.monotonic() - began, 1), "cpu_s": round(_children() - spent, 1)}
             cells[key] = {
-                "body": body, "demonstrations": count, "minutes": budget, "method": method, "seed": seed,
-                "training": training, "tasks": _played(driver, body, worlds), "commit": commit(),
+                "tasks": pattern, "demonstrations": count, "minutes": budget, "method": method, "seed": seed,
+                "training": training, "played": _played(driver, pattern, worlds), "commit": commit(),
                 "precision": numbers, "instruction_set": instruction_set(),
             }  # fmt: skip
             print(f"{key}: {_total([cells[key]])}", flush=True)
@@ -143,20 +149,25 @@ def main(
 
 
 def _cells(
-    bodies: Iterable[str], methods: Sequence[str], demonstrations: tuple[int, ...], seeds: int
+    patterns: Iterable[str], methods: Sequence[str], demonstrations: tuple[int, ...], seeds: int
 ) -> Iterable[tuple[str, int, int, str]]:
     """All first seeds before the second ones, so that a table that is not finished says something of everything."""
     for seed in range(seeds):
-        for body in bodies:
-            for count in demonstrations or SETTINGS[body].demonstrations:
+        for pattern in patterns:
+            for count in demonstrations or SETTINGS[pattern].demonstrations:
                 for method in methods:
-                    yield body, count, seed, method
+                    yield pattern, count, seed, method
 
 
-def _demonstrations(body: str, count: int, seed: int, work: Path) -> Path:
+def _folder(text: str) -> str:
+    return re.sub(r"[^a-z0-9.]+", "-", text)
+
+
+def _demonstrations(pattern: str, count: int, seed: int, work: Path) -> Path:
     """A data set with at least this many successful demonstrations of each task, in the order of their seeds: where
     fewer are asked for, they are the first ones."""
-    tasks, out = list(simulators.tasks_of(body)), work / "demonstrations" / str(seed)
+    tasks, out = simulators.match_tasks(pattern), work / "demonstrations" / _folder(f"{pattern} {seed}")
+    body = body_of(tasks[0])
     first, tried = 10_000 * seed, count
     while True:
         # One episode at a time: of several, the shortest would come first.
@@ -214,10 +225,10 @@ def _children() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def _played(driver: str | PeerPlanner, body: str, worlds: int) -> dict[str, Any]:
+def _played(driver: str | PeerPlanner, pattern: str, worlds: int) -> dict[str, Any]:
     """By task: successes, and episodes that ended with another thing done than the one that words say."""
     found = {}
-    for task, score in evaluate(driver, simulators.tasks_of(body), worlds, FIRST_WORLD).tasks.items():
+    for task, score in evaluate(driver, simulators.match_tasks(pattern), worlds, FIRST_WORLD).tasks.items():
         longest = simulators.make(task).max_steps
         pairs = list(zip(score.outcomes, score.steps, strict=True))
         found[task] = {
@@ -231,27 +242,27 @@ def _played(driver: str | PeerPlanner, body: str, worlds: int) -> dict[str, Any]
 
 def _total(cells: Sequence[dict[str, Any]], task: str = "") -> str:
     """Success of cells of one kind, over seeds and tasks, or in one task, with its interval."""
-    rows = [row for cell in cells for name, row in cell["tasks"].items() if task in ("", name)]
+    rows = [row for cell in cells for name, row in cell["played"].items() if task in ("", name)]
     won, tried = (sum(row[key] for row in rows) for key in ("successes", "trials"))
     return share({"successes": won, "trials": tried, "interval": wilson(won, tried)})
 
 
 def render() -> str:
-    """Success by body, demonstrations and method; then by task."""
+    """Success by tasks, demonstrations and method; then by single task."""
     found = read("own_robot")
     groups: dict[tuple[str, int, float], dict[str, list[dict[str, Any]]]] = {}
     for cell in found["cells"].values():
-        kind = (cell["body"], cell["demonstrations"], cell["minutes"])
+        kind = (cell["tasks"], cell["demonstrations"], cell["minutes"])
         groups.setdefault(kind, {}).setdefault(cell["method"], []).append(cell)
     heads = " | ".join(METHODS.values())
     lines = [
-        f"| body, demonstrations of each task, minutes | {heads} |",
+        f"| tasks, demonstrations of each, minutes | {heads} |",
         "| --- |" + " --- |" * len(METHODS),
     ]
-    for (body, count, minutes), by_method in groups.items():
+    for (pattern, count, minutes), by_method in groups.items():
         cells = [_cell(by_method.get(method, [])) for method in METHODS]
-        lines.append(f"| `{body}`, {count}, {minutes:g} | {' | '.join(cells)} |")
-        tasks = next(iter(by_method.values()))[0]["tasks"]
+        lines.append(f"| `{pattern}`, {count}, {minutes:g} | {' | '.join(cells)} |")
+        tasks = next(iter(by_method.values()))[0]["played"]
         for task in tasks if len(tasks) > 1 else ():
             rates = [_total(by_method[method], task) if method in by_method else "" for method in METHODS]
             lines.append(f"| {task} | {' | '.join(rates)} |")
@@ -268,7 +279,7 @@ def render() -> str:
 def _cell(cells: Sequence[dict[str, Any]]) -> str:
     if not cells:
         return ""
-    rows = [row for cell in cells for row in cell["tasks"].values()]
+    rows = [row for cell in cells for row in cell["played"].values()]
     right, other = (sum(row[key] for row in rows) for key in ("successes", "other"))
     seeds = ", ".join(_total([cell]).split()[0] for cell in cells)
     said = f"; as said {right / (right + other):.2f}" if right + other else ""

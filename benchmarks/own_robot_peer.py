@@ -151,7 +151,7 @@ def learn(
     peer.eval()
     one = (shown.state[:1], told[shown.sentences[0]][None], *(picture[:1] for picture in shown.pictures.values()))
     with torch.no_grad():
-        traced = torch.jit.trace(peer, tuple(map(torch.tensor, one)), check_trace=False)
+        traced = torch.jit.trace(peer, tuple(map(torch.tensor, one)))
     kept = {"known": words.known, "places": words.places, "cameras": list(shown.pictures), "chunk": asked.chunk}
     asked.out.parent.mkdir(parents=True, exist_ok=True)
     traced.save(str(asked.out), _extra_files={ABOUT: json.dumps(kept)})

@@ -27,7 +27,7 @@ def world() -> ModuleType:
 
 
 def test_two_blocks_are_a_world_of_their_seed(world: ModuleType) -> None:
-    environment, other = world.TwoBlocks(world.TASK), world.TwoBlocks(world.TASK)
+    environment, other = world.TwoBlocks(world.TASKS[0]), world.TwoBlocks(world.TASKS[0])
     first = environment.reset(seed=7)[0]
     other.reset(seed=8)
     again = other.reset(seed=7)[0]
@@ -38,7 +38,7 @@ def test_two_blocks_are_a_world_of_their_seed(world: ModuleType) -> None:
 
 
 def test_the_expert_reaches_the_named_block_and_the_other_one_is_a_failure(world: ModuleType) -> None:
-    environment = world.TwoBlocks(world.TASK)
+    environment = world.TwoBlocks(world.TASKS[2])
     for number, success in ((0, True), (1, False)):
         for seed in range(15):
             environment.reset(seed=seed)

@@ -8,6 +8,10 @@ blocks lie is in the pictures alone. A picture of 96 x 128 costs less than a mil
 hundreds of worlds are played in a minute. ``TWO_BLOCKS_PIXELS=480x640`` in the environment makes the pictures as large
 as those of a robot. Elsewhere ``POLYSOMA_FAMILIES=benchmarks/worlds/two_blocks.py`` makes the body known to every
 command.
+
+Three tasks, the hardest one first: in ``go`` every world has a table, an arm and a light of its own; in ``one-room``
+there is one table, as where somebody's robot stands, and the light varies a little; in ``red-or-blue`` the blocks have
+two of the six colours.
 """
 
 from __future__ import annotations
@@ -25,7 +29,7 @@ from polysoma.horizon import Horizon
 from polysoma.simulators.environment import Environment, Family
 
 HEIGHT, WIDTH = (int(side) for side in os.environ.get("TWO_BLOCKS_PIXELS", "96x128").split("x"))
-TASK = "two-blocks/go"
+TASKS = ("two-blocks/go", "two-blocks/one-room", "two-blocks/red-or-blue")
 FIRST_WORLD = 700_000
 """Seed of the first world of an evaluation; demonstrations have seeds below 100,000."""
 
@@ -137,7 +141,7 @@ class TwoBlocks(Environment):
             self._joints = np.array([*(start + rng.uniform(-15, 15, 3)), rng.uniform(40, 100)])
             if np.linalg.norm(self._places[0] - self._places[1]) > APART and min(self._distances()) > 2 * NEAR:
                 break
-        colors = rng.permutation(list(COLORS))[:2]
+        colors = rng.permutation(["red", "blue"] if self.task == TASKS[2] else list(COLORS))[:2]
         self._instruction = str(rng.choice(SENTENCES)).format(colors[0])
         self._paint([str(color) for color in colors])
         self._at, self._held, self._steps = -1, 0, 0
@@ -187,10 +191,12 @@ class TwoBlocks(Environment):
         """The table with its blocks, in a light of its own, and what the top camera sees of it."""
         rng = self.np_random
         side = int(SIDE * PER_METRE)
-        coarse = rng.normal(0, 1, (int(rng.integers(8, 40)), int(rng.integers(8, 40)), 3)).astype(np.float32)
+        one_room = self.task != TASKS[0]
+        own = np.random.default_rng(7) if one_room else rng
+        coarse = own.normal(0, 1, (int(own.integers(8, 40)), int(own.integers(8, 40)), 3)).astype(np.float32)
         coarse = coarse.mean(2, keepdims=True) + 0.3 * coarse
-        grey = rng.uniform(70, 170) * (1 + rng.uniform(-0.12, 0.12, 3))
-        pattern = np.clip(grey + rng.uniform(5, 16) * coarse, 0, 255).astype(np.uint8)
+        grey = own.uniform(70, 170) * (1 + own.uniform(-0.12, 0.12, 3))
+        pattern = np.clip(grey + own.uniform(5, 16) * coarse, 0, 255).astype(np.uint8)
         table = Image.fromarray(pattern).resize((side, side), Image.Resampling.BICUBIC)
         draw = ImageDraw.Draw(table)
         for place, color in zip(self._places, colors, strict=True):
@@ -199,9 +205,13 @@ class TwoBlocks(Environment):
             draw.polygon(project(TO_TABLE, corners + np.array([0.003, -0.003])), fill=tuple((0.5 * grey).astype(int)))
             shade = np.array(COLORS[color]) * rng.uniform(0.85, 1.1) + rng.uniform(-10, 10, 3)
             draw.polygon(project(TO_TABLE, corners), fill=tuple(np.clip(shade, 0, 255).astype(int)))
-        slope = rng.uniform(-0.25, 0.25, 2)
+        slope = rng.uniform(-1, 1, 2) * (0.1 if one_room else 0.25)
         across = np.linspace(-1, 1, side, dtype=np.float32)
-        light = rng.uniform(0.8, 1.1) + slope[0] * across[None, :, None] + slope[1] * across[:, None, None]
+        light = (
+            rng.uniform(0.9 if one_room else 0.8, 1.1)
+            + slope[0] * across[None, :, None]
+            + slope[1] * across[:, None, None]
+        )
         lit = np.asarray(table) * light * (1 + rng.uniform(-0.06, 0.06, 3)).astype(np.float32)
         self._table = Image.fromarray(np.clip(lit, 0, 255).astype(np.uint8))
         back = TO_TABLE @ np.linalg.inv(TO_TOP)
@@ -209,7 +219,7 @@ class TwoBlocks(Environment):
         self._empty = self._table.transform(
             (WIDTH, HEIGHT), Image.Transform.PERSPECTIVE, warp, Image.Resampling.BILINEAR
         )
-        self._arm = tuple(int(value) for value in rng.uniform(20, 60) + rng.uniform(0, 12, 3))
+        self._arm = tuple(int(value) for value in own.uniform(20, 60) + own.uniform(0, 12, 3))
 
     def _observe(self) -> Observation:
         return {
@@ -254,10 +264,10 @@ class TwoBlocks(Environment):
         return np.clip(picture + self._grain[down : down + HEIGHT, across : across + WIDTH], 0, 255).astype(np.uint8)
 
 
-FAMILY = Family(EMBODIMENT, (TASK,), (), TwoBlocks, horizon=Horizon(chunk=8))
+FAMILY = Family(EMBODIMENT, TASKS, (), TwoBlocks, horizon=Horizon(chunk=8))
 
 
-def record(episodes: int = 60, out: Path = Path("data"), seed: int = 0, workers: int = 1) -> Path:
+def record(episodes: int = 60, out: Path = Path("data"), seed: int = 0, workers: int = 1, task: str = TASKS[0]) -> Path:
     """Records demonstrations into ``out/two-blocks``, and continues where it was killed.
 
     Args:
@@ -265,6 +275,7 @@ def record(episodes: int = 60, out: Path = Path("data"), seed: int = 0, workers:
         out: the folder of data sets.
         seed: of the first one; demonstrations have seeds below 100,000.
         workers: processes.
+        task: one of TASKS.
     """
     from polysoma.rollout.drivers import Behaviour
     from polysoma.rollout.recording import record
@@ -272,13 +283,19 @@ def record(episodes: int = 60, out: Path = Path("data"), seed: int = 0, workers:
 
     known()
     # One episode at a time: of several, the shortest would come first, and trainings take the first ones of some.
-    found = record([TASK], episodes, out, Behaviour("expert"), Workers(workers, slots=1), seed)
-    print(f"kept {found.kept[TASK]}, failed {found.failed[TASK]}, {found.seconds:.1f} s -> {out / EMBODIMENT.name}")
+    found = record([task], episodes, out, Behaviour("expert"), Workers(workers, slots=1), seed)
+    print(f"kept {found.kept[task]}, failed {found.failed[task]}, {found.seconds:.1f} s -> {out / EMBODIMENT.name}")
     return out / EMBODIMENT.name
 
 
 def evaluate(
-    checkpoint: str, /, worlds: int = 50, seed: int = FIRST_WORLD, workers: int = 1, out: Path | None = None
+    checkpoint: str,
+    /,
+    worlds: int = 50,
+    seed: int = FIRST_WORLD,
+    workers: int = 1,
+    out: Path | None = None,
+    task: str = TASKS[0],
 ) -> dict[str, Any]:
     """Plays unseen worlds; prints how often the named block was reached, and how often the other one.
 
@@ -288,11 +305,12 @@ def evaluate(
         seed: of the first one.
         workers: processes.
         out: a JSON file to write the numbers into.
+        task: one of TASKS.
     """
     from polysoma.evaluation.evaluation import evaluate
 
     known()
-    score = evaluate(checkpoint, [TASK], worlds, seed, workers=workers).tasks[TASK]
+    score = evaluate(checkpoint, [task], worlds, seed, workers=workers).tasks[task]
     pairs = list(zip(score.outcomes, score.steps, strict=True))
     other = sum(not success and steps < TwoBlocks.max_steps for success, steps in pairs)
     found = {key: score.to_json()[key] for key in ("successes", "trials", "interval")}
