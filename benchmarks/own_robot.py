@@ -266,11 +266,12 @@ def render() -> str:
         for task in tasks if len(tasks) > 1 else ():
             rates = [_total(by_method[method], task) if method in by_method else "" for method in METHODS]
             lines.append(f"| {task} | {' | '.join(rates)} |")
+    computed = sorted({f", {cell['precision']} on {cell['instruction_set']}" for cell in found["cells"].values()})
     lines += [
         "",
-        f"Success with 95 % intervals over all seeds, that of each seed, and of the episodes that ended with something "
-        f"done, how often it was what the words say. Seeds from {found['first_world']:,} on, {found['worlds']} worlds "
-        f"of each task; one core of {found['hardware']['processor']} (`{found['command']}`).",
+        "Success with 95 % intervals over all seeds, that of each seed, and of the episodes that ended with something "
+        f"done, how often it was what the words say. Seeds of worlds from {found['first_world']:,} on; one core"
+        f"{''.join(computed)} (`python benchmarks/own_robot.py --lerobot PYTHON`).",
         "",
     ]
     return "\n".join(lines)
