@@ -26,6 +26,7 @@ import kills
 import merging
 import meta
 import open_loop_warnings
+import own_robot
 import realtime
 import scale
 import scores
@@ -71,6 +72,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
         "memory": scores.render_memory,
         "peg": scores.render_peg,
         "merging": merging.render,
+        "own-robot": own_robot.render,
     },
     "docs/in-context.md": {
         "in-context": in_context.render,

@@ -1,7 +1,12 @@
-"""Benchmarks are not run here; what documents say is compared with their results."""
+"""Benchmarks are not run here; what documents say is compared with their results, and their small world is played."""
 
+import importlib.util
 import subprocess
 import sys
+from types import ModuleType
+
+import numpy as np
+import pytest
 
 from conftest import ROOT
 
@@ -10,3 +15,38 @@ def test_documents_say_what_the_results_say() -> None:
     command = [sys.executable, "benchmarks/render.py", "--check"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def world() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("two_blocks", ROOT / "benchmarks/worlds/two_blocks.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_two_blocks_are_a_world_of_their_seed(world: ModuleType) -> None:
+    environment, other = world.TwoBlocks(world.TASKS[0]), world.TwoBlocks(world.TASKS[0])
+    first = environment.reset(seed=7)[0]
+    other.reset(seed=8)
+    again = other.reset(seed=7)[0]
+    assert environment.observation_space.contains(first)
+    for name, value in first.items():
+        np.testing.assert_array_equal(value, again[name])
+    assert (first["top"] != other.reset(seed=8)[0]["top"]).mean() > 0.5
+
+
+def test_the_expert_reaches_the_named_block_and_the_other_one_is_a_failure(world: ModuleType) -> None:
+    environment = world.TwoBlocks(world.TASKS[2])
+    for number, success in ((0, True), (1, False)):
+        for seed in range(15):
+            environment.reset(seed=seed)
+            over = False
+            while not over:
+                action = environment.expert_action()
+                if number:
+                    action[:3] = world.reach(environment.privileged()["places"][2:])
+                _, reward, terminated, truncated, info = environment.step(action)
+                over = terminated or truncated
+            assert (terminated, info["success"], reward) == (True, success, float(success))
