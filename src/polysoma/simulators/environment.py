@@ -15,6 +15,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+from gymnasium.envs.registration import EnvSpec
 
 from polysoma.embodiment import Embodiment, Observation
 from polysoma.errors import PolysomaError
@@ -44,6 +45,19 @@ class Environment(gymnasium.Env[Observation, Any]):
     expert_noise: float = 0.0
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012  (Gymnasium's own)
     render_mode: str | None = None
+    _spec: EnvSpec | None = None
+
+    @property
+    def spec(self) -> EnvSpec | None:
+        """How Gymnasium made it, with ``max_episode_steps``; None where Gymnasium did not."""
+        if self._spec is not None:
+            # Here and not in the registry: some limits are known when the task is there, and change with resets.
+            self._spec.max_episode_steps = self.max_steps
+        return self._spec
+
+    @spec.setter
+    def spec(self, spec: EnvSpec | None) -> None:
+        self._spec = spec
 
     def __init__(self) -> None:
         self.metadata = {**type(self).metadata, "render_fps": self.embodiment.rate_hz}
