@@ -6,7 +6,7 @@ export OMP_NUM_THREADS ?= 1
 # Tests run in this many processes of one thread each: as many as there are cores, at most four.
 PROCESSES ?= $(shell cores=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); echo $$((cores < 4 ? cores : 4)))
 
-.PHONY: help demo test setup lint format clean
+.PHONY: help demo test test-install wheel setup lint format clean
 
 help: ## what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -16,6 +16,13 @@ demo: setup ## play every task with the shipped weights; a report of videos, and
 
 test: setup lint ## linter, formatter, type checker, tests
 	$(BIN)/python -m pytest -n $(PROCESSES) --dist worksteal tests
+
+test-install: ## install into an empty environment and run every block of the docs there (PYTHON=python3.12; half an hour)
+	$(PYTHON) tests/interop/check_install.py
+
+wheel: ## a wheel for other machines, in dist
+	rm -rf build dist
+	$(PYTHON) -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
 
 lint: setup ## linter, formatter, type checker
 	$(BIN)/ruff check .
@@ -37,4 +44,4 @@ $(VENV)/.ready: pyproject.toml constraints.txt tools/install_gl.sh
 	touch $@
 
 clean: ## delete .venv, out and caches
-	rm -rf $(VENV) out build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) out build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

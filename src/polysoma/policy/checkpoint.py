@@ -148,8 +148,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise PolysomaError(f"{file} is not the configuration of a checkpoint (format_version is {version!r})")
     if version > FORMAT_VERSION:
         raise PolysomaError(
-            f"{folder} has checkpoint format {version}, this polysoma reads up to {FORMAT_VERSION}: "
-            "upgrade with `pip install --upgrade polysoma`"
+            f"{folder} has checkpoint format {version}, this polysoma reads up to {FORMAT_VERSION}: upgrade Polysoma"
         )
     _check_lineage(file, config.get("lineage"))
     return config
