@@ -67,7 +67,8 @@ from polysoma.embodiment import ContinuousActions, Embodiment, Modality, Stream,
 
 joints = channels("shoulder elbow wrist", "rad", -3, 3)
 streams = Stream("state", Modality.STATE, (3,), joints), Stream("front", Modality.IMAGE, (180, 240, 3))
-body = Embodiment("so101_follower", (*streams, Stream("instruction", Modality.TEXT)), ContinuousActions(joints), rate_hz=30)
+streams += (Stream("instruction", Modality.TEXT),)
+body = Embodiment("so101_follower", streams, ContinuousActions(joints), rate_hz=30)
 rows = np.linspace(0, 200, 180).astype(np.uint8)[:, None, None]
 with DatasetWriter(Path("recordings/so101"), body) as writer:
     for seed in range(50):
