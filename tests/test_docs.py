@@ -16,7 +16,7 @@ from polysoma.cli import COMMANDS
 from polysoma.config import check
 
 sys.path.insert(0, str(ROOT / "tests" / "interop"))
-from check_install import blocks  # noqa: E402
+from check_install import blocks
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 

@@ -199,6 +199,28 @@ def test_missing_extras_are_named(
     assert not out.exists()
 
 
+def test_a_package_that_nobody_looked_for_is_named_with_its_extra(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module, told in (
+        ("prometheus_client.core", "run `pip install 'polysoma[serve]'`"),
+        ("h5py", "run `pip install 'polysoma[data]'`"),
+        ("nobody", "which it should not"),
+    ):
+
+        def broken(self: object, module: str = module) -> None:
+            raise ModuleNotFoundError(f"No module named {module!r}", name=module)
+
+        monkeypatch.setattr("polysoma.cli.bodies.Bodies.run", broken)
+        assert told in fails(capsys, "bodies")
+
+
+def test_what_was_trained_is_read_without_what_training_needs() -> None:
+    script = "import sys; sys.modules['accelerate'] = None\n"
+    script += "import polysoma.learning.lineage, polysoma.evaluation.recorded, polysoma.learning.fleet"
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
 def test_a_truncated_parquet_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with DatasetWriter(tmp_path / "data" / "arm", ARM) as writer:
         writer.add(make_episode(ARM, 20))

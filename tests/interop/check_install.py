@@ -132,6 +132,7 @@ def from_a_wheel(folder: Path) -> None:
     where, bin = folder / "wheel", folder / "wheel" / ".venv" / "bin"
     where.mkdir(exist_ok=True)
     run(f"{sys.executable} -m venv .venv && .venv/bin/pip install -q -c {ROOT / 'constraints.txt'} {wheel}", where)
+    run(f".venv/bin/pip install -q --no-deps --force-reinstall {wheel}", where)  # a folder may hold an older one
     run(f"{bin}/polysoma bodies drone && {bin}/polysoma --version && {bin}/polysoma lineage generalist", where)
     (where / "h.hdf5").write_bytes(b"\x89HDF\r\n\x1a\n")
     needs = {

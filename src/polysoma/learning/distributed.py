@@ -10,15 +10,28 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterable, Sequence
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
-import accelerate
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from polysoma.errors import PolysomaError
 from polysoma.policy.policy import Policy
+
+if TYPE_CHECKING:
+    import accelerate  # an extra, of which those that only read what was trained have no need
+
+
+def accelerator_here() -> accelerate.Accelerator:
+    """Accelerate's view of this process: its device, and the others. Raises PolysomaError where it is missing."""
+    try:
+        from accelerate import Accelerator
+    except ImportError as error:
+        raise PolysomaError(
+            "training needs accelerate, not installed here: run `pip install 'polysoma[train]'`"
+        ) from error
+    return Accelerator()
 
 
 def learn_on(device: str) -> None:

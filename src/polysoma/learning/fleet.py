@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import accelerate
 import numpy as np
 import safetensors.torch
 import torch
@@ -28,6 +27,7 @@ from polysoma.data.mixture import Source
 from polysoma.errors import PolysomaError
 from polysoma.files import write_atomically
 from polysoma.learning import lineage
+from polysoma.learning.distributed import accelerator_here
 from polysoma.learning.engine import Engine, losses_of
 from polysoma.learning.finetuning import recipe_for
 from polysoma.learning.methods.imitation import Imitation
@@ -147,7 +147,7 @@ class Robot:
         recipe = recipe_for(base, data, "full" if one_model else "head", held_out=0)
         self.recipe = dataclasses.replace(recipe, precision=precision)
         self.sources, _ = sources_for(self.recipe)
-        self.accelerator = accelerate.Accelerator()
+        self.accelerator = accelerator_here()
         # The same beginning in all rounds, and for all robots of one body.
         torch.manual_seed(self.recipe.seed)
         policy = policy_for(self.recipe, self.sources, None)
