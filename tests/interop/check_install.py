@@ -80,13 +80,13 @@ with DatasetWriter(Path("recordings/so101"), body) as writer:
         writer.add(Episode(body, f"so101_follower/{seed % 2}", told, seed, True, seen, state[1:], state[1:]))
 # Without what polysoma says of itself it is anybody's LeRobotDataset.
 Path("recordings/so101/meta/polysoma.json").unlink()
-for name in ("recordings/week-2", "data/monday", "data/friday"):
-    shutil.copytree("recordings/so101", name)
+shutil.copytree("recordings/so101", "recordings/week-2")
 """
 PREPARED = """
 polysoma record 'drone/*,fetch/*,metaworld/reach-v3,metaworld/push-v3,metaworld/window-open-v3' --out data
 polysoma record metaworld/door-lock-v3 --out lock && mv lock/metaworld recordings/lock
 cp -r recordings/lock recordings/my-task
+for name in monday friday; do polysoma data convert recordings/so101 data/$name; done
 mkdir -p data/robots && cp -r data/drone data/robots/07
 polysoma finetune generalist --data data/drone --method full --out runs/a
 for name in b habit light heavy other x; do cp -r runs/a runs/$name; done
@@ -131,17 +131,17 @@ def from_a_wheel(folder: Path) -> None:
     (wheel,) = (ROOT / "dist").glob("*.whl")
     where, bin = folder / "wheel", folder / "wheel" / ".venv" / "bin"
     where.mkdir(exist_ok=True)
-    run(f"{sys.executable} -m venv .venv && .venv/bin/pip install -q -c {ROOT / 'constraints.txt'} {wheel}", where)
-    run(f".venv/bin/pip install -q --no-deps --force-reinstall {wheel}", where)  # a folder may hold an older one
+    pins = ROOT / "constraints.txt"
+    run(f"{sys.executable} -m venv --clear .venv && .venv/bin/pip install -q -c {pins} {wheel}", where)
     run(f"{bin}/polysoma bodies drone && {bin}/polysoma --version && {bin}/polysoma lineage generalist", where)
     (where / "h.hdf5").write_bytes(b"\x89HDF\r\n\x1a\n")
     needs = {
+        "hub": "data info hf://nobody/nothing",
         "serve": "serve generalist --port 0",
         "sim": "record drone/hover --episodes 1 --workers 1 --out data",
         "train": "train recipe.toml",
         "export": "export generalist --embodiment drone",
         "data": "data info h.hdf5",
-        "hub": "data info hf://nobody/nothing",
         "rerun": "evaluate generalist --tasks drone/hover --rerun drone.rrd",
     }
     for extra, command in needs.items():
@@ -152,7 +152,7 @@ def from_a_wheel(folder: Path) -> None:
             raise Failed(f"polysoma {command}: expected one line that names the extra {extra}, got {said!r}")
         print(f"  without {extra}: {said}", flush=True)
         # What a line advises is done, as it is.
-        run(f"{bin}/{advice[0]} -q -c {ROOT / 'constraints.txt'}", where)
+        run(f"{bin}/{advice[0]} -q -c {pins}", where)
     run(f"{bin}/polysoma record drone/hover,aloha/insertion,go1/words --episodes 1 --workers 1 --out data", where)
     print("installed from a wheel, extra after extra", flush=True)
 
