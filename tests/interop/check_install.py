@@ -167,7 +167,7 @@ def from_the_repository(folder: Path, only: list[str]) -> list[str]:
         source = ROOT / name
         (shutil.copytree(source, where / name, dirs_exist_ok=True) if source.is_dir() else shutil.copy(source, where))
     bin = where / ".venv" / "bin"
-    first, *_ = (text for kind, text, _ in blocks(where / "README.md") if ".venv" in text)
+    first, *_ = (text for kind, text, _ in blocks(where / "README.md") if "-m venv" in text)
     if not bin.exists():
         python3 = folder / "python3"
         python3.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
