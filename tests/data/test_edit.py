@@ -60,6 +60,23 @@ def same(one: Episode, other: Episode, instruction: str | None = None) -> None:
             np.testing.assert_array_equal(mine[name], theirs[name])
 
 
+def test_actions_are_taken_from_later_frames(tmp_path: Path) -> None:
+    root = recorded(tmp_path / "set", ARM)
+    done = edit(root, tmp_path / "new", Edit(shift_actions=2))
+    assert done.changes == ["the action of each frame is that of 2 frames later"]
+    old, new = Dataset(root), Dataset(tmp_path / "new")
+    for number in range(COUNT):
+        before, after = old.episode(number), new.episode(number)
+        assert len(after) == len(before) - 2 and after.final is not None and after.rewards is not None
+        np.testing.assert_array_equal(after.actions, before.actions[2:])
+        np.testing.assert_array_equal(after.executed, before.executed[2:])
+        np.testing.assert_array_equal(after.observations["state"], before.observations["state"][:-2])
+        np.testing.assert_array_equal(after.final["state"], before.observations["state"][-2])
+        np.testing.assert_array_equal(after.rewards, before.rewards[:-2])  # type: ignore[index]
+    with pytest.raises(PolysomaError, match="an episode has 4 frames"):
+        edit(root, tmp_path / "none", Edit(shift_actions=4))
+
+
 @pytest.mark.parametrize("body", [ARM, GRID, SEEN_ARM], ids=lambda body: body.name)
 def test_episodes_that_are_kept_are_as_they_were(body: Embodiment, tmp_path: Path) -> None:
     root = recorded(tmp_path / "set", body)

@@ -65,6 +65,11 @@ def test_without_a_network_the_error_is_one_sentence(folder: Path, monkeypatch: 
         polysoma.load("hf://nobody/nothing")
     with pytest.raises(PolysomaError, match="cannot upload to me/arm on the Hub"):
         hub.push_to_hub(folder, "me/arm")
+    # Nothing listens there, which the Hub's library says in its own way.
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(PolysomaError, match="cannot upload to me/arm on the Hub"):
+        hub.push_to_hub(folder, "me/arm")
 
 
 def test_a_folder_is_never_looked_for_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

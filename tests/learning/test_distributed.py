@@ -16,6 +16,7 @@ import torch
 from polysoma.data.batch import Batch
 from polysoma.data.mixture import Source
 from polysoma.errors import PolysomaError
+from polysoma.learning.distributed import learn_on
 from polysoma.learning.recipe import recipe_from_table
 from polysoma.learning.training import train
 
@@ -183,3 +184,18 @@ def test_sharding_needs_work_for_every_process(datasets: dict[str, Path], tmp_pa
     train(recipe_from_table(table, "test"), tmp_path / "alone")
     with pytest.raises(PolysomaError, match="test: sharding: expected 'none' or 'full', got 'half'"):
         recipe_from_table(table | {"sharding": "half"}, "test")
+
+
+def test_learning_goes_where_accelerate_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ACCELERATE_USE_CPU", "ACCELERATE_TORCH_DEVICE", "WORLD_SIZE"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    for left in ("auto", "cuda"):
+        learn_on(left)
+        assert not {"ACCELERATE_USE_CPU", "ACCELERATE_TORCH_DEVICE"} & set(os.environ)
+    learn_on("cpu")
+    learn_on("cuda:1")
+    assert os.environ["ACCELERATE_USE_CPU"] == "true" and os.environ["ACCELERATE_TORCH_DEVICE"] == "cuda:1"
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(PolysomaError, match="leave out its number"):
+        learn_on("cuda:1")

@@ -29,6 +29,7 @@ from polysoma.policy.edits import extend
 from polysoma.policy.merging import add, analogy, negate
 from polysoma.policy.methods import FinetuningMethod
 from polysoma.policy.policy import Policy
+from polysoma.rollout.drivers import Checkpoint
 
 
 @pytest.fixture
@@ -210,9 +211,9 @@ def test_the_coefficient_is_asked_for_or_chosen(
         def __init__(self, rate: float) -> None:
             self.tasks = {"babyai/GoToLocal": type("Score", (), {"rate": rate})()}
 
-    def evaluate(place: str, *_: object) -> Result:
+    def evaluate(played: Checkpoint, *_: object) -> Result:
         """Best four tenths of the way."""
-        here = checkpoint.load_for_training(place).state_dict()["trunk.norm.weight"]
+        here = checkpoint.load_for_training(played.place).state_dict()["trunk.norm.weight"]
         return Result(1 - float((here - start - 0.4 * (end - start)).norm()))
 
     monkeypatch.setattr("polysoma.evaluation.merging.evaluate", evaluate)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
+
 import gymnasium
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
 import polysoma
+from conftest import ROOT
 from polysoma.errors import PolysomaError
-from polysoma.simulators import tasks_of
+from polysoma.simulators import families, tasks_of
 
 
 @pytest.mark.parametrize(
@@ -28,6 +31,43 @@ def test_it_is_the_task_of_the_same_name() -> None:
     registered, own = gymnasium.make("polysoma/rover-pillar"), polysoma.make("rover/pillar")
     first, second = registered.reset(seed=3)[0], own.reset(seed=3)[0]
     np.testing.assert_equal(first, second)
+
+
+@pytest.mark.parametrize("name", ["rover-pillar", "babyai-GoToLocal", "hopper-hop"])
+def test_the_limit_of_steps_is_where_libraries_look_for_it(name: str) -> None:
+    environment = gymnasium.make(f"polysoma/{name}")
+    environment.reset(seed=0)
+    assert environment.spec is not None
+    limit = environment.spec.max_episode_steps
+    assert limit == environment.unwrapped.max_steps  # type: ignore[attr-defined]
+    assert gymnasium.make(f"polysoma/{name}", max_episode_steps=7).spec.max_episode_steps == 7  # type: ignore[union-attr]
+    again = gymnasium.make(environment.spec)
+    assert again.spec is not None and again.spec.max_episode_steps == limit
+
+
+def test_without_words_for_libraries_that_know_no_text() -> None:
+    environment = gymnasium.make("polysoma/rover-pillar", instruction=False)
+    told = gymnasium.make("polysoma/rover-pillar")
+    observation, _ = environment.reset(seed=3)
+    assert list(observation) == list(environment.observation_space.spaces) == ["state"]  # type: ignore[attr-defined]
+    np.testing.assert_array_equal(observation["state"], told.reset(seed=3)[0]["state"])
+    check_env(environment, skip_render_check=True)
+    assert environment.spec is not None
+    assert list(gymnasium.make(environment.spec).reset(seed=3)[0]) == ["state"]
+
+
+def test_the_table_of_rewards_has_every_family() -> None:
+    rows = re.findall(r"^\| (`.*?) \| (.*?) \|", (ROOT / "docs" / "gymnasium.md").read_text(), re.M)
+    told = {name: reward for names, reward in rows for name in re.findall(r"`([\w-]+)`", names)}
+    assert set(told) == {name for name in families() if not name.endswith("-pixels")}
+    sparse = [name for name, reward in told.items() if reward.startswith("1 at success")]
+    assert len(sparse) == 10
+    for name in sparse:
+        environment = polysoma.make(families()[name].tasks[0])
+        environment.reset(seed=0)
+        reward, info = environment.step(environment.expert_action())[1::3]
+        assert reward == 0 and not info["success"], name
+        environment.close()
 
 
 def test_every_task_is_registered() -> None:

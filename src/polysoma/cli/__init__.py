@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import inspect
 import os
+import re
 import signal
 import sys
 import threading
 from collections.abc import Iterator
+from importlib import metadata
 from types import FrameType
 from typing import Any
 
@@ -106,9 +108,23 @@ def main(arguments: list[str] | None = None) -> None:
     except BrokenPipeError:
         sys.exit(0)
     except Exception as error:
+        if isinstance(error, ImportError) and (extra := _extra_with(error.name or "")):
+            needed = f"{name} needs {error.name}, not installed here: run `pip install 'polysoma[{extra}]'`"
+            say(f"polysoma: {needed}", sys.stderr)
+            sys.exit(1)
         hint = f"`polysoma --debug {name} ...` shows where"
         say(f"polysoma: {name} failed, which it should not: {explain(error)}; {hint}", sys.stderr)
         sys.exit(1)
+
+
+def _extra_with(module: str) -> str:
+    """The extra with the package of a module; empty where there is none."""
+    package = module.partition(".")[0].replace("_", "-")
+    for line in metadata.requires("polysoma") or ():
+        found = re.match(r"([\w-]+).*extra == ['\"]([\w-]+)", line.replace("_", "-"))
+        if found is not None and found[1] == package:
+            return found[2]
+    return ""
 
 
 @contextlib.contextmanager

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from typing import Annotated, Any
 
+import tyro
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from polysoma import simulators
-from polysoma.cli.output import add_row
+from polysoma.cli.output import add_row, say
 from polysoma.embodiment import ContinuousActions, DiscreteActions, Embodiment
+from polysoma.errors import PolysomaError, nearest
 from polysoma.horizon import Horizon
 from polysoma.simulators.environment import Family
 from polysoma.task import Task
@@ -18,55 +22,62 @@ from polysoma.task import Task
 
 @dataclass(frozen=True)
 class Bodies:
-    """Lists embodiments with their streams, actions, rates and tasks.
+    """Lists bodies, a line each; with a name, all of that body: streams, actions, rate, tasks.
 
     Examples:
         polysoma bodies
+        polysoma bodies drone
         polysoma bodies --json
     """
 
+    body: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="[BODY]")] = ""
+    """The one that is told of; all by default."""
     json: bool = False
-    """Print JSON for programs instead of a table for people."""
+    """Print JSON for programs instead of text for people."""
 
     def run(self) -> None:
+        known = simulators.families()
+        if self.body and self.body not in known:
+            raise PolysomaError(f"no body is called {self.body!r}; {nearest(self.body, list(known), 'there are')}")
+        told = {self.body: known[self.body]} if self.body else known
         if self.json:
-            print(
-                json.dumps(
-                    {
-                        name: {
-                            "tasks": list(simulators.tasks_of(name)),
-                            **family.embodiment.to_json(),
-                            **_horizon(family).to_json(),
-                        }
-                        for name, family in simulators.families().items()
-                    },
-                    indent=1,
-                )
-            )
-            return
-        table = Table(title="Bodies", show_lines=True)
-        for column in ("body", "senses", "actions", "rate", "tasks"):
-            table.add_column(column, overflow="fold")
-        for name, body in simulators.embodiments().items():
-            tasks = [Task.parse(task).name for task in simulators.tasks_of(name)]
-            listed = f"{len(tasks)}: {', '.join(tasks)}"
-            add_row(table, name, _senses(body), _actions(body), f"{body.rate_hz:g} Hz", listed)
-        Console().print(table)
+            print(json.dumps({name: _as_json(name, family) for name, family in told.items()}, indent=1))
+        elif self.body:
+            _tell(known[self.body].embodiment)
+        else:
+            table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+            for column in ("body", "Hz", "senses", "moves", "tasks"):
+                table.add_column(column, justify="right" if column in ("Hz", "tasks") else "left")
+            for name, family in told.items():
+                body = family.embodiment
+                senses = ", ".join(f"{s.name} {'x'.join(map(str, s.shape))}" for s in body.arrays)
+                add_row(table, name, f"{body.rate_hz:g}", senses, _moves(body), str(len(simulators.tasks_of(name))))
+            Console().print(table)
+            say("streams, actions and tasks of one: polysoma bodies BODY")
 
 
-def _horizon(family: Family) -> Horizon:
+def _as_json(name: str, family: Family) -> dict[str, Any]:
     body = family.embodiment
-    return family.horizon or Horizon.default(body.rate_hz, isinstance(body.actions, DiscreteActions))
+    usual = Horizon.default(body.rate_hz, isinstance(body.actions, DiscreteActions))
+    tasks = list(simulators.tasks_of(name))
+    return {"tasks": tasks, **body.to_json(), **(family.horizon or usual).to_json()}
 
 
-def _senses(body: Embodiment) -> str:
-    return "\n".join(
-        f"{stream.name}: {stream.modality}" + (f" {'x'.join(map(str, stream.shape))}" if stream.shape else "")
-        for stream in body.streams
-    )
-
-
-def _actions(body: Embodiment) -> str:
+def _moves(body: Embodiment) -> str:
     if isinstance(body.actions, ContinuousActions):
-        return "\n".join(f"{c.name} [{c.unit}]" for c in body.actions.channels)
-    return "one of " + ", ".join(body.actions.names)
+        return str(len(body.actions.channels))
+    return f"one of {len(body.actions.names)}"
+
+
+def _tell(body: Embodiment) -> None:
+    """All of one body."""
+    tasks = [Task.parse(task).name for task in simulators.tasks_of(body.name)]
+    say(f"{body.name}, {body.rate_hz:g} Hz")
+    for stream in body.streams:
+        say(f"  senses {stream.name}: {stream.modality} {'x'.join(map(str, stream.shape))}".rstrip())
+    if isinstance(body.actions, ContinuousActions):
+        for channel in body.actions.channels:
+            say(f"  moves {channel.name}: {channel.low:g} to {channel.high:g} {channel.unit}")
+    else:
+        say(f"  does one of {', '.join(body.actions.names)}")
+    say(f"  {len(tasks)} task{'' if len(tasks) == 1 else 's'}: {', '.join(tasks)}")

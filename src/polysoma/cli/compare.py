@@ -15,13 +15,13 @@ from rich.table import Table
 from rich.text import Text
 
 from polysoma import simulators
+from polysoma.cli.names import Device, Precision
 from polysoma.cli.output import add_row, say
 from polysoma.cli.progress import counting
 from polysoma.cli.train import check_training_installed
 from polysoma.config import Seed, within
 from polysoma.errors import PolysomaError
 from polysoma.files import write_atomically
-from polysoma.nn.precision import Wanted
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,8 @@ class Compare:
     """Tasks of the base, comma-separated, to see what full fine-tuning forgets; the other ways leave the base alone."""
     meta: str = ""
     """Starts that `polysoma meta` learnt beside the base, comma-separated."""
-    precision: Wanted = "auto"
-    """What products are computed in; auto is bfloat16 where the processor has units for it, else float32."""
+    device: Device = "auto"
+    precision: Precision = "auto"
     out: Path = Path("runs/compare")
     """Folder of runs, results.json and index.html."""
 
@@ -90,8 +90,10 @@ class Compare:
         check_training_installed()
         from polysoma.evaluation.comparison import WAYS, Comparison, compare, title
         from polysoma.evaluation.comparison_page import write_page
+        from polysoma.learning.distributed import learn_on
         from polysoma.policy import checkpoint
 
+        learn_on(self.device)
         try:
             demonstrations = tuple(int(number) for number in self.demos.split(","))
         except ValueError as error:
@@ -103,6 +105,7 @@ class Compare:
             ways,  # type: ignore[arg-type]
             self.minutes, self.episodes, self.seed, tuple(old),
             precision=self.precision,
+            device=self.device,
             starts=tuple(start.strip() for start in self.meta.split(",")) if self.meta else (),
         )  # fmt: skip
         with counting("comparing") as show:

@@ -13,6 +13,7 @@ import tyro
 from polysoma.cli.names import DataPath
 from polysoma.cli.output import say
 from polysoma.cli.progress import counting
+from polysoma.config import within
 from polysoma.errors import PolysomaError
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class Edit:
         polysoma data edit data/so101 --split train=0.9 test=0.1 --out data/so101-parts
         polysoma data edit data/so101 --split train=0-89 test=90-99 --out data/so101-parts
         polysoma data edit data/so101 --rename front=top --crop-pictures front=20:180,0:240 --out data/so101-top
+        polysoma data edit data/so101 --shift-actions 1 --out data/so101-2
         polysoma data edit recordings/so101 --reencode --out data/so101
     """
 
@@ -58,6 +60,8 @@ class Edit:
     """New words of all episodes; OLD=NEW of those that are told OLD; or NUMBERS=NEW. The last one counts."""
     crop_pictures: tuple[str, ...] = ()
     """STREAM=TOP:BOTTOM,LEFT:RIGHT: the rows and columns that stay, in pixels; the last ones are not included."""
+    shift_actions: Annotated[int, within(0, 1000)] = 0
+    """Take the action of each frame from so many frames later, where a recorder wrote what had been done."""
     reencode: bool = False
     """Write it anew, each picture as PNG, even if nothing else is changed."""
     seed: int = 0
@@ -76,6 +80,7 @@ class Edit:
             tuple(_told(text) for text in self.set_instruction),
             dict(_crop(text) for text in self.crop_pictures),
             dict(_part(text) for text in self.split),
+            self.shift_actions,
             self.seed,
             self.reencode,
         )

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from polysoma import simulators
 from polysoma.acting.agent import Acting
-from polysoma.cli.names import OptionalCheckpoint
+from polysoma.cli.names import Device, OptionalCheckpoint, Precision
 from polysoma.cli.output import add_row
 from polysoma.cli.progress import counting
 from polysoma.config import Seed, within
@@ -25,7 +25,6 @@ from polysoma.evaluation.evaluation import Result, Score, evaluate, hardware, ve
 from polysoma.evaluation.intervals import wilson
 from polysoma.files import write_atomically
 from polysoma.nn import backend as backends
-from polysoma.nn.precision import Wanted
 from polysoma.rollout.drivers import Checkpoint, Conditioning, InContext, Prompting
 from polysoma.rollout.rollout import Workers
 
@@ -101,8 +100,8 @@ class Evaluate:
     """Withhold the actions of these episodes."""
     backend: backends.Wanted = "auto"
     """What computes decisions: onnx is faster on a CPU and needs polysoma[export]; auto takes it where it can."""
-    precision: Wanted = "auto"
-    """What products are computed in; auto is bfloat16 where the processor has units for it, else float32."""
+    device: Device = "auto"
+    precision: Precision = "auto"
     video: Annotated[int, tyro.conf.arg(aliases=["--film"]), within(0, 8192)] = 240
     """Side of the videos in the report and in the recording, in pixels; 0 for none."""
     ray: str | None = None
@@ -118,7 +117,7 @@ class Evaluate:
             from polysoma.policy import checkpoint
 
             looked_up = (self.retrieve, self.demos) if self.retrieve else None
-            driver = Checkpoint(self.checkpoint, self.temperature, looked_up, self.precision, self.backend)
+            driver = Checkpoint(self.checkpoint, self.temperature, looked_up, self.precision, self.backend, self.device)
             bodies = checkpoint.bodies(self.checkpoint)
             if not any(map(simulators.tasks_of, bodies)):
                 raise PolysomaError(
@@ -164,7 +163,8 @@ class Evaluate:
         _print(result)
         if result.precision:
             processor = result.to_json()["hardware"]["instruction_set"]
-            print(f"computed in {result.precision} by {result.backend} on {processor}")
+            device = result.settings.get("device", processor)
+            print(f"computed in {result.precision} by {result.backend} on {device}")
         if self.report:
             from polysoma.evaluation.report import write_report
 
@@ -186,7 +186,7 @@ class Evaluate:
         from polysoma.evaluation.open_loop_page import traces, write_page
         from polysoma.evaluation.recorded import recorded
 
-        every = recorded(self.checkpoint, self.data, self.held_out, self.precision, self.skip_damaged)
+        every = recorded(self.checkpoint, self.data, self.held_out, self.precision, self.skip_damaged, self.device)
         found = [measure(one, self.windows, self.permutations) for one in every]
         about = {"checkpoint": self.checkpoint, "data": list(self.data), "versions": versions()}
         bodies = [{**one.to_json(), "which": part.which} for part, one in zip(every, found, strict=True)]

@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from polysoma import simulators
-from polysoma.cli.names import OptionalCheckpoint
+from polysoma.cli.names import Device, OptionalCheckpoint, Precision
 from polysoma.cli.output import say, show
 from polysoma.cli.progress import counting_steps
 from polysoma.cli.train import check_run, computed_in, held_out_loss, quick_evaluation
 from polysoma.config import within
 from polysoma.errors import PolysomaError
 from polysoma.learning.metrics import Tracker
-from polysoma.nn.precision import Wanted
 from polysoma.policy.methods import FinetuningMethod, OptimizerKind
 
 if TYPE_CHECKING:
@@ -94,9 +93,8 @@ class Finetune:
     these."""
     seed: int = 0
     """Of all that is drawn at random."""
-    precision: Wanted = "auto"
-    """What products are computed in; auto is bfloat16 where the processor has units for it, else float32. A
-    resumed run keeps its own."""
+    device: Device = "auto"
+    precision: Precision = "auto"
     resume: bool = False
     """Continue the run in --out."""
     check: bool = True
@@ -107,9 +105,11 @@ class Finetune:
 
     def run(self) -> None:
         check_run(self.out, self.resume, "none" if self.inner else self.tracker)
+        from polysoma.learning.distributed import learn_on
         from polysoma.learning.finetuning import few_steps, few_steps_recipe
         from polysoma.learning.training import recipe_of_run, train
 
+        learn_on(self.device)
         if self.inner:
             if self.resume or self.method is not None or self.steps is not None:
                 raise PolysomaError(
@@ -134,7 +134,7 @@ class Finetune:
         from polysoma.cli.open_loop import measure, print_errors
         from polysoma.evaluation.recorded import recorded
 
-        for one in recorded(str(folder), recipe.data, None, recipe.precision, recipe.skip_damaged):
+        for one in recorded(str(folder), recipe.data, None, recipe.precision, recipe.skip_damaged, self.device):
             print_errors(measure(one, _CHECKED, permutations=1), one.which, whole=False)
         say(f"more: polysoma evaluate {folder} {' '.join(f'--data {path}' for path in recipe.data[:1])} --report out/")
 

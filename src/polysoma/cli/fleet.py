@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from polysoma.cli.names import CheckpointName, OptionalCheckpoint
+from polysoma.cli.names import CheckpointName, Device, OptionalCheckpoint, Precision
 from polysoma.cli.output import say
 from polysoma.cli.progress import counting
 from polysoma.cli.train import check_training_installed
@@ -88,6 +88,8 @@ class FleetSimulate:
     """Share everything, tokenizers and heads too: for robots that are all alike and whose body the base knows."""
     seed: int = 0
     """Of all that is drawn at random."""
+    device: Device = "auto"
+    precision: Precision = "auto"
     resume: bool = False
     """Continue the run in --out."""
 
@@ -95,9 +97,11 @@ class FleetSimulate:
         check_training_installed()
         if not self.data:
             raise PolysomaError("--data: expected patterns of the robots' folders, got none")
+        from polysoma.learning.distributed import learn_on
         from polysoma.learning.fleet import Rounds, join, robots_in
         from polysoma.learning.simulated_fleet import ROBOTS, home_of, simulate
 
+        learn_on(self.device)
         robots = robots_in(self.data)
         names = [Path(robot).name for robot in robots]
         if len(set(names)) < len(names):
@@ -107,7 +111,9 @@ class FleetSimulate:
             kept=self.kept, one_model=self.one_model, seed=self.seed,
         )  # fmt: skip
         with counting("rounds") as show:
-            folder = simulate(self.base, list(robots.values()), rounds, self.out, self.resume, show)
+            folder = simulate(
+                self.base, list(robots.values()), rounds, self.out, self.resume, show, precision=self.precision
+            )
         say(f"checkpoint: {folder}")
         if not self.kept and not self.one_model:
             say(f"  a robot's own part: polysoma finetune {folder} --data {next(iter(robots))} --method head")

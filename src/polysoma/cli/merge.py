@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from polysoma import simulators
-from polysoma.cli.names import named_folder
+from polysoma.cli.names import Device, Precision, named_folder
 from polysoma.cli.progress import counting
 from polysoma.config import Seed, within
 from polysoma.errors import PolysomaError
@@ -34,6 +34,8 @@ class _Merging:
     """Episodes of each of these tasks."""
     seed: Seed = 530_000
     """Seed of the first of these episodes: not one that the result is then measured on."""
+    device: Device = "auto"
+    precision: Precision = "auto"
 
     def _finish(self, merge: Callable[[float], Policy], away: str = "") -> None:
         """Chooses the coefficient where none is given, and saves. Tasks of ``away`` are to get worse."""
@@ -49,7 +51,7 @@ class _Merging:
             with counting("merging") as show:
                 coefficient, rates = choose_coefficient(
                     merge, _GRID, tasks, unwanted, self.episodes, self.seed,
-                    lambda done: show(done, len(_GRID), "coefficients"),
+                    lambda done: show(done, len(_GRID), "coefficients"), self.device, self.precision,
                 )  # fmt: skip
             for value, rate in rates.items():
                 chosen = "  <- chosen" if value == coefficient else ""

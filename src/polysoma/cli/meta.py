@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from polysoma.cli.names import OptionalCheckpoint
+from polysoma.cli.names import Device, OptionalCheckpoint, Precision
 from polysoma.cli.output import say
 from polysoma.cli.progress import counting_steps
 from polysoma.cli.train import check_run
 from polysoma.config import within
 from polysoma.errors import PolysomaError
 from polysoma.learning.metrics import Tracker
-from polysoma.nn.precision import Wanted
 from polysoma.policy.methods import AdaptationMethod, MetaAlgorithm
 
 if TYPE_CHECKING:
@@ -68,16 +67,17 @@ class Meta:
     """Where metrics go beside metrics.jsonl: tensorboard by default."""
     seed: int = 0
     """Of all that is drawn at random."""
-    precision: Wanted = "auto"
-    """What products are computed in; auto is bfloat16 where the processor has units for it, else float32. A
-    resumed run keeps its own."""
+    device: Device = "auto"
+    precision: Precision = "auto"
     resume: bool = False
     """Continue the run in --out."""
 
     def run(self) -> None:
         check_run(self.out, self.resume, self.tracker)
+        from polysoma.learning.distributed import learn_on
         from polysoma.learning.training import recipe_of_run, train
 
+        learn_on(self.device)
         recipe = recipe_of_run(self.out, self.precision) if self.resume else self._plan()
         if self.tracker is not None:
             recipe = dataclasses.replace(recipe, tracker=self.tracker)

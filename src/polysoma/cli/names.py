@@ -6,6 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
+from pydantic import AfterValidator
+
+from polysoma.nn import device, precision
 
 CheckpointName = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CHECKPOINT")]
 """A checkpoint as the first word after the command."""
@@ -13,6 +16,23 @@ OptionalCheckpoint = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar=
 """The same where there is a default."""
 DataPath = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DATA")]
 """A data set as the first word after the command."""
+Device = Annotated[
+    str,
+    tyro.conf.arg(
+        metavar="auto|cpu|cuda|cuda:N|mps",
+        help="Where it is computed; auto learns on a GPU where there is one, and acts on the processor.",
+    ),
+    AfterValidator(device.checked),
+]
+"""Where a command computes; checked before the command begins."""
+Precision = Annotated[
+    precision.Wanted,
+    tyro.conf.arg(
+        help="What products are computed in; auto is what a recipe says, else bfloat16 where the processor has units "
+        "for it, else float32. A run that is resumed keeps its own."
+    ),
+]
+"""In what numbers a command computes."""
 
 
 def named_folder(text: str) -> tuple[str, str]:

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from polysoma.cli.names import OptionalCheckpoint
+from polysoma.cli.names import Device, OptionalCheckpoint, Precision
 from polysoma.config import within
 from polysoma.errors import PolysomaError
 from polysoma.nn import backend as backends
-from polysoma.nn.precision import Wanted
 
 INSTALL = "pip install 'polysoma[sim,serve]'"
 
@@ -37,8 +36,8 @@ class Play:
     """Where to listen; 0 takes any free port."""
     backend: backends.Wanted = "auto"
     """What computes decisions: onnx is faster on a CPU and needs polysoma[export]; auto takes it where it can."""
-    precision: Wanted = "auto"
-    """What products are computed in; auto is bfloat16 where the processor has units for it, else float32."""
+    device: Device = "auto"
+    precision: Precision = "auto"
     open: bool = True
     """Opens the page in the browser of this machine."""
     token_file: Path | None = None
@@ -62,7 +61,7 @@ class Play:
 
         # The stage is one thread; more of them would fight with it.
         torch.set_num_threads(1)
-        policy = load(self.checkpoint, precision=self.precision, backend=self.backend)
+        policy = load(self.checkpoint, self.device, self.precision, self.backend)
         names = _bodies([body.name for body in policy.config.embodiments], self.bodies)
         token, _ = chosen_token(self.host, self.token_file, self.token)
         server = PlayServer(policy, names, token, self.hosts, self.origins)

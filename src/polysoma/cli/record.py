@@ -9,6 +9,7 @@ from typing import Annotated
 import tyro
 
 from polysoma import simulators
+from polysoma.cli.names import Device, Precision
 from polysoma.cli.progress import counting
 from polysoma.config import Seed, within
 from polysoma.rollout.drivers import EXPERT, Behaviour, Checkpoint, InContext, Prompting, driver_of
@@ -49,13 +50,15 @@ class Record:
     """Successful episodes of the same task in --context that it is shown, or as many as there are."""
     slots: Annotated[int, tyro.conf.arg(aliases=["--lanes"]), within(1, 10_000)] = 16
     """Episodes at a time in each process."""
+    device: Device = "auto"
+    precision: Precision = "auto"
     ray: str | None = None
     """Play on a Ray cluster: its address, auto, or local to start one here. Episodes are written here."""
 
     def run(self) -> None:
         driver = driver_of(self.behaviour)
         if isinstance(driver, Checkpoint):
-            driver = replace(driver, temperature=self.temperature)
+            driver = replace(driver, temperature=self.temperature, device=self.device, precision=self.precision)
         shown = InContext(self.context, self.shots) if self.context else None
         behaviour = Behaviour(driver, prompting=Prompting(in_context=shown), noise=self.noise, max_steps=self.max_steps)
         tasks = simulators.match_tasks(self.tasks)

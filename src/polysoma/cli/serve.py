@@ -13,11 +13,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
-from polysoma.cli.names import OptionalCheckpoint, named_folder
+from polysoma.cli.names import Device, OptionalCheckpoint, Precision, named_folder
 from polysoma.config import within
 from polysoma.errors import PolysomaError
 from polysoma.nn import backend as backends
-from polysoma.nn.precision import Wanted
 from polysoma.text import some
 
 INSTALL = "pip install 'polysoma[serve]'"
@@ -64,10 +63,8 @@ class Serve:
     """Values in the largest request, without those in arrays."""
     backend: backends.Wanted = "auto"
     """What computes decisions: onnx is faster on a CPU and needs polysoma[export]; auto takes it where it can."""
-    precision: Wanted = "auto"
-    """What products are computed in; auto is bfloat16 where the processor has units for it, else float32."""
-    device: str = "cpu"
-    """Where to compute."""
+    device: Device = "auto"
+    precision: Precision = "auto"
 
     def run(self) -> None:
         try:

@@ -10,11 +10,11 @@ from typing import Annotated
 
 import tyro
 
+from polysoma.cli.names import Device, Precision
 from polysoma.cli.progress import counting_steps
 from polysoma.config import within
 from polysoma.errors import PolysomaError
 from polysoma.learning.metrics import Tracker
-from polysoma.nn.precision import Wanted
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,8 @@ class Train:
     """key=value pairs that override the recipe."""
     out: Path = Path("runs/run")
     """Folder of the run: checkpoint, metrics, state to resume from."""
-    precision: Wanted = "auto"
-    """What products are computed in, instead of what the recipe says; auto leaves it to the recipe. A resumed run keeps
-    its own."""
+    device: Device = "auto"
+    precision: Precision = "auto"
     resume: bool = False
     """Continue the run in --out."""
     until: Annotated[int, within(1, 10**9)] | None = None
@@ -48,9 +47,11 @@ class Train:
 
     def run(self) -> None:
         check_training_installed()
+        from polysoma.learning.distributed import learn_on
         from polysoma.learning.recipe import read_recipe
         from polysoma.learning.training import train
 
+        learn_on(self.device)
         chosen = {"tracker": self.tracker, "precision": None if self.precision == "auto" else self.precision}
         overrides = [f"{key}={value}" for key, value in chosen.items() if value is not None]
         overrides += ["skip_damaged=true"] * self.skip_damaged

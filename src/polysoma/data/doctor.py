@@ -9,6 +9,7 @@ themselves (:meth:`Reader.problems`).
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from polysoma.data import remedies
 from polysoma.data.formats import open_reader
 from polysoma.data.formats.reader import (
     ACTION,
@@ -32,6 +34,7 @@ from polysoma.data.formats.reader import (
 )
 from polysoma.data.instructions import told as told_in
 from polysoma.data.schema import schema_of
+from polysoma.embodiment import ContinuousActions
 from polysoma.errors import PolysomaError
 from polysoma.text import some
 
@@ -81,6 +84,7 @@ class _Seen:
     low: np.ndarray = field(default_factory=lambda: np.zeros(0))
     high: np.ndarray = field(default_factory=lambda: np.zeros(0))
     sample: list[np.ndarray] = field(default_factory=list)
+    moving: list[np.ndarray] = field(default_factory=list)
     broken: dict[int, int] = field(default_factory=dict)
 
     def add(self, episode: int, rows: np.ndarray) -> None:
@@ -99,7 +103,9 @@ class _Seen:
         self.squares += (rows**2).sum(0)
         self.low, self.high = np.minimum(self.low, rows.min(0)), np.maximum(self.high, rows.max(0))
         # Enough to see what lies at the ends of a range, whatever the size of the data set.
-        self.sample.append(rows[:: 1 + len(rows) // 200])
+        sparse = slice(None, None, 1 + len(rows) // 200)
+        self.sample.append(rows[sparse])
+        self.moving.append(_moving(rows)[sparse])
 
     @property
     def mean(self) -> np.ndarray:
@@ -108,6 +114,18 @@ class _Seen:
     @property
     def std(self) -> np.ndarray:
         return np.sqrt(np.maximum(self.squares / max(self.count, 1) - self.mean**2, 0))
+
+
+def _moving(rows: np.ndarray) -> np.ndarray:
+    """Which rows of an episode are not those of a body that waits at its beginning or rests at its goal: bool."""
+    changed = np.flatnonzero((rows[1:] != rows[:-1]).any(1))
+    moves = np.zeros(len(rows), bool)
+    if len(changed):
+        moves[changed[0] + 1 : changed[-1] + 1] = True
+    if rows.shape[1] > 1:
+        # Of a single number it cannot be told whether it rests or is cut off.
+        moves[1:] &= (rows[1:] != rows[:-1]).any(1)
+    return moves
 
 
 def examine(path: Path, progress: Callable[[int, int], None] | None = None) -> Diagnosis:
@@ -142,11 +160,11 @@ def _of_description(reader: Reader, known: Sequence[Problem]) -> Iterator[Proble
     try:
         schema = schema_of(reader)
     except PolysomaError as error:
-        yield Problem("error", "description", str(error), "write a description with `polysoma data schema` and edit it")
+        yield Problem("error", "description", str(error), f"{remedies.described(reader)} and edit it")
         return
     for remark in schema.remarks:
         if not any(problem.where in remark and problem.what in remark for problem in known):
-            yield Problem("note", "description", remark, "`polysoma data schema` writes it down for you to edit")
+            yield Problem("note", "description", remark, f"{remedies.described(reader)} for you to edit")
 
 
 def _of_episodes(reader: Reader, progress: Callable[[int, int], None] | None) -> Iterator[Problem]:
@@ -173,18 +191,23 @@ def _of_episodes(reader: Reader, progress: Callable[[int, int], None] | None) ->
             progress(episode + 1, len(reader))
     if len(unread) <= _FILES:
         for where, episodes in unread.items():
-            yield Problem("error", where, f"{_listed(episodes)} cannot be read", _COPY)
+            yield Problem(
+                "error", where, f"{_listed(episodes)} cannot be read", f"{_COPY}, or {remedies.skipped(reader)}"
+            )
     else:
         every = sorted(episode for episodes in unread.values() for episode in episodes)
         what = f"{len(unread)} of them cannot be read, {_listed(every)}: {next(iter(unread))}, for one"
-        yield Problem("error", "files", what, f"{_COPY}, or leave these episodes out: --skip-damaged")
+        yield Problem("error", "files", what, f"{_COPY}, or {remedies.skipped(reader)}")
     yield from _of_lengths(reader)
     for name, column in seen.items():
-        yield from _of_numbers(name, column)
+        yield from _of_numbers(reader, name, column)
     for episodes in twins.values():
         if len(episodes) > 1:
             yield Problem(
-                "warning", "episodes", f"{_listed(episodes)} are the same", "keep one of them: the others only weigh it"
+                "warning",
+                "episodes",
+                f"{_listed(episodes)} are the same",
+                f"keep one of them: {remedies.without(reader, episodes[1:])}",
             )
     yield from leads.problems()
     yield from ends.problems(seen.get(REWARD))
@@ -205,16 +228,16 @@ def _of_lengths(reader: Reader) -> Iterator[Problem]:
     if short and len(short) < len(reader):
         yield Problem(
             "warning", "episodes", f"{_listed(short)} {_are(short, 'has', 'have')} fewer than {_SHORT} frames",
-            "see whether the recording broke off, and leave them out",
+            f"see whether the recording broke off, and leave them out: {remedies.without(reader, short)}",
         )  # fmt: skip
 
 
-def _of_numbers(name: str, seen: _Seen) -> Iterator[Problem]:
+def _of_numbers(reader: Reader, name: str, seen: _Seen) -> Iterator[Problem]:
     if seen.broken:
         frames = sum(seen.broken.values())
         yield Problem(
             "error", name, f"not finite (NaN or infinite) in {frames} frames of {_listed(seen.broken)}",
-            "leave these episodes out: `polysoma data convert --skip-damaged`",
+            remedies.skipped(reader),
         )  # fmt: skip
     acts = name == ACTION
     if not seen.count or not (acts or name.startswith(OBSERVATION)):
@@ -224,7 +247,11 @@ def _of_numbers(name: str, seen: _Seen) -> Iterator[Problem]:
         yield Problem(
             "warning" if acts or still.all() else "note", name,
             f"never changes: {_named(seen.names, still)}",
-            "nothing is learnt from it; leave the channel out of the description unless the robot needs it",
+            "see whether the recorder wrote it: a policy learns to do this value"
+            if acts
+            else f"nothing, if it was meant so; to leave it out: {remedies.described(reader)}, where you delete it"
+            if still.all()
+            else "nothing, if it was meant so: nothing is learnt from it",
         )  # fmt: skip
     sample, reach = np.concatenate(seen.sample), _FAR * np.where(still, 1, seen.std)
     far = ~still & (np.maximum(seen.high - seen.mean, seen.mean - seen.low) > reach)
@@ -233,26 +260,41 @@ def _of_numbers(name: str, seen: _Seen) -> Iterator[Problem]:
     if far.any() and seen.count > 20 * _FAR**2:
         yield Problem(
             "warning", name, f"values more than {_FAR} standard deviations away: {_named(seen.names, far)}",
-            "look at them (`polysoma data view`): sensors that fail for a moment spoil the scale of all others",
+            "sensors that fail for a moment spoil the scale of all others; look at them: "
+            f"`polysoma data view {remedies.called(reader)}`",
         )  # fmt: skip
-    if acts:
+    moving = sample[np.concatenate(seen.moving)]
+    if acts and len(moving):
         for end, which in ((seen.low, "lowest"), (seen.high, "highest")):
-            share = (sample == end).mean(0)
+            share = (moving == end).mean(0)
             distinct = np.array([len(np.unique(column)) for column in sample.T])
             cut = (share > _CUT) & (distinct > _DISTINCT) & ~still
-            if cut.any():
-                worst = 100 * share[cut].max()
-                yield Problem(
-                    "warning", name,
-                    f"cut off at the {which} value, in up to {worst:.0f} % of frames: {_named(seen.names, cut)}",
-                    "see whether the recorder clips what the robot is told: a policy learns to push at that limit",
-                )  # fmt: skip
+            if not cut.any():
+                continue
+            meant = bool(np.isclose(end, _own_limits(reader)[which == "highest"])[cut].all())
+            yield Problem(
+                "note" if meant else "warning", name,
+                f"cut off at the {which} value, in up to {100 * share[cut].max():.0f} % of frames: "
+                f"{_named(seen.names, cut)}",
+                "nothing: it is the body's own limit" if meant
+                else "see whether the recorder clips what the robot is told: a policy learns to push at that limit",
+            )  # fmt: skip
+
+
+def _own_limits(reader: Reader) -> tuple[np.ndarray, np.ndarray]:
+    """The least and the greatest of each number of an action, where these are known; NaN where they are not."""
+    with contextlib.suppress(PolysomaError):
+        actions = schema_of(reader).embodiment.actions
+        if isinstance(actions, ContinuousActions):
+            return actions.low, actions.high
+    return np.array(np.nan), np.array(np.nan)
 
 
 class _Leads:
     """By how many frames actions run ahead of states that they command: both have the same channels."""
 
     def __init__(self, reader: Reader) -> None:
+        self._reader = reader
         self._pair: tuple[str, np.ndarray, np.ndarray] | None = None
         action = reader.columns.get(ACTION)
         for name, column in reader.columns.items():
@@ -285,6 +327,7 @@ class _Leads:
     def problems(self) -> Iterator[Problem]:
         if self._pair is None or self._moved == 0:
             return
+        reader = self._reader
         best = min(self._missed, key=lambda lead: self._missed[lead])
         # Actions that are not places (velocities, say) are near no state at all.
         if self._missed[best] > self._moved:
@@ -294,12 +337,14 @@ class _Leads:
         if best == 0 and exact:
             yield Problem(
                 "error", ACTION, f"is {name} of the same frame: a policy would learn to stay where it is",
-                "take the state of the next frame as the action, or record what the robot was told",
+                "record what the robot was told, or take the state of the next frame as the action: "
+                + remedies.edited(reader, "--shift-actions 1"),
             )  # fmt: skip
         elif best < 0:
             yield Problem(
                 "error", ACTION, f"follows {name} by {-best} frames instead of leading it",
-                "shift the actions: the recorder wrote what had been done, not what was to be done",
+                "the recorder wrote what had been done, not what was to be done: "
+                + remedies.edited(reader, f"--shift-actions {1 - best}"),
             )  # fmt: skip
         elif best > 0 and exact:
             yield Problem("note", ACTION, f"is {name} of {best} frames later", "nothing, if it was meant so")
@@ -334,8 +379,9 @@ class _Ends:
         failed = [episode for episode, ending in self._endings.items() if ending.success is False]
         if failed:
             yield Problem(
-                "note", "episodes", f"{_listed(failed)} did not succeed", "leave them out unless they shall teach"
-            )
+                "note", "episodes", f"{_listed(failed)} did not succeed",
+                f"leave them out unless they shall teach: {remedies.without(self._reader, failed)}",
+            )  # fmt: skip
         if self._early:
             yield Problem(
                 "warning", "episodes", f"{_listed(self._early)} {_are(self._early, 'goes', 'go')} on after their end",
@@ -359,7 +405,7 @@ class _Ends:
                 "error", "episodes",
                 f"the observation after the last action of {_listed(self._unread)} cannot be read: "
                 f"{next(iter(self._unread.values()))}",
-                f"{_COPY}, or leave these episodes out: --skip-damaged",
+                f"{_COPY}, or {remedies.skipped(self._reader)}",
             )  # fmt: skip
 
 
@@ -368,7 +414,8 @@ def _of_tasks(reader: Reader) -> Iterator[Problem]:
     if "" in told:
         yield Problem(
             "note", "instructions", f"{told['']} of {len(reader)} episodes are told nothing",
-            "say what to do in words, if one policy shall do more than one thing",
+            "say what to do in words, if one policy shall do more than one thing: "
+            + remedies.edited(reader, "--set-instruction '=WORDS'"),
         )  # fmt: skip
     frames: Counter[str] = Counter()
     for episode, length in enumerate(reader.lengths.tolist()):

@@ -52,6 +52,8 @@ class Edit:
         crop: stream to the part of its pictures that stays.
         split: name to the share of the episodes of each task, which come to 1, or to numbers of episodes: each part is
             a data set of its own in the new folder.
+        shift_actions: how many frames later the action of a frame is taken from; the last frames, which then have none,
+            fall away.
         seed: decides which episodes come into which share.
         reencode: whether to write the data set anew even if nothing else is changed.
     """
@@ -63,6 +65,7 @@ class Edit:
     instructions: tuple[tuple[str | frozenset[int] | None, str], ...] = ()
     crop: Mapping[str, Crop] = field(default_factory=dict)
     split: Mapping[str, float | frozenset[int]] = field(default_factory=dict)
+    shift_actions: int = 0
     seed: int = 0
     reencode: bool = False
 
@@ -140,6 +143,8 @@ def _body(origins: Sequence[Origin], change: Edit, result: Edited) -> Embodiment
         raise PolysomaError(f"{', '.join(some)}: there are no rewards, which the other data sets have")
     for old, new in change.rename.items():
         result.changes.append(f"{old} is called {new}")
+    if change.shift_actions:
+        result.changes.append(f"the action of each frame is that of {change.shift_actions} frames later")
     for name, part in change.crop.items():
         height, width, _ = first.embodiment.stream(name).shape
         result.changes.append(
@@ -291,6 +296,8 @@ def _shared(
 
 
 def _changed(episode: Episode, body: Embodiment, change: Edit, told: str | None) -> Episode:
+    episode = _shifted(episode, change.shift_actions)
+
     def streams(values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         return {change.rename.get(name, name): _cropped(array, change.crop.get(name)) for name, array in values.items()}
 
@@ -306,6 +313,22 @@ def _changed(episode: Episode, body: Embodiment, change: Edit, told: str | None)
         instruction=text,
         observations=streams(episode.observations),
         final=None if episode.final is None else streams(episode.final),
+    )
+
+
+def _shifted(episode: Episode, frames: int) -> Episode:
+    kept = len(episode) - frames
+    if not frames:
+        return episode
+    if kept < 1:
+        raise PolysomaError(f"actions cannot be taken from {frames} frames later: an episode has {len(episode)} frames")
+    return dataclasses.replace(
+        episode,
+        observations={name: values[:kept] for name, values in episode.observations.items()},
+        actions=episode.actions[frames:],
+        executed=episode.executed[frames:],
+        rewards=None if episode.rewards is None else episode.rewards[:kept],
+        final={name: values[kept] for name, values in episode.observations.items()},
     )
 
 

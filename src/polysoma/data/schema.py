@@ -290,8 +290,17 @@ def _actions(
                 f"{reader.path}: expected at most {MOST_CHOICES} choices as actions, got {low[0]:g} to {high[0]:g}"
             )
         return _choices([(number,) for number in range(first, int(high[0]) + 1)], remarks)
-    remarks.append("limits of actions: what was recorded and a twentieth more; put the body's own here")
-    return ContinuousActions(channels_of(ACTION, column, (low, high), True, remarks)), ()
+    if column.limits is None:
+        remarks.append("limits of actions: what was recorded and a twentieth more; put the body's own here")
+        return ContinuousActions(channels_of(ACTION, column, (low, high), True, remarks)), ()
+    least, most = map(np.array, column.limits)
+    slack = 1e-6 * (most - least)
+    if (low < least - slack).any() or (high > most + slack).any():
+        remarks.append("limits of actions: those of the data's action space, widened by what was recorded beyond them")
+        least, most = np.minimum(least, low), np.maximum(most, high)
+    channels = channels_of(ACTION, column, (low, high), False, remarks)
+    limited = zip(channels, least.tolist(), most.tolist(), strict=True)
+    return ContinuousActions(tuple(dataclasses.replace(c, low=low, high=high) for c, low, high in limited)), ()
 
 
 def _choices(

@@ -67,6 +67,8 @@ class Comparison:
         old_episodes: of each of these.
         starts: checkpoints from meta-learning beside the base, for the ways that begin with one.
         precision: what all is computed in (:mod:`polysoma.nn.precision`).
+        device: where checkpoints are played; where they learn is the process's own
+            (:func:`polysoma.learning.distributed.learn_on`).
     """
 
     base: str
@@ -81,6 +83,7 @@ class Comparison:
     old_episodes: int = 5
     starts: tuple[str, ...] = ()
     precision: Wanted = "auto"
+    device: str = "auto"
 
 
 Cell = dict[str, Any]
@@ -163,7 +166,7 @@ def _check_same(file: Path, asked: dict[str, Any]) -> None:
     if not file.exists():
         write_atomically(file, (json.dumps(asked, indent=1) + "\n").encode())
         return
-    held = {"precision": "auto", **json.loads(file.read_text())}
+    held = {"precision": "auto", "device": "auto", **json.loads(file.read_text())}
     # More ways, starts and numbers of demonstrations may be asked for later.
     fixed = asked.keys() - {"ways", "demonstrations", "starts"}
     changed = {key: (held.get(key), asked[key]) for key in sorted(fixed) if held.get(key) != asked[key]}
@@ -199,7 +202,7 @@ def _cell(comparison: Comparison, tried: _Try, run: Path) -> Cell:
         minutes = (time.monotonic() - began) / 60
         driver = str(folder)
         megabytes = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
-    player = Checkpoint(driver, retrieve=retrieve, precision=comparison.precision)
+    player = Checkpoint(driver, retrieve=retrieve, precision=comparison.precision, device=comparison.device)
     result = evaluate(player, comparison.tasks, comparison.episodes, comparison.seed)
     old = None
     if way == "full" and comparison.old_tasks:
@@ -218,7 +221,7 @@ def _cell(comparison: Comparison, tried: _Try, run: Path) -> Cell:
 
 
 def _outcomes(driver: str, comparison: Comparison) -> list[int]:
-    player = Checkpoint(driver, precision=comparison.precision)
+    player = Checkpoint(driver, precision=comparison.precision, device=comparison.device)
     played = evaluate(player, comparison.old_tasks, comparison.old_episodes, comparison.seed)
     return [int(outcome) for score in played.tasks.values() for outcome in score.outcomes]
 

@@ -195,10 +195,12 @@ def evaluate(
     precision = backend = ""
     if isinstance(driver, Checkpoint):
         from polysoma.nn.backend import chosen  # torch takes a second to import
+        from polysoma.nn.device import acting_on
 
+        device = acting_on(driver.device)
         driver.check(tasks)
-        backend, precision = chosen("cpu", driver.backend, driver.precision)
-        driver = replace(driver, precision=precision, backend=backend)
+        backend, precision = chosen(device, driver.backend, driver.precision)
+        driver = replace(driver, precision=precision, backend=backend, device=device)
         behaviour = replace(behaviour, driver=driver)
     if behaviour.prompting.in_context is not None:
         behaviour.prompting.in_context.check(tasks)
@@ -253,6 +255,8 @@ def _settings(behaviour: Behaviour, episodes: int, seed: int, workers: Workers) 
     if isinstance(driver, Checkpoint) and driver.temperature is not None:
         acting["temperature"] = driver.temperature
     settings["real_time" if isinstance(behaviour.acting, RealTime) else "acting"] = acting
+    if isinstance(driver, Checkpoint) and driver.device != "cpu":
+        settings["device"] = driver.device
     if isinstance(driver, Checkpoint) and driver.retrieve is not None:
         settings["retrieve"] = list(driver.retrieve)
     if prompting.paraphrases:

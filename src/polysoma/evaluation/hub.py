@@ -10,7 +10,7 @@ from typing import Any
 
 from polysoma.embodiment import ContinuousActions, Modality
 from polysoma.errors import PolysomaError
-from polysoma.files import write_atomically
+from polysoma.files import reason, write_atomically
 from polysoma.hub import PREFIX
 from polysoma.policy.checkpoint import ATTACHED, attached, config_of, copy, resolve
 
@@ -118,7 +118,6 @@ def push_to_hub(
     """
     try:
         from huggingface_hub import HfApi
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
     except ImportError as error:
         raise PolysomaError("the Hub needs huggingface_hub: run `pip install 'polysoma[hub]'`") from error
     name = name.removeprefix(PREFIX)
@@ -128,9 +127,6 @@ def push_to_hub(
         try:
             api.create_repo(name, private=private, exist_ok=True)
             return str(api.upload_folder(repo_id=name, folder_path=folder, commit_message="Polysoma checkpoint"))
-        except (OSError, HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, ValueError) as error:
-            raise PolysomaError(f"cannot upload to {name} on the Hub ({_first_line(error)})") from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+        except Exception as error:
+            # Networks, proxies, tokens and names fail each in a way of its own.
+            raise PolysomaError(f"cannot upload to {name} on the Hub ({reason(error)})") from error

@@ -11,6 +11,7 @@ import numpy as np
 from polysoma.evaluation.evaluation import evaluate
 from polysoma.policy import checkpoint
 from polysoma.policy.policy import Policy
+from polysoma.rollout.drivers import Checkpoint
 
 
 def choose_coefficient(
@@ -21,6 +22,8 @@ def choose_coefficient(
     episodes: int,
     seed: int,
     progress: Callable[[int], None] | None = None,
+    device: str = "cpu",
+    precision: str | None = None,
 ) -> tuple[float, dict[float, float]]:
     """The coefficient with the highest mean rate of success over tasks, and that rate for each. Of several that are
     equally good it is the one in the middle.
@@ -33,6 +36,7 @@ def choose_coefficient(
         episodes: of each task.
         seed: of the first episode of each task.
         progress: called with how many coefficients were tried.
+        device, precision: as for :func:`polysoma.policy.checkpoint.load`.
     """
     rates: dict[float, float] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -40,7 +44,7 @@ def choose_coefficient(
             # A folder each: what is loaded is remembered by its file.
             place = Path(folder) / str(number)
             checkpoint.save(merge(coefficient), place)
-            scores = evaluate(str(place), tasks, episodes, seed).tasks
+            scores = evaluate(Checkpoint(str(place), precision=precision, device=device), tasks, episodes, seed).tasks
             wanted = [1 - score.rate if task in unwanted else score.rate for task, score in scores.items()]
             rates[coefficient] = float(np.mean(wanted))
             if progress is not None:

@@ -37,6 +37,7 @@ def recorded(
     held_out: float | None = None,
     precision: str | None = None,
     skip_damaged: bool = False,
+    device: str = "cpu",
 ) -> list[Recorded]:
     """Opens data sets for a checkpoint, body by body.
 
@@ -47,11 +48,12 @@ def recorded(
             own training held out, and for all of data that it did not learn from.
         precision: as for :func:`polysoma.policy.checkpoint.load`.
         skip_damaged: see :class:`~polysoma.data.dataset.Dataset`.
+        device: as for :func:`polysoma.policy.checkpoint.load`.
 
     Raises:
         PolysomaError: no data, data of no body that the policy knows, or as :func:`~polysoma.policy.checkpoint.load`.
     """
-    whole = checkpoint.load(path, precision=precision, backend="torch")
+    whole = checkpoint.load(path, device, precision, "torch")
     known = {name: whole.driving(name).embodiment(name) for name in checkpoint.bodies(path)}
     sources = open_sources(
         Recipe(tuple(data), {}).folders(), {}, {}, skip_damaged=skip_damaged, bodies=known,

@@ -7,17 +7,49 @@ block computes: the trunk is what grows when policies do. Files hold whole tenso
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterable, Sequence
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
-import accelerate
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from polysoma.errors import PolysomaError
 from polysoma.policy.policy import Policy
+
+if TYPE_CHECKING:
+    import accelerate  # an extra, of which those that only read what was trained have no need
+
+
+def accelerator_here() -> accelerate.Accelerator:
+    """Accelerate's view of this process: its device, and the others. Raises PolysomaError where it is missing."""
+    try:
+        from accelerate import Accelerator
+    except ImportError as error:
+        raise PolysomaError(
+            "training needs accelerate, not installed here: run `pip install 'polysoma[train]'`"
+        ) from error
+    return Accelerator()
+
+
+def learn_on(device: str) -> None:
+    """Says where this process learns, before anything does. Accelerate reads that from the environment, once.
+
+    Args:
+        device: as :mod:`polysoma.nn.device` has it. ``"auto"`` leaves it to accelerate, which takes a GPU where there
+            is one, and with several processes one each.
+
+    Raises:
+        PolysomaError: one device by its number for several processes.
+    """
+    if device == "cpu":
+        os.environ["ACCELERATE_USE_CPU"] = "true"
+    elif ":" in device:
+        if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+            raise PolysomaError(f"device: {device} is one, and there are several processes; leave out its number")
+        os.environ["ACCELERATE_TORCH_DEVICE"] = device
 
 
 def shard(policy: Policy, accelerator: accelerate.Accelerator) -> None:

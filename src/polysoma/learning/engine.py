@@ -15,9 +15,8 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, cast
 
-import accelerate
 import torch
 from torch import Tensor
 
@@ -32,6 +31,9 @@ from polysoma.nn import precision
 from polysoma.nn.precision import Wanted
 from polysoma.policy import checkpoint
 from polysoma.policy.policy import Policy
+
+if TYPE_CHECKING:
+    import accelerate
 
 _log = logging.getLogger(__name__)
 
@@ -111,7 +113,7 @@ class Engine:
     def __init__(self, method: Method, settings: Settings, accelerator: accelerate.Accelerator | None = None) -> None:
         keep_freed_memory()
         self.method, self.settings = method, settings
-        self.accelerator = accelerator or accelerate.Accelerator()
+        self.accelerator = accelerator or distributed.accelerator_here()
         policy = dict(method.modules.items()).get("policy")
         if not isinstance(policy, Policy):
             raise PolysomaError(
@@ -312,7 +314,9 @@ class Engine:
         if not losses:
             return {}
         # All processes must come to the same decision.
-        agreed = accelerate.utils.broadcast(torch.tensor(list(losses.values()), device=self.accelerator.device))
+        from accelerate.utils import broadcast
+
+        agreed = broadcast(torch.tensor(list(losses.values()), device=self.accelerator.device))
         return {name: float(loss) for name, loss in zip(losses, agreed, strict=True)}
 
     def _state(self) -> dict[str, Tensor]:

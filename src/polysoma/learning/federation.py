@@ -17,7 +17,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import safetensors
@@ -45,6 +45,7 @@ from polysoma.files import reason
 from polysoma.learning import lineage, states
 from polysoma.learning.fleet import Change, Robot, Rounds, Shared, averaged, keep, kept_before, shared_by
 from polysoma.learning.metrics import Metrics
+from polysoma.nn.precision import Wanted
 from polysoma.policy import checkpoint
 
 STATE_FILE = "fleet.safetensors"
@@ -59,7 +60,8 @@ client_app = ClientApp()
 @client_app.train()
 def answer(message: Message, context: Context) -> Message:
     """One round of one robot. The node's configuration names its ``base``, its ``data`` (several data sets are
-    separated as in ``PATH``), and ``own``, a folder for what the robot keeps from round to round."""
+    separated as in ``PATH``), and ``own``, a folder for what the robot keeps from round to round; it may name a
+    ``precision``."""
     task: dict[str, Any] = dict(message.content.config_records[_TASK])
     number = int(task.pop("round"))
     try:
@@ -69,7 +71,9 @@ def answer(message: Message, context: Context) -> Message:
             reason = f"another base: the fleet's is {wanted[:12]}..., the robot's {found[:12]}..."
             return Message(Error(ErrorCode.MOD_FAILED_PRECONDITION, reason), reply_to=message)
         rounds = Rounds(**task)
-        robot = _robot(base, str(context.node_config["data"]), rounds.one_model)
+        robot = _robot(
+            base, str(context.node_config["data"]), rounds.one_model, str(context.node_config.get("precision", "auto"))
+        )
         home = Path(str(context.node_config["own"])) / found[:12]
         kept = kept_before(home, number) if rounds.kept else None
         change, own = robot.answer(message.content.array_records[_SHARED].to_torch_state_dict(), rounds, number, kept)
@@ -84,8 +88,8 @@ def answer(message: Message, context: Context) -> Message:
 
 
 @functools.lru_cache(maxsize=64)
-def _robot(base: str, data: str, one_model: bool) -> Robot:
-    return Robot(base, data.split(os.pathsep), one_model)
+def _robot(base: str, data: str, one_model: bool, precision: str) -> Robot:
+    return Robot(base, data.split(os.pathsep), one_model, cast(Wanted, precision))
 
 
 server_app = ServerApp()

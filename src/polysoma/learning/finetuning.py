@@ -18,6 +18,7 @@ from polysoma.errors import PolysomaError
 from polysoma.learning import lineage, states
 from polysoma.learning.augmentation import augmented
 from polysoma.learning.bodies import BodyRecipe
+from polysoma.learning.distributed import accelerator_here
 from polysoma.learning.methods.imitation import Imitation
 from polysoma.learning.methods.meta import MetaLearning, inner_loop, learning
 from polysoma.learning.optimizers import AdamW, ScheduleFree
@@ -263,6 +264,7 @@ def few_steps(recipe: Recipe, out: Path) -> Path:
             f"a few gradient steps adapt one body that the start knows: expected data of one of {known}, got "
             f"{', '.join(recipe.bodies)}; fine-tune for others"
         )
+    policy.to(accelerator_here().device)
     (source,) = sources
     body = recipe.bodies[source.embodiment.name]
     rng = np.random.default_rng([recipe.seed, *source.embodiment.name.encode()])

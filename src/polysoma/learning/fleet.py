@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import accelerate
 import numpy as np
 import safetensors.torch
 import torch
@@ -28,6 +27,7 @@ from polysoma.data.mixture import Source
 from polysoma.errors import PolysomaError
 from polysoma.files import write_atomically
 from polysoma.learning import lineage
+from polysoma.learning.distributed import accelerator_here
 from polysoma.learning.engine import Engine, losses_of
 from polysoma.learning.finetuning import recipe_for
 from polysoma.learning.methods.imitation import Imitation
@@ -35,6 +35,7 @@ from polysoma.learning.optimizers import AdamW
 from polysoma.learning.preparation import policy_for, sources_for
 from polysoma.learning.recipe import PolicySize
 from polysoma.learning.training import ingredients
+from polysoma.nn.precision import Wanted
 from polysoma.nn.tokenizers import build_vocabulary
 from polysoma.nn.trunk import TransformerConfig
 from polysoma.patterns import expanded
@@ -136,15 +137,17 @@ class Robot:
         base: the checkpoint that the whole fleet starts from.
         data: folders of the robot's data sets.
         one_model: see :class:`Rounds`.
+        precision: see :class:`~polysoma.learning.engine.Settings`.
 
     Raises:
         PolysomaError: no data, or with ``one_model`` a base that does not know the body or the words.
     """
 
-    def __init__(self, base: str, data: Sequence[str], one_model: bool = False) -> None:
-        self.recipe = recipe_for(base, data, "full" if one_model else "head", held_out=0)
+    def __init__(self, base: str, data: Sequence[str], one_model: bool = False, precision: Wanted = "auto") -> None:
+        recipe = recipe_for(base, data, "full" if one_model else "head", held_out=0)
+        self.recipe = dataclasses.replace(recipe, precision=precision)
         self.sources, _ = sources_for(self.recipe)
-        self.accelerator = accelerate.Accelerator()
+        self.accelerator = accelerator_here()
         # The same beginning in all rounds, and for all robots of one body.
         torch.manual_seed(self.recipe.seed)
         policy = policy_for(self.recipe, self.sources, None)

@@ -110,10 +110,7 @@ def load(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except (OSError, ValueError, TypeError, AttributeError, safetensors.SafetensorError) as error:
         raise PolysomaError(f"cannot read {path} ({reason(error)}): it is missing or damaged") from error
     if version > FORMAT:
-        raise PolysomaError(
-            f"{folder} is of format {version}, this polysoma reads up to {FORMAT}: upgrade with "
-            "`pip install --upgrade polysoma`"
-        )
+        raise PolysomaError(f"{folder} is of format {version}, this polysoma reads up to {FORMAT}: upgrade Polysoma")
     return ({_renamed(name): value for name, value in tensors.items()} if version == 1 else tensors), about
 
 

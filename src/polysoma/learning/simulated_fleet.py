@@ -23,6 +23,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from polysoma.errors import PolysomaError
 from polysoma.learning import states
 from polysoma.learning.fleet import Rounds, forget
+from polysoma.nn.precision import Wanted
 
 ROBOTS = "robots"
 """The folder of a run below which robots keep what they keep."""
@@ -36,12 +37,14 @@ def simulate(
     resume: bool = False,
     progress: Callable[[int, int, str], None] | None = None,
     watch: Callable[[bytes], None] | None = None,
+    precision: Wanted = "auto",
 ) -> Path:
     """A fleet in this process: as :func:`~polysoma.learning.federation.federate`, a robot for each list of data sets.
 
     Args:
         robots: folders of data sets of each robot.
         watch: called with every message, as it would go over the wire.
+        precision: what robots compute in (:mod:`polysoma.nn.precision`).
     """
     if len(robots) < rounds.robots:
         raise PolysomaError(f"expected at least {rounds.robots} robots, those of one round, got {len(robots)}")
@@ -51,7 +54,9 @@ def simulate(
         if not resume and not states.exists(out):
             for home in (out / ROBOTS).glob("*/*"):
                 forget(home)
-        return run_rounds(SimulatedGrid(base, robots, out / ROBOTS, watch), base, rounds, out, resume, progress)
+        return run_rounds(
+            SimulatedGrid(base, robots, out / ROBOTS, watch, precision), base, rounds, out, resume, progress
+        )
 
 
 def home_of(data: Sequence[str], folder: Path) -> Path:
@@ -63,7 +68,7 @@ class SimulatedGrid(Grid):
     """Flower's way to robots that are all in this process. Every message is written to bytes and read again.
 
     Args:
-        base, robots, watch: see :func:`simulate`.
+        base, robots, watch, precision: see :func:`simulate`.
         folder: where robots keep what they keep (:func:`home_of`).
     """
 
@@ -73,9 +78,16 @@ class SimulatedGrid(Grid):
         robots: Sequence[Sequence[str]],
         folder: Path,
         watch: Callable[[bytes], None] | None = None,
+        precision: Wanted = "auto",
     ) -> None:
         self.configs = [
-            {"base": base, "data": os.pathsep.join(data), "own": str(home_of(data, folder))} for data in robots
+            {
+                "base": base,
+                "data": os.pathsep.join(data),
+                "own": str(home_of(data, folder)),
+                "precision": precision,
+            }
+            for data in robots
         ]
         self._watch = watch
         self._replies: dict[str, Message] = {}

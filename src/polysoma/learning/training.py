@@ -11,19 +11,23 @@ import resource
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import accelerate
 import torch
 
 from polysoma.data.mixture import Source
 from polysoma.errors import PolysomaError
 from polysoma.learning import lineage, preparation, run_state, states
+from polysoma.learning.distributed import accelerator_here
 from polysoma.learning.engine import Engine, Progress
 from polysoma.learning.method import Ingredients, Method
 from polysoma.learning.metrics import check_tracker
 from polysoma.learning.recipe import Recipe, recipe_from_table
 from polysoma.nn.precision import Wanted
 from polysoma.policy.policy import Policy
+
+if TYPE_CHECKING:
+    import accelerate
 
 Evaluate = Callable[[Path, tuple[str, ...], int, int], dict[str, float]]
 """A quick evaluation: (checkpoint, tasks, episodes, seed) to the success rate of each task."""
@@ -53,7 +57,7 @@ def train(
         PolysomaError: the recipe cannot be followed (:func:`~polysoma.learning.preparation.check`), a run folder that
             is taken, nothing to resume, or a loss that is not finite.
     """
-    accelerator = accelerate.Accelerator()
+    accelerator = accelerator_here()
     if accelerator.is_main_process:
         states.check_free(out)
     run_state.check_folder(out, resume)
@@ -116,7 +120,7 @@ class Rehearsal:
 
 def rehearse(recipe: Recipe, steps: int = 4) -> Rehearsal:
     """Takes a few steps whose result is thrown away, and says what they cost. Raises PolysomaError as :func:`train`."""
-    accelerator = accelerate.Accelerator()
+    accelerator = accelerator_here()
     sources, held_out = preparation.sources_for(recipe)
     preparation.check(recipe, [*sources, *held_out], accelerator.num_processes)
     engine = _engine(recipe, sources, held_out, None, accelerator)

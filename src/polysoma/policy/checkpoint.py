@@ -23,6 +23,7 @@ from polysoma import hub
 from polysoma.errors import PolysomaError
 from polysoma.files import explain_writing, reason, write_atomically
 from polysoma.nn.backend import chosen
+from polysoma.nn.device import acting_on
 from polysoma.nn.trunk import TransformerTrunk
 from polysoma.policy import weight_file
 from polysoma.policy.adaptation import Adaptation, share
@@ -147,8 +148,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise PolysomaError(f"{file} is not the configuration of a checkpoint (format_version is {version!r})")
     if version > FORMAT_VERSION:
         raise PolysomaError(
-            f"{folder} has checkpoint format {version}, this polysoma reads up to {FORMAT_VERSION}: "
-            "upgrade with `pip install --upgrade polysoma`"
+            f"{folder} has checkpoint format {version}, this polysoma reads up to {FORMAT_VERSION}: upgrade Polysoma"
         )
     _check_lineage(file, config.get("lineage"))
     return config
@@ -193,15 +193,15 @@ def load(
 
     Args:
         path: the folder of a checkpoint, or ``"generalist"`` for the weights shipped with the package.
-        device: e.g. ``"cpu"``, ``"cuda"``.
+        device: e.g. ``"cpu"``, ``"cuda:1"``; ``"auto"`` is the processor.
         precision: ``"float32"`` or ``"bfloat16"``; None or ``"auto"`` for what suits the device
             (:func:`polysoma.nn.precision.chosen`).
         backend: what computes decisions, ``"torch"`` or ``"onnx"``; None or ``"auto"`` for what is faster
             (:func:`polysoma.nn.backend.chosen`).
 
     Raises:
-        PolysomaError: no checkpoint there, a newer format, weights that are damaged or do not fit, or a precision or
-            backend that does not exist or cannot be had.
+        PolysomaError: no checkpoint there, a newer format, weights that are damaged or do not fit, or a device,
+            precision or backend that does not exist or cannot be had.
     """
     return load_all([path], device, precision, backend)[0]
 
@@ -214,6 +214,7 @@ def load_all(
 ) -> list[Policy]:
     """As :func:`load`, several: bases and their adaptations have one copy of the weights that they share."""
     loaded = _Loaded()
+    device = acting_on(str(device))
     chosen(device, backend, precision)  # what cannot be had is said before anything is read
     policies = [_load(path, loaded) for path in paths]
     # Bases last: adaptations that came with them are multiplied out of matrices that have all their digits.

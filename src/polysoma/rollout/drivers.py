@@ -66,6 +66,7 @@ class Checkpoint:
         retrieve: None, or a data set of demonstrations that are looked up, and how many of each task (0 for all).
         precision: what it computes in, as for :func:`polysoma.nn.precision.chosen`.
         backend: what computes decisions, as for :func:`polysoma.nn.backend.chosen`.
+        device: on which, as for :func:`polysoma.policy.checkpoint.load`.
     """
 
     place: str
@@ -73,6 +74,7 @@ class Checkpoint:
     retrieve: tuple[str, int] | None = None
     precision: str | None = None
     backend: str | None = None
+    device: str = "cpu"
 
     def __call__(self) -> Planner:
         # torch takes a second to import and much memory, which other drivers should not pay for.
@@ -80,7 +82,7 @@ class Checkpoint:
         from polysoma.acting.retrieval import DemonstrationIndex, Retrieval
         from polysoma.policy.checkpoint import load
 
-        policy = load(self.place, precision=self.precision, backend=self.backend)
+        policy = load(self.place, self.device, self.precision, self.backend)
         planner = as_planner(policy, self.temperature)
         if self.retrieve is None:
             return planner

@@ -4,7 +4,8 @@ Families of one's own join in when the environment variable ``POLYSOMA_FAMILIES`
 separated as in ``PATH``); each defines a ``FAMILY``. Worker processes inherit the variable.
 
 Importing this module registers the shipped tasks with Gymnasium: ``gymnasium.make("polysoma/drone-ring")`` is
-``make("drone/ring")``. They end their episodes themselves.
+``make("drone/ring")``. They end their episodes themselves. With ``instruction=False`` observations are arrays alone,
+for libraries that know no text.
 """
 
 from __future__ import annotations
@@ -123,6 +124,22 @@ def make(task: str, render_mode: str | None = None, **options: Any) -> Environme
     return environment
 
 
+def registered(
+    task: str, render_mode: str | None = None, instruction: bool = True, **options: Any
+) -> gymnasium.Env[Any, Any]:
+    """What ``gymnasium.make`` calls: :func:`make`, on demand without the text of the instruction. Raises PolysomaError
+    as :func:`make`.
+
+    Args:
+        task, render_mode, options: see :func:`make`.
+        instruction: whether observations hold it.
+    """
+    environment = make(task, render_mode, **options)
+    if instruction:
+        return environment
+    return gymnasium.wrappers.FilterObservation(environment, [stream.name for stream in environment.embodiment.arrays])
+
+
 def _suggestion(pattern: str, tasks: list[str]) -> str:
     family, _, _ = pattern.partition("/")
     near = [task for task in tasks if task.startswith(family + "/")]
@@ -136,4 +153,6 @@ def _suggestion(pattern: str, tasks: list[str]) -> str:
 
 for _family in _shipped():
     for _task in _family.tasks:
-        gymnasium.register(f"polysoma/{_task.replace('/', '-')}", "polysoma.simulators:make", kwargs={"task": _task})
+        gymnasium.register(
+            f"polysoma/{_task.replace('/', '-')}", "polysoma.simulators:registered", kwargs={"task": _task}
+        )

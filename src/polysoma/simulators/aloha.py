@@ -1,6 +1,6 @@
 """ALOHA (Zhao et al. 2023, arXiv 2304.13705): two ViperX arms that hand over a cube, or put a peg into a socket.
 
-The models come with gym-aloha and are read as files: its own environment draws three large pictures at every step.
+The models are those of gym-aloha, whose own environment draws three large pictures at every step.
 Tasks, start poses and success are its own: the cube is held by the left gripper above the table, or the peg touches the
 pin at the bottom of the socket. The experts decide from the present state and the last command alone, so they can be
 asked anywhere: they move the commanded grippers toward what the situation asks for, by inverse kinematics.
@@ -23,7 +23,7 @@ from polysoma.embodiment import (
     channels,
 )
 from polysoma.horizon import Horizon
-from polysoma.simulators.environment import Family, MujocoEnvironment, package_folder
+from polysoma.simulators.environment import MODELS, Family, MujocoEnvironment
 from polysoma.simulators.views import seen
 from polysoma.task import Task
 
@@ -92,7 +92,7 @@ class Aloha(MujocoEnvironment):
         self.task = task
         self._mujoco = mujoco
         name = Task.parse(task).name
-        self._model = mujoco.MjModel.from_xml_path(str(package_folder("gym_aloha") / "assets" / _FILES[name]))
+        self._model = mujoco.MjModel.from_xml_path(str(MODELS / "aloha" / _FILES[name]))
         self._data = mujoco.MjData(self._model)
         self._instruction = _INSTRUCTIONS[name]
         self._arms = {side: _Arm(mujoco, self._model, side) for side in SIDES}
@@ -368,9 +368,8 @@ def _build(task: str) -> Aloha:
 FAMILY = Family(
     EMBODIMENT,
     TASKS,
-    ("mujoco", "gym_aloha"),
+    ("mujoco",),
     _build,
-    install="pip install --no-deps gym-aloha==0.1.5",
     # The hands look alike while they open and while they close: only the last command tells which.
     horizon=Horizon(chunk=16, previous_action=True),
 )

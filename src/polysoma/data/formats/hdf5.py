@@ -31,6 +31,7 @@ from polysoma.data.formats.reader import (
 )
 from polysoma.data.images import decode_image, image_shape
 from polysoma.errors import PolysomaError
+from polysoma.text import some
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _SUFFIXES = (".hdf5", ".h5", ".hdf")
@@ -104,17 +105,24 @@ class Hdf5Reader(Reader):
         with reading(self.path), door.open_hdf5(self.path) as file:
             robomimic = "data" in file
             if not robomimic and "action" not in file:
-                raise ValueError(f"expected groups data/demo_0, ... or an array action, got {sorted(file)[:8]}")
+                raise self._unknown(sorted(file))
             if robomimic:
                 self._open_robomimic(file)
         if not robomimic:
             self._episodes = [(self.path, "/")]
             self._open_aloha()
 
+    def _unknown(self, names: list[str]) -> PolysomaError:
+        """About a file that is whole, and not for this reader."""
+        return PolysomaError(
+            f"{self.path}: an HDF5 file of a layout that is not known here: expected groups data/demo_0, ... "
+            f"(robomimic) or an array action beside observations (ALOHA), got {some(names) or 'nothing'}"
+        )
+
     def _open_robomimic(self, file: Any) -> None:
         demos = sorted((int(match[1]), name) for name in file["data"] if (match := re.fullmatch(r"demo_(\d+)", name)))
         if not demos:
-            raise ValueError(f"expected groups data/demo_0, ..., got data/{sorted(file['data'])[:8]}")
+            raise self._unknown([f"data/{name}" for name in sorted(file["data"])])
         about = _json(file["data"].attrs.get("env_args"))
         rate = (about.get("env_kwargs") or {}).get("control_freq")
         self.format, self.robot = "robomimic HDF5", str(about.get("env_name") or "")

@@ -18,7 +18,14 @@ import pyarrow as pa
 from polysoma.data import door
 from polysoma.data.formats.arrow import flat_numbers, is_list
 from polysoma.data.formats.hdf5 import column_of, observation_name, rows_of, unknown
-from polysoma.data.formats.minari_spaces import choice_count, choice_numbers, inner_spaces, leaf_spaces, space_of
+from polysoma.data.formats.minari_spaces import (
+    box_limits,
+    choice_count,
+    choice_numbers,
+    inner_spaces,
+    leaf_spaces,
+    space_of,
+)
 from polysoma.data.formats.naming import unused
 from polysoma.data.formats.reader import (
     ACTION,
@@ -179,6 +186,9 @@ class MinariReader(Reader):
                 names += [stem] if size == 1 else [f"{stem}_{number}" for number in range(size)]
             dtype = np.result_type(*(part.dtype for part in columns))
             column = Column((len(names),), dtype, tuple(names), choices=choices)
+        limits = box_limits(parts[path] for path in paths if path in parts)
+        if limits is not None and len(limits[0]) == math.prod(column.shape):
+            column = dataclasses.replace(column, limits=limits)
         self.columns[ACTION], self._paths[ACTION] = column, tuple(paths)
 
     def window(

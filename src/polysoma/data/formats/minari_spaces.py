@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -49,6 +49,20 @@ def choice_count(space: dict[str, Any]) -> int:
 def choice_numbers(space: dict[str, Any]) -> list[range]:
     """The values that each number of a choice can have."""
     return [range(start, start + count) for start, count in _ranges(space)]
+
+
+def box_limits(spaces: Iterable[dict[str, Any]]) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """The least and the greatest of each number of several boxes, one after the other; None where a space is no box,
+    or has an end that is not finite."""
+    low: list[float] = []
+    high: list[float] = []
+    for space in spaces:
+        if space.get("type") != "Box":
+            return None
+        size = math.prod(np.ravel(space["shape"]).astype(int).tolist())
+        low += np.broadcast_to(np.ravel(space["low"]).astype(float), size).tolist()
+        high += np.broadcast_to(np.ravel(space["high"]).astype(float), size).tolist()
+    return (tuple(low), tuple(high)) if low and np.isfinite([low, high]).all() else None
 
 
 def space_of(about: dict[str, Any], key: str) -> dict[str, Any]:

@@ -41,6 +41,7 @@ class Column:
         names: of the channels, where the format has them; as many as the value has numbers.
         picture: whether the values are RGB pictures.
         choices: of actions that are one choice of few: the numbers of a value, flat, for each; None for all else.
+        limits: of actions whose data say them: the least and the greatest of each number of a value, flat.
     """
 
     shape: tuple[int, ...]
@@ -48,6 +49,7 @@ class Column:
     names: tuple[str, ...] | None = None
     picture: bool = False
     choices: tuple[tuple[int, ...], ...] | None = None
+    limits: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 
 
 @dataclass(frozen=True)

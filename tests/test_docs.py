@@ -1,0 +1,57 @@
+"""What the docs print can be typed: commands parse. That they run is checked on purpose (make test-install)."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+import tyro
+
+from conftest import ROOT
+from polysoma.cli import COMMANDS
+from polysoma.config import check
+
+sys.path.insert(0, str(ROOT / "tests" / "interop"))
+from check_install import blocks
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The words of each polysoma command in the blocks of a page."""
+    found = []
+    for kind, text, _ in blocks(page):
+        for line in text.replace("\\\n", " ").splitlines() if kind != "python" else ():
+            words = shlex.split(line, comments=True)
+            if words[:1] == ["polysoma"]:
+                found.append(words[1:])
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_in_the_docs_parses(page: Path) -> None:
+    for words in commands(page):
+        name = next(" ".join(words[:n]) for n in (2, 1) if " ".join(words[:n]) in COMMANDS)
+        with contextlib.redirect_stderr(None):
+            try:
+                check(tyro.cli(COMMANDS[name], args=words[len(name.split()) :]))
+            except SystemExit:
+                pytest.fail(f"{page.name}: polysoma {' '.join(words)}")
+
+
+def test_every_command_is_in_the_docs() -> None:
+    every = " ".join(re.sub(r"\\\|", "|", page.read_text()) for page in PAGES)
+    for name in COMMANDS:
+        first, _, second = name.partition(" ")
+        written = rf"polysoma {first}( \S*\b{second}\b|\b)" if second else rf"polysoma {first}\b"
+        assert re.search(written, every), name
+
+
+def test_nothing_is_to_be_had_from_pypi() -> None:
+    for page in PAGES:
+        lines = [text for _, text, _ in blocks(page) if re.search(r"pip install [^\n]*\bpolysoma(\[|\s|$)", text)]
+        assert lines == [], page.name
