@@ -33,8 +33,9 @@ _FEW_STEPS = 200
 class Finetune:
     """Fine-tunes a checkpoint on demonstrations of a body, known or new. The checkpoint itself is never changed.
 
-    Says first what it will cost: time, memory, the size of what is stored. All methods but full store a small file
-    beside the base, which computes the same bits as ever. Killed, it continues with --resume.
+    Says first what it will cost: time, memory, the size of what is stored. A body with cameras that the checkpoint does
+    not know gets a small network of its own; all other methods but full store a small file beside the base, which
+    computes the same bits as ever. Killed, it continues with --resume.
 
     Examples:
         polysoma finetune generalist --data recordings/so101 --out runs/so101
