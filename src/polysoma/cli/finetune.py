@@ -74,7 +74,8 @@ class Finetune:
     history: int | None = None
     """Observations that the policy sees, the present one included; by default as the checkpoint has it, or 1."""
     previous_action: bool | None = None
-    """Whether the policy sees the action that was executed last; by default as the checkpoint has it, or not."""
+    """Whether the policy sees the action that was executed last; by default as the checkpoint has it, and of new bodies
+    those that sense none of the channels that they are commanded by."""
     rank: int = 8
     """Of lora's matrices; width of adapter's bottlenecks."""
     tokens: int = 8
