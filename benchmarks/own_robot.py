@@ -60,8 +60,8 @@ class Setting:
 
 
 SETTINGS = {
-    "two-blocks/one-room": Setting((60, 20, 10), 5.0),
-    "two-blocks/go": Setting((60,), 5.0),
+    "two-blocks/red-or-blue": Setting((60, 20, 10), 5.0),
+    "two-blocks/one-room": Setting((60,), 5.0),
     "so101-small/*": Setting((50,), 20.0),
 }
 """By their tasks, which one policy learns."""
@@ -133,7 +133,7 @@ def main(
         budget = SETTINGS[pattern].minutes if minutes is None else minutes
         key = f"{pattern}, {count} demonstrations, {budget:g} minutes, {method}, seed {seed}"
         if key not in cells:
-            data = _demonstrations(pattern, count, seed, work)
+            data = demonstrations_of(pattern, count, seed, work)
             asked = Asked(data, count, budget, seed, work / "runs" / _folder(key))
             began, spent = time.monotonic(), _children()
             python = str(lerobot) if method == "act" else sys.executable
@@ -141,10 +141,10 @@ def main(
             training |= {"wall_s": round(time.monotonic() - began, 1), "cpu_s": round(_children() - spent, 1)}
             cells[key] = {
                 "tasks": pattern, "demonstrations": count, "minutes": budget, "method": method, "seed": seed,
-                "training": training, "played": _played(driver, pattern, worlds), "commit": commit(),
+                "training": training, "played": played(driver, pattern, worlds), "commit": commit(),
                 "precision": numbers, "instruction_set": instruction_set(),
             }  # fmt: skip
-            print(f"{key}: {_total([cells[key]])}", flush=True)
+            print(f"{key}: {total([cells[key]])}", flush=True)
         write(name, {"first_world": FIRST_WORLD, "worlds": worlds, "cells": cells})
 
 
@@ -163,7 +163,7 @@ def _folder(text: str) -> str:
     return re.sub(r"[^a-z0-9.]+", "-", text)
 
 
-def _demonstrations(pattern: str, count: int, seed: int, work: Path) -> Path:
+def demonstrations_of(pattern: str, count: int, seed: int, work: Path) -> Path:
     """A data set with at least this many successful demonstrations of each task, in the order of their seeds: where
     fewer are asked for, they are the first ones."""
     tasks, out = simulators.match_tasks(pattern), work / "demonstrations" / _folder(f"{pattern} {seed}")
@@ -225,7 +225,7 @@ def _children() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def _played(driver: str | PeerPlanner, pattern: str, worlds: int) -> dict[str, Any]:
+def played(driver: str | PeerPlanner, pattern: str, worlds: int) -> dict[str, Any]:
     """By task: successes, and episodes that ended with another thing done than the one that words say."""
     found = {}
     for task, score in evaluate(driver, simulators.match_tasks(pattern), worlds, FIRST_WORLD).tasks.items():
@@ -240,7 +240,7 @@ def _played(driver: str | PeerPlanner, pattern: str, worlds: int) -> dict[str, A
     return found
 
 
-def _total(cells: Sequence[dict[str, Any]], task: str = "") -> str:
+def total(cells: Sequence[dict[str, Any]], task: str = "") -> str:
     """Success of cells of one kind, over seeds and tasks, or in one task, with its interval."""
     rows = [row for cell in cells for name, row in cell["played"].items() if task in ("", name)]
     won, tried = (sum(row[key] for row in rows) for key in ("successes", "trials"))
@@ -264,7 +264,7 @@ def render() -> str:
         lines.append(f"| `{pattern}`, {count}, {minutes:g} | {' | '.join(cells)} |")
         tasks = next(iter(by_method.values()))[0]["played"]
         for task in tasks if len(tasks) > 1 else ():
-            rates = [_total(by_method[method], task) if method in by_method else "" for method in METHODS]
+            rates = [total(by_method[method], task) if method in by_method else "" for method in METHODS]
             lines.append(f"| {task} | {' | '.join(rates)} |")
     computed = sorted({f", {cell['precision']} on {cell['instruction_set']}" for cell in found["cells"].values()})
     lines += [
@@ -282,9 +282,9 @@ def _cell(cells: Sequence[dict[str, Any]]) -> str:
         return ""
     rows = [row for cell in cells for row in cell["played"].values()]
     right, other = (sum(row[key] for row in rows) for key in ("successes", "other"))
-    seeds = ", ".join(_total([cell]).split()[0] for cell in cells)
+    seeds = ", ".join(total([cell]).split()[0] for cell in cells)
     said = f"; as said {right / (right + other):.2f}" if right + other else ""
-    return f"{_total(cells)} ({seeds}){said}"
+    return f"{total(cells)} ({seeds}){said}"
 
 
 if __name__ == "__main__":

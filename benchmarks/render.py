@@ -16,6 +16,7 @@ import compare
 import data
 import differential_table
 import edge
+import eyes
 import fleet
 import fuzz
 import gpicl
@@ -28,6 +29,7 @@ import meta
 import open_loop_warnings
 import own_robot
 import realtime
+import recordings
 import scale
 import scores
 import serving
@@ -73,6 +75,8 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
         "peg": scores.render_peg,
         "merging": merging.render,
         "own-robot": own_robot.render,
+        "eyes": eyes.render,
+        "recordings": recordings.render,
     },
     "docs/in-context.md": {
         "in-context": in_context.render,

@@ -35,7 +35,7 @@ def played(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[str], Any]]:
         return Result(driver.place, scores, {}, 0.0)
 
     monkeypatch.setattr(module, "evaluate", evaluate)
-    monkeypatch.setattr("polysoma.learning.finetuning.rehearse", lambda *_, **__: Rehearsal(1.0, 1, 1, 1))
+    monkeypatch.setattr("polysoma.learning.finetuning.rehearse", lambda *_, **__: Rehearsal(1.0, 1, {}, {}, 1))
     return asked
 
 

@@ -223,6 +223,9 @@ def test_new_cameras_get_eyes_that_learn(base: Path, datasets: dict[str, Path], 
     data = str(datasets["arm-pixels"])
     recipe = recipe_for(str(base), [data], None)
     assert recipe.init == "" and recipe.images == ImageConfig(reduction="points") and recipe.gated == ("arm",)
+    # It is commanded by dx and dy, of which its state does not speak.
+    assert recipe.bodies["arm-pixels"].previous_action and not SEEN_ARM.positions
+    assert not recipe_for(str(base), [data], None, previous_action=False).bodies["arm-pixels"].previous_action
     small = checkpoint.load(train(with_steps(recipe, 1), tmp_path / "small"))
     assert [body.name for body in small.config.embodiments] == ["arm-pixels"] and small.config.width == 128
     # It knows these bodies alone, so that all its weights go on learning.

@@ -148,6 +148,22 @@ def test_a_gate_is_between_a_place_and_an_offset(source: Source) -> None:
         np.testing.assert_allclose(later, share * place + (1 - share) * onward, atol=1e-5)
 
 
+def test_a_gated_body_that_feels_its_joints_begins_where_they_are(source: Source) -> None:
+    feeling = dataclasses.replace(
+        SERVO, actions=ContinuousActions((Channel("y", "m", -2, 2), Channel("x", "m", -2, 2)))
+    )
+    assert len(feeling.positions) == 2
+    policy = make_gated(source, -30.0)
+    felt = Policy(dataclasses.replace(policy.config, embodiments=(feeling,))).eval()
+    felt.load_state_dict(policy.state_dict())
+    windows = dataclasses.replace(
+        gather(source.datasets[0], np.array([0, 1]), np.array([0, 3]), HORIZON), embodiment=feeling
+    )
+    mean = source.offsets(every=True).mean.reshape(HORIZON.chunk, 2)
+    before = np.stack([windows.observations["state"][0, 0, [1, 0]].numpy(), windows.previous[1, 0].numpy()])
+    np.testing.assert_allclose(felt.predict(windows).numpy(), before[:, None] + mean, atol=1e-5)
+
+
 def test_a_gated_loss_is_in_deviations_of_the_actions(source: Source) -> None:
     windows = gather(source.datasets[0], np.array([2]), np.array([3]), HORIZON)
     policy = make_gated(source, 0.5)

@@ -33,8 +33,9 @@ _FEW_STEPS = 200
 class Finetune:
     """Fine-tunes a checkpoint on demonstrations of a body, known or new. The checkpoint itself is never changed.
 
-    Says first what it will cost: time, memory, the size of what is stored. All methods but full store a small file
-    beside the base, which computes the same bits as ever. Killed, it continues with --resume.
+    Says first what it will cost: time, memory, the size of what is stored. A body with cameras that the checkpoint does
+    not know gets a small network of its own; all other methods but full store a small file beside the base, which
+    computes the same bits as ever. Killed, it continues with --resume.
 
     Examples:
         polysoma finetune generalist --data recordings/so101 --out runs/so101
@@ -73,7 +74,8 @@ class Finetune:
     history: int | None = None
     """Observations that the policy sees, the present one included; by default as the checkpoint has it, or 1."""
     previous_action: bool | None = None
-    """Whether the policy sees the action that was executed last; by default as the checkpoint has it, or not."""
+    """Whether the policy sees the action that was executed last; by default as the checkpoint has it, and of new bodies
+    those that sense none of the channels that they are commanded by."""
     rank: int = 8
     """Of lora's matrices; width of adapter's bottlenecks."""
     tokens: int = 8

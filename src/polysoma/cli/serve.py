@@ -28,7 +28,8 @@ class Serve:
 
     Examples:
         polysoma serve generalist --embodiments aloha
-        polysoma serve generalist --adapters so101=runs/so101/checkpoint runs/go2/checkpoint
+        polysoma serve runs/so101/checkpoint
+        polysoma serve generalist --adapters go2=runs/go2/checkpoint runs/lock/checkpoint
         polysoma serve runs/x/checkpoint --host 0.0.0.0 --port 9000 --token-file secret.txt
     """
 

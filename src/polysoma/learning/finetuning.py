@@ -86,7 +86,8 @@ def recipe_for(
             Forgetting, Rehearsal and Pseudorehearsal"). Their tasks together are drawn about as often as those of
             ``data`` together; a body of which ``data`` has nothing gets a small batch of its own.
         chunk, history, previous_action: how the policy looks at the bodies of ``data``; see
-            :class:`~polysoma.learning.bodies.BodyRecipe`.
+            :class:`~polysoma.learning.bodies.BodyRecipe`. A new body whose state has none of the channels that it is
+            commanded by sees its previous action, unless that is False.
         optimizer: see :mod:`polysoma.learning.optimizers`.
         skip_damaged: see :class:`~polysoma.learning.recipe.Recipe`.
 
@@ -116,12 +117,14 @@ def recipe_for(
     else:
         may = config.adapters == "linear" and config.head.kind == "l1"
         gated = [source for source in new if may and _continues(source)]
+    # Nothing else tells these how they move: velocities, say, of which the state does not speak.
+    blind = {source.embodiment.name for source in gated if not source.embodiment.positions}
     bodies = {
         source.embodiment.name: dataclasses.replace(
             _body_recipe(source.embodiment),
             chunk=chunk,
             history=history,
-            previous_action=previous_action,
+            previous_action=True if previous_action is None and source.embodiment.name in blind else previous_action,
             shift=_SHIFT if shifts and _sees(source.embodiment) else 0,
         )
         for source in sources

@@ -318,7 +318,7 @@ def copy(copies: Iterable[tuple[Path, Path]]) -> None:
 
 def _check_base(place: Path, config: PolicyConfig, base: Path) -> None:
     if config.adaptation is None:
-        raise PolysomaError(f"{place} is no adaptation: it stands alone, as checkpoints of --method full do")
+        raise PolysomaError(f"{place} is no adaptation: it stands alone, as checkpoints of --method full and small do")
     theirs, ours = config.adaptation.base_sha256, weights_sha256(base)
     if theirs != ours:
         raise PolysomaError(f"{place} adapts the weights {theirs[:12]}..., not those of {base}, {ours[:12]}...")

@@ -44,8 +44,9 @@ class PolicyConfig:
             channels of the same names; but channels without a unit, such as how open a gripper is, are predicted as
             they are. Their ``"offset"`` statistics are of ``chunk * A`` channels.
         gated: bodies (:attr:`Embodiment.body`) that are asked for a place and for an offset from the command executed
-            last, and learn which of the two counts (:class:`~polysoma.nn.heads.GatedHead`). Their ``"offset"``
-            statistics are of ``chunk * A`` channels.
+            last, and learn which of the two counts (:class:`~polysoma.nn.heads.GatedHead`). At an episode's first frame
+            the state channels of the same names and units stand in for the command, where all have one. Their
+            ``"offset"`` statistics are of ``chunk * A`` channels.
         shown: how many frames of each episode it reads that it is shown before it acts (learning in context); 0 where
             it cannot be shown any.
         readouts: action group (:attr:`Embodiment.body`) to the readouts that its bodies have beside that of actions, by

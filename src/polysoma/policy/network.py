@@ -80,6 +80,7 @@ class Network(nn.Module):
             if unknown := sorted(set(chosen) - groups):
                 raise PolysomaError(f"{key}: unknown bodies {unknown}; expected some of {sorted(groups)}")
         self._commanded = {b.name: _commanded(b) for b in config.embodiments if b.body in config.relative}
+        self._felt = {b.name: places for b in config.embodiments if b.body in config.gated and (places := _felt(b))}
         moving: dict[str, Embodiment] = {}
         for body in config.embodiments:
             statistics, horizon = dict(config.statistics.get(body.name, {})), config.horizons[body.name]
@@ -275,9 +276,14 @@ class Network(nn.Module):
         if name not in self._commanded:
             return None
         places, measured = self._commanded[name]
-        now = torch.stack([frames.observations[stream][..., column] for stream, column in places], -1)
-        before = frames.previous
-        return torch.where(frames.previous_valid[..., None], before, now) * measured.to(before.device)
+        return _before(frames, places) * measured.to(frames.previous.device)
+
+    def last_command(self, name: str, frames: FrameInputs) -> LastCommand:
+        """What was done before every frame. Before the first one of an episode that is, for a gated body, where its
+        joints are, if its state says that of all that is commanded: so it does not jerk."""
+        if name not in self._felt:
+            return LastCommand(frames.previous, frames.previous_valid)
+        return LastCommand(_before(frames, self._felt[name]), torch.ones_like(frames.previous_valid))
 
     def estimator(self, name: str) -> PrivilegedStateHead:
         """What estimates this body's privileged states. Raises PolysomaError where it has none."""
@@ -296,7 +302,7 @@ class Network(nn.Module):
         """Chunks of actions of a body, as :meth:`respond` returns them, from readouts ``(B, 1, width)`` at the frames
         ``last``, int64 ``(B,)``; None where there is one frame each."""
         rows = None if last is None else (torch.arange(len(readouts), device=last.device), last)
-        before = LastCommand(frames.previous, frames.previous_valid)
+        before = self.last_command(name, frames)
         if rows is not None:
             before = LastCommand(before.command[rows][:, None], before.valid[rows][:, None])
         prediction = self.head(name).decode(readouts, noise, before)[:, 0]
@@ -335,6 +341,21 @@ class Network(nn.Module):
 
     def parameter_count(self) -> int:
         return sum(parameter.numel() for parameter in self.parameters())
+
+
+def _before(frames: FrameInputs, places: Sequence[tuple[str, int]]) -> Tensor:
+    """The command before every frame, or what these state channels say where there was none: float32 ``(B, T, A)``."""
+    now = torch.stack([frames.observations[stream][..., column] for stream, column in places], -1)
+    return torch.where(frames.previous_valid[..., None], frames.previous, now)
+
+
+def _felt(body: Embodiment) -> list[tuple[str, int]]:
+    """For each action channel, where the state says at what it is; empty where it does not say so of all of them."""
+    if not isinstance(body.actions, ContinuousActions):
+        return []
+    places = [body.positions.get(channel.name) for channel in body.actions.channels]
+    known = [place for place in places if place is not None]
+    return known if len(known) == len(places) else []
 
 
 def _commanded(body: Embodiment) -> tuple[list[tuple[str, int]], Tensor]:

@@ -17,7 +17,6 @@ from polysoma.errors import PolysomaError
 from polysoma.nn import precision
 from polysoma.nn.adapters import LoRALinear
 from polysoma.nn.backend import Backend
-from polysoma.nn.heads import LastCommand
 from polysoma.nn.precision import Precision
 from polysoma.nn.trunk import TransformerTrunk
 from polysoma.policy.adaptation import share
@@ -159,7 +158,7 @@ class Policy(Network):
         reference = self.reference(name, frames)
         if reference is not None:
             targets = targets - reference[:, :, None]
-        losses = self.head(name).losses(readouts, targets, LastCommand(frames.previous, frames.previous_valid))
+        losses = self.head(name).losses(readouts, targets, self.last_command(name, frames))
         return losses[batch.action_valid.to(self.device)].sum()
 
     @torch.inference_mode()
