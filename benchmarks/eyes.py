@@ -14,7 +14,6 @@ import os
 os.environ["OMP_NUM_THREADS"] = "1"  # Before anything computes.
 
 import dataclasses
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +28,7 @@ from polysoma.learning.recipe import Recipe
 from polysoma.learning.training import train
 from polysoma.nn.images import ImageConfig
 from polysoma.nn.precision import chosen, instruction_set
-from results import FOLDER, commit, read, write
+from results import cells_of, commit, read, write
 
 TASK = "two-blocks/red-or-blue"
 Change = Callable[[Recipe], Recipe]
@@ -81,8 +80,7 @@ def main(
     """
     torch.set_num_threads(1)
     os.environ["POLYSOMA_FAMILIES"] = str(HERE / "worlds" / "two_blocks.py")
-    file = FOLDER / f"{name}.json"
-    cells: dict[str, Any] = json.loads(file.read_text())["cells"] if file.exists() else {}
+    cells = cells_of(name)
     for seed in range(seeds):
         for variant in variants:
             key = f"{variant}, {demonstrations} demonstrations, {minutes:g} minutes, seed {seed}"

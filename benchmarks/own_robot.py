@@ -44,7 +44,7 @@ from polysoma.rollout.drivers import Behaviour
 from polysoma.rollout.recording import record
 from polysoma.rollout.rollout import Workers
 from polysoma.task import body_of
-from results import FOLDER, commit, read, share, write
+from results import cells_of, commit, read, share, write
 
 HERE = Path(__file__).resolve().parent
 FIRST_WORLD = 700_000
@@ -123,8 +123,7 @@ def main(
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     os.environ["POLYSOMA_FAMILIES"] = str(HERE / "worlds" / "two_blocks.py")
     os.environ["POLYSOMA_PRECISION"] = numbers = chosen("cpu", precision)
-    file = FOLDER / f"{name}.json"
-    cells: dict[str, Any] = json.loads(file.read_text())["cells"] if file.exists() else {}
+    cells = cells_of(name)
     if "act" in methods and lerobot is None:
         print("LeRobot's ACT is left out: --lerobot names the Python of its environment")
         methods = tuple(method for method in methods if method != "act")

@@ -12,10 +12,8 @@ import os
 
 os.environ["OMP_NUM_THREADS"] = "1"  # Before anything computes.
 
-import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import torch
 import tyro
@@ -25,7 +23,7 @@ from polysoma.evaluation.recorded import recorded
 from polysoma.learning.finetuning import recipe_for, within
 from polysoma.learning.training import train
 from polysoma.nn.precision import chosen, instruction_set
-from results import FOLDER, commit, read, write
+from results import cells_of, commit, read, write
 
 
 def main(
@@ -50,8 +48,7 @@ def main(
         name: of the results.
     """
     torch.set_num_threads(1)
-    file = FOLDER / f"{name}.json"
-    cells: dict[str, Any] = json.loads(file.read_text())["cells"] if file.exists() else {}
+    cells = cells_of(name)
     for seed in range(seeds):
         for folder in data:
             recipe = recipe_for(

@@ -36,6 +36,11 @@ def write(name: str, numbers: dict[str, Any]) -> None:
     print(f"wrote {FOLDER / name}.json")
 
 
+def cells_of(name: str) -> dict[str, Any]:
+    """The cells that ``results/<name>.json`` holds already, by their names; none where there is no such file."""
+    return read(name)["cells"] if (FOLDER / f"{name}.json").exists() else {}
+
+
 def read(name: str) -> dict[str, Any]:
     """What ``results/<name>.json`` holds."""
     found: dict[str, Any] = json.loads((FOLDER / f"{name}.json").read_text())

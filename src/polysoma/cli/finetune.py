@@ -184,7 +184,7 @@ class Finetune:
 
 def _named(recipe: Recipe, base: str) -> str:
     if not recipe.init:
-        return f"a small network from nothing, as {base} does not know the cameras (--method lora uses its trunk),"
+        return f"a small network from nothing (--method lora uses the trunk of {base})"
     return f"{'full' if recipe.adaptation is None else recipe.adaptation.method} fine-tuning of {base}"
 
 

@@ -337,7 +337,7 @@ def warnings_of(found: OpenLoop, body: Embodiment) -> Iterator[str]:
             yield (
                 f"the policy predicts worse than {what} ({policy.chunk:.3f} against "
                 f"{found.errors[name].chunk:.3f} over chunks). Give it more steps, let it see its previous action "
-                "(previous_action), or predict relative to it (relative, in a recipe)"
+                "(previous_action), or predict offsets (gated, in a recipe)"
             )
 
 
@@ -349,7 +349,7 @@ def _jerks(found: OpenLoop) -> Iterator[str]:
         yield (
             f"the first command of {what} is {jump[POLICY]:.2f} standard deviations from {before}, in demonstrations "
             f"{jump[DEMONSTRATIONS]:.2f}: the body jerks. Give it more steps, let it see its previous action "
-            "(previous_action), predict relative to it (relative, in a recipe), or bound its steps "
+            "(previous_action), predict offsets (gated, in a recipe), or bound its steps "
             "(polysoma.acting.steps.Bounded)"
         )
 
