@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from polysoma import simulators
 from polysoma.cli.names import Device, OptionalCheckpoint, Precision
@@ -76,6 +76,10 @@ class Finetune:
     previous_action: bool | None = None
     """Whether the policy sees the action that was executed last; by default as the checkpoint has it, and of new bodies
     those that sense none of the channels that they are commanded by."""
+    eyes: Literal["auto", "named", "points"] = "auto"
+    """Of a body with new cameras. named: where the things are that the instructions name, found by a network that knows
+    colours and shapes, and nothing else of the pictures; for few demonstrations. points: learnt from the demonstrations
+    alone. auto: named where that network sees what is named at the beginning of most episodes."""
     rank: int = 8
     """Of lora's matrices; width of adapter's bottlenecks."""
     tokens: int = 8
@@ -161,7 +165,7 @@ class Finetune:
         recipe = recipe_for(
             self.checkpoint, self.data, self.method, self.demos, self.held_out, self.rank, self.tokens,
             self.learning_rate, self.seed, self.keep, self.chunk, self.history, self.previous_action, self.optimizer,
-            self.skip_damaged,
+            self.skip_damaged, self.eyes,
         )  # fmt: skip
         recipe = dataclasses.replace(recipe, paraphrases=self.paraphrases, precision=self.precision)
         if self.tasks:
@@ -174,12 +178,20 @@ class Finetune:
             f"{cost.seconds:.2f} s, {steps * cost.seconds / 60:.1f} minutes; {cost.memory / 1e9:.1f} GB of memory, "
             f"{cost.stored / 1e6:.1f} MB stored"
         )
+        if recipe.images is not None:
+            say(f"pictures: {_EYES[recipe.images.reduction]}")
         say(f"parameters that learn: {_counted(cost.learning)}; that stay as they are: {_counted(cost.frozen)}")
         if self.steps is None and steps < _FEW_STEPS:
             needed = math.ceil(_FEW_STEPS / steps * self.minutes)
             show((f"warning: {steps:,} steps are few to learn from; {_FEW_STEPS} take --minutes {needed}", "yellow"))
         planned = with_steps(recipe, steps) if self.steps is not None else in_time(recipe, 60 * self.minutes, cost)
         return dataclasses.replace(planned, patience=self.patience)
+
+
+_EYES = {
+    "named": "where the things are that the instructions name, which a network finds that knows colours and shapes",
+    "points": "points that are learnt from these demonstrations",
+}
 
 
 def _named(recipe: Recipe, base: str) -> str:

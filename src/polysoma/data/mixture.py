@@ -106,7 +106,7 @@ class Source:
 
     @property
     def episodes(self) -> int:
-        return sum(map(len, self._episodes()))
+        return sum(map(len, self.episodes_of()))
 
     @property
     def instructions(self) -> set[str]:
@@ -123,12 +123,12 @@ class Source:
         wanted = set(self.drawn)
         return {
             dataset.instructions[dataset.episode_instruction[episode]]
-            for dataset, episodes in zip(self.datasets, self._episodes(), strict=True)
+            for dataset, episodes in zip(self.datasets, self.episodes_of(), strict=True)
             for episode in episodes
             if dataset.tasks[dataset.episode_task[episode]] in wanted
         }
 
-    def _episodes(self) -> list[np.ndarray]:
+    def episodes_of(self) -> list[np.ndarray]:
         """The numbers of the episodes that take part, of each data set."""
         if self._chosen is not None:
             return list(self._chosen)
@@ -159,7 +159,7 @@ class Source:
         for task in self.tasks:
             own = [
                 (number, int(episode))
-                for number, (dataset, episodes) in enumerate(zip(self.datasets, self._episodes(), strict=True))
+                for number, (dataset, episodes) in enumerate(zip(self.datasets, self.episodes_of(), strict=True))
                 if task in dataset.tasks
                 for episode in episodes[dataset.episode_task[episodes] == dataset.tasks.index(task)]
             ]
@@ -245,7 +245,7 @@ class Source:
         """
         held = [
             np.stack([np.full(len(numbers), number), numbers, dataset.episode_length[numbers] - 1], 1)
-            for number, (dataset, numbers) in enumerate(zip(self.datasets, self._episodes(), strict=True))
+            for number, (dataset, numbers) in enumerate(zip(self.datasets, self.episodes_of(), strict=True))
         ]
         episodes = np.concatenate(held).astype(np.int64)
         ends = np.cumsum(episodes[:, 2])
@@ -286,7 +286,7 @@ class Source:
         where each task begins among them and how many it has, ``(tasks,)``; and the place of each episode among them,
         -1 for those that may not be shown, ``(E,)``."""
         result = []
-        for dataset, showable in zip(self.datasets, self._showable or self._episodes(), strict=True):
+        for dataset, showable in zip(self.datasets, self._showable or self.episodes_of(), strict=True):
             numbers = showable[dataset.episode_success[showable]]
             order = numbers[np.argsort(dataset.episode_task[numbers], kind="stable")]
             counts = np.bincount(dataset.episode_task[order], minlength=len(dataset.tasks))

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from polysoma.data.mixture import Source, open_sources
-from polysoma.embodiment import ContinuousActions, Embodiment, Modality
+from polysoma.embodiment import ContinuousActions, Embodiment
 from polysoma.errors import PolysomaError
 from polysoma.learning import lineage, states
 from polysoma.learning.augmentation import augmented
@@ -24,8 +24,8 @@ from polysoma.learning.methods.meta import MetaLearning, inner_loop, learning
 from polysoma.learning.optimizers import AdamW, ScheduleFree
 from polysoma.learning.preparation import prepare
 from polysoma.learning.recipe import PolicySize, Recipe
+from polysoma.learning.sight import Eyes, cameras, eyes_for
 from polysoma.learning.training import Rehearsal, rehearse
-from polysoma.nn.images import ImageConfig
 from polysoma.policy import checkpoint
 from polysoma.policy.adaptation import Adaptation
 from polysoma.policy.methods import AdaptationMethod, FinetuningMethod, OptimizerKind
@@ -67,6 +67,7 @@ def recipe_for(
     previous_action: bool | None = None,
     optimizer: OptimizerKind = "adamw",
     skip_damaged: bool = False,
+    eyes: Eyes = "auto",
 ) -> Recipe:
     """A recipe whose number of steps is still open (:func:`with_steps`).
 
@@ -90,6 +91,7 @@ def recipe_for(
             commanded by sees its previous action, unless that is False.
         optimizer: see :mod:`polysoma.learning.optimizers`.
         skip_damaged: see :class:`~polysoma.learning.recipe.Recipe`.
+        eyes: of bodies with new cameras, see :func:`~polysoma.learning.sight.eyes_for`.
 
     Raises:
         PolysomaError: no data, or an unknown method.
@@ -101,7 +103,7 @@ def recipe_for(
     sources = open_sources(folders, {}, {}, skip_damaged=skip_damaged)
     known = {body.name for body in config.embodiments}
     new = [source for source in sources if source.embodiment.name not in known]
-    unseen = any(_sees(source.embodiment) for source in new)
+    unseen = any(cameras(source.embodiment) for source in new)
     if method is None:
         # A checkpoint of these bodies alone has nothing to lose.
         alone = known <= {source.embodiment.name for source in sources}
@@ -111,12 +113,16 @@ def recipe_for(
         raise PolysomaError(f"method: expected one of {', '.join(get_args(FinetuningMethod))}, got {method!r}")
     if method == "small" and keep:
         raise PolysomaError("keep: a small network of its own begins with nothing that it could keep; use method full")
-    shifts = unseen or config.images.reduction == "points"
     if method == "small":
         gated = [source for source in sources if _continues(source)]
     else:
         may = config.adapters == "linear" and config.head.kind == "l1"
         gated = [source for source in new if may and _continues(source)]
+    # An adaptation that goes on keeps the eyes that it has.
+    begins = method == "small" or (method != "full" and unseen and there is None)
+    looked = eyes_for(sources, eyes) if begins else None
+    # A place that is found needs no pictures that are moved: what is to be done there would not move along.
+    shifts = looked.reduction == "points" if looked else unseen or config.images.reduction == "points"
     # Nothing else tells these how they move: velocities, say, of which the state does not speak.
     blind = {source.embodiment.name for source in gated if not source.embodiment.positions}
     bodies = {
@@ -125,7 +131,7 @@ def recipe_for(
             chunk=chunk,
             history=history,
             previous_action=True if previous_action is None and source.embodiment.name in blind else previous_action,
-            shift=_SHIFT if shifts and _sees(source.embodiment) else 0,
+            shift=_SHIFT if shifts and cameras(source.embodiment) else 0,
         )
         for source in sources
     }
@@ -145,15 +151,13 @@ def recipe_for(
     adaptation = None
     if method != "full" and method != "small":
         adaptation = Adaptation(method, rank, tokens, eyes=there.eyes if there is not None else unseen)
-    # An adaptation that goes on keeps the eyes that it has.
-    fresh_eyes = method == "small" or (adaptation is not None and adaptation.eyes and there is None)
     return Recipe(
         data=tuple(map(str, folders)),
         bodies=bodies,
         task_weights=task_weights,
         init="" if method == "small" else base,
         policy=_SMALL,
-        images=ImageConfig(reduction="points") if fresh_eyes else None,
+        images=looked,
         gated=tuple(sorted({source.embodiment.body for source in gated})),
         adaptation=adaptation,
         demonstrations=demonstrations,
@@ -170,10 +174,6 @@ def _optimizer(kind: OptimizerKind, rate: float) -> AdamW | ScheduleFree:
     return ScheduleFree(rate, weight_decay=0.01)
 
 
-def _sees(body: Embodiment) -> bool:
-    return any(stream.modality is Modality.IMAGE for stream in body.arrays)
-
-
 def _continues(source: Source) -> bool:
     """Whether its commands are numbers, and come one after the other."""
     lengths = max(int(dataset.episode_length.max(initial=0)) for dataset in source.datasets)
@@ -181,7 +181,7 @@ def _continues(source: Source) -> bool:
 
 
 def _body_recipe(body: Embodiment) -> BodyRecipe:
-    pictures = _sees(body)
+    pictures = bool(cameras(body))
     return BodyRecipe(
         batch=_BATCH_OF_PICTURES if pictures else _BATCH,
         parts=2,

@@ -19,7 +19,9 @@ from polysoma.horizon import Horizon
 from polysoma.learning import run_state
 from polysoma.learning.horizons import resolve
 from polysoma.learning.recipe import Recipe
-from polysoma.nn.images import ImageConfig
+from polysoma.nn import finder
+from polysoma.nn.finder import NamedPlaces
+from polysoma.nn.images import ImageConfig, ImageTokenizer
 from polysoma.nn.tokenizers import build_vocabulary, warn_of_long
 from polysoma.nn.trunk import TransformerConfig
 from polysoma.patterns import matching
@@ -181,6 +183,15 @@ def policy_for(recipe: Recipe, sources: list[Source], training: Path | None) -> 
     """That of a run to resume; or one for these sources, which starts from the recipe's ``init`` where there is one."""
     if training is not None:
         return checkpoint.untrained(run_state.policy_config(training), training)
+    if recipe.images is not None and recipe.images.reduction == "named" and not recipe.images.words:
+        recipe = dataclasses.replace(recipe, images=dataclasses.replace(recipe.images, words=finder.shipped_words()))
+    policy = _policy_for(recipe, sources)
+    if recipe.images is not None and isinstance(policy.images, NamedPlaces):
+        policy.images.finder.load_state_dict(finder.shipped_weights())
+    return policy
+
+
+def _policy_for(recipe: Recipe, sources: list[Source]) -> Policy:
     embodiments = tuple(source.embodiment for source in sources)
     texts = [text for source in sources for text in source.instructions]
     if recipe.paraphrases:
@@ -223,7 +234,7 @@ def policy_for(recipe: Recipe, sources: list[Source], training: Path | None) -> 
             shown=_frames(recipe),
         )
     )
-    if policy.images is not None and policy.images.backbone is not None:
+    if isinstance(policy.images, ImageTokenizer) and policy.images.backbone is not None:
         policy.images.backbone.load_imagenet()
     return policy
 

@@ -24,7 +24,7 @@ EDGE = 8.0
 SHARPNESS = 4.0
 """What logits of maps are multiplied by: a thing of a few cells must win against hundreds of cells of background."""
 
-Reduction = Literal["grid", "points"]
+Reduction = Literal["grid", "points", "named"]
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,14 @@ class ImageConfig:
         backbone: ``"small"``, a network of two stages that starts at random, or ``"efficientnet-lite0"``, the first
             stages of EfficientNet-Lite0, which start with weights trained on ImageNet.
         reduction: how features of cells become tokens: ``"grid"``, a perceptron that reads every cell at its place;
-            or ``"points"``, places that are found anew in each picture (:class:`Points`).
+            ``"points"``, places that are found anew in each picture (:class:`Points`); or ``"named"``, where the
+            things are that the instruction names, found by a network that knows words already and does not learn
+            (:class:`~polysoma.nn.finder.NamedPlaces`), one token a picture.
         tokens: of one picture.
         points: places that each token looks at.
         film: whether the instruction modulates the network (FiLM, Perez et al. 2018, arXiv 1709.07871, as in RT-1).
         goals: whether a policy can be shown what its cameras are to see in the end.
+        words: that the network of ``"named"`` knows; a training fills in those of the shipped one.
     """
 
     backbone: Literal["small", "efficientnet-lite0"] = "small"
@@ -48,12 +51,18 @@ class ImageConfig:
     points: Annotated[int, within(1, 1024)] = 4
     film: bool = True
     goals: bool = False
+    words: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.backbone not in ("small", "efficientnet-lite0"):
             raise SettingError(f"images: backbone must be small or efficientnet-lite0, got {self.backbone!r}")
         if self.reduction not in get_args(Reduction):
             raise SettingError(f"images: reduction must be one of {get_args(Reduction)}, got {self.reduction!r}")
+        if self.reduction == "named" and (self.tokens != 1 or self.goals or self.backbone != "small"):
+            raise SettingError(
+                "images: with reduction named expected 1 token, no goals and backbone small, got "
+                f"{self.tokens} tokens, goals {self.goals} and {self.backbone}"
+            )
         check(self)
 
 
@@ -95,12 +104,12 @@ class ImageTokenizer(nn.Module):
             nn.init.zeros_(self.film.weight)
             nn.init.zeros_(self.film.bias)
 
-    def read(self, words: Tensor, words_valid: Tensor) -> Tensor:
-        """What instructions ``(B, W, width)`` make of pictures: factors and offsets of the features of each layer,
-        ``(B, 2 * COARSE * layers)``."""
+    def read(self, words: Tensor, ids: Tensor) -> Tensor:
+        """What instructions, tokens ``(B, W, width)`` of the numbers ``(B, W)``, make of pictures: factors and offsets
+        of the features of each layer, ``(B, 2 * COARSE * layers)``."""
         if not self.config.film:
             return words.new_zeros(len(words), 2 * COARSE * len(self.coarse))
-        valid = words_valid[..., None].to(words.dtype)
+        valid = (ids != 0)[..., None].to(words.dtype)
         return self.film((words * valid).sum(1) / valid.sum(1).clamp(min=1))
 
     def forward(self, pictures: Tensor, condition: Tensor, role: str) -> Tensor:
@@ -203,12 +212,12 @@ class Points(nn.Module):
         x = self.norm(x.float()).to(x.dtype).flatten(2).transpose(1, 2)
         weight = (SHARPNESS * self.maps(x).float()).softmax(1).transpose(1, 2).to(x.dtype)
         # In a graph that is traced, len(x) would be a constant: batches of other sizes would fail.
-        places = _coordinates(height, width, x).expand(x.shape[0], -1, -1)
+        places = coordinates(height, width, x).expand(x.shape[0], -1, -1)
         found = weight @ torch.cat([x, places], -1)
         return self.out(found.unflatten(1, (self.tokens, -1)).flatten(2))
 
 
-def _coordinates(height: int, width: int, like: Tensor) -> Tensor:
+def coordinates(height: int, width: int, like: Tensor) -> Tensor:
     """Of the cells' middles, from -EDGE to EDGE: ``(height * width, 2)``, x then y."""
     y = ((torch.arange(height, device=like.device) + 0.5) * 2 / height - 1) * EDGE
     x = ((torch.arange(width, device=like.device) + 0.5) * 2 / width - 1) * EDGE

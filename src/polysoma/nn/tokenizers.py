@@ -11,6 +11,7 @@ import math
 import re
 import warnings
 from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -23,7 +24,6 @@ from polysoma.errors import PolysomaError, PolysomaWarning
 from polysoma.horizon import Horizon
 from polysoma.nn.attention import BLOCKED, Block
 from polysoma.nn.described import ChannelReader, DescribedState
-from polysoma.nn.images import ImageTokenizer
 from polysoma.nn.named import Modules
 
 STATE_CLIP = 8.0
@@ -210,6 +210,14 @@ class GridTokenizer(nn.Module):
         return self.out(x).view(batch, time, 1, -1)
 
 
+class PictureTokenizer(Protocol):
+    """What all cameras of a policy go through (:class:`~polysoma.nn.images.ImageTokenizer` says of what shapes)."""
+
+    def read(self, words: Tensor, ids: Tensor) -> Tensor: ...
+
+    def __call__(self, pictures: Tensor, condition: Tensor, role: str) -> Tensor: ...
+
+
 class PreviousChoice(nn.Embedding):
     """The named action executed last, or none, to one token."""
 
@@ -313,15 +321,16 @@ class BodyTokenizer(nn.Module):
         grids = [name for name, tokenizer in self.streams.items() if isinstance(tokenizer, GridTokenizer)]
         return grids + self.cameras
 
-    def read(self, words: Tensor, words_valid: Tensor, images: ImageTokenizer | None) -> dict[str, Tensor]:
-        """What the instructions ``(B, W, width)`` make of streams that are read in their light, by stream."""
+    def read(self, words: Tensor, ids: Tensor, images: PictureTokenizer | None) -> dict[str, Tensor]:
+        """What the instructions, tokens ``(B, W, width)`` of the numbers ``(B, W)``, make of streams that are read in
+        their light, by stream."""
         conditioning = {
-            name: tokenizer.read(words, words_valid)
+            name: tokenizer.read(words, ids != 0)
             for name, tokenizer in self.streams.items()
             if isinstance(tokenizer, GridTokenizer)
         }
         if self.cameras and images is not None:
-            conditioning |= dict.fromkeys(self.cameras, images.read(words, words_valid))
+            conditioning |= dict.fromkeys(self.cameras, images.read(words, ids))
         return conditioning
 
     def forward(
@@ -330,7 +339,7 @@ class BodyTokenizer(nn.Module):
         previous: Tensor,
         times: Tensor,
         conditioning: dict[str, Tensor],
-        images: ImageTokenizer | None,
+        images: PictureTokenizer | None,
         rows: Tensor | None = None,
     ) -> Tensor:
         """Tokens ``(B, T, per_frame, width)`` of T frames.

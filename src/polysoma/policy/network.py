@@ -23,6 +23,7 @@ from polysoma.horizon import Horizon
 from polysoma.nn.adapters import adapt
 from polysoma.nn.described import ChannelReader, DescribedHead
 from polysoma.nn.estimator import PrivilegedStateHead
+from polysoma.nn.finder import NamedPlaces
 from polysoma.nn.heads import GatedHead, Head, LastCommand, ReadoutHead, build_head
 from polysoma.nn.images import ImageTokenizer
 from polysoma.nn.named import Modules, Parameters
@@ -73,7 +74,11 @@ class Network(nn.Module):
         self.heads = Modules()
         self.estimators = Modules()
         roles = {s.name for body in config.embodiments for s in body.streams if s.modality is Modality.IMAGE}
-        self.images = ImageTokenizer(config.images, sorted(roles), config.width) if roles else None
+        self.images: ImageTokenizer | NamedPlaces | None = None
+        if roles and config.images.reduction == "named":
+            self.images = NamedPlaces(config.images, sorted(roles), config.width, config.vocabulary)
+        elif roles:
+            self.images = ImageTokenizer(config.images, sorted(roles), config.width)
         self.channels = ChannelReader(config.width) if config.adapters == "described" else None
         groups = {body.body for body in config.embodiments}
         for key, chosen in (("relative", config.relative), ("gated", config.gated)):
@@ -220,7 +225,7 @@ class Network(nn.Module):
         """Tokens of what is to be done: of words, of shown frames and of goal pictures, float32; and what the words
         make of streams that are read in their light."""
         words, valid = self.text(task.words), task.words != 0
-        conditioning = self.tokenizer(name).read(words, valid, self.images)
+        conditioning = self.tokenizer(name).read(words, task.words, self.images)
         words, valid = self._prompted(words.float(), valid)
         if task.demonstrations is not None:
             frames, true = self._of_shown(name, task.demonstrations, conditioning)
