@@ -25,6 +25,7 @@ import tyro
 from own_robot import FIRST_WORLD, HERE, demonstrations_of, played, total
 from polysoma.learning.finetuning import recipe_for, within
 from polysoma.learning.recipe import Recipe
+from polysoma.learning.sight import Eyes
 from polysoma.learning.training import train
 from polysoma.nn.images import ImageConfig
 from polysoma.nn.precision import chosen, instruction_set
@@ -46,16 +47,20 @@ def _recipe(**changes: Any) -> Change:
     return lambda recipe: dataclasses.replace(recipe, **changes)
 
 
-VARIANTS: dict[str, tuple[str | None, Change]] = {
-    "the default": (None, _recipe()),
-    "commands as places alone": (None, _recipe(gated=())),
-    "it sees the previous action": (None, _body(previous_action=True)),
-    "grid instead of points": (None, _recipe(images=ImageConfig())),
-    "pictures are not moved": (None, _body(shift=0)),
-    "LoRA beside the shipped trunk, eyes of its own": ("lora", _recipe()),
-    "all shipped weights, their eyes": ("full", _recipe()),
+VARIANTS: dict[str, tuple[str | None, Eyes, Change]] = {
+    "the default": (None, "auto", _recipe()),
+    "named places, commands as places alone": (None, "auto", _recipe(gated=())),
+    "named places, pictures are moved": (None, "auto", _body(shift=4)),
+    "named places, LoRA beside the shipped trunk": ("lora", "auto", _recipe()),
+    "points": (None, "points", _recipe()),
+    "points, commands as places alone": (None, "points", _recipe(gated=())),
+    "points, it sees the previous action": (None, "points", _body(previous_action=True)),
+    "points, pictures are not moved": (None, "points", _body(shift=0)),
+    "points, LoRA beside the shipped trunk": ("lora", "points", _recipe()),
+    "grid": (None, "points", _recipe(images=ImageConfig())),
+    "all shipped weights, their eyes": ("full", "auto", _recipe()),
 }
-"""What differs from the default, with its method and the change of its recipe."""
+"""What differs from the default: its method, its eyes, and the change of its recipe."""
 
 
 def main(
@@ -86,9 +91,9 @@ def main(
             key = f"{variant}, {demonstrations} demonstrations, {minutes:g} minutes, seed {seed}"
             if key in cells:
                 continue
-            method, change = VARIANTS[variant]
+            method, sight, change = VARIANTS[variant]
             data = demonstrations_of(TASK, demonstrations, seed, work)
-            recipe = recipe_for("generalist", [str(data)], method, demonstrations, seed=seed)  # type: ignore[arg-type]
+            recipe = recipe_for("generalist", [str(data)], method, demonstrations, seed=seed, eyes=sight)  # type: ignore[arg-type]
             recipe, _ = within(change(recipe), 60 * minutes)
             run = work / "runs" / str(list(VARIANTS).index(variant)) / str(seed)
             shutil.rmtree(run, ignore_errors=True)

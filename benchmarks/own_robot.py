@@ -65,7 +65,12 @@ SETTINGS = {
     "so101-small/*": Setting((50,), 20.0),
 }
 """By their tasks, which one policy learns."""
-METHODS = {"finetune": "`polysoma finetune`", "cnn": "small network", "act": "LeRobot's ACT"}
+METHODS = {
+    "finetune": "`polysoma finetune`",
+    "points": "`--eyes points`",
+    "cnn": "small network",
+    "act": "LeRobot's ACT",
+}
 
 
 class PeerPlanner:
@@ -136,7 +141,8 @@ def main(
             asked = Asked(data, count, budget, seed, work / "runs" / _folder(key))
             began, spent = time.monotonic(), _children()
             python = str(lerobot) if method == "act" else sys.executable
-            driver, training = asked.finetune() if method == "finetune" else asked.peer(method, python, backbone)
+            ours = {"finetune": "auto", "points": "points"}
+            driver, training = asked.finetune(ours[method]) if method in ours else asked.peer(method, python, backbone)
             training |= {"wall_s": round(time.monotonic() - began, 1), "cpu_s": round(_children() - spent, 1)}
             cells[key] = {
                 "tasks": pattern, "demonstrations": count, "minutes": budget, "method": method, "seed": seed,
@@ -187,11 +193,11 @@ class Asked:
     seed: int
     run: Path
 
-    def finetune(self) -> tuple[str, dict[str, Any]]:
-        """Our default, from the command line."""
+    def finetune(self, eyes: str) -> tuple[str, dict[str, Any]]:
+        """Ours, from the command line."""
         shutil.rmtree(self.run, ignore_errors=True)
         command = [sys.executable, "-m", "polysoma", "finetune", "generalist", "--no-check", "--data", str(self.data)]
-        command += ["--demos", str(self.demonstrations), "--minutes", str(self.minutes)]
+        command += ["--demos", str(self.demonstrations), "--minutes", str(self.minutes), "--eyes", eyes]
         subprocess.run([*command, "--seed", str(self.seed), "--out", str(self.run)], check=True)
         last = json.loads((self.run / "metrics.jsonl").read_text().splitlines()[-1])
         return str(self.run / "checkpoint"), {"steps": last["step"]}
