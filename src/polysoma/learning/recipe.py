@@ -60,6 +60,8 @@ class Recipe(Settings):
         method: how it learns (:mod:`polysoma.learning.methods`).
         weights: pattern of folders, or of names on the Hub, to their weight among the data sets of the same body; 1
             where none matches.
+        at_most: pattern as of ``weights`` to the largest share of each task's windows that these data sets take, those
+            of the same number together, where the task has others, too.
         task_weights: pattern of task names to a factor of how often they are drawn; 0 leaves a task's episodes out.
         paraphrases: a file of other words for instructions (see :mod:`polysoma.data.paraphrases`), ``"shipped"`` for
             that of the shipped tasks, or empty for none.
@@ -86,6 +88,7 @@ class Recipe(Settings):
     bodies: Mapping[str, BodyRecipe]
     method: Annotated[Imitation | MetaLearning, KIND] = Imitation()  # noqa: RUF009  (frozen)
     weights: Mapping[str, Annotated[float, within(0, 10**6, above=True)]] = field(default_factory=dict)
+    at_most: Mapping[str, Annotated[float, within(0, 1, above=True)]] = field(default_factory=dict)
     task_weights: Mapping[str, Annotated[float, within(0, 10**6)]] = field(default_factory=dict)
     policy: PolicySize = PolicySize()
     images: ImageConfig | None = None
