@@ -20,7 +20,7 @@ from polysoma.errors import PolysomaError
 from polysoma.rollout.drivers import Behaviour, Checkpoint, Driver, Ready, name_of
 from polysoma.rollout.jobs import Job, Outcome
 from polysoma.rollout.slots import Slot
-from polysoma.rollout.workers import Failure, in_processes, on_ray, telling_failures
+from polysoma.rollout.workers import in_processes, on_ray, telling_failures, unless_failed
 from polysoma.simulators.environment import Environment
 
 
@@ -171,12 +171,12 @@ def rollout_in_workers(jobs: Sequence[Job], behaviour: Behaviour, workers: Worke
         folder = Path(driver.place) if isinstance(driver, Checkpoint) else None
         files = folder if folder is not None and folder.is_dir() else None
         messages = on_ray(_work, jobs, workers.processes, workers.cluster, files, behaviour, workers.slots)
-    yield from _unless_failed(messages)
+    yield from unless_failed(messages)
 
 
 def rollout_in_groups(
     groups: Sequence[Sequence[Job]], behaviour: Behaviour, processes: int = 1
-) -> Iterator[list[Outcome]]:
+) -> Generator[list[Outcome], None, None]:
     """As :func:`rollout`, group by group: yields the outcomes of each group in the order of its jobs, and the groups in
     their order.
 
@@ -202,7 +202,7 @@ def rollout_in_groups(
     early: dict[int, list[Outcome]] = {}
     expected = 0
     jobs = list(enumerate(groups))
-    for number, outcomes in _unless_failed(in_processes(_work_in_groups, jobs, processes, behaviour)):
+    for number, outcomes in unless_failed(in_processes(_work_in_groups, jobs, processes, behaviour)):
         early[number] = outcomes
         while expected in early:
             yield early.pop(expected)
@@ -224,14 +224,6 @@ def _check_sendable(behaviour: Behaviour) -> None:
             f"{name_of(behaviour.maker)} lives in this process: for worker processes give what makes one, or use one "
             "worker"
         )
-
-
-def _unless_failed(messages: Generator[Any, None, None]) -> Iterator[Any]:
-    with contextlib.closing(messages):
-        for message in messages:
-            if isinstance(message, Failure):
-                raise message.error()
-            yield message
 
 
 def _work(todo: Any, done: Any, checkpoint: Path | None, behaviour: Behaviour, slots: int) -> None:

@@ -71,6 +71,15 @@ def telling_failures(done: Any) -> Iterator[None]:
         done.put(Failure(f"a worker failed: {type(error).__name__}: {error}", traceback.format_exc()))
 
 
+def unless_failed(messages: Generator[Any, None, None]) -> Iterator[Any]:
+    """These results; what a worker says instead of some is raised."""
+    with contextlib.closing(messages):
+        for message in messages:
+            if isinstance(message, Failure):
+                raise message.error()
+            yield message
+
+
 def in_processes(work: Work, jobs: Sequence[Any], workers: int, *arguments: Any) -> Generator[Any, None, None]:
     """Results as they come. Raises PolysomaError when a worker dies, or the arguments cannot be sent to one."""
     context = multiprocessing.get_context("spawn")
