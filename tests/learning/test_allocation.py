@@ -65,7 +65,6 @@ def test_windows_follow_need_and_stay_as_many() -> None:
 
 
 def test_learning_leaves_the_time_that_playing_took() -> None:
-    assert learning_seconds(100, 120, None) == 100 - allocation.PLAYING * 120
     assert learning_seconds(100, 120, 10) == 100 - allocation.CAREFUL * 10
     assert learning_seconds(100, 120, 1000) == 100 - allocation.PLAYING * 120, "at most its share"
     assert learning_seconds(5, 120, 1000) == 0

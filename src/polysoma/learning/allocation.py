@@ -103,16 +103,15 @@ def windows(bodies: Mapping[str, BodyRecipe], effort: Mapping[str, float]) -> di
     }
 
 
-def learning_seconds(left: float, whole: float, expected: float | None) -> float:
+def learning_seconds(left: float, whole: float, expected: float) -> float:
     """How long to learn in a round.
 
     Args:
         left: of the round, in seconds, what comes with learning (opening data, say) taken away.
         whole: of the round.
-        expected: seconds that playing lasted the last time, for as many attempts as are to come; None before the first.
+        expected: seconds that playing lasted the last time, for as many attempts as are to come.
     """
-    playing = PLAYING * whole if expected is None else min(PLAYING * whole, CAREFUL * expected)
-    return max(0.0, left - playing)
+    return max(0.0, left - min(PLAYING * whole, CAREFUL * expected))
 
 
 def mean_rate(evidence: Iterable[Evidence]) -> float:

@@ -73,7 +73,7 @@ class State:
         longest: frames of each task's longest demonstration.
         evidence: how well the policy did, by task.
         data: folders of data sets with episodes.
-        played: seconds that the last attempts took, each on average.
+        played: seconds that the last attempts took, each on average; before the first ones, what they may take.
         around: seconds that the last learning took beside its steps.
         history: what each phase did, a line of the log each.
     """
@@ -92,7 +92,7 @@ class State:
     longest: dict[str, int] = field(default_factory=dict)
     evidence: dict[str, Evidence] = field(default_factory=dict)
     data: list[str] = field(default_factory=list)
-    played: float | None = None
+    played: float = 0.0
     around: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
     format: int = FORMAT

@@ -160,6 +160,8 @@ class _Rounds:
         for task, number in state.plan.demonstrations.items():
             state.demonstrated[task] = state.demonstrated.get(task, 0) + number
         if state.round == 0:
+            # Attempts last up to so many times as long as demonstrations.
+            state.played = PATIENCE * self._each()
             there = {body_of(task) for task, count in state.counts.items() if count.kept}
             missing = {body_of(task) for task in self.tasks} - there
             if missing and not self.recipe.data:
@@ -200,8 +202,7 @@ class _Rounds:
         if state.plan.ends is not None:
             left = state.plan.ends - state.spent - state.around
             attempts = sum(state.plan.attempts.values())
-            expected = None if state.played is None else attempts * state.played
-            seconds = allocation.learning_seconds(left, state.plan.ends - state.plan.began, expected)
+            seconds = allocation.learning_seconds(left, state.plan.ends - state.plan.began, attempts * state.played)
             timed, until = {"steps": _UNBOUNDED, "minutes": (state.trained + max(1.0, seconds)) / 60}, None
         visited = f"{self.out / 'data' / VISITED}/*"
         there = any(f"/{VISITED}/" in Path(folder).as_posix() for folder in state.data)
@@ -228,8 +229,7 @@ class _Rounds:
         self._play_all("" if last else VISITED, jobs, behaviour, state.plan.ends)
         for task, number in state.plan.attempts.items():
             state.attempted[task] = state.attempted.get(task, 0) + number
-        tried = sum(count.trials for count in state.counts.values())
-        state.played = (state.spent - state.entered) / max(1, tried)
+        state.played = self._each()
         for task in self.tasks:
             count = state.counts.get(task, Count())
             state.evidence[task] = state.evidence.get(task, Evidence()).after(count.successes, count.trials)
@@ -310,6 +310,11 @@ class _Rounds:
             state.data.append(folder)
         if not recorder.has(outcome):
             recorder.add(dataclasses.replace(outcome, episode=episode))
+
+    def _each(self) -> float:
+        """Seconds that an episode of this phase took on average."""
+        tried = sum(count.trials for count in self.state.counts.values())
+        return (self.state.spent - self.state.entered) / max(1, tried)
 
     def _now(self) -> float:
         """Seconds spent until now, by this process and by those that were killed, as far as they saved it."""
