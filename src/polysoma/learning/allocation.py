@@ -70,9 +70,9 @@ def apportioned(total: int, weights: Mapping[str, float], least: int = 0) -> dic
 
 
 def in_turn(counts: Mapping[str, int]) -> list[str]:
-    """Each name as often as is said, so that at any place about the same share of each has come."""
+    """Each name as often as is said: first each one once, and at any place about the same share of each."""
     order = {name: place for place, name in enumerate(counts)}
-    placed = [((number + 0.5) / count, name) for name, count in counts.items() for number in range(count)]
+    placed = [(number / count, name) for name, count in counts.items() for number in range(count)]
     return [name for _, name in sorted(placed, key=lambda one: (one[0], order[one[1]]))]
 
 

@@ -147,17 +147,17 @@ def last_success(state: State) -> dict[str, tuple[float, int]]:
 
 def table(history: list[dict[str, Any]]) -> str:
     """A log as tables in Markdown: what each round spent on each body and why, and how well the policy did after it."""
-    parts = ["# What was spent where, and why\n"]
+    parts = [
+        "# What was spent where, and why\n",
+        "effort: 1 is the mean; it rises where success before was low. visited: steps recorded of the policy's own.",
+    ]
     rounds: dict[int, dict[str, dict[str, Any]]] = {}
     for line in history:
         rounds.setdefault(line["round"], {})[line["phase"]] = line
     for number, phases in rounds.items():
         seconds = ", ".join(f"{phase} {line['seconds']:.0f} s" for phase, line in phases.items())
         parts.append(f"\n## Round {number}: {seconds}\n")
-        parts.append(
-            "effort: 1 is the mean; it rises where success before was low. visited: steps recorded of the policy's own."
-        )
-        parts.append("\n| body | effort | demonstrations | windows a step | attempts that succeed | visited |")
+        parts.append("| body | effort | demonstrations | windows a step | attempts that succeed | visited |")
         parts.append("| --- | --- | --- | --- | --- | --- |")
         parts += _rows(*(phases.get(phase, {}) for phase in ("record", "learn", "play")))
         played = phases.get("play", {}).get("tasks", {})

@@ -156,7 +156,9 @@ class _Rounds:
             share = allocation.FIRST if state.round == 0 else allocation.RECORDING
             until = state.plan.began + share * whole
         jobs = self._jobs(state.plan.demonstrations, state.demonstrated, DEMONSTRATION_SEEDS, limits={})
-        self._play_all(DEMONSTRATIONS, jobs, Behaviour(noise=None, label=True), until)
+        # Without a demonstration of each body nothing can begin, so there is time for one group of each.
+        least = len(dict.fromkeys(map(body_of, self.tasks))) if state.round == 0 else 0
+        self._play_all(DEMONSTRATIONS, jobs, Behaviour(noise=None, label=True), until, least)
         for task, number in state.plan.demonstrations.items():
             state.demonstrated[task] = state.demonstrated.get(task, 0) + number
         if state.round == 0:
@@ -166,8 +168,8 @@ class _Rounds:
             missing = {body_of(task) for task in self.tasks} - there
             if missing and not self.recipe.data:
                 raise PolysomaError(
-                    f"no demonstration of {', '.join(sorted(missing))}: its expert never succeeded, or there was no "
-                    "time for it; give more minutes"
+                    f"no demonstration of {', '.join(sorted(missing))}: its expert did not succeed in any of the first "
+                    "episodes"
                 )
         effort = {task: round(value, 3) for task, value in state.plan.effort.items()}
         state.enter("learn", self.out, {"effort": effort, "tasks": round_state.counted(state.counts)})
@@ -255,15 +257,17 @@ class _Rounds:
             jobs.append(Job(task, seed, limit=limits.get(task)))
         return jobs
 
-    def _play_all(self, kind: str, jobs: Sequence[Job], behaviour: Behaviour, until: float | None) -> None:
-        """Plays episodes, and records them where a kind is given, from where this phase is until it is done or the time
-        is over."""
+    def _play_all(
+        self, kind: str, jobs: Sequence[Job], behaviour: Behaviour, until: float | None, least: int = 0
+    ) -> None:
+        """Plays episodes, and records them where a kind is given, from where this phase is until it is done; or until
+        the time is over, and ``least`` groups are done."""
         state, before = self.state, self.state.spent
         bodies = simulators.embodiments()
         groups = _grouped(jobs, bodies)
         place = Path("data") / kind / str(state.round + 1)
         what = "recording" if kind == DEMONSTRATIONS else "playing"
-        left = groups[state.groups :] if until is None or before < until else []
+        left = groups[state.groups :] if until is None or before < until or state.groups < least else []
         processes = min(self.method.workers, len(left))
         with contextlib.ExitStack() as stack:
             recorder = stack.enter_context(Recorder(self.out / place, self.tasks)) if kind and left else None
@@ -274,7 +278,7 @@ class _Rounds:
                     self._take(outcome, kind, place, recorder)
                 state.groups += 1
                 now = self._now()
-                over = until is not None and now + (now - before) / done > until
+                over = until is not None and now + (now - before) / done > until and state.groups >= least
                 if now - saved >= SAVED_EVERY_S or over:
                     if recorder is not None:
                         recorder.flush()

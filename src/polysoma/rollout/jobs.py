@@ -78,7 +78,7 @@ def interleave(tasks: Iterable[str], seeds: Sequence[int], video: int = 0, kept:
 
 def in_groups(jobs: Sequence[Job], size: int) -> list[list[Job]]:
     """Jobs in groups of one body, of ``size`` at most, whose order keeps about that of the jobs: whenever one stops on
-    the way, each body has had about the same share of its own.
+    the way, each body has had about the same share of its own; the first group of each comes first.
 
     Args:
         jobs: in the order in which they should come.
@@ -90,5 +90,5 @@ def in_groups(jobs: Sequence[Job], size: int) -> list[list[Job]]:
     placed = []
     for body, mine in own.items():
         parts = [mine[start : start + size] for start in range(0, len(mine), size)]
-        placed += [((number + 0.5) / len(parts), body, part) for number, part in enumerate(parts)]
+        placed += [(number / len(parts), body, part) for number, part in enumerate(parts)]
     return [part for _, _, part in sorted(placed, key=lambda one: one[:2])]
