@@ -277,7 +277,7 @@ def test_an_environment_may_fill_its_arrays_again(
 
 def test_groups_keep_the_share_of_each_body() -> None:
     jobs = interleave(["drone/hover", "drone/ring", "rover/pillar"], range(4))
-    groups = in_groups(jobs, 2)
+    groups = in_groups(jobs, lambda body: 2)
     assert sorted((job.task, job.seed) for group in groups for job in group) == sorted((j.task, j.seed) for j in jobs)
     assert all(len({job.task.partition("/")[0] for job in group}) == 1 and len(group) <= 2 for group in groups)
     half = [job.task.partition("/")[0] for group in groups[:3] for job in group]
@@ -287,7 +287,7 @@ def test_groups_keep_the_share_of_each_body() -> None:
 
 def test_groups_are_the_same_bits_whatever_was_played_before(untrained: Path) -> None:
     tasks = ("drone/hover", "babyai/GoToLocal")
-    groups = in_groups([Job(task, seed, limit=9) for seed in range(3) for task in tasks], 2)
+    groups = in_groups([Job(task, seed, limit=9) for seed in range(3) for task in tasks], lambda body: 2)
     behaviour = Behaviour(str(untrained), label=True)
     whole = list(rollout_in_groups(groups, behaviour))
     assert [[(o.task, o.seed) for o in outcomes] for outcomes in whole] == [

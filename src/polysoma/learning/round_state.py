@@ -161,7 +161,8 @@ def table(history: list[dict[str, Any]]) -> str:
         parts.append("| --- | --- | --- | --- | --- | --- |")
         parts += _rows(*(phases.get(phase, {}) for phase in ("record", "learn", "play")))
         played = phases.get("play", {}).get("tasks", {})
-        worst = sorted((one.get("successes", 0) / one["trials"], task) for task, one in played.items())
+        tried = {task: one for task, one in played.items() if one.get("trials")}
+        worst = sorted((one.get("successes", 0) / one["trials"], task) for task, one in tried.items())
         failing = [f"{task} {rate:.2f}" for rate, task in worst[:8] if rate < 1]
         if failing:
             parts.append(f"\nWhere it succeeds least, and most goes next: {', '.join(failing)}.")

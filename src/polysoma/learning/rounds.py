@@ -19,7 +19,7 @@ from pathlib import Path
 
 from polysoma import simulators
 from polysoma.data import storage
-from polysoma.embodiment import Embodiment, Modality
+from polysoma.embodiment import Modality
 from polysoma.errors import PolysomaError
 from polysoma.files import explain_writing
 from polysoma.learning import allocation, round_state, run_state, states
@@ -47,7 +47,7 @@ DEMONSTRATIONS, VISITED = "demonstrations", "visited"
 VISITED_WEIGHT = 2.0
 """How often frames of visited states are drawn, compared with those of demonstrations, below their bound."""
 GROUP, GROUP_WITH_PICTURES = 16, 4
-"""Episodes that are played together."""
+"""Episodes that are played together: pictures need memory."""
 PATIENCE = 3
 """Attempts are cut after so many times the steps of the task's longest demonstration."""
 SAVED_EVERY_S = 20.0
@@ -263,8 +263,7 @@ class _Rounds:
         """Plays episodes, and records them where a kind is given, from where this phase is until it is done; or until
         the time is over, and ``least`` groups are done."""
         state, before = self.state, self.state.spent
-        bodies = simulators.embodiments()
-        groups = _grouped(jobs, bodies)
+        groups = in_groups(jobs, _group_size)
         place = Path("data") / kind / str(state.round + 1)
         what = "recording" if kind == DEMONSTRATIONS else "playing"
         left = groups[state.groups :] if until is None or before < until or state.groups < least else []
@@ -295,8 +294,10 @@ class _Rounds:
         """Counts what came of an episode, and records it where it is worth that and not there already."""
         state = self.state
         count = state.counts.setdefault(outcome.task, Count())
-        count.trials += 1
-        count.successes += outcome.success
+        # An attempt that ended because the expert had no answer says nothing of the policy.
+        if kind != VISITED or not outcome.error:
+            count.trials += 1
+            count.successes += outcome.success
         episode = outcome.episode
         if recorder is None:
             return
@@ -339,15 +340,9 @@ class _Rounds:
         self.tell(round(1000 * done / self.method.rounds), 1000, remark)
 
 
-def _grouped(jobs: Sequence[Job], bodies: Mapping[str, Embodiment]) -> list[list[Job]]:
-    """Groups of jobs; smaller ones where there are pictures, which need memory."""
-    seeing = {n for n, body in bodies.items() if any(s.modality is Modality.IMAGE for s in body.streams)}
-    parts = [[job for job in jobs if (body_of(job.task) in seeing) is sees] for sees in (False, True)]
-    blind, sighted = in_groups(parts[0], GROUP), in_groups(parts[1], GROUP_WITH_PICTURES)
-    # Evenly, as everything that may stop on the way.
-    order = allocation.in_turn({"blind": len(blind), "sighted": len(sighted)})
-    left = {"blind": iter(blind), "sighted": iter(sighted)}
-    return [next(left[which]) for which in order]
+def _group_size(body: str) -> int:
+    pictures = any(stream.modality is Modality.IMAGE for stream in simulators.embodiments()[body].streams)
+    return GROUP_WITH_PICTURES if pictures else GROUP
 
 
 def _learnt(out: Path) -> tuple[int, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -76,19 +76,19 @@ def interleave(tasks: Iterable[str], seeds: Sequence[int], video: int = 0, kept:
     return [Job(task, seed, video, kept) if seed == seeds[0] else Job(task, seed) for seed in seeds for task in names]
 
 
-def in_groups(jobs: Sequence[Job], size: int) -> list[list[Job]]:
-    """Jobs in groups of one body, of ``size`` at most, whose order keeps about that of the jobs: whenever one stops on
+def in_groups(jobs: Sequence[Job], size: Callable[[str], int]) -> list[list[Job]]:
+    """Jobs in groups of one body whose order keeps about that of the jobs: whenever one stops on
     the way, each body has had about the same share of its own; the first group of each comes first.
 
     Args:
         jobs: in the order in which they should come.
-        size: of a group.
+        size: the most jobs of a group, by the name of its body.
     """
     own: dict[str, list[Job]] = {}
     for job in jobs:
         own.setdefault(body_of(job.task), []).append(job)
     placed = []
     for body, mine in own.items():
-        parts = [mine[start : start + size] for start in range(0, len(mine), size)]
+        parts = [mine[start : start + size(body)] for start in range(0, len(mine), size(body))]
         placed += [(number / len(parts), body, part) for number, part in enumerate(parts)]
     return [part for _, _, part in sorted(placed, key=lambda one: one[:2])]
