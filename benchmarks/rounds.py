@@ -17,11 +17,12 @@ import tyro
 
 from polysoma import simulators
 from polysoma.evaluation.evaluation import evaluate
-from polysoma.evaluation.intervals import paired_difference
+from polysoma.evaluation.intervals import paired_difference, wilson
 from polysoma.learning import round_state
+from polysoma.learning.allocation import Evidence, mean_rate
 from polysoma.learning.recipe import Recipe, recipe_from_table
 from polysoma.learning.rounds import train_in_rounds
-from results import write
+from results import difference, read, share, write
 
 SEED = 450_000
 
@@ -92,6 +93,40 @@ def main(
     print(differences)
     settings = {"tasks": names, "minutes": minutes, "rounds": rounds, "episodes": episodes, "seed": SEED}
     write("rounds", {"settings": settings, "arms": arms, "rounds_minus_one": differences})
+
+
+def render() -> str:
+    """Rounds against one round, and how success grew."""
+    found = read("rounds")
+    several, one = (found["arms"][name] for name in ("rounds", "one"))
+    settings = found["settings"]
+    lines = [
+        f"| bodies | {settings['rounds']} rounds | one round | difference |",
+        "| --- | --- | --- | --- |",
+    ]
+    for family, apart in found["rounds_minus_one"].items():
+        cells = (share(_entry(several, family)), share(_entry(one, family)), difference(apart))
+        lines.append(f"| {family} | {' | '.join(cells)} |")
+    grown = [_mean(line["tasks"]) for line in several["history"] if line["phase"] == "play"]
+    lines.append(
+        f"\n{settings['minutes']:.0f} minutes of a core each, all included; {several['steps']:,} and {one['steps']:,} "
+        f"steps of learning; {settings['episodes']} episodes a task, seeds from {settings['seed']} on, the same for "
+        f"both, 95 % intervals. After each of the rounds, mean success over tasks was "
+        f"{', '.join(f'{rate:.2f}' for rate in grown)} on development seeds, and "
+        f"{_mean(one['history'][-1]['tasks']):.2f} after the one (`{found['command']}`)."
+    )
+    return "\n".join(lines) + "\n"
+
+
+def _entry(arm: dict[str, Any], family: str) -> dict[str, Any]:
+    if family != "all":
+        return dict(arm["families"][family])
+    won, trials = (sum(score[key] for score in arm["families"].values()) for key in ("successes", "trials"))
+    return {"successes": won, "trials": trials, "interval": wilson(won, trials)}
+
+
+def _mean(tasks: dict[str, dict[str, int]]) -> float:
+    return mean_rate(Evidence(one.get("successes", 0), one.get("trials", 0)) for one in tasks.values())
 
 
 if __name__ == "__main__":
