@@ -30,7 +30,7 @@ def standing(moves: int, length: int) -> np.ndarray:
     return place + rng.uniform(-1, 1, place.shape) * 1e-4
 
 
-def test_who_stands_still_is_cut_a_second_later() -> None:
+def test_who_stands_still_is_cut_two_seconds_later() -> None:
     cut = worthwhile(failed(ARM, state=standing(20, 200)))
     assert 20 < len(cut) <= 20 + 2 * ARM.rate_hz, "the arm's rate is 10 a second"
     assert cut.truncated and not cut.terminated and cut.final is not None and cut.rewards is not None
@@ -48,7 +48,7 @@ def test_who_walks_in_circles_is_cut() -> None:
     view[:6, 0, 0, 0] = [0, 1, 2, 0, 1, 2]
     view[:6, 0, 0, 1] = [0, 0, 0, 1, 1, 1]
     cut = worthwhile(failed(GRID, heading=heading, view=view))
-    assert len(cut) == 6 + 4 + GRID.rate_hz, "all headings are known after the tenth step"
+    assert 10 < len(cut) <= 10 + 2 * GRID.rate_hz, "all headings are known after the tenth step"
 
 
 def test_a_camera_counts_where_nothing_else_is_sensed() -> None:

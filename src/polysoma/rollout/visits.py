@@ -14,20 +14,23 @@ import numpy as np
 from polysoma.data.episode import Episode
 from polysoma.embodiment import Modality, Stream
 
-CELLS = 20
+CELLS = 10
 """A number is as it was where it is in the same one of so many equal parts of its range in the episode."""
 _TREMBLING = 1e-3
 _PATCHES, _SHADES = 8, 16
 """Pictures are compared in so many patches a side and so many shades."""
-_AFTERWARDS_S = 1.0
-"""So much is kept after the last new state: how to get away from there is worth knowing."""
+_PERIOD_S, _FEWEST_STEPS, _LEAST_NEW = 2.0, 8, 0.5
+"""Who is not lost comes to new states in a period, and this share of its changes leads to new ones, however slowly."""
 
 
 def worthwhile(episode: Episode) -> Episode:
-    """The episode, or the beginning of one that failed, up to a second after the last state that was new in it."""
+    """The episode, or the beginning of one that failed, up to the end of its last two seconds in which half of the
+    changes were to something new. How to get away from there is worth knowing, so these are kept."""
     if episode.success:
         return episode
-    kept = int(np.flatnonzero(_new(episode))[-1]) + 1 + max(1, round(_AFTERWARDS_S * episode.embodiment.rate_hz))
+    period = max(_FEWEST_STEPS, round(_PERIOD_S * episode.embodiment.rate_hz))
+    new, changed = (_within(period, steps) for steps in _progress(episode))
+    kept = max([period, *(np.flatnonzero((new > 0) & (new >= _LEAST_NEW * changed)) + 1)])
     if kept >= len(episode):
         return episode
     return dataclasses.replace(
@@ -42,15 +45,25 @@ def worthwhile(episode: Episode) -> Episode:
     )
 
 
-def _new(episode: Episode) -> np.ndarray:
-    """bool ``(T,)``: whether the body had not sensed the like before in the episode. The first state is new."""
+def _within(period: int, steps: np.ndarray) -> np.ndarray:
+    """int64 ``(T,)``: how many of the last steps of a period, each step included, are true."""
+    counts = np.cumsum(steps)
+    counts[period:] -= counts[:-period].copy()
+    return counts
+
+
+def _progress(episode: Episode) -> tuple[np.ndarray, np.ndarray]:
+    """bool ``(T,)`` twice: whether the body had not sensed the like before in the episode, and whether it senses
+    something else than in the step before. Both hold for the first one."""
     arrays = episode.embodiment.arrays
     # Pictures alone would be compared well enough, but what is sensed in numbers is cheaper.
     compared = [stream for stream in arrays if stream.modality is not Modality.IMAGE] or arrays
     rows = np.concatenate([_coarse(stream, episode.observations[stream.name]) for stream in compared], axis=1)
     new = np.zeros(len(rows), bool)
     new[np.unique(rows, axis=0, return_index=True)[1]] = True
-    return new
+    changed = np.ones(len(rows), bool)
+    changed[1:] = (rows[1:] != rows[:-1]).any(axis=1)
+    return new, changed
 
 
 def _coarse(stream: Stream, values: np.ndarray) -> np.ndarray:
