@@ -113,7 +113,7 @@ def render() -> str:
         f"steps of learning; {settings['episodes']} episodes a task, seeds from {settings['seed']} on, the same for "
         f"both, 95 % intervals. After each of the rounds, mean success over tasks was "
         f"{', '.join(f'{rate:.2f}' for rate in grown)} on development seeds, and "
-        f"{_mean(one['history'][-1]['tasks']):.2f} after the one (`{found['command']}`)."
+        f"{_mean(one['history'][-1]['tasks']):.2f} after the one; commit {found['commit'][:7]} (`{found['command']}`)."
     )
     return "\n".join(lines) + "\n"
 
