@@ -154,6 +154,15 @@ def test_minutes_are_kept_by_a_clock(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert lines(tmp_path)[0]["tasks"]["cartpole/balance"]["trials"] == 45, "as many as its share of time allows"
 
 
+def test_what_is_late_is_measured_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rounds.allocation, "learning_seconds", lambda *_: 3.0)
+    hasty = recipe(minutes=0.01, optimizer={"kind": "schedule-free"}, method={"rounds": 1})
+    state = train_in_rounds(hasty, tmp_path)
+    assert state.spent > 3 and state.counts == {}
+    tried = [line["tasks"]["cartpole/balance"]["trials"] for line in lines(tmp_path) if line["phase"] != "learn"]
+    assert tried == [5, 3]
+
+
 def test_the_command_in_two_processes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "recipe.toml"
     path.write_text(

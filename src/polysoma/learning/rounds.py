@@ -228,7 +228,8 @@ class _Rounds:
         behaviour = Behaviour(Checkpoint(str(self.out / "checkpoint"), precision=used), label=not last)
         limits = {task: PATIENCE * frames for task, frames in state.longest.items()}
         jobs = self._jobs(state.plan.attempts, state.attempted, DEVELOPMENT_SEEDS, limits)
-        self._play_all("" if last else VISITED, jobs, behaviour, state.plan.ends)
+        # One group in any case: nothing measured would say nothing.
+        self._play_all("" if last else VISITED, jobs, behaviour, state.plan.ends, least=1)
         for task, number in state.plan.attempts.items():
             state.attempted[task] = state.attempted.get(task, 0) + number
         state.played = self._each()
