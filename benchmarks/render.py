@@ -30,6 +30,7 @@ import open_loop_warnings
 import own_robot
 import realtime
 import recordings
+import rounds
 import scale
 import scores
 import serving
@@ -53,6 +54,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
         "sight": sight.render,
         "heads": heads.render,
         "kills": kills.render,
+        "rounds": rounds.render,
     },
     "docs/architecture.md": {
         "calls": speed.render_calls,

@@ -105,6 +105,25 @@ def test_weights_of_data_sets(tmp_path: Path) -> None:
     assert source.episodes == 2 and len(source) == 100
 
 
+def test_data_sets_take_no_more_than_their_share_of_a_task(tmp_path: Path) -> None:
+    lengths = {"shown": (50, 90, 0), "visited-1": (300, 0, 40), "visited-2": (100, 10, 0)}
+    for name, of_tasks in lengths.items():
+        with DatasetWriter(tmp_path / name, ARM) as writer:
+            for number, length in enumerate(of_tasks):
+                if length:
+                    writer.add(make_episode(ARM, length, number, f"arm/{number}", f"{name} {number}"))
+    paths = [tmp_path / name for name in lengths]
+    (source,) = open_sources(paths, {"*/visited-2": 2.0}, {}, at_most={"*/visited-*": 0.4})
+    drawn = source.draw(12_000, np.random.default_rng(0)).texts
+    share = {text: drawn.count(text) / 4000 for text in set(drawn)}
+    assert share["shown 0"] == pytest.approx(0.6, abs=0.03), "the visits to the first task are held back together"
+    assert share["visited-1 0"] / share["visited-2 0"] == pytest.approx(300 / 200, rel=0.15)
+    assert share["visited-2 1"] == pytest.approx(20 / 110, abs=0.03), "less than the limit stays as it is"
+    assert share["visited-1 2"] == pytest.approx(1.0, abs=0.04), "nothing else is there of the third"
+    learnt, _ = source.split(0, 0.0)
+    np.testing.assert_array_equal(learnt._probability, source._probability)
+
+
 def test_statistics_are_recomputed_from_frames(sources: dict[str, Source]) -> None:
     statistics = sources["arm"].statistics()
     frames = np.asarray(sources["arm"].datasets[0].observations["state"])

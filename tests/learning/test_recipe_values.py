@@ -99,7 +99,8 @@ def table_with(key: str, value: Any) -> tuple[dict[str, Any], str]:
     if first[0] == "adaptation" or first[-1] == "meta":
         table |= {"init": "x", "adaptation": {"method": "lora"}}
     if len(first) == 2:
-        table[first[0]] = {"kind": first[1]} | ({"algorithm": "maml"} if first[1] == "meta" else {})
+        needed = {"meta": {"algorithm": "maml"}, "interactive": {"tasks": ["arm/*"]}}
+        table[first[0]] = {"kind": first[1]} | needed.get(first[1], {})
         key = key.replace(f":{first[1]}", "")
     config.put(table, key, value)
     return table, key

@@ -17,9 +17,9 @@ from polysoma.policy import checkpoint
 from polysoma.policy.config import PolicyConfig
 from polysoma.policy.policy import Policy
 from polysoma.rollout.drivers import Behaviour
-from polysoma.rollout.jobs import Job, Outcome, interleave
+from polysoma.rollout.jobs import Job, Outcome, in_groups, interleave
 from polysoma.rollout.recording import record
-from polysoma.rollout.rollout import rollout, rollout_in_workers
+from polysoma.rollout.rollout import rollout, rollout_in_groups, rollout_in_workers
 
 
 def episodes_of(path: Path) -> dict[tuple[str, int], np.ndarray]:
@@ -273,3 +273,30 @@ def test_an_environment_may_fill_its_arrays_again(
     for actions in (episode.actions, episode.executed):
         np.testing.assert_allclose(actions[:, 0], np.arange(8) / 10, atol=1e-6)
     assert [int(frame.max()) for frame in outcome.frames] == [10 * step for step in range(9)]
+
+
+def test_groups_keep_the_share_of_each_body() -> None:
+    jobs = interleave(["drone/hover", "drone/ring", "rover/pillar"], range(4))
+    groups = in_groups(jobs, lambda body: 2)
+    assert sorted((job.task, job.seed) for group in groups for job in group) == sorted((j.task, j.seed) for j in jobs)
+    assert all(len({job.task.partition("/")[0] for job in group}) == 1 and len(group) <= 2 for group in groups)
+    half = [job.task.partition("/")[0] for group in groups[:3] for job in group]
+    assert half.count("drone") == 4 and half.count("rover") == 2
+    assert [job for group in groups for job in group if "rover" in job.task] == [j for j in jobs if "rover" in j.task]
+
+
+def test_groups_are_the_same_bits_whatever_was_played_before(untrained: Path) -> None:
+    tasks = ("drone/hover", "babyai/GoToLocal")
+    groups = in_groups([Job(task, seed, limit=9) for seed in range(3) for task in tasks], lambda body: 2)
+    behaviour = Behaviour(str(untrained), label=True)
+    whole = list(rollout_in_groups(groups, behaviour))
+    assert [[(o.task, o.seed) for o in outcomes] for outcomes in whole] == [
+        [(job.task, job.seed) for job in group] for group in groups
+    ]
+    assert {o.steps for outcomes in whole for o in outcomes} == {9}
+    later = list(rollout_in_groups(groups[2:], behaviour, processes=2))
+    for one, two in zip(whole[2:], later, strict=True):
+        for a, b in zip(one, two, strict=True):
+            assert a.episode is not None and b.episode is not None
+            np.testing.assert_array_equal(a.episode.executed, b.episode.executed)
+            np.testing.assert_array_equal(a.episode.actions, b.episode.actions)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -10,6 +12,8 @@ from polysoma.embodiment import ContinuousActions, Modality
 from polysoma.errors import PolysomaError
 from polysoma.evaluation.evaluation import evaluate
 from polysoma.evaluation.intervals import mean_interval
+from polysoma.rollout.drivers import Behaviour
+from polysoma.rollout.recording import record
 from polysoma.simulators import gym_mujoco
 
 pytest.importorskip("mujoco")
@@ -42,6 +46,11 @@ def test_the_expert_is_far_better_than_random_and_repeats(family: simulators.Fam
     assert by_expert > by_chance + 10
     assert by_expert == again
     np.testing.assert_array_equal(last, last_again)
+
+
+def test_the_walker_walks_with_the_noise_of_its_demonstrations(tmp_path: Path) -> None:
+    recorded = record(["walker2d/walk"], 3, tmp_path, Behaviour(noise=None), seed=300_000)
+    assert recorded.kept["walker2d/walk"] == 3
 
 
 def test_success_is_known_at_the_end() -> None:

@@ -6,22 +6,30 @@ import importlib.util
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from polysoma.cli.names import Device, Precision
-from polysoma.cli.progress import counting_steps
+from polysoma.cli.progress import counting, counting_steps
 from polysoma.config import within
 from polysoma.errors import PolysomaError
 from polysoma.learning.metrics import Tracker
+
+if TYPE_CHECKING:
+    from polysoma.learning.recipe import Recipe
 
 
 @dataclass(frozen=True)
 class Train:
     """Trains one policy on the bodies that a recipe names. A killed run continues with --resume, to the same bits.
 
+    A recipe with data learns from them. One whose method.kind is "interactive" names tasks and minutes instead: it
+    records demonstrations, learns, plays, and spends each next round where success is lowest; OUT/rounds.md says where.
+
     Examples:
+        polysoma train recipes/laptop.toml --out runs/laptop
+        polysoma train recipes/laptop.toml --out runs/maze minutes=10 'method.tasks=["pointmaze/*"]' bodies={}
         polysoma train recipes/generalist.toml --out runs/x
         polysoma train recipes/generalist.toml --out runs/x --resume
         polysoma train recipes/generalist.toml --out runs/y steps=500 bodies.babyai.batch=32
@@ -48,6 +56,7 @@ class Train:
     def run(self) -> None:
         check_training_installed()
         from polysoma.learning.distributed import learn_on
+        from polysoma.learning.methods.interactive import Interactive
         from polysoma.learning.recipe import read_recipe
         from polysoma.learning.training import train
 
@@ -56,10 +65,26 @@ class Train:
         overrides = [f"{key}={value}" for key, value in chosen.items() if value is not None]
         overrides += ["skip_damaged=true"] * self.skip_damaged
         recipe = read_recipe(self.recipe, (*self.overrides, *overrides))
+        if isinstance(recipe.method, Interactive):
+            self._in_rounds(recipe)
+            return
         with counting_steps("training", recipe.steps) as progress:
             folder = train(recipe, self.out, self.resume, self.until, progress, quick_evaluation)
         if os.environ.get("RANK", "0") == "0":
             print(f"checkpoint: {folder}, {computed_in(folder)}{held_out_loss(self.out)}")
+
+    def _in_rounds(self, recipe: Recipe) -> None:
+        from polysoma.learning.round_state import TABLE, last_success
+        from polysoma.learning.rounds import train_in_rounds
+
+        if self.until is not None:
+            raise PolysomaError("--until stops a training at a step, and this recipe's has rounds: leave it out")
+        with counting("training") as show:
+            state = train_in_rounds(recipe, self.out, self.resume, show)
+        folder = self.out / "checkpoint"
+        print(f"checkpoint: {folder}, {computed_in(folder)}; what was spent where and why: {self.out / TABLE}")
+        for body, (rate, trials) in last_success(state).items():
+            print(f"  {body}: {rate:.2f} of {trials} attempts on development seeds")
 
 
 def held_out_loss(out: Path) -> str:

@@ -46,6 +46,8 @@ class Source:
             never are.
         horizon: how a policy looks at the body; None takes what data sets of the first format hold
             (:attr:`Dataset.old_horizon`), or :meth:`Horizon.default`.
+        at_most: for each data set the largest share of any task's windows that it may take, together with others of the
+            same number, where that task has others; None for no such limits.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class Source:
         task_weights: Mapping[str, float] | None = None,
         showable: Sequence[np.ndarray] | None = None,
         horizon: Horizon | None = None,
+        at_most: Sequence[float] | None = None,
     ) -> None:
         self.embodiment: Embodiment = datasets[0].embodiment
         self.horizon = (
@@ -73,7 +76,7 @@ class Source:
         self.datasets = list(datasets)
         self._weights, self._balance, self._chosen = list(weights), balance, episodes
         self._task_weights = dict(task_weights or {})
-        self._showable = showable
+        self._showable, self._at_most = showable, at_most
         self.tasks = sorted({task for dataset in datasets for task in dataset.tasks})
         # Frames of each (data set, task) pair lie in `_frames[pair]`, with the episode of every frame beside them.
         self._pairs: list[tuple[int, np.ndarray]] = []
@@ -97,8 +100,10 @@ class Source:
         self._pair_task = np.array(pair_task)
         share = np.array(pair_weight, np.float64)
         total = np.bincount(pair_task, weights=share, minlength=len(self.tasks))[pair_task]
+        share = share * self._held_back(share)
         factor = np.array([_first_match(task, self._task_weights) for task in self.tasks])[pair_task]
-        probability = factor * share / total * total**balance
+        drawn = np.bincount(pair_task, weights=share, minlength=len(self.tasks))[pair_task]
+        probability = factor * share / drawn * total**balance
         self._probability = probability / probability.sum()
 
     def __len__(self) -> int:
@@ -143,6 +148,17 @@ class Source:
         takes_part[self._chosen[number]] = True
         return np.flatnonzero(takes_part.repeat(dataset.episode_length))
 
+    def _held_back(self, share: np.ndarray) -> np.ndarray:
+        """Factors of the pairs of data set and task, float64 ``(pairs,)``, that keep ``at_most``."""
+        factors = np.ones(len(share))
+        limits = np.array(self._at_most or [1.0] * len(self.datasets))[[number for number, _ in self._pairs]]
+        for task, limit in {(int(task), float(limit)) for task, limit in zip(self._pair_task, limits, strict=True)}:
+            own = self._pair_task == task
+            held, others = own & (limits == limit), own & (limits != limit)
+            if limit < 1 and others.any():
+                factors[held] = min(1.0, limit / (1 - limit) * share[others].sum() / share[held].sum())
+        return factors
+
     def split(self, demonstrations: int, held_out: float) -> tuple[Source, Source | None]:
         """Some episodes to learn from, and others to see how well that goes.
 
@@ -174,8 +190,9 @@ class Source:
         def source(chosen: list[list[int]]) -> Source:
             episodes = [np.array(sorted(numbers), np.int64) for numbers in chosen]
             return Source(
-                self.datasets, self._weights, self._balance, episodes, self._task_weights, shown, self.horizon
-            )
+                self.datasets, self._weights, self._balance, episodes, self._task_weights, shown, self.horizon,
+                self._at_most,
+            )  # fmt: skip
 
         return source(learnt), source(apart) if any(apart) else None
 
@@ -351,6 +368,7 @@ def open_sources(
     horizon: Callable[[Embodiment, Horizon | None], Horizon | None] = lambda _body, old: old,
     skip_damaged: bool = False,
     bodies: Mapping[str, Embodiment] | None = None,
+    at_most: Mapping[str, float] | None = None,
 ) -> list[Source]:
     """Opens data sets and groups them by embodiment, in the order of the embodiments' names.
 
@@ -365,16 +383,19 @@ def open_sources(
             for the default.
         skip_damaged: see :class:`~polysoma.data.dataset.Dataset`.
         bodies: by name, those whose limits stay where those of the data are inferred, and more data have moved them.
+        at_most: pattern of folders, as for ``weights``, to the largest share of a task's windows that those of the same
+            number may take together, where that task has others.
     """
-    groups: dict[str, list[tuple[Dataset, float]]] = {}
+    groups: dict[str, list[tuple[Dataset, float, float]]] = {}
     for path in paths:
         dataset = Dataset(path, skip_damaged)
         _keep_limits(dataset, (bodies or {}).get(dataset.embodiment.name))
         weight = _first_match(hub.called(path), weights)
-        groups.setdefault(dataset.embodiment.name, []).append((dataset, weight))
+        most = _first_match(hub.called(path), at_most or {})
+        groups.setdefault(dataset.embodiment.name, []).append((dataset, weight, most))
     sources = []
     for name, group in sorted(groups.items()):
-        datasets = [dataset for dataset, _ in group]
+        datasets, weight_of, most_of = (list(column) for column in zip(*group, strict=True))
         chosen = None
         if any(_first_match(task, task_weights or {}) == 0 for dataset in datasets for task in dataset.tasks):
             takes_part = [np.array([_first_match(t, task_weights or {}) > 0 for t in d.tasks]) for d in datasets]
@@ -382,8 +403,8 @@ def open_sources(
             if not any(map(len, chosen)):
                 continue
         looks = horizon(datasets[0].embodiment, _old_horizon(datasets))
-        weight_of = [weight for _, weight in group]
-        sources.append(Source(datasets, weight_of, balance.get(name, 0.0), chosen, task_weights, horizon=looks))
+        exponent = balance.get(name, 0.0)
+        sources.append(Source(datasets, weight_of, exponent, chosen, task_weights, horizon=looks, at_most=most_of))
     return sources
 
 

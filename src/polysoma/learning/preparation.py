@@ -82,8 +82,9 @@ def _check_patterns(recipe: Recipe, folders: Sequence[Path], sources: Sequence[S
     # Of a body whose every task has the weight 0 nothing is left to be seen here.
     others = {*simulators.families(), *recipe.bodies} - {source.embodiment.name for source in sources}
     problems = [
-        f"weights: no data set matches {pattern!r}; there are {', '.join(names)}"
-        for pattern in recipe.weights
+        f"{key}: no data set matches {pattern!r}; there are {', '.join(names)}"
+        for key, patterns in (("weights", recipe.weights), ("at_most", recipe.at_most))
+        for pattern in patterns
         if not matching(names, pattern)
     ]
     problems += [
@@ -164,6 +165,7 @@ def sources_for(recipe: Recipe, training: Path | None = None) -> tuple[list[Sour
         looks,
         skip_damaged=recipe.skip_damaged,
         bodies=known,
+        at_most=recipe.at_most,
     )
     _check_patterns(recipe, folders, everything)
     sources = [source for source in everything if source.embodiment.name in recipe.bodies]

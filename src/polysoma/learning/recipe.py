@@ -14,6 +14,7 @@ from polysoma.errors import PolysomaError, SettingError
 from polysoma.learning.bodies import BodyRecipe
 from polysoma.learning.engine import Settings
 from polysoma.learning.methods.imitation import Imitation
+from polysoma.learning.methods.interactive import Interactive
 from polysoma.learning.methods.meta import MetaLearning
 from polysoma.nn.heads import HeadConfig
 from polysoma.nn.images import ImageConfig
@@ -55,11 +56,14 @@ class Recipe(Settings):
     (:class:`~polysoma.learning.engine.Settings`).
 
     Attributes:
-        data: folders of data sets, where ``*`` is expanded; or names of the Hugging Face Hub, ``hf://user/name``.
-        bodies: how each embodiment takes part; only those named here do.
+        data: folders of data sets, where ``*`` is expanded; or names of the Hugging Face Hub, ``hf://user/name``. None
+            are needed where the method records what it learns from.
+        bodies: how each embodiment takes part; only those named here do, and those of an interactive method's tasks.
         method: how it learns (:mod:`polysoma.learning.methods`).
         weights: pattern of folders, or of names on the Hub, to their weight among the data sets of the same body; 1
             where none matches.
+        at_most: pattern as of ``weights`` to the largest share of each task's windows that these data sets take, those
+            of the same number together, where the task has others, too.
         task_weights: pattern of task names to a factor of how often they are drawn; 0 leaves a task's episodes out.
         paraphrases: a file of other words for instructions (see :mod:`polysoma.data.paraphrases`), ``"shipped"`` for
             that of the shipped tasks, or empty for none.
@@ -84,8 +88,9 @@ class Recipe(Settings):
 
     data: tuple[str, ...]
     bodies: Mapping[str, BodyRecipe]
-    method: Annotated[Imitation | MetaLearning, KIND] = Imitation()  # noqa: RUF009  (frozen)
+    method: Annotated[Imitation | Interactive | MetaLearning, KIND] = Imitation()  # noqa: RUF009  (frozen)
     weights: Mapping[str, Annotated[float, within(0, 10**6, above=True)]] = field(default_factory=dict)
+    at_most: Mapping[str, Annotated[float, within(0, 1, above=True)]] = field(default_factory=dict)
     task_weights: Mapping[str, Annotated[float, within(0, 10**6)]] = field(default_factory=dict)
     policy: PolicySize = PolicySize()
     images: ImageConfig | None = None
@@ -116,6 +121,16 @@ class Recipe(Settings):
             raise SettingError("an adaptation leaves images as they are in init, unless it has eyes of its own")
         if isinstance(self.method, MetaLearning) and (self.adaptation is None or self.held_out):
             raise SettingError("meta learns what an adaptation starts from: it needs adaptation, and no held_out")
+        if isinstance(self.method, Interactive):
+            asked = {
+                "held_out": self.held_out, "patience": self.patience, "evaluation.tasks": self.evaluation.tasks,
+                "demonstrations": self.demonstrations,
+            }  # fmt: skip
+            if strange := [name for name, value in asked.items() if value]:
+                raise SettingError(
+                    f"interactive imitation plays its tasks itself and counts episodes in method: leave out "
+                    f"{', '.join(strange)}"
+                )
 
     def folders(self) -> list[Path]:
         """The data set folders that exist now; data sets of the Hub are fetched.
@@ -194,7 +209,11 @@ def _decoded(table: dict[str, Any], where: str, places: Mapping[str, str]) -> Re
     for name, kind in (("optimizer", "adamw"), ("method", "imitation")):
         if isinstance(table.get(name), dict):
             table[name].setdefault("kind", kind)
+    method = table.get("method")
+    recording = isinstance(method, dict) and method.get("kind") == "interactive"
+    if recording:
+        table = {"data": [], "bodies": {}} | table
     recipe = config.decode(Recipe, table, where, places)
-    if not recipe.data or not recipe.bodies:
+    if not recording and not (recipe.data and recipe.bodies):
         raise PolysomaError(f"{where}: a recipe needs `data` (a list of folders) and at least one table [bodies.NAME]")
     return recipe

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from polysoma.acting.planner import Interventions
 from polysoma.data.episode import Episode
 from polysoma.embodiment import Embodiment
+from polysoma.task import body_of
 
 VIDEO_FPS = 12
 
@@ -23,12 +24,14 @@ class Job:
         seed: of the reset.
         video: the side of its video in pixels; 0 for none.
         kept: whether its outcome holds what was sensed and done.
+        limit: cut after so many steps; None leaves it to the task and to the behaviour.
     """
 
     task: str
     seed: int
     video: int = 0
     kept: bool = False
+    limit: int | None = None
 
 
 @dataclass
@@ -71,3 +74,21 @@ def interleave(tasks: Iterable[str], seeds: Sequence[int], video: int = 0, kept:
     """
     names = list(tasks)
     return [Job(task, seed, video, kept) if seed == seeds[0] else Job(task, seed) for seed in seeds for task in names]
+
+
+def in_groups(jobs: Sequence[Job], size: Callable[[str], int]) -> list[list[Job]]:
+    """Jobs in groups of one body whose order keeps about that of the jobs: whenever one stops on
+    the way, each body has had about the same share of its own; the first group of each comes first.
+
+    Args:
+        jobs: in the order in which they should come.
+        size: the most jobs of a group, by the name of its body.
+    """
+    own: dict[str, list[Job]] = {}
+    for job in jobs:
+        own.setdefault(body_of(job.task), []).append(job)
+    placed = []
+    for body, mine in own.items():
+        parts = [mine[start : start + size(body)] for start in range(0, len(mine), size(body))]
+        placed += [(number / len(parts), body, part) for number, part in enumerate(parts)]
+    return [part for _, _, part in sorted(placed, key=lambda one: one[:2])]

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from polysoma import simulators
 from polysoma.data.writer import DatasetWriter
@@ -60,24 +61,16 @@ def record(
         raise PolysomaError(f"seeds are up to {2**63 - 1}, {episodes} episodes from {seed} on go beyond")
     behaviour = replace(behaviour, label=True)
     simulators.check_installed(tasks)
-    bodies = simulators.embodiments()
-    names = list(dict.fromkeys(body_of(task) for task in tasks))
-    with contextlib.ExitStack() as stack:
-        writers = {body: stack.enter_context(DatasetWriter(out / body, bodies[body])) for body in names}
-        jobs: list[Job] = [
-            job
-            for job in interleave(tasks, range(seed, seed + episodes))
-            if (job.task, job.seed) not in writers[body_of(job.task)].done
-        ]
+    with Recorder(out, tasks) as recorder:
+        jobs = [job for job in interleave(tasks, range(seed, seed + episodes)) if not recorder.has(job)]
         result = Recorded(skipped=len(tasks) * episodes - len(jobs))
         began = time.monotonic()
         for done, outcome in enumerate(rollout_in_workers(jobs, behaviour, workers), 1):
-            writer = writers[body_of(outcome.task)]
-            if outcome.episode is not None and _worth_keeping(outcome, behaviour):
-                writer.add(outcome.episode)
+            if _worth_keeping(outcome, behaviour):
+                recorder.add(outcome)
                 result.kept[outcome.task] += 1
             else:
-                writer.add_failure(outcome.task, outcome.seed)
+                recorder.add_failure(outcome)
                 result.failed[outcome.task] += 1
             result.steps += outcome.steps
             result.seconds = time.monotonic() - began
@@ -86,5 +79,51 @@ def record(
     return result
 
 
+class Recorder:
+    """Writes what comes of episodes into one data set a body.
+
+    Args:
+        out: the folder of the data sets.
+        tasks: whose episodes come.
+
+    Raises:
+        PolysomaError: a data set of another embodiment in the way, or another process records into it.
+    """
+
+    def __init__(self, out: Path, tasks: Sequence[str]) -> None:
+        bodies = simulators.embodiments()
+        self._open = contextlib.ExitStack()
+        with self._open:
+            self._writers = {
+                body: self._open.enter_context(DatasetWriter(out / body, bodies[body]))
+                for body in dict.fromkeys(body_of(task) for task in tasks)
+            }
+            self._open = self._open.pop_all()
+
+    def has(self, job: Job | Outcome) -> bool:
+        """Whether this episode is there, or its failure is known."""
+        return (job.task, job.seed) in self._writers[body_of(job.task)].done
+
+    def add(self, outcome: Outcome) -> None:
+        """Adds the episode of an outcome that holds one. Raises PolysomaError where that fails."""
+        assert outcome.episode is not None
+        self._writers[body_of(outcome.task)].add(outcome.episode)
+
+    def add_failure(self, outcome: Outcome) -> None:
+        """Remembers that this episode is not worth keeping."""
+        self._writers[body_of(outcome.task)].add_failure(outcome.task, outcome.seed)
+
+    def flush(self) -> None:
+        """Writes what waits in memory. Raises PolysomaError where that fails."""
+        for writer in self._writers.values():
+            writer.flush()
+
+    def __enter__(self) -> Recorder:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> bool | None:
+        return self._open.__exit__(kind, error, trace)
+
+
 def _worth_keeping(outcome: Outcome, behaviour: Behaviour) -> bool:
-    return outcome.success if isinstance(behaviour.driver, Expert) else True
+    return outcome.episode is not None and (outcome.success or not isinstance(behaviour.driver, Expert))

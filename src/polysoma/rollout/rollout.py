@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,10 +17,10 @@ from polysoma import simulators
 from polysoma.acting.agent import act_together
 from polysoma.acting.planner import NoPlan, Planner
 from polysoma.errors import PolysomaError
-from polysoma.rollout.drivers import Behaviour, Checkpoint, Ready, name_of
+from polysoma.rollout.drivers import Behaviour, Checkpoint, Driver, Ready, name_of
 from polysoma.rollout.jobs import Job, Outcome
 from polysoma.rollout.slots import Slot
-from polysoma.rollout.workers import Failure, in_processes, on_ray
+from polysoma.rollout.workers import in_processes, on_ray, telling_failures, unless_failed
 from polysoma.simulators.environment import Environment
 
 
@@ -61,14 +60,47 @@ def rollout(next_job: Callable[[], Job | None], behaviour: Behaviour, slots: int
     Raises:
         PolysomaError: unknown task or body, a driver that cannot be made, or one that makes a mistake.
     """
-    yield from _play(next_job, behaviour, slots, behaviour.maker())
+    with _Environments() as environments:
+        yield from _play(next_job, behaviour, slots, behaviour.maker(), environments)
 
 
-def _play(next_job: Callable[[], Job | None], behaviour: Behaviour, slots: int, planner: Planner) -> Iterator[Outcome]:
+class _Environments:
+    """Environments that are made once and used again."""
+
+    def __init__(self) -> None:
+        self._made: list[Environment] = []
+        self._idle: dict[str, list[Environment]] = {}
+
+    def take(self, task: str) -> Environment:
+        """One of this task that nobody uses."""
+        spare = self._idle.setdefault(task, [])
+        if not spare:
+            spare.append(simulators.make(task))
+            self._made.append(spare[-1])
+        return spare.pop()
+
+    def give_back(self, task: str, environment: Environment) -> None:
+        """It may be taken again."""
+        self._idle[task].append(environment)
+
+    def __enter__(self) -> _Environments:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.ExitStack() as closing:
+            for environment in self._made:
+                closing.callback(environment.close)
+
+
+def _play(
+    next_job: Callable[[], Job | None],
+    behaviour: Behaviour,
+    slots: int,
+    planner: Planner,
+    environments: _Environments,
+) -> Iterator[Outcome]:
     in_context = behaviour.prompting.in_context
     shown = {} if in_context is None else in_context.episodes()
-    made: list[Environment] = []
-    idle: dict[str, list[Environment]] = {}
     active: list[Slot] = []
     exhausted = False
     try:
@@ -78,22 +110,16 @@ def _play(next_job: Callable[[], Job | None], behaviour: Behaviour, slots: int, 
                 if job is None:
                     exhausted = True
                     break
-                spare = idle.setdefault(job.task, [])
-                if not spare:
-                    spare.append(simulators.make(job.task))
-                    made.append(spare[-1])
-                active.append(Slot(spare.pop(), job, behaviour, planner, shown.get(job.task, [])))
+                active.append(Slot(environments.take(job.task), job, behaviour, planner, shown.get(job.task, [])))
             if not active:
                 return
             for slot, problem in _step(active, behaviour):
                 active.remove(slot)
-                idle[slot.job.task].append(slot.environment)
+                environments.give_back(slot.job.task, slot.environment)
                 yield slot.outcome(problem)
     finally:
         # Also when whoever takes the outcomes has enough, or something failed in the middle of episodes.
         with contextlib.ExitStack() as closing:
-            for environment in made:
-                closing.callback(environment.close)
             for slot in active:
                 closing.callback(slot.agent.close)
 
@@ -138,37 +164,91 @@ def rollout_in_workers(jobs: Sequence[Job], behaviour: Behaviour, workers: Worke
         remaining = iter(jobs)
         yield from rollout(lambda: next(remaining, None), behaviour, workers.slots)
         return
-    if isinstance(driver, Ready):
-        raise PolysomaError(
-            f"{name_of(driver)} lives in this process: for worker processes give what makes one, or use one worker"
-        )
+    _check_sendable(behaviour)
     if workers.cluster is None:
         messages = in_processes(_work, jobs, workers.processes, None, behaviour, workers.slots)
     else:
         folder = Path(driver.place) if isinstance(driver, Checkpoint) else None
         files = folder if folder is not None and folder.is_dir() else None
         messages = on_ray(_work, jobs, workers.processes, workers.cluster, files, behaviour, workers.slots)
-    with contextlib.closing(messages):
-        for message in messages:
-            if isinstance(message, Failure):
-                raise message.error()
-            yield message
+    yield from unless_failed(messages)
+
+
+def rollout_in_groups(
+    groups: Sequence[Sequence[Job]], behaviour: Behaviour, processes: int = 1
+) -> Generator[list[Outcome], None, None]:
+    """As :func:`rollout`, group by group: yields the outcomes of each group in the order of its jobs, and the groups in
+    their order.
+
+    The jobs of a group are played at the same time, and with no others. So what comes of a group is the same bits
+    whatever was played before it, and in however many processes: decisions of a policy depend by a rounding error on
+    what else is in their batch.
+
+    Args:
+        groups: episodes to play together.
+        behaviour: what happens in them.
+        processes: of this machine, of one thread each; 1 is this process itself.
+
+    Raises:
+        PolysomaError: as :func:`rollout_in_workers`.
+    """
+    if processes == 1:
+        planner = behaviour.maker()
+        with _Environments() as environments:
+            for group in groups:
+                yield _play_group(group, behaviour, planner, environments)
+        return
+    _check_sendable(behaviour)
+    early: dict[int, list[Outcome]] = {}
+    expected = 0
+    jobs = list(enumerate(groups))
+    for number, outcomes in unless_failed(in_processes(_work_in_groups, jobs, processes, behaviour)):
+        early[number] = outcomes
+        while expected in early:
+            yield early.pop(expected)
+            expected += 1
+
+
+def _play_group(
+    group: Sequence[Job], behaviour: Behaviour, planner: Planner, environments: _Environments
+) -> list[Outcome]:
+    remaining = iter(group)
+    played = _play(lambda: next(remaining, None), behaviour, len(group), planner, environments)
+    found = {(outcome.task, outcome.seed): outcome for outcome in played}
+    return [found[job.task, job.seed] for job in group]
+
+
+def _check_sendable(behaviour: Behaviour) -> None:
+    if isinstance(behaviour.maker, Ready):
+        raise PolysomaError(
+            f"{name_of(behaviour.maker)} lives in this process: for worker processes give what makes one, or use one "
+            "worker"
+        )
 
 
 def _work(todo: Any, done: Any, checkpoint: Path | None, behaviour: Behaviour, slots: int) -> None:
-    try:
+    with telling_failures(done):
         driver = behaviour.maker
         if checkpoint is not None and isinstance(driver, Checkpoint):
             driver = replace(driver, place=str(checkpoint))
-        planner = driver()
-        if "torch" in sys.modules:
-            sys.modules["torch"].set_num_threads(1)
-        for outcome in _play(todo.get, behaviour, slots, planner):
-            done.put(outcome)
+        planner = _in_one_thread(driver)
+        with _Environments() as environments:
+            for outcome in _play(todo.get, behaviour, slots, planner, environments):
+                done.put(outcome)
         done.put(None)
-    except KeyboardInterrupt:
-        return
-    except PolysomaError as error:
-        done.put(Failure(str(error), traceback.format_exc()))
-    except Exception as error:
-        done.put(Failure(f"a worker failed: {type(error).__name__}: {error}", traceback.format_exc()))
+
+
+def _work_in_groups(todo: Any, done: Any, behaviour: Behaviour) -> None:
+    with telling_failures(done):
+        planner = _in_one_thread(behaviour.maker)
+        with _Environments() as environments:
+            for number, group in iter(todo.get, None):
+                done.put((number, _play_group(group, behaviour, planner, environments)))
+        done.put(None)
+
+
+def _in_one_thread(driver: Driver) -> Planner:
+    planner = driver()
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+    return planner

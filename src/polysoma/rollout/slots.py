@@ -76,7 +76,8 @@ class Slot:
         self.said: dict[str, str] = {}
         goal = None if prompting.conditioning == "words" else _last_pictures(environment, job.seed)
         self.observation: Observation = self._heard(environment.reset(seed=job.seed)[0])
-        self.limit = min(environment.max_steps, behaviour.max_steps or environment.max_steps)
+        longest = environment.max_steps
+        self.limit = min(longest, behaviour.max_steps or longest, job.limit or longest)
         noise = behaviour.noise
         if noise is None:
             noise = environment.expert_noise if isinstance(behaviour.driver, Expert) else 0.0

@@ -15,6 +15,7 @@ import socket
 import sys
 import tempfile
 import threading
+import traceback
 import types
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -55,6 +56,28 @@ class Failure:
         error = PolysomaError(self.line)
         error.add_note(self.details)
         return error
+
+
+@contextlib.contextmanager
+def telling_failures(done: Any) -> Iterator[None]:
+    """In a worker process: what fails is put into this queue, as a :class:`Failure`."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        return
+    except PolysomaError as error:
+        done.put(Failure(str(error), traceback.format_exc()))
+    except Exception as error:
+        done.put(Failure(f"a worker failed: {type(error).__name__}: {error}", traceback.format_exc()))
+
+
+def unless_failed(messages: Generator[Any, None, None]) -> Iterator[Any]:
+    """These results; what a worker says instead of some is raised."""
+    with contextlib.closing(messages):
+        for message in messages:
+            if isinstance(message, Failure):
+                raise message.error()
+            yield message
 
 
 def in_processes(work: Work, jobs: Sequence[Any], workers: int, *arguments: Any) -> Generator[Any, None, None]:

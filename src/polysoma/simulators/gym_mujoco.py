@@ -52,7 +52,8 @@ def _runner(joints: str) -> tuple[Channel, ...]:
 
 @dataclass(frozen=True)
 class _Body:
-    """What Gymnasium calls it, what to do, what is seen and moved, actions a second, and the return of a success."""
+    """What Gymnasium calls it, what to do, what is seen and moved, actions a second, the return of a success, and
+    ``expert_noise``."""
 
     registered: str
     task: str
@@ -61,6 +62,7 @@ class _Body:
     actions: tuple[Channel, ...]
     rate_hz: float
     enough: float
+    noise: float = 0.1
 
 
 _CHEETAH = "bthigh bshin bfoot fthigh fshin ffoot"
@@ -74,7 +76,9 @@ _BODIES = {
         "HalfCheetah-v5", "run", "run forward", _runner(_CHEETAH), channels(_CHEETAH, "1", -1, 1), 20, 2500
     ),
     "hopper": _Body("Hopper-v5", "hop", "hop forward", _runner(_HOPPER), channels(_HOPPER, "1", -1, 1), 125, 1800),
-    "walker2d": _Body("Walker2d-v5", "walk", "walk forward", _runner(_WALKER), channels(_WALKER, "1", -1, 1), 125, 500),
+    "walker2d": _Body(
+        "Walker2d-v5", "walk", "walk forward", _runner(_WALKER), channels(_WALKER, "1", -1, 1), 125, 500, noise=0.05
+    ),
     "ant": _Body(
         "Ant-v5",
         "run",
@@ -159,8 +163,6 @@ class GymMujoco(MujocoEnvironment):
     The ant is observed without contact forces.
     """
 
-    expert_noise = 0.1
-
     def __init__(self, embodiment: Embodiment, task: str) -> None:
         self.embodiment = embodiment
         super().__init__()
@@ -168,6 +170,7 @@ class GymMujoco(MujocoEnvironment):
 
         self.task = task
         self._body = _BODIES[embodiment.name]
+        self.expert_noise = self._body.noise
         options = {"include_cfrc_ext_in_observation": False} if embodiment.name == "ant" else {}
         made = gymnasium.make(self._body.registered, disable_env_checker=True, **options)
         assert made.spec is not None and made.spec.max_episode_steps is not None
