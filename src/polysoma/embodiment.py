@@ -173,7 +173,7 @@ class ContinuousActions:
         if not self.channels:
             raise SettingError("actions: expected at least one channel, got none")
 
-    @property
+    @functools.cached_property
     def size(self) -> int:
         return len(self.channels)
 
@@ -208,15 +208,21 @@ class ContinuousActions:
             raise PolysomaError(f"actions cannot be drawn at random: there are no limits of {unlimited}")
         return rng.uniform(self.low, self.high).astype(np.float32)
 
-    def check(self, where: str, action: Any) -> np.ndarray:
-        """See :meth:`Embodiment.check_action`. Args: where: how errors begin; action: what to check."""
+    def check(self, where: str, action: Any, several: bool = False) -> np.ndarray:
+        """See :meth:`Embodiment.check_action`.
+
+        Args:
+            where: how errors begin.
+            action: what to check.
+            several: whether it is several, ``(n, A)``.
+        """
         value = np.asarray(action)
-        names = [channel.name for channel in self.channels]
-        if value.shape != (self.size,) or value.dtype.kind not in "fiu":
+        if value.ndim != 1 + several or value.shape[-1] != self.size or value.dtype.kind not in "fiu":
+            names = [channel.name for channel in self.channels]
             raise PolysomaError(
                 f"{where}: expected {len(names)} numbers {names}, got {value.dtype} of shape {value.shape}"
             )
-        return np.clip(_finite_float32(where, value, names), self.low, self.high)
+        return np.clip(_finite_float32(where, value, self.channels), self.low, self.high)
 
     def __str__(self) -> str:
         return ", ".join(f"{c.name} in [{c.low:g}, {c.high:g}] {c.unit}" for c in self.channels)
@@ -252,10 +258,16 @@ class DiscreteActions:
         """An index drawn uniformly, int64 ``()``."""
         return np.array(rng.integers(self.size), np.int64)
 
-    def check(self, where: str, action: Any) -> np.ndarray:
-        """See :meth:`Embodiment.check_action`. Args: where: how errors begin; action: what to check."""
+    def check(self, where: str, action: Any, several: bool = False) -> np.ndarray:
+        """See :meth:`Embodiment.check_action`.
+
+        Args:
+            where: how errors begin.
+            action: what to check.
+            several: whether it is several, ``(n,)``.
+        """
         value = np.asarray(action)
-        if value.shape != () or value.dtype.kind not in "iu" or not 0 <= int(value) < self.size:
+        if value.ndim != several or value.dtype.kind not in "iu" or ((value < 0) | (value >= self.size)).any():
             raise PolysomaError(
                 f"{where}: expected an index 0..{self.size - 1} ({', '.join(self.names)}), got {action!r}"
             )
@@ -379,6 +391,10 @@ class Embodiment:
         """
         return self.actions.check(f"action of {self.name}", action)
 
+    def check_actions(self, actions: Any) -> np.ndarray:
+        """Several actions as :meth:`check_action` has them: float32 ``(n, size)``, or int64 ``(n,)``."""
+        return self.actions.check(f"action of {self.name}", actions, several=True)
+
     def differences(self, other: Embodiment) -> list[str]:
         """What differs from another embodiment, each as ``"what: this one's, not the other's"``; empty when equal."""
         found = []
@@ -455,7 +471,7 @@ def _check_value(body: str, stream: Stream, value: Any) -> Any:
             + f", got {array.dtype} of shape {array.shape}"
         )
     if stream.modality is Modality.STATE:
-        return _finite_float32(where, array, [channel.name for channel in stream.channels])
+        return _finite_float32(where, array, stream.channels)
     if stream.modality is Modality.SYMBOL and ((array < 0) | (array >= np.array(stream.cardinalities))).any():
         raise PolysomaError(f"{where}: ids must be below {stream.cardinalities}, got up to {array.max()}")
     if array.dtype != np.uint8 and ((array < 0) | (array > 255)).any():
@@ -463,12 +479,14 @@ def _check_value(body: str, stream: Stream, value: Any) -> Any:
     return array.astype(stream.dtype, copy=False)
 
 
-def _finite_float32(where: str, array: np.ndarray, names: Sequence[str]) -> np.ndarray:
-    """Numbers as float32. They are checked as such: what is finite in float64 may be infinite here."""
+def _finite_float32(where: str, array: np.ndarray, channels: Sequence[Channel]) -> np.ndarray:
+    """Numbers ``(..., channels)`` as float32. They are checked as such: finite ones of float64 may be infinite here."""
     with np.errstate(over="ignore"):
         cast = array.astype(np.float32, copy=False)
-    if not np.isfinite(cast).all():
-        bad = [name for name, finite in zip(names, np.isfinite(cast), strict=True) if not finite]
+    finite = np.isfinite(cast)
+    if not finite.all():
+        rows = finite.reshape(-1, len(channels))
+        bad = [channel.name for column, channel in enumerate(channels) if not rows[:, column].all()]
         raise PolysomaError(f"{where}: not a finite number in {bad}")
     return cast
 

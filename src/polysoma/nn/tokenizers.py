@@ -243,6 +243,10 @@ class BodyTokenizer(nn.Module):
         width: of tokens.
         image_tokens: of each camera's picture.
         reader: what writes the weights of described channels; None gives this body linear maps of its own.
+
+    Attributes:
+        per_frame: tokens of a frame.
+        conditioned: the streams that are read in the light of the task, in the order of :meth:`read`.
     """
 
     def __init__(
@@ -288,6 +292,9 @@ class BodyTokenizer(nn.Module):
         if reader is None:
             self.time = nn.Parameter(torch.randn(horizon.history, 1, width) * 0.02)
         self._reader = (reader,)
+        self._names = list(self.streams)
+        grids = [name for name, tokenizer in self.streams.items() if isinstance(tokenizer, GridTokenizer)]
+        self.conditioned = grids + self.cameras
 
     def _of_channels(
         self,
@@ -307,17 +314,11 @@ class BodyTokenizer(nn.Module):
         reader = self._reader[0]
         return self.time if reader is None else reader.time[:, None]
 
-    @property
-    def conditioned(self) -> list[str]:
-        """The streams that are read in the light of the task, in the order of :meth:`read`."""
-        grids = [name for name, tokenizer in self.streams.items() if isinstance(tokenizer, GridTokenizer)]
-        return grids + self.cameras
-
     def read(self, words: Tensor, words_valid: Tensor, images: ImageTokenizer | None) -> dict[str, Tensor]:
         """What the instructions ``(B, W, width)`` make of streams that are read in their light, by stream."""
         conditioning = {
             name: tokenizer.read(words, words_valid)
-            for name, tokenizer in self.streams.items()
+            for name, tokenizer in zip(self._names, self.streams.values(), strict=True)
             if isinstance(tokenizer, GridTokenizer)
         }
         if self.cameras and images is not None:
@@ -347,7 +348,7 @@ class BodyTokenizer(nn.Module):
             tokenizer(observations[name], conditioning[name], rows)
             if name in conditioning
             else tokenizer(observations[name])
-            for name, tokenizer in self.streams.items()
+            for name, tokenizer in zip(self._names, self.streams.values(), strict=True)
         ]
         if images is not None:
             for camera in self.cameras:

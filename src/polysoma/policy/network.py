@@ -197,7 +197,7 @@ class Network(nn.Module):
 
     def embed(self, name: str, task: TaskInputs, frames: FrameInputs) -> Embedded:
         told, conditioning = self.task_tokens(name, task)
-        times = torch.arange(frames.previous.shape[1], device=self.device)[None]
+        times = torch.arange(frames.previous.shape[1], device=frames.previous.device)[None]
         return Embedded(told, self.frames(name, frames, times, conditioning, task.rows))
 
     def answer(self, name: str, embedded: Embedded, times: Tensor, readouts: Sequence[str]) -> dict[str, Tensor]:
