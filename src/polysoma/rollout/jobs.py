@@ -23,12 +23,14 @@ class Job:
         seed: of the reset.
         video: the side of its video in pixels; 0 for none.
         kept: whether its outcome holds what was sensed and done.
+        told: what is said instead of the task's own words; None for these.
     """
 
     task: str
     seed: int
     video: int = 0
     kept: bool = False
+    told: str | None = None
 
 
 @dataclass
