@@ -97,7 +97,7 @@ class PolicySession(Session):
         if self.cache is None or self.cache.instruction != instruction:
             prompt = self.prompt
             # Here and not in the policy, which also reads words of its own, to trace a graph.
-            warn_of_long([instruction])
+            warn_of_long([instruction], self.policy.text.most)
             self.policy.text.warn_of_unknown(instruction)
             self.cache = self.policy.begin(
                 self.body.name, instruction, prompt.goal, prompt.demonstrations, prompt.observation_only

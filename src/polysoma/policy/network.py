@@ -67,7 +67,7 @@ class Network(nn.Module):
         super().__init__()
         self.config = config
         own_words = 0 if config.adaptation is None else config.adaptation.words
-        self.text = TextTokenizer(config.vocabulary, config.width, config.heads, own_words)
+        self.text = TextTokenizer(config.vocabulary, config.width, config.heads, own_words, config.most_words)
         self.bodies = Modules()
         self.readouts = Parameters()
         self.heads = Modules()
