@@ -8,6 +8,7 @@ import json
 import re
 import sys
 import time
+import unicodedata
 
 import numpy as np
 import onnxruntime
@@ -24,13 +25,13 @@ class Runner:
         self.body = self.about["embodiment"]
         self.names = self.body["actions"].get("names")
         ids = {word: number for number, word in enumerate(self.about["vocabulary"], start=2)}
-        words, fit = re.findall(r"[a-z0-9]+|[^\sa-z0-9]", instruction.lower()), self.about["words"]
+        words, fit = read(instruction, ids), self.about["words"]
         if len(words) > fit:
             print(f"{path} reads {fit} words, the instruction has {len(words)}: the rest is not read", file=sys.stderr)
         # Files of earlier versions read a fixed number of words, padded with 0.
         room = next(value.shape[1] for value in self.session.get_inputs() if value.name == "words")
         self.words = np.zeros((1, room if isinstance(room, int) else max(1, min(len(words), fit))), np.int64)
-        self.words[0, : len(words[:fit])] = [ids.get(word, 1) for word in words[:fit]]
+        self.words[0, : len(words[:fit])] = words[:fit]
         size = len(self.names or self.body["actions"]["channels"])
         self.previous = [np.int64(size) if self.names else np.zeros(size, np.float32)]
         self.previous_valid = [np.bool_(False)]
@@ -70,6 +71,25 @@ class Runner:
         rows = np.stack(rows)
         missing = self.body["history"] - len(rows)
         return np.concatenate([rows, np.repeat(rows[-1:], missing, 0)])[None]
+
+
+def read(instruction, ids):
+    """The ids of words: letters, numbers and their marks together, but signs of scripts without spaces between words
+    one by one. What is not known as a whole may be known in pieces."""
+    unspaced = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+    words, inside = [], False
+    for sign in instruction.lower():
+        part = unicodedata.category(sign)[0] in "LNM" and not re.match(f"[{unspaced}]", sign)
+        if part and inside:
+            words[-1] += sign
+        elif not sign.isspace():
+            words.append(sign)
+        inside = part
+    found = []
+    for word in words:
+        parts = [ids.get(piece, 1) for piece in re.findall(r"[a-z0-9]+|[^\sa-z0-9]", word)]
+        found += [ids[word]] if word in ids else parts if max(parts) > 1 else [1]
+    return found
 
 
 def checked(stream, observation):

@@ -57,12 +57,13 @@ RANGES: dict[str, tuple[Any, ...]] = {
     "shape": WHOLE, "cardinalities": WHOLE, "rate_hz": (-1, 0, math.nan, math.inf, 1e39),
     "guidance": (-1, math.nan, math.inf),
     "low": (math.nan, 99, math.inf), "high": (math.nan, -99, -math.inf), "mean": (math.nan, math.inf, 1e39),
+    "most_words": (0, -1, 10**9),
     "std": (math.nan, math.inf, 1e39, -1), "q01": (math.nan, -math.inf), "q99": (math.nan, math.inf),
 }  # fmt: skip
 """Numbers that are senseless, by the key that they stand under."""
 OPTIONAL = {
     "low", "high", "group", "body", "privileged", "images", "head", "adapters", "relative", "gated", "eyes", "shown",
-    "readouts", "kind",
+    "readouts", "kind", "most_words",
     "adaptation", "weights_sha256", "history", "chunk", "previous_action", "depth", "backbone", "reduction", "tokens",
     "points", "film", "goals", "bins", "steps", "guidance", "rank", "words", "base", "base_sha256", "horizons", "unit",
     "shape", "channels", "cardinalities", "lineage",

@@ -19,7 +19,11 @@ def test_documents_say_what_the_results_say() -> None:
 
 @pytest.fixture(scope="module")
 def world() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("two_blocks", ROOT / "benchmarks/worlds/two_blocks.py")
+    return loaded("two_blocks")
+
+
+def loaded(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / f"benchmarks/worlds/{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -50,3 +54,20 @@ def test_the_expert_reaches_the_named_block_and_the_other_one_is_a_failure(world
                 _, reward, terminated, truncated, info = environment.step(action)
                 over = terminated or truncated
             assert (terminated, info["success"], reward) == (True, success, float(success))
+
+
+def test_an_arm_is_drawn_by_its_number_and_its_expert_reaches_the_named_mark(monkeypatch: pytest.MonkeyPatch) -> None:
+    bodies = []
+    for number in (1, 1, 2):
+        monkeypatch.setenv("DRAWN_ARM", str(number))
+        arm = loaded("drawn_arm")
+        bodies.append((arm.EMBODIMENT, arm.LINKS.tolist(), arm.GAINS.tolist()))
+        environment = arm.DrawnArm(arm.FAMILY.tasks[0])
+        for seed in range(10):
+            observation, over = environment.reset(seed=seed)[0], False
+            assert environment.observation_space.contains(observation)
+            while not over:
+                *_, terminated, truncated, info = environment.step(environment.expert_action())
+                over = terminated or truncated
+            assert info["success"]
+    assert bodies[0] == bodies[1] and bodies[0][1:] != bodies[2][1:]

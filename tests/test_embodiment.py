@@ -82,6 +82,8 @@ def test_action_spaces_make_actions(body: Embodiment) -> None:
         np.testing.assert_array_equal(checked, drawn)
         assert checked.dtype == drawn.dtype == actions.dtype and checked.shape == actions.none().shape
     assert actions.none().dtype == actions.dtype
+    several = np.stack([actions.sample(rng) for _ in range(3)])
+    np.testing.assert_array_equal(body.check_actions(several), [body.check_action(action) for action in several])
 
 
 def test_no_action_is_zeros_or_the_index_after_the_last() -> None:
@@ -89,6 +91,18 @@ def test_no_action_is_zeros_or_the_index_after_the_last() -> None:
     assert GRID.actions.none() == len(GRID.actions.names)  # type: ignore[union-attr]
     with pytest.raises(PolysomaError, match=r"here: expected an index 0\.\.2"):
         GRID.actions.check("here", GRID.actions.none())
+
+
+def test_one_of_several_actions_is_wrong() -> None:
+    np.testing.assert_array_equal(ARM.check_actions([[0, 9], [-9, 0]]), ARM.check_actions([[0, 1], [-1, 0]]))
+    with pytest.raises(PolysomaError, match=r"action of arm: not a finite number in \['dy'\]"):
+        ARM.check_actions([[0.0, 0.0], [0.0, np.nan]])
+    for bad in ([0.0, 0.0], [[0.0]], [["a", "b"]]):
+        with pytest.raises(PolysomaError, match=r"action of arm: expected 2 numbers"):
+            ARM.check_actions(bad)
+    for index in (-1, 3):
+        with pytest.raises(PolysomaError, match=r"action of grid: expected an index 0\.\.2"):
+            GRID.check_actions([0, index])
 
 
 def test_tasks_have_a_body_and_a_name() -> None:

@@ -16,14 +16,10 @@ class GruState(State):
     """The hidden state after some frames."""
 
     def __init__(self, task):
-        self.task, self.hidden, self.count = task, task, 0
-
-    @property
-    def frames(self):
-        return self.count
+        self.task, self.hidden, self.frames = task, task, 0
 
     def forget_frames(self):
-        self.hidden, self.count = self.task, 0
+        self.hidden, self.frames = self.task, 0
 
 
 class GruTrunk(Trunk):
@@ -45,7 +41,7 @@ class GruTrunk(Trunk):
     def extend(self, states, frames):
         _, hidden = self.cell(frames.mean(2), torch.stack([state.hidden for state in states])[None])
         for state, row in zip(states, hidden[0], strict=True):
-            state.hidden, state.count = row, state.count + frames.shape[1]
+            state.hidden, state.frames = row, state.frames + frames.shape[1]
 
     def read(self, states, readouts):
         hidden = torch.stack([state.hidden for state in states])

@@ -38,7 +38,7 @@ def plain_readouts(policy: Policy, windows: Batch) -> Tensor:
     task = TaskInputs(policy.text.encode(windows.texts), goals, shown)
     told, conditioning = policy.task_tokens(name, task)
     times = torch.arange(windows.previous.shape[1])
-    frames = policy.frames(name, frames_of(windows, policy.device), times[None], conditioning)
+    frames = policy.frames(name, frames_of(windows), times[None], conditioning)
     asking = policy.asking(name, "action", times[None]).expand(len(windows), -1, -1)
     x = torch.cat([told.tokens, frames.flatten(1, 2), asking], 1)
     words, per_frame = told.tokens.shape[1], frames.shape[2]

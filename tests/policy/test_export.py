@@ -17,6 +17,7 @@ from polysoma.data.windows import tensor
 from polysoma.embodiment import Embodiment
 from polysoma.errors import PolysomaError
 from polysoma.nn.heads import HeadConfig
+from polysoma.nn.tokenizers import TextTokenizer
 from polysoma.nn.trunk import TransformerConfig
 from polysoma.policy.config import PolicyConfig
 from polysoma.policy.policy import Policy
@@ -132,16 +133,24 @@ def test_as_many_words_are_read_as_by_torch(
     policy, path = make_policy(sources).compute_in("float32"), tmp_path / "arm.onnx"
     export_onnx(policy, ARM.name, path)
     state = {"state": np.zeros(3, np.float32)}
-    for before in (0, 1, 23, 28, 62, 63, 70):
+    for before in (0, 1, 28, 63, 70, 511, 520):
         chunks = {}
         for last in ("one", "two"):
             text = " ".join(["go"] * before + [last])
             chunks[last] = edge.Runner(str(path), text).act(state)
             expected = policy.predict(one_frame(ARM, state, text))[0].numpy()
             np.testing.assert_allclose(chunks[last], np.clip(expected, -1, 1), atol=1e-5)
-        assert np.array_equal(chunks["one"], chunks["two"]) == (before >= 64)
-    assert "reads 64 words, the instruction has 71: the rest is not read" in capsys.readouterr().err
+        assert np.array_equal(chunks["one"], chunks["two"]) == (before >= 512)
+    assert "reads 512 words, the instruction has 521: the rest is not read" in capsys.readouterr().err
     assert edge.Runner(str(path), "").act(state).shape == (4, 2)
+
+
+def test_the_runner_reads_words_as_torch_does() -> None:
+    vocabulary = ["caf", "go", "é", "türe", "红", "куб"]
+    text = TextTokenizer(vocabulary, 8, 1)
+    ids = {word: number for number, word in enumerate(vocabulary, start=2)}
+    for said in ("Go café", "go, TÜRE!", "红куб go", "kafé xyz", "लाल go_go", ""):
+        assert edge.read(said, ids) == text.read(said)
 
 
 def one_frame(body: Embodiment, seen: dict[str, np.ndarray], text: str) -> Batch:

@@ -55,6 +55,13 @@ def same_decisions(one: Policy, other: Policy, body: Embodiment, episodes: int =
     assert isinstance(responder_of(other, body.name), OnnxResponder) and responder_of(one, body.name) is one
 
 
+def test_a_graph_is_made_anew_where_weights_are_moved(policy: Policy) -> None:
+    policy.for_inference("float32").act_by("onnx")
+    made = responder_of(policy, "arm")
+    assert responder_of(policy, "arm") is made
+    assert responder_of(policy.to("cpu"), "arm") is not made
+
+
 def test_words_that_a_graph_is_traced_with_are_not_warned_of(policy: Policy) -> None:
     policy.text.ids = {"do": 2, "one": 3}
     with warnings.catch_warnings():

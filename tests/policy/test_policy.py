@@ -15,7 +15,9 @@ from polysoma.data.mixture import Source
 from polysoma.errors import PolysomaError, PolysomaWarning
 from polysoma.horizon import Horizon
 from polysoma.nn.attention import BLOCKED, window_mask
-from polysoma.nn.tokenizers import split_words
+from polysoma.nn.tokenizers import TextTokenizer, build_vocabulary, lacking, split_words
+from polysoma.policy.config import PolicyConfig
+from polysoma.policy.edits import extend
 from polysoma.policy.policy import Policy
 
 
@@ -133,6 +135,45 @@ def test_words_matter_and_unknown_words_do_not_crash(policy: Policy, sources: di
     assert split_words("Put the red-ball, now!") == ["put", "the", "red", "-", "ball", ",", "now", "!"]
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("Öffne die Tür, bitte!", ["öffne", "die", "tür", ",", "bitte", "!"]),
+        ("Возьми красный куб №3", ["возьми", "красный", "куб", "№", "3"]),
+        ("लाल घन उठाओ", ["लाल", "घन", "उठाओ"]),
+        ("خذ المكعب", ["خذ", "المكعب"]),
+        ("拿起红色方块2", ["拿", "起", "红", "色", "方", "块", "2"]),
+        ("3üm red_ball", ["3üm", "red", "_", "ball"]),
+    ],
+)
+def test_words_of_any_script_are_words(text: str, words: list[str]) -> None:
+    assert split_words(text) == words and build_vocabulary([text, text.upper()]) == sorted(set(words))
+    read = TextTokenizer(sorted(set(words)), 8, 1).read(text)
+    assert 1 not in read and len(read) == len(words)
+
+
+def test_old_policies_read_words_of_other_scripts_as_they_learnt_to() -> None:
+    old = TextTokenizer(["caf", "go", "é"], 8, 1)
+    assert old.encode(["Go café"]).tolist() == [[3, 2, 4]]
+    assert old.encode(["go tür"]).tolist() == [[3, 1]], "one unknown word"
+    known = ("caf", "go", "é")
+    assert lacking(["café", "go", "kafé", "stop"], known) == ("kafé", "stop")
+
+
+def test_long_instructions_are_read(policy: Policy) -> None:
+    def tokens(text: str) -> torch.Tensor:
+        with torch.no_grad():
+            return policy.text(policy.text.encode([text]))
+
+    texts = ["go " * 500 + last for last in ("do one", "do two")]
+    assert tokens(texts[0]).shape[1] == 502 and not torch.equal(tokens(texts[0]), tokens(texts[1]))
+    stored = policy.config.to_json()
+    del stored["most_words"]
+    old = PolicyConfig.from_json(stored)
+    assert old.most_words == 64 and Policy(old).text.encode(texts).shape[1] == 64, "as they were trained"
+    assert extend(Policy(old), [ARM], {}, ["left"]).config.most_words == 512
+
+
 def test_data_of_a_changed_body_is_refused(policy: Policy, sources: dict[str, Source]) -> None:
     windows = sources["arm"].draw(4, np.random.default_rng(0))
     changed = dataclasses.replace(windows, embodiment=dataclasses.replace(ARM, rate_hz=20))
@@ -172,13 +213,13 @@ def test_printing_shows_tokens_and_parameters(policy: Policy) -> None:
 
 
 def test_words_that_are_not_read_are_said(policy: Policy) -> None:
-    short, long = "go " * 63 + "one", "go " * 64 + "one"
+    short, long = "go " * 511 + "one", "go " * 512 + "one"
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         policy.agent("arm", short).act(observe(ARM, instruction=short))
-    with pytest.warns(PolysomaWarning, match=r"more words than the 64 .* 'go go .* has 65"):
+    with pytest.warns(PolysomaWarning, match=r"more words than the 512 .* 'go go .* has 513"):
         policy.agent("arm", long)
-    with pytest.warns(PolysomaWarning, match="has 65"):
+    with pytest.warns(PolysomaWarning, match="has 513"):
         policy.agent("arm", "go").act(observe(ARM, instruction=long))
     with pytest.warns(PolysomaWarning, match="no word of '飞到红色的环' is known"):
         policy.agent("arm", "飞到红色的环")
@@ -186,6 +227,6 @@ def test_words_that_are_not_read_are_said(policy: Policy) -> None:
 
 def test_the_command_line_warns_in_one_line(policy: Policy, capsys: pytest.CaptureFixture[str]) -> None:
     with telling():
-        policy.agent("arm", "go " * 70)
+        policy.agent("arm", "go " * 600)
     said = capsys.readouterr().err
-    assert said.startswith("polysoma: the instruction has more words than the 64") and said.count("\n") == 1
+    assert said.startswith("polysoma: the instruction has more words than the 512") and said.count("\n") == 1

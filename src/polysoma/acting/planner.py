@@ -285,13 +285,10 @@ def within_limits(body: Embodiment, actions: np.ndarray) -> np.ndarray:
     Raises:
         PolysomaError: there are none, or one of them is not an action of this body.
     """
-
-    def checked(actions: np.ndarray) -> np.ndarray:
-        if not len(actions):
-            raise PolysomaError(f"a plan for {body.name} is empty: expected at least one action")
-        return np.stack([body.check_action(action) for action in actions])
-
-    return read_by(checked, actions, f"plan for {body.name}")
+    found = read_by(body.check_actions, actions, f"plan for {body.name}")
+    if not len(found):
+        raise PolysomaError(f"a plan for {body.name} is empty: expected at least one action")
+    return found
 
 
 def read_by(check: Callable[[Any], T], value: Any, where: str) -> T:

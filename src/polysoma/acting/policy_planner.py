@@ -46,6 +46,7 @@ class PolicySession(Session):
         horizon = policy.horizon(prompt.body.name)
         super().__init__(prompt, horizon.chunk)
         self._history = horizon.history
+        self._noise = policy.head(prompt.body.name).noise
         self.rng = np.random.default_rng(seed)
         self.cache: PolicyState | None = None
         self.drawn: np.ndarray | None = None
@@ -71,7 +72,7 @@ class PolicySession(Session):
             self._previous = self._previous[len(self._previous) - kept - 1 :]
             self._previous_valid = self._previous_valid[len(self._previous_valid) - kept - 1 :]
             if self.cache is not None:
-                self.cache.forget_frames()
+                self.cache.trunk.forget_frames()
         self._frames.append(observation)
 
     def executed(self, action: np.ndarray) -> None:
@@ -80,10 +81,11 @@ class PolicySession(Session):
         self._previous[len(self._frames) :] = [action]
         self._previous_valid[len(self._frames) :] = [True]
 
-    def draw(self, shape: tuple[int, ...]) -> np.ndarray:
-        """What a head that draws starts from, standard normal; the same again until a plan was made of it."""
-        if self.drawn is None:
-            self.drawn = self.rng.standard_normal(shape, np.float32)
+    def draw(self) -> np.ndarray | None:
+        """What a head that draws starts from, standard normal; the same again until a plan was made of it. None for
+        other heads."""
+        if self.drawn is None and self._noise is not None:
+            self.drawn = self.rng.standard_normal(self._noise, np.float32)
         return self.drawn
 
     def prefill(self, instruction: str) -> PolicyState:
@@ -95,7 +97,7 @@ class PolicySession(Session):
         if self.cache is None or self.cache.instruction != instruction:
             prompt = self.prompt
             # Here and not in the policy, which also reads words of its own, to trace a graph.
-            warn_of_long([instruction])
+            warn_of_long([instruction], self.policy.text.most)
             self.policy.text.warn_of_unknown(instruction)
             self.cache = self.policy.begin(
                 self.body.name, instruction, prompt.goal, prompt.demonstrations, prompt.observation_only
@@ -106,7 +108,7 @@ class PolicySession(Session):
         """The frames that are not in the cache yet. Raises PolysomaError as :meth:`prefill`."""
         instruction = self._frames[-1][INSTRUCTION]
         cache = self.prefill(instruction)
-        new = len(self._frames) - cache.frames
+        new = len(self._frames) - cache.trunk.frames
         return Unread(self, cache, instruction, self._frames[-new:], self._previous[-new:], self._previous_valid[-new:])
 
 
@@ -223,10 +225,9 @@ class PolicyPlanner:
             torch.tensor([unread.previous_valid for unread in batch]),
             torch.full((len(batch),), len(batch[0].frames)),
         )
-        shape, noise = policy.head(body.name).noise, None
-        if shape is not None:
-            # Drawn by each session for itself: the same whatever else is in the batch.
-            noise = torch.from_numpy(np.stack([session.draw(shape) for session in sessions]))
+        # Drawn by each session for itself: the same whatever else is in the batch.
+        drawn = [start for session in sessions if (start := session.draw()) is not None]
+        noise = torch.from_numpy(np.stack(drawn)) if drawn else None
         try:
             answer = responder_of(policy, body.name).respond
             predictions, readouts = answer(windows, [unread.cache for unread in batch], noise)

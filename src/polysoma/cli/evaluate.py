@@ -23,6 +23,7 @@ from polysoma.data.paraphrases import SHIPPED
 from polysoma.errors import PolysomaError
 from polysoma.evaluation.evaluation import Result, Score, evaluate, hardware, versions
 from polysoma.evaluation.intervals import wilson
+from polysoma.evaluation.listening import COLUMNS, Listening, table_rows
 from polysoma.files import write_atomically
 from polysoma.nn import backend as backends
 from polysoma.rollout.drivers import Checkpoint, Conditioning, InContext, Prompting
@@ -41,6 +42,7 @@ class Evaluate:
         polysoma evaluate generalist --tasks 'fetch/*' --retrieve data/fetch --demos 5
         polysoma evaluate runs/panel/checkpoint --tasks 'panel/20*' --context data/unseen/panel --shots 16
         polysoma evaluate --policy expert --tasks 'drone/*,rover/*'
+        polysoma evaluate generalist --tasks 'babyai/*' --listening
         polysoma evaluate generalist --tasks drone/ring --episodes 1 --rerun ring.rrd
         polysoma evaluate runs/so101/checkpoint --data recordings/so101 --report out/
     """
@@ -86,6 +88,8 @@ class Evaluate:
     """Say instructions in other words: those of training, or those that training never saw."""
     paraphrase_file: str = SHIPPED
     """A TOML file of other words (see docs/training.md), or shipped."""
+    listening: bool = False
+    """Also play every episode told something else: another task's words, nonsense, nothing."""
     conditioning: Annotated[Conditioning, tyro.conf.arg(aliases=["--told"])] = "words"
     """What says what to do: words, the pictures at the end of the expert's episode, or both."""
     retrieve: Annotated[str, tyro.conf.arg(aliases=["--memory"])] = ""
@@ -138,8 +142,8 @@ class Evaluate:
                 watch = stack.enter_context(rerun_file(self.rerun, str(driver))).outcome
 
             def progress(done: int, total: int, scores: dict[str, Score]) -> None:
-                won = sum(score.successes for score in scores.values())
-                show(done, total, f"{won / done:.1%} succeed")
+                won, tried = (sum(getattr(s, name) for s in scores.values()) for name in ("successes", "trials"))
+                show(done, total, f"{won / tried:.1%} succeed")
 
             words = None if self.paraphrases == "none" else (self.paraphrase_file, self.paraphrases)
             result = evaluate(
@@ -156,11 +160,14 @@ class Evaluate:
                 workers=Workers(self.workers, self.slots, self.ray),
                 video=video,
                 latency=True,
+                listening=self.listening,
                 progress=progress,
                 watch=watch,
             )
         self._write(result.to_json())
         _print(result)
+        if result.listening:
+            _print_listening(result.listening)
         if result.precision:
             processor = result.to_json()["hardware"]["instruction_set"]
             device = result.settings.get("device", processor)
@@ -179,7 +186,10 @@ class Evaluate:
 
     def _compare(self) -> None:
         """Compares with recorded episodes."""
-        playing = {"tasks": "*", "policy": "checkpoint", "rerun": None, "retrieve": "", "context": "", "ray": None}
+        playing = {
+            "tasks": "*", "policy": "checkpoint", "rerun": None, "retrieve": "", "context": "", "ray": None,
+            "listening": False,
+        }  # fmt: skip
         if strange := [f"--{name}" for name, usual in playing.items() if getattr(self, name) != usual]:
             raise PolysomaError(f"--data compares with recordings and plays nothing: leave out {', '.join(strange)}")
         from polysoma.cli.open_loop import measure, print_errors
@@ -224,6 +234,15 @@ def _print(result: Result) -> None:
         latency = result.latency.get(family)
         speed = f"  ({latency['p50']:.1f} ms a decision)" if latency else ""
         add_row(table, f"{family}{speed}", *_cells(family, score, result), style="bold")
+    Console().print(table)
+
+
+def _print_listening(listening: dict[str, Listening]) -> None:
+    table = Table(title=Text("the same episodes, told something else, 95 % intervals"))
+    for column in COLUMNS:
+        table.add_column(column, justify="left" if column == COLUMNS[0] else "right")
+    for cells in table_rows(listening):
+        add_row(table, *cells)
     Console().print(table)
 
 

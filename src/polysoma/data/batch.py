@@ -102,6 +102,32 @@ class Batch:
             demonstrations=None if self.demonstrations is None else self.demonstrations.take(was),
         )
 
+    def to(self, device: torch.device) -> Batch:
+        """The same on another device."""
+        if self.lengths.device == device:
+            return self
+
+        def moved(value: Tensor | None) -> Tensor | None:
+            return None if value is None else value.to(device)
+
+        def every(values: Mapping[str, Tensor] | None) -> dict[str, Tensor] | None:
+            return None if values is None else {name: value.to(device) for name, value in values.items()}
+
+        return Batch(
+            self.embodiment,
+            self.instructions,
+            {name: value.to(device) for name, value in self.observations.items()},
+            self.previous.to(device),
+            self.previous_valid.to(device),
+            self.lengths.to(device),
+            moved(self.task_of),
+            moved(self.actions),
+            moved(self.action_valid),
+            every(self.goals),
+            every(self.task_std),
+            None if self.demonstrations is None else self.demonstrations.to(device),
+        )
+
     def take(self, rows: Sequence[int] | np.ndarray | Tensor) -> Batch:
         """The windows of these rows, cut to the longest of them, and the tasks that they follow."""
         rows = torch.as_tensor(rows)

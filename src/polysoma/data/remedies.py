@@ -9,6 +9,7 @@ from polysoma import hub
 from polysoma.data.edit import listed
 from polysoma.data.formats.reader import Reader
 
+COPY = "copy the file again from where it came"
 _LONG = 60
 """Characters of numbers of episodes in a command at most."""
 

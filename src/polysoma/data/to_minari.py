@@ -32,9 +32,10 @@ from polysoma.data.formats import open_reader
 from polysoma.data.formats.minari import FINAL_KNOWN, REWARDS_KNOWN
 from polysoma.data.formats.reader import ACTION
 from polysoma.data.schema import Schema, schema_of, schema_path
-from polysoma.embodiment import INSTRUCTION, TEXT_CHARACTERS, Embodiment, Modality
+from polysoma.embodiment import INSTRUCTION, Embodiment, Modality
 from polysoma.errors import PolysomaError
 from polysoma.files import write_atomically
+from polysoma.streams import TEXT_CHARACTERS
 
 _VERSION = "0.5.4"
 """Of Minari, whose layout this is: earlier ones take large pictures for JPEG files."""

@@ -21,6 +21,7 @@ from polysoma.acting.realtime import RealTime
 from polysoma.errors import PolysomaError
 from polysoma.evaluation.intervals import mean_interval, wilson
 from polysoma.evaluation.latency import decision_latency
+from polysoma.evaluation.listening import Listening, listen
 from polysoma.rollout.drivers import (
     Behaviour,
     Checkpoint,
@@ -72,8 +73,8 @@ class Score:
 
 @dataclass
 class Result:
-    """An evaluation: scores by task, latency by family, videos by task, what guards did by task, and the precision
-    of a checkpoint's products."""
+    """An evaluation: scores by task, latency by family, videos by task, what guards did by task, whether words made a
+    difference by family, and the precision of a checkpoint's products."""
 
     driver: str
     tasks: dict[str, Score]
@@ -82,6 +83,7 @@ class Result:
     latency: dict[str, dict[str, float]] = field(default_factory=dict)
     videos: dict[str, Outcome] = field(default_factory=dict)
     interventions: dict[str, Interventions] = field(default_factory=dict)
+    listening: dict[str, Listening] = field(default_factory=dict)
     precision: str = ""
     backend: str = ""
 
@@ -151,6 +153,7 @@ class Result:
             "tasks": tasks,
             "families": families,
             **({"interventions": guarded} if guarded else {}),
+            **({"listening": {name: one.to_json() for name, one in self.listening.items()}} if self.listening else {}),
         }
 
 
@@ -165,6 +168,7 @@ def evaluate(
     workers: Workers | int = 1,
     video: int = 0,
     latency: bool = False,
+    listening: bool = False,
     progress: Callable[[int, int, dict[str, Score]], None] | None = None,
     watch: Callable[[Outcome], None] | None = None,
 ) -> Result:
@@ -181,16 +185,19 @@ def evaluate(
         workers: where episodes are played, or in how many processes.
         video: side in pixels of a video of each task's first episode; 0 for none.
         latency: also time single decisions, one thread, one body at a time; not of experts and random actions.
+        listening: also play the same episodes told something else (:mod:`polysoma.evaluation.listening`).
         progress: called with episodes done, in all, and the scores so far.
         watch: called with the outcome of each task's first episode, which then holds what was sensed and done.
 
     Raises:
-        PolysomaError: unknown task, no such checkpoint or cluster, a checkpoint that does not know a body, or fewer
-            successful demonstrations than are to be shown.
+        PolysomaError: unknown task, no such checkpoint or cluster, a checkpoint that does not know a body, fewer
+            successful demonstrations than are to be shown, or no words that could matter where listening is measured.
     """
     if episodes < 1:
         raise PolysomaError(f"episodes must be at least 1, got {episodes}")
     behaviour = Behaviour(driver, acting or Acting(), prompting or Prompting())
+    if listening and behaviour.prompting.conditioning != "words":
+        raise PolysomaError("listening: expected tasks that are told in words alone, not by goal pictures")
     driver, workers = behaviour.maker, Workers.of(workers)
     precision = backend = ""
     if isinstance(driver, Checkpoint):
@@ -237,6 +244,9 @@ def evaluate(
         precision=precision,
         backend=backend,
     )
+    if listening:
+        right = {(task, s): outcomes[task, s] for s in seeds for task in tasks}
+        result.listening = listen(right, behaviour, workers, lambda d, n: progress and progress(d, n, so_far))
     if latency and not isinstance(driver, Expert | Random):
         try:
             result.latency = decision_latency(driver, tasks, seed)

@@ -9,6 +9,7 @@ from polysoma import pages
 from polysoma.data.video import encode_video
 from polysoma.evaluation.evaluation import Result, Score, hardware, versions
 from polysoma.evaluation.intervals import wilson
+from polysoma.evaluation.listening import COLUMNS, table_rows
 from polysoma.evaluation.mosaic import mosaic
 from polysoma.files import write_atomically
 from polysoma.rollout.jobs import VIDEO_FPS, Outcome
@@ -29,6 +30,10 @@ def write_report(result: Result, folder: Path) -> Path:
         write_atomically(folder / "mosaic.mp4", video)
         sections.append(f'<div class="whole">{pages.video(video)}</div>')
     sections += ["<h2>Families</h2>", _table(result.families(), result)]
+    if result.listening:
+        cells = [tuple(map(escape, row)) for row in table_rows(result.listening)]
+        note = "The same episodes, told something else: success, and in pairs how much more the right words bring."
+        sections += ["<h2>Listening</h2>", f"<p>{note}</p>", pages.table(COLUMNS, cells, range(1, len(COLUMNS)))]
     by_family: dict[str, list[str]] = {}
     for task in result.tasks:
         by_family.setdefault(body_of(task), []).append(task)

@@ -22,7 +22,7 @@ from polysoma.learning.recipe import Recipe
 from polysoma.nn import finder
 from polysoma.nn.finder import NamedPlaces
 from polysoma.nn.images import ImageConfig, ImageTokenizer
-from polysoma.nn.tokenizers import build_vocabulary, warn_of_long
+from polysoma.nn.tokenizers import build_vocabulary, lacking, warn_of_long
 from polysoma.nn.trunk import TransformerConfig
 from polysoma.patterns import matching
 from polysoma.policy import checkpoint
@@ -264,7 +264,7 @@ def _adapted(
         )
     base = checkpoint.load_for_training(there.base)
     known = {body.name: body for body in start.config.embodiments} | {body.name: body for body in embodiments}
-    words = (*start.config.vocabulary, *(word for word in vocabulary if word not in start.config.vocabulary))
+    words = (*start.config.vocabulary, *lacking(vocabulary, start.config.vocabulary))
     policy = adapt(
         base,
         there,

@@ -55,8 +55,8 @@ class Block(nn.Module):
             task = self.attend(task, q, told[0], told[1], task_mask)
             q, *new = self.project(x)
         else:
-            told = list(self.keys_values(task))
-            frames = self.keys_values(x[:, :-readouts])
+            told = list(self.project(task, 2))
+            frames = self.project(x[:, :-readouts], 2)
             x, mask = x[:, -readouts:], mask[:, :, -readouts:]
             q, *new = self.project(x)
             new = [torch.cat(pair, 2) for pair in zip(frames, new, strict=True)]
@@ -67,17 +67,16 @@ class Block(nn.Module):
 
     def alone(self, x: Tensor, mask: Tensor) -> Tensor:
         """Tokens ``(B, N, width)`` that see each other, by an additive mask that broadcasts to ``(B, heads, N, N)``."""
-        return self.attend(x, *self.project(x), mask)
+        q, keys, values = self.project(x)
+        return self.attend(x, q, keys, values, mask)
 
-    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values ``(B, heads, N, width / heads)`` of tokens ``(B, N, width)``."""
-        q, k, v = self._by_head(self.qkv(self.norm_attention(x)), 3)
-        return q, k, v
-
-    def keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Those of tokens that are looked at and look at nothing."""
-        k, v = self._by_head(self.qkv(self.norm_attention(x), x.shape[-1]), 2)
-        return k, v
+    def project(self, x: Tensor, parts: int = 3) -> Tensor:
+        """Queries, keys and values of tokens ``(B, N, width)``, or the last of these ``parts`` alone, where tokens are
+        looked at and look at nothing: ``(parts, B, heads, N, width / heads)``."""
+        # A plain 0 where all are asked for: graphs would hold a slice of the weights.
+        y = self.qkv(self.norm_attention(x), 0 if parts == 3 else (3 - parts) * x.shape[-1])
+        batch, number, width = y.shape
+        return y.view(batch, number, parts, self.heads, width // (parts * self.heads)).permute(2, 0, 3, 1, 4)
 
     def attend(self, x: Tensor, q: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
         """The tokens ``(B, N, width)`` after the block.
@@ -88,21 +87,15 @@ class Block(nn.Module):
             keys, values: ``(B, heads, M, width / heads)``, of what they may look at.
             mask: additive, broadcastable to ``(B, heads, N, M)``.
         """
-        seen = _attention(q, keys, values, mask.to(q.dtype)).transpose(1, 2).reshape(x.shape)
-        x = x + self.out(seen)
+        mask = mask.to(q.dtype)
+        if q.device.type == "cpu":
+            # The fused kernel is no faster here, and its backward pass in bfloat16 much slower.
+            logits = (q * q.shape[-1] ** -0.5) @ keys.transpose(-1, -2) + mask
+            seen = logits.softmax(-1).to(values.dtype) @ values
+        else:
+            seen = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask)
+        x = x + self.out(seen.transpose(1, 2).reshape(x.shape))
         return x + self.down(F.relu_(self.up(self.norm_mlp(x))))
-
-    def _by_head(self, x: Tensor, count: int) -> Tensor:
-        batch, number, width = x.shape
-        return x.view(batch, number, count, self.heads, width // (count * self.heads)).permute(2, 0, 3, 1, 4)
-
-
-def _attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-    if q.device.type == "cpu":
-        # The fused kernel is no faster here, and its backward pass in bfloat16 much slower.
-        logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2) + mask
-        return logits.softmax(-1).to(v.dtype) @ v
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
 
 def check_heads(what: str, width: int, heads: int) -> None:

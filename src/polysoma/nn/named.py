@@ -6,7 +6,8 @@ names of streams all the same. Names that PyTorch takes are kept as they are, so
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import functools
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 from urllib.parse import unquote
 
@@ -16,9 +17,13 @@ _TAKEN = "%"
 """After a name that PyTorch's modules have for something else, or that is empty. No escaped name ends so."""
 
 
-def _key(name: str, kind: type[nn.Module]) -> str:
+def _escaped(name: str, kind: type[nn.Module]) -> str:
     key = name.replace("%", "%25").replace(".", "%2E")
     return key + _TAKEN if not key or hasattr(kind, key) or key in _ATTRIBUTES else key
+
+
+# They are asked for at every step.
+_key: Callable[[str, type[nn.Module]], str] = functools.lru_cache(4096)(_escaped)  # type: ignore[assignment]
 
 
 class Modules(nn.ModuleDict):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
+import unicodedata
 import warnings
 from collections.abc import Iterable, Sequence
 from typing import Protocol
@@ -32,12 +33,43 @@ STATE_CLIP = 8.0
 CHANNELS_PER_TOKEN = 24
 GRID_WIDTH = 64
 GRID_SYMBOLS_LIMIT = 4096
-MAX_WORDS = 64
+PLACES = 64
+"""Words of which each has a place of its own; further ones begin again at the first."""
+MOST_WORDS = 512
+"""Words of an instruction that a new policy reads."""
+_UNSPACED = re.compile(
+    r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
+)
+"""Signs of scripts without spaces between words (Thai, Lao, Burmese, Khmer, Kana, Han): each is a word."""
 
 
 def split_words(text: str) -> list[str]:
-    """Lower-case words, numbers and single punctuation marks."""
-    return re.findall(r"[a-z0-9]+|[^\sa-z0-9]", text.lower())
+    """Lower-case words, numbers and single punctuation marks, in any script."""
+    text = text.lower()
+    if text.isascii():
+        return pieces(text)
+    words: list[str] = []
+    inside = False
+    for sign in text:
+        # Letters, numbers, and the marks that are written on them.
+        part = unicodedata.category(sign)[0] in "LNM" and not _UNSPACED.match(sign)
+        if part and inside:
+            words[-1] += sign
+        elif not sign.isspace():
+            words.append(sign)
+        inside = part
+    return words
+
+
+def pieces(text: str) -> list[str]:
+    """Lower-case text as the first policies knew words: those of ASCII, and any other sign by itself."""
+    return re.findall(r"[a-z0-9]+|[^\sa-z0-9]", text)
+
+
+def lacking(words: Iterable[str], known: Iterable[str]) -> tuple[str, ...]:
+    """The words that somebody who knows those others does not know, nor all of their pieces."""
+    there = set(known)
+    return tuple(word for word in words if word not in there and not there.issuperset(pieces(word)))
 
 
 def build_vocabulary(texts: Iterable[str]) -> list[str]:
@@ -45,16 +77,16 @@ def build_vocabulary(texts: Iterable[str]) -> list[str]:
     return sorted({word for text in texts for word in split_words(text)})
 
 
-def warn_of_long(texts: Iterable[str]) -> None:
+def warn_of_long(texts: Iterable[str], most: int = MOST_WORDS) -> None:
     """Warns once where texts have words beyond those that are read."""
     every = list(texts)
-    long = [(text, words) for text in every if (words := len(split_words(text))) > MAX_WORDS]
+    long = [(text, words) for text in every if (words := len(split_words(text))) > most]
     if not long:
         return
     text, words = long[0]
     which = f"{len(long)} of {len(every)} instructions have" if len(every) > 1 else "the instruction has"
     warnings.warn(
-        f"{which} more words than the {MAX_WORDS} that a policy reads, what follows them makes no difference: "
+        f"{which} more words than the {most} that a policy reads, what follows them makes no difference: "
         f"{text[:40]!r}... has {words}",
         PolysomaWarning,
         stacklevel=2,
@@ -69,32 +101,45 @@ class TextTokenizer(nn.Module):
         width: of tokens.
         heads: of the block.
         own: how many words, the last ones, have a table of their own, which can be trained apart.
+        most: how many words of a text are read.
     """
 
-    def __init__(self, vocabulary: Sequence[str], width: int, heads: int, own: int = 0) -> None:
+    def __init__(self, vocabulary: Sequence[str], width: int, heads: int, own: int = 0, most: int = MOST_WORDS) -> None:
         super().__init__()
+        self.most = most
         self.ids = {word: number for number, word in enumerate(vocabulary, start=2)}
         self.words = nn.Embedding(len(vocabulary) + 2 - own, width, padding_idx=0)
         self.own = nn.Embedding(own, width) if own else None
-        self.position = nn.Parameter(torch.randn(MAX_WORDS, width) * 0.02)
+        self.position = nn.Parameter(torch.randn(PLACES, width) * 0.02)
         self.block = Block(width, heads)
 
     def encode(self, texts: Sequence[str]) -> Tensor:
-        """Word ids, int64 ``(B, W)`` padded with 0 to the longest text (at most MAX_WORDS words of each are read)."""
-        rows = [[self.ids.get(word, 1) for word in split_words(text)[:MAX_WORDS]] for text in texts]
+        """Word ids, int64 ``(B, W)`` padded with 0 to the longest text (at most ``most`` of each are read)."""
+        rows = [self.read(text)[: self.most] for text in texts]
         width = max(1, max(map(len, rows)))
         return torch.tensor([row + [0] * (width - len(row)) for row in rows])
 
+    def read(self, text: str) -> list[int]:
+        """The ids of all words of a text. An unknown word of which some pieces are known is read in pieces."""
+        found: list[int] = []
+        for word in split_words(text):
+            if word in self.ids:
+                found.append(self.ids[word])
+            else:
+                parts = [self.ids.get(piece, 1) for piece in pieces(word)]
+                found += parts if max(parts) > 1 else [1]
+        return found
+
     def warn_of_unknown(self, text: str) -> None:
         """Warns once of a text of which no word is known, so that it says no more than any other such text."""
-        words = split_words(text)
-        if words and not any(word in self.ids for word in words):
+        words = self.read(text)
+        if words and set(words) == {1}:
             warnings.warn(f"no word of {text[:40]!r} is known to this policy", PolysomaWarning, stacklevel=2)
 
     def forward(self, ids: Tensor) -> Tensor:
         """ids ``(B, W)`` to tokens ``(B, W, width)``."""
         words = self.words(ids) if self.own is None else F.embedding(ids, self.table())
-        x = words + self.position[: ids.shape[1]]
+        x = words + self.position[torch.arange(ids.shape[1], device=ids.device) % PLACES]
         mask = torch.zeros(ids.shape, device=ids.device).masked_fill_(ids == 0, BLOCKED)[:, None, None]
         return self.block.alone(x, mask)
 
@@ -251,6 +296,10 @@ class BodyTokenizer(nn.Module):
         width: of tokens.
         image_tokens: of each camera's picture.
         reader: what writes the weights of described channels; None gives this body linear maps of its own.
+
+    Attributes:
+        per_frame: tokens of a frame.
+        conditioned: the streams that are read in the light of the task, in the order of :meth:`read`.
     """
 
     def __init__(
@@ -296,6 +345,9 @@ class BodyTokenizer(nn.Module):
         if reader is None:
             self.time = nn.Parameter(torch.randn(horizon.history, 1, width) * 0.02)
         self._reader = (reader,)
+        self._names = list(self.streams)
+        grids = [name for name, tokenizer in self.streams.items() if isinstance(tokenizer, GridTokenizer)]
+        self.conditioned = grids + self.cameras
 
     def _of_channels(
         self,
@@ -315,18 +367,12 @@ class BodyTokenizer(nn.Module):
         reader = self._reader[0]
         return self.time if reader is None else reader.time[:, None]
 
-    @property
-    def conditioned(self) -> list[str]:
-        """The streams that are read in the light of the task, in the order of :meth:`read`."""
-        grids = [name for name, tokenizer in self.streams.items() if isinstance(tokenizer, GridTokenizer)]
-        return grids + self.cameras
-
     def read(self, words: Tensor, ids: Tensor, images: PictureTokenizer | None) -> dict[str, Tensor]:
         """What the instructions, tokens ``(B, W, width)`` of the numbers ``(B, W)``, make of streams that are read in
         their light, by stream."""
         conditioning = {
             name: tokenizer.read(words, ids != 0)
-            for name, tokenizer in self.streams.items()
+            for name, tokenizer in zip(self._names, self.streams.values(), strict=True)
             if isinstance(tokenizer, GridTokenizer)
         }
         if self.cameras and images is not None:
@@ -356,7 +402,7 @@ class BodyTokenizer(nn.Module):
             tokenizer(observations[name], conditioning[name], rows)
             if name in conditioning
             else tokenizer(observations[name])
-            for name, tokenizer in self.streams.items()
+            for name, tokenizer in zip(self._names, self.streams.values(), strict=True)
         ]
         if images is not None:
             for camera in self.cameras:

@@ -51,12 +51,13 @@ class ReadoutTokens(NamedTuple):
 
 class State(ABC):
     """What a trunk remembers of one task and of the frames that followed it. It belongs to whoever acts; the network
-    keeps none."""
+    keeps none.
 
-    @property
-    @abstractmethod
-    def frames(self) -> int:
-        """How many frames it was extended by."""
+    Attributes:
+        frames: how many frames it was extended by.
+    """
+
+    frames: int
 
     @abstractmethod
     def forget_frames(self) -> None:
@@ -119,7 +120,7 @@ class TransformerTrunk(Trunk):
                 q, keys, values = block.project(words)
                 words = block.attend(words, q, keys, values, own)
             else:
-                keys, values = block.keys_values(words)
+                keys, values = block.project(words, 2)
             kept.append(torch.stack([keys, values]))
         together = torch.stack(kept)
         # Padding, and without a word the place of the missing one, must not be looked at later.
@@ -150,8 +151,15 @@ class TransformerTrunk(Trunk):
     ) -> tuple[Tensor, Tensor]:
         """What :meth:`continued` is given of B states: the keys and values of all tokens so far, padded to the longest,
         and the additive mask, for new frames and readouts."""
-        past, lengths = _room(_caches(states))
-        before = past.shape[-2]
+        caches = [state for state in states if isinstance(state, KeyValueCache)]
+        assert len(caches) == len(states), "states of another trunk"
+        lengths = [cache.count for cache in caches]
+        past, before = caches[0].keys_values.unsqueeze(2), max(lengths)
+        if len(caches) > 1:
+            depth, two, _, heads, _, width = past.shape
+            past = past.new_zeros(depth, two, len(caches), heads, before, width)
+            for row, cache in enumerate(caches):
+                past[:, :, row, :, : cache.count] = cache.keys_values
         mask = continued_mask(before, time, per_frame, readouts, past.device, dtype)
         if len(set(lengths)) > 1:
             lacking = torch.arange(before, device=past.device) >= torch.tensor(lengths, device=past.device)[:, None]
@@ -160,8 +168,9 @@ class TransformerTrunk(Trunk):
 
     def remember(self, states: Sequence[State], own: Tensor, time: int) -> None:
         """Adds what :meth:`continued` returned of new frames to their states."""
-        for row, cache in enumerate(_caches(states)):
-            cache.take(own[:, :, row], time)
+        for row, state in enumerate(states):
+            assert isinstance(state, KeyValueCache), "a state of another trunk"
+            state.take(own[:, :, row], time)
 
     def continued(self, past: Tensor, mask: Tensor, x: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """New tokens after all blocks, as a function of tensors alone.
@@ -200,62 +209,35 @@ class KeyValueCache(State):
 
     Args:
         task: ``(depth, 2, heads, W, width / heads)``.
+
+    Attributes:
+        count: how many tokens there are keys and values of.
     """
 
     def __init__(self, task: Tensor) -> None:
         self._room = task.contiguous()
-        self._words = self._count = task.shape[-2]
-        self._frames = 0
-
-    @property
-    def frames(self) -> int:
-        return self._frames
+        self._words = self.count = task.shape[-2]
+        self.frames = 0
 
     def forget_frames(self) -> None:
-        self._count, self._frames = self._words, 0
-
-    @property
-    def count(self) -> int:
-        """How many tokens there are keys and values of."""
-        return self._count
-
-    def _make_room(self, new: int) -> None:
-        if self._count + new > self._room.shape[-2]:
-            *shape, capacity, width = self._room.shape
-            larger = self._room.new_empty(*shape, max(self._count + new, 2 * capacity), width)
-            larger[..., : self._count, :] = self._room[..., : self._count, :]
-            self._room = larger
+        self.count, self.frames = self._words, 0
 
     @property
     def keys_values(self) -> Tensor:
         """Those of all tokens so far, ``(depth, 2, heads, count, width / heads)``."""
-        return self._room[..., : self._count, :]
+        return self._room[..., : self.count, :]
 
     def take(self, new: Tensor, frames: int) -> None:
         """Adds new frames by their keys and values ``(depth, 2, heads, N, width / heads)``."""
-        self._make_room(new.shape[-2])
-        self._room[..., self._count : self._count + new.shape[-2], :] = new
-        self._count += new.shape[-2]
-        self._frames += frames
-
-
-def _caches(states: Sequence[State]) -> list[KeyValueCache]:
-    caches = [state for state in states if isinstance(state, KeyValueCache)]
-    assert len(caches) == len(states), "states of another trunk"
-    return caches
-
-
-def _room(caches: Sequence[KeyValueCache]) -> tuple[Tensor, list[int]]:
-    """Keys and values of several caches, ``(depth, 2, B, heads, P, width / heads)``, padded to the longest; and how
-    many true tokens each one has."""
-    lengths = [cache.count for cache in caches]
-    if len(caches) == 1:
-        return caches[0].keys_values.unsqueeze(2), lengths
-    depth, two, heads, _, width = caches[0].keys_values.shape
-    room = caches[0].keys_values.new_zeros(depth, two, len(caches), heads, max(lengths), width)
-    for row, (cache, length) in enumerate(zip(caches, lengths, strict=True)):
-        room[:, :, row, :, :length] = cache.keys_values
-    return room, lengths
+        count = self.count + new.shape[-2]
+        if count > self._room.shape[-2]:
+            *shape, capacity, width = self._room.shape
+            larger = self._room.new_empty(*shape, max(count, 2 * capacity), width)
+            larger[..., : self.count, :] = self.keys_values
+            self._room = larger
+        self._room[..., self.count : count, :] = new
+        self.count = count
+        self.frames += frames
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,14 @@ from typing import Any, Literal, get_args
 
 from polysoma.config import decode
 from polysoma.data.statistics import Statistics
-from polysoma.embodiment import ContinuousActions, Embodiment, Modality
+from polysoma.embodiment import TEXT_LENGTH, ContinuousActions, Embodiment, Modality
 from polysoma.errors import PolysomaError
 from polysoma.horizon import Horizon
 from polysoma.nn.attention import check_heads
 from polysoma.nn.described import MAX_HISTORY
 from polysoma.nn.heads import HeadConfig, ReadoutHead
 from polysoma.nn.images import ImageConfig
+from polysoma.nn.tokenizers import MOST_WORDS, PLACES
 from polysoma.nn.trunk import TransformerConfig, TrunkConfig
 from polysoma.policy.adaptation import Adaptation
 
@@ -52,6 +53,7 @@ class PolicyConfig:
         readouts: action group (:attr:`Embodiment.body`) to the readouts that its bodies have beside that of actions, by
             name (:meth:`Policy.add_readout`).
         adaptation: how the policy differs from a base that it shares weights with; None where it stands alone.
+        most_words: how many words of an instruction it reads.
     """
 
     embodiments: tuple[Embodiment, ...]
@@ -69,6 +71,7 @@ class PolicyConfig:
     shown: int = 0
     readouts: Mapping[str, Mapping[str, ReadoutHead]] = field(default_factory=dict)
     adaptation: Adaptation | None = None
+    most_words: int = MOST_WORDS
 
     def __post_init__(self) -> None:
         if missing := [body.name for body in self.embodiments if body.name not in self.horizons]:
@@ -100,6 +103,8 @@ class PolicyConfig:
             raise PolysomaError(
                 f"expected a width of at least 1 and shown from 0 to 10,000, got {self.width} and {self.shown}"
             )
+        if not 1 <= self.most_words <= TEXT_LENGTH:
+            raise PolysomaError(f"most_words: expected 1 to {TEXT_LENGTH}, got {self.most_words}")
         check_heads("heads", self.width, self.heads)
         if len(set(self.vocabulary)) != len(self.vocabulary):
             raise PolysomaError("vocabulary: expected words that differ, got some twice")
@@ -132,6 +137,7 @@ class PolicyConfig:
                 for body, own in self.readouts.items()
             },
             "adaptation": None if self.adaptation is None else dataclasses.asdict(self.adaptation),
+            "most_words": self.most_words,
         }
 
     @staticmethod
@@ -183,6 +189,8 @@ class _Stored:
     shown: int = 0
     readouts: Mapping[str, Mapping[str, ReadoutHead]] = field(default_factory=dict)
     adaptation: Adaptation | None = None
+    most_words: int = PLACES
+    """Those that do not say so read no more words than had places of their own."""
 
 
 def _list(value: Any) -> list[Any]:

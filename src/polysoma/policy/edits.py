@@ -14,6 +14,7 @@ from polysoma.errors import PolysomaError
 from polysoma.horizon import Horizon
 from polysoma.nn.adapters import LoRALinear
 from polysoma.nn.images import ImageConfig
+from polysoma.nn.tokenizers import MOST_WORDS, lacking
 from polysoma.policy.adaptation import Adaptation, share, shared_names
 from polysoma.policy.config import PolicyConfig
 from polysoma.policy.policy import Policy
@@ -41,7 +42,7 @@ def extend(
         policy: that is extended.
         embodiments: bodies to know.
         statistics: those of bodies that are not known.
-        vocabulary: words to know.
+        vocabulary: words to know. Of an instruction it reads as many as new policies do.
         images: how pictures become tokens from now on; None leaves that as it is.
         renewed: names of known bodies that may differ from what is known: they are as described here, and keep
             the weights that still fit.
@@ -85,7 +86,8 @@ def extend(
         old,
         embodiments=tuple(known.values()),
         statistics={name: {**statistics.get(name, {}), **kept(name)} for name in known},
-        vocabulary=(*old.vocabulary, *(word for word in vocabulary if word not in old.vocabulary)),
+        vocabulary=(*old.vocabulary, *lacking(vocabulary, old.vocabulary)),
+        most_words=max(old.most_words, MOST_WORDS),
         images=images or old.images,
         relative=tuple(sorted(({*old.relative} - {*gated} | {*relative}) & groups)),
         gated=tuple(sorted(({*old.gated} - {*relative} | {*gated}) & groups)),

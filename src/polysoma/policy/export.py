@@ -23,7 +23,6 @@ from torch import Tensor, nn
 from polysoma.errors import PolysomaError
 from polysoma.files import write_atomically
 from polysoma.nn.backend import INSTALL
-from polysoma.nn.tokenizers import MAX_WORDS
 from polysoma.policy.edits import merge_adapter
 from polysoma.policy.inputs import FrameInputs, TaskInputs, blank
 from polysoma.policy.policy import Policy
@@ -117,7 +116,7 @@ def export_onnx(policy: Policy, body: str, path: Path, int8: bool = False) -> in
         # Runners read history and chunk among the fields of the body.
         "embodiment": policy.description(body),
         "vocabulary": list(policy.config.vocabulary),
-        "words": MAX_WORDS,
+        "words": policy.config.most_words,
     }
     onnx.helper.set_model_props(model, {METADATA: json.dumps(about)})
     content = model.SerializeToString()

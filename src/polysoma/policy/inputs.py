@@ -54,17 +54,12 @@ def blank(body: Embodiment, frames: int) -> Batch:
     return Batch(body, ("go on",), streams, none.expand(1, frames, *none.shape), never, lengths)
 
 
-def task_of(batch: Batch, text: TextTokenizer, device: torch.device) -> TaskInputs:
+def task_of(batch: Batch, text: TextTokenizer) -> TaskInputs:
     """The tasks of a batch, their words as ids."""
-    return TaskInputs(
-        text.encode(batch.instructions).to(device),
-        None if batch.goals is None else {name: value.to(device) for name, value in batch.goals.items()},
-        None if batch.demonstrations is None else batch.demonstrations.to(device),
-        None if batch.task_of is None else batch.task_of.to(device),
-    )
+    words = text.encode(batch.instructions).to(batch.lengths.device)
+    return TaskInputs(words, batch.goals, batch.demonstrations, batch.task_of)
 
 
-def frames_of(batch: Batch, device: torch.device) -> FrameInputs:
+def frames_of(batch: Batch) -> FrameInputs:
     """The frames of a batch."""
-    observations = {name: value.to(device) for name, value in batch.observations.items()}
-    return FrameInputs(observations, batch.previous.to(device), batch.previous_valid.to(device))
+    return FrameInputs(batch.observations, batch.previous, batch.previous_valid)

@@ -68,7 +68,7 @@ class Network(nn.Module):
         super().__init__()
         self.config = config
         own_words = 0 if config.adaptation is None else config.adaptation.words
-        self.text = TextTokenizer(config.vocabulary, config.width, config.heads, own_words)
+        self.text = TextTokenizer(config.vocabulary, config.width, config.heads, own_words, config.most_words)
         self.bodies = Modules()
         self.readouts = Parameters()
         self.heads = Modules()
@@ -202,7 +202,7 @@ class Network(nn.Module):
 
     def embed(self, name: str, task: TaskInputs, frames: FrameInputs) -> Embedded:
         told, conditioning = self.task_tokens(name, task)
-        times = torch.arange(frames.previous.shape[1], device=self.device)[None]
+        times = torch.arange(frames.previous.shape[1], device=frames.previous.device)[None]
         return Embedded(told, self.frames(name, frames, times, conditioning, task.rows))
 
     def answer(self, name: str, embedded: Embedded, times: Tensor, readouts: Sequence[str]) -> dict[str, Tensor]:

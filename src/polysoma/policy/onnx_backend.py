@@ -19,7 +19,7 @@ from polysoma.data.batch import Batch
 from polysoma.errors import PolysomaError
 from polysoma.nn.backend import INSTALL
 from polysoma.policy.export import traced
-from polysoma.policy.inputs import FrameInputs, blank, frames_of
+from polysoma.policy.inputs import FrameInputs, blank
 from polysoma.policy.network import ACTION
 from polysoma.policy.policy import Policy, transformer_of
 from polysoma.policy.state import PolicyState, conditioning_of
@@ -38,6 +38,7 @@ class Step(nn.Module):
         self.policy, self.name = policy, body
         self.streams = [stream.name for stream in policy.embodiment(body).arrays]
         self.draws = policy.head(body).noise is not None
+        self.conditioned = policy.tokenizer(body).conditioned
 
     def forward(
         self, past: Tensor, mask: Tensor, times: Tensor, previous: Tensor, valid: Tensor, *others: Tensor
@@ -55,7 +56,7 @@ class Step(nn.Module):
         """
         count = len(self.streams)
         observations = dict(zip(self.streams, others[:count], strict=True))
-        conditioning = dict(zip(self.conditioned(), others[count:], strict=False))
+        conditioning = dict(zip(self.conditioned, others[count:], strict=False))
         frames = FrameInputs(observations, previous, valid)
         trunk = transformer_of(self.policy)
         tokens = self.policy.frames(self.name, frames, times, conditioning)
@@ -64,20 +65,19 @@ class Step(nn.Module):
         prediction = self.policy.decode(self.name, read, frames, noise=others[-1] if self.draws else None)
         return prediction, read[:, 0], own
 
-    def conditioned(self) -> list[str]:
-        """The names of the streams that are read in the light of the task."""
-        return self.policy.tokenizer(self.name).conditioned
-
 
 def responder_of(policy: Policy, body: str) -> Policy | OnnxResponder:
     """What answers for a body: the policy itself, or ONNX Runtime where the policy acts by that (:meth:`Policy.act_by`)
     and is on a CPU. Sessions are made once and kept with the policy."""
-    if policy.backend != "onnx" or policy.device.type != "cpu":
+    if policy.backend != "onnx":
         return policy
     found = policy.compiled.get(body)
-    if not isinstance(found, OnnxResponder):
-        found = policy.compiled[body] = OnnxResponder(policy, body)
-    return found
+    if isinstance(found, OnnxResponder):
+        return found
+    if policy.device.type != "cpu":
+        return policy
+    policy.compiled[body] = made = OnnxResponder(policy, body)
+    return made
 
 
 class OnnxResponder:
@@ -98,11 +98,19 @@ class OnnxResponder:
         except ImportError as error:
             raise PolysomaError(f"acting by onnx needs {error.name}, not installed here: run `{INSTALL}`") from error
         self.policy, self.body = policy, policy.embodiment(body)
-        self._step = Step(policy, body).eval()
+        self._step = step = Step(policy, body).eval()
+        self._trunk = transformer_of(policy)
+        self._per_frame = policy.tokenizer(body).per_frame
+        self._noise = policy.head(body).noise
+        streams = [*(f"stream.{name}" for name in step.streams), *(f"conditioning.{name}" for name in step.conditioned)]
+        noise = ["noise"] if step.draws else []
+        self._names = ["past", "mask", "times", "previous", "previous_valid", *streams, *noise]
         self._runtime = onnxruntime
         with torch.inference_mode():
             example = blank(self.body, 1)
             self._session = self._traced(self._inputs(example, [policy.begin(body, example.texts[0])], None))
+        # The graph has no inputs that make no difference.
+        self._fed = [(value.name, self._names.index(value.name)) for value in self._session.get_inputs()]
 
     def respond(
         self, batch: Batch, states: Sequence[PolicyState], noise: Tensor | None = None
@@ -110,37 +118,24 @@ class OnnxResponder:
         """See :meth:`Policy.respond`."""
         if batch.previous.shape[1] != 1:
             return self.policy.respond(batch, states, noise)
-        trunk = transformer_of(self.policy)
         with torch.inference_mode():
             inputs = self._inputs(batch, states, noise)
-            names = [value.name for value in self._session.get_inputs()]
-            fed = {name: np.ascontiguousarray(value.numpy()) for name, value in zip(self._names, inputs, strict=True)}
-            prediction, readout, own = self._session.run(None, {name: fed[name] for name in names})
-            trunk.remember([state.trunk for state in states], torch.from_numpy(own), 1)
+            fed = {name: np.ascontiguousarray(inputs[place].numpy()) for name, place in self._fed}
+            prediction, readout, own = self._session.run(None, fed)
+            self._trunk.remember([state.trunk for state in states], torch.from_numpy(own), 1)
         return torch.from_numpy(prediction), torch.from_numpy(readout)
 
-    @property
-    def _names(self) -> list[str]:
-        conditioning = [f"conditioning.{name}" for name in self._step.conditioned()]
-        noise = ["noise"] if self._step.draws else []
-        streams = [f"stream.{name}" for name in self._step.streams]
-        return ["past", "mask", "times", "previous", "previous_valid", *streams, *conditioning, *noise]
-
     def _inputs(self, batch: Batch, states: Sequence[PolicyState], noise: Tensor | None) -> list[Tensor]:
-        frames, conditioning = frames_of(batch, torch.device("cpu")), conditioning_of(states)
-        trunk = transformer_of(self.policy)
-        per_frame = self.policy.tokenizer(self.body.name).per_frame
-        past, mask = trunk.past([state.trunk for state in states], 1, per_frame, 1, torch.float32)
-        times = torch.tensor([[state.frames] for state in states])
+        conditioning = conditioning_of(states)
+        past, mask = self._trunk.past([state.trunk for state in states], 1, self._per_frame, 1, torch.float32)
+        times = torch.tensor([[state.trunk.frames] for state in states])
         # One mask for each, also where they are alike: the graph has one size for both.
-        mask = mask.expand(len(batch), -1, -1, -1)
-        inputs = [past, mask, times, frames.previous, frames.previous_valid]
-        inputs += [frames.observations[name] for name in self._step.streams]
-        inputs += [conditioning[name].float() for name in self._step.conditioned()]
-        if self._step.draws:
-            shape = self.policy.head(self.body.name).noise
-            assert shape is not None
-            inputs.append(torch.randn(len(batch), 1, *shape) if noise is None else noise[:, None])
+        mask = mask.expand(len(states), -1, -1, -1)
+        inputs = [past, mask, times, batch.previous, batch.previous_valid]
+        inputs += [batch.observations[name] for name in self._step.streams]
+        inputs += [conditioning[name].float() for name in self._step.conditioned]
+        if self._noise is not None:
+            inputs.append(torch.randn(len(states), 1, *self._noise) if noise is None else noise[:, None])
         return inputs
 
     def _traced(self, inputs: list[Tensor]) -> Any:

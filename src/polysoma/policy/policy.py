@@ -82,6 +82,8 @@ class Policy(Network):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Policy:
         super()._apply(fn, recurse)
+        # What was made of the weights where they were.
+        self.compiled = {}
         for adaptation in self.adaptations.values():
             adaptation._apply(fn, recurse)
             # Buffers, and parameters on some devices, are new ones now.
@@ -95,17 +97,13 @@ class Policy(Network):
             batch: the windows.
             readouts: which of the body's (:meth:`add_readout`).
         """
-        embedded = self._embed(batch)
-        return self.answer(batch.embodiment.name, embedded, self._times(batch), readouts)
+        batch = batch.to(self.device)
+        return self.answer(batch.embodiment.name, self._embed(batch), _times(batch), readouts)
 
     def _embed(self, batch: Batch) -> Embedded:
-        """Tokens of whole batch."""
+        """Tokens of a whole batch on the policy's device."""
         self.check_same(batch.embodiment)
-        task = task_of(batch, self.text, self.device)
-        return self.embed(batch.embodiment.name, task, frames_of(batch, self.device))
-
-    def _times(self, batch: Batch) -> Tensor:
-        return torch.arange(batch.previous.shape[1], device=self.device)[None]
+        return self.embed(batch.embodiment.name, task_of(batch, self.text), frames_of(batch))
 
     def check_context(self, body: str, context: Sequence[Episode]) -> None:
         """Whether the policy can be shown these episodes while it drives this body.
@@ -123,6 +121,7 @@ class Policy(Network):
 
     def loss(self, batch: Batch) -> Tensor:
         """The sum of the losses of all true targets, a float32 scalar (divide by their number for the mean)."""
+        batch = batch.to(self.device)
         return self._action_loss(batch, self._embed(batch))
 
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -131,15 +130,13 @@ class Policy(Network):
         Raises:
             PolysomaError: the body has no privileged states, or the windows do not hold them.
         """
-        estimator = self.estimator(batch.embodiment.name)
+        batch, estimator = batch.to(self.device), self.estimator(batch.embodiment.name)
         missing = sorted(estimator.streams.keys() - batch.observations.keys())
         if missing or batch.task_std is None:
             raise PolysomaError(f"windows of {batch.embodiment.name} hold no privileged {missing} to estimate")
         embedded = self._embed(batch)
-        states = {name: batch.observations[name].to(self.device) for name in estimator.streams}
-        task_std = {name: batch.task_std[name].to(self.device) for name in estimator.streams}
-        missed = estimator.losses(embedded.frames, embedded.summary(), states, task_std)
-        true = self._times(batch) < batch.lengths.to(self.device)[:, None]
+        missed = estimator.losses(embedded.frames, embedded.summary(), batch.observations, batch.task_std)
+        true = _times(batch) < batch.lengths[:, None]
         return self._action_loss(batch, embedded), missed[true].mean()
 
     def _action_loss(self, batch: Batch, embedded: Embedded) -> Tensor:
@@ -152,14 +149,13 @@ class Policy(Network):
                 f"{name}: this policy predicts chunks of {expected} actions, the windows have "
                 f"targets of {batch.actions.shape[2]}: draw them with its horizon"
             )
-        readouts = self.answer(name, embedded, self._times(batch), (ACTION,))[ACTION]
-        targets = batch.actions.to(self.device)
-        frames = frames_of(batch, self.device)
+        readouts = self.answer(name, embedded, _times(batch), (ACTION,))[ACTION]
+        targets, frames = batch.actions, frames_of(batch)
         reference = self.reference(name, frames)
         if reference is not None:
             targets = targets - reference[:, :, None]
         losses = self.head(name).losses(readouts, targets, self.last_command(name, frames))
-        return losses[batch.action_valid.to(self.device)].sum()
+        return losses[batch.action_valid].sum()
 
     @torch.inference_mode()
     def estimate(self, batch: Batch) -> dict[str, Tensor]:
@@ -167,7 +163,7 @@ class Policy(Network):
         channels' units. Raises PolysomaError for a body that has none."""
         estimator = self.estimator(batch.embodiment.name)
         with self.autocast():
-            embedded = self._embed(batch)
+            embedded = self._embed(batch.to(self.device))
             found = estimator.estimate(embedded.frames, embedded.summary())
         return {name: state.cpu() for name, state in found.items()}
 
@@ -230,12 +226,11 @@ class Policy(Network):
         """
         name, body = batch.embodiment.name, batch.embodiment
         self.check_same(body)
-        frames, new = frames_of(batch, self.device), batch.previous.shape[1]
-        last = batch.lengths.to(self.device) - 1
+        batch = batch.to(self.device)
+        frames, new, last = frames_of(batch), batch.previous.shape[1], batch.lengths - 1
         with self.autocast():
             if states is None:
-                task = task_of(batch, self.text, self.device)
-                readouts = self.ask(name, task, frames, last)
+                readouts = self.ask(name, task_of(batch, self.text), frames, last)
             else:
                 if (batch.lengths != new).any():
                     raise PolysomaError(f"expected {new} new frames for each state, got {batch.lengths.tolist()}")
@@ -385,6 +380,11 @@ class Policy(Network):
     def __repr__(self) -> str:
         others = {"own": self.own_count()} if self.shared else {}
         return summary(self, others | {f"{name}, adapted": a.own_count() for name, a in self.adaptations.items()})
+
+
+def _times(batch: Batch) -> Tensor:
+    """The places of frames in their windows, int64 ``(1, T)``."""
+    return torch.arange(batch.previous.shape[1], device=batch.lengths.device)[None]
 
 
 def transformer_of(policy: Policy) -> TransformerTrunk:

@@ -18,7 +18,7 @@ class PolicyState:
     Attributes:
         instruction: what was read.
         conditioning: what it makes of streams that are read in its light, by stream, ``(1, ...)`` each.
-        trunk: what the trunk remembers.
+        trunk: what the trunk remembers of the task and of the frames.
     """
 
     instruction: str

@@ -136,6 +136,8 @@ class Slot:
         observation = copied(observation)
         if self.behaviour.prompting.conditioning == "picture":
             return {**observation, INSTRUCTION: ""}
+        if self.job.told is not None:
+            return {**observation, INSTRUCTION: self.job.told}
         if self.paraphrases is None:
             return observation
         text = observation[INSTRUCTION]

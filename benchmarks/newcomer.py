@@ -1,0 +1,143 @@
+"""Do bodies that the shipped weights never met gain from them? Each learns from a few demonstrations for equal minutes,
+from the weights and from nothing, and plays the same unseen worlds.
+
+    python benchmarks/newcomer.py
+    python benchmarks/newcomer.py --bodies drawn-arm go2 --demonstrations 5 --seeds 1
+
+From the base is what `finetune` does by itself; for bodies with cameras that the base does not know, where that begins
+from nothing, it is LoRA with eyes of the body's own. Every cell is written as soon as it is there, and one that is
+there is not measured again. Leave the core alone meanwhile: how many steps fit into the minutes is rehearsed.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ["OMP_NUM_THREADS"] = os.environ["LP_NUM_THREADS"] = "1"  # Before anything computes or draws.
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+
+from own_robot import FIRST_WORLD, HERE, demonstrations_of, played, total
+from polysoma.errors import PolysomaError
+from polysoma.evaluation.intervals import paired_difference
+from polysoma.learning.finetuning import recipe_for, within
+from polysoma.learning.training import train
+from polysoma.nn.precision import chosen, instruction_set
+from results import cells_of, commit, difference, read, write
+
+BASE, NOTHING = "the base", "nothing"
+STARTS = (NOTHING, BASE)
+BODIES = {
+    "go2": "go2/*",
+    "drawn-arm": "drawn-arm/mark",
+    "two-blocks": "two-blocks/red-or-blue",
+    "so101-small": "so101-small/*",
+    "rover-pixels": "rover-pixels/*",
+    "drone-pixels": "drone-pixels/*",
+}
+"""Their tasks, which one policy learns."""
+WORLDS = ("two_blocks.py", "drawn_arm.py")
+
+
+def main(
+    bodies: tuple[str, ...] = tuple(BODIES),
+    demonstrations: tuple[int, ...] = (5, 20, 50),
+    minutes: float = 10.0,
+    seeds: int = 3,
+    worlds: int = 32,
+    work: Path = Path("runs/newcomer"),
+    name: str = "newcomer",
+) -> None:
+    """Measures the cells that are missing.
+
+    Args:
+        bodies: which of those in BODIES.
+        demonstrations: of each task.
+        minutes: of one core, for each training.
+        seeds: of trainings, each with demonstrations of its own.
+        worlds: unseen ones of each task.
+        work: a folder for demonstrations and runs.
+        name: of the results.
+    """
+    if unknown := sorted({*bodies} - {*BODIES}):
+        raise PolysomaError(f"bodies: expected some of {list(BODIES)}, got {unknown}")
+    torch.set_num_threads(1)
+    os.environ["POLYSOMA_FAMILIES"] = os.pathsep.join(str(HERE / "worlds" / world) for world in WORLDS)
+    cells = cells_of(name)
+    for seed in range(seeds):
+        for count in demonstrations:
+            for body in bodies:
+                for start in STARTS:
+                    key = f"{body} from {start}, {count} demonstrations, {minutes:g} minutes, seed {seed}"
+                    if key in cells:
+                        continue
+                    cell = {"body": body, "start": start, "demonstrations": count, "minutes": minutes, "seed": seed}
+                    cells[key] = cell | _learnt(body, start, count, minutes, seed, worlds, work)
+                    print(f"{key}: {total([cells[key]])}", flush=True)
+                    write(name, {"first_world": FIRST_WORLD, "worlds": worlds, "cells": cells})
+
+
+def _learnt(body: str, start: str, count: int, minutes: float, seed: int, worlds: int, work: Path) -> dict[str, Any]:
+    # As many demonstrations as the largest number asks for are recorded once: fewer are the first ones.
+    data = demonstrations_of(BODIES[body], count, seed, work)
+    usual = recipe_for("generalist", [str(data)], None, count, seed=seed)
+    by_default = bool(usual.init)
+    recipe = usual
+    if (start == BASE) != by_default:
+        method = "lora" if start == BASE else "small"
+        recipe = recipe_for("generalist", [str(data)], method, count, seed=seed)  # type: ignore[arg-type]
+    recipe, _ = within(recipe, 60 * minutes)
+    run = work / "runs" / f"{body}-{start.replace(' ', '-')}-{count}-{minutes:g}-{seed}"
+    shutil.rmtree(run, ignore_errors=True)
+    checkpoint = train(recipe, run)
+    return {
+        "default": (start == BASE) == by_default,
+        "steps": recipe.steps,
+        "played": played(str(checkpoint), BODIES[body], worlds),
+        "commit": commit(),
+        "precision": chosen("cpu"),
+        "instruction_set": instruction_set(),
+    }
+
+
+def render(name: str = "newcomer") -> str:
+    """Success from nothing and from the base, and what the base adds on the same seeds."""
+    found = read(name)
+    groups: dict[tuple[str, int, float], dict[str, dict[int, dict[str, Any]]]] = {}
+    for cell in found["cells"].values():
+        kind = (cell["body"], cell["demonstrations"], cell["minutes"])
+        groups.setdefault(kind, {start: {} for start in STARTS})[cell["start"]][cell["seed"]] = cell
+    lines = ["| body | demonstrations, minutes | from nothing | from the base | the base adds | default |"]
+    lines.append("| --- |" + " --- |" * 5)
+    for (body, count, minutes), by_start in groups.items():
+        own = {start: list(cells.values()) for start, cells in by_start.items()}
+        both = sorted(by_start[NOTHING].keys() & by_start[BASE].keys())
+        outcomes = {
+            start: [bool(won) for seed in both for row in cells[seed]["played"].values() for won in row["outcomes"]]
+            for start, cells in by_start.items()
+        }
+        added = difference(paired_difference(outcomes[BASE], outcomes[NOTHING])) if both else ""
+        # Of the two starts one is the default.
+        first = next(cell for cells in own.values() for cell in cells)
+        default = first["start"] if first["default"] else next(start for start in STARTS if start != first["start"])
+        shares = " | ".join(total(own[start]) if own[start] else "" for start in STARTS)
+        lines.append(f"| {body} | {count}, {minutes:g} | {shares} | {added} | {default} |")
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"Bodies that the shipped weights never met: {found['worlds']} unseen worlds of each task and seed of "
+            f"training, from seed {found['first_world']:,} on; 95 % intervals, what the base adds in pairs; default is "
+            "what `finetune` does by itself (`python benchmarks/newcomer.py`).",
+            "",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

@@ -1,0 +1,1 @@
+"""What the doctor (:mod:`polysoma.data.doctor`) looks for in the episodes of a data set, one file for each subject."""
