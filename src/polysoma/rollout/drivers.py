@@ -210,18 +210,32 @@ class Behaviour:
         label: whether the expert is asked for its action at every step, whoever drives, and the episode returned with
             these labels.
         noise: standard deviation of the noise added to half of the executed actions (DART), as a fraction of half of
-            the action range; None takes each task's own ``expert_noise``, for the expert alone.
+            the action range; None takes each task's own ``expert_noise``, for the expert alone. A pair is a range from
+            which each episode draws its own.
         max_steps: cut episodes after this many steps; None leaves it to the task.
+        endless: whether an episode goes on at a success, with another goal, until it is cut.
+        keep_failures: whether a recording also keeps the episodes in which the expert fails.
+        fragment: frames after which a recording cuts episodes into pieces; 0 for none.
+
+    Raises:
+        PolysomaError: a range of noise that is none, or fragments of less than no frames.
     """
 
     driver: Driver | Planner | str = EXPERT
     acting: Acting | RealTime = Acting()  # noqa: RUF009  (frozen)
     prompting: Prompting = Prompting()
     label: bool = False
-    noise: float | None = 0.0
+    noise: float | tuple[float, float] | None = 0.0
     max_steps: int | None = None
+    endless: bool = False
+    keep_failures: bool = False
+    fragment: int = 0
 
     def __post_init__(self) -> None:
+        if isinstance(self.noise, tuple) and not 0 <= self.noise[0] <= self.noise[1]:
+            raise PolysomaError(f"noise: expected a range from 0 on, the lower end first, got {self.noise}")
+        if self.fragment < 0:
+            raise PolysomaError(f"fragment: expected a number of frames, or 0 for none, got {self.fragment}")
         object.__setattr__(self, "driver", driver_of(self.driver))
 
     @property

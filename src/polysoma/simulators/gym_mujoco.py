@@ -160,6 +160,7 @@ class GymMujoco(MujocoEnvironment):
     """
 
     expert_noise = 0.1
+    reward_kind = "dense"
 
     def __init__(self, embodiment: Embodiment, task: str) -> None:
         self.embodiment = embodiment
