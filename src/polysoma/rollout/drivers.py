@@ -67,6 +67,8 @@ class Checkpoint:
         precision: what it computes in, as for :func:`polysoma.nn.precision.chosen`.
         backend: what computes decisions, as for :func:`polysoma.nn.backend.chosen`.
         device: on which, as for :func:`polysoma.policy.checkpoint.load`.
+        graph: None, or a data set of logs over whose graph the way to the goal is searched
+            (:class:`~polysoma.acting.graph.GraphSearch`), and the side of its cells (0 for a part of the range).
     """
 
     place: str
@@ -75,17 +77,26 @@ class Checkpoint:
     precision: str | None = None
     backend: str | None = None
     device: str = "cpu"
+    graph: tuple[str, float] | None = None
 
     def __call__(self) -> Planner:
         # torch takes a second to import and much memory, which other drivers should not pay for.
-        from polysoma.acting.planner import as_planner
+        from polysoma.acting.opening import open_planner
+        from polysoma.acting.policy_planner import policy_behind
         from polysoma.acting.retrieval import DemonstrationIndex, Retrieval
-        from polysoma.policy.checkpoint import load
 
-        policy = load(self.place, self.device, self.precision, self.backend)
-        planner = as_planner(policy, self.temperature)
+        planner = open_planner(self.place, self.device, self.precision, self.backend, self.temperature)
+        if self.graph is not None:
+            from polysoma.acting.graph import searching
+
+            planner = searching(planner, Dataset(Path(self.graph[0])), self.graph[1])
         if self.retrieve is None:
             return planner
+        policy = policy_behind(planner)
+        if policy is None:
+            raise PolysomaError(
+                f"{self.place} holds no transformer policy, whose readouts retrieval looks things up by"
+            )
         folder, count = self.retrieve
         dataset = Dataset(Path(folder))
         index = DemonstrationIndex(policy, dataset.embodiment.name)
