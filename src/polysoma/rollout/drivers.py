@@ -106,6 +106,12 @@ class Checkpoint:
     def __str__(self) -> str:
         return self.place
 
+    def is_skills(self) -> bool:
+        """Whether it is of a skill policy, which acts in its own way. Raises PolysomaError where there is none."""
+        from polysoma.policy.checkpoint import is_skills
+
+        return is_skills(self.place)
+
     def check(self, tasks: Sequence[str]) -> None:
         """Whether the checkpoint knows the bodies of these tasks, without loading its weights.
 
