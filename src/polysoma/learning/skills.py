@@ -13,6 +13,7 @@ import torch
 from polysoma.config import KIND
 from polysoma.data.dataset import Dataset
 from polysoma.data.replay import Replay
+from polysoma.embodiment import Embodiment
 from polysoma.errors import PolysomaError
 from polysoma.learning import lineage
 from polysoma.learning.engine import Engine, Progress, Settings
@@ -22,7 +23,7 @@ from polysoma.learning.methods.iql import ImplicitQ
 from polysoma.learning.methods.td3_bc import Td3Bc
 from polysoma.learning.optimizers import AdamW
 from polysoma.policy import checkpoint, skills
-from polysoma.policy.skills import SkillConfig, SkillPolicy, goals_of
+from polysoma.policy.skills import SkillConfig, SkillPolicy, Told, goals_of
 
 OfflineChoice = Annotated[Cloning | ImplicitQ | Td3Bc | Hilp, KIND]
 """The settings of the offline methods, told apart by their ``kind``."""
@@ -80,13 +81,7 @@ def learn(
             f"{body.name}: these logs follow several instructions, and perceptrons read no words: give logs of one "
             "task (polysoma data edit --tasks), or learn goals"
         )
-    # A wish for places of one's own is no wish for the goals that the body is named after.
-    known, aims = goals_of(body)
-    place = tuple(place) or known
-    aims = aims if place == known else ()
-    config = SkillConfig(body, told, *((), ()) if told == "nothing" else (place, aims), *size)
-    if told != "nothing" and not place:
-        config = SkillConfig(body, told, config.channels, (), *size)
+    config = SkillConfig(body, told, *_places(body, told, tuple(place)), *size)
     torch.manual_seed(seed)
     built = method.build(SkillPolicy(config), replay, seed)
     about = {"method": method.kind, "data": [lineage.of(dataset) for dataset in datasets], "parent": None}
@@ -118,3 +113,15 @@ def aim(path: str | Path, dataset: Dataset, out: Path, share: float = 1.0, seed:
     policy.fixed.copy_(skill_for_reward(policy, replay, rows))
     checkpoint.save(policy, out)
     return policy
+
+
+def _places(body: Embodiment, told: Told, wanted: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The channels of places and of goals: those of the body's own goals, the wanted ones, or all."""
+    if told == "nothing":
+        return (), ()
+    known, goals = goals_of(body)
+    if wanted and wanted != known:
+        return wanted, ()
+    if known:
+        return known, goals
+    return tuple(channel.name for stream in body.arrays for channel in stream.channels), ()

@@ -82,13 +82,19 @@ class Critic(torch.nn.ModuleDict):
             returns: rewards and discounts, ``(B,)`` each.
             expectile: see :class:`ImplicitQ`.
         """
-        value = self["value"](seen)[:, 0]
         with torch.no_grad():
-            judged = target(seen, drawn.actions).min(0).values
             goal = td_target(*returns, self["value"](following)[:, 0])
         missed = (self["q"](seen, drawn.actions) - goal).square().mean(1).sum()
-        advantage = judged - value
+        advantage = self.advantage(target, seen, drawn.actions)
         return missed + expectile_loss(advantage, expectile).mean(), advantage.detach()
+
+    def advantage(self, target: torch.nn.Module, seen: Tensor, actions: Tensor) -> Tensor:
+        """How much better actions ``(B, A)`` are than the value of what is seen ``(B, n)``: ``(B,)``, with a gradient
+        of the value alone."""
+        with torch.no_grad():
+            judged = target(seen, actions).min(0).values
+        value: Tensor = self["value"](seen)[:, 0]
+        return judged - value
 
 
 class _ImplicitQ(OfflineMethod):
@@ -96,7 +102,9 @@ class _ImplicitQ(OfflineMethod):
         super().__init__(policy, replay, settings.batch, settings.discount, seed)
         self._settings, self._goals = settings, policy.config.told == "goal"
         if not self._goals and not replay.rewarded:
-            raise PolysomaError("iql: expected data with rewards, or --goals to learn to reach places; these have none")
+            raise PolysomaError(
+                "iql: expected data with rewards, which these do not have; it can learn to reach places from them"
+            )
         self._critic = Critic(policy, len(policy.config.place) if self._goals else 0)
         self.modules["critic"], self.modules["target"] = self._critic, frozen_copy(self._critic["q"])
 
@@ -105,25 +113,23 @@ class _ImplicitQ(OfflineMethod):
         rng, policy, settings = self.rng(step, share), self.policy, self._settings
         drawn = self.draw(rng, share)
         state, after = policy.state(drawn.states), policy.state(drawn.following)
-        rewards, discounts, told = drawn.rewards, drawn.discounts, None
-        seen, following, weights_from = state, after, None
+        target, told = self.modules["target"], None
         if self._goals:
             rows = self.goal_rows(drawn.steps.rows, rng, settings.future)
-            told = policy.towards(policy.places(self.states(rows, share)))
+            aim = policy.towards(policy.places(self.states(rows, share)))
             reached = torch.from_numpy(rows == drawn.steps.next_rows).to(share.device)
             # Each step costs 1, also the last one. An end of the task is none for whoever has another goal.
-            rewards, discounts = -torch.ones_like(rewards), torch.where(reached, 0.0, settings.discount)
-            seen, following = torch.cat([state, told], -1), torch.cat([after, told], -1)
-        target = self.modules["target"]
-        loss, advantage = self._critic.losses(target, seen, following, drawn, (rewards, discounts), settings.expectile)
+            returns = -torch.ones_like(drawn.rewards), torch.where(reached, 0.0, settings.discount)
+            seen, following = torch.cat([state, aim], -1), torch.cat([after, aim], -1)
+        else:
+            returns, seen, following = (drawn.rewards, drawn.discounts), state, after
+        loss, advantage = self._critic.losses(target, seen, following, drawn, returns, settings.expectile)
         if self._goals:
             # The policy is told places that were reached from here.
             own = self.states(self.replay.future(drawn.steps.rows, rng), share)
             told = policy.towards(policy.places(own))
             with torch.no_grad():
-                weights_from = torch.cat([state, told], -1)
-                judged = target(weights_from, drawn.actions).min(0).values
-                advantage = judged - self._critic["value"](weights_from)[:, 0]
+                advantage = self._critic.advantage(target, torch.cat([state, told], -1), drawn.actions)
         weights = advantage_weights(advantage, settings.temperature)
         imitation = regression(policy.act(state, told), drawn.actions, weights)
         (loss + imitation).backward()
