@@ -75,6 +75,10 @@ def test_it_is_served_and_played(folder: Path) -> None:
 def test_mistakes_are_one_line(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, logs = str(folder / "run"), str(folder / "logs/pointmaze")
     assert "already holds a run" in fails(capsys, "skills", "learn", logs, "--out", run)
+    assert "got none" in fails(capsys, "skills", "learn", "--out", str(tmp_path / "a"))
+    assert "--method cloning --rewards" in fails(
+        capsys, "skills", "learn", logs, "--best", ".5", "--out", str(tmp_path / "a")
+    )
     assert "learns from rewards" in fails(
         capsys, "skills", "learn", logs, "--method", "td3-bc", "--out", str(tmp_path / "a")
     )

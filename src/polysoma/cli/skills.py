@@ -12,6 +12,7 @@ from polysoma.cli.output import say
 from polysoma.cli.progress import counting_steps
 from polysoma.cli.train import check_run
 from polysoma.config import Seed, within
+from polysoma.errors import PolysomaError
 
 if TYPE_CHECKING:
     from polysoma.data.dataset import Dataset
@@ -56,6 +57,10 @@ class SkillsLearn:
 
     def run(self) -> None:
         check_run(self.out, self.resume, "none")
+        if not self.data:
+            raise PolysomaError("expected one or more data sets to learn from, got none")
+        if self.best < 1 and not (self.method == "cloning" and self.rewards):
+            raise PolysomaError("--best chooses what is imitated by its rewards: it needs --method cloning --rewards")
         from polysoma.learning.methods.cloning import Cloning
         from polysoma.learning.methods.hilp import Hilp
         from polysoma.learning.methods.iql import ImplicitQ

@@ -73,6 +73,8 @@ def learn(
     Raises:
         PolysomaError: logs from which this cannot be learnt, or as :meth:`~polysoma.learning.engine.Engine.run`.
     """
+    if not datasets:
+        raise PolysomaError("expected one or more data sets to learn from, got none")
     body = datasets[0].embodiment
     replay = Replay(datasets, stride or max(1, round(body.rate_hz / STEPS_PER_S)))
     told = method.told(goals)
