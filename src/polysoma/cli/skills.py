@@ -92,7 +92,7 @@ class SkillsLearn:
 
 @dataclass(frozen=True)
 class SkillsAim:
-    """Finds the skill of a reward: a few labelled steps are enough for a hilp policy, which learns nothing for it.
+    """Finds the skill of a hilp policy whose own reward is nearest to that of labelled steps; nothing is learnt for it.
 
     Examples:
         polysoma skills aim runs/skills/checkpoint --data data/labelled/pointmaze --share 0.002 --out runs/aimed
