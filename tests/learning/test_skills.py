@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from conftest import GOLDEN
 from make_puck import PUCK, walk, walks
 from polysoma.acting.agent import Agent
 from polysoma.acting.opening import open_planner
@@ -157,6 +159,13 @@ def test_a_checkpoint_is_a_planner_and_no_transformer(tmp_path: Path) -> None:
     config.write_text(config.read_text().replace('"width": 128', '"width": -1'))
     with pytest.raises(PolysomaError, match="width"):
         skills.load(folder)
+
+
+def test_a_golden_skill_policy_acts_as_it_did() -> None:
+    """tests/golden/skills, made by tests/golden/make.py with the first code of skill policies."""
+    policy = skills.load(GOLDEN / "skills")
+    found = actions(policy, np.array([[0.1, 0.2, 0.3, 0.4]]))[0]
+    np.testing.assert_allclose(found, json.loads((GOLDEN / "skills-expected.json").read_text()), atol=1e-4)
 
 
 def test_what_cannot_be_learnt_is_said(tmp_path: Path) -> None:
