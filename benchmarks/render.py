@@ -34,6 +34,7 @@ import scale
 import scores
 import serving
 import sight
+import skills
 import so101
 import soak
 import specialists
@@ -81,6 +82,9 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "docs/in-context.md": {
         "in-context": in_context.render,
         "gpicl": gpicl.render,
+    },
+    "docs/skills.md": {
+        "skills": skills.render,
     },
     "docs/fleet.md": {
         "fleet": fleet.render,
