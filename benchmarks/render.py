@@ -35,6 +35,7 @@ import scale
 import scores
 import serving
 import sight
+import skills
 import so101
 import soak
 import specialists
@@ -83,6 +84,9 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "docs/in-context.md": {
         "in-context": in_context.render,
         "gpicl": gpicl.render,
+    },
+    "docs/skills.md": {
+        "skills": skills.render,
     },
     "docs/fleet.md": {
         "fleet": fleet.render,

@@ -1,6 +1,6 @@
 """Made the golden files of today's formats. Run it only to add those of a new format.
 
-PYTHONPATH=src:tests python tests/golden/make.py checkpoint|dataset
+PYTHONPATH=src:tests python tests/golden/make.py checkpoint|dataset|skills
 
 ``checkpoint`` is of the first format; ``checkpoint-2`` is the same policy with a readout of values for the arm.
 ``dataset-1`` holds the same episodes as ``dataset-2``, without rewards and ends; the version before wrote it.
@@ -50,5 +50,19 @@ def dataset() -> None:
     (write_cart(HERE / f"dataset-{FORMAT_VERSION}") / ".writer.lock").unlink()
 
 
+def skills() -> None:
+    import torch
+
+    from make_puck import PUCK
+    from polysoma.policy import checkpoint
+    from polysoma.policy.skills import SkillConfig, SkillPolicy, goals_of
+
+    torch.manual_seed(0)
+    policy = SkillPolicy(SkillConfig(PUCK, "skill", *goals_of(PUCK), width=8, depth=1, skill=4))
+    checkpoint.save(policy, HERE / "skills")
+    action = policy.decide(torch.tensor([[0.1, 0.2, 0.3, 0.4]]))[0]
+    (HERE / "skills-expected.json").write_text(json.dumps([round(float(x), 5) for x in action]) + "\n")
+
+
 if __name__ == "__main__":
-    {"checkpoint": checkpoint, "dataset": dataset}[sys.argv[1]]()
+    {"checkpoint": checkpoint, "dataset": dataset, "skills": skills}[sys.argv[1]]()

@@ -36,6 +36,7 @@ from polysoma.cli.progress import telling
 from polysoma.cli.push import Push
 from polysoma.cli.record import Record
 from polysoma.cli.serve import Serve
+from polysoma.cli.skills import SkillsAim, SkillsLearn
 from polysoma.cli.train import Train
 from polysoma.config import check
 from polysoma.errors import DEBUG, PolysomaError, explain
@@ -54,6 +55,8 @@ COMMANDS: dict[str, Any] = {
     "train": Train,
     "finetune": Finetune,
     "meta": Meta,
+    "skills learn": SkillsLearn,
+    "skills aim": SkillsAim,
     "lineage": Lineage,
     "compare": Compare,
     "fleet begin": FleetBegin,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -96,6 +96,11 @@ class Evaluate:
     """A folder of demonstrations that the policy looks up while it acts, without learning from them."""
     demos: Annotated[int, within(0, 10**6)] = 0
     """Demonstrations of each task in --retrieve; 0 for all."""
+    graph: str = ""
+    """A folder of logs: the way to the goal is searched over a graph of what they did, and the policy is shown the next
+    place on it. For bodies that observe a goal, such as pointmaze."""
+    cell: Annotated[float, within(0, 10**9)] = 0.0
+    """Side of the graph's cells, in the unit of the goal; a twentieth of the range by default."""
     context: str = ""
     """A folder of episodes that the policy is shown before it acts; for policies that were trained to be shown some."""
     shots: Annotated[int, within(1, 10_000)] = 16
@@ -122,6 +127,8 @@ class Evaluate:
 
             looked_up = (self.retrieve, self.demos) if self.retrieve else None
             driver = Checkpoint(self.checkpoint, self.temperature, looked_up, self.precision, self.backend, self.device)
+            if self.graph:
+                driver = replace(driver, graph=(self.graph, self.cell))
             bodies = checkpoint.bodies(self.checkpoint)
             if not any(map(simulators.tasks_of, bodies)):
                 raise PolysomaError(

@@ -57,14 +57,15 @@ class Play:
             raise PolysomaError(f"the page needs {error.name}, not installed here: run `{INSTALL}`") from error
         import torch
 
-        from polysoma.policy.checkpoint import load
+        from polysoma.acting.opening import open_planner
+        from polysoma.acting.planner import known_embodiments
 
         # The stage is one thread; more of them would fight with it.
         torch.set_num_threads(1)
-        policy = load(self.checkpoint, self.device, self.precision, self.backend)
-        names = _bodies([body.name for body in policy.config.embodiments], self.bodies)
+        planner = open_planner(self.checkpoint, self.device, self.precision, self.backend)
+        names = _bodies([body.name for body in known_embodiments(planner)], self.bodies)
         token, _ = chosen_token(self.host, self.token_file, self.token)
-        server = PlayServer(policy, names, token, self.hosts, self.origins)
+        server = PlayServer(planner, names, token, self.hosts, self.origins)
         asyncio.run(self._serve(server, token, len(names)))
 
     async def _serve(self, server: object, token: str | None, count: int) -> None:

@@ -16,6 +16,10 @@ from polysoma.rollout.drivers import EXPERT, Behaviour, Checkpoint, InContext, P
 from polysoma.rollout.recording import Recorded, record
 from polysoma.rollout.rollout import Workers
 
+MIXED = ("noisy", "random-goals", "fragments")
+"""Behaviours that record logs instead of demonstrations."""
+FRAGMENT = 25
+
 
 @dataclass(frozen=True)
 class Record:
@@ -24,6 +28,7 @@ class Record:
     Examples:
         polysoma record 'metaworld/*' --episodes 25 --out data/ --workers 2 --seed 0
         polysoma record 'babyai/*' --episodes 100 --behaviour runs/x/checkpoint --out data/dagger --seed 100000
+        polysoma record pointmaze/medium --episodes 350 --behaviour fragments --out data/logs
     """
 
     tasks: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TASKS")]
@@ -37,9 +42,15 @@ class Record:
     seed: Seed = 0
     """Seed of the first episode of each task; the others follow."""
     behaviour: str = EXPERT
-    """Who drives: expert, random, or a checkpoint. The expert labels what another visits (DAgger)."""
+    """Who drives: expert, random, or a checkpoint. The expert labels what another visits (DAgger). Or logs of mixed
+    quality: noisy (an expert whose noise differs from episode to episode, failures are kept), random-goals (the same,
+    and after each success on to another goal until the time is up, where the task has other goals), or fragments (the
+    same in pieces of --fragment frames)."""
     noise: Annotated[float, within(0, 10)] | None = None
-    """Action noise (DART) as a fraction of half the action range; by default what suits each task; 0 for none."""
+    """Action noise (DART) as a fraction of half the action range; by default what suits each task; 0 for none. Of
+    noisy, random-goals and fragments the most that an episode draws, by default 1."""
+    fragment: Annotated[int, within(0, 10**6)] | None = None
+    """Frames after which episodes are cut into pieces; by default 25 for fragments, and 0, not at all, for others."""
     temperature: Annotated[float, within(0, 1000)] = 1.0
     """Of a checkpoint's discrete actions."""
     max_steps: Annotated[int, within(1, 10**9)] | None = None
@@ -56,11 +67,22 @@ class Record:
     """Play on a Ray cluster: its address, auto, or local to start one here. Episodes are written here."""
 
     def run(self) -> None:
-        driver = driver_of(self.behaviour)
+        mixed = self.behaviour in MIXED
+        driver = driver_of(EXPERT if mixed else self.behaviour)
         if isinstance(driver, Checkpoint):
             driver = replace(driver, temperature=self.temperature, device=self.device, precision=self.precision)
         shown = InContext(self.context, self.shots) if self.context else None
-        behaviour = Behaviour(driver, prompting=Prompting(in_context=shown), noise=self.noise, max_steps=self.max_steps)
+        most = 1.0 if self.noise is None else self.noise
+        usual = FRAGMENT if self.behaviour == "fragments" else 0
+        behaviour = Behaviour(
+            driver,
+            prompting=Prompting(in_context=shown),
+            noise=(0.0, most) if mixed else self.noise,
+            max_steps=self.max_steps,
+            endless=mixed and self.behaviour != "noisy",
+            keep_failures=mixed,
+            fragment=usual if self.fragment is None else self.fragment,
+        )
         tasks = simulators.match_tasks(self.tasks)
         with counting("recording") as show:
 

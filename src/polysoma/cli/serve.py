@@ -74,7 +74,10 @@ class Serve:
             from polysoma.serving.server import Limits, PolicyServer
         except ImportError as error:
             raise PolysomaError(f"serving needs {error.name}, not installed here: run `{INSTALL}`") from error
-        from polysoma.policy.checkpoint import load_all
+        from polysoma.acting.opening import open_planner
+        from polysoma.acting.planner import Planner
+        from polysoma.policy.checkpoint import is_skills, load_all
+        from polysoma.policy.policy import Policy
 
         _log_json_lines()
         token, new = chosen_token(self.host, self.token_file, self.token)
@@ -82,9 +85,14 @@ class Serve:
         limits = Limits(clients=self.clients, message=message)
         names = None if self.embodiments == "*" else tuple(name.strip() for name in self.embodiments.split(","))
         adapters = [named_folder(text) for text in self.adapters]
-        policy, *adapted = load_all(
-            [self.checkpoint, *(folder for _, folder in adapters)], self.device, self.precision, self.backend
-        )
+        policy: Planner | Policy
+        adapted: list[Policy]
+        if is_skills(self.checkpoint) and not adapters:
+            policy, adapted = open_planner(self.checkpoint), []
+        else:
+            policy, *adapted = load_all(
+                [self.checkpoint, *(folder for _, folder in adapters)], self.device, self.precision, self.backend
+            )
         loaded = {name: policy for (name, _), policy in zip(adapters, adapted, strict=True)}
         if len(loaded) < len(adapters) or "" in loaded:
             raise PolysomaError(f"--adapters: expected different names, got {[name for name, _ in adapters]}")

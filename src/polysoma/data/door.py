@@ -13,6 +13,7 @@ import json
 import os
 import re
 import stat
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
@@ -213,6 +214,47 @@ class Hdf5Group(Mapping[str, Any]):
             elif isinstance(child, h5py.Dataset):
                 found[prefix + name] = child
         return found
+
+
+class NpzArray:
+    """An array of an ``.npz`` file, known by its header until it is read whole (``array[:]``, or a part of it).
+
+    Attributes:
+        shape, dtype: as the header says, which was compared with the size of what is stored.
+    """
+
+    def __init__(self, archive: zipfile.ZipFile, member: zipfile.ZipInfo, most: int) -> None:
+        self._archive, self._member = archive, member
+        with archive.open(member) as file:
+            version = np.lib.format.read_magic(file)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            self.shape, _, self.dtype = read(file)
+            claimed, held = int(np.prod(self.shape, dtype=object)) * self.dtype.itemsize, member.file_size - file.tell()
+        if self.dtype.hasobject or claimed != held:
+            raise ValueError(f"{member.filename}: {self.dtype} of shape {self.shape} in {held:,} bytes")
+        if claimed > most:
+            raise ValueError(f"{member.filename} claims more than {most >> 30} GB")
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        with self._archive.open(self._member) as file:
+            values: np.ndarray = np.lib.format.read_array(file, allow_pickle=False)
+        return values[rows]
+
+
+@contextlib.contextmanager
+def open_npz(path: Path, most: int) -> Iterator[Mapping[str, NpzArray]]:
+    """The arrays of NumPy's ``.npz`` file by name. Nothing is unpickled.
+
+    Args:
+        path: of the file.
+        most: bytes that an array may have.
+
+    Raises:
+        OSError, ValueError: as :func:`checked`, or it is damaged, or an array is too large or no numbers.
+    """
+    with zipfile.ZipFile(checked(path)) as archive:
+        members = [member for member in archive.infolist() if member.filename.endswith(".npy")]
+        yield {member.filename.removesuffix(".npy"): NpzArray(archive, member, most) for member in members}
 
 
 def is_hdf5_text(dtype: np.dtype) -> bool:

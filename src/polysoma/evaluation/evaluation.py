@@ -207,6 +207,8 @@ def evaluate(
         device = acting_on(driver.device)
         driver.check(tasks)
         backend, precision = chosen(device, driver.backend, driver.precision)
+        if driver.is_skills():
+            device, backend, precision = "cpu", "torch", "float32"
         driver = replace(driver, precision=precision, backend=backend, device=device)
         behaviour = replace(behaviour, driver=driver)
     if behaviour.prompting.in_context is not None:
@@ -269,6 +271,8 @@ def _settings(behaviour: Behaviour, episodes: int, seed: int, workers: Workers) 
         settings["device"] = driver.device
     if isinstance(driver, Checkpoint) and driver.retrieve is not None:
         settings["retrieve"] = list(driver.retrieve)
+    if isinstance(driver, Checkpoint) and driver.graph is not None:
+        settings["graph"] = list(driver.graph)
     if prompting.paraphrases:
         settings["paraphrases"] = list(prompting.paraphrases)
     if prompting.conditioning != "words":

@@ -31,6 +31,7 @@ from polysoma.nn import precision
 from polysoma.nn.precision import Wanted
 from polysoma.policy import checkpoint
 from polysoma.policy.policy import Policy
+from polysoma.policy.skills import SkillPolicy
 
 if TYPE_CHECKING:
     import accelerate
@@ -115,7 +116,7 @@ class Engine:
         self.method, self.settings = method, settings
         self.accelerator = accelerator or distributed.accelerator_here()
         policy = dict(method.modules.items()).get("policy")
-        if not isinstance(policy, Policy):
+        if not isinstance(policy, Policy | SkillPolicy):
             raise PolysomaError(
                 f"a method's modules hold the policy as 'policy', got {type(policy).__name__} among "
                 f"{list(method.modules)}"
@@ -124,6 +125,8 @@ class Engine:
         method.modules.to(self.accelerator.device)
         self._compute_in(settings.precision)
         if settings.sharding == "full":
+            if not isinstance(policy, Policy):
+                raise PolysomaError("sharding: expected none for a skill policy, which is small, got full")
             distributed.shard(policy, self.accelerator)
         groups = method.parameter_groups()
         learning = {id(parameter) for group in groups for parameter in group.parameters}
@@ -283,7 +286,7 @@ class Engine:
 
     def _compute_in(self, wanted: str) -> None:
         for module in self.method.modules.values():
-            if isinstance(module, Policy):
+            if isinstance(module, Policy | SkillPolicy):
                 module.compute_in(wanted)
 
     def _tensors(self) -> dict[str, Tensor]:

@@ -23,21 +23,22 @@ def describe(recipe: Recipe, sources: Sequence[Source]) -> dict[str, Any]:
     data set), ``parent`` (name, SHA-256 of its weights, and its own lineage; None without), and ``meta`` where it
     learnt what such an adaptation starts from."""
     method = "full" if recipe.adaptation is None else recipe.adaptation.method
-    data = [
-        {
-            "name": dataset.root.name,
-            "body": source.embodiment.name,
-            "episodes": len(dataset.episode_length),
-            "frames": len(dataset),
-            "fingerprint": fingerprint(dataset),
-        }
-        for source in sources
-        for dataset in source.datasets
-    ]
+    data = [of(dataset) for source in sources for dataset in source.datasets]
     split = {"demonstrations": recipe.demonstrations, "held_out": recipe.held_out}
     used = {name: value for name, value in split.items() if value}
     meta = _meta(recipe)
     return {"method": method, **used, **meta, "data": data, "parent": parent(recipe.init) if recipe.init else None}
+
+
+def of(dataset: Dataset) -> dict[str, Any]:
+    """What a lineage says of a data set: name, body, episodes, frames and a fingerprint."""
+    return {
+        "name": dataset.root.name,
+        "body": dataset.embodiment.name,
+        "episodes": len(dataset.episode_length),
+        "frames": len(dataset),
+        "fingerprint": fingerprint(dataset),
+    }
 
 
 def parent(path: str) -> dict[str, Any]:

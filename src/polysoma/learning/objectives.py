@@ -1,4 +1,4 @@
-"""What methods share: drawing windows for a step, and losses over them."""
+"""What methods share: drawing windows for a step, losses over them, and those of offline reinforcement learning."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from polysoma.data.batch import Batch
 from polysoma.data.mixture import Source
@@ -51,3 +52,32 @@ def held_out_loss(policy: Policy, source: Source, body: BodyRecipe) -> float:
     how = DemonstrationSampler(body.shots, policy.config.shown, body.silent, np.random.default_rng(1))
     windows = source.draw(HELD_OUT_WINDOWS, np.random.default_rng(0), showing=how)
     return sum(policy.loss(part).item() for part in split_by_length(windows, 4)) / targets([windows])
+
+
+def expectile_loss(difference: Tensor, expectile: float | Tensor) -> Tensor:
+    """The squared difference, weighted by ``expectile`` where it is 0 or more and by ``1 - expectile`` elsewhere, so
+    that its minimum is that expectile (Kostrikov et al. 2021, "IQL", arXiv 2110.06169, equation 5). Of the shape of
+    ``difference``."""
+    return weighted_by_sign(difference, expectile) * difference.square()
+
+
+def weighted_by_sign(advantage: Tensor, expectile: float | Tensor) -> Tensor:
+    """The weights of :func:`expectile_loss`, by an advantage that need not be what is squared (arXiv 2402.15567)."""
+    return torch.where(advantage >= 0, expectile, 1 - expectile)
+
+
+def td_target(rewards: Tensor, discounts: Tensor, following: Tensor) -> Tensor:
+    """What a value aims at: the rewards and the discounted value of what follows. Takes no gradient."""
+    return (rewards + discounts * following).detach()
+
+
+def advantage_weights(advantage: Tensor, temperature: float, most: float = 100.0) -> Tensor:
+    """Weights of advantage-weighted regression, ``exp(temperature * advantage)`` and at most ``most`` (Peng et al.
+    2019, arXiv 1910.00177; equation 7 of IQL). Take no gradient."""
+    return (temperature * advantage).exp().clamp(max=most).detach()
+
+
+def regression(predicted: Tensor, actions: Tensor, weights: Tensor | None = None) -> Tensor:
+    """The mean squared error of actions ``(B, A)``, weighted by ``(B,)`` where there are weights."""
+    missed = (predicted - actions).square().mean(-1)
+    return missed.mean() if weights is None else (weights * missed).mean()

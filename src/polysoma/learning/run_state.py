@@ -21,6 +21,7 @@ from polysoma.files import reason
 from polysoma.learning import states
 from polysoma.policy.config import PolicyConfig
 from polysoma.policy.policy import Policy
+from polysoma.policy.skills import SkillConfig
 
 STATE_FILE, POLICY_FILE, RECIPE_FILE = "training.safetensors", "policy.json", "recipe.json"
 FORMAT = 2
@@ -49,7 +50,11 @@ def check_folder(out: Path, resume: bool) -> None:
 
 
 def save(
-    out: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any], config: PolicyConfig, settings: Any
+    out: Path,
+    tensors: Mapping[str, Tensor],
+    about: Mapping[str, Any],
+    config: PolicyConfig | SkillConfig,
+    settings: Any,
 ) -> None:
     """Writes everything that a resumed run needs.
 

@@ -25,11 +25,12 @@ from polysoma.files import explain_writing, reason, write_atomically
 from polysoma.nn.backend import chosen
 from polysoma.nn.device import acting_on
 from polysoma.nn.trunk import TransformerTrunk
-from polysoma.policy import weight_file
+from polysoma.policy import skills, weight_file
 from polysoma.policy.adaptation import Adaptation, share
 from polysoma.policy.config import PolicyConfig
 from polysoma.policy.edits import with_base
 from polysoma.policy.policy import Policy
+from polysoma.policy.skills import SkillConfig, SkillPolicy
 
 FORMAT_VERSION = 2
 _LARGEST_CONFIG = 2**23
@@ -44,7 +45,7 @@ SHIPPED = "generalist"
 
 
 def save(
-    policy: Policy,
+    policy: Policy | SkillPolicy,
     folder: Path,
     dtype: torch.dtype = torch.float32,
     weights: Mapping[str, torch.Tensor] | None = None,
@@ -69,8 +70,8 @@ def save(
 
 
 def _write(
-    policy: Policy,
-    config: PolicyConfig,
+    policy: Policy | SkillPolicy,
+    config: PolicyConfig | SkillConfig,
     folder: Path,
     dtype: torch.dtype,
     weights: Mapping[str, torch.Tensor] | None,
@@ -172,6 +173,8 @@ def config_of(path: str | Path) -> PolicyConfig:
 
 
 def _config(folder: Path, told: Mapping[str, Any]) -> PolicyConfig:
+    if skills.is_skills(told):
+        raise PolysomaError(f"{folder} holds a skill policy, which evaluate, record, serve and play drive alone")
     try:
         return PolicyConfig.from_json(told)
     except PolysomaError as error:
@@ -180,7 +183,17 @@ def _config(folder: Path, told: Mapping[str, Any]) -> PolicyConfig:
 
 def bodies(path: str | Path) -> list[str]:
     """The names of the bodies that a checkpoint knows. Raises PolysomaError as :func:`load` does."""
-    return [body.name for body in config_of(path).embodiments]
+    folder = resolve(path)
+    told = read_config(folder)
+    if skills.is_skills(told):
+        return [skills.config_in(folder, told).embodiment.name]
+    return [body.name for body in _config(folder, told).embodiments]
+
+
+def is_skills(path: str | Path) -> bool:
+    """Whether a checkpoint holds a skill policy (:mod:`polysoma.policy.skills`). Raises PolysomaError as :func:`load`
+    does."""
+    return skills.is_skills(read_config(resolve(path)))
 
 
 def load(

@@ -85,7 +85,22 @@ def check(file: Path, config: PolicyConfig, base: Network | None) -> None:
     shared: set[str] = set()
     if base is not None and config.adaptation is not None:
         shared = shared_names(policy, base, config.adaptation)
-    asked = {name: tuple(value.shape) for name, value in policy.state_dict().items() if name not in shared}
+    check_tensors(file, {name: value for name, value in policy.state_dict().items() if name not in shared}, held)
+
+
+def check_tensors(file: Path, tensors: Mapping[str, Tensor], held: Mapping[str, Stored] | None = None) -> None:
+    """Whether a file holds tensors of these names and shapes, and no others.
+
+    Args:
+        file: of weights.
+        tensors: by name; their values do not count.
+        held: the file's :func:`header` where it has been read.
+
+    Raises:
+        PolysomaError: the file is damaged, or tensors are missing, unknown, of another shape or no real numbers.
+    """
+    held = header(file) if held is None else held
+    asked = {name: tuple(value.shape) for name, value in tensors.items()}
     problems = [f"{name} is missing" for name in sorted(asked.keys() - held.keys())]
     problems += [f"{name} is unknown" for name in sorted(held.keys() - asked.keys())]
     for name in asked.keys() & held.keys():

@@ -67,6 +67,8 @@ class Checkpoint:
         precision: what it computes in, as for :func:`polysoma.nn.precision.chosen`.
         backend: what computes decisions, as for :func:`polysoma.nn.backend.chosen`.
         device: on which, as for :func:`polysoma.policy.checkpoint.load`.
+        graph: None, or a data set of logs over whose graph the way to the goal is searched
+            (:class:`~polysoma.acting.graph.GraphSearch`), and the side of its cells (0 for a part of the range).
     """
 
     place: str
@@ -75,17 +77,26 @@ class Checkpoint:
     precision: str | None = None
     backend: str | None = None
     device: str = "cpu"
+    graph: tuple[str, float] | None = None
 
     def __call__(self) -> Planner:
         # torch takes a second to import and much memory, which other drivers should not pay for.
-        from polysoma.acting.planner import as_planner
+        from polysoma.acting.opening import open_planner
+        from polysoma.acting.policy_planner import policy_behind
         from polysoma.acting.retrieval import DemonstrationIndex, Retrieval
-        from polysoma.policy.checkpoint import load
 
-        policy = load(self.place, self.device, self.precision, self.backend)
-        planner = as_planner(policy, self.temperature)
+        planner = open_planner(self.place, self.device, self.precision, self.backend, self.temperature)
+        if self.graph is not None:
+            from polysoma.acting.graph import searching
+
+            planner = searching(planner, Dataset(Path(self.graph[0])), self.graph[1])
         if self.retrieve is None:
             return planner
+        policy = policy_behind(planner)
+        if policy is None:
+            raise PolysomaError(
+                f"{self.place} holds no transformer policy, whose readouts retrieval looks things up by"
+            )
         folder, count = self.retrieve
         dataset = Dataset(Path(folder))
         index = DemonstrationIndex(policy, dataset.embodiment.name)
@@ -94,6 +105,12 @@ class Checkpoint:
 
     def __str__(self) -> str:
         return self.place
+
+    def is_skills(self) -> bool:
+        """Whether it is of a skill policy, which acts in its own way. Raises PolysomaError where there is none."""
+        from polysoma.policy.checkpoint import is_skills
+
+        return is_skills(self.place)
 
     def check(self, tasks: Sequence[str]) -> None:
         """Whether the checkpoint knows the bodies of these tasks, without loading its weights.
@@ -210,18 +227,32 @@ class Behaviour:
         label: whether the expert is asked for its action at every step, whoever drives, and the episode returned with
             these labels.
         noise: standard deviation of the noise added to half of the executed actions (DART), as a fraction of half of
-            the action range; None takes each task's own ``expert_noise``, for the expert alone.
+            the action range; None takes each task's own ``expert_noise``, for the expert alone. A pair is a range from
+            which each episode draws its own.
         max_steps: cut episodes after this many steps; None leaves it to the task.
+        endless: whether an episode goes on at a success, with another goal, until it is cut.
+        keep_failures: whether a recording also keeps the episodes in which the expert fails.
+        fragment: frames after which a recording cuts episodes into pieces; 0 for none.
+
+    Raises:
+        PolysomaError: a range of noise that is none, or fragments of less than no frames.
     """
 
     driver: Driver | Planner | str = EXPERT
     acting: Acting | RealTime = Acting()  # noqa: RUF009  (frozen)
     prompting: Prompting = Prompting()
     label: bool = False
-    noise: float | None = 0.0
+    noise: float | tuple[float, float] | None = 0.0
     max_steps: int | None = None
+    endless: bool = False
+    keep_failures: bool = False
+    fragment: int = 0
 
     def __post_init__(self) -> None:
+        if isinstance(self.noise, tuple) and not 0 <= self.noise[0] <= self.noise[1]:
+            raise PolysomaError(f"noise: expected a range from 0 on, the lower end first, got {self.noise}")
+        if self.fragment < 0:
+            raise PolysomaError(f"fragment: expected a number of frames, or 0 for none, got {self.fragment}")
         object.__setattr__(self, "driver", driver_of(self.driver))
 
     @property

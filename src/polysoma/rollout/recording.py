@@ -11,12 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from polysoma import simulators
+from polysoma.data.episode import Episode
 from polysoma.data.writer import DatasetWriter
 from polysoma.errors import PolysomaError
 from polysoma.rollout.drivers import Behaviour, Expert
 from polysoma.rollout.jobs import Job, Outcome, interleave
 from polysoma.rollout.rollout import Workers, rollout_in_workers
 from polysoma.task import body_of
+
+PIECE = 2**32
+"""Between the seeds of one episode's pieces."""
 
 
 @dataclass
@@ -42,8 +46,9 @@ def record(
     """Records ``episodes`` of each task with the seeds ``seed, seed + 1, ...`` into ``out/<body>``.
 
     Seeds already recorded there are skipped, so the same command continues a killed recording. Episodes in which the
-    expert drives and fails are dropped and counted; where a policy drives, every labelled episode is kept, since the
-    expert's labels are right whatever became of the episode (DAgger, Ross et al. 2011).
+    expert drives and fails are dropped and counted, unless ``behaviour.keep_failures``; where a policy drives, every
+    labelled episode is kept, since the expert's labels are right whatever became of the episode (DAgger, Ross et al.
+    2011).
 
     Args:
         tasks: full names.
@@ -59,6 +64,8 @@ def record(
     """
     if seed + episodes > 2**63:
         raise PolysomaError(f"seeds are up to {2**63 - 1}, {episodes} episodes from {seed} on go beyond")
+    if behaviour.fragment and seed + episodes > PIECE:
+        raise PolysomaError(f"seeds of episodes that are cut are below {PIECE}, {episodes} from {seed} on go beyond")
     behaviour = replace(behaviour, label=True)
     simulators.check_installed(tasks)
     with Recorder(out, tasks) as recorder:
@@ -67,7 +74,7 @@ def record(
         began = time.monotonic()
         for done, outcome in enumerate(rollout_in_workers(jobs, behaviour, workers), 1):
             if _worth_keeping(outcome, behaviour):
-                recorder.add(outcome)
+                recorder.add(outcome, behaviour.fragment)
                 result.kept[outcome.task] += 1
             else:
                 recorder.add_failure(outcome)
@@ -104,10 +111,13 @@ class Recorder:
         """Whether this episode is there, or its failure is known."""
         return (job.task, job.seed) in self._writers[body_of(job.task)].done
 
-    def add(self, outcome: Outcome) -> None:
-        """Adds the episode of an outcome that holds one. Raises PolysomaError where that fails."""
+    def add(self, outcome: Outcome, fragment: int = 0) -> None:
+        """Adds the episode of an outcome that holds one, cut into pieces of ``fragment`` frames where that is not 0.
+        Raises PolysomaError where that fails."""
         assert outcome.episode is not None
-        self._writers[body_of(outcome.task)].add(outcome.episode)
+        # The first piece comes last: with it, the seed counts as recorded.
+        for piece in reversed(pieces(outcome.episode, fragment)):
+            self._writers[body_of(outcome.task)].add(piece)
 
     def add_failure(self, outcome: Outcome) -> None:
         """Remembers that this episode is not worth keeping."""
@@ -125,5 +135,36 @@ class Recorder:
         return self._open.__exit__(kind, error, trace)
 
 
+def pieces(episode: Episode, frames: int) -> list[Episode]:
+    """An episode cut into pieces of at most so many frames; 0 leaves it whole.
+
+    Each piece ends with the observation that its last action led to, cut and not terminated, but for the last one,
+    which ends as the episode did. Piece n has the episode's seed plus n times 2**32, so that the first has the
+    episode's own, and a seed below 2**32 says which episode and which piece it is.
+    """
+    if not frames or len(episode) <= frames:
+        return [episode]
+    cut = []
+    for number, start in enumerate(range(0, len(episode), frames)):
+        rows, last = slice(start, start + frames), start + frames >= len(episode)
+        final = episode.final if last else {name: seen[start + frames] for name, seen in episode.observations.items()}
+        cut.append(
+            replace(
+                episode,
+                seed=episode.seed + number * PIECE,
+                observations={name: seen[rows] for name, seen in episode.observations.items()},
+                actions=episode.actions[rows],
+                executed=episode.executed[rows],
+                rewards=None if episode.rewards is None else episode.rewards[rows],
+                final=final,
+                success=last and episode.success,
+                terminated=last and episode.terminated,
+                truncated=not last or episode.truncated,
+            )
+        )
+    return cut
+
+
 def _worth_keeping(outcome: Outcome, behaviour: Behaviour) -> bool:
-    return outcome.episode is not None and (outcome.success or not isinstance(behaviour.driver, Expert))
+    failed = not outcome.success and isinstance(behaviour.driver, Expert) and not behaviour.keep_failures
+    return outcome.episode is not None and not failed

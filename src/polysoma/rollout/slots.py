@@ -79,6 +79,8 @@ class Slot:
         longest = environment.max_steps
         self.limit = min(longest, behaviour.max_steps or longest, job.limit or longest)
         noise = behaviour.noise
+        if isinstance(noise, tuple):
+            noise = float(self.rng.uniform(*noise))
         if noise is None:
             noise = environment.expert_noise if isinstance(behaviour.driver, Expert) else 0.0
         self.noise = noise if isinstance(self.body.actions, ContinuousActions) else 0.0
@@ -122,12 +124,21 @@ class Slot:
         self.rewards.append(float(reward))
         self.total += float(reward)
         self.steps += 1
-        self.success = bool(info["success"])
+        solved, endless = bool(info["success"]), self.behaviour.endless
+        self.success = solved or (endless and self.success)
         # A success ends the task, unless it is only judged where a time limit cut the episode, as a return is.
-        self.terminated = bool(terminated) or (self.success and not truncated)
+        ends = solved and not truncated
+        self.terminated = not self._go_on() if ends and endless else bool(terminated) or ends
         over = self.terminated or truncated or self.steps >= self.limit
         self._film(last=over)
         return over
+
+    def _go_on(self) -> bool:
+        """Asks for another goal after a success; False where the task has none, so that the episode ends."""
+        seen = self.environment.new_goal()
+        if seen is not None:
+            self.observation = self._heard(seen)
+        return seen is not None
 
     def _heard(self, observation: Observation) -> Observation:
         """The observation with its instruction in other words, the same ones throughout an episode, or in none.

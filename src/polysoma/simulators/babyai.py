@@ -63,6 +63,7 @@ class BabyAI(Environment):
     """
 
     embodiment = EMBODIMENT
+    reward_kind = "sparse"
 
     def __init__(self, task: str) -> None:
         super().__init__()

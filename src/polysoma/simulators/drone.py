@@ -152,6 +152,10 @@ class DroneEnvironment(MujocoEnvironment):
 
     expert_noise = 0.25
     mesh_cell = 0.0
+    remembered = (
+        *("_targets", "_reached", "_rings", "_normals", "_named", "_instruction", "_state"),
+        *("_steps", "_steps_inside", "_mean_wind", "_gust"),
+    )
 
     def __init__(self, task: str, frame: Frame = SMALL, wind: float = 0.0) -> None:
         self.embodiment = EMBODIMENT if frame is SMALL else frame.embodiment()
@@ -190,10 +194,10 @@ class DroneEnvironment(MujocoEnvironment):
         draw = self.np_random
         if self.goal == "hover":
             self._instruction = "hover at the target"
-            self._targets = draw.uniform([-1.8, -1.8, 0.6], [1.8, 1.8, 2.2], (1, 3))
+            self._draw_targets(1)
         elif self.goal == "waypoints":
             self._instruction = "fly through the waypoints"
-            self._targets = draw.uniform([-1.8, -1.8, 0.6], [1.8, 1.8, 2.2], (WAYPOINTS, 3))
+            self._draw_targets(WAYPOINTS)
         position = draw.uniform([-2, -2, 0.7], [2, 2, 2.0])
         if self.goal == "ring":
             self._place_rings(draw, position)
@@ -221,6 +225,15 @@ class DroneEnvironment(MujocoEnvironment):
         truncated = self._steps >= self.max_steps and not (success or failed)
         return self._observation(), float(success), success or failed, truncated, {"success": success}
 
+    def new_goal(self) -> Observation | None:
+        """See :class:`~polysoma.simulators.environment.Environment`: another place to hover at, or other waypoints."""
+        if self.goal == "ring":
+            return None
+        self._steps_inside = self._reached = 0
+        self._draw_targets(len(self._targets))
+        self._show_goals()
+        return self._now()
+
     def expert_action(self) -> np.ndarray:
         """What :func:`expert` does in the present observation: float32 of shape ``(4,)``."""
         return expert(self._state, self._instruction, self.frame)
@@ -237,6 +250,14 @@ class DroneEnvironment(MujocoEnvironment):
         self._mujoco.mj_kinematics(self.model, self.data)
         self._mujoco.mj_camlight(self.model, self.data)
         return self.model, self.data, view
+
+    def _draw_targets(self, count: int) -> None:
+        self._targets = self.np_random.uniform([-1.8, -1.8, 0.6], [1.8, 1.8, 2.2], (count, 3))
+
+    def _now(self) -> Observation:
+        self._show_goals()
+        self._observe()
+        return self._observation()
 
     def _place_rings(self, draw: np.random.Generator, start: np.ndarray) -> None:
         """Rings so far apart that the way in front of one never lies in another.

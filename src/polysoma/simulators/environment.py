@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import importlib
 import importlib.util
 import io
+import operator
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium
 import numpy as np
@@ -24,6 +26,26 @@ from polysoma.simulators.rendering import Camera
 
 MODELS = Path(__file__).parent / "models"
 """Models of robots that are not in a package from which they could be installed alone; their README says whose."""
+
+
+RewardKind = Literal["dense", "sparse", "success"]
+"""What a step's reward says: how good the state is (dense); something now and then, whose size means something
+(sparse); or 1 at success and 0 elsewhere (success)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Saved:
+    """A moment of an environment's episode, to go back to.
+
+    Attributes:
+        task: of the environment.
+        physics: MuJoCo's state (``mjSTATE_INTEGRATION``), float64 ``(n,)``.
+        memory: what else the environment knows of its episode, by name.
+    """
+
+    task: str
+    physics: np.ndarray
+    memory: dict[str, Any]
 
 
 class Environment(gymnasium.Env[Observation, Any]):
@@ -40,12 +62,14 @@ class Environment(gymnasium.Env[Observation, Any]):
         max_steps: the length at which an episode is cut.
         expert_noise: the standard deviation of the action noise (DART, Laskey et al. 2017) with which demonstrations
             of this task are best recorded, as a fraction of half the action range; 0 where noise does not help.
+        reward_kind: what its rewards say.
     """
 
     embodiment: Embodiment
     task: str
     max_steps: int
     expert_noise: float = 0.0
+    reward_kind: RewardKind = "success"
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012  (Gymnasium's own)
     render_mode: str | None = None
     _spec: EnvSpec | None = None
@@ -95,6 +119,24 @@ class Environment(gymnasium.Env[Observation, Any]):
         """
         raise NotImplementedError
 
+    def new_goal(self) -> Observation | None:
+        """Gives the episode that goes on another goal, drawn as :meth:`reset` draws its own, and returns what is
+        observed now; None where a task has no other goal than that of its episode."""
+        return None
+
+    def get_state(self) -> Saved:
+        """This moment of the episode, for :meth:`set_state`. Raises PolysomaError where the simulator cannot say it."""
+        raise PolysomaError(f"{self.task}: this environment cannot save its state; those of MuJoCo that can say so")
+
+    def set_state(self, saved: Saved) -> Observation:
+        """Goes back to a moment of an episode of this task, also one of another environment of it, and returns what is
+        observed there. What is drawn at random later is drawn as it was then.
+
+        Raises:
+            PolysomaError: as :meth:`get_state`, or the moment is of another task.
+        """
+        raise PolysomaError(f"{self.task}: this environment cannot go back to a state")
+
     def privileged(self) -> Observation:
         """The present values of the embodiment's privileged streams, which recordings hold and policies do not see."""
         return {}
@@ -138,6 +180,50 @@ class MujocoEnvironment(Environment):
 
     def _scene(self) -> tuple[Any, Any, Any]:
         """The model, its present data, and a camera: a name, or a ``mujoco.MjvCamera`` that may follow the body."""
+        raise NotImplementedError
+
+    remembered: tuple[str, ...] = ()
+    """Names of the attributes that hold what an episode needs beside MuJoCo's own state; ``"a.b"`` is one of an
+    attribute. Empty where the state cannot be saved."""
+
+    def get_state(self) -> Saved:
+        """See :class:`Environment`."""
+        if not self.remembered:
+            return super().get_state()
+        import mujoco
+
+        model, data, _ = self._scene()
+        physics = np.zeros(mujoco.mj_stateSize(model, mujoco.mjtState.mjSTATE_INTEGRATION))
+        mujoco.mj_getState(model, data, physics, mujoco.mjtState.mjSTATE_INTEGRATION)
+        held = {name: copy.deepcopy(operator.attrgetter(name)(self)) for name in self.remembered}
+        held["np_random"] = copy.deepcopy(self.np_random)
+        return Saved(self.task, physics, held)
+
+    def set_state(self, saved: Saved) -> Observation:
+        """See :class:`Environment`."""
+        if not self.remembered:
+            return super().set_state(saved)
+        if saved.task != self.task:
+            raise PolysomaError(f"{self.task}: expected a state of this task, got one of {saved.task}")
+        import mujoco
+
+        for name, value in copy.deepcopy(saved.memory).items():
+            owner, _, leaf = name.rpartition(".")
+            holder = operator.attrgetter(owner)(self) if owner else self
+            present = getattr(holder, leaf)
+            if isinstance(present, np.ndarray) and present.base is not None:
+                present[...] = value  # a view into the simulator stays one
+            else:
+                setattr(holder, leaf, value)
+        model, data, _ = self._scene()
+        mujoco.mj_setState(model, data, saved.physics, mujoco.mjtState.mjSTATE_INTEGRATION)
+        mujoco.mj_forward(model, data)
+        # The forward pass begins from a solution that it then replaces.
+        mujoco.mj_setState(model, data, saved.physics, mujoco.mjtState.mjSTATE_INTEGRATION)
+        return self._now()
+
+    def _now(self) -> Observation:
+        """What is observed in the present state; for environments that can go back to one."""
         raise NotImplementedError
 
     def render_frame(self, size: int = 240) -> np.ndarray:

@@ -72,6 +72,14 @@ class Fetch(GoalEnvironment):
         move, gripper = decide(hand, float(fingers.sum()), cube, goal)
         return np.clip([*(10 * move), gripper], -1, 1).astype(np.float32)
 
+    def _another_goal(self) -> np.ndarray:
+        goal: np.ndarray = self._simulation._sample_goal()
+        return goal
+
+    def _raw(self) -> dict[str, np.ndarray]:
+        raw: dict[str, np.ndarray] = self._simulation._get_obs()
+        return raw
+
     def _observe(self, raw: dict[str, np.ndarray]) -> Observation:
         values = raw["observation"]
         self._state = np.zeros(len(_STATE), np.float32)

@@ -163,6 +163,8 @@ class GymMujoco(MujocoEnvironment):
     The ant is observed without contact forces.
     """
 
+    reward_kind = "dense"
+
     def __init__(self, embodiment: Embodiment, task: str) -> None:
         self.embodiment = embodiment
         super().__init__()

@@ -8,6 +8,7 @@ object was put by the reset before: with a fresh draw at each of its two interna
 from __future__ import annotations
 
 import copy
+import dataclasses
 import logging
 import sys
 import warnings
@@ -27,7 +28,7 @@ from polysoma.embodiment import (
     channels,
 )
 from polysoma.horizon import Horizon
-from polysoma.simulators.environment import Family, MujocoEnvironment
+from polysoma.simulators.environment import Family, MujocoEnvironment, Saved
 from polysoma.simulators.views import seen
 from polysoma.task import Task
 
@@ -128,6 +129,8 @@ class MetaWorld(MujocoEnvironment):
     embodiment = EMBODIMENT
     max_steps = _EPISODE_STEPS
     expert_noise = 0.3
+    reward_kind = "dense"
+    remembered = ("_state", "_policy")
 
     def __init__(self, task: str) -> None:
         super().__init__()
@@ -202,6 +205,25 @@ class MetaWorld(MujocoEnvironment):
         success = info["success"] > 0
         truncated = self._simulation.curr_path_length >= _EPISODE_STEPS
         return self._observation(), float(reward), success, truncated, {"success": success}
+
+    def get_state(self) -> Saved:
+        """See :class:`~polysoma.simulators.environment.Environment`: with what resets change in the model itself."""
+        saved, simulation = super().get_state(), self._simulation
+        saved.memory["model"] = {field: getattr(simulation.model, field).copy() for field in _CHANGING_FIELDS}
+        saved.memory["simulation"] = copy.deepcopy({k: v for k, v in vars(simulation).items() if _is_plain(v)})
+        return saved
+
+    def set_state(self, saved: Saved) -> Observation:
+        """See :class:`~polysoma.simulators.environment.Environment`."""
+        rest = dict(saved.memory)
+        model, attributes = rest.pop("model", {}), rest.pop("simulation", {})
+        for field, value in model.items():
+            getattr(self._simulation.model, field)[:] = value
+        vars(self._simulation).update(copy.deepcopy(attributes))
+        return super().set_state(dataclasses.replace(saved, memory=rest))
+
+    def _now(self) -> Observation:
+        return self._observation()
 
     def expert_action(self) -> np.ndarray:
         """Meta-World's scripted policy, clipped to the action limits: float32 ``(4,)``."""

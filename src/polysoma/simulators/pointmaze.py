@@ -41,6 +41,8 @@ EMBODIMENT = Embodiment(
 
 TASKS = tuple(f"pointmaze/{name}" for name in _SIMULATIONS)
 
+_REACHED = 0.45
+"""Metres to the goal at which it is reached."""
 _PASSED = 0.3
 """Metres from the middle of a cell at which the expert turns to the next."""
 
@@ -51,6 +53,7 @@ class PointMaze(GoalEnvironment):
     embodiment = EMBODIMENT
     expert_noise = 0.3
     success_key = "success"
+    remembered = (*GoalEnvironment.remembered, "_toward")
 
     def __init__(self, task: str) -> None:
         name = Task.parse(task).name
@@ -67,6 +70,13 @@ class PointMaze(GoalEnvironment):
         self._toward = self._shortest_ways(self._cell(self._state[4:]))
         return start
 
+    def new_goal(self) -> Observation | None:
+        """See :class:`~polysoma.simulators.environment.Environment`."""
+        seen = super().new_goal()
+        self._simulation.update_target_site_pos()
+        self._toward = self._shortest_ways(self._cell(self._state[4:]))
+        return seen
+
     def expert_action(self) -> np.ndarray:
         """A spring and a damper toward the next cell on the shortest way: float32 ``(2,)``."""
         place, speed, goal = self._state[:2], self._state[2:4], self._state[4:]
@@ -82,6 +92,18 @@ class PointMaze(GoalEnvironment):
             if np.abs(off).max() > _PASSED:
                 target = self._middle(cell)
         return np.clip(6 * (target - place) - 1.5 * speed, -1, 1).astype(np.float32)
+
+    def _another_goal(self) -> np.ndarray:
+        simulation = self._simulation
+        while True:
+            goal: np.ndarray = simulation.add_xy_position_noise(simulation.generate_target_goal())
+            if np.linalg.norm(goal - self._state[:2]) > _REACHED:
+                return goal
+
+    def _raw(self) -> dict[str, np.ndarray]:
+        point, _ = self._simulation.point_env._get_obs()
+        raw: dict[str, np.ndarray] = self._simulation._get_obs(point)
+        return raw
 
     def _observe(self, raw: dict[str, np.ndarray]) -> Observation:
         self._state = np.concatenate([raw["observation"], raw["desired_goal"]]).astype(np.float32)

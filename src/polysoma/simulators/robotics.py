@@ -20,6 +20,8 @@ class GoalEnvironment(MujocoEnvironment):
         options: for ``gymnasium.make``.
     """
 
+    remembered: tuple[str, ...] = ("_state", "_steps", "_simulation.goal", "_simulation._np_random")
+
     success_key: str
     """Where the simulation's ``info`` says that the goal is reached."""
 
@@ -49,6 +51,22 @@ class GoalEnvironment(MujocoEnvironment):
         success = bool(info[self.success_key])
         truncated = not success and self._steps >= self.max_steps
         return self._observe(raw), float(success), success, truncated, {"success": success}
+
+    def new_goal(self) -> Observation | None:
+        """See :class:`~polysoma.simulators.environment.Environment`."""
+        self._simulation.goal = self._another_goal()
+        return self._observe(self._raw())
+
+    def _another_goal(self) -> np.ndarray:
+        """A goal as the simulation draws it."""
+        raise NotImplementedError
+
+    def _raw(self) -> dict[str, np.ndarray]:
+        """The simulation's own observation."""
+        raise NotImplementedError
+
+    def _now(self) -> Observation:
+        return self._observe(self._raw())
 
     def _observe(self, raw: dict[str, np.ndarray]) -> Observation:
         raise NotImplementedError

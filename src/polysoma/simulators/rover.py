@@ -131,6 +131,7 @@ class RoverEnvironment(MujocoEnvironment):
 
     embodiment = EMBODIMENT
     expert_noise = 0.3
+    remembered = ("_blocks", "_pillars", "_target_color", "_field", "_steps")
 
     def __init__(self, task: str) -> None:
         import mujoco
@@ -227,6 +228,9 @@ class RoverEnvironment(MujocoEnvironment):
             state[first + ray % COLOR_RAYS] = (1 - share) * nearness
             state[first + (ray + 1) % COLOR_RAYS] = share * nearness
         return {"state": state, INSTRUCTION: INSTRUCTIONS[self.task].format(color=self._target_color)}
+
+    def _now(self) -> Observation:
+        return self._observe()
 
     def _draw_layout(self) -> tuple[float, float, float] | None:
         """Draw boxes, pillars and target; the start as x, y (m) and yaw (rad), or None for a layout to reject."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from polysoma.embodiment import INSTRUCTION, Embodiment, Modality, Observation, Stream
-from polysoma.simulators.environment import Environment, Family
+from polysoma.simulators.environment import Environment, Family, Saved
 from polysoma.task import Task
 
 PIXELS = 96
@@ -33,6 +33,7 @@ class Seen(Environment):
         self._inner = inner
         self.task = embodiment.name + inner.task[inner.task.index("/") :]
         self.max_steps, self.expert_noise = inner.max_steps, inner.expert_noise
+        self.reward_kind = inner.reward_kind
         self._cameras = [stream.name for stream in embodiment.streams if stream.modality is Modality.IMAGE]
         self._last: Observation = {}
         self._kept = np.array([], np.int64)
@@ -53,6 +54,19 @@ class Seen(Environment):
         """One step. See :class:`Environment`."""
         observation, reward, terminated, truncated, info = self._inner.step(action)
         return self._see(observation), float(reward), terminated, truncated, info
+
+    def new_goal(self) -> Observation | None:
+        """That of the task. See :class:`Environment`."""
+        seen = self._inner.new_goal()
+        return None if seen is None else self._see(seen)
+
+    def get_state(self) -> Saved:
+        """That of the task. See :class:`Environment`."""
+        return self._inner.get_state()
+
+    def set_state(self, saved: Saved) -> Observation:
+        """That of the task. See :class:`Environment`."""
+        return self._see(self._inner.set_state(saved))
 
     def expert_action(self) -> np.ndarray | int:
         """That of the task. See :class:`Environment`."""

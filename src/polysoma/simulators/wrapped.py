@@ -87,6 +87,8 @@ def wrapped(
 
 
 class _Wrapped(Environment):
+    reward_kind = "dense"
+
     def __init__(
         self,
         embodiment: Embodiment,

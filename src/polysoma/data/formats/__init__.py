@@ -1,7 +1,7 @@
 """Data sets of other libraries, read where they lie.
 
 Each format has one file, without the library that made it: LeRobot, RLDS (Open X-Embodiment), Minari, robomimic and
-ALOHA, Diffusion Policy.
+ALOHA, Diffusion Policy, D4RL and OGBench.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from polysoma import hub
+from polysoma.data.formats.flat import FlatReader, is_flat
 from polysoma.data.formats.hdf5 import Hdf5Reader, is_hdf5
 from polysoma.data.formats.lerobot import LeRobotReader, is_lerobot
 from polysoma.data.formats.minari import MinariReader, is_minari
@@ -25,11 +26,12 @@ _FORMATS = (
     (is_rlds, RldsReader),
     (is_minari, MinariReader),
     (is_zarr, ZarrReader),
+    (is_flat, FlatReader),
     (is_hdf5, Hdf5Reader),
 )
 _KNOWN = (
     "LeRobotDataset v3.0, v2.1 and v2.0 (meta/info.json), RLDS (features.json and *.tfrecord*), Minari "
-    "(data/metadata.json), robomimic and ALOHA (*.hdf5), Diffusion Policy (*.zarr)"
+    "(data/metadata.json), robomimic, ALOHA and D4RL (*.hdf5), OGBench (*.npz), Diffusion Policy (*.zarr)"
 )
 
 

@@ -34,7 +34,7 @@ from polysoma.errors import PolysomaError
 from polysoma.text import some
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
-_SUFFIXES = (".hdf5", ".h5", ".hdf")
+HDF5_SUFFIXES = (".hdf5", ".h5", ".hdf")
 _MOST_BYTES = 8 * 2**30
 """Of one column of one episode: more is taken for damage."""
 _INSTRUCTIONS = ("language_instruction", "lang", "instruction", "task")
@@ -44,7 +44,7 @@ def is_hdf5(path: Path) -> bool:
     """Whether this is an HDF5 file, or a folder of files ``episode_N.hdf5``."""
     if path.is_dir():
         return next(path.glob("episode_*.hdf5"), None) is not None
-    return path.suffix in _SUFFIXES and door.begins_with(path, _SIGNATURE)
+    return path.suffix in HDF5_SUFFIXES and door.begins_with(path, _SIGNATURE)
 
 
 def column_of(shape: tuple[int, ...], dtype: np.dtype) -> Column | None:

@@ -1,0 +1,189 @@
+"""Replay: the steps of data sets of one body as flat arrays, for learning from logs, with goals in hindsight.
+
+A step may span several frames (``stride``): at 100 frames a second values of the future fade within a second, and two
+states after each other hardly differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from polysoma.data.dataset import Dataset
+from polysoma.embodiment import ContinuousActions
+from polysoma.errors import PolysomaError
+
+
+@dataclass(frozen=True)
+class Steps:
+    """B steps, each from a state to the one that follows ``stride`` frames later, or less at the end of an episode.
+
+    Attributes:
+        rows: int64 ``(B,)``, of the states among :attr:`Replay.states`.
+        next_rows: int64 ``(B,)``, of those that follow.
+        actions: float32 ``(B, A)``, what was executed first.
+        rewards: float32 ``(B,)``, the discounted sum on the way; 0 where there are none.
+        discounts: float32 ``(B,)``, what the value of the next state counts; 0 where the task ended.
+    """
+
+    rows: np.ndarray
+    next_rows: np.ndarray
+    actions: np.ndarray
+    rewards: np.ndarray
+    discounts: np.ndarray
+
+
+class Replay:
+    """The steps of data sets.
+
+    Args:
+        datasets: of one body.
+        stride: frames of a step.
+
+    Attributes:
+        embodiment: the body.
+        states: float32 ``(R, channels)``, what was observed, numbers alone: the streams one after the other. The last
+            observation of an episode, where it is known, is a row of its own.
+        starts: rows from which a step can be made, int64.
+        last: int64 ``(R,)``, the last row of each row's episode.
+        rewarded: whether the data have rewards.
+
+    Raises:
+        PolysomaError: data of different bodies, without a step, or a stride below 1.
+    """
+
+    def __init__(self, datasets: Sequence[Dataset], stride: int = 1) -> None:
+        if stride < 1:
+            raise PolysomaError(f"stride: expected at least one frame, got {stride}")
+        if not datasets:
+            raise PolysomaError("data: expected at least one data set, got none")
+        self.embodiment, self.stride = datasets[0].embodiment, stride
+        for dataset in datasets[1:]:
+            if dataset.embodiment != self.embodiment:
+                raise PolysomaError(
+                    f"{dataset.root}: expected the body of {datasets[0].root}; "
+                    + "; ".join(dataset.embodiment.differences(self.embodiment))
+                )
+        if not isinstance(self.embodiment.actions, ContinuousActions):
+            raise PolysomaError(f"{self.embodiment.name}: expected continuous actions, got {self.embodiment.actions}")
+        self.rewarded = all(dataset.rewards is not None for dataset in datasets)
+        parts = [_rows_of(dataset, self.rewarded) for dataset in datasets]
+        before = np.cumsum([0, *(len(part.states) for part in parts)])
+        self.states = np.concatenate([part.states for part in parts])
+        self.last = np.concatenate([part.last + start for part, start in zip(parts, before, strict=False)])
+        self._actions = np.concatenate([part.actions for part in parts])
+        self._rewards = np.concatenate([part.rewards for part in parts])
+        self._over = np.concatenate([part.over for part in parts])
+        self._returns = np.concatenate([part.returns for part in parts])
+        self._done = np.concatenate([part.done for part in parts])
+        self.starts = np.flatnonzero(self._done & (np.arange(len(self.states)) < self.last))
+        if not len(self.starts):
+            raise PolysomaError(f"{datasets[0].root}: there are no two states one after the other to learn from")
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def draw(self, count: int, rng: np.random.Generator, discount: float = 0.99) -> Steps:
+        """Steps that are drawn evenly.
+
+        Args:
+            count: how many.
+            rng: draws.
+            discount: of a whole step; parts of steps, at the end of an episode, count as a part of it.
+        """
+        return self.steps(self.starts[rng.integers(len(self.starts), size=count)], discount)
+
+    def steps(self, rows: np.ndarray, discount: float = 0.99) -> Steps:
+        """The steps from these rows, int64 ``(B,)`` of :attr:`starts`."""
+        following = np.minimum(rows + self.stride, self.last[rows])
+        ahead = rows[:, None] + np.arange(self.stride)
+        frame = discount ** (1 / self.stride)
+        inside = ahead < following[:, None]
+        rewards = (
+            self._rewards[np.minimum(ahead, len(self._rewards) - 1)] * inside * frame ** np.arange(self.stride)
+        ).sum(1)
+        over = self._over[following]
+        # A step of fewer frames is discounted less.
+        discounts = np.where(over, 0, frame ** (following - rows))
+        return Steps(
+            rows, following, self._actions[rows], rewards.astype(np.float32), discounts.astype(np.float32)
+        )  # fmt: skip
+
+    def future(self, rows: np.ndarray, rng: np.random.Generator, discount: float | None = None) -> np.ndarray:
+        """Rows of states that followed, for goals in hindsight (Andrychowicz et al. 2017, arXiv 1707.01495).
+
+        Args:
+            rows: int64 ``(B,)``, of :attr:`starts`.
+            rng: draws.
+            discount: None draws evenly from what followed in the episode; otherwise the number of steps ahead is
+                geometric, as the discount weighs them, and cut at the end of the episode.
+        """
+        left = self.last[rows] - rows
+        if discount is None:
+            return rows + 1 + (rng.random(len(rows)) * left).astype(np.int64)
+        ahead = rng.geometric(1 - discount, len(rows)) * self.stride
+        return np.minimum(rows + ahead, self.last[rows])
+
+    def anywhere(self, count: int, rng: np.random.Generator) -> np.ndarray:
+        """Rows of any states, int64 ``(count,)``."""
+        return rng.integers(len(self.states), size=count)
+
+    def best(self, share: float) -> np.ndarray:
+        """Which rows of :attr:`starts` belong to the episodes of the highest return, as many of them as hold about this
+        share of all steps: int64.
+
+        Raises:
+            PolysomaError: the data have no rewards.
+        """
+        if not self.rewarded:
+            raise PolysomaError("expected data with rewards to choose the best episodes of; these have none")
+        scores = self._returns[self.starts]
+        order = np.argsort(-scores, kind="stable")
+        least = scores[order[max(0, round(share * len(order)) - 1)]]
+        chosen: np.ndarray = self.starts[scores >= least]
+        return chosen
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """One data set's part of a replay, by row."""
+
+    states: np.ndarray
+    last: np.ndarray
+    actions: np.ndarray
+    rewards: np.ndarray
+    over: np.ndarray
+    returns: np.ndarray
+    done: np.ndarray
+
+
+def _rows_of(dataset: Dataset, rewarded: bool) -> _Rows:
+    body, lengths = dataset.embodiment, dataset.episode_length
+    _, known = dataset.next_observations(dataset.episode_start + lengths - 1, [])
+    # A task that ended has a value of nothing after it; where its last state is unknown, the one before stands for it.
+    extra = known | dataset.episode_terminated
+    sizes = lengths + extra
+    ends = np.cumsum(sizes)
+    begins = ends - sizes
+    episode = np.repeat(np.arange(len(lengths)), sizes)
+    place = np.arange(int(sizes.sum())) - begins[episode]
+    frames = dataset.episode_start[episode] + np.minimum(place, lengths[episode] - 1)
+    states = np.concatenate([np.asarray(dataset.observations[s.name][frames]) for s in body.arrays], 1)
+    finals = np.flatnonzero(known)
+    final_rows = ends[finals] - 1
+    last_frames = dataset.episode_start[finals] + lengths[finals] - 1
+    after, _ = dataset.next_observations(last_frames, [stream.name for stream in body.arrays])
+    if len(finals):
+        states[final_rows] = np.concatenate([after[stream.name] for stream in body.arrays], 1)
+    done = place < lengths[episode]
+    rewards = np.zeros(len(states), np.float32)
+    if rewarded:
+        assert dataset.rewards is not None
+        rewards[done] = dataset.rewards
+    over = np.zeros(len(states), bool)
+    over[ends[dataset.episode_terminated] - 1] = True
+    returns = np.add.reduceat(rewards, begins)[episode] if len(begins) else rewards
+    actions = np.asarray(dataset.executed[frames], np.float32)
+    return _Rows(states.astype(np.float32), ends[episode] - 1, actions, rewards, over, returns, done)

@@ -1,0 +1,129 @@
+"""Learning a skill policy from logs: ``polysoma skills learn``, and the skill of a reward, ``polysoma skills aim``."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+
+from polysoma.config import KIND
+from polysoma.data.dataset import Dataset
+from polysoma.data.replay import Replay
+from polysoma.embodiment import Embodiment
+from polysoma.errors import PolysomaError
+from polysoma.learning import lineage
+from polysoma.learning.engine import Engine, Progress, Settings
+from polysoma.learning.methods.cloning import Cloning
+from polysoma.learning.methods.hilp import Hilp, skill_for_reward
+from polysoma.learning.methods.iql import ImplicitQ
+from polysoma.learning.methods.td3_bc import Td3Bc
+from polysoma.learning.optimizers import AdamW
+from polysoma.policy import checkpoint, skills
+from polysoma.policy.skills import SkillConfig, SkillPolicy, Told, goals_of
+
+OfflineChoice = Annotated[Cloning | ImplicitQ | Td3Bc | Hilp, KIND]
+"""The settings of the offline methods, told apart by their ``kind``."""
+
+STEPS_PER_S = 20
+"""Steps of learning a second, about, where no stride is given: at 100 frames a second each spans five."""
+
+
+def engine_settings(steps: int, learning_rate: float = 3e-4) -> Settings:
+    """What suits perceptrons: a constant rate, no decay, and gradients that are not cut, since those of values and of
+    the policy are added up."""
+    optimizer = AdamW(learning_rate, weight_decay=0.0, ema=0.99, final=1.0)
+    every = min(steps, 5000)
+    return Settings(
+        steps=steps, optimizer=optimizer, clip=1e6, precision="float32", tracker="none", checkpoint_every=every
+    )
+
+
+def learn(
+    datasets: Sequence[Dataset],
+    method: Cloning | ImplicitQ | Td3Bc | Hilp,
+    out: Path,
+    goals: bool = True,
+    place: Sequence[str] = (),
+    stride: int = 0,
+    size: tuple[int, int] = (256, 2),
+    settings: Settings | None = None,
+    seed: int = 0,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> Path:
+    """Learns from logs, and returns the folder of the checkpoint, ``out/checkpoint``.
+
+    Args:
+        datasets: of one body.
+        method: how.
+        out: folder of the run.
+        goals: whether to learn to reach places, from no rewards; otherwise from rewards, or to imitate.
+        place: channels that say where the body is; empty takes those that its goals are named after, or all.
+        stride: frames of a step of the log; 0 for what suits the body's rate.
+        size: width and depth of the perceptrons.
+        settings: of the engine; None for :func:`engine_settings` of 20,000 steps.
+        seed: of all that is drawn.
+        resume: continue the run in ``out``.
+        progress: called after every step.
+
+    Raises:
+        PolysomaError: logs from which this cannot be learnt, or as :meth:`~polysoma.learning.engine.Engine.run`.
+    """
+    if not datasets:
+        raise PolysomaError("expected one or more data sets to learn from, got none")
+    body = datasets[0].embodiment
+    replay = Replay(datasets, stride or max(1, round(body.rate_hz / STEPS_PER_S)))
+    told = method.told(goals)
+    if told == "nothing" and len({text for dataset in datasets for text in dataset.instructions}) > 1:
+        raise PolysomaError(
+            f"{body.name}: these logs follow several instructions, and perceptrons read no words: give logs of one "
+            "task (polysoma data edit --tasks), or learn goals"
+        )
+    config = SkillConfig(body, told, *_places(body, told, tuple(place)), *size)
+    torch.manual_seed(seed)
+    built = method.build(SkillPolicy(config), replay, seed)
+    about = {"method": method.kind, "data": [lineage.of(dataset) for dataset in datasets], "parent": None}
+    return Engine(built, settings or engine_settings(20_000)).run(out, resume, progress=progress, lineage=about)
+
+
+def aim(path: str | Path, dataset: Dataset, out: Path, share: float = 1.0, seed: int = 0) -> SkillPolicy:
+    """Writes a checkpoint of a HILP policy that always follows the skill whose reward is nearest to that of some logs.
+
+    Args:
+        path: of the policy.
+        dataset: with rewards, of the same body.
+        out: folder of the new checkpoint.
+        share: of the steps whose rewards are looked at, drawn evenly; at least as many as a skill has numbers.
+        seed: of what is drawn.
+
+    Raises:
+        PolysomaError: as :func:`~polysoma.learning.methods.hilp.skill_for_reward`, or ``out`` holds a checkpoint.
+    """
+    if (out / checkpoint.CONFIG).exists():
+        raise PolysomaError(f"{out} already holds a checkpoint: choose another folder")
+    policy = copy.deepcopy(skills.load(path))
+    body = policy.config.embodiment
+    if dataset.embodiment != body:
+        raise PolysomaError(f"{dataset.root}: expected logs of {body.name}, got {dataset.embodiment.name}")
+    replay = Replay([dataset], max(1, round(body.rate_hz / STEPS_PER_S)))
+    count = min(len(replay), max(policy.config.skill, round(share * len(replay))))
+    rows = np.random.default_rng(seed).choice(replay.starts, count, replace=False)
+    policy.fixed.copy_(skill_for_reward(policy, replay, rows))
+    checkpoint.save(policy, out)
+    return policy
+
+
+def _places(body: Embodiment, told: Told, wanted: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The channels of places and of goals: those of the body's own goals, the wanted ones, or all."""
+    if told == "nothing":
+        return (), ()
+    known, goals = goals_of(body)
+    if wanted and wanted != known:
+        return wanted, ()
+    if known:
+        return known, goals
+    return tuple(channel.name for stream in body.arrays for channel in stream.channels), ()

@@ -1,0 +1,283 @@
+"""A skill policy: small perceptrons that drive one body from its numbers to a goal, along a skill, or as it learnt.
+
+It is what offline learning makes (:mod:`polysoma.learning.methods`). Its checkpoint is a folder like any other, and its
+planner (:class:`polysoma.acting.skills.SkillPlanner`) is accepted wherever a planner is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from polysoma.config import check, decode, within
+from polysoma.embodiment import ContinuousActions, Embodiment, Modality
+from polysoma.errors import PolysomaError
+from polysoma.nn.perceptrons import perceptron
+from polysoma.nn.precision import Precision
+from polysoma.policy import weight_file
+from polysoma.policy.config import BESIDE
+
+KIND = "skills"
+"""What ``config.json`` calls such a checkpoint."""
+
+Told = Literal["nothing", "goal", "skill"]
+"""What a policy is told beside its state: nothing (the state says it all), the goal, or a skill, which is a direction
+in the space of its representation."""
+
+GOAL_PREFIX = "goal_"
+
+
+@dataclass(frozen=True)
+class SkillConfig:
+    """What a skill policy is.
+
+    Attributes:
+        embodiment: the one body that it drives.
+        told: see :data:`Told`.
+        place: names of the state's channels that say where the body is, in the space of goals.
+        goal: names of the channels that say where ``place`` is to be, in the same order; empty for bodies that observe
+            no goal. Policies that are told a goal or a skill do not see them otherwise.
+        width, depth: of the perceptrons.
+        skill: dimensions of the representation, and of skills.
+
+    Raises:
+        PolysomaError: the body senses no numbers or more than numbers and words, its actions are choices, or there are
+            no such channels.
+    """
+
+    embodiment: Embodiment
+    told: Told = "nothing"
+    place: tuple[str, ...] = ()
+    goal: tuple[str, ...] = ()
+    width: Annotated[int, within(1, 65_536)] = 256
+    depth: Annotated[int, within(1, 64)] = 2
+    skill: Annotated[int, within(1, 4096)] = 16
+
+    def __post_init__(self) -> None:
+        check(self)
+        body, names = self.embodiment, self.channels
+        if pictures := [s.name for s in body.arrays if s.modality is not Modality.STATE]:
+            raise PolysomaError(f"{body.name}: skills are learnt from numbers; expected states alone, got {pictures}")
+        if not isinstance(body.actions, ContinuousActions):
+            raise PolysomaError(f"{body.name}: skills are learnt for continuous actions, got {body.actions}")
+        for what, own in (("place", self.place), ("goal", self.goal)):
+            if unknown := [name for name in own if name not in names]:
+                raise PolysomaError(f"{what}: {body.name} has no channels {unknown}; it has {', '.join(names)}")
+        if self.told != "nothing" and not self.place:
+            raise PolysomaError(f"{body.name}: a policy that goes to goals needs place, the channels that goals are of")
+        if self.goal and len(self.goal) != len(self.place):
+            raise PolysomaError(f"goal: expected a channel for each of place, {self.place}, got {self.goal}")
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """Names of all numbers that the body senses, in order: those of several streams one after the other."""
+        return tuple(channel.name for stream in self.embodiment.arrays for channel in stream.channels)
+
+    def rows(self, names: Sequence[str]) -> list[int]:
+        """Where channels stand among :attr:`channels`."""
+        every = self.channels
+        return [every.index(name) for name in names]
+
+    @property
+    def seen(self) -> list[int]:
+        """Where the numbers stand that the policy sees as its state."""
+        goals = set() if self.told == "nothing" else set(self.goal)
+        return [row for row, name in enumerate(self.channels) if name not in goals]
+
+    def to_json(self) -> dict[str, Any]:
+        """As ``config.json`` holds it."""
+        rest = {name: getattr(self, name) for name in ("told", "width", "depth", "skill")}
+        places = {"place": list(self.place), "goal": list(self.goal)}
+        return {"kind": KIND, "embodiment": self.embodiment.to_json(), **places, **rest}
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> SkillConfig:
+        """The inverse of :meth:`to_json`. Raises PolysomaError, in one line."""
+        table = {key: value for key, value in data.items() if key not in (*BESIDE, "kind")}
+        body = table.pop("embodiment", None)
+        if not isinstance(body, Mapping):
+            raise PolysomaError(f"embodiment: expected a table, got {type(body).__name__}")
+        try:
+            rest = decode(_Stored, table, "not the configuration of a skill policy")
+        except PolysomaError as error:
+            raise PolysomaError(str(error).splitlines()[0]) from error
+        return SkillConfig(Embodiment.from_json(body), **vars(rest))
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """A configuration in JSON, without the embodiment."""
+
+    told: Told = "nothing"
+    place: tuple[str, ...] = ()
+    goal: tuple[str, ...] = ()
+    width: int = 256
+    depth: int = 2
+    skill: int = 16
+
+
+def goals_of(body: Embodiment) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The channels of a body's place and of its goal as their names say them: ``goal_x`` says where ``x`` is to be.
+    Both are empty where no channel is called so."""
+    names = [channel.name for stream in body.arrays for channel in stream.channels]
+    pairs = [(name.removeprefix(GOAL_PREFIX), name) for name in names if name.startswith(GOAL_PREFIX)]
+    known = [(place, goal) for place, goal in pairs if place in names]
+    return tuple(place for place, _ in known), tuple(goal for _, goal in known)
+
+
+class SkillPolicy(nn.Module):
+    """Perceptrons of one body. All that goes in and comes out is in the body's own units.
+
+    Attributes:
+        config: what it is.
+        shared, adaptations: empty; a :class:`~polysoma.policy.policy.Policy` may have some.
+        precision: ``"float32"``; matrices are too small for anything else to be faster.
+    """
+
+    mean: Tensor
+    scale: Tensor
+    place_mean: Tensor
+    place_scale: Tensor
+    fixed: Tensor
+    middle: Tensor
+    reach: Tensor
+    precision: Precision = "float32"
+
+    def __init__(self, config: SkillConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.shared: frozenset[str] = frozenset()
+        self.adaptations: dict[str, Any] = {}
+        body, places = config.embodiment, len(config.place)
+        assert isinstance(body.actions, ContinuousActions)
+        low, high = torch.tensor(body.actions.low), torch.tensor(body.actions.high)
+        self.register_buffer("middle", (low + high) / 2, persistent=False)
+        self.register_buffer("reach", (high - low) / 2, persistent=False)
+        sizes = {"mean": len(config.seen), "scale": len(config.seen), "place_mean": places, "place_scale": places}
+        for name, size in sizes.items():
+            self.register_buffer(name, torch.ones(size) if "scale" in name else torch.zeros(size))
+        self.register_buffer("fixed", torch.zeros(config.skill if config.told == "skill" else 0))
+        told = {"nothing": 0, "goal": places, "skill": config.skill}[config.told]
+        self.actor = perceptron(len(config.seen) + told, body.actions.size, config.width, config.depth)
+        if config.told == "skill":
+            self.phi = nn.ModuleList(perceptron(places, config.skill, config.width, config.depth) for _ in range(2))
+
+    def own(self) -> dict[str, Tensor]:
+        """All parameters and buffers, by name."""
+        return self.state_dict()
+
+    def compute_in(self, wanted: str | None) -> SkillPolicy:
+        """Returns itself: it computes in float32 whatever is wanted."""
+        return self
+
+    def measure(self, states: np.ndarray) -> None:
+        """Takes the statistics of states, float32 ``(N, channels)``, that normalise from now on."""
+        for rows, prefix in ((self.config.seen, ""), (self.config.rows(self.config.place), "place_")):
+            mean, scale = states[:, rows].mean(0, np.float64), states[:, rows].std(0, np.float64)
+            getattr(self, prefix + "mean").copy_(torch.from_numpy(mean))
+            getattr(self, prefix + "scale").copy_(torch.from_numpy(np.where(scale < 1e-6, 1, scale)))
+
+    def state(self, states: Tensor) -> Tensor:
+        """What the perceptrons see of states ``(..., channels)``: the channels of :attr:`SkillConfig.seen`,
+        normalised."""
+        return (states[..., self.config.seen] - self.mean) / self.scale
+
+    def places(self, states: Tensor) -> Tensor:
+        """Where states ``(..., channels)`` are, ``(..., places)``."""
+        return states[..., self.config.rows(self.config.place)]
+
+    def goals(self, states: Tensor) -> Tensor:
+        """Where states ``(..., channels)`` say that the body is to be, ``(..., places)``."""
+        return states[..., self.config.rows(self.config.goal)]
+
+    def represent(self, places: Tensor) -> Tensor:
+        """phi of places ``(..., places)``: ``(2, ..., skill)``, of both copies."""
+        seen = (places - self.place_mean) / self.place_scale
+        return torch.stack([one(seen) for one in self.phi])
+
+    def skill(self, places: Tensor, goals: Tensor) -> Tensor:
+        """The skills that lead from places to goals, unit vectors ``(..., skill)``: the direction from phi(place) to
+        phi(goal) (HILP, arXiv 2402.15567, equation 9)."""
+        return normalize(self.represent(goals)[0] - self.represent(places)[0], dim=-1)
+
+    def towards(self, goals: Tensor) -> Tensor:
+        """Goals as the perceptrons see them: in normalised places ``(..., places)``."""
+        return (goals - self.place_mean) / self.place_scale
+
+    def act(self, state: Tensor, told: Tensor | None = None) -> Tensor:
+        """Actions in parts of half the range, within -1 and 1, ``(..., A)``.
+
+        Args:
+            state: as :meth:`state` returns it.
+            told: of goals as of :meth:`towards`, or a skill; None where it is told nothing.
+        """
+        return torch.tanh(self.actor(state if told is None else torch.cat([state, told], -1)))
+
+    def in_units(self, actions: Tensor) -> Tensor:
+        """Actions in parts of half the range, in the units of the channels."""
+        return self.middle + self.reach * actions
+
+    def in_parts(self, actions: Tensor) -> Tensor:
+        """The inverse of :meth:`in_units`."""
+        return (actions - self.middle) / self.reach
+
+    @torch.no_grad()
+    def decide(self, states: Tensor) -> Tensor:
+        """Actions ``(B, A)`` in their units for states ``(B, channels)`` as the body senses them, goals included.
+
+        Raises:
+            PolysomaError: it needs a goal, and the body senses none.
+        """
+        config, state = self.config, self.state(states)
+        if config.told == "nothing":
+            return self.in_units(self.act(state))
+        if config.told == "skill" and self.fixed.any():
+            return self.in_units(self.act(state, self.fixed.expand(len(states), -1)))
+        if not config.goal:
+            raise PolysomaError(
+                f"{config.embodiment.name}: this policy is told a {config.told}, and no channel of the body says "
+                "where it is to be: give it a fixed skill, or a body with channels goal_..."
+            )
+        goals = self.goals(states)
+        told = self.towards(goals) if config.told == "goal" else self.skill(self.places(states), goals)
+        return self.in_units(self.act(state, told))
+
+
+def is_skills(told: Mapping[str, Any]) -> bool:
+    """Whether a parsed ``config.json`` is that of a skill policy."""
+    return told.get("kind") == KIND
+
+
+def load(path: str | Path) -> SkillPolicy:
+    """Loads a skill policy for use, frozen.
+
+    Raises:
+        PolysomaError: there is no checkpoint, it is of another kind, or its weights are damaged or do not fit.
+    """
+    from polysoma.policy import checkpoint
+
+    folder = checkpoint.resolve(path)
+    told = checkpoint.read_config(folder)
+    if not is_skills(told):
+        raise PolysomaError(f"{folder} holds no skill policy; polysoma.load opens it")
+    file = folder / checkpoint.WEIGHTS
+    policy = SkillPolicy(config_in(folder, told))
+    weight_file.check_tensors(file, policy.state_dict())
+    weight_file.check_sum(file, told)
+    policy.load_state_dict(weight_file.read(file))
+    return policy.requires_grad_(False).eval()
+
+
+def config_in(folder: Path, told: Mapping[str, Any]) -> SkillConfig:
+    """The configuration in a checkpoint's parsed ``config.json``. Raises PolysomaError that names the file."""
+    try:
+        return SkillConfig.from_json(told)
+    except PolysomaError as error:
+        raise PolysomaError(f"{folder / 'config.json'}: {error}") from error

@@ -1,0 +1,193 @@
+"""Offline methods on logs of a puck, and what becomes of their checkpoints."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from conftest import GOLDEN
+from make_puck import PUCK, walk, walks
+from polysoma.acting.agent import Agent
+from polysoma.acting.opening import open_planner
+from polysoma.acting.skills import SkillPlanner
+from polysoma.data.dataset import Dataset
+from polysoma.data.replay import Replay
+from polysoma.data.writer import DatasetWriter
+from polysoma.errors import PolysomaError
+from polysoma.learning import lineage
+from polysoma.learning.engine import Engine
+from polysoma.learning.methods.cloning import Cloning
+from polysoma.learning.methods.hilp import Hilp, skill_for_reward
+from polysoma.learning.methods.iql import ImplicitQ
+from polysoma.learning.methods.td3_bc import Td3Bc
+from polysoma.learning.objectives import advantage_weights, expectile_loss
+from polysoma.learning.skills import aim, engine_settings, learn
+from polysoma.policy import checkpoint, skills
+from polysoma.policy.skills import SkillConfig, SkillPolicy, goals_of
+
+FAST = engine_settings(250, 2e-3)
+
+
+def learnt(folder: Path, method: Any, goals: bool, seed: int = 0, settings: Any = FAST) -> SkillPolicy:
+    data = walks(folder / "walks", seed=seed)
+    return skills.load(learn([data], method, folder / "run", goals, size=(48, 2), settings=settings, seed=seed))
+
+
+def actions(policy: SkillPolicy, states: np.ndarray) -> np.ndarray:
+    found: np.ndarray = policy.decide(torch.tensor(states, dtype=torch.float32)).numpy()
+    return found
+
+
+def states(seed: int = 7) -> np.ndarray:
+    return np.random.default_rng(seed).uniform(-2, 2, (200, 4))
+
+
+def alignment(policy: SkillPolicy) -> float:
+    """The mean cosine between actions and the way to the goal."""
+    seen = states()
+    way, done = seen[:, 2:] - seen[:, :2], actions(policy, seen)
+    return float(np.mean((way * done).sum(1) / np.linalg.norm(way, axis=1) / np.linalg.norm(done, axis=1)))
+
+
+def test_the_expectile_is_the_minimum_of_its_loss() -> None:
+    values = torch.linspace(0, 1, 101)
+    guesses = torch.linspace(0, 1, 401)
+    best = {e: guesses[[expectile_loss(values - g, e).mean() for g in guesses].index(min(
+        expectile_loss(values - g, e).mean() for g in guesses))].item() for e in (0.5, 0.9)}  # fmt: skip
+    assert best[0.5] == pytest.approx(0.5, abs=0.01)
+    # At the expectile e, e times what lies above balances 1 - e times what lies below.
+    assert best[0.9] == pytest.approx(0.75, abs=0.01)
+
+
+def test_weights_of_advantages_are_bounded() -> None:
+    weights = advantage_weights(torch.tensor([-1.0, 0.0, 1.0, 100.0]), 2.0)
+    torch.testing.assert_close(weights, torch.tensor([np.exp(-2), 1.0, np.exp(2), 100.0], dtype=torch.float32))
+
+
+@pytest.mark.learns
+@pytest.mark.parametrize("method", [Cloning(batch=64), ImplicitQ(batch=64, discount=0.9)], ids=["cloning", "iql"])
+def test_goals_are_gone_to(method: Any, tmp_path: Path) -> None:
+    assert alignment(learnt(tmp_path, method, goals=True)) > 0.7
+
+
+@pytest.mark.learns
+def test_hilp_goes_to_goals(tmp_path: Path) -> None:
+    method = Hilp(batch=64, discount=0.95, target=0.05)
+    assert alignment(learnt(tmp_path, method, goals=True, settings=engine_settings(600, 2e-3))) > 0.5
+
+
+def test_the_skill_of_a_reward_is_its_direction(tmp_path: Path) -> None:
+    place, goal = goals_of(PUCK)
+    policy = SkillPolicy(SkillConfig(PUCK, "skill", place, goal, 16, 1, 8))
+    # A representation that is known: the plane, turned into eight dimensions.
+    turned = torch.linalg.qr(torch.randn(8, 8, generator=torch.Generator().manual_seed(0)))[0][:, :2]
+    policy.phi = torch.nn.ModuleList(torch.nn.Linear(2, 8, bias=False) for _ in range(2))
+    with torch.no_grad():
+        policy.phi[0].weight.copy_(turned)
+    replay = Replay([walks(tmp_path, 40)])
+    policy.measure(replay.states)
+    rows = replay.starts[::10]
+    found = skill_for_reward(policy, replay, rows)
+    # What is earned is dx; in phi, x is turned and scaled.
+    torch.testing.assert_close(found, turned[:, 0], atol=0.02, rtol=0)
+
+
+def test_an_aimed_policy_follows_its_skill_whatever_the_goal(tmp_path: Path) -> None:
+    data = walks(tmp_path / "walks", 20)
+    run = learn([data], Hilp(batch=8), tmp_path / "run", size=(16, 1), settings=engine_settings(3))
+    aimed = aim(run, data, tmp_path / "aimed", share=0.3)
+    again, seen = skills.load(tmp_path / "aimed"), states()
+    other = np.concatenate([seen[:, :2], seen[::-1, 2:]], 1)
+    assert (actions(again, seen) == actions(aimed, other)).all()
+    assert not (actions(skills.load(run), seen) == actions(skills.load(run), other)).all()
+    with pytest.raises(PolysomaError, match="already holds a checkpoint"):
+        aim(run, data, tmp_path / "aimed")
+
+
+@pytest.mark.learns
+@pytest.mark.parametrize(
+    "method", [Cloning(batch=64, best=0.2), ImplicitQ(batch=64, discount=0.9), Td3Bc(batch=64, discount=0.9)],
+    ids=["filtered", "iql", "td3-bc"],
+)  # fmt: skip
+def test_rewards_draw_the_policy_away_from_the_mean_of_the_logs(method: Any, tmp_path: Path) -> None:
+    plain = actions(learnt(tmp_path / "plain", Cloning(batch=64), goals=False), states())[:, 0].mean()
+    better = actions(learnt(tmp_path / "better", method, goals=False), states())[:, 0].mean()
+    assert better > plain + 0.25
+
+
+def test_a_killed_run_resumes_to_the_same_bits(tmp_path: Path) -> None:
+    data = walks(tmp_path / "walks", 20)
+    place, goal = goals_of(PUCK)
+    for kind, method in (("hilp", Hilp(batch=16)), ("td3-bc", Td3Bc(batch=16))):
+
+        def engine(method: Any = method) -> Engine:
+            torch.manual_seed(0)
+            told = method.told(False)
+            config = SkillConfig(PUCK, told, *((place, goal) if told == "skill" else ((), ())), 16, 1)
+            return Engine(method.build(SkillPolicy(config), Replay([data])), engine_settings(12))
+
+        whole = engine().run(tmp_path / f"{kind}-whole")
+        engine().run(tmp_path / f"{kind}-halves", until=5)
+        halves = engine().run(tmp_path / f"{kind}-halves", resume=True)
+        for name, value in safetensors.torch.load_file(whole / "model.safetensors").items():
+            assert torch.equal(value, safetensors.torch.load_file(halves / "model.safetensors")[name]), name
+
+
+def test_a_checkpoint_is_a_planner_and_no_transformer(tmp_path: Path) -> None:
+    settings = engine_settings(2)
+    folder = learn([walks(tmp_path / "walks", 10)], Cloning(batch=8), tmp_path / "run", settings=settings)
+    planner = open_planner(folder)
+    assert isinstance(planner, SkillPlanner) and checkpoint.bodies(folder) == ["puck"]
+    agent = Agent(planner, PUCK, "go")
+    action = agent.act({"state": np.array([0, 0, 1, 0], np.float32)})
+    assert action.shape == (2,) and (np.abs(action) <= 2).all()
+    with pytest.raises(PolysomaError, match="holds a skill policy"):
+        checkpoint.load(folder)
+    assert "cloning, 2 steps on 10 episodes of puck" in lineage.tell(folder)[0]
+    # What a config asks for and what a file holds are compared before anything is loaded.
+    config = folder / "config.json"
+    config.write_text(config.read_text().replace('"width": 256', '"width": 128'))
+    with pytest.raises(PolysomaError, match="does not fit its config"):
+        skills.load(folder)
+    config.write_text(config.read_text().replace('"width": 128', '"width": -1'))
+    with pytest.raises(PolysomaError, match="width"):
+        skills.load(folder)
+
+
+def test_a_golden_skill_policy_acts_as_it_did() -> None:
+    """tests/golden/skills, made by tests/golden/make.py with the first code of skill policies."""
+    policy = skills.load(GOLDEN / "skills")
+    found = actions(policy, np.array([[0.1, 0.2, 0.3, 0.4]]))[0]
+    np.testing.assert_allclose(found, json.loads((GOLDEN / "skills-expected.json").read_text()), atol=1e-4)
+
+
+def test_what_cannot_be_learnt_is_said(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    with DatasetWriter(tmp_path / "silent", PUCK) as writer:
+        for seed in range(3):
+            writer.add(dataclasses.replace(walk(rng, np.zeros(2), 5, seed), rewards=None, instruction=f"go {seed}"))
+    silent = Dataset(tmp_path / "silent")
+    with pytest.raises(PolysomaError, match="follow several instructions"):
+        learn([silent], Cloning(), tmp_path / "a", goals=False)
+    with pytest.raises(PolysomaError, match="learns from rewards"):
+        learn([silent], Td3Bc(), tmp_path / "a", goals=True)
+    config = SkillConfig(PUCK)
+    with pytest.raises(PolysomaError, match="expected data with rewards"):
+        ImplicitQ().build(SkillPolicy(config), Replay([silent]))
+    place, goal = goals_of(PUCK)
+    assert (place, goal) == (("x", "y"), ("goal_x", "goal_y"))
+    policy = SkillPolicy(SkillConfig(PUCK, "skill", place, goal))
+    with pytest.raises(PolysomaError, match="expected data with rewards"):
+        skill_for_reward(policy, Replay([silent]), [0])
+    with pytest.raises(PolysomaError, match=r"no channels \['z'\]"):
+        SkillConfig(PUCK, "goal", ("z",))
+    blind = SkillPolicy(SkillConfig(PUCK, "goal", ("x", "y")))
+    with pytest.raises(PolysomaError, match="no channel of the body says"):
+        blind.decide(torch.zeros(1, 4))

@@ -1,0 +1,57 @@
+"""Logs of a puck on a table: it moves as it is told, and observes a goal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from polysoma.data.dataset import Dataset
+from polysoma.data.episode import Episode
+from polysoma.data.writer import DatasetWriter
+from polysoma.embodiment import INSTRUCTION, ContinuousActions, Embodiment, Modality, Stream, channels
+
+STATE = (*channels("x y", "m", -10, 10), *channels("goal_x goal_y", "m", -10, 10))
+PUCK = Embodiment(
+    name="puck",
+    streams=(Stream("state", Modality.STATE, (4,), STATE), Stream(INSTRUCTION, Modality.TEXT)),
+    actions=ContinuousActions(channels("dx dy", "1", -2.0, 2.0)),
+    rate_hz=20.0,
+)
+SPEED = 0.1
+
+
+def walk(
+    rng: np.random.Generator, start: np.ndarray, length: int, seed: int, toward: np.ndarray | None = None
+) -> Episode:
+    """An episode in about one direction; what it earns is how far it moves along x."""
+    direction = rng.normal(size=2) if toward is None else toward
+    direction = direction / np.linalg.norm(direction)
+    actions = np.clip(direction + rng.normal(0, 0.2, (length, 2)), -2, 2).astype(np.float32)
+    places = start + SPEED * np.concatenate([np.zeros((1, 2)), np.cumsum(actions, 0)])
+    states = np.concatenate([places, np.zeros((length + 1, 2))], 1).astype(np.float32)
+    return Episode(
+        PUCK, "puck/go", "go", seed, False, {"state": states[:-1]}, actions, actions,
+        rewards=actions[:, 0].copy(), truncated=True, final={"state": states[-1]},
+    )  # fmt: skip
+
+
+def walks(root: Path, count: int = 150, length: int = 12, seed: int = 0) -> Dataset:
+    """Short walks from anywhere, in any direction."""
+    rng = np.random.default_rng(seed)
+    with DatasetWriter(root, PUCK) as writer:
+        for number in range(count):
+            writer.add(walk(rng, rng.uniform(-2, 2, 2), length, number))
+    return Dataset(root)
+
+
+def around(root: Path, count: int = 60) -> Dataset:
+    """Walks along three sides of a square, from (0, 0) over (0, 2) and (2, 2) to (2, 0), one side in each."""
+    rng = np.random.default_rng(0)
+    corners = np.array([[0, 0], [0, 2], [2, 2], [2, 0]], float)
+    with DatasetWriter(root, PUCK) as writer:
+        for number in range(count):
+            leg = number % 3
+            way = corners[leg + 1] - corners[leg]
+            writer.add(walk(rng, corners[leg] + 0.05 * rng.normal(size=2), 20, number, way))
+    return Dataset(root)
