@@ -18,12 +18,13 @@ from planners import Known, Recording, Replaces
 from polysoma.acting.agent import Acting, Agent, act_together, plan_together
 from polysoma.acting.guards import Guarded
 from polysoma.acting.limits import BodyLimits, Limited, Limiter, Limits, Near, Workspace
-from polysoma.acting.planner import Planner
+from polysoma.acting.planner import ExpertPlanner, Planner
 from polysoma.acting.realtime import RealTime, RealTimeAgent
 from polysoma.acting.steps import Bounded
 from polysoma.cli.evaluate import Evaluate
 from polysoma.embodiment import Observation
 from polysoma.errors import PolysomaError
+from polysoma.play.actor import Actor
 
 FULL = """
 [servo]
@@ -213,6 +214,31 @@ def read(folder: Path, text: str) -> Limits:
 def test_mistakes_are_said_before_anything_moves(text: str, problem: str, tmp_path: Path) -> None:
     with pytest.raises(PolysomaError, match=problem):
         Limited(Known(goes_to(0), (SERVO, GRID)), read(tmp_path, text))
+
+
+def test_planners_side_by_side_have_the_limits_of_the_bodies_that_each_knows() -> None:
+    limits = Limits({"servo": BodyLimits(step={"wrist": 0.5})})
+    one, other = limits.around([Known(Recording(1), (GRID,)), Known(goes_to(9.0), (SERVO,))])
+    assert Agent(one, "grid", "go").session.limiter is None
+    np.testing.assert_allclose(Agent(other, "servo", "open").act(observation())[0], -0.5)
+    with pytest.raises(PolysomaError, match=r"limits of \['servo'\]: expected bodies of \['grid'\]"):
+        limits.around([Known(Recording(1), (GRID,))])
+
+
+def test_an_agent_that_is_told_limits_keeps_them() -> None:
+    acting = Acting(execute=4, limits=Limits({"servo": BodyLimits(step={"wrist": 0.5})}))
+    np.testing.assert_allclose(Agent(goes_to(9.0), SERVO, "open", acting).act(observation())[0], -0.5)
+
+
+def test_the_live_page_counts_them() -> None:
+    limits = Limits({"pointmaze": BodyLimits(step={"force_x": 0.01})})
+    actor = Actor(Limited(ExpertPlanner(), limits), "pointmaze")
+    actor.step()
+    assert actor.status()["limits"]["actions"] == 1
+    actor.close()
+    free = Actor(ExpertPlanner(), "pointmaze")
+    assert "limits" not in free.status()
+    free.close()
 
 
 def test_a_body_without_limits_is_free_where_the_planner_knows_it_and_refused_where_it_knows_none() -> None:

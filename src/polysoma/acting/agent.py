@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -46,10 +46,7 @@ class Acting:
 
     def agent(self, planner: Planner | Policy, body: str | Embodiment, **prompt: Any) -> Agent:
         """An agent that acts like this; further arguments as those of :class:`BoundPlanner`."""
-        if self.limits is None:
-            return Agent(planner, body, acting=self, **prompt)
-        planner = Limited(as_planner(planner, self.temperature), self.limits)
-        return Agent(planner, body, acting=replace(self, temperature=None), **prompt)
+        return Agent(planner, body, acting=self, **prompt)
 
 
 class Agent(BoundPlanner):
@@ -76,9 +73,10 @@ class Agent(BoundPlanner):
         expert: Callable[[], Any] | None = None,
     ) -> None:
         self.acting = acting or Acting()
-        super().__init__(
-            planner, body, instruction, seed, goal, demonstrations, observation_only, expert, self.acting.temperature
-        )
+        temperature = self.acting.temperature
+        if self.acting.limits is not None:
+            planner, temperature = Limited(as_planner(planner, temperature), self.acting.limits), None
+        super().__init__(planner, body, instruction, seed, goal, demonstrations, observation_only, expert, temperature)
 
     def _started(self) -> None:
         chunk, execute = self.session.chunk, self.acting.execute
