@@ -24,6 +24,7 @@ import heads
 import hostile
 import in_context
 import kills
+import limits
 import merging
 import meta
 import open_loop_warnings
@@ -68,6 +69,9 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
     },
     "docs/scale.md": {
         "scale": scale.render,
+    },
+    "docs/guards.md": {
+        "limits": limits.render,
     },
     "docs/finetuning.md": {
         "tasks": compare.render_tasks,

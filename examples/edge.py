@@ -36,6 +36,7 @@ class Runner:
         self.previous = [np.int64(size) if self.names else np.zeros(size, np.float32)]
         self.previous_valid = [np.bool_(False)]
         self.frames = []
+        self.limits = Limits(self.body, self.about["limits"]) if self.about.get("limits") else None
 
     def act(self, observation):
         """Log-probabilities (chunk, names), or actions (chunk, A) within their limits; call ``executed`` afterwards.
@@ -57,13 +58,16 @@ class Runner:
         low, high = np.array([[-np.inf if a is None else a, np.inf if b is None else b] for a, b in limits]).T
         if not np.isfinite(actions).all():
             raise ValueError("the policy predicted a number that is not finite")
-        return np.clip(actions, low, high).astype(np.float32)
+        actions = np.clip(actions, low, high).astype(np.float32)
+        return actions if self.limits is None else self.limits.limit(actions, self.frames[-1])
 
     def executed(self, action):
         """Says what was executed last."""
         action = np.int64(action) if self.names else np.array(action, np.float32)
         if not np.isfinite(action).all():
             raise ValueError(f"executed: expected finite numbers, got {action}")
+        if self.limits is not None:
+            self.limits.executed(action)
         self.previous.append(action)
         self.previous_valid.append(np.bool_(True))
 
@@ -90,6 +94,108 @@ def read(instruction, ids):
         parts = [ids.get(piece, 1) for piece in re.findall(r"[a-z0-9]+|[^\sa-z0-9]", word)]
         found += [ids[word]] if word in ids else parts if max(parts) > 1 else [1]
     return found
+
+
+class Limits:
+    """What `polysoma export --limits FILE` stored, kept last (docs/guards.md); ``counts`` says how often each kind of
+    limit was needed, in all actions of the chunks."""
+
+    def __init__(self, body, table):
+        channels = body["actions"]["channels"]
+        names = [c["name"] for c in channels]
+        states = [s for s in body["streams"] if s["modality"] == "state"]
+        self.where = {c["name"]: (s["name"], n) for s in states for n, c in enumerate(s["channels"])}
+        units = {c["name"]: c["unit"] for s in states for c in s["channels"]}
+        # Where the joints are, of channels that the state holds under the same name and unit.
+        self.joints = [self.where[c["name"]] if units.get(c["name"]) == c["unit"] else None for c in channels]
+        self.low, self.high = (
+            np.array([end if c[side] is None else c[side] for c in channels], float)
+            for side, end in (("low", -np.inf), ("high", np.inf))
+        )
+        self.step, self.jerk = (self.each(names, table[key]) for key in ("step", "jerk"))
+        self.jerky = bool(table["jerk"])
+        self.low, self.high = self.ranges(names, table["place"])
+        self.boxes = [(self.where[name], names.index(box["action"]), box) for name, box in table["workspace"].items()]
+        self.near = table["near"]
+        if self.near:
+            self.near_range = self.ranges(names, self.near["place"])
+            self.near_step = np.minimum(self.step, self.each(names, self.near["step"]))
+        self.before, self.moved, self.aim, self.pending = None, np.zeros(len(names)), None, []
+        self.counts = dict.fromkeys(("actions", "changed", "place", "step", "jerk", "workspace", "near"), 0)
+
+    @staticmethod
+    def each(names, table):
+        return np.array([table.get(name, np.inf) for name in names], float)
+
+    def ranges(self, names, table):
+        given = np.array([table.get(name, (-np.inf, np.inf)) for name in names], float).T
+        return np.maximum(given[0], self.low), np.minimum(given[1], self.high)
+
+    def executed(self, action):
+        """Says what was executed last."""
+        planned = self.pending.pop(0) if self.pending else (np.nan, None)
+        action = np.asarray(action, float)
+        # Somebody else's action went where it was to go.
+        self.aim = planned[1] if np.array_equal(planned[0], action) else action
+        self.moved = np.nan_to_num(action - (action if self.before is None else self.before))
+        self.before = action
+
+    def limit(self, actions, observation):
+        """The chunk, float32 (chunk, A), as it may be executed after this observation."""
+        before, moved = self.before, self.moved
+        if before is None:
+            before = np.array([np.nan if at is None else observation[at[0]][at[1]] for at in self.joints], float)
+        aim, self.pending = before if self.aim is None else self.aim, []
+        low, high, step = self.low, self.high, self.step
+        stream, place = self.where[self.near["channel"]] if self.near else ("", 0)
+        if self.near and observation[stream][place] < self.near["below"]:
+            (low, high), step = self.near_range, self.near_step
+            self.counts["near"] += len(actions)
+        at = [float(observation[stream][place]) for (stream, place), _, _ in self.boxes]
+        kept = np.empty(actions.shape, np.float32)
+        for row, wanted in enumerate(actions.astype(float)):
+            least, most = np.full(len(low), -np.inf), np.full(len(low), np.inf)
+            for here, (_, channel, box) in zip(at, self.boxes, strict=True):
+                ends = [np.inf * sign if box[side] is None else box[side] for side, sign in (("low", -1), ("high", 1))]
+                one, other = sorted((end - here) / box["scale"] for end in ends)
+                least[channel], most[channel] = max(least[channel], min(one, 0)), min(most[channel], max(other, 0))
+            action, aim = self.one(wanted, before, moved, low, high, step, least, most, aim)
+            self.pending.append((action.astype(np.float32), aim))
+            moved, before = np.nan_to_num(action - before), action
+            at = [here + box["scale"] * action[channel] for here, (_, channel, box) in zip(at, self.boxes, strict=True)]
+            kept[row] = action
+        return kept
+
+    def one(self, wanted, before, moved, low, high, step, least, most, aim):
+        known = ~np.isnan(before)
+        target = np.clip(np.clip(wanted, low, high), least, most)
+        way = np.where(known, target - before, 0)
+        kept = way
+        if self.jerky:
+            rise, fall = np.minimum(moved + self.jerk, step), np.maximum(moved - self.jerk, -step)
+            rise = np.minimum(rise, self.brakes(high - np.where(known, before, high)))
+            fall = np.maximum(fall, -self.brakes(np.where(known, before, low) - low))
+            lag = np.where(known, aim - before, 0)
+            pace = way - lag + np.sign(lag) * self.brakes(np.abs(lag))
+            kept = np.clip(np.where(np.abs(lag) > 1e-6, pace, way), fall, rise)
+            self.counts["jerk"] += bool((np.abs(kept - np.clip(way, -step, step)) > 1e-6).any())
+        action = np.clip(np.where(known, before + kept, target), low, high)
+        action = np.where(known, np.clip(action, before - step, before + step), action)
+        action = np.clip(action, least, most)
+        changed = np.abs(action - wanted) > 1e-6
+        self.counts["actions"] += 1
+        self.counts["changed"] += bool(changed.any())
+        self.counts["place"] += bool(((wanted < low - 1e-6) | (wanted > high + 1e-6)).any())
+        self.counts["workspace"] += bool(((wanted < least - 1e-6) | (wanted > most + 1e-6)).any())
+        self.counts["step"] += bool((np.abs(way) > step + 1e-6).any())
+        return np.where(changed, action, wanted), target
+
+    def brakes(self, way):
+        with np.errstate(invalid="ignore"):
+            way = np.maximum(way, 0)
+            whole = np.floor((np.sqrt(1 + 8 * way / self.jerk) - 1) / 2)
+            found = way / (whole + 1) + self.jerk * whole / 2
+        return np.where(np.isinf(self.jerk) | np.isinf(way), way, found)
 
 
 def checked(stream, observation):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from conftest import ARM, GRID, HORIZONS, ROOT, SEEN_ARM, make_policy, observe
+from polysoma.acting.limits import BodyLimits
 from polysoma.data.batch import Batch
 from polysoma.data.mixture import Source
 from polysoma.data.windows import tensor
@@ -102,6 +104,16 @@ def test_the_runner_needs_no_torch(sources: dict[str, Source], tmp_path: Path) -
     code = f"import sys; sys.argv = ['edge.py', {str(path)!r}, 'do one']; import runpy; runpy.run_path({str(EXAMPLES / 'edge.py')!r}, run_name='__main__'); print('torch' in sys.modules, 'polysoma' in sys.modules)"  # noqa: E501
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.splitlines()[-1] == "False False" and "arm: (4, 2)" in result.stdout
+
+
+def test_the_runner_keeps_limits_that_are_exported(sources: dict[str, Source], tmp_path: Path) -> None:
+    own = BodyLimits(step=dict.fromkeys((channel.name for channel in ARM.actions.channels), 0.01))
+    export_onnx(make_policy(sources), ARM.name, tmp_path / "arm.onnx", limits=dataclasses.asdict(own))
+    runner = edge.Runner(str(tmp_path / "arm.onnx"), "do one")
+    runner.executed(np.full(2, 0.5))
+    chunk = runner.act(observe(ARM, 0))
+    np.testing.assert_array_less(np.abs(np.diff(chunk, axis=0, prepend=0.5)), 0.01 + 1e-6)
+    assert runner.limits.counts["step"] == len(chunk) == runner.limits.counts["changed"]
 
 
 def test_what_cannot_be_exported_is_said(sources: dict[str, Source], tmp_path: Path) -> None:

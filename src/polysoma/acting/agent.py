@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from polysoma.acting.bound import BoundPlanner
-from polysoma.acting.planner import GUARD, Plan, Planner, within_limits
+from polysoma.acting.limits import Limited, Limits
+from polysoma.acting.planner import GUARD, Plan, Planner, as_planner, within_limits
 from polysoma.data.episode import Episode
 from polysoma.embodiment import DiscreteActions, Embodiment, Observation
 from polysoma.errors import PolysomaError
@@ -35,11 +36,13 @@ class Acting:
             executed as they are.
         temperature: of the choice among discrete actions of a policy; None for the default of
             :class:`~polysoma.acting.policy_planner.PolicyPlanner`. What is a planner already has its own.
+        limits: kept last (:mod:`polysoma.acting.limits`); None for the body's own alone.
     """
 
     execute: int | None = None
     ensemble: float | None = None
     temperature: float | None = None
+    limits: Limits | None = None
 
     def agent(self, planner: Planner | Policy, body: str | Embodiment, **prompt: Any) -> Agent:
         """An agent that acts like this; further arguments as those of :class:`BoundPlanner`."""
@@ -70,9 +73,10 @@ class Agent(BoundPlanner):
         expert: Callable[[], Any] | None = None,
     ) -> None:
         self.acting = acting or Acting()
-        super().__init__(
-            planner, body, instruction, seed, goal, demonstrations, observation_only, expert, self.acting.temperature
-        )
+        temperature = self.acting.temperature
+        if self.acting.limits is not None:
+            planner, temperature = Limited(as_planner(planner, temperature), self.acting.limits), None
+        super().__init__(planner, body, instruction, seed, goal, demonstrations, observation_only, expert, temperature)
 
     def _started(self) -> None:
         chunk, execute = self.session.chunk, self.acting.execute
@@ -102,13 +106,15 @@ class Agent(BoundPlanner):
         if not 0 <= count <= len(self._planned):
             raise PolysomaError(f"executed: expected 0 to {len(self._planned)} actions of the last chunk, got {count}")
         self._executed = self._planned[count - 1] if count else None
+        if self.session.limiter is not None:
+            self.session.limiter.executed(self._planned[:count])
 
-    def _next(self, plan: Plan | None) -> np.ndarray:
+    def _next(self, plan: Plan | None, observation: Observation) -> np.ndarray:
         """The action for this step: of a new plan, or what is left of the one before."""
         if plan is not None:
             self._waiting.extend(self._chosen(plan))
             self.plan = plan
-        self._executed = self._waiting.popleft()
+        (self._executed,) = self.limited(np.asarray(self._waiting.popleft())[None], observation)
         # A copy, as what was executed is told later, whatever its new owner does with it.
         return self._executed.copy()
 
@@ -140,6 +146,7 @@ def act_together(
     actions: dict[int, np.ndarray | PolysomaError] = {}
     batched: dict[int, Agent] = {}
     asking: dict[int, tuple[Agent, Observation]] = {}
+    seen: dict[int, Observation] = {}
     for row, (agent, observation) in enumerate(zip(agents, observations, strict=True)):
         try:
             if not isinstance(agent, Agent):
@@ -149,7 +156,7 @@ def act_together(
         except PolysomaError as error:
             actions[row] = error
             continue
-        batched[row] = agent
+        batched[row], seen[row] = agent, checked
         agent.tell_executed()
         agent.asked = not agent._waiting
         if agent.asked:
@@ -162,7 +169,7 @@ def act_together(
         try:
             if isinstance(plan, PolysomaError):
                 raise plan
-            actions[row] = agent._next(plan)
+            actions[row] = agent._next(plan, seen[row])
         except PolysomaError as error:
             actions[row] = error
         agent._step += 1
@@ -199,7 +206,8 @@ def plan_together(
         try:
             if isinstance(plan, PolysomaError):
                 raise plan
-            agent.plan, agent._planned = plan, within_limits(agent.body, plan.actions)
+            agent.plan = plan
+            agent._planned = agent.limited(within_limits(agent.body, plan.actions), asking[row][1])
         except PolysomaError as error:
             answers[row] = error
             continue

@@ -194,6 +194,13 @@ class BoundPlanner:
             PolysomaError: it is not an action of this body.
         """
         self._executed = read_by(self.body.check_action, action, f"action of {self.body.name}")
+        if self.session.limiter is not None:
+            self.session.limiter.executed(self._executed[None])
+
+    def limited(self, actions: np.ndarray, observation: Observation) -> np.ndarray:
+        """The actions that follow an observation as the body may execute them, ``(n, A)`` or ``(n,)``: nothing comes
+        after this."""
+        return actions if self.session.limiter is None else self.session.limiter.limit(actions, observation)
 
     def tell_executed(self) -> None:
         """Tells the session what was executed since its last observation, if anything was."""

@@ -96,6 +96,7 @@ class GuardedSession(Session):
         self.inner = inner
         # What guards further inside did counts as well.
         self.interventions = inner.interventions
+        self.limiter = inner.limiter
 
     def prepare(self) -> None:
         """See :class:`Session`."""

@@ -25,6 +25,7 @@ from polysoma.embodiment import Embodiment, Modality, Observation
 from polysoma.errors import PolysomaError
 
 if TYPE_CHECKING:
+    from polysoma.acting.limits import Limiter
     from polysoma.policy.policy import Policy
 
 
@@ -125,11 +126,13 @@ class Session:
         prompt: what the planner was told.
         chunk: the number of actions in a plan.
         interventions: of guards.
+        limiter: None, or what every action passes last (:class:`polysoma.acting.limits.Limited`).
     """
 
     def __init__(self, prompt: TaskPrompt, chunk: int = 1) -> None:
         self.prompt, self.chunk = prompt, chunk
         self.interventions = Interventions()
+        self.limiter: Limiter | None = None
 
     def prepare(self) -> None:
         """Makes what the first plan would have to wait for. Called by who is going to ask for plans, once.

@@ -19,6 +19,7 @@ import numpy as np
 
 from polysoma.acting.bound import BoundPlanner, Source
 from polysoma.acting.guards import Stopped
+from polysoma.acting.limits import Limited, Limits
 from polysoma.acting.planner import GUARD, Plan, Planner, within_limits
 from polysoma.data.episode import Episode
 from polysoma.embodiment import ContinuousActions, Embodiment, Observation
@@ -37,16 +38,19 @@ class RealTime:
         stop: the action that stops the body, one number a channel; None holds the last action for ever.
         latency: ticks after which an answer arrives, whatever it takes here, so that simulated episodes are the same
             everywhere; None takes it when it is there.
+        limits: kept last, after ``stop`` too (:mod:`polysoma.acting.limits`); None for the body's own alone.
     """
 
     blend: int = 4
     patience: int = 10
     stop: tuple[float, ...] | None = None
     latency: int | None = None
+    limits: Limits | None = None
 
     def agent(self, planner: Planner | Policy, body: str | Embodiment, **prompt: Any) -> RealTimeAgent:
         """An agent that acts like this; further arguments as those of
         :class:`~polysoma.acting.bound.BoundPlanner`."""
+        planner = planner if self.limits is None else Limited(planner, self.limits)
         stop = None if self.stop is None else np.array(self.stop, np.float32)
         return RealTimeAgent(
             planner, body, blend=self.blend, patience=self.patience, stop=stop, latency=self.latency, **prompt
@@ -212,7 +216,8 @@ class RealTimeAgent(BoundPlanner):
             # Nothing is untold where the plan came in the tick in which it was asked for.
             if self._tick > 0 and self._untold:
                 self._ask()
-        self._executed, self.source = self.scheduler.action(self._tick)
+        action, self.source = self.scheduler.action(self._tick)
+        (self._executed,) = self.limited(action[None], checked)
         self._tick += 1
         self.timing.add(time.perf_counter() - began)
         # A copy, as the last action may be held, whatever its new owner does with it.

@@ -89,7 +89,7 @@ class _Session(GuardedSession):
             actions = within_limits(body, plan.actions)
         except PolysomaError as error:
             return error
-        before = _sensed(body, observation) if self._last is None else self._last
+        before = sensed(body, observation) if self._last is None else self._last
         for place, action in enumerate(actions):
             # What is not known bounds nothing.
             free = np.isnan(before)
@@ -98,7 +98,7 @@ class _Session(GuardedSession):
         return dataclasses.replace(plan, actions=actions)
 
 
-def _sensed(body: Embodiment, observation: Observation) -> np.ndarray:
+def sensed(body: Embodiment, observation: Observation) -> np.ndarray:
     """Where the body is, in its action channels, float32 ``(A,)``; NaN where its state does not say so."""
     assert isinstance(body.actions, ContinuousActions)
     found = np.full(body.actions.size, np.nan, np.float32)

@@ -15,7 +15,8 @@ from rich.text import Text
 
 from polysoma import simulators
 from polysoma.acting.agent import Acting
-from polysoma.cli.names import Device, OptionalCheckpoint, Precision
+from polysoma.acting.limits import Limits
+from polysoma.cli.names import Device, LimitsFile, OptionalCheckpoint, Precision
 from polysoma.cli.output import add_row
 from polysoma.cli.progress import counting
 from polysoma.config import Seed, within
@@ -84,6 +85,7 @@ class Evaluate:
     """Of the choice among discrete actions."""
     ensemble: Annotated[float, within(-1000, 1000)] | None = None
     """Rate of temporal ensembling; off by default."""
+    limits: LimitsFile = None
     paraphrases: Literal["none", "train", "held-out"] = "none"
     """Say instructions in other words: those of training, or those that training never saw."""
     paraphrase_file: str = SHIPPED
@@ -136,6 +138,7 @@ class Evaluate:
                     "recorded episodes (--data FOLDER)"
                 )
         tasks = simulators.match_tasks(self.tasks, bodies)
+        limits = None if self.limits is None else Limits.read(self.limits)
         video = self.video if self.report or self.rerun else 0
         if video and (problem := _cannot_render()):
             Console(stderr=True).print(Text(f"no videos: {problem}", style="yellow"))
@@ -158,7 +161,7 @@ class Evaluate:
                 tasks,
                 self.episodes,
                 self.seed,
-                acting=Acting(self.execute, self.ensemble),
+                acting=Acting(self.execute, self.ensemble, limits=limits),
                 prompting=Prompting(
                     self.conditioning,
                     words,
@@ -179,6 +182,8 @@ class Evaluate:
             processor = result.to_json()["hardware"]["instruction_set"]
             device = result.settings.get("device", processor)
             print(f"computed in {result.precision} by {result.backend} on {device}")
+        for task, counts in result.limits.items():
+            print(f"limits changed {counts.changed} of {counts.actions} actions of {task} ({counts.kinds()})")
         if self.report:
             from polysoma.evaluation.report import write_report
 
@@ -195,7 +200,7 @@ class Evaluate:
         """Compares with recorded episodes."""
         playing = {
             "tasks": "*", "policy": "checkpoint", "rerun": None, "retrieve": "", "context": "", "ray": None,
-            "listening": False,
+            "listening": False, "limits": None,
         }  # fmt: skip
         if strange := [f"--{name}" for name, usual in playing.items() if getattr(self, name) != usual]:
             raise PolysomaError(f"--data compares with recordings and plays nothing: leave out {', '.join(strange)}")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from polysoma.cli.names import CheckpointName
+from polysoma.cli.names import CheckpointName, LimitsFile
 from polysoma.errors import PolysomaError
 
 
@@ -29,13 +29,24 @@ class Export:
     """Of the file."""
     int8: bool = False
     """Stores matrices in eight bits: a quarter of the size."""
+    limits: LimitsFile = None
 
     def run(self) -> None:
+        from polysoma.acting.limits import Limiter, Limits
         from polysoma.policy.checkpoint import load_for_training
         from polysoma.policy.export import export_onnx
 
         path = self.out or Path(f"{self.embodiment}.{self.format}")
         if path.is_dir():
             raise PolysomaError(f"{path} is a folder; --out names a file")
-        size = export_onnx(load_for_training(self.checkpoint), self.embodiment, path, self.int8)
+        policy = load_for_training(self.checkpoint)
+        limits = None
+        if self.limits is not None:
+            every = Limits.read(self.limits)
+            body = policy.embodiment(self.embodiment)
+            if (own := every.of(body)) is None:
+                raise PolysomaError(f"{self.limits}: expected a table for {body.name}, got {sorted(every.bodies)}")
+            Limiter(body, own)
+            limits = asdict(own)
+        size = export_onnx(policy, self.embodiment, path, self.int8, limits)
         print(f"{path}: {size / 1e6:.1f} MB; run it with examples/edge.py")

@@ -33,6 +33,13 @@ Precision = Annotated[
     ),
 ]
 """In what numbers a command computes."""
+LimitsFile = Annotated[
+    Path | None,
+    tyro.conf.arg(
+        help="A TOML file of limits by body (docs/guards.md): places, steps, jerk, workspaces. They hold last."
+    ),
+]
+"""Limits that hold last."""
 
 
 def named_folder(text: str) -> tuple[str, str]:

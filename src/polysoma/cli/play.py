@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from polysoma.cli.names import Device, OptionalCheckpoint, Precision
+from polysoma.cli.names import Device, LimitsFile, OptionalCheckpoint, Precision
 from polysoma.config import within
 from polysoma.errors import PolysomaError
 from polysoma.nn import backend as backends
@@ -36,6 +36,7 @@ class Play:
     """Where to listen; 0 takes any free port."""
     backend: backends.Wanted = "auto"
     """What computes decisions: onnx is faster on a CPU and needs polysoma[export]; auto takes it where it can."""
+    limits: LimitsFile = None
     device: Device = "auto"
     precision: Precision = "auto"
     open: bool = True
@@ -57,14 +58,17 @@ class Play:
             raise PolysomaError(f"the page needs {error.name}, not installed here: run `{INSTALL}`") from error
         import torch
 
+        from polysoma.acting.limits import Limited, Limits
         from polysoma.acting.opening import open_planner
         from polysoma.acting.planner import known_embodiments
 
+        limits = None if self.limits is None else Limits.read(self.limits)
         # The stage is one thread; more of them would fight with it.
         torch.set_num_threads(1)
         planner = open_planner(self.checkpoint, self.device, self.precision, self.backend)
         names = _bodies([body.name for body in known_embodiments(planner)], self.bodies)
         token, _ = chosen_token(self.host, self.token_file, self.token)
+        planner = planner if limits is None else Limited(planner, limits)
         server = PlayServer(planner, names, token, self.hosts, self.origins)
         asyncio.run(self._serve(server, token, len(names)))
 

@@ -9,15 +9,20 @@ import signal
 import ssl
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-from polysoma.cli.names import Device, OptionalCheckpoint, Precision, named_folder
+from polysoma.cli.names import Device, LimitsFile, OptionalCheckpoint, Precision, named_folder
 from polysoma.config import within
 from polysoma.errors import PolysomaError
 from polysoma.nn import backend as backends
 from polysoma.text import some
+
+if TYPE_CHECKING:
+    from polysoma.acting.planner import Planner
+    from polysoma.policy.policy import Policy
 
 INSTALL = "pip install 'polysoma[serve]'"
 
@@ -64,6 +69,7 @@ class Serve:
     """Values in the largest request, without those in arrays."""
     backend: backends.Wanted = "auto"
     """What computes decisions: onnx is faster on a CPU and needs polysoma[export]; auto takes it where it can."""
+    limits: LimitsFile = None
     device: Device = "auto"
     precision: Precision = "auto"
 
@@ -74,11 +80,12 @@ class Serve:
             from polysoma.serving.server import Limits, PolicyServer
         except ImportError as error:
             raise PolysomaError(f"serving needs {error.name}, not installed here: run `{INSTALL}`") from error
+        from polysoma.acting import limits as limits_of_bodies
         from polysoma.acting.opening import open_planner
-        from polysoma.acting.planner import Planner
         from polysoma.policy.checkpoint import is_skills, load_all
-        from polysoma.policy.policy import Policy
 
+        # Read before the weights, as a mistake in it is found sooner.
+        held = None if self.limits is None else limits_of_bodies.Limits.read(self.limits)
         _log_json_lines()
         token, new = chosen_token(self.host, self.token_file, self.token)
         message = replace(FROM_ROBOTS, bytes=int(self.message_mb * 1e6), nodes=self.message_values)
@@ -96,7 +103,10 @@ class Serve:
         loaded = {name: policy for (name, _), policy in zip(adapters, adapted, strict=True)}
         if len(loaded) < len(adapters) or "" in loaded:
             raise PolysomaError(f"--adapters: expected different names, got {[name for name, _ in adapters]}")
-        server = PolicyServer(policy, names, token, limits, loaded, self.hosts, self.origins)
+        planners: Sequence[Planner | Policy] = [policy, *adapted]
+        base, *others = planners if held is None else held.around(planners)
+        beside = dict(zip(loaded, others, strict=True))
+        server = PolicyServer(base, names, token, limits, beside, self.hosts, self.origins)
         asyncio.run(self._serve(server, token if new else None))
 
     async def _serve(self, server: object, new_token: str | None) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 
 from polysoma import simulators
 from polysoma.acting.agent import Acting
+from polysoma.acting.limits import LimitCounts
 from polysoma.acting.planner import Interventions, Planner
 from polysoma.acting.realtime import RealTime
 from polysoma.errors import PolysomaError
@@ -84,6 +85,7 @@ class Result:
     videos: dict[str, Outcome] = field(default_factory=dict)
     interventions: dict[str, Interventions] = field(default_factory=dict)
     listening: dict[str, Listening] = field(default_factory=dict)
+    limits: dict[str, LimitCounts] = field(default_factory=dict)
     precision: str = ""
     backend: str = ""
 
@@ -144,6 +146,7 @@ class Result:
                 "latency_ms": self.latency.get(family),
             }
         guarded = {task: asdict(counts) for task, counts in self.interventions.items()}
+        limited = {task: asdict(counts) for task, counts in self.limits.items()}
         return {
             "checkpoint": self.driver,
             "versions": versions(),
@@ -154,6 +157,7 @@ class Result:
             "families": families,
             **({"interventions": guarded} if guarded else {}),
             **({"listening": {name: one.to_json() for name, one in self.listening.items()}} if self.listening else {}),
+            **({"limits": limited} if limited else {}),
         }
 
 
@@ -229,13 +233,15 @@ def evaluate(
         so_far.setdefault(outcome.task, Score()).outcomes.append(outcome.success)
         if progress:
             progress(done, len(jobs), so_far)
-    scores, interventions = {}, {}
+    scores, interventions, limits = {}, {}, {}
     for task in tasks:
         own = [outcomes[task, s] for s in seeds]
         scores[task] = Score(seeds, [o.success for o in own], [o.steps for o in own], [o.total for o in own])
         judged = sum((outcome.interventions for outcome in own), Interventions())
         if judged.judged:
             interventions[task] = judged
+        if counts := [outcome.limits for outcome in own if outcome.limits is not None]:
+            limits[task] = sum(counts, LimitCounts())
     result = Result(
         name_of(driver),
         scores,
@@ -243,6 +249,7 @@ def evaluate(
         time.monotonic() - began,
         videos=videos,
         interventions=interventions,
+        limits=limits,
         precision=precision,
         backend=backend,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -151,6 +152,7 @@ class Actor:
 
     def status(self) -> dict[str, Any]:
         """What the page says about this body."""
+        limiter = self.agent.session.limiter
         return {
             "task": self.task,
             "told": self.instruction,
@@ -164,6 +166,7 @@ class Actor:
             "success": self.success,
             "wind": self.wind,
             "late": self.agent.timing.late,
+            **({} if limiter is None else {"limits": asdict(limiter.counts)}),
             "ms": [round(value, 2) for value in self.decisions_ms],
         }
 

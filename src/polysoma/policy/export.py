@@ -79,7 +79,9 @@ class Deployed(nn.Module):
         return words, batch.lengths, batch.previous, *batch.observations.values(), *valid
 
 
-def export_onnx(policy: Policy, body: str, path: Path, int8: bool = False) -> int:
+def export_onnx(
+    policy: Policy, body: str, path: Path, int8: bool = False, limits: Mapping[str, Any] | None = None
+) -> int:
     """Writes one body's policy as an ONNX file. Returns its size in bytes.
 
     Args:
@@ -87,6 +89,7 @@ def export_onnx(policy: Policy, body: str, path: Path, int8: bool = False) -> in
         body: name of the embodiment.
         path: of the file.
         int8: stores matrices in eight bits and multiplies in integers (dynamic quantisation); convolutions stay.
+        limits: of the body, as a table, which the runner keeps (:mod:`polysoma.acting.limits`); None for none.
 
     Raises:
         PolysomaError: an unknown body, a head that draws, onnx or onnxruntime are not installed, or the file cannot be
@@ -117,6 +120,7 @@ def export_onnx(policy: Policy, body: str, path: Path, int8: bool = False) -> in
         "embodiment": policy.description(body),
         "vocabulary": list(policy.config.vocabulary),
         "words": policy.config.most_words,
+        **({} if limits is None else {"limits": dict(limits)}),
     }
     onnx.helper.set_model_props(model, {METADATA: json.dumps(about)})
     content = model.SerializeToString()

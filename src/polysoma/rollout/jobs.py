@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from polysoma.acting.limits import LimitCounts
 from polysoma.acting.planner import Interventions
 from polysoma.data.episode import Episode
 from polysoma.embodiment import Embodiment
@@ -50,6 +51,7 @@ class Outcome:
         episode: what was sensed and done; None where nobody asked for it.
         frames: of its video, uint8 ``(side, side, 3)``.
         interventions: of guards.
+        limits: what limits did; None where the body has none.
     """
 
     task: str
@@ -62,6 +64,7 @@ class Outcome:
     episode: Episode | None = None
     frames: list[np.ndarray] = field(default_factory=list)
     interventions: Interventions = field(default_factory=Interventions)
+    limits: LimitCounts | None = None
 
 
 def video_stride(body: Embodiment) -> int:

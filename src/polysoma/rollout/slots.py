@@ -194,6 +194,7 @@ class Slot:
             episode,
             self.frames,
             self.agent.session.interventions,
+            None if self.agent.session.limiter is None else self.agent.session.limiter.counts,
         )
 
 

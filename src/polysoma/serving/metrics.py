@@ -13,6 +13,9 @@ class Metrics:
         self.requests = Counter("polysoma_requests", "Requests by body", ["embodiment"], registry=self.registry)
         self.refused = Counter("polysoma_refused", "Requests that were refused", registry=self.registry)
         self.late = Counter("polysoma_late", "Answers after their deadline", ["embodiment"], registry=self.registry)
+        self.limited = Counter(
+            "polysoma_limited", "Actions in answers that limits changed", ["embodiment"], registry=self.registry
+        )
         self.clients = Gauge("polysoma_clients", "Connections", registry=self.registry)
         self.batch = Histogram(
             "polysoma_batch_size", "Requests in a batch", buckets=(1, 2, 4, 8, 16, 32, 64), registry=self.registry

@@ -28,16 +28,18 @@ class Driven:
         step: of the last observation.
         start, length: the step that the first action of the last chunk is for, and how many it has; 0 before there is
             one.
+        limited: how many actions limits changed in this episode, of all that were answered.
     """
 
     agent: Agent
     step: int = 0
     start: int = 0
     length: int = 0
+    limited: int = 0
 
     def begin(self, request: Mapping[str, Any]) -> None:
         """The first request of an episode."""
-        self.step, self.length = self._asked_step(request) or 0, 0
+        self.step, self.length, self.limited = self._asked_step(request) or 0, 0, 0
 
     def tell(self, request: Mapping[str, Any]) -> None:
         """Tells the agent what was executed of the last chunk, and counts the steps.
@@ -63,6 +65,14 @@ class Driven:
     def answered(self, actions: np.ndarray) -> None:
         """The next chunk: its first action is for the step that was observed."""
         self.start, self.length = self.step, len(actions)
+
+    def newly_limited(self) -> int | None:
+        """How many actions limits changed since this was asked last; None where the body has none."""
+        limiter = self.agent.session.limiter
+        if limiter is None:
+            return None
+        before, self.limited = self.limited, limiter.counts.changed
+        return self.limited - before
 
     def _asked_step(self, request: Mapping[str, Any]) -> int | None:
         return None if _STEP in _sensed(self.agent.body) else whole(request, _STEP)

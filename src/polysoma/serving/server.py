@@ -96,10 +96,11 @@ class _Session:
 
 
 class _Chunk(NamedTuple):
-    """Actions, and the step that the first of them is for."""
+    """Actions, the step that the first of them is for, and how many of them limits changed; None without limits."""
 
     actions: np.ndarray
     step: int
+    limited: int | None
 
 
 @dataclass
@@ -290,6 +291,9 @@ class PolicyServer:
         if session.last_total_ms is not None:
             timing["prev_total_ms"] = session.last_total_ms
         answer = {"actions": chunk.actions, "step": chunk.step, "embodiment": body.name, "late": late}
+        if chunk.limited is not None:
+            self._metrics.limited.labels(body.name).inc(chunk.limited)
+            answer["limited"] = chunk.limited
         return pack(answer | ({"adapter": adapter} if adapter != _BASE else {}) | {"server_timing": timing})
 
     def _driver(self, request: Mapping[str, Any]) -> tuple[str, Embodiment]:
@@ -351,7 +355,7 @@ class PolicyServer:
                 answers[row] = actions
                 continue
             one.answered(actions)
-            answers[row] = _Chunk(actions, one.start)
+            answers[row] = _Chunk(actions, one.start, one.newly_limited())
         return [answers[row] for row in range(len(batch))]
 
     def _driven(self, asked: _Asked) -> Driven:
