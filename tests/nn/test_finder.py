@@ -12,7 +12,7 @@ from conftest import ARM, SEEN_ARM, make_episode, make_policy, observe
 from polysoma.data.mixture import open_sources
 from polysoma.data.writer import DatasetWriter
 from polysoma.embodiment import Modality, Stream
-from polysoma.errors import SettingError
+from polysoma.errors import PolysomaError, SettingError
 from polysoma.learning.finetuning import recipe_for, with_steps
 from polysoma.learning.sight import eyes_for, in_sight
 from polysoma.learning.training import train
@@ -91,6 +91,21 @@ def test_they_are_chosen_where_they_are_found(tmp_path: Path) -> None:
         chosen = eyes_for(sources, wanted)  # type: ignore[arg-type]
         assert chosen is not None and chosen.reduction == "points"
     assert eyes_for(none, "named") == named
+
+
+@pytest.mark.parametrize("size", [(5, 6), (300, 20)])
+def test_pictures_that_are_too_small_for_the_finder_get_points(size: tuple[int, int], tmp_path: Path) -> None:
+    front = Stream("front", Modality.IMAGE, (*size, 3))
+    body = dataclasses.replace(TABLE_ARM, streams=(TABLE_ARM.stream("tip"), front, TABLE_ARM.stream("instruction")))
+    with DatasetWriter(tmp_path, body) as writer:
+        writer.add(make_episode(body, 6, 0, "table-arm/0", "pick up the red block"))
+    sources = open_sources([tmp_path], {}, {})
+    chosen = eyes_for(sources)
+    assert chosen is not None and chosen.reduction == "points"
+    with pytest.raises(
+        PolysomaError, match="eyes: named needs pictures of 8 pixels a side, those of front are smaller"
+    ):
+        eyes_for(sources, "named")
 
 
 @pytest.mark.parametrize("method", ["small", "lora"])

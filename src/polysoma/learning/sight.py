@@ -10,7 +10,8 @@ import torch
 
 from polysoma.data.mixture import Source
 from polysoma.embodiment import Embodiment, Modality
-from polysoma.nn.finder import Finder, reduced, shipped_colors, shipped_weights, shipped_words
+from polysoma.errors import PolysomaError
+from polysoma.nn.finder import LEAST, Finder, reduced, reduced_size, shipped_colors, shipped_weights, shipped_words
 from polysoma.nn.images import ImageConfig
 from polysoma.nn.tokenizers import split_words
 
@@ -30,10 +31,17 @@ def eyes_for(sources: Sequence[Source], wanted: Eyes = "auto") -> ImageConfig | 
         wanted: ``"named"``, places of what the instructions name (:class:`~polysoma.nn.finder.NamedPlaces`);
             ``"points"``, which are learnt anew (:class:`~polysoma.nn.images.Points`); or ``"auto"``, the former where
             the finder sees what is named at the beginning of most episodes of each body, and else the latter.
+
+    Raises:
+        PolysomaError: ``"named"`` is wanted for pictures that are too small for the finder.
     """
     seeing = [source for source in sources if cameras(source.embodiment)]
     if not seeing:
         return None
+    if wanted == "named" and (small := [name for source in seeing for name in _too_small(source.embodiment)]):
+        raise PolysomaError(
+            f"eyes: named needs pictures of {LEAST} pixels a side, those of {', '.join(small)} are smaller"
+        )
     if wanted == "named" or (wanted == "auto" and min(map(in_sight, seeing)) >= ENOUGH):
         return ImageConfig(reduction="named", tokens=1, words=shipped_words())
     return ImageConfig(reduction="points")
@@ -44,11 +52,18 @@ def cameras(body: Embodiment) -> list[str]:
     return [stream.name for stream in body.arrays if stream.modality is Modality.IMAGE]
 
 
+def _too_small(body: Embodiment) -> list[str]:
+    """The cameras whose pictures the finder cannot read."""
+    return [name for name in cameras(body) if min(reduced_size(*body.stream(name).shape[:2])) < LEAST]
+
+
 @torch.no_grad()
 def in_sight(source: Source) -> float:
     """The share of episodes at whose beginning a camera sees what the instruction names first, as far as the shipped
     finder can tell. An instruction without a colour that it knows counts as not seen: shapes
     of things that it was not taught (a banana, say) it takes for others."""
+    if _too_small(source.embodiment):
+        return 0.0
     finder = Finder(shipped_words()).eval()
     finder.load_state_dict(shipped_weights())
     colors = set(shipped_colors())

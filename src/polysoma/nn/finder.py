@@ -26,6 +26,8 @@ NAMED = 2
 """Things that an instruction can name: what is to be moved or reached, and what it is to be put on, into or beside."""
 ROWS = 96
 """Rows of the pictures that it was taught on; larger ones are reduced to about as many."""
+LEAST = 8
+"""Pixels a side of the smallest pictures that it can read, once they are reduced."""
 _BLOCKS = 2
 
 
@@ -145,6 +147,12 @@ def reduced(pictures: Tensor) -> Tensor:
         return pictures
     small = F.avg_pool2d(pictures.permute(0, 3, 1, 2).float(), block)
     return small.round().to(torch.uint8).permute(0, 2, 3, 1)
+
+
+def reduced_size(height: int, width: int) -> tuple[int, int]:
+    """The size of such pictures once they are :func:`reduced`."""
+    block = max(1, height // ROWS)
+    return height // block, width // block
 
 
 def shipped() -> Path:
