@@ -92,10 +92,11 @@ def render() -> str:
     told = found["settings"]
     return (
         "\n".join(lines)
-        + f"\n\nMeans over {told['seeds']} seeds with 95 % intervals; {told['episodes']} episodes each to learn from, "
-        f"to find the threshold with (rate {told['rate']:g}), and to measure with and without the guard. The driver "
-        f"makes the best move, and one at random with a chance of {told['noise']:g}. The error is the mean over the 77 free "
-        f"cells and all choices, against dynamic programming (`{found['command']}`).\n"
+        + f"\n\nMeans over {told['seeds']} seeds with 95 % intervals; {told['episodes']} episodes each to learn "
+        f"from, to find the threshold with (rate {told['rate']:g}), and to measure with and without the guard. The "
+        f"driver makes the best move, and one at random with a chance of {told['noise']:g}. The "
+        f"error is the mean over the 77 free cells and all choices, against dynamic programming "
+        f"(`{found['command']}`).\n"
     )
 
 
