@@ -20,6 +20,7 @@ import eyes
 import fleet
 import fuzz
 import gpicl
+import guard
 import heads
 import hostile
 import in_context
@@ -72,6 +73,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
     },
     "docs/guards.md": {
         "limits": limits.render,
+        "guard": guard.render,
     },
     "docs/finetuning.md": {
         "tasks": compare.render_tasks,

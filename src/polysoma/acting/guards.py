@@ -124,14 +124,17 @@ class Guarded(Wrapper):
     Args:
         planner: a planner, or a policy.
         guard: judges.
+        body: the name of the body whose plans it judges; None for all.
     """
 
     planner: Planner
     guard: Guard
+    body: str | None
 
-    def __init__(self, planner: Planner | Policy, guard: Guard) -> None:
+    def __init__(self, planner: Planner | Policy, guard: Guard, body: str | None = None) -> None:
         object.__setattr__(self, "planner", as_planner(planner))
         object.__setattr__(self, "guard", guard)
+        object.__setattr__(self, "body", body)
 
     def start(self, prompt: TaskPrompt, seed: int) -> GuardedSession:
         """See :meth:`Planner.start`."""
@@ -142,7 +145,9 @@ class Guarded(Wrapper):
         inner = [_own(session).inner for session in sessions]
         plans = self.planner.plan(inner, observations)
         return [
-            plan if isinstance(plan, PolysomaError) else self._judged(_own(session), observation, plan)
+            plan
+            if isinstance(plan, PolysomaError) or self.body not in (None, session.prompt.body.name)
+            else self._judged(_own(session), observation, plan)
             for session, observation, plan in zip(sessions, observations, plans, strict=True)
         ]
 

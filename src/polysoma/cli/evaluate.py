@@ -86,6 +86,8 @@ class Evaluate:
     ensemble: Annotated[float, within(-1000, 1000)] | None = None
     """Rate of temporal ensembling; off by default."""
     limits: LimitsFile = None
+    guard: str = ""
+    """A folder of a guard that was learned from logs (docs/guards.md): it replaces choices that lead into dead ends."""
     paraphrases: Literal["none", "train", "held-out"] = "none"
     """Say instructions in other words: those of training, or those that training never saw."""
     paraphrase_file: str = SHIPPED
@@ -124,6 +126,8 @@ class Evaluate:
             return
         bodies = None
         driver: str | Checkpoint = self.policy
+        if self.guard and self.policy != "checkpoint":
+            raise PolysomaError(f"--guard judges the policy of a checkpoint, not --policy {self.policy}")
         if self.policy == "checkpoint":
             from polysoma.policy import checkpoint
 
@@ -131,6 +135,8 @@ class Evaluate:
             driver = Checkpoint(self.checkpoint, self.temperature, looked_up, self.precision, self.backend, self.device)
             if self.graph:
                 driver = replace(driver, graph=(self.graph, self.cell))
+            if self.guard:
+                driver = replace(driver, guard=self.guard)
             bodies = checkpoint.bodies(self.checkpoint)
             if not any(map(simulators.tasks_of, bodies)):
                 raise PolysomaError(
@@ -182,6 +188,9 @@ class Evaluate:
             processor = result.to_json()["hardware"]["instruction_set"]
             device = result.settings.get("device", processor)
             print(f"computed in {result.precision} by {result.backend} on {device}")
+        if self.guard:
+            for task, guarded in result.interventions.items():
+                print(f"the guard replaced {guarded.replaced} of {guarded.judged} plans of {task}")
         for task, counts in result.limits.items():
             print(f"limits changed {counts.changed} of {counts.actions} actions of {task} ({counts.kinds()})")
         if self.report:
@@ -200,7 +209,7 @@ class Evaluate:
         """Compares with recorded episodes."""
         playing = {
             "tasks": "*", "policy": "checkpoint", "rerun": None, "retrieve": "", "context": "", "ray": None,
-            "listening": False, "limits": None,
+            "listening": False, "limits": None, "guard": "",
         }  # fmt: skip
         if strange := [f"--{name}" for name, usual in playing.items() if getattr(self, name) != usual]:
             raise PolysomaError(f"--data compares with recordings and plays nothing: leave out {', '.join(strange)}")

@@ -69,6 +69,7 @@ class Checkpoint:
         device: on which, as for :func:`polysoma.policy.checkpoint.load`.
         graph: None, or a data set of logs over whose graph the way to the goal is searched
             (:class:`~polysoma.acting.graph.GraphSearch`), and the side of its cells (0 for a part of the range).
+        guard: None, or the folder of a guard of one of its bodies (:class:`~polysoma.acting.dead_ends.DeadEndGuard`).
     """
 
     place: str
@@ -78,8 +79,18 @@ class Checkpoint:
     backend: str | None = None
     device: str = "cpu"
     graph: tuple[str, float] | None = None
+    guard: str | None = None
 
     def __call__(self) -> Planner:
+        planner = self._alone()
+        if self.guard is None:
+            return planner
+        from polysoma.acting.dead_ends import DeadEndGuard
+
+        return DeadEndGuard.load(self.guard).around(planner)
+
+    def _alone(self) -> Planner:
+        """The planner without a guard."""
         # torch takes a second to import and much memory, which other drivers should not pay for.
         from polysoma.acting.opening import open_planner
         from polysoma.acting.policy_planner import policy_behind

@@ -1,0 +1,236 @@
+"""Dead-end values are those of dynamic programming in the paper's grid, alarms are as rare as was asked, and a guard
+keeps a policy out of dead ends."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from make_lifegate import FILE, WORLD, logs_of, noisy
+from polysoma import simulators
+from polysoma.acting.agent import Acting
+from polysoma.acting.dead_ends import DeadEndGuard
+from polysoma.acting.guards import Guarded
+from polysoma.acting.planner import Plan, Session, TaskPrompt
+from polysoma.cli.evaluate import Evaluate
+from polysoma.data.dataset import Dataset
+from polysoma.data.episode import Episode
+from polysoma.data.mixture import Source
+from polysoma.data.writer import DatasetWriter
+from polysoma.embodiment import DiscreteActions, Embodiment, Modality, Observation, Stream, channels
+from polysoma.errors import PolysomaError
+from polysoma.horizon import Horizon
+from polysoma.learning.dead_ends import DeadEndSettings, Logs, calibrate, episode_risks, fit
+from polysoma.nn.tokenizers import build_vocabulary
+from polysoma.nn.trunk import TransformerConfig
+from polysoma.policy import checkpoint
+from polysoma.policy.config import PolicyConfig
+from polysoma.policy.dead_ends import Alarm, DeadEnds
+from polysoma.policy.policy import Policy
+
+BODY, QUICK = WORLD.EMBODIMENT, DeadEndSettings(steps=500, depth=1)
+FREE = [WORLD.cell(place) for place in WORLD.FREE]
+
+
+def exact_logs(drag: float) -> Logs:
+    """Every transition as often as its chance says, in tenths or hundredths."""
+    chances = WORLD.model(drag)
+    rows = [
+        (here, choice, to)
+        for here in FREE
+        for choice in range(5)
+        for to in np.flatnonzero(chances[here, choice])
+        for _ in range(round(10 * chances[here, choice, to]))
+    ]
+    here, choice, to = (np.array(column) for column in zip(*rows, strict=True))
+    dead, saved = ([WORLD.cell(place) for place in places] for places in (WORLD.DEATH, WORLD.RESCUE))
+    end = np.isin(to, saved).astype(np.int64) - np.isin(to, dead)
+    return Logs(WORLD.seen(here), choice, WORLD.seen(to), end, np.arange(len(here)), end > 0)
+
+
+@pytest.fixture(scope="module")
+def values() -> DeadEnds:
+    return fit(BODY, exact_logs(0.4), QUICK)
+
+
+def test_values_in_lifegate_are_those_of_dynamic_programming(values: DeadEnds) -> None:
+    negative, positive = values.values(torch.from_numpy(WORLD.seen(np.array(FREE))))
+    exact = WORLD.exact(0.4)
+    np.testing.assert_allclose(negative.numpy(), exact[0][FREE], atol=0.01)
+    np.testing.assert_allclose(positive.numpy(), exact[1][FREE], atol=0.01)
+    # What was computed apart from this code: all of the zone is dead, and the start is not.
+    best = exact[0].max(1)
+    assert {place for place in WORLD.FREE if best[WORLD.cell(place)] < -0.999} == WORLD.ZONE
+    start = WORLD.cell(WORLD.START)
+    assert (best[start], exact[1][start].max()) == pytest.approx((-0.335, 0.637), abs=0.001)
+
+
+def test_values_are_learned_where_no_state_comes_twice() -> None:
+    """A slope: beyond a half everything slides down to the failure at 1; at 0 is the success."""
+    body = Embodiment(
+        "slope", (Stream("x", Modality.STATE, (1,), channels("x")),), DiscreteActions(("left", "right")), 1
+    )
+    rng = np.random.default_rng(0)
+    here, choice = rng.random(4000), rng.integers(2, size=4000)
+    to = np.where((here > 0.5) | (choice == 1), here + 0.2, here - 0.2)
+    end = (to < 0).astype(np.int64) - (to > 1)
+    column = [one.astype(np.float32)[:, None] for one in (here, to)]
+    logs = Logs(column[0], choice, column[1], end, np.arange(4000), end > 0)
+    learned = fit(body, logs, DeadEndSettings(steps=600))
+    negative, positive = learned.values(torch.tensor([[0.1], [0.2], [0.4], [0.6], [0.9]]))
+    np.testing.assert_allclose(-negative.numpy(), [[0, 0], [0, 0], [0, 1], [1, 1], [1, 1]], atol=0.2)
+    np.testing.assert_allclose(positive.numpy(), [[1, 1], [1, 1], [1, 0], [0, 0], [0, 0]], atol=0.2)
+
+
+def test_fresh_successes_raise_alarms_as_rarely_as_was_asked_for(values: DeadEnds) -> None:
+    """On average over logs to find the threshold with: 20 of them, margin of 3 standard errors."""
+    rates, policy = [], noisy(0.4)
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        guard = calibrate(values, logs_of(rng, policy, 300, 0.4), 0.1)
+        assert guard.alarm is not None
+        rates.append((episode_risks(guard, logs_of(rng, policy, 300, 0.4)) > guard.alarm.threshold).mean())
+    assert np.mean(rates) <= 0.1 + 3 * np.std(rates) / 20**0.5
+    with pytest.raises(PolysomaError, match="needs 99 successful episodes at least, got"):
+        calibrate(values, logs_of(np.random.default_rng(0), noisy(0.4), 30, 0.4), 0.01)
+
+
+class Noisy:
+    """Draws choices of given chances, ``(100, 5)``."""
+
+    def __init__(self, chances: np.ndarray) -> None:
+        self.logarithms = np.log(chances).astype(np.float32)
+
+    def start(self, prompt: TaskPrompt, seed: int) -> Session:
+        session = Session(prompt)
+        session.rng = np.random.default_rng(seed)  # type: ignore[attr-defined]
+        return session
+
+    def plan(self, sessions: Sequence[Session], observations: Sequence[Observation]) -> list[Plan | PolysomaError]:
+        plans: list[Plan | PolysomaError] = []
+        for session, seen in zip(sessions, observations, strict=True):
+            logarithms = self.logarithms[seen["state"].argmax()][None]
+            noise = session.rng.gumbel(size=logarithms.shape)  # type: ignore[attr-defined]
+            plans.append(Plan((logarithms + noise).argmax(-1), "policy", None, logarithms, noise))
+        return plans
+
+
+def test_a_guard_keeps_a_policy_out_of_dead_ends(tmp_path: Path) -> None:
+    learned = fit(BODY, exact_logs(0.1), QUICK)
+    learned.with_alarm(Alarm(0.15, 0.05, 100)).save(tmp_path / "guard")
+    guard = DeadEndGuard.load(tmp_path / "guard")
+    planner, deaths, counts = Noisy(noisy(0.1, 0.7)), {}, {}
+    for name, driver in (("free", planner), ("guarded", guard.around(planner))):
+        environment, deaths[name] = WORLD.LifeGate("lifegate/drag10"), 0
+        for seed in range(40):
+            observation, _ = environment.reset(seed=seed)
+            agent, over = Acting().agent(driver, BODY, seed=seed), False
+            while not over:
+                observation, reward, over, cut, _ = environment.step(agent.act(observation))
+                deaths[name] += over and not reward
+                over = over or cut
+            counts[name] = agent.session.interventions
+    assert deaths["guarded"] < deaths["free"] / 2
+    assert counts["free"].judged == 0 < counts["guarded"].judged
+
+
+def test_the_policy_keeps_the_say_below_the_threshold(values: DeadEnds) -> None:
+    before_the_zone = {"state": WORLD.seen(np.array(WORLD.cell((4, 6)))), "instruction": ""}
+    risks = -values.judge(before_the_zone)[0]
+    right = list(WORLD.MOVES).index("right")
+    assert risks[right] == pytest.approx(1, abs=0.01)
+    threshold = (1 + float(risks.min())) / 2
+    guard = DeadEndGuard(values.with_alarm(Alarm(threshold, 0.1, 100)))
+    allowed = np.flatnonzero(risks <= threshold)
+    likely = np.log(np.full((1, 5), 0.1, np.float32))
+    likely[0, right] = np.log(0.6)
+    assert 0 < len(allowed) < 5
+    likely[0, allowed[-1]] = np.log(0.2)
+    verdict = guard.judge(before_the_zone, Plan(np.array([right]), "policy", None, likely))
+    assert verdict.decision == "replace" and verdict.actions is not None and verdict.actions[0] == allowed[-1]
+    silent = guard.judge(before_the_zone, Plan(np.array([right]), "expert"))
+    assert silent.actions is not None and risks[silent.actions[0]] == risks.min()
+    flagging = DeadEndGuard(guard.values, flag=True)
+    assert flagging.judge(before_the_zone, Plan(np.array([right]), "expert")).decision == "allow"
+    inside = {"state": WORLD.seen(np.array(WORLD.cell((6, 7)))), "instruction": ""}
+    assert guard.judge(inside, Plan(np.array([0]), "expert")).risk == pytest.approx(1, abs=0.01)
+
+
+def test_folders_that_are_damaged_or_of_others_are_told(values: DeadEnds, tmp_path: Path) -> None:
+    with pytest.raises(PolysomaError, match="has no threshold: calibrate it first"):
+        DeadEndGuard(values)
+    with pytest.raises(PolysomaError, match="expected the folder of a guard"):
+        DeadEndGuard.load(tmp_path)
+    values.with_alarm(Alarm(0.5, 0.1, 100)).save(tmp_path)
+    told = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**told, "width": 32}))
+    with pytest.raises(PolysomaError, match="does not fit its config"):
+        DeadEnds.load(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({**told, "alarm": {"threshold": 2, "rate": 0.1, "successes": 9}}))
+    with pytest.raises(PolysomaError, match="threshold"):
+        DeadEnds.load(tmp_path)
+
+
+def test_a_guard_judges_its_own_body_alone(values: DeadEnds) -> None:
+    guard = DeadEndGuard(values.with_alarm(Alarm(0.5, 0.1, 100)))
+    planner = Guarded(Noisy(noisy(0.4)), guard, "another body")
+    agent = Acting().agent(planner, BODY)
+    agent.act({"state": WORLD.seen(np.array(WORLD.cell((6, 7)))), "instruction": ""})
+    assert agent.session.interventions.judged == 0
+
+
+def test_evaluate_takes_a_guard(
+    values: DeadEnds, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with DatasetWriter(tmp_path / "data", BODY) as writer:
+        writer.add(logged(0, True, True))
+    source = Source([Dataset(tmp_path / "data")], [1.0], 0.0, horizon=Horizon())
+    words, trunk = tuple(build_vocabulary(["go"])), TransformerConfig(depth=1, heads=2)
+    config = PolicyConfig(
+        (BODY,), {BODY.name: source.statistics()}, words, {BODY.name: source.horizon}, width=16, trunk=trunk, heads=2
+    )
+    checkpoint.save(Policy(config).eval(), tmp_path / "policy")
+    values.with_alarm(Alarm(0.4, 0.1, 100)).save(tmp_path / "guard")
+    asked = Evaluate(
+        str(tmp_path / "policy"), "lifegate/drag40", episodes=2, workers=1, video=0, json=tmp_path / "out.json",
+        guard=str(tmp_path / "guard"),
+    )  # fmt: skip
+    monkeypatch.setenv("POLYSOMA_FAMILIES", str(FILE))
+    simulators.families.cache_clear()
+    try:
+        asked.run()
+        with pytest.raises(PolysomaError, match="judges the policy of a checkpoint"):
+            dataclasses.replace(asked, policy="random").run()
+    finally:
+        monkeypatch.delenv("POLYSOMA_FAMILIES")
+        simulators.families.cache_clear()
+    found = json.loads((tmp_path / "out.json").read_text())["interventions"]["lifegate/drag40"]
+    assert 0 < found["replaced"] <= found["judged"]
+    assert f"the guard replaced {found['replaced']} of {found['judged']} plans" in capsys.readouterr().out
+
+
+def logged(seed: int, success: bool, terminated: bool) -> Episode:
+    state = WORLD.seen(np.array([seed, seed + 1]))
+    return Episode(
+        BODY, "lifegate/drag40", "go", seed, success, {"state": state}, np.array([1, 2]), np.array([1, 3]), None,
+        terminated, not terminated, {"state": WORLD.seen(np.array(seed + 2))},
+    )  # fmt: skip
+
+
+def test_logs_are_read_from_data_sets(tmp_path: Path) -> None:
+    with DatasetWriter(tmp_path, BODY) as writer:
+        for seed, (success, terminated) in enumerate([(True, True), (False, True), (False, False)]):
+            writer.add(logged(seed, success, terminated))
+    logs = Logs.of([Dataset(tmp_path)])
+    assert logs.end.tolist() == [0, 1, 0, -1, 0, 0]
+    assert logs.actions.tolist() == [1, 3, 1, 3, 1, 3]
+    assert logs.following.argmax(1).tolist() == [1, 2, 2, 3, 3, 4]
+    assert logs.success.tolist() == [True, True, False, False, False, False]
+    with pytest.raises(PolysomaError, match="expected logs with a failure"):
+        fit(BODY, Logs(*(part[:2] for part in vars(logs).values())))
