@@ -131,6 +131,8 @@ def test_they_learn_what_to_do_and_leave_the_finder_as_it_is(method: FinetuningM
     assert np.array_equal(first, again) and not np.array_equal(first, other)
     drawn = checkpoint.load(made).for_inference("float32").act_by("onnx")
     np.testing.assert_allclose(decided(drawn, "red"), decided(policy.for_inference("float32"), "red"), atol=1e-4)
+    with pytest.raises(PolysomaError, match=r"expected auto, as .* begins with no eyes of its own .* got points"):
+        recipe_for(str(made), [data], None, eyes="points")
     # What it learnt goes on, with the same finder.
     more = checkpoint.load(train(with_steps(recipe_for(str(made), [data], None), 1), tmp_path / "more"))
     assert more.config.images == policy.config.images

@@ -117,7 +117,11 @@ class Limits:
         table = read_toml(path, "limits")
         if not table:
             raise PolysomaError(f"{path}: expected a table for each body, got none")
-        return decode(Limits, {"bodies": table}, str(path))
+        try:
+            return decode(Limits, {"bodies": table}, str(path))
+        except PolysomaError as error:
+            # The file's tables are the bodies.
+            raise PolysomaError(str(error).replace("bodies.", "")) from error
 
     def around(self, planners: Sequence[Planner | Policy]) -> list[Limited]:
         """The planners with the limits of the bodies that each knows. Raises PolysomaError where none knows a body."""

@@ -121,6 +121,10 @@ def recipe_for(
     # An adaptation that goes on keeps the eyes that it has.
     begins = method == "small" or (method != "full" and unseen and there is None)
     looked = eyes_for(sources, eyes) if begins else None
+    if eyes != "auto" and looked is None:
+        raise PolysomaError(
+            f"eyes: expected auto, as {method} of {base} begins with no eyes of its own for these bodies, got {eyes}"
+        )
     # A place that is found needs no pictures that are moved: what is to be done there would not move along.
     shifts = looked.reduction == "points" if looked else unseen or config.images.reduction == "points"
     # Nothing else tells these how they move: velocities, say, of which the state does not speak.
