@@ -1,6 +1,6 @@
 """Skills from logs without rewards: fragments of 25 steps of noisy experts in mazes, and goals that none reaches.
 
-    python benchmarks/skills.py --folder /tmp/skills
+    python benchmarks/skills.py
 
 For each maze and seed of learning, goal-conditioned cloning and HILP learn from the same fragments. Each goes to unseen
 goals directly and over the graph of the logs; HILP for fewer seeds, as it costs five times as much. And how well
@@ -52,7 +52,7 @@ NAMES = {"straight line": "straight line", "phi": "HILP's representation", "grap
 
 
 def main(
-    folder: Path = Path("/tmp/skills"),
+    folder: Path = Path("runs/skills"),
     fragments: int = 340,
     seeds: int = 5,
     hilp_seeds: int = 2,

@@ -1,7 +1,8 @@
 """Tables with coloured things, drawn at random: pictures, instructions, and where the named things are seen.
 
-What ``tools/train_finder.py`` learns from. Nothing here is taken from a robot or a task that Polysoma is measured on:
-shapes, colours, light, tables, arms that hide things, and cameras from far and near are drawn anew for every scene.
+What ``tools/train_finder.py`` learns from. No picture is of a robot or a task that Polysoma is measured on, though some
+sentences are the same: shapes, colours, light, tables, arms that hide things, and cameras from far and near are drawn
+anew for every scene.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Trains the finder that comes with the package (``src/polysoma/weights/finder``): where in pictures the things are
 that words name.
 
-    python tools/train_finder.py                # draws scenes, learns for half an hour of one core, and measures it
+    python tools/train_finder.py                # draws scenes, learns and measures: a quarter of an hour of one core
     python tools/train_finder.py --steps 200    # a look at whether it works
 
 A killed run goes on from its last 200 steps. The numbers of the end are of scenes that were not learnt from.
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import tyro
-from safetensors.torch import save
+from safetensors.torch import load_file, save
 from scenes import CALLED, CELL, HEIGHT, WIDTH, Painter
 from torch import Tensor
 
@@ -104,8 +104,31 @@ def measured(finder: Finder, looks: Looks, precision: Precision) -> dict[str, fl
     }
 
 
+def stored(finder: Finder, optimizer: torch.optim.AdamW) -> dict[str, Tensor]:
+    """What a killed run goes on from: weights, and what AdamW keeps of each parameter."""
+    kept = optimizer.state_dict()["state"]
+    held = {f"optimizer.{number}.{name}": value for number, own in kept.items() for name, value in own.items()}
+    weights = {f"finder.{name}": value for name, value in finder.state_dict().items()}
+    return {name: value.contiguous() for name, value in (held | weights).items()}
+
+
+def restored(held: dict[str, Tensor], finder: Finder, optimizer: torch.optim.AdamW) -> int:
+    """Takes what :func:`stored` gave. Returns how many steps were done."""
+    parts: dict[str, dict[str, Tensor]] = {"finder": {}, "optimizer": {}}
+    for name, value in held.items():
+        part, _, rest = name.partition(".")
+        parts[part][rest] = value
+    finder.load_state_dict(parts["finder"])
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in parts["optimizer"].items():
+        number, _, key = name.partition(".")
+        state.setdefault(int(number), {})[key] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    return int(state[0]["step"])
+
+
 def train_finder(
-    steps: int = 6000,
+    steps: int = 3600,
     pictures: int = 30_000,
     batch: int = 64,
     rate: float = 1.5e-3,
@@ -121,21 +144,19 @@ def train_finder(
         batch: instructions, each with its picture, of a step.
         rate: the peak of the learning rate.
         seed: of all that is drawn at random.
-        work: the folder of the scenes and of the state of a run that was killed.
+        work: the folder of the scenes and of the states of runs that were killed.
         out: where to; None for the package's own.
     """
     torch.set_num_threads(1)
-    learnt = Looks.drawn(pictures, seed + 1, work / "scenes.npz")
-    apart = Looks.drawn(1000, seed + 2, work / "apart.npz")
+    learnt = Looks.drawn(pictures, seed + 1, work / f"scenes-{pictures}-{seed}.npz")
+    apart = Looks.drawn(1000, seed + 2, work / f"apart-{seed}.npz")
     torch.manual_seed(seed)
     finder = Finder(build_vocabulary(learnt.instructions)).to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(finder.parameters(), rate, weight_decay=0.01)
-    precision, state, began = chosen("cpu"), work / "state.pt", 0
+    precision, began = chosen("cpu"), 0
+    state = work / f"state-{steps}-{pictures}-{batch}-{rate:g}-{seed}.safetensors"
     if state.exists():
-        held = torch.load(state, weights_only=True)
-        finder.load_state_dict(held["finder"])
-        optimizer.load_state_dict(held["optimizer"])
-        began = int(held["step"])
+        began = restored(load_file(state), finder, optimizer)
     clock = time.monotonic()
     for step in range(began, steps):
         rng = np.random.default_rng([seed, step])
@@ -162,9 +183,7 @@ def train_finder(
             finder.train()
             spent = time.monotonic() - clock
             print(f"step {step + 1} of {steps}, {spent:.0f} s, loss {loss.item():.3f}, {numbers}", flush=True)
-            part = state.with_suffix(".part")
-            torch.save({"finder": finder.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}, part)
-            part.replace(state)
+            write_atomically(state, save(stored(finder, optimizer)))
     numbers = measured(finder.eval(), apart, precision)
     told = {"steps": steps, "pictures": len(learnt.pictures), "seed": seed, "precision": precision, "apart": numbers}
     tensors = {name: value.bfloat16().contiguous() for name, value in finder.state_dict().items()}

@@ -200,7 +200,7 @@ def read(folder: Path, text: str) -> Limits:
     ("text", "problem"),
     [
         ("", "expected a table for each body, got none"),
-        ("[servo]\nstep.wrist = 0", r"servo.step.wrist: expected a number above 0"),
+        ("[servo]\nstep.wrist = 0", r"servo: step.wrist: expected a number above 0"),
         ("[servo]\nsteps.wrist = 1", "unknown key"),
         ("[servo]\nplace.wrist = [2, 1]", "place.wrist: expected the lower end first, got 2 and 1"),
         ('[servo]\nworkspace.speed = { action = "elbow", scale = 0 }', "scale: expected another number than 0"),

@@ -3,7 +3,7 @@
 Run on purpose (some GB of packages, half an hour of two cores):
 
     make test-install                      # or PYTHON=python3.12 make test-install
-    python tests/interop/check_install.py --only docs/data.md docs/finetuning.md --folder /tmp/install
+    python tests/interop/check_install.py --only docs/data.md docs/finetuning.md --folder runs/install
 
 1. From a wheel without extras: what needs an extra says so in one line, and the command in that line helps.
 2. From the repository: the README's block, then a short evaluation of the shipped weights.

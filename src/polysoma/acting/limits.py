@@ -117,11 +117,12 @@ class Limits:
         table = read_toml(path, "limits")
         if not table:
             raise PolysomaError(f"{path}: expected a table for each body, got none")
-        try:
-            return decode(Limits, {"bodies": table}, str(path))
-        except PolysomaError as error:
-            # The file's tables are the bodies.
-            raise PolysomaError(str(error).replace("bodies.", "")) from error
+        bodies = {}
+        for name, own in table.items():
+            if not isinstance(own, dict):
+                raise PolysomaError(f"{path}: {name}: expected the table of a body, got {own!r}")
+            bodies[name] = decode(BodyLimits, own, f"{path}: {name}")
+        return Limits(bodies)
 
     def around(self, planners: Sequence[Planner | Policy]) -> list[Limited]:
         """The planners with the limits of the bodies that each knows. Raises PolysomaError where none knows a body."""

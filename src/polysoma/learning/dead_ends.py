@@ -2,7 +2,7 @@
 
 ::
 
-    logs = Logs.of([Dataset(Path("data/logs"))])           # failures too: polysoma record --keep-failures
+    logs = Logs.of([Dataset(Path("data/logs"))])           # failures too: polysoma record --behaviour noisy
     values = fit(body, logs)
     guard = calibrate(values, Logs.of([Dataset(Path("data/fresh"))]), rate=0.05)
     guard.save(Path("guards/body"))

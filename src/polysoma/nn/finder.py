@@ -7,7 +7,7 @@ its pictures and nothing else of them, so there is nothing else that it could le
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from polysoma.errors import PolysomaError
 from polysoma.nn.attention import BLOCKED
 from polysoma.nn.images import COARSE, EDGE, FINE, SHARPNESS, ImageConfig, coordinates
 from polysoma.nn.named import Parameters
@@ -135,15 +134,11 @@ class NamedPlaces(nn.Module):
         found = self.finder(reduced(pictures.flatten(0, 1)), condition.repeat_interleave(time, 0))
         return (self.out(found.flatten(1)).float() + self.roles[role]).view(batch, time, 1, -1)
 
-    def forward_goals(self, goals: Mapping[str, Tensor], conditioning: dict[str, Tensor]) -> Tensor:
-        """Never called: :class:`~polysoma.nn.images.ImageConfig` refuses goals beside named places."""
-        raise PolysomaError("images: named places cannot be shown goals")
-
 
 def reduced(pictures: Tensor) -> Tensor:
     """uint8 ``(N, height, width, 3)`` with about ROWS rows, by averages over whole blocks of pixels."""
-    block = int(pictures.shape[1]) // ROWS
-    if block < 2:
+    block = _block(int(pictures.shape[1]))
+    if block == 1:
         return pictures
     small = F.avg_pool2d(pictures.permute(0, 3, 1, 2).float(), block)
     return small.round().to(torch.uint8).permute(0, 2, 3, 1)
@@ -151,8 +146,12 @@ def reduced(pictures: Tensor) -> Tensor:
 
 def reduced_size(height: int, width: int) -> tuple[int, int]:
     """The size of such pictures once they are :func:`reduced`."""
-    block = max(1, height // ROWS)
-    return height // block, width // block
+    return height // _block(height), width // _block(height)
+
+
+def _block(height: int) -> int:
+    """The side in pixels of the blocks whose averages make pictures smaller."""
+    return max(1, height // ROWS)
 
 
 def shipped() -> Path:

@@ -231,7 +231,7 @@ class Network(nn.Module):
             frames, true = self._of_shown(name, task.demonstrations, conditioning)
             words, valid = torch.cat([words, frames], 1), torch.cat([valid, true], 1)
         if task.goals is not None:
-            if self.images is None or not self.config.images.goals:
+            if not isinstance(self.images, ImageTokenizer) or not self.config.images.goals:
                 raise PolysomaError("this policy was not trained to follow goal pictures (images.goals in its recipe)")
             seen = self.images.forward_goals(task.goals, conditioning)
             words, valid = torch.cat([words, seen.float()], 1), F.pad(valid, (0, seen.shape[1]), value=True)
