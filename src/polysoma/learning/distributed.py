@@ -7,7 +7,10 @@ block computes: the trunk is what grows when policies do. Files hold whole tenso
 
 from __future__ import annotations
 
+import atexit
+import functools
 import os
+import time
 import warnings
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, cast
@@ -18,6 +21,9 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from polysoma.errors import PolysomaError
 from polysoma.policy.policy import Policy
+
+_LEAVING = 0.5
+"""Seconds that a process with a sharded policy waits before it ends."""
 
 if TYPE_CHECKING:
     import accelerate  # an extra, of which those that only read what was trained have no need
@@ -68,8 +74,20 @@ def shard(policy: Policy, accelerator: accelerate.Accelerator) -> None:
     # Blocks return keys and values that are views; nothing is ever written into them.
     warnings.filterwarnings("ignore", "FSDP2-wrapped module", UserWarning)
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
+    _leave_slowly()
     for block in policy.trunk.get_submodule("blocks").children():
         fully_shard(block, mesh=mesh)
+
+
+@functools.cache
+def _leave_slowly() -> None:
+    """Lets gloo's threads finish before the interpreter ends.
+
+    PyTorch's caches keep a mesh, and with it the group of processes, which therefore outlives its destruction. A
+    thread of it that is only then done with the last message asks for the interpreter, is ended by it, and takes the
+    process with it ("terminate called without an active exception"). While the main thread sleeps it is let in.
+    """
+    atexit.register(time.sleep, _LEAVING)
 
 
 def local(tensor: Tensor) -> Tensor:
