@@ -47,6 +47,8 @@ def step(body: str, count: int, precision: str, folder: Path, times: int) -> dic
     """The processor's seconds for each of some optimiser steps (draw, forward, backward, AdamW) of ``count`` windows of
     one body. They are the process's own, so what else runs on the machine counts little."""
     policy = checkpoint.load_for_training("generalist").train()
+    # All weights learn on either side: the earlier commit froze the trunk where adaptations are attached to it.
+    policy.requires_grad_(True)
     source, rng = drawn_from(folder, policy, body), np.random.default_rng(0)
     optimizer = torch.optim.AdamW(policy.parameters(), 1e-5, fused=True)
     seconds = []
