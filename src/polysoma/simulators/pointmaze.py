@@ -93,6 +93,18 @@ class PointMaze(GoalEnvironment):
                 target = self._middle(cell)
         return np.clip(6 * (target - place) - 1.5 * speed, -1, 1).astype(np.float32)
 
+    def remaining(self) -> float:
+        """Metres to the goal by way of the middles of the cells on the shortest way."""
+        place, goal = self._state[:2], self._state[4:]
+        following = self._toward.get(self._cell(place))
+        if following is None:
+            return float(np.linalg.norm(goal - place))
+        metres = float(np.linalg.norm(self._middle(following) - place))
+        while (onward := self._toward.get(following)) is not None:
+            metres += float(self._simulation.maze.maze_size_scaling)
+            following = onward
+        return metres + float(np.linalg.norm(goal - self._middle(following)))
+
     def _another_goal(self) -> np.ndarray:
         simulation = self._simulation
         while True:
