@@ -1,4 +1,4 @@
-"""Reward on top of imitation: a checkpoint plays tasks of one body, and a correction of its answers learns from that."""
+"""Reward on top of imitation: a checkpoint plays tasks of one body, and a correction of its answers learns."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ RewardChoice = Annotated[Ppo | Reinforce | Awr, KIND]
 
 SEED = 400_000
 """Of the first episode that is played; seeds of evaluations lie below."""
-LEARNING_RATE = 1e-3
+LEARNING_RATE = 3e-3
 
 
 def start_of(place: str, body: str) -> str:

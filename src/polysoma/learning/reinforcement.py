@@ -7,7 +7,6 @@ decision, when it acts. So it stays as it is, and a step costs what small percep
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -200,7 +199,3 @@ class FromReward(Method):
         )  # fmt: skip
         before, _ = self.log_probability(flat, self.correction(flat.readouts))
         return Sampled(**{**flat.__dict__, "before": before})
-
-    def state(self) -> Mapping[str, Tensor]:
-        """See :class:`~polysoma.learning.method.Method`. Environments are not in it: see :func:`improve`."""
-        return {}

@@ -44,8 +44,8 @@ class Exploring:
         push_hold: decisions that a push lasts at most.
     """
 
-    spread: float = 0.3
-    hold: int = 5
+    spread: float = 0.4
+    hold: int = 3
     temperature: float = 0.6
     failures: float = 0.5
     push: float = 0.0
@@ -124,9 +124,7 @@ class Collector:
         self.planner, self.exploring, self.discount = planner, exploring, discount
         self._rng = np.random.default_rng([seed, 21])
         self._seed, self._execute = seed, execute
-        self._lanes = [
-            _Lane(make(tasks[n % len(tasks)]), n % len(tasks)) for n in range(lanes)
-        ]
+        self._lanes = [_Lane(make(tasks[n % len(tasks)]), n % len(tasks)) for n in range(lanes)]
         bodies = {lane.environment.embodiment.name for lane in self._lanes}
         if len(bodies) != 1:
             raise PolysomaError(f"expected tasks of one body, got those of {sorted(bodies)}")
@@ -206,8 +204,8 @@ class Collector:
                 if isinstance(plan, PolysomaError):
                     raise plan
                 self._plans.append(plan)
-        readouts = [plan.readout for plan in self._plans]
-        if any(readout is None for readout in readouts):
+        readouts = [plan.readout for plan in self._plans if plan.readout is not None]
+        if len(readouts) < len(self._plans):
             raise PolysomaError("expected a planner whose plans have readouts: a transformer policy's")
         left = [1 - lane.steps / lane.environment.max_steps for lane in self._lanes]
         return np.stack(readouts).astype(np.float32), np.asarray(left, np.float32)
@@ -250,7 +248,8 @@ class Collector:
             lane.moments.append((environment.get_state(), lane.steps))
         lane.decisions += 1
         for number, action in enumerate(actions):
-            lane.observation, given, terminated, truncated, info = environment.step(action)
+            lane.observation, reward_of_step, terminated, truncated, info = environment.step(action)
+            given = float(reward_of_step)
             lane.steps += 1
             success = bool(info["success"])
             over = terminated or truncated or success

@@ -28,7 +28,7 @@ class Reinforce:
 
     baseline: Literal["none", "value"] = "value"
     decisions: Annotated[int, within(1, 10**6)] = 32
-    discount: Annotated[float, within(0, 1)] = 0.9975
+    discount: Annotated[float, within(0, 1)] = 0.985
     anchor: Annotated[float, within(0, 10**6)] = 0.01
     exploring: Exploring = Exploring()  # noqa: RUF009  (frozen)
     kind: Literal["reinforce"] = "reinforce"
@@ -45,9 +45,7 @@ class _Reinforce(FromReward):
     def __init__(self, policy: Policy, body: str, collector: Collector, settings: Reinforce, seed: int) -> None:
         self._plain = settings.baseline == "none"
         trace = None if self._plain else 1.0
-        super().__init__(
-            policy, body, collector, settings.decisions, trace=trace, anchor=settings.anchor, seed=seed
-        )
+        super().__init__(policy, body, collector, settings.decisions, trace=trace, anchor=settings.anchor, seed=seed)
 
     def policy_loss(self, sampled: Sampled, log_probability: Tensor) -> Tensor:
         """See :class:`~polysoma.learning.reinforcement.FromReward`."""
