@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+from polysoma.data.statistics import Statistics
 from polysoma.embodiment import (
     INSTRUCTION,
     ContinuousActions,
@@ -17,6 +20,10 @@ from polysoma.embodiment import (
     channels,
 )
 from polysoma.horizon import Horizon
+from polysoma.nn.trunk import TransformerConfig
+from polysoma.policy import checkpoint
+from polysoma.policy.config import PolicyConfig
+from polysoma.policy.policy import Policy
 from polysoma.simulators.environment import Environment, Family, Saved
 
 TEXT = Stream(INSTRUCTION, Modality.TEXT)
@@ -100,3 +107,23 @@ class Doors(Environment):
 
 
 FAMILY = Family(POINT, ("point/right",), (), Pocket, horizon=Horizon(chunk=4))
+
+
+def still(seed: int = 0) -> Policy:
+    """A policy of both bodies that knows nothing: the point's actions are about 0, doors are opened at random."""
+    torch.manual_seed(seed)
+    one = Statistics.of(np.random.default_rng(0).normal(size=(50, 1)).astype(np.float32) * 0.02)
+    two = Statistics.of(np.random.default_rng(0).normal(size=(50, 2)).astype(np.float32))
+    return Policy(
+        PolicyConfig(
+            (POINT, DOORS), {"point": {"state": two, "action": one}, "doors": {}}, ("go",),
+            {"point": Horizon(chunk=4), "doors": Horizon(history=2)}, width=32,
+            trunk=TransformerConfig(depth=1, heads=2), heads=2,
+        )
+    ).eval()  # fmt: skip
+
+
+def saved(folder: Path) -> Path:
+    """A checkpoint of both bodies."""
+    checkpoint.save(still(), folder)
+    return folder

@@ -10,15 +10,13 @@ import pytest
 import torch
 
 from conftest import ROOT, make_policy
-from make_pocket import DOORS, POINT, Doors, Pocket
+from make_pocket import Doors, Pocket, saved, still
 from polysoma import simulators
 from polysoma.acting.opening import open_planner
 from polysoma.acting.policy_planner import PolicyPlanner
 from polysoma.data.mixture import Source
-from polysoma.data.statistics import Statistics
 from polysoma.errors import PolysomaError
 from polysoma.evaluation.evaluation import evaluate
-from polysoma.horizon import Horizon
 from polysoma.learning.engine import Engine, Settings
 from polysoma.learning.improvement import Play, improve, start_of
 from polysoma.learning.lineage import tell
@@ -29,10 +27,7 @@ from polysoma.learning.objectives import clipped_surrogate, generalised_advantag
 from polysoma.learning.optimizers import AdamW
 from polysoma.learning.reinforcement import FromReward
 from polysoma.nn.correction import CorrectionConfig
-from polysoma.nn.trunk import TransformerConfig
 from polysoma.policy import checkpoint
-from polysoma.policy.config import PolicyConfig
-from polysoma.policy.policy import Policy
 from polysoma.rollout.experience import Collector, Exploring
 from polysoma.simulators.environment import Environment
 
@@ -49,20 +44,6 @@ METHODS = [
     Reinforce("none", decisions=8),
     Awr(decisions=8, passes=4, parts=2),
 ]
-
-
-def still(seed: int = 0) -> Policy:
-    """A policy of both bodies that knows nothing: the point's actions are about 0, doors are opened at random."""
-    torch.manual_seed(seed)
-    one = Statistics.of(np.random.default_rng(0).normal(size=(50, 1)).astype(np.float32) * 0.02)
-    two = Statistics.of(np.random.default_rng(0).normal(size=(50, 2)).astype(np.float32))
-    return Policy(
-        PolicyConfig(
-            (POINT, DOORS), {"point": {"state": two, "action": one}, "doors": {}}, ("go",),
-            {"point": Horizon(chunk=4), "doors": Horizon(history=2)}, width=32,
-            trunk=TransformerConfig(depth=1, heads=2), heads=2,
-        )
-    ).eval()  # fmt: skip
 
 
 def method_of(settings: Ppo | Reinforce | Awr, body: str, make: type[Environment], seed: int) -> FromReward:
@@ -162,12 +143,6 @@ def test_reward_teaches(settings: Ppo | Reinforce | Awr, body: str, make: type[E
         engine.step(step)
     assert solved(method) > before + MARGIN
     assert all(torch.equal(value, policy.state_dict()[name]) for name, value in frozen.items())
-
-
-def saved(folder: Path) -> Path:
-    """A checkpoint of both bodies."""
-    checkpoint.save(still(), folder)
-    return folder
 
 
 def settings() -> Ppo:

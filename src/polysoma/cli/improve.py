@@ -32,7 +32,7 @@ class Improve:
     Examples:
         polysoma improve generalist --tasks pointmaze/large --out runs/maze
         polysoma improve generalist --tasks metaworld/soccer-v3 --minutes 20 --out runs/soccer
-        polysoma merge attach generalist --adaptations maze=runs/maze/checkpoint --out runs/all
+        polysoma merge attach generalist pointmaze=runs/maze/checkpoint --out runs/all
     """
 
     checkpoint: CheckpointName
@@ -48,8 +48,8 @@ class Improve:
     """Folder of the run; out/checkpoint is what comes of it."""
     minutes: Annotated[float, within(0, 10**6, above=True)] = 10.0
     """Of playing and learning, beside those of the episodes before and after."""
-    lanes: Annotated[int, within(1, 10_000)] = 64
-    """Environments at a time."""
+    slots: Annotated[int, within(1, 10_000)] = 64
+    """Episodes at a time."""
     spread: Annotated[float, within(0, 10, above=True)] | None = None
     """Standard deviation of what is tried out, in parts of half the range of actions; by default what suits the
     method."""
@@ -85,7 +85,7 @@ class Improve:
                 show(round(60 * now), round(60 * self.minutes), f"step {step:,}, " + _line(losses))
 
             folder, better = improve(
-                self.checkpoint, tasks, settings, self.out, self.minutes, play=Play(self.lanes), seed=self.seed,
+                self.checkpoint, tasks, settings, self.out, self.minutes, play=Play(self.slots), seed=self.seed,
                 progress=progress, accept=_accepting(tasks, self.episodes),
             )  # fmt: skip
         kept = "is kept" if better else "is not kept: the checkpoint answers as the one that it began with"
