@@ -23,6 +23,7 @@ import gpicl
 import guard
 import heads
 import hostile
+import improve
 import in_context
 import kills
 import limits
@@ -70,6 +71,9 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
     },
     "docs/scale.md": {
         "scale": scale.render,
+    },
+    "docs/improve.md": {
+        "improve": improve.render,
     },
     "docs/guards.md": {
         "limits": limits.render,

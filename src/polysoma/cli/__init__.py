@@ -28,6 +28,7 @@ from polysoma.cli.evaluate import Evaluate
 from polysoma.cli.export import Export
 from polysoma.cli.finetune import Finetune, Lineage
 from polysoma.cli.fleet import FleetBegin, FleetJoin, FleetSimulate
+from polysoma.cli.improve import Improve
 from polysoma.cli.merge import MergeAdd, MergeAnalogy, MergeAttach, MergeNegate
 from polysoma.cli.meta import Meta
 from polysoma.cli.output import say
@@ -55,6 +56,7 @@ COMMANDS: dict[str, Any] = {
     "train": Train,
     "finetune": Finetune,
     "meta": Meta,
+    "improve": Improve,
     "skills learn": SkillsLearn,
     "skills aim": SkillsAim,
     "lineage": Lineage,

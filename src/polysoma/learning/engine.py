@@ -50,7 +50,8 @@ class Settings:
 
     Attributes:
         steps: optimiser steps in all.
-        minutes: of training after which it stops, whatever the step; 0 for never. Needs a schedule-free optimiser.
+        minutes: of training after which it stops, whatever the step; 0 for never. Needs a schedule-free optimiser, or
+            one of a constant rate.
         optimizer: see :mod:`polysoma.learning.optimizers`.
         clip: the norm that gradients are scaled down to.
         patience: checkpoints without a lower loss on what is held out after which training stops; 0 for never.
@@ -76,7 +77,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         check(self)
-        if self.minutes and not isinstance(self.optimizer, ScheduleFree):
+        if self.minutes and isinstance(self.optimizer, AdamW) and self.optimizer.final != 1:
             raise SettingError(
                 f"minutes: expected optimizer.kind to be schedule-free, which may stop at any step; got "
                 f"{self.optimizer.kind}, whose schedule needs all its steps"

@@ -81,3 +81,38 @@ def regression(predicted: Tensor, actions: Tensor, weights: Tensor | None = None
     """The mean squared error of actions ``(B, A)``, weighted by ``(B,)`` where there are weights."""
     missed = (predicted - actions).square().mean(-1)
     return missed.mean() if weights is None else (weights * missed).mean()
+
+
+def generalised_advantages(rewards: Tensor, discounts: Tensor, values: Tensor, trace: float) -> Tensor:
+    """Advantages of T decisions in L lanes, ``(T, L)`` (Schulman et al. 2016, arXiv 1506.02438, equation 16; decisions
+    that last k steps discount by ``gamma**k``).
+
+    Args:
+        rewards: ``(T, L)``.
+        discounts: ``(T, L)``, of what follows; 0 where an episode is over.
+        values: ``(T + 1, L)``; zeros give returns as far as they were seen, with ``trace`` 1.
+        trace: lambda; 1 takes rewards as they came, 0 the value of what follows.
+    """
+    found, after = [], torch.zeros_like(rewards[0])
+    for t in reversed(range(len(rewards))):
+        after = rewards[t] + discounts[t] * (values[t + 1] + trace * after) - values[t]
+        found.append(after)
+    return torch.stack(found[::-1])
+
+
+def clipped_surrogate(log_probability: Tensor, before: Tensor, advantage: Tensor, clip: float) -> Tensor:
+    """PPO's loss (Schulman et al. 2017, arXiv 1707.06347, equation 7), a scalar.
+
+    Args:
+        log_probability: of what was done, ``(B,)``, with a gradient.
+        before: the same when it was done, ``(B,)``.
+        advantage: ``(B,)``.
+        clip: how far the ratio of probabilities may go from 1.
+    """
+    ratio = (log_probability - before).exp()
+    return -torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage).mean()
+
+
+def standardised(values: Tensor) -> Tensor:
+    """With mean 0 and standard deviation 1, of the same shape."""
+    return (values - values.mean()) / values.std().clamp(min=1e-6)

@@ -13,6 +13,7 @@ from polysoma.embodiment import TEXT_LENGTH, ContinuousActions, Embodiment, Moda
 from polysoma.errors import PolysomaError
 from polysoma.horizon import Horizon
 from polysoma.nn.attention import check_heads
+from polysoma.nn.correction import CorrectionConfig
 from polysoma.nn.described import MAX_HISTORY
 from polysoma.nn.heads import HeadConfig, ReadoutHead
 from polysoma.nn.images import ImageConfig
@@ -52,6 +53,8 @@ class PolicyConfig:
             it cannot be shown any.
         readouts: action group (:attr:`Embodiment.body`) to the readouts that its bodies have beside that of actions, by
             name (:meth:`Policy.add_readout`).
+        corrections: bodies by name whose answers are corrected by what reward has taught
+            (:meth:`Policy.add_correction`).
         adaptation: how the policy differs from a base that it shares weights with; None where it stands alone.
         most_words: how many words of an instruction it reads.
     """
@@ -70,6 +73,7 @@ class PolicyConfig:
     gated: tuple[str, ...] = ()
     shown: int = 0
     readouts: Mapping[str, Mapping[str, ReadoutHead]] = field(default_factory=dict)
+    corrections: Mapping[str, CorrectionConfig] = field(default_factory=dict)
     adaptation: Adaptation | None = None
     most_words: int = MOST_WORDS
 
@@ -115,6 +119,7 @@ class PolicyConfig:
             )
 
     def to_json(self) -> dict[str, Any]:
+        corrections = {body: dataclasses.asdict(correction) for body, correction in self.corrections.items()}
         return {
             "embodiments": [body.to_json() for body in self.embodiments],
             "statistics": {
@@ -136,6 +141,7 @@ class PolicyConfig:
                 body: {name: dataclasses.asdict(head) for name, head in own.items()}
                 for body, own in self.readouts.items()
             },
+            **({"corrections": corrections} if corrections else {}),
             "adaptation": None if self.adaptation is None else dataclasses.asdict(self.adaptation),
             "most_words": self.most_words,
         }
@@ -188,6 +194,7 @@ class _Stored:
     gated: tuple[str, ...] = ()
     shown: int = 0
     readouts: Mapping[str, Mapping[str, ReadoutHead]] = field(default_factory=dict)
+    corrections: Mapping[str, CorrectionConfig] = field(default_factory=dict)
     adaptation: Adaptation | None = None
     most_words: int = PLACES
     """Those that do not say so read no more words than had places of their own."""

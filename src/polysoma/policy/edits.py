@@ -4,13 +4,14 @@ new policy and leaves the old one as it was."""
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 
 import torch
 
 from polysoma.data.statistics import Statistics
 from polysoma.embodiment import DiscreteActions, Embodiment
-from polysoma.errors import PolysomaError
+from polysoma.errors import PolysomaError, PolysomaWarning
 from polysoma.horizon import Horizon
 from polysoma.nn.adapters import LoRALinear
 from polysoma.nn.images import ImageConfig
@@ -82,6 +83,7 @@ def extend(
         return {stream: value for stream, value in own.items() if same or stream != "offset"}
 
     groups = {body.body for body in known.values()}
+    learnt = {body.name for body in embodiments}
     config = dataclasses.replace(
         old,
         embodiments=tuple(known.values()),
@@ -94,6 +96,7 @@ def extend(
         shown=old.shown or shown,
         horizons=looks,
         readouts={group: own for group, own in old.readouts.items() if group in groups},
+        corrections={name: own for name, own in old.corrections.items() if name in known and name not in learnt},
     )
     fresh = Policy(config)
     own, mine = fresh.state_dict(), dict(policy.state_dict())
@@ -113,7 +116,8 @@ def extend(
         if name in own and own[name].shape == value.shape and name not in renewed_heads
     }
     fresh.load_state_dict(own | fitting)
-    learnt = {body.name for body in embodiments}
+    if lost := sorted(old.corrections.keys() & learnt):
+        warnings.warn(f"what reward taught {', '.join(lost)} is left out of what learns on", PolysomaWarning, 2)
     for name, adaptation in policy.adaptations.items():
         bodies = {body.name for body in adaptation.config.embodiments}
         if bodies <= known.keys() - learnt:

@@ -21,6 +21,7 @@ from polysoma.embodiment import ContinuousActions, Embodiment, Modality
 from polysoma.errors import PolysomaError
 from polysoma.horizon import Horizon
 from polysoma.nn.adapters import adapt
+from polysoma.nn.correction import Correction, CorrectionConfig
 from polysoma.nn.described import ChannelReader, DescribedHead
 from polysoma.nn.estimator import PrivilegedStateHead
 from polysoma.nn.finder import NamedPlaces
@@ -73,6 +74,7 @@ class Network(nn.Module):
         self.readouts = Parameters()
         self.heads = Modules()
         self.estimators = Modules()
+        self.corrections = Modules()
         roles = {s.name for body in config.embodiments for s in body.streams if s.modality is Modality.IMAGE}
         self.images: ImageTokenizer | NamedPlaces | None = None
         if roles and config.images.reduction == "named":
@@ -116,6 +118,8 @@ class Network(nn.Module):
         for group, readouts in config.readouts.items():
             for name, head in readouts.items():
                 self._add_readout(group, name, head)
+        for name, correction in config.corrections.items():
+            self._add_correction(name, correction)
         self.trunk: Trunk = config.trunk.build(config.width)
         self.shown = nn.Parameter(torch.randn(config.shown, 1, config.width) * 0.02) if config.shown else None
         self.prompt: nn.Parameter | None = None
@@ -162,6 +166,7 @@ class Network(nn.Module):
         """What every parameter and every stored buffer is for, by name."""
         parts: tuple[tuple[nn.Module | None, Role], ...] = (
             (self.bodies, "body"), (self.estimators, "body"), (self.readouts, "readout"), (self.heads, "readout"),
+            (self.corrections, "readout"),
             (self.text.words, "words"), (self.text.own, "words"),
         )  # fmt: skip
         known = {id(module): role for part, role in parts if part is not None for module in (part, *part.modules())}
@@ -311,6 +316,9 @@ class Network(nn.Module):
         if rows is not None:
             before = LastCommand(before.command[rows][:, None], before.valid[rows][:, None])
         prediction = self.head(name).decode(readouts, noise, before)[:, 0]
+        if name in self.corrections:
+            correction = self.correction(name)
+            prediction = correction.apply_to(prediction, correction(readouts[:, 0]))
         reference = self.reference(name, frames)
         if reference is None:
             return prediction
@@ -343,6 +351,26 @@ class Network(nn.Module):
                 token = torch.randn(self.horizon(body.name).history, self.config.width, device=self.device) * 0.02
                 self.readouts[_key(body.name, name)] = nn.Parameter(token)
         self.heads[_key(group, name)] = head.build(self.config.width).to(self.device)
+
+    def add_correction(self, body: str, config: CorrectionConfig) -> Correction:
+        """Gives the body of this name a correction of its answers, zero at first; the body's own until now is replaced.
+        What others compute stays the same bits.
+
+        Raises:
+            PolysomaError: no body of this name.
+        """
+        self._add_correction(body, config)
+        self.config = dataclasses.replace(self.config, corrections={**self.config.corrections, body: config})
+        return self.correction(body)
+
+    def _add_correction(self, body: str, config: CorrectionConfig) -> None:
+        self.corrections[body] = Correction(self.config.width, self.embodiment(body).actions, config).to(self.device)
+
+    def correction(self, body: str) -> Correction:
+        """What corrects this body's answers. Raises PolysomaError where nothing does."""
+        if body not in self.corrections:
+            raise PolysomaError(f"{body} has no correction")
+        return cast(Correction, self.corrections[body])
 
     def parameter_count(self) -> int:
         return sum(parameter.numel() for parameter in self.parameters())

@@ -124,6 +124,11 @@ class Environment(gymnasium.Env[Observation, Any]):
         observed now; None where a task has no other goal than that of its episode."""
         return None
 
+    def remaining(self) -> float | None:
+        """How far it still is to success on the way that is open, in a unit of the task's own; None where nobody
+        knows. What shrinks it is progress."""
+        return None
+
     def get_state(self) -> Saved:
         """This moment of the episode, for :meth:`set_state`. Raises PolysomaError where the simulator cannot say it."""
         raise PolysomaError(f"{self.task}: this environment cannot save its state; those of MuJoCo that can say so")

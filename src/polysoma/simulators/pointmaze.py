@@ -93,6 +93,17 @@ class PointMaze(GoalEnvironment):
                 target = self._middle(cell)
         return np.clip(6 * (target - place) - 1.5 * speed, -1, 1).astype(np.float32)
 
+    def remaining(self) -> float:
+        """Metres to the goal: by way of the middles of the cells on the shortest way, and straight from the last cell
+        before the goal's."""
+        place, goal, metres = self._state[:2], self._state[4:], 0.0
+        cell = self._cell(place)
+        while (cell := self._toward.get(cell, cell)) in self._toward:
+            middle = self._middle(cell)
+            metres += float(np.linalg.norm(middle - place))
+            place = middle
+        return metres + float(np.linalg.norm(goal - place))
+
     def _another_goal(self) -> np.ndarray:
         simulation = self._simulation
         while True:

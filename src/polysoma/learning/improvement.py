@@ -1,0 +1,175 @@
+"""Reward on top of imitation: a checkpoint plays tasks of one body, and a correction of its answers learns."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import torch
+
+from polysoma.acting.policy_planner import PolicyPlanner
+from polysoma.config import KIND
+from polysoma.embodiment import DiscreteActions
+from polysoma.errors import PolysomaError
+from polysoma.learning import lineage
+from polysoma.learning.engine import Engine, Progress, Settings
+from polysoma.learning.methods.awr import Awr
+from polysoma.learning.methods.ppo import Ppo
+from polysoma.learning.methods.reinforce import Reinforce
+from polysoma.learning.optimizers import AdamW
+from polysoma.learning.reinforcement import FromReward
+from polysoma.nn.correction import CorrectionConfig
+from polysoma.policy import checkpoint
+from polysoma.policy.adaptation import Adaptation
+from polysoma.policy.edits import adapt
+from polysoma.policy.policy import Policy
+from polysoma.rollout.experience import Collector
+from polysoma.task import body_of
+
+RewardChoice = Annotated[Ppo | Reinforce | Awr, KIND]
+"""The settings of the methods that learn from reward, told apart by their ``kind``."""
+
+SEED = 400_000
+"""Of the first episode that is played; seeds of evaluations lie below."""
+LEARNING_RATE = 3e-3
+
+
+def start_of(place: str, body: str) -> str:
+    """The checkpoint that drives a body: an adaptation that is attached for it, or the checkpoint itself.
+
+    Raises:
+        PolysomaError: it does not know the body.
+    """
+    folder = checkpoint.resolve(place)
+    if body not in (known := checkpoint.bodies(folder)):
+        raise PolysomaError(f"{place} does not know {body}, expected a body of {known}")
+    for attached in checkpoint.attached(folder):
+        if body in checkpoint.bodies(attached):
+            return f"{place}-{attached.name}" if place == checkpoint.SHIPPED else str(attached)
+    return place
+
+
+def begin(start: str, body: str, size: CorrectionConfig) -> Policy:
+    """The policy to be improved, an adaptation, whose correction is zero or as the start has it. The base's weights are
+    the base's own tensors.
+
+    Raises:
+        PolysomaError: as :func:`~polysoma.policy.checkpoint.load`.
+    """
+    policy = checkpoint.load_for_training(start)
+    if policy.config.adaptation is None:
+        named = Adaptation("head", base=_lasting(start), base_sha256=checkpoint.weights_sha256(start))
+        config, mine = policy.config, policy.embodiment(body)
+        policy = adapt(policy, named, [mine], config.statistics, config.vocabulary)
+    if body not in policy.config.corrections:
+        policy.add_correction(body, size)
+    return policy
+
+
+def _lasting(start: str) -> str:
+    return str(Path(start).resolve()) if Path(start).is_dir() else start
+
+
+@dataclass(frozen=True)
+class Play:
+    """How a policy plays to learn.
+
+    Attributes:
+        lanes: environments at a time.
+        execute: actions of a plan that are executed; None for half of them, as agents do.
+        seed: of the first episode.
+    """
+
+    lanes: int = 64
+    execute: int | None = None
+    seed: int = SEED
+
+
+def method_for(
+    place: str, tasks: Sequence[str], settings: RewardChoice, play: Play, size: CorrectionConfig, seed: int
+) -> FromReward:
+    """A method that improves a checkpoint at tasks of one body.
+
+    Raises:
+        PolysomaError: tasks of several bodies or of one that is not known, or a head that has no log-probabilities.
+    """
+    bodies = sorted({body_of(task) for task in tasks})
+    if len(bodies) != 1:
+        raise PolysomaError(f"tasks: expected those of one body, got {', '.join(bodies) or 'none'}")
+    (body,) = bodies
+    start = start_of(place, body)
+    torch.manual_seed(seed)
+    policy = begin(start, body, size)
+    if policy.head(body).noise is not None:
+        raise PolysomaError(f"{place}: a flow head draws its answers; expected one of l1, bins or choices")
+    # What plays is apart: it is frozen, fast, and its readouts are without a correction.
+    acting = checkpoint.load(start)
+    if body in acting.config.corrections:
+        raise PolysomaError(f"{place} was improved already: improve the checkpoint that it began with")
+    planner = PolicyPlanner(acting)
+    discrete = isinstance(policy.embodiment(body).actions, DiscreteActions)
+    exploring = dataclasses.replace(settings.exploring, push=0.0) if discrete else settings.exploring
+    collector = Collector(planner, tasks, play.lanes, play.seed, exploring, settings.discount, play.execute)
+    return settings.build(policy, body, collector, seed)
+
+
+def improve(
+    place: str,
+    tasks: Sequence[str],
+    settings: RewardChoice,
+    out: Path,
+    minutes: float = 0.0,
+    steps: int = 10**6,
+    play: Play | None = None,
+    size: CorrectionConfig | None = None,
+    learning_rate: float = LEARNING_RATE,
+    seed: int = 0,
+    progress: Progress | None = None,
+    accept: Callable[[str, Path], bool] | None = None,
+) -> tuple[Path, bool]:
+    """Improves a checkpoint, which stays as it is. A run that was killed begins anew: what environments and their
+    episodes were in the middle of is not saved.
+
+    Args:
+        place: a checkpoint that knows the body; what drives the body there, be it an adaptation, is improved.
+        tasks: full names, of one body.
+        settings: of the method.
+        out: folder of the run; ``out/checkpoint`` is an adaptation of the body alone.
+        minutes, steps: after which it stops, whichever comes first.
+        play: see :class:`Play`.
+        size: of the correction.
+        learning_rate: constant.
+        seed: of all that is drawn at random but the episodes.
+        progress: called after every step.
+        accept: asked with ``place`` and the new checkpoint's folder whether it is better; otherwise the correction is
+            set to zero there.
+
+    Returns:
+        The folder of the checkpoint, and whether it was accepted.
+
+    Raises:
+        PolysomaError: as :func:`method_for`, or as :meth:`~polysoma.learning.engine.Engine.run`.
+    """
+    method = method_for(place, tasks, settings, play or Play(), size or CorrectionConfig(), seed)
+    optimizer = AdamW(learning_rate, warmup=0, weight_decay=0.0, ema=0.0, final=1.0)
+    engine_settings = Settings(
+        steps=steps, minutes=minutes, optimizer=optimizer, clip=0.5, tracker="none", checkpoint_every=steps,
+        precision="float32",
+    )  # fmt: skip
+    start = start_of(place, method.body)
+    about = {"method": settings.kind, "data": [], "parent": lineage.parent(start), "tasks": list(tasks)}
+    try:
+        folder = Engine(method, engine_settings).run(out, progress=progress, lineage=about)
+    finally:
+        method.collector.close()
+    if accept is None or accept(place, folder):
+        return folder, True
+    policy = checkpoint.load_for_training(folder)
+    with torch.no_grad():
+        for parameter in policy.correction(method.body).net[-1].parameters():
+            parameter.zero_()
+    checkpoint.save(policy, folder, lineage=about)
+    return folder, False

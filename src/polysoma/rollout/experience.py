@@ -1,0 +1,299 @@
+"""Experience: what a planner with a correction does in many environments at a time, and what came of it.
+
+Each environment is a lane that goes on from episode to episode. A decision is a plan of which the first actions are
+executed; readouts of the planner are kept, so that what learns from them never asks it again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from polysoma import simulators
+from polysoma.acting.planner import Plan, Planner, Session, TaskPrompt
+from polysoma.embodiment import INSTRUCTION, DiscreteActions, Embodiment, Observation
+from polysoma.errors import PolysomaError
+from polysoma.simulators.environment import Environment, Saved
+
+Change = Callable[[np.ndarray], np.ndarray]
+"""From readouts ``(L, width)`` to what is added to the planner's answers, ``(L, A)`` or ``(L, names)``, float32."""
+
+_KEPT = 8
+"""Decisions from one moment of an episode to the next that may be gone back to."""
+_MOMENTS = 256
+"""Of failures, for each task."""
+_PER_FAILURE = 4
+
+
+@dataclass(frozen=True)
+class Exploring:
+    """How actions differ from what is believed best.
+
+    Attributes:
+        spread: the standard deviation of what is added to numbers, in parts of half the range.
+        hold: decisions for which what was drawn is kept (as generalised state-dependent exploration does, Raffin et al.
+            2022, arXiv 2005.05719); noise that changes at every step leads nowhere at 100 actions a second.
+        temperature: at which choices are drawn, that at which an agent acts.
+        failures: the share of episodes that begin at a moment of an episode that failed, where environments can.
+        push: the chance that a decision begins a random push, which replaces what is drawn while it lasts; what was
+            drawn then is not the policy's own (for methods that may learn from that).
+        push_hold: decisions that a push lasts at most.
+    """
+
+    spread: float = 0.4
+    hold: int = 3
+    temperature: float = 0.6
+    failures: float = 0.5
+    push: float = 0.0
+    push_hold: int = 12
+
+
+@dataclass(frozen=True)
+class Experience:
+    """T decisions in each of L lanes.
+
+    Attributes:
+        readouts: that the plans were decoded from, float32 ``(T + 1, L, width)``: the last ones follow what is here.
+        left: the part of the episode's time that is left, float32 ``(T + 1, L)``.
+        base: log-probabilities of choices without correction, float32 ``(T, L, k, names)``; of numbers ``(T, L, 0)``.
+        drawn: what was added to numbers, in parts of half the range, float32 ``(T, L, A)``; or the choices, int64
+            ``(T, L, k)``.
+        rewards: float32 ``(T, L)``, of the executed part of a plan.
+        discounts: float32 ``(T, L)``, of what follows; 0 where the episode is over.
+        seconds: of the environments and of the planner.
+        steps: of environments.
+        episodes: of those that ended and began at a beginning: whether they succeeded.
+    """
+
+    readouts: np.ndarray
+    left: np.ndarray
+    base: np.ndarray
+    drawn: np.ndarray
+    rewards: np.ndarray
+    discounts: np.ndarray
+    steps: int
+    episodes: list[bool]
+
+
+class _Lane:
+    """One environment, its episode and the session that drives it."""
+
+    def __init__(self, environment: Environment, task: int) -> None:
+        self.environment, self.task = environment, task
+        self.observation: Observation = {}
+        self.session: Session = Session.__new__(Session)
+        self.steps, self.decisions, self.whole = 0, 0, True
+        self.potential: float | None = None
+        self.moments: list[tuple[Saved, int]] = []
+        self.noise = np.zeros(0)
+        self.held = self.pushed = 0
+
+
+class Collector:
+    """Plays episodes of some tasks of one body, in lanes.
+
+    Args:
+        planner: without correction; drives the body.
+        tasks: full names, of one body.
+        lanes: how many, in turn of each task.
+        seed: of the first episode, and of all that is drawn; episodes have seeds that count on from here.
+        exploring: see :class:`Exploring`.
+        discount: of a step.
+        execute: actions of a plan that are executed; None for half of them.
+        make: makes the environment of a task.
+
+    Raises:
+        PolysomaError: tasks of several bodies, or none.
+    """
+
+    def __init__(
+        self,
+        planner: Planner,
+        tasks: Sequence[str],
+        lanes: int,
+        seed: int,
+        exploring: Exploring,
+        discount: float = 0.9975,
+        execute: int | None = None,
+        make: Callable[[str], Environment] = simulators.make,
+    ) -> None:
+        self.planner, self.exploring, self.discount = planner, exploring, discount
+        self._rng = np.random.default_rng([seed, 21])
+        self._seed, self._execute = seed, execute
+        self._lanes = [_Lane(make(tasks[n % len(tasks)]), n % len(tasks)) for n in range(lanes)]
+        bodies = {lane.environment.embodiment.name for lane in self._lanes}
+        if len(bodies) != 1:
+            raise PolysomaError(f"expected tasks of one body, got those of {sorted(bodies)}")
+        self.body: Embodiment = self._lanes[0].environment.embodiment
+        self._failures: list[list[tuple[Saved, int]]] = [[] for _ in tasks]
+        self._restores = self._can_restore()
+        self._plans: list[Plan] = []
+        self._choices = isinstance(self.body.actions, DiscreteActions)
+        for lane in self._lanes:
+            self._begin(lane)
+
+    def collect(self, decisions: int, change: Change, spread: np.ndarray) -> Experience:
+        """So many decisions in each lane.
+
+        Args:
+            decisions: T.
+            change: the correction as it is now.
+            spread: the standard deviation of what is added to numbers now, float32 ``(A,)``.
+
+        Raises:
+            PolysomaError: a planner that has no readouts, or that fails.
+        """
+        keep: dict[str, list[Any]] = {n: [] for n in ("readouts", "left", "base", "drawn", "rewards", "discounts")}
+        steps, episodes = 0, list[bool]()
+        for _ in range(decisions):
+            readouts, left = self._look()
+            executed, drawn, base = self._draw(change(readouts), spread)
+            rewards = np.zeros(len(self._lanes), np.float32)
+            discounts = np.zeros(len(self._lanes), np.float32)
+            for n, lane in enumerate(self._lanes):
+                rewards[n], discounts[n], taken = self._execute_in(lane, executed[n], episodes)
+                steps += taken
+            self._plans = []
+            for name, value in zip(keep, (readouts, left, base, drawn, rewards, discounts), strict=True):
+                keep[name].append(value)
+        for name, value in zip(("readouts", "left"), self._look(), strict=True):
+            keep[name].append(value)
+        found = {name: np.stack(values) for name, values in keep.items()}
+        return Experience(**found, steps=steps, episodes=episodes)
+
+    def close(self) -> None:
+        """Closes all environments."""
+        with contextlib.ExitStack() as closing:
+            for lane in self._lanes:
+                closing.callback(lane.environment.close)
+
+    def _can_restore(self) -> bool:
+        lane = self._lanes[0]
+        lane.environment.reset(seed=self._seed)
+        try:
+            lane.environment.get_state()
+        except PolysomaError:
+            return False
+        return True
+
+    def _begin(self, lane: _Lane) -> None:
+        """An episode: at a beginning, or at a moment of one that failed."""
+        failed = self._failures[lane.task]
+        lane.whole = not (failed and self._restores and self._rng.random() < self.exploring.failures)
+        if lane.whole:
+            self._seed += 1
+            lane.observation, lane.steps = lane.environment.reset(seed=self._seed)[0], 0
+        else:
+            saved, lane.steps = failed[int(self._rng.integers(len(failed)))]
+            lane.environment.reset(seed=self._seed)
+            lane.observation = lane.environment.set_state(saved)
+        lane.moments, lane.decisions, lane.held, lane.pushed = [], 0, 0, 0
+        lane.potential = _potential(lane.environment, None)
+        words = lane.observation[INSTRUCTION]
+        lane.session = self.planner.start(TaskPrompt(self.body, words), int(self._rng.integers(2**31)))
+
+    def _look(self) -> tuple[np.ndarray, np.ndarray]:
+        """Plans of all lanes, asked for once: their readouts, and how much time is left."""
+        if not self._plans:
+            sessions = [lane.session for lane in self._lanes]
+            for plan in self.planner.plan(sessions, [lane.observation for lane in self._lanes]):
+                if isinstance(plan, PolysomaError):
+                    raise plan
+                self._plans.append(plan)
+        readouts = [plan.readout for plan in self._plans if plan.readout is not None]
+        if len(readouts) < len(self._plans):
+            raise PolysomaError("expected a planner whose plans have readouts: a transformer policy's")
+        left = [1 - lane.steps / lane.environment.max_steps for lane in self._lanes]
+        return np.stack(readouts).astype(np.float32), np.asarray(left, np.float32)
+
+    def _draw(self, changes: np.ndarray, spread: np.ndarray) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
+        """What is executed in each lane, what was drawn for it, and the planner's own log-probabilities of choices."""
+        count = self._execute or (len(self._plans[0]) + 1) // 2
+        if self._choices:
+            base = np.stack([plan.log_probabilities[:count] for plan in self._plans])  # type: ignore[index]
+            logits = (base + changes[:, None]) / self.exploring.temperature
+            chosen = (logits + self._rng.gumbel(size=logits.shape)).argmax(-1)
+            return list(chosen), chosen, base
+        noise = np.stack([self._noise(lane, spread) for lane in self._lanes])
+        drawn = (changes + noise).astype(np.float32)
+        actions = self.body.actions
+        half = _half(actions)
+        executed = [
+            np.clip(plan.actions[:count] + half * added, actions.low, actions.high).astype(np.float32)  # type: ignore[union-attr]
+            for plan, added in zip(self._plans, drawn, strict=True)
+        ]
+        return executed, drawn, np.zeros((len(drawn), 0), np.float32)
+
+    def _noise(self, lane: _Lane, spread: np.ndarray) -> np.ndarray:
+        exploring = self.exploring
+        if lane.held <= 0:
+            lane.pushed = exploring.push > 0 and self._rng.random() < exploring.push
+            if lane.pushed:
+                lane.noise = self._rng.uniform(-2, 2, len(spread))
+                lane.held = int(self._rng.integers(2, exploring.push_hold + 1))
+            else:
+                lane.noise, lane.held = self._rng.standard_normal(len(spread)), exploring.hold
+        lane.held -= 1
+        return lane.noise if lane.pushed else spread * lane.noise
+
+    def _execute_in(self, lane: _Lane, actions: np.ndarray, episodes: list[bool]) -> tuple[float, float, int]:
+        """Executes actions in a lane, which begins another episode where one ends. Returns the reward, the discount of
+        what follows, and the steps taken."""
+        environment, reward, discount = lane.environment, 0.0, 1.0
+        if self._restores and lane.decisions % _KEPT == 0:
+            lane.moments.append((environment.get_state(), lane.steps))
+        lane.decisions += 1
+        for number, action in enumerate(actions):
+            lane.observation, reward_of_step, terminated, truncated, info = environment.step(action)
+            given = float(reward_of_step)
+            lane.steps += 1
+            success = bool(info["success"])
+            over = terminated or truncated or success
+            # What dense rewards say is a height: climbing it is paid, standing on it is not, so success is never late.
+            before = lane.potential
+            dense = environment.reward_kind == "dense"
+            lane.potential = now = _potential(environment, given)
+            climbed = 0.0 if before is None or now is None else now - before
+            reward += discount * (climbed + (float(success) if dense else given))
+            discount *= self.discount
+            lane.session.executed(action)
+            if over:
+                if lane.whole:
+                    episodes.append(success)
+                if not success:
+                    self._remember(lane)
+                self._begin(lane)
+                return reward, 0.0, number + 1
+            if number + 1 < len(actions):
+                lane.session.observed(lane.observation)
+        return reward, discount, len(actions)
+
+    def _remember(self, lane: _Lane) -> None:
+        """Keeps some moments of an episode that failed, with a quarter of its time still to come."""
+        limit = lane.environment.max_steps
+        usable = [moment for moment in lane.moments if moment[1] <= 0.75 * limit]
+        failed = self._failures[lane.task]
+        for place in self._rng.permutation(len(usable))[:_PER_FAILURE]:
+            if len(failed) < _MOMENTS:
+                failed.append(usable[place])
+            else:
+                failed[int(self._rng.integers(_MOMENTS))] = usable[place]
+
+
+def _potential(environment: Environment, reward: float | None) -> float | None:
+    """How near success is (Ng et al. 1999): what remains, or a part of the last dense reward; None where neither is
+    known."""
+    remaining = environment.remaining()
+    if remaining is not None:
+        return -remaining
+    return reward / 10 if reward is not None and environment.reward_kind == "dense" else None
+
+
+def _half(actions: Any) -> np.ndarray:
+    from polysoma.nn.correction import half_range
+
+    return half_range(actions)

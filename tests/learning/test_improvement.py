@@ -1,0 +1,215 @@
+"""Learning from reward: losses, experience, and policies of two tiny worlds that get better while all else stays."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import ROOT, make_policy
+from make_pocket import Doors, Pocket, saved, still
+from polysoma import simulators
+from polysoma.acting.opening import open_planner
+from polysoma.acting.policy_planner import PolicyPlanner
+from polysoma.data.mixture import Source
+from polysoma.errors import PolysomaError
+from polysoma.evaluation.evaluation import evaluate
+from polysoma.learning.engine import Engine, Settings
+from polysoma.learning.improvement import Play, improve, start_of
+from polysoma.learning.lineage import tell
+from polysoma.learning.methods.awr import Awr
+from polysoma.learning.methods.ppo import Ppo
+from polysoma.learning.methods.reinforce import Reinforce
+from polysoma.learning.objectives import clipped_surrogate, generalised_advantages
+from polysoma.learning.optimizers import AdamW
+from polysoma.learning.reinforcement import FromReward
+from polysoma.nn.correction import CorrectionConfig
+from polysoma.policy import checkpoint
+from polysoma.rollout.experience import Collector, Exploring
+from polysoma.simulators.environment import Environment
+
+SMALL = CorrectionConfig(width=16, depth=1)
+ENGINE = Settings(
+    steps=40, optimizer=AdamW(1e-2, warmup=0, weight_decay=0.0, ema=0.0, final=1.0), tracker="none",
+    precision="float32", checkpoint_every=40,
+)  # fmt: skip
+MARGIN = 0.15
+"""Of ten seeds of each method and world, see below."""
+METHODS = [
+    Ppo(decisions=8, passes=4, parts=2),
+    Reinforce(decisions=8),
+    Reinforce("none", decisions=8),
+    Awr(decisions=8, passes=4, parts=2),
+]
+
+
+def method_of(settings: Ppo | Reinforce | Awr, body: str, make: type[Environment], seed: int) -> FromReward:
+    """The policy's correction learns from 16 lanes."""
+    policy = still(seed)
+    policy.add_correction(body, SMALL)
+    collector = Collector(
+        PolicyPlanner(still(seed)), [make.task], 16, 1000 * seed, settings.exploring, 0.99, make=lambda _: make()
+    )
+    return settings.build(policy, body, collector, seed)
+
+
+def solved(method: FromReward) -> float:
+    """The share of the episodes that succeed as it is now, exploring included."""
+    experience = method.collector.collect(
+        40, lambda r: method.correction(torch.from_numpy(r)).detach().numpy(), method.spread()
+    )
+    return float(np.mean(experience.episodes))
+
+
+@pytest.fixture
+def worlds(own_families: pytest.MonkeyPatch) -> None:
+    own_families.setenv(simulators.FAMILIES_VARIABLE, str(ROOT / "tests" / "make_pocket.py"))
+
+
+def test_advantages_are_those_of_the_definition() -> None:
+    rng = np.random.default_rng(0)
+    rewards, values = rng.normal(size=(6, 2)), rng.normal(size=(7, 2))
+    discounts = np.where(rng.random((6, 2)) < 0.3, 0.0, 0.9)
+    found = generalised_advantages(*map(torch.from_numpy, (rewards, discounts, values)), 0.8).numpy()
+    for lane in range(2):
+        for t in range(6):
+            expected, weight = 0.0, 1.0
+            for later in range(t, 6):
+                after = discounts[later, lane] * values[later + 1, lane]
+                expected += weight * (rewards[later, lane] + after - values[later, lane])
+                weight *= 0.8 * discounts[later, lane]
+            assert found[t, lane] == pytest.approx(expected)
+
+
+def test_the_surrogate_has_no_gradient_beyond_its_clip() -> None:
+    now = torch.tensor([0.5, 0.1, -0.5], requires_grad=True)
+    clipped_surrogate(now, torch.zeros(3), torch.tensor([1.0, 1.0, -1.0]), 0.2).backward()
+    assert now.grad is not None
+    assert now.grad[[0, 2]].eq(0).all() and now.grad[1] < 0
+
+
+def test_a_correction_begins_as_nothing_and_moves_its_body_alone(sources: dict[str, Source]) -> None:
+    policy, twin = make_policy(sources), make_policy(sources)
+    twin.add_correction("arm", SMALL)
+    batches = {name: sources[name].draw(5, np.random.default_rng(0)) for name in ("arm", "grid")}
+    before = {name: policy.predict(batch) for name, batch in batches.items()}
+    assert all(torch.allclose(before[name], twin.predict(batch), atol=1e-7) for name, batch in batches.items())
+    with torch.no_grad():
+        twin.correction("arm").net[-1].bias += 0.5
+    # Half of the range of the arm's actions is 1.
+    assert torch.allclose(twin.predict(batches["arm"]), before["arm"] + 0.5, atol=1e-6)
+    assert torch.equal(twin.predict(batches["grid"]), policy.predict(batches["grid"]))
+
+
+def test_experience_is_of_the_executed_part() -> None:
+    method = method_of(Ppo(exploring=Exploring(spread=0.3, hold=3)), "point", Pocket, 0)
+    experience = method.collector.collect(9, lambda r: np.zeros((len(r), 1), np.float32), np.array([0.3], np.float32))
+    assert experience.readouts.shape == (10, 16, 32) and experience.drawn.shape == (9, 16, 1)
+    # What was drawn is kept for three decisions, and moves the point twice in each.
+    assert np.array_equal(experience.drawn[0], experience.drawn[2]) and not np.array_equal(*experience.drawn[2:4])
+    assert np.allclose(experience.discounts[0], 0.99**2)
+    assert np.allclose(experience.left[1], 1 - 2 / 40)
+    rate = np.corrcoef(experience.drawn[0, :, 0].clip(-1, 1), experience.rewards[0])[0, 1]
+    assert rate > 0.99
+    assert 9 * 16 < experience.steps <= 9 * 16 * 2
+
+
+def test_half_of_the_episodes_begin_where_others_failed() -> None:
+    exploring = Exploring(spread=1e-6, failures=1.0)
+    method = method_of(Ppo(exploring=exploring), "point", Pocket, 0)
+    still_ = np.zeros((16, 1), np.float32)
+    first = method.collector.collect(20, lambda r: still_, np.array([1e-6], np.float32))
+    assert not any(first.episodes) and len(first.episodes) == 16
+    later = method.collector.collect(20, lambda r: still_, np.array([1e-6], np.float32))
+    # Those begin at moments of the first ones, of which some have less of their time left, and they do not count.
+    assert not later.episodes and later.left[0].min() == pytest.approx(0.6)
+
+
+@pytest.mark.parametrize(
+    ("settings", "body", "make"),
+    [*((settings, "point", Pocket) for settings in METHODS), (METHODS[0], "doors", Doors)],
+    ids=["ppo", "reinforce", "reinforce-without-baseline", "awr", "ppo-choices"],
+)
+def test_reward_teaches(settings: Ppo | Reinforce | Awr, body: str, make: type[Environment]) -> None:
+    method = method_of(settings, body, make, 0)
+    before = solved(method)
+    policy = method.modules["policy"]
+    frozen = {name: value.clone() for name, value in policy.state_dict().items() if "corrections" not in name}
+    engine = Engine(method, ENGINE)
+    for step in range(ENGINE.steps):
+        engine.step(step)
+    assert solved(method) > before + MARGIN
+    assert all(torch.equal(value, policy.state_dict()[name]) for name, value in frozen.items())
+
+
+def settings() -> Ppo:
+    return Ppo(decisions=8, passes=4, parts=2)
+
+
+def test_an_improved_checkpoint_is_an_adaptation_that_opens_like_any(worlds: None, tmp_path: Path) -> None:
+    base = saved(tmp_path / "base")
+    before = (base / "model.safetensors").read_bytes()
+    asked: list[tuple[str, Path]] = []
+
+    def accept(place: str, after: Path) -> bool:
+        asked.append((place, after))
+        return True
+
+    folder, better = improve(
+        str(base), ["point/right"], settings(), tmp_path / "run", steps=40, play=Play(16), size=SMALL,
+        learning_rate=1e-2, accept=accept,
+    )  # fmt: skip
+    assert better and asked == [(str(base), folder)]
+    assert (base / "model.safetensors").read_bytes() == before
+    config = checkpoint.config_of(folder)
+    assert [body.name for body in config.embodiments] == ["point"] and config.adaptation is not None
+    old, new = (evaluate(open_planner(place), ["point/right"], 10, 1).tasks["point/right"] for place in (base, folder))
+    assert new.successes > old.successes
+    assert "by the reward of point/right" in tell(folder)[0]
+    # Attached to its base it drives its body, and all else answers as ever.
+    checkpoint.attach(base, {"mine": folder}, tmp_path / "both")
+    assert start_of(str(tmp_path / "both"), "point").endswith("adaptations/mine")
+    shown = {"shown": np.zeros(1, np.uint8), "instruction": "go"}
+    alone, both = (checkpoint.load(place).agent("doors", seed=3) for place in (base, tmp_path / "both"))
+    assert [alone.act(shown) for _ in range(8)] == [both.act(shown) for _ in range(8)]
+
+
+def test_what_is_not_better_is_not_kept(worlds: None, tmp_path: Path) -> None:
+    base = saved(tmp_path / "base")
+    folder, better = improve(
+        str(base), ["point/right"], settings(), tmp_path / "run", steps=4, play=Play(4), size=SMALL,
+        learning_rate=1e-2, accept=lambda *_: False,
+    )  # fmt: skip
+    assert not better
+    seen = {"state": np.array([0.3, 1.0], np.float32), "instruction": "go"}
+    first, second = (checkpoint.load(place).agent("point").act(seen) for place in (base, folder))
+    np.testing.assert_allclose(first, second, atol=1e-6)
+
+
+def test_what_cannot_be_improved_is_one_line(worlds: None, tmp_path: Path) -> None:
+    base = saved(tmp_path / "base")
+    with pytest.raises(PolysomaError, match="expected those of one body"):
+        improve(str(base), ["point/right", "pointmaze/umaze"], settings(), tmp_path / "run", steps=1)
+    with pytest.raises(PolysomaError, match="does not know drone"):
+        improve(str(base), ["drone/ring"], settings(), tmp_path / "run", steps=1)
+    folder, _ = improve(str(base), ["point/right"], settings(), tmp_path / "run", steps=1, play=Play(2), size=SMALL)
+    with pytest.raises(PolysomaError, match="was improved already"):
+        improve(str(folder), ["point/right"], settings(), tmp_path / "again", steps=1, play=Play(2), size=SMALL)
+
+
+def test_what_remains_in_a_maze_is_the_way_around_its_walls() -> None:
+    environment = simulators.make("pointmaze/large")
+    environment.reset(seed=3)
+    far, over = environment.remaining(), False
+    assert far is not None and far > 1
+    way = [far]
+    while not over:
+        _, _, terminated, truncated, _ = environment.step(environment.expert_action())
+        way.append(environment.remaining() or 0.0)
+        over = terminated or truncated
+    assert terminated and way[-1] <= 0.46
+    # The expert's way is downhill but for what it swings.
+    assert sum(max(0.0, after - before) for before, after in itertools.pairwise(way)) < 0.15 * far
