@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from polysoma.acting.paths import PathSearch
 from polysoma.acting.planner import Planner, as_planner
 from polysoma.acting.skills import SkillPlanner
 from polysoma.policy import checkpoint
@@ -27,5 +28,6 @@ def open_planner(
         PolysomaError: as :func:`polysoma.policy.checkpoint.load`.
     """
     if checkpoint.is_skills(path):
-        return SkillPlanner(path)
+        planner = SkillPlanner(path)
+        return planner if planner.skills.paths is None else PathSearch(planner, planner.skills)
     return as_planner(checkpoint.load(path, device, precision, backend), temperature)
