@@ -101,8 +101,9 @@ class PathSearch(Leading):
             paths = self._draw(torch.from_numpy(ends.astype(np.float32)), number, generator)
             away = self.paths.away(paths).numpy()
             costs = lengths(paths).numpy() + _WRONG * away
-            for guide in self.guides:
-                costs = costs + guide(paths).numpy()
+            with torch.no_grad():
+                for guide in self.guides:
+                    costs = costs + guide(paths).numpy()
             places = paths.numpy().astype(np.float64)
             if boxes is not None:
                 costs = np.where(boxes.violated(places), np.inf, costs)
