@@ -15,6 +15,7 @@ import channels
 import compare
 import data
 import differential_table
+import diffusion
 import edge
 import eyes
 import fleet
@@ -97,6 +98,9 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
     },
     "docs/skills.md": {
         "skills": skills.render,
+    },
+    "docs/planning.md": {
+        "diffusion": diffusion.render,
     },
     "docs/fleet.md": {
         "fleet": fleet.render,

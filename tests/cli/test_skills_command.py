@@ -88,3 +88,34 @@ def test_mistakes_are_one_line(folder: Path, tmp_path: Path, capsys: pytest.Capt
     assert "holds a skill policy" in fails(
         capsys, "finetune", run + "/checkpoint", "--data", logs, "--out", str(tmp_path)
     )
+
+
+def test_ways_are_learnt_and_evaluated_around_a_zone(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logs, zones, found = str(folder / "logs/pointmaze"), tmp_path / "zones.toml", tmp_path / "found.json"
+    main(["skills", "learn", logs, "--method", "diffusion", "--steps", "2", "--width", "8", "--out", str(tmp_path)])
+    zones.write_text("[pointmaze]\nzones = [{ x = [-9, 9], y = [-9, 9] }]\n")
+    common = ["--tasks", "pointmaze/umaze", "--episodes", "2", "--workers", "1", "--avoid", str(zones)]
+    # A policy that plans no ways is counted.
+    main(["evaluate", str(folder / "run/checkpoint"), *common, "--json", str(found)])
+    counted = json.loads(found.read_text())["zones"]["pointmaze/umaze"]
+    assert counted["episodes"] == 2 and counted["steps"] == counted["of"] > 2
+    assert "2 of 2 episodes of pointmaze/umaze were in a zone" in capsys.readouterr().out
+    # Both planners of ways say that there is none, and the body does not move.
+    ways = str(tmp_path / "checkpoint")
+    for checkpoint, more in (
+        (ways, []),
+        (str(folder / "run/checkpoint"), ["--paths", ways]),
+        (ways, ["--graph", logs]),
+    ):
+        main(["evaluate", checkpoint, *common, *more, "--json", str(found)])
+        told = json.loads(found.read_text())
+        assert told["zones"]["pointmaze/umaze"]["of"] == 2 and told["tasks"]["pointmaze/umaze"]["successes"] == 0
+    capsys.readouterr()
+    both = ["--paths", ways, "--graph", logs]
+    assert "got both" in fails(capsys, "evaluate", ways, *common, *both)
+    assert "--policy expert" in fails(capsys, "evaluate", *common, "--policy", "expert")
+    run = str(folder / "run/checkpoint")
+    for command in ("serve", "play"):
+        assert "plans no ways" in fails(capsys, command, run, "--avoid", str(zones), "--port", "0")

@@ -24,6 +24,7 @@ from polysoma.errors import PolysomaError
 from polysoma.learning import lineage
 from polysoma.learning.engine import Engine
 from polysoma.learning.methods.cloning import Cloning
+from polysoma.learning.methods.diffusion import Diffusion
 from polysoma.learning.methods.hilp import Hilp, skill_for_reward
 from polysoma.learning.methods.iql import ImplicitQ
 from polysoma.learning.methods.td3_bc import Td3Bc
@@ -125,12 +126,14 @@ def test_rewards_draw_the_policy_away_from_the_mean_of_the_logs(method: Any, tmp
 def test_a_killed_run_resumes_to_the_same_bits(tmp_path: Path) -> None:
     data = walks(tmp_path / "walks", 20)
     place, goal = goals_of(PUCK)
-    for kind, method in (("hilp", Hilp(batch=16)), ("td3-bc", Td3Bc(batch=16))):
+    ways = Diffusion(batch=16, waypoints=9, paths=50)
+    for kind, method in (("hilp", Hilp(batch=16)), ("td3-bc", Td3Bc(batch=16)), ("diffusion", ways)):
 
         def engine(method: Any = method) -> Engine:
             torch.manual_seed(0)
-            told = method.told(False)
-            config = SkillConfig(PUCK, told, *((place, goal) if told == "skill" else ((), ())), 16, 1)
+            told = method.told(method is ways)
+            many = ways.waypoints if method is ways else 0
+            config = SkillConfig(PUCK, told, *((), ()) if told == "nothing" else (place, goal), 16, 1, waypoints=many)
             return Engine(method.build(SkillPolicy(config), Replay([data])), engine_settings(12))
 
         whole = engine().run(tmp_path / f"{kind}-whole")

@@ -14,10 +14,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from polysoma.acting.planner import Plan, Planner, Session, TaskPrompt, Wrapper, known_embodiments
+from polysoma.acting.leading import Leading
+from polysoma.acting.planner import NoPlan, Planner
+from polysoma.acting.zones import Boxes, Zones
 from polysoma.data.dataset import Dataset
 from polysoma.data.replay import Replay
-from polysoma.embodiment import Embodiment, Modality, Observation
+from polysoma.embodiment import Embodiment
 from polysoma.errors import PolysomaError
 from polysoma.policy.skills import goals_of
 
@@ -39,6 +41,7 @@ class DataGraph:
         place: names of the channels that say where the body is, all of one unit.
         cell: the side of a node's cell in that unit; None for a part of the widest channel's range.
         seen: how often a move must have been made to count: one that was made once may be an accident.
+        zones: None, or where no way leads: moves that touch them are none.
 
     Attributes:
         embodiment: the body.
@@ -50,7 +53,14 @@ class DataGraph:
         PolysomaError: no such channels, a cell that is not above 0, or no move that was made so often.
     """
 
-    def __init__(self, replay: Replay, place: Sequence[str], cell: float | None = None, seen: int = 3) -> None:
+    def __init__(
+        self,
+        replay: Replay,
+        place: Sequence[str],
+        cell: float | None = None,
+        seen: int = 3,
+        zones: Zones | None = None,
+    ) -> None:
         self.embodiment, self.place = replay.embodiment, tuple(place)
         places = replay.states[:, _rows(replay.embodiment, place)].astype(np.float64)
         self.cell = float(np.ptp(places, axis=0).max()) / _CELLS if cell is None else cell
@@ -71,6 +81,10 @@ class DataGraph:
             raise PolysomaError(
                 f"no move between cells of {self.cell:.3g} was made {seen} times: give larger cells, or more data"
             )
+        self._boxes: Boxes | None = None if zones is None else zones.boxes(self.place)
+        if self._boxes is not None:
+            ends = (self.nodes[moves // len(counts)], self.nodes[moves % len(counts)])
+            moves = moves[~self._boxes.crossed(*ends, self._boxes.margin)]
         self._before: list[list[tuple[int, float]]] = [[] for _ in counts]
         for start, end in zip((moves // len(counts)).tolist(), (moves % len(counts)).tolist(), strict=True):
             length = float(np.linalg.norm(self.nodes[start] - self.nodes[end]))
@@ -91,16 +105,26 @@ class DataGraph:
 
     def subgoal(self, place: np.ndarray, goal: np.ndarray, ahead: float) -> np.ndarray:
         """Where to go first, float64 ``(places,)``: the node at least ``ahead`` along the way to the goal, or the goal
-        itself where it is nearer."""
+        itself where it is nearer. With zones, the last place on this part of the way that one can go to straight.
+
+        Raises:
+            NoPlan: every known way touches a zone.
+        """
         node, end = self.ends(place, goal)
         following, here, gone = self._ways(end)[1], place, 0.0
+        passed = []
         while node != end:
             gone += float(np.linalg.norm(self.nodes[node] - here))
+            passed.append(self.nodes[node])
             if gone >= ahead:
-                found: np.ndarray = self.nodes[node]
-                return found
+                break
             here, node = self.nodes[node], int(following[node])
-        return np.asarray(goal, np.float64)
+        else:
+            passed.append(np.asarray(goal, np.float64))
+        if self._boxes is not None:
+            free = np.flatnonzero(self._boxes.free(place, np.stack(passed)))
+            return passed[int(free[-1]) if len(free) else 0]
+        return passed[-1]
 
     def ends(self, place: np.ndarray, goal: np.ndarray) -> tuple[int, int]:
         """The nodes at which the way from a place to a goal begins and ends: those nearest to both between which a way
@@ -109,9 +133,13 @@ class DataGraph:
         best, found = np.inf, (0, 0)
         for end in np.argsort(np.where(self._entered, to_goal, np.inf))[:_CANDIDATES].tolist():
             away = np.where(np.isfinite(self._ways(end)[0]), to_place, np.inf)
+            if self._boxes is not None:
+                away = np.where(self._boxes.free(place, self.nodes), away, np.inf)
             node = int(away.argmin())
             if away[node] + to_goal[end] < best:
                 best, found = away[node] + to_goal[end], (node, end)
+        if self._boxes is not None and (np.isinf(best) or self._boxes.inside(goal)):
+            raise NoPlan(f"{self.embodiment.name}: every known way to the goal touches a zone that is to be avoided")
         return found
 
     def _ways_to(self, goal: int) -> tuple[np.ndarray, np.ndarray]:
@@ -130,8 +158,8 @@ class DataGraph:
         return lengths, following
 
 
-class GraphSearch(Wrapper):
-    """Shows a planner the next place on the way instead of the goal.
+class GraphSearch(Leading):
+    """Shows a planner the next place on the way over a graph instead of the goal.
 
     Args:
         planner: reads the goal from the body's observation.
@@ -140,51 +168,31 @@ class GraphSearch(Wrapper):
         ahead: how far the next place is, in the places' unit; None for two and a half cells.
 
     Raises:
-        PolysomaError: the body has no such channels, the planner does not know the body, or they are not as many as the
-            graph's places have.
+        PolysomaError: as :class:`~polysoma.acting.leading.Leading`.
     """
 
     def __init__(self, planner: Planner, graph: DataGraph, goal: Sequence[str], ahead: float | None = None) -> None:
-        self.planner, self.graph = planner, graph
+        super().__init__(planner, graph.embodiment, graph.place, goal)
+        self.graph = graph
         self.ahead = _AHEAD * graph.cell if ahead is None else ahead
-        body = graph.embodiment
-        if len(goal) != len(graph.place):
-            raise PolysomaError(f"goal: expected a channel for each of {list(graph.place)}, got {list(goal)}")
-        known = known_embodiments(planner)
-        if known and body.name not in {one.name for one in known}:
-            raise PolysomaError(f"the graph is of {body.name}, the planner drives {[one.name for one in known]}")
-        self._here = [_channel(body, name) for name in graph.place]
-        self._goal = [_channel(body, name) for name in goal]
 
-    def start(self, prompt: TaskPrompt, seed: int) -> Session:
-        """See :meth:`~polysoma.acting.planner.Planner.start`. Raises PolysomaError for a body that the graph is not
-        of."""
-        if prompt.body.name != self.graph.embodiment.name:
-            raise PolysomaError(f"the graph is of {self.graph.embodiment.name}, the body is {prompt.body.name}")
-        return _Session(self.planner.start(prompt, seed), self)
+    def way(self, seed: int) -> GraphSearch:
+        """See :class:`~polysoma.acting.leading.Leading`: the graph remembers nothing of an episode."""
+        return self
 
-    def plan(self, sessions: Sequence[Session], observations: Sequence[Observation]) -> list[Plan | PolysomaError]:
-        """See :meth:`~polysoma.acting.planner.Planner.plan`."""
-        inner = [session.inner for session in sessions if isinstance(session, _Session)]
-        return self.planner.plan(inner, [self.nearer(seen) for seen in observations])
-
-    def nearer(self, observation: Observation) -> Observation:
-        """An observation whose goal is the next place on the way."""
-        here = np.array([observation[stream][row] for stream, row in self._here], np.float64)
-        goal = np.array([observation[stream][row] for stream, row in self._goal], np.float64)
-        changed = {**observation, **{s: observation[s].copy() for s, _ in self._goal}}
-        for (stream, row), value in zip(self._goal, self.graph.subgoal(here, goal, self.ahead), strict=True):
-            changed[stream][row] = value
-        return changed
+    def next(self, here: np.ndarray, goal: np.ndarray) -> np.ndarray:
+        """See :class:`~polysoma.acting.leading.Way`."""
+        return self.graph.subgoal(here, goal, self.ahead)
 
 
-def searching(planner: Planner, logs: Dataset, cell: float = 0.0) -> GraphSearch:
+def searching(planner: Planner, logs: Dataset, cell: float = 0.0, zones: Zones | None = None) -> GraphSearch:
     """A planner that searches a graph of logs for the way to the goal that the body observes.
 
     Args:
         planner: see :class:`GraphSearch`.
         logs: of the body, whose channels ``goal_x`` say where ``x`` is to be.
         cell: see :class:`DataGraph`; 0 for a part of the range.
+        zones: see :class:`DataGraph`.
 
     Raises:
         PolysomaError: the body has no such channels, or as :class:`DataGraph` and :class:`GraphSearch`.
@@ -192,28 +200,7 @@ def searching(planner: Planner, logs: Dataset, cell: float = 0.0) -> GraphSearch
     place, goal = goals_of(logs.embodiment)
     if not place:
         raise PolysomaError(f"{logs.embodiment.name} observes no goal: no channel goal_NAME says where NAME is to be")
-    return GraphSearch(planner, DataGraph(Replay([logs]), place, cell or None), goal)
-
-
-class _Session(Session):
-    """An episode of the planner inside, which sees near goals alone."""
-
-    def __init__(self, inner: Session, search: GraphSearch) -> None:
-        super().__init__(inner.prompt, inner.chunk)
-        self.inner, self._search = inner, search
-        self.interventions = inner.interventions
-
-    def prepare(self) -> None:
-        self.inner.prepare()
-
-    def observed(self, observation: Observation) -> None:
-        self.inner.observed(self._search.nearer(observation))
-
-    def executed(self, action: np.ndarray) -> None:
-        self.inner.executed(action)
-
-    def close(self) -> None:
-        self.inner.close()
+    return GraphSearch(planner, DataGraph(Replay([logs]), place, cell or None, zones=zones), goal)
 
 
 def _rows(body: Embodiment, names: Sequence[str]) -> list[int]:
@@ -224,12 +211,3 @@ def _rows(body: Embodiment, names: Sequence[str]) -> list[int]:
             f"place: {body.name} has no channels {unknown if names else '(none named)'}; it has {every}"
         )
     return [every.index(name) for name in names]
-
-
-def _channel(body: Embodiment, name: str) -> tuple[str, int]:
-    """The stream of a channel and its row there. Raises PolysomaError where there is none."""
-    for stream in body.arrays:
-        for row, channel in enumerate(stream.channels):
-            if channel.name == name and stream.modality is Modality.STATE:
-                return stream.name, row
-    raise PolysomaError(f"{body.name} has no channel {name!r}")

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from polysoma.acting.paths import PathSearch
 from polysoma.acting.planner import Planner, as_planner
 from polysoma.acting.skills import SkillPlanner
+from polysoma.acting.zones import Zones
+from polysoma.errors import PolysomaError
 from polysoma.policy import checkpoint
 
 
@@ -15,6 +18,7 @@ def open_planner(
     precision: str | None = None,
     backend: str | None = None,
     temperature: float | None = None,
+    avoid: Path | None = None,
 ) -> Planner:
     """The planner of a checkpoint.
 
@@ -22,10 +26,22 @@ def open_planner(
         path: as for :func:`polysoma.policy.checkpoint.load`, of a policy or of a skill policy.
         device, precision, backend: as there; a skill policy acts on the processor, in float32, by torch.
         temperature: see :func:`~polysoma.acting.planner.as_planner`; a skill policy draws nothing.
+        avoid: a file of zones (:class:`~polysoma.acting.zones.Zones`), for skill policies that draw their ways.
 
     Raises:
-        PolysomaError: as :func:`polysoma.policy.checkpoint.load`.
+        PolysomaError: as :func:`polysoma.policy.checkpoint.load`, or zones for a policy that plans no ways.
     """
     if checkpoint.is_skills(path):
-        return SkillPlanner(path)
+        planner = SkillPlanner(path)
+        if planner.skills.paths is not None:
+            body = planner.embodiments[0]
+            zones = None if avoid is None else Zones.read(avoid, [body])[body.name]
+            return PathSearch(planner, planner.skills, zones)
+        if avoid is None:
+            return planner
+    if avoid is not None:
+        raise PolysomaError(
+            f"{path} plans no ways, so nothing would avoid {avoid}: learn one that does (skills learn --method "
+            "diffusion), or evaluate it with --graph or --paths"
+        )
     return as_planner(checkpoint.load(path, device, precision, backend), temperature)

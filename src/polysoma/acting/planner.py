@@ -26,6 +26,7 @@ from polysoma.errors import PolysomaError
 
 if TYPE_CHECKING:
     from polysoma.acting.limits import Limiter
+    from polysoma.acting.zones import ZoneCounts
     from polysoma.policy.policy import Policy
 
 
@@ -127,12 +128,14 @@ class Session:
         chunk: the number of actions in a plan.
         interventions: of guards.
         limiter: None, or what every action passes last (:class:`polysoma.acting.limits.Limited`).
+        zones: None, or how often the body was where it is not to be (:class:`polysoma.acting.zones.Watched`).
     """
 
     def __init__(self, prompt: TaskPrompt, chunk: int = 1) -> None:
         self.prompt, self.chunk = prompt, chunk
         self.interventions = Interventions()
         self.limiter: Limiter | None = None
+        self.zones: ZoneCounts | None = None
 
     def prepare(self) -> None:
         """Makes what the first plan would have to wait for. Called by who is going to ask for plans, once.

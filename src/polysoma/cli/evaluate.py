@@ -105,6 +105,12 @@ class Evaluate:
     place on it. For bodies that observe a goal, such as pointmaze."""
     cell: Annotated[float, within(0, 10**9)] = 0.0
     """Side of the graph's cells, in the unit of the goal; a twentieth of the range by default."""
+    paths: str = ""
+    """A checkpoint of skills learn --method diffusion: it draws the way to the goal, and the policy is shown the next
+    place on it (docs/planning.md)."""
+    avoid: Path | None = None
+    """A TOML file of zones by body (docs/planning.md): ways of --graph, --paths and of a checkpoint that draws its own
+    lead around them, and it is counted how often a zone is entered, whoever drives."""
     context: str = ""
     """A folder of episodes that the policy is shown before it acts; for policies that were trained to be shown some."""
     shots: Annotated[int, within(1, 10_000)] = 16
@@ -128,6 +134,8 @@ class Evaluate:
         driver: str | Checkpoint = self.policy
         if self.guard and self.policy != "checkpoint":
             raise PolysomaError(f"--guard judges the policy of a checkpoint, not --policy {self.policy}")
+        if (self.paths or self.avoid) and self.policy != "checkpoint":
+            raise PolysomaError(f"--paths and --avoid lead the policy of a checkpoint, not --policy {self.policy}")
         if self.policy == "checkpoint":
             from polysoma.policy import checkpoint
 
@@ -137,6 +145,9 @@ class Evaluate:
                 driver = replace(driver, graph=(self.graph, self.cell))
             if self.guard:
                 driver = replace(driver, guard=self.guard)
+            if self.paths or self.avoid:
+                avoid = None if self.avoid is None else str(self.avoid)
+                driver = replace(driver, paths=self.paths or None, avoid=avoid)
             bodies = checkpoint.bodies(self.checkpoint)
             if not any(map(simulators.tasks_of, bodies)):
                 raise PolysomaError(
@@ -191,6 +202,9 @@ class Evaluate:
         if self.guard:
             for task, guarded in result.interventions.items():
                 print(f"the guard replaced {guarded.replaced} of {guarded.judged} plans of {task}")
+        for task, zones in result.zones.items():
+            print(f"{zones.episodes} of {result.tasks[task].trials} episodes of {task} were in a zone, after "
+                  f"{zones.steps} of {zones.of} steps")  # fmt: skip
         for task, counts in result.limits.items():
             print(f"limits changed {counts.changed} of {counts.actions} actions of {task} ({counts.kinds()})")
         if self.report:
@@ -209,7 +223,7 @@ class Evaluate:
         """Compares with recorded episodes."""
         playing = {
             "tasks": "*", "policy": "checkpoint", "rerun": None, "retrieve": "", "context": "", "ray": None,
-            "listening": False, "limits": None, "guard": "",
+            "listening": False, "limits": None, "guard": "", "paths": "", "avoid": None,
         }  # fmt: skip
         if strange := [f"--{name}" for name, usual in playing.items() if getattr(self, name) != usual]:
             raise PolysomaError(f"--data compares with recordings and plays nothing: leave out {', '.join(strange)}")

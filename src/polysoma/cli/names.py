@@ -40,6 +40,13 @@ LimitsFile = Annotated[
     ),
 ]
 """Limits that hold last."""
+ZonesFile = Annotated[
+    Path | None,
+    tyro.conf.arg(
+        help="A TOML file of zones by body (docs/planning.md), around which a checkpoint that draws its ways plans."
+    ),
+]
+"""Zones to stay out of."""
 
 
 def named_folder(text: str) -> tuple[str, str]:

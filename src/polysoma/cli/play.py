@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from polysoma.cli.names import Device, LimitsFile, OptionalCheckpoint, Precision
+from polysoma.cli.names import Device, LimitsFile, OptionalCheckpoint, Precision, ZonesFile
 from polysoma.config import within
 from polysoma.errors import PolysomaError
 from polysoma.nn import backend as backends
@@ -37,6 +37,7 @@ class Play:
     backend: backends.Wanted = "auto"
     """What computes decisions: onnx is faster on a CPU and needs polysoma[export]; auto takes it where it can."""
     limits: LimitsFile = None
+    avoid: ZonesFile = None
     device: Device = "auto"
     precision: Precision = "auto"
     open: bool = True
@@ -65,7 +66,7 @@ class Play:
         limits = None if self.limits is None else Limits.read(self.limits)
         # The stage is one thread; more of them would fight with it.
         torch.set_num_threads(1)
-        planner = open_planner(self.checkpoint, self.device, self.precision, self.backend)
+        planner = open_planner(self.checkpoint, self.device, self.precision, self.backend, avoid=self.avoid)
         names = _bodies([body.name for body in known_embodiments(planner)], self.bodies)
         token, _ = chosen_token(self.host, self.token_file, self.token)
         planner = planner if limits is None else Limited(planner, limits)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from polysoma.cli.names import Device, LimitsFile, OptionalCheckpoint, Precision, named_folder
+from polysoma.cli.names import Device, LimitsFile, OptionalCheckpoint, Precision, ZonesFile, named_folder
 from polysoma.config import within
 from polysoma.errors import PolysomaError
 from polysoma.nn import backend as backends
@@ -70,6 +70,7 @@ class Serve:
     backend: backends.Wanted = "auto"
     """What computes decisions: onnx is faster on a CPU and needs polysoma[export]; auto takes it where it can."""
     limits: LimitsFile = None
+    avoid: ZonesFile = None
     device: Device = "auto"
     precision: Precision = "auto"
 
@@ -94,8 +95,10 @@ class Serve:
         adapters = [named_folder(text) for text in self.adapters]
         policy: Planner | Policy
         adapted: list[Policy]
-        if is_skills(self.checkpoint) and not adapters:
-            policy, adapted = open_planner(self.checkpoint), []
+        if self.avoid is not None and adapters:
+            raise PolysomaError("--avoid is for a checkpoint that draws its ways, which has no --adapters")
+        if self.avoid is not None or (is_skills(self.checkpoint) and not adapters):
+            policy, adapted = open_planner(self.checkpoint, avoid=self.avoid), []
         else:
             policy, *adapted = load_all(
                 [self.checkpoint, *(folder for _, folder in adapters)], self.device, self.precision, self.backend

@@ -32,10 +32,10 @@ class SkillsLearn:
 
     data: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="DATA")]
     """Data sets of one body, of any known format."""
-    method: Literal["cloning", "iql", "td3-bc", "hilp"] = "cloning"
+    method: Literal["cloning", "iql", "td3-bc", "hilp", "diffusion"] = "cloning"
     """cloning: what was done by whoever came there later; iql: what was better than expected; td3-bc: what is worth
     most, close to the logs (with --rewards alone); hilp: a space in which distances are times, and skills to move in
-    it, from no rewards."""
+    it, from no rewards; diffusion: whole ways to goals, around zones that are told when it acts (docs/planning.md)."""
     rewards: bool = False
     """Learn from the rewards of the logs, or to imitate (cloning), instead of reaching places."""
     best: Annotated[float, within(0, 1, above=True)] = 1.0
@@ -62,16 +62,18 @@ class SkillsLearn:
         if self.best < 1 and not (self.method == "cloning" and self.rewards):
             raise PolysomaError("--best chooses what is imitated by its rewards: it needs --method cloning --rewards")
         from polysoma.learning.methods.cloning import Cloning
+        from polysoma.learning.methods.diffusion import Diffusion
         from polysoma.learning.methods.hilp import Hilp
         from polysoma.learning.methods.iql import ImplicitQ
         from polysoma.learning.methods.td3_bc import Td3Bc
-        from polysoma.learning.skills import engine_settings, learn
+        from polysoma.learning.skills import engine_settings_for, learn
 
-        methods: dict[str, Cloning | ImplicitQ | Td3Bc | Hilp] = {
+        methods: dict[str, Cloning | ImplicitQ | Td3Bc | Hilp | Diffusion] = {
             "cloning": Cloning(best=self.best),
             "iql": ImplicitQ(),
             "td3-bc": Td3Bc(),
             "hilp": Hilp(),
+            "diffusion": Diffusion(),
         }
         with counting_steps("learning", self.steps) as progress:
             folder = learn(
@@ -82,7 +84,7 @@ class SkillsLearn:
                 self.place,
                 self.stride,
                 (self.width, 2),
-                engine_settings(self.steps),
+                engine_settings_for(self.method, self.steps),
                 self.seed,
                 self.resume,
                 progress,

@@ -19,6 +19,7 @@ from polysoma.acting.agent import Acting
 from polysoma.acting.limits import LimitCounts
 from polysoma.acting.planner import Interventions, Planner
 from polysoma.acting.realtime import RealTime
+from polysoma.acting.zones import ZoneCounts
 from polysoma.errors import PolysomaError
 from polysoma.evaluation.intervals import mean_interval, wilson
 from polysoma.evaluation.latency import decision_latency
@@ -86,6 +87,7 @@ class Result:
     interventions: dict[str, Interventions] = field(default_factory=dict)
     listening: dict[str, Listening] = field(default_factory=dict)
     limits: dict[str, LimitCounts] = field(default_factory=dict)
+    zones: dict[str, ZoneCounts] = field(default_factory=dict)
     precision: str = ""
     backend: str = ""
 
@@ -147,6 +149,7 @@ class Result:
             }
         guarded = {task: asdict(counts) for task, counts in self.interventions.items()}
         limited = {task: asdict(counts) for task, counts in self.limits.items()}
+        zones = {task: asdict(counts) for task, counts in self.zones.items()}
         return {
             "checkpoint": self.driver,
             "versions": versions(),
@@ -158,6 +161,7 @@ class Result:
             **({"interventions": guarded} if guarded else {}),
             **({"listening": {name: one.to_json() for name, one in self.listening.items()}} if self.listening else {}),
             **({"limits": limited} if limited else {}),
+            **({"zones": zones} if zones else {}),
         }
 
 
@@ -233,7 +237,7 @@ def evaluate(
         so_far.setdefault(outcome.task, Score()).outcomes.append(outcome.success)
         if progress:
             progress(done, len(jobs), so_far)
-    scores, interventions, limits = {}, {}, {}
+    scores, interventions, limits, zones = {}, {}, {}, {}
     for task in tasks:
         own = [outcomes[task, s] for s in seeds]
         scores[task] = Score(seeds, [o.success for o in own], [o.steps for o in own], [o.total for o in own])
@@ -242,6 +246,8 @@ def evaluate(
             interventions[task] = judged
         if counts := [outcome.limits for outcome in own if outcome.limits is not None]:
             limits[task] = sum(counts, LimitCounts())
+        if watched := [outcome.zones for outcome in own if outcome.zones is not None]:
+            zones[task] = sum(watched, ZoneCounts())
     result = Result(
         name_of(driver),
         scores,
@@ -250,6 +256,7 @@ def evaluate(
         videos=videos,
         interventions=interventions,
         limits=limits,
+        zones=zones,
         precision=precision,
         backend=backend,
     )
@@ -280,6 +287,8 @@ def _settings(behaviour: Behaviour, episodes: int, seed: int, workers: Workers) 
         settings["retrieve"] = list(driver.retrieve)
     if isinstance(driver, Checkpoint) and driver.graph is not None:
         settings["graph"] = list(driver.graph)
+    if isinstance(driver, Checkpoint):
+        settings |= {name: own for name in ("paths", "avoid") if (own := getattr(driver, name)) is not None}
     if prompting.paraphrases:
         settings["paraphrases"] = list(prompting.paraphrases)
     if prompting.conditioning != "words":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -18,6 +19,7 @@ from polysoma.errors import PolysomaError
 from polysoma.learning import lineage
 from polysoma.learning.engine import Engine, Progress, Settings
 from polysoma.learning.methods.cloning import Cloning
+from polysoma.learning.methods.diffusion import Diffusion
 from polysoma.learning.methods.hilp import Hilp, skill_for_reward
 from polysoma.learning.methods.iql import ImplicitQ
 from polysoma.learning.methods.td3_bc import Td3Bc
@@ -25,7 +27,7 @@ from polysoma.learning.optimizers import AdamW
 from polysoma.policy import checkpoint, skills
 from polysoma.policy.skills import SkillConfig, SkillPolicy, Told, goals_of
 
-OfflineChoice = Annotated[Cloning | ImplicitQ | Td3Bc | Hilp, KIND]
+OfflineChoice = Annotated[Cloning | ImplicitQ | Td3Bc | Hilp | Diffusion, KIND]
 """The settings of the offline methods, told apart by their ``kind``."""
 
 STEPS_PER_S = 20
@@ -42,9 +44,19 @@ def engine_settings(steps: int, learning_rate: float = 3e-4) -> Settings:
     )
 
 
+def engine_settings_for(method: str, steps: int) -> Settings:
+    """What suits a method: :func:`engine_settings`, and for what denoises a rate that falls and gradients that are
+    cut."""
+    usual = engine_settings(steps)
+    if method != Diffusion.kind:
+        return usual
+    falling = AdamW(1e-3, weight_decay=0.0, ema=0.99, final=0.02)
+    return dataclasses.replace(usual, optimizer=falling, clip=1.0)
+
+
 def learn(
     datasets: Sequence[Dataset],
-    method: Cloning | ImplicitQ | Td3Bc | Hilp,
+    method: Cloning | ImplicitQ | Td3Bc | Hilp | Diffusion,
     out: Path,
     goals: bool = True,
     place: Sequence[str] = (),
@@ -65,7 +77,7 @@ def learn(
         place: channels that say where the body is; empty takes those that its goals are named after, or all.
         stride: frames of a step of the log; 0 for what suits the body's rate.
         size: width and depth of the perceptrons.
-        settings: of the engine; None for :func:`engine_settings` of 20,000 steps.
+        settings: of the engine; None for :func:`engine_settings_for` the method, of 20,000 steps.
         seed: of all that is drawn.
         resume: continue the run in ``out``.
         progress: called after every step.
@@ -83,11 +95,14 @@ def learn(
             f"{body.name}: these logs follow several instructions, and perceptrons read no words: give logs of one "
             "task (polysoma data edit --tasks), or learn goals"
         )
-    config = SkillConfig(body, told, *_places(body, told, tuple(place)), *size)
+    waypoints = method.waypoints if isinstance(method, Diffusion) else 0
+    config = SkillConfig(body, told, *_places(body, told, tuple(place)), *size, waypoints=waypoints)
     torch.manual_seed(seed)
     built = method.build(SkillPolicy(config), replay, seed)
     about = {"method": method.kind, "data": [lineage.of(dataset) for dataset in datasets], "parent": None}
-    return Engine(built, settings or engine_settings(20_000)).run(out, resume, progress=progress, lineage=about)
+    return Engine(built, settings or engine_settings_for(method.kind, 20_000)).run(
+        out, resume, progress=progress, lineage=about
+    )
 
 
 def aim(path: str | Path, dataset: Dataset, out: Path, share: float = 1.0, seed: int = 0) -> SkillPolicy:

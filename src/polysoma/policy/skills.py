@@ -19,6 +19,7 @@ from torch.nn.functional import normalize
 from polysoma.config import check, decode, within
 from polysoma.embodiment import ContinuousActions, Embodiment, Modality
 from polysoma.errors import PolysomaError
+from polysoma.nn.paths import Paths
 from polysoma.nn.perceptrons import perceptron
 from polysoma.nn.precision import Precision
 from polysoma.policy import weight_file
@@ -46,6 +47,7 @@ class SkillConfig:
             no goal. Policies that are told a goal or a skill do not see them otherwise.
         width, depth: of the perceptrons.
         skill: dimensions of the representation, and of skills.
+        waypoints: places of a path that it draws (:mod:`polysoma.nn.paths`); 0 draws none.
 
     Raises:
         PolysomaError: the body senses no numbers or more than numbers and words, its actions are choices, or there are
@@ -59,6 +61,7 @@ class SkillConfig:
     width: Annotated[int, within(1, 65_536)] = 256
     depth: Annotated[int, within(1, 64)] = 2
     skill: Annotated[int, within(1, 4096)] = 16
+    waypoints: Annotated[int, within(0, 4096)] = 0
 
     def __post_init__(self) -> None:
         check(self)
@@ -70,6 +73,8 @@ class SkillConfig:
         for what, own in (("place", self.place), ("goal", self.goal)):
             if unknown := [name for name in own if name not in names]:
                 raise PolysomaError(f"{what}: {body.name} has no channels {unknown}; it has {', '.join(names)}")
+        if self.waypoints and (self.told != "goal" or self.waypoints < 3):
+            raise PolysomaError(f"waypoints: expected 3 or more, of a policy that is told goals, got {self.waypoints}")
         if self.told != "nothing" and not self.place:
             raise PolysomaError(f"{body.name}: a policy that goes to goals needs place, the channels that goals are of")
         if self.goal and len(self.goal) != len(self.place):
@@ -95,7 +100,9 @@ class SkillConfig:
         """As ``config.json`` holds it."""
         rest = {name: getattr(self, name) for name in ("told", "width", "depth", "skill")}
         places = {"place": list(self.place), "goal": list(self.goal)}
-        return {"kind": KIND, "embodiment": self.embodiment.to_json(), **places, **rest}
+        # Earlier versions read what draws no paths.
+        paths = {"waypoints": self.waypoints} if self.waypoints else {}
+        return {"kind": KIND, "embodiment": self.embodiment.to_json(), **places, **rest, **paths}
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> SkillConfig:
@@ -121,6 +128,7 @@ class _Stored:
     width: int = 256
     depth: int = 2
     skill: int = 16
+    waypoints: int = 0
 
 
 def goals_of(body: Embodiment) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -137,6 +145,7 @@ class SkillPolicy(nn.Module):
 
     Attributes:
         config: what it is.
+        paths: None, or what draws paths.
         shared, adaptations: empty; a :class:`~polysoma.policy.policy.Policy` may have some.
         precision: ``"float32"``; matrices are too small for anything else to be faster.
     """
@@ -168,6 +177,8 @@ class SkillPolicy(nn.Module):
         self.actor = perceptron(len(config.seen) + told, body.actions.size, config.width, config.depth)
         if config.told == "skill":
             self.phi = nn.ModuleList(perceptron(places, config.skill, config.width, config.depth) for _ in range(2))
+        # Paths take more to know than what to do next.
+        self.paths = Paths(places, config.waypoints, 2 * config.width, 3) if config.waypoints else None
 
     def own(self) -> dict[str, Tensor]:
         """All parameters and buffers, by name."""

@@ -16,7 +16,7 @@ from typing import Literal, cast
 import numpy as np
 
 from polysoma.acting.agent import Acting
-from polysoma.acting.planner import ExpertPlanner, Planner, RandomPlanner
+from polysoma.acting.planner import ExpertPlanner, Planner, RandomPlanner, known_embodiments
 from polysoma.acting.realtime import RealTime
 from polysoma.data.dataset import Dataset
 from polysoma.data.episode import Episode
@@ -70,6 +70,9 @@ class Checkpoint:
         graph: None, or a data set of logs over whose graph the way to the goal is searched
             (:class:`~polysoma.acting.graph.GraphSearch`), and the side of its cells (0 for a part of the range).
         guard: None, or the folder of a guard of one of its bodies (:class:`~polysoma.acting.dead_ends.DeadEndGuard`).
+        paths: None, or a checkpoint that draws the ways that it follows (:class:`~polysoma.acting.paths.PathSearch`).
+        avoid: None, or a file of zones (:class:`~polysoma.acting.zones.Zones`): ways are planned around them, and what
+            comes into them is counted.
     """
 
     place: str
@@ -80,8 +83,19 @@ class Checkpoint:
     device: str = "cpu"
     graph: tuple[str, float] | None = None
     guard: str | None = None
+    paths: str | None = None
+    avoid: str | None = None
 
     def __call__(self) -> Planner:
+        planner = self._guarded()
+        if self.avoid is None:
+            return planner
+        from polysoma.acting.zones import Watched, Zones
+
+        return Watched(planner, Zones.read(Path(self.avoid), known_embodiments(planner)))
+
+    def _guarded(self) -> Planner:
+        """The planner, not watched."""
         planner = self._alone()
         if self.guard is None:
             return planner
@@ -97,10 +111,8 @@ class Checkpoint:
         from polysoma.acting.retrieval import DemonstrationIndex, Retrieval
 
         planner = open_planner(self.place, self.device, self.precision, self.backend, self.temperature)
-        if self.graph is not None:
-            from polysoma.acting.graph import searching
-
-            planner = searching(planner, Dataset(Path(self.graph[0])), self.graph[1])
+        if self.graph is not None or self.paths is not None or self.avoid is not None:
+            planner = self._led(planner)
         if self.retrieve is None:
             return planner
         policy = policy_behind(planner)
@@ -113,6 +125,27 @@ class Checkpoint:
         index = DemonstrationIndex(policy, dataset.embodiment.name)
         index.extend(dataset.episode(number) for number in dataset.first_of_each_task(count))
         return Retrieval(planner, index)
+
+    def _led(self, planner: Planner) -> Planner:
+        """The planner along ways to the goal, around the zones."""
+        from polysoma.acting.graph import searching
+        from polysoma.acting.paths import PathSearch
+        from polysoma.acting.zones import Zones
+        from polysoma.policy import skills
+
+        zones = {} if self.avoid is None else Zones.read(Path(self.avoid), known_embodiments(planner))
+        if self.graph is not None:
+            if self.paths is not None:
+                raise PolysomaError("expected a graph or a checkpoint that draws paths to lead the policy, got both")
+            logs = Dataset(Path(self.graph[0]))
+            # Its own paths, if it draws any, would lead to the graph's places.
+            inner = planner.planner if isinstance(planner, PathSearch) else planner
+            return searching(inner, logs, self.graph[1], zones.get(logs.embodiment.name))
+        if self.paths is not None:
+            policy = skills.load(self.paths)
+            inner = planner.planner if isinstance(planner, PathSearch) else planner
+            return PathSearch(inner, policy, zones.get(policy.config.embodiment.name))
+        return planner.around(zones.get(planner.body.name)) if isinstance(planner, PathSearch) else planner
 
     def __str__(self) -> str:
         return self.place

@@ -9,6 +9,7 @@ import numpy as np
 
 from polysoma.acting.limits import LimitCounts
 from polysoma.acting.planner import Interventions
+from polysoma.acting.zones import ZoneCounts
 from polysoma.data.episode import Episode
 from polysoma.embodiment import Embodiment
 from polysoma.task import body_of
@@ -52,6 +53,7 @@ class Outcome:
         frames: of its video, uint8 ``(side, side, 3)``.
         interventions: of guards.
         limits: what limits did; None where the body has none.
+        zones: how often it was where it is not to be; None where nobody watched.
     """
 
     task: str
@@ -65,6 +67,7 @@ class Outcome:
     frames: list[np.ndarray] = field(default_factory=list)
     interventions: Interventions = field(default_factory=Interventions)
     limits: LimitCounts | None = None
+    zones: ZoneCounts | None = None
 
 
 def video_stride(body: Embodiment) -> int:

@@ -195,6 +195,7 @@ class Slot:
             self.frames,
             self.agent.session.interventions,
             None if self.agent.session.limiter is None else self.agent.session.limiter.counts,
+            self.agent.session.zones,
         )
 
 

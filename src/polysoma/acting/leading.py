@@ -1,0 +1,118 @@
+"""Leading a planner along a way: it is shown the next place instead of the goal that the body observes.
+
+What finds the way (a graph of logs, drawn paths) is a subclass; the planner inside is any that reads its goal from the
+observation: a skill policy, a transformer, a scripted one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from polysoma.acting.planner import NoPlan, Plan, Planner, Session, TaskPrompt, Wrapper, known_embodiments
+from polysoma.embodiment import Embodiment, Modality, Observation
+from polysoma.errors import PolysomaError
+
+
+class Way(Protocol):
+    """What leads through one episode."""
+
+    def next(self, here: np.ndarray, goal: np.ndarray) -> np.ndarray:
+        """Where to go first on the way from one place to another, float64 ``(places,)`` all. Raises NoPlan where no
+        way is known."""
+        ...
+
+
+class Leading(Wrapper):
+    """Shows a planner the next place on the way instead of the goal.
+
+    Args:
+        planner: reads the goal from the body's observation.
+        body: that it drives.
+        place: names of the channels that say where the body is.
+        goal: names of the channels that say where ``place`` is to be, in the same order.
+
+    Raises:
+        PolysomaError: the body has no such channels, the planner does not know the body, or there are not as many of
+            both.
+    """
+
+    def __init__(self, planner: Planner, body: Embodiment, place: Sequence[str], goal: Sequence[str]) -> None:
+        self.planner, self.body = planner, body
+        if len(goal) != len(place):
+            raise PolysomaError(f"goal: expected a channel for each of {list(place)}, got {list(goal)}")
+        known = known_embodiments(planner)
+        if known and body.name not in {one.name for one in known}:
+            raise PolysomaError(f"the way is one of {body.name}, the planner drives {[one.name for one in known]}")
+        self._here = [channel_of(body, name) for name in place]
+        self._goal = [channel_of(body, name) for name in goal]
+
+    def way(self, seed: int) -> Way:
+        """What leads through a new episode; ``seed`` is of all that is drawn."""
+        raise NotImplementedError
+
+    def start(self, prompt: TaskPrompt, seed: int) -> Session:
+        """See :meth:`~polysoma.acting.planner.Planner.start`. Raises PolysomaError for another body."""
+        if prompt.body.name != self.body.name:
+            raise PolysomaError(f"the way is one of {self.body.name}, the body is {prompt.body.name}")
+        return _Session(self.planner.start(prompt, seed), self, self.way(seed))
+
+    def plan(self, sessions: Sequence[Session], observations: Sequence[Observation]) -> list[Plan | PolysomaError]:
+        """See :meth:`~polysoma.acting.planner.Planner.plan`."""
+        found: list[Plan | PolysomaError | None] = [None] * len(sessions)
+        asking: list[tuple[int, Session, Observation]] = []
+        for row, (session, seen) in enumerate(zip(sessions, observations, strict=True)):
+            assert isinstance(session, _Session)
+            try:
+                asking.append((row, session.inner, self.nearer(session.way, seen)))
+            except NoPlan as lost:
+                found[row] = lost
+        plans = self.planner.plan([one for _, one, _ in asking], [seen for *_, seen in asking]) if asking else []
+        for (row, *_), plan in zip(asking, plans, strict=True):
+            found[row] = plan
+        return [one for one in found if one is not None]
+
+    def nearer(self, way: Way, observation: Observation) -> Observation:
+        """An observation whose goal is the next place on the way. Raises NoPlan where there is none."""
+        here = np.array([observation[stream][row] for stream, row in self._here], np.float64)
+        goal = np.array([observation[stream][row] for stream, row in self._goal], np.float64)
+        changed = {**observation, **{s: observation[s].copy() for s, _ in self._goal}}
+        for (stream, row), value in zip(self._goal, way.next(here, goal), strict=True):
+            changed[stream][row] = value
+        return changed
+
+
+class _Session(Session):
+    """An episode of the planner inside, which sees near goals alone."""
+
+    def __init__(self, inner: Session, leading: Leading, way: Way) -> None:
+        super().__init__(inner.prompt, inner.chunk)
+        self.inner, self.way, self._leading = inner, way, leading
+        self.interventions, self.limiter = inner.interventions, inner.limiter
+
+    def prepare(self) -> None:
+        self.inner.prepare()
+
+    def observed(self, observation: Observation) -> None:
+        # Where no way is known any more, the next plan says so.
+        with contextlib.suppress(NoPlan):
+            observation = self._leading.nearer(self.way, observation)
+        self.inner.observed(observation)
+
+    def executed(self, action: np.ndarray) -> None:
+        self.inner.executed(action)
+
+    def close(self) -> None:
+        self.inner.close()
+
+
+def channel_of(body: Embodiment, name: str) -> tuple[str, int]:
+    """The stream of a channel and its row there. Raises PolysomaError where there is none."""
+    for stream in body.arrays:
+        for row, channel in enumerate(stream.channels):
+            if channel.name == name and stream.modality is Modality.STATE:
+                return stream.name, row
+    raise PolysomaError(f"{body.name} has no channel {name!r}")

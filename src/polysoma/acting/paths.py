@@ -1,0 +1,189 @@
+"""Planning by drawn paths: many whole ways to the goal are drawn at once, judged, and the best one is followed.
+
+Diffuser (Janner et al. 2022, arXiv 2205.09991): what is asked for when it acts - a goal, a zone to stay out of, a cost
+of one's own - needs no learning, as it only changes what is drawn (:mod:`polysoma.nn.paths`) and what is chosen. A
+planner that is shown the next place follows the way: the skill policy's own, or any that observes a goal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from polysoma.acting.leading import Leading
+from polysoma.acting.planner import NoPlan, Planner
+from polysoma.acting.zones import Boxes, Zones
+from polysoma.errors import PolysomaError
+from polysoma.nn.paths import Guide, between, lengths
+from polysoma.policy import skills
+from polysoma.policy.skills import SkillPolicy
+
+_ROUNDS = 3
+"""Times that paths are drawn until one is good."""
+_WRONG = 1e3
+"""Cost of a unit that a path is away from all that logs saw: more than any way around is long."""
+_PARTS = 4
+"""Points for each piece of a path, on which a body is looked for, and costs are measured."""
+
+
+class PathSearch(Leading):
+    """Draws ways to the goal, and shows a planner the next place on the best one.
+
+    A way is drawn at the first observation, and again when the goal changes or the body strays. It is the shortest of
+    those that lead where logs have been and touch no zone, between their places as well, plus the guides' costs.
+
+    Args:
+        planner: reads the goal from the body's observation.
+        policy: a skill policy with paths (``skills learn --method diffusion``), or the folder of its checkpoint.
+        zones: None, or where no way may lead.
+        guides: costs of paths, see :data:`~polysoma.nn.paths.Guide`.
+        samples: paths that are drawn at a time.
+        ahead: how far the next place is; None for how far hindsight goals were when the policy learnt, on average.
+        guided: whether gradients of zones and guides pull the draws; otherwise they only choose.
+
+    Attributes:
+        policy: as given.
+        paths: what draws.
+
+    Raises:
+        PolysomaError: the policy draws no paths, the body observes no goal, or zones of channels that are no places.
+    """
+
+    def __init__(
+        self,
+        planner: Planner,
+        policy: SkillPolicy | str | Path,
+        zones: Zones | None = None,
+        guides: Sequence[Guide] = (),
+        samples: int = 24,
+        ahead: float | None = None,
+        guided: bool = True,
+    ) -> None:
+        policy = policy if isinstance(policy, SkillPolicy) else skills.load(policy)
+        config = policy.config
+        if policy.paths is None:
+            raise PolysomaError(
+                f"this skill policy of {config.embodiment.name} draws no paths: learn one with --method diffusion"
+            )
+        if not config.goal:
+            raise PolysomaError(f"{config.embodiment.name} observes no goal: no channel goal_NAME says where to go")
+        super().__init__(planner, config.embodiment, config.place, config.goal)
+        self.policy = policy
+        self.paths, self.samples, self.guided = policy.paths, samples, guided
+        self.boxes = None if zones is None else zones.boxes(config.place)
+        self.guides = tuple(guides)
+        self.ahead = float(policy.paths.ahead) if ahead is None else ahead
+
+    def around(self, zones: Zones | None) -> PathSearch:
+        """This one with other zones."""
+        return PathSearch(self.planner, self.policy, zones, self.guides, self.samples, self.ahead, self.guided)
+
+    def way(self, seed: int) -> PathWay:
+        """See :class:`~polysoma.acting.leading.Leading`."""
+        return PathWay(self, seed)
+
+    def drawn(self, here: np.ndarray, goal: np.ndarray, generator: torch.Generator) -> np.ndarray:
+        """The best path that was found, float64 ``(H, places)``.
+
+        Raises:
+            NoPlan: all touch a zone, or the goal is in one.
+        """
+        ends = np.stack([here, goal])
+        boxes = self.boxes
+        if boxes is not None and boxes.inside(goal):
+            raise NoPlan(f"{self.body.name}: the goal is in a zone that is to be avoided")
+        best, lowest = None, np.inf
+        for number in range(_ROUNDS):
+            paths = self._draw(torch.from_numpy(ends.astype(np.float32)), number, generator)
+            away = self.paths.away(paths).numpy()
+            costs = lengths(paths).numpy() + _WRONG * away
+            with torch.no_grad():
+                for guide in self.guides:
+                    costs = costs + guide(paths).numpy()
+            places = paths.numpy().astype(np.float64)
+            if boxes is not None:
+                costs = np.where(boxes.violated(places), np.inf, costs)
+            chosen = int(costs.argmin())
+            if costs[chosen] < lowest:
+                best, lowest = places[chosen], costs[chosen]
+            if best is not None and away[chosen] == 0:
+                break
+        if best is None:
+            raise NoPlan(f"{self.body.name}: every way that was drawn touches a zone that is to be avoided")
+        return best
+
+    def _draw(self, ends: Tensor, number: int, generator: torch.Generator) -> Tensor:
+        """Paths of lengths from the straight line on; the first time, to some times that, then to the longest."""
+        paths, straight = self.paths, float((ends[1] - ends[0]).norm())
+        longest = float(paths.longest)
+        most = min(longest, 4 * straight + longest / 8) if number == 0 and self.boxes is None else longest
+        least = min(max(straight, longest / 100), most)
+        wanted = least * (most / least) ** torch.linspace(0, 1, self.samples)
+        noise = torch.randn(self.samples, paths.waypoints, ends.shape[1], generator=generator)
+        guides = [*self.guides, *([] if self.boxes is None else [penalty(self.boxes)])] if self.guided else []
+        return paths.draw(ends, wanted, noise, guides)
+
+
+class PathWay:
+    """The way through one episode."""
+
+    def __init__(self, search: PathSearch, seed: int) -> None:
+        self._search = search
+        self._generator = torch.Generator().manual_seed(seed)
+        self._goal: np.ndarray | None = None
+        self._line = np.zeros((0, 0))
+        self._along = np.zeros(0)
+        self._gone = 0.0
+        self.draws = 0
+
+    def next(self, here: np.ndarray, goal: np.ndarray) -> np.ndarray:
+        """See :class:`~polysoma.acting.leading.Way`."""
+        found = None
+        if self._goal is not None and np.array_equal(goal, self._goal):
+            found = self._ahead(here)
+        if found is None:
+            self._draw(here, goal)
+            found = self._ahead(here)
+        # The line begins here: were nothing on it free, its beginning would be.
+        return self._line[0] if found is None else found
+
+    def _draw(self, here: np.ndarray, goal: np.ndarray) -> None:
+        path = self._search.drawn(here, goal, self._generator)
+        self._line = between(torch.from_numpy(path), _PARTS).numpy()
+        self._along = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(self._line, axis=0), axis=1))])
+        self._goal, self._gone = goal.copy(), 0.0
+        self.draws += 1
+
+    def _ahead(self, here: np.ndarray) -> np.ndarray | None:
+        """The place some way ahead to which one can go straight. None where the body strayed from the line."""
+        ahead = self._search.ahead
+        # The line may come near itself: look only where the body can have come since.
+        near = np.flatnonzero((self._along >= self._gone - ahead) & (self._along <= self._gone + ahead))
+        away = np.linalg.norm(self._line[near] - here, axis=1)
+        if away.min() > ahead:
+            return None
+        self._gone = float(self._along[near[away.argmin()]])
+        onward = np.flatnonzero((self._along >= self._gone) & (self._along <= self._gone + ahead))
+        last = min(int(onward[-1]) + 1, len(self._line) - 1)
+        places = self._line[onward[0] : last + 1]
+        if self._search.boxes is None:
+            return np.asarray(places[-1])
+        free = np.flatnonzero(self._search.boxes.free(here, places))
+        return np.asarray(places[free[-1]]) if len(free) else None
+
+
+def penalty(boxes: Boxes, parts: int = _PARTS) -> Guide:
+    """The cost of being in zones or their margin: half the squared way out, of each point of each piece."""
+    low = torch.from_numpy(boxes.low - boxes.margin).float()
+    high = torch.from_numpy(boxes.high + boxes.margin).float()
+
+    def cost(paths: Tensor) -> Tensor:
+        at = between(paths, parts)[..., None, :]
+        out = torch.minimum(at - low, high - at).min(-1).values.clamp(min=0)
+        return out.square().sum((1, 2)) / 2
+
+    return cost

@@ -1,0 +1,173 @@
+"""Paths drawn by flow matching: whole ways from one place to another, of products alone.
+
+Diffuser (Janner et al. 2022, arXiv 2205.09991) draws trajectories by denoising and sets what is known, start and goal,
+in every step (inpainting, section 3.1); costs pull the draws by their gradients (guidance, section 3.2). Here the noise
+is taken away along straight lines (flow matching, Lipman et al. 2023, arXiv 2210.02747), which needs few steps; a path
+is places evenly spaced along the way, so that near and far goals have as many; and how long the way is to be is told,
+so that short ways are asked for instead of hoped for. There are no convolutions: they are slow on processors.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+Guide = Callable[[Tensor], Tensor]
+"""The cost of paths ``(N, H, places)``, in the places' unit: ``(N,)``, with a gradient. Draws descend it and are chosen
+by it; a square of how far something is wrong moves them about that far in one step."""
+
+_WAVES = 4
+_TIMES = 16
+
+
+class Paths(nn.Module):
+    """Draws paths between places, and knows where logs have been.
+
+    Args:
+        places: channels of a place, all of one unit.
+        waypoints: of a path, the start and the goal included; evenly spaced along it.
+        width, depth: of the residual blocks.
+        landmarks: places of the logs that are kept, to say how far a path is from all of them.
+
+    Attributes:
+        middle, unit: what places are normalised by, ``(places,)`` and ``()``.
+        landmarks: ``(landmarks, places)``.
+        spread: no place of the logs was farther than this from a landmark.
+        longest: the longest path that was learnt.
+        ahead: how far ahead the goals of whoever follows a path were when it learnt, on average.
+    """
+
+    middle: Tensor
+    unit: Tensor
+    landmarks: Tensor
+    spread: Tensor
+    longest: Tensor
+    ahead: Tensor
+
+    def __init__(self, places: int, waypoints: int, width: int, depth: int, landmarks: int = 512) -> None:
+        super().__init__()
+        self.waypoints = waypoints
+        self.register_buffer("middle", torch.zeros(places))
+        self.register_buffer("unit", torch.ones(()))
+        self.register_buffer("landmarks", torch.zeros(landmarks, places))
+        for name in ("spread", "longest", "ahead"):
+            self.register_buffer(name, torch.ones(()))
+        self.into = nn.Linear(waypoints * places * (1 + 2 * _WAVES) + 2 * _TIMES, width)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
+            for _ in range(depth)
+        )
+        self.out = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, waypoints * places))
+
+    def measure(self, places: np.ndarray, landmarks: np.ndarray, spread: float, longest: float, ahead: float) -> None:
+        """Takes the statistics of places, float32 ``(N, places)``, and what else the logs say (see the attributes)."""
+        self.middle.copy_(torch.from_numpy(places.mean(0, np.float64)))
+        self.unit.fill_(max(float(places.std(0, np.float64).mean()), 1e-6))
+        # Fewer places than landmarks: the last one several times.
+        self.landmarks.copy_(
+            torch.from_numpy(landmarks)[torch.arange(len(self.landmarks)).clamp(max=len(landmarks) - 1)]
+        )
+        for name, value in (("spread", spread), ("longest", longest), ("ahead", ahead)):
+            getattr(self, name).fill_(value)
+
+    def forward(self, x: Tensor, time: Tensor, length: Tensor) -> Tensor:
+        """The clean paths behind noisy ones.
+
+        Args:
+            x: ``(B, H, places)``, normalised; the first and the last place are known.
+            time: ``(B,)`` from 0, noise, to 1.
+            length: ``(B,)``, of the clean paths, normalised.
+        """
+        waves = 2.0 ** torch.arange(_WAVES, device=x.device) * (math.pi / 2)
+        phases = (x[..., None] * waves).flatten(1)
+        told = torch.stack([time, length * (self.unit / self.longest)], 1)
+        told = (told[..., None] * (2.0 ** torch.arange(_TIMES // 2, device=x.device) * (math.pi / 2))).flatten(1)
+        y = self.into(torch.cat([x.flatten(1), phases.sin(), phases.cos(), told.sin(), told.cos()], 1))
+        for block in self.blocks:
+            y = y + block(y)
+        return self.inpainted(straight(x) + self.out(y).view(x.shape), x)
+
+    def inpainted(self, x: Tensor, known: Tensor) -> Tensor:
+        """Paths with the ends of others."""
+        return torch.cat([known[:, :1], x[:, 1:-1], known[:, -1:]], 1)
+
+    def losses(self, paths: Tensor, length: Tensor, noise: Tensor, progress: Tensor) -> Tensor:
+        """Squared errors ``(B,)`` of what is seen behind noise, in normalised places.
+
+        Args:
+            paths: clean, ``(B, H, places)``.
+            length: ``(B,)``, how long the ways are.
+            noise: standard normal, of the shape of paths.
+            progress: ``(B,)``, even from 0 to 1, see :func:`timed`.
+        """
+        clean, time = (paths - self.middle) / self.unit, timed(progress)
+        noisy = self.inpainted(torch.lerp(noise, clean, time[:, None, None]), clean)
+        return (self(noisy, time, length / self.unit) - clean).square().mean((1, 2))
+
+    @torch.no_grad()
+    def draw(self, ends: Tensor, length: Tensor, noise: Tensor, guides: Sequence[Guide] = (), steps: int = 8) -> Tensor:
+        """Paths ``(N, H, places)`` in the unit of places.
+
+        Args:
+            ends: start and goal, ``(2, places)``.
+            length: ``(N,)``, how long each is to be.
+            noise: standard normal ``(N, H, places)``.
+            guides: costs whose gradients pull the draws.
+            steps: from noise to paths.
+        """
+        known = ((ends - self.middle) / self.unit).expand(len(noise), 2, -1)
+        x, length = self.inpainted(noise, known), length / self.unit
+        times = timed(torch.linspace(0, 1, steps + 1)).tolist()
+        for time, after in itertools.pairwise(times):
+            clean = self(x, torch.full_like(length, time), length)
+            if guides:
+                clean = self.inpainted(
+                    (descended(clean * self.unit + self.middle, guides) - self.middle) / self.unit, x
+                )
+            x = torch.lerp(x, clean, (after - time) / (1 - time))
+        return x * self.unit + self.middle
+
+    def away(self, paths: Tensor) -> Tensor:
+        """How far paths ``(N, H, places)`` lead from all that logs have seen, at most, ``(N,)``; 0 within the spread
+        of the landmarks. Middles between waypoints count as well."""
+        along = between(paths, 2)
+        nearest = torch.cdist(along.flatten(0, 1), self.landmarks).min(1).values.view(along.shape[:2])
+        return (nearest - self.spread).clamp(min=0).max(1).values
+
+
+def timed(progress: Tensor) -> Tensor:
+    """Times of progress, both from 0 to 1: more of them near noise, where it is decided which way a path takes. Paths
+    are smooth, and little of them is hidden by much noise."""
+    return progress.square()
+
+
+def descended(paths: Tensor, guides: Sequence[Guide]) -> Tensor:
+    """Paths one step down the gradients of their costs."""
+    with torch.enable_grad():
+        moved = paths.detach().requires_grad_(True)
+        cost = torch.stack([guide(moved).sum() for guide in guides]).sum()
+        (gradient,) = torch.autograd.grad(cost, moved)
+    return paths - gradient
+
+
+def straight(ends: Tensor) -> Tensor:
+    """Straight paths between the ends of paths ``(..., H, places)``, of that shape."""
+    part = torch.linspace(0, 1, ends.shape[-2], device=ends.device)[:, None]
+    return torch.lerp(ends[..., :1, :], ends[..., -1:, :], part)
+
+
+def between(paths: Tensor, times: int) -> Tensor:
+    """Paths ``(..., H, places)`` with so many pieces for each: ``(..., (H - 1) * times + 1, places)``."""
+    parts = torch.arange(times, device=paths.device, dtype=paths.dtype)[:, None] / times
+    pieces = torch.lerp(paths[..., :-1, None, :], paths[..., 1:, None, :], parts)
+    return torch.cat([pieces.flatten(-3, -2), paths[..., -1:, :]], -2)
+
+
+def lengths(paths: Tensor) -> Tensor:
+    """How long paths ``(..., H, places)`` are, ``(...)``."""
+    return paths.diff(dim=-2).norm(dim=-1).sum(-1)

@@ -1,0 +1,137 @@
+"""Drawn ways: judged, chosen, followed, drawn again; and learnt from pieces."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from test_graph import Straight
+from test_zones import MIDDLE, drive
+from torch import Tensor
+
+from make_puck import PUCK, around, walks
+from polysoma.acting.opening import open_planner
+from polysoma.acting.paths import PathSearch, penalty
+from polysoma.acting.planner import NoPlan
+from polysoma.acting.zones import Zones
+from polysoma.errors import PolysomaError
+from polysoma.learning.engine import Settings
+from polysoma.learning.methods.cloning import Cloning
+from polysoma.learning.methods.diffusion import Diffusion
+from polysoma.learning.optimizers import AdamW
+from polysoma.learning.skills import engine_settings, learn
+from polysoma.nn.paths import Paths, between, descended, lengths, straight
+from polysoma.policy.skills import SkillConfig, SkillPolicy
+
+ENDS = torch.tensor([[0.0, 0.0], [2.0, 0.0]])
+
+
+class Bows(Paths):
+    """Draws bows of the lengths that are asked for, up or down as the noise says."""
+
+    def draw(self, ends: Tensor, length: Tensor, noise: Tensor, guides: Any = (), steps: int = 8) -> Tensor:
+        line = straight(ends[[0, *[1] * (self.waypoints - 1)]])
+        side = torch.where(noise[:, 0, 0] > 0, 1.0, -1.0)
+        bow = torch.linspace(0, np.pi, self.waypoints).sin()
+        high = side * (length.square() - lengths(line).square()).clamp(min=0).sqrt() / 2
+        return line + torch.stack([torch.zeros(len(length), self.waypoints), high[:, None] * bow], -1)
+
+
+def policy(landmarks: Tensor | None = None) -> SkillPolicy:
+    """One whose ways are bows, over places of logs that are everywhere, or at these landmarks."""
+    made = SkillPolicy(SkillConfig(PUCK, "goal", ("x", "y"), ("goal_x", "goal_y"), 8, 1, waypoints=17))
+    everywhere = torch.cartesian_prod(*[torch.linspace(-3, 3, 22)] * 2)
+    known = everywhere if landmarks is None else landmarks
+    made.paths = Bows(2, 17, 16, 1, len(known))
+    made.paths.measure(everywhere.numpy(), known.numpy(), 0.3, 6.0, 0.4)
+    return made
+
+
+def search(**given: Any) -> PathSearch:
+    return PathSearch(Straight(), policy(given.pop("landmarks", None)), **given)
+
+
+def test_the_shortest_way_is_followed_and_around_a_zone_where_there_is_one() -> None:
+    boxes = MIDDLE.boxes(("x", "y"))
+    direct, _ = drive(search())
+    avoiding, agent = drive(search(zones=MIDDLE))
+    assert np.abs(direct[:, 1]).max() < 0.3 and boxes.inside(direct).any()
+    assert np.linalg.norm(avoiding[-1] - [2, 0]) < 0.1 and not boxes.inside(avoiding).any()
+    assert agent.session.way.draws == 1, "a body that follows needs no other way"  # type: ignore[attr-defined]
+
+
+def test_a_way_keeps_to_what_logs_have_seen() -> None:
+    places = torch.cartesian_prod(torch.linspace(-3, 3, 40), torch.linspace(-3, 3, 40))
+    seen = places[(places[:, 1] > 0.5) | ((places[:, 0] - 1).abs() > 0.6)]
+    path, _ = drive(search(landmarks=seen))
+    assert path[:, 1].max() > 0.5 and np.linalg.norm(path[-1] - [2, 0]) < 0.1
+
+
+def test_another_way_is_drawn_when_the_body_strays_or_the_goal_moves() -> None:
+    way = search().way(0)
+    goal = np.array([2.0, 0])
+    for here, draws in (([0.0, 0], 1), ([0.1, 0.1], 1), ([0.2, -2], 2), ([0.3, -2], 2)):
+        found = way.next(np.array(here), goal)
+        assert way.draws == draws and 0.3 < np.linalg.norm(found - here) < 0.8
+    way.next(np.array([0.3, -2]), np.array([2.0, 1]))
+    assert way.draws == 3
+
+
+def test_where_all_ways_touch_a_zone_the_episode_ends() -> None:
+    for zones, goal, told in ((Zones([{"x": (0.8, 1.2)}]), (2, 0), "every way"), (MIDDLE, (1, 0), "the goal is in")):
+        with pytest.raises(NoPlan, match=told):
+            drive(search(zones=zones), goal)
+
+
+def test_a_guide_decides_which_way_is_taken() -> None:
+    def above(paths: Tensor) -> Tensor:
+        return 10 * (paths[..., 1] - 0.5).square().mean(1)
+
+    path, _ = drive(search(guides=[above]))
+    assert path[:, 1].max() > 0.4
+
+
+def test_gradients_lead_out_of_zones() -> None:
+    boxes = MIDDLE.boxes(("x", "y"))
+    line = torch.tensor([[0.0, 0.42], [1.0, 0.42], [2.0, 0.42]])[None]
+    cost = penalty(boxes, 1)
+    moved = descended(line, [cost])
+    # 0.18 below the margin's end; the other points are outside and stay.
+    torch.testing.assert_close(moved[0, 1], torch.tensor([1.0, 0.6]), atol=1e-5, rtol=0)
+    assert torch.equal(moved[0, [0, 2]], line[0, [0, 2]]) and cost(moved).item() < 1e-9 < cost(line).item()
+
+
+def test_ends_are_inpainted_whatever_the_guides_say(tmp_path: Path) -> None:
+    paths = Paths(2, 9, 16, 1, 8)
+    drawn = paths.draw(ENDS, torch.full((5,), 3.0), torch.randn(5, 9, 2), [lambda x: x.square().sum((1, 2))])
+    torch.testing.assert_close(drawn[:, [0, -1]], ENDS.expand(5, 2, 2))
+    assert between(drawn, 4).shape == (5, 33, 2)
+    torch.testing.assert_close(lengths(between(drawn, 4)), lengths(drawn))
+
+
+FAST = Settings(
+    steps=400, optimizer=AdamW(2e-3, weight_decay=0.0, ema=0.98, final=0.05), precision="float32", tracker="none",
+    checkpoint_every=400,
+)  # fmt: skip
+
+
+@pytest.mark.learns
+def test_ways_are_learnt_from_pieces_of_one_side(tmp_path: Path) -> None:
+    settings = Diffusion(batch=64, waypoints=17, paths=2000, reach=3.0)
+    folder = learn([around(tmp_path / "logs")], settings, tmp_path / "run", size=(48, 2), settings=FAST)
+    assert isinstance(open_planner(folder), PathSearch)
+    path, _ = drive(PathSearch(Straight(), folder), steps=160)
+    assert np.linalg.norm(path[-1] - [2, 0]) < 0.1 and path[:, 1].max() > 1.3, "around, as no log went straight"
+
+
+def test_what_draws_no_paths_says_so(tmp_path: Path) -> None:
+    folder = learn([walks(tmp_path / "logs", 10)], Cloning(batch=8), tmp_path / "run", settings=engine_settings(2))
+    with pytest.raises(PolysomaError, match="draws no paths"):
+        PathSearch(Straight(), folder)
+    with pytest.raises(PolysomaError, match="diffusion learns ways to goals"):
+        learn([walks(tmp_path / "more", 10)], Diffusion(), tmp_path / "other", goals=False)
+    with pytest.raises(PolysomaError, match="waypoints: expected 3 or more"):
+        SkillConfig(PUCK, "nothing", waypoints=8)
