@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from polysoma.acting.planner import Planner, as_planner
+from polysoma.acting.predictive import PredictivePlanner
 from polysoma.acting.skills import SkillPlanner
-from polysoma.policy import checkpoint
+from polysoma.policy import checkpoint, dynamics, skills
 
 
 def open_planner(
@@ -19,13 +20,16 @@ def open_planner(
     """The planner of a checkpoint.
 
     Args:
-        path: as for :func:`polysoma.policy.checkpoint.load`, of a policy or of a skill policy.
-        device, precision, backend: as there; a skill policy acts on the processor, in float32, by torch.
-        temperature: see :func:`~polysoma.acting.planner.as_planner`; a skill policy draws nothing.
+        path: as for :func:`polysoma.policy.checkpoint.load`, of a policy, a skill policy or a grey box.
+        device, precision, backend: as there; the latter two act on the processor, a skill policy in float32 by torch.
+        temperature: see :func:`~polysoma.acting.planner.as_planner`; the latter two draw nothing.
 
     Raises:
         PolysomaError: as :func:`polysoma.policy.checkpoint.load`.
     """
-    if checkpoint.is_skills(path):
+    kind = checkpoint.kind(path)
+    if kind == skills.KIND:
         return SkillPlanner(path)
+    if kind == dynamics.KIND:
+        return PredictivePlanner(path)
     return as_planner(checkpoint.load(path, device, precision, backend), temperature)

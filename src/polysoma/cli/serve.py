@@ -82,7 +82,7 @@ class Serve:
             raise PolysomaError(f"serving needs {error.name}, not installed here: run `{INSTALL}`") from error
         from polysoma.acting import limits as limits_of_bodies
         from polysoma.acting.opening import open_planner
-        from polysoma.policy.checkpoint import is_skills, load_all
+        from polysoma.policy.checkpoint import kind, load_all
 
         # Read before the weights, as a mistake in it is found sooner.
         held = None if self.limits is None else limits_of_bodies.Limits.read(self.limits)
@@ -94,7 +94,7 @@ class Serve:
         adapters = [named_folder(text) for text in self.adapters]
         policy: Planner | Policy
         adapted: list[Policy]
-        if is_skills(self.checkpoint) and not adapters:
+        if kind(self.checkpoint) and not adapters:
             policy, adapted = open_planner(self.checkpoint), []
         else:
             policy, *adapted = load_all(

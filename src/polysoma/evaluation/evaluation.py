@@ -211,7 +211,7 @@ def evaluate(
         device = acting_on(driver.device)
         driver.check(tasks)
         backend, precision = chosen(device, driver.backend, driver.precision)
-        if driver.is_skills():
+        if driver.acts_alone():
             device, backend, precision = "cpu", "torch", "float32"
         driver = replace(driver, precision=precision, backend=backend, device=device)
         behaviour = replace(behaviour, driver=driver)

@@ -117,11 +117,11 @@ class Checkpoint:
     def __str__(self) -> str:
         return self.place
 
-    def is_skills(self) -> bool:
-        """Whether it is of a skill policy, which acts in its own way. Raises PolysomaError where there is none."""
-        from polysoma.policy.checkpoint import is_skills
+    def acts_alone(self) -> bool:
+        """Whether it is of no transformer policy, and acts in its own way. Raises PolysomaError where there is none."""
+        from polysoma.policy.checkpoint import kind
 
-        return is_skills(self.place)
+        return bool(kind(self.place))
 
     def check(self, tasks: Sequence[str]) -> None:
         """Whether the checkpoint knows the bodies of these tasks, without loading its weights.

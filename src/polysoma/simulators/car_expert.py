@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from polysoma.errors import PolysomaError
 from polysoma.simulators.car_body import DYNAMIC, EMBODIMENT, Forces, advance, derivative, magic
 
 SIDE_SLIP = 0.55
@@ -14,8 +15,9 @@ MIRRORED = np.array([1, -1, -1, 1, -1, -1, -1, 1, -1, 1])
 """What a state of a circle to the right is multiplied by to be one of the same circle to the left."""
 
 _SCALE = np.array([1, 0.1, 5, 0.3])
-_COST = np.array([0.02, 4.0, 0.2, 1e-4, 1.0, 4.0, 0.0, 0.0])
-_EFFORT = np.array([2.0, 0.2])
+COST = np.array([0.02, 4.0, 0.2, 1e-4, 1.0, 4.0, 0.0, 0.0])
+EFFORT = np.array([2.0, 0.2])
+"""What the squares of distances from the steady drift cost at every step: of the state's, and of the actions."""
 
 
 @dataclass(frozen=True)
@@ -25,10 +27,12 @@ class Feedback:
     Attributes:
         state: float64 ``(10,)``, of the steady drift on the circle.
         gain: float64 ``(2, 8)``.
+        value: float64 ``(8, 8)``, what the square of a distance from it costs until the end of time.
     """
 
     state: np.ndarray
     gain: np.ndarray
+    value: np.ndarray
 
     def action(self, state: np.ndarray) -> np.ndarray:
         """Targets of steering and drive, float32 ``(2,)``, for a state ``(10,)`` on a circle to either side."""
@@ -47,6 +51,9 @@ def steady_drift(curvature: float, friction: float, forces: Forces = magic) -> n
         curvature: of the circle, 1/m, positive.
         friction: of the road.
         forces: of the tires.
+
+    Raises:
+        PolysomaError: none is found with these tires.
     """
 
     def states(found: np.ndarray) -> np.ndarray:
@@ -65,24 +72,28 @@ def steady_drift(curvature: float, friction: float, forces: Forces = magic) -> n
     for _ in range(50):
         now, steps = rates(found), 1e-5 * _SCALE
         slope = ((rates(found + np.diag(steps)) - now) / steps[:, None]).T
-        change = np.clip(np.linalg.solve(slope, -now), -_SCALE, _SCALE)
+        change = np.clip(np.linalg.lstsq(slope, -now)[0], -_SCALE, _SCALE)
         found = found + change
         if np.abs(change / _SCALE).max() < 1e-9:
             break
-    return states(found)
+    if np.abs(rates(found)).max() < 1e-6 and found[0] > 0:
+        return states(found)
+    raise PolysomaError(
+        f"these tires hold no steady drift on a circle of {1 / curvature:.1f} m at a friction of {friction:.2f}"
+    )
 
 
-def feedback(curvature: float, friction: float) -> Feedback:
-    """The expert of one world: the gains of an endless quadratic cost for the car linearised around its steady drift
-    (discrete-time Riccati equation, by doubling: Anderson 1978)."""
-    drift = steady_drift(curvature, friction)
+def feedback(curvature: float, friction: float, forces: Forces = magic) -> Feedback:
+    """The gains of an endless quadratic cost for the car linearised around its steady drift (discrete-time Riccati
+    equation, by doubling: Anderson 1978). Raises PolysomaError, and has the arguments, of :func:`steady_drift`."""
+    drift = steady_drift(curvature, friction, forces)
     around = np.concatenate([drift, drift[6:8]])
     shifts = 1e-5 * np.eye(len(around))
     moved = np.concatenate([around + shifts, around - shifts])
-    after = advance(np, magic, moved[:, :10], moved[:, 10:])[:, :DYNAMIC]
+    after = advance(np, forces, moved[:, :10], moved[:, 10:])[:, :DYNAMIC]
     slope = ((after[: len(around)] - after[len(around) :]) / 2e-5).T
     a, b = slope[:, :DYNAMIC], slope[:, 10:]
-    spread, cost = b @ np.diag(1 / _EFFORT) @ b.T, np.diag(_COST)
+    spread, cost = b @ np.diag(1 / EFFORT) @ b.T, np.diag(COST)
     power = a
     for _ in range(30):
         joined = np.eye(DYNAMIC) + spread @ cost
@@ -91,4 +102,4 @@ def feedback(curvature: float, friction: float) -> Feedback:
         spread, cost, power = spread + power @ outer @ power.T, cost + power.T @ cost @ inner, power @ inner
         if np.abs(cost - before).max() < 1e-9 * np.abs(cost).max():
             break
-    return Feedback(drift, np.linalg.solve(np.diag(_EFFORT) + b.T @ cost @ b, b.T @ cost @ a))
+    return Feedback(drift, np.linalg.solve(np.diag(EFFORT) + b.T @ cost @ b, b.T @ cost @ a), cost)
