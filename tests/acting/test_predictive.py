@@ -55,15 +55,6 @@ def test_plans_do_not_depend_on_who_else_is_planned_for() -> None:
         np.testing.assert_allclose(plan.actions, plans[number].actions, atol=1e-5)  # type: ignore[union-attr]
 
 
-def test_a_circle_to_the_right_is_one_to_the_left_in_a_mirror() -> None:
-    planner, state = PredictivePlanner(magic, Looking(ahead=10, first=2)), observed(range(1))[0]["state"]
-    mirrored = state * np.array([1, -1, -1, 1, -1, -1, -1, 1, -1, 1], np.float32)
-    first, second = (
-        planner.plan([planner.start(TaskPrompt(EMBODIMENT), 0)], [{"state": one}])[0] for one in (state, mirrored)
-    )
-    np.testing.assert_array_equal(first.actions * (-1, 1), second.actions)  # type: ignore[union-attr]
-
-
 def test_a_model_that_holds_no_drift_has_no_plan_and_leaves_others_alone() -> None:
     planner = PredictivePlanner(lambda xp, front, along, across, load, friction: (0 * front, 0 * along, 0 * across))
     plans = planner.plan([planner.start(TaskPrompt(EMBODIMENT), 0)], observed(range(1)))  # type: ignore[arg-type]

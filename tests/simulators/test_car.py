@@ -8,7 +8,7 @@ import pytest
 from polysoma.errors import PolysomaError
 from polysoma.simulators.car import FRICTIONS, RADII, SETTLING, CarEnvironment
 from polysoma.simulators.car_body import CAR, GRAVITY, advance, derivative, loads, magic, slips
-from polysoma.simulators.car_expert import MIRRORED, SIDE_SLIP, steady_drift
+from polysoma.simulators.car_expert import SIDE_SLIP, steady_drift
 
 
 def played(environment: CarEnvironment, seed: int, action: np.ndarray | None = None) -> tuple[bool, int]:
@@ -34,7 +34,7 @@ def test_driving_around_the_circle_without_sliding_is_no_success() -> None:
     environment = CarEnvironment()
     environment.reset(seed=0)
     state = environment._state
-    speed = 0.5 * np.sqrt(GRAVITY / abs(state[8]))
+    speed = 0.5 * np.sqrt(GRAVITY / state[8])
     turn = (CAR.front + CAR.rear) * state[8]
     state[:8] = speed, CAR.rear * state[8], speed * state[8], speed / CAR.radius, 0, 0, turn, 0
     for _ in range(environment.max_steps):
@@ -65,14 +65,11 @@ def test_an_episode_is_one_of_its_seed_and_goes_on_from_a_saved_moment() -> None
 
 def test_worlds_differ_and_are_told() -> None:
     environment = CarEnvironment()
-    starts = [environment.reset(seed=seed)[0] for seed in range(40)]
-    states = np.stack([start["state"] for start in starts])
-    assert all(("left" in start["instruction"]) == (start["state"][8] > 0) for start in starts)
-    assert 8 < (states[:, 8] > 0).sum() < 32
+    states = np.stack([environment.reset(seed=seed)[0]["state"] for seed in range(40)])
     assert (
         len(np.unique(states[:, 9])) == 40 and states[:, 9].min() > FRICTIONS[0] and states[:, 9].max() < FRICTIONS[1]
     )
-    assert (np.abs(1 / states[:, 8]) > RADII[0]).all() and (np.abs(1 / states[:, 8]) < RADII[1]).all()
+    assert (1 / states[:, 8] > RADII[0]).all() and (1 / states[:, 8] < RADII[1]).all()
     icy = CarEnvironment(friction=0.8)
     assert icy.reset(seed=3)[0]["state"][9] == np.float32(0.8)
     with pytest.raises(PolysomaError, match=r"friction: expected a number from 0.75 to 1.05, got 2"):
@@ -84,8 +81,8 @@ def test_the_mechanics_are_the_same_to_either_side_and_on_arrays() -> None:
     states = np.stack([steady_drift(1 / radius, 0.9) for radius in (12, 15, 20)]) + rng.normal(0, 0.05, (3, 10))
     actions = states[:, 6:8] + rng.normal(0, 0.1, (3, 2))
     after = advance(np, magic, states, actions)
-    mirrored = advance(np, magic, states * MIRRORED, actions * (-1, 1))
-    np.testing.assert_allclose(mirrored * MIRRORED, after, atol=1e-9)
+    sides = np.array([1, -1, -1, 1, -1, -1, -1, 1, -1, 1])
+    np.testing.assert_allclose(advance(np, magic, states * sides, actions * (-1, 1)) * sides, after, atol=1e-9)
     np.testing.assert_allclose(advance(np, magic, states[1], actions[1]), after[1], atol=1e-12)
 
 

@@ -20,7 +20,7 @@ from polysoma.config import check, within
 from polysoma.embodiment import Observation
 from polysoma.errors import PolysomaError
 from polysoma.simulators.car_body import CAR, DYNAMIC, EMBODIMENT, Forces, advance
-from polysoma.simulators.car_expert import COST, EFFORT, MIRRORED, Feedback, feedback
+from polysoma.simulators.car_expert import COST, EFFORT, Feedback, feedback
 
 _LOW, _HIGH = EMBODIMENT.actions.low.astype(float), EMBODIMENT.actions.high.astype(float)  # type: ignore[union-attr]
 _PARTS = np.array([1.0, 0.5, 0.2, 0.05])
@@ -45,7 +45,7 @@ class Looking:
 
 
 class _Session(Session):
-    """Remembers the drift that the model could hold, and its trajectory as of a circle to the left: states
+    """Remembers the drift that the model could hold, and its trajectory: states
     ``(N + 1, 10)`` and actions ``(N, 2)``."""
 
     drift: Feedback | None = None
@@ -86,9 +86,7 @@ class PredictivePlanner:
     def plan(self, sessions: Sequence[Session], observations: Sequence[Observation]) -> list[Plan | PolysomaError]:
         """See :meth:`~polysoma.acting.planner.Planner.plan`. :class:`~polysoma.acting.planner.NoPlan` where the model
         holds no drift on a session's circle."""
-        seen = np.stack([one["state"] for one in observations]).astype(float)
-        sides = np.where(seen[:, 8:9] < 0, MIRRORED, 1.0)
-        now = seen * sides
+        now = np.stack([one["state"] for one in observations]).astype(float)
         plans: list[Plan | PolysomaError] = [NoPlan("no plan")] * len(sessions)
         ready: list[tuple[int, _Session]] = []
         for number, session in enumerate(sessions):
@@ -104,7 +102,7 @@ class PredictivePlanner:
         numbers, own = [number for number, _ in ready], [session for _, session in ready]
         states, actions = self._improve(own, now[numbers])
         for place, (number, session) in enumerate(ready):
-            plans[number] = Plan((actions[place, :1] * sides[number, [1, 7]]).astype(np.float32), "model")
+            plans[number] = Plan(actions[place, :1].astype(np.float32), "model")
             session.actions = np.concatenate([actions[place, 1:], actions[place, -1:]])
         last = self._after(states[:, -1], actions[:, -1])
         for session, one, end in zip(own, states, last, strict=True):

@@ -35,7 +35,7 @@ class LearnDynamics:
     coefficients a network makes; or a perceptron that may be anything."""
     out: Path = Path("runs/dynamics")
     """Folder of the run; out/checkpoint is what comes of it."""
-    steps: Annotated[int, within(1, 10**9)] = 300
+    steps: Annotated[int, within(1, 10**9)] = 200
     """Of learning, of 128 pieces of the logs each."""
     seed: Seed = 0
     """Of all that is drawn at random."""

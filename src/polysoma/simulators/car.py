@@ -1,9 +1,9 @@
 """A rear-driven car that holds a drift: it circles with its tail out, its front wheels turned against the curve.
 
-One task, ``car/drift``: "drift around the circle to the left" (or right). The side, the radius, the road's friction and
-the start, somewhere near a drift, are new in every episode. A single-track model with the speed of the rear wheels,
-combined slip and a load that moves to the rear (:mod:`polysoma.simulators.car_body`) is computed in NumPy, at 50 Hz in
-two steps of the midpoint method.
+One task, ``car/drift``: "drift around the circle". The radius, the road's friction and the start, somewhere near a
+drift, are new in every episode. The circle leads to the left; one to the right is the same in a mirror. A single-track
+model with the speed of the rear wheels, combined slip and a load that moves to the rear
+(:mod:`polysoma.simulators.car_body`) is computed in NumPy, at 50 Hz in two steps of the midpoint method.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from PIL import Image, ImageDraw
 from polysoma.embodiment import INSTRUCTION, Observation
 from polysoma.errors import PolysomaError
 from polysoma.horizon import Horizon
-from polysoma.simulators.car_body import CAR, CONTROL_HZ, EMBODIMENT, advance, magic
-from polysoma.simulators.car_expert import MIRRORED, Feedback, feedback
+from polysoma.simulators.car_body import CAR, CONTROL_HZ, EMBODIMENT, STATE, advance, magic
+from polysoma.simulators.car_expert import Feedback, feedback
 from polysoma.simulators.environment import Environment, Family, Saved
 
 TASKS = ("car/drift",)
@@ -59,7 +59,7 @@ class CarEnvironment(Environment):
         if friction is not None and not low <= friction <= high:
             raise PolysomaError(f"friction: expected a number from {low} to {high}, got {friction!r}")
         self.task, self.friction = task, friction
-        self._state, self._steps, self._good = np.zeros(len(MIRRORED)), 0, 0
+        self._state, self._steps, self._good = np.zeros(len(STATE)), 0, 0
         self._place, self._track = 0.0, [np.zeros(2)]
         self._expert: Feedback | None = None
 
@@ -72,9 +72,8 @@ class CarEnvironment(Environment):
         radius, friction = draw(*RADII), draw(*FRICTIONS)
         self._expert = feedback(1 / radius, friction if self.friction is None else self.friction)
         factors = draw([0.92, 0.7, 0.85, 0.9, 0, 0, 0.6, 0.8, 1, 1], [1.08, 1.2, 1.15, 1.05, 0, 0, 1.2, 1.1, 1, 1])
-        state = self._expert.state * factors
-        state[4:6] = draw([-1, -0.1], [1, 0.1])
-        self._state = state * (MIRRORED if self.np_random.random() < 0.5 else 1)
+        self._state = self._expert.state * factors
+        self._state[4:6] = draw([-1, -0.1], [1, 0.1])
         self._place = draw(-math.pi, math.pi)
         self._steps = self._good = 0
         self._track = [self._position()]
@@ -91,9 +90,9 @@ class CarEnvironment(Environment):
         self._track = [*self._track[-_TRACK:], self._position()]
         self._steps += 1
         speed, slip, error = self._state[0], self._state[1], self._state[4]
-        # To the left the tail slides to the right, which is a negative side slip.
-        good = abs(error) < NEAR and -slip * np.sign(self._state[8]) > SLIDING
-        self._good += good and self._steps > SETTLING
+        # On a circle to the left the tail slides to the right: a negative side slip.
+        good = self._steps > SETTLING and abs(error) < NEAR and -slip > SLIDING
+        self._good += int(good)
         failed = bool(abs(slip) > SPUN or abs(error) > LOST or speed < SLOW)
         over = self._steps >= self.max_steps
         success = over and not failed and self._good >= SHARE * (self.max_steps - SETTLING)
@@ -132,7 +131,7 @@ class CarEnvironment(Environment):
         def pixels(places: np.ndarray) -> list[tuple[float, float]]:
             return [(float(x), float(y)) for x, y in drawn / 2 + metre * places * (1, -1)]
 
-        radius = metre / max(abs(self._state[8]), 1e-9)
+        radius = metre / max(self._state[8], 1e-9)
         ends = [drawn / 2 - radius, drawn / 2 - radius, drawn / 2 + radius, drawn / 2 + radius]
         pen.ellipse(ends, outline=(240, 205, 60), width=max(1, round(0.3 * metre)))
         if len(self._track) > 1:
@@ -153,17 +152,15 @@ class CarEnvironment(Environment):
 
     def _position(self) -> np.ndarray:
         """Metres from the middle of the circle."""
-        curvature, error = self._state[8], self._state[4]
-        distance = (1 / abs(curvature) if curvature else 0.0) - math.copysign(1, curvature) * error
+        distance = 1 / max(self._state[8], 1e-9) - self._state[4]
         return distance * np.array([math.cos(self._place), math.sin(self._place)])
 
     def _course(self) -> float:
         """The direction in which the car moves, rad."""
-        return float(self._place + math.copysign(math.pi / 2, self._state[8]) + self._state[5])
+        return float(self._place + math.pi / 2 + self._state[5])
 
     def _observation(self) -> Observation:
-        side = "left" if self._state[8] > 0 else "right"
-        return {"state": self._state.astype(np.float32), INSTRUCTION: f"drift around the circle to the {side}"}
+        return {"state": self._state.astype(np.float32), INSTRUCTION: "drift around the circle"}
 
 
 FAMILY = Family(EMBODIMENT, TASKS, (), CarEnvironment, horizon=Horizon(chunk=4))

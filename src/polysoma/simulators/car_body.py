@@ -26,7 +26,7 @@ PATH = (
     Channel("course_error", "rad", -1.6, 1.6, "path"),
     Channel("steering", "rad", -0.7, 0.7, "controls"),
     Channel("drive", "kN m", -0.5, 3.5, "controls"),
-    Channel("curvature", "1/m", -0.1, 0.1, "path"),
+    Channel("curvature", "1/m", 0, 0.1, "path"),
     Channel("friction", "1", 0.5, 1.2, "road"),
 )
 STATE = (*MOTION, *PATH)

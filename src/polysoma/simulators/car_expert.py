@@ -11,9 +11,6 @@ from polysoma.simulators.car_body import DYNAMIC, EMBODIMENT, Forces, advance, d
 
 SIDE_SLIP = 0.55
 """The side slip that is asked for, rad."""
-MIRRORED = np.array([1, -1, -1, 1, -1, -1, -1, 1, -1, 1])
-"""What a state of a circle to the right is multiplied by to be one of the same circle to the left."""
-
 _SCALE = np.array([1, 0.1, 5, 0.3])
 COST = np.array([0.02, 4.0, 0.2, 1e-4, 1.0, 4.0, 0.0, 0.0])
 EFFORT = np.array([2.0, 0.2])
@@ -22,7 +19,7 @@ EFFORT = np.array([2.0, 0.2])
 
 @dataclass(frozen=True)
 class Feedback:
-    """A steady drift to the left, and how to hold it.
+    """A steady drift, and how to hold it.
 
     Attributes:
         state: float64 ``(10,)``, of the steady drift on the circle.
@@ -35,20 +32,18 @@ class Feedback:
     value: np.ndarray
 
     def action(self, state: np.ndarray) -> np.ndarray:
-        """Targets of steering and drive, float32 ``(2,)``, for a state ``(10,)`` on a circle to either side."""
-        side = MIRRORED if state[8] < 0 else np.ones(len(MIRRORED))
-        wanted = self.state[6:8] - self.gain @ (state * side - self.state)[:DYNAMIC]
-        wanted[0] *= side[1]
+        """Targets of steering and drive, float32 ``(2,)``, for a state ``(10,)``."""
+        wanted = self.state[6:8] - self.gain @ (state - self.state)[:DYNAMIC]
         actions = EMBODIMENT.actions
         return np.clip(wanted, actions.low, actions.high).astype(np.float32)  # type: ignore[union-attr]
 
 
 def steady_drift(curvature: float, friction: float, forces: Forces = magic) -> np.ndarray:
-    """The state ``(10,)`` of a drift to the left that lasts, by Newton's method on speed, steering, wheel speed and
+    """The state ``(10,)`` of a drift that lasts, by Newton's method on speed, steering, wheel speed and
     drive.
 
     Args:
-        curvature: of the circle, 1/m, positive.
+        curvature: of the circle, 1/m.
         friction: of the road.
         forces: of the tires.
 

@@ -116,7 +116,7 @@ def learn(
     datasets: Sequence[Dataset],
     shape: Shape,
     out: Path,
-    steps: int = 300,
+    steps: int = 200,
     settings: DynamicsLearning | None = None,
     seed: int = 0,
     resume: bool = False,
