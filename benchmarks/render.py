@@ -15,6 +15,7 @@ import channels
 import compare
 import data
 import differential_table
+import drift
 import edge
 import eyes
 import fleet
@@ -93,6 +94,9 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
     },
     "docs/skills.md": {
         "skills": skills.render,
+    },
+    "docs/drift.md": {
+        "drift": drift.render,
     },
     "docs/fleet.md": {
         "fleet": fleet.render,

@@ -53,7 +53,8 @@ class DynamicsConfig:
         check(self)
         if (self.embodiment.streams, self.embodiment.actions) != (EMBODIMENT.streams, EMBODIMENT.actions):
             raise PolysomaError(
-                f"{self.embodiment.name}: expected the body {EMBODIMENT.name}, the only one whose mechanics are known"
+                f"{self.embodiment.name}: expected the body {EMBODIMENT.name}, the only one whose mechanics are known; "
+                + "; ".join(self.embodiment.differences(EMBODIMENT))
             )
 
     def to_json(self) -> dict[str, Any]:
