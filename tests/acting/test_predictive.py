@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from polysoma.acting.opening import open_planner
 from polysoma.acting.planner import NoPlan, TaskPrompt
 from polysoma.acting.predictive import Looking, PredictivePlanner
+from polysoma.cli import main
 from polysoma.data.dataset import Dataset
 from polysoma.errors import PolysomaError
 from polysoma.evaluation.evaluation import evaluate
@@ -91,6 +93,14 @@ def test_tires_are_learnt_from_twelve_seconds(driving: Dataset, tmp_path: Path) 
 
     first, learnt = error(seeded(DynamicsConfig(EMBODIMENT, "exptanh"), 0)), error(dynamics.load(out))
     assert learnt < 0.7 * first, (first, learnt)
+
+
+def test_the_command_learns_and_evaluates(driving: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["dynamics", str(driving.root), "--shape", "brush", "--steps", "3", "--out", str(tmp_path / "run")])
+    assert f"checkpoint: {tmp_path / 'run' / 'checkpoint'}" in capsys.readouterr().out
+    place, told = str(tmp_path / "run" / "checkpoint"), tmp_path / "told.json"
+    main(["evaluate", place, "--tasks", "car/drift", "--episodes", "1", "--workers", "1", "--json", str(told)])
+    assert json.loads(told.read_text())["hardware"]["backend"] == "numpy"
 
 
 def test_what_cannot_be_learnt_is_said(driving: Dataset, tmp_path: Path) -> None:
