@@ -8,6 +8,7 @@ model with the speed of the rear wheels, combined slip and a load that moves to 
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -108,16 +109,16 @@ class CarEnvironment(Environment):
 
     def get_state(self) -> Saved:
         """See :class:`~polysoma.simulators.environment.Environment`."""
-        memory = {name: getattr(self, name) for name in ("_steps", "_good", "_place", "_expert")}
-        return Saved(self.task, self._state.copy(), {**memory, "_track": list(self._track)})
+        names = ("_steps", "_good", "_place", "_track", "_expert", "np_random")
+        return Saved(self.task, self._state.copy(), copy.deepcopy({name: getattr(self, name) for name in names}))
 
     def set_state(self, saved: Saved) -> Observation:
         """See :class:`~polysoma.simulators.environment.Environment`."""
         if saved.task != self.task:
             raise PolysomaError(f"{self.task}: expected a state of this task, got one of {saved.task}")
         self._state = saved.physics.copy()
-        for name, value in saved.memory.items():
-            setattr(self, name, list(value) if name == "_track" else value)
+        for name, value in copy.deepcopy(saved.memory).items():
+            setattr(self, name, value)
         return self._observation()
 
     def render_frame(self, size: int = 240) -> np.ndarray:
