@@ -16,6 +16,7 @@ import compare
 import data
 import differential_table
 import diffusion
+import drift
 import edge
 import eyes
 import fleet
@@ -101,6 +102,9 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
     },
     "docs/planning.md": {
         "diffusion": diffusion.render,
+    },
+    "docs/drift.md": {
+        "drift": drift.render,
     },
     "docs/fleet.md": {
         "fleet": fleet.render,

@@ -73,7 +73,8 @@ def test_a_range_of_noise_has_two_ends() -> None:
 
 
 @pytest.mark.parametrize(
-    "task", ["pointmaze/umaze", "fetch/reach", "drone/hover", "drone/ring", "rover/maze", "metaworld/push-v3"]
+    "task",
+    ["pointmaze/umaze", "fetch/reach", "drone/hover", "drone/ring", "rover/maze", "metaworld/push-v3", "car/drift"],
 )
 def test_going_back_to_a_state_repeats_what_followed(task: str) -> None:
     environment, other = simulators.make(task), simulators.make(task)

@@ -6,10 +6,11 @@ from pathlib import Path
 
 from polysoma.acting.paths import PathSearch
 from polysoma.acting.planner import Planner, as_planner
+from polysoma.acting.predictive import PredictivePlanner
 from polysoma.acting.skills import SkillPlanner
 from polysoma.acting.zones import Zones
 from polysoma.errors import PolysomaError
-from polysoma.policy import checkpoint
+from polysoma.policy import checkpoint, dynamics, skills
 
 
 def open_planner(
@@ -23,15 +24,16 @@ def open_planner(
     """The planner of a checkpoint.
 
     Args:
-        path: as for :func:`polysoma.policy.checkpoint.load`, of a policy or of a skill policy.
-        device, precision, backend: as there; a skill policy acts on the processor, in float32, by torch.
-        temperature: see :func:`~polysoma.acting.planner.as_planner`; a skill policy draws nothing.
+        path: as for :func:`polysoma.policy.checkpoint.load`, of a policy, a skill policy or a grey box.
+        device, precision, backend: as there; the latter two act on the processor, a skill policy in float32 by torch.
+        temperature: see :func:`~polysoma.acting.planner.as_planner`; the latter two draw nothing.
         avoid: a file of zones (:class:`~polysoma.acting.zones.Zones`), for skill policies that draw their ways.
 
     Raises:
         PolysomaError: as :func:`polysoma.policy.checkpoint.load`, or zones for a policy that plans no ways.
     """
-    if checkpoint.is_skills(path):
+    kind = checkpoint.kind(path)
+    if kind == skills.KIND:
         planner = SkillPlanner(path)
         if planner.skills.paths is not None:
             body = planner.embodiments[0]
@@ -44,4 +46,6 @@ def open_planner(
             f"{path} plans no ways, so nothing would avoid {avoid}: learn one that does (skills learn --method "
             "diffusion), or evaluate it with --graph or --paths"
         )
+    if kind == dynamics.KIND:
+        return PredictivePlanner(path)
     return as_planner(checkpoint.load(path, device, precision, backend), temperature)

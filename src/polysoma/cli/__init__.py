@@ -24,6 +24,7 @@ from polysoma.cli.compare import Compare
 from polysoma.cli.data import Caches, Convert, Describe, Info, View
 from polysoma.cli.data_edit import Diff, Edit
 from polysoma.cli.doctor import Doctor
+from polysoma.cli.dynamics import LearnDynamics
 from polysoma.cli.evaluate import Evaluate
 from polysoma.cli.export import Export
 from polysoma.cli.finetune import Finetune, Lineage
@@ -59,6 +60,7 @@ COMMANDS: dict[str, Any] = {
     "improve": Improve,
     "skills learn": SkillsLearn,
     "skills aim": SkillsAim,
+    "dynamics": LearnDynamics,
     "lineage": Lineage,
     "compare": Compare,
     "fleet begin": FleetBegin,

@@ -83,7 +83,7 @@ class Serve:
             raise PolysomaError(f"serving needs {error.name}, not installed here: run `{INSTALL}`") from error
         from polysoma.acting import limits as limits_of_bodies
         from polysoma.acting.opening import open_planner
-        from polysoma.policy.checkpoint import is_skills, load_all
+        from polysoma.policy.checkpoint import kind, load_all
 
         # Read before the weights, as a mistake in it is found sooner.
         held = None if self.limits is None else limits_of_bodies.Limits.read(self.limits)
@@ -97,7 +97,7 @@ class Serve:
         adapted: list[Policy]
         if self.avoid is not None and adapters:
             raise PolysomaError("--avoid is for a checkpoint that draws its ways, which has no --adapters")
-        if self.avoid is not None or (is_skills(self.checkpoint) and not adapters):
+        if self.avoid is not None or (kind(self.checkpoint) and not adapters):
             policy, adapted = open_planner(self.checkpoint, avoid=self.avoid), []
         else:
             policy, *adapted = load_all(

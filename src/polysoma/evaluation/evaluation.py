@@ -215,8 +215,8 @@ def evaluate(
         device = acting_on(driver.device)
         driver.check(tasks)
         backend, precision = chosen(device, driver.backend, driver.precision)
-        if driver.is_skills():
-            device, backend, precision = "cpu", "torch", "float32"
+        if alone := driver.alone():
+            device, (backend, precision) = "cpu", alone
         driver = replace(driver, precision=precision, backend=backend, device=device)
         behaviour = replace(behaviour, driver=driver)
     if behaviour.prompting.in_context is not None:

@@ -25,9 +25,10 @@ from polysoma.files import explain_writing, reason, write_atomically
 from polysoma.nn.backend import chosen
 from polysoma.nn.device import acting_on
 from polysoma.nn.trunk import TransformerTrunk
-from polysoma.policy import skills, weight_file
+from polysoma.policy import dynamics, skills, weight_file
 from polysoma.policy.adaptation import Adaptation, share
 from polysoma.policy.config import PolicyConfig
+from polysoma.policy.dynamics import Dynamics, DynamicsConfig
 from polysoma.policy.edits import with_base
 from polysoma.policy.policy import Policy
 from polysoma.policy.skills import SkillConfig, SkillPolicy
@@ -39,13 +40,15 @@ WEIGHTS, CONFIG = "model.safetensors", "config.json"
 FILES = (CONFIG, WEIGHTS)
 ATTACHED = "adaptations"
 """The folder of adaptations that are attached to a checkpoint."""
+ALONE = {skills.KIND: "skill policy", dynamics.KIND: "grey box"}
+"""What drives one body alone and is no transformer policy: its kind in ``config.json``, and what to call it."""
 SHIPPED = "generalist"
 """The name that stands for the weights shipped with the package, wherever a checkpoint is asked for;
 ``generalist-NAME`` stands for the adaptation of that name that is attached to them."""
 
 
 def save(
-    policy: Policy | SkillPolicy,
+    policy: Policy | SkillPolicy | Dynamics,
     folder: Path,
     dtype: torch.dtype = torch.float32,
     weights: Mapping[str, torch.Tensor] | None = None,
@@ -70,8 +73,8 @@ def save(
 
 
 def _write(
-    policy: Policy | SkillPolicy,
-    config: PolicyConfig | SkillConfig,
+    policy: Policy | SkillPolicy | Dynamics,
+    config: PolicyConfig | SkillConfig | DynamicsConfig,
     folder: Path,
     dtype: torch.dtype,
     weights: Mapping[str, torch.Tensor] | None,
@@ -173,8 +176,10 @@ def config_of(path: str | Path) -> PolicyConfig:
 
 
 def _config(folder: Path, told: Mapping[str, Any]) -> PolicyConfig:
-    if skills.is_skills(told):
-        raise PolysomaError(f"{folder} holds a skill policy, which evaluate, record, serve and play drive alone")
+    if told.get("kind") in ALONE:
+        raise PolysomaError(
+            f"{folder} holds a {ALONE[told['kind']]}, which evaluate, record, serve and play drive alone"
+        )
     try:
         return PolicyConfig.from_json(told)
     except PolysomaError as error:
@@ -187,13 +192,16 @@ def bodies(path: str | Path) -> list[str]:
     told = read_config(folder)
     if skills.is_skills(told):
         return [skills.config_in(folder, told).embodiment.name]
+    if dynamics.is_dynamics(told):
+        return [dynamics.config_in(folder, told).embodiment.name]
     return [body.name for body in _config(folder, told).embodiments]
 
 
-def is_skills(path: str | Path) -> bool:
-    """Whether a checkpoint holds a skill policy (:mod:`polysoma.policy.skills`). Raises PolysomaError as :func:`load`
-    does."""
-    return skills.is_skills(read_config(resolve(path)))
+def kind(path: str | Path) -> str:
+    """What a checkpoint holds: a key of :data:`ALONE`, or ``""`` for a transformer policy. Raises PolysomaError as
+    :func:`load` does."""
+    found = str(read_config(resolve(path)).get("kind"))
+    return found if found in ALONE else ""
 
 
 def load(

@@ -150,11 +150,13 @@ class Checkpoint:
     def __str__(self) -> str:
         return self.place
 
-    def is_skills(self) -> bool:
-        """Whether it is of a skill policy, which acts in its own way. Raises PolysomaError where there is none."""
-        from polysoma.policy.checkpoint import is_skills
+    def alone(self) -> tuple[str, str] | None:
+        """What it computes by and in, where it is of no transformer policy and has no choice; None otherwise. Raises
+        PolysomaError where there is no checkpoint."""
+        from polysoma.policy import checkpoint, dynamics, skills
 
-        return is_skills(self.place)
+        fixed = {skills.KIND: ("torch", "float32"), dynamics.KIND: ("numpy", "float64")}
+        return fixed.get(checkpoint.kind(self.place))
 
     def check(self, tasks: Sequence[str]) -> None:
         """Whether the checkpoint knows the bodies of these tasks, without loading its weights.

@@ -23,7 +23,19 @@ import gymnasium
 from polysoma.embodiment import Embodiment
 from polysoma.errors import PolysomaError
 from polysoma.horizon import Horizon
-from polysoma.simulators import aloha, babyai, drone, fetch, gym_mujoco, metaworld, pointmaze, quadruped, rover, so101
+from polysoma.simulators import (
+    aloha,
+    babyai,
+    car,
+    drone,
+    fetch,
+    gym_mujoco,
+    metaworld,
+    pointmaze,
+    quadruped,
+    rover,
+    so101,
+)
 from polysoma.simulators.environment import Environment, Family
 from polysoma.task import body_of
 
@@ -55,7 +67,7 @@ def families() -> dict[str, Family]:
 
 def _shipped() -> list[Family]:
     shipped = [module.FAMILY for module in (metaworld, babyai, drone, rover, aloha, fetch, pointmaze)]
-    shipped += [drone.LARGE_FAMILY, *quadruped.FAMILIES, *gym_mujoco.FAMILIES, *so101.FAMILIES]
+    shipped += [drone.LARGE_FAMILY, *quadruped.FAMILIES, *gym_mujoco.FAMILIES, *so101.FAMILIES, car.FAMILY]
     return shipped + [module.PIXELS for module in (metaworld, babyai, drone, rover, aloha)]
 
 

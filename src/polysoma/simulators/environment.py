@@ -39,7 +39,7 @@ class Saved:
 
     Attributes:
         task: of the environment.
-        physics: MuJoCo's state (``mjSTATE_INTEGRATION``), float64 ``(n,)``.
+        physics: MuJoCo's state (``mjSTATE_INTEGRATION``), or the simulator's own, float64 ``(n,)``.
         memory: what else the environment knows of its episode, by name.
     """
 
