@@ -127,6 +127,12 @@ def recipe_for(
         )
     # A place that is found needs no pictures that are moved: what is to be done there would not move along.
     shifts = looked.reduction == "points" if looked else unseen or config.images.reduction == "points"
+    # Nor are they recoloured: so each is looked at once (looking.py).
+    named = (looked or config.images).reduction == "named"
+    if looked is not None and named:
+        # Who senses where it is and is told where things are goes there. Told its last command, too, it would rather go
+        # on as before: demonstrations are predicted better, and the tasks done less often.
+        gated = [s for s in gated if not (s.embodiment.positions and cameras(s.embodiment))]
     # Nothing else tells these how they move: velocities, say, of which the state does not speak.
     blind = {source.embodiment.name for source in gated if not source.embodiment.positions}
     bodies = {
@@ -136,6 +142,7 @@ def recipe_for(
             history=history,
             previous_action=True if previous_action is None and source.embodiment.name in blind else previous_action,
             shift=_SHIFT if shifts and cameras(source.embodiment) else 0,
+            colour=0.0 if named else _body_recipe(source.embodiment).colour,
         )
         for source in sources
     }
@@ -303,7 +310,7 @@ def with_steps(recipe: Recipe, steps: int) -> Recipe:
 
 def steps_in(seconds: float, cost: Rehearsal) -> int:
     """How many steps fit into a budget of time, checkpoints included."""
-    return max(10, int(0.95 * seconds / cost.seconds))
+    return max(10, int((0.95 * seconds - cost.once) / cost.seconds))
 
 
 def in_time(recipe: Recipe, seconds: float, cost: Rehearsal) -> Recipe:
