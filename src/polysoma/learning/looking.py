@@ -15,6 +15,7 @@ import torch
 
 from polysoma.data.dataset import Dataset
 from polysoma.data.mixture import Source
+from polysoma.data.pictures import Pictures
 from polysoma.learning.recipe import Recipe
 from polysoma.learning.sight import cameras
 from polysoma.nn.finder import NamedPlaces
@@ -24,8 +25,8 @@ from polysoma.policy.policy import Policy
 _AT_ONCE = 64
 
 
-class Seen:
-    """What a policy's eyes make of one camera's pictures, each computed when it is first asked for.
+class Seen(Pictures):
+    """What a policy's eyes make of one camera's pictures, float32 ``(N, numbers)``, each when it is first asked for.
 
     Args:
         dataset: whose pictures.
@@ -33,19 +34,19 @@ class Seen:
         policy: whose eyes; they may be moved to another device before the first picture.
     """
 
+    dtype: np.dtype[Any] = np.dtype(np.float32)
+
     def __init__(self, dataset: Dataset, camera: str, policy: Policy) -> None:
-        self._dataset, self._pictures, self._policy = dataset, dataset.observations[camera], policy
         assert isinstance(policy.images, NamedPlaces)
+        self._dataset, self._pictures, self._policy = dataset, dataset.observations[camera], policy
         self._eyes = policy.images
-        self._found = np.zeros((len(self._pictures), self._eyes.numbers), np.float32)
-        self._known = np.zeros(len(self._pictures), bool)
+        super().__init__(len(self._pictures), (self._eyes.numbers,))
+        self._found = np.zeros(self.shape, np.float32)
+        self._known = np.zeros(len(self), bool)
         self._seconds = 0.0
 
-    def __getitem__(self, rows: Any) -> np.ndarray:
-        """float32 ``(..., numbers)`` of frames, as arrays of NumPy are asked."""
-        asked = np.unique(np.arange(len(self._known))[rows])
-        missing = asked[~self._known[asked]]
-        began = time.monotonic()
+    def _read(self, rows: np.ndarray) -> np.ndarray:
+        missing, began = rows[~self._known[rows]], time.monotonic()
         for start in range(0, len(missing), _AT_ONCE):
             self._look(missing[start : start + _AT_ONCE])
         self._seconds += time.monotonic() - began
