@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from conftest import ARM, SEEN_ARM, make_episode, make_policy, observe
 from polysoma.data.mixture import open_sources
 from polysoma.data.writer import DatasetWriter
-from polysoma.embodiment import Modality, Stream
+from polysoma.embodiment import ContinuousActions, Modality, Stream, channels
 from polysoma.errors import PolysomaError, SettingError
 from polysoma.learning.finetuning import recipe_for, with_steps
 from polysoma.learning.sight import eyes_for, in_sight
@@ -108,6 +108,26 @@ def test_pictures_that_are_too_small_for_the_finder_get_points(size: tuple[int, 
         eyes_for(sources, "named")
 
 
+def test_with_many_demonstrations_who_senses_places_learns_places_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    placed = dataclasses.replace(TABLE_ARM, actions=ContinuousActions(channels("x y", "m", -2, 2)))
+    for name, body in (("moved", TABLE_ARM), ("placed", placed)):
+        with DatasetWriter(tmp_path / name, body) as writer:
+            for seed in range(4):
+                writer.add(make_episode(body, 6, seed, "table-arm/0", "pick up the red block"))
+
+    def gated(name: str, demonstrations: int = 0) -> tuple[str, ...]:
+        data = [str(tmp_path / name)]
+        return recipe_for("generalist", data, None, demonstrations, eyes="named").gated
+
+    assert gated("placed") == ("table-arm",)
+    monkeypatch.setattr("polysoma.learning.finetuning._PLACES_ALONE", 4)
+    assert gated("placed") == () and gated("placed", 3) == ("table-arm",)
+    # It is commanded by how far to go, of which its state does not speak.
+    assert gated("moved") == ("table-arm",)
+
+
 @pytest.mark.parametrize("method", ["small", "lora"])
 def test_they_learn_what_to_do_and_leave_the_finder_as_it_is(method: FinetuningMethod, tmp_path: Path) -> None:
     data = _recorded(tmp_path / "told", "pick up the {} block")
@@ -116,7 +136,8 @@ def test_they_learn_what_to_do_and_leave_the_finder_as_it_is(method: FinetuningM
         writer.add(make_episode(ARM, 6))
     checkpoint.save(make_policy({s.embodiment.name: s for s in open_sources([tmp_path / "arm"], {}, {})}, (ARM,)), base)
     recipe = recipe_for(str(base), [data], method)
-    assert recipe.images is not None and recipe.images.reduction == "named" and not recipe.bodies["table-arm"].shift
+    assert recipe.images is not None and recipe.images.reduction == "named" and recipe.images.outlines
+    assert not recipe.bodies["table-arm"].shift and not recipe.bodies["table-arm"].colour
     made = train(with_steps(recipe, 3), tmp_path / "run")
     policy = checkpoint.load(made)
     assert isinstance(policy.images, NamedPlaces)

@@ -34,7 +34,7 @@ class Pictures(abc.ABC):
         shape: ``(height, width, 3)``.
     """
 
-    dtype = np.dtype(np.uint8)
+    dtype: np.dtype[Any] = np.dtype(np.uint8)
 
     def __init__(self, frames: int, shape: tuple[int, ...]) -> None:
         self.shape = (frames, *shape)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from polysoma.data.mixture import Source
@@ -20,6 +21,7 @@ from polysoma.errors import PolysomaError
 from polysoma.learning import lineage, preparation, run_state, states
 from polysoma.learning.distributed import accelerator_here
 from polysoma.learning.engine import Engine, Progress
+from polysoma.learning.looking import Seen, look_once
 from polysoma.learning.method import Ingredients, Method
 from polysoma.learning.metrics import check_tracker
 from polysoma.learning.recipe import Recipe, recipe_from_table
@@ -67,7 +69,7 @@ def train(
     plays = evaluate is not None and bool(asked.tasks)
     sources, held_out = preparation.sources_for(recipe, training)
     preparation.check(recipe, [*sources, *held_out], accelerator.num_processes, plays)
-    engine = _engine(recipe, sources, held_out, training, accelerator, method)
+    engine, _ = _engine(recipe, sources, held_out, training, accelerator, method)
 
     def quick(folder: Path) -> dict[str, float]:
         assert evaluate is not None
@@ -84,13 +86,14 @@ def _engine(
     training: Path | None,
     accelerator: accelerate.Accelerator,
     method: Callable[[Ingredients], Method] | None = None,
-) -> Engine:
+) -> tuple[Engine, list[tuple[Seen, np.ndarray]]]:
     torch.manual_seed(recipe.seed)
     policy = preparation.policy_for(recipe, sources, training)
     preparation.check_policy(recipe, policy)
     preparation.freeze(policy, recipe.trainable)
+    seen = look_once(recipe, policy, [*sources, *held_out])
     build = method or recipe.method.build
-    return Engine(build(ingredients(recipe, policy, sources, held_out)), recipe, accelerator)
+    return Engine(build(ingredients(recipe, policy, sources, held_out)), recipe, accelerator), seen
 
 
 def ingredients(
@@ -109,6 +112,7 @@ class Rehearsal:
         memory: of the whole process in bytes, at most.
         learning, frozen: how many parameters of each part of the policy are trained, and how many stay as they are.
         stored: bytes of the checkpoint.
+        once: seconds of looking at pictures that are looked at once (:mod:`polysoma.learning.looking`).
     """
 
     seconds: float
@@ -116,6 +120,7 @@ class Rehearsal:
     learning: dict[str, int]
     frozen: dict[str, int]
     stored: int
+    once: float = 0.0
 
 
 def rehearse(recipe: Recipe, steps: int = 4) -> Rehearsal:
@@ -123,11 +128,12 @@ def rehearse(recipe: Recipe, steps: int = 4) -> Rehearsal:
     accelerator = accelerator_here()
     sources, held_out = preparation.sources_for(recipe)
     preparation.check(recipe, [*sources, *held_out], accelerator.num_processes)
-    engine = _engine(recipe, sources, held_out, None, accelerator)
+    engine, seen = _engine(recipe, sources, held_out, None, accelerator)
     times = []
     for step in range(steps):
         began = time.monotonic()
-        engine.step(step)
+        # Of the same pictures again, only the first step says how long looking takes.
+        engine.step(0 if seen else step)
         times.append(time.monotonic() - began)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     if accelerator.device.type == "cuda":
@@ -140,7 +146,8 @@ def rehearse(recipe: Recipe, steps: int = 4) -> Rehearsal:
         parts[part] = parts.get(part, 0) + parameter.numel()
     # The first step also pays for what is made once.
     stored = 4 * sum(value.numel() for value in policy.own().values())
-    return Rehearsal(min(times[1:] or times), memory, counts[True], counts[False], stored)
+    once = sum(one.left(episodes) for one, episodes in seen)
+    return Rehearsal(min(times[1:] or times), memory, counts[True], counts[False], stored, once)
 
 
 def recipe_of_run(out: Path, precision: Wanted = "auto") -> Recipe:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from polysoma.nn.attention import BLOCKED
 from polysoma.nn.images import COARSE, EDGE, FINE, SHARPNESS, ImageConfig, coordinates
 from polysoma.nn.named import Parameters
+from polysoma.nn.outlines import MEASURES, outlines
 from polysoma.nn.tokenizers import TextTokenizer
 
 WIDTH, HEADS = 128, 4
@@ -92,14 +93,19 @@ class Finder(nn.Module):
         found = logits.softmax(-1).to(x.dtype) @ x.transpose(1, 2)
         return logits, self.there(found)[..., 0].float()
 
-    def forward(self, pictures: Tensor, condition: Tensor) -> Tensor:
+    def forward(self, pictures: Tensor, condition: Tensor, outlined: bool = False) -> Tensor:
         """As :meth:`maps`, to places: float32 ``(N, NAMED, 3)``, x and y from -EDGE to EDGE, and from 0 to EDGE how
-        sure it is that the thing is there. The surer, the farther from 0: a place of nothing says nothing."""
+        sure it is that the thing is there. ``outlined`` adds what :func:`~polysoma.nn.outlines.outlines` says. The
+        surer, the farther from 0: a place of nothing says nothing."""
         height, width = int(pictures.shape[1]) // 4, int(pictures.shape[2]) // 4
         logits, seen = self.maps(pictures, condition)
         there = torch.sigmoid(2 * seen)[..., None]
         places = logits.softmax(-1) @ coordinates(height, width, logits)
-        return torch.cat([places * there, EDGE * there], -1)
+        found = [places * there, EDGE * there]
+        if outlined:
+            with torch.autocast(pictures.device.type, enabled=False):
+                found.append(outlines(pictures, logits) * there)
+        return torch.cat(found, -1)
 
 
 class NamedPlaces(nn.Module):
@@ -121,18 +127,27 @@ class NamedPlaces(nn.Module):
         self.finder = Finder(config.words).requires_grad_(False)
         numbers = [0, 1, *(self.finder.words.get(word, 1) for word in vocabulary)]
         self.register_buffer("own", torch.tensor(numbers), persistent=False)
-        self.out = nn.Linear(NAMED * 3, width)
+        self.numbers = NAMED * (3 + MEASURES * config.outlines)
+        self.out = nn.Linear(self.numbers, width)
         self.roles = Parameters({role: torch.randn(width) * 0.02 for role in sorted(roles)})
 
     def read(self, words: Tensor, ids: Tensor) -> Tensor:
         """See :meth:`Finder.read`; numbers of words are the policy's."""
         return self.finder.read(self.own[ids]).to(words.dtype)
 
+    def look(self, pictures: Tensor, condition: Tensor) -> Tensor:
+        """What the finder says of pictures uint8 ``(N, height, width, 3)`` and as many results of :meth:`read`: float32
+        ``(N, numbers)``."""
+        return self.finder(reduced(pictures), condition, self.config.outlines).flatten(1)
+
     def forward(self, pictures: Tensor, condition: Tensor, role: str) -> Tensor:
-        """uint8 ``(B, T, height, width, 3)`` of one camera to ``(B, T, 1, width)``."""
+        """uint8 ``(B, T, height, width, 3)`` of one camera, or what :meth:`look` said of each, float32 ``(B, T,
+        numbers)``, to ``(B, T, 1, width)``."""
         batch, time = pictures.shape[:2]
-        found = self.finder(reduced(pictures.flatten(0, 1)), condition.repeat_interleave(time, 0))
-        return (self.out(found.flatten(1)).float() + self.roles[role]).view(batch, time, 1, -1)
+        found = pictures.flatten(0, 1)
+        if not pictures.is_floating_point():
+            found = self.look(found, condition.repeat_interleave(time, 0))
+        return (self.out(found).float() + self.roles[role]).view(batch, time, 1, -1)
 
 
 def reduced(pictures: Tensor) -> Tensor:

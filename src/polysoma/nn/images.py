@@ -43,6 +43,8 @@ class ImageConfig:
         film: whether the instruction modulates the network (FiLM, Perez et al. 2018, arXiv 1709.07871, as in RT-1).
         goals: whether a policy can be shown what its cameras are to see in the end.
         words: that the network of ``"named"`` knows; a training fills in those of the shipped one.
+        outlines: whether ``"named"`` also says how large the things look and how they are turned
+            (:mod:`polysoma.nn.outlines`).
     """
 
     backbone: Literal["small", "efficientnet-lite0"] = "small"
@@ -52,6 +54,7 @@ class ImageConfig:
     film: bool = True
     goals: bool = False
     words: tuple[str, ...] = ()
+    outlines: bool = False
 
     def __post_init__(self) -> None:
         if self.backbone not in ("small", "efficientnet-lite0"):
