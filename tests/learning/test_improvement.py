@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from pathlib import Path
 
@@ -36,8 +37,10 @@ ENGINE = Settings(
     steps=40, optimizer=AdamW(1e-2, warmup=0, weight_decay=0.0, ema=0.0, final=1.0), tracker="none",
     precision="float32", checkpoint_every=40,
 )  # fmt: skip
-MARGIN = 0.15
-"""Of ten seeds of each method and world, see below."""
+MARGIN = 0.3
+"""More of the episodes succeed. Of ten seeds in either precision, the least was 0.45 in the pocket; 0.47 at the doors,
+where some seeds need 100 steps."""
+DOORS = dataclasses.replace(ENGINE, steps=100)
 METHODS = [
     Ppo(decisions=8, passes=4, parts=2),
     Reinforce(decisions=8),
@@ -128,18 +131,20 @@ def test_half_of_the_episodes_begin_where_others_failed() -> None:
     assert not later.episodes and later.left[0].min() == pytest.approx(0.6)
 
 
+@pytest.mark.learns
 @pytest.mark.parametrize(
-    ("settings", "body", "make"),
-    [*((settings, "point", Pocket) for settings in METHODS), (METHODS[0], "doors", Doors)],
+    ("learner", "body", "make"),
+    [*((learner, "point", Pocket) for learner in METHODS), (METHODS[0], "doors", Doors)],
     ids=["ppo", "reinforce", "reinforce-without-baseline", "awr", "ppo-choices"],
 )
-def test_reward_teaches(settings: Ppo | Reinforce | Awr, body: str, make: type[Environment]) -> None:
-    method = method_of(settings, body, make, 0)
+def test_reward_teaches(learner: Ppo | Reinforce | Awr, body: str, make: type[Environment]) -> None:
+    method = method_of(learner, body, make, 0)
     before = solved(method)
     policy = method.modules["policy"]
     frozen = {name: value.clone() for name, value in policy.state_dict().items() if "corrections" not in name}
-    engine = Engine(method, ENGINE)
-    for step in range(ENGINE.steps):
+    settings = DOORS if make is Doors else ENGINE
+    engine = Engine(method, settings)
+    for step in range(settings.steps):
         engine.step(step)
     assert solved(method) > before + MARGIN
     assert all(torch.equal(value, policy.state_dict()[name]) for name, value in frozen.items())
