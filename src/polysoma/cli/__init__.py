@@ -28,6 +28,7 @@ from polysoma.cli.evaluate import Evaluate
 from polysoma.cli.export import Export
 from polysoma.cli.finetune import Finetune, Lineage
 from polysoma.cli.fleet import FleetBegin, FleetJoin, FleetSimulate
+from polysoma.cli.guard import GuardLearn
 from polysoma.cli.merge import MergeAdd, MergeAnalogy, MergeAttach, MergeNegate
 from polysoma.cli.meta import Meta
 from polysoma.cli.output import say
@@ -66,6 +67,7 @@ COMMANDS: dict[str, Any] = {
     "merge negate": MergeNegate,
     "merge analogy": MergeAnalogy,
     "merge attach": MergeAttach,
+    "guard learn": GuardLearn,
     "evaluate": Evaluate,
     "play": Play,
     "serve": Serve,

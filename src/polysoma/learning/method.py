@@ -79,9 +79,10 @@ class Method(Protocol):
 
     Attributes:
         modules: all that is saved, resumed, averaged and moved to the device: parameters and buffers. The one called
-            ``"policy"`` is a :class:`~polysoma.policy.policy.Policy` or a
-            :class:`~polysoma.policy.skills.SkillPolicy`, and is what checkpoints hold. Modules of which
-            nothing learns (target networks) are saved, not averaged.
+            ``"policy"`` is a :class:`~polysoma.policy.policy.Policy`, a
+            :class:`~polysoma.policy.skills.SkillPolicy` or
+            :class:`~polysoma.policy.dead_ends.DeadEnds`, and is what checkpoints hold. Modules of which nothing learns
+            (target networks) are saved, not averaged.
     """
 
     modules: nn.ModuleDict

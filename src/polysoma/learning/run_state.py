@@ -20,6 +20,7 @@ from polysoma.errors import PolysomaError
 from polysoma.files import reason
 from polysoma.learning import states
 from polysoma.policy.config import PolicyConfig
+from polysoma.policy.dead_ends import DeadEndConfig
 from polysoma.policy.policy import Policy
 from polysoma.policy.skills import SkillConfig
 
@@ -53,7 +54,7 @@ def save(
     out: Path,
     tensors: Mapping[str, Tensor],
     about: Mapping[str, Any],
-    config: PolicyConfig | SkillConfig,
+    config: PolicyConfig | SkillConfig | DeadEndConfig,
     settings: Any,
 ) -> None:
     """Writes everything that a resumed run needs.

@@ -28,6 +28,7 @@ from polysoma.nn.trunk import TransformerTrunk
 from polysoma.policy import skills, weight_file
 from polysoma.policy.adaptation import Adaptation, share
 from polysoma.policy.config import PolicyConfig
+from polysoma.policy.dead_ends import DeadEndConfig, DeadEnds
 from polysoma.policy.edits import with_base
 from polysoma.policy.policy import Policy
 from polysoma.policy.skills import SkillConfig, SkillPolicy
@@ -45,7 +46,7 @@ SHIPPED = "generalist"
 
 
 def save(
-    policy: Policy | SkillPolicy,
+    policy: Policy | SkillPolicy | DeadEnds,
     folder: Path,
     dtype: torch.dtype = torch.float32,
     weights: Mapping[str, torch.Tensor] | None = None,
@@ -70,8 +71,8 @@ def save(
 
 
 def _write(
-    policy: Policy | SkillPolicy,
-    config: PolicyConfig | SkillConfig,
+    policy: Policy | SkillPolicy | DeadEnds,
+    config: PolicyConfig | SkillConfig | DeadEndConfig,
     folder: Path,
     dtype: torch.dtype,
     weights: Mapping[str, torch.Tensor] | None,
