@@ -99,10 +99,11 @@ class Guard:
     def judge(self, observation, plan=None):
         """Actions near the plan (none for choices), and which of them are fine, bool (N,), with the risk of each."""
         state = np.concatenate([observation[name].reshape(-1) for name in self.about["streams"]])[None]
-        found = self.session.run(None, {"state": state} | ({} if plan is None else {"plan": plan}))
-        risk, _, self.unlike = found[-3:]
+        names = ["risk", "unlike", *([] if plan is None else ["actions"])]
+        found = self.session.run(names, {"state": state} | ({} if plan is None else {"plan": plan}))
+        risk, self.unlike = found[:2]
         fine = risk <= max(np.float32(self.about["replace"]), risk.min() + np.float32(self.about["spare"]))
-        return found[0], fine, risk
+        return found[-1], fine, risk
 
     def say(self, risk, replaced):
         unlike = self.about["unlike"] is not None and self.unlike > np.float32(self.about["unlike"])

@@ -103,6 +103,7 @@ class DeadEndGuard:
             # They are ordered by how near they are.
             known: np.ndarray = found.actions[int(fine.argmax())]
             return known
+        assert found.chance is not None
         best = int(np.lexsort((found.chance, -found.risk))[-1])
         if plan.log_probabilities is not None:
             among = np.where(fine, plan.log_probabilities[:1], -np.inf)

@@ -42,7 +42,7 @@ class GuardLearn:
     """Folder of the guard, and of the run."""
     steps: Annotated[int, within(1, 10**9)] = 3000
     """Of learning, of 256 steps of the logs each."""
-    width: Annotated[int, within(1, 65_536)] = 64
+    width: Annotated[int, within(1, 65_536)] = 128
     """Of the perceptrons."""
     seed: Seed = 0
     """Of all that is drawn at random."""

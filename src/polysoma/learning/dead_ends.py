@@ -47,7 +47,7 @@ def learn(
     replace: float = 0.1,
     held_out: float = 0.3,
     span: int = 1,
-    size: tuple[int, int] = (64, 2),
+    size: tuple[int, int] = (128, 2),
     method: LearnDeadEnds = LearnDeadEnds(),  # noqa: B008  (frozen)
     settings: Settings | None = None,
     seed: int = 0,

@@ -75,8 +75,8 @@ class DeadEndConfig:
     width: Annotated[int, within(1, 65_536)] = 64
     depth: Annotated[int, within(1, 64)] = 2
     span: Annotated[int, within(1, 1000)] = 1
-    candidates: Annotated[int, within(1, 4096)] = 32
-    reach: Annotated[float, within(0, 2, above=True)] = 0.5
+    candidates: Annotated[int, within(1, 4096)] = 64
+    reach: Annotated[float, within(0, 2, above=True)] = 1.0
     remembered: Annotated[int, within(0, 65_536)] = 0
 
     def __post_init__(self) -> None:
@@ -107,8 +107,8 @@ class _Stored:
     width: int
     depth: int
     span: int = 1
-    candidates: int = 32
-    reach: float = 0.5
+    candidates: int = 64
+    reach: float = 1.0
     remembered: int = 0
     alarm: Alarm | None = None
 
@@ -120,13 +120,13 @@ class Judged(NamedTuple):
     Attributes:
         actions: float32 ``(N, span, A)``, within the body's limits; of choices int64 ``(N,)``.
         risk: float32 ``(N,)``, ``-Q_D``, the least chance of failure after each.
-        chance: float32 ``(N,)``, ``Q_R``, the greatest chance of success.
+        chance: float32 ``(N,)``, ``Q_R``, the greatest chance of success; of choices alone.
         unlike: how far the observation is from those of the logs.
     """
 
     actions: np.ndarray
     risk: np.ndarray
-    chance: np.ndarray
+    chance: np.ndarray | None
     unlike: float
 
 
@@ -229,7 +229,7 @@ class DeadEnds(nn.Module):
         return (squares.amin(1).clamp(min=0) / seen.shape[1]).sqrt()
 
     def forward(self, state: Tensor, plan: Tensor | None = None) -> tuple[Tensor, ...]:
-        """The fields of :class:`Judged`, without the actions where they are choices.
+        """The fields of :class:`Judged`, without the actions where they are choices, and else without the chance.
 
         Args:
             state: ``(1, n)``.
@@ -240,8 +240,9 @@ class DeadEnds(nn.Module):
             return -negative[0], positive[0], self.unlike(state)
         near = torch.minimum(torch.maximum(plan + self.offsets[:, None], self.low), self.high)
         actions = torch.cat([plan[None], near])
-        negative, positive = self.values(state.expand(len(actions), -1), actions)
-        return actions, -negative[:, 0], positive[:, 0], self.unlike(state)
+        seen = self.seen(state).expand(len(actions), -1)
+        negative: Tensor = self.negative(seen, self.in_parts(actions))
+        return actions, -negative.min(0).values.clamp(-1, 0), self.unlike(state)
 
     @torch.inference_mode()
     def judge(self, observation: Mapping[str, np.ndarray], plan: np.ndarray) -> Judged:
@@ -257,8 +258,8 @@ class DeadEnds(nn.Module):
             risk, chance, unlike = self(state)
             return Judged(np.arange(len(risk)), risk.numpy(), chance.numpy(), float(unlike))
         rows = np.minimum(np.arange(self.config.span), len(plan) - 1)
-        actions, risk, chance, unlike = self(state, torch.from_numpy(np.asarray(plan[rows], np.float32)))
-        return Judged(actions.numpy(), risk.numpy(), chance.numpy(), float(unlike))
+        actions, risk, unlike = self(state, torch.from_numpy(np.asarray(plan[rows], np.float32)))
+        return Judged(actions.numpy(), risk.numpy(), None, float(unlike))
 
     def state_of(self, observation: Mapping[str, np.ndarray]) -> np.ndarray:
         """What is seen of an observation, float32 ``(n,)``."""

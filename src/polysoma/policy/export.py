@@ -134,8 +134,8 @@ def export_guard(values: DeadEnds, path: Path) -> int:
     """Writes a guard as an ONNX file, for beside a policy. Returns its size in bytes.
 
     Its graph is that of :meth:`~polysoma.policy.dead_ends.DeadEnds.forward`; inputs are called ``state`` and, where
-    actions are numbers, ``plan``, outputs ``actions``, ``risk``, ``chance`` and ``unlike``. The metadata under
-    ``polysoma`` hold the streams of the state, and when something is replaced and when there is an alarm.
+    actions are numbers, ``plan``, outputs ``risk``, ``unlike`` and ``actions``, or ``chance`` of choices. The
+    metadata under ``polysoma`` hold the streams of the state, when something is replaced and when there is an alarm.
 
     Raises:
         PolysomaError: the values have no thresholds, onnx is not installed, or the file cannot be written.
@@ -150,7 +150,7 @@ def export_guard(values: DeadEnds, path: Path) -> int:
     inputs, outputs = ["state"], ["risk", "chance", "unlike"]
     if not values.config.choices:
         example = (*example, torch.zeros(values.config.span, values.body.actions.size))
-        inputs, outputs = [*inputs, "plan"], ["actions", *outputs]
+        inputs, outputs = [*inputs, "plan"], ["actions", "risk", "unlike"]
     file = io.BytesIO()
     traced(values, example, file, inputs, outputs)
     model = onnx.load_from_string(file.getvalue())

@@ -70,7 +70,9 @@ class _DeadEnds(Method):
     exactly for the chances that the logs show, and the perceptrons learn those numbers. Elsewhere choices are learned
     by Q-learning: targets are within -1 to 0 and 0 to 1, and take the smaller of two target networks (clipped double
     Q-learning, arXiv 1802.09477). For actions that are numbers, what is done later is worth the expectile of what the
-    logs did in a state (IQL, arXiv 2110.06169, equations 5 and 6)."""
+    logs did in a state (IQL, arXiv 2110.06169, equations 5 and 6), by the mean of both target networks: there is no
+    maximum that would overestimate, and the smaller one, step after step, sees danger everywhere. Who acts believes
+    the one that sees less good, in either case."""
 
     def __init__(self, values: DeadEnds, logs: Outcomes, settings: LearnDeadEnds, seed: int) -> None:
         for sign, name in ((-1, "failure"), (1, "success")):
