@@ -68,11 +68,11 @@ class _Lesson(NamedTuple):
 class _DeadEnds(Method):
     """Where logs visit the same states ten times on average, as in grid worlds, the values of choices are computed
     exactly for the chances that the logs show, and the perceptrons learn those numbers. Elsewhere choices are learned
-    by Q-learning: targets are within -1 to 0 and 0 to 1, and take the smaller of two target networks (clipped double
-    Q-learning, arXiv 1802.09477). For actions that are numbers, what is done later is worth the expectile of what the
-    logs did in a state (IQL, arXiv 2110.06169, equations 5 and 6), by the mean of both target networks: there is no
-    maximum that would overestimate, and the smaller one, step after step, sees danger everywhere. Who acts believes
-    the one that sees less good, in either case."""
+    by Q-learning, with targets within -1 to 0 and 0 to 1. For actions that are numbers, what is done later is worth the
+    expectile of what the logs did in a state (IQL, arXiv 2110.06169, equations 5 and 6).
+
+    There are two critics, of which targets take the mean: the smaller one (arXiv 1802.09477), step after step without a
+    discount, sees danger everywhere. Who acts believes the one that sees less good."""
 
     def __init__(self, values: DeadEnds, logs: Outcomes, settings: LearnDeadEnds, seed: int) -> None:
         for sign, name in ((-1, "failure"), (1, "success")):
@@ -127,7 +127,7 @@ class _DeadEnds(Method):
         following = values.seen(torch.from_numpy(logs.following[rows]).to(device))
         with torch.no_grad():
             after = [
-                self._target[name](following).reshape(2, -1, choices).amin(0).amax(1, keepdim=True)
+                self._target[name](following).reshape(2, -1, choices).mean(0).amax(1, keepdim=True)
                 for name in ("negative", "positive")
             ]
         negative, positive = _goals(torch.from_numpy(logs.end[rows])[:, None].to(device), *after)
