@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from make_lifegate import FILE, WORLD, logs_of, noisy
+from planners import Known
 from polysoma import simulators
 from polysoma.acting.agent import Acting
 from polysoma.acting.dead_ends import DeadEndGuard
@@ -240,7 +241,12 @@ def test_folders_that_are_damaged_or_of_others_are_told(values: DeadEnds, tmp_pa
 
 def test_a_guard_judges_its_own_body_alone(values: DeadEnds) -> None:
     guard = DeadEndGuard(values.with_alarm(Alarm(0.5, 0.1, 100)))
-    planner = Guarded(Noisy(noisy(0.4)), guard, "another body")
+    driver = Noisy(noisy(0.4))
+    (made,) = guard.among([Known(driver, (BODY,))])
+    assert isinstance(made, Guarded)
+    with pytest.raises(PolysomaError, match="a guard of lifegate: expected one of a body that is driven, ledge"):
+        guard.among([Known(driver, (LEDGE,))])
+    planner = Guarded(driver, guard, "another body")
     agent = Acting().agent(planner, BODY)
     agent.act({"state": WORLD.seen(np.array(WORLD.cell((6, 7)))), "instruction": ""})
     assert agent.session.interventions.judged == 0
