@@ -241,8 +241,8 @@ class DeadEnds(nn.Module):
         near = torch.minimum(torch.maximum(plan + self.offsets[:, None], self.low), self.high)
         actions = torch.cat([plan[None], near])
         seen = self.seen(state).expand(len(actions), -1)
-        negative: Tensor = self.negative(seen, self.in_parts(actions))
-        return actions, -negative.min(0).values.clamp(-1, 0), self.unlike(state)
+        both: Tensor = self.negative(seen, self.in_parts(actions))
+        return actions, -both.min(0).values.clamp(-1, 0), self.unlike(state)
 
     @torch.inference_mode()
     def judge(self, observation: Mapping[str, np.ndarray], plan: np.ndarray) -> Judged:
