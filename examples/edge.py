@@ -5,6 +5,7 @@ python examples/edge.py drone.onnx "fly to the red ring"
 """
 
 import json
+import pathlib
 import re
 import sys
 import time
@@ -37,9 +38,12 @@ class Runner:
         self.previous_valid = [np.bool_(False)]
         self.frames = []
         self.limits = Limits(self.body, self.about["limits"]) if self.about.get("limits") else None
+        beside = pathlib.Path(path).with_suffix(".guard.onnx")
+        self.guard = Guard(beside, self.body["name"]) if beside.exists() else None
 
     def act(self, observation):
         """Log-probabilities (chunk, names), or actions (chunk, A) within their limits; call ``executed`` afterwards.
+        A guard beside the file (``NAME.guard.onnx``) rules out choices, or replaces actions by as many as it judges.
         Raises ValueError where a stream is missing, of another shape, or not finite as float32."""
         observation = {s["name"]: checked(s, observation) for s in self.body["streams"] if s["modality"] != "text"}
         history = self.body["history"]
@@ -53,12 +57,14 @@ class Runner:
         inputs = {called[name]: self.padded([f[name] for f in self.frames]) for name in observation} | inputs
         (actions,) = self.session.run(None, {name: value for name, value in inputs.items() if name in wanted})
         if self.names:
-            return actions
+            return actions if self.guard is None else self.guard.choices(actions, self.frames[-1])
         limits = [(c["low"], c["high"]) for c in self.body["actions"]["channels"]]
         low, high = np.array([[-np.inf if a is None else a, np.inf if b is None else b] for a, b in limits]).T
         if not np.isfinite(actions).all():
             raise ValueError("the policy predicted a number that is not finite")
         actions = np.clip(actions, low, high).astype(np.float32)
+        if self.guard is not None:
+            actions = self.guard.numbers(actions, self.frames[-1])
         return actions if self.limits is None else self.limits.limit(actions, self.frames[-1])
 
     def executed(self, action):
@@ -75,6 +81,50 @@ class Runner:
         rows = np.stack(rows)
         missing = self.body["history"] - len(rows)
         return np.concatenate([rows, np.repeat(rows[-1:], missing, 0)])[None]
+
+
+class Guard:
+    """What `polysoma export --guard FOLDER` wrote beside the policy (docs/guards.md). ``risk`` and ``alarm`` are of
+    the last plan, ``counts`` says how many were judged and replaced, and how many raised an alarm."""
+
+    def __init__(self, path, body):
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        self.about = json.loads(self.session.get_modelmeta().custom_metadata_map["polysoma"])
+        if self.about["body"] != body:
+            raise ValueError(f"{path}: expected a guard of {body}, got one of {self.about['body']}")
+        self.risk, self.alarm, self.counts = 0.0, "", dict.fromkeys(("judged", "replaced", "alarms"), 0)
+
+    def judge(self, observation, plan=None):
+        """Actions near the plan (none for choices), and which of them are fine, bool (N,), with the risk of each."""
+        state = np.concatenate([observation[name].reshape(-1) for name in self.about["streams"]])[None]
+        names = ["risk", "unlike", *([] if plan is None else ["actions"])]
+        found = self.session.run(names, {"state": state} | ({} if plan is None else {"plan": plan}))
+        risk, self.unlike = found[:2]
+        fine = risk <= max(np.float32(self.about["replace"]), risk.min() + np.float32(self.about["spare"]))
+        return found[-1], fine, risk
+
+    def say(self, risk, replaced):
+        unlike = self.about["unlike"] is not None and self.unlike > np.float32(self.about["unlike"])
+        kinds = {"risk": risk > np.float32(self.about["threshold"]), "unlike": unlike}
+        self.risk, self.alarm = float(risk), " ".join(kind for kind, raised in kinds.items() if raised)
+        for name, more in (("judged", True), ("replaced", replaced), ("alarms", bool(self.alarm))):
+            self.counts[name] += int(more)
+
+    def choices(self, likely, observation):
+        """Log-probabilities (chunk, names), -inf where the first choice is not fine."""
+        _, fine, risk = self.judge(observation)
+        best = likely[0].argmax()
+        self.say(risk[best], not fine[best])
+        return np.concatenate([np.where(fine, likely[:1], -np.inf), likely[1:]]).astype(np.float32)
+
+    def numbers(self, actions, observation):
+        """The chunk, or the nearest actions that are fine: as many as are judged together."""
+        span = self.session.get_inputs()[1].shape[0]
+        near, fine, risk = self.judge(observation, actions[np.minimum(np.arange(span), len(actions) - 1)])
+        self.say(risk[0], not fine[0])
+        return actions if fine[0] else near[fine.argmax()]
 
 
 def read(instruction, ids):

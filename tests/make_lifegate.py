@@ -8,7 +8,7 @@ from types import ModuleType
 import numpy as np
 
 from conftest import ROOT
-from polysoma.learning.dead_ends import Logs
+from polysoma.data.outcomes import Outcomes
 
 FILE = ROOT / "benchmarks" / "worlds" / "lifegate.py"
 
@@ -31,8 +31,8 @@ def noisy(drag: float, noise: float = 0.3) -> np.ndarray:
     return found
 
 
-def logs_of(rng: np.random.Generator, policy: np.ndarray, episodes: int, drag: float) -> Logs:
+def logs_of(rng: np.random.Generator, policy: np.ndarray, episodes: int, drag: float) -> Outcomes:
     """Logs of a policy from the start."""
     found = WORLD.drive(rng, policy, np.full(episodes, WORLD.cell(WORLD.START)), drag)
     cells = {name: WORLD.seen(found[name]) for name in ("states", "following")}
-    return Logs(**{**found, **cells})
+    return Outcomes(**{**found, **cells})

@@ -398,7 +398,8 @@ def test_a_planner_is_evaluated_as_an_expert_is() -> None:
     assert guarded.driver == "guarded_expert" and plain.driver == "expert"
     counts = guarded.interventions["drone/hover"]
     assert counts.judged == sum(plain.tasks["drone/hover"].steps) and not counts.stopped
-    assert guarded.to_json()["interventions"] == {"drone/hover": {"judged": counts.judged, "replaced": 0, "stopped": 0}}
+    expected = {"judged": counts.judged, "replaced": 0, "stopped": 0, "alarms": 0}
+    assert guarded.to_json()["interventions"] == {"drone/hover": expected}
     assert "interventions" not in plain.to_json()
 
 

@@ -13,50 +13,57 @@ import pytest
 import torch
 
 from make_lifegate import FILE, WORLD, logs_of, noisy
+from planners import Known
 from polysoma import simulators
 from polysoma.acting.agent import Acting
 from polysoma.acting.dead_ends import DeadEndGuard
-from polysoma.acting.guards import Guarded
+from polysoma.acting.guards import Guarded, Verdict
 from polysoma.acting.planner import Plan, Session, TaskPrompt
 from polysoma.cli.evaluate import Evaluate
+from polysoma.cli.guard import GuardLearn
 from polysoma.data.dataset import Dataset
 from polysoma.data.episode import Episode
 from polysoma.data.mixture import Source
+from polysoma.data.outcomes import Outcomes
 from polysoma.data.writer import DatasetWriter
-from polysoma.embodiment import DiscreteActions, Embodiment, Modality, Observation, Stream, channels
+from polysoma.embodiment import ContinuousActions, DiscreteActions, Embodiment, Modality, Observation, Stream, channels
 from polysoma.errors import PolysomaError
 from polysoma.horizon import Horizon
-from polysoma.learning.dead_ends import DeadEndSettings, Logs, calibrate, episode_risks, fit
+from polysoma.learning.dead_ends import calibrate, engine_settings, episode_risks, fit
+from polysoma.learning.engine import Engine
+from polysoma.learning.methods.dead_ends import LearnDeadEnds
 from polysoma.nn.tokenizers import build_vocabulary
 from polysoma.nn.trunk import TransformerConfig
-from polysoma.policy import checkpoint
+from polysoma.policy import checkpoint, weight_file
+from polysoma.policy.checkpoint import WEIGHTS
 from polysoma.policy.config import PolicyConfig
-from polysoma.policy.dead_ends import Alarm, DeadEnds
+from polysoma.policy.dead_ends import Alarm, DeadEndConfig, DeadEnds
 from polysoma.policy.policy import Policy
 
-BODY, QUICK = WORLD.EMBODIMENT, DeadEndSettings(steps=500, depth=1)
+BODY, QUICK = WORLD.EMBODIMENT, engine_settings(500)
+CONFIG = DeadEndConfig(BODY, depth=1)
 FREE = [WORLD.cell(place) for place in WORLD.FREE]
 
 
-def exact_logs(drag: float) -> Logs:
-    """Every transition as often as its chance says, in tenths or hundredths."""
+def exact_logs(drag: float) -> Outcomes:
+    """Every transition as often as its chance says, of 200 of each choice."""
     chances = WORLD.model(drag)
     rows = [
         (here, choice, to)
         for here in FREE
         for choice in range(5)
         for to in np.flatnonzero(chances[here, choice])
-        for _ in range(round(10 * chances[here, choice, to]))
+        for _ in range(round(200 * chances[here, choice, to]))
     ]
     here, choice, to = (np.array(column) for column in zip(*rows, strict=True))
     dead, saved = ([WORLD.cell(place) for place in places] for places in (WORLD.DEATH, WORLD.RESCUE))
     end = np.isin(to, saved).astype(np.int64) - np.isin(to, dead)
-    return Logs(WORLD.seen(here), choice, WORLD.seen(to), end, np.arange(len(here)), end > 0)
+    return Outcomes(WORLD.seen(here), choice, WORLD.seen(to), end, np.arange(len(here)), end > 0)
 
 
 @pytest.fixture(scope="module")
 def values() -> DeadEnds:
-    return fit(BODY, exact_logs(0.4), QUICK)
+    return fit(CONFIG, exact_logs(0.4), QUICK)
 
 
 def test_values_in_lifegate_are_those_of_dynamic_programming(values: DeadEnds) -> None:
@@ -81,8 +88,8 @@ def test_values_are_learned_where_no_state_comes_twice() -> None:
     to = np.where((here > 0.5) | (choice == 1), here + 0.2, here - 0.2)
     end = (to < 0).astype(np.int64) - (to > 1)
     column = [one.astype(np.float32)[:, None] for one in (here, to)]
-    logs = Logs(column[0], choice, column[1], end, np.arange(4000), end > 0)
-    learned = fit(body, logs, DeadEndSettings(steps=600))
+    logs = Outcomes(column[0], choice, column[1], end, np.arange(4000), end > 0)
+    learned = fit(DeadEndConfig(body), logs, engine_settings(600))
     negative, positive = learned.values(torch.tensor([[0.1], [0.2], [0.4], [0.6], [0.9]]))
     np.testing.assert_allclose(-negative.numpy(), [[0, 0], [0, 0], [0, 1], [1, 1], [1, 1]], atol=0.2)
     np.testing.assert_allclose(positive.numpy(), [[1, 1], [1, 1], [1, 0], [0, 0], [0, 0]], atol=0.2)
@@ -95,10 +102,65 @@ def test_fresh_successes_raise_alarms_as_rarely_as_was_asked_for(values: DeadEnd
         rng = np.random.default_rng(seed)
         guard = calibrate(values, logs_of(rng, policy, 300, 0.4), 0.1)
         assert guard.alarm is not None
-        rates.append((episode_risks(guard, logs_of(rng, policy, 300, 0.4)) > guard.alarm.threshold).mean())
+        rates.append((episode_risks(guard, logs_of(rng, policy, 300, 0.4))[0] > guard.alarm.threshold).mean())
     assert np.mean(rates) <= 0.1 + 3 * np.std(rates) / 20**0.5
     with pytest.raises(PolysomaError, match="needs 99 successful episodes at least, got"):
         calibrate(values, logs_of(np.random.default_rng(0), noisy(0.4), 30, 0.4), 0.01)
+
+
+LEDGE = Embodiment(
+    "ledge", (Stream("x", Modality.STATE, (1,), channels("x")),), ContinuousActions(channels("dx", "1", -1, 1)), 10
+)
+"""What goes beyond 1 falls, below 0 is the goal; beyond 0.7 it slides down whatever is done."""
+
+
+def ledge_logs(seed: int) -> Outcomes:
+    rng = np.random.default_rng(seed)
+    here = rng.random(4000).astype(np.float32)[:, None]
+    action = rng.uniform(-1, 1, (4000, 1, 1)).astype(np.float32)
+    to = here + np.where(here > 0.7, 0.2, 0.2 * action[:, 0])
+    end = ((to < 0).astype(np.int64) - (to > 1))[:, 0]
+    return Outcomes(here, action, to, end, np.arange(4000), end > 0)
+
+
+def test_numbers_that_lead_to_failure_are_replaced_by_near_ones_that_do_not() -> None:
+    values = fit(DeadEndConfig(LEDGE, remembered=256), ledge_logs(0), engine_settings(600))
+    guard = DeadEndGuard(values.with_alarm(Alarm(0.5, 0.1, 100, unlike=0.5, replace=0.3)))
+
+    def judged(x: float, action: float) -> Verdict:
+        seen = {"x": np.array([x], np.float32)}
+        return guard.judge(seen, Plan(np.array([[action], [0.3]], np.float32), "policy"))
+
+    fine, over, lost, strange = judged(0.3, 0.2), judged(0.68, 0.9), judged(0.9, -1), judged(4.0, 0)
+    assert (fine.decision, fine.alarm) == ("allow", "") and fine.risk < 0.2
+    assert (over.decision, over.alarm) == ("replace", "risk") and over.risk > 0.6
+    assert over.actions is not None and over.actions.shape == (1, 1)
+    # The nearest of those that are fine: less of a push, and not the one farthest away.
+    assert -0.8 < float(over.actions[0, 0]) < 0.6
+    assert lost.risk > 0.6 and lost.decision == "allow"
+    assert "unlike" in strange.alarm
+
+
+def test_a_guard_is_learned_from_data_sets_and_goes_on_where_it_was_killed(tmp_path: Path) -> None:
+    with DatasetWriter(tmp_path / "logs", BODY) as writer:
+        for seed in range(60):
+            writer.add(logged(seed, seed % 3 > 0, True))
+    command = GuardLearn((str(tmp_path / "logs"),), rate=0.2, steps=6, width=8, out=tmp_path / "whole")
+    command.run()
+    whole = DeadEnds.load(tmp_path / "whole")
+    assert whole.alarm is not None and (whole.alarm.rate, whole.config.remembered) == (0.2, 84)
+    logs, apart = Outcomes.of([Dataset(tmp_path / "logs")]).apart(0.3)
+    assert not set(logs.episode) & set(apart.episode) and len(apart.episode) == 36
+    # The same run in two parts.
+    config = DeadEndConfig(BODY, 8, remembered=84)
+    for steps, resume in ((3, False), (None, True)):
+        torch.manual_seed(0)
+        method = LearnDeadEnds().build(DeadEnds(config), logs, 0)
+        folder = Engine(method, engine_settings(6)).run(tmp_path / "parts", resume, until=steps)
+    resumed, straight = (weight_file.read(run / WEIGHTS) for run in (folder, tmp_path / "whole" / "checkpoint"))
+    assert all(torch.equal(resumed[name], straight[name]) for name in straight)
+    with pytest.raises(PolysomaError, match="needs 999 successful episodes at least, got"):
+        dataclasses.replace(command, rate=0.001, out=tmp_path / "few").run()
 
 
 class Noisy:
@@ -122,8 +184,8 @@ class Noisy:
 
 
 def test_a_guard_keeps_a_policy_out_of_dead_ends(tmp_path: Path) -> None:
-    learned = fit(BODY, exact_logs(0.1), QUICK)
-    learned.with_alarm(Alarm(0.15, 0.05, 100)).save(tmp_path / "guard")
+    learned = fit(CONFIG, exact_logs(0.1), QUICK)
+    learned.with_alarm(Alarm(0.15, 0.05, 100, replace=0.15)).save(tmp_path / "guard")
     guard = DeadEndGuard.load(tmp_path / "guard")
     planner, deaths, counts = Noisy(noisy(0.1, 0.7)), {}, {}
     for name, driver in (("free", planner), ("guarded", guard.around(planner))):
@@ -142,11 +204,11 @@ def test_a_guard_keeps_a_policy_out_of_dead_ends(tmp_path: Path) -> None:
 
 def test_the_policy_keeps_the_say_below_the_threshold(values: DeadEnds) -> None:
     before_the_zone = {"state": WORLD.seen(np.array(WORLD.cell((4, 6)))), "instruction": ""}
-    risks = -values.judge(before_the_zone)[0]
+    risks = values.judge(before_the_zone, np.array([0])).risk
     right = list(WORLD.MOVES).index("right")
     assert risks[right] == pytest.approx(1, abs=0.01)
     threshold = (1 + float(risks.min())) / 2
-    guard = DeadEndGuard(values.with_alarm(Alarm(threshold, 0.1, 100)))
+    guard = DeadEndGuard(values.with_alarm(Alarm(threshold, 0.1, 100, replace=threshold)))
     allowed = np.flatnonzero(risks <= threshold)
     likely = np.log(np.full((1, 5), 0.1, np.float32))
     likely[0, right] = np.log(0.6)
@@ -179,7 +241,12 @@ def test_folders_that_are_damaged_or_of_others_are_told(values: DeadEnds, tmp_pa
 
 def test_a_guard_judges_its_own_body_alone(values: DeadEnds) -> None:
     guard = DeadEndGuard(values.with_alarm(Alarm(0.5, 0.1, 100)))
-    planner = Guarded(Noisy(noisy(0.4)), guard, "another body")
+    driver = Noisy(noisy(0.4))
+    (made,) = guard.among([Known(driver, (BODY,))])
+    assert isinstance(made, Guarded)
+    with pytest.raises(PolysomaError, match="a guard of lifegate: expected one of a body that is driven, ledge"):
+        guard.among([Known(driver, (LEDGE,))])
+    planner = Guarded(driver, guard, "another body")
     agent = Acting().agent(planner, BODY)
     agent.act({"state": WORLD.seen(np.array(WORLD.cell((6, 7)))), "instruction": ""})
     assert agent.session.interventions.judged == 0
@@ -196,7 +263,7 @@ def test_evaluate_takes_a_guard(
         (BODY,), {BODY.name: source.statistics()}, words, {BODY.name: source.horizon}, width=16, trunk=trunk, heads=2
     )
     checkpoint.save(Policy(config).eval(), tmp_path / "policy")
-    values.with_alarm(Alarm(0.4, 0.1, 100)).save(tmp_path / "guard")
+    values.with_alarm(Alarm(0.4, 0.1, 100, replace=0.4)).save(tmp_path / "guard")
     asked = Evaluate(
         str(tmp_path / "policy"), "lifegate/drag40", episodes=2, workers=1, video=0, json=tmp_path / "out.json",
         guard=str(tmp_path / "guard"),
@@ -227,10 +294,10 @@ def test_logs_are_read_from_data_sets(tmp_path: Path) -> None:
     with DatasetWriter(tmp_path, BODY) as writer:
         for seed, (success, terminated) in enumerate([(True, True), (False, True), (False, False)]):
             writer.add(logged(seed, success, terminated))
-    logs = Logs.of([Dataset(tmp_path)])
+    logs = Outcomes.of([Dataset(tmp_path)])
     assert logs.end.tolist() == [0, 1, 0, -1, 0, 0]
     assert logs.actions.tolist() == [1, 3, 1, 3, 1, 3]
     assert logs.following.argmax(1).tolist() == [1, 2, 2, 3, 3, 4]
     assert logs.success.tolist() == [True, True, False, False, False, False]
     with pytest.raises(PolysomaError, match="expected logs with a failure"):
-        fit(BODY, Logs(*(part[:2] for part in vars(logs).values())))
+        fit(CONFIG, Outcomes(*(part[:2] for part in vars(logs).values())))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import dataclasses
 import io
 import json
 import queue
@@ -21,7 +22,7 @@ from PIL import Image
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from planners import Forbids, Recording
+from planners import Forbids, Recording, Replaces
 from polysoma import simulators
 from polysoma.acting.guards import Guarded, Stopped
 from polysoma.acting.planner import ExpertPlanner
@@ -224,6 +225,20 @@ def test_any_planner_plays() -> None:
     with pytest.raises(Stopped, match="drone was stopped"):
         guarded.step()
     guarded.close()
+
+
+def test_a_guard_has_a_light() -> None:
+    body = simulators.embodiments()["drone"]
+    actor = Actor(Guarded(Recording(), Replaces(np.zeros((1, body.actions.size), np.float32), allowed=1)), "drone")
+    assert "guard" not in actor.status()
+    actor.step()
+    assert actor.status()["guard"] | {"light": "green", "risk": 0.0, "judged": 1} == actor.status()["guard"]
+    actor.step()
+    assert actor.status()["guard"] | {"light": "amber", "risk": 0.9, "replaced": 1} == actor.status()["guard"]
+    assert actor.agent.plan is not None
+    actor.agent.plan = dataclasses.replace(actor.agent.plan, alarm="unlike")
+    assert actor.status()["guard"]["light"] == "red"
+    actor.close()
 
 
 def test_goal_pictures_are_checked() -> None:

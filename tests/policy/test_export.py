@@ -12,21 +12,24 @@ import pytest
 import torch
 
 from conftest import ARM, GRID, HORIZONS, ROOT, SEEN_ARM, make_policy, observe
+from polysoma.acting.dead_ends import DeadEndGuard
 from polysoma.acting.limits import BodyLimits
+from polysoma.acting.planner import Plan
 from polysoma.data.batch import Batch
 from polysoma.data.mixture import Source
 from polysoma.data.windows import tensor
-from polysoma.embodiment import Embodiment
+from polysoma.embodiment import DiscreteActions, Embodiment
 from polysoma.errors import PolysomaError
 from polysoma.nn.heads import HeadConfig
 from polysoma.nn.tokenizers import TextTokenizer
 from polysoma.nn.trunk import TransformerConfig
 from polysoma.policy.config import PolicyConfig
+from polysoma.policy.dead_ends import Alarm, DeadEndConfig, DeadEnds
 from polysoma.policy.policy import Policy
 
 pytest.importorskip("onnxruntime", reason="exporting needs pip install 'polysoma[export]'")
 
-from polysoma.policy.export import export_onnx
+from polysoma.policy.export import export_guard, export_onnx
 
 EXAMPLES = ROOT / "examples"
 sys.path.insert(0, str(EXAMPLES))
@@ -196,3 +199,37 @@ def test_the_runner_checks_what_it_is_given_and_keeps_its_own_copy(sources: dict
             runner.executed(seed % 3)
     with pytest.raises(ValueError, match="0 to 255"):
         second.act({**same, "view": np.full((3, 3, 2), 256)})
+
+
+@pytest.mark.parametrize("choices", [True, False])
+def test_an_exported_guard_replaces_what_the_guard_replaces(tmp_path: Path, choices: bool) -> None:
+    torch.manual_seed(0)
+    body = dataclasses.replace(ARM, actions=DiscreteActions(("left", "right", "stay"))) if choices else ARM
+    values = DeadEnds(DeadEndConfig(body, span=1 if choices else 2, remembered=8))
+    values.measure(torch.randn(50, len(values.mean)), np.random.default_rng(0))
+    with torch.no_grad():
+        for twins in (values.negative, values.positive):
+            for net in twins.both:
+                net[-1].weight.mul_(5)
+    values.requires_grad_(False).eval()
+    guard = DeadEndGuard(values.with_alarm(Alarm(0.3, 0.1, 100, unlike=0.6)))
+    export_guard(guard.values, tmp_path / "body.guard.onnx")
+    exported = edge.Guard(tmp_path / "body.guard.onnx", body.name)
+    rng, decided = np.random.default_rng(1), set()
+    for seed in range(40):
+        seen = observe(ARM, seed)
+        if choices:
+            likely = np.log(rng.dirichlet(np.ones(3), 4)).astype(np.float32)
+            verdict = guard.judge(seen, Plan(likely.argmax(1), "policy", None, likely))
+            done = exported.choices(likely, seen).argmax(1)[:1]
+            expected = likely.argmax(1)[:1] if verdict.actions is None else verdict.actions
+        else:
+            plan = rng.uniform(-1, 1, (4, body.actions.size)).astype(np.float32)
+            verdict = guard.judge(seen, Plan(plan, "policy"))
+            done, expected = exported.numbers(plan, seen), plan if verdict.actions is None else verdict.actions
+        np.testing.assert_allclose(done, expected, atol=1e-5)
+        assert (exported.alarm, exported.risk) == (verdict.alarm, pytest.approx(verdict.risk, abs=1e-5))
+        decided.add(verdict.decision)
+    assert decided == {"allow", "replace"} and exported.counts["judged"] == 40 > exported.counts["replaced"] > 0
+    with pytest.raises(ValueError, match="expected a guard of another"):
+        edge.Guard(tmp_path / "body.guard.onnx", "another")

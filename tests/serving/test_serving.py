@@ -18,7 +18,7 @@ import torch
 
 from conftest import ARM, GRID, HORIZONS, SEEN_ARM, make_policy, observe
 from make_server import PATIENCE, client, running
-from planners import Forbids, Known, Recording
+from planners import Forbids, Known, Recording, Replaces
 from polysoma.acting.agent import Acting, Agent, plan_together
 from polysoma.acting.guards import Guarded
 from polysoma.acting.planner import Plan, Session
@@ -181,6 +181,19 @@ def test_who_leaves_takes_agents_along() -> None:
             robot.infer(observe(body) | {"embodiment": body.name})
         assert not any(session.closed for session in planner.sessions[2:])
     assert len(planner.sessions) == 4 and all(session.closed for session in planner.sessions)
+
+
+def test_answers_say_what_a_guard_did() -> None:
+    planner = Recording(chunk=3, action=lambda _: np.float32([0.5, 0.5]))
+    careful = Guarded(Known(planner, (ARM,)), Replaces(np.zeros((1, 2), np.float32), allowed=1))
+    with running(careful) as url, client(url) as robot:
+        fine, replaced = robot.infer(observe(ARM)), robot.infer(observe(ARM, 1))
+        text = urllib.request.urlopen(url.replace("ws:", "http:") + "/metrics").read().decode()
+    assert fine["guard"] == {"risk": 0.0, "alarm": ""}
+    np.testing.assert_array_equal(replaced["actions"], [[0, 0]])
+    np.testing.assert_array_equal(replaced["guard"]["replaced"], np.full((3, 2), 0.5, np.float32))
+    assert replaced["guard"]["risk"] == 0.9
+    assert 'polysoma_guard_replaced_total{embodiment="arm"} 1.0' in text
 
 
 def test_metrics(policy: Policy) -> None:

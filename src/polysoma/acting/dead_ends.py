@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,33 +10,38 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from polysoma.acting.guards import Guarded, Verdict
-from polysoma.acting.planner import GUARD, Plan, Planner, embodiment_for
-from polysoma.embodiment import Observation
+from polysoma.acting.planner import GUARD, Plan, Planner, as_planner, embodiment_for, known_embodiments
+from polysoma.embodiment import DiscreteActions, Observation
 from polysoma.errors import PolysomaError
-from polysoma.policy.dead_ends import DeadEnds
+from polysoma.policy.dead_ends import SPARE, DeadEnds, Judged
 
 if TYPE_CHECKING:
     from polysoma.policy.policy import Policy
 
+RISK, UNLIKE = "risk", "unlike"
+"""Kinds of alarms."""
+
 
 @dataclass(frozen=True, eq=False)
 class DeadEndGuard:
-    """Replaces a choice whose risk of failure is above the threshold by one that is not.
+    """Replaces an action that is likely to fail by one that is not.
 
-    The risk of a choice is ``-Q_D``, the least chance of failure after it. The policy keeps the say among the choices
-    below the threshold, drawn with its own noise; where the plan has no probabilities, the one of the least risk is
-    taken. Where all are above it, so is that one: nothing better is known, and the plan's risk says it. The paper asks
+    The risk of an action is ``-Q_D``, the least chance of failure after it. An action is fine where its risk is at most
+    ``Alarm.replace``, or little more than the least of all: where nothing better is known, nothing is replaced. Among
+    choices that are fine the policy keeps the say, with its own noise; where the plan has no probabilities, the one of
+    the least risk is taken. Of numbers, the one nearest to the policy's is taken among some near it
+    (:class:`~polysoma.policy.dead_ends.DeadEndConfig`). The paper asks
     that a choice is no more likely than ``1 + Q_D`` (arXiv 2110.04186, section 3); here it is allowed or not.
 
-    Only the first action of a plan can be judged: give it to an agent that executes one (``Acting(execute=1)``), or to
-    a policy of chunk 1.
+    Only the first actions of a plan are judged, ``DeadEndConfig.span`` of them: give it to an agent that executes no
+    more (``Acting(execute=...)``).
 
     Args:
-        values: with a threshold.
-        flag: only says the risk, and changes nothing.
+        values: with thresholds.
+        flag: only says the risk and alarms, and changes nothing.
 
     Raises:
-        PolysomaError: the values have no threshold.
+        PolysomaError: the values have no thresholds.
     """
 
     values: DeadEnds
@@ -56,28 +62,57 @@ class DeadEndGuard:
         embodiment_for(made, self.values.body)
         return made
 
+    def among(self, planners: Sequence[Planner | Policy]) -> list[Planner]:
+        """The planners, those that know the body with this guard. Raises PolysomaError where none does."""
+        every, name = [as_planner(planner) for planner in planners], self.values.body.name
+        made = [
+            self.around(planner) if name in [body.name for body in known_embodiments(planner)] else planner
+            for planner in every
+        ]
+        if not any(isinstance(planner, Guarded) and planner.guard is self for planner in made):
+            known = sorted({body.name for planner in every for body in known_embodiments(planner)})
+            raise PolysomaError(f"a guard of {name}: expected one of a body that is driven, {', '.join(known)}")
+        return made
+
     def judge(self, observation: Observation, plan: Plan) -> Verdict:
         """See :class:`~polysoma.acting.guards.Guard`."""
-        assert self.values.alarm is not None
-        negative, positive = self.values.judge(observation)
-        threshold, chosen = np.float32(self.values.alarm.threshold), int(plan.actions[0])
-        risk = float(-negative[chosen])
-        fine = -negative <= threshold
+        alarm = self.values.alarm
+        assert alarm is not None
+        found = self.values.judge(observation, plan.actions)
+        chosen = int(plan.actions[0]) if self.values.config.choices else 0
+        risk = float(found.risk[chosen])
+        raised = RISK if risk > np.float32(alarm.threshold) else ""
+        if alarm.unlike is not None and found.unlike > np.float32(alarm.unlike):
+            raised = f"{raised} {UNLIKE}".strip()
+        fine = self.fine(found)
         if fine[chosen] or self.flag:
-            return Verdict.allow(risk)
-        if plan.log_probabilities is not None and fine.any():
+            return Verdict.allow(risk, raised)
+        reason = f"failure after {self._name(plan.actions[0])}: {risk:.2f}"
+        return Verdict.replace(self._instead(found, fine, plan), risk, reason, raised)
+
+    def fine(self, found: Judged) -> np.ndarray:
+        """Which of the actions that were judged may be executed, bool ``(N,)``."""
+        assert self.values.alarm is not None
+        least = max(np.float32(self.values.alarm.replace), found.risk.min() + np.float32(SPARE))
+        allowed: np.ndarray = found.risk <= least
+        return allowed
+
+    def _instead(self, found: Judged, fine: np.ndarray, plan: Plan) -> np.ndarray:
+        """The actions to execute."""
+        if not self.values.config.choices:
+            # They are ordered by how near they are.
+            known: np.ndarray = found.actions[int(fine.argmax())]
+            return known
+        assert found.chance is not None
+        best = int(np.lexsort((found.chance, -found.risk))[-1])
+        if plan.log_probabilities is not None:
             among = np.where(fine, plan.log_probabilities[:1], -np.inf)
-            drawn = Plan(plan.actions[:1], plan.source, choice_noise=_first(plan.choice_noise))
-            best = int(drawn.with_log_probabilities(among, GUARD).actions[0])
-        else:
-            best = int(np.lexsort((positive, negative))[-1])
-        if best == chosen:
-            return Verdict.allow(risk)
-        return Verdict.replace(np.array([best]), risk, f"failure after {self._name(chosen)}: {risk:.2f}")
+            if np.isfinite(among).any():
+                noise = None if plan.choice_noise is None else plan.choice_noise[:1]
+                drawn = Plan(plan.actions[:1], plan.source, choice_noise=noise)
+                best = int(drawn.with_log_probabilities(among, GUARD).actions[0])
+        return np.array([best])
 
-    def _name(self, choice: int) -> str:
-        return str(self.values.body.actions.names[choice])  # type: ignore[union-attr]
-
-
-def _first(noise: np.ndarray | None) -> np.ndarray | None:
-    return None if noise is None else noise[:1]
+    def _name(self, action: np.ndarray) -> str:
+        known = self.values.body.actions
+        return str(known.names[int(action)]) if isinstance(known, DiscreteActions) else str(np.round(action, 2))

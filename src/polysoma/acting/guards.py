@@ -50,23 +50,25 @@ class Verdict:
         risk: the guard's estimate that the plan as it came does harm, 0 to 1.
         actions: what is executed instead, float32 ``(n, A)`` or int64 ``(n,)``, n as it likes; for ``"replace"``.
         reason: in words, for logs and errors.
+        alarm: which alarms it raises, in words; empty for none.
     """
 
     decision: Literal["allow", "replace", "stop"]
     risk: float
     actions: np.ndarray | None = None
     reason: str = ""
+    alarm: str = ""
 
     @staticmethod
-    def allow(risk: float = 0.0) -> Verdict:
+    def allow(risk: float = 0.0, alarm: str = "") -> Verdict:
         """Executes the plan."""
-        return Verdict("allow", risk)
+        return Verdict("allow", risk, alarm=alarm)
 
     @staticmethod
-    def replace(actions: np.ndarray, risk: float = 1.0, reason: str = "") -> Verdict:
+    def replace(actions: np.ndarray, risk: float = 1.0, reason: str = "", alarm: str = "") -> Verdict:
         """Executes these actions instead, the first ones at least: an agent may ask again before all are executed.
         They are not averaged or blended with other plans."""
-        return Verdict("replace", risk, actions, reason)
+        return Verdict("replace", risk, actions, reason, alarm)
 
     @staticmethod
     def stop(risk: float = 1.0, reason: str = "") -> Verdict:
@@ -157,6 +159,7 @@ class Guarded(Wrapper):
             seen = dataclasses.replace(plan, actions=within_limits(body, plan.actions))
             verdict = self.guard.judge(observation, seen)
             counts.judged += 1
+            counts.alarms += bool(verdict.alarm)
             if verdict.decision == "stop":
                 counts.stopped += 1
                 return Stopped(f"{body.name} was stopped: {verdict.reason or f'risk {verdict.risk:.2f}'}", verdict.risk)
@@ -165,7 +168,8 @@ class Guarded(Wrapper):
                 if verdict.actions is None:
                     return PolysomaError(f"{type(self.guard).__name__} replaces a plan of {body.name} by no actions")
                 # The policy's readout and probabilities are not those of the new actions.
-                return Plan(within_limits(body, verdict.actions), GUARD, risk=verdict.risk)
+                actions = within_limits(body, verdict.actions)
+                return Plan(actions, GUARD, risk=verdict.risk, alarm=verdict.alarm, replaced=seen.actions)
         except PolysomaError as error:
             return error
         except Exception as error:
@@ -173,7 +177,9 @@ class Guarded(Wrapper):
             failed = PolysomaError(f"{type(self.guard).__name__} failed to judge a plan of {body.name}: {error!r}")
             failed.__cause__ = error
             return failed
-        return dataclasses.replace(plan, risk=verdict.risk)
+        # What a guard further inside said stays.
+        alarm = f"{plan.alarm} {verdict.alarm}".strip()
+        return dataclasses.replace(plan, risk=max(verdict.risk, plan.risk or 0.0), alarm=alarm)
 
 
 def _own(session: Session) -> GuardedSession:

@@ -84,7 +84,9 @@ class Plan:
         choice_noise: what choices were drawn with (the Gumbel-max trick, temperature included), float64 ``(n, names)``:
             ``actions == (log_probabilities + choice_noise).argmax(-1)``. Whoever changes the probabilities draws again
             with the same noise (:meth:`with_log_probabilities`).
-        risk: a guard's estimate, 0 to 1; None where nobody judged.
+        risk: a guard's estimate for what the planner wanted, 0 to 1; None where nobody judged.
+        alarm: which alarms a guard raised, in words; empty for none.
+        replaced: the actions that a guard put others in the place of; None where it did not.
     """
 
     actions: np.ndarray
@@ -93,6 +95,8 @@ class Plan:
     log_probabilities: np.ndarray | None = None
     choice_noise: np.ndarray | None = None
     risk: float | None = None
+    alarm: str = ""
+    replaced: np.ndarray | None = None
 
     def __len__(self) -> int:
         """The number of actions."""
@@ -108,14 +112,16 @@ class Plan:
 
 @dataclass
 class Interventions:
-    """What a guard did to the plans of an episode: how many it judged, replaced and stopped."""
+    """What a guard did to the plans of an episode: how many it judged, replaced and stopped, and raised an alarm of."""
 
     judged: int = 0
     replaced: int = 0
     stopped: int = 0
+    alarms: int = 0
 
     def __add__(self, other: Interventions) -> Interventions:
-        return Interventions(self.judged + other.judged, self.replaced + other.replaced, self.stopped + other.stopped)
+        names = [one.name for one in dataclasses.fields(self)]
+        return Interventions(*(getattr(self, name) + getattr(other, name) for name in names))
 
 
 class Session:

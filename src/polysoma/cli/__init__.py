@@ -29,6 +29,7 @@ from polysoma.cli.evaluate import Evaluate
 from polysoma.cli.export import Export
 from polysoma.cli.finetune import Finetune, Lineage
 from polysoma.cli.fleet import FleetBegin, FleetJoin, FleetSimulate
+from polysoma.cli.guard import GuardLearn
 from polysoma.cli.improve import Improve
 from polysoma.cli.merge import MergeAdd, MergeAnalogy, MergeAttach, MergeNegate
 from polysoma.cli.meta import Meta
@@ -70,6 +71,7 @@ COMMANDS: dict[str, Any] = {
     "merge negate": MergeNegate,
     "merge analogy": MergeAnalogy,
     "merge attach": MergeAttach,
+    "guard learn": GuardLearn,
     "evaluate": Evaluate,
     "play": Play,
     "serve": Serve,

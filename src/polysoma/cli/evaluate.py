@@ -16,7 +16,7 @@ from rich.text import Text
 from polysoma import simulators
 from polysoma.acting.agent import Acting
 from polysoma.acting.limits import Limits
-from polysoma.cli.names import Device, LimitsFile, OptionalCheckpoint, Precision
+from polysoma.cli.names import Device, GuardFolder, LimitsFile, OptionalCheckpoint, Precision
 from polysoma.cli.output import add_row
 from polysoma.cli.progress import counting
 from polysoma.config import Seed, within
@@ -86,8 +86,7 @@ class Evaluate:
     ensemble: Annotated[float, within(-1000, 1000)] | None = None
     """Rate of temporal ensembling; off by default."""
     limits: LimitsFile = None
-    guard: str = ""
-    """A folder of a guard that was learned from logs (docs/guards.md): it replaces choices that lead into dead ends."""
+    guard: GuardFolder = ""
     paraphrases: Literal["none", "train", "held-out"] = "none"
     """Say instructions in other words: those of training, or those that training never saw."""
     paraphrase_file: str = SHIPPED
@@ -201,7 +200,10 @@ class Evaluate:
             print(f"computed in {result.precision} by {result.backend} on {device}")
         if self.guard:
             for task, guarded in result.interventions.items():
-                print(f"the guard replaced {guarded.replaced} of {guarded.judged} plans of {task}")
+                print(
+                    f"the guard replaced {guarded.replaced} of {guarded.judged} plans of {task}, with alarms at "
+                    f"{guarded.alarms}"
+                )
         for task, zones in result.zones.items():
             print(f"{zones.episodes} of {result.tasks[task].trials} episodes of {task} were in a zone, after "
                   f"{zones.steps} of {zones.of} steps")  # fmt: skip

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from polysoma.cli.names import CheckpointName, LimitsFile
+from polysoma.cli.names import CheckpointName, GuardFolder, LimitsFile
 from polysoma.errors import PolysomaError
 
 
@@ -17,6 +17,7 @@ class Export:
     Examples:
         polysoma export generalist --embodiment drone --out drone.onnx
         polysoma export runs/x/checkpoint --embodiment go1 --int8 --out go1.onnx
+        polysoma export runs/arm/checkpoint --embodiment arm --guard guards/arm --out arm.onnx
     """
 
     checkpoint: CheckpointName
@@ -30,11 +31,13 @@ class Export:
     int8: bool = False
     """Stores matrices in eight bits: a quarter of the size."""
     limits: LimitsFile = None
+    guard: GuardFolder = ""
 
     def run(self) -> None:
         from polysoma.acting.limits import Limiter, Limits
         from polysoma.policy.checkpoint import load_for_training
-        from polysoma.policy.export import export_onnx
+        from polysoma.policy.dead_ends import DeadEnds
+        from polysoma.policy.export import export_guard, export_onnx
 
         path = self.out or Path(f"{self.embodiment}.{self.format}")
         if path.is_dir():
@@ -48,5 +51,11 @@ class Export:
                 raise PolysomaError(f"{self.limits}: expected a table for {body.name}, got {sorted(every.bodies)}")
             Limiter(body, own)
             limits = asdict(own)
+        guard = DeadEnds.load(Path(self.guard)) if self.guard else None
+        if guard is not None and guard.body != policy.embodiment(self.embodiment):
+            raise PolysomaError(f"{self.guard}: expected a guard of {self.embodiment}, got one of {guard.body.name}")
         size = export_onnx(policy, self.embodiment, path, self.int8, limits)
         print(f"{path}: {size / 1e6:.1f} MB; run it with examples/edge.py")
+        if guard is not None:
+            beside = path.with_suffix(".guard.onnx")
+            print(f"{beside}: {export_guard(guard, beside) / 1e6:.1f} MB; keep it beside {path.name}")

@@ -47,6 +47,14 @@ ZonesFile = Annotated[
     ),
 ]
 """Zones to stay out of."""
+GuardFolder = Annotated[
+    str,
+    tyro.conf.arg(
+        help="A folder of a guard that was learned from logs (polysoma guard learn): it replaces actions that lead "
+        "into dead ends, and says the risk."
+    ),
+]
+"""A guard beside every action; empty for none."""
 
 
 def named_folder(text: str) -> tuple[str, str]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from polysoma.cli.names import Device, LimitsFile, OptionalCheckpoint, Precision, ZonesFile
+from polysoma.cli.names import Device, GuardFolder, LimitsFile, OptionalCheckpoint, Precision, ZonesFile
 from polysoma.config import within
 from polysoma.errors import PolysomaError
 from polysoma.nn import backend as backends
@@ -38,6 +38,7 @@ class Play:
     """What computes decisions: onnx is faster on a CPU and needs polysoma[export]; auto takes it where it can."""
     limits: LimitsFile = None
     avoid: ZonesFile = None
+    guard: GuardFolder = ""
     device: Device = "auto"
     precision: Precision = "auto"
     open: bool = True
@@ -59,16 +60,19 @@ class Play:
             raise PolysomaError(f"the page needs {error.name}, not installed here: run `{INSTALL}`") from error
         import torch
 
+        from polysoma.acting.dead_ends import DeadEndGuard
         from polysoma.acting.limits import Limited, Limits
         from polysoma.acting.opening import open_planner
         from polysoma.acting.planner import known_embodiments
 
         limits = None if self.limits is None else Limits.read(self.limits)
+        guard = DeadEndGuard.load(self.guard) if self.guard else None
         # The stage is one thread; more of them would fight with it.
         torch.set_num_threads(1)
         planner = open_planner(self.checkpoint, self.device, self.precision, self.backend, avoid=self.avoid)
         names = _bodies([body.name for body in known_embodiments(planner)], self.bodies)
         token, _ = chosen_token(self.host, self.token_file, self.token)
+        planner = planner if guard is None else guard.around(planner)
         planner = planner if limits is None else Limited(planner, limits)
         server = PlayServer(planner, names, token, self.hosts, self.origins)
         asyncio.run(self._serve(server, token, len(names)))

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from polysoma.cli.names import Device, LimitsFile, OptionalCheckpoint, Precision, ZonesFile, named_folder
+from polysoma.cli.names import Device, GuardFolder, LimitsFile, OptionalCheckpoint, Precision, ZonesFile, named_folder
 from polysoma.config import within
 from polysoma.errors import PolysomaError
 from polysoma.nn import backend as backends
@@ -35,6 +35,7 @@ class Serve:
         polysoma serve generalist --embodiments aloha
         polysoma serve runs/so101/checkpoint
         polysoma serve generalist --adapters go2=runs/go2/checkpoint runs/lock/checkpoint
+        polysoma serve runs/arm/checkpoint --guard guards/arm
         polysoma serve runs/x/checkpoint --host 0.0.0.0 --port 9000 --token-file secret.txt
     """
 
@@ -71,6 +72,7 @@ class Serve:
     """What computes decisions: onnx is faster on a CPU and needs polysoma[export]; auto takes it where it can."""
     limits: LimitsFile = None
     avoid: ZonesFile = None
+    guard: GuardFolder = ""
     device: Device = "auto"
     precision: Precision = "auto"
 
@@ -82,11 +84,13 @@ class Serve:
         except ImportError as error:
             raise PolysomaError(f"serving needs {error.name}, not installed here: run `{INSTALL}`") from error
         from polysoma.acting import limits as limits_of_bodies
+        from polysoma.acting.dead_ends import DeadEndGuard
         from polysoma.acting.opening import open_planner
         from polysoma.policy.checkpoint import kind, load_all
 
-        # Read before the weights, as a mistake in it is found sooner.
+        # Read before the weights, as a mistake in them is found sooner.
         held = None if self.limits is None else limits_of_bodies.Limits.read(self.limits)
+        guard = DeadEndGuard.load(self.guard) if self.guard else None
         _log_json_lines()
         token, new = chosen_token(self.host, self.token_file, self.token)
         message = replace(FROM_ROBOTS, bytes=int(self.message_mb * 1e6), nodes=self.message_values)
@@ -107,6 +111,7 @@ class Serve:
         if len(loaded) < len(adapters) or "" in loaded:
             raise PolysomaError(f"--adapters: expected different names, got {[name for name, _ in adapters]}")
         planners: Sequence[Planner | Policy] = [policy, *adapted]
+        planners = planners if guard is None else guard.among(planners)
         base, *others = planners if held is None else held.around(planners)
         beside = dict(zip(loaded, others, strict=True))
         server = PolicyServer(base, names, token, limits, beside, self.hosts, self.origins)

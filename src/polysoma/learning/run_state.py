@@ -20,9 +20,8 @@ from polysoma.errors import PolysomaError
 from polysoma.files import reason
 from polysoma.learning import states
 from polysoma.policy.config import PolicyConfig
-from polysoma.policy.dynamics import DynamicsConfig
 from polysoma.policy.policy import Policy
-from polysoma.policy.skills import SkillConfig
+from polysoma.policy.small import Stored
 
 STATE_FILE, POLICY_FILE, RECIPE_FILE = "training.safetensors", "policy.json", "recipe.json"
 FORMAT = 2
@@ -54,7 +53,7 @@ def save(
     out: Path,
     tensors: Mapping[str, Tensor],
     about: Mapping[str, Any],
-    config: PolicyConfig | SkillConfig | DynamicsConfig,
+    config: PolicyConfig | Stored,
     settings: Any,
 ) -> None:
     """Writes everything that a resumed run needs.

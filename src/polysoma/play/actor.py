@@ -12,7 +12,7 @@ import numpy as np
 
 from polysoma import simulators
 from polysoma.acting.agent import Agent
-from polysoma.acting.planner import Planner, as_planner, embodiment_for
+from polysoma.acting.planner import GUARD, Plan, Planner, as_planner, embodiment_for
 from polysoma.acting.policy_planner import policy_behind
 from polysoma.embodiment import INSTRUCTION, Modality, Observation
 from polysoma.errors import PolysomaError
@@ -152,7 +152,7 @@ class Actor:
 
     def status(self) -> dict[str, Any]:
         """What the page says about this body."""
-        limiter = self.agent.session.limiter
+        limiter, plan = self.agent.session.limiter, self.agent.plan
         return {
             "task": self.task,
             "told": self.instruction,
@@ -167,8 +167,15 @@ class Actor:
             "wind": self.wind,
             "late": self.agent.timing.late,
             **({} if limiter is None else {"limits": asdict(limiter.counts)}),
+            **({} if plan is None or plan.risk is None else {"guard": self._guarded(plan, plan.risk)}),
             "ms": [round(value, 2) for value in self.decisions_ms],
         }
+
+    def _guarded(self, plan: Plan, risk: float) -> dict[str, Any]:
+        """What a guard said of the last plan, and did in this episode."""
+        light = "red" if plan.alarm else "amber" if plan.source == GUARD else "green"
+        counts = asdict(self.agent.session.interventions)
+        return {"light": light, "risk": round(risk, 3), "alarm": plan.alarm, **counts}
 
     def description(self) -> dict[str, Any]:
         """What does not change."""

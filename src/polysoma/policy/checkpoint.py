@@ -28,10 +28,9 @@ from polysoma.nn.trunk import TransformerTrunk
 from polysoma.policy import dynamics, skills, weight_file
 from polysoma.policy.adaptation import Adaptation, share
 from polysoma.policy.config import PolicyConfig
-from polysoma.policy.dynamics import Dynamics, DynamicsConfig
 from polysoma.policy.edits import with_base
 from polysoma.policy.policy import Policy
-from polysoma.policy.skills import SkillConfig, SkillPolicy
+from polysoma.policy.small import SmallPolicy, Stored
 
 FORMAT_VERSION = 2
 _LARGEST_CONFIG = 2**23
@@ -48,7 +47,7 @@ SHIPPED = "generalist"
 
 
 def save(
-    policy: Policy | SkillPolicy | Dynamics,
+    policy: Policy | SmallPolicy,
     folder: Path,
     dtype: torch.dtype = torch.float32,
     weights: Mapping[str, torch.Tensor] | None = None,
@@ -73,8 +72,8 @@ def save(
 
 
 def _write(
-    policy: Policy | SkillPolicy | Dynamics,
-    config: PolicyConfig | SkillConfig | DynamicsConfig,
+    policy: Policy | SmallPolicy,
+    config: PolicyConfig | Stored,
     folder: Path,
     dtype: torch.dtype,
     weights: Mapping[str, torch.Tensor] | None,

@@ -1,4 +1,4 @@
-"""Dead-end values: how likely failure is after each choice, whatever is done later, and how likely success can still be
+"""Dead-end values: how likely failure is after each action, whatever is done later, and how likely success can still be
 (Fatemi et al. 2021, "Medical Dead-ends and Learning to Identify High-risk States and Treatments", arXiv 2110.04186).
 
 :mod:`polysoma.learning.dead_ends` learns them from logs, and :class:`polysoma.acting.dead_ends.DeadEndGuard` acts on
@@ -10,115 +10,252 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from polysoma.config import check, decode, within
-from polysoma.embodiment import DiscreteActions, Embodiment, Modality, Stream
+from polysoma.data.outcomes import states_of
+from polysoma.embodiment import ContinuousActions, DiscreteActions, Embodiment
 from polysoma.errors import PolysomaError
 from polysoma.files import reason, write_atomically
-from polysoma.nn.perceptrons import Twins
+from polysoma.nn.perceptrons import Twins, perceptron
 from polysoma.policy import weight_file
+from polysoma.policy.small import SmallPolicy
 
 KIND = "dead-ends"
 """What ``config.json`` calls such a folder."""
+SPARE = 0.02
+"""By how much the risk of an action must be above the least one to be replaced: where nothing helps, nothing is."""
 CONFIG, WEIGHTS = "config.json", "values.safetensors"
 
 
 @dataclass(frozen=True)
 class Alarm:
-    """When a choice is too risky.
+    """When there is an alarm, and when an action is replaced.
 
     Attributes:
-        threshold: a choice of a higher risk raises an alarm.
-        rate: the share of successful episodes with an alarm that was asked for, at most.
+        threshold: an action of a higher risk raises an alarm.
+        rate: the share of successful episodes with an alarm that was asked for, at most; of each kind of alarm.
         successes: how many episodes the threshold was found with.
+        unlike: an observation farther than this from those of the logs (:meth:`DeadEnds.unlike`) raises an alarm; None
+            where that is not looked at.
+        replace: an action of a higher risk is replaced where another one is safer.
     """
 
     threshold: Annotated[float, within(0, 1)]
     rate: Annotated[float, within(0, 1, above=True, below=True)]
     successes: Annotated[int, within(1, 10**12)]
+    unlike: Annotated[float, within(0, 1e9)] | None = None
+    replace: Annotated[float, within(0, 1)] = 0.1
 
     def __post_init__(self) -> None:
         check(self)
 
 
 @dataclass(frozen=True)
+class DeadEndConfig:
+    """What dead-end values are of.
+
+    Attributes:
+        embodiment: the body.
+        width, depth: of the perceptrons.
+        span: actions that are judged together, those of a plan that are executed before the next one; 1 for choices.
+        candidates: for actions that are numbers, how many others near the policy's are judged beside it.
+        reach: how far these are from it, in parts of half the range: the standard deviation.
+        remembered: observations of the logs that are kept to compare with; 0 for none.
+    """
+
+    embodiment: Embodiment
+    width: Annotated[int, within(1, 65_536)] = 64
+    depth: Annotated[int, within(1, 64)] = 2
+    span: Annotated[int, within(1, 1000)] = 1
+    candidates: Annotated[int, within(1, 4096)] = 64
+    reach: Annotated[float, within(0, 2, above=True)] = 1.0
+    remembered: Annotated[int, within(0, 65_536)] = 0
+
+    def __post_init__(self) -> None:
+        check(self)
+        states_of(self.embodiment)
+        actions, name = self.embodiment.actions, self.embodiment.name
+        if isinstance(actions, DiscreteActions):
+            if self.span != 1:
+                raise PolysomaError(f"span: choices of {name} are judged one by one, got {self.span}")
+        elif not np.isfinite([actions.low, actions.high]).all():
+            raise PolysomaError(f"dead ends of {name}: expected limits of all actions, some have none")
+
+    @property
+    def choices(self) -> bool:
+        """Whether actions are choices, and not numbers."""
+        return isinstance(self.embodiment.actions, DiscreteActions)
+
+    def to_json(self) -> dict[str, Any]:
+        """As ``config.json`` holds it."""
+        rest = {name: value for name, value in vars(self).items() if name != "embodiment"}
+        return {"kind": KIND, "embodiment": self.embodiment.to_json(), **rest}
+
+
+@dataclass(frozen=True)
 class _Stored:
     """What ``config.json`` holds beside the body."""
 
-    width: Annotated[int, within(1, 65_536)]
-    depth: Annotated[int, within(1, 64)]
+    width: int
+    depth: int
+    span: int = 1
+    candidates: int = 64
+    reach: float = 1.0
+    remembered: int = 0
     alarm: Alarm | None = None
 
 
-class DeadEnds(nn.Module):
+class Judged(NamedTuple):
+    """What the values say after one observation of N actions: all choices, or the plan and then those near it, the
+    nearest first.
+
+    Attributes:
+        actions: float32 ``(N, span, A)``, within the body's limits; of choices int64 ``(N,)``.
+        risk: float32 ``(N,)``, ``-Q_D``, the least chance of failure after each.
+        chance: float32 ``(N,)``, ``Q_R``, the greatest chance of success; of choices alone.
+        unlike: how far the observation is from those of the logs.
+    """
+
+    actions: np.ndarray
+    risk: np.ndarray
+    chance: np.ndarray | None
+    unlike: float
+
+
+class DeadEnds(SmallPolicy):
     """The values of one body.
 
     Args:
-        body: its actions are choices, and it senses states.
-        width, depth: of the perceptrons.
+        config: what they are.
         alarm: None before there is a threshold.
-
-    Raises:
-        PolysomaError: the actions are numbers, or there is no state.
     """
 
     mean: Tensor
     scale: Tensor
+    memory: Tensor
+    offsets: Tensor
+    low: Tensor
+    high: Tensor
+    config: DeadEndConfig
 
-    def __init__(self, body: Embodiment, width: int = 64, depth: int = 2, alarm: Alarm | None = None) -> None:
+    def __init__(self, config: DeadEndConfig, alarm: Alarm | None = None) -> None:
         super().__init__()
-        if not isinstance(body.actions, DiscreteActions):
-            raise PolysomaError(f"dead ends of {body.name}: expected actions that are choices, they are numbers")
-        self.streams = states_of(body)
-        self.body, self.width, self.depth, self.alarm = body, width, depth, alarm
-        inputs = sum(int(np.prod(stream.shape)) for stream in self.streams)
+        self.config, self.alarm, self.body = config, alarm, config.embodiment
+        self.streams = states_of(self.body)
+        inputs, actions = sum(int(np.prod(stream.shape)) for stream in self.streams), self.body.actions
         self.register_buffer("mean", torch.zeros(inputs))
         self.register_buffer("scale", torch.ones(inputs))
-        self.negative = Twins(inputs, body.actions.size, width, depth)
-        self.positive = Twins(inputs, body.actions.size, width, depth)
+        if config.remembered:
+            self.register_buffer("memory", torch.zeros(config.remembered, inputs))
+        outputs, size = actions.size, (config.width, config.depth)
+        if isinstance(actions, ContinuousActions):
+            # The same ones always: a guard keeps no state, and what it does can be done again.
+            drawn = np.random.default_rng(0).standard_normal((config.candidates, actions.size))
+            nearest = config.reach * drawn[np.argsort(np.linalg.norm(drawn, axis=1))]
+            offsets = nearest * (actions.high - actions.low) / 2
+            for name, numbers in (("low", actions.low), ("high", actions.high), ("offsets", offsets)):
+                self.register_buffer(name, torch.from_numpy(np.array(numbers, np.float32)), persistent=False)
+            self.ahead_negative, self.ahead_positive = (perceptron(inputs, 1, *size) for _ in range(2))
+            inputs, outputs = inputs + config.span * actions.size, 1
+        self.negative = Twins(inputs, outputs, *size)
+        self.positive = Twins(inputs, outputs, *size)
 
-    def measure(self, states: Tensor) -> None:
-        """Takes what the states ``(N, n)`` are scaled by from these. Channels that never change are not scaled."""
+    def measure(self, states: Tensor, rng: np.random.Generator) -> None:
+        """Takes what the states ``(N, n)`` are scaled by from these, and remembers some of them. Channels that never
+        change are not scaled."""
         deviation = states.std(0, correction=0)
         self.mean.copy_(states.mean(0))
         self.scale.copy_(torch.where(deviation > 1e-6, deviation, 1))
+        if count := self.config.remembered:
+            rows = rng.choice(len(states), count, replace=len(states) < count)
+            self.memory.copy_(self.seen(states[torch.from_numpy(rows)]))
 
-    def heads(self, states: Tensor) -> tuple[Tensor, Tensor]:
-        """What is learned of states ``(B, n)``: Q_D and Q_R by both perceptrons, ``(2, B, choices)``, not bounded."""
-        seen = (states - self.mean) / self.scale
-        return self._of(self.negative, seen), self._of(self.positive, seen)
+    def seen(self, states: Tensor) -> Tensor:
+        """States ``(..., n)`` as the perceptrons see them."""
+        return (states - self.mean) / self.scale
 
-    def _of(self, twins: Twins, seen: Tensor) -> Tensor:
-        values: Tensor = twins(seen)
-        return values.reshape(2, len(seen), self.body.actions.size)
+    def in_parts(self, actions: Tensor) -> Tensor:
+        """Actions ``(..., span, A)`` in parts of half the range, as the perceptrons see them: ``(..., span * A)``."""
+        return (2 * (actions - self.low) / (self.high - self.low) - 1).flatten(-2)
 
-    def values(self, states: Tensor) -> tuple[Tensor, Tensor]:
-        """``Q_D`` from -1 to 0 and ``Q_R`` from 0 to 1 of every choice in states ``(B, n)``, ``(B, choices)`` each.
+    def heads(self, states: Tensor, actions: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """What is learned of states ``(B, n)``: Q_D and Q_R by both perceptrons, not bounded. Of every choice,
+        ``(2, B, choices)``; or of the actions ``(B, span, A)``, ``(2, B, 1)``."""
+        parts = [self.seen(states)] if actions is None else [self.seen(states), self.in_parts(actions)]
+        outputs = 1 if actions is not None else self.body.actions.size
+        negative, positive = (
+            twins(*parts).reshape(2, len(states), outputs) for twins in (self.negative, self.positive)
+        )
+        return negative, positive
 
-        ``-Q_D`` is the least chance of failure after the choice, ``Q_R`` the greatest chance of success (definitions in
+    def values(self, states: Tensor, actions: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """``Q_D`` from -1 to 0 and ``Q_R`` from 0 to 1 as :meth:`heads` has them, ``(B, choices)`` or ``(B, 1)`` each.
+
+        ``-Q_D`` is the least chance of failure after the action, ``Q_R`` the greatest chance of success (definitions in
         section 3 of the paper). Of the two perceptrons the one that sees less good is believed.
         """
-        negative, positive = self.heads(states)
+        negative, positive = self.heads(states, actions)
         return negative.min(0).values.clamp(-1, 0), positive.min(0).values.clamp(0, 1)
 
-    @torch.no_grad()
-    def judge(self, observation: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """Q_D and Q_R of every choice after one observation, float32 ``(choices,)`` each."""
+    def unlike(self, states: Tensor) -> Tensor:
+        """How far states ``(B, n)`` are from the nearest one that is remembered, ``(B,)``: the root of the mean square
+        over channels, in their standard deviations; 0 where none are remembered."""
+        if not self.config.remembered:
+            return torch.zeros(len(states))
+        # Products, and not differences, which would need room for every pair.
+        seen, memory = self.seen(states), self.memory
+        squares = seen.square().sum(1)[:, None] - 2 * seen @ memory.T + memory.square().sum(1)
+        return (squares.amin(1).clamp(min=0) / seen.shape[1]).sqrt()
+
+    def forward(self, state: Tensor, plan: Tensor | None = None) -> tuple[Tensor, ...]:
+        """The fields of :class:`Judged`, without the actions where they are choices, and else without the chance.
+
+        Args:
+            state: ``(1, n)``.
+            plan: ``(span, A)``, in the body's units; None for choices.
+        """
+        if plan is None:
+            negative, positive = self.values(state)
+            return -negative[0], positive[0], self.unlike(state)
+        near = torch.minimum(torch.maximum(plan + self.offsets[:, None], self.low), self.high)
+        actions = torch.cat([plan[None], near])
+        seen = self.seen(state).expand(len(actions), -1)
+        both: Tensor = self.negative(seen, self.in_parts(actions))
+        return actions, -both.min(0).values.clamp(-1, 0), self.unlike(state)
+
+    @torch.inference_mode()
+    def judge(self, observation: Mapping[str, np.ndarray], plan: np.ndarray) -> Judged:
+        """What may be done after one observation.
+
+        Args:
+            observation: checked.
+            plan: float32 ``(n, A)`` within limits, of which the first ``span`` are judged; a shorter one holds its last
+                action. Not looked at where actions are choices.
+        """
+        state = torch.from_numpy(self.state_of(observation))[None]
+        if self.config.choices:
+            risk, chance, unlike = self(state)
+            return Judged(np.arange(len(risk)), risk.numpy(), chance.numpy(), float(unlike))
+        rows = np.minimum(np.arange(self.config.span), len(plan) - 1)
+        actions, risk, unlike = self(state, torch.from_numpy(np.asarray(plan[rows], np.float32)))
+        return Judged(actions.numpy(), risk.numpy(), None, float(unlike))
+
+    def state_of(self, observation: Mapping[str, np.ndarray]) -> np.ndarray:
+        """What is seen of an observation, float32 ``(n,)``."""
         parts = [np.asarray(observation[stream.name], np.float32).reshape(-1) for stream in self.streams]
-        negative, positive = self.values(torch.from_numpy(np.concatenate(parts))[None])
-        return negative[0].numpy(), positive[0].numpy()
+        return np.concatenate(parts)
 
     def with_alarm(self, alarm: Alarm) -> DeadEnds:
         """These values with a threshold."""
-        made = DeadEnds(self.body, self.width, self.depth, replace(alarm))
+        made = DeadEnds(self.config, alarm)
         made.load_state_dict(self.state_dict())
         return made.requires_grad_(False).eval()
 
@@ -126,15 +263,12 @@ class DeadEnds(nn.Module):
         """Writes the folder, the weights first and then the configuration that says their SHA-256."""
         content = safetensors.torch.save({name: value.contiguous() for name, value in self.state_dict().items()})
         write_atomically(folder / WEIGHTS, content)
-        told = {
-            "kind": KIND,
-            "embodiment": self.body.to_json(),
-            "width": self.width,
-            "depth": self.depth,
+        about = {
+            **self.config.to_json(),
             "alarm": None if self.alarm is None else asdict(self.alarm),
             "weights_sha256": hashlib.sha256(content).hexdigest(),
         }
-        write_atomically(folder / CONFIG, (json.dumps(told, indent=1) + "\n").encode())
+        write_atomically(folder / CONFIG, (json.dumps(about, indent=1) + "\n").encode())
 
     @staticmethod
     def load(folder: Path) -> DeadEnds:
@@ -150,21 +284,15 @@ class DeadEnds(nn.Module):
             body = Embodiment.from_json(told.get("embodiment", {}))
             beside = ("kind", "embodiment", "weights_sha256")
             rest = {key: value for key, value in told.items() if key not in beside and value is not None}
-            stored = decode(_Stored, rest, "not the configuration of a guard")
+            stored = vars(decode(_Stored, rest, "not the configuration of a guard"))
+            alarm = stored.pop("alarm")
+            config = DeadEndConfig(body, **stored)
             with torch.device("meta"):
-                asked = DeadEnds(body, stored.width, stored.depth).state_dict()
+                asked = DeadEnds(config).state_dict()
         except PolysomaError as error:
             raise PolysomaError(f"{file}: {error}") from error
         weight_file.check_tensors(folder / WEIGHTS, asked)
         weight_file.check_sum(folder / WEIGHTS, told)
-        made = DeadEnds(body, stored.width, stored.depth, stored.alarm)
+        made = DeadEnds(config, alarm)
         made.load_state_dict(weight_file.read(folder / WEIGHTS))
         return made.requires_grad_(False).eval()
-
-
-def states_of(body: Embodiment) -> tuple[Stream, ...]:
-    """The streams that dead ends are seen by: states alone. Raises PolysomaError where there is none."""
-    streams = tuple(stream for stream in body.streams if stream.modality is Modality.STATE)
-    if not streams:
-        raise PolysomaError(f"dead ends of {body.name}: expected a body that senses a state, it has {body.arrays}")
-    return streams

@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from polysoma.config import check, decode
 from polysoma.embodiment import Embodiment
 from polysoma.errors import PolysomaError
 from polysoma.nn.curves import Numbers, as_arrays, new_numbers, value
-from polysoma.nn.precision import Precision
 from polysoma.policy import weight_file
 from polysoma.policy.config import BESIDE
+from polysoma.policy.small import SmallPolicy
 from polysoma.simulators.car_body import CAR, EMBODIMENT, GRAVITY, Forces
 
 KIND = "dynamics"
@@ -82,23 +82,19 @@ class _Stored:
     shape: Shape = "exptanh"
 
 
-class Dynamics(nn.Module):
+class Dynamics(SmallPolicy):
     """The forces of the tires, as they are learnt.
 
     Attributes:
         config: what it is.
         numbers: the parameters by name.
-        shared, adaptations: empty; a :class:`~polysoma.policy.policy.Policy` may have some.
-        precision: ``"float32"``.
     """
 
-    precision: Precision = "float32"
+    config: DynamicsConfig
 
     def __init__(self, config: DynamicsConfig) -> None:
         super().__init__()
         self.config = config
-        self.shared: frozenset[str] = frozenset()
-        self.adaptations: dict[str, Any] = {}
         found: dict[str, nn.Parameter] = {}
         if config.shape == "perceptron":
             found |= _new_perceptron("front", 3, 1) | _new_perceptron("rear", 4, 2)
@@ -115,14 +111,6 @@ class Dynamics(nn.Module):
     def numbers(self) -> dict[str, nn.Parameter]:
         """The parameters by name."""
         return {name: getattr(self, own) for name, own in self._names.items()}
-
-    def own(self) -> dict[str, Tensor]:
-        """All parameters, by name."""
-        return self.state_dict()
-
-    def compute_in(self, wanted: str | None) -> Dynamics:
-        """Returns itself: it computes in float32 whatever is wanted."""
-        return self
 
     def forces(self) -> Forces:
         """The forces for torch, with gradients."""

@@ -8,6 +8,7 @@ the embodiment, the vocabulary, and how many words fit. ``examples/edge.py`` is 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import json
 import logging
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 from polysoma.errors import PolysomaError
 from polysoma.files import write_atomically
 from polysoma.nn.backend import INSTALL
+from polysoma.policy.dead_ends import SPARE, DeadEnds
 from polysoma.policy.edits import merge_adapter
 from polysoma.policy.inputs import FrameInputs, TaskInputs, blank
 from polysoma.policy.policy import Policy
@@ -122,6 +124,38 @@ def export_onnx(
         "words": policy.config.most_words,
         **({} if limits is None else {"limits": dict(limits)}),
     }
+    onnx.helper.set_model_props(model, {METADATA: json.dumps(about)})
+    content = model.SerializeToString()
+    write_atomically(path, content)
+    return len(content)
+
+
+def export_guard(values: DeadEnds, path: Path) -> int:
+    """Writes a guard as an ONNX file, for beside a policy. Returns its size in bytes.
+
+    Its graph is that of :meth:`~polysoma.policy.dead_ends.DeadEnds.forward`; inputs are called ``state`` and, where
+    actions are numbers, ``plan``, outputs ``risk``, ``unlike`` and ``actions``, or ``chance`` of choices. The
+    metadata under ``polysoma`` hold the streams of the state, when something is replaced and when there is an alarm.
+
+    Raises:
+        PolysomaError: the values have no thresholds, onnx is not installed, or the file cannot be written.
+    """
+    try:
+        import onnx
+    except ImportError as error:
+        raise PolysomaError(f"exporting needs {error.name}, not installed here: run `{INSTALL}`") from error
+    if values.alarm is None:
+        raise PolysomaError(f"the guard of {values.body.name} has no threshold: calibrate it first")
+    example: tuple[Tensor, ...] = (torch.zeros(1, len(values.mean)),)
+    inputs, outputs = ["state"], ["risk", "chance", "unlike"]
+    if not values.config.choices:
+        example = (*example, torch.zeros(values.config.span, values.body.actions.size))
+        inputs, outputs = [*inputs, "plan"], ["actions", "risk", "unlike"]
+    file = io.BytesIO()
+    traced(values, example, file, inputs, outputs)
+    model = onnx.load_from_string(file.getvalue())
+    streams = [stream.name for stream in values.streams]
+    about = {"body": values.body.name, "streams": streams, "spare": SPARE, **dataclasses.asdict(values.alarm)}
     onnx.helper.set_model_props(model, {METADATA: json.dumps(about)})
     content = model.SerializeToString()
     write_atomically(path, content)

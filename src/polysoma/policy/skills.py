@@ -21,9 +21,9 @@ from polysoma.embodiment import ContinuousActions, Embodiment, Modality
 from polysoma.errors import PolysomaError
 from polysoma.nn.paths import Paths
 from polysoma.nn.perceptrons import perceptron
-from polysoma.nn.precision import Precision
 from polysoma.policy import weight_file
 from polysoma.policy.config import BESIDE
+from polysoma.policy.small import SmallPolicy
 
 KIND = "skills"
 """What ``config.json`` calls such a checkpoint."""
@@ -140,14 +140,12 @@ def goals_of(body: Embodiment) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return tuple(place for place, _ in known), tuple(goal for _, goal in known)
 
 
-class SkillPolicy(nn.Module):
+class SkillPolicy(SmallPolicy):
     """Perceptrons of one body. All that goes in and comes out is in the body's own units.
 
     Attributes:
         config: what it is.
         paths: None, or what draws paths.
-        shared, adaptations: empty; a :class:`~polysoma.policy.policy.Policy` may have some.
-        precision: ``"float32"``; matrices are too small for anything else to be faster.
     """
 
     mean: Tensor
@@ -157,13 +155,11 @@ class SkillPolicy(nn.Module):
     fixed: Tensor
     middle: Tensor
     reach: Tensor
-    precision: Precision = "float32"
+    config: SkillConfig
 
     def __init__(self, config: SkillConfig) -> None:
         super().__init__()
         self.config = config
-        self.shared: frozenset[str] = frozenset()
-        self.adaptations: dict[str, Any] = {}
         body, places = config.embodiment, len(config.place)
         assert isinstance(body.actions, ContinuousActions)
         low, high = torch.tensor(body.actions.low), torch.tensor(body.actions.high)
@@ -179,14 +175,6 @@ class SkillPolicy(nn.Module):
             self.phi = nn.ModuleList(perceptron(places, config.skill, config.width, config.depth) for _ in range(2))
         # Paths take more to know than what to do next.
         self.paths = Paths(places, config.waypoints, 2 * config.width, 3) if config.waypoints else None
-
-    def own(self) -> dict[str, Tensor]:
-        """All parameters and buffers, by name."""
-        return self.state_dict()
-
-    def compute_in(self, wanted: str | None) -> SkillPolicy:
-        """Returns itself: it computes in float32 whatever is wanted."""
-        return self
 
     def measure(self, states: np.ndarray) -> None:
         """Takes the statistics of states, float32 ``(N, channels)``, that normalise from now on."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 
@@ -16,6 +19,12 @@ class Metrics:
         self.limited = Counter(
             "polysoma_limited", "Actions in answers that limits changed", ["embodiment"], registry=self.registry
         )
+        self._replaced = Counter(
+            "polysoma_guard_replaced", "Plans that a guard replaced", ["embodiment"], registry=self.registry
+        )
+        self._alarms = Counter(
+            "polysoma_guard_alarms", "Plans at which a guard raised an alarm", ["embodiment"], registry=self.registry
+        )
         self.clients = Gauge("polysoma_clients", "Connections", registry=self.registry)
         self.batch = Histogram(
             "polysoma_batch_size", "Requests in a batch", buckets=(1, 2, 4, 8, 16, 32, 64), registry=self.registry
@@ -26,3 +35,8 @@ class Metrics:
             buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2),
             registry=self.registry,
         )
+
+    def guarded(self, body: str, said: Mapping[str, Any]) -> None:
+        """Counts what a guard said of a plan."""
+        self._replaced.labels(body).inc("replaced" in said)
+        self._alarms.labels(body).inc(bool(said["alarm"]))

@@ -74,6 +74,15 @@ class Driven:
         before, self.limited = self.limited, limiter.counts.changed
         return self.limited - before
 
+    def guarded(self) -> dict[str, Any] | None:
+        """What a guard said of the last plan: its ``risk``, ``alarm`` in words, and the actions that were ``replaced``
+        where some were; None where nobody judged."""
+        plan = self.agent.plan
+        if plan is None or plan.risk is None:
+            return None
+        said: dict[str, Any] = {"risk": plan.risk, "alarm": plan.alarm}
+        return said if plan.replaced is None else said | {"replaced": plan.replaced}
+
     def _asked_step(self, request: Mapping[str, Any]) -> int | None:
         return None if _STEP in _sensed(self.agent.body) else whole(request, _STEP)
 

@@ -96,11 +96,13 @@ class _Session:
 
 
 class _Chunk(NamedTuple):
-    """Actions, the step that the first of them is for, and how many of them limits changed; None without limits."""
+    """Actions, the step that the first of them is for, how many of them limits changed (None without limits), and what
+    a guard says of them (None without one)."""
 
     actions: np.ndarray
     step: int
     limited: int | None
+    guard: dict[str, Any] | None
 
 
 @dataclass
@@ -294,6 +296,9 @@ class PolicyServer:
         if chunk.limited is not None:
             self._metrics.limited.labels(body.name).inc(chunk.limited)
             answer["limited"] = chunk.limited
+        if chunk.guard is not None:
+            self._metrics.guarded(body.name, chunk.guard)
+            answer["guard"] = chunk.guard
         return pack(answer | ({"adapter": adapter} if adapter != _BASE else {}) | {"server_timing": timing})
 
     def _driver(self, request: Mapping[str, Any]) -> tuple[str, Embodiment]:
@@ -355,7 +360,7 @@ class PolicyServer:
                 answers[row] = actions
                 continue
             one.answered(actions)
-            answers[row] = _Chunk(actions, one.start, one.newly_limited())
+            answers[row] = _Chunk(actions, one.start, one.newly_limited(), one.guarded())
         return [answers[row] for row in range(len(batch))]
 
     def _driven(self, asked: _Asked) -> Driven:

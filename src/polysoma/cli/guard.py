@@ -1,0 +1,81 @@
+"""``polysoma guard``: what keeps a policy out of states from which it fails, learnt from logs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from polysoma.cli.output import say
+from polysoma.cli.progress import counting_steps
+from polysoma.cli.train import check_run
+from polysoma.config import Seed, within
+from polysoma.errors import PolysomaError
+
+
+@dataclass(frozen=True)
+class GuardLearn:
+    """Learns from logs of successes and failures of one body how likely failure is after each action, in minutes of one
+    core; evaluate, serve, play and export take the folder (--guard).
+
+    Examples:
+        polysoma guard learn data/logs/body --out guards/body
+        polysoma guard learn data/noisy/arm data/played/arm --fresh data/fresh/arm --span 4 --out guards/arm
+    """
+
+    data: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="LOGS")]
+    """Data sets of one body, of any known format, with episodes that the task ended in failure."""
+    fresh: tuple[str, ...] = ()
+    """Data sets with whose successes thresholds are found, of the policy that is to be guarded; by default episodes of
+    LOGS that are held out."""
+    rate: Annotated[float, within(0, 1, above=True, below=True)] = 0.05
+    """The share of successful episodes that may raise an alarm."""
+    replace: Annotated[float, within(0, 1)] = 0.1
+    """Actions of a higher risk are replaced where another one is safer."""
+    held_out: Annotated[float, within(0, 1, below=True)] = 0.3
+    """The part of the episodes of LOGS that is held out; not with --fresh."""
+    span: Annotated[int, within(1, 1000)] = 1
+    """Actions that are judged together: as many as the policy executes before it is asked again; 1 for choices."""
+    out: Path = Path("guards/guard")
+    """Folder of the guard, and of the run."""
+    steps: Annotated[int, within(1, 10**9)] = 3000
+    """Of learning, of 256 steps of the logs each."""
+    width: Annotated[int, within(1, 65_536)] = 128
+    """Of the perceptrons."""
+    seed: Seed = 0
+    """Of all that is drawn at random."""
+    resume: bool = False
+    """Continue the run in --out."""
+
+    def run(self) -> None:
+        check_run(self.out, self.resume, "none")
+        if not self.data:
+            raise PolysomaError("expected one or more data sets to learn from, got none")
+        from polysoma.data.dataset import Dataset
+        from polysoma.data.formats import located
+        from polysoma.learning.dead_ends import engine_settings, learn
+
+        logs, fresh = ([Dataset(located(Path(path))) for path in paths] for paths in (self.data, self.fresh))
+        with counting_steps("learning", self.steps) as progress:
+            values = learn(
+                logs,
+                self.out,
+                fresh,
+                self.rate,
+                self.replace,
+                self.held_out,
+                self.span,
+                (self.width, 2),
+                settings=engine_settings(self.steps),
+                seed=self.seed,
+                resume=self.resume,
+                progress=progress,
+            )
+        alarm = values.alarm
+        assert alarm is not None
+        say(
+            f"guard: {self.out}; an alarm above a risk of {alarm.threshold:.3f}, by {alarm.successes} successes; "
+            f"`polysoma evaluate ... --guard {self.out}`"
+        )
