@@ -115,9 +115,7 @@ def test_a_variable_that_says_nonsense_ends_a_run_before_it_begins(
 ) -> None:
     table = {"data": [str(datasets["arm"])], "policy": {"width": 32, "depth": 1}, "bodies": {"arm": {"batch": 8}}}
     monkeypatch.setenv(precision.VARIABLE, "half")
-    with pytest.raises(
-        PolysomaError, match=f"{precision.VARIABLE}: expected one of auto, float32, bfloat16, got 'half'"
-    ):
+    with pytest.raises(PolysomaError, match=f"{precision.VARIABLE}: expected one of auto, .*got 'half'"):
         train(recipe_from_table(table, "test"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
