@@ -93,6 +93,9 @@ def test_all_problems_come_at_once_and_overrides_are_told_apart() -> None:
         "trip.toml: days: expected a whole number, got 'x'",
         "trip.toml: unknown key bgs; did you mean bags?",
     ]
+    # A kind that there is none of is blamed on the override of the kind alone, too.
+    found = lines({"stops": ["a"], "way": {"kind": "air"}}, {"way.kind": "override way.kind=air"})
+    assert found == ["override way.kind=air: way.kind: expected one of 'fast', 'slow', got 'air'"]
 
 
 def test_overrides_of_a_recipe(tmp_path: Path) -> None:

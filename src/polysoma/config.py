@@ -209,6 +209,8 @@ def _line(kind: type, problem: Any, where: str, overrides: Mapping[str, str]) ->
     if not problem["loc"]:
         return f"{where}: {problem['msg']}"
     path, holder = _walk(kind, found)
+    if keys == "union_tag_invalid":
+        path = [*path, "kind"]
     key = ".".join(path)
     origin = next((place for name, place in overrides.items() if f"{key}.".startswith(f"{name}.")), where)
     head = f"{origin}: {key}" if key else origin
@@ -223,7 +225,7 @@ def _line(kind: type, problem: Any, where: str, overrides: Mapping[str, str]) ->
     if keys == "union_tag_not_found":
         return f"{head}: expected a table with kind, got {_short.repr(came)}"
     if keys == "union_tag_invalid":
-        return f"{head}.kind: expected one of {context['expected_tags']}, got {_short.repr(context['tag'])}"
+        return f"{head}: expected one of {context['expected_tags']}, got {_short.repr(context['tag'])}"
     if keys in ("tuple_type", "list_type") and isinstance(came, str):
         form = f"""{path[-1]} = ["{came}"]""" if origin == where else f"""'{key}=["{came}"]'"""
         return f"{head}: expected a list, such as {form}, got the string {came!r}"

@@ -110,6 +110,16 @@ def test_a_run_keeps_its_precision(datasets: dict[str, Path], tmp_path: Path, mo
         train(other, tmp_path / "parts", resume=True)
 
 
+def test_a_variable_that_says_nonsense_ends_a_run_before_it_begins(
+    datasets: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = {"data": [str(datasets["arm"])], "policy": {"width": 32, "depth": 1}, "bodies": {"arm": {"batch": 8}}}
+    monkeypatch.setenv(precision.VARIABLE, "half")
+    with pytest.raises(PolysomaError, match=f"{precision.VARIABLE}: expected one of auto, .*got 'half'"):
+        train(recipe_from_table(table, "test"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_runs_from_before_precision_was_recorded_were_in_bfloat16() -> None:
     assert precision.resumed(None, "auto", "run") == "bfloat16"
     assert precision.resumed(None, "float32", "run") == "float32"

@@ -98,6 +98,22 @@ def test_pictures_as_points(sources: dict[str, Source]) -> None:
     same_decisions(*pair(Policy(config)), SEEN_ARM)
 
 
+def test_goal_pictures(sources: dict[str, Source]) -> None:
+    config = dataclasses.replace(make_policy(sources, BODIES).config, images=ImageConfig(goals=True))
+    torch.manual_seed(0)
+    rows = []
+    one, other = pair(Policy(config))
+    for shown in (7, 200):
+        goal = {"front": np.full((24, 32, 3), shown, np.uint8)}
+        agents = [policy.agent(SEEN_ARM.name, acting=Acting(execute=1), goal=goal) for policy in (one, other)]
+        for step in range(4):
+            first, second = (agent.act(observe(SEEN_ARM, step)) for agent in agents)
+            np.testing.assert_allclose(first, second, atol=2e-5)
+        rows.append(second)
+    assert isinstance(responder_of(other, SEEN_ARM.name), OnnxResponder)
+    assert np.abs(rows[0] - rows[1]).max() > 1e-4, "the goal makes a difference"
+
+
 @pytest.mark.parametrize("method", ["lora", "adapter", "prompt", "head"])
 def test_adaptations(method: str, sources: dict[str, Source]) -> None:
     adapted = []

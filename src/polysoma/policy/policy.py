@@ -293,7 +293,9 @@ class Policy(Network):
 
     def compute_in(self, wanted: str | None) -> Policy:
         """Chooses the precision, as for :func:`polysoma.nn.precision.chosen`, and returns itself."""
-        self._precision = None if wanted in (None, "auto") else precision.chosen(self.device, wanted)
+        # Asked for always: a variable that says nonsense is named now, not when a run has begun.
+        used = precision.chosen(self.device, wanted)
+        self._precision = None if wanted in (None, "auto") else used
         for adaptation in self.adaptations.values():
             adaptation.compute_in(wanted)
         return self
