@@ -42,7 +42,7 @@ SIZE = {"width": 64, "depth": 2, "heads": 2}
 DEMONSTRATIONS, FEWER = 20, 10
 FIRST_DEMONSTRATION, SEED = 0, 9500
 ROBOTS, UNSEEN = range(10), range(10, 14)
-BODY_RECIPE = BodyRecipe(batch=64, parts=2, balance=0.3, noise=0.01)
+BODY_RECIPE = BodyRecipe(batch=64, micro_batches=2, balance=0.3, noise=0.01)
 
 
 class Fleet:
@@ -146,7 +146,7 @@ class Fleet:
         trunk = checkpoint.load_for_training(self.base)
         recipe = Recipe(
             data=(self.data(0),),
-            bodies={BODY: dataclasses.replace(BODY_RECIPE, batch=32, parts=1, weight=1 / len(ROBOTS))},
+            bodies={BODY: dataclasses.replace(BODY_RECIPE, batch=32, micro_batches=1, weight=1 / len(ROBOTS))},
             steps=steps,
             optimizer=AdamW(2e-3, warmup=30, weight_decay=0.01),
         )

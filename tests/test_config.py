@@ -114,6 +114,8 @@ def test_overrides_of_a_recipe(tmp_path: Path) -> None:
         read_recipe(path, ["optimizer.kind=schedule-free", "ema=0.9"])
     with pytest.raises(PolysomaError, match=r"expected optimizer\.kind to be schedule-free"):
         read_recipe(path, ["minutes=2"])
+    old = read_recipe(path, ["bodies.arm.parts=3", "clip=2", "bodies.arm={shift = 1}", "bodies.arm.colour=0.5"])
+    assert old.grad_clip == 2 and old.bodies == {"arm": BodyRecipe(random_shift=1, color_jitter=0.5)}
 
 
 def test_old_tables_are_read_as_what_they_are_now() -> None:
@@ -130,5 +132,14 @@ def test_old_tables_are_read_as_what_they_are_now() -> None:
         recipe_from_table(table | {"method": {"kind": "imitation"}}, "test")
     with pytest.raises(PolysomaError, match=r"test: warmup is optimizer\.warmup now, and both are given"):
         recipe_from_table(table | {"optimizer": {"warmup": 2}}, "test")
+    old = {"parts": 2, "shift": 3, "colour": 0.5, "silent": 0.25}
+    named = BodyRecipe(micro_batches=2, random_shift=3, color_jitter=0.5, observation_only=0.25)
+    assert recipe_from_table(table | {"bodies": {"arm": old}, "clip": 2.0}, "test").bodies == {"arm": named}
+    with pytest.raises(PolysomaError, match=r"test: bodies\.arm: shift is random_shift now, and both are given"):
+        recipe_from_table(table | {"bodies": {"arm": {"shift": 3, "random_shift": 3}}}, "test")
+    with pytest.raises(
+        PolysomaError, match=r"bodies\.arm\.micro_batches: expected a number from 1 to 1,000,000, got 0"
+    ):
+        recipe_from_table(table | {"bodies": {"arm": {"parts": 0}}}, "test")
     with pytest.raises(PolysomaError, match=r"bodies\.arm\.batch: expected a number from 1 to 1,000,000, got 0"):
         recipe_from_table(table | {"bodies": {"arm": {"batch": 0}}}, "test")

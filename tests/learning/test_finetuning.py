@@ -230,7 +230,7 @@ def test_new_cameras_get_eyes_that_learn(base: Path, datasets: dict[str, Path], 
     assert [body.name for body in small.config.embodiments] == ["arm-pixels"] and small.config.width == 128
     # It knows these bodies alone, so that all its weights go on learning.
     again = recipe_for(str(tmp_path / "small" / "checkpoint"), [data], None)
-    assert again.adaptation is None and again.init and again.images is None and again.bodies["arm-pixels"].shift
+    assert again.adaptation is None and again.init and again.images is None and again.bodies["arm-pixels"].random_shift
     for method in ("lora", "head"):
         recipe = recipe_for(str(base), [data], method)
         policy = checkpoint.load_for_training(train(with_steps(recipe, 1), tmp_path / method))

@@ -64,7 +64,7 @@ def _looked(recipe: Recipe) -> int:
 
 def test_pictures_that_training_changes_and_eyes_that_learn_look_at_every_step(recipe: Recipe) -> None:
     assert _looked(recipe) == 1
-    for changed in (BodyRecipe(batch=8, colour=0.1), BodyRecipe(batch=8, shift=2)):
+    for changed in (BodyRecipe(batch=8, color_jitter=0.1), BodyRecipe(batch=8, random_shift=2)):
         assert not _looked(dataclasses.replace(recipe, bodies={BODY.name: changed}))
     assert not _looked(dataclasses.replace(recipe, paraphrases="shipped"))
     assert not _looked(dataclasses.replace(recipe, images=ImageConfig(reduction="points", tokens=1)))

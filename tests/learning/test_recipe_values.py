@@ -158,9 +158,9 @@ def test_python_is_told_what_a_file_would_be_told() -> None:
         dataclasses.replace(recipe, weights={"a": math.nan})
     with pytest.raises(SettingError, match="learning_rate: expected a number, got 'fast'"):
         AdamW("fast")  # type: ignore[arg-type]
-    with pytest.raises(SettingError, match=r"steps: .*got 0; clip: .*got 0"):
-        Settings(steps=0, clip=0)
-    assert AdamW(0, warmup=0).learning_rate == 0 and Settings(clip=1e9).clip == 1e9
+    with pytest.raises(SettingError, match=r"steps: .*got 0; grad_clip: .*got 0"):
+        Settings(steps=0, grad_clip=0)
+    assert AdamW(0, warmup=0).learning_rate == 0 and Settings(grad_clip=1e9).grad_clip == 1e9
 
 
 @pytest.mark.parametrize(

@@ -137,7 +137,7 @@ def test_they_learn_what_to_do_and_leave_the_finder_as_it_is(method: FinetuningM
     checkpoint.save(make_policy({s.embodiment.name: s for s in open_sources([tmp_path / "arm"], {}, {})}, (ARM,)), base)
     recipe = recipe_for(str(base), [data], method)
     assert recipe.images is not None and recipe.images.reduction == "named" and recipe.images.outlines
-    assert not recipe.bodies["table-arm"].shift and not recipe.bodies["table-arm"].colour
+    assert not recipe.bodies["table-arm"].random_shift and not recipe.bodies["table-arm"].color_jitter
     made = train(with_steps(recipe, 3), tmp_path / "run")
     policy = checkpoint.load(made)
     assert isinstance(policy.images, NamedPlaces)

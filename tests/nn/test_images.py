@@ -223,7 +223,7 @@ def test_an_agent_follows_a_goal_without_words(sources: dict[str, Source]) -> No
 
 def test_half_of_what_is_shown_a_goal_is_told_nothing(sources: dict[str, Source]) -> None:
     windows = sources["arm-pixels"].draw(200, np.random.default_rng(0), goals=True)
-    changed = augmented(windows, BodyRecipe(shift=1, colour=0.2), {}, None, np.random.default_rng(1))
+    changed = augmented(windows, BodyRecipe(random_shift=1, color_jitter=0.2), {}, None, np.random.default_rng(1))
     silent = sum(text == "" for text in changed.texts)
     assert 70 < silent < 130
     assert changed.goals is not None and not np.array_equal(changed.goals["front"], windows.goals["front"])  # type: ignore[index]
@@ -235,6 +235,6 @@ def test_training_with_goals_resumes_to_the_same_bits(datasets: dict[str, Path],
         "images": {"goals": True},
         "head": {"kind": "flow"},
         "policy": {"width": 16, "depth": 1, "heads": 2},
-        "bodies": {"arm-pixels": {"batch": 8, "goals": 0.5, "shift": 2, "colour": 0.1}},
+        "bodies": {"arm-pixels": {"batch": 8, "goals": 0.5, "random_shift": 2, "color_jitter": 0.1}},
     }
     check_resuming(table, tmp_path)

@@ -59,9 +59,9 @@ def augmented(
 
 
 def _jittered(pictures: np.ndarray, recipe: BodyRecipe, rng: np.random.Generator) -> np.ndarray:
-    if recipe.shift > 0:
-        pictures = shifted(pictures, recipe.shift, rng)
-    return recoloured(pictures, recipe.colour, rng) if recipe.colour > 0 else pictures
+    if recipe.random_shift > 0:
+        pictures = shifted(pictures, recipe.random_shift, rng)
+    return recoloured(pictures, recipe.color_jitter, rng) if recipe.color_jitter > 0 else pictures
 
 
 def shifted(pictures: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:

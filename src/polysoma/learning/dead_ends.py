@@ -35,7 +35,7 @@ def engine_settings(steps: int, learning_rate: float = 3e-3) -> Settings:
     optimizer = AdamW(learning_rate, weight_decay=0.0, ema=0.99, final=0.0)
     every = min(steps, 2000)
     return Settings(
-        steps=steps, optimizer=optimizer, clip=1e6, precision="float32", tracker="none", checkpoint_every=every
+        steps=steps, optimizer=optimizer, grad_clip=1e6, precision="float32", tracker="none", checkpoint_every=every
     )
 
 

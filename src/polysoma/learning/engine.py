@@ -53,7 +53,7 @@ class Settings:
         minutes: of training after which it stops, whatever the step; 0 for never. Needs a schedule-free optimiser, or
             one of a constant rate.
         optimizer: see :mod:`polysoma.learning.optimizers`.
-        clip: the norm that gradients are scaled down to.
+        grad_clip: the norm that gradients are scaled down to.
         patience: checkpoints without a lower loss on what is held out after which training stops; 0 for never.
         sharding: ``"none"``: every process holds all parameters; ``"full"``: each holds a part of the trunk's
             (:mod:`polysoma.learning.distributed`).
@@ -67,7 +67,7 @@ class Settings:
     steps: Annotated[int, within(1, 10**9)] = 1000
     minutes: Annotated[float, within(0, 10**6)] = 0.0
     optimizer: Annotated[AdamW | ScheduleFree, KIND] = AdamW()  # noqa: RUF009  (frozen)
-    clip: Annotated[float, within(0, 10**9, above=True)] = 1.0
+    grad_clip: Annotated[float, within(0, 10**9, above=True)] = 1.0
     patience: Annotated[int, within(0, 10**9)] = 0
     sharding: Sharding = "none"
     precision: Wanted = "auto"
@@ -159,7 +159,7 @@ class Engine:
         if all(parameter.grad is None for parameter in self._learning) and share.count == 1:
             raise PolysomaError(f"step {number}: the method added no gradient to what it says learns")
         distributed.reduce_gradients(self._learning, self.accelerator)
-        norm = distributed.clip_gradients(self._learning, self.settings.clip)
+        norm = distributed.clip_gradients(self._learning, self.settings.grad_clip)
         if not torch.isfinite(norm):
             losses = losses_of(metrics)
             raise PolysomaError(f"step {number}: the gradient is not finite; losses {losses}. Lower learning_rate")

@@ -142,8 +142,8 @@ def recipe_for(
             chunk=chunk,
             history=history,
             previous_action=True if previous_action is None and source.embodiment.name in blind else previous_action,
-            shift=_SHIFT if shifts and cameras(source.embodiment) else 0,
-            colour=0.0 if named else _body_recipe(source.embodiment).colour,
+            random_shift=_SHIFT if shifts and cameras(source.embodiment) else 0,
+            color_jitter=0.0 if named else _body_recipe(source.embodiment).color_jitter,
         )
         for source in sources
     }
@@ -207,10 +207,10 @@ def _body_recipe(body: Embodiment) -> BodyRecipe:
     pictures = bool(cameras(body))
     return BodyRecipe(
         batch=_BATCH_OF_PICTURES if pictures else _BATCH,
-        parts=2,
+        micro_batches=2,
         balance=0.3,
         noise=0.02 if pictures else 0.01,
-        colour=0.15 if pictures else 0.0,
+        color_jitter=0.15 if pictures else 0.0,
     )
 
 

@@ -156,7 +156,7 @@ def improve(
     method = method_for(place, tasks, settings, play or Play(), size or CorrectionConfig(), seed)
     optimizer = AdamW(learning_rate, warmup=0, weight_decay=0.0, ema=0.0, final=1.0)
     engine_settings = Settings(
-        steps=steps, minutes=minutes, optimizer=optimizer, clip=0.5, tracker="none", checkpoint_every=steps,
+        steps=steps, minutes=minutes, optimizer=optimizer, grad_clip=0.5, tracker="none", checkpoint_every=steps,
         precision="float32",
     )  # fmt: skip
     start = start_of(place, method.body)

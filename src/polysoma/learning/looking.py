@@ -89,7 +89,7 @@ def look_once(recipe: Recipe, policy: Policy, sources: Sequence[Source]) -> list
     replaced = []
     for source in sources:
         body = recipe.bodies[source.embodiment.name]
-        if body.shift or body.colour or body.shots or body.goals:
+        if body.random_shift or body.color_jitter or body.shots or body.goals:
             continue
         for dataset, episodes in zip(source.datasets, source.episodes_of(), strict=True):
             for camera in cameras(source.embodiment):

@@ -29,7 +29,7 @@ def showing(body: BodyRecipe, frames: int, rng: np.random.Generator) -> Demonstr
     if not body.shots:
         return None
     choices = [0, *(2**power for power in range(body.shots.bit_length()))]
-    return DemonstrationSampler(choices[int(rng.integers(len(choices)))], frames, body.silent, rng)
+    return DemonstrationSampler(choices[int(rng.integers(len(choices)))], frames, body.observation_only, rng)
 
 
 def targets(parts: Sequence[Batch]) -> int:
@@ -49,7 +49,7 @@ def held_out_loss(policy: Policy, source: Source, body: BodyRecipe) -> float:
     """The mean loss on windows of episodes apart, shown as many episodes as training shows at most. The same windows
     every time, so that losses can be compared."""
     torch.manual_seed(0)
-    how = DemonstrationSampler(body.shots, policy.config.shown, body.silent, np.random.default_rng(1))
+    how = DemonstrationSampler(body.shots, policy.config.shown, body.observation_only, np.random.default_rng(1))
     windows = source.draw(HELD_OUT_WINDOWS, np.random.default_rng(0), showing=how)
     return sum(policy.loss(part).item() for part in split_by_length(windows, 4)) / targets([windows])
 

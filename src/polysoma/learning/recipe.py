@@ -158,9 +158,15 @@ _MOVED = {
     "warmup": "optimizer.warmup",
     "weight_decay": "optimizer.weight_decay",
     "ema": "optimizer.ema",
+    "clip": "grad_clip",
     "meta": "method",
 }
 """First keys of old recipes, to where they are now."""
+
+_RENAMED = {
+    "parts": "micro_batches", "shift": "random_shift", "colour": "color_jitter", "silent": "observation_only",
+}  # fmt: skip
+"""Keys of a body in old recipes, to their names now."""
 
 
 def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -173,11 +179,14 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     for override in overrides:
         key, value = config.read_override(override)
         first, _, rest = key.partition(".")
+        body, dot, leaf = rest.rpartition(".")
+        rest = f"{body}{dot}{_RENAMED.get(leaf, leaf)}" if first == "bodies" and dot else rest
         now = ".".join(filter(None, (_MOVED.get(first, first), rest)))
         config.put(table, now, value)
         if first == "meta":
             config.put(table, "method.kind", "meta")
         places[now] = f"override {override}"
+    _rename_of_bodies(table, str(path))  # a whole table may have been put there
     return _decoded(table, str(path), places)
 
 
@@ -202,7 +211,22 @@ def _today(table: Mapping[str, Any], where: str) -> dict[str, Any]:
         if old == "meta" and isinstance(value, dict):
             value = {"kind": "meta", **value}
         config.put(result, new, value)
+    _rename_of_bodies(result, where)
     return result
+
+
+def _rename_of_bodies(table: dict[str, Any], where: str) -> None:
+    """Gives old keys of bodies their names of now. What is no table is left to whoever decodes it."""
+    bodies = table.get("bodies")
+    if not isinstance(bodies, Mapping):
+        return
+    table["bodies"] = dict(bodies)
+    for name, body in bodies.items():
+        if isinstance(body, Mapping):
+            for old, new in _RENAMED.items():
+                if old in body and new in body:
+                    raise PolysomaError(f"{where}: bodies.{name}: {old} is {new} now, and both are given; keep {new}")
+            table["bodies"][name] = {_RENAMED.get(key, key): value for key, value in body.items()}
 
 
 def _decoded(table: dict[str, Any], where: str, places: Mapping[str, str]) -> Recipe:

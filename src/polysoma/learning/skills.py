@@ -40,7 +40,7 @@ def engine_settings(steps: int, learning_rate: float = 3e-4) -> Settings:
     optimizer = AdamW(learning_rate, weight_decay=0.0, ema=0.99, final=1.0)
     every = min(steps, 5000)
     return Settings(
-        steps=steps, optimizer=optimizer, clip=1e6, precision="float32", tracker="none", checkpoint_every=every
+        steps=steps, optimizer=optimizer, grad_clip=1e6, precision="float32", tracker="none", checkpoint_every=every
     )
 
 
@@ -51,7 +51,7 @@ def engine_settings_for(method: str, steps: int) -> Settings:
     if method != Diffusion.kind:
         return usual
     falling = AdamW(1e-3, weight_decay=0.0, ema=0.99, final=0.02)
-    return dataclasses.replace(usual, optimizer=falling, clip=1.0)
+    return dataclasses.replace(usual, optimizer=falling, grad_clip=1.0)
 
 
 def learn(

@@ -108,7 +108,7 @@ def engine_settings(steps: int) -> Settings:
     """What suits a few hundred parameters: a high rate that falls, and the mean of the last weights."""
     optimizer = AdamW(1e-2, weight_decay=0.01, ema=0.95)
     return Settings(
-        steps=steps, optimizer=optimizer, clip=1.0, precision="float32", tracker="none", checkpoint_every=steps
+        steps=steps, optimizer=optimizer, grad_clip=1.0, precision="float32", tracker="none", checkpoint_every=steps
     )
 
 

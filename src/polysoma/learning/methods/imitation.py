@@ -88,6 +88,6 @@ class Imitating(Method):
             how = showing(body, self._policy.config.shown, np.random.default_rng([seed, step, 2, *key]))
             windows = source.draw(size, drawing, goals, (share.index, share.count), how)
             # As many micro-batches in every process, of which some have a window less.
-            parts = min(body.parts, max(1, size // share.count))
+            parts = min(body.micro_batches, max(1, size // share.count))
             batches.append((augmented(windows, body, statistics, paraphrases_for(self._given.paraphrases), rng), parts))
         return batches
