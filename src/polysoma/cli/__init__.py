@@ -38,6 +38,7 @@ from polysoma.cli.record import Record
 from polysoma.cli.serve import Serve
 from polysoma.cli.skills import SkillsAim, SkillsLearn
 from polysoma.cli.train import Train
+from polysoma.cli.world import WorldLearn, WorldLook
 from polysoma.config import check
 from polysoma.errors import DEBUG, PolysomaError, explain
 
@@ -57,6 +58,8 @@ COMMANDS: dict[str, Any] = {
     "meta": Meta,
     "skills learn": SkillsLearn,
     "skills aim": SkillsAim,
+    "world learn": WorldLearn,
+    "world look": WorldLook,
     "lineage": Lineage,
     "compare": Compare,
     "fleet begin": FleetBegin,

@@ -32,6 +32,7 @@ from polysoma.nn.precision import Wanted
 from polysoma.policy import checkpoint
 from polysoma.policy.policy import Policy
 from polysoma.policy.skills import SkillPolicy
+from polysoma.policy.world import WorldModel
 
 if TYPE_CHECKING:
     import accelerate
@@ -116,7 +117,7 @@ class Engine:
         self.method, self.settings = method, settings
         self.accelerator = accelerator or distributed.accelerator_here()
         policy = dict(method.modules.items()).get("policy")
-        if not isinstance(policy, Policy | SkillPolicy):
+        if not isinstance(policy, Policy | SkillPolicy | WorldModel):
             raise PolysomaError(
                 f"a method's modules hold the policy as 'policy', got {type(policy).__name__} among "
                 f"{list(method.modules)}"
@@ -126,7 +127,7 @@ class Engine:
         self._compute_in(settings.precision)
         if settings.sharding == "full":
             if not isinstance(policy, Policy):
-                raise PolysomaError("sharding: expected none for a skill policy, which is small, got full")
+                raise PolysomaError("sharding: expected none for what is not a transformer policy and small, got full")
             distributed.shard(policy, self.accelerator)
         groups = method.parameter_groups()
         learning = {id(parameter) for group in groups for parameter in group.parameters}
@@ -286,7 +287,7 @@ class Engine:
 
     def _compute_in(self, wanted: str) -> None:
         for module in self.method.modules.values():
-            if isinstance(module, Policy | SkillPolicy):
+            if isinstance(module, Policy | SkillPolicy | WorldModel):
                 module.compute_in(wanted)
 
     def _tensors(self) -> dict[str, Tensor]:

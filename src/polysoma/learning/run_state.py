@@ -22,6 +22,7 @@ from polysoma.learning import states
 from polysoma.policy.config import PolicyConfig
 from polysoma.policy.policy import Policy
 from polysoma.policy.skills import SkillConfig
+from polysoma.policy.world import WorldConfig
 
 STATE_FILE, POLICY_FILE, RECIPE_FILE = "training.safetensors", "policy.json", "recipe.json"
 FORMAT = 2
@@ -53,7 +54,7 @@ def save(
     out: Path,
     tensors: Mapping[str, Tensor],
     about: Mapping[str, Any],
-    config: PolicyConfig | SkillConfig,
+    config: PolicyConfig | SkillConfig | WorldConfig,
     settings: Any,
 ) -> None:
     """Writes everything that a resumed run needs.

@@ -25,12 +25,13 @@ from polysoma.files import explain_writing, reason, write_atomically
 from polysoma.nn.backend import chosen
 from polysoma.nn.device import acting_on
 from polysoma.nn.trunk import TransformerTrunk
-from polysoma.policy import skills, weight_file
+from polysoma.policy import skills, weight_file, world
 from polysoma.policy.adaptation import Adaptation, share
 from polysoma.policy.config import PolicyConfig
 from polysoma.policy.edits import with_base
 from polysoma.policy.policy import Policy
 from polysoma.policy.skills import SkillConfig, SkillPolicy
+from polysoma.policy.world import WorldConfig, WorldModel
 
 FORMAT_VERSION = 2
 _LARGEST_CONFIG = 2**23
@@ -45,7 +46,7 @@ SHIPPED = "generalist"
 
 
 def save(
-    policy: Policy | SkillPolicy,
+    policy: Policy | SkillPolicy | WorldModel,
     folder: Path,
     dtype: torch.dtype = torch.float32,
     weights: Mapping[str, torch.Tensor] | None = None,
@@ -70,8 +71,8 @@ def save(
 
 
 def _write(
-    policy: Policy | SkillPolicy,
-    config: PolicyConfig | SkillConfig,
+    policy: Policy | SkillPolicy | WorldModel,
+    config: PolicyConfig | SkillConfig | WorldConfig,
     folder: Path,
     dtype: torch.dtype,
     weights: Mapping[str, torch.Tensor] | None,
@@ -175,6 +176,8 @@ def config_of(path: str | Path) -> PolicyConfig:
 def _config(folder: Path, told: Mapping[str, Any]) -> PolicyConfig:
     if skills.is_skills(told):
         raise PolysomaError(f"{folder} holds a skill policy, which evaluate, record, serve and play drive alone")
+    if world.is_world(told):
+        raise PolysomaError(f"{folder} holds a world model, which drives nothing: polysoma world look shows it")
     try:
         return PolicyConfig.from_json(told)
     except PolysomaError as error:
@@ -187,6 +190,8 @@ def bodies(path: str | Path) -> list[str]:
     told = read_config(folder)
     if skills.is_skills(told):
         return [skills.config_in(folder, told).embodiment.name]
+    if world.is_world(told):
+        return [world.config_in(folder, told).embodiment.name]
     return [body.name for body in _config(folder, told).embodiments]
 
 
