@@ -44,6 +44,7 @@ import specialists
 import speed
 import stream
 import transfer
+import world
 
 ROOT = Path(__file__).parents[1]
 
@@ -93,6 +94,9 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
     },
     "docs/skills.md": {
         "skills": skills.render,
+    },
+    "docs/world-models.md": {
+        "world": world.render,
     },
     "docs/fleet.md": {
         "fleet": fleet.render,
