@@ -47,6 +47,7 @@ import specialists
 import speed
 import stream
 import transfer
+import world
 
 ROOT = Path(__file__).parents[1]
 
@@ -105,6 +106,9 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
     },
     "docs/drift.md": {
         "drift": drift.render,
+    },
+    "docs/world-models.md": {
+        "world": world.render,
     },
     "docs/fleet.md": {
         "fleet": fleet.render,

@@ -41,6 +41,7 @@ from polysoma.cli.record import Record
 from polysoma.cli.serve import Serve
 from polysoma.cli.skills import SkillsAim, SkillsLearn
 from polysoma.cli.train import Train
+from polysoma.cli.world import WorldLearn, WorldLook
 from polysoma.config import check
 from polysoma.errors import DEBUG, PolysomaError, explain
 
@@ -62,6 +63,8 @@ COMMANDS: dict[str, Any] = {
     "skills learn": SkillsLearn,
     "skills aim": SkillsAim,
     "dynamics": LearnDynamics,
+    "world learn": WorldLearn,
+    "world look": WorldLook,
     "lineage": Lineage,
     "compare": Compare,
     "fleet begin": FleetBegin,

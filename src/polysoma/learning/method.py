@@ -79,7 +79,7 @@ class Method(Protocol):
 
     Attributes:
         modules: all that is saved, resumed, averaged and moved to the device: parameters and buffers. The one called
-            ``"policy"`` is a :class:`~polysoma.policy.policy.Policy`, a
+            ``"policy"`` is a :class:`~polysoma.policy.policy.Policy` or a
             :class:`~polysoma.policy.small.SmallPolicy`, and is what checkpoints hold. Modules of which nothing learns
             (target networks) are saved, not averaged.
     """

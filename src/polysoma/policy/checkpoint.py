@@ -25,7 +25,7 @@ from polysoma.files import explain_writing, reason, write_atomically
 from polysoma.nn.backend import chosen
 from polysoma.nn.device import acting_on
 from polysoma.nn.trunk import TransformerTrunk
-from polysoma.policy import dynamics, skills, weight_file
+from polysoma.policy import dynamics, skills, weight_file, world
 from polysoma.policy.adaptation import Adaptation, share
 from polysoma.policy.config import PolicyConfig
 from polysoma.policy.edits import with_base
@@ -179,6 +179,8 @@ def _config(folder: Path, told: Mapping[str, Any]) -> PolicyConfig:
         raise PolysomaError(
             f"{folder} holds a {ALONE[told['kind']]}, which evaluate, record, serve and play drive alone"
         )
+    if world.is_world(told):
+        raise PolysomaError(f"{folder} holds a world model, which drives nothing: polysoma world look shows it")
     try:
         return PolicyConfig.from_json(told)
     except PolysomaError as error:
@@ -193,6 +195,8 @@ def bodies(path: str | Path) -> list[str]:
         return [skills.config_in(folder, told).embodiment.name]
     if dynamics.is_dynamics(told):
         return [dynamics.config_in(folder, told).embodiment.name]
+    if world.is_world(told):
+        return [world.config_in(folder, told).embodiment.name]
     return [body.name for body in _config(folder, told).embodiments]
 
 

@@ -1,0 +1,143 @@
+"""How well a world model foresees recorded episodes: its expectations with its eyes closed, beside simple ones."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from polysoma.data.dataset import Dataset
+from polysoma.data.sequences import Sequences
+from polysoma.errors import PolysomaError
+from polysoma.learning.methods.world import linear_changes
+from polysoma.policy.world import WorldModel, flat
+
+WATCHED = 6
+"""Steps that are observed before it goes on alone."""
+MODEL, LAST, VELOCITY, LINEAR, SHUFFLED = "model", "copy-last", "constant velocity", "linear", "shuffled actions"
+_FITTED = 4096
+"""Steps that the linear model is fitted to, at most."""
+_PANELS, _PANEL, _COLUMNS = 6, (640, 90), 8
+"""Of a picture: numbers that are drawn, width and height of their panels, and pictures in a row."""
+
+
+def read_logs(model: WorldModel, datasets: Sequence[Dataset], held_out: float = 0.0) -> Sequences:
+    """Logs as this model reads them, see :class:`~polysoma.data.sequences.Sequences`. Raises PolysomaError where they
+    are of another body."""
+    body, config = model.config.embodiment, model.config
+    for dataset in datasets:
+        if dataset.embodiment != body:
+            raise PolysomaError(f"{dataset.root}: expected logs of {body.name}, got {dataset.embodiment.name}")
+    return Sequences(datasets, lambda seen: flat(config, seen), held_out)
+
+
+@torch.no_grad()
+def foresight(
+    model: WorldModel,
+    logs: Sequences,
+    ahead: Sequence[int] = (5, 10, 20),
+    pieces: int = 512,
+    seed: int = 0,
+    held_out: bool = True,
+) -> dict[str, dict[str, list[float]]]:
+    """The root mean squared errors of what is expected after some steps, in standard deviations of what is observed.
+
+    Args:
+        model: what expects.
+        logs: of :func:`read_logs`.
+        ahead: after how many steps, in rising order.
+        pieces: how many pieces of episodes, drawn with ``seed``.
+        held_out: whether of the episodes held out, else of the others. The linear model is always fitted to the others.
+
+    Returns:
+        ``"numbers"`` and ``"pixels"``, where the body has such: errors for each of ``ahead`` by who expects: the model;
+        the last observation; the last observation and its last change again and again; a linear model of numbers
+        (numbers alone); and the model under actions of other pieces.
+
+    Raises:
+        PolysomaError: no episode is long enough.
+    """
+    rng, longest = np.random.default_rng(seed), ahead[-1]
+    rows = logs.rows(WATCHED + longest, held_out)
+    drawn = logs.pieces(rng.choice(rows, min(pieces, len(rows)), replace=False), WATCHED + longest)
+    seen, moves = model.normalised(drawn.states, drawn.pixels), model.moves(drawn.actions)
+    state = model.watched(seen[:, : WATCHED + 1], moves[:, :WATCHED])
+    later, came, last = moves[:, WATCHED:], seen[:, WATCHED + 1 :], seen[:, WATCHED]
+    times = torch.arange(1, longest + 1)[:, None]
+    numbers = model.config.state_size
+    others = torch.from_numpy(rng.permutation(len(later)))
+    expected = {
+        MODEL: model.expected(state, later),
+        LAST: last[:, None].expand_as(came),
+        VELOCITY: last[:, None] + times * (last - seen[:, WATCHED - 1])[:, None],
+        SHUFFLED: model.expected(state, later[others]),
+    }
+    found: dict[str, dict[str, list[float]]] = {}
+    at = [steps - 1 for steps in ahead]
+    for name, part in (("numbers", slice(0, numbers)), ("pixels", slice(numbers, model.config.size))):
+        if part.start < part.stop:
+            missed = {who: (one - came)[..., part].square().mean((0, 2)).sqrt() for who, one in expected.items()}
+            found[name] = {who: [float(one[step]) for step in at] for who, one in missed.items()}
+    if numbers:
+        linear = _linear(model, logs, last[:, :numbers], later)
+        missed_so = (linear - came[..., :numbers]).square().mean((0, 2)).sqrt()
+        found["numbers"][LINEAR] = [float(missed_so[step]) for step in at]
+    return found
+
+
+def _linear(model: WorldModel, logs: Sequences, last: Tensor, moves: Tensor) -> Tensor:
+    """What a linear model of one step expects: ``(B, T, numbers)``."""
+    rows, found = logs.rows(1), []
+    weights = linear_changes(model, logs, rows[:: -(-len(rows) // _FITTED)])
+    for step in range(moves.shape[1]):
+        last = last + torch.cat([last, moves[:, step], torch.ones_like(last[:, :1])], 1) @ weights
+        found.append(last)
+    return torch.stack(found, 1)
+
+
+@torch.no_grad()
+def draw(model: WorldModel, logs: Sequences, ahead: int, seed: int = 0, held_out: bool = True) -> bytes:
+    """A PNG of one piece of an episode, drawn with ``seed``: a panel for each of the numbers that change most, what
+    came in black and what is expected in red, the observed steps left of the line; and for each camera a row of what
+    came above one of what is expected. Raises as :func:`foresight`."""
+    rows, config = logs.rows(WATCHED + ahead, held_out), model.config
+    drawn = logs.pieces(rows[np.random.default_rng(seed).integers(len(rows), size=1)], WATCHED + ahead)
+    seen, moves = model.normalised(drawn.states, drawn.pixels), model.moves(drawn.actions)
+    state = model.watched(seen[:, : WATCHED + 1], moves[:, :WATCHED])
+    expected = torch.cat([seen[:, : WATCHED + 1], model.expected(state, moves[:, WATCHED:])], 1)
+    came, believed = (model.observation(one[0]) for one in (seen, expected))
+    names = []
+    for stream in config.states:
+        places = range(int(np.prod(stream.shape)))
+        names += [channel.name for channel in stream.channels] or [f"{stream.name} {place}" for place in places]
+    numbers = seen[0, :, : config.state_size]
+    most = numbers.std(0).argsort(descending=True)[:_PANELS].sort().values.tolist()
+    columns = np.linspace(WATCHED + 1, WATCHED + ahead, min(_COLUMNS, ahead)).round().astype(int)
+    tile = _PANEL[0] // len(columns)
+    height = _PANEL[1] * len(most) + 2 * tile * len(config.cameras)
+    canvas = Image.new("RGB", (_PANEL[0], height), "white")
+    pen = ImageDraw.Draw(canvas)
+    for panel, row in enumerate(most):
+        lines = [one[0, :, row].numpy() for one in (seen, expected)]
+        low, high = min(line.min() for line in lines), max(line.max() for line in lines)
+        top = panel * _PANEL[1]
+        for line, colour in zip(lines, ("black", "red"), strict=True):
+            across = np.arange(len(line)) * (_PANEL[0] - 1) / (len(line) - 1)
+            down = top + _PANEL[1] - 4 - (line - low) / max(high - low, 1e-6) * (_PANEL[1] - 20)
+            pen.line([(float(x), float(y)) for x, y in zip(across, down, strict=True)], colour, 2)
+        pen.text((4, top + 2), names[row], "black")
+        border = WATCHED * (_PANEL[0] - 1) / (WATCHED + ahead)
+        pen.line([(border, top), (border, top + _PANEL[1])], "grey")
+    for camera, stream in enumerate(config.cameras):
+        for shown, pictures in enumerate((came[stream.name], believed[stream.name])):
+            below = _PANEL[1] * len(most) + (2 * camera + shown) * tile
+            for column, step in enumerate(columns):
+                picture = Image.fromarray(pictures[step]).resize((tile, tile), Image.Resampling.NEAREST)
+                canvas.paste(picture, (column * tile, below))
+    file = io.BytesIO()
+    canvas.save(file, "PNG")
+    return file.getvalue()

@@ -1,0 +1,223 @@
+"""Learning a world model (:mod:`polysoma.policy.world`) from logs: what was observed and earned after what was done.
+
+The losses are those of DreamerV3 (Hafner et al. 2023, arXiv 2301.04104, section "World model learning"), with one more:
+after some observed steps the model goes on alone, drawing from its prior, and what it expects is compared with what
+came (overshooting, as in PlaNet, Hafner et al. 2019, arXiv 1811.04551, section 4, on observations instead of latents).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits, smooth_l1_loss
+
+from polysoma.config import check, within
+from polysoma.data.dataset import Dataset
+from polysoma.data.sequences import Pieces, Sequences
+from polysoma.errors import PolysomaError
+from polysoma.learning import lineage
+from polysoma.learning.engine import Engine, Progress, Settings
+from polysoma.learning.method import Method, Metrics, Share
+from polysoma.learning.optimizers import AdamW
+from polysoma.nn.world import divergence, two_hot_loss
+from polysoma.policy.world import WorldConfig, WorldModel, flat
+
+_SPREAD_ROWS = 4096
+"""Rows that statistics are taken of, where there are more: pixels are many."""
+_RIDGE = 1e-3
+_LEAST = 0.02
+"""Standard deviations: changes below are not told apart from none."""
+
+
+@dataclass(frozen=True)
+class WorldLearning:
+    """Settings.
+
+    Attributes:
+        batch: pieces of episodes in each step of learning.
+        watched: steps of a piece that are observed.
+        ahead: steps after those, which the model expects alone.
+        free: nats of KL that cost nothing.
+        prior, posterior: weights of the KL for the prior and for the posterior. They are a tenth of the paper's, since
+            errors of observations are means over numbers here, not sums.
+        kind: what lineages call it.
+    """
+
+    batch: Annotated[int, within(1, 10**6)] = 64
+    watched: Annotated[int, within(1, 1000)] = 4
+    ahead: Annotated[int, within(1, 1000)] = 12
+    free: Annotated[float, within(0, 1000)] = 1.0
+    prior: Annotated[float, within(0, 1000)] = 0.1
+    posterior: Annotated[float, within(0, 1000)] = 0.01
+    kind: Literal["world"] = "world"
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    def build(self, model: WorldModel, logs: Sequences, seed: int = 0) -> Method:
+        """The method that improves this model by these logs. Raises PolysomaError where they are of another body, or no
+        episode is long enough."""
+        return _WorldLearning(model, logs, self, seed)
+
+
+class _WorldLearning(Method):
+    def __init__(self, model: WorldModel, logs: Sequences, settings: WorldLearning, seed: int) -> None:
+        if logs.embodiment != model.config.embodiment:
+            raise PolysomaError(
+                f"expected logs of the model's body, {model.config.embodiment.name}, got {logs.embodiment.name}"
+            )
+        self.modules = nn.ModuleDict({"policy": model})
+        self._model, self._logs, self._settings, self._seed = model, logs, settings, seed
+        self._rows = logs.rows(settings.watched + settings.ahead)
+        self._measure()
+
+    def _measure(self) -> None:
+        """Takes the statistics of observations and of how they change within 1, 2, ... steps."""
+        model, logs, count = self._model, self._logs, self._settings.ahead
+        some = self._rows[:: -(-len(self._rows) // _SPREAD_ROWS)]
+        numbers = model.config.state_size
+        model.mean.zero_()
+        model.scale.fill_(1)
+        first = model.normalised(logs.states[some], logs.pixels[some])
+        mean, scale = first.mean(0), first.std(0, unbiased=False)
+        # All pixels are of one size, so that those which hardly change stay unimportant.
+        scale[numbers:] = scale[numbers:].square().mean().sqrt()
+        model.mean.copy_(mean)
+        model.scale.copy_(torch.where(scale < 1e-6, torch.ones_like(scale), scale))
+        first, spread = (first - mean) / model.scale, []
+        for ahead in range(1, count + 1):
+            moved = model.normalised(logs.states[some + ahead], logs.pixels[some + ahead]) - first
+            size = moved.square().mean(0).sqrt()
+            size[numbers:] = size[numbers:].square().mean().sqrt()
+            spread.append(size)
+        model.network.step.copy_(spread[0])
+        self._spread = torch.stack(spread).clamp(min=_LEAST)
+        # What is linear is known before the first step, and need not be learnt.
+        weights = linear_changes(model, logs, some)
+        size = model.network.step[:numbers]
+        parts = torch.where(size > 1e-6, weights / size.clamp(min=1e-6), torch.zeros_like(weights))
+        with torch.no_grad():
+            model.network.linear.weight.copy_(parts[:-1].T)
+            model.network.linear.bias.copy_(parts[-1])
+            pixels = first[:, numbers:]
+            later = model.normalised(logs.states[some + 1], logs.pixels[some + 1])[:, numbers:]
+            # Those that never change stay.
+            power = (pixels * pixels).mean(0)
+            kept = ((pixels * later).mean(0) / power.clamp(min=_RIDGE)).clamp(0, 1)
+            model.network.keep.copy_(torch.where(power < _RIDGE, torch.ones_like(kept), kept))
+
+    def accumulate(self, step: int, share: Share) -> Metrics:
+        """See :class:`~polysoma.learning.method.Method`."""
+        settings, rng = self._settings, np.random.default_rng([self._seed, step, share.index])
+        count = -(-settings.batch // share.count)
+        rows = self._rows[rng.integers(len(self._rows), size=count)]
+        drawn = self._logs.pieces(rows, settings.watched + settings.ahead)
+        generator = torch.Generator(share.device).manual_seed(int(rng.integers(2**62)))
+        losses = self._losses(drawn, generator)
+        total = torch.stack(list(losses.values())).sum()
+        total.backward()
+        return {f"loss/{name}": value.item() for name, value in losses.items()} | {"windows": float(count)}
+
+    def _losses(self, drawn: Pieces, generator: torch.Generator) -> dict[str, Tensor]:
+        model, settings, network = self._model, self._settings, self._model.network
+        seen, moves = model.normalised(drawn.states, drawn.pixels), model.moves(drawn.actions)
+        spread = self._spread.to(seen.device)
+        state, features = network.start(seen[:, 0], generator), []
+        observed, dynamics, representation = [], [], []
+        for number in range(settings.watched):
+            after = seen[:, number + 1]
+            state, rebuilt, posterior, prior = network.observe(state, moves[:, number], after, generator)
+            observed.append(self._missed(rebuilt, after, spread[0]))
+            dynamics.append(divergence(posterior.detach(), prior))
+            representation.append(divergence(posterior, prior.detach()))
+            features.append(state.features)
+        expected = []
+        for number in range(settings.ahead):
+            at = settings.watched + number
+            state = network.imagine(state, moves[:, at], generator)
+            expected.append(self._missed(state.seen, seen[:, at + 1], spread[number]))
+            features.append(state.features)
+        known = torch.stack(features, 1).flatten(0, 1)
+        rewards, over = (torch.from_numpy(one).to(seen.device).flatten() for one in (drawn.rewards, drawn.over))
+        losses = {"observed": torch.stack(observed).mean(), "expected": torch.stack(expected).mean()}
+        losses["prior"] = settings.prior * torch.stack(dynamics).mean().clamp(min=settings.free)
+        losses["posterior"] = settings.posterior * torch.stack(representation).mean().clamp(min=settings.free)
+        losses["end"] = binary_cross_entropy_with_logits(network.goes_on(known)[:, 0], 1 - over.float())
+        if model.config.rewarded:
+            losses["reward"] = two_hot_loss(network.reward(known), rewards).mean()
+        return losses
+
+    def _missed(self, expected: Tensor, came: Tensor, spread: Tensor) -> Tensor:
+        """The error, compared with how much changes in that time: numbers and pixels weigh the same."""
+        numbers, missed = self._model.config.state_size, (expected - came) / spread
+        parts = (missed[:, :numbers], missed[:, numbers:])
+        return torch.stack(
+            [smooth_l1_loss(part, torch.zeros_like(part), beta=2.0) for part in parts if part.numel()]
+        ).sum()
+
+
+def linear_changes(model: WorldModel, logs: Sequences, rows: np.ndarray) -> Tensor:
+    """How the normalised numbers of an observation (not its pixels) change in a step, linearly in themselves and in the
+    action, by ridge regression over the steps from ``rows``: float32 ``(numbers + A + 1, numbers)``, the last row added
+    to all."""
+    drawn, numbers = logs.pieces(rows, 1), model.config.state_size
+    seen = model.normalised(drawn.states, drawn.pixels)[..., :numbers].double()
+    given = torch.cat([seen[:, 0], model.moves(drawn.actions)[:, 0].double(), seen.new_ones(len(seen), 1)], 1)
+    square = given.T @ given + _RIDGE * torch.eye(given.shape[1], device=given.device, dtype=given.dtype)
+    return torch.linalg.solve(square, given.T @ (seen[:, 1] - seen[:, 0])).float()
+
+
+def engine_settings(steps: int) -> Settings:
+    """What suits a small recurrent network: a rate that falls, and the mean of the last weights."""
+    optimizer = AdamW(6e-3, warmup=min(20, steps), weight_decay=0.0, ema=0.95)
+    every = min(steps, 500)
+    return Settings(
+        steps=steps, optimizer=optimizer, grad_clip=10.0, precision="float32", tracker="none", checkpoint_every=every
+    )
+
+
+def learn(
+    datasets: Sequence[Dataset],
+    out: Path,
+    steps: int = 1000,
+    width: int = 128,
+    picture: int = 32,
+    settings: WorldLearning | None = None,
+    held_out: float = 0.0,
+    seed: int = 0,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> Path:
+    """Learns a world model from logs, and returns the folder of the checkpoint, ``out/checkpoint``.
+
+    Args:
+        datasets: of one body.
+        out: folder of the run.
+        steps: of learning.
+        width: of its layers.
+        picture: pixels of a side that pictures are shrunk to.
+        settings: None for the defaults.
+        held_out: the part of the episodes that it never sees, see :class:`~polysoma.data.sequences.Sequences`.
+        seed: of all that is drawn.
+        resume: continue the run in ``out``.
+        progress: called after every step.
+
+    Raises:
+        PolysomaError: logs from which this cannot be learnt, or as :meth:`~polysoma.learning.engine.Engine.run`.
+    """
+    if not datasets:
+        raise PolysomaError("expected one or more data sets to learn from, got none")
+    rewarded = all(dataset.rewards is not None for dataset in datasets)
+    config = WorldConfig(datasets[0].embodiment, picture=picture, width=width, rewarded=rewarded)
+    torch.manual_seed(seed)
+    model = WorldModel(config)
+    logs = Sequences(datasets, lambda seen: flat(config, seen), held_out)
+    method = (settings or WorldLearning()).build(model, logs, seed)
+    about = {"method": "world", "data": [lineage.of(dataset) for dataset in datasets], "parent": None}
+    return Engine(method, engine_settings(steps)).run(out, resume, progress=progress, lineage=about)

@@ -1,0 +1,176 @@
+"""A recurrent latent world model on plain numbers (Hafner et al. 2023, "DreamerV3", arXiv 2301.04104).
+
+A GRU remembers, and a vector of categoricals says what the memory cannot know. The prior draws them from the memory
+alone, the posterior from what was observed, too. What differs from the paper: the state also holds the observation as
+it is believed to be, and the decoder says how that *changes*. A vector of categoricals is too coarse for places in
+millimetres; a sum of changes is not.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, one_hot
+
+from polysoma.nn.perceptrons import perceptron
+
+UNIFORM = 0.01
+"""The part of every categorical that is uniform, so that no KL is infinite (section "World model learning")."""
+BINS = 63
+_REACH = 10.0
+"""Rewards are told apart between ``-symexp(10)`` and ``symexp(10)``."""
+
+
+class Believed(NamedTuple):
+    """A state of the model: ``memory (..., width)``, ``latent (..., groups * classes)``, of which each group is
+    one-hot, and ``seen (..., numbers)``, the observation, normalised."""
+
+    memory: Tensor
+    latent: Tensor
+    seen: Tensor
+
+    @property
+    def features(self) -> Tensor:
+        """What heads see, ``(..., width + groups * classes)``."""
+        return torch.cat([self.memory, self.latent], -1)
+
+
+class WorldNetwork(nn.Module):
+    """The network.
+
+    Args:
+        numbers: of an observation.
+        direct: how many of them, the first ones, also change linearly with themselves and the action. Of the others,
+            the pixels, a part is kept, each by itself.
+        actions: of an action.
+        width: of the memory and of all hidden layers.
+        groups, classes: of the latent.
+
+    Attributes:
+        step: float32 ``(numbers,)``, the size of the changes that the decoder's outputs are parts of; a buffer.
+    """
+
+    step: Tensor
+
+    def __init__(self, numbers: int, direct: int, actions: int, width: int, groups: int, classes: int) -> None:
+        super().__init__()
+        self.groups, self.classes, self.direct, latent = groups, classes, direct, groups * classes
+        self.register_buffer("step", torch.ones(numbers))
+        self.encode = perceptron(numbers, width, width, 1)
+        self.mix = nn.Sequential(nn.Linear(latent + width + actions, width), nn.LayerNorm(width), nn.GELU())
+        self.memory = nn.GRUCell(width, width)
+        self.prior = perceptron(width, latent, width, 1)
+        self.posterior = perceptron(2 * width, latent, width, 1)
+        self.change = perceptron(width + latent, numbers, width, 1)
+        self.linear = nn.Linear(direct + actions, direct)
+        self.keep = nn.Parameter(torch.ones(numbers - direct))
+        self.reward = perceptron(width + latent, BINS, width, 1)
+        self.goes_on = perceptron(width + latent, 1, width, 1)
+        for last in (self.linear, self.reward[-1], self.change[-1]):
+            assert isinstance(last, nn.Linear)
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+
+    def start(self, seen: Tensor, generator: torch.Generator | None = None) -> Believed:
+        """The state at an observation ``(B, numbers)``, before which nothing is known."""
+        memory = seen.new_zeros(len(seen), self.memory.hidden_size)
+        chances = self.chances(self.posterior(torch.cat([memory, self.encode(symlog(seen))], -1)))
+        return Believed(memory, self.drawn(chances, generator), seen)
+
+    def observe(
+        self, state: Believed, action: Tensor, seen: Tensor, generator: torch.Generator | None = None
+    ) -> tuple[Believed, Tensor, Tensor, Tensor]:
+        """The state after an action, once what follows was observed.
+
+        Args:
+            state: before.
+            action: ``(B, actions)``.
+            seen: what was observed then, ``(B, numbers)``.
+            generator: draws the latent; None takes the most probable.
+
+        Returns:
+            The state, whose ``seen`` is the observation; the reconstruction of it, ``(B, numbers)``; and the chances of
+            the posterior and of the prior, ``(B, groups, classes)``.
+        """
+        memory = self.remember(state, action)
+        prior = self.chances(self.prior(memory))
+        posterior = self.chances(self.posterior(torch.cat([memory, self.encode(symlog(seen))], -1)))
+        latent = self.drawn(posterior, generator)
+        return Believed(memory, latent, seen), self.following(state, action, memory, latent), posterior, prior
+
+    def imagine(self, state: Believed, action: Tensor, generator: torch.Generator | None = None) -> Believed:
+        """The state after an action ``(B, actions)`` as it is expected. ``generator`` draws the latent; None takes the
+        most probable."""
+        memory = self.remember(state, action)
+        latent = self.drawn(self.chances(self.prior(memory)), generator)
+        return Believed(memory, latent, self.following(state, action, memory, latent))
+
+    def remember(self, state: Believed, action: Tensor) -> Tensor:
+        """The memory after an action, ``(B, width)``."""
+        mixed = self.mix(torch.cat([state.latent, self.encode(symlog(state.seen)), action], -1))
+        remembered: Tensor = self.memory(mixed, state.memory)
+        return remembered
+
+    def following(self, state: Believed, action: Tensor, memory: Tensor, latent: Tensor) -> Tensor:
+        """The observation after an action: the one before, and how it changes."""
+        numbers, pixels = state.seen[:, : self.direct], state.seen[:, self.direct :]
+        simple = self.step[: self.direct] * self.linear(torch.cat([numbers, action], -1))
+        usual = torch.cat([numbers + simple, self.keep * pixels], -1)
+        return usual + self.step * self.change(torch.cat([memory, latent], -1))
+
+    def chances(self, logits: Tensor) -> Tensor:
+        """Chances ``(..., groups, classes)`` of logits ``(..., groups * classes)``."""
+        chances = logits.unflatten(-1, (self.groups, self.classes)).softmax(-1)
+        return (1 - UNIFORM) * chances + UNIFORM / self.classes
+
+    def drawn(self, chances: Tensor, generator: torch.Generator | None) -> Tensor:
+        """A latent of these chances, whose gradient is theirs (straight-through, Bengio et al. 2013)."""
+        if generator is None:
+            chosen = chances.argmax(-1)
+        else:
+            rows = chances.detach().reshape(-1, self.classes)
+            chosen = torch.multinomial(rows, 1, generator=generator).reshape(chances.shape[:-1])
+        hard = one_hot(chosen, self.classes).to(chances.dtype)
+        return (hard + chances - chances.detach()).flatten(-2)
+
+
+def divergence(first: Tensor, second: Tensor) -> Tensor:
+    """KL of categoricals ``(..., groups, classes)``, summed over groups: ``(...)``, in nats."""
+    return (first * (first.log() - second.log())).sum((-1, -2))
+
+
+def symlog(values: Tensor) -> Tensor:
+    """``sign(x) log(1 + |x|)`` (DreamerV3, equation 9)."""
+    return values.sign() * values.abs().log1p()
+
+
+def symexp(values: Tensor) -> Tensor:
+    """The inverse of :func:`symlog`."""
+    return values.sign() * values.abs().expm1()
+
+
+def bins(like: Tensor) -> Tensor:
+    """The values that classes of a two-hot head stand for, ``(BINS,)``."""
+    return symexp(torch.linspace(-_REACH, _REACH, BINS, device=like.device))
+
+
+def two_hot_loss(logits: Tensor, values: Tensor) -> Tensor:
+    """Cross entropy with the two classes next to values ``(N,)``, weighted such that their mean is the value
+    (DreamerV3, equation 10): ``(N,)``, of logits ``(N, BINS)``."""
+    places = bins(values)
+    values = values.clamp(places[0], places[-1])
+    upper = torch.searchsorted(places, values.contiguous()).clamp(1, BINS - 1)
+    low, high = places[upper - 1], places[upper]
+    part = ((values - low) / (high - low))[:, None]
+    target = part * one_hot(upper, BINS) + (1 - part) * one_hot(upper - 1, BINS)
+    return cross_entropy(logits, target, reduction="none")
+
+
+def two_hot_mean(logits: Tensor) -> Tensor:
+    """The values that logits ``(..., BINS)`` expect, ``(...)``."""
+    # Summed from both ends, so that equal chances of opposite values are exactly 0.
+    weighed = logits.softmax(-1) * bins(logits)
+    half = BINS // 2
+    return (weighed[..., :half] + weighed[..., half + 1 :].flip(-1)).sum(-1) + weighed[..., half]

@@ -1,0 +1,220 @@
+"""A world model of one body: what it will observe, and earn, if it moves so (:mod:`polysoma.nn.world`).
+
+Its checkpoint is a folder like any other. :mod:`polysoma.learning.methods.world` learns it from logs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from polysoma.config import check, decode, within
+from polysoma.data.images import resized
+from polysoma.embodiment import ContinuousActions, Embodiment, Modality
+from polysoma.errors import PolysomaError
+from polysoma.nn.world import Believed, WorldNetwork
+from polysoma.policy import weight_file
+from polysoma.policy.config import BESIDE
+from polysoma.policy.small import SmallPolicy
+from polysoma.streams import Stream
+
+KIND = "world"
+"""What ``config.json`` calls such a checkpoint."""
+
+
+@dataclass(frozen=True)
+class WorldConfig:
+    """What a world model is.
+
+    Attributes:
+        embodiment: the one body that it knows.
+        picture: pixels of a side that pictures are shrunk to.
+        width: of the memory and of hidden layers.
+        groups, classes: of the latent, a vector of categoricals.
+        rewarded: whether it learnt rewards.
+
+    Raises:
+        PolysomaError: the body senses words alone.
+    """
+
+    embodiment: Embodiment
+    picture: Annotated[int, within(4, 256)] = 32
+    width: Annotated[int, within(1, 65_536)] = 128
+    groups: Annotated[int, within(1, 1024)] = 8
+    classes: Annotated[int, within(2, 1024)] = 8
+    rewarded: bool = False
+
+    def __post_init__(self) -> None:
+        check(self)
+        if not self.embodiment.arrays:
+            raise PolysomaError(f"{self.embodiment.name}: expected a body that senses numbers or pictures, got neither")
+
+    @property
+    def states(self) -> tuple[Stream, ...]:
+        """The streams that are numbers."""
+        return tuple(stream for stream in self.embodiment.arrays if stream.modality is not Modality.IMAGE)
+
+    @property
+    def cameras(self) -> tuple[Stream, ...]:
+        """The streams that are pictures."""
+        return tuple(stream for stream in self.embodiment.arrays if stream.modality is Modality.IMAGE)
+
+    @property
+    def state_size(self) -> int:
+        """Numbers in an observation that are no pixels. They come first."""
+        return sum(int(np.prod(stream.shape)) for stream in self.states)
+
+    @property
+    def size(self) -> int:
+        """Numbers in an observation."""
+        return self.state_size + 3 * self.picture**2 * len(self.cameras)
+
+    def to_json(self) -> dict[str, Any]:
+        """As ``config.json`` holds it."""
+        rest = {name: getattr(self, name) for name in ("picture", "width", "groups", "classes", "rewarded")}
+        return {"kind": KIND, "embodiment": self.embodiment.to_json(), **rest}
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> WorldConfig:
+        """The inverse of :meth:`to_json`. Raises PolysomaError, in one line."""
+        table = {key: entry for key, entry in data.items() if key not in (*BESIDE, "kind", "embodiment")}
+        body = data.get("embodiment")
+        if not isinstance(body, Mapping):
+            raise PolysomaError(f"embodiment: expected a table, got {type(body).__name__}")
+        try:
+            stored = decode(_Stored, table, "not the configuration of a world model")
+        except PolysomaError as error:
+            raise PolysomaError(str(error).splitlines()[0]) from error
+        return WorldConfig(Embodiment.from_json(body), **vars(stored))
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """A configuration in JSON, without the embodiment."""
+
+    picture: int = 32
+    width: int = 128
+    groups: int = 8
+    classes: int = 8
+    rewarded: bool = False
+
+
+class WorldModel(SmallPolicy):
+    """A world model.
+
+    Attributes:
+        config: what it is.
+        network: what learns.
+        mean, scale: float32 ``(size,)``, by which observations are normalised; buffers.
+    """
+
+    config: WorldConfig
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, config: WorldConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.register_buffer("mean", torch.zeros(config.size))
+        self.register_buffer("scale", torch.ones(config.size))
+        actions = config.embodiment.actions.size
+        self.network = WorldNetwork(
+            config.size, config.state_size, actions, config.width, config.groups, config.classes
+        )
+
+    def normalised(self, states: np.ndarray, pixels: np.ndarray) -> Tensor:
+        """What the network sees.
+
+        Args:
+            states: ``(..., state_size)``.
+            pixels: uint8 ``(..., size - state_size)``, as :func:`flat` returns both.
+        """
+        numbers = np.concatenate([states, pixels.astype(np.float32) / 255], -1)
+        return (torch.from_numpy(numbers).to(self.mean.device) - self.mean) / self.scale
+
+    def observation(self, seen: Tensor) -> dict[str, np.ndarray]:
+        """The inverse of :meth:`normalised`: streams by name, numbers float32 ``(..., *shape)`` and pictures uint8
+        ``(..., picture, picture, 3)``."""
+        numbers = (seen * self.scale + self.mean).cpu().numpy()
+        found, at, side = {}, 0, self.config.picture
+        for stream in (*self.config.states, *self.config.cameras):
+            camera = stream.modality is Modality.IMAGE
+            shape = (side, side, 3) if camera else stream.shape
+            values = numbers[..., at : (at := at + int(np.prod(shape)))].reshape(*numbers.shape[:-1], *shape)
+            found[stream.name] = (255 * values).round().clip(0, 255).astype(np.uint8) if camera else values
+        return found
+
+    def moves(self, actions: np.ndarray) -> Tensor:
+        """Actions as the network sees them, float32 ``(..., A)``: in parts of half the range, or one-hot."""
+        kind, given = self.config.embodiment.actions, torch.from_numpy(np.asarray(actions)).to(self.mean.device)
+        if not isinstance(kind, ContinuousActions):
+            return one_hot(given.long(), kind.size).float()
+        low, high = (torch.tensor(one, dtype=torch.float32, device=given.device) for one in (kind.low, kind.high))
+        return ((given.float() - (low + high) / 2) / ((high - low) / 2)).clamp(-1, 1)
+
+    def watched(self, seen: Tensor, moves: Tensor) -> Believed:
+        """The state after observations ``(B, T + 1, size)`` with actions ``(B, T, A)`` between them."""
+        state = self.network.start(seen[:, 0])
+        for number in range(moves.shape[1]):
+            state, *_ = self.network.observe(state, moves[:, number], seen[:, number + 1])
+        return state
+
+    def expected(self, state: Believed, moves: Tensor) -> Tensor:
+        """What is expected to be observed under actions ``(B, T, A)`` from a state on: ``(B, T, size)``, normalised."""
+        found = []
+        for number in range(moves.shape[1]):
+            state = self.network.imagine(state, moves[:, number])
+            found.append(state.seen)
+        return torch.stack(found, 1)
+
+
+def flat(config: WorldConfig, observations: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Observations of T frames, by stream, as float32 ``(T, state_size)`` and uint8 ``(T, size - state_size)``."""
+    count = len(next(iter(observations.values())))
+    side = (config.picture, config.picture, 3)
+    states = [np.asarray(observations[s.name], np.float32).reshape(count, -1) for s in config.states]
+    pixels = [resized(np.asarray(observations[s.name]), side).reshape(count, -1) for s in config.cameras]
+    return (
+        np.concatenate([*states, np.zeros((count, 0), np.float32)], 1),
+        np.concatenate([*pixels, np.zeros((count, 0), np.uint8)], 1),
+    )
+
+
+def is_world(told: Mapping[str, Any]) -> bool:
+    """Whether a parsed ``config.json`` is that of a world model."""
+    return told.get("kind") == KIND
+
+
+def load(path: str | Path) -> WorldModel:
+    """Loads a world model for use, frozen.
+
+    Raises:
+        PolysomaError: there is no checkpoint, it is of another kind, or its weights are damaged or do not fit.
+    """
+    from polysoma.policy import checkpoint
+
+    folder = checkpoint.resolve(path)
+    told = checkpoint.read_config(folder)
+    if not is_world(told):
+        raise PolysomaError(f"{folder} holds no world model (polysoma world learn); polysoma.load opens policies")
+    file = folder / checkpoint.WEIGHTS
+    model = WorldModel(config_in(folder, told))
+    weight_file.check_tensors(file, model.state_dict())
+    weight_file.check_sum(file, told)
+    model.load_state_dict(weight_file.read(file))
+    return model.requires_grad_(False).eval()
+
+
+def config_in(folder: Path, told: Mapping[str, Any]) -> WorldConfig:
+    """The configuration in a checkpoint's parsed ``config.json``. Raises PolysomaError that names the file."""
+    try:
+        return WorldConfig.from_json(told)
+    except PolysomaError as error:
+        raise PolysomaError(f"{folder / 'config.json'}: {error}") from error

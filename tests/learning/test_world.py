@@ -1,0 +1,170 @@
+"""World models: what they are, learnt from logs of a puck and of a camera, resumed, looked at."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from make_puck import PUCK, walks
+from polysoma.cli import main
+from polysoma.data.dataset import Dataset
+from polysoma.data.episode import Episode
+from polysoma.data.sequences import Sequences
+from polysoma.data.writer import DatasetWriter
+from polysoma.embodiment import DiscreteActions, Embodiment, Modality, Stream
+from polysoma.errors import PolysomaError
+from polysoma.evaluation.foresight import LAST, MODEL, SHUFFLED, draw, foresight, read_logs
+from polysoma.learning.methods.world import WorldLearning, engine_settings, learn
+from polysoma.nn.world import BINS, WorldNetwork, bins, divergence, symexp, symlog, two_hot_loss, two_hot_mean
+from polysoma.policy import checkpoint, world
+from polysoma.policy.world import WorldConfig, WorldModel, flat
+
+SMALL = WorldLearning(batch=16, watched=2, ahead=4)
+LAMP = Embodiment("lamp", (Stream("eye", Modality.IMAGE, (8, 8, 3)),), DiscreteActions(("left", "stay", "right")), 10.0)
+
+
+def lamps(root: Path, count: int = 8, length: int = 30) -> Dataset:
+    """A light on the side that it is told."""
+    rng = np.random.default_rng(0)
+    with DatasetWriter(root, LAMP) as writer:
+        for number in range(count):
+            actions = rng.integers(3, size=length)
+            eye = np.zeros((length + 1, 8, 8, 3), np.uint8)
+            eye[np.arange(length + 1), :, np.concatenate([[0], 3 * actions])] = 255
+            writer.add(
+                Episode(
+                    LAMP, "lamp/go", "", number, False, {"eye": eye[:-1]}, actions, actions, terminated=True,
+                    final={"eye": eye[-1]},
+                )
+            )  # fmt: skip
+    return Dataset(root)
+
+
+def test_two_hot_heads_mean_what_they_are_taught() -> None:
+    values = torch.tensor([-50.0, -1.3, 0.0, 0.2, 700.0])
+    places = bins(values)
+    np.testing.assert_allclose(symexp(symlog(values)), values, rtol=1e-5)
+    upper = torch.searchsorted(places, values).clamp(1)
+    part = (values - places[upper - 1]) / (places[upper] - places[upper - 1])
+    chances = torch.zeros(5, BINS).scatter(1, upper[:, None], part[:, None])
+    chances = chances.scatter(1, upper[:, None] - 1, 1 - part[:, None])
+    np.testing.assert_allclose(two_hot_mean(chances.clamp(min=1e-30).log()), values, rtol=1e-4, atol=1e-4)
+    assert abs(two_hot_mean(torch.zeros(BINS))) < 1e-6
+    # The loss is least there.
+    best = two_hot_loss(chances.clamp(min=1e-30).log(), values)
+    assert (best < two_hot_loss(torch.zeros(5, BINS), values)).all()
+
+
+def test_latents_are_one_hot_with_the_gradient_of_their_chances() -> None:
+    torch.manual_seed(0)
+    network = WorldNetwork(5, 3, 2, 16, 4, 6)
+    logits = torch.randn(7, 24, requires_grad=True)
+    chances = network.chances(logits)
+    assert chances.min() >= 0.01 / 6 and torch.allclose(chances.sum(-1), torch.ones(7, 4))
+    drawn = network.drawn(chances, torch.Generator().manual_seed(0))
+    hard = drawn.detach().unflatten(-1, (4, 6)).round()
+    assert (hard.sum(-1) == 1).all() and torch.allclose(drawn.unflatten(-1, (4, 6)), hard, atol=1e-6)
+    weights = torch.randn(7, 24)
+    (drawn * weights).sum().backward()
+    taught = logits.grad
+    logits.grad = None
+    (network.chances(logits).flatten(-2) * weights).sum().backward()
+    assert taught is not None and logits.grad is not None and torch.allclose(taught, logits.grad)
+    assert torch.allclose(divergence(chances, chances), torch.zeros(7), atol=1e-6)
+    assert (divergence(chances, chances.flip(0))[:3] > 0).all()
+
+
+def test_pieces_are_of_one_episode_and_those_held_out_are_apart(tmp_path: Path) -> None:
+    data = walks(tmp_path, 10, 12)
+    config = WorldConfig(PUCK)
+    logs = Sequences([data], lambda seen: flat(config, seen), 0.2)
+    assert len(logs) == 10 * 13
+    rows, apart = logs.rows(12), logs.rows(12, held_out=True)
+    assert (len(rows), len(apart)) == (8, 2) and not set(logs.rows(1)) & set(logs.rows(1, held_out=True))
+    pieces = logs.pieces(rows, 12)
+    moved = np.diff(pieces.states[..., :2], axis=1)
+    np.testing.assert_allclose(moved, 0.1 * pieces.actions, atol=1e-5)
+    np.testing.assert_allclose(pieces.rewards, pieces.actions[..., 0])
+    assert not pieces.over.any()
+    with pytest.raises(PolysomaError, match="expected episodes of 13 steps, got none"):
+        logs.rows(13)
+
+
+def test_a_camera_and_choices_are_read_and_the_end_is_known(tmp_path: Path) -> None:
+    data = lamps(tmp_path)
+    model = WorldModel(WorldConfig(LAMP, picture=4))
+    logs = read_logs(model, [data])
+    pieces = logs.pieces(logs.rows(30), 30)
+    assert pieces.states.shape == (8, 31, 0) and pieces.pixels.shape == (8, 31, 48)
+    assert pieces.over[:, -1].all() and not pieces.over[:, :-1].any()
+    seen = model.normalised(pieces.states, pieces.pixels)
+    again = model.observation(seen)["eye"]
+    np.testing.assert_array_equal(again.reshape(8, 31, 48), pieces.pixels)
+    assert model.moves(pieces.actions).shape == (8, 30, 3)
+    with pytest.raises(PolysomaError, match="expected logs of lamp, got puck"):
+        read_logs(model, [walks(tmp_path / "puck", 1)])
+
+
+def test_the_camera_learns_where_the_light_goes(tmp_path: Path) -> None:
+    data = lamps(tmp_path / "data", 20)
+    model = world.load(learn([data], tmp_path / "run", 220, 32, 8, WorldLearning(16, 1, 3), 0.2))
+    errors = foresight(model, read_logs(model, [data], 0.2), (3,))["pixels"]
+    assert errors[MODEL][0] < 0.7 * errors[LAST][0] and errors[MODEL][0] < 0.7 * errors[SHUFFLED][0]
+    picture = Image.open(io.BytesIO(draw(model, read_logs(model, [data], 0.2), 8)))
+    assert picture.size == (640, 160)
+
+
+def test_a_resumed_run_comes_to_the_same_bits(tmp_path: Path) -> None:
+    data = walks(tmp_path / "walks")
+    whole = learn([data], tmp_path / "whole", 6, 16, settings=SMALL)
+    from polysoma.learning.engine import Engine
+
+    torch.manual_seed(0)
+    model = WorldModel(WorldConfig(PUCK, width=16, rewarded=True))
+    method = SMALL.build(model, read_logs(model, [data]), 0)
+    Engine(method, engine_settings(6)).run(tmp_path / "cut", until=3)
+    again = learn([data], tmp_path / "cut", 6, 16, settings=SMALL, resume=True)
+    first, second = (world.load(path).state_dict() for path in (whole, again))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_it_is_learnt_and_looked_at_by_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    walks(tmp_path / "walks", 30, 40)
+    logs, run = str(tmp_path / "walks"), str(tmp_path / "run")
+    main(["world", "learn", logs, "--steps", "3", "--width", "16", "--held-out", "0.2", "--out", run])
+    told = json.loads((tmp_path / "run/checkpoint/config.json").read_text())
+    assert told["kind"] == "world" and told["rewarded"] and told["lineage"]["method"] == "world"
+    assert checkpoint.bodies(run + "/checkpoint") == ["puck"]
+    out = tmp_path / "expected.png"
+    main(["world", "look", run + "/checkpoint", logs, "--held-out", "0.2", "--out", str(out)])
+    assert "after 20 steps, copying the last" in capsys.readouterr().out
+    assert Image.open(out).size == (640, 4 * 90)
+    # What a puck does is linear, so that it is foreseen without learning.
+    model = world.load(run + "/checkpoint")
+    errors = foresight(model, read_logs(model, [Dataset(tmp_path / "walks")], 0.2), (10,))["numbers"]
+    assert errors[MODEL][0] < 0.2 * errors[LAST][0] < errors[SHUFFLED][0]
+
+
+def test_mistakes_are_one_line(tmp_path: Path) -> None:
+    data = walks(tmp_path / "walks", 4)
+    folder = learn([data], tmp_path / "run", 1, 8, settings=SMALL)
+    with pytest.raises(PolysomaError, match="holds a world model"):
+        checkpoint.load(folder)
+    with pytest.raises(PolysomaError, match="expected episodes of 16 steps"):
+        learn([data], tmp_path / "other", 1)
+    with pytest.raises(PolysomaError, match="got none"):
+        learn([], tmp_path / "other", 1)
+    config = folder / "config.json"
+    told = json.loads(config.read_text())
+    config.write_text(json.dumps({**told, "groups": "many"}))
+    with pytest.raises(PolysomaError, match=r"config\.json: .*groups: expected a whole number"):
+        world.load(folder)
+    with pytest.raises(PolysomaError, match="senses numbers or pictures"):
+        WorldConfig(dataclasses.replace(LAMP, streams=(Stream("instruction", Modality.TEXT),)))
