@@ -115,7 +115,7 @@ def draw(model: WorldModel, logs: Sequences, ahead: int, seed: int = 0, held_out
         places = range(int(np.prod(stream.shape)))
         names += [channel.name for channel in stream.channels] or [f"{stream.name} {place}" for place in places]
     numbers = seen[0, :, : config.state_size]
-    most = numbers.std(0).argsort(descending=True)[:_PANELS].sort().values.tolist()
+    most = numbers.std(0, correction=0).argsort(descending=True)[:_PANELS].sort().values.tolist()
     columns = np.linspace(WATCHED + 1, WATCHED + ahead, min(_COLUMNS, ahead)).round().astype(int)
     tile = _PANEL[0] // len(columns)
     height = _PANEL[1] * len(most) + 2 * tile * len(config.cameras)
