@@ -33,6 +33,7 @@ from polysoma.policy import checkpoint
 from polysoma.policy.dynamics import Dynamics
 from polysoma.policy.policy import Policy
 from polysoma.policy.skills import SkillPolicy
+from polysoma.policy.values import ValuePolicy
 
 if TYPE_CHECKING:
     import accelerate
@@ -118,7 +119,7 @@ class Engine:
         self.method, self.settings = method, settings
         self.accelerator = accelerator or distributed.accelerator_here()
         policy = dict(method.modules.items()).get("policy")
-        if not isinstance(policy, Policy | SkillPolicy | Dynamics):
+        if not isinstance(policy, Policy | SkillPolicy | Dynamics | ValuePolicy):
             raise PolysomaError(
                 f"a method's modules hold the policy as 'policy', got {type(policy).__name__} among "
                 f"{list(method.modules)}"
@@ -288,7 +289,7 @@ class Engine:
 
     def _compute_in(self, wanted: str) -> None:
         for module in self.method.modules.values():
-            if isinstance(module, Policy | SkillPolicy | Dynamics):
+            if isinstance(module, Policy | SkillPolicy | Dynamics | ValuePolicy):
                 module.compute_in(wanted)
 
     def _tensors(self) -> dict[str, Tensor]:

@@ -80,9 +80,9 @@ class Method(Protocol):
     Attributes:
         modules: all that is saved, resumed, averaged and moved to the device: parameters and buffers. The one called
             ``"policy"`` is a :class:`~polysoma.policy.policy.Policy`, a
-            :class:`~polysoma.policy.skills.SkillPolicy` or a :class:`~polysoma.policy.dynamics.Dynamics`, and is what
-            checkpoints hold. Modules of which
-            nothing learns (target networks) are saved, not averaged.
+            :class:`~polysoma.policy.skills.SkillPolicy`, a :class:`~polysoma.policy.dynamics.Dynamics` or a
+            :class:`~polysoma.policy.values.ValuePolicy`, and is what checkpoints hold. Modules of which nothing learns
+            (target networks) are saved, not averaged.
     """
 
     modules: nn.ModuleDict

@@ -23,6 +23,7 @@ from polysoma.policy.config import PolicyConfig
 from polysoma.policy.dynamics import DynamicsConfig
 from polysoma.policy.policy import Policy
 from polysoma.policy.skills import SkillConfig
+from polysoma.policy.values import ValueConfig
 
 STATE_FILE, POLICY_FILE, RECIPE_FILE = "training.safetensors", "policy.json", "recipe.json"
 FORMAT = 2
@@ -54,7 +55,7 @@ def save(
     out: Path,
     tensors: Mapping[str, Tensor],
     about: Mapping[str, Any],
-    config: PolicyConfig | SkillConfig | DynamicsConfig,
+    config: PolicyConfig | SkillConfig | DynamicsConfig | ValueConfig,
     settings: Any,
 ) -> None:
     """Writes everything that a resumed run needs.

@@ -25,13 +25,14 @@ from polysoma.files import explain_writing, reason, write_atomically
 from polysoma.nn.backend import chosen
 from polysoma.nn.device import acting_on
 from polysoma.nn.trunk import TransformerTrunk
-from polysoma.policy import dynamics, skills, weight_file
+from polysoma.policy import dynamics, skills, values, weight_file
 from polysoma.policy.adaptation import Adaptation, share
 from polysoma.policy.config import PolicyConfig
 from polysoma.policy.dynamics import Dynamics, DynamicsConfig
 from polysoma.policy.edits import with_base
 from polysoma.policy.policy import Policy
 from polysoma.policy.skills import SkillConfig, SkillPolicy
+from polysoma.policy.values import ValueConfig, ValuePolicy
 
 FORMAT_VERSION = 2
 _LARGEST_CONFIG = 2**23
@@ -40,7 +41,7 @@ WEIGHTS, CONFIG = "model.safetensors", "config.json"
 FILES = (CONFIG, WEIGHTS)
 ATTACHED = "adaptations"
 """The folder of adaptations that are attached to a checkpoint."""
-ALONE = {skills.KIND: "skill policy", dynamics.KIND: "grey box"}
+ALONE = {skills.KIND: "skill policy", dynamics.KIND: "grey box", values.KIND: "values of choices"}
 """What drives one body alone and is no transformer policy: its kind in ``config.json``, and what to call it."""
 SHIPPED = "generalist"
 """The name that stands for the weights shipped with the package, wherever a checkpoint is asked for;
@@ -48,7 +49,7 @@ SHIPPED = "generalist"
 
 
 def save(
-    policy: Policy | SkillPolicy | Dynamics,
+    policy: Policy | SkillPolicy | Dynamics | ValuePolicy,
     folder: Path,
     dtype: torch.dtype = torch.float32,
     weights: Mapping[str, torch.Tensor] | None = None,
@@ -73,8 +74,8 @@ def save(
 
 
 def _write(
-    policy: Policy | SkillPolicy | Dynamics,
-    config: PolicyConfig | SkillConfig | DynamicsConfig,
+    policy: Policy | SkillPolicy | Dynamics | ValuePolicy,
+    config: PolicyConfig | SkillConfig | DynamicsConfig | ValueConfig,
     folder: Path,
     dtype: torch.dtype,
     weights: Mapping[str, torch.Tensor] | None,
@@ -194,6 +195,8 @@ def bodies(path: str | Path) -> list[str]:
         return [skills.config_in(folder, told).embodiment.name]
     if dynamics.is_dynamics(told):
         return [dynamics.config_in(folder, told).embodiment.name]
+    if told.get("kind") == values.KIND:
+        return [values.config_in(folder, told).embodiment.name]
     return [body.name for body in _config(folder, told).embodiments]
 
 
