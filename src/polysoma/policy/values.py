@@ -195,9 +195,13 @@ def load(path: str | Path) -> ValuePolicy:
     if told.get("kind") != KIND:
         raise PolysomaError(f"{folder} holds no values of choices; polysoma.load opens it")
     file = folder / checkpoint.WEIGHTS
-    policy = ValuePolicy(config_in(folder, told))
-    weight_file.check_tensors(file, policy.state_dict())
+    config = config_in(folder, told)
+    # A configuration of others may ask for more than there is memory.
+    with torch.device("meta"):
+        asked = ValuePolicy(config).state_dict()
+    weight_file.check_tensors(file, asked)
     weight_file.check_sum(file, told)
+    policy = ValuePolicy(config)
     policy.load_state_dict(weight_file.read(file))
     return policy.requires_grad_(False).eval()
 
