@@ -89,7 +89,7 @@ def render() -> str:
         f"{found['seed']} on, without random choices. 95 % intervals over the episodes of all runs, so how much runs "
         "differ is not in them (`python benchmarks/dqn.py`).",
     ]
-    return "\n".join(lines)
+    return "\n".join(lines) + "\n"
 
 
 def score_of(runs: list[dict[str, Any]]) -> str:
