@@ -16,6 +16,7 @@ import compare
 import data
 import differential_table
 import diffusion
+import dqn
 import drift
 import edge
 import eyes
@@ -100,6 +101,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
     },
     "docs/skills.md": {
         "skills": skills.render,
+        "dqn": dqn.render,
     },
     "docs/planning.md": {
         "diffusion": diffusion.render,

@@ -119,3 +119,15 @@ def test_ways_are_learnt_and_evaluated_around_a_zone(
     run = str(folder / "run/checkpoint")
     for command in ("serve", "play"):
         assert "plans no ways" in fails(capsys, command, run, "--avoid", str(zones), "--port", "0")
+
+
+def test_a_game_is_learnt_by_playing_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["skills", "play", "minatar/breakout", "--minutes", "0.01", "--width", "16", "--out", str(tmp_path / "run")])
+    assert "polysoma evaluate" in capsys.readouterr().out
+    folder = str(tmp_path / "run/checkpoint")
+    main(["evaluate", folder, "--tasks", "minatar/breakout", "--episodes", "2", "--workers", "1", "--json",
+          str(tmp_path / "out.json")])  # fmt: skip
+    assert json.loads((tmp_path / "out.json").read_text())["tasks"]["minatar/breakout"]["trials"] == 2
+    capsys.readouterr()
+    again = fails(capsys, "skills", "play", "minatar/breakout", "--out", str(tmp_path / "run"))
+    assert "already holds a run" in again

@@ -300,3 +300,15 @@ def test_groups_are_the_same_bits_whatever_was_played_before(untrained: Path) ->
             assert a.episode is not None and b.episode is not None
             np.testing.assert_array_equal(a.episode.executed, b.episode.executed)
             np.testing.assert_array_equal(a.episode.actions, b.episode.actions)
+
+
+def test_whoever_demonstrates_is_recorded_with_its_own_actions_where_it_succeeds(tmp_path: Path) -> None:
+    pytest.importorskip("minigrid")
+    task = "babyai/GoToRedBallNoDists"
+    recorded = record([task], 30, tmp_path, Behaviour("random", demonstrates=True), seed=300_000)
+    data = Dataset(tmp_path / "babyai")
+    assert recorded.kept[task] == len(data.episode_length) and recorded.failed[task] == 30 - recorded.kept[task] > 0
+    assert data.episode_success.all() and len(data.episode_success) > 0
+    np.testing.assert_array_equal(data.actions, data.executed)
+    # Even choices, as no expert makes them.
+    assert len(np.unique(data.executed)) == 7

@@ -18,7 +18,8 @@ from polysoma.simulators import families, tasks_of
 @pytest.mark.parametrize(
     "name",
     ["drone-hover", "rover-pillar", "babyai-GoToLocal", "metaworld-push-v3", "go1-words", "hopper-hop", "fetch-reach",
-     "pointmaze-umaze", "aloha-transfer-cube", "drone-pixels-ring", "so101-small-stack", "car-drift"],
+     "pointmaze-umaze", "aloha-transfer-cube", "drone-pixels-ring", "so101-small-stack", "car-drift",
+     "minatar-breakout"],
 )  # fmt: skip
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_gymnasium_finds_nothing_wrong(name: str) -> None:

@@ -8,9 +8,10 @@ from polysoma.acting.paths import PathSearch
 from polysoma.acting.planner import Planner, as_planner
 from polysoma.acting.predictive import PredictivePlanner
 from polysoma.acting.skills import SkillPlanner
+from polysoma.acting.values import ValuePlanner
 from polysoma.acting.zones import Zones
 from polysoma.errors import PolysomaError
-from polysoma.policy import checkpoint, dynamics, skills
+from polysoma.policy import checkpoint, dynamics, skills, values
 
 
 def open_planner(
@@ -24,9 +25,11 @@ def open_planner(
     """The planner of a checkpoint.
 
     Args:
-        path: as for :func:`polysoma.policy.checkpoint.load`, of a policy, a skill policy or a grey box.
-        device, precision, backend: as there; the latter two act on the processor, a skill policy in float32 by torch.
-        temperature: see :func:`~polysoma.acting.planner.as_planner`; the latter two draw nothing.
+        path: as for :func:`polysoma.policy.checkpoint.load`, of a policy, a skill policy, a grey box or
+            values of choices.
+        device, precision, backend: as there; the latter three act on the processor, perceptrons in float32 by
+            torch.
+        temperature: see :func:`~polysoma.acting.planner.as_planner`; the latter three draw nothing.
         avoid: a file of zones (:class:`~polysoma.acting.zones.Zones`), for skill policies that draw their ways.
 
     Raises:
@@ -48,4 +51,6 @@ def open_planner(
         )
     if kind == dynamics.KIND:
         return PredictivePlanner(path)
+    if kind == values.KIND:
+        return ValuePlanner(path)
     return as_planner(checkpoint.load(path, device, precision, backend), temperature)

@@ -12,6 +12,7 @@ from polysoma import simulators
 from polysoma.cli.names import Device, Precision
 from polysoma.cli.progress import counting
 from polysoma.config import Seed, within
+from polysoma.errors import PolysomaError
 from polysoma.rollout.drivers import EXPERT, Behaviour, Checkpoint, InContext, Prompting, driver_of
 from polysoma.rollout.recording import Recorded, record
 from polysoma.rollout.rollout import Workers
@@ -28,6 +29,7 @@ class Record:
     Examples:
         polysoma record 'metaworld/*' --episodes 25 --out data/ --workers 2 --seed 0
         polysoma record 'babyai/*' --episodes 100 --behaviour runs/x/checkpoint --out data/dagger --seed 100000
+        polysoma record minatar/breakout --policy runs/breakout/checkpoint --out data/games
         polysoma record pointmaze/medium --episodes 350 --behaviour fragments --out data/logs
     """
 
@@ -51,6 +53,9 @@ class Record:
     noisy, random-goals and fragments the most that an episode draws, by default 1."""
     fragment: Annotated[int, within(0, 10**6)] | None = None
     """Frames after which episodes are cut into pieces; by default 25 for fragments, and 0, not at all, for others."""
+    policy: str = ""
+    """A checkpoint that takes the expert's place: its own actions are recorded, of the episodes in which it succeeds.
+    For tasks without an expert, such as games."""
     temperature: Annotated[float, within(0, 1000)] = 1.0
     """Of a checkpoint's discrete actions."""
     max_steps: Annotated[int, within(1, 10**9)] | None = None
@@ -67,8 +72,10 @@ class Record:
     """Play on a Ray cluster: its address, auto, or local to start one here. Episodes are written here."""
 
     def run(self) -> None:
+        if self.policy and self.behaviour != EXPERT:
+            raise PolysomaError(f"--policy takes the expert's place: expected no --behaviour, got {self.behaviour}")
         mixed = self.behaviour in MIXED
-        driver = driver_of(EXPERT if mixed else self.behaviour)
+        driver = driver_of(EXPERT if mixed else self.policy or self.behaviour)
         if isinstance(driver, Checkpoint):
             driver = replace(driver, temperature=self.temperature, device=self.device, precision=self.precision)
         shown = InContext(self.context, self.shots) if self.context else None
@@ -82,6 +89,7 @@ class Record:
             endless=mixed and self.behaviour != "noisy",
             keep_failures=mixed,
             fragment=usual if self.fragment is None else self.fragment,
+            demonstrates=bool(self.policy),
         )
         tasks = simulators.match_tasks(self.tasks)
         with counting("recording") as show:

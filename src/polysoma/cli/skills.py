@@ -1,15 +1,17 @@
-"""``polysoma skills``: policies learnt from logs instead of demonstrations."""
+"""``polysoma skills``: policies learnt from logs or by playing, instead of demonstrations."""
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from polysoma import simulators
 from polysoma.cli.output import say
-from polysoma.cli.progress import counting_steps
+from polysoma.cli.progress import counting, counting_steps
 from polysoma.cli.train import check_run
 from polysoma.config import Seed, within
 from polysoma.errors import PolysomaError
@@ -32,10 +34,11 @@ class SkillsLearn:
 
     data: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="DATA")]
     """Data sets of one body, of any known format."""
-    method: Literal["cloning", "iql", "td3-bc", "hilp", "diffusion"] = "cloning"
+    method: Literal["cloning", "iql", "td3-bc", "hilp", "diffusion", "dqn"] = "cloning"
     """cloning: what was done by whoever came there later; iql: what was better than expected; td3-bc: what is worth
     most, close to the logs (with --rewards alone); hilp: a space in which distances are times, and skills to move in
-    it, from no rewards; diffusion: whole ways to goals, around zones that are told when it acts (docs/planning.md)."""
+    it, from no rewards; diffusion: whole ways to goals, around zones that are told when it acts
+    (docs/planning.md); dqn: what each choice is worth (with --rewards alone, of bodies whose actions are choices)."""
     rewards: bool = False
     """Learn from the rewards of the logs, or to imitate (cloning), instead of reaching places."""
     best: Annotated[float, within(0, 1, above=True)] = 1.0
@@ -63,17 +66,19 @@ class SkillsLearn:
             raise PolysomaError("--best chooses what is imitated by its rewards: it needs --method cloning --rewards")
         from polysoma.learning.methods.cloning import Cloning
         from polysoma.learning.methods.diffusion import Diffusion
+        from polysoma.learning.methods.dqn import Dqn
         from polysoma.learning.methods.hilp import Hilp
         from polysoma.learning.methods.iql import ImplicitQ
         from polysoma.learning.methods.td3_bc import Td3Bc
         from polysoma.learning.skills import engine_settings_for, learn
 
-        methods: dict[str, Cloning | ImplicitQ | Td3Bc | Hilp | Diffusion] = {
+        methods: dict[str, Cloning | ImplicitQ | Td3Bc | Hilp | Diffusion | Dqn] = {
             "cloning": Cloning(best=self.best),
             "iql": ImplicitQ(),
             "td3-bc": Td3Bc(),
             "hilp": Hilp(),
             "diffusion": Diffusion(),
+            "dqn": Dqn(batch=256),
         }
         with counting_steps("learning", self.steps) as progress:
             folder = learn(
@@ -116,6 +121,56 @@ class SkillsAim:
 
         aim(self.checkpoint, _opened(self.data), self.out, self.share, self.seed)
         say(f"checkpoint: {self.out}")
+
+
+@dataclass(frozen=True)
+class SkillsPlay:
+    """Learns a task whose actions are choices by playing it, from its reward alone (DQN, double and dueling).
+
+    The checkpoint drives that body wherever a checkpoint is asked for to act: evaluate, record, serve and play. A run
+    that was killed cannot be resumed, because games in the middle and the memory of them are not saved; the checkpoint
+    of every 5,000 steps is there.
+
+    Examples:
+        polysoma skills play minatar/breakout --minutes 5 --out runs/breakout
+        polysoma evaluate runs/breakout/checkpoint --tasks minatar/breakout --episodes 50
+        polysoma skills play babyai/GoToRedBallNoDists --out runs/ball
+    """
+
+    task: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TASK")]
+    """One task, that is told the same in every episode: values of choices read no words."""
+    out: Path = Path("runs/played")
+    """Folder of the run; out/checkpoint is what comes of it."""
+    minutes: Annotated[float, within(0, 10**6, above=True)] = 5.0
+    """Of playing and learning."""
+    lanes: Annotated[int, within(1, 10_000)] = 8
+    """Games at a time; each goes on by one frame for each step of learning."""
+    random: Annotated[int, within(1, 10**12)] = 50_000
+    """Frames after which the share of random choices, 1 at first, is down to a twentieth."""
+    width: Annotated[int, within(1, 65_536)] = 128
+    """Of the hidden layer."""
+    seed: Seed = 0
+    """Of all that is drawn at random."""
+
+    def run(self) -> None:
+        check_run(self.out, False, "none")
+        from polysoma.learning.methods.dqn import Exploring
+        from polysoma.learning.playing import play
+
+        simulators.check_installed([self.task])
+        began = time.monotonic()
+        with counting("playing") as show:
+
+            def progress(step: int, losses: dict[str, float]) -> None:
+                now = min(self.minutes, (time.monotonic() - began) / 60)
+                show(round(60 * now), round(60 * self.minutes), f"{step * self.lanes:,} frames")
+
+            exploring = Exploring(self.lanes, until=self.random)
+            folder = play(
+                self.task, self.out, self.minutes, exploring=exploring, width=self.width, seed=self.seed,
+                progress=progress,
+            )  # fmt: skip
+        say(f"checkpoint: {folder}; play it with `polysoma evaluate {folder} --tasks {self.task}`")
 
 
 def _opened(path: str) -> Dataset:

@@ -6,14 +6,28 @@ states after each other hardly differ.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from polysoma.data.dataset import Dataset
-from polysoma.embodiment import ContinuousActions
+from polysoma.embodiment import Embodiment, Modality
 from polysoma.errors import PolysomaError
+
+
+def flat(body: Embodiment, observed: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Observations ``(N, *shape)`` by stream, as rows ``(N, n)``: the streams of a body one after the other, float32,
+    or uint8 where all are symbols.
+
+    Raises:
+        PolysomaError: the body senses pictures, which are too large to be kept so.
+    """
+    if pictures := [stream.name for stream in body.arrays if stream.modality is Modality.IMAGE]:
+        raise PolysomaError(f"{body.name}: expected states and symbols, got pictures {pictures}")
+    kind = np.uint8 if all(stream.modality is Modality.SYMBOL for stream in body.arrays) else np.float32
+    parts = [np.asarray(observed[s.name], kind).reshape(len(observed[s.name]), -1) for s in body.arrays]
+    return np.concatenate(parts, 1)
 
 
 @dataclass(frozen=True)
@@ -23,7 +37,7 @@ class Steps:
     Attributes:
         rows: int64 ``(B,)``, of the states among :attr:`Replay.states`.
         next_rows: int64 ``(B,)``, of those that follow.
-        actions: float32 ``(B, A)``, what was executed first.
+        actions: what was executed first, float32 ``(B, A)`` or int64 ``(B,)``.
         rewards: float32 ``(B,)``, the discounted sum on the way; 0 where there are none.
         discounts: float32 ``(B,)``, what the value of the next state counts; 0 where the task ended.
     """
@@ -44,14 +58,14 @@ class Replay:
 
     Attributes:
         embodiment: the body.
-        states: float32 ``(R, channels)``, what was observed, numbers alone: the streams one after the other. The last
-            observation of an episode, where it is known, is a row of its own.
+        states: what was observed, :func:`flat`: numbers alone, float32 ``(R, channels)``; or symbols alone, uint8. The
+            last observation of an episode, where it is known, is a row of its own.
         starts: rows from which a step can be made, int64.
         last: int64 ``(R,)``, the last row of each row's episode.
         rewarded: whether the data have rewards.
 
     Raises:
-        PolysomaError: data of different bodies, without a step, or a stride below 1.
+        PolysomaError: data of different bodies, with pictures, without a step, or a stride below 1.
     """
 
     def __init__(self, datasets: Sequence[Dataset], stride: int = 1) -> None:
@@ -66,8 +80,6 @@ class Replay:
                     f"{dataset.root}: expected the body of {datasets[0].root}; "
                     + "; ".join(dataset.embodiment.differences(self.embodiment))
                 )
-        if not isinstance(self.embodiment.actions, ContinuousActions):
-            raise PolysomaError(f"{self.embodiment.name}: expected continuous actions, got {self.embodiment.actions}")
         self.rewarded = all(dataset.rewards is not None for dataset in datasets)
         parts = [_rows_of(dataset, self.rewarded) for dataset in datasets]
         before = np.cumsum([0, *(len(part.states) for part in parts)])
@@ -147,6 +159,53 @@ class Replay:
 
 
 @dataclass(frozen=True)
+class Choices:
+    """B steps of a body whose actions are choices.
+
+    Attributes:
+        states, following: what was observed before and after them, :func:`flat`, ``(B, n)``.
+        actions: int64 ``(B,)``.
+        rewards, discounts: float32 ``(B,)``, as of :class:`Steps`.
+    """
+
+    states: np.ndarray
+    following: np.ndarray
+    actions: np.ndarray
+    rewards: np.ndarray
+    discounts: np.ndarray
+
+
+class Ring:
+    """The last steps that were made, to draw from: newer ones replace the oldest.
+
+    Args:
+        body: whose actions are choices.
+        size: how many it holds.
+    """
+
+    def __init__(self, body: Embodiment, size: int) -> None:
+        empty = flat(body, {s.name: np.zeros((1, *s.shape), s.dtype) for s in body.arrays})
+        rows = [np.zeros((size, empty.shape[1]), empty.dtype) for _ in range(2)]
+        self._held = Choices(*rows, *(np.zeros(size, kind) for kind in (np.int64, np.float32, np.float32)))
+        self._size, self._made = size, 0
+
+    def __len__(self) -> int:
+        return min(self._made, self._size)
+
+    def add(self, steps: Choices) -> None:
+        """Adds steps, at most as many as it holds."""
+        places = (self._made + np.arange(len(steps.actions))) % self._size
+        for name, values in vars(self._held).items():
+            values[places] = getattr(steps, name)
+        self._made += len(steps.actions)
+
+    def draw(self, count: int, rng: np.random.Generator) -> Choices:
+        """Steps that are drawn evenly."""
+        rows = rng.integers(len(self), size=count)
+        return Choices(**{name: values[rows] for name, values in vars(self._held).items()})
+
+
+@dataclass(frozen=True)
 class _Rows:
     """One data set's part of a replay, by row."""
 
@@ -170,13 +229,13 @@ def _rows_of(dataset: Dataset, rewarded: bool) -> _Rows:
     episode = np.repeat(np.arange(len(lengths)), sizes)
     place = np.arange(int(sizes.sum())) - begins[episode]
     frames = dataset.episode_start[episode] + np.minimum(place, lengths[episode] - 1)
-    states = np.concatenate([np.asarray(dataset.observations[s.name][frames]) for s in body.arrays], 1)
+    states = flat(body, {s.name: np.asarray(dataset.observations[s.name][frames]) for s in body.arrays})
     finals = np.flatnonzero(known)
     final_rows = ends[finals] - 1
     last_frames = dataset.episode_start[finals] + lengths[finals] - 1
     after, _ = dataset.next_observations(last_frames, [stream.name for stream in body.arrays])
     if len(finals):
-        states[final_rows] = np.concatenate([after[stream.name] for stream in body.arrays], 1)
+        states[final_rows] = flat(body, after)
     done = place < lengths[episode]
     rewards = np.zeros(len(states), np.float32)
     if rewarded:
@@ -185,5 +244,5 @@ def _rows_of(dataset: Dataset, rewarded: bool) -> _Rows:
     over = np.zeros(len(states), bool)
     over[ends[dataset.episode_terminated] - 1] = True
     returns = np.add.reduceat(rewards, begins)[episode] if len(begins) else rewards
-    actions = np.asarray(dataset.executed[frames], np.float32)
-    return _Rows(states.astype(np.float32), ends[episode] - 1, actions, rewards, over, returns, done)
+    actions = np.asarray(dataset.executed[frames], body.actions.dtype)
+    return _Rows(states, ends[episode] - 1, actions, rewards, over, returns, done)

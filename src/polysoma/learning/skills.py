@@ -18,16 +18,20 @@ from polysoma.embodiment import Embodiment
 from polysoma.errors import PolysomaError
 from polysoma.learning import lineage
 from polysoma.learning.engine import Engine, Progress, Settings
+from polysoma.learning.method import Method
 from polysoma.learning.methods.cloning import Cloning
 from polysoma.learning.methods.diffusion import Diffusion
+from polysoma.learning.methods.dqn import Dqn
 from polysoma.learning.methods.hilp import Hilp, skill_for_reward
 from polysoma.learning.methods.iql import ImplicitQ
 from polysoma.learning.methods.td3_bc import Td3Bc
+from polysoma.learning.offline import only_without_goals
 from polysoma.learning.optimizers import AdamW
 from polysoma.policy import checkpoint, skills
 from polysoma.policy.skills import SkillConfig, SkillPolicy, Told, goals_of
+from polysoma.policy.values import ValueConfig, ValuePolicy
 
-OfflineChoice = Annotated[Cloning | ImplicitQ | Td3Bc | Hilp | Diffusion, KIND]
+OfflineChoice = Annotated[Cloning | ImplicitQ | Td3Bc | Hilp | Diffusion | Dqn, KIND]
 """The settings of the offline methods, told apart by their ``kind``."""
 
 STEPS_PER_S = 20
@@ -56,7 +60,7 @@ def engine_settings_for(method: str, steps: int) -> Settings:
 
 def learn(
     datasets: Sequence[Dataset],
-    method: Cloning | ImplicitQ | Td3Bc | Hilp | Diffusion,
+    method: Cloning | ImplicitQ | Td3Bc | Hilp | Diffusion | Dqn,
     out: Path,
     goals: bool = True,
     place: Sequence[str] = (),
@@ -71,7 +75,7 @@ def learn(
 
     Args:
         datasets: of one body.
-        method: how.
+        method: how. DQN is for bodies whose actions are choices, the others for those whose actions are numbers.
         out: folder of the run.
         goals: whether to learn to reach places, from no rewards; otherwise from rewards, or to imitate.
         place: channels that say where the body is; empty takes those that its goals are named after, or all.
@@ -89,16 +93,20 @@ def learn(
         raise PolysomaError("expected one or more data sets to learn from, got none")
     body = datasets[0].embodiment
     replay = Replay(datasets, stride or max(1, round(body.rate_hz / STEPS_PER_S)))
-    told = method.told(goals)
+    told = only_without_goals("dqn", goals) if isinstance(method, Dqn) else method.told(goals)
     if told == "nothing" and len({text for dataset in datasets for text in dataset.instructions}) > 1:
         raise PolysomaError(
             f"{body.name}: these logs follow several instructions, and perceptrons read no words: give logs of one "
             "task (polysoma data edit --tasks), or learn goals"
         )
-    waypoints = method.waypoints if isinstance(method, Diffusion) else 0
-    config = SkillConfig(body, told, *_places(body, told, tuple(place)), *size, waypoints=waypoints)
     torch.manual_seed(seed)
-    built = method.build(SkillPolicy(config), replay, seed)
+    built: Method
+    if isinstance(method, Dqn):
+        built = method.build(ValuePolicy(ValueConfig(body, size[0], method.dueling)), replay, seed)
+    else:
+        waypoints = method.waypoints if isinstance(method, Diffusion) else 0
+        config = SkillConfig(body, told, *_places(body, told, tuple(place)), *size, waypoints=waypoints)
+        built = method.build(SkillPolicy(config), replay, seed)
     about = {"method": method.kind, "data": [lineage.of(dataset) for dataset in datasets], "parent": None}
     return Engine(built, settings or engine_settings_for(method.kind, 20_000)).run(
         out, resume, progress=progress, lineage=about

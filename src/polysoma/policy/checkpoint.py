@@ -25,7 +25,7 @@ from polysoma.files import explain_writing, reason, write_atomically
 from polysoma.nn.backend import chosen
 from polysoma.nn.device import acting_on
 from polysoma.nn.trunk import TransformerTrunk
-from polysoma.policy import dynamics, skills, weight_file, world
+from polysoma.policy import dynamics, skills, values, weight_file, world
 from polysoma.policy.adaptation import Adaptation, share
 from polysoma.policy.config import PolicyConfig
 from polysoma.policy.edits import with_base
@@ -39,7 +39,7 @@ WEIGHTS, CONFIG = "model.safetensors", "config.json"
 FILES = (CONFIG, WEIGHTS)
 ATTACHED = "adaptations"
 """The folder of adaptations that are attached to a checkpoint."""
-ALONE = {skills.KIND: "skill policy", dynamics.KIND: "grey box"}
+ALONE = {skills.KIND: "skill policy", dynamics.KIND: "grey box", values.KIND: "values of choices"}
 """What drives one body alone and is no transformer policy: its kind in ``config.json``, and what to call it."""
 SHIPPED = "generalist"
 """The name that stands for the weights shipped with the package, wherever a checkpoint is asked for;
@@ -197,6 +197,8 @@ def bodies(path: str | Path) -> list[str]:
         return [dynamics.config_in(folder, told).embodiment.name]
     if world.is_world(told):
         return [world.config_in(folder, told).embodiment.name]
+    if told.get("kind") == values.KIND:
+        return [values.config_in(folder, told).embodiment.name]
     return [body.name for body in _config(folder, told).embodiments]
 
 

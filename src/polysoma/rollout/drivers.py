@@ -153,9 +153,10 @@ class Checkpoint:
     def alone(self) -> tuple[str, str] | None:
         """What it computes by and in, where it is of no transformer policy and has no choice; None otherwise. Raises
         PolysomaError where there is no checkpoint."""
-        from polysoma.policy import checkpoint, dynamics, skills
+        from polysoma.policy import checkpoint, dynamics, skills, values
 
-        fixed = {skills.KIND: ("torch", "float32"), dynamics.KIND: ("numpy", "float64")}
+        by_torch = ("torch", "float32")
+        fixed = {skills.KIND: by_torch, values.KIND: by_torch, dynamics.KIND: ("numpy", "float64")}
         return fixed.get(checkpoint.kind(self.place))
 
     def check(self, tasks: Sequence[str]) -> None:
@@ -279,6 +280,8 @@ class Behaviour:
         endless: whether an episode goes on at a success, with another goal, until it is cut.
         keep_failures: whether a recording also keeps the episodes in which the expert fails.
         fragment: frames after which a recording cuts episodes into pieces; 0 for none.
+        demonstrates: whether whoever drives takes the expert's place: its own actions are the labels, and of its
+            episodes a recording keeps those that succeed.
 
     Raises:
         PolysomaError: a range of noise that is none, or fragments of less than no frames.
@@ -293,6 +296,7 @@ class Behaviour:
     endless: bool = False
     keep_failures: bool = False
     fragment: int = 0
+    demonstrates: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.noise, tuple) and not 0 <= self.noise[0] <= self.noise[1]:

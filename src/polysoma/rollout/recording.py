@@ -166,5 +166,6 @@ def pieces(episode: Episode, frames: int) -> list[Episode]:
 
 
 def _worth_keeping(outcome: Outcome, behaviour: Behaviour) -> bool:
-    failed = not outcome.success and isinstance(behaviour.driver, Expert) and not behaviour.keep_failures
+    shows = behaviour.demonstrates or isinstance(behaviour.driver, Expert)
+    failed = not outcome.success and shows and not behaviour.keep_failures
     return outcome.episode is not None and not failed

@@ -106,7 +106,8 @@ class Slot:
 
     def step(self, action: np.ndarray) -> bool:
         """Executes; True when the episode is over. Where nobody asked the expert, the label is the action."""
-        label = np.array(self.expert() if self.behaviour.label else action)
+        asked = self.behaviour.label and not self.behaviour.demonstrates
+        label = np.array(self.expert() if asked else action)
         self.expert.stepped()
         if self.noise and self.rng.random() < 0.5:
             actions = self.body.actions

@@ -31,6 +31,7 @@ from polysoma.simulators import (
     fetch,
     gym_mujoco,
     metaworld,
+    minatar,
     pointmaze,
     quadruped,
     rover,
@@ -67,7 +68,8 @@ def families() -> dict[str, Family]:
 
 def _shipped() -> list[Family]:
     shipped = [module.FAMILY for module in (metaworld, babyai, drone, rover, aloha, fetch, pointmaze)]
-    shipped += [drone.LARGE_FAMILY, *quadruped.FAMILIES, *gym_mujoco.FAMILIES, *so101.FAMILIES, car.FAMILY]
+    shipped += [drone.LARGE_FAMILY, *quadruped.FAMILIES, *gym_mujoco.FAMILIES, *so101.FAMILIES]
+    shipped += [car.FAMILY, minatar.FAMILY]
     return shipped + [module.PIXELS for module in (metaworld, babyai, drone, rover, aloha)]
 
 

@@ -1,0 +1,100 @@
+"""Choosing: episodes of one task whose actions are choices, in lanes, step by step, for what learns while it plays."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+
+import numpy as np
+
+from polysoma import simulators
+from polysoma.data.replay import Choices, flat
+from polysoma.embodiment import INSTRUCTION, DiscreteActions, Embodiment, Observation
+from polysoma.errors import PolysomaError
+from polysoma.simulators.environment import Environment
+
+
+class Lanes:
+    """Plays a task in some environments at a time, each of which goes on from episode to episode.
+
+    Args:
+        task: full name.
+        count: how many environments.
+        seed: of the first episode; the others count on from here.
+        make: makes the environment.
+
+    Attributes:
+        body: of the task.
+        episodes: of those that ended, in order: the sum of rewards, and whether they succeeded.
+        steps: of environments so far.
+
+    Raises:
+        PolysomaError: the body's actions are numbers, or as :func:`polysoma.simulators.make`.
+    """
+
+    def __init__(self, task: str, count: int, seed: int, make: Callable[[str], Environment] = simulators.make) -> None:
+        self._environments = [make(task) for _ in range(count)]
+        self.body: Embodiment = self._environments[0].embodiment
+        if not isinstance(self.body.actions, DiscreteActions):
+            raise PolysomaError(f"{task}: expected a body whose actions are choices, they are {self.body.actions}")
+        self.task, self._seed = task, seed
+        self.episodes: list[tuple[float, bool]] = []
+        self.steps = 0
+        self._words = ""
+        self._returns = np.zeros(count)
+        self.rows = self._flat([self._reset(environment) for environment in self._environments])
+
+    def step(self, actions: np.ndarray, discount: float) -> Choices:
+        """One step of every lane, and what came of it.
+
+        Args:
+            actions: int64 ``(L,)``, chosen for :attr:`rows`, which are those of the next step afterwards.
+            discount: of a step.
+
+        Raises:
+            PolysomaError: the words of the task are not the same in every episode.
+        """
+        before, rewards = self.rows, np.zeros(len(actions), np.float32)
+        discounts = np.full(len(actions), discount, np.float32)
+        after, shown = list[Observation](), list[Observation]()
+        for n, (environment, action) in enumerate(zip(self._environments, actions.tolist(), strict=True)):
+            observation, reward, terminated, truncated, info = environment.step(action)
+            rewards[n] = reward
+            self._returns[n] += float(reward)
+            after.append(observation)
+            success = bool(info["success"])
+            # A success ends the task, unless it is only judged where a time limit cut the episode.
+            if terminated or (success and not truncated):
+                discounts[n] = 0
+            if terminated or truncated or success:
+                self.episodes.append((float(self._returns[n]), success))
+                self._returns[n] = 0
+                observation = self._reset(environment)
+            shown.append(observation)
+        self.steps += len(actions)
+        following = self._flat(after)
+        # Most steps end no episode, and what follows is what is seen next.
+        alike = all(one is other for one, other in zip(after, shown, strict=True))
+        self.rows = following if alike else self._flat(shown)
+        return Choices(before, following, actions.astype(np.int64), rewards, discounts)
+
+    def close(self) -> None:
+        """Closes all environments."""
+        with contextlib.ExitStack() as closing:
+            for environment in self._environments:
+                closing.callback(environment.close)
+
+    def _reset(self, environment: Environment) -> Observation:
+        observation, _ = environment.reset(seed=self._seed)
+        self._seed += 1
+        words = observation[INSTRUCTION]
+        if self._words and words != self._words:
+            raise PolysomaError(
+                f"{self.task}: expected a task that is told the same in every episode, since values of choices read no "
+                f"words; got {self._words!r} and {words!r}"
+            )
+        self._words = words
+        return observation
+
+    def _flat(self, observations: list[Observation]) -> np.ndarray:
+        return flat(self.body, {s.name: np.stack([seen[s.name] for seen in observations]) for s in self.body.arrays})
