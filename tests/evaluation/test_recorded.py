@@ -104,6 +104,8 @@ def test_fine_tuning_says_what_came_of_it(
     # Of so few nothing is held out.
     assert "from 6 of which it learnt" in said and "first action" in said and "errors grow" in said
     assert "--held-out 0.1 measures them" in said and "held-out loss" not in said
+    main([*arguments, "--demos", "3", "--patience", "1", "--no-check", "--out", str(tmp_path / "patient")])
+    assert "held-out loss" in capsys.readouterr().out
 
 
 def test_the_summary_of_a_training_holds_the_held_out_loss(
