@@ -99,9 +99,13 @@ def test_fine_tuning_says_what_came_of_it(
     assert "first action" in said and "repeat" in said and "errors grow" in said
     main([*arguments, "--held-out", "0.25", "--no-check", "--out", str(tmp_path / "unchecked")])
     assert "first action" not in capsys.readouterr().out
-    main([*arguments, "--held-out", "0", "--out", str(tmp_path / "all")])
+    main([*arguments, "--demos", "3", "--out", str(tmp_path / "all")])
     said = capsys.readouterr().out
-    assert "first action" not in said and "held-out loss" not in said
+    # Of so few nothing is held out.
+    assert "from 6 of which it learnt" in said and "first action" in said and "errors grow" in said
+    assert "--held-out 0.1 measures them" in said and "held-out loss" not in said
+    main([*arguments, "--demos", "3", "--patience", "1", "--no-check", "--out", str(tmp_path / "patient")])
+    assert "held-out loss" in capsys.readouterr().out
 
 
 def test_the_summary_of_a_training_holds_the_held_out_loss(

@@ -168,13 +168,26 @@ def test_the_best_checkpoint_is_kept_and_patience_ends(
 ) -> None:
     losses = iter([3.0, 1.0, 2.0, 1.5, 0.5])
     monkeypatch.setattr(Imitating, "held_out", lambda self: {"arm": next(losses)})
-    recipe = dataclasses.replace(with_steps(recipe_for(str(base), [str(datasets["arm"])], "head"), 8), patience=2)
+    recipe = recipe_for(str(base), [str(datasets["arm"])], "head", held_out=0.1)
+    recipe = dataclasses.replace(with_steps(recipe, 8), patience=2)
     folder = train(recipe, tmp_path / "run")
     assert checkpoint.read_config(folder)["lineage"]["steps"] == 2
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [line["held_out/arm"] for line in lines if "held_out/arm" in line] == [3.0, 1.0, 2.0, 1.5]
     assert max(line["step"] for line in lines) == 4
     assert Best(1, 2.0).after(2, 2.0) == Best(1, 2.0, 1)
+
+
+def test_of_few_episodes_none_is_held_out(
+    base: Path, datasets: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = [str(datasets["arm"])]
+    assert recipe_for(str(base), data, "head").held_out == 0
+    assert recipe_for(str(base), data, "head", held_out=0.2).held_out == 0.2
+    monkeypatch.setattr("polysoma.learning.finetuning._HOLDS_OUT", 8)
+    assert recipe_for(str(base), data, "head").held_out == 0.1
+    # Of two tasks with four episodes each.
+    assert recipe_for(str(base), data, "head", 3).held_out == 0
 
 
 def test_episodes_held_out_are_of_every_task_and_apart(sources: dict[str, Source]) -> None:

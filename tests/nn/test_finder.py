@@ -108,7 +108,7 @@ def test_pictures_that_are_too_small_for_the_finder_get_points(size: tuple[int, 
         eyes_for(sources, "named")
 
 
-def test_with_many_demonstrations_who_senses_places_learns_places_alone(
+def test_with_many_demonstrations_who_senses_places_learns_places_alone_and_how_things_look(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     placed = dataclasses.replace(TABLE_ARM, actions=ContinuousActions(channels("x y", "m", -2, 2)))
@@ -117,19 +117,23 @@ def test_with_many_demonstrations_who_senses_places_learns_places_alone(
             for seed in range(4):
                 writer.add(make_episode(body, 6, seed, "table-arm/0", "pick up the red block"))
 
-    def gated(name: str, demonstrations: int = 0) -> tuple[str, ...]:
-        data = [str(tmp_path / name)]
-        return recipe_for("generalist", data, None, demonstrations, eyes="named").gated
+    def chosen(name: str, demonstrations: int = 0) -> tuple[tuple[str, ...], bool]:
+        recipe = recipe_for("generalist", [str(tmp_path / name)], None, demonstrations, eyes="named")
+        assert recipe.images is not None
+        return recipe.gated, recipe.images.outlines
 
-    assert gated("placed") == ("table-arm",)
-    monkeypatch.setattr("polysoma.learning.finetuning._PLACES_ALONE", 4)
-    assert gated("placed") == () and gated("placed", 3) == ("table-arm",)
+    assert chosen("placed") == (("table-arm",), False)
+    monkeypatch.setattr("polysoma.learning.finetuning._MANY", 4)
+    assert chosen("placed") == ((), True) and chosen("placed", 3) == (("table-arm",), False)
     # It is commanded by how far to go, of which its state does not speak.
-    assert gated("moved") == ("table-arm",)
+    assert chosen("moved") == (("table-arm",), True)
 
 
 @pytest.mark.parametrize("method", ["small", "lora"])
-def test_they_learn_what_to_do_and_leave_the_finder_as_it_is(method: FinetuningMethod, tmp_path: Path) -> None:
+def test_they_learn_what_to_do_and_leave_the_finder_as_it_is(
+    method: FinetuningMethod, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("polysoma.learning.finetuning._MANY", 1)  # Outlines as well.
     data = _recorded(tmp_path / "told", "pick up the {} block")
     base = tmp_path / "base"
     with DatasetWriter(tmp_path / "arm", ARM) as writer:

@@ -65,8 +65,9 @@ class Finetune:
     """Of training, instead of --minutes."""
     demos: int = 0
     """Demonstrations of each task that are used; 0 for all."""
-    held_out: float = 0.1
-    """Fraction of them that is not learnt from, to find the best checkpoint; 0 takes the last one."""
+    held_out: float | None = None
+    """Fraction of them that is not learnt from, to find the best checkpoint; 0 learns from all and takes the last one.
+    By default 0.1 from 50 demonstrations on, of each body, or with --patience, and otherwise 0."""
     patience: Annotated[int, within(0, 10**9)] = 0
     """Stop after so many checkpoints (of eight) that were no better on what is held out; 0 goes to the end."""
     chunk: int | None = None
@@ -104,8 +105,8 @@ class Finetune:
     resume: bool = False
     """Continue the run in --out."""
     check: bool = True
-    """Compare what comes of it with demonstrations that are held out, and warn of cameras and words that do not
-    count."""
+    """Compare what comes of it with the demonstrations that are held out, or with all where none are, and warn of
+    cameras and words that do not count."""
     inner: bool = False
     """Of a start from `polysoma meta`: take the few gradient steps that it was made for, and no more. Takes seconds."""
 
@@ -132,16 +133,18 @@ class Finetune:
         with counting_steps("training", recipe.steps) as progress:
             folder = train(recipe, self.out, self.resume, None, progress, quick_evaluation)
         self._done(folder)
-        if self.check and recipe.held_out and os.environ.get("RANK", "0") == "0":
+        if self.check and os.environ.get("RANK", "0") == "0":
             self._check(folder, recipe)
 
     def _check(self, folder: Path, recipe: Recipe) -> None:
-        """Says how far what is held out is met, and what the policy does not look at or listen to."""
+        """Says how far demonstrations are met, and what the policy does not look at or listen to."""
         from polysoma.cli.open_loop import measure, print_errors
         from polysoma.evaluation.recorded import recorded
 
         for one in recorded(str(folder), recipe.data, None, recipe.precision, recipe.skip_damaged, self.device):
             print_errors(measure(one, _CHECKED, permutations=1), one.which, whole=False)
+        if not recipe.held_out:
+            say("errors in what it did not learn from are larger: --held-out 0.1 measures them")
         say(f"more: polysoma evaluate {folder} {' '.join(f'--data {path}' for path in recipe.data[:1])} --report out/")
 
     def _done(self, folder: Path) -> None:
@@ -162,8 +165,10 @@ class Finetune:
         from polysoma.learning.recipe import Evaluation
         from polysoma.learning.training import rehearse
 
+        # Patience waits for a lower loss on what is held out.
+        held_out = 0.1 if self.patience and self.held_out is None else self.held_out
         recipe = recipe_for(
-            self.checkpoint, self.data, self.method, self.demos, self.held_out, self.rank, self.tokens,
+            self.checkpoint, self.data, self.method, self.demos, held_out, self.rank, self.tokens,
             self.learning_rate, self.seed, self.keep, self.chunk, self.history, self.previous_action, self.optimizer,
             self.skip_damaged, self.eyes,
         )  # fmt: skip

@@ -86,4 +86,6 @@ def _part(path: str, source: Source, held_out: float | None) -> tuple[Source, So
     if apart is not None:
         held = "held out in training" if held_out is None else "the last ones"
         return apart, others, f"{apart.episodes} of {source.episodes} episodes, {held}"
-    return source, None, f"all {source.episodes} episodes" + (", from which it learnt" if learnt is not None else "")
+    used = source.split(demonstrations, 0.0)[0].episodes
+    of = f", from {used} of which it learnt" if used < source.episodes else ", from which it learnt"
+    return source, None, f"all {source.episodes} episodes" + (of if learnt is not None else "")
