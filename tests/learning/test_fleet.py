@@ -122,7 +122,7 @@ def test_one_robot_with_one_step_is_plain_training_of_the_shared_part(base: str,
         betas=(0.9, 0.95),
     )
     method.accumulate(1, Share(precision=policy.precision))
-    torch.nn.utils.clip_grad_norm_([p for p in policy.parameters() if p.requires_grad], robot.recipe.clip)
+    torch.nn.utils.clip_grad_norm_([p for p in policy.parameters() if p.requires_grad], robot.recipe.grad_clip)
     optimizer.step()
     server = Shared(dict(shared), {})
     server.step(averaged([change]), rounds)
