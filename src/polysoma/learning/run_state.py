@@ -46,7 +46,9 @@ def check_folder(out: Path, resume: bool) -> None:
     if resume:
         states.find(out, STATE_FILE)
     elif states.exists(out):
-        raise PolysomaError(f"{out} already holds a run: continue it with --resume where the command has it, or choose another folder")
+        raise PolysomaError(
+            f"{out} already holds a run: continue it with --resume where the command has it, or choose another folder"
+        )
 
 
 def save(
