@@ -8,11 +8,11 @@ from typing import Annotated, Literal
 
 import tyro
 
+from polysoma.cli.logs import opened
 from polysoma.cli.output import say
 from polysoma.cli.progress import counting_steps
 from polysoma.cli.train import check_run
 from polysoma.config import Seed, within
-from polysoma.errors import PolysomaError
 
 
 @dataclass(frozen=True)
@@ -44,13 +44,9 @@ class LearnDynamics:
 
     def run(self) -> None:
         check_run(self.out, self.resume, "none")
-        if not self.data:
-            raise PolysomaError("expected one or more data sets to learn from, got none")
-        from polysoma.data.dataset import Dataset
-        from polysoma.data.formats import located
         from polysoma.learning.methods.dynamics import learn
 
-        datasets = [Dataset(located(Path(path))) for path in self.data]
+        datasets = opened(self.data)
         with counting_steps("learning", self.steps) as progress:
             folder = learn(
                 datasets, self.shape, self.out, self.steps, seed=self.seed, resume=self.resume, progress=progress

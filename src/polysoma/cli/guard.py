@@ -8,11 +8,11 @@ from typing import Annotated
 
 import tyro
 
+from polysoma.cli.logs import opened
 from polysoma.cli.output import say
 from polysoma.cli.progress import counting_steps
 from polysoma.cli.train import check_run
 from polysoma.config import Seed, within
-from polysoma.errors import PolysomaError
 
 
 @dataclass(frozen=True)
@@ -51,13 +51,9 @@ class GuardLearn:
 
     def run(self) -> None:
         check_run(self.out, self.resume, "none")
-        if not self.data:
-            raise PolysomaError("expected one or more data sets to learn from, got none")
-        from polysoma.data.dataset import Dataset
-        from polysoma.data.formats import located
         from polysoma.learning.dead_ends import engine_settings, learn
 
-        logs, fresh = ([Dataset(located(Path(path))) for path in paths] for paths in (self.data, self.fresh))
+        logs, fresh = opened(self.data), opened(self.fresh) if self.fresh else []
         with counting_steps("learning", self.steps) as progress:
             values = learn(
                 logs,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from polysoma import simulators
+from polysoma.cli.logs import opened
 from polysoma.cli.output import say
 from polysoma.cli.progress import counting, counting_steps
 from polysoma.cli.train import check_run
@@ -17,7 +18,7 @@ from polysoma.config import Seed, within
 from polysoma.errors import PolysomaError
 
 if TYPE_CHECKING:
-    from polysoma.data.dataset import Dataset
+    pass
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,6 @@ class SkillsLearn:
 
     def run(self) -> None:
         check_run(self.out, self.resume, "none")
-        if not self.data:
-            raise PolysomaError("expected one or more data sets to learn from, got none")
         if self.best < 1 and not (self.method == "cloning" and self.rewards):
             raise PolysomaError("--best chooses what is imitated by its rewards: it needs --method cloning --rewards")
         from polysoma.learning.methods.cloning import Cloning
@@ -82,7 +81,7 @@ class SkillsLearn:
         }
         with counting_steps("learning", self.steps) as progress:
             folder = learn(
-                [_opened(path) for path in self.data],
+                opened(self.data),
                 methods[self.method],
                 self.out,
                 not self.rewards,
@@ -119,7 +118,7 @@ class SkillsAim:
     def run(self) -> None:
         from polysoma.learning.skills import aim
 
-        aim(self.checkpoint, _opened(self.data), self.out, self.share, self.seed)
+        aim(self.checkpoint, opened([self.data])[0], self.out, self.share, self.seed)
         say(f"checkpoint: {self.out}")
 
 
@@ -171,10 +170,3 @@ class SkillsPlay:
                 progress=progress,
             )  # fmt: skip
         say(f"checkpoint: {folder}; play it with `polysoma evaluate {folder} --tasks {self.task}`")
-
-
-def _opened(path: str) -> Dataset:
-    from polysoma.data.dataset import Dataset
-    from polysoma.data.formats import located
-
-    return Dataset(located(Path(path)))

@@ -8,11 +8,11 @@ from typing import Annotated
 
 import tyro
 
+from polysoma.cli.logs import opened
 from polysoma.cli.output import say
 from polysoma.cli.progress import counting_steps
 from polysoma.cli.train import check_run
 from polysoma.config import Seed, within
-from polysoma.errors import PolysomaError
 
 
 @dataclass(frozen=True)
@@ -44,13 +44,9 @@ class WorldLearn:
 
     def run(self) -> None:
         check_run(self.out, self.resume, "none")
-        if not self.data:
-            raise PolysomaError("expected one or more data sets to learn from, got none")
-        from polysoma.data.dataset import Dataset
-        from polysoma.data.formats import located
         from polysoma.learning.methods.world import learn
 
-        datasets = [Dataset(located(Path(path))) for path in self.data]
+        datasets = opened(self.data)
         with counting_steps("learning", self.steps) as progress:
             folder = learn(
                 datasets, self.out, self.steps, self.width, self.picture, None, self.held_out, self.seed,
@@ -81,16 +77,12 @@ class WorldLook:
     """Of the piece that is shown."""
 
     def run(self) -> None:
-        if not self.data:
-            raise PolysomaError("expected one or more data sets to look at, got none")
-        from polysoma.data.dataset import Dataset
-        from polysoma.data.formats import located
         from polysoma.evaluation.foresight import LAST, MODEL, draw, foresight, read_logs
         from polysoma.files import write_atomically
         from polysoma.policy import world
 
         model = world.load(self.checkpoint)
-        logs = read_logs(model, [Dataset(located(Path(path))) for path in self.data], self.held_out)
+        logs = read_logs(model, opened(self.data, "look at"), self.held_out)
         errors = foresight(model, logs, (self.ahead,), seed=self.seed, held_out=self.held_out > 0)
         for name, found in errors.items():
             say(f"{name}: {found[MODEL][0]:.3f} after {self.ahead} steps, copying the last {found[LAST][0]:.3f}")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -25,7 +25,7 @@ from polysoma.files import explain_writing, reason, write_atomically
 from polysoma.nn.backend import chosen
 from polysoma.nn.device import acting_on
 from polysoma.nn.trunk import TransformerTrunk
-from polysoma.policy import dynamics, skills, values, weight_file, world
+from polysoma.policy import dynamics, skills, small, values, weight_file, world
 from polysoma.policy.adaptation import Adaptation, share
 from polysoma.policy.config import PolicyConfig
 from polysoma.policy.edits import with_base
@@ -41,6 +41,13 @@ ATTACHED = "adaptations"
 """The folder of adaptations that are attached to a checkpoint."""
 ALONE = {skills.KIND: "skill policy", dynamics.KIND: "grey box", values.KIND: "values of choices"}
 """What drives one body alone and is no transformer policy: its kind in ``config.json``, and what to call it."""
+_SMALL: dict[str, Callable[[Mapping[str, Any]], Any]] = {
+    skills.KIND: skills.SkillConfig.from_json,
+    dynamics.KIND: dynamics.DynamicsConfig.from_json,
+    values.KIND: values.ValueConfig.from_json,
+    world.KIND: world.WorldConfig.from_json,
+}
+"""How the configuration of a small network is decoded, by its kind."""
 SHIPPED = "generalist"
 """The name that stands for the weights shipped with the package, wherever a checkpoint is asked for;
 ``generalist-NAME`` stands for the adaptation of that name that is attached to them."""
@@ -175,11 +182,10 @@ def config_of(path: str | Path) -> PolicyConfig:
 
 
 def _config(folder: Path, told: Mapping[str, Any]) -> PolicyConfig:
-    if told.get("kind") in ALONE:
-        raise PolysomaError(
-            f"{folder} holds a {ALONE[told['kind']]}, which evaluate, record, serve and play drive alone"
-        )
-    if world.is_world(told):
+    kind = str(told.get("kind"))
+    if kind in ALONE:
+        raise PolysomaError(f"{folder} holds a {ALONE[kind]}, which evaluate, record, serve and play drive alone")
+    if kind == world.KIND:
         raise PolysomaError(f"{folder} holds a world model, which drives nothing: polysoma world look shows it")
     try:
         return PolicyConfig.from_json(told)
@@ -191,14 +197,8 @@ def bodies(path: str | Path) -> list[str]:
     """The names of the bodies that a checkpoint knows. Raises PolysomaError as :func:`load` does."""
     folder = resolve(path)
     told = read_config(folder)
-    if skills.is_skills(told):
-        return [skills.config_in(folder, told).embodiment.name]
-    if dynamics.is_dynamics(told):
-        return [dynamics.config_in(folder, told).embodiment.name]
-    if world.is_world(told):
-        return [world.config_in(folder, told).embodiment.name]
-    if told.get("kind") == values.KIND:
-        return [values.config_in(folder, told).embodiment.name]
+    if (decoded := _SMALL.get(str(told.get("kind")))) is not None:
+        return [small.config_in(folder, told, decoded).embodiment.name]
     return [body.name for body in _config(folder, told).embodiments]
 
 

@@ -20,7 +20,7 @@ from polysoma.config import check, decode
 from polysoma.embodiment import Embodiment
 from polysoma.errors import PolysomaError
 from polysoma.nn.curves import Numbers, as_arrays, new_numbers, value
-from polysoma.policy import weight_file
+from polysoma.policy import small
 from polysoma.policy.config import BESIDE
 from polysoma.policy.small import SmallPolicy
 from polysoma.simulators.car_body import CAR, EMBODIMENT, GRAVITY, Forces
@@ -164,34 +164,10 @@ def _new_perceptron(name: str, inputs: int, outputs: int) -> dict[str, nn.Parame
     return made
 
 
-def is_dynamics(told: Mapping[str, Any]) -> bool:
-    """Whether a parsed ``config.json`` is that of a grey box."""
-    return told.get("kind") == KIND
-
-
 def load(path: str | Path) -> Dynamics:
     """Loads a grey box for use, frozen.
 
     Raises:
         PolysomaError: there is no checkpoint, it is of another kind, or its weights are damaged or do not fit.
     """
-    from polysoma.policy import checkpoint
-
-    folder = checkpoint.resolve(path)
-    told = checkpoint.read_config(folder)
-    if not is_dynamics(told):
-        raise PolysomaError(f"{folder} holds no grey box (polysoma dynamics); polysoma.load opens policies")
-    file = folder / checkpoint.WEIGHTS
-    model = Dynamics(config_in(folder, told))
-    weight_file.check_tensors(file, model.state_dict())
-    weight_file.check_sum(file, told)
-    model.load_state_dict(weight_file.read(file))
-    return model.requires_grad_(False).eval()
-
-
-def config_in(folder: Path, told: Mapping[str, Any]) -> DynamicsConfig:
-    """The configuration in a checkpoint's parsed ``config.json``. Raises PolysomaError that names the file."""
-    try:
-        return DynamicsConfig.from_json(told)
-    except PolysomaError as error:
-        raise PolysomaError(f"{folder / 'config.json'}: {error}") from error
+    return small.load(path, KIND, "grey box (polysoma dynamics)", DynamicsConfig.from_json, Dynamics)

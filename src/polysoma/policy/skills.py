@@ -21,7 +21,7 @@ from polysoma.embodiment import ContinuousActions, Embodiment, Modality
 from polysoma.errors import PolysomaError
 from polysoma.nn.paths import Paths
 from polysoma.nn.perceptrons import perceptron
-from polysoma.policy import weight_file
+from polysoma.policy import small
 from polysoma.policy.config import BESIDE
 from polysoma.policy.small import SmallPolicy
 
@@ -249,34 +249,10 @@ class SkillPolicy(SmallPolicy):
         return self.in_units(self.act(state, told))
 
 
-def is_skills(told: Mapping[str, Any]) -> bool:
-    """Whether a parsed ``config.json`` is that of a skill policy."""
-    return told.get("kind") == KIND
-
-
 def load(path: str | Path) -> SkillPolicy:
     """Loads a skill policy for use, frozen.
 
     Raises:
         PolysomaError: there is no checkpoint, it is of another kind, or its weights are damaged or do not fit.
     """
-    from polysoma.policy import checkpoint
-
-    folder = checkpoint.resolve(path)
-    told = checkpoint.read_config(folder)
-    if not is_skills(told):
-        raise PolysomaError(f"{folder} holds no skill policy; polysoma.load opens it")
-    file = folder / checkpoint.WEIGHTS
-    policy = SkillPolicy(config_in(folder, told))
-    weight_file.check_tensors(file, policy.state_dict())
-    weight_file.check_sum(file, told)
-    policy.load_state_dict(weight_file.read(file))
-    return policy.requires_grad_(False).eval()
-
-
-def config_in(folder: Path, told: Mapping[str, Any]) -> SkillConfig:
-    """The configuration in a checkpoint's parsed ``config.json``. Raises PolysomaError that names the file."""
-    try:
-        return SkillConfig.from_json(told)
-    except PolysomaError as error:
-        raise PolysomaError(f"{folder / 'config.json'}: {error}") from error
+    return small.load(path, KIND, "skill policy", SkillConfig.from_json, SkillPolicy)

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Protocol, Self
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol, Self, TypeVar
 
+import torch
 from torch import Tensor, nn
 
+from polysoma.errors import PolysomaError
 from polysoma.nn.precision import Precision
+from polysoma.policy import weight_file
 
 
 class Stored(Protocol):
     """A configuration that ``config.json`` holds."""
 
     def to_json(self) -> dict[str, Any]: ...
+
+
+Config = TypeVar("Config", bound=Stored)
+Small = TypeVar("Small", bound="SmallPolicy")
 
 
 class SmallPolicy(nn.Module):
@@ -38,3 +46,47 @@ class SmallPolicy(nn.Module):
     def compute_in(self, wanted: str | None) -> Self:
         """Returns itself: it computes in float32 whatever is wanted."""
         return self
+
+
+def load(
+    path: str | Path,
+    kind: str,
+    what: str,
+    decoded: Callable[[Mapping[str, Any]], Config],
+    build: Callable[[Config], Small],
+) -> Small:
+    """Loads a small network of one kind for use, frozen.
+
+    Args:
+        path: as for :func:`polysoma.policy.checkpoint.load`.
+        kind: what ``config.json`` calls it.
+        what: what errors call it.
+        decoded: makes a configuration of what ``config.json`` holds.
+        build: makes the network of a configuration.
+
+    Raises:
+        PolysomaError: there is no checkpoint, it is of another kind, or its weights are damaged or do not fit.
+    """
+    from polysoma.policy import checkpoint
+
+    folder = checkpoint.resolve(path)
+    told = checkpoint.read_config(folder)
+    if told.get("kind") != kind:
+        raise PolysomaError(f"{folder} holds no {what}; polysoma.load opens policies")
+    file, config = folder / checkpoint.WEIGHTS, config_in(folder, told, decoded)
+    # A configuration of others may ask for more than there is memory.
+    with torch.device("meta"):
+        asked = build(config).state_dict()
+    weight_file.check_tensors(file, asked)
+    weight_file.check_sum(file, told)
+    policy = build(config)
+    policy.load_state_dict(weight_file.read(file))
+    return policy.requires_grad_(False).eval()
+
+
+def config_in(folder: Path, told: Mapping[str, Any], decoded: Callable[[Mapping[str, Any]], Config]) -> Config:
+    """The configuration in a checkpoint's parsed ``config.json``. Raises PolysomaError that names the file."""
+    try:
+        return decoded(told)
+    except PolysomaError as error:
+        raise PolysomaError(f"{folder / 'config.json'}: {error}") from error

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from polysoma.config import check, decode, within
 from polysoma.embodiment import DiscreteActions, Embodiment, Modality, Stream
 from polysoma.errors import PolysomaError
-from polysoma.policy import weight_file
+from polysoma.policy import small
 from polysoma.policy.config import BESIDE
 from polysoma.policy.small import SmallPolicy
 
@@ -176,27 +176,4 @@ def load(path: str | Path) -> ValuePolicy:
     Raises:
         PolysomaError: there is no checkpoint, it is of another kind, or its weights are damaged or do not fit.
     """
-    from polysoma.policy import checkpoint
-
-    folder = checkpoint.resolve(path)
-    told = checkpoint.read_config(folder)
-    if told.get("kind") != KIND:
-        raise PolysomaError(f"{folder} holds no values of choices; polysoma.load opens it")
-    file = folder / checkpoint.WEIGHTS
-    config = config_in(folder, told)
-    # A configuration of others may ask for more than there is memory.
-    with torch.device("meta"):
-        asked = ValuePolicy(config).state_dict()
-    weight_file.check_tensors(file, asked)
-    weight_file.check_sum(file, told)
-    policy = ValuePolicy(config)
-    policy.load_state_dict(weight_file.read(file))
-    return policy.requires_grad_(False).eval()
-
-
-def config_in(folder: Path, told: Mapping[str, Any]) -> ValueConfig:
-    """The configuration in a checkpoint's parsed ``config.json``. Raises PolysomaError that names the file."""
-    try:
-        return ValueConfig.from_json(told)
-    except PolysomaError as error:
-        raise PolysomaError(f"{folder / 'config.json'}: {error}") from error
+    return small.load(path, KIND, "values of choices (polysoma skills play)", ValueConfig.from_json, ValuePolicy)

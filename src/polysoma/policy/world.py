@@ -20,7 +20,7 @@ from polysoma.data.images import resized
 from polysoma.embodiment import ContinuousActions, Embodiment, Modality
 from polysoma.errors import PolysomaError
 from polysoma.nn.world import Believed, WorldNetwork
-from polysoma.policy import weight_file
+from polysoma.policy import small
 from polysoma.policy.config import BESIDE
 from polysoma.policy.small import SmallPolicy
 from polysoma.streams import Stream
@@ -187,34 +187,10 @@ def flat(config: WorldConfig, observations: Mapping[str, np.ndarray]) -> tuple[n
     )
 
 
-def is_world(told: Mapping[str, Any]) -> bool:
-    """Whether a parsed ``config.json`` is that of a world model."""
-    return told.get("kind") == KIND
-
-
 def load(path: str | Path) -> WorldModel:
     """Loads a world model for use, frozen.
 
     Raises:
         PolysomaError: there is no checkpoint, it is of another kind, or its weights are damaged or do not fit.
     """
-    from polysoma.policy import checkpoint
-
-    folder = checkpoint.resolve(path)
-    told = checkpoint.read_config(folder)
-    if not is_world(told):
-        raise PolysomaError(f"{folder} holds no world model (polysoma world learn); polysoma.load opens policies")
-    file = folder / checkpoint.WEIGHTS
-    model = WorldModel(config_in(folder, told))
-    weight_file.check_tensors(file, model.state_dict())
-    weight_file.check_sum(file, told)
-    model.load_state_dict(weight_file.read(file))
-    return model.requires_grad_(False).eval()
-
-
-def config_in(folder: Path, told: Mapping[str, Any]) -> WorldConfig:
-    """The configuration in a checkpoint's parsed ``config.json``. Raises PolysomaError that names the file."""
-    try:
-        return WorldConfig.from_json(told)
-    except PolysomaError as error:
-        raise PolysomaError(f"{folder / 'config.json'}: {error}") from error
+    return small.load(path, KIND, "world model (polysoma world learn)", WorldConfig.from_json, WorldModel)
