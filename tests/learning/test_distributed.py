@@ -26,17 +26,18 @@ from pathlib import Path
 import torch
 from polysoma.data.mixture import Source
 from polysoma.learning import distributed
+from polysoma.learning.methods import imitation
 from polysoma.learning.training import train
 from polysoma.learning.recipe import recipe_from_table
 
-jobs, log = json.loads(sys.argv[1])
+jobs, log, apart = json.loads(sys.argv[1])
 draw, shard = Source.draw, distributed.shard
 
 def watched(self, count, rng, goals=False, share=(0, 1), showing=None):
     windows = draw(self, count, rng, goals, share, showing)
     stream = windows.embodiment.arrays[0].name
     rows = [windows.observations[stream][row].numpy().tobytes().hex() for row in range(len(windows))]
-    with open(f"{log}-{share[0]}", "a") as file:
+    with open(f"{log}-{os.environ['RANK']}", "a") as file:
         file.writelines(f"{windows.embodiment.name} {row}\\n" for row in rows)
     return windows
 
@@ -47,6 +48,8 @@ def measured(policy, accelerator):
     Path(f"{log}.held-{accelerator.process_index}").write_text(json.dumps(held))
 
 Source.draw, distributed.shard = watched, measured
+if not apart:
+    imitation.placed = lambda costs, windows, processes: dict.fromkeys(costs)
 # Each run ends the process group; the next one here needs it still.
 end, torch.distributed.destroy_process_group = torch.distributed.destroy_process_group, lambda group=None: None
 for table, run, begin_with, until in jobs:
@@ -69,11 +72,12 @@ class Job(NamedTuple):
     until: int | None = None
 
 
-def launch(processes: int, folder: Path, log: Path, *jobs: Job) -> None:
-    """Starts these processes, as users do, and does one job after another in them."""
+def launch(processes: int, folder: Path, log: Path, *jobs: Job, apart: bool = True) -> None:
+    """Starts these processes, as users do, and does one job after another in them. All share the windows of each body
+    where they are not to be ``apart``."""
     script = folder / "watched.py"
     script.write_text(SCRIPT)
-    arguments = json.dumps([jobs, str(log)], default=str)
+    arguments = json.dumps([jobs, str(log), apart], default=str)
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     ended = subprocess.run(
         [sys.executable, *launcher, str(script), arguments],
@@ -103,8 +107,8 @@ def test_two_processes_then_one_see_what_one_sees(
     }
     launch(2, tmp_path, tmp_path / "shared", Job(table, tmp_path / "two", until=2))
     halves = [(tmp_path / f"shared-{rank}").read_text().splitlines() for rank in range(2)]
-    # Seven windows of the arm a step are four and three; the grid's one is the first process's.
-    assert [len(half) for half in halves] == [2 * (4 + 1), 2 * 3]
+    # The grid's one window a step is the first process's, and the arm's seven the other's.
+    assert [len(half) for half in halves] == [2 * 1, 2 * 7]
     draw, seen = Source.draw, []
 
     def watched(*arguments: Any, **options: Any) -> Batch:
@@ -142,6 +146,8 @@ def test_sharded_training_ends_where_unsharded_training_does(datasets: dict[str,
         Job(sharded, mixed, begin_with=none, until=4),
         Job(table, none, begin_with=none, until=4),
         Job(sharded, full, until=4),
+        # A mean over all windows is not the mean of means over halves of them.
+        apart=False,
     )
     for rank in range(2):
         every, here = json.loads((tmp_path / f"log.held-{rank}").read_text())

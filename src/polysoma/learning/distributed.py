@@ -12,7 +12,7 @@ import functools
 import os
 import time
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -128,6 +128,13 @@ def reduce_gradients(parameters: Sequence[Tensor], accelerator: accelerate.Accel
     flat = cast(Tensor, accelerator.reduce(flat, "mean"))
     for parameter, piece in zip(replicated, flat.split([p.numel() for p in replicated]), strict=True):
         parameter.grad = piece.view_as(parameter)
+
+
+def summed(metrics: Mapping[str, float], device: torch.device) -> dict[str, float]:
+    """Numbers that every process has by the same names, added up over the processes."""
+    values = torch.tensor(list(metrics.values()), dtype=torch.float32, device=device)
+    torch.distributed.all_reduce(values)
+    return dict(zip(metrics, values.tolist(), strict=True))
 
 
 def clip_gradients(parameters: Sequence[Tensor], limit: float) -> Tensor:

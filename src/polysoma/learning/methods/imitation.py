@@ -5,6 +5,7 @@ A step takes a few windows of every body, each micro-batch from one body; their 
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,9 +15,11 @@ from torch import nn
 
 from polysoma.data.batch import Batch
 from polysoma.data.mixture import Source
+from polysoma.learning import distributed
 from polysoma.learning.augmentation import augmented
 from polysoma.learning.method import Ingredients, Method, Metrics, Share, reduced
 from polysoma.learning.objectives import held_out_loss, paraphrases_for, showing, split_by_length, targets
+from polysoma.learning.placement import costs_of, placed
 
 
 @dataclass(frozen=True)
@@ -36,10 +39,34 @@ class Imitating(Method):
     def __init__(self, given: Ingredients) -> None:
         self.modules = nn.ModuleDict({"policy": given.policy})
         self._given, self._policy = given, given.policy
+        self._places: dict[str, int | None] = {}
 
     def accumulate(self, step: int, share: Share) -> Metrics:
         """See :class:`~polysoma.learning.method.Method`."""
-        return reduced(self._of_body(source, step, share) for source in self._given.sources)
+        if share.count == 1:
+            return reduced(self._of_body(source, step, share) for source in self._given.sources)
+        found: Metrics = {}
+        for source in self._given.sources:
+            place = self._place(source.embodiment.name, share.count)
+            # Gradients are averaged over processes, so what one process does alone counts as often as there are some.
+            part, weight = (share, 1) if place is None else (dataclasses.replace(share, index=0, count=1), share.count)
+            said = self._of_body(source, step, part, weight) if place in (None, share.index) else {}
+            names = {"windows": 1, f"loss/{source.embodiment.name}": part.count}
+            if self._given.bodies[source.embodiment.name].estimation:
+                names[f"estimation/{source.embodiment.name}"] = part.count
+            found = reduced([found, {name: said.get(name, 0.0) / among for name, among in names.items()}])
+        return distributed.summed(found, share.device)
+
+    def _place(self, name: str, processes: int) -> int | None:
+        """The process that does all of this body's windows; None where all share them."""
+        if not self._places:
+            names = [source.embodiment.name for source in self._given.sources]
+            # All processes must ask for the parts of a sharded trunk, at the same time.
+            apart = not distributed.by_sharding(self._policy.parameters())[0]
+            costs = costs_of(self._policy, self._given.sources, self._given.bodies) if apart else {}
+            windows = {name: self._given.bodies[name].batch for name in names}
+            self._places = placed(costs, windows, processes) if apart else dict.fromkeys(names)
+        return self._places[name]
 
     def held_out(self) -> Metrics:
         """See :class:`~polysoma.learning.method.Method`."""
@@ -48,8 +75,8 @@ class Imitating(Method):
             for source in self._given.held_out
         }
 
-    def _of_body(self, source: Source, step: int, share: Share) -> Metrics:
-        """Adds one body's gradients of a step."""
+    def _of_body(self, source: Source, step: int, share: Share, weight: float = 1.0) -> Metrics:
+        """Adds one body's gradients of a step, with a weight."""
         name, seed = source.embodiment.name, self._given.seed
         body, key = self._given.bodies[name], name.encode()
         rng = np.random.default_rng([seed, step, share.index, *key])
@@ -66,7 +93,7 @@ class Imitating(Method):
                 else:
                     loss, missed = self._policy.loss(part), torch.zeros(())
                 loss = loss / true
-            (body.weight * (loss + body.estimation * missed)).backward()
+            (weight * body.weight * (loss + body.estimation * missed)).backward()
             total += loss.item()
             estimated += missed.item()
         found: Metrics = {f"loss/{name}": total, "windows": float(count)}
