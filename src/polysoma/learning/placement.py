@@ -6,6 +6,7 @@ windows of every body among them all pay that for every body; here most bodies a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -21,8 +22,8 @@ _ALWAYS = 3e8
 
 
 def costs_of(policy: Policy, sources: Sequence[Source], bodies: Mapping[str, BodyRecipe]) -> dict[str, float]:
-    """What a step of each body costs, in multiplications and additions forward: not times, so that it is the same in
-    all processes and on every day."""
+    """What the windows of a step of each body cost, in multiplications and additions forward: not times, so that it is
+    the same in all processes and on every day."""
     costs = {}
     for source in sources:
         name = source.embodiment.name
@@ -30,23 +31,31 @@ def costs_of(policy: Policy, sources: Sequence[Source], bodies: Mapping[str, Bod
         with FlopCounterMode(display=False) as counted, torch.no_grad(), policy.autocast():
             if len(frames):
                 policy.loss(source.ending_at(frames).to(policy.device))
-        costs[name] = _ALWAYS + counted.get_total_flops() * bodies[name].batch / max(1, len(frames))
+        costs[name] = counted.get_total_flops() * bodies[name].batch / max(1, len(frames))
     return costs
 
 
 def placed(costs: Mapping[str, float], windows: Mapping[str, int], processes: int) -> dict[str, int | None]:
-    """The process that does all windows of each body, so that none has much more to do than another; None for a body
-    that costs more than one process's part and has windows for all: they share them.
+    """The process that does all windows of each body; None for bodies whose windows all processes share.
 
-    The dearest bodies choose first (Graham 1969, "Bounds on Multiprocessing Timing Anomalies").
+    The dearest bodies choose first (Graham 1969, "Bounds on Multiprocessing Timing Anomalies"); what is more than one
+    process's part is shared. So is everything where that ends sooner: few large bodies do not come out even.
+
+    Args:
+        costs: of a step of each body, beside what any body costs.
+        windows: of each body a step. One alone cannot be shared.
+        processes: how many there are.
     """
-    part = sum(costs.values()) / processes
-    loads, found = [0.0] * processes, dict[str, int | None]()
+    part = sum(_ALWAYS + cost for cost in costs.values()) / processes
+    # The first process has one window more where they do not come out even.
+    parts = {n: _ALWAYS + costs[n] * math.ceil(windows[n] / processes) / windows[n] for n in costs}
+    found = dict[str, int | None]()
+    loads = [0.0] * processes
     for name in sorted(costs, key=lambda name: (-costs[name], name)):
-        if costs[name] > part and windows[name] >= processes:
+        if _ALWAYS + costs[name] > part and windows[name] >= processes:
             found[name] = None
+            loads = [load + parts[name] for load in loads]
             continue
-        least = min(range(processes), key=lambda process: loads[process])
-        loads[least] += costs[name]
-        found[name] = least
-    return found
+        found[name] = least = min(range(processes), key=lambda process: loads[process])
+        loads[least] += _ALWAYS + costs[name]
+    return found if max(loads) <= sum(parts.values()) else dict.fromkeys(costs)
