@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import tyro
 
 from polysoma.cli.logs import opened
 from polysoma.cli.output import say
+from polysoma.cli.play import INSTALL, show_page
 from polysoma.cli.progress import counting_steps
 from polysoma.cli.train import check_run
 from polysoma.config import Seed, within
@@ -109,3 +111,51 @@ def _tell(found: Judged, by: str) -> None:
     for name, rank in found.rank.items():
         told = "never changes" if math.isnan(rank) else f"{rank:+.2f}"
         say(f"{name}: rank correlation with the {by} of {found.clips} episodes apart {told}")
+
+
+@dataclass(frozen=True)
+class RewardRank:
+    """Shows two clips of logs side by side in the browser and asks which one is better, by the arrow keys; the answers
+    go into a file of pairs for `polysoma reward learn`. Opened again, it goes on.
+
+    Examples:
+        polysoma reward rank data/noisy/pointmaze --pairs pairs.jsonl --clip 150
+    """
+
+    data: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="LOGS")]
+    """Data sets of one body that senses numbers, of one instruction, of any known format. Episodes that were recorded
+    here are played again in their simulator; others are shown by their cameras, or as lines."""
+    pairs: Path = Path("pairs.jsonl")
+    """The file; each answer is a line more."""
+    clip: Annotated[int, within(0, 10**6)] = 0
+    """Frames of each clip; 0 for whole episodes."""
+    seed: Seed = 0
+    """Of the pairs."""
+    host: str = "127.0.0.1"
+    """Where to listen; the default lets nobody in from outside this machine."""
+    port: Annotated[int, within(0, 65535)] = 8080
+    """Where to listen; 0 takes any free port."""
+    open: bool = True
+    """Opens the page in the browser of this machine."""
+    token_file: Path | None = None
+    """A file that holds the token that the page's address must end in. The variable POLYSOMA_TOKEN does the same."""
+    token: bool = True
+    """Whether to make and print a token when none is given and --host lets in others than this machine."""
+    hosts: tuple[str, ...] = ()
+    """Further names that browsers call this machine by; addresses in numbers, localhost and its own name need none."""
+    origins: tuple[str, ...] = ()
+    """Other web pages that may connect, such as https://robots.example.com."""
+
+    def run(self) -> None:
+        try:
+            from polysoma.play.ranking import RankServer
+            from polysoma.serving.door import chosen_token
+        except ImportError as error:
+            raise PolysomaError(f"the page needs {error.name}, not installed here: run `{INSTALL}`") from error
+        from polysoma.data.preferences import Clips
+
+        clips = Clips(opened(self.data, "rank"))
+        token, _ = chosen_token(self.host, self.token_file, self.token)
+        server = RankServer(clips, self.pairs, self.clip, self.seed, token, self.hosts, self.origins)
+        asyncio.run(show_page(server, f"{len(clips.length)} episodes", self.host, self.port, token, self.open))
+        say(f"pairs: {self.pairs}; `polysoma reward learn {' '.join(self.data)} --pairs {self.pairs}`")

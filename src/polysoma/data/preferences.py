@@ -163,6 +163,11 @@ class Clips:
             )
         return int(self._first[number]) + clip.episode
 
+    def dataset_of(self, clip: Clip) -> Dataset:
+        """The data set of a clip. Raises as :meth:`episode`."""
+        self.episode(clip)
+        return self.datasets[self._number[Path(clip.data).resolve()]]
+
     def rows(self, clip: Clip) -> slice:
         """The rows of a clip. Raises as :meth:`episode`."""
         begin = int(self.start[self.episode(clip)]) + clip.frame
