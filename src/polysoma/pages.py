@@ -72,6 +72,7 @@ def page(title: str, html: Iterable[str], about: Sequence[str] = ()) -> bytes:
     paragraphs = "".join(f'<p class="soft">{escape(text)}</p>' for text in about)
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        '<link rel="icon" href="data:,">'
         f"<title>{heading}</title><style>{_STYLE}</style><h1>{heading}</h1>{paragraphs}{''.join(html)}</html>\n"
     ).encode()
 

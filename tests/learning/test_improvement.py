@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,13 @@ import pytest
 import torch
 
 from conftest import ROOT, make_policy
-from make_pocket import Doors, Pocket, saved, still
+from make_pocket import POINT, Doors, Pocket, saved, still
+from make_puck import PUCK
 from polysoma import simulators
 from polysoma.acting.opening import open_planner
 from polysoma.acting.policy_planner import PolicyPlanner
 from polysoma.data.mixture import Source
+from polysoma.embodiment import Embodiment, Observation
 from polysoma.errors import PolysomaError
 from polysoma.evaluation.evaluation import evaluate
 from polysoma.learning.engine import Engine, Settings
@@ -29,6 +32,7 @@ from polysoma.learning.optimizers import AdamW
 from polysoma.learning.reinforcement import FromReward
 from polysoma.nn.correction import CorrectionConfig
 from polysoma.policy import checkpoint
+from polysoma.policy.rewards import RewardConfig, RewardModel
 from polysoma.rollout.experience import Collector, Exploring
 from polysoma.simulators.environment import Environment
 
@@ -188,7 +192,7 @@ def test_what_is_not_better_is_not_kept(worlds: None, tmp_path: Path) -> None:
         str(base), ["point/right"], settings(), tmp_path / "run", steps=4, play=Play(4), size=SMALL,
         learning_rate=1e-2, accept=lambda *_: False,
     )  # fmt: skip
-    assert not better
+    assert not better and "4 steps" in tell(folder)[0]
     seen = {"state": np.array([0.3, 1.0], np.float32), "instruction": "go"}
     first, second = (checkpoint.load(place).agent("point").act(seen) for place in (base, folder))
     np.testing.assert_allclose(first, second, atol=1e-6)
@@ -218,3 +222,71 @@ def test_what_remains_in_a_maze_is_the_way_around_its_walls() -> None:
     assert terminated and way[-1] <= 0.46
     # The expert's way is downhill but for what it swings.
     assert sum(max(0.0, after - before) for before, after in itertools.pairwise(way)) < 0.15 * far
+
+
+class Leftward:
+    """Earned is how far left the point is, and how far left it was moved."""
+
+    def check(self, body: Embodiment, instruction: str) -> None:
+        assert (body.name, instruction) == ("point", "go")
+
+    def judge(self, reached: Sequence[Observation], actions: np.ndarray) -> np.ndarray:
+        return np.array([-seen["state"][0] for seen in reached], np.float32) - 10 * actions[:, 0]
+
+
+def test_another_reward_is_earned_instead_of_the_environments() -> None:
+    spread = np.array([0.5], np.float32)
+    method = method_of(Ppo(exploring=Exploring(spread=0.5, hold=1, failures=0.0)), "point", Pocket, 0)
+    collector = Collector(
+        method.collector.planner, [Pocket.task], 8, 0, Exploring(spread=0.5, failures=0.0), 0.9,
+        make=lambda _: Pocket(), reward=Leftward(),
+    )  # fmt: skip
+    still_ = np.zeros((8, 1), np.float32)
+    found = collector.collect(19, lambda _: still_, spread)
+    going = found.discounts > 0
+    moved = np.clip(0.2 * found.drawn[..., 0], -0.2, 0.2)
+    assert np.corrcoef(found.rewards[going], -moved[going])[0, 1] > 0.8
+
+
+def test_an_episode_that_is_over_early_goes_on_in_what_it_reached() -> None:
+    class Constant(Leftward):
+        def judge(self, reached: Sequence[Observation], actions: np.ndarray) -> np.ndarray:
+            return np.ones(len(reached), np.float32)
+
+    right = np.full((4, 1), 1.0, np.float32)
+    collector = Collector(
+        PolicyPlanner(still(0)), [Pocket.task], 4, 0, Exploring(spread=1e-6, failures=0.0), 0.9,
+        make=lambda _: Pocket(), reward=Constant(),
+    )  # fmt: skip
+    found = collector.collect(8, lambda _: right, np.array([1e-6], np.float32))
+    assert any(found.episodes)
+    # Whoever gets 1 at each of 40 steps, by success or without, is worth the same.
+    for lane in range(4):
+        over = np.flatnonzero(found.discounts[:, lane] == 0)[0]
+        worth = 0.0
+        for t in range(over, -1, -1):
+            worth = found.rewards[t, lane] + found.discounts[t, lane] * worth
+        assert worth == pytest.approx(sum(0.9**step for step in range(40)), rel=1e-4)
+
+
+def test_a_learnt_reward_improves_and_must_be_of_the_task(worlds: None, tmp_path: Path) -> None:
+    base = saved(tmp_path / "base")
+    folders = {}
+    for name, words in (("right", "go"), ("other", "stay")):
+        model = RewardModel(RewardConfig(POINT, words, 8, 1, 1))
+        checkpoint.save(model, tmp_path / name)
+        folders[name] = str(tmp_path / name)
+    folder, _ = improve(
+        str(base), ["point/right"], settings(), tmp_path / "run", steps=2, play=Play(4), size=SMALL,
+        reward=folders["right"],
+    )  # fmt: skip
+    assert f"by the learnt reward {folders['right']} in point/right" in tell(folder)[0]
+    with pytest.raises(PolysomaError, match="told 'stay', and this task says 'go'"):
+        improve(str(base), ["point/right"], settings(), tmp_path / "x", steps=1, play=Play(2), reward=folders["other"])
+    checkpoint.save(RewardModel(RewardConfig(PUCK, "go", 8, 1, 1)), tmp_path / "puck")
+    with pytest.raises(PolysomaError, match="another body than point: name: point, not puck"):
+        improve(
+            str(base), ["point/right"], settings(), tmp_path / "y", steps=1, play=Play(2), reward=str(tmp_path / "puck")
+        )
+    with pytest.raises(PolysomaError, match="holds no reward"):
+        improve(str(base), ["point/right"], settings(), tmp_path / "z", steps=1, play=Play(2), reward=str(base))

@@ -32,7 +32,8 @@ from polysoma.errors import PolysomaError
 from polysoma.nn.images import ImageConfig
 from polysoma.nn.trunk import TransformerConfig
 from polysoma.play.actor import Actor
-from polysoma.play.server import WAITING, PlayServer, _picture
+from polysoma.play.page_server import WAITING
+from polysoma.play.server import PlayServer, _picture
 from polysoma.play.stage import LARGE, SMALL, Stage
 from polysoma.policy.config import PolicyConfig
 from polysoma.policy.policy import Policy

@@ -12,7 +12,8 @@ import torch
 
 from make_puck import PUCK
 from polysoma.errors import PolysomaError
-from polysoma.policy import checkpoint, skills, world
+from polysoma.policy import checkpoint, rewards, skills, world
+from polysoma.policy.rewards import RewardConfig, RewardModel
 from polysoma.policy.skills import SkillConfig, SkillPolicy
 from polysoma.policy.small import SmallPolicy
 from polysoma.policy.world import WorldConfig, WorldModel
@@ -20,10 +21,11 @@ from polysoma.policy.world import WorldConfig, WorldModel
 KINDS = [
     (SkillPolicy(SkillConfig(PUCK, "nothing", width=16)), skills.load),
     (WorldModel(WorldConfig(PUCK, width=16)), world.load),
+    (RewardModel(RewardConfig(PUCK, "go", width=16)), rewards.load),
 ]
 
 
-@pytest.mark.parametrize(("model", "load"), KINDS, ids=["skills", "world"])
+@pytest.mark.parametrize(("model", "load"), KINDS, ids=["skills", "world", "reward"])
 def test_weights_are_compared_before_anything_of_their_size_is_made(
     model: SmallPolicy, load: Callable[[Path], SmallPolicy], tmp_path: Path
 ) -> None:

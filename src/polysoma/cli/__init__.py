@@ -38,6 +38,7 @@ from polysoma.cli.play import Play
 from polysoma.cli.progress import telling
 from polysoma.cli.push import Push
 from polysoma.cli.record import Record
+from polysoma.cli.reward import RewardLearn, RewardRank
 from polysoma.cli.serve import Serve
 from polysoma.cli.skills import SkillsAim, SkillsLearn, SkillsPlay
 from polysoma.cli.train import Train
@@ -60,6 +61,8 @@ COMMANDS: dict[str, Any] = {
     "finetune": Finetune,
     "meta": Meta,
     "improve": Improve,
+    "reward rank": RewardRank,
+    "reward learn": RewardLearn,
     "skills learn": SkillsLearn,
     "skills aim": SkillsAim,
     "skills play": SkillsPlay,

@@ -44,6 +44,9 @@ class Improve:
     imitation of what went better than expected, also of random pushes."""
     baseline: Literal["value", "none"] = "value"
     """Of reinforce."""
+    reward: str = ""
+    """A checkpoint of `polysoma reward learn`, which is earned instead of the environment's reward. Whether what was
+    learnt is kept is still decided by how many episodes succeed."""
     out: Path = Path("runs/improved")
     """Folder of the run; out/checkpoint is what comes of it."""
     minutes: Annotated[float, within(0, 10**6, above=True)] = 10.0
@@ -86,7 +89,7 @@ class Improve:
 
             folder, better = improve(
                 self.checkpoint, tasks, settings, self.out, self.minutes, play=Play(self.slots), seed=self.seed,
-                progress=progress, accept=_accepting(tasks, self.episodes),
+                progress=progress, accept=_accepting(tasks, self.episodes), reward=self.reward,
             )  # fmt: skip
         kept = "is kept" if better else "is not kept: the checkpoint answers as the one that it began with"
         say(f"checkpoint: {folder}, an adaptation; what was learnt {kept}")

@@ -7,12 +7,15 @@ import signal
 import webbrowser
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from polysoma.cli.names import Device, GuardFolder, LimitsFile, OptionalCheckpoint, Precision, ZonesFile
 from polysoma.config import within
 from polysoma.errors import PolysomaError
 from polysoma.nn import backend as backends
+
+if TYPE_CHECKING:
+    from polysoma.play.page_server import PageServer
 
 INSTALL = "pip install 'polysoma[sim,serve]'"
 
@@ -75,22 +78,21 @@ class Play:
         planner = planner if guard is None else guard.around(planner)
         planner = planner if limits is None else Limited(planner, limits)
         server = PlayServer(planner, names, token, self.hosts, self.origins)
-        asyncio.run(self._serve(server, token, len(names)))
+        asyncio.run(show_page(server, f"{len(names)} bodies", self.host, self.port, token, self.open))
 
-    async def _serve(self, server: object, token: str | None, count: int) -> None:
-        from polysoma.play.server import PlayServer
 
-        assert isinstance(server, PlayServer)
-        stopped = asyncio.Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-        async with server.listen(self.host, self.port) as listening:
-            port = listening.sockets[0].getsockname()[1]
-            address = f"http://{self.host}:{port}/" + (f"?token={token}" if token else "")
-            print(f"{count} bodies at {address} (Ctrl+C ends it)", flush=True)
-            if self.open:
-                webbrowser.open(address)
-            await stopped.wait()
+async def show_page(server: PageServer, what: str, host: str, port: int, token: str | None, open_it: bool) -> None:
+    """Says where a page is, and keeps it there until SIGINT or SIGTERM comes."""
+    stopped = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    async with server.listen(host, port) as listening:
+        port = listening.sockets[0].getsockname()[1]
+        address = f"http://{host}:{port}/" + (f"?token={token}" if token else "")
+        print(f"{what} at {address} (Ctrl+C ends it)", flush=True)
+        if open_it:
+            webbrowser.open(address)
+        await stopped.wait()
 
 
 def _bodies(known: list[str], wanted: str) -> list[str]:

@@ -79,10 +79,10 @@ class Outcomes:
 
 
 def states_of(body: Embodiment) -> tuple[Stream, ...]:
-    """The streams that dead ends are seen by: states alone. Raises PolysomaError where there is none."""
+    """The streams that small networks judge by: states alone. Raises PolysomaError where there is none."""
     streams = tuple(stream for stream in body.streams if stream.modality is Modality.STATE)
     if not streams:
-        raise PolysomaError(f"dead ends of {body.name}: expected a body that senses a state, it has {body.arrays}")
+        raise PolysomaError(f"{body.name}: expected a body that senses a state, it has {body.arrays}")
     return streams
 
 

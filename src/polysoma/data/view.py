@@ -92,7 +92,7 @@ def _section(reader: Reader, episode: int) -> str:
             films.append(_film(name.removeprefix(PICTURE), values, reader.fps or _FPS))
         elif values.ndim <= 2:
             rows = values.reshape(length, -1).astype(np.float64)
-            plots.append(_plot(name, rows, column.names or tuple(str(i) for i in range(rows.shape[1]))))
+            plots.append(plot(name, rows, column.names or tuple(str(i) for i in range(rows.shape[1]))))
     return f'{head}<div class="row">{"".join(films)}</div><div class="plots">{"".join(plots)}</div>'
 
 
@@ -113,7 +113,7 @@ def _film(name: str, pictures: np.ndarray, fps: float) -> str:
     return pages.figure(pages.video(file), escape(f"{name}, {height}x{width}"))
 
 
-def _plot(name: str, rows: np.ndarray, names: Sequence[str]) -> str:
+def plot(name: str, rows: np.ndarray, names: Sequence[str]) -> str:
     """Lines over the frames, each channel in its own colour; what is not finite is a gap."""
     colours = [f"var(--{_COLOURS[channel % len(_COLOURS)]})" for channel in range(len(names))]
     chart, (low, high) = pages.lines(rows, colours)

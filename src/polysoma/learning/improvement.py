@@ -22,7 +22,7 @@ from polysoma.learning.methods.reinforce import Reinforce
 from polysoma.learning.optimizers import AdamW
 from polysoma.learning.reinforcement import FromReward
 from polysoma.nn.correction import CorrectionConfig
-from polysoma.policy import checkpoint
+from polysoma.policy import checkpoint, rewards
 from polysoma.policy.adaptation import Adaptation
 from polysoma.policy.edits import adapt
 from polysoma.policy.policy import Policy
@@ -89,12 +89,19 @@ class Play:
 
 
 def method_for(
-    place: str, tasks: Sequence[str], settings: RewardChoice, play: Play, size: CorrectionConfig, seed: int
+    place: str,
+    tasks: Sequence[str],
+    settings: RewardChoice,
+    play: Play,
+    size: CorrectionConfig,
+    seed: int,
+    reward: str = "",
 ) -> FromReward:
     """A method that improves a checkpoint at tasks of one body.
 
     Raises:
-        PolysomaError: tasks of several bodies or of one that is not known, or a head that has no log-probabilities.
+        PolysomaError: tasks of several bodies or of one that is not known, a head that has no log-probabilities, or a
+            reward of another body or instruction.
     """
     bodies = sorted({body_of(task) for task in tasks})
     if len(bodies) != 1:
@@ -112,7 +119,10 @@ def method_for(
     planner = PolicyPlanner(acting)
     discrete = isinstance(policy.embodiment(body).actions, DiscreteActions)
     exploring = dataclasses.replace(settings.exploring, push=0.0) if discrete else settings.exploring
-    collector = Collector(planner, tasks, play.lanes, play.seed, exploring, settings.discount, play.execute)
+    learnt = rewards.load(reward) if reward else None
+    collector = Collector(
+        planner, tasks, play.lanes, play.seed, exploring, settings.discount, play.execute, reward=learnt
+    )  # fmt: skip
     return settings.build(policy, body, collector, seed)
 
 
@@ -129,6 +139,7 @@ def improve(
     seed: int = 0,
     progress: Progress | None = None,
     accept: Callable[[str, Path], bool] | None = None,
+    reward: str = "",
 ) -> tuple[Path, bool]:
     """Improves a checkpoint, which stays as it is. A run that was killed begins anew: what environments and their
     episodes were in the middle of is not saved.
@@ -146,6 +157,8 @@ def improve(
         progress: called after every step.
         accept: asked with ``place`` and the new checkpoint's folder whether it is better; otherwise the correction is
             set to zero there.
+        reward: the checkpoint of a learnt reward (:mod:`polysoma.policy.rewards`), which is earned instead of what the
+            environment pays; empty for none.
 
     Returns:
         The folder of the checkpoint, and whether it was accepted.
@@ -153,7 +166,7 @@ def improve(
     Raises:
         PolysomaError: as :func:`method_for`, or as :meth:`~polysoma.learning.engine.Engine.run`.
     """
-    method = method_for(place, tasks, settings, play or Play(), size or CorrectionConfig(), seed)
+    method = method_for(place, tasks, settings, play or Play(), size or CorrectionConfig(), seed, reward)
     optimizer = AdamW(learning_rate, warmup=0, weight_decay=0.0, ema=0.0, final=1.0)
     engine_settings = Settings(
         steps=steps, minutes=minutes, optimizer=optimizer, grad_clip=0.5, tracker="none", checkpoint_every=steps,
@@ -161,6 +174,8 @@ def improve(
     )  # fmt: skip
     start = start_of(place, method.body)
     about = {"method": settings.kind, "data": [], "parent": lineage.parent(start), "tasks": list(tasks)}
+    if reward:
+        about["reward"] = lineage.parent(reward)
     try:
         folder = Engine(method, engine_settings).run(out, progress=progress, lineage=about)
     finally:
@@ -171,5 +186,5 @@ def improve(
     with torch.no_grad():
         for parameter in policy.correction(method.body).net[-1].parameters():
             parameter.zero_()
-    checkpoint.save(policy, folder, lineage=about)
+    checkpoint.save(policy, folder, lineage=checkpoint.read_config(folder)["lineage"])
     return folder, False

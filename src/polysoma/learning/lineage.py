@@ -84,7 +84,8 @@ def _training(known: dict[str, Any]) -> str:
         method = f"the start of {method} by {meta['algorithm']} for {meta['inner_steps']} inner steps"
     numbers = f", in {known['precision']}" if "precision" in known else ""
     if "tasks" in known:
-        return f"{method}, {known['steps']} steps by the reward of {', '.join(known['tasks'])}{numbers}"
+        reward = f"the learnt reward {known['reward']['name']} in" if "reward" in known else "the reward of"
+        return f"{method}, {known['steps']} steps by {reward} {', '.join(known['tasks'])}{numbers}"
     return (
         f"{method}, {known['steps']} steps on {episodes:,} episodes of {', '.join(bodies)} "
         f"({', '.join(dict.fromkeys(data['name'] for data in known['data']))}){each}{numbers}"

@@ -83,6 +83,18 @@ def regression(predicted: Tensor, actions: Tensor, weights: Tensor | None = None
     return missed.mean() if weights is None else (weights * missed).mean()
 
 
+def pairwise_logistic(difference: Tensor, better: Tensor) -> Tensor:
+    """The loss of ranked pairs, each the negative log-probability of what was said of it where the first is the better
+    one with a chance of ``sigmoid(difference)`` (Bradley and Terry 1952; Christiano et al. 2017, arXiv 1706.03741,
+    equation 1). A scalar.
+
+    Args:
+        difference: the scores of the first less those of the second, ``(...)``.
+        better: how far the first is the better one, from 0 to 1, of the same shape.
+    """
+    return torch.nn.functional.binary_cross_entropy_with_logits(difference, better)
+
+
 def generalised_advantages(rewards: Tensor, discounts: Tensor, values: Tensor, trace: float) -> Tensor:
     """Advantages of T decisions in L lanes, ``(T, L)`` (Schulman et al. 2016, arXiv 1506.02438, equation 16; decisions
     that last k steps discount by ``gamma**k``).

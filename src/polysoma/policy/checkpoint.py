@@ -25,7 +25,7 @@ from polysoma.files import explain_writing, reason, write_atomically
 from polysoma.nn.backend import chosen
 from polysoma.nn.device import acting_on
 from polysoma.nn.trunk import TransformerTrunk
-from polysoma.policy import dynamics, skills, small, values, weight_file, world
+from polysoma.policy import dynamics, rewards, skills, small, values, weight_file, world
 from polysoma.policy.adaptation import Adaptation, share
 from polysoma.policy.config import PolicyConfig
 from polysoma.policy.edits import with_base
@@ -46,6 +46,7 @@ _SMALL: dict[str, Callable[[Mapping[str, Any]], Any]] = {
     dynamics.KIND: dynamics.DynamicsConfig.from_json,
     values.KIND: values.ValueConfig.from_json,
     world.KIND: world.WorldConfig.from_json,
+    rewards.KIND: rewards.RewardConfig.from_json,
 }
 """How the configuration of a small network is decoded, by its kind."""
 SHIPPED = "generalist"
@@ -187,6 +188,8 @@ def _config(folder: Path, told: Mapping[str, Any]) -> PolicyConfig:
         raise PolysomaError(f"{folder} holds a {ALONE[kind]}, which evaluate, record, serve and play drive alone")
     if kind == world.KIND:
         raise PolysomaError(f"{folder} holds a world model, which drives nothing: polysoma world look shows it")
+    if kind == rewards.KIND:
+        raise PolysomaError(f"{folder} holds a reward, which drives nothing: polysoma improve --reward plays for it")
     try:
         return PolicyConfig.from_json(told)
     except PolysomaError as error:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -27,6 +27,18 @@ _KEPT = 8
 _MOMENTS = 256
 """Of failures, for each task."""
 _PER_FAILURE = 4
+
+
+class Reward(Protocol):
+    """What is earned instead of the environment's reward, such as :class:`~polysoma.policy.rewards.RewardModel`."""
+
+    def judge(self, reached: Sequence[Observation], actions: np.ndarray) -> np.ndarray:
+        """The reward of N actions ``(N, ...)``, from what was observed after each, float32 ``(N,)``."""
+        ...
+
+    def check(self, body: Embodiment, instruction: str) -> None:
+        """Raises PolysomaError where it is of another body, or of other words."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -91,6 +103,7 @@ class _Lane:
         self.moments: list[tuple[Saved, int]] = []
         self.noise = np.zeros(0)
         self.held = self.pushed = 0
+        self.walked: list[tuple[Observation, np.ndarray, float]] = []
 
 
 class Collector:
@@ -105,9 +118,10 @@ class Collector:
         discount: of a step.
         execute: actions of a plan that are executed; None for half of them.
         make: makes the environment of a task.
+        reward: what is earned; None for what the environment pays.
 
     Raises:
-        PolysomaError: tasks of several bodies, or none.
+        PolysomaError: tasks of several bodies, or none; or a reward of another body or instruction.
     """
 
     def __init__(
@@ -120,7 +134,9 @@ class Collector:
         discount: float = 0.9975,
         execute: int | None = None,
         make: Callable[[str], Environment] = simulators.make,
+        reward: Reward | None = None,
     ) -> None:
+        self._reward = reward
         self.planner, self.exploring, self.discount = planner, exploring, discount
         self._rng = np.random.default_rng([seed, 21])
         self._seed, self._execute = seed, execute
@@ -157,6 +173,8 @@ class Collector:
             for n, lane in enumerate(self._lanes):
                 rewards[n], discounts[n], taken = self._execute_in(lane, executed[n], episodes)
                 steps += taken
+            if self._reward is not None:
+                rewards = self._judged(self._reward)
             self._plans = []
             for name, value in zip(keep, (readouts, left, base, drawn, rewards, discounts), strict=True):
                 keep[name].append(value)
@@ -194,6 +212,8 @@ class Collector:
         lane.moments, lane.decisions, lane.held, lane.pushed = [], 0, 0, 0
         lane.potential = _potential(lane.environment, None)
         words = lane.observation[INSTRUCTION]
+        if self._reward is not None:
+            self._reward.check(self.body, words)
         lane.session = self.planner.start(TaskPrompt(self.body, words), int(self._rng.integers(2**31)))
 
     def _look(self) -> tuple[np.ndarray, np.ndarray]:
@@ -259,6 +279,12 @@ class Collector:
             lane.potential = now = _potential(environment, given)
             climbed = 0.0 if before is None or now is None else now - before
             reward += discount * (climbed + (float(success) if dense else given))
+            if self._reward is not None:
+                # An episode that is over before its time goes on in what it reached (Kostrikov et al. 2018, arXiv
+                # 1809.02925): such rewards have no zero, and what they add to each step must not say when to end.
+                left = environment.max_steps - lane.steps if over else 0
+                held = sum(self.discount**later for later in range(left + 1))
+                lane.walked.append((lane.observation, np.asarray(action), discount * held))
             discount *= self.discount
             lane.session.executed(action)
             if over:
@@ -271,6 +297,15 @@ class Collector:
             if number + 1 < len(actions):
                 lane.session.observed(lane.observation)
         return reward, discount, len(actions)
+
+    def _judged(self, reward: Reward) -> np.ndarray:
+        """What each lane has earned since it was asked last, float32 ``(L,)``, all steps at once."""
+        counts = [len(lane.walked) for lane in self._lanes]
+        reached, actions, weights = zip(*(step for lane in self._lanes for step in lane.walked), strict=True)
+        earned = reward.judge(reached, np.stack(actions)) * np.array(weights)
+        for lane in self._lanes:
+            lane.walked = []
+        return np.add.reduceat(earned, np.cumsum([0, *counts[:-1]])).astype(np.float32)
 
     def _remember(self, lane: _Lane) -> None:
         """Keeps some moments of an episode that failed, with a quarter of its time still to come."""
