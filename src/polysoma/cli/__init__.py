@@ -39,7 +39,7 @@ from polysoma.cli.progress import telling
 from polysoma.cli.push import Push
 from polysoma.cli.record import Record
 from polysoma.cli.serve import Serve
-from polysoma.cli.skills import SkillsAim, SkillsLearn, SkillsPlay
+from polysoma.cli.skills import SkillsAim, SkillsFinetune, SkillsLearn, SkillsPlay
 from polysoma.cli.train import Train
 from polysoma.cli.world import WorldLearn, WorldLook
 from polysoma.config import check
@@ -62,6 +62,7 @@ COMMANDS: dict[str, Any] = {
     "improve": Improve,
     "skills learn": SkillsLearn,
     "skills aim": SkillsAim,
+    "skills finetune": SkillsFinetune,
     "skills play": SkillsPlay,
     "dynamics": LearnDynamics,
     "world learn": WorldLearn,

@@ -19,6 +19,7 @@ from polysoma.errors import PolysomaError
 from polysoma.learning import lineage
 from polysoma.learning.engine import Engine, Progress, Settings
 from polysoma.learning.method import Method
+from polysoma.learning.methods.cal_ql import CalQl
 from polysoma.learning.methods.cloning import Cloning
 from polysoma.learning.methods.diffusion import Diffusion
 from polysoma.learning.methods.dqn import Dqn
@@ -31,7 +32,7 @@ from polysoma.policy import checkpoint, skills
 from polysoma.policy.skills import SkillConfig, SkillPolicy, Told, goals_of
 from polysoma.policy.values import ValueConfig, ValuePolicy
 
-OfflineChoice = Annotated[Cloning | ImplicitQ | Td3Bc | Hilp | Diffusion | Dqn, KIND]
+OfflineChoice = Annotated[Cloning | ImplicitQ | Td3Bc | CalQl | Hilp | Diffusion | Dqn, KIND]
 """The settings of the offline methods, told apart by their ``kind``."""
 
 STEPS_PER_S = 20
@@ -60,7 +61,7 @@ def engine_settings_for(method: str, steps: int) -> Settings:
 
 def learn(
     datasets: Sequence[Dataset],
-    method: Cloning | ImplicitQ | Td3Bc | Hilp | Diffusion | Dqn,
+    method: Cloning | ImplicitQ | Td3Bc | CalQl | Hilp | Diffusion | Dqn,
     out: Path,
     goals: bool = True,
     place: Sequence[str] = (),

@@ -234,19 +234,27 @@ class SkillPolicy(SmallPolicy):
         Raises:
             PolysomaError: it needs a goal, and the body senses none.
         """
-        config, state = self.config, self.state(states)
+        return self.in_units(self.act(self.state(states), self.told_in(states)))
+
+    def told_in(self, states: Tensor) -> Tensor | None:
+        """What the policy is told in states ``(B, channels)`` as the body senses them, as :meth:`act` takes it: the
+        goal, the fixed skill, or the skill that leads to the goal.
+
+        Raises:
+            PolysomaError: it needs a goal, and the body senses none.
+        """
+        config = self.config
         if config.told == "nothing":
-            return self.in_units(self.act(state))
+            return None
         if config.told == "skill" and self.fixed.any():
-            return self.in_units(self.act(state, self.fixed.expand(len(states), -1)))
+            return self.fixed.expand(len(states), -1)
         if not config.goal:
             raise PolysomaError(
                 f"{config.embodiment.name}: this policy is told a {config.told}, and no channel of the body says "
                 "where it is to be: give it a fixed skill, or a body with channels goal_..."
             )
         goals = self.goals(states)
-        told = self.towards(goals) if config.told == "goal" else self.skill(self.places(states), goals)
-        return self.in_units(self.act(state, told))
+        return self.towards(goals) if config.told == "goal" else self.skill(self.places(states), goals)
 
 
 def load(path: str | Path) -> SkillPolicy:

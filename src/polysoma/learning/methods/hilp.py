@@ -130,17 +130,24 @@ def distances(left: Tensor, right: Tensor) -> Tensor:
     return (left - right).square().sum(-1).clamp(min=1e-6).sqrt()
 
 
-def skill_for_reward(policy: SkillPolicy, replay: Replay, rows: Sequence[int] | np.ndarray) -> Tensor:
+def skill_for_reward(
+    policy: SkillPolicy, replay: Replay, rows: Sequence[int] | np.ndarray, ridge: float = 1.0
+) -> Tensor:
     """The skill whose reward is nearest to that of the logs: a unit vector ``(skill,)``, the least squares of rewards
-    on ``phi(s') - phi(s)`` (Park et al. 2024, section 5.3; U2O, arXiv 2408.14785).
+    on ``phi(s') - phi(s)`` (Park et al. 2024, section 5.3; U2O, arXiv 2408.14785), with a ridge.
+
+    Without a ridge, a reward is explained best by directions in which phi hardly moves, times large numbers. Of the
+    skill only the direction is left, and along that one the policy hardly learnt to move.
 
     Args:
         policy: told skills.
         replay: with rewards.
         rows: of :attr:`~polysoma.data.replay.Replay.starts`, the steps whose rewards are looked at; few are enough.
+        ridge: how much directions count in which phi hardly moves: those that move less than this times the mean square
+            of all are made little of.
 
     Raises:
-        PolysomaError: the data have no rewards, all rewards are 0, or the policy is told no skills.
+        PolysomaError: the data have no rewards, all rewards are the same, or the policy is told no skills.
     """
     if policy.config.told != "skill":
         raise PolysomaError(f"expected a policy that is told skills (hilp), got one that is told {policy.config.told}")
@@ -155,5 +162,5 @@ def skill_for_reward(policy: SkillPolicy, replay: Replay, rows: Sequence[int] | 
     moved, rewards = moved - moved.mean(0), rewards - rewards.mean()
     if not rewards.any():
         raise PolysomaError(f"the rewards of {len(rewards)} steps are all the same: label others")
-    ridge = 1e-4 * moved.square().mean() * torch.eye(moved.shape[1]) * len(moved)
-    return normalize(torch.linalg.solve(moved.T @ moved + ridge, moved.T @ rewards), dim=0)
+    held = ridge * moved.square().mean() * torch.eye(moved.shape[1]) * len(moved)
+    return normalize(torch.linalg.solve(moved.T @ moved + held, moved.T @ rewards), dim=0)
