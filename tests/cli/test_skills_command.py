@@ -85,6 +85,7 @@ def test_skills_go_online_and_are_led_by_midpoints(
     common = ["--tasks", "pointmaze/umaze", "--episodes", "1", "--workers", "1"]
     main(["evaluate", str(tmp_path / "online/checkpoint"), *common, "--midpoints", logs, "--json", str(found)])
     assert json.loads(found.read_text())["settings"]["midpoints"] == logs
+    capsys.readouterr()
     run = str(folder / "run/checkpoint")
     assert "told goal lacks" in fails(capsys, "evaluate", run, *common, "--midpoints", logs)
     assert "got both" in fails(capsys, "evaluate", run, *common, "--midpoints", logs, "--graph", logs)

@@ -32,12 +32,12 @@ class SkillsLearn:
 
     data: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="DATA")]
     """Data sets of one body, of any known format."""
-    method: Literal["cloning", "iql", "td3-bc", "cal-ql", "hilp", "diffusion", "dqn"] = "cloning"
+    method: Literal["cloning", "iql", "td3-bc", "cal-ql", "hilp", "successor", "diffusion", "dqn"] = "cloning"
     """cloning: what was done by whoever came there later; iql: what was better than expected; td3-bc: what is worth
     most, close to the logs (with --rewards alone); cal-ql: what is worth most, where other actions than those of the
     logs are worth little (with --rewards alone, to be fine-tuned); hilp: a space in which distances are times, and
-    skills to move in it, from no rewards; diffusion: whole ways to goals, around zones that are told when it acts
-    (docs/planning.md); dqn: what each choice is worth (with --rewards alone, of bodies whose actions are choices)."""
+    skills to move in it, from no rewards; successor: the same, with skills to be somewhere in it; diffusion: whole
+    ways to goals, around zones that are told when it acts (docs/planning.md); dqn: what each choice is worth (with --rewards alone, of bodies whose actions are choices)."""
     rewards: bool = False
     """Learn from the rewards of the logs, or to imitate (cloning), instead of reaching places."""
     best: Annotated[float, within(0, 1, above=True)] = 1.0
@@ -67,15 +67,17 @@ class SkillsLearn:
         from polysoma.learning.methods.dqn import Dqn
         from polysoma.learning.methods.hilp import Hilp
         from polysoma.learning.methods.iql import ImplicitQ
+        from polysoma.learning.methods.successor import Successor
         from polysoma.learning.methods.td3_bc import Td3Bc
         from polysoma.learning.skills import engine_settings_for, learn
 
-        methods: dict[str, Cloning | ImplicitQ | Td3Bc | CalQl | Hilp | Diffusion | Dqn] = {
+        methods: dict[str, Cloning | ImplicitQ | Td3Bc | CalQl | Hilp | Successor | Diffusion | Dqn] = {
             "cloning": Cloning(best=self.best),
             "iql": ImplicitQ(),
             "td3-bc": Td3Bc(),
             "cal-ql": CalQl(),
             "hilp": Hilp(),
+            "successor": Successor(),
             "diffusion": Diffusion(),
             "dqn": Dqn(batch=256),
         }

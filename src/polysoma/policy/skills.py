@@ -32,6 +32,8 @@ Told = Literal["nothing", "goal", "skill"]
 """What a policy is told beside its state: nothing (the state says it all), the goal, or a skill, which is a direction
 in the space of its representation."""
 
+Rewarded = Literal["moves", "places"]
+
 GOAL_PREFIX = "goal_"
 
 
@@ -48,6 +50,7 @@ class SkillConfig:
         width, depth: of the perceptrons.
         skill: dimensions of the representation, and of skills.
         waypoints: places of a path that it draws (:mod:`polysoma.nn.paths`); 0 draws none.
+        rewarded: what a skill was rewarded for: moving along it, or being far along it.
 
     Raises:
         PolysomaError: the body senses no numbers or more than numbers and words, its actions are choices, or there are
@@ -62,6 +65,7 @@ class SkillConfig:
     depth: Annotated[int, within(1, 64)] = 2
     skill: Annotated[int, within(1, 4096)] = 16
     waypoints: Annotated[int, within(0, 4096)] = 0
+    rewarded: Rewarded = "moves"
 
     def __post_init__(self) -> None:
         check(self)
@@ -100,9 +104,10 @@ class SkillConfig:
         """As ``config.json`` holds it."""
         rest = {name: getattr(self, name) for name in ("told", "width", "depth", "skill")}
         places = {"place": list(self.place), "goal": list(self.goal)}
-        # Earlier versions read what draws no paths.
+        # Earlier versions read what draws no paths, and is rewarded for moving.
         paths = {"waypoints": self.waypoints} if self.waypoints else {}
-        return {"kind": KIND, "embodiment": self.embodiment.to_json(), **places, **rest, **paths}
+        rewarded = {"rewarded": self.rewarded} if self.rewarded != "moves" else {}
+        return {"kind": KIND, "embodiment": self.embodiment.to_json(), **places, **rest, **paths, **rewarded}
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> SkillConfig:
@@ -129,6 +134,7 @@ class _Stored:
     depth: int = 2
     skill: int = 16
     waypoints: int = 0
+    rewarded: Rewarded = "moves"
 
 
 def goals_of(body: Embodiment) -> tuple[tuple[str, ...], tuple[str, ...]]:
