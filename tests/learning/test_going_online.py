@@ -24,6 +24,7 @@ from polysoma.learning.methods.cloning import Cloning
 from polysoma.learning.methods.hilp import Hilp
 from polysoma.learning.methods.iql import ImplicitQ
 from polysoma.learning.methods.online import Acting
+from polysoma.learning.methods.successor import Successor
 from polysoma.learning.methods.td3_bc import Td3Bc
 from polysoma.learning.skills import engine_settings, learn
 from polysoma.policy import skills
@@ -86,6 +87,16 @@ def test_a_skill_is_found_by_random_ones_where_logs_have_no_rewards(tmp_path: Pa
     assert skills.load(tmp_path / "out/checkpoint").fixed.any()
 
 
+def test_successor_features_go_on_along_one_skill(tmp_path: Path) -> None:
+    run, data = run_of(tmp_path, Successor(batch=16), goals=True, place=("y", "x"))
+    before = skills.load(run / "checkpoint")
+    finetune(run, "puck/go", tmp_path / "out", [data], Going(3), judging=Judging(3, 1))
+    after = skills.load(tmp_path / "out/checkpoint")
+    assert after.fixed.any() and after.config.rewarded == "places"
+    assert torch.equal(next(after.phi.parameters()), next(before.phi.parameters()))
+    assert not torch.equal(next(after.actor.parameters()), next(before.actor.parameters()))
+
+
 def test_goals_are_gone_to_with_the_skill_that_leads_there(tmp_path: Path) -> None:
     run, data = run_of(tmp_path, Hilp(batch=16), goals=True)
     found = finetune(run, "puck/goal", tmp_path / "out", [data], Going(2), judging=Judging(2, 2))
@@ -127,7 +138,7 @@ def test_new_weights_are_not_those_of_the_run(tmp_path: Path) -> None:
 
 def test_what_cannot_go_on_is_said(tmp_path: Path) -> None:
     run, data = run_of(tmp_path, Cloning(batch=8), goals=False)
-    with pytest.raises(PolysomaError, match=r"expected a run of hilp, iql, td3-bc, cal-ql, .* got cloning"):
+    with pytest.raises(PolysomaError, match=r"expected a run of hilp, iql, td3-bc, cal-ql, successor, .* got cloning"):
         finetune(run, "puck/go", tmp_path / "out", [data])
     with pytest.raises(PolysomaError, match="not those of ImplicitQ"):
         finetune(run, "puck/go", tmp_path / "out", [data], Going(1), ImplicitQ())

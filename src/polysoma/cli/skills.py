@@ -37,7 +37,8 @@ class SkillsLearn:
     most, close to the logs (with --rewards alone); cal-ql: what is worth most, where other actions than those of the
     logs are worth little (with --rewards alone, to be fine-tuned); hilp: a space in which distances are times, and
     skills to move in it, from no rewards; successor: the same, with skills to be somewhere in it; diffusion: whole
-    ways to goals, around zones that are told when it acts (docs/planning.md); dqn: what each choice is worth (with --rewards alone, of bodies whose actions are choices)."""
+    ways to goals, around zones that are told when it acts (docs/planning.md); dqn: what each choice is worth (with
+    --rewards alone, of bodies whose actions are choices)."""
     rewards: bool = False
     """Learn from the rewards of the logs, or to imitate (cloning), instead of reaching places."""
     best: Annotated[float, within(0, 1, above=True)] = 1.0
@@ -128,8 +129,8 @@ class SkillsAim:
 class SkillsFinetune:
     """Goes on with a run of skills learn in a simulated task, by its reward, from its logs and from what it does there.
 
-    For hilp, iql, td3-bc and cal-ql. A policy of hilp follows one skill from then on: the way to the goal where the
-    body observes one, otherwise that whose own reward is nearest to the task's. At the end it says how deep and how
+    For hilp, successor, iql, td3-bc and cal-ql. A policy of skills follows one from then on: the way to the goal where
+    the body observes one, otherwise that whose own reward is nearest to the task's. At the end it says how deep and how
     long the score fell after going online. A run that was killed cannot be resumed; its checkpoint is there.
 
     Examples:
@@ -152,9 +153,9 @@ class SkillsFinetune:
     noise: Annotated[float, within(0, 10)] = 0.1
     """Of its actions, the standard deviation in parts of half the range."""
     share: Annotated[float, within(0, 1, above=True)] = 0.002
-    """Of the logs, whose rewards are looked at to find the skill (hilp)."""
+    """Of the logs, whose rewards are looked at to find the skill (hilp, successor)."""
     match: bool = True
-    """Scale rewards to those that the skill was learnt by (hilp)."""
+    """Scale rewards to those that the skill was learnt by (hilp, successor)."""
     every: Annotated[int, within(1, 10**9)] = 2000
     """Steps of learning from one score to the next."""
     episodes: Annotated[int, within(1, 10**6)] = 10

@@ -27,6 +27,7 @@ from polysoma.learning.methods.cal_ql import CalQl
 from polysoma.learning.methods.hilp import Hilp, skill_for_reward
 from polysoma.learning.methods.iql import ImplicitQ
 from polysoma.learning.methods.online import Acting, Online
+from polysoma.learning.methods.successor import Successor
 from polysoma.learning.methods.td3_bc import Td3Bc
 from polysoma.learning.offline import OfflineMethod
 from polysoma.learning.playing import SEED
@@ -43,12 +44,13 @@ CURVE = "curve.json"
 
 OnlineMethod = ImplicitQ | Td3Bc | CalQl
 
-_CONTINUED: dict[str, OnlineMethod] = {
+CONTINUED: dict[str, OnlineMethod] = {
     # The policy of skills weighs advantages as it did without rewards.
     Hilp.kind: ImplicitQ(temperature=Hilp().temperature),
     ImplicitQ.kind: ImplicitQ(),
     Td3Bc.kind: Td3Bc(),
     CalQl.kind: CalQl(),
+    Successor.kind: Td3Bc(discount=Successor().discount, alpha=Successor().alpha, clip=Successor().clip),
 }
 """What goes on learning, by what learnt from the logs."""
 
@@ -140,7 +142,7 @@ def finetune(
     progress: Progress | None = None,
 ) -> Curve:
     """Goes on with a run of ``skills learn`` in a simulated task, from its logs and from what it does there (U2O, arXiv
-    2408.14785, for runs of HILP). Writes ``out/checkpoint`` and ``out/curve.json``.
+    2408.14785, for runs of HILP and of successor features). Writes ``out/checkpoint`` and ``out/curve.json``.
 
     A policy of skills follows one skill from then on: the direction to the goal where the body observes one; otherwise
     that whose own reward is nearest to the task's, by least squares
@@ -153,7 +155,7 @@ def finetune(
         out: folder of the new run, which cannot be resumed.
         datasets: logs of the body.
         going: see :class:`Going`.
-        method: what goes on; None for what the run was learnt by, and IQL for HILP.
+        method: what goes on; None for what the run was learnt by; IQL for HILP, and TD3+BC for successor features.
         judging: see :class:`Judging`.
         seed: of all that is drawn but the episodes, which count on from :data:`~polysoma.learning.playing.SEED`.
         progress: called after every step.
@@ -166,9 +168,9 @@ def finetune(
     run_state.check_folder(out, resume=False)
     place = str(run / "checkpoint")
     was, learnt = skills.load(place), str((checkpoint.read_config(Path(place)).get("lineage") or {}).get("method"))
-    method = method or _CONTINUED.get(learnt)
+    method = method or CONTINUED.get(learnt)
     if method is None:
-        raise PolysomaError(f"{run}: expected a run of {', '.join(_CONTINUED)}, which learn values; got {learnt}")
+        raise PolysomaError(f"{run}: expected a run of {', '.join(CONTINUED)}, which learn values; got {learnt}")
     body = was.config.embodiment
     for dataset in datasets:
         if dataset.embodiment != body:
@@ -185,7 +187,7 @@ def finetune(
         inner = method.build(policy, replay, seed)
         if not going.fresh:
             policy.load_state_dict(was.state_dict())
-            _take_values(inner, run)
+            _take_values(inner, policy, run)
         online = Online(inner, replay, lanes, going.acting, seed)
         if policy.config.told == "skill":
             _aim(policy, inner, replay, online, going, seed)
@@ -197,11 +199,14 @@ def finetune(
         lanes.close()
 
 
-def _take_values(inner: OfflineMethod, run: Path) -> None:
+def _take_values(inner: OfflineMethod, policy: SkillPolicy, run: Path) -> None:
     """Puts the values of a run of ``skills learn`` into a method. Raises PolysomaError where they do not fit."""
     found = run_state.load(states.find(run, run_state.STATE_FILE)[0])[0]
     for name, module in inner.modules.items():
         if name == "policy":
+            continue
+        if name == "actor_target":
+            module.load_state_dict(policy.actor.state_dict())
             continue
         start = f"modules.{name}."
         own = {key.removeprefix(start): value for key, value in found.items() if key.startswith(start)}
@@ -246,7 +251,10 @@ def matched(policy: SkillPolicy, replay: Replay, rows: np.ndarray) -> tuple[floa
     steps = replay.steps(rows)
     here, there = (torch.from_numpy(replay.states[r]) for r in (steps.rows, steps.next_rows))
     with torch.no_grad():
-        moved = policy.represent(policy.places(there))[0] - policy.represent(policy.places(here))[0]
+        moved = policy.represent(policy.places(there))[0]
+        moved = moved - (
+            policy.represent(policy.places(here))[0] if policy.config.rewarded == "moves" else moved.mean(0)
+        )
         told = policy.told_in(here)
         assert told is not None
         own = (moved * told).sum(-1)

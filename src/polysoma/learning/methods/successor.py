@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from polysoma.config import check, within
@@ -59,13 +59,31 @@ class Successor:
         return _Successor(policy, replay, self, seed)
 
 
+class SkillValues(nn.Module):
+    """Two values of actions for a skill: successor features along it.
+
+    Args:
+        policy: whose states, actions and skills they are of.
+    """
+
+    def __init__(self, policy: SkillPolicy) -> None:
+        super().__init__()
+        config = policy.config
+        size = len(config.seen) + config.embodiment.actions.size + config.skill
+        self.features = Twins(size, config.skill, config.width, config.depth)
+
+    def forward(self, state: Tensor, actions: Tensor, skill: Tensor) -> Tensor:
+        """``(2, B)``, of states and actions as the policy sees them, and skills ``(B, skill)``."""
+        found: Tensor = (self.features(state, actions, skill) * skill).sum(-1)
+        return found
+
+
 class _Successor(Representing):
     def __init__(self, policy: SkillPolicy, replay: Replay, settings: Successor, seed: int) -> None:
         super().__init__(policy, replay, settings, seed)
-        self._settings, config = settings, policy.config
-        size = len(config.seen) + config.embodiment.actions.size + config.skill
-        self._features = Twins(size, config.skill, config.width, config.depth)
-        self.modules["features"], self.modules["features_target"] = self._features, frozen_copy(self._features)
+        self._settings, self._q = settings, SkillValues(policy)
+        self._slow = frozen_copy(self._q)
+        self.modules["q"], self.modules["q_target"] = self._q, self._slow
 
     def accumulate(self, step: int, share: Share) -> Metrics:
         """See :class:`~polysoma.learning.method.Method`."""
@@ -80,15 +98,15 @@ class _Successor(Representing):
             skill = self._skills(felt, rng, share)
             jitter = (settings.noise * noise).clamp(-settings.clip, settings.clip)
             action = (policy.act(after, skill) + jitter).clamp(-1, 1)
-            both = self.modules["features_target"](after, action, skill)
+            both = self._slow.features(after, action, skill)
             # Of the copy whose value is lower.
             lower = (both * skill).sum(-1).argmin(0)
             goal = td_target(felt, torch.full_like(felt, settings.discount), both[lower, torch.arange(len(lower))])
-        missed = (self._features(state, drawn.actions, skill) - goal).square().mean((1, 2)).sum()
+        missed = (self._q.features(state, drawn.actions, skill) - goal).square().mean((1, 2)).sum()
         own = policy.act(state, skill)
-        self._features.requires_grad_(False)  # the policy climbs the values, which do not learn from that
-        value = (self._features(state, own, skill)[0] * skill).sum(-1)
-        self._features.requires_grad_(True)
+        self._q.requires_grad_(False)  # the policy climbs the values, which do not learn from that
+        value = self._q(state, own, skill)[0]
+        self._q.requires_grad_(True)
         imitation = regression(own, drawn.actions)
         scale = settings.alpha / value.detach().abs().mean().clamp(min=1e-6)
         (distance + missed + imitation - scale * value.mean()).backward()
@@ -109,4 +127,4 @@ class _Successor(Representing):
     def after_step(self, step: int) -> None:
         """See :class:`~polysoma.learning.method.Method`: the target networks follow."""
         super().after_step(step)
-        follow(self.modules["features_target"], self._features, self._settings.target)
+        follow(self._slow, self._q, self._settings.target)
