@@ -68,9 +68,9 @@ class Of:
 NOISY = Behaviour(noise=(0.5, 2.0), keep_failures=True)
 FRAGMENTS = Behaviour(noise=(0.0, 1.0), keep_failures=True, endless=True, fragment=25)
 TASKS = {
-    "half-cheetah": Of("half-cheetah/run", NOISY, 30, 1, 5, 200, False),
+    "half-cheetah": Of("half-cheetah/run", NOISY, 100, 1, 5, 200, False),
     "pointmaze": Of("pointmaze/medium", FRAGMENTS, 100, 5, 10, None, True),
-    "swimmer": Of("swimmer/swim", NOISY, 30, 1, 5, 200, False),
+    "swimmer": Of("swimmer/swim", NOISY, 100, 1, 5, 200, False),
 }
 ARMS = {
     "u2o": "skills without rewards, then online (U2O)",
