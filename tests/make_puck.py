@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from polysoma.data.dataset import Dataset
 from polysoma.data.episode import Episode
 from polysoma.data.writer import DatasetWriter
-from polysoma.embodiment import INSTRUCTION, ContinuousActions, Embodiment, Modality, Stream, channels
+from polysoma.embodiment import INSTRUCTION, ContinuousActions, Embodiment, Modality, Observation, Stream, channels
+from polysoma.simulators.environment import Environment, Family
 
 STATE = (*channels("x y", "m", -10, 10), *channels("goal_x goal_y", "m", -10, 10))
 PUCK = Embodiment(
@@ -55,3 +57,40 @@ def around(root: Path, count: int = 60) -> Dataset:
             way = corners[leg + 1] - corners[leg]
             writer.add(walk(rng, corners[leg] + 0.05 * rng.normal(size=2), 20, number, way))
     return Dataset(root)
+
+
+class Table(Environment):
+    """Episodes of the puck, of 20 frames; what they earn is how far it moves along x, or 1 at its goal, which ends
+    them."""
+
+    embodiment = PUCK
+    max_steps = 20
+
+    def __init__(self, task: str) -> None:
+        super().__init__()
+        self.task = task
+        self.reward_kind = "dense" if task == "puck/go" else "success"
+        self._place, self._goal, self._steps = np.zeros(2), np.zeros(2), 0
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        found = super().reset(seed=seed)
+        rng = np.random.default_rng(seed)
+        self._place, self._steps = rng.uniform(-1, 1, 2), 0
+        # As in the logs, where it only moves.
+        self._goal = rng.uniform(-1, 1, 2) * (self.task != "puck/go")
+        return self._seen(), found[1]
+
+    def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        self._place = self._place + SPEED * action
+        self._steps += 1
+        near = self.task != "puck/go" and bool(np.linalg.norm(self._place - self._goal) < 0.3)
+        reward = float(action[0]) if self.task == "puck/go" else float(near)
+        return self._seen(), reward, near, not near and self._steps >= self.max_steps, {"success": near}
+
+    def _seen(self) -> Observation:
+        return {"state": np.concatenate([self._place, self._goal]).astype(np.float32), INSTRUCTION: "go"}
+
+
+TABLE = Family(PUCK, ("puck/go", "puck/goal"), (), Table)

@@ -72,6 +72,28 @@ def test_it_is_served_and_played(folder: Path) -> None:
     assert actor.embodiment.name == "pointmaze"
 
 
+def test_skills_go_online_and_are_led_by_midpoints(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logs, found = str(folder / "logs/pointmaze"), tmp_path / "found.json"
+    small = ["--steps", "2", "--width", "8"]
+    main(["skills", "learn", logs, "--method", "hilp", *small, "--out", str(tmp_path / "run")])
+    going = ["--data", logs, "--steps", "3", "--every", "3", "--episodes", "1", "--out", str(tmp_path / "online")]
+    main(["skills", "finetune", str(tmp_path / "run"), "pointmaze/umaze", *going])
+    assert "at random)" in capsys.readouterr().out
+    assert json.loads((tmp_path / "online/curve.json").read_text())["steps"] == [500, 503]
+    common = ["--tasks", "pointmaze/umaze", "--episodes", "1", "--workers", "1"]
+    main(["evaluate", str(tmp_path / "online/checkpoint"), *common, "--midpoints", logs, "--json", str(found)])
+    assert json.loads(found.read_text())["settings"]["midpoints"] == logs
+    capsys.readouterr()
+    run = str(folder / "run/checkpoint")
+    assert "told goal lacks" in fails(capsys, "evaluate", run, *common, "--midpoints", logs)
+    assert "got both" in fails(capsys, "evaluate", run, *common, "--midpoints", logs, "--graph", logs)
+    assert "already holds a run" in fails(
+        capsys, "skills", "finetune", str(tmp_path / "run"), "pointmaze/umaze", *going
+    )
+
+
 def test_mistakes_are_one_line(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, logs = str(folder / "run"), str(folder / "logs/pointmaze")
     assert "already holds a run" in fails(capsys, "skills", "learn", logs, "--out", run)

@@ -14,7 +14,7 @@ from polysoma import simulators
 from polysoma.acting.opening import open_planner
 from polysoma.acting.planner import TaskPrompt
 from polysoma.data.dataset import Dataset
-from polysoma.data.replay import Choices, Replay, Ring, flat
+from polysoma.data.replay import Made, Replay, Ring, flat
 from polysoma.embodiment import (
     INSTRUCTION,
     Channel,
@@ -60,7 +60,7 @@ def rows(values_of: ValuePolicy, count: int = 5) -> np.ndarray:
     return flat(body, shown)
 
 
-def chain(steps: int, rng: np.random.Generator) -> Choices:
+def chain(steps: int, rng: np.random.Generator) -> Made:
     """Steps at random on places 0 to 4; arriving at 4 pays 1 and ends, arriving at 0 pays 0.2 and ends."""
     place = rng.integers(1, 4, steps)
     action = rng.integers(2, size=steps)
@@ -68,7 +68,7 @@ def chain(steps: int, rng: np.random.Generator) -> Choices:
     rewards = np.where(after == 4, 1.0, np.where(after == 0, 0.2, 0)).astype(np.float32)
     discounts = np.where((after == 4) | (after == 0), 0, 0.9).astype(np.float32)
     seen, following = (flat(CORRIDOR, {"place": p[:, None], "flags": np.zeros((steps, 3))}) for p in (place, after))
-    return Choices(seen, following, action, rewards, discounts)
+    return Made(seen, following, action, rewards, discounts)
 
 
 @pytest.mark.learns
@@ -79,7 +79,7 @@ def test_values_are_those_of_the_best_choices(double: bool, dueling: bool) -> No
     from polysoma.learning.methods.dqn import _Dqn
 
     class Chain(_Dqn):
-        def draw(self, count: int, rng: np.random.Generator) -> Choices:
+        def draw(self, count: int, rng: np.random.Generator) -> Made:
             return chain(count, rng)
 
     torch.manual_seed(0)
@@ -153,12 +153,12 @@ def test_lanes_play_what_the_environment_plays() -> None:
     lanes.close()
 
 
-def test_tasks_of_other_words_and_of_numbers_are_refused() -> None:
+def test_tasks_of_other_words_and_of_numbers_are_refused(tmp_path: Path) -> None:
     pytest.importorskip("minigrid")
     with pytest.raises(PolysomaError, match="read no words"):
         Lanes("babyai/GoToLocal", 8, 0)
     with pytest.raises(PolysomaError, match="choices"):
-        Lanes("drone/hover", 1, 0)
+        play("drone/hover", tmp_path, steps=1)
     with pytest.raises(PolysomaError, match="expected discrete actions"):
         ValueConfig(dataclasses.replace(CORRIDOR, actions=ContinuousActions((Channel("x", "m", -1, 1),))))
 

@@ -27,6 +27,7 @@ from polysoma.learning.methods.cloning import Cloning
 from polysoma.learning.methods.diffusion import Diffusion
 from polysoma.learning.methods.hilp import Hilp, skill_for_reward
 from polysoma.learning.methods.iql import ImplicitQ
+from polysoma.learning.methods.successor import Successor
 from polysoma.learning.methods.td3_bc import Td3Bc
 from polysoma.learning.objectives import advantage_weights, expectile_loss
 from polysoma.learning.skills import aim, engine_settings, learn
@@ -113,6 +114,21 @@ def test_an_aimed_policy_follows_its_skill_whatever_the_goal(tmp_path: Path) -> 
 
 
 @pytest.mark.learns
+def test_successor_features_are_aimed_at_places(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    with DatasetWriter(tmp_path / "logs", PUCK) as writer:
+        for seed in range(150):
+            one = walk(rng, rng.uniform(-2, 2, 2), 12, seed)
+            # What is earned is how far along x the puck is.
+            writer.add(dataclasses.replace(one, rewards=one.observations["state"][:, 0].copy()))
+    data, method = Dataset(tmp_path / "logs"), Successor(batch=64, discount=0.9, target=0.05)
+    run = learn([data], method, tmp_path / "run", size=(48, 2), settings=engine_settings(500, 2e-3))
+    aimed = aim(run, data, tmp_path / "aimed", share=0.1)
+    assert skills.load(tmp_path / "aimed").config.rewarded == "places"
+    assert actions(aimed, states() * [1, 1, 0, 0])[:, 0].mean() > 0.3
+
+
+@pytest.mark.learns
 @pytest.mark.parametrize(
     "method", [Cloning(batch=64, best=0.2), ImplicitQ(batch=64, discount=0.9), Td3Bc(batch=64, discount=0.9)],
     ids=["filtered", "iql", "td3-bc"],
@@ -127,7 +143,12 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path: Path) -> None:
     data = walks(tmp_path / "walks", 20)
     place, goal = goals_of(PUCK)
     ways = Diffusion(batch=16, waypoints=9, paths=50)
-    for kind, method in (("hilp", Hilp(batch=16)), ("td3-bc", Td3Bc(batch=16)), ("diffusion", ways)):
+    for kind, method in (
+        ("hilp", Hilp(batch=16)),
+        ("successor", Successor(batch=16)),
+        ("td3-bc", Td3Bc(batch=16)),
+        ("diffusion", ways),
+    ):
 
         def engine(method: Any = method) -> Engine:
             torch.manual_seed(0)

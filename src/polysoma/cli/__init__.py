@@ -40,7 +40,7 @@ from polysoma.cli.push import Push
 from polysoma.cli.record import Record
 from polysoma.cli.reward import RewardLearn, RewardRank
 from polysoma.cli.serve import Serve
-from polysoma.cli.skills import SkillsAim, SkillsLearn, SkillsPlay
+from polysoma.cli.skills import SkillsAim, SkillsFinetune, SkillsLearn, SkillsPlay
 from polysoma.cli.train import Train
 from polysoma.cli.world import WorldLearn, WorldLook
 from polysoma.config import check
@@ -65,6 +65,7 @@ COMMANDS: dict[str, Any] = {
     "reward learn": RewardLearn,
     "skills learn": SkillsLearn,
     "skills aim": SkillsAim,
+    "skills finetune": SkillsFinetune,
     "skills play": SkillsPlay,
     "dynamics": LearnDynamics,
     "world learn": WorldLearn,

@@ -107,6 +107,9 @@ class Evaluate:
     paths: str = ""
     """A checkpoint of skills learn --method diffusion: it draws the way to the goal, and the policy is shown the next
     place on it (docs/planning.md)."""
+    midpoints: str = ""
+    """A folder of logs: the way to the goal is halved again and again among their places, in the space of the
+    checkpoint's own skills (skills learn --method hilp)."""
     avoid: Path | None = None
     """A TOML file of zones by body (docs/planning.md): ways of --graph, --paths and of a checkpoint that draws its own
     lead around them, and it is counted how often a zone is entered, whoever drives."""
@@ -133,6 +136,8 @@ class Evaluate:
         driver: str | Checkpoint = self.policy
         if self.guard and self.policy != "checkpoint":
             raise PolysomaError(f"--guard judges the policy of a checkpoint, not --policy {self.policy}")
+        if self.midpoints and self.policy != "checkpoint":
+            raise PolysomaError(f"--midpoints lead the policy of a checkpoint, not --policy {self.policy}")
         if (self.paths or self.avoid) and self.policy != "checkpoint":
             raise PolysomaError(f"--paths and --avoid lead the policy of a checkpoint, not --policy {self.policy}")
         if self.policy == "checkpoint":
@@ -144,6 +149,8 @@ class Evaluate:
                 driver = replace(driver, graph=(self.graph, self.cell))
             if self.guard:
                 driver = replace(driver, guard=self.guard)
+            if self.midpoints:
+                driver = replace(driver, midpoints=self.midpoints)
             if self.paths or self.avoid:
                 avoid = None if self.avoid is None else str(self.avoid)
                 driver = replace(driver, paths=self.paths or None, avoid=avoid)
@@ -225,7 +232,7 @@ class Evaluate:
         """Compares with recorded episodes."""
         playing = {
             "tasks": "*", "policy": "checkpoint", "rerun": None, "retrieve": "", "context": "", "ray": None,
-            "listening": False, "limits": None, "guard": "", "paths": "", "avoid": None,
+            "listening": False, "limits": None, "guard": "", "paths": "", "midpoints": "", "avoid": None,
         }  # fmt: skip
         if strange := [f"--{name}" for name, usual in playing.items() if getattr(self, name) != usual]:
             raise PolysomaError(f"--data compares with recordings and plays nothing: leave out {', '.join(strange)}")

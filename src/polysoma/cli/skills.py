@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import tyro
 
@@ -16,9 +16,6 @@ from polysoma.cli.progress import counting, counting_steps
 from polysoma.cli.train import check_run
 from polysoma.config import Seed, within
 from polysoma.errors import PolysomaError
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
@@ -35,11 +32,13 @@ class SkillsLearn:
 
     data: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="DATA")]
     """Data sets of one body, of any known format."""
-    method: Literal["cloning", "iql", "td3-bc", "hilp", "diffusion", "dqn"] = "cloning"
+    method: Literal["cloning", "iql", "td3-bc", "cal-ql", "hilp", "successor", "diffusion", "dqn"] = "cloning"
     """cloning: what was done by whoever came there later; iql: what was better than expected; td3-bc: what is worth
-    most, close to the logs (with --rewards alone); hilp: a space in which distances are times, and skills to move in
-    it, from no rewards; diffusion: whole ways to goals, around zones that are told when it acts
-    (docs/planning.md); dqn: what each choice is worth (with --rewards alone, of bodies whose actions are choices)."""
+    most, close to the logs (with --rewards alone); cal-ql: what is worth most, where other actions than those of the
+    logs are worth little (with --rewards alone, to be fine-tuned); hilp: a space in which distances are times, and
+    skills to move in it, from no rewards; successor: the same, with skills to be somewhere in it; diffusion: whole
+    ways to goals, around zones that are told when it acts (docs/planning.md); dqn: what each choice is worth (with
+    --rewards alone, of bodies whose actions are choices)."""
     rewards: bool = False
     """Learn from the rewards of the logs, or to imitate (cloning), instead of reaching places."""
     best: Annotated[float, within(0, 1, above=True)] = 1.0
@@ -63,19 +62,23 @@ class SkillsLearn:
         check_run(self.out, self.resume, "none")
         if self.best < 1 and not (self.method == "cloning" and self.rewards):
             raise PolysomaError("--best chooses what is imitated by its rewards: it needs --method cloning --rewards")
+        from polysoma.learning.methods.cal_ql import CalQl
         from polysoma.learning.methods.cloning import Cloning
         from polysoma.learning.methods.diffusion import Diffusion
         from polysoma.learning.methods.dqn import Dqn
         from polysoma.learning.methods.hilp import Hilp
         from polysoma.learning.methods.iql import ImplicitQ
+        from polysoma.learning.methods.successor import Successor
         from polysoma.learning.methods.td3_bc import Td3Bc
         from polysoma.learning.skills import engine_settings_for, learn
 
-        methods: dict[str, Cloning | ImplicitQ | Td3Bc | Hilp | Diffusion | Dqn] = {
+        methods: dict[str, Cloning | ImplicitQ | Td3Bc | CalQl | Hilp | Successor | Diffusion | Dqn] = {
             "cloning": Cloning(best=self.best),
             "iql": ImplicitQ(),
             "td3-bc": Td3Bc(),
+            "cal-ql": CalQl(),
             "hilp": Hilp(),
+            "successor": Successor(),
             "diffusion": Diffusion(),
             "dqn": Dqn(batch=256),
         }
@@ -120,6 +123,65 @@ class SkillsAim:
 
         aim(self.checkpoint, opened([self.data])[0], self.out, self.share, self.seed)
         say(f"checkpoint: {self.out}")
+
+
+@dataclass(frozen=True)
+class SkillsFinetune:
+    """Goes on with a run of skills learn in a simulated task, by its reward, from its logs and from what it does there.
+
+    For hilp, successor, iql, td3-bc and cal-ql. A policy of skills follows one from then on: the way to the goal where
+    the body observes one, otherwise that whose own reward is nearest to the task's. At the end it says how deep and how
+    long the score fell after going online. A run that was killed cannot be resumed; its checkpoint is there.
+
+    Examples:
+        polysoma skills finetune runs/hilp swimmer/swim --data data/logs/swimmer --out runs/online
+        polysoma evaluate runs/online/checkpoint --tasks swimmer/swim
+    """
+
+    run_folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
+    """Folder of skills learn, which holds its values as well."""
+    task: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TASK")]
+    """One task of its body, that is told the same in every episode."""
+    data: tuple[str, ...]
+    """Data sets of the body. With rewards, half of what is learnt from comes from them."""
+    out: Path = Path("runs/online")
+    """Folder of the run; out/checkpoint is what comes of it, out/curve.json the scores on the way."""
+    steps: Annotated[int, within(1, 10**9)] = 20_000
+    """Of learning, of --frames frames each."""
+    frames: Annotated[int, within(1, 10**6)] = 1
+    """Of the task, from one step of learning to the next."""
+    noise: Annotated[float, within(0, 10)] = 0.1
+    """Of its actions, the standard deviation in parts of half the range."""
+    share: Annotated[float, within(0, 1, above=True)] = 0.002
+    """Of the logs, whose rewards are looked at to find the skill (hilp, successor)."""
+    match: bool = True
+    """Scale rewards to those that the skill was learnt by (hilp, successor)."""
+    every: Annotated[int, within(1, 10**9)] = 2000
+    """Steps of learning from one score to the next."""
+    episodes: Annotated[int, within(1, 10**6)] = 10
+    """Of each score."""
+    seed: Seed = 0
+    """Of all that is drawn at random."""
+
+    def run(self) -> None:
+        check_run(self.out, False, "none")
+        from polysoma.learning.going_online import Going, Judging, finetune
+        from polysoma.learning.methods.online import Acting
+
+        simulators.check_installed([self.task])
+        acting = Acting(noise=self.noise, frames=self.frames)
+        going = Going(self.steps, acting=acting, share=self.share, match=self.match)
+        judging = Judging(self.every, self.episodes)
+        with counting_steps("learning", self.steps) as progress:
+            found = finetune(
+                self.run_folder, self.task, self.out, opened(self.data), going, judging=judging, seed=self.seed,
+                progress=progress,
+            )  # fmt: skip
+        dip = found.dip
+        back = f"{dip.length:,.0f} steps later" if dip.recovered else "not yet"
+        fell = f"fell to {dip.before - dip.depth:.3g}, back {back}" if dip.depth else "never fell"
+        say(f"score: {dip.before:.3g} from the logs, {fell}, {dip.final:.3g} at the end ({found.random:.3g} at random)")
+        say(f"checkpoint: {self.out / 'checkpoint'}; the scores are in {self.out / 'curve.json'}")
 
 
 @dataclass(frozen=True)

@@ -105,7 +105,16 @@ class Replay:
             rng: draws.
             discount: of a whole step; parts of steps, at the end of an episode, count as a part of it.
         """
-        return self.steps(self.starts[rng.integers(len(self.starts), size=count)], discount)
+        return self.steps(self.choose(count, rng), discount)
+
+    def choose(self, count: int, rng: np.random.Generator) -> np.ndarray:
+        """Rows of :attr:`starts` that are drawn evenly, int64 ``(count,)``."""
+        chosen: np.ndarray = self.starts[rng.integers(len(self.starts), size=count)]
+        return chosen
+
+    def known(self) -> np.ndarray:
+        """The states that there are, of which statistics are taken: :attr:`states`."""
+        return self.states
 
     def steps(self, rows: np.ndarray, discount: float = 0.99) -> Steps:
         """The steps from these rows, int64 ``(B,)`` of :attr:`starts`."""
@@ -138,6 +147,27 @@ class Replay:
         ahead = rng.geometric(1 - discount, len(rows)) * self.stride
         return np.minimum(rows + ahead, self.last[rows])
 
+    def earned(self, rows: np.ndarray, discount: float) -> np.ndarray:
+        """What was earned from these rows to the end of their episodes or pieces, float32 ``(B,)``.
+
+        Args:
+            rows: int64 ``(B,)``, of :attr:`starts`.
+            discount: of a step.
+        """
+        ahead = int((self.last[rows] - rows).max())
+        frame = discount ** (1 / self.stride)
+        # Rewards that count less than a thousandth are left out.
+        ahead = min(ahead, int(np.ceil(np.log(1e-3) / np.log(frame))))
+        places = rows[:, None] + np.arange(ahead)
+        rewards = self._rewards[np.minimum(places, self.last[rows][:, None])] * (places < self.last[rows][:, None])
+        found: np.ndarray = (rewards @ (frame ** np.arange(ahead))).astype(np.float32)
+        return found
+
+    @property
+    def ends(self) -> bool:
+        """Whether a task ended in any episode."""
+        return bool(self._over.any())
+
     def anywhere(self, count: int, rng: np.random.Generator) -> np.ndarray:
         """Rows of any states, int64 ``(count,)``."""
         return rng.integers(len(self.states), size=count)
@@ -159,12 +189,12 @@ class Replay:
 
 
 @dataclass(frozen=True)
-class Choices:
-    """B steps of a body whose actions are choices.
+class Made:
+    """B steps as they were made.
 
     Attributes:
         states, following: what was observed before and after them, :func:`flat`, ``(B, n)``.
-        actions: int64 ``(B,)``.
+        actions: int64 ``(B,)``, or float32 ``(B, A)`` of bodies whose actions are numbers.
         rewards, discounts: float32 ``(B,)``, as of :class:`Steps`.
     """
 
@@ -186,23 +216,23 @@ class Ring:
     def __init__(self, body: Embodiment, size: int) -> None:
         empty = flat(body, {s.name: np.zeros((1, *s.shape), s.dtype) for s in body.arrays})
         rows = [np.zeros((size, empty.shape[1]), empty.dtype) for _ in range(2)]
-        self._held = Choices(*rows, *(np.zeros(size, kind) for kind in (np.int64, np.float32, np.float32)))
+        self._held = Made(*rows, *(np.zeros(size, kind) for kind in (np.int64, np.float32, np.float32)))
         self._size, self._made = size, 0
 
     def __len__(self) -> int:
         return min(self._made, self._size)
 
-    def add(self, steps: Choices) -> None:
+    def add(self, steps: Made) -> None:
         """Adds steps, at most as many as it holds."""
         places = (self._made + np.arange(len(steps.actions))) % self._size
         for name, values in vars(self._held).items():
             values[places] = getattr(steps, name)
         self._made += len(steps.actions)
 
-    def draw(self, count: int, rng: np.random.Generator) -> Choices:
+    def draw(self, count: int, rng: np.random.Generator) -> Made:
         """Steps that are drawn evenly."""
         rows = rng.integers(len(self), size=count)
-        return Choices(**{name: values[rows] for name, values in vars(self._held).items()})
+        return Made(**{name: values[rows] for name, values in vars(self._held).items()})
 
 
 @dataclass(frozen=True)

@@ -287,6 +287,8 @@ def _settings(behaviour: Behaviour, episodes: int, seed: int, workers: Workers) 
         settings["retrieve"] = list(driver.retrieve)
     if isinstance(driver, Checkpoint) and driver.graph is not None:
         settings["graph"] = list(driver.graph)
+    if isinstance(driver, Checkpoint) and driver.midpoints is not None:
+        settings["midpoints"] = driver.midpoints
     if isinstance(driver, Checkpoint):
         settings |= {name: own for name in ("paths", "avoid") if (own := getattr(driver, name)) is not None}
     if prompting.paraphrases:

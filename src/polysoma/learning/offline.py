@@ -59,6 +59,9 @@ class OfflineMethod(Method):
         batch: steps of a log in each step of learning, of all processes together.
         discount: of a step of the log.
         seed: of all that is drawn.
+
+    Attributes:
+        gain, offset: rewards are taken times the first plus the second.
     """
 
     def __init__(self, policy: SkillPolicy, replay: Replay, batch: int, discount: float, seed: int) -> None:
@@ -68,7 +71,8 @@ class OfflineMethod(Method):
             )
         self.policy, self.replay, self.discount = policy, replay, discount
         self.batch, self.seed = batch, seed
-        policy.measure(replay.states)
+        policy.measure(replay.known())
+        self.gain, self.offset = 1.0, 0.0
         self.modules = nn.ModuleDict({"policy": policy})
         self._states = torch.from_numpy(replay.states)
 
@@ -79,14 +83,14 @@ class OfflineMethod(Method):
     def draw(self, rng: np.random.Generator, share: Share, rows: np.ndarray | None = None) -> Drawn:
         """This process's part of a batch, evenly from ``rows``, or from all steps."""
         count = -(-self.batch // share.count)
-        rows = self.replay.starts if rows is None else rows
-        steps = self.replay.steps(rows[rng.integers(len(rows), size=count)], self.discount)
+        chosen = self.replay.choose(count, rng) if rows is None else rows[rng.integers(len(rows), size=count)]
+        steps = self.replay.steps(chosen, self.discount)
         return Drawn(
             steps,
             self.states(steps.rows, share),
             self.states(steps.next_rows, share),
             self.policy.in_parts(torch.from_numpy(steps.actions).to(share.device)).clamp(-1, 1),
-            torch.from_numpy(steps.rewards).to(share.device),
+            torch.from_numpy(steps.rewards).to(share.device) * self.gain + self.offset,
             torch.from_numpy(steps.discounts).to(share.device),
         )
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import torch
 
+from polysoma.embodiment import DiscreteActions
+from polysoma.errors import PolysomaError
 from polysoma.learning.engine import Engine, Progress, Settings
 from polysoma.learning.methods.dqn import Dqn, Exploring
 from polysoma.learning.optimizers import AdamW
@@ -50,6 +52,9 @@ def play(
     """
     method, exploring = method or Dqn(), exploring or Exploring()
     lanes = Lanes(task, exploring.lanes, SEED)
+    if not isinstance(lanes.body.actions, DiscreteActions):
+        lanes.close()
+        raise PolysomaError(f"{task}: expected a body whose actions are choices, they are {lanes.body.actions}")
     torch.manual_seed(seed)
     optimizer = AdamW(learning_rate, weight_decay=0.0, ema=0.0, final=1.0)
     settings = Settings(

@@ -19,19 +19,21 @@ from polysoma.errors import PolysomaError
 from polysoma.learning import lineage
 from polysoma.learning.engine import Engine, Progress, Settings
 from polysoma.learning.method import Method
+from polysoma.learning.methods.cal_ql import CalQl
 from polysoma.learning.methods.cloning import Cloning
 from polysoma.learning.methods.diffusion import Diffusion
 from polysoma.learning.methods.dqn import Dqn
 from polysoma.learning.methods.hilp import Hilp, skill_for_reward
 from polysoma.learning.methods.iql import ImplicitQ
+from polysoma.learning.methods.successor import Successor
 from polysoma.learning.methods.td3_bc import Td3Bc
 from polysoma.learning.offline import only_without_goals
 from polysoma.learning.optimizers import AdamW
 from polysoma.policy import checkpoint, skills
-from polysoma.policy.skills import SkillConfig, SkillPolicy, Told, goals_of
+from polysoma.policy.skills import Rewarded, SkillConfig, SkillPolicy, Told, goals_of
 from polysoma.policy.values import ValueConfig, ValuePolicy
 
-OfflineChoice = Annotated[Cloning | ImplicitQ | Td3Bc | Hilp | Diffusion | Dqn, KIND]
+OfflineChoice = Annotated[Cloning | ImplicitQ | Td3Bc | CalQl | Hilp | Successor | Diffusion | Dqn, KIND]
 """The settings of the offline methods, told apart by their ``kind``."""
 
 STEPS_PER_S = 20
@@ -60,7 +62,7 @@ def engine_settings_for(method: str, steps: int) -> Settings:
 
 def learn(
     datasets: Sequence[Dataset],
-    method: Cloning | ImplicitQ | Td3Bc | Hilp | Diffusion | Dqn,
+    method: Cloning | ImplicitQ | Td3Bc | CalQl | Hilp | Successor | Diffusion | Dqn,
     out: Path,
     goals: bool = True,
     place: Sequence[str] = (),
@@ -105,7 +107,10 @@ def learn(
         built = method.build(ValuePolicy(ValueConfig(body, size[0], method.dueling)), replay, seed)
     else:
         waypoints = method.waypoints if isinstance(method, Diffusion) else 0
-        config = SkillConfig(body, told, *_places(body, told, tuple(place)), *size, waypoints=waypoints)
+        rewarded: Rewarded = "places" if isinstance(method, Successor) else "moves"
+        config = SkillConfig(
+            body, told, *_places(body, told, tuple(place)), *size, waypoints=waypoints, rewarded=rewarded
+        )
         built = method.build(SkillPolicy(config), replay, seed)
     about = {"method": method.kind, "data": [lineage.of(dataset) for dataset in datasets], "parent": None}
     return Engine(built, settings or engine_settings_for(method.kind, 20_000)).run(

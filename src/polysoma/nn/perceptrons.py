@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 from torch import Tensor, nn
 
@@ -38,7 +40,10 @@ class Twins(nn.Module):
         return values.squeeze(-1) if values.shape[-1] == 1 else values
 
 
-def frozen_copy(module: nn.Module) -> nn.Module:
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def frozen_copy(module: Module) -> Module:
     """Another one of the same weights, which never learns: a target network."""
     import copy
 

@@ -32,6 +32,8 @@ Told = Literal["nothing", "goal", "skill"]
 """What a policy is told beside its state: nothing (the state says it all), the goal, or a skill, which is a direction
 in the space of its representation."""
 
+Rewarded = Literal["moves", "places"]
+
 GOAL_PREFIX = "goal_"
 
 
@@ -48,6 +50,7 @@ class SkillConfig:
         width, depth: of the perceptrons.
         skill: dimensions of the representation, and of skills.
         waypoints: places of a path that it draws (:mod:`polysoma.nn.paths`); 0 draws none.
+        rewarded: what a skill was rewarded for: moving along it, or being far along it.
 
     Raises:
         PolysomaError: the body senses no numbers or more than numbers and words, its actions are choices, or there are
@@ -62,6 +65,7 @@ class SkillConfig:
     depth: Annotated[int, within(1, 64)] = 2
     skill: Annotated[int, within(1, 4096)] = 16
     waypoints: Annotated[int, within(0, 4096)] = 0
+    rewarded: Rewarded = "moves"
 
     def __post_init__(self) -> None:
         check(self)
@@ -100,9 +104,10 @@ class SkillConfig:
         """As ``config.json`` holds it."""
         rest = {name: getattr(self, name) for name in ("told", "width", "depth", "skill")}
         places = {"place": list(self.place), "goal": list(self.goal)}
-        # Earlier versions read what draws no paths.
+        # Earlier versions read what draws no paths, and is rewarded for moving.
         paths = {"waypoints": self.waypoints} if self.waypoints else {}
-        return {"kind": KIND, "embodiment": self.embodiment.to_json(), **places, **rest, **paths}
+        rewarded = {"rewarded": self.rewarded} if self.rewarded != "moves" else {}
+        return {"kind": KIND, "embodiment": self.embodiment.to_json(), **places, **rest, **paths, **rewarded}
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> SkillConfig:
@@ -129,6 +134,7 @@ class _Stored:
     depth: int = 2
     skill: int = 16
     waypoints: int = 0
+    rewarded: Rewarded = "moves"
 
 
 def goals_of(body: Embodiment) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -234,19 +240,27 @@ class SkillPolicy(SmallPolicy):
         Raises:
             PolysomaError: it needs a goal, and the body senses none.
         """
-        config, state = self.config, self.state(states)
+        return self.in_units(self.act(self.state(states), self.told_in(states)))
+
+    def told_in(self, states: Tensor) -> Tensor | None:
+        """What the policy is told in states ``(B, channels)`` as the body senses them, as :meth:`act` takes it: the
+        goal, the fixed skill, or the skill that leads to the goal.
+
+        Raises:
+            PolysomaError: it needs a goal, and the body senses none.
+        """
+        config = self.config
         if config.told == "nothing":
-            return self.in_units(self.act(state))
+            return None
         if config.told == "skill" and self.fixed.any():
-            return self.in_units(self.act(state, self.fixed.expand(len(states), -1)))
+            return self.fixed.expand(len(states), -1)
         if not config.goal:
             raise PolysomaError(
                 f"{config.embodiment.name}: this policy is told a {config.told}, and no channel of the body says "
                 "where it is to be: give it a fixed skill, or a body with channels goal_..."
             )
         goals = self.goals(states)
-        told = self.towards(goals) if config.told == "goal" else self.skill(self.places(states), goals)
-        return self.in_units(self.act(state, told))
+        return self.towards(goals) if config.told == "goal" else self.skill(self.places(states), goals)
 
 
 def load(path: str | Path) -> SkillPolicy:

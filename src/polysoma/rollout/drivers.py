@@ -71,6 +71,8 @@ class Checkpoint:
             (:class:`~polysoma.acting.graph.GraphSearch`), and the side of its cells (0 for a part of the range).
         guard: None, or the folder of a guard of one of its bodies (:class:`~polysoma.acting.dead_ends.DeadEndGuard`).
         paths: None, or a checkpoint that draws the ways that it follows (:class:`~polysoma.acting.paths.PathSearch`).
+        midpoints: None, or a data set of logs among whose places the way to the goal is halved, in the space of its own
+            skills (:class:`~polysoma.acting.midpoints.MidpointSearch`).
         avoid: None, or a file of zones (:class:`~polysoma.acting.zones.Zones`): ways are planned around them, and what
             comes into them is counted.
     """
@@ -85,6 +87,7 @@ class Checkpoint:
     guard: str | None = None
     paths: str | None = None
     avoid: str | None = None
+    midpoints: str | None = None
 
     def __call__(self) -> Planner:
         planner = self._guarded()
@@ -111,7 +114,7 @@ class Checkpoint:
         from polysoma.acting.retrieval import DemonstrationIndex, Retrieval
 
         planner = open_planner(self.place, self.device, self.precision, self.backend, self.temperature)
-        if self.graph is not None or self.paths is not None or self.avoid is not None:
+        if any(way is not None for way in (self.graph, self.paths, self.avoid, self.midpoints)):
             planner = self._led(planner)
         if self.retrieve is None:
             return planner
@@ -133,6 +136,12 @@ class Checkpoint:
         from polysoma.acting.zones import Zones
         from polysoma.policy import skills
 
+        if self.midpoints is not None:
+            from polysoma.acting.midpoints import halving
+
+            if self.graph is not None or self.paths is not None or self.avoid is not None:
+                raise PolysomaError("expected midpoints alone, which avoid no zones, or a graph or paths; got both")
+            return halving(planner, skills.load(self.place), Dataset(Path(self.midpoints)))
         zones = {} if self.avoid is None else Zones.read(Path(self.avoid), known_embodiments(planner))
         if self.graph is not None:
             if self.paths is not None:

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn.functional import smooth_l1_loss
 
 from polysoma.config import check, within
-from polysoma.data.replay import Choices, Replay, Ring
+from polysoma.data.replay import Made, Replay, Ring
 from polysoma.errors import PolysomaError
 from polysoma.learning.method import Method, Metrics, Share
 from polysoma.learning.objectives import td_target
@@ -89,7 +89,7 @@ class _Dqn(Method):
         self.policy, self.settings, self.seed = policy, settings, seed
         self.modules = nn.ModuleDict({"policy": policy, "target": frozen_copy(policy)})
 
-    def draw(self, count: int, rng: np.random.Generator) -> Choices:
+    def draw(self, count: int, rng: np.random.Generator) -> Made:
         """Steps to learn from."""
         raise NotImplementedError
 
@@ -125,12 +125,12 @@ class _FromLogs(_Dqn):
         self._replay = replay
         super().__init__(policy, settings, seed)
 
-    def draw(self, count: int, rng: np.random.Generator) -> Choices:
+    def draw(self, count: int, rng: np.random.Generator) -> Made:
         """See :class:`_Dqn`."""
         replay = self._replay
         steps = replay.draw(count, rng, self.settings.discount)
         found = replay.states[steps.rows], replay.states[steps.next_rows]
-        return Choices(*found, steps.actions, steps.rewards, steps.discounts)
+        return Made(*found, steps.actions, steps.rewards, steps.discounts)
 
 
 class Playing(_Dqn):
@@ -153,7 +153,7 @@ class Playing(_Dqn):
         policy.measure(self._memory.draw(exploring.first, np.random.default_rng([seed, 32])).states)
         self.modules["target"] = frozen_copy(policy)
 
-    def draw(self, count: int, rng: np.random.Generator) -> Choices:
+    def draw(self, count: int, rng: np.random.Generator) -> Made:
         """See :class:`_Dqn`."""
         return self._memory.draw(count, rng)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Protocol
 
 import numpy as np
 import torch
@@ -23,9 +23,24 @@ from polysoma.errors import PolysomaError
 from polysoma.learning.method import Metrics, Share
 from polysoma.learning.methods.iql import Critic
 from polysoma.learning.objectives import advantage_weights, regression, td_target, weighted_by_sign
-from polysoma.learning.offline import OfflineMethod
+from polysoma.learning.offline import Drawn, OfflineMethod
 from polysoma.nn.perceptrons import follow, frozen_copy
 from polysoma.policy.skills import SkillPolicy, Told
+
+
+class Space(Protocol):
+    """Settings of a representation, as of :class:`Hilp`."""
+
+    @property
+    def batch(self) -> int: ...
+    @property
+    def discount(self) -> float: ...
+    @property
+    def nearness(self) -> float: ...
+    @property
+    def future(self) -> float: ...
+    @property
+    def target(self) -> float: ...
 
 
 @dataclass(frozen=True)
@@ -62,29 +77,70 @@ class Hilp:
         return _Hilp(policy, replay, self, seed)
 
 
-class _Hilp(OfflineMethod):
-    def __init__(self, policy: SkillPolicy, replay: Replay, settings: Hilp, seed: int) -> None:
+class Representing(OfflineMethod):
+    """Learns the representation; subclasses add what learns to move in its space.
+
+    Args:
+        policy: told skills.
+        replay: the logs.
+        settings: of the representation: ``batch``, ``discount``, ``nearness``, ``future`` and ``target``.
+        seed: of all that is drawn.
+    """
+
+    def __init__(self, policy: SkillPolicy, replay: Replay, settings: Space, seed: int) -> None:
         super().__init__(policy, replay, settings.batch, settings.discount, seed)
+        self._space = settings
+        self._phi_target = nn.ModuleList(frozen_copy(one) for one in policy.phi)
+        self.modules["phi_target"] = self._phi_target
+
+    def distance_loss(self, drawn: Drawn, rng: np.random.Generator, share: Share) -> tuple[Tensor, Tensor]:
+        """Equation 6 for both copies, each of which aims at its own target, and both are weighted alike; and phi of
+        where the steps begin, ``(2, B, skill)``."""
+        policy, settings = self.policy, self._space
+        rows = self.goal_rows(drawn.steps.rows, rng, settings.future)
+        here, there = policy.places(drawn.states), policy.places(drawn.following)
+        goals = policy.places(self.states(rows, share))
+        reached = torch.from_numpy(rows == drawn.steps.next_rows).to(share.device)
+        phi = policy.represent(here)
+
+        def slow(places: Tensor) -> Tensor:
+            return torch.stack([one(policy.towards(places)) for one in self._phi_target])
+
+        with torch.no_grad():
+            aim = slow(goals)
+            before, after = -distances(slow(here), aim), -distances(slow(there), aim)
+            counts = torch.where(reached, 0.0, settings.discount)
+            expected = td_target(torch.full_like(counts, -1.0), counts, after)
+            advantage = -1 + counts * after.min(0).values - before.mean(0)
+            weights = weighted_by_sign(advantage, settings.nearness)
+        now = -distances(phi, policy.represent(goals))
+        return (weights * (now - expected).square()).mean(1).sum(), phi
+
+    def random_skills(self, count: int, rng: np.random.Generator, share: Share) -> Tensor:
+        """Directions that are drawn evenly, ``(count, skill)``."""
+        drawn = rng.standard_normal((count, self.policy.config.skill)).astype("float32")
+        return normalize(torch.from_numpy(drawn), dim=-1).to(share.device)
+
+    def after_step(self, step: int) -> None:
+        """See :class:`~polysoma.learning.method.Method`: the target network follows."""
+        follow(self._phi_target, self.policy.phi, self._space.target)
+
+
+class _Hilp(Representing):
+    def __init__(self, policy: SkillPolicy, replay: Replay, settings: Hilp, seed: int) -> None:
+        super().__init__(policy, replay, settings, seed)
         self._settings = settings
         self._critic = Critic(policy, policy.config.skill)
         self.modules["critic"], self.modules["target"] = self._critic, frozen_copy(self._critic["q"])
-        self._phi_target = nn.ModuleList(frozen_copy(one) for one in policy.phi)
-        self.modules["phi_target"] = self._phi_target
 
     def accumulate(self, step: int, share: Share) -> Metrics:
         """See :class:`~polysoma.learning.method.Method`."""
         rng, policy, settings = self.rng(step, share), self.policy, self._settings
         drawn = self.draw(rng, share)
-        rows = self.goal_rows(drawn.steps.rows, rng, settings.future)
-        here, there = policy.places(drawn.states), policy.places(drawn.following)
-        goals = policy.places(self.states(rows, share))
-        reached = torch.from_numpy(rows == drawn.steps.next_rows).to(share.device)
-        now = policy.represent(here)
-        distance = self._distance_loss(now, here, there, goals, reached)
+        distance, now = self.distance_loss(drawn, rng, share)
         with torch.no_grad():
-            moved = policy.phi[0](policy.towards(there)) - now[0]
-        drawn_skills = rng.standard_normal((len(moved), policy.config.skill)).astype("float32")
-        skill = normalize(torch.from_numpy(drawn_skills), dim=-1).to(share.device)
+            moved = policy.phi[0](policy.towards(policy.places(drawn.following))) - now[0]
+        skill = self.random_skills(len(moved), rng, share)
         state, after = policy.state(drawn.states), policy.state(drawn.following)
         rewards = (moved * skill).sum(-1)
         value, advantage = self._critic.losses(
@@ -101,28 +157,10 @@ class _Hilp(OfflineMethod):
         losses = {"distance": distance, "value": value, "action": imitation}
         return {f"loss/{name}": loss.item() for name, loss in losses.items()} | {"windows": float(len(state))}
 
-    def _distance_loss(self, phi: Tensor, here: Tensor, there: Tensor, goals: Tensor, reached: Tensor) -> Tensor:
-        """Equation 6 for both copies; ``phi`` is that of ``here``. Each aims at its own target, and both are weighted
-        alike."""
-        policy, settings = self.policy, self._settings
-
-        def slow(places: Tensor) -> Tensor:
-            return torch.stack([one(policy.towards(places)) for one in self._phi_target])
-
-        with torch.no_grad():
-            aim = slow(goals)
-            before, after = -distances(slow(here), aim), -distances(slow(there), aim)
-            counts = torch.where(reached, 0.0, settings.discount)
-            expected = td_target(torch.full_like(counts, -1.0), counts, after)
-            advantage = -1 + counts * after.min(0).values - before.mean(0)
-            weights = weighted_by_sign(advantage, settings.nearness)
-        now = -distances(phi, policy.represent(goals))
-        return (weights * (now - expected).square()).mean(1).sum()
-
     def after_step(self, step: int) -> None:
         """See :class:`~polysoma.learning.method.Method`: the target networks follow."""
+        super().after_step(step)
         follow(self.modules["target"], self._critic["q"], self._settings.target)
-        follow(self._phi_target, self.policy.phi, self._settings.target)
 
 
 def distances(left: Tensor, right: Tensor) -> Tensor:
@@ -130,17 +168,25 @@ def distances(left: Tensor, right: Tensor) -> Tensor:
     return (left - right).square().sum(-1).clamp(min=1e-6).sqrt()
 
 
-def skill_for_reward(policy: SkillPolicy, replay: Replay, rows: Sequence[int] | np.ndarray) -> Tensor:
+def skill_for_reward(
+    policy: SkillPolicy, replay: Replay, rows: Sequence[int] | np.ndarray, ridge: float = 1.0
+) -> Tensor:
     """The skill whose reward is nearest to that of the logs: a unit vector ``(skill,)``, the least squares of rewards
-    on ``phi(s') - phi(s)`` (Park et al. 2024, section 5.3; U2O, arXiv 2408.14785).
+    on ``phi(s') - phi(s)`` (Park et al. 2024, section 5.3; U2O, arXiv 2408.14785), with a ridge; on ``phi(s')`` for
+    policies that were rewarded for places (:attr:`~polysoma.policy.skills.SkillConfig.rewarded`).
+
+    Without a ridge, a reward is explained best by directions in which phi hardly moves, times large numbers. Of the
+    skill only the direction is left, and along that one the policy hardly learnt to move.
 
     Args:
         policy: told skills.
         replay: with rewards.
         rows: of :attr:`~polysoma.data.replay.Replay.starts`, the steps whose rewards are looked at; few are enough.
+        ridge: how much directions count in which phi hardly moves: those that move less than this times the mean square
+            of all are made little of.
 
     Raises:
-        PolysomaError: the data have no rewards, all rewards are 0, or the policy is told no skills.
+        PolysomaError: the data have no rewards, all rewards are the same, or the policy is told no skills.
     """
     if policy.config.told != "skill":
         raise PolysomaError(f"expected a policy that is told skills (hilp), got one that is told {policy.config.told}")
@@ -149,11 +195,13 @@ def skill_for_reward(policy: SkillPolicy, replay: Replay, rows: Sequence[int] | 
     steps = replay.steps(np.asarray(rows, np.int64))
     here, there = (policy.places(torch.from_numpy(replay.states[r])) for r in (steps.rows, steps.next_rows))
     with torch.no_grad():
-        moved = policy.represent(there)[0] - policy.represent(here)[0]
+        moved = policy.represent(there)[0]
+        if policy.config.rewarded == "moves":
+            moved = moved - policy.represent(here)[0]
     rewards = torch.from_numpy(steps.rewards)
     # A reward that is the same everywhere says nothing of where to go.
     moved, rewards = moved - moved.mean(0), rewards - rewards.mean()
     if not rewards.any():
         raise PolysomaError(f"the rewards of {len(rewards)} steps are all the same: label others")
-    ridge = 1e-4 * moved.square().mean() * torch.eye(moved.shape[1]) * len(moved)
-    return normalize(torch.linalg.solve(moved.T @ moved + ridge, moved.T @ rewards), dim=0)
+    held = ridge * moved.square().mean() * torch.eye(moved.shape[1]) * len(moved)
+    return normalize(torch.linalg.solve(moved.T @ moved + held, moved.T @ rewards), dim=0)

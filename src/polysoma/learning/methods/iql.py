@@ -2,7 +2,8 @@
 policy that imitates what was better than expected.
 
 Told goals, it learns from no reward at all: every step costs 1 until the goal in hindsight is reached (GCIQL of
-OGBench, arXiv 2410.20092).
+OGBench, arXiv 2410.20092). Told a skill that leads somewhere (:mod:`polysoma.learning.methods.hilp`), it learns from
+rewards like one that is told nothing, and the representation stays as it is.
 """
 
 from __future__ import annotations
@@ -105,7 +106,10 @@ class _ImplicitQ(OfflineMethod):
             raise PolysomaError(
                 "iql: expected data with rewards, which these do not have; it can learn to reach places from them"
             )
-        self._critic = Critic(policy, len(policy.config.place) if self._goals else 0)
+        told = {"nothing": 0, "goal": len(policy.config.place), "skill": policy.config.skill}[policy.config.told]
+        if policy.config.told == "skill":
+            policy.phi.requires_grad_(False)
+        self._critic = Critic(policy, told)
         self.modules["critic"], self.modules["target"] = self._critic, frozen_copy(self._critic["q"])
 
     def accumulate(self, step: int, share: Share) -> Metrics:
@@ -123,6 +127,10 @@ class _ImplicitQ(OfflineMethod):
             seen, following = torch.cat([state, aim], -1), torch.cat([after, aim], -1)
         else:
             returns, seen, following = (drawn.rewards, drawn.discounts), state, after
+            with torch.no_grad():
+                told, later = policy.told_in(drawn.states), policy.told_in(drawn.following)
+            if told is not None and later is not None:
+                seen, following = torch.cat([state, told], -1), torch.cat([after, later], -1)
         loss, advantage = self._critic.losses(target, seen, following, drawn, returns, settings.expectile)
         if self._goals:
             # The policy is told places that were reached from here.

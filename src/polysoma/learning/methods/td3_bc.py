@@ -1,4 +1,7 @@
-"""TD3+BC (Fujimoto and Gu 2021, arXiv 2106.06860): the policy climbs the value, held back by what the logs did."""
+"""TD3+BC (Fujimoto and Gu 2021, arXiv 2106.06860): the policy climbs the value, held back by what the logs did.
+
+A policy of skills (:mod:`polysoma.learning.methods.successor`) climbs the value along the one that it follows.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from polysoma.config import check, within
 from polysoma.data.replay import Replay
 from polysoma.errors import PolysomaError
 from polysoma.learning.method import Metrics, Share
+from polysoma.learning.methods.successor import SkillValues
 from polysoma.learning.objectives import regression, td_target
 from polysoma.learning.offline import OfflineMethod, only_without_goals
 from polysoma.nn.perceptrons import Twins, follow, frozen_copy
@@ -57,8 +61,13 @@ class _Td3Bc(OfflineMethod):
         if not replay.rewarded:
             raise PolysomaError("td3-bc: expected data with rewards; these have none")
         self._settings, config = settings, policy.config
-        size = len(config.seen) + config.embodiment.actions.size
-        self._q = Twins(size, 1, config.width, config.depth)
+        self._q: Twins | SkillValues
+        if config.told == "skill":
+            policy.phi.requires_grad_(False)
+            self._q = SkillValues(policy)
+        else:
+            size = len(config.seen) + config.embodiment.actions.size
+            self._q = Twins(size, 1, config.width, config.depth)
         self.modules["q"], self.modules["q_target"] = self._q, frozen_copy(self._q)
         self.modules["actor_target"] = frozen_copy(policy.actor)
 
@@ -67,19 +76,22 @@ class _Td3Bc(OfflineMethod):
         rng, policy, settings = self.rng(step, share), self.policy, self._settings
         drawn = self.draw(rng, share)
         state, after = policy.state(drawn.states), policy.state(drawn.following)
+        with torch.no_grad():
+            skill, later = policy.told_in(drawn.states), policy.told_in(drawn.following)
+        now, then = (() if one is None else (one,) for one in (skill, later))
         noise = torch.from_numpy(rng.standard_normal(drawn.actions.shape).astype("float32")).to(share.device)
         with torch.no_grad():
             jitter = (settings.noise * noise).clamp(-settings.clip, settings.clip)
-            action = (torch.tanh(self.modules["actor_target"](after)) + jitter).clamp(-1, 1)
-            least = self.modules["q_target"](after, action).min(0).values
+            action = (torch.tanh(self.modules["actor_target"](torch.cat([after, *then], -1))) + jitter).clamp(-1, 1)
+            least = self.modules["q_target"](after, action, *then).min(0).values
             goal = td_target(drawn.rewards, drawn.discounts, least)
-        missed = (self._q(state, drawn.actions) - goal).square().mean(1).sum()
+        missed = (self._q(state, drawn.actions, *now) - goal).square().mean(1).sum()
         missed.backward()
         metrics = {"loss/value": missed.item(), "windows": float(len(state))}
         if step % settings.delay == 0:
-            action = policy.act(state)
+            action = policy.act(state, skill)
             self._q.requires_grad_(False)  # the policy climbs the value, which does not learn from that
-            value = self._q(state, action)[0]
+            value = self._q(state, action, *now)[0]
             self._q.requires_grad_(True)
             scale = settings.alpha / value.detach().abs().mean().clamp(min=1e-6)
             imitation = regression(action, drawn.actions)
