@@ -41,7 +41,7 @@ from polysoma.cli.record import Record
 from polysoma.cli.serve import Serve
 from polysoma.cli.skills import SkillsAim, SkillsLearn, SkillsPlay
 from polysoma.cli.train import Train
-from polysoma.cli.world import WorldLearn, WorldLook
+from polysoma.cli.world import WorldLearn, WorldLook, WorldPlay
 from polysoma.config import check
 from polysoma.errors import DEBUG, PolysomaError, explain
 
@@ -65,6 +65,7 @@ COMMANDS: dict[str, Any] = {
     "skills play": SkillsPlay,
     "dynamics": LearnDynamics,
     "world learn": WorldLearn,
+    "world play": WorldPlay,
     "world look": WorldLook,
     "lineage": Lineage,
     "compare": Compare,

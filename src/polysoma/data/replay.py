@@ -160,11 +160,11 @@ class Replay:
 
 @dataclass(frozen=True)
 class Choices:
-    """B steps of a body whose actions are choices.
+    """B steps that were played.
 
     Attributes:
         states, following: what was observed before and after them, :func:`flat`, ``(B, n)``.
-        actions: int64 ``(B,)``.
+        actions: int64 ``(B,)`` choices, or float32 ``(B, A)``.
         rewards, discounts: float32 ``(B,)``, as of :class:`Steps`.
     """
 

@@ -14,11 +14,14 @@ from polysoma.data.dataset import Dataset
 from polysoma.data.sequences import Sequences
 from polysoma.errors import PolysomaError
 from polysoma.learning.methods.world import linear_changes
+from polysoma.nn.imagination import expected_reward
+from polysoma.nn.world import Believed
 from polysoma.policy.world import WorldModel, flat
 
 WATCHED = 6
 """Steps that are observed before it goes on alone."""
 MODEL, LAST, VELOCITY, LINEAR, SHUFFLED = "model", "copy-last", "constant velocity", "linear", "shuffled actions"
+MEAN = "mean"
 _FITTED = 4096
 """Steps that the linear model is fitted to, at most."""
 _PANELS, _PANEL, _COLUMNS = 6, (640, 90), 8
@@ -44,7 +47,8 @@ def foresight(
     seed: int = 0,
     held_out: bool = True,
 ) -> dict[str, dict[str, list[float]]]:
-    """The root mean squared errors of what is expected after some steps, in standard deviations of what is observed.
+    """The root mean squared errors of what is expected after some steps: of observations in their standard deviations,
+    of rewards in those of rewards.
 
     Args:
         model: what expects.
@@ -56,7 +60,8 @@ def foresight(
     Returns:
         ``"numbers"`` and ``"pixels"``, where the body has such: errors for each of ``ahead`` by who expects: the model;
         the last observation; the last observation and its last change again and again; a linear model of numbers
-        (numbers alone); and the model under actions of other pieces.
+        (numbers alone); and the model under actions of other pieces. ``"rewards"``, where the model learnt them and
+        they differ: the model, the last reward, their mean, and the model under actions of other pieces.
 
     Raises:
         PolysomaError: no episode is long enough.
@@ -71,10 +76,10 @@ def foresight(
     numbers = model.config.state_size
     others = torch.from_numpy(rng.permutation(len(later)))
     expected = {
-        MODEL: model.expected(state, later),
+        MODEL: (own := _ahead(model, state, later))[0],
         LAST: last[:, None].expand_as(came),
         VELOCITY: last[:, None] + times * (last - seen[:, WATCHED - 1])[:, None],
-        SHUFFLED: model.expected(state, later[others]),
+        SHUFFLED: (mixed := _ahead(model, state, later[others]))[0],
     }
     found: dict[str, dict[str, list[float]]] = {}
     at = [steps - 1 for steps in ahead]
@@ -86,7 +91,25 @@ def foresight(
         linear = _linear(model, logs, last[:, :numbers], later)
         missed_so = (linear - came[..., :numbers]).square().mean((0, 2)).sqrt()
         found["numbers"][LINEAR] = [float(missed_so[step]) for step in at]
+    earned = torch.from_numpy(drawn.rewards)[:, WATCHED:]
+    if model.config.rewarded and (size := float(earned.std())) > 0:
+        last_reward = torch.from_numpy(drawn.rewards)[:, WATCHED - 1 : WATCHED]
+        guesses = {MODEL: own[1], LAST: last_reward, MEAN: earned.mean(), SHUFFLED: mixed[1]}
+        wrong = {who: (one - earned).square().mean(0).sqrt() / size for who, one in guesses.items()}
+        found["rewards"] = {who: [float(one[step]) for step in at] for who, one in wrong.items()}
     return found
+
+
+def _ahead(model: WorldModel, state: Believed, moves: Tensor) -> tuple[Tensor, Tensor]:
+    """What is expected under actions ``(B, T, A)``: observations ``(B, T, size)`` and rewards ``(B, T)``."""
+    states = [state]
+    for step in range(moves.shape[1]):
+        states.append(model.network.imagine(states[-1], moves[:, step]))
+    earned = [
+        expected_reward(model.network, states[step], moves[:, step], states[step + 1])
+        for step in range(len(states) - 1)
+    ]
+    return torch.stack([one.seen for one in states[1:]], 1), torch.stack(earned, 1)
 
 
 def _linear(model: WorldModel, logs: Sequences, last: Tensor, moves: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Choosing: episodes of one task whose actions are choices, in lanes, step by step, for what learns while it plays."""
+"""Choosing: episodes of one task in lanes, step by step, for what learns while it plays."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from polysoma import simulators
 from polysoma.data.replay import Choices, flat
-from polysoma.embodiment import INSTRUCTION, DiscreteActions, Embodiment, Observation
+from polysoma.embodiment import INSTRUCTION, Embodiment, Observation
 from polysoma.errors import PolysomaError
 from polysoma.simulators.environment import Environment
 
@@ -27,28 +27,28 @@ class Lanes:
         body: of the task.
         episodes: of those that ended, in order: the sum of rewards, and whether they succeeded.
         steps: of environments so far.
+        ended: bool ``(L,)``, in which lanes the last step ended an episode.
 
     Raises:
-        PolysomaError: the body's actions are numbers, or as :func:`polysoma.simulators.make`.
+        PolysomaError: as :func:`polysoma.simulators.make`.
     """
 
     def __init__(self, task: str, count: int, seed: int, make: Callable[[str], Environment] = simulators.make) -> None:
         self._environments = [make(task) for _ in range(count)]
         self.body: Embodiment = self._environments[0].embodiment
-        if not isinstance(self.body.actions, DiscreteActions):
-            raise PolysomaError(f"{task}: expected a body whose actions are choices, they are {self.body.actions}")
         self.task, self._seed = task, seed
         self.episodes: list[tuple[float, bool]] = []
         self.steps = 0
         self._words = ""
-        self._returns = np.zeros(count)
+        self._returns, self.ended = np.zeros(count), np.zeros(count, bool)
         self.rows = self._flat([self._reset(environment) for environment in self._environments])
 
     def step(self, actions: np.ndarray, discount: float) -> Choices:
         """One step of every lane, and what came of it.
 
         Args:
-            actions: int64 ``(L,)``, chosen for :attr:`rows`, which are those of the next step afterwards.
+            actions: int64 ``(L,)`` or float32 ``(L, A)``, chosen for :attr:`rows`, which are those of the
+                next step afterwards.
             discount: of a step.
 
         Raises:
@@ -57,7 +57,8 @@ class Lanes:
         before, rewards = self.rows, np.zeros(len(actions), np.float32)
         discounts = np.full(len(actions), discount, np.float32)
         after, shown = list[Observation](), list[Observation]()
-        for n, (environment, action) in enumerate(zip(self._environments, actions.tolist(), strict=True)):
+        self.ended = np.zeros(len(actions), bool)
+        for n, (environment, action) in enumerate(zip(self._environments, actions, strict=True)):
             observation, reward, terminated, truncated, info = environment.step(action)
             rewards[n] = reward
             self._returns[n] += float(reward)
@@ -68,7 +69,7 @@ class Lanes:
                 discounts[n] = 0
             if terminated or truncated or success:
                 self.episodes.append((float(self._returns[n]), success))
-                self._returns[n] = 0
+                self._returns[n], self.ended[n] = 0, True
                 observation = self._reset(environment)
             shown.append(observation)
         self.steps += len(actions)
@@ -76,7 +77,7 @@ class Lanes:
         # Most steps end no episode, and what follows is what is seen next.
         alike = all(one is other for one, other in zip(after, shown, strict=True))
         self.rows = following if alike else self._flat(shown)
-        return Choices(before, following, actions.astype(np.int64), rewards, discounts)
+        return Choices(before, following, actions, rewards, discounts)
 
     def close(self) -> None:
         """Closes all environments."""
@@ -90,8 +91,8 @@ class Lanes:
         words = observation[INSTRUCTION]
         if self._words and words != self._words:
             raise PolysomaError(
-                f"{self.task}: expected a task that is told the same in every episode, since values of choices read no "
-                f"words; got {self._words!r} and {words!r}"
+                f"{self.task}: expected a task that is told the same in every episode, since what learns by playing "
+                f"reads no words; got {self._words!r} and {words!r}"
             )
         self._words = words
         return observation
