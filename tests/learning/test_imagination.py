@@ -30,7 +30,7 @@ from polysoma.nn.imagination import ActorCritic, dream
 from polysoma.policy import checkpoint, world
 from polysoma.policy.world import WINDOW, Trace, WorldConfig, WorldModel
 
-FAST = Imagination(WorldLearning(batch=8, watched=2, ahead=2), starts=16, steps=3, discount=0.9)
+FAST = Imagination(WorldLearning(batch=8, watched=2, ahead=2), starts=16, steps=3, discount=0.9, learning_rate=6e-3)
 TASK = "inverted-pendulum/balance"
 SWITCH = Embodiment(
     "switch", (Stream("state", Modality.STATE, (1,), channels("place", "m", -10, 10)),),

@@ -20,7 +20,6 @@ from polysoma.rollout.choosing import Lanes
 SEED = 500_000
 """Of the first episode that is played; seeds of evaluations lie below."""
 LEARNING_RATE = 5e-4
-IMAGINED_RATE = 1e-3
 
 
 def play(
@@ -72,7 +71,6 @@ def play_in_imagination(
     method: Imagination | None = None,
     exploring: imagination.Exploring | None = None,
     width: int = 64,
-    learning_rate: float = IMAGINED_RATE,
     seed: int = 0,
     every: int = 1000,
     progress: Progress | None = None,
@@ -88,7 +86,6 @@ def play_in_imagination(
             each of ``exploring.lanes`` environments.
         method, exploring: see :class:`~polysoma.learning.methods.imagination.Imagination` and its ``Exploring``.
         width: of all layers.
-        learning_rate: constant.
         seed: of all that is drawn but the episodes, whose seeds count on from :data:`SEED`.
         every: steps between checkpoints.
         progress: called after every step.
@@ -104,7 +101,7 @@ def play_in_imagination(
         torch.manual_seed(seed)
         model = WorldModel(WorldConfig(lanes.body, width=width, rewarded=True, acts=True))
         built = method.playing(model, lanes, exploring, seed)
-        settings = _settings(minutes, steps, learning_rate, every)
+        settings = _settings(minutes, steps, method.learning_rate, every)
         return _learnt(built, method.kind, task, out, settings, progress, evaluate)
     finally:
         lanes.close()

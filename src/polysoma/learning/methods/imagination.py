@@ -44,6 +44,7 @@ class Imagination:
         discount: of a step.
         trace: lambda of returns.
         bonus: how much entropy counts.
+        learning_rate: of all; from logs the peak, constant while playing.
         kind: what lineages call it.
     """
 
@@ -53,6 +54,7 @@ class Imagination:
     discount: Annotated[float, within(0, 1, below=True)] = 0.99
     trace: Annotated[float, within(0, 1)] = 0.95
     bonus: Annotated[float, within(0, 1000)] = 3e-4
+    learning_rate: Annotated[float, within(0, 10)] = 1e-3
     kind: Literal["imagination"] = "imagination"
 
     def __post_init__(self) -> None:
@@ -93,7 +95,7 @@ class _Imagining(WorldLearner):
         if not logs.rewarded:
             raise PolysomaError("imagination: expected data with rewards, which these do not have")
         assert model.mind is not None
-        super().__init__(model, logs, settings.world, seed, least=1)
+        super().__init__(model, logs, settings.world, seed)
         self.mind: ActorCritic = model.mind
         self.imagination, self._range = settings, 0.0
         self.modules["judge"] = frozen_copy(self.mind.critic)

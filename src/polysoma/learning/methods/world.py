@@ -46,6 +46,7 @@ class WorldLearning:
         free: nats of KL that cost nothing.
         prior, posterior: weights of the KL for the prior and for the posterior. They are a tenth of the paper's, since
             errors of observations are means over numbers here, not sums.
+        learning_rate: the peak.
         kind: what lineages call it.
     """
 
@@ -55,15 +56,16 @@ class WorldLearning:
     free: Annotated[float, within(0, 1000)] = 1.0
     prior: Annotated[float, within(0, 1000)] = 0.1
     posterior: Annotated[float, within(0, 1000)] = 0.01
+    learning_rate: Annotated[float, within(0, 10)] = 6e-3
     kind: Literal["world"] = "world"
 
     def __post_init__(self) -> None:
         check(self)
 
     def build(self, model: WorldModel, logs: Sequences, seed: int = 0) -> Method:
-        """The method that improves this model by these logs. Raises PolysomaError where they are of another body, or no
-        episode is long enough."""
-        return WorldLearner(model, logs, self, seed, self.watched + self.ahead)
+        """The method that improves this model by these logs. Raises PolysomaError where they are of another body, or
+        have no two observations one after the other."""
+        return WorldLearner(model, logs, self, seed)
 
 
 class Learning(Protocol):
@@ -72,6 +74,11 @@ class Learning(Protocol):
     @property
     def kind(self) -> str:
         """What lineages call it."""
+        ...
+
+    @property
+    def learning_rate(self) -> float:
+        """The peak."""
         ...
 
     def build(self, model: WorldModel, logs: Sequences, seed: int = 0) -> Method:
@@ -87,20 +94,22 @@ class WorldLearner(Method):
         logs: to learn from.
         settings: see :class:`WorldLearning`.
         seed: of all that is drawn.
-        least: steps that a piece has at least; what an episode lacks of ``watched + ahead`` counts nothing.
+
+    Attributes:
+        rows: from which pieces begin: any, as what a piece lacks at the end of an episode counts nothing.
 
     Raises:
-        PolysomaError: logs of another body, or no episode that is long enough.
+        PolysomaError: logs of another body, or without a step.
     """
 
-    def __init__(self, model: WorldModel, logs: Rows, settings: WorldLearning, seed: int, least: int) -> None:
+    def __init__(self, model: WorldModel, logs: Rows, settings: WorldLearning, seed: int) -> None:
         if logs.embodiment != model.config.embodiment:
             raise PolysomaError(
                 f"expected logs of the model's body, {model.config.embodiment.name}, got {logs.embodiment.name}"
             )
         self.modules = nn.ModuleDict({"policy": model})
         self.model, self.logs, self.settings, self.seed = model, logs, settings, seed
-        self.rows = logs.rows(least)
+        self.rows = logs.rows(1)
         self._measure()
 
     def _measure(self) -> None:
@@ -246,9 +255,9 @@ def linear_changes(model: WorldModel, logs: Rows, rows: np.ndarray) -> Tensor:
     return torch.linalg.solve(square, given.T @ (seen[:, 1] - seen[:, 0])).float()
 
 
-def engine_settings(steps: int) -> Settings:
+def engine_settings(steps: int, learning_rate: float = WorldLearning.learning_rate) -> Settings:
     """What suits a small recurrent network: a rate that falls, and the mean of the last weights."""
-    optimizer = AdamW(6e-3, warmup=min(20, steps), weight_decay=0.0, ema=0.95)
+    optimizer = AdamW(learning_rate, warmup=min(20, steps), weight_decay=0.0, ema=0.95)
     every = min(steps, 500)
     return Settings(
         steps=steps, optimizer=optimizer, grad_clip=10.0, precision="float32", tracker="none", checkpoint_every=every
@@ -296,4 +305,6 @@ def learn(
     logs = Sequences(datasets, lambda seen: flat(config, seen), held_out)
     method = settings.build(model, logs, seed)
     about = {"method": settings.kind, "data": [lineage.of(dataset) for dataset in datasets], "parent": None}
-    return Engine(method, engine_settings(steps)).run(out, resume, progress=progress, lineage=about)
+    return Engine(method, engine_settings(steps, settings.learning_rate)).run(
+        out, resume, progress=progress, lineage=about
+    )
