@@ -133,10 +133,6 @@ def draw(model: WorldModel, logs: Sequences, ahead: int, seed: int = 0, held_out
     state = model.watched(seen[:, : WATCHED + 1], moves[:, :WATCHED])
     expected = torch.cat([seen[:, : WATCHED + 1], model.expected(state, moves[:, WATCHED:])], 1)
     came, believed = (model.observation(one[0]) for one in (seen, expected))
-    names = []
-    for stream in config.states:
-        places = range(int(np.prod(stream.shape)))
-        names += [channel.name for channel in stream.channels] or [f"{stream.name} {place}" for place in places]
     numbers = seen[0, :, : config.state_size]
     most = numbers.std(0, correction=0).argsort(descending=True)[:_PANELS].sort().values.tolist()
     columns = np.linspace(WATCHED + 1, WATCHED + ahead, min(_COLUMNS, ahead)).round().astype(int)
@@ -152,7 +148,7 @@ def draw(model: WorldModel, logs: Sequences, ahead: int, seed: int = 0, held_out
             across = np.arange(len(line)) * (_PANEL[0] - 1) / (len(line) - 1)
             down = top + _PANEL[1] - 4 - (line - low) / max(high - low, 1e-6) * (_PANEL[1] - 20)
             pen.line([(float(x), float(y)) for x, y in zip(across, down, strict=True)], colour, 2)
-        pen.text((4, top + 2), names[row], "black")
+        pen.text((4, top + 2), config.names[row], "black")
         border = WATCHED * (_PANEL[0] - 1) / (WATCHED + ahead)
         pen.line([(border, top), (border, top + _PANEL[1])], "grey")
     for camera, stream in enumerate(config.cameras):

@@ -79,6 +79,15 @@ class WorldConfig:
         return sum(int(np.prod(stream.shape)) for stream in self.states)
 
     @property
+    def names(self) -> list[str]:
+        """What these numbers are called."""
+        found = []
+        for stream in self.states:
+            places = range(int(np.prod(stream.shape)))
+            found += [channel.name for channel in stream.channels] or [f"{stream.name} {place}" for place in places]
+        return found
+
+    @property
     def size(self) -> int:
         """Numbers in an observation."""
         return self.state_size + 3 * self.picture**2 * len(self.cameras)
@@ -220,26 +229,33 @@ class WorldModel(SmallPolicy):
 class Trace:
     """The last observations of an episode, and the actions between them: what a model makes its state of.
 
+    Args:
+        steps: how many actions are kept.
+
     Attributes:
-        states, pixels: of at most :data:`WINDOW` + 1 observations, as of :func:`flat`.
-        actions: one less.
+        states, pixels: of at most one observation more, as of :func:`flat`.
+        actions: between them, and after the last one once it is told.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, steps: int = WINDOW) -> None:
+        self._steps = steps
         self.states: list[np.ndarray] = []
         self.pixels: list[np.ndarray] = []
         self.actions: list[np.ndarray] = []
 
     def observed(self, states: np.ndarray, pixels: np.ndarray) -> None:
         """An observation ``(S,)`` and ``(P,)``, after the action that was told."""
-        self.states, self.pixels = [*self.states, states][-WINDOW - 1 :], [*self.pixels, pixels][-WINDOW - 1 :]
+        self.states, self.pixels = (
+            [*self.states, states][-self._steps - 1 :],
+            [*self.pixels, pixels][-self._steps - 1 :],
+        )
         # Where an action was not told, nothing before counts.
         if len(self.actions) + 1 < len(self.states):
             self.states, self.pixels, self.actions = self.states[-1:], self.pixels[-1:], []
 
     def executed(self, action: np.ndarray) -> None:
         """The action after the last observation."""
-        self.actions = [*self.actions, action][-WINDOW:]
+        self.actions = [*self.actions, action][-self._steps :]
 
 
 def flat(config: WorldConfig, observations: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
