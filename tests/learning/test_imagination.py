@@ -109,6 +109,18 @@ def test_states_are_made_of_the_last_steps_alone_or_together() -> None:
     assert len(traces[1].states) == 1, "an observation after an action that nobody told begins anew"
 
 
+def test_episodes_of_choices_may_be_of_different_ages() -> None:
+    planner, seen = (
+        WorldPlanner(WorldModel(WorldConfig(SWITCH, width=8, rewarded=True, acts=True))),
+        np.zeros(1, np.float32),
+    )
+    old, new = (planner.start(TaskPrompt(SWITCH), 0) for _ in range(2))
+    (plan,) = planner.plan([old], [{"state": seen}])
+    assert isinstance(plan, Plan)
+    old.executed(plan.actions[0])
+    assert all(isinstance(one, Plan) for one in planner.plan([old, new], [{"state": seen}] * 2))
+
+
 def test_gradients_of_imagined_rewards_reach_the_actor_through_the_model() -> None:
     torch.manual_seed(0)
     model = WorldModel(WorldConfig(PUCK, width=8, rewarded=True, acts=True))

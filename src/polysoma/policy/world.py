@@ -210,7 +210,7 @@ class WorldModel(SmallPolicy):
         first = [longest - len(trace.actions) for trace in traces]
         early = [[trace.states[0]] * gap + trace.states for trace, gap in zip(traces, first, strict=True)]
         looks = [[trace.pixels[0]] * gap + trace.pixels for trace, gap in zip(traces, first, strict=True)]
-        none = self.config.embodiment.actions.none()
+        none = np.zeros_like(self.config.embodiment.actions.none())
         done = [[none] * gap + trace.actions for trace, gap in zip(traces, first, strict=True)]
         seen = self.normalised(np.array(early, np.float32), np.array(looks, np.uint8))
         size = self.config.embodiment.actions.size
