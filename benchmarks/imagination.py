@@ -27,11 +27,13 @@ from polysoma.data.dataset import Dataset
 from polysoma.embodiment import Observation
 from polysoma.errors import PolysomaError
 from polysoma.evaluation.evaluation import evaluate
+from polysoma.evaluation.foresight import LAST, MODEL, SHUFFLED, foresight, read_logs
 from polysoma.evaluation.intervals import mean_interval, wilson
 from polysoma.learning.methods import dqn
 from polysoma.learning.methods.imagination import Exploring, Imagination
 from polysoma.learning.methods.world import learn
 from polysoma.learning.playing import play, play_in_imagination
+from polysoma.policy import world
 from polysoma.rollout.drivers import Behaviour, Driver, Expert, Random, Ready
 from polysoma.rollout.recording import record
 from polysoma.rollout.rollout import Workers
@@ -45,8 +47,13 @@ EVERY = {"imagination": 200, "ppo": 2_048, "sac": 400}
 """Steps of the environment between two times of judging."""
 RECORDED, LEARNT = 2_000, 200
 """Random steps of logs, and steps of learning from them."""
+AHEAD = (1, 10, 20)
+SHOWN = ((LAST, 1), (SHUFFLED, 1), (MODEL, 0), (MODEL, 1), (MODEL, 2))
+"""Who expects rewards, after which of these steps."""
 FRAMES, LANES, JUDGED = 16_400, 16, 40
+REWARDED = {"half-cheetah": "half-cheetah/run", "reacher": "reacher/reach", "walker2d": "walker2d/walk"}
 ROWS = {
+    "rewards": {body: body for body in REWARDED},
     "pendulum": {
         "random": "random actions",
         "expert": "expert",
@@ -91,6 +98,9 @@ def main(only: tuple[str, ...] = tuple(ROWS), rows: tuple[str, ...] = (), seeds:
 
 def measured(part: str, row: str, seed: int) -> dict[str, Any]:
     """What one run comes to."""
+    if part == "rewards":
+        with tempfile.TemporaryDirectory() as folder:
+            return foreseen(row, Path(folder), seed)
     task, episodes = (BALL, JUDGED) if part == "ball" else (PENDULUM, EPISODES)
     if row in ("random", "expert"):
         return judged(Random() if row == "random" else Expert(), task, episodes)
@@ -100,6 +110,15 @@ def measured(part: str, row: str, seed: int) -> dict[str, Any]:
         if part == "ball":
             return played(row, Path(folder) / "run", seed)
         return imagined(Path(folder) / "run", seed) if row == "imagination" else peer(row, seed)
+
+
+def foreseen(body: str, folder: Path, seed: int) -> dict[str, Any]:
+    """How well rewards are expected, of episodes that were not learnt from."""
+    noisy = Behaviour(noise=(0.0, 1.0), keep_failures=True, max_steps=200)
+    record([REWARDED[body]], 40, folder / "logs", noisy, 1, LOGS + 10_000 * seed)
+    data = Dataset(folder / "logs" / body)
+    model = world.load(learn([data], folder / "run", 60, 128, held_out=0.2, seed=seed))
+    return {"frames": len(data), "errors": foresight(model, read_logs(model, [data], 0.2), AHEAD)["rewards"]}
 
 
 def judged(driver: Driver | Planner | str, task: str, episodes: int) -> dict[str, Any]:
@@ -232,7 +251,20 @@ def render() -> str:
     def runs(part: str, row: str) -> list[dict[str, Any]]:
         return [cell for name, cell in cells.items() if name.startswith(f"{part}/{row}/")]
 
-    lines = [
+    lines = ["| rewards | the last one, 10 steps | shuffled actions, 10 steps | model, 1 step | 10 steps | 20 steps |"]
+    lines.append("| --- |" + " --- |" * 5)
+    for body in ROWS["rewards"]:
+        if told := [cell["errors"] for cell in runs("rewards", body)]:
+            shown = [_mean([one[who][at] for one in told]) for who, at in SHOWN]
+            lines.append(f"| {body} | " + " | ".join(shown) + " |")
+    lines += [
+        "",
+        "Root mean squared errors in standard deviations of rewards, so that always expecting their mean is 1; "
+        f"episodes that no model saw, logs of noisy experts ({len(runs('rewards', 'reacher'))} seeds, each with its "
+        "own logs; 95 % intervals), 60 steps of learning of width 128.",
+        "",
+    ]
+    lines += [
         f"| `{PENDULUM}`, from nothing | steps of the environment until solved | runs | seconds of one core each |"
     ]
     lines += ["| --- | --- | --- | --- |"]
@@ -269,6 +301,13 @@ def render() -> str:
         f"{found['seed']} on; PPO and SAC with their default settings (`python benchmarks/imagination.py`).",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _mean(values: list[float]) -> str:
+    if len(values) < 2:
+        return f"{np.mean(values):.2f}"
+    low, high = mean_interval(values)
+    return f"{np.mean(values):.2f} [{low:.2f}, {high:.2f}]"
 
 
 def _row(label: str, runs: list[dict[str, Any]]) -> list[str]:

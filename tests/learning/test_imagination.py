@@ -23,8 +23,9 @@ from polysoma.embodiment import DiscreteActions, Embodiment, Modality, Observati
 from polysoma.errors import PolysomaError
 from polysoma.evaluation.evaluation import evaluate
 from polysoma.evaluation.foresight import foresight, read_logs
+from polysoma.learning.engine import Engine
 from polysoma.learning.methods.imagination import Exploring, Imagination
-from polysoma.learning.methods.world import WorldLearning, learn
+from polysoma.learning.methods.world import WorldLearning, engine_settings, learn
 from polysoma.learning.playing import play_in_imagination
 from polysoma.nn.imagination import ActorCritic, dream
 from polysoma.policy import checkpoint, world
@@ -188,6 +189,18 @@ def test_an_actor_learns_from_logs_where_to_go(tmp_path: Path) -> None:
     assert decided(WorldPlanner(folder), puck())[0] > 1.0, "right, of -2 to 2"
     folder = learn([switches(tmp_path / "switches")], tmp_path / "switch", 40, 16, settings=FAST)
     assert decided(WorldPlanner(folder), {"state": np.zeros(1, np.float32)}) == 2
+
+
+def test_a_resumed_run_from_logs_comes_to_the_same_bits(tmp_path: Path) -> None:
+    logs = walks(tmp_path / "logs", 10)
+    whole = learn([logs], tmp_path / "whole", 6, 8, settings=FAST)
+    torch.manual_seed(0)
+    model = WorldModel(WorldConfig(PUCK, width=8, rewarded=True, acts=True))
+    method = FAST.build(model, read_logs(model, [logs]), 0)
+    Engine(method, engine_settings(6, FAST.learning_rate)).run(tmp_path / "cut", until=3)
+    again = learn([logs], tmp_path / "cut", 6, 8, settings=FAST, resume=True)
+    first, second = (world.load(path).state_dict() for path in (whole, again))
+    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_rewards_are_foreseen(searched: Path, tmp_path: Path) -> None:

@@ -77,12 +77,12 @@ class Memory(Rows):
         width: numbers of an observation.
         lanes: episodes at a time.
         size: rows.
-        longest: steps of a piece: what is longer becomes several.
+        longest: steps of a piece: what is longer becomes several, and can be learnt from when one is full.
     """
 
     rewarded = True
 
-    def __init__(self, body: Embodiment, width: int, lanes: int, size: int, longest: int = 64) -> None:
+    def __init__(self, body: Embodiment, width: int, lanes: int, size: int, longest: int = 32) -> None:
         self.embodiment, self._longest, self._at, self._size = body, longest, 0, 0
         self._held = (
             np.zeros((size, width), np.float32), np.zeros((size, 0), np.uint8),
