@@ -43,7 +43,9 @@ class Imagination:
         steps: that are imagined.
         discount: of a step.
         trace: lambda of returns.
-        bonus: how much entropy counts.
+        bonus: how much entropy counts, for numbers (the paper's).
+        choosing: the same for choices: at the paper's they are made before much is known, at rates that are 25 times
+            the paper's.
         learning_rate: of all; from logs the peak, constant while playing.
         kind: what lineages call it.
     """
@@ -54,6 +56,7 @@ class Imagination:
     discount: Annotated[float, within(0, 1, below=True)] = 0.99
     trace: Annotated[float, within(0, 1)] = 0.95
     bonus: Annotated[float, within(0, 1000)] = 3e-4
+    choosing: Annotated[float, within(0, 1000)] = 3e-3
     learning_rate: Annotated[float, within(0, 10)] = 1e-3
     kind: Literal["imagination"] = "imagination"
 
@@ -134,12 +137,12 @@ class _Imagining(WorldLearner):
             gain = likely.log_prob(came.moves.argmax(-1)) * gained
         else:
             gain = returns / mind.size
-        entropy = likely.entropy()
+        entropy, bonus = likely.entropy(), settings.choosing if mind.choices else settings.bonus
         low, high = torch.quantile(aim, torch.tensor([0.05, 0.95], device=aim.device))
         self._range = float(high - low)
         critic = two_hot_loss(mind.critic(features).flatten(0, 1), aim.flatten())
         losses = {
-            "actor": -(reached * (gain + settings.bonus * entropy)).mean(),
+            "actor": -(reached * (gain + bonus * entropy)).mean(),
             "critic": (reached.flatten() * critic).mean(),
         }
         return losses, {"value": float(aim.mean()), "entropy": float(entropy.detach().mean())}
