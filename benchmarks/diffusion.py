@@ -57,6 +57,7 @@ AROUND = {
 
 def main(
     folder: Path = Path("runs/diffusion"),
+    only: tuple[str, ...] = MAZES,
     logs: int = 340,
     seeds: int = 3,
     episodes: int = 40,
@@ -67,7 +68,7 @@ def main(
     cells = cells_of("diffusion")
     settings = {"logs": logs, "episodes": episodes, "steps": steps, "width": width, "seed": SEED, "margin": MARGIN}
     for seed in range(seeds):
-        for maze in MAZES:
+        for maze in only:
             mixed = Behaviour(noise=(0.0, 1.0), keep_failures=True, endless=True)
             record([f"pointmaze/{maze}"], logs, folder / maze, mixed, 1, DATA_SEED)
             cell = cells.setdefault(f"{maze}-{seed}", {"maze": maze, "seed": seed, "free": {}, "zone": {}, "cpu_s": {}})

@@ -80,6 +80,20 @@ def test_another_way_is_drawn_when_the_body_strays_or_the_goal_moves() -> None:
     assert way.draws == 3
 
 
+def test_another_way_is_drawn_when_the_body_does_not_get_on() -> None:
+    way, goal, held = search().way(0), np.array([2.0, 0]), np.array([0.1, 0.0])
+    wait = 2 * int(PUCK.rate_hz)
+    drawn = []
+    for _ in range(3 * (wait + 1) + 1):
+        way.next(held, goal)
+        drawn.append(way.draws)
+    assert drawn[wait - 1] == 1 and drawn[-1] == 4, "every two seconds"
+    near = search().way(0)
+    for _ in range(3 * wait):
+        near.next(np.array([1.9, 0.0]), goal)
+    assert near.draws == 1, "at the goal there is nothing to get on to"
+
+
 def test_where_all_ways_touch_a_zone_the_episode_ends() -> None:
     for zones, goal, told in ((Zones([{"x": (0.8, 1.2)}]), (2, 0), "every way"), (MIDDLE, (1, 0), "the goal is in")):
         with pytest.raises(NoPlan, match=told):

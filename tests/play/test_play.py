@@ -24,8 +24,9 @@ from websockets.exceptions import InvalidStatus
 
 from planners import Forbids, Recording, Replaces
 from polysoma import simulators
+from polysoma.acting.foreseeing import AHEAD, Foreseeing
 from polysoma.acting.guards import Guarded, Stopped
-from polysoma.acting.planner import ExpertPlanner
+from polysoma.acting.planner import ExpertPlanner, as_planner
 from polysoma.data.statistics import Statistics
 from polysoma.embodiment import Modality
 from polysoma.errors import PolysomaError
@@ -37,6 +38,7 @@ from polysoma.play.server import PlayServer, _picture
 from polysoma.play.stage import LARGE, SMALL, Stage
 from polysoma.policy.config import PolicyConfig
 from polysoma.policy.policy import Policy
+from polysoma.policy.world import WorldConfig, WorldModel
 
 pytest.importorskip("mujoco", reason="the stage needs the simulators: pip install 'polysoma[sim]'")
 
@@ -240,6 +242,33 @@ def test_a_guard_has_a_light() -> None:
     actor.agent.plan = dataclasses.replace(actor.agent.plan, alarm="unlike")
     assert actor.status()["guard"]["light"] == "red"
     actor.close()
+
+
+def test_what_a_world_model_expects_is_told_beside_what_came() -> None:
+    body = simulators.embodiments()["drone"]
+    model = WorldModel(WorldConfig(body, width=8))
+    actor = Actor(Foreseeing(ExpertPlanner(), model), "drone")
+    assert "foreseen" not in actor.status()
+    seen = []
+    for _ in range(AHEAD + 10):
+        seen.append(actor.observation["state"].copy())
+        actor.step()
+    told = actor.status()["foreseen"]
+    assert len(told["names"]) == len(told["came"]) == len(told["expected"]) == 4
+    for name, came, expected in zip(told["names"], told["came"], told["expected"], strict=True):
+        place = [channel.name for channel in body.stream("state").channels].index(name)
+        np.testing.assert_allclose(came, np.array(seen)[-AHEAD - 1 :, place], atol=1e-4)
+        assert len(expected) == AHEAD + 1 and expected[0] == came[0] and expected[1:] != came[1:]
+    actor.reset()
+    assert "foreseen" not in actor.status()
+    actor.close()
+    other = Actor(Foreseeing(ExpertPlanner(), model), "pointmaze")
+    other.step()
+    other.step()
+    assert "foreseen" not in other.status()
+    other.close()
+    with pytest.raises(PolysomaError, match=r"one of drone, the policy drives \['rover'\]"):
+        Foreseeing(as_planner(simulated("rover")), model)
 
 
 def test_goal_pictures_are_checked() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from polysoma.acting.imagining import WorldPlanner
 from polysoma.acting.paths import PathSearch
 from polysoma.acting.planner import Planner, as_planner
 from polysoma.acting.predictive import PredictivePlanner
@@ -11,7 +12,7 @@ from polysoma.acting.skills import SkillPlanner
 from polysoma.acting.values import ValuePlanner
 from polysoma.acting.zones import Zones
 from polysoma.errors import PolysomaError
-from polysoma.policy import checkpoint, dynamics, skills, values
+from polysoma.policy import checkpoint, dynamics, skills, values, world
 
 
 def open_planner(
@@ -25,11 +26,11 @@ def open_planner(
     """The planner of a checkpoint.
 
     Args:
-        path: as for :func:`polysoma.policy.checkpoint.load`, of a policy, a skill policy, a grey box or
-            values of choices.
-        device, precision, backend: as there; the latter three act on the processor, perceptrons in float32 by
+        path: as for :func:`polysoma.policy.checkpoint.load`, of a policy, a skill policy, a grey box,
+            values of choices or a world model.
+        device, precision, backend: as there; the latter four act on the processor, perceptrons in float32 by
             torch.
-        temperature: see :func:`~polysoma.acting.planner.as_planner`; the latter three draw nothing.
+        temperature: see :func:`~polysoma.acting.planner.as_planner`; the others have none.
         avoid: a file of zones (:class:`~polysoma.acting.zones.Zones`), for skill policies that draw their ways.
 
     Raises:
@@ -53,4 +54,6 @@ def open_planner(
         return PredictivePlanner(path)
     if kind == values.KIND:
         return ValuePlanner(path)
+    if kind == world.KIND:
+        return WorldPlanner(path)
     return as_planner(checkpoint.load(path, device, precision, backend), temperature)

@@ -26,6 +26,9 @@ _ROUNDS = 3
 """Times that paths are drawn until one is good."""
 _WRONG = 1e3
 """Cost of a unit that a path is away from all that logs saw: more than any way around is long."""
+_STUCK, _MOVED = 2.0, 0.5
+"""Seconds in which a body that follows comes farther along than this part of the way that it is shown; where it does
+not, another way is drawn."""
 _PARTS = 4
 """Points for each piece of a path, on which a body is looked for, and costs are measured."""
 
@@ -33,7 +36,8 @@ _PARTS = 4
 class PathSearch(Leading):
     """Draws ways to the goal, and shows a planner the next place on the best one.
 
-    A way is drawn at the first observation, and again when the goal changes or the body strays. It is the shortest of
+    A way is drawn at the first observation, and again when the goal changes, the body strays, or has not got on for a
+    while: it may push against a wall that the way leads through. It is the shortest of
     those that lead where logs have been and touch no zone, between their places as well, plus the guides' costs.
 
     Args:
@@ -138,12 +142,14 @@ class PathWay:
         self._line = np.zeros((0, 0))
         self._along = np.zeros(0)
         self._gone = 0.0
+        self._patience = max(1, round(_STUCK * search.body.rate_hz))
+        self._since, self._before = 0, 0.0
         self.draws = 0
 
     def next(self, here: np.ndarray, goal: np.ndarray) -> np.ndarray:
         """See :class:`~polysoma.acting.leading.Way`."""
         found = None
-        if self._goal is not None and np.array_equal(goal, self._goal):
+        if self._goal is not None and np.array_equal(goal, self._goal) and not self._stuck():
             found = self._ahead(here)
         if found is None:
             self._draw(here, goal)
@@ -156,7 +162,16 @@ class PathWay:
         self._line = between(torch.from_numpy(path), _PARTS).numpy()
         self._along = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(self._line, axis=0), axis=1))])
         self._goal, self._gone = goal.copy(), 0.0
+        self._since, self._before = 0, 0.0
         self.draws += 1
+
+    def _stuck(self) -> bool:
+        """Whether the body has not got on for a while, with some way to go."""
+        least = _MOVED * self._search.ahead
+        if self._gone > self._before + least:
+            self._since, self._before = 0, self._gone
+        self._since += 1
+        return self._since > self._patience and float(self._along[-1]) - self._gone > least
 
     def _ahead(self, here: np.ndarray) -> np.ndarray | None:
         """The place some way ahead to which one can go straight. None where the body strayed from the line."""

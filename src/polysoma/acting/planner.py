@@ -25,6 +25,7 @@ from polysoma.embodiment import Embodiment, Modality, Observation
 from polysoma.errors import PolysomaError
 
 if TYPE_CHECKING:
+    from polysoma.acting.foreseeing import Foreseen
     from polysoma.acting.limits import Limiter
     from polysoma.acting.zones import ZoneCounts
     from polysoma.policy.policy import Policy
@@ -135,6 +136,7 @@ class Session:
         interventions: of guards.
         limiter: None, or what every action passes last (:class:`polysoma.acting.limits.Limited`).
         zones: None, or how often the body was where it is not to be (:class:`polysoma.acting.zones.Watched`).
+        foreseen: None, or what a world model expects of the episode (:class:`polysoma.acting.foreseeing.Foreseeing`).
     """
 
     def __init__(self, prompt: TaskPrompt, chunk: int = 1) -> None:
@@ -142,6 +144,7 @@ class Session:
         self.interventions = Interventions()
         self.limiter: Limiter | None = None
         self.zones: ZoneCounts | None = None
+        self.foreseen: Foreseen | None = None
 
     def prepare(self) -> None:
         """Makes what the first plan would have to wait for. Called by who is going to ask for plans, once.

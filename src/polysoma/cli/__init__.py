@@ -42,7 +42,7 @@ from polysoma.cli.reward import RewardLearn, RewardRank
 from polysoma.cli.serve import Serve
 from polysoma.cli.skills import SkillsAim, SkillsFinetune, SkillsLearn, SkillsPlay
 from polysoma.cli.train import Train
-from polysoma.cli.world import WorldLearn, WorldLook
+from polysoma.cli.world import WorldLearn, WorldLook, WorldPlay
 from polysoma.config import check
 from polysoma.errors import DEBUG, PolysomaError, explain
 
@@ -69,6 +69,7 @@ COMMANDS: dict[str, Any] = {
     "skills play": SkillsPlay,
     "dynamics": LearnDynamics,
     "world learn": WorldLearn,
+    "world play": WorldPlay,
     "world look": WorldLook,
     "lineage": Lineage,
     "compare": Compare,

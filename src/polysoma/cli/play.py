@@ -42,6 +42,9 @@ class Play:
     limits: LimitsFile = None
     avoid: ZonesFile = None
     guard: GuardFolder = ""
+    world: str = ""
+    """A checkpoint of a world model (polysoma world learn) of one of the bodies: the page shows what it expects, with
+    closed eyes, beside what came. A world model that drives shows its own."""
     device: Device = "auto"
     precision: Precision = "auto"
     open: bool = True
@@ -64,19 +67,27 @@ class Play:
         import torch
 
         from polysoma.acting.dead_ends import DeadEndGuard
+        from polysoma.acting.foreseeing import Foreseeing
+        from polysoma.acting.imagining import WorldPlanner
         from polysoma.acting.limits import Limited, Limits
         from polysoma.acting.opening import open_planner
         from polysoma.acting.planner import known_embodiments
+        from polysoma.policy import world
 
         limits = None if self.limits is None else Limits.read(self.limits)
         guard = DeadEndGuard.load(self.guard) if self.guard else None
         # The stage is one thread; more of them would fight with it.
         torch.set_num_threads(1)
         planner = open_planner(self.checkpoint, self.device, self.precision, self.backend, avoid=self.avoid)
+        driving = planner
         names = _bodies([body.name for body in known_embodiments(planner)], self.bodies)
         token, _ = chosen_token(self.host, self.token_file, self.token)
         planner = planner if guard is None else guard.around(planner)
         planner = planner if limits is None else Limited(planner, limits)
+        if self.world:
+            planner = Foreseeing(planner, world.load(self.world))
+        elif isinstance(driving, WorldPlanner):
+            planner = Foreseeing(planner, driving.model)
         server = PlayServer(planner, names, token, self.hosts, self.origins)
         asyncio.run(show_page(server, f"{len(names)} bodies", self.host, self.port, token, self.open))
 

@@ -59,6 +59,20 @@ def counting_steps(title: str, steps: int, before: str = "") -> Iterator[Steps]:
 
 
 @contextlib.contextmanager
+def counting_minutes(title: str, minutes: float, lanes: int) -> Iterator[Steps]:
+    """Gives what a training that plays tells of its steps to, each of them one frame in each lane: it shows the
+    time."""
+    began = time.monotonic()
+    with counting(title) as show:
+
+        def progress(step: int, losses: dict[str, float]) -> None:
+            now = min(minutes, (time.monotonic() - began) / 60)
+            show(round(60 * now), round(60 * minutes), f"{step * lanes:,} frames")
+
+        yield progress
+
+
+@contextlib.contextmanager
 def telling() -> Iterator[None]:
     """Prints a line now and then about what takes long inside the library, and each note and warning once."""
     last = time.monotonic()

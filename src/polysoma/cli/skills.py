@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,7 +11,7 @@ import tyro
 from polysoma import simulators
 from polysoma.cli.logs import opened
 from polysoma.cli.output import say
-from polysoma.cli.progress import counting, counting_steps
+from polysoma.cli.progress import counting_minutes, counting_steps
 from polysoma.cli.train import check_run
 from polysoma.config import Seed, within
 from polysoma.errors import PolysomaError
@@ -219,13 +218,7 @@ class SkillsPlay:
         from polysoma.learning.playing import play
 
         simulators.check_installed([self.task])
-        began = time.monotonic()
-        with counting("playing") as show:
-
-            def progress(step: int, losses: dict[str, float]) -> None:
-                now = min(self.minutes, (time.monotonic() - began) / 60)
-                show(round(60 * now), round(60 * self.minutes), f"{step * self.lanes:,} frames")
-
+        with counting_minutes("playing", self.minutes, self.lanes) as progress:
             exploring = Exploring(self.lanes, until=self.random)
             folder = play(
                 self.task, self.out, self.minutes, exploring=exploring, width=self.width, seed=self.seed,

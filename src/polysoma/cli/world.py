@@ -8,9 +8,10 @@ from typing import Annotated
 
 import tyro
 
+from polysoma import simulators
 from polysoma.cli.logs import opened
 from polysoma.cli.output import say
-from polysoma.cli.progress import counting_steps
+from polysoma.cli.progress import counting_minutes, counting_steps
 from polysoma.cli.train import check_run
 from polysoma.config import Seed, within
 
@@ -19,9 +20,13 @@ from polysoma.config import Seed, within
 class WorldLearn:
     """Learns what one body will observe, and earn, if it moves so: a recurrent model with discrete latents, from logs.
 
+    Where logs have rewards, the checkpoint drives that body wherever a checkpoint is asked for to act: it searches for
+    actions that earn most in the model, or, with --act, has learnt to act in it.
+
     Examples:
         polysoma record 'half-cheetah/*' --episodes 60 --behaviour noisy --out data/logs
         polysoma world learn data/logs/half-cheetah --out runs/world
+        polysoma evaluate runs/world/checkpoint --tasks half-cheetah/run --episodes 5
         polysoma world look runs/world/checkpoint data/logs/half-cheetah --out expected.png
     """
 
@@ -37,6 +42,8 @@ class WorldLearn:
     """Pixels of a side that pictures are shrunk to."""
     held_out: Annotated[float, within(0, 0.5)] = 0.0
     """The part of the episodes that it does not see, such that `world look --held-out` can show them."""
+    act: bool = False
+    """Whether an actor and a critic learn in it, too (DreamerV3), from its rewards."""
     seed: Seed = 0
     """Of all that is drawn at random."""
     resume: bool = False
@@ -44,15 +51,56 @@ class WorldLearn:
 
     def run(self) -> None:
         check_run(self.out, self.resume, "none")
+        from polysoma.learning.methods.imagination import Imagination
         from polysoma.learning.methods.world import learn
 
-        datasets = opened(self.data)
+        datasets, settings = opened(self.data), Imagination() if self.act else None
         with counting_steps("learning", self.steps) as progress:
             folder = learn(
-                datasets, self.out, self.steps, self.width, self.picture, None, self.held_out, self.seed,
+                datasets, self.out, self.steps, self.width, self.picture, settings, self.held_out, self.seed,
                 self.resume, progress,
             )  # fmt: skip
         say(f"checkpoint: {folder}; see what it expects with `polysoma world look {folder} {self.data[0]}`")
+
+
+@dataclass(frozen=True)
+class WorldPlay:
+    """Learns a task by playing it: a world model of what was played, and an actor that learns in it (DreamerV3).
+
+    For tasks of few steps of the environment: each of them is learnt from for a long time. The checkpoint drives that
+    body wherever a checkpoint is asked for to act. A run that was killed cannot be resumed; the checkpoint of every
+    1,000 steps is there.
+
+    Examples:
+        polysoma world play inverted-pendulum/balance --minutes 3 --out runs/pendulum
+        polysoma evaluate runs/pendulum/checkpoint --tasks inverted-pendulum/balance --episodes 10
+    """
+
+    task: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TASK")]
+    """One task, that is told the same in every episode, of a body without cameras."""
+    out: Path = Path("runs/played")
+    """Folder of the run; out/checkpoint is what comes of it."""
+    minutes: Annotated[float, within(0, 10**6, above=True)] = 5.0
+    """Of playing and learning."""
+    lanes: Annotated[int, within(1, 10_000)] = 4
+    """Episodes at a time; each goes on by one step for each step of learning."""
+    width: Annotated[int, within(1, 65_536)] = 64
+    """Of all layers."""
+    seed: Seed = 0
+    """Of all that is drawn at random."""
+
+    def run(self) -> None:
+        check_run(self.out, False, "none")
+        from polysoma.learning.methods.imagination import Exploring
+        from polysoma.learning.playing import play_in_imagination
+
+        simulators.check_installed([self.task])
+        with counting_minutes("playing", self.minutes, self.lanes) as progress:
+            folder = play_in_imagination(
+                self.task, self.out, self.minutes, exploring=Exploring(self.lanes), width=self.width, seed=self.seed,
+                progress=progress,
+            )  # fmt: skip
+        say(f"checkpoint: {folder}; play it with `polysoma evaluate {folder} --tasks {self.task}`")
 
 
 @dataclass(frozen=True)

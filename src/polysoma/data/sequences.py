@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from polysoma.data.dataset import Dataset
+from polysoma.embodiment import Embodiment
 from polysoma.errors import PolysomaError
 
 
@@ -21,6 +22,7 @@ class Pieces:
         actions: what was executed, ``(B, T)`` choices or ``(B, T, A)``.
         rewards: float32 ``(B, T)``; 0 where there are none.
         over: bool ``(B, T)``, whether the task ended with this step.
+        known: bool ``(B, T)``, whether the step was made; after the end of an episode the last observation is repeated.
     """
 
     states: np.ndarray
@@ -28,21 +30,115 @@ class Pieces:
     actions: np.ndarray
     rewards: np.ndarray
     over: np.ndarray
+    known: np.ndarray
 
 
-class Sequences:
-    """The episodes of data sets as rows, one an observation. The last observation of an episode, where it is known, is
-    a row of its own.
+class Rows:
+    """Episodes as rows, one an observation. The last observation of an episode, where it is known, is a row of its own.
+
+    Attributes:
+        embodiment: the body.
+        states, pixels: of all rows, float32 ``(R, S)`` and uint8 ``(R, P)``.
+        rewarded: whether rewards are known.
+    """
+
+    embodiment: Embodiment
+    states: np.ndarray
+    pixels: np.ndarray
+    rewarded: bool
+    _actions: np.ndarray
+    _rewards: np.ndarray
+    _over: np.ndarray
+    _left: np.ndarray
+    """How many rows of the episode follow."""
+
+    def __len__(self) -> int:
+        return len(self.states)
+
+    def rows(self, steps: int) -> np.ndarray:
+        """The rows from which this many steps follow in the episode, int64."""
+        return np.flatnonzero(self._left >= steps)
+
+    def pieces(self, rows: np.ndarray, steps: int) -> Pieces:
+        """The pieces of this many steps from these rows, int64 ``(B,)``, as far as their episodes go."""
+        ahead, left = np.arange(steps + 1), self._left[rows][:, None]
+        at = rows[:, None] + np.minimum(ahead, left)
+        done, known = at[:, :-1], ahead[:-1] < left
+        return Pieces(
+            self.states[at], self.pixels[at], self._actions[done], self._rewards[done], self._over[done] & known, known
+        )
+
+
+class Memory(Rows):
+    """What is played, to learn from while it is: newer rows replace the oldest.
+
+    Args:
+        body: that plays, of which no picture is kept.
+        width: numbers of an observation.
+        lanes: episodes at a time.
+        size: rows.
+        longest: steps of a piece: what is longer becomes several, and can be learnt from when one is full.
+    """
+
+    rewarded = True
+
+    def __init__(self, body: Embodiment, width: int, lanes: int, size: int, longest: int = 32) -> None:
+        self.embodiment, self._longest, self._at, self._size = body, longest, 0, 0
+        self._held = (
+            np.zeros((size, width), np.float32), np.zeros((size, 0), np.uint8),
+            np.zeros((size, *np.shape(body.actions.none())), body.actions.dtype), np.zeros(size, np.float32),
+            np.zeros(size, bool), np.zeros(size, np.int64),
+        )  # fmt: skip
+        self._open: list[list[tuple[np.ndarray, np.ndarray, float, bool]]] = [[] for _ in range(lanes)]
+        self._show()
+
+    def add(
+        self,
+        before: np.ndarray,
+        actions: np.ndarray,
+        rewards: np.ndarray,
+        over: np.ndarray,
+        after: np.ndarray,
+        ended: np.ndarray,
+    ) -> None:
+        """Adds a step of every lane: what was observed before and after it, ``(L, width)``, what was done, earned,
+        whether the task ended, and whether the episode did, ``(L, ...)``."""
+        for lane, steps in enumerate(self._open):
+            steps.append((before[lane], actions[lane], float(rewards[lane]), bool(over[lane])))
+            if ended[lane] or len(steps) == self._longest:
+                self._close(steps, after[lane])
+
+    def _close(self, steps: list[tuple[np.ndarray, np.ndarray, float, bool]], last: np.ndarray) -> None:
+        """Writes a piece. What is left of older ones behind it stays whole, as pieces are read forwards."""
+        count, capacity = len(steps) + 1, len(self._held[0])
+        if self._at + count > capacity:
+            self._at = 0
+        place = slice(self._at, self._at + count)
+        states, _, actions, rewards, over, left = (held[place] for held in self._held)
+        # The last row has no step, and repeats one that is never read.
+        filled = [*steps, (last, *steps[-1][1:])]
+        states[:] = [one[0] for one in filled]
+        actions[:] = [one[1] for one in filled]
+        rewards[:] = [one[2] for one in filled]
+        over[:] = [one[3] for one in filled]
+        left[:] = np.arange(count)[::-1]
+        self._at += count
+        self._size = max(self._size, self._at)
+        steps.clear()
+        self._show()
+
+    def _show(self) -> None:
+        parts = (held[: self._size] for held in self._held)
+        self.states, self.pixels, self._actions, self._rewards, self._over, self._left = parts
+
+
+class Sequences(Rows):
+    """The episodes of data sets.
 
     Args:
         datasets: of one body.
         flat: turns the observations of T frames by stream into float32 ``(T, S)`` and uint8 ``(T, P)``.
         held_out: the part of the episodes, evenly chosen, that :meth:`rows` names only where it is asked for them.
-
-    Attributes:
-        embodiment: the body.
-        states, pixels: of all rows, ``(R, S)`` and ``(R, P)``.
-        rewarded: whether the data have rewards.
 
     Raises:
         PolysomaError: no data, or data of different bodies.
@@ -94,11 +190,8 @@ class Sequences:
         apart = round(1 / held_out) if held_out else 0
         self._apart = episode % apart == apart - 1 if apart else np.zeros(len(episode), bool)
 
-    def __len__(self) -> int:
-        return len(self.states)
-
     def rows(self, steps: int, held_out: bool = False) -> np.ndarray:
-        """The rows from which this many steps follow in the episode, int64.
+        """See :class:`Rows`; of the episodes held out, or of the others.
 
         Raises:
             PolysomaError: there are none.
@@ -107,9 +200,3 @@ class Sequences:
         if not len(found):
             raise PolysomaError(f"{self._root}: expected episodes of {steps} steps, got none that is so long")
         return found
-
-    def pieces(self, rows: np.ndarray, steps: int) -> Pieces:
-        """The pieces of this many steps from these rows, int64 ``(B,)``."""
-        at = rows[:, None] + np.arange(steps + 1)
-        done = at[:, :-1]
-        return Pieces(self.states[at], self.pixels[at], self._actions[done], self._rewards[done], self._over[done])

@@ -14,11 +14,14 @@ from polysoma.data.dataset import Dataset
 from polysoma.data.sequences import Sequences
 from polysoma.errors import PolysomaError
 from polysoma.learning.methods.world import linear_changes
+from polysoma.nn.imagination import expected_reward
+from polysoma.nn.world import Believed
 from polysoma.policy.world import WorldModel, flat
 
 WATCHED = 6
 """Steps that are observed before it goes on alone."""
 MODEL, LAST, VELOCITY, LINEAR, SHUFFLED = "model", "copy-last", "constant velocity", "linear", "shuffled actions"
+MEAN = "mean"
 _FITTED = 4096
 """Steps that the linear model is fitted to, at most."""
 _PANELS, _PANEL, _COLUMNS = 6, (640, 90), 8
@@ -44,7 +47,8 @@ def foresight(
     seed: int = 0,
     held_out: bool = True,
 ) -> dict[str, dict[str, list[float]]]:
-    """The root mean squared errors of what is expected after some steps, in standard deviations of what is observed.
+    """The root mean squared errors of what is expected after some steps: of observations in their standard deviations,
+    of rewards in those of rewards.
 
     Args:
         model: what expects.
@@ -56,7 +60,8 @@ def foresight(
     Returns:
         ``"numbers"`` and ``"pixels"``, where the body has such: errors for each of ``ahead`` by who expects: the model;
         the last observation; the last observation and its last change again and again; a linear model of numbers
-        (numbers alone); and the model under actions of other pieces.
+        (numbers alone); and the model under actions of other pieces. ``"rewards"``, where the model learnt them and
+        they differ: the model, the last reward, their mean, and the model under actions of other pieces.
 
     Raises:
         PolysomaError: no episode is long enough.
@@ -71,10 +76,10 @@ def foresight(
     numbers = model.config.state_size
     others = torch.from_numpy(rng.permutation(len(later)))
     expected = {
-        MODEL: model.expected(state, later),
+        MODEL: (own := _ahead(model, state, later))[0],
         LAST: last[:, None].expand_as(came),
         VELOCITY: last[:, None] + times * (last - seen[:, WATCHED - 1])[:, None],
-        SHUFFLED: model.expected(state, later[others]),
+        SHUFFLED: (mixed := _ahead(model, state, later[others]))[0],
     }
     found: dict[str, dict[str, list[float]]] = {}
     at = [steps - 1 for steps in ahead]
@@ -86,7 +91,25 @@ def foresight(
         linear = _linear(model, logs, last[:, :numbers], later)
         missed_so = (linear - came[..., :numbers]).square().mean((0, 2)).sqrt()
         found["numbers"][LINEAR] = [float(missed_so[step]) for step in at]
+    earned = torch.from_numpy(drawn.rewards)[:, WATCHED:]
+    if model.config.rewarded and (size := float(earned.std())) > 0:
+        last_reward = torch.from_numpy(drawn.rewards)[:, WATCHED - 1 : WATCHED]
+        guesses = {MODEL: own[1], LAST: last_reward, MEAN: earned.mean(), SHUFFLED: mixed[1]}
+        wrong = {who: (one - earned).square().mean(0).sqrt() / size for who, one in guesses.items()}
+        found["rewards"] = {who: [float(one[step]) for step in at] for who, one in wrong.items()}
     return found
+
+
+def _ahead(model: WorldModel, state: Believed, moves: Tensor) -> tuple[Tensor, Tensor]:
+    """What is expected under actions ``(B, T, A)``: observations ``(B, T, size)`` and rewards ``(B, T)``."""
+    states = [state]
+    for step in range(moves.shape[1]):
+        states.append(model.network.imagine(states[-1], moves[:, step]))
+    earned = [
+        expected_reward(model.network, states[step], moves[:, step], states[step + 1])
+        for step in range(len(states) - 1)
+    ]
+    return torch.stack([one.seen for one in states[1:]], 1), torch.stack(earned, 1)
 
 
 def _linear(model: WorldModel, logs: Sequences, last: Tensor, moves: Tensor) -> Tensor:
@@ -110,10 +133,6 @@ def draw(model: WorldModel, logs: Sequences, ahead: int, seed: int = 0, held_out
     state = model.watched(seen[:, : WATCHED + 1], moves[:, :WATCHED])
     expected = torch.cat([seen[:, : WATCHED + 1], model.expected(state, moves[:, WATCHED:])], 1)
     came, believed = (model.observation(one[0]) for one in (seen, expected))
-    names = []
-    for stream in config.states:
-        places = range(int(np.prod(stream.shape)))
-        names += [channel.name for channel in stream.channels] or [f"{stream.name} {place}" for place in places]
     numbers = seen[0, :, : config.state_size]
     most = numbers.std(0, correction=0).argsort(descending=True)[:_PANELS].sort().values.tolist()
     columns = np.linspace(WATCHED + 1, WATCHED + ahead, min(_COLUMNS, ahead)).round().astype(int)
@@ -129,7 +148,7 @@ def draw(model: WorldModel, logs: Sequences, ahead: int, seed: int = 0, held_out
             across = np.arange(len(line)) * (_PANEL[0] - 1) / (len(line) - 1)
             down = top + _PANEL[1] - 4 - (line - low) / max(high - low, 1e-6) * (_PANEL[1] - 20)
             pen.line([(float(x), float(y)) for x, y in zip(across, down, strict=True)], colour, 2)
-        pen.text((4, top + 2), names[row], "black")
+        pen.text((4, top + 2), config.names[row], "black")
         border = WATCHED * (_PANEL[0] - 1) / (WATCHED + ahead)
         pen.line([(border, top), (border, top + _PANEL[1])], "grey")
     for camera, stream in enumerate(config.cameras):

@@ -1,17 +1,20 @@
-"""Learning a task whose actions are choices by playing it, from nothing but its reward: ``polysoma skills play``."""
+"""Learning a task by playing it, from nothing but its reward: ``polysoma skills play`` and ``polysoma world play``."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
 
-from polysoma.embodiment import DiscreteActions
-from polysoma.errors import PolysomaError
 from polysoma.learning.engine import Engine, Progress, Settings
+from polysoma.learning.method import Method
+from polysoma.learning.methods import imagination
 from polysoma.learning.methods.dqn import Dqn, Exploring
+from polysoma.learning.methods.imagination import Imagination
 from polysoma.learning.optimizers import AdamW
 from polysoma.policy.values import ValueConfig, ValuePolicy
+from polysoma.policy.world import WorldConfig, WorldModel
 from polysoma.rollout.choosing import Lanes
 
 SEED = 500_000
@@ -52,18 +55,74 @@ def play(
     """
     method, exploring = method or Dqn(), exploring or Exploring()
     lanes = Lanes(task, exploring.lanes, SEED)
-    if not isinstance(lanes.body.actions, DiscreteActions):
-        lanes.close()
-        raise PolysomaError(f"{task}: expected a body whose actions are choices, they are {lanes.body.actions}")
-    torch.manual_seed(seed)
-    optimizer = AdamW(learning_rate, weight_decay=0.0, ema=0.0, final=1.0)
-    settings = Settings(
-        steps=steps, minutes=minutes, optimizer=optimizer, grad_clip=10.0, precision="float32", tracker="none",
-        checkpoint_every=5000, log_every=500,
-    )  # fmt: skip
     try:
+        torch.manual_seed(seed)
         built = method.playing(ValuePolicy(ValueConfig(lanes.body, width, method.dueling)), lanes, exploring, seed)
-        about = {"method": method.kind, "data": [], "parent": None, "tasks": [task]}
-        return Engine(built, settings).run(out, progress=progress, lineage=about)
+        return _learnt(built, method.kind, task, out, _settings(minutes, steps, learning_rate, 5000), progress)
     finally:
         lanes.close()
+
+
+def play_in_imagination(
+    task: str,
+    out: Path,
+    minutes: float = 0.0,
+    steps: int = 10**9,
+    method: Imagination | None = None,
+    exploring: imagination.Exploring | None = None,
+    width: int = 64,
+    seed: int = 0,
+    every: int = 1000,
+    progress: Progress | None = None,
+    evaluate: Callable[[Path], Mapping[str, float]] | None = None,
+) -> Path:
+    """Learns a task by a world model and an actor that learns in it, and returns the folder of the checkpoint,
+    ``out/checkpoint``. As with :func:`play`, a run that was killed begins anew.
+
+    Args:
+        task: full name, of a body that senses no pictures.
+        out: folder of the run.
+        minutes, steps: of learning, after which it stops, whichever comes first. Each step of learning is one step in
+            each of ``exploring.lanes`` environments.
+        method, exploring: see :class:`~polysoma.learning.methods.imagination.Imagination` and its ``Exploring``.
+        width: of all layers.
+        seed: of all that is drawn but the episodes, whose seeds count on from :data:`SEED`.
+        every: steps between checkpoints.
+        progress: called after every step.
+        evaluate: as for :meth:`~polysoma.learning.engine.Engine.run`.
+
+    Raises:
+        PolysomaError: words that differ from episode to episode, pictures, or as
+            :meth:`~polysoma.learning.engine.Engine.run`.
+    """
+    method, exploring = method or Imagination(), exploring or imagination.Exploring()
+    lanes = Lanes(task, exploring.lanes, SEED)
+    try:
+        torch.manual_seed(seed)
+        model = WorldModel(WorldConfig(lanes.body, width=width, rewarded=True, acts=True))
+        built = method.playing(model, lanes, exploring, seed)
+        settings = _settings(minutes, steps, method.learning_rate, every)
+        return _learnt(built, method.kind, task, out, settings, progress, evaluate)
+    finally:
+        lanes.close()
+
+
+def _settings(minutes: float, steps: int, learning_rate: float, every: int) -> Settings:
+    optimizer = AdamW(learning_rate, weight_decay=0.0, ema=0.0, final=1.0)
+    return Settings(
+        steps=steps, minutes=minutes, optimizer=optimizer, grad_clip=10.0, precision="float32", tracker="none",
+        checkpoint_every=every, log_every=min(every, 500),
+    )  # fmt: skip
+
+
+def _learnt(
+    built: Method,
+    kind: str,
+    task: str,
+    out: Path,
+    settings: Settings,
+    progress: Progress | None,
+    evaluate: Callable[[Path], Mapping[str, float]] | None = None,
+) -> Path:
+    about = {"method": kind, "data": [], "parent": None, "tasks": [task]}
+    return Engine(built, settings).run(out, progress=progress, evaluate=evaluate, lineage=about)

@@ -8,6 +8,7 @@ millimetres; a sum of changes is not.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -25,16 +26,17 @@ _REACH = 10.0
 
 class Believed(NamedTuple):
     """A state of the model: ``memory (..., width)``, ``latent (..., groups * classes)``, of which each group is
-    one-hot, and ``seen (..., numbers)``, the observation, normalised."""
+    one-hot, ``seen (..., numbers)``, the observation, normalised, and ``code (..., width)``, how that is encoded."""
 
     memory: Tensor
     latent: Tensor
     seen: Tensor
+    code: Tensor
 
     @property
     def features(self) -> Tensor:
-        """What heads see, ``(..., width + groups * classes)``."""
-        return torch.cat([self.memory, self.latent], -1)
+        """What heads see, ``(..., 2 * width + groups * classes)``."""
+        return torch.cat([self.memory, self.latent, self.code], -1)
 
 
 class WorldNetwork(nn.Module):
@@ -50,14 +52,20 @@ class WorldNetwork(nn.Module):
 
     Attributes:
         step: float32 ``(numbers,)``, the size of the changes that the decoder's outputs are parts of; a buffer.
+        earned: float32 ``(2 * direct + 2 * actions + 1,)``, the reward as a linear function of :meth:`told`; a buffer.
+        range: float32 ``(2,)``, between which that is taken; a buffer.
     """
 
     step: Tensor
+    earned: Tensor
+    range: Tensor
 
     def __init__(self, numbers: int, direct: int, actions: int, width: int, groups: int, classes: int) -> None:
         super().__init__()
         self.groups, self.classes, self.direct, latent = groups, classes, direct, groups * classes
         self.register_buffer("step", torch.ones(numbers))
+        self.register_buffer("earned", torch.zeros(2 * direct + 2 * actions + 1))
+        self.register_buffer("range", torch.zeros(2))
         self.encode = perceptron(numbers, width, width, 1)
         self.mix = nn.Sequential(nn.Linear(latent + width + actions, width), nn.LayerNorm(width), nn.GELU())
         self.memory = nn.GRUCell(width, width)
@@ -66,8 +74,8 @@ class WorldNetwork(nn.Module):
         self.change = perceptron(width + latent, numbers, width, 1)
         self.linear = nn.Linear(direct + actions, direct)
         self.keep = nn.Parameter(torch.ones(numbers - direct))
-        self.reward = perceptron(width + latent, BINS, width, 1)
-        self.goes_on = perceptron(width + latent, 1, width, 1)
+        self.reward = perceptron(2 * width + latent, BINS, width, 1)
+        self.goes_on = perceptron(2 * width + latent, 1, width, 1)
         for last in (self.linear, self.reward[-1], self.change[-1]):
             assert isinstance(last, nn.Linear)
             nn.init.zeros_(last.weight)
@@ -75,9 +83,9 @@ class WorldNetwork(nn.Module):
 
     def start(self, seen: Tensor, generator: torch.Generator | None = None) -> Believed:
         """The state at an observation ``(B, numbers)``, before which nothing is known."""
-        memory = seen.new_zeros(len(seen), self.memory.hidden_size)
-        chances = self.chances(self.posterior(torch.cat([memory, self.encode(symlog(seen))], -1)))
-        return Believed(memory, self.drawn(chances, generator), seen)
+        memory, code = seen.new_zeros(len(seen), self.memory.hidden_size), self.encode(symlog(seen))
+        chances = self.chances(self.posterior(torch.cat([memory, code], -1)))
+        return Believed(memory, self.drawn(chances, generator), seen, code)
 
     def observe(
         self, state: Believed, action: Tensor, seen: Tensor, generator: torch.Generator | None = None
@@ -94,22 +102,35 @@ class WorldNetwork(nn.Module):
             The state, whose ``seen`` is the observation; the reconstruction of it, ``(B, numbers)``; and the chances of
             the posterior and of the prior, ``(B, groups, classes)``.
         """
-        memory = self.remember(state, action)
+        memory, code = self.remember(state, action), self.encode(symlog(seen))
         prior = self.chances(self.prior(memory))
-        posterior = self.chances(self.posterior(torch.cat([memory, self.encode(symlog(seen))], -1)))
+        posterior = self.chances(self.posterior(torch.cat([memory, code], -1)))
         latent = self.drawn(posterior, generator)
-        return Believed(memory, latent, seen), self.following(state, action, memory, latent), posterior, prior
+        return Believed(memory, latent, seen, code), self.following(state, action, memory, latent), posterior, prior
 
     def imagine(self, state: Believed, action: Tensor, generator: torch.Generator | None = None) -> Believed:
         """The state after an action ``(B, actions)`` as it is expected. ``generator`` draws the latent; None takes the
         most probable."""
         memory = self.remember(state, action)
         latent = self.drawn(self.chances(self.prior(memory)), generator)
-        return Believed(memory, latent, self.following(state, action, memory, latent))
+        seen = self.following(state, action, memory, latent)
+        return Believed(memory, latent, seen, self.encode(symlog(seen)))
+
+    def earns(self, before: Believed, action: Tensor, after: Believed) -> tuple[Tensor, Tensor]:
+        """The reward of an action ``(B, actions)``: what is linear in it, ``(B,)``, and logits of the rest, ``(B,
+        BINS)`` (:func:`two_hot_mean`)."""
+        simple = self.told(before.seen, action) @ self.earned
+        return simple.clamp(self.range[0], self.range[1]), self.reward(after.features)
+
+    def told(self, before: Tensor, action: Tensor) -> Tensor:
+        """What rewards are often linear in: the numbers of an observation ``(B, numbers)``, the action after it, their
+        squares, as in quadratic costs, and 1. What follows is not taken: it is expected, and errors would add up."""
+        numbers = before[:, : self.direct]
+        return torch.cat([numbers, action, numbers.square(), action.square(), torch.ones_like(action[:, :1])], -1)
 
     def remember(self, state: Believed, action: Tensor) -> Tensor:
         """The memory after an action, ``(B, width)``."""
-        mixed = self.mix(torch.cat([state.latent, self.encode(symlog(state.seen)), action], -1))
+        mixed = self.mix(torch.cat([state.latent, state.code, action], -1))
         remembered: Tensor = self.memory(mixed, state.memory)
         return remembered
 
@@ -134,6 +155,11 @@ class WorldNetwork(nn.Module):
             chosen = torch.multinomial(rows, 1, generator=generator).reshape(chances.shape[:-1])
         hard = one_hot(chosen, self.classes).to(chances.dtype)
         return (hard + chances - chances.detach()).flatten(-2)
+
+
+def joined(states: Sequence[Believed]) -> Believed:
+    """T states of ``(B, ...)`` as one of ``(T * B, ...)``."""
+    return Believed(*(torch.cat(parts) for parts in zip(*states, strict=True)))
 
 
 def divergence(first: Tensor, second: Tensor) -> Tensor:

@@ -153,6 +153,8 @@ class Actor:
     def status(self) -> dict[str, Any]:
         """What the page says about this body."""
         limiter, plan = self.agent.session.limiter, self.agent.plan
+        foreseen = self.agent.session.foreseen
+        lines = None if foreseen is None else foreseen.lines()
         return {
             "task": self.task,
             "told": self.instruction,
@@ -168,6 +170,7 @@ class Actor:
             "late": self.agent.timing.late,
             **({} if limiter is None else {"limits": asdict(limiter.counts)}),
             **({} if plan is None or plan.risk is None else {"guard": self._guarded(plan, plan.risk)}),
+            **({} if lines is None else {"foreseen": lines}),
             "ms": [round(value, 2) for value in self.decisions_ms],
         }
 

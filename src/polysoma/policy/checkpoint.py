@@ -39,7 +39,12 @@ WEIGHTS, CONFIG = "model.safetensors", "config.json"
 FILES = (CONFIG, WEIGHTS)
 ATTACHED = "adaptations"
 """The folder of adaptations that are attached to a checkpoint."""
-ALONE = {skills.KIND: "skill policy", dynamics.KIND: "grey box", values.KIND: "values of choices"}
+ALONE = {
+    skills.KIND: "skill policy",
+    dynamics.KIND: "grey box",
+    values.KIND: "values of choices",
+    world.KIND: "world model",
+}
 """What drives one body alone and is no transformer policy: its kind in ``config.json``, and what to call it."""
 _SMALL: dict[str, Callable[[Mapping[str, Any]], Any]] = {
     skills.KIND: skills.SkillConfig.from_json,
@@ -186,8 +191,6 @@ def _config(folder: Path, told: Mapping[str, Any]) -> PolicyConfig:
     kind = str(told.get("kind"))
     if kind in ALONE:
         raise PolysomaError(f"{folder} holds a {ALONE[kind]}, which evaluate, record, serve and play drive alone")
-    if kind == world.KIND:
-        raise PolysomaError(f"{folder} holds a world model, which drives nothing: polysoma world look shows it")
     if kind == rewards.KIND:
         raise PolysomaError(f"{folder} holds a reward, which drives nothing: polysoma improve --reward plays for it")
     try:

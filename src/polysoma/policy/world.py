@@ -5,7 +5,7 @@ Its checkpoint is a folder like any other. :mod:`polysoma.learning.methods.world
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,6 +19,7 @@ from polysoma.config import check, decode, within
 from polysoma.data.images import resized
 from polysoma.embodiment import ContinuousActions, Embodiment, Modality
 from polysoma.errors import PolysomaError
+from polysoma.nn.imagination import ActorCritic
 from polysoma.nn.world import Believed, WorldNetwork
 from polysoma.policy import small
 from polysoma.policy.config import BESIDE
@@ -27,6 +28,10 @@ from polysoma.streams import Stream
 
 KIND = "world"
 """What ``config.json`` calls such a checkpoint."""
+
+
+WINDOW = 6
+"""Steps of an episode that a state is made of: learning sees no longer ones."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,7 @@ class WorldConfig:
         width: of the memory and of hidden layers.
         groups, classes: of the latent, a vector of categoricals.
         rewarded: whether it learnt rewards.
+        acts: whether it holds an actor and a critic (:class:`~polysoma.nn.imagination.ActorCritic`).
 
     Raises:
         PolysomaError: the body senses words alone.
@@ -50,6 +56,7 @@ class WorldConfig:
     groups: Annotated[int, within(1, 1024)] = 8
     classes: Annotated[int, within(2, 1024)] = 8
     rewarded: bool = False
+    acts: bool = False
 
     def __post_init__(self) -> None:
         check(self)
@@ -72,13 +79,22 @@ class WorldConfig:
         return sum(int(np.prod(stream.shape)) for stream in self.states)
 
     @property
+    def names(self) -> list[str]:
+        """What these numbers are called."""
+        found = []
+        for stream in self.states:
+            places = range(int(np.prod(stream.shape)))
+            found += [channel.name for channel in stream.channels] or [f"{stream.name} {place}" for place in places]
+        return found
+
+    @property
     def size(self) -> int:
         """Numbers in an observation."""
         return self.state_size + 3 * self.picture**2 * len(self.cameras)
 
     def to_json(self) -> dict[str, Any]:
         """As ``config.json`` holds it."""
-        rest = {name: getattr(self, name) for name in ("picture", "width", "groups", "classes", "rewarded")}
+        rest = {name: getattr(self, name) for name in ("picture", "width", "groups", "classes", "rewarded", "acts")}
         return {"kind": KIND, "embodiment": self.embodiment.to_json(), **rest}
 
     @staticmethod
@@ -104,6 +120,7 @@ class _Stored:
     groups: int = 8
     classes: int = 8
     rewarded: bool = False
+    acts: bool = False
 
 
 class WorldModel(SmallPolicy):
@@ -111,7 +128,8 @@ class WorldModel(SmallPolicy):
 
     Attributes:
         config: what it is.
-        network: what learns.
+        network: what expects.
+        mind: what acts and judges; None without.
         mean, scale: float32 ``(size,)``, by which observations are normalised; buffers.
     """
 
@@ -128,6 +146,9 @@ class WorldModel(SmallPolicy):
         self.network = WorldNetwork(
             config.size, config.state_size, actions, config.width, config.groups, config.classes
         )
+        features = 2 * config.width + config.groups * config.classes
+        choices = not isinstance(config.embodiment.actions, ContinuousActions)
+        self.mind = ActorCritic(features, actions, choices, config.width) if config.acts else None
 
     def normalised(self, states: np.ndarray, pixels: np.ndarray) -> Tensor:
         """What the network sees.
@@ -159,12 +180,42 @@ class WorldModel(SmallPolicy):
         low, high = (torch.tensor(one, dtype=torch.float32, device=given.device) for one in (kind.low, kind.high))
         return ((given.float() - (low + high) / 2) / ((high - low) / 2)).clamp(-1, 1)
 
-    def watched(self, seen: Tensor, moves: Tensor) -> Believed:
-        """The state after observations ``(B, T + 1, size)`` with actions ``(B, T, A)`` between them."""
+    def actions(self, moves: Tensor) -> np.ndarray:
+        """The inverse of :meth:`moves`, within the limits: float32 ``(..., A)``, or int64 ``(...)``."""
+        kind = self.config.embodiment.actions
+        if not isinstance(kind, ContinuousActions):
+            chosen: np.ndarray = moves.argmax(-1).cpu().numpy()
+            return chosen
+        parts = moves.clamp(-1, 1).cpu().numpy()
+        found: np.ndarray = ((kind.low + kind.high) / 2 + parts * (kind.high - kind.low) / 2).astype(np.float32)
+        return found
+
+    def watched(self, seen: Tensor, moves: Tensor, first: Tensor | None = None) -> Believed:
+        """The state after observations ``(B, T + 1, size)`` with actions ``(B, T, A)`` between them; ``first``, int64
+        ``(B,)``, says which observation is the first that counts, 0 for all."""
         state = self.network.start(seen[:, 0])
         for number in range(moves.shape[1]):
-            state, *_ = self.network.observe(state, moves[:, number], seen[:, number + 1])
+            after = seen[:, number + 1]
+            state, *_ = self.network.observe(state, moves[:, number], after)
+            if first is not None and (begins := first > number).any():
+                fresh = self.network.start(after)
+                state = Believed(
+                    *(torch.where(begins[:, None], new, old) for new, old in zip(fresh, state, strict=True))
+                )
         return state
+
+    def believed(self, traces: Sequence[Trace]) -> Believed:
+        """The states after what was observed and done last in some episodes, ``(B, ...)``."""
+        longest = max(len(trace.actions) for trace in traces)
+        first = [longest - len(trace.actions) for trace in traces]
+        early = [[trace.states[0]] * gap + trace.states for trace, gap in zip(traces, first, strict=True)]
+        looks = [[trace.pixels[0]] * gap + trace.pixels for trace, gap in zip(traces, first, strict=True)]
+        none = np.zeros_like(self.config.embodiment.actions.none())
+        done = [[none] * gap + trace.actions for trace, gap in zip(traces, first, strict=True)]
+        seen = self.normalised(np.array(early, np.float32), np.array(looks, np.uint8))
+        size = self.config.embodiment.actions.size
+        moves = self.moves(np.array(done)) if longest else seen.new_zeros(len(traces), 0, size)
+        return self.watched(seen, moves, torch.tensor(first, device=seen.device))
 
     def expected(self, state: Believed, moves: Tensor) -> Tensor:
         """What is expected to be observed under actions ``(B, T, A)`` from a state on: ``(B, T, size)``, normalised."""
@@ -173,6 +224,38 @@ class WorldModel(SmallPolicy):
             state = self.network.imagine(state, moves[:, number])
             found.append(state.seen)
         return torch.stack(found, 1)
+
+
+class Trace:
+    """The last observations of an episode, and the actions between them: what a model makes its state of.
+
+    Args:
+        steps: how many actions are kept.
+
+    Attributes:
+        states, pixels: of at most one observation more, as of :func:`flat`.
+        actions: between them, and after the last one once it is told.
+    """
+
+    def __init__(self, steps: int = WINDOW) -> None:
+        self._steps = steps
+        self.states: list[np.ndarray] = []
+        self.pixels: list[np.ndarray] = []
+        self.actions: list[np.ndarray] = []
+
+    def observed(self, states: np.ndarray, pixels: np.ndarray) -> None:
+        """An observation ``(S,)`` and ``(P,)``, after the action that was told."""
+        self.states, self.pixels = (
+            [*self.states, states][-self._steps - 1 :],
+            [*self.pixels, pixels][-self._steps - 1 :],
+        )
+        # Where an action was not told, nothing before counts.
+        if len(self.actions) + 1 < len(self.states):
+            self.states, self.pixels, self.actions = self.states[-1:], self.pixels[-1:], []
+
+    def executed(self, action: np.ndarray) -> None:
+        """The action after the last observation."""
+        self.actions = [*self.actions, action][-self._steps :]
 
 
 def flat(config: WorldConfig, observations: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Protocol
 
 import numpy as np
 import torch
@@ -19,13 +19,13 @@ from torch.nn.functional import binary_cross_entropy_with_logits, smooth_l1_loss
 
 from polysoma.config import check, within
 from polysoma.data.dataset import Dataset
-from polysoma.data.sequences import Pieces, Sequences
+from polysoma.data.sequences import Pieces, Rows, Sequences
 from polysoma.errors import PolysomaError
 from polysoma.learning import lineage
 from polysoma.learning.engine import Engine, Progress, Settings
 from polysoma.learning.method import Method, Metrics, Share
 from polysoma.learning.optimizers import AdamW
-from polysoma.nn.world import divergence, two_hot_loss
+from polysoma.nn.world import Believed, divergence, joined, two_hot_loss
 from polysoma.policy.world import WorldConfig, WorldModel, flat
 
 _SPREAD_ROWS = 4096
@@ -46,6 +46,7 @@ class WorldLearning:
         free: nats of KL that cost nothing.
         prior, posterior: weights of the KL for the prior and for the posterior. They are a tenth of the paper's, since
             errors of observations are means over numbers here, not sums.
+        learning_rate: the peak.
         kind: what lineages call it.
     """
 
@@ -55,32 +56,66 @@ class WorldLearning:
     free: Annotated[float, within(0, 1000)] = 1.0
     prior: Annotated[float, within(0, 1000)] = 0.1
     posterior: Annotated[float, within(0, 1000)] = 0.01
+    learning_rate: Annotated[float, within(0, 10)] = 6e-3
     kind: Literal["world"] = "world"
 
     def __post_init__(self) -> None:
         check(self)
 
     def build(self, model: WorldModel, logs: Sequences, seed: int = 0) -> Method:
-        """The method that improves this model by these logs. Raises PolysomaError where they are of another body, or no
-        episode is long enough."""
-        return _WorldLearning(model, logs, self, seed)
+        """The method that improves this model by these logs. Raises PolysomaError where they are of another body, or
+        have no two observations one after the other."""
+        return WorldLearner(model, logs, self, seed)
 
 
-class _WorldLearning(Method):
-    def __init__(self, model: WorldModel, logs: Sequences, settings: WorldLearning, seed: int) -> None:
+class Learning(Protocol):
+    """Settings of what learns a world model, alone or with what acts in it."""
+
+    @property
+    def kind(self) -> str:
+        """What lineages call it."""
+        ...
+
+    @property
+    def learning_rate(self) -> float:
+        """The peak."""
+        ...
+
+    def build(self, model: WorldModel, logs: Sequences, seed: int = 0) -> Method:
+        """The method. Raises PolysomaError where it cannot learn from these logs."""
+        ...
+
+
+class WorldLearner(Method):
+    """Learns the model.
+
+    Args:
+        model: to learn, which takes the statistics of the logs.
+        logs: to learn from.
+        settings: see :class:`WorldLearning`.
+        seed: of all that is drawn.
+
+    Attributes:
+        rows: from which pieces begin: any, as what a piece lacks at the end of an episode counts nothing.
+
+    Raises:
+        PolysomaError: logs of another body, or without a step.
+    """
+
+    def __init__(self, model: WorldModel, logs: Rows, settings: WorldLearning, seed: int) -> None:
         if logs.embodiment != model.config.embodiment:
             raise PolysomaError(
                 f"expected logs of the model's body, {model.config.embodiment.name}, got {logs.embodiment.name}"
             )
         self.modules = nn.ModuleDict({"policy": model})
-        self._model, self._logs, self._settings, self._seed = model, logs, settings, seed
-        self._rows = logs.rows(settings.watched + settings.ahead)
+        self.model, self.logs, self.settings, self.seed = model, logs, settings, seed
+        self.rows = logs.rows(1)
         self._measure()
 
     def _measure(self) -> None:
         """Takes the statistics of observations and of how they change within 1, 2, ... steps."""
-        model, logs, count = self._model, self._logs, self._settings.ahead
-        some = self._rows[:: -(-len(self._rows) // _SPREAD_ROWS)]
+        model, logs, count = self.model, self.logs, self.settings.ahead
+        some = self.rows[:: -(-len(self.rows) // _SPREAD_ROWS)]
         numbers = model.config.state_size
         model.mean.zero_()
         model.scale.fill_(1)
@@ -90,9 +125,14 @@ class _WorldLearning(Method):
         scale[numbers:] = scale[numbers:].square().mean().sqrt()
         model.mean.copy_(mean)
         model.scale.copy_(torch.where(scale < 1e-6, torch.ones_like(scale), scale))
-        first, spread = (first - mean) / model.scale, []
+        first, spread = (first - mean) / model.scale, list[Tensor]()
         for ahead in range(1, count + 1):
-            moved = model.normalised(logs.states[some + ahead], logs.pixels[some + ahead]) - first
+            far = np.isin(some, logs.rows(ahead))
+            if not far.any():
+                # No episode is so long yet.
+                spread.append(spread[-1])
+                continue
+            moved = model.normalised(logs.states[some[far] + ahead], logs.pixels[some[far] + ahead]) - first[far]
             size = moved.square().mean(0).sqrt()
             size[numbers:] = size[numbers:].square().mean().sqrt()
             spread.append(size)
@@ -102,6 +142,8 @@ class _WorldLearning(Method):
         weights = linear_changes(model, logs, some)
         size = model.network.step[:numbers]
         parts = torch.where(size > 1e-6, weights / size.clamp(min=1e-6), torch.zeros_like(weights))
+        if model.config.rewarded:
+            linear_rewards(model, logs, some)
         with torch.no_grad():
             model.network.linear.weight.copy_(parts[:-1].T)
             model.network.linear.bias.copy_(parts[-1])
@@ -114,55 +156,95 @@ class _WorldLearning(Method):
 
     def accumulate(self, step: int, share: Share) -> Metrics:
         """See :class:`~polysoma.learning.method.Method`."""
-        settings, rng = self._settings, np.random.default_rng([self._seed, step, share.index])
-        count = -(-settings.batch // share.count)
-        rows = self._rows[rng.integers(len(self._rows), size=count)]
-        drawn = self._logs.pieces(rows, settings.watched + settings.ahead)
-        generator = torch.Generator(share.device).manual_seed(int(rng.integers(2**62)))
-        losses = self._losses(drawn, generator)
-        total = torch.stack(list(losses.values())).sum()
-        total.backward()
+        losses, count, _, _ = self.drawn(step, share)
+        torch.stack(list(losses.values())).sum().backward()
         return {f"loss/{name}": value.item() for name, value in losses.items()} | {"windows": float(count)}
 
-    def _losses(self, drawn: Pieces, generator: torch.Generator) -> dict[str, Tensor]:
-        model, settings, network = self._model, self._settings, self._model.network
+    def drawn(self, step: int, share: Share) -> tuple[dict[str, Tensor], int, Believed, torch.Generator]:
+        """The losses of this process's part of a step, how many pieces they are of, the states that were observed in
+        them and from which the task goes on, ``(N, ...)``, without gradients, and what draws on."""
+        settings, rng = self.settings, np.random.default_rng([self.seed, step, share.index])
+        count = -(-settings.batch // share.count)
+        rows = self.rows[rng.integers(len(self.rows), size=count)]
+        pieces = self.logs.pieces(rows, settings.watched + settings.ahead)
+        generator = torch.Generator(share.device).manual_seed(int(rng.integers(2**62)))
+        return *self._losses(pieces, count, generator), generator
+
+    def _losses(self, drawn: Pieces, count: int, generator: torch.Generator) -> tuple[dict[str, Tensor], int, Believed]:
+        model, settings, network = self.model, self.settings, self.model.network
         seen, moves = model.normalised(drawn.states, drawn.pixels), model.moves(drawn.actions)
+        known, over, rewards = (
+            torch.from_numpy(one).to(seen.device) for one in (drawn.known, drawn.over, drawn.rewards)
+        )
         spread = self._spread.to(seen.device)
-        state, features = network.start(seen[:, 0], generator), []
+        states = [network.start(seen[:, 0], generator)]
         observed, dynamics, representation = [], [], []
         for number in range(settings.watched):
             after = seen[:, number + 1]
-            state, rebuilt, posterior, prior = network.observe(state, moves[:, number], after, generator)
+            state, rebuilt, posterior, prior = network.observe(states[-1], moves[:, number], after, generator)
             observed.append(self._missed(rebuilt, after, spread[0]))
             dynamics.append(divergence(posterior.detach(), prior))
             representation.append(divergence(posterior, prior.detach()))
-            features.append(state.features)
+            states.append(state)
         expected = []
         for number in range(settings.ahead):
             at = settings.watched + number
-            state = network.imagine(state, moves[:, at], generator)
-            expected.append(self._missed(state.seen, seen[:, at + 1], spread[number]))
-            features.append(state.features)
-        known = torch.stack(features, 1).flatten(0, 1)
-        rewards, over = (torch.from_numpy(one).to(seen.device).flatten() for one in (drawn.rewards, drawn.over))
-        losses = {"observed": torch.stack(observed).mean(), "expected": torch.stack(expected).mean()}
-        losses["prior"] = settings.prior * torch.stack(dynamics).mean().clamp(min=settings.free)
-        losses["posterior"] = settings.posterior * torch.stack(representation).mean().clamp(min=settings.free)
-        losses["end"] = binary_cross_entropy_with_logits(network.goes_on(known)[:, 0], 1 - over.float())
+            states.append(network.imagine(states[-1], moves[:, at], generator))
+            expected.append(self._missed(states[-1].seen, seen[:, at + 1], spread[number]))
+        early, late = known[:, : settings.watched], known[:, settings.watched :]
+        losses = {"observed": masked(observed, early), "expected": masked(expected, late)}
+        losses["prior"] = settings.prior * masked(dynamics, early).clamp(min=settings.free)
+        losses["posterior"] = settings.posterior * masked(representation, early).clamp(min=settings.free)
+        before, following = joined(states[:-1]), joined(states[1:])
+        ends = binary_cross_entropy_with_logits(
+            network.goes_on(following.features)[:, 0], 1 - over.T.flatten().float(), reduction="none"
+        )
+        weights = known.T.flatten().float()
+        least = weights.sum().clamp(min=1)
+        losses["end"] = (weights * ends).sum() / least
         if model.config.rewarded:
-            losses["reward"] = two_hot_loss(network.reward(known), rewards).mean()
-        return losses
+            simple, logits = network.earns(before, moves.transpose(0, 1).flatten(0, 1), following)
+            rest = two_hot_loss(logits, rewards.T.flatten() - simple.detach())
+            losses["reward"] = (weights * rest).sum() / least
+        return losses, count, self._living(states[: settings.watched + 1], known, over)
+
+    def _living(self, states: list[Believed], known: Tensor, over: Tensor) -> Believed:
+        """Those observed states that were and after which the task went on."""
+        steps = len(states) - 1
+        went_on = torch.cat([torch.ones_like(known[:, :1]), (known & ~over)[:, :steps]], 1).T.flatten()
+        return Believed(*(one.detach()[went_on] for one in joined(states)))
 
     def _missed(self, expected: Tensor, came: Tensor, spread: Tensor) -> Tensor:
-        """The error, compared with how much changes in that time: numbers and pixels weigh the same."""
-        numbers, missed = self._model.config.state_size, (expected - came) / spread
+        """The errors ``(B,)``, compared with how much changes in that time: numbers and pixels weigh the same."""
+        numbers, missed = self.model.config.state_size, (expected - came) / spread
         parts = (missed[:, :numbers], missed[:, numbers:])
         return torch.stack(
-            [smooth_l1_loss(part, torch.zeros_like(part), beta=2.0) for part in parts if part.numel()]
-        ).sum()
+            [
+                smooth_l1_loss(part, torch.zeros_like(part), beta=2.0, reduction="none").mean(1)
+                for part in parts
+                if part.shape[1]
+            ]
+        ).sum(0)
 
 
-def linear_changes(model: WorldModel, logs: Sequences, rows: np.ndarray) -> Tensor:
+def masked(values: Sequence[Tensor], known: Tensor) -> Tensor:
+    """The mean of T values ``(B,)`` over what of ``(B, T)`` is known; 0 for nothing."""
+    return (torch.stack(list(values), 1) * known).sum() / known.sum().clamp(min=1)
+
+
+def linear_rewards(model: WorldModel, logs: Rows, rows: np.ndarray) -> None:
+    """Takes the part of the reward that is linear in :meth:`~polysoma.nn.world.WorldNetwork.told`, by ridge regression
+    over the steps from ``rows``, and between what rewards lie."""
+    drawn = logs.pieces(rows, 1)
+    seen, moves = model.normalised(drawn.states, drawn.pixels), model.moves(drawn.actions)
+    given = model.network.told(seen[:, 0], moves[:, 0]).double()
+    rewards = torch.from_numpy(drawn.rewards[:, 0]).to(given)
+    square = given.T @ given + _RIDGE * torch.eye(given.shape[1], device=given.device, dtype=given.dtype)
+    model.network.earned.copy_(torch.linalg.solve(square, given.T @ rewards))
+    model.network.range.copy_(torch.stack([rewards.min(), rewards.max()]))
+
+
+def linear_changes(model: WorldModel, logs: Rows, rows: np.ndarray) -> Tensor:
     """How the normalised numbers of an observation (not its pixels) change in a step, linearly in themselves and in the
     action, by ridge regression over the steps from ``rows``: float32 ``(numbers + A + 1, numbers)``, the last row added
     to all."""
@@ -173,9 +255,9 @@ def linear_changes(model: WorldModel, logs: Sequences, rows: np.ndarray) -> Tens
     return torch.linalg.solve(square, given.T @ (seen[:, 1] - seen[:, 0])).float()
 
 
-def engine_settings(steps: int) -> Settings:
+def engine_settings(steps: int, learning_rate: float = WorldLearning.learning_rate) -> Settings:
     """What suits a small recurrent network: a rate that falls, and the mean of the last weights."""
-    optimizer = AdamW(6e-3, warmup=min(20, steps), weight_decay=0.0, ema=0.95)
+    optimizer = AdamW(learning_rate, warmup=min(20, steps), weight_decay=0.0, ema=0.95)
     every = min(steps, 500)
     return Settings(
         steps=steps, optimizer=optimizer, grad_clip=10.0, precision="float32", tracker="none", checkpoint_every=every
@@ -188,7 +270,7 @@ def learn(
     steps: int = 1000,
     width: int = 128,
     picture: int = 32,
-    settings: WorldLearning | None = None,
+    settings: Learning | None = None,
     held_out: float = 0.0,
     seed: int = 0,
     resume: bool = False,
@@ -202,7 +284,8 @@ def learn(
         steps: of learning.
         width: of its layers.
         picture: pixels of a side that pictures are shrunk to.
-        settings: None for the defaults.
+        settings: None for the defaults; :class:`~polysoma.learning.methods.imagination.Imagination` for a model that
+            also learns to act.
         held_out: the part of the episodes that it never sees, see :class:`~polysoma.data.sequences.Sequences`.
         seed: of all that is drawn.
         resume: continue the run in ``out``.
@@ -213,11 +296,15 @@ def learn(
     """
     if not datasets:
         raise PolysomaError("expected one or more data sets to learn from, got none")
-    rewarded = all(dataset.rewards is not None for dataset in datasets)
-    config = WorldConfig(datasets[0].embodiment, picture=picture, width=width, rewarded=rewarded)
+    settings, rewarded = settings or WorldLearning(), all(dataset.rewards is not None for dataset in datasets)
+    config = WorldConfig(
+        datasets[0].embodiment, picture=picture, width=width, rewarded=rewarded, acts=settings.kind != "world"
+    )
     torch.manual_seed(seed)
     model = WorldModel(config)
     logs = Sequences(datasets, lambda seen: flat(config, seen), held_out)
-    method = (settings or WorldLearning()).build(model, logs, seed)
-    about = {"method": "world", "data": [lineage.of(dataset) for dataset in datasets], "parent": None}
-    return Engine(method, engine_settings(steps)).run(out, resume, progress=progress, lineage=about)
+    method = settings.build(model, logs, seed)
+    about = {"method": settings.kind, "data": [lineage.of(dataset) for dataset in datasets], "parent": None}
+    return Engine(method, engine_settings(steps, settings.learning_rate)).run(
+        out, resume, progress=progress, lineage=about
+    )

@@ -1,0 +1,202 @@
+"""Acting in imagination: an actor and a critic that learn from what a world model expects, which learns beside them.
+
+DreamerV3 (Hafner et al. 2023, arXiv 2301.04104, section "Critic and actor learning"): lambda returns of imagined steps,
+a two-hot critic, returns divided by their range, and entropy. Choices learn by REINFORCE, as there; numbers by the
+gradient of the imagined returns, through the model, as in the first Dreamer (Hafner et al. 2020, arXiv 1912.01603):
+models of robots that begin with what is linear have good gradients.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from polysoma.config import KIND, check, within
+from polysoma.data.sequences import Memory, Rows, Sequences
+from polysoma.errors import PolysomaError
+from polysoma.learning.method import Method, Metrics, Share
+from polysoma.learning.methods.world import WorldLearner, WorldLearning
+from polysoma.learning.objectives import generalised_advantages
+from polysoma.nn.imagination import ActorCritic, dream
+from polysoma.nn.perceptrons import follow, frozen_copy
+from polysoma.nn.world import Believed, two_hot_loss, two_hot_mean
+from polysoma.policy.world import WINDOW, Trace, WorldModel
+from polysoma.rollout.choosing import Lanes
+
+_FOLLOW = 0.02
+"""The part of the way that the critic which judges goes at each step (the paper's)."""
+_RANGE = 0.01
+"""The part of a step's range of returns in its running average (the paper's)."""
+
+
+@dataclass(frozen=True)
+class Imagination:
+    """Settings.
+
+    Attributes:
+        world: how the model learns.
+        starts: states at most from which steps are imagined, in each step of learning.
+        steps: that are imagined.
+        discount: of a step.
+        trace: lambda of returns.
+        bonus: how much entropy counts, for numbers (the paper's).
+        choosing: the same for choices: at the paper's they are made before much is known, at rates that are 25 times
+            the paper's.
+        learning_rate: of all; from logs the peak, constant while playing.
+        kind: what lineages call it.
+    """
+
+    world: Annotated[WorldLearning, KIND] = WorldLearning(batch=32, watched=WINDOW, ahead=6)  # noqa: RUF009  (frozen)
+    starts: Annotated[int, within(1, 10**6)] = 128
+    steps: Annotated[int, within(1, 1000)] = 15
+    discount: Annotated[float, within(0, 1, below=True)] = 0.99
+    trace: Annotated[float, within(0, 1)] = 0.95
+    bonus: Annotated[float, within(0, 1000)] = 3e-4
+    choosing: Annotated[float, within(0, 1000)] = 3e-3
+    learning_rate: Annotated[float, within(0, 10)] = 1e-3
+    kind: Literal["imagination"] = "imagination"
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    def build(self, model: WorldModel, logs: Sequences, seed: int = 0) -> Method:
+        """The method that learns from these logs. Raises PolysomaError where they are of another body, or have no
+        rewards."""
+        return _Imagining(model, logs, self, seed)
+
+    def playing(self, model: WorldModel, lanes: Lanes, exploring: Exploring, seed: int = 0) -> Method:
+        """The method that learns from what it plays."""
+        return _Playing(model, lanes, self, exploring, seed)
+
+
+@dataclass(frozen=True)
+class Exploring:
+    """How it plays while it learns.
+
+    Attributes:
+        lanes: environments at a time; each is stepped once for each step of learning.
+        first: steps of the environments, at random, before learning begins.
+        memory: steps that are kept to learn from.
+    """
+
+    lanes: Annotated[int, within(1, 10_000)] = 4
+    first: Annotated[int, within(1, 10**8)] = 400
+    memory: Annotated[int, within(100, 10**8)] = 100_000
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+class _Imagining(WorldLearner):
+    """Learns the model, and in it the actor and the critic, from logs."""
+
+    def __init__(self, model: WorldModel, logs: Rows, settings: Imagination, seed: int) -> None:
+        if not logs.rewarded:
+            raise PolysomaError("imagination: expected data with rewards, which these do not have")
+        assert model.mind is not None
+        super().__init__(model, logs, settings.world, seed)
+        self.mind: ActorCritic = model.mind
+        self.imagination, self._range = settings, 0.0
+        self.modules["judge"] = frozen_copy(self.mind.critic)
+
+    def accumulate(self, step: int, share: Share) -> Metrics:
+        """See :class:`~polysoma.learning.method.Method`."""
+        losses, count, states, generator = self.drawn(step, share)
+        chosen = torch.randperm(len(states.seen), generator=generator)[: self.imagination.starts]
+        acted, told = self._acting(Believed(*(one[chosen] for one in states)), generator)
+        losses |= acted
+        torch.stack(list(losses.values())).sum().backward()
+        return {f"loss/{name}": value.item() for name, value in losses.items()} | told | {"windows": float(count)}
+
+    def after_step(self, step: int) -> None:
+        """See :class:`~polysoma.learning.method.Method`: what judges follows."""
+        follow(self.modules["judge"], self.mind.critic, _FOLLOW)
+        self.mind.size.lerp_(torch.full_like(self.mind.size, max(1.0, self._range)), _RANGE)
+
+    def _acting(self, start: Believed, generator: torch.Generator) -> tuple[dict[str, Tensor], Metrics]:
+        """The losses of the actor and the critic over imagined steps from states on."""
+        settings, mind, network = self.imagination, self.mind, self.model.network
+        # The model learns from what came alone.
+        network.requires_grad_(False)
+        with torch.set_grad_enabled(not mind.choices):
+            came = dream(network, mind, start, settings.steps, generator)
+            discounts = settings.discount * came.lasting
+            values = two_hot_mean(self.modules["judge"](came.features))
+            returns = generalised_advantages(came.rewards, discounts, values, settings.trace) + values[:-1]
+        network.requires_grad_(True)
+        # How probable it is to come so far.
+        reached = torch.cat([torch.ones_like(discounts[:1]), discounts[:-1]]).cumprod(0).detach()
+        features, aim = came.features[:-1].detach(), returns.detach()
+        likely = mind.likely(features)
+        if mind.choices:
+            gained = (aim - values[:-1]) / mind.size
+            gain = likely.log_prob(came.moves.argmax(-1)) * gained
+        else:
+            gain = returns / mind.size
+        entropy, bonus = likely.entropy(), settings.choosing if mind.choices else settings.bonus
+        low, high = torch.quantile(aim, torch.tensor([0.05, 0.95], device=aim.device))
+        self._range = float(high - low)
+        critic = two_hot_loss(mind.critic(features).flatten(0, 1), aim.flatten())
+        losses = {
+            "actor": -(reached * (gain + bonus * entropy)).mean(),
+            "critic": (reached.flatten() * critic).mean(),
+        }
+        return losses, {"value": float(aim.mean()), "entropy": float(entropy.detach().mean())}
+
+
+class _Playing(_Imagining):
+    """Learns from what it plays, and cannot be resumed: neither episodes nor their memory are saved.
+
+    Args:
+        model: to learn.
+        lanes: where it plays.
+        settings, exploring: see :class:`Imagination` and :class:`Exploring`.
+        seed: of all that is drawn but the episodes.
+    """
+
+    def __init__(self, model: WorldModel, lanes: Lanes, settings: Imagination, exploring: Exploring, seed: int) -> None:
+        self.lanes, self._rng = lanes, np.random.default_rng([seed, 31])
+        self._generator = torch.Generator().manual_seed(seed)
+        self._memory = Memory(lanes.body, model.config.state_size, exploring.lanes, exploring.memory)
+        self._traces = [Trace() for _ in range(exploring.lanes)]
+        self._look()
+        while lanes.steps < exploring.first or not len(self._memory):
+            self._play(np.stack([lanes.body.actions.sample(self._rng) for _ in self._traces]))
+        super().__init__(model, self._memory, settings, seed)
+
+    def accumulate(self, step: int, share: Share) -> Metrics:
+        """See :class:`~polysoma.learning.method.Method`."""
+        self.rows = self._memory.rows(1)
+        found = super().accumulate(step, share)
+        recent = self.lanes.episodes[-20:]
+        if recent:
+            scores, solved = zip(*recent, strict=True)
+            found |= {"return": float(np.mean(scores)), "solved": float(np.mean(solved))}
+        return found | {"env_steps": float(self.lanes.steps)}
+
+    def after_step(self, step: int) -> None:
+        """See :class:`~polysoma.learning.method.Method`: it plays on."""
+        super().after_step(step)
+        with torch.no_grad():
+            features = self.model.believed(self._traces).features
+            self._play(self.model.actions(self.mind.move(features, self._generator)))
+
+    def _play(self, actions: np.ndarray) -> None:
+        """One step of every lane."""
+        made = self.lanes.step(actions, 1.0)
+        over, ended = made.discounts == 0, self.lanes.ended
+        self._memory.add(made.states, made.actions, made.rewards, over, made.following, ended)
+        for lane, (trace, action) in enumerate(zip(self._traces, actions, strict=True)):
+            if ended[lane]:
+                self._traces[lane] = Trace()
+            else:
+                trace.executed(action)
+        self._look()
+
+    def _look(self) -> None:
+        for trace, row in zip(self._traces, self.lanes.rows, strict=True):
+            trace.observed(row.astype(np.float32), np.zeros(0, np.uint8))

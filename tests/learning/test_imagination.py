@@ -1,0 +1,253 @@
+"""World models that act: the memory of what is played, imagined steps, actors, the search; learnt from logs and by
+playing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from make_puck import PUCK, walks
+from polysoma.acting.imagining import Looking, WorldPlanner
+from polysoma.acting.opening import open_planner
+from polysoma.acting.planner import Plan, TaskPrompt
+from polysoma.cli import main
+from polysoma.data.dataset import Dataset
+from polysoma.data.episode import Episode
+from polysoma.data.sequences import Memory
+from polysoma.data.writer import DatasetWriter
+from polysoma.embodiment import DiscreteActions, Embodiment, Modality, Observation, Stream, channels
+from polysoma.errors import PolysomaError
+from polysoma.evaluation.evaluation import evaluate
+from polysoma.evaluation.foresight import foresight, read_logs
+from polysoma.learning.engine import Engine
+from polysoma.learning.methods.imagination import Exploring, Imagination
+from polysoma.learning.methods.world import WorldLearning, engine_settings, learn
+from polysoma.learning.playing import play_in_imagination
+from polysoma.nn.imagination import ActorCritic, dream
+from polysoma.policy import checkpoint, world
+from polysoma.policy.world import WINDOW, Trace, WorldConfig, WorldModel
+
+FAST = Imagination(WorldLearning(batch=8, watched=2, ahead=2), starts=16, steps=3, discount=0.9, learning_rate=6e-3)
+TASK = "inverted-pendulum/balance"
+SWITCH = Embodiment(
+    "switch", (Stream("state", Modality.STATE, (1,), channels("place", "m", -10, 10)),),
+    DiscreteActions(("back", "stay", "on")), 10.0,
+)  # fmt: skip
+
+
+def switches(root: Path) -> Dataset:
+    """A place that choices move by 1; being far on is what earns."""
+    rng = np.random.default_rng(0)
+    with DatasetWriter(root, SWITCH) as writer:
+        for number in range(30):
+            actions = rng.integers(3, size=10)
+            places = np.concatenate([[0.0], np.cumsum(actions - 1)]).astype(np.float32)[:, None]
+            writer.add(
+                Episode(
+                    SWITCH, "switch/go", "", number, False, {"state": places[:-1]}, actions, actions,
+                    rewards=places[1:, 0].copy(), truncated=True, final={"state": places[-1]},
+                )
+            )  # fmt: skip
+    return Dataset(root)
+
+
+def decided(planner: WorldPlanner, observation: Observation, seed: int = 0) -> np.ndarray:
+    """The first action of an episode that begins so."""
+    (plan,) = planner.plan([planner.start(TaskPrompt(planner.embodiments[0]), seed)], [observation])
+    assert isinstance(plan, Plan)
+    planner.embodiments[0].check_actions(plan.actions)
+    return plan.actions[0]
+
+
+def puck(x: float = 0.0) -> Observation:
+    return {"state": np.array([x, 0, 0, 0], np.float32), "instruction": "go"}
+
+
+def test_the_memory_holds_whole_pieces_of_the_newest_episodes() -> None:
+    memory, rng = Memory(PUCK, 2, 3, 100, longest=8), np.random.default_rng(0)
+    time, episode = np.zeros(3), np.arange(3.0)
+    for _ in range(200):
+        before = np.stack([episode, time], 1)
+        ended = rng.random(3) < 0.15
+        after = np.stack([episode, time + 1], 1)
+        memory.add(before, rng.uniform(-1, 1, (3, 2)).astype(np.float32), time, ended, after, ended)
+        episode[ended] += 3
+        time = np.where(ended, 0, time + 1)
+    assert len(memory) <= 100 and memory.states[:, 0].min() > 30, "what is old is gone"
+    for steps in (1, 4, 8):
+        rows = memory.rows(steps)
+        pieces = memory.pieces(rows, 8)
+        assert len(rows) and pieces.known[:, :steps].all()
+        assert (pieces.states[..., 0] == pieces.states[:, :1, 0]).all(), "a piece is of one episode"
+        moved = np.diff(pieces.states[..., 1], axis=1)
+        np.testing.assert_array_equal(moved, pieces.known)
+        np.testing.assert_array_equal(pieces.rewards[pieces.known], pieces.states[:, :-1, 1][pieces.known])
+        assert not (pieces.over[:, :-1] & pieces.known[:, 1:]).any() and pieces.over.any()
+
+
+def test_states_are_made_of_the_last_steps_alone_or_together() -> None:
+    torch.manual_seed(0)
+    model, rng = WorldModel(WorldConfig(PUCK, width=8)), np.random.default_rng(0)
+    rows, actions = rng.normal(size=(12, 4)).astype(np.float32), rng.uniform(-1, 1, (11, 2)).astype(np.float32)
+    traces = []
+    for length in (0, 2, 11):
+        trace = Trace()
+        for number in range(length + 1):
+            trace.observed(rows[number], np.zeros(0, np.uint8))
+            if number < length:
+                trace.executed(actions[number])
+        traces.append(trace)
+    assert [len(trace.states) for trace in traces] == [1, 3, WINDOW + 1]
+    together = model.believed(traces)
+    for number, trace in enumerate(traces):
+        for one, other in zip(model.believed([trace]), together, strict=True):
+            torch.testing.assert_close(one[0], other[number])
+    traces[1].observed(rows[5], np.zeros(0, np.uint8))
+    assert len(traces[1].states) == 1, "an observation after an action that nobody told begins anew"
+
+
+def test_episodes_of_choices_may_be_of_different_ages() -> None:
+    planner, seen = (
+        WorldPlanner(WorldModel(WorldConfig(SWITCH, width=8, rewarded=True, acts=True))),
+        np.zeros(1, np.float32),
+    )
+    old, new = (planner.start(TaskPrompt(SWITCH), 0) for _ in range(2))
+    (plan,) = planner.plan([old], [{"state": seen}])
+    assert isinstance(plan, Plan)
+    old.executed(plan.actions[0])
+    assert all(isinstance(one, Plan) for one in planner.plan([old, new], [{"state": seen}] * 2))
+
+
+def test_gradients_of_imagined_rewards_reach_the_actor_through_the_model() -> None:
+    torch.manual_seed(0)
+    model = WorldModel(WorldConfig(PUCK, width=8, rewarded=True, acts=True))
+    mind, network = model.mind, model.network
+    assert mind is not None
+    network.linear.weight.data[0, 4], network.earned[0] = 1.0, 1.0  # x goes with the first action, and is earned
+    network.range.copy_(torch.tensor([-9.0, 9.0]))
+    network.requires_grad_(False)
+    came = dream(network, mind, network.start(torch.zeros(5, 4)), 3, torch.Generator().manual_seed(0))
+    assert came.features.shape == (4, 5, 2 * 8 + 64) and came.moves.shape == (3, 5, 2)
+    assert came.rewards.shape == came.lasting.shape == (3, 5) and (came.moves.abs() <= 1).all()
+    came.rewards.sum().backward()
+    last = mind.actor[-1]
+    assert isinstance(last, torch.nn.Linear) and last.bias.grad is not None
+    assert last.bias.grad[0] > 1 and abs(last.bias.grad[1]) < 1e-3
+    assert all(parameter.grad is None for parameter in network.parameters())
+
+
+def test_choices_are_drawn_as_they_are_believed() -> None:
+    mind = ActorCritic(4, 3, True, 8)
+    last = mind.actor[-1]
+    assert isinstance(last, torch.nn.Linear)
+    last.bias.data[:] = torch.tensor([0.0, 1.0, -20.0])
+    drawn = mind.move(torch.zeros(20_000, 4), torch.Generator().manual_seed(0)).mean(0)
+    hoped = 0.99 * torch.tensor([0.0, 1.0, -20.0]).softmax(0) + 0.01 / 3
+    torch.testing.assert_close(drawn, hoped, atol=0.01, rtol=0)
+    assert mind.move(torch.zeros(1, 4), None).argmax() == 1
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of the puck after three steps: what it earns is linear, and known before the first."""
+    root = tmp_path_factory.mktemp("searched")
+    return learn([walks(root / "logs", 30)], root / "run", 3, 8, settings=WorldLearning(8, 2, 2))
+
+
+def test_the_search_finds_what_earns_most(searched: Path, tmp_path: Path) -> None:
+    planner = open_planner(searched)
+    assert isinstance(planner, WorldPlanner) and checkpoint.kind(searched) == world.KIND
+    for seed in range(10):
+        assert decided(planner, puck(), seed)[0] > 1.0, "right, of -2 to 2"
+    model = learn([switches(tmp_path / "logs")], tmp_path / "run", 3, 8, settings=WorldLearning(8, 2, 2))
+    for seed in range(10):
+        assert decided(WorldPlanner(model, Looking(5)), {"state": np.zeros(1, np.float32)}, seed) == 2
+    with pytest.raises(PolysomaError, match="elites: expected at most the 4 samples"):
+        Looking(samples=4)
+
+
+def test_sessions_do_not_depend_on_what_else_is_planned(searched: Path) -> None:
+    planner = WorldPlanner(searched)
+    prompt = TaskPrompt(PUCK)
+    alone, beside, other = (planner.start(prompt, seed) for seed in (1, 1, 2))
+    for step in range(3):
+        (first,) = planner.plan([alone], [puck(step)])
+        second, _ = planner.plan([beside, other], [puck(step), puck(-step)])
+        assert isinstance(first, Plan) and isinstance(second, Plan)
+        np.testing.assert_allclose(first.actions, second.actions, atol=1e-4)
+        for session in (alone, beside, other):
+            session.executed(first.actions[0])
+
+
+@pytest.mark.learns
+def test_an_actor_learns_from_logs_where_to_go(tmp_path: Path) -> None:
+    folder = learn([walks(tmp_path / "walks", 60)], tmp_path / "puck", 40, 16, settings=FAST)
+    assert decided(WorldPlanner(folder), puck())[0] > 1.0, "right, of -2 to 2"
+    folder = learn([switches(tmp_path / "switches")], tmp_path / "switch", 40, 16, settings=FAST)
+    assert decided(WorldPlanner(folder), {"state": np.zeros(1, np.float32)}) == 2
+
+
+def test_a_resumed_run_from_logs_comes_to_the_same_bits(tmp_path: Path) -> None:
+    logs = walks(tmp_path / "logs", 10)
+    whole = learn([logs], tmp_path / "whole", 6, 8, settings=FAST)
+    torch.manual_seed(0)
+    model = WorldModel(WorldConfig(PUCK, width=8, rewarded=True, acts=True))
+    method = FAST.build(model, read_logs(model, [logs]), 0)
+    Engine(method, engine_settings(6, FAST.learning_rate)).run(tmp_path / "cut", until=3)
+    again = learn([logs], tmp_path / "cut", 6, 8, settings=FAST, resume=True)
+    first, second = (world.load(path).state_dict() for path in (whole, again))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_rewards_are_foreseen(searched: Path, tmp_path: Path) -> None:
+    model = world.load(searched)
+    errors = foresight(model, read_logs(model, [walks(tmp_path, 20, 12, 1)]), (2, 5), held_out=False)["rewards"]
+    assert errors["model"][0] < 0.1 * errors["copy-last"][0]
+
+
+def test_a_task_is_played_twice_alike_and_opened_like_a_policy(tmp_path: Path) -> None:
+    exploring = Exploring(lanes=2, first=60, memory=200)
+    for name in ("first", "second"):
+        play_in_imagination(TASK, tmp_path / name, steps=4, method=FAST, exploring=exploring, width=8, every=2)
+    first, second = (world.load(tmp_path / name / "checkpoint") for name in ("first", "second"))
+    assert all(torch.equal(value, second.state_dict()[name]) for name, value in first.state_dict().items())
+    told = json.loads((tmp_path / "first/checkpoint/config.json").read_text())
+    assert told["acts"] and told["lineage"]["method"] == "imagination" and told["lineage"]["tasks"] == [TASK]
+    assert len(evaluate(str(tmp_path / "first/checkpoint"), [TASK], 2, 1000).tasks[TASK].returns) == 2
+    with pytest.raises(PolysomaError, match="holds a world model, which evaluate"):
+        checkpoint.load(tmp_path / "first/checkpoint")
+
+
+def test_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["world", "play", TASK, "--minutes", "0.01", "--width", "8", "--out", str(tmp_path / "played")])
+    assert "play it with" in capsys.readouterr().out
+    walks(tmp_path / "logs", 10)
+    main(
+        [
+            "world",
+            "learn",
+            str(tmp_path / "logs"),
+            "--act",
+            "--steps",
+            "2",
+            "--width",
+            "8",
+            "--out",
+            str(tmp_path / "l"),
+        ]
+    )
+    assert world.load(tmp_path / "l/checkpoint").config.acts
+
+
+def test_mistakes_are_one_line(tmp_path: Path) -> None:
+    with pytest.raises(PolysomaError, match="learnt no rewards"):
+        WorldPlanner(WorldModel(WorldConfig(PUCK, width=8)))
+    model = WorldModel(WorldConfig(PUCK, width=8, rewarded=True, acts=True))
+    logs = read_logs(model, [walks(tmp_path, 4)])
+    logs.rewarded = False
+    with pytest.raises(PolysomaError, match="expected data with rewards"):
+        FAST.build(model, logs)
