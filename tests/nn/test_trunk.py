@@ -93,7 +93,9 @@ def toward_goals(policy: Policy, sources: dict[str, Source]) -> tuple[Policy, Ba
 
 def shown(policy: Policy, sources: dict[str, Source]) -> tuple[Policy, Batch]:
     showing = DemonstrationSampler(2, 3, 0.5, np.random.default_rng(1))
-    return extend(policy, (), {}, (), shown=3), sources["grid"].draw(24, np.random.default_rng(0), showing=showing)
+    return extend(policy, (), {}, (), frames_per_demonstration=3), sources["grid"].draw(
+        24, np.random.default_rng(0), showing=showing
+    )
 
 
 def adapted(method: str) -> Callable[[Policy, dict[str, Source]], tuple[Policy, Batch]]:
@@ -175,7 +177,7 @@ def test_reading_does_not_write(policy: Policy) -> None:
 
 
 def test_what_was_shown_is_read_beforehand(policy: Policy) -> None:
-    policy = extend(policy, (), {}, (), shown=3).eval().compute_in("float32")
+    policy = extend(policy, (), {}, (), frames_per_demonstration=3).eval().compute_in("float32")
     episodes = [make_episode(GRID, 7, seed, "grid/one") for seed in range(2)]
     episode = make_episode(GRID, 1, 5)
     windows = Batch(

@@ -166,7 +166,7 @@ def test_adaptations(method: str, sources: dict[str, Source]) -> None:
 
 
 def test_demonstrations_in_context(sources: dict[str, Source]) -> None:
-    one, other = pair(extend(make_policy(sources), (), {}, (), shown=3))
+    one, other = pair(extend(make_policy(sources), (), {}, (), frames_per_demonstration=3))
     agents = [policy.agent("grid", "do one", Acting(execute=1)) for policy in (one, other)]
     for agent in agents:
         agent.reset(demonstrations=[make_episode(GRID, 7, 1, "grid/one")])

@@ -38,7 +38,7 @@ class SkillsLearn:
     method: Literal["cloning", "iql", "td3-bc", "hilp", "diffusion", "dqn"] = "cloning"
     """cloning: what was done by whoever came there later; iql: what was better than expected; td3-bc: what is worth
     most, close to the logs (with --rewards alone); hilp: a space in which distances are times, and skills to move in
-    it, from no rewards; diffusion: whole ways to goals, around zones that are told when it acts
+    it, from no rewards; diffusion: whole paths to goals, around zones that are given when it acts
     (docs/planning.md); dqn: what each choice is worth (with --rewards alone, of bodies whose actions are choices)."""
     rewards: bool = False
     """Learn from the rewards of the logs, or to imitate (cloning), instead of reaching places."""
@@ -137,12 +137,12 @@ class SkillsPlay:
     """
 
     task: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TASK")]
-    """One task, that is told the same in every episode: values of choices read no words."""
+    """One task with the same instruction in every episode: values of choices read no words."""
     out: Path = Path("runs/played")
     """Folder of the run; out/checkpoint is what comes of it."""
     minutes: Annotated[float, within(0, 10**6, above=True)] = 5.0
     """Of playing and learning."""
-    lanes: Annotated[int, within(1, 10_000)] = 8
+    slots: Annotated[int, within(1, 10_000)] = 8
     """Games at a time; each goes on by one frame for each step of learning."""
     random: Annotated[int, within(1, 10**12)] = 50_000
     """Frames after which the share of random choices, 1 at first, is down to a twentieth."""
@@ -162,9 +162,9 @@ class SkillsPlay:
 
             def progress(step: int, losses: dict[str, float]) -> None:
                 now = min(self.minutes, (time.monotonic() - began) / 60)
-                show(round(60 * now), round(60 * self.minutes), f"{step * self.lanes:,} frames")
+                show(round(60 * now), round(60 * self.minutes), f"{step * self.slots:,} frames")
 
-            exploring = Exploring(self.lanes, until=self.random)
+            exploring = Exploring(self.slots, until=self.random)
             folder = play(
                 self.task, self.out, self.minutes, exploring=exploring, width=self.width, seed=self.seed,
                 progress=progress,

@@ -72,7 +72,7 @@ class WorldLook:
     ahead: Annotated[int, within(1, 1000)] = 20
     """Steps that it expects alone."""
     held_out: Annotated[float, within(0, 0.5)] = 0.0
-    """The part of the episodes that it did not see, as `world learn` was told: they are shown; 0 shows any."""
+    """The part of the episodes that it did not see, as given to `world learn`: they are shown; 0 shows any."""
     seed: Seed = 0
     """Of the piece that is shown."""
 

@@ -78,12 +78,12 @@ class Play:
     """How a policy plays to learn.
 
     Attributes:
-        lanes: environments at a time.
+        slots: environments at a time.
         execute: actions of a plan that are executed; None for half of them, as agents do.
         seed: of the first episode.
     """
 
-    lanes: int = 64
+    slots: int = 64
     execute: int | None = None
     seed: int = SEED
 
@@ -112,7 +112,7 @@ def method_for(
     planner = PolicyPlanner(acting)
     discrete = isinstance(policy.embodiment(body).actions, DiscreteActions)
     exploring = dataclasses.replace(settings.exploring, push=0.0) if discrete else settings.exploring
-    collector = Collector(planner, tasks, play.lanes, play.seed, exploring, settings.discount, play.execute)
+    collector = Collector(planner, tasks, play.slots, play.seed, exploring, settings.discount, play.execute)
     return settings.build(policy, body, collector, seed)
 
 

@@ -10,7 +10,7 @@ from polysoma.learning.engine import Engine, Progress, Settings
 from polysoma.learning.methods.dqn import Dqn, Exploring
 from polysoma.learning.optimizers import AdamW
 from polysoma.policy.values import ValueConfig, ValuePolicy
-from polysoma.rollout.choosing import Lanes
+from polysoma.rollout.choosing import Slots
 
 SEED = 500_000
 """Of the first episode that is played; seeds of evaluations lie below."""
@@ -36,7 +36,7 @@ def play(
         task: full name, of a body whose actions are choices.
         out: folder of the run.
         minutes, steps: of learning, after which it stops, whichever comes first. Each step of learning is one step in
-            each of ``exploring.lanes`` environments.
+            each of ``exploring.slots`` environments.
         method, exploring: see :class:`~polysoma.learning.methods.dqn.Dqn` and
             :class:`~polysoma.learning.methods.dqn.Exploring`.
         width: of the hidden layer.
@@ -49,7 +49,7 @@ def play(
             :meth:`~polysoma.learning.engine.Engine.run`.
     """
     method, exploring = method or Dqn(), exploring or Exploring()
-    lanes = Lanes(task, exploring.lanes, SEED)
+    slots = Slots(task, exploring.slots, SEED)
     torch.manual_seed(seed)
     optimizer = AdamW(learning_rate, weight_decay=0.0, ema=0.0, final=1.0)
     settings = Settings(
@@ -57,8 +57,8 @@ def play(
         checkpoint_every=5000, log_every=500,
     )  # fmt: skip
     try:
-        built = method.playing(ValuePolicy(ValueConfig(lanes.body, width, method.dueling)), lanes, exploring, seed)
+        built = method.playing(ValuePolicy(ValueConfig(slots.body, width, method.dueling)), slots, exploring, seed)
         about = {"method": method.kind, "data": [], "parent": None, "tasks": [task]}
         return Engine(built, settings).run(out, progress=progress, lineage=about)
     finally:
-        lanes.close()
+        slots.close()

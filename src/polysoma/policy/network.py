@@ -121,7 +121,8 @@ class Network(nn.Module):
         for name, correction in config.corrections.items():
             self._add_correction(name, correction)
         self.trunk: Trunk = config.trunk.build(config.width)
-        self.shown = nn.Parameter(torch.randn(config.shown, 1, config.width) * 0.02) if config.shown else None
+        count = config.frames_per_demonstration
+        self.shown = nn.Parameter(torch.randn(count, 1, config.width) * 0.02) if count else None
         self.prompt: nn.Parameter | None = None
         if config.adaptation is not None:
             method = config.adaptation.method

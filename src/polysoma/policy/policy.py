@@ -55,7 +55,7 @@ class Policy(Network):
         self.compiled: dict[str, Any] = {}
 
     def description(self, name: str) -> dict[str, Any]:
-        """What peers are told of a body: plain JSON of its embodiment, with history, chunk and previous_action."""
+        """How a body is described to peers: plain JSON of its embodiment, with history, chunk and previous_action."""
         return self.embodiment(name).to_json() | self.horizon(name).to_json()
 
     def driving(self, name: str) -> Policy:
@@ -184,7 +184,7 @@ class Policy(Network):
             instruction: what to do in words; may be empty where there is a goal.
             goal: None, or camera stream to what it is to see in the end, uint8 of the stream's shape.
             context: episodes of this body that show the task, in any order.
-            observation_only: whether it is not told what was done in them.
+            observation_only: whether their actions are left out.
 
         Raises:
             PolysomaError: an unknown body, episodes of another one, or a policy that was not trained to follow goals or
@@ -194,7 +194,7 @@ class Policy(Network):
             None if goal is None else {name: tensor(picture)[None].to(self.device) for name, picture in goal.items()}
         )
         self.check_context(body, context)
-        shown = show(context, max(1, self.config.shown), observation_only) if context else None
+        shown = show(context, max(1, self.config.frames_per_demonstration), observation_only) if context else None
         task = TaskInputs(
             self.text.encode([instruction]).to(self.device), goals, None if shown is None else shown.to(self.device)
         )
@@ -288,7 +288,7 @@ class Policy(Network):
 
     @property
     def precision(self) -> Precision:
-        """What it computes products in (:mod:`polysoma.nn.precision`): what it was told, or what suits its device."""
+        """What it computes products in (:mod:`polysoma.nn.precision`): what was chosen, or what suits its device."""
         return self._precision or precision.chosen(self.device)
 
     def compute_in(self, wanted: str | None) -> Policy:
@@ -361,7 +361,7 @@ class Policy(Network):
         memory: DemonstrationIndex | None = None,
     ) -> Agent:
         """An :class:`~polysoma.acting.agent.Agent` that drives this body with these weights; ``memory`` holds
-        demonstrations that it looks up. :meth:`Agent.reset` is told of those that it is shown before it acts.
+        demonstrations that it looks up. :meth:`Agent.reset` takes those that it is given before it acts.
 
         The one place where the policy reaches up to what acts with it; the import is here so that there is no circle.
         """

@@ -1,4 +1,4 @@
-"""Choosing: episodes of one task whose actions are choices, in lanes, step by step, for what learns while it plays."""
+"""Choosing: episodes of one task whose actions are choices, in slots, step by step, for what learns while it plays."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from polysoma.errors import PolysomaError
 from polysoma.simulators.environment import Environment
 
 
-class Lanes:
+class Slots:
     """Plays a task in some environments at a time, each of which goes on from episode to episode.
 
     Args:
@@ -45,7 +45,7 @@ class Lanes:
         self.rows = self._flat([self._reset(environment) for environment in self._environments])
 
     def step(self, actions: np.ndarray, discount: float) -> Choices:
-        """One step of every lane, and what came of it.
+        """One step of every slot, and what came of it.
 
         Args:
             actions: int64 ``(L,)``, chosen for :attr:`rows`, which are those of the next step afterwards.
@@ -90,8 +90,8 @@ class Lanes:
         words = observation[INSTRUCTION]
         if self._words and words != self._words:
             raise PolysomaError(
-                f"{self.task}: expected a task that is told the same in every episode, since values of choices read no "
-                f"words; got {self._words!r} and {words!r}"
+                f"{self.task}: expected a task with the same instruction in every episode, since values of choices "
+                f"read no words; got {self._words!r} and {words!r}"
             )
         self._words = words
         return observation

@@ -92,7 +92,7 @@ class MinariReader(Reader):
                 self._describe_rewards(held, episode, length)
                 lengths.append(length)
                 parts = parts_of(held.texts(_TOLD)[: max(1, length)])
-                instructions.append(parts[0].told)
+                instructions.append(parts[0].instruction)
                 if len(parts) > 1:
                     self.changes[episode] = parts
                 successes.append(held.any(_SUCCESS))

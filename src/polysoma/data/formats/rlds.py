@@ -268,7 +268,7 @@ class RldsReader(Reader):
                             (value,) = self._succeeded.parse(found)[0]
                             successes.append(bool(np.any(value)))
                     lengths.append(steps)
-                    instructions.append(parts[0].told)
+                    instructions.append(parts[0].instruction)
                     if len(parts) > 1:
                         self.changes[len(self._places)] = parts
                     observed.append(len(last) > 0 and bool(np.any(last[-1])))
@@ -309,13 +309,13 @@ class RldsReader(Reader):
         return found
 
     def _said(self, found: dict[str, bytes | None], steps: int) -> tuple[Part, ...]:
-        """What an episode is told: by the first of the texts that says anything."""
+        """The instruction of an episode: by the first of the texts that says anything."""
         for leaf in self._told:
             texts = [str(text, "utf-8", "replace") for text in leaf.parse(found)[0]]
             if leaf.key.startswith("steps/") and len(texts) != steps:
                 raise ValueError(f"{leaf.key} has {len(texts)} steps, {self._counted.key} has {steps}")
             parts = parts_of(texts)
-            if parts[0].told:
+            if parts[0].instruction:
                 return parts
         return parts_of(())
 

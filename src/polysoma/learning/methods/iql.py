@@ -20,7 +20,7 @@ from polysoma.learning.method import Metrics, Share
 from polysoma.learning.objectives import advantage_weights, expectile_loss, regression, td_target
 from polysoma.learning.offline import Drawn, OfflineMethod
 from polysoma.nn.perceptrons import Twins, follow, frozen_copy, perceptron
-from polysoma.policy.skills import SkillPolicy, Told
+from polysoma.policy.skills import Conditioning, SkillPolicy
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class ImplicitQ:
     def __post_init__(self) -> None:
         check(self)
 
-    def told(self, goals: bool) -> Told:
+    def conditioning(self, goals: bool) -> Conditioning:
         """See :class:`~polysoma.learning.offline.OfflineSettings`."""
         return "goal" if goals else "nothing"
 
@@ -100,7 +100,7 @@ class Critic(torch.nn.ModuleDict):
 class _ImplicitQ(OfflineMethod):
     def __init__(self, policy: SkillPolicy, replay: Replay, settings: ImplicitQ, seed: int) -> None:
         super().__init__(policy, replay, settings.batch, settings.discount, seed)
-        self._settings, self._goals = settings, policy.config.told == "goal"
+        self._settings, self._goals = settings, policy.config.conditioning == "goal"
         if not self._goals and not replay.rewarded:
             raise PolysomaError(
                 "iql: expected data with rewards, which these do not have; it can learn to reach places from them"
