@@ -23,7 +23,7 @@ from polysoma.nn.trunk import TransformerTrunk
 from polysoma.policy import checkpoint
 from polysoma.policy.adaptation import Adaptation
 from polysoma.policy.edits import adapt, extend
-from polysoma.policy.inputs import TaskInputs, frames_of
+from polysoma.policy.inputs import TaskInputs
 from polysoma.policy.policy import Policy
 
 
@@ -38,7 +38,7 @@ def plain_readouts(policy: Policy, windows: Batch) -> Tensor:
     task = TaskInputs(policy.text.encode(windows.texts), goals, shown)
     told, conditioning = policy.task_tokens(name, task)
     times = torch.arange(windows.previous.shape[1])
-    frames = policy.frames(name, frames_of(windows), times[None], conditioning)
+    frames = policy.frames(name, windows, times[None], conditioning)
     asking = policy.asking(name, "action", times[None]).expand(len(windows), -1, -1)
     x = torch.cat([told.tokens, frames.flatten(1, 2), asking], 1)
     words, per_frame = told.tokens.shape[1], frames.shape[2]
@@ -139,7 +139,7 @@ def test_a_task_is_read_once(policy: Policy, sources: dict[str, Source]) -> None
     tokens = []
     policy.trunk.every_block()[0].register_forward_pre_hook(lambda _, given: tokens.append(given[0]))  # type: ignore[operator]
     policy.loss(windows)
-    assert [len(t) for t in tokens] == [2] == [len(set(windows.texts))]
+    assert [len(t) for t in tokens] == [len(set(windows.texts)), len(windows)] == [2, 24]
 
 
 def test_frame_by_frame_is_the_whole_window(policy: Policy, sources: dict[str, Source]) -> None:

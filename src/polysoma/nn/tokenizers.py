@@ -141,7 +141,7 @@ class TextTokenizer(nn.Module):
         words = self.words(ids) if self.own is None else F.embedding(ids, self.table())
         x = words + self.position[torch.arange(ids.shape[1], device=ids.device) % PLACES]
         mask = torch.zeros(ids.shape, device=ids.device).masked_fill_(ids == 0, BLOCKED)[:, None, None]
-        return self.block.alone(x, mask)
+        return self.block(x, mask)[0]
 
     def table(self) -> Tensor:
         """The vectors of all words, ``(words + 2, width)``, by their ids."""
@@ -314,7 +314,7 @@ class BodyTokenizer(nn.Module):
         super().__init__()
         self.fused = horizon.history > 1
         self.cameras = [stream.name for stream in body.streams if stream.modality is Modality.IMAGE]
-        self.streams = Modules()
+        self.streams: Modules[nn.Module] = Modules()
         self.per_frame = 0
         for stream in body.arrays:
             if stream.modality is Modality.STATE:
@@ -361,11 +361,6 @@ class BodyTokenizer(nn.Module):
             return StateTokenizer(channels, statistics, width, single=self.fused)
         most = None if self.fused else CHANNELS_PER_TOKEN
         return DescribedState(reader, channels, role, statistics, most, STATE_CLIP)
-
-    def _time(self) -> Tensor:
-        """What tells frames apart, by their position: ``(history, 1, width)`` or longer."""
-        reader = self._reader[0]
-        return self.time if reader is None else reader.time[:, None]
 
     def read(self, words: Tensor, ids: Tensor, images: PictureTokenizer | None) -> dict[str, Tensor]:
         """What the instructions, tokens ``(B, W, width)`` of the numbers ``(B, W)``, make of streams that are read in
@@ -414,4 +409,5 @@ class BodyTokenizer(nn.Module):
             x = torch.stack([part.float().sum(-2, keepdim=True) for part in tokens]).sum(0)
         else:
             x = torch.cat(tokens, 2)
-        return x + self._time()[times]
+        reader = self._reader[0]
+        return x + (self.time if reader is None else reader.time[:, None])[times]
