@@ -25,7 +25,7 @@ from polysoma.embodiment import Embodiment, Modality, Observation
 from polysoma.errors import PolysomaError
 
 if TYPE_CHECKING:
-    from polysoma.acting.limits import Limiter
+    from polysoma.acting.limiter import Limiter
     from polysoma.acting.zones import ZoneCounts
     from polysoma.policy.policy import Policy
 

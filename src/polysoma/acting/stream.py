@@ -28,8 +28,8 @@ from polysoma.embodiment import INSTRUCTION, ContinuousActions, Embodiment, Moda
 from polysoma.errors import PolysomaError
 from polysoma.nn import precision
 from polysoma.nn.attention import BLOCKED
-from polysoma.nn.tokenizers import split_words
 from polysoma.nn.trunk import TransformerTrunk
+from polysoma.nn.words import split_words
 
 BINS = 1024
 MU, LARGEST = 100.0, 256.0

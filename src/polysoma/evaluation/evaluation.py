@@ -16,7 +16,7 @@ import numpy as np
 
 from polysoma import simulators
 from polysoma.acting.agent import Acting
-from polysoma.acting.limits import LimitCounts
+from polysoma.acting.limiter import LimitCounts
 from polysoma.acting.planner import Interventions, Planner
 from polysoma.acting.realtime import RealTime
 from polysoma.acting.zones import ZoneCounts

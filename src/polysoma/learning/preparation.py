@@ -22,8 +22,8 @@ from polysoma.learning.recipe import Recipe
 from polysoma.nn import finder
 from polysoma.nn.finder import NamedPlaces
 from polysoma.nn.images import ImageConfig, ImageTokenizer
-from polysoma.nn.tokenizers import build_vocabulary, lacking, warn_of_long
 from polysoma.nn.trunk import TransformerConfig
+from polysoma.nn.words import build_vocabulary, lacking, warn_of_long
 from polysoma.patterns import matching
 from polysoma.policy import checkpoint
 from polysoma.policy.config import PolicyConfig

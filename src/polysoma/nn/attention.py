@@ -52,13 +52,12 @@ class Block(nn.Module):
         batch, number, width = x.shape
         y = self.qkv(self.norm_attention(x)).view(batch, number, 3, self.heads, width // self.heads)
         y = y.permute(0, 2, 3, 1, 4)
-        q, own = y[:, 0], y[:, 1:]
+        q, keys, values = y.unbind(1)
         if last is not None:
             x, q, mask = x[:, -last:], q[:, :, -last:], mask[:, :, -last:]
-        keys, values = own.unbind(1)
         if before:
-            # One after the other, so that each lies in one piece.
-            keys, values = (torch.cat([part[:, n] for part in (*before, own)], 2) for n in (0, 1))
+            other_keys, other_values = zip(*(part.unbind(1) for part in before), strict=True)
+            keys, values = torch.cat([*other_keys, keys], 2), torch.cat([*other_values, values], 2)
         mask = mask.to(q.dtype)
         if q.device.type == "cpu":
             # The fused kernel is no faster here, and its backward pass in bfloat16 much slower.
@@ -67,7 +66,7 @@ class Block(nn.Module):
         else:
             seen = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask)
         x = x + self.out(seen.transpose(1, 2).reshape(x.shape))
-        return x + self.down(F.relu_(self.up(self.norm_mlp(x)))), own
+        return x + self.down(F.relu_(self.up(self.norm_mlp(x)))), y[:, 1:]
 
     def keys_values(self, x: Tensor) -> Tensor:
         """Those of tokens ``(B, N, width)`` that are looked at and look at nothing."""

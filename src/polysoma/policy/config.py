@@ -17,8 +17,8 @@ from polysoma.nn.correction import CorrectionConfig
 from polysoma.nn.described import MAX_HISTORY
 from polysoma.nn.heads import HeadConfig, ReadoutHead
 from polysoma.nn.images import ImageConfig
-from polysoma.nn.tokenizers import MOST_WORDS, PLACES
 from polysoma.nn.trunk import TransformerConfig, TrunkConfig
+from polysoma.nn.words import MOST_WORDS, PLACES
 from polysoma.policy.adaptation import Adaptation
 
 Adapters = Literal["linear", "described"]

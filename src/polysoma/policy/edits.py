@@ -15,7 +15,7 @@ from polysoma.errors import PolysomaError, PolysomaWarning
 from polysoma.horizon import Horizon
 from polysoma.nn.adapters import LoRALinear
 from polysoma.nn.images import ImageConfig
-from polysoma.nn.tokenizers import MOST_WORDS, lacking
+from polysoma.nn.words import MOST_WORDS, lacking
 from polysoma.policy.adaptation import Adaptation, share, shared_names
 from polysoma.policy.config import PolicyConfig
 from polysoma.policy.policy import Policy

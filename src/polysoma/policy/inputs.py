@@ -12,7 +12,7 @@ from torch import Tensor
 
 from polysoma.data.batch import Batch, Demonstrations
 from polysoma.embodiment import Embodiment
-from polysoma.nn.tokenizers import TextTokenizer
+from polysoma.nn.words import TextTokenizer
 
 
 @dataclass(frozen=True)

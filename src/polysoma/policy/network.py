@@ -28,8 +28,9 @@ from polysoma.nn.finder import NamedPlaces
 from polysoma.nn.heads import GatedHead, Head, LastCommand, ReadoutHead, build_head
 from polysoma.nn.images import ImageTokenizer
 from polysoma.nn.named import Modules, Parameters
-from polysoma.nn.tokenizers import BodyTokenizer, TextTokenizer
+from polysoma.nn.tokenizers import BodyTokenizer
 from polysoma.nn.trunk import ReadoutTokens, TaskTokens, Trunk
+from polysoma.nn.words import TextTokenizer
 from polysoma.policy.config import PolicyConfig
 from polysoma.policy.inputs import Frames, TaskInputs
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from polysoma.acting.limits import LimitCounts
+from polysoma.acting.limiter import LimitCounts
 from polysoma.acting.planner import Interventions
 from polysoma.acting.zones import ZoneCounts
 from polysoma.data.episode import Episode
