@@ -16,7 +16,7 @@ import tyro
 
 from polysoma import simulators
 from polysoma.cli.progress import counting
-from polysoma.evaluation.comparison import WAYS, Comparison, compare
+from polysoma.evaluation.comparison import METHODS, Comparison, compare
 from polysoma.evaluation.comparison_page import figure, write_page
 from polysoma.rollout.drivers import Behaviour
 from polysoma.rollout.recording import record
@@ -50,7 +50,9 @@ def main(
     known = set(simulators.match_tasks("*"))
     old = tuple(task for task in OLD[what] if task in known)
     counts = (5, 20, 50) if what == "tasks" else (20,)
-    asked = Comparison(base, str(DEMONSTRATIONS / body), tasks, counts, WAYS, minutes, 20, SEED, old, old_episodes=10)
+    asked = Comparison(
+        base, str(DEMONSTRATIONS / body), tasks, counts, METHODS, minutes, 20, SEED, old, old_episodes=10
+    )
     with counting("comparing") as show:
         result = compare(asked, out / what, show)
     write_page(result, out / what / "index.html")
@@ -62,7 +64,7 @@ def _table(name: str) -> str:
     found = read(name)
     asked = found["comparison"]
     lines = [
-        "| way | demos | success | 95 % interval | minus specialist, paired | minutes | steps | MB | old tasks |",
+        "| method | demos | success | 95 % interval | minus specialist, paired | minutes | steps | MB | old tasks |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in found["rows"]:

@@ -29,7 +29,7 @@ SEED, EPISODES = 397_000, 40
 """Of the episodes that judge; those that are learnt from begin at 500,000."""
 TASKS = {"breakout": "minatar/breakout", "ball": "babyai/GoToRedBallNoDists"}
 STEPS, EXPLORING = 5_000, Exploring(until=15_000)
-"""Of learning, of one frame in each of 8 lanes, after 2,000 at random: 42,000 frames."""
+"""Of learning, of one frame in each of 8 slots, after 2,000 at random: 42,000 frames."""
 ROWS: dict[str, tuple[str, Dqn | None]] = {
     "random": ("random choices", None),
     "plain": ("DQN, neither double nor dueling", Dqn(double=False, dueling=False)),
@@ -48,7 +48,7 @@ def main(
                 if (cell := f"{name}/{row}/{seed}") not in cells:
                     cells[cell] = measured(TASKS[name], ROWS[row][1], seed)
                     print(cell, cells[cell])
-                    about = {"frames": STEPS * EXPLORING.lanes + EXPLORING.first, "seed": SEED}
+                    about = {"frames": STEPS * EXPLORING.slots + EXPLORING.first, "seed": SEED}
                     write("dqn", {**about, "episodes": EPISODES, "cells": dict(sorted(cells.items()))})
 
 

@@ -122,7 +122,7 @@ def render() -> str:
     lines += [
         "",
         f"`{TASK}`, {found['worlds']} unseen worlds from seed {found['first_world']:,} on, 95 % intervals; one seed of "
-        f"training each where one number of steps is told; one core{''.join(computed)} (`python benchmarks/eyes.py`).",
+        f"training each where one number of steps is given; one core{''.join(computed)} (`python benchmarks/eyes.py`).",
         "",
     ]
     return "\n".join(lines)

@@ -43,7 +43,7 @@ class Learner(nn.Module):
         before = F.pad(labels[:, :-1], (1, 0), value=WAYS)
         x = self.example(examples) + self.label(before) + self.place
         for block in self.trunk.blocks:
-            x = block.alone(x, self.mask)
+            x, _ = block(x, self.mask)
         return self.out(self.trunk.norm(x))
 
 

@@ -151,24 +151,24 @@ class Curve:
 def imagined(out: Path, seed: int) -> dict[str, Any]:
     """``world play``."""
     exploring, curve = Exploring(), Curve(LIMITS["imagination"])
-    every = EVERY["imagination"] // exploring.lanes
+    every = EVERY["imagination"] // exploring.slots
     done = 0
 
     def evaluated(folder: Path) -> Mapping[str, float]:
         nonlocal done
         done += every
         # The step that is being judged has been played, and those at random before it.
-        curve.add(_first(exploring) + done * exploring.lanes, str(folder))
+        curve.add(_first(exploring) + done * exploring.slots, str(folder))
         return {}
 
-    steps = (LIMITS["imagination"] - exploring.first) // exploring.lanes
+    steps = (LIMITS["imagination"] - exploring.first) // exploring.slots
     with contextlib.suppress(Solved):
         play_in_imagination(PENDULUM, out, steps=steps, seed=seed, every=every, evaluate=evaluated)
     return curve.told()
 
 
 def _first(exploring: Exploring) -> int:
-    return -(-exploring.first // exploring.lanes) * exploring.lanes
+    return -(-exploring.first // exploring.slots) * exploring.slots
 
 
 class Peer:
@@ -235,10 +235,10 @@ def from_logs(row: str, folder: Path, seed: int) -> dict[str, Any]:
 def played(row: str, out: Path, seed: int) -> dict[str, Any]:
     """What comes of equal frames of BabyAI."""
     if row == "dqn":
-        exploring = dqn.Exploring(lanes=8, first=2_000, until=FRAMES * 15 // 42)
+        exploring = dqn.Exploring(slots=8, first=2_000, until=FRAMES * 15 // 42)
         made = play(BALL, out, steps=(FRAMES - 2_000) // 8, exploring=exploring, seed=seed)
     else:
-        own = Exploring(lanes=LANES, first=2_000)
+        own = Exploring(slots=LANES, first=2_000)
         made = play_in_imagination(BALL, out, steps=(FRAMES - 2_000) // LANES, exploring=own, width=128, seed=seed)
     return judged(str(made), BALL, JUDGED)
 

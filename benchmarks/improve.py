@@ -211,7 +211,7 @@ def speed(steps: int = 32) -> dict[str, Any]:
     begun, began = method.steps, time.process_time()
     for step in range(steps, 5 * steps):
         engine.step(step)
-    found["improve, 64 lanes"] = (method.steps - begun) / (time.process_time() - began)
+    found["improve, 64 environments"] = (method.steps - begun) / (time.process_time() - began)
     method.collector.close()
     from stable_baselines3 import PPO
     from stable_baselines3.common.env_util import make_vec_env
@@ -227,7 +227,7 @@ def speed(steps: int = 32) -> dict[str, Any]:
         model.learn(2048)
         began = time.process_time()
         model.learn(8192)
-        found[f"stable-baselines3, {lanes} lanes"] = 8192 / (time.process_time() - began)
+        found[f"stable-baselines3, {lanes} environments"] = 8192 / (time.process_time() - began)
     return found
 
 
@@ -307,12 +307,14 @@ def _variances(cell: dict[str, Any]) -> list[str]:
         own = cell[reward]
         row = " | ".join(f"{own['none'] / own[name]:.1f}" for name in names[1:])
         lines.append(f"| {reward} reward | {row} |")
-    note = f"Between {cell['lanes']} lanes of {cell['decisions']} decisions each at the shipped weights, {LARGE}."
+    note = (
+        f"Between {cell['lanes']} environments of {cell['decisions']} decisions each at the shipped weights, {LARGE}."
+    )
     return [*lines, "", note]
 
 
 def _speeds(cell: dict[str, Any]) -> list[str]:
-    speeds = {name: value for name, value in cell.items() if name != "cpu_s"}
+    speeds = {name.replace("lanes", "environments"): value for name, value in cell.items() if name != "cpu_s"}
     lines = ["| PPO, learning included | steps of the environment a second of the processor |", "| --- | --- |"]
     return [*lines, *(f"| {name} | {value:,.0f} |" for name, value in speeds.items())]
 

@@ -15,7 +15,8 @@ import tyro
 
 from polysoma import simulators
 from polysoma.acting.agent import Acting
-from polysoma.acting.limits import BodyLimits, Limiter, Limits
+from polysoma.acting.limiter import Limiter
+from polysoma.acting.limits import BodyLimits, Limits
 from polysoma.embodiment import ContinuousActions, Embodiment
 from polysoma.evaluation.evaluation import evaluate
 from polysoma.evaluation.intervals import paired_difference

@@ -24,7 +24,7 @@ from polysoma import simulators
 from polysoma.cli.progress import counting
 from polysoma.data.dataset import Dataset
 from polysoma.data.mixture import Source
-from polysoma.evaluation.comparison import WAYS, Comparison, compare, title
+from polysoma.evaluation.comparison import METHODS, Comparison, compare, title
 from polysoma.evaluation.comparison_page import write_page
 from polysoma.evaluation.evaluation import evaluate
 from polysoma.evaluation.intervals import paired_difference, wilson
@@ -71,8 +71,9 @@ def main(
     plain = [plain_cell(method, out) for method in ("head", "lora")]
     old = tuple(task for task in OLD["tasks"] if task in set(simulators.match_tasks("*")))
     asked = Comparison(
-        BASE, str(DATA), TASKS, (COUNT,), WAYS, minutes, 20, SEED, old, old_episodes=10, starts=tuple(starts.values())
-    )
+        BASE, str(DATA), TASKS, (COUNT,), METHODS, minutes, 20, SEED, old, old_episodes=10,
+        starts=tuple(starts.values()),
+    )  # fmt: skip
     with counting("comparing") as show:
         result = compare(asked, compared, show)
     write_page(result, compared / "index.html")
@@ -177,7 +178,7 @@ def render() -> str:
     """What a few gradient steps reach, from which start."""
     found = read("meta")
     lines = [
-        "| way | minutes | loss on other demonstrations | success | 95 % interval | minus plain, paired |",
+        "| method | minutes | loss on other demonstrations | success | 95 % interval | minus plain, paired |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for row in found["rows"]:

@@ -228,7 +228,7 @@ def said_of(row: dict[str, Any]) -> str:
     """Whether a camera or the words are said to hardly count ("flagged"), to be undecided, or nothing ("clean")."""
     if any("the policy hardly" in text for text in row["warnings"]):
         return "flagged"
-    return "undecided" if any("cannot be told" in text for text in row["warnings"]) else "clean"
+    return "undecided" if any("cannot be" in text for text in row["warnings"]) else "clean"
 
 
 def looks(row: dict[str, Any]) -> bool:
@@ -267,7 +267,7 @@ def render() -> str:
     """How many of the good and of the bad are flagged."""
     found = read("open-loop-warnings")
     lines = [
-        "| policies | success | right side, `x`, `y` | importance of `front`, `side`, words | told |",
+        "| policies | success | right side, `x`, `y` | importance of `front`, `side`, words | warnings |",
         "| --- | --- | --- | --- | --- |",
     ]
     for row in found["rows"]:
@@ -284,7 +284,7 @@ def render() -> str:
         "",
         f"In all, {'; '.join(told)}. Who looks and listens ends on the side of the named block more often than a coin, "
         f"in both directions, by the 95 % interval from {settings['worlds']} unseen worlds. Compared with "
-        f"{settings['held_out']} held-out demonstrations; undecided: it cannot be told from so few "
+        f"{settings['held_out']} held-out demonstrations; undecided: it cannot be decided from so few "
         "(`python benchmarks/open_loop_warnings.py`).",
     ]
     return "\n".join(lines) + "\n"

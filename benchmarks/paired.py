@@ -5,6 +5,8 @@ python benchmarks/paired.py before after --name paired
 
 from __future__ import annotations
 
+from typing import Any
+
 import tyro
 
 from polysoma.evaluation.intervals import paired_difference
@@ -44,6 +46,35 @@ def main(before: tyro.conf.Positional[str], after: tyro.conf.Positional[str], na
     sides = {side: {key: data[key] for key in ("commit", "hardware", "seed", "share", "checkpoint")}
              for side, data in (("before", first), ("after", second))}  # fmt: skip
     write(name, {"sides": sides, "families": families, "all": total})
+
+
+def render() -> str:
+    """Success of the same weights on the same seeds, before and after."""
+    found = read("paired")
+    lines = ["| body | episodes | before | after | after - before | decided otherwise |"]
+    lines += ["| --- | --- | --- | --- | --- | --- |"]
+    same = {"episodes": 0, "before": 0, "after": 0}
+    families = 0
+    for family, row in found["families"].items():
+        if row["changed"]:
+            lines.append(_row(family, row, str(row["changed"])))
+        else:
+            families += 1
+            same = {key: value + row[key] for key, value in same.items()}
+    lines.append(_row(f"{families} others", same, "0"))
+    lines.append(_row("all", found["all"], str(sum(row["changed"] for row in found["families"].values()))))
+    sides = found["sides"]
+    note = (
+        f"The shipped weights at commits {sides['before']['commit'][:7]} and {sides['after']['commit'][:7]}, the same "
+        f"seeds from {sides['after']['seed']:,} on; 95 % intervals of the paired differences (`{found['command']}`)."
+    )
+    return "\n".join([*lines, "", note, ""])
+
+
+def _row(name: str, row: dict[str, Any], changed: str) -> str:
+    cells = [str(row[key]) for key in ("episodes", "before", "after")]
+    gain, low, high = row.get("after_minus_before", (0.0, 0.0, 0.0))
+    return f"| {name} | {' | '.join(cells)} | {gain:+.3f} [{low:+.3f}, {high:+.3f}] | {changed} |"
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ import merging
 import meta
 import open_loop_warnings
 import own_robot
+import paired
 import realtime
 import recordings
 import rounds
@@ -66,6 +67,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
     },
     "docs/architecture.md": {
         "calls": speed.render_calls,
+        "paired": paired.render,
         "stream": stream.render,
     },
     "docs/data.md": {

@@ -4,7 +4,7 @@ a decision costs with frames as large as cameras make them.
 
     python benchmarks/speed.py
     python benchmarks/speed.py --before 33d38ae                  # paired with an earlier commit
-    python benchmarks/speed.py --before 33d38ae --emulate-avx2   # libraries told to use no more than AVX2
+    python benchmarks/speed.py --before 33d38ae --emulate-avx2   # libraries set to use no more than AVX2
     python benchmarks/speed.py --only frames
 
 Each figure comes from processes of their own, ours and the earlier commit's in turn, so that a machine whose speed
@@ -293,7 +293,7 @@ def render() -> str:
             f"Medians; one core of {machine['processor']}, batch 1 for decisions, by ONNX Runtime in float32 now; "
             f"before is commit {found['before']}, measured in turn in the same run. On a processor with bfloat16 "
             "instructions a training step computes in bfloat16 before and now; with AVX2 alone bfloat16 was the only "
-            "choice before, and float32 is what is chosen now. AVX2 was emulated: the libraries were told to use "
+            "choice before, and float32 is what is chosen now. AVX2 was emulated: the libraries were set to use "
             "nothing beyond it "
             f"(`{found['command']}`, and the same with `--emulate-avx2`).",
             "",

@@ -30,7 +30,7 @@ from polysoma.embodiment import Embodiment
 from polysoma.evaluation.intervals import paired_difference, wilson
 from polysoma.horizon import Horizon
 from polysoma.nn.precision import autocast, chosen
-from polysoma.nn.tokenizers import build_vocabulary
+from polysoma.nn.words import build_vocabulary
 from polysoma.policy.config import PolicyConfig
 from polysoma.policy.policy import Policy
 from polysoma.task import body_of

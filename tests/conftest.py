@@ -32,8 +32,8 @@ from polysoma.horizon import Horizon
 from polysoma.learning.recipe import recipe_from_table
 from polysoma.learning.training import train
 from polysoma.nn import backend, precision
-from polysoma.nn.tokenizers import build_vocabulary
 from polysoma.nn.trunk import TransformerConfig
+from polysoma.nn.words import build_vocabulary
 from polysoma.policy.config import PolicyConfig
 from polysoma.policy.policy import Policy
 

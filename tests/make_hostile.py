@@ -84,7 +84,7 @@ def write(folder: Path) -> None:
         width=32,
         trunk=TransformerConfig(depth=2, heads=2),
         heads=2,
-        shown=2,
+        frames_per_demonstration=2,
         readouts={"arm": {"value": ValueConfig()}},
     )
     base = Policy(config)

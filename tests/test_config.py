@@ -135,6 +135,7 @@ def test_old_tables_are_read_as_what_they_are_now() -> None:
     old = {"parts": 2, "shift": 3, "colour": 0.5, "silent": 0.25}
     named = BodyRecipe(micro_batches=2, random_shift=3, color_jitter=0.5, observation_only=0.25)
     assert recipe_from_table(table | {"bodies": {"arm": old}, "clip": 2.0}, "test").bodies == {"arm": named}
+    assert recipe_from_table(table | {"shown": 7}, "test").frames_per_demonstration == 7
     with pytest.raises(PolysomaError, match=r"test: bodies\.arm: shift is random_shift now, and both are given"):
         recipe_from_table(table | {"bodies": {"arm": {"shift": 3, "random_shift": 3}}}, "test")
     with pytest.raises(

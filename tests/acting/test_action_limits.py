@@ -17,7 +17,8 @@ from make_servo import SERVO
 from planners import Known, Recording, Replaces
 from polysoma.acting.agent import Acting, Agent, act_together, plan_together
 from polysoma.acting.guards import Guarded
-from polysoma.acting.limits import BodyLimits, Limited, Limiter, Limits, Near, Workspace
+from polysoma.acting.limiter import Limiter
+from polysoma.acting.limits import BodyLimits, Limited, Limits, Near, Workspace
 from polysoma.acting.planner import ExpertPlanner, Planner
 from polysoma.acting.realtime import RealTime, RealTimeAgent
 from polysoma.acting.steps import Bounded

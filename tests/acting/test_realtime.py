@@ -11,7 +11,7 @@ import pytest
 from conftest import ARM, observe
 from planners import Forbids, Recording, Replaces
 from polysoma.acting.agent import Acting, plan_together
-from polysoma.acting.bound import Source
+from polysoma.acting.bound import ActionSource
 from polysoma.acting.guards import Guarded, Stopped
 from polysoma.acting.planner import Plan, Planner, Session, TaskPrompt, known_embodiments
 from polysoma.acting.policy_planner import PolicyPlanner
@@ -54,12 +54,14 @@ def test_without_a_plan_the_body_holds_and_then_stops() -> None:
     scheduler = Scheduler(blend=0, patience=2, stop=np.array([-1.0], np.float32))
     scheduler.answered(0, 0, chunk(5, 2))
     found = [scheduler.action(tick) for tick in range(6)]
-    assert [source for _, source in found] == [Source.PLAN] * 2 + [Source.HELD] * 2 + [Source.STOPPED] * 2
+    assert [source for _, source in found] == [ActionSource.PLAN] * 2 + [ActionSource.HELD] * 2 + [
+        ActionSource.STOPPED
+    ] * 2
     assert [float(action[0]) for action, _ in found] == [5, 6, 6, 6, -1, -1]
     assert (scheduler.ticks.all, scheduler.ticks.held, scheduler.ticks.stopped) == (6, 2, 2)
     # It starts again, from the stop, when a plan comes.
     scheduler.answered(6, 6, chunk(3))
-    assert scheduler.action(6)[1] is Source.PLAN
+    assert scheduler.action(6)[1] is ActionSource.PLAN
 
 
 def test_a_policy_of_two_periods_never_misses_a_tick() -> None:
@@ -114,7 +116,7 @@ def test_the_agent_does_not_wait_for_a_slow_planner(policy: Policy) -> None:
     planner = Held(PolicyPlanner(policy))
     with RealTimeAgent(planner, "arm", patience=1, stop=np.zeros(2)) as agent:
         first = agent.act(observe(ARM))
-        assert agent.source is Source.PLAN and agent.asked and (np.abs(first) <= 1).all()
+        assert agent.source is ActionSource.PLAN and agent.asked and (np.abs(first) <= 1).all()
         planner.free.clear()
         # Nothing answers any more, and still every tick returns: the rest of the plan, the last action, a stop.
         sources = []
@@ -122,13 +124,13 @@ def test_the_agent_does_not_wait_for_a_slow_planner(policy: Policy) -> None:
             agent.act(observe(ARM, step))
             sources.append(agent.source)
             assert not agent.asked
-        assert sources == [Source.PLAN] * 3 + [Source.HELD] + [Source.STOPPED] * 4
+        assert sources == [ActionSource.PLAN] * 3 + [ActionSource.HELD] + [ActionSource.STOPPED] * 4
         planner.free.set()
         while not agent.asked:
             agent.act(observe(ARM))
         agent.reset("do two")
         agent.act(observe(ARM))
-        assert agent.source is Source.PLAN and agent.scheduler.ticks.all == 1
+        assert agent.source is ActionSource.PLAN and agent.scheduler.ticks.all == 1
 
 
 def test_a_latency_in_ticks_is_the_same_everywhere(policy: Policy) -> None:
@@ -224,7 +226,7 @@ def test_a_guard_that_stops_is_obeyed_at_once(policy: Policy) -> None:
     guarded = Guarded(policy, Forbids(np.float32(0.0)))
     with RealTimeAgent(guarded, "arm", stop=np.array([0.5, 0.5]), latency=1) as agent:
         np.testing.assert_array_equal(agent.act(observe(ARM)), [0.5, 0.5])
-        assert agent.source is Source.STOPPED
+        assert agent.source is ActionSource.STOPPED
     with RealTimeAgent(guarded, "arm", latency=1) as agent, pytest.raises(Stopped):
         agent.act(observe(ARM))
 

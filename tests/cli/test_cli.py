@@ -57,6 +57,17 @@ def test_bodies_for_people(capsys: pytest.CaptureFixture[str], monkeypatch: pyte
     assert "no body is called 'rovre'; did you mean rover?" in fails(capsys, "bodies", "rovre")
 
 
+def test_options_by_their_old_names(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["--told", "sign"], ["--conditioning=sign"], ["--told=sign"]):
+        with pytest.raises(SystemExit):
+            main(["evaluate", *words])
+        assert "--conditioning" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["evaluate", "--help"])
+    said = capsys.readouterr().out
+    assert "--slots" in said and "--lanes" not in said and "--told" not in said
+
+
 COMPUTING = [
     "record",
     "train",

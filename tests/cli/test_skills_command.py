@@ -104,7 +104,7 @@ def test_mistakes_are_one_line(folder: Path, tmp_path: Path, capsys: pytest.Capt
     assert "learns from rewards" in fails(
         capsys, "skills", "learn", logs, "--method", "td3-bc", "--out", str(tmp_path / "a")
     )
-    assert "told skills" in fails(
+    assert "given skills" in fails(
         capsys, "skills", "aim", run + "/checkpoint", "--data", logs, "--out", str(tmp_path / "b")
     )
     assert "holds a skill policy" in fails(

@@ -213,7 +213,7 @@ def test_tasks_that_drown_others_and_say_nothing(ill: InMemory) -> None:
     ill.episodes[5] = {name: values[:6] for name, values in ill.episodes[5].items()}
     found = look(ill)
     assert ("warning", "instructions", "300 frames of 'lift' and 6 of ''") in serious(found)
-    assert any(problem.where == "instructions" and "told nothing" in problem.what for problem in found.problems)
+    assert any(problem.where == "instructions" and "have no instruction" in problem.what for problem in found.problems)
 
 
 def test_a_description_that_does_not_fit_is_an_error(tmp_path: Path) -> None:

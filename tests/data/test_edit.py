@@ -119,10 +119,10 @@ def test_words_are_corrected(tmp_path: Path) -> None:
     told[3] = told[4] = "do three or four"
     for number in range(COUNT):
         same(new.episode(number), old.episode(number), told[number])
-    assert "4 episodes are told 'do it oddly' instead of 'do odd'" in done.changes
+    assert "4 episodes have the instruction 'do it oddly' instead of 'do odd'" in done.changes
     edit(root, tmp_path / "all", Edit(instructions=((None, "do"),)))
     assert Dataset(tmp_path / "all").instructions == ["do"]
-    with pytest.raises(PolysomaError, match=r"no episode is told 'do od'; they are told 'do even', 'do odd'"):
+    with pytest.raises(PolysomaError, match=r"no episode has the instruction 'do od'; they have 'do even', 'do odd'"):
         edit(root, tmp_path / "none", Edit(instructions=(("do od", "x"),)))
 
 

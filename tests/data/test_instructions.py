@@ -23,7 +23,7 @@ from polysoma.data.dataset import Dataset, DatasetWriter
 from polysoma.data.formats import open_reader
 from polysoma.data.formats.reader import Part
 from polysoma.data.formats.words import parts_of
-from polysoma.data.instructions import cut, told
+from polysoma.data.instructions import cut, parts_in
 from polysoma.data.schema import schema_of
 from polysoma.errors import PolysomaError
 
@@ -45,7 +45,7 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_texts_of_frames_become_parts(texts: list[str], parts: list[tuple[int, str]]) -> None:
-    assert [(part.start, part.told) for part in parts_of(texts)] == parts
+    assert [(part.start, part.instruction) for part in parts_of(texts)] == parts
 
 
 def rlds(root: Path, texts: dict[str, Any], without: str = "steps/language_instruction") -> Path:
@@ -99,7 +99,7 @@ def test_an_episode_of_rlds_is_cut_where_its_words_change(tmp_path: Path) -> Non
     reader = open_reader(root)
     # The reader gives whole episodes, and says what each is told.
     assert reader.lengths.tolist() == list(STEPS)
-    assert told(reader, 0) == [Part(0, "open"), Part(3, "close 0")] and told(reader, 1) == [Part(0, "open")]
+    assert parts_in(reader, 0) == [Part(0, "open"), Part(3, "close 0")] and parts_in(reader, 1) == [Part(0, "open")]
     data = Dataset(root)
     # The last step of each is an observation alone.
     parts = [(0, 0, 3), (0, 3, 4), (2, 0, 4), (2, 4, 6), (3, 0, 2)]

@@ -88,17 +88,17 @@ def test_retrieval_needs_no_training(
 def test_another_comparison_is_not_mixed_in(
     asked: Comparison, played: list[tuple[str, list[str], Any]], tmp_path: Path
 ) -> None:
-    one = dataclasses.replace(asked, ways=("head",), demonstrations=(2,))
+    one = dataclasses.replace(asked, methods=("head",), demonstrations=(2,))
     notes = tmp_path / "out" / "head-2" / "notes.txt"
     notes.parent.mkdir(parents=True)
     notes.write_text("of somebody else")
     compare(one, tmp_path / "out")
     assert notes.read_text() == "of somebody else"
-    compare(dataclasses.replace(one, ways=("head", "prompt")), tmp_path / "out")
+    compare(dataclasses.replace(one, methods=("head", "prompt")), tmp_path / "out")
     with pytest.raises(PolysomaError, match=r"another comparison: .*'minutes': \(0.06, 3\)"):
         compare(dataclasses.replace(one, minutes=3), tmp_path / "out")
-    with pytest.raises(PolysomaError, match="ways of zero-shot"):
-        compare(dataclasses.replace(one, ways=("magic",)), tmp_path / "other")  # type: ignore[arg-type]
+    with pytest.raises(PolysomaError, match="methods of zero-shot"):
+        compare(dataclasses.replace(one, methods=("magic",)), tmp_path / "other")  # type: ignore[arg-type]
 
 
 def test_bad_numbers_are_refused(capsys: pytest.CaptureFixture[str]) -> None:

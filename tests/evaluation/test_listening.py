@@ -55,7 +55,7 @@ def test_who_looks_alone_does_not_mind() -> None:
 
 
 def test_words_that_are_all_alike_cannot_matter() -> None:
-    with pytest.raises(PolysomaError, match="all episodes of each body are told the same words"):
+    with pytest.raises(PolysomaError, match="all episodes of each body have the same instruction"):
         evaluate("random", ["drone/hover"], 2, 1000, listening=True)
     with pytest.raises(PolysomaError, match="words alone"):
         evaluate("expert", ["drone/hover"], 1, 1000, prompting=Prompting("both"), listening=True)

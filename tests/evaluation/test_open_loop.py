@@ -141,7 +141,7 @@ def test_what_too_few_episodes_cannot_tell_is_not_called_a_fault(source: Source)
     found = open_loop(copies, source)
     wide = dataclasses.replace(found, importance={"front": Importance(1.5, 1.05, 3.4), WORDS: Importance(1.02, 1, 1.2)})
     told = list(warnings_of(wide, SERVO))
-    assert "whether the policy looks through front cannot be told from 6 episodes" in told[0]
+    assert "whether the policy looks through front cannot be decided from 6 episodes" in told[0]
     assert "the policy hardly listens" in told[1]
 
 

@@ -24,14 +24,16 @@ from polysoma.errors import PolysomaError
 from polysoma.evaluation.intervals import episodes_difference
 from polysoma.evaluation.open_loop import open_loop
 from polysoma.evaluation.open_loop_pairs import common, paired
-from polysoma.evaluation.recorded import Recorded
+from polysoma.evaluation.recorded import RecordedEpisodes
 from polysoma.horizon import Horizon
 from polysoma.learning.training import train
 from polysoma.policy.policy import Policy
 
 
-def driver(predict: Callable[[Batch], Tensor], source: Source, learnt: Source | None = None) -> Recorded:
-    return Recorded(cast(Policy, SimpleNamespace(predict=predict)), source, learnt, f"{source.episodes} episodes")
+def driver(predict: Callable[[Batch], Tensor], source: Source, learnt: Source | None = None) -> RecordedEpisodes:
+    return RecordedEpisodes(
+        cast(Policy, SimpleNamespace(predict=predict)), source, learnt, f"{source.episodes} episodes"
+    )
 
 
 def off(batch: Batch) -> Tensor:

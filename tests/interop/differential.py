@@ -29,7 +29,7 @@ from hypothesis import strategies as st  # noqa: E402
 
 import results  # noqa: E402
 from polysoma.data.formats import open_reader  # noqa: E402
-from polysoma.data.instructions import told  # noqa: E402
+from polysoma.data.instructions import parts_in  # noqa: E402
 
 WORDS = st.one_of(
     st.sampled_from(["pick up the cube", "drücke den Knopf", "put it \u2028 there", 'say "no"', "a, b\tc", "开门", ""]),
@@ -135,9 +135,9 @@ class Count:
 
 def instructions_of(reader: Any, episode: int, length: int) -> list[str]:
     """The instruction of every frame."""
-    parts = told(reader, episode)
+    parts = parts_in(reader, episode)
     starts = np.array([part.start for part in parts])
-    return [parts[int(np.searchsorted(starts, frame, "right")) - 1].told for frame in range(length)]
+    return [parts[int(np.searchsorted(starts, frame, "right")) - 1].instruction for frame in range(length)]
 
 
 def _length(truth: Truth) -> int:

@@ -32,7 +32,7 @@ PANEL = ROOT / "examples" / "panel.py"
 
 @pytest.fixture
 def shown_policy(policy: Policy) -> Policy:
-    return extend(policy, (), {}, (), shown=3).eval()
+    return extend(policy, (), {}, (), frames_per_demonstration=3).eval()
 
 
 def windows_of_one(shown: object = None) -> Batch:
@@ -114,7 +114,7 @@ def test_an_adaptation_reads_what_its_base_reads(shown_policy: Policy) -> None:
 def test_checkpoints_keep_it(shown_policy: Policy, tmp_path: Path) -> None:
     checkpoint.save(shown_policy, tmp_path / "c")
     loaded = checkpoint.load_for_training(tmp_path / "c")
-    assert loaded.config.shown == 3
+    assert loaded.config.frames_per_demonstration == 3
     assert loaded.shown is not None and loaded.shown.shape == (3, 1, loaded.config.width)
 
 
@@ -208,7 +208,7 @@ def test_bad_context(policy: Policy, shown_policy: Policy, sources: dict[str, So
         shown_policy.begin("grid", "do one", context=[make_episode(ARM, 4, 0, "arm/one")])
     with pytest.raises(PolysomaError, match="arm does not read its previous action"):
         shown_policy.begin("arm", "do one", context=[make_episode(ARM, 4, 0, "arm/one")])
-    assert make_policy(sources).config.shown == 0
+    assert make_policy(sources).config.frames_per_demonstration == 0
 
 
 def test_from_recording_to_evaluation_with_a_context(own_families: pytest.MonkeyPatch, tmp_path: Path) -> None:

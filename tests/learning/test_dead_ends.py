@@ -32,8 +32,8 @@ from polysoma.horizon import Horizon
 from polysoma.learning.dead_ends import calibrate, engine_settings, episode_risks, fit
 from polysoma.learning.engine import Engine
 from polysoma.learning.methods.dead_ends import LearnDeadEnds
-from polysoma.nn.tokenizers import build_vocabulary
 from polysoma.nn.trunk import TransformerConfig
+from polysoma.nn.words import build_vocabulary
 from polysoma.policy import checkpoint, weight_file
 from polysoma.policy.checkpoint import WEIGHTS
 from polysoma.policy.config import PolicyConfig

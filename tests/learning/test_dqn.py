@@ -33,7 +33,7 @@ from polysoma.learning.playing import play
 from polysoma.learning.skills import engine_settings, learn
 from polysoma.policy import checkpoint, values
 from polysoma.policy.values import ValueConfig, ValuePolicy
-from polysoma.rollout.choosing import Lanes
+from polysoma.rollout.choosing import Slots
 from polysoma.rollout.drivers import Behaviour
 from polysoma.rollout.recording import record
 
@@ -136,27 +136,27 @@ def row(body: Embodiment, observation: Observation) -> np.ndarray:
 
 def test_lanes_play_what_the_environment_plays() -> None:
     pytest.importorskip("minigrid")
-    lanes, environment = Lanes(TASK, 2, 7), simulators.make(TASK)
+    slots, environment = Slots(TASK, 2, 7), simulators.make(TASK)
     seen = [environment.reset(seed=7)[0]]
     rng = np.random.default_rng(0)
     for _ in range(300):
         actions = rng.integers(7, size=2)
-        np.testing.assert_array_equal(lanes.rows[0], row(lanes.body, seen[-1]))
-        made = lanes.step(actions, 0.9)
+        np.testing.assert_array_equal(slots.rows[0], row(slots.body, seen[-1]))
+        made = slots.step(actions, 0.9)
         observation, reward, terminated, truncated, _ = environment.step(actions[0])
-        np.testing.assert_array_equal(made.following[0], row(lanes.body, observation))
+        np.testing.assert_array_equal(made.following[0], row(slots.body, observation))
         assert made.rewards[0] == np.float32(reward) and made.discounts[0] == np.float32(0 if terminated else 0.9)
         seen.append(observation)
         if terminated or truncated:
             break
-    assert len(seen) > 5 and lanes.steps == 2 * (len(seen) - 1)
-    lanes.close()
+    assert len(seen) > 5 and slots.steps == 2 * (len(seen) - 1)
+    slots.close()
 
 
 def test_tasks_of_other_words_and_of_numbers_are_refused(tmp_path: Path) -> None:
     pytest.importorskip("minigrid")
     with pytest.raises(PolysomaError, match="reads no words"):
-        Lanes("babyai/GoToLocal", 8, 0)
+        Slots("babyai/GoToLocal", 8, 0)
     with pytest.raises(PolysomaError, match="expected discrete actions"):
         play("half-cheetah/run", tmp_path)
     with pytest.raises(PolysomaError, match="expected discrete actions"):
@@ -168,7 +168,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A few steps of play."""
     pytest.importorskip("minigrid")
     folder = tmp_path_factory.mktemp("dqn")
-    exploring = Exploring(lanes=4, first=40, until=100, memory=200)
+    exploring = Exploring(slots=4, first=40, until=100, memory=200)
     play(TASK, folder / "run", steps=30, method=Dqn(batch=8), exploring=exploring, width=16)
     return folder / "run"
 
@@ -194,7 +194,7 @@ def test_what_was_played_is_opened_evaluated_and_recorded(run: Path, tmp_path: P
 
 
 def test_the_same_seed_learns_the_same(run: Path, tmp_path: Path) -> None:
-    exploring = Exploring(lanes=4, first=40, until=100, memory=200)
+    exploring = Exploring(slots=4, first=40, until=100, memory=200)
     play(TASK, tmp_path / "run", steps=30, method=Dqn(batch=8), exploring=exploring, width=16)
     mine, its = (values.load(folder / "checkpoint").state_dict() for folder in (tmp_path / "run", run))
     assert all(torch.equal(mine[name], its[name]) for name in its)

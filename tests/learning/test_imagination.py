@@ -210,7 +210,7 @@ def test_rewards_are_foreseen(searched: Path, tmp_path: Path) -> None:
 
 
 def test_a_task_is_played_twice_alike_and_opened_like_a_policy(tmp_path: Path) -> None:
-    exploring = Exploring(lanes=2, first=60, memory=200)
+    exploring = Exploring(slots=2, first=60, memory=200)
     for name in ("first", "second"):
         play_in_imagination(TASK, tmp_path / name, steps=4, method=FAST, exploring=exploring, width=8, every=2)
     first, second = (world.load(tmp_path / name / "checkpoint") for name in ("first", "second"))

@@ -11,7 +11,7 @@ from conftest import SEEN_ARM, make_episode
 from polysoma.data.writer import DatasetWriter
 from polysoma.embodiment import Modality, Stream
 from polysoma.learning.bodies import BodyRecipe
-from polysoma.learning.looking import Seen, look_once
+from polysoma.learning.looking import CachedFeatures, look_once
 from polysoma.learning.preparation import policy_for, sources_for
 from polysoma.learning.recipe import PolicySize, Recipe
 from polysoma.learning.training import rehearse
@@ -45,7 +45,7 @@ def test_a_policy_learns_the_same_of_what_was_seen_as_of_pictures(recipe: Recipe
     pictures = source.draw(12, np.random.default_rng(0))
     loss = policy.loss(pictures).item()
     ((seen, episodes),) = look_once(recipe, policy, sources)
-    assert isinstance(source.datasets[0].observations["front"], Seen) and len(episodes) == 3
+    assert isinstance(source.datasets[0].observations["front"], CachedFeatures) and len(episodes) == 3
     found = source.draw(12, np.random.default_rng(0))
     assert found.observations["front"].dtype == torch.float32 and found.observations["front"].dim() == 3
     assert policy.loss(found).item() == pytest.approx(loss, abs=1e-5)

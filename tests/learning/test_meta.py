@@ -271,5 +271,5 @@ def test_starts_are_rows_of_a_comparison(
     with pytest.raises(PolysomaError, match="not beside the base of this comparison"):
         compare(dataclasses.replace(asked, base=str(tmp_path / "other")), tmp_path / "third")
     copied = shutil.copytree(starts[0], tmp_path / "copied")
-    with pytest.raises(PolysomaError, match="cannot be told apart"):
+    with pytest.raises(PolysomaError, match="cannot be distinguished"):
         compare(dataclasses.replace(asked, starts=(starts[0], str(copied))), tmp_path / "fourth")

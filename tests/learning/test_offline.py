@@ -152,7 +152,7 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path: Path) -> None:
 
         def engine(method: Any = method) -> Engine:
             torch.manual_seed(0)
-            told = method.told(method is ways)
+            told = method.conditioning(method is ways)
             many = ways.waypoints if method is ways else 0
             config = SkillConfig(PUCK, told, *((), ()) if told == "nothing" else (place, goal), 16, 1, waypoints=many)
             return Engine(method.build(SkillPolicy(config), Replay([data])), engine_settings(12))

@@ -132,7 +132,7 @@ def test_a_history_of_pictures_is_one_token_a_frame(sources: dict[str, Source]) 
     agent = policy.agent("film")
     for seed in range(5):
         assert np.isfinite(agent.act(observe(body, seed))).all()
-    assert policy.tokenizer("film").per_frame == 1
+    assert policy.bodies["film"].per_frame == 1
 
 
 def test_an_image_has_three_colours() -> None:

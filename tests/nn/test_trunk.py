@@ -23,7 +23,7 @@ from polysoma.nn.trunk import TransformerTrunk
 from polysoma.policy import checkpoint
 from polysoma.policy.adaptation import Adaptation
 from polysoma.policy.edits import adapt, extend
-from polysoma.policy.inputs import TaskInputs, frames_of
+from polysoma.policy.inputs import TaskInputs
 from polysoma.policy.policy import Policy
 
 
@@ -38,7 +38,7 @@ def plain_readouts(policy: Policy, windows: Batch) -> Tensor:
     task = TaskInputs(policy.text.encode(windows.texts), goals, shown)
     told, conditioning = policy.task_tokens(name, task)
     times = torch.arange(windows.previous.shape[1])
-    frames = policy.frames(name, frames_of(windows), times[None], conditioning)
+    frames = policy.frames(name, windows, times[None], conditioning)
     asking = policy.asking(name, "action", times[None]).expand(len(windows), -1, -1)
     x = torch.cat([told.tokens, frames.flatten(1, 2), asking], 1)
     words, per_frame = told.tokens.shape[1], frames.shape[2]
@@ -93,7 +93,9 @@ def toward_goals(policy: Policy, sources: dict[str, Source]) -> tuple[Policy, Ba
 
 def shown(policy: Policy, sources: dict[str, Source]) -> tuple[Policy, Batch]:
     showing = DemonstrationSampler(2, 3, 0.5, np.random.default_rng(1))
-    return extend(policy, (), {}, (), shown=3), sources["grid"].draw(24, np.random.default_rng(0), showing=showing)
+    return extend(policy, (), {}, (), frames_per_demonstration=3), sources["grid"].draw(
+        24, np.random.default_rng(0), showing=showing
+    )
 
 
 def adapted(method: str) -> Callable[[Policy, dict[str, Source]], tuple[Policy, Batch]]:
@@ -137,7 +139,7 @@ def test_a_task_is_read_once(policy: Policy, sources: dict[str, Source]) -> None
     tokens = []
     policy.trunk.every_block()[0].register_forward_pre_hook(lambda _, given: tokens.append(given[0]))  # type: ignore[operator]
     policy.loss(windows)
-    assert [len(t) for t in tokens] == [2] == [len(set(windows.texts))]
+    assert [len(t) for t in tokens] == [len(set(windows.texts)), len(windows)] == [2, 24]
 
 
 def test_frame_by_frame_is_the_whole_window(policy: Policy, sources: dict[str, Source]) -> None:
@@ -175,7 +177,7 @@ def test_reading_does_not_write(policy: Policy) -> None:
 
 
 def test_what_was_shown_is_read_beforehand(policy: Policy) -> None:
-    policy = extend(policy, (), {}, (), shown=3).eval().compute_in("float32")
+    policy = extend(policy, (), {}, (), frames_per_demonstration=3).eval().compute_in("float32")
     episodes = [make_episode(GRID, 7, seed, "grid/one") for seed in range(2)]
     episode = make_episode(GRID, 1, 5)
     windows = Batch(

@@ -21,8 +21,8 @@ from polysoma.data.windows import tensor
 from polysoma.embodiment import DiscreteActions, Embodiment
 from polysoma.errors import PolysomaError
 from polysoma.nn.heads import HeadConfig
-from polysoma.nn.tokenizers import TextTokenizer
 from polysoma.nn.trunk import TransformerConfig
+from polysoma.nn.words import TextTokenizer
 from polysoma.policy.config import PolicyConfig
 from polysoma.policy.dead_ends import Alarm, DeadEndConfig, DeadEnds
 from polysoma.policy.policy import Policy

@@ -232,14 +232,21 @@ def test_relative_actions_readouts_and_cameras_come_along(sources: dict[str, Sou
     theirs = {"servo": {**own, "offset": offset}, "arm-pixels": sources["arm-pixels"].statistics()}
     looks = {"servo": Horizon(chunk=4, previous_action=True), "arm-pixels": HORIZONS["arm-pixels"]}
     more = extend(
-        base, [servo, SEEN_ARM], theirs, (), ImageConfig(tokens=4), relative=["servo"], shown=2, horizons=looks
+        base,
+        [servo, SEEN_ARM],
+        theirs,
+        (),
+        ImageConfig(tokens=4),
+        relative=["servo"],
+        frames_per_demonstration=2,
+        horizons=looks,
     )
     more.add_readout("servo", "value", ValueConfig())
     checkpoint.save(base, tmp_path / "base")
     checkpoint.save(more, tmp_path / "more")
     merged = add(tmp_path / "base", [tmp_path / "more"], 1.0)
     assert merged.config.relative == ("servo",) and merged.config.readouts == {"servo": {"value": ValueConfig()}}
-    assert merged.config.images == ImageConfig(tokens=4) and merged.config.shown == 2
+    assert merged.config.images == ImageConfig(tokens=4) and merged.config.frames_per_demonstration == 2
     expected = more.state_dict()
     for name, value in merged.state_dict().items():
         torch.testing.assert_close(value, expected[name], atol=1e-6, rtol=1e-5)

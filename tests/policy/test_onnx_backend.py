@@ -8,6 +8,7 @@ import pickle
 import runpy
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,9 +18,13 @@ from conftest import ARM, GRID, ROOT, SEEN_ARM, make_episode, make_policy, obser
 from polysoma import simulators
 from polysoma.acting.agent import Acting, Agent, act_together
 from polysoma.data.mixture import Source
-from polysoma.embodiment import INSTRUCTION, Embodiment
+from polysoma.data.statistics import Statistics
+from polysoma.embodiment import INSTRUCTION, Channel, ContinuousActions, Embodiment
 from polysoma.errors import PolysomaError, PolysomaWarning
+from polysoma.horizon import Horizon
 from polysoma.nn.backend import VARIABLE, chosen
+from polysoma.nn.correction import CorrectionConfig
+from polysoma.nn.finder import NamedPlaces, shipped_weights, shipped_words
 from polysoma.nn.heads import HeadConfig
 from polysoma.nn.images import ImageConfig
 from polysoma.policy import checkpoint
@@ -85,17 +90,49 @@ def test_the_first_batch_may_be_of_any_size(sources: dict[str, Source]) -> None:
             np.testing.assert_allclose(first, second, atol=2e-5)
 
 
-@pytest.mark.parametrize("kind", ["bins", "flow"])
-def test_every_head(kind: str, sources: dict[str, Source]) -> None:
-    config = dataclasses.replace(make_policy(sources).config, head=HeadConfig(kind))  # type: ignore[arg-type]
-    torch.manual_seed(0)
-    same_decisions(*pair(Policy(config)), ARM)
+SERVO = dataclasses.replace(
+    ARM, name="servo", body="servo", actions=ContinuousActions((Channel("y", "m", -2, 2), Channel("x", "1", -2, 2)))
+)
+"""Its state says at what its actions are, so they can be offsets from there."""
+NAMED = ImageConfig(reduction="named", tokens=1, words=shipped_words(), outlines=True)
 
 
-def test_pictures_as_points(sources: dict[str, Source]) -> None:
-    config = dataclasses.replace(make_policy(sources, BODIES).config, images=ImageConfig(reduction="points"))
+@pytest.mark.parametrize(
+    ("body", "how"),
+    [
+        pytest.param(ARM, {"head": HeadConfig("bins")}, id="bins"),
+        pytest.param(ARM, {"head": HeadConfig("flow")}, id="flow"),
+        pytest.param(SERVO, {"relative": ("servo",)}, id="relative"),
+        pytest.param(SERVO, {"gated": ("servo",)}, id="gated"),
+        pytest.param(ARM, {"corrections": {"arm": CorrectionConfig(16, 1)}}, id="corrected numbers"),
+        pytest.param(GRID, {"corrections": {"grid": CorrectionConfig(16, 1)}}, id="corrected choices"),
+        pytest.param(ARM, {"adapters": "described"}, id="described"),
+        pytest.param(SEEN_ARM, {"adapters": "described"}, id="described beside pictures"),
+        pytest.param(SEEN_ARM, {"images": ImageConfig(reduction="points")}, id="points"),
+        pytest.param(SEEN_ARM, {"images": ImageConfig("efficientnet-lite0")}, id="efficientnet"),
+        pytest.param(SEEN_ARM, {"images": NAMED}, id="named places and outlines"),
+        pytest.param(SEEN_ARM, {"images": dataclasses.replace(NAMED, outlines=False)}, id="named places"),
+    ],
+)
+def test_every_kind_of_head_adapter_and_eyes(body: Embodiment, how: dict[str, Any], sources: dict[str, Source]) -> None:
+    known = make_policy(sources, BODIES).config
+    rng = np.random.default_rng(0)
+    own = known.statistics["arm"] | {"offset": Statistics.of(rng.normal(0, 0.1, (50, 8)).astype(np.float32))}
+    config = dataclasses.replace(
+        known,
+        embodiments=(*BODIES, SERVO),
+        statistics={**known.statistics, "servo": own},
+        horizons={**known.horizons, "servo": Horizon(chunk=4, previous_action=True)},
+        **how,
+    )
     torch.manual_seed(0)
-    same_decisions(*pair(Policy(config)), SEEN_ARM)
+    policy = Policy(config)
+    if isinstance(policy.images, NamedPlaces):
+        policy.images.finder.load_state_dict(shipped_weights())
+    with torch.no_grad():
+        for parameter in policy.corrections.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))  # They begin as nothing.
+    same_decisions(*pair(policy), body)
 
 
 def test_goal_pictures(sources: dict[str, Source]) -> None:
@@ -129,7 +166,7 @@ def test_adaptations(method: str, sources: dict[str, Source]) -> None:
 
 
 def test_demonstrations_in_context(sources: dict[str, Source]) -> None:
-    one, other = pair(extend(make_policy(sources), (), {}, (), shown=3))
+    one, other = pair(extend(make_policy(sources), (), {}, (), frames_per_demonstration=3))
     agents = [policy.agent("grid", "do one", Acting(execute=1)) for policy in (one, other)]
     for agent in agents:
         agent.reset(demonstrations=[make_episode(GRID, 7, 1, "grid/one")])

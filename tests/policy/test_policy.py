@@ -15,7 +15,7 @@ from polysoma.data.mixture import Source
 from polysoma.errors import PolysomaError, PolysomaWarning
 from polysoma.horizon import Horizon
 from polysoma.nn.attention import BLOCKED, window_mask
-from polysoma.nn.tokenizers import TextTokenizer, build_vocabulary, lacking, split_words
+from polysoma.nn.words import TextTokenizer, build_vocabulary, lacking, split_words
 from polysoma.policy.config import PolicyConfig
 from polysoma.policy.edits import extend
 from polysoma.policy.policy import Policy

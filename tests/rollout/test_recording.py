@@ -11,8 +11,8 @@ from polysoma import simulators
 from polysoma.data.dataset import Dataset
 from polysoma.data.mixture import open_sources
 from polysoma.errors import PolysomaError
-from polysoma.nn.tokenizers import build_vocabulary
 from polysoma.nn.trunk import TransformerConfig
+from polysoma.nn.words import build_vocabulary
 from polysoma.policy import checkpoint
 from polysoma.policy.config import PolicyConfig
 from polysoma.policy.policy import Policy

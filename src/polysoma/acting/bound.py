@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from polysoma.policy.policy import Policy
 
 
-class Source(enum.StrEnum):
+class ActionSource(enum.StrEnum):
     """Where an action came from."""
 
     PLAN = "plan"
@@ -98,7 +98,7 @@ class BoundPlanner:
     timing: Timing
     session: Session
     asked: bool
-    source: Source
+    source: ActionSource
     plan: Plan | None
 
     def __init__(
@@ -155,7 +155,7 @@ class BoundPlanner:
         self.instruction, self.goal = prompt.instruction, prompt.goal
         self.demonstrations, self._observation_only = prompt.demonstrations, prompt.observation_only
         self.timing = Timing(1 / self.body.rate_hz)
-        self.asked, self.source, self.plan = False, Source.PLAN, None
+        self.asked, self.source, self.plan = False, ActionSource.PLAN, None
         self._executed: np.ndarray | None = None
         try:
             self.session.prepare()

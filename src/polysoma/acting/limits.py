@@ -10,19 +10,15 @@ The planner's plans stay as they are; the agent that executes them passes every 
 
 from __future__ import annotations
 
-import dataclasses
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
-
+from polysoma.acting.limiter import Limiter
 from polysoma.acting.planner import Plan, Planner, Session, TaskPrompt, Wrapper, as_planner, known_embodiments
-from polysoma.acting.steps import sensed
 from polysoma.config import check, decode, read_toml, within
-from polysoma.embodiment import ContinuousActions, Embodiment, Observation
+from polysoma.embodiment import Embodiment, Observation
 from polysoma.errors import PolysomaError, SettingError
 
 if TYPE_CHECKING:
@@ -30,8 +26,6 @@ if TYPE_CHECKING:
 
 _Positive = Annotated[float, within(0, 1e9, above=True)]
 _Number = Annotated[float, within(-1e9, 1e9)]
-_TOLERANCE = 1e-6
-"""By how much a number may pass a limit before it counts: that of float32."""
 
 
 @dataclass(frozen=True)
@@ -140,224 +134,6 @@ class Limits:
         return self.bodies.get(body.name)
 
 
-@dataclass
-class LimitCounts:
-    """What limits did in an episode.
-
-    Attributes:
-        actions: that passed through them.
-        changed: of these, how many came out as others.
-        place, step, jerk, workspace: how many wanted to go beyond a limit of this kind; one action can count for
-            several.
-        near: how many were decided while something was near.
-    """
-
-    actions: int = 0
-    changed: int = 0
-    place: int = 0
-    step: int = 0
-    jerk: int = 0
-    workspace: int = 0
-    near: int = 0
-
-    def kinds(self) -> str:
-        """In words, how many wanted to go beyond each kind of limit."""
-        named = {name: value for name, value in dataclasses.asdict(self).items() if name not in ("actions", "changed")}
-        return ", ".join(f"{name} {value}" for name, value in named.items())
-
-    def __add__(self, other: LimitCounts) -> LimitCounts:
-        names = [one.name for one in dataclasses.fields(self)]
-        return LimitCounts(*(getattr(self, name) + getattr(other, name) for name in names))
-
-
-class Limiter:
-    """Keeps the actions of one episode of one body within its limits.
-
-    At the start of an episode the body rests where its joints are, of channels that the state holds under the same
-    name and unit; the first commands of others are free.
-
-    Args:
-        body: whose actions are numbers.
-        limits: of it.
-
-    Raises:
-        PolysomaError: the actions are choices, or a channel is unknown.
-    """
-
-    def __init__(self, body: Embodiment, limits: BodyLimits) -> None:
-        if not isinstance(body.actions, ContinuousActions):
-            raise PolysomaError(f"limits of {body.name}: expected actions that are numbers, they are choices")
-        self.body, self.limits = body, limits
-        self.counts = LimitCounts()
-        self._names = [channel.name for channel in body.actions.channels]
-        low, high = body.actions.low.astype(float), body.actions.high.astype(float)
-        self._place = self._ranges("place", limits.place, low, high)
-        self._step = self._each("step", limits.step)
-        self._jerk = self._each("jerk", limits.jerk)
-        self._boxes = [
-            (self._sensed(f"workspace.{name}", name), self._channel(f"workspace.{name}.action", box.action), box)
-            for name, box in limits.workspace.items()
-        ]
-        self._near = None
-        if (near := limits.near) is not None:
-            self._near = (
-                self._sensed("near.channel", near.channel),
-                self._ranges("near.place", near.place, *self._place),
-                np.minimum(self._step, self._each("near.step", near.step)),
-            )
-        self._before: np.ndarray | None = None
-        self._moved = np.zeros(len(self._names))
-        self._aim: np.ndarray | None = None
-        self._pending: np.ndarray | None = None
-        self._aims: np.ndarray = np.zeros((0, len(self._names)))
-
-    def executed(self, actions: np.ndarray) -> None:
-        """What was executed since the last observation, float32 ``(n, A)``, n from 0 on, where it is not what
-        :meth:`limit` gave."""
-        if self._pending is None or not np.array_equal(actions, self._pending[: len(actions)]):
-            # Somebody else's actions went where they were to go.
-            self._aims = actions.astype(np.float64)
-        self._pending = actions
-
-    def limit(self, actions: np.ndarray, observation: Observation) -> np.ndarray:
-        """The actions that follow this observation, one after the other, within the limits.
-
-        Args:
-            actions: float32 ``(n, A)``; those that keep all limits stay as they are, to the bit.
-            observation: checked.
-
-        Returns:
-            float32 ``(n, A)``, taken as executed unless :meth:`executed` says otherwise.
-        """
-        self._settle()
-        before, moved = self._before, self._moved
-        if before is None:
-            before = sensed(self.body, observation).astype(float)
-        aim = before if self._aim is None else self._aim
-        (low, high), step = self._place, self._step
-        near = self._near is not None and self._is_near(observation)
-        if self._near is not None and near:
-            (low, high), step = self._near[1:]
-        at = [float(observation[stream][place]) for (stream, place), _, _ in self._boxes]
-        kept, aims = np.empty(actions.shape, np.float32), np.empty(actions.shape, float)
-        for row, wanted in enumerate(actions.astype(float)):
-            least, most = self._room(at)
-            action, aim = self._one(wanted, before, moved, low, high, step, least, most, aim)
-            aims[row] = aim
-            moved = np.nan_to_num(action - before)
-            before = action
-            at = [here + box.scale * action[channel] for here, (_, channel, box) in zip(at, self._boxes, strict=True)]
-            kept[row] = action
-        self.counts.near += near * len(actions)
-        self._pending, self._aims = kept, aims
-        return kept.copy()
-
-    def _one(
-        self,
-        wanted: np.ndarray,
-        before: np.ndarray,
-        moved: np.ndarray,
-        low: np.ndarray,
-        high: np.ndarray,
-        step: np.ndarray,
-        least: np.ndarray,
-        most: np.ndarray,
-        aim: np.ndarray,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """One action, and what it aims at: what is wanted where it may be; ``(A,)`` like all that is given here.
-
-        Each clip gives way to those after it. ``aim`` is that of the action before.
-        """
-        counts = self.counts
-        known = ~np.isnan(before)
-        target = np.clip(np.clip(wanted, low, high), least, most)
-        way = np.where(known, target - before, 0)
-        kept, jerk = way, self._jerk
-        if self.limits.jerk:
-            rise = np.minimum(moved + jerk, step)
-            fall = np.maximum(moved - jerk, -step)
-            # Nor faster than it can be stopped at the end of the range.
-            rise = np.minimum(rise, _brakes(high - np.where(known, before, high), jerk))
-            fall = np.maximum(fall, -_brakes(np.where(known, before, low) - low, jerk))
-            # What lags behind catches up no faster than it can stop there, or it would swing about what is wanted.
-            lag = np.where(known, aim - before, 0)
-            pace = way - lag + np.sign(lag) * _brakes(np.abs(lag), jerk)
-            kept = np.clip(np.where(np.abs(lag) > _TOLERANCE, pace, way), fall, rise)
-            counts.jerk += bool((np.abs(kept - np.clip(way, -step, step)) > _TOLERANCE).any())
-        action = np.where(known, before + kept, target)
-        action = np.clip(action, low, high)
-        action = np.where(known, np.clip(action, before - step, before + step), action)
-        action = np.clip(action, least, most)
-        counts.actions += 1
-        counts.place += bool(_beyond(wanted, low, high))
-        counts.workspace += bool(_beyond(wanted, least, most))
-        counts.step += bool((np.abs(way) > step + _TOLERANCE).any())
-        changed = np.abs(action - wanted) > _TOLERANCE
-        counts.changed += bool(changed.any())
-        return np.where(changed, action, wanted), target
-
-    def _settle(self) -> None:
-        """Takes what was executed into the past."""
-        if self._pending is not None:
-            for action in self._pending[-2:].astype(float):
-                before = action if self._before is None else self._before
-                self._moved, self._before = np.nan_to_num(action - before), action
-            if len(self._pending):
-                self._aim = self._aims[len(self._pending) - 1]
-        self._pending = None
-
-    def _room(self, at: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
-        """The actions that leave no workspace, given where it is, ``(A,)`` each. What is outside may rest or return."""
-        least, most = np.full(len(self._names), -np.inf), np.full(len(self._names), np.inf)
-        for here, (_, channel, box) in zip(at, self._boxes, strict=True):
-            low, high = (-math.inf if box.low is None else box.low), (math.inf if box.high is None else box.high)
-            ends = sorted(((low - here) / box.scale, (high - here) / box.scale))
-            least[channel] = max(least[channel], min(ends[0], 0))
-            most[channel] = min(most[channel], max(ends[1], 0))
-        return least, most
-
-    def _is_near(self, observation: Observation) -> bool:
-        assert self._near is not None and self.limits.near is not None
-        stream, place = self._near[0]
-        return bool(observation[stream][place] < self.limits.near.below)
-
-    def _each(self, key: str, given: Mapping[str, float]) -> np.ndarray:
-        found = np.full(len(self._names), np.inf)
-        for name, value in given.items():
-            found[self._channel(f"{key}.{name}", name)] = value
-        return found
-
-    def _ranges(
-        self, key: str, given: Mapping[str, tuple[float, float]], low: np.ndarray, high: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The ranges tightened by those given."""
-        least, most = low.copy(), high.copy()
-        for name, (one, other) in given.items():
-            channel = self._channel(f"{key}.{name}", name)
-            least[channel], most[channel] = max(one, low[channel]), min(other, high[channel])
-            if least[channel] > most[channel]:
-                raise PolysomaError(
-                    f"limits of {self.body.name}: {key}.{name}: expected a range within {low[channel]:g} to "
-                    f"{high[channel]:g}, got {one:g} to {other:g}"
-                )
-        return least, most
-
-    def _channel(self, key: str, name: str) -> int:
-        if name not in self._names:
-            raise PolysomaError(
-                f"limits of {self.body.name}: {key}: expected an action channel of {self._names}, got {name!r}"
-            )
-        return self._names.index(name)
-
-    def _sensed(self, key: str, name: str) -> tuple[str, int]:
-        if name not in self.body.sensed:
-            raise PolysomaError(
-                f"limits of {self.body.name}: {key}: expected a channel of its state, one of "
-                f"{list(self.body.sensed)}, got {name!r}"
-            )
-        return self.body.sensed[name]
-
-
 @dataclass(frozen=True)
 class Limited(Wrapper):
     """A planner whose bodies are kept within limits by whoever executes its plans. It stands outside of all others.
@@ -399,20 +175,6 @@ class Limited(Wrapper):
     def plan(self, sessions: Sequence[Session], observations: Sequence[Observation]) -> list[Plan | PolysomaError]:
         """See :meth:`Planner.plan`."""
         return self.planner.plan(sessions, observations)
-
-
-def _brakes(way: np.ndarray, jerk: np.ndarray) -> np.ndarray:
-    """The largest step after which steps that shrink by ``jerk`` each end within ``way``, ``(A,)`` all: the v with
-    ``v + (v - jerk) + (v - 2 jerk) + ... = way``."""
-    with np.errstate(invalid="ignore"):
-        way = np.maximum(way, 0)
-        whole = np.floor((np.sqrt(1 + 8 * way / jerk) - 1) / 2)
-        found = way / (whole + 1) + jerk * whole / 2
-    return np.where(np.isinf(jerk) | np.isinf(way), way, found)
-
-
-def _beyond(value: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.bool_:
-    return ((value < low - _TOLERANCE) | (value > high + _TOLERANCE)).any()
 
 
 def _check_range(key: str, low: float | None, high: float | None) -> None:

@@ -50,10 +50,10 @@ class MidpointSearch(Leading):
         seed: int = 0,
     ) -> None:
         config = policy.config
-        if config.told != "skill":
+        if config.conditioning != "skill":
             raise PolysomaError(
-                f"midpoints are looked for in the space of skills, which a policy that is told {config.told} lacks: "
-                "learn one with --method hilp"
+                f"midpoints are looked for in the space of skills, which a policy that is given {config.conditioning} "
+                "lacks: learn one with --method hilp"
             )
         if replay.embodiment != config.embodiment:
             raise PolysomaError(f"expected logs of {config.embodiment.name}, got {replay.embodiment.name}")

@@ -26,7 +26,7 @@ from polysoma.errors import PolysomaError
 
 if TYPE_CHECKING:
     from polysoma.acting.foreseeing import Foreseen
-    from polysoma.acting.limits import Limiter
+    from polysoma.acting.limiter import Limiter
     from polysoma.acting.zones import ZoneCounts
     from polysoma.policy.policy import Policy
 
@@ -46,7 +46,7 @@ class NoPlan(PolysomaError):
 
 @dataclass(frozen=True, eq=False)
 class TaskPrompt:
-    """What a planner is told at the start of an episode.
+    """The task that a planner is given at the start of an episode.
 
     Attributes:
         body: the body that is to be driven.
@@ -131,7 +131,7 @@ class Session:
     Between two observations a session is told once what was executed, whoever decided it: the plan, a guard, a person.
 
     Attributes:
-        prompt: what the planner was told.
+        prompt: the task.
         chunk: the number of actions in a plan.
         interventions: of guards.
         limiter: None, or what every action passes last (:class:`polysoma.acting.limits.Limited`).

@@ -20,7 +20,7 @@ from polysoma.data.episode import Episode
 from polysoma.data.windows import tensor
 from polysoma.embodiment import INSTRUCTION, DiscreteActions, Embodiment, Observation
 from polysoma.errors import PolysomaError
-from polysoma.nn.tokenizers import warn_of_long
+from polysoma.nn.words import warn_of_long
 from polysoma.policy.onnx_backend import responder_of
 from polysoma.policy.policy import Policy
 from polysoma.policy.state import PolicyState

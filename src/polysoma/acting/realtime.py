@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from polysoma.acting.bound import BoundPlanner, Source
+from polysoma.acting.bound import ActionSource, BoundPlanner
 from polysoma.acting.guards import Stopped
 from polysoma.acting.limits import Limited, Limits
 from polysoma.acting.planner import GUARD, Plan, Planner, within_limits
@@ -104,22 +104,22 @@ class Scheduler:
                 new = ((1 - share) * before + share * new).astype(np.float32)
             self._planned[tick] = new
 
-    def action(self, tick: int) -> tuple[np.ndarray, Source]:
+    def action(self, tick: int) -> tuple[np.ndarray, ActionSource]:
         """The action for this tick. Raises PolysomaError before the first plan."""
         self.ticks.all += 1
         planned = self._planned.pop(tick, None)
         if planned is not None:
             self._missing, self._last = 0, planned
-            return planned, Source.PLAN
+            return planned, ActionSource.PLAN
         if self._last is None:
             raise PolysomaError("there is no plan yet: the first one must be waited for")
         self._missing += 1
         if self.stop is not None and self._missing > self.patience:
             self.ticks.stopped += 1
             self._last = self.stop
-            return self.stop, Source.STOPPED
+            return self.stop, ActionSource.STOPPED
         self.ticks.held += 1
-        return self._last, Source.HELD
+        return self._last, ActionSource.HELD
 
     def halt(self) -> None:
         """Forgets the plan: the next action is ``stop``. Raises PolysomaError where there is none."""

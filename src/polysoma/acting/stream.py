@@ -28,8 +28,8 @@ from polysoma.embodiment import INSTRUCTION, ContinuousActions, Embodiment, Moda
 from polysoma.errors import PolysomaError
 from polysoma.nn import precision
 from polysoma.nn.attention import BLOCKED
-from polysoma.nn.tokenizers import split_words
 from polysoma.nn.trunk import TransformerTrunk
+from polysoma.nn.words import split_words
 
 BINS = 1024
 MU, LARGEST = 100.0, 256.0
@@ -198,16 +198,14 @@ class StreamPolicy(nn.Module):
 
         Args:
             ids, places: int64 ``(B, N)``, see :class:`Sequences`.
-            past: keys and values of P tokens before these in each block, ``(depth, 2, B, heads, P, width / heads)``.
+            past: keys and values of P tokens before these in each block, ``(depth, B, 2, heads, P, width / heads)``.
         """
         new, before = ids.shape[1], 0 if past is None else past.shape[4]
         mask = torch.full((new, before + new), BLOCKED, device=ids.device).triu_(before + 1)
         x, own = self.tokens(ids) + self.place(places), []
         for number, block in enumerate(self.trunk.every_block()):
-            q, *new_ones = block.project(x)
-            own.append(torch.stack(new_ones))
-            keys, values = own[-1] if past is None else torch.cat([past[number], own[-1]], 3)
-            x = block.attend(x, q, keys, values, mask)
+            x, keys_values = block(x, mask, () if past is None else [past[number]])
+            own.append(keys_values)
         return self.trunk.norm(x), torch.stack(own)
 
     def loss(self, batch: Sequences) -> Tensor:

@@ -89,6 +89,14 @@ COMMANDS: dict[str, Any] = {
 }
 
 
+_RENAMED = {
+    "--lanes": "--slots", "--told": "--conditioning", "--memory": "--retrieve", "--film": "--video",
+    "--silent": "--observation-only", "--no-silent": "--no-observation-only", "--skip": "--skip-damaged",
+    "--ways": "--methods",
+}  # fmt: skip
+"""Options by their old names, which still work, to their names now."""
+
+
 class _Terminated(KeyboardInterrupt):
     """SIGTERM came: the same way out as for Ctrl+C, so that what was finished is kept and workers end."""
 
@@ -103,7 +111,7 @@ def main(arguments: list[str] | None = None) -> None:
     words = next((n for n in (2, 1) if len(arguments) >= n and " ".join(arguments[:n]) in COMMANDS), 0)
     if not words:
         _usage(arguments)
-    name, rest = " ".join(arguments[:words]), arguments[words:]
+    name, rest = " ".join(arguments[:words]), [_today(argument) for argument in arguments[words:]]
     try:
         # tyro takes a docstring's first paragraph alone for help; the examples are what people look for.
         command = tyro.cli(
@@ -133,6 +141,12 @@ def main(arguments: list[str] | None = None) -> None:
         hint = f"`polysoma --debug {name} ...` shows where"
         say(f"polysoma: {name} failed, which it should not: {explain(error)}; {hint}", sys.stderr)
         sys.exit(1)
+
+
+def _today(argument: str) -> str:
+    """An argument with the option's name of now."""
+    option, equals, value = argument.partition("=")
+    return _RENAMED.get(option, option) + equals + value
 
 
 def _extra_with(module: str) -> str:

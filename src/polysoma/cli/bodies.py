@@ -31,7 +31,7 @@ class Bodies:
     """
 
     body: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="[BODY]")] = ""
-    """The one that is told of; all by default."""
+    """The one to describe; all by default."""
     json: bool = False
     """Print JSON for programs instead of text for people."""
 
@@ -39,16 +39,16 @@ class Bodies:
         known = simulators.families()
         if self.body and self.body not in known:
             raise PolysomaError(f"no body is called {self.body!r}; {nearest(self.body, list(known), 'there are')}")
-        told = {self.body: known[self.body]} if self.body else known
+        chosen = {self.body: known[self.body]} if self.body else known
         if self.json:
-            print(json.dumps({name: _as_json(name, family) for name, family in told.items()}, indent=1))
+            print(json.dumps({name: _as_json(name, family) for name, family in chosen.items()}, indent=1))
         elif self.body:
             _tell(known[self.body].embodiment)
         else:
             table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
             for column in ("body", "Hz", "senses", "moves", "tasks"):
                 table.add_column(column, justify="right" if column in ("Hz", "tasks") else "left")
-            for name, family in told.items():
+            for name, family in chosen.items():
                 body = family.embodiment
                 senses = ", ".join(f"{s.name} {'x'.join(map(str, s.shape))}" for s in body.arrays)
                 add_row(table, name, f"{body.rate_hz:g}", senses, _moves(body), str(len(simulators.tasks_of(name))))

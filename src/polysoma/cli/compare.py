@@ -1,4 +1,4 @@
-"""``polysoma compare``: which way of learning from a few demonstrations, how long, how good; or which checkpoint
+"""``polysoma compare``: which method of learning from a few demonstrations, how long, how good; or which checkpoint
 predicts recorded episodes better."""
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from polysoma.files import write_atomically
 
 @dataclass(frozen=True)
 class Compare:
-    """Learns the same demonstrations in every way, in the same time, and plays the same seeds: one table, one page.
+    """Learns the same demonstrations by every method, in the same time, and plays the same seeds: one table, one page.
 
-    Ways: zero-shot and retrieval train nothing; prompt, head, adapter, lora and full fine-tune; scratch starts from
+    Methods: zero-shot and retrieval train nothing; prompt, head, adapter, lora and full fine-tune; scratch starts from
     nothing; specialist is scratch with all demonstrations. With --meta: inner takes the few gradient steps that a
     meta-learnt start was made for, continued trains on from it. Killed, it continues when it is called again.
 
@@ -38,7 +38,7 @@ class Compare:
     Examples:
         polysoma compare --base generalist --data data/go2 --tasks 'go2/*' --demos 5,20,50
         polysoma compare --base runs/held-out/checkpoint --data data/held-out/metaworld --tasks \
-'metaworld/door-lock-v3,metaworld/box-close-v3' --demos 20 --minutes 5 --ways retrieval,lora,full,scratch
+'metaworld/door-lock-v3,metaworld/box-close-v3' --demos 20 --minutes 5 --methods retrieval,lora,full,scratch
         polysoma compare runs/lora/checkpoint runs/full/checkpoint --data recordings/so101
     """
 
@@ -59,16 +59,16 @@ class Compare:
     """The checkpoint to start from."""
     demos: str = "5,20,50"
     """Demonstrations of each task, comma-separated."""
-    ways: str = "*"
+    methods: str = "*"
     """Comma-separated; * for all."""
     minutes: Annotated[float, within(0, 10**6, above=True)] = 10.0
-    """Of training for each way."""
+    """Of training for each method."""
     episodes: Annotated[int, within(1, 10**6)] = 20
     """Of each task."""
     seed: Seed = 9000
     """Of the first episode of each task."""
     old: str = ""
-    """Tasks of the base, comma-separated, to see what full fine-tuning forgets; the other ways leave the base alone."""
+    """Tasks of the base, comma-separated, to see what full fine-tuning forgets; the others leave the base alone."""
     meta: str = ""
     """Starts that `polysoma meta` learnt beside the base, comma-separated."""
     device: Device = "auto"
@@ -88,7 +88,7 @@ class Compare:
                 "checkpoints that are compared on recorded episodes: polysoma compare A B --data FOLDER"
             )
         check_training_installed()
-        from polysoma.evaluation.comparison import WAYS, Comparison, compare, title
+        from polysoma.evaluation.comparison import METHODS, Comparison, compare, title
         from polysoma.evaluation.comparison_page import write_page
         from polysoma.learning.distributed import learn_on
         from polysoma.policy import checkpoint
@@ -98,11 +98,11 @@ class Compare:
             demonstrations = tuple(int(number) for number in self.demos.split(","))
         except ValueError as error:
             raise PolysomaError(f"--demos: expected numbers such as 5,20, got {self.demos!r}") from error
-        ways = WAYS if self.ways == "*" else tuple(way.strip() for way in self.ways.split(","))
+        methods = METHODS if self.methods == "*" else tuple(name.strip() for name in self.methods.split(","))
         old = simulators.match_tasks(self.old, checkpoint.bodies(self.base)) if self.old else ()
         asked = Comparison(
             self.base, self.data[0], tuple(simulators.match_tasks(self.tasks)), demonstrations,
-            ways,  # type: ignore[arg-type]
+            methods,  # type: ignore[arg-type]
             self.minutes, self.episodes, self.seed, tuple(old),
             precision=self.precision,
             device=self.device,
@@ -112,8 +112,8 @@ class Compare:
             result = compare(asked, self.out, show)
         write_page(result, self.out / "index.html")
         table = Table(title=Text(f"{self.data[0]} from {self.base}, {self.minutes:g} minutes each"))
-        for column in ("way", "demos", "successes", "interval", "minutes", "steps", "MB", "old tasks"):
-            table.add_column(column, justify="left" if column == "way" else "right")
+        for column in ("method", "demos", "successes", "interval", "minutes", "steps", "MB", "old tasks"):
+            table.add_column(column, justify="left" if column == "method" else "right")
         for row in result["rows"]:
             lost = row.get("forgotten")
             add_row(
@@ -134,12 +134,12 @@ class Compare:
 
     def _recorded(self) -> None:
         """Compares checkpoints on recorded episodes."""
-        if strange := self._given("base", "tasks", "demos", "ways", "minutes", "episodes", "seed", "old", "meta"):
+        if strange := self._given("base", "tasks", "demos", "methods", "minutes", "episodes", "seed", "old", "meta"):
             raise PolysomaError(f"checkpoints are compared on recordings, nothing is played: leave out {strange}")
         if len(set(self.checkpoints)) != len(self.checkpoints) or len(self.checkpoints) < 2:
             raise PolysomaError(f"expected two or more different checkpoints, got {', '.join(self.checkpoints)}")
         if (self.out / "comparison.json").exists():
-            raise PolysomaError(f"{self.out} holds a comparison of ways to learn; choose another --out")
+            raise PolysomaError(f"{self.out} holds a comparison of methods; choose another --out")
         from polysoma.evaluation.evaluation import hardware, versions
         from polysoma.evaluation.open_loop_page import COMPARED, compared, write_comparison
         from polysoma.evaluation.open_loop_pairs import common, paired

@@ -38,7 +38,7 @@ class Info:
         from polysoma.data.cache import cache_limit, raw_bytes
         from polysoma.data.foreign import Foreign
         from polysoma.data.formats import located, open_reader
-        from polysoma.data.instructions import told as told_of
+        from polysoma.data.instructions import parts_in
         from polysoma.data.schema import schema_of, schema_path
 
         path = located(self.path)
@@ -51,7 +51,7 @@ class Info:
                 f"{len(reader):,} episodes, {lengths.sum():,} frames; {lengths.min()} to {lengths.max()} each, "
                 f"{np.median(lengths):g} in the middle"
             )
-        told = Counter(part.told for episode in range(len(reader)) for part in told_of(reader, episode))
+        told = Counter(part.instruction for episode in range(len(reader)) for part in parts_in(reader, episode))
         for text, count in told.most_common(8):
             show(f"  {count:>6} x {text or '(nothing said)'}")
         if len(told) > 8:
@@ -163,7 +163,7 @@ class Convert:
     """A new folder, or one that an interrupted conversion left."""
     format: Literal["lerobot", "minari"] = "lerobot"
     """Whose layout: minari writes HDF5 files that minari.load_dataset opens."""
-    skip: Annotated[bool, tyro.conf.arg(name="skip-damaged", aliases=["--skip"])] = False
+    skip: Annotated[bool, tyro.conf.arg(name="skip-damaged")] = False
     """Leave out episodes that are damaged or hold numbers that are not finite, instead of stopping at the first."""
 
     def run(self) -> None:

@@ -57,7 +57,7 @@ class Edit:
     rename: tuple[str, ...] = ()
     """OLD=NEW name of a stream, or of the body."""
     set_instruction: tuple[str, ...] = ()
-    """New words of all episodes; OLD=NEW of those that are told OLD; or NUMBERS=NEW. The last one counts."""
+    """New words of all episodes; OLD=NEW of those with the instruction OLD; or NUMBERS=NEW. The last one counts."""
     crop_pictures: tuple[str, ...] = ()
     """STREAM=TOP:BOTTOM,LEFT:RIGHT: the rows and columns that stay, in pixels; the last ones are not included."""
     shift_actions: Annotated[int, within(0, 1000)] = 0

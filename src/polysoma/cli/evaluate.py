@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import tyro
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -77,7 +76,7 @@ class Evaluate:
     """Write what was sensed and done in each task's first episode here: a recording for Rerun's viewer, FILE.rrd."""
     workers: Annotated[int, within(1, 4096)] = 2
     """Processes."""
-    slots: Annotated[int, tyro.conf.arg(aliases=["--lanes"]), within(1, 10_000)] = 16
+    slots: Annotated[int, within(1, 10_000)] = 16
     """Episodes at a time in each process."""
     execute: Annotated[int, within(1, 10_000)] | None = None
     """Actions of a chunk that are executed before the policy is asked again; half of it by default."""
@@ -92,10 +91,10 @@ class Evaluate:
     paraphrase_file: str = SHIPPED
     """A TOML file of other words (see docs/training.md), or shipped."""
     listening: bool = False
-    """Also play every episode told something else: another task's words, nonsense, nothing."""
-    conditioning: Annotated[Conditioning, tyro.conf.arg(aliases=["--told"])] = "words"
+    """Also play every episode with other instructions: another task's, nonsense, none."""
+    conditioning: Conditioning = "words"
     """What says what to do: words, the pictures at the end of the expert's episode, or both."""
-    retrieve: Annotated[str, tyro.conf.arg(aliases=["--memory"])] = ""
+    retrieve: str = ""
     """A folder of demonstrations that the policy looks up while it acts, without learning from them."""
     demos: Annotated[int, within(0, 10**6)] = 0
     """Demonstrations of each task in --retrieve; 0 for all."""
@@ -117,13 +116,13 @@ class Evaluate:
     """A folder of episodes that the policy is shown before it acts; for policies that were trained to be shown some."""
     shots: Annotated[int, within(1, 10_000)] = 16
     """Successful episodes of the same task in --context that it is shown."""
-    observation_only: Annotated[bool, tyro.conf.arg(aliases=["--silent"])] = False
+    observation_only: bool = False
     """Withhold the actions of these episodes."""
     backend: backends.Wanted = "auto"
     """What computes decisions: onnx is faster on a CPU and needs polysoma[export]; auto takes it where it can."""
     device: Device = "auto"
     precision: Precision = "auto"
-    video: Annotated[int, tyro.conf.arg(aliases=["--film"]), within(0, 8192)] = 240
+    video: Annotated[int, within(0, 8192)] = 240
     """Side of the videos in the report and in the recording, in pixels; 0 for none."""
     ray: str | None = None
     """Play on a Ray cluster: its address, auto, or local to start one here."""
@@ -282,7 +281,7 @@ def _print(result: Result) -> None:
 
 
 def _print_listening(listening: dict[str, Listening]) -> None:
-    table = Table(title=Text("the same episodes, told something else, 95 % intervals"))
+    table = Table(title=Text("the same episodes with other instructions, 95 % intervals"))
     for column in COLUMNS:
         table.add_column(column, justify="left" if column == COLUMNS[0] else "right")
     for cells in table_rows(listening):

@@ -34,7 +34,8 @@ class Export:
     guard: GuardFolder = ""
 
     def run(self) -> None:
-        from polysoma.acting.limits import Limiter, Limits
+        from polysoma.acting.limiter import Limiter
+        from polysoma.acting.limits import Limits
         from polysoma.policy.checkpoint import load_for_training
         from polysoma.policy.dead_ends import DeadEnds
         from polysoma.policy.export import export_guard, export_onnx

@@ -11,13 +11,13 @@ from rich.table import Table
 from polysoma.cli.output import add_row, say, show
 from polysoma.cli.progress import counting
 from polysoma.evaluation.open_loop import POLICY, OpenLoop, open_loop
-from polysoma.evaluation.recorded import Recorded
+from polysoma.evaluation.recorded import RecordedEpisodes
 
 _PLACES, _CHANNELS = 5, 60
 """Rows of places in the chunk, and of channels, that are printed at most."""
 
 
-def measure(recorded: Recorded, windows: int, permutations: int) -> OpenLoop:
+def measure(recorded: RecordedEpisodes, windows: int, permutations: int) -> OpenLoop:
     """Measures the episodes of one body, and says how far it has come."""
     with counting(f"comparing with demonstrations of {recorded.source.embodiment.name}") as shown:
         return open_loop(

@@ -59,15 +59,15 @@ def counting_steps(title: str, steps: int, before: str = "") -> Iterator[Steps]:
 
 
 @contextlib.contextmanager
-def counting_minutes(title: str, minutes: float, lanes: int) -> Iterator[Steps]:
-    """Gives what a training that plays tells of its steps to, each of them one frame in each lane: it shows the
+def counting_minutes(title: str, minutes: float, slots: int) -> Iterator[Steps]:
+    """Gives what a training that plays tells of its steps to, each of them one frame in each slot: it shows the
     time."""
     began = time.monotonic()
     with counting(title) as show:
 
         def progress(step: int, losses: dict[str, float]) -> None:
             now = min(minutes, (time.monotonic() - began) / 60)
-            show(round(60 * now), round(60 * minutes), f"{step * lanes:,} frames")
+            show(round(60 * now), round(60 * minutes), f"{step * slots:,} frames")
 
         yield progress
 

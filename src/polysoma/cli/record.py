@@ -14,7 +14,7 @@ from polysoma.cli.progress import counting
 from polysoma.config import Seed, within
 from polysoma.errors import PolysomaError
 from polysoma.rollout.drivers import EXPERT, Behaviour, Checkpoint, InContext, Prompting, driver_of
-from polysoma.rollout.recording import Recorded, record
+from polysoma.rollout.recording import RecordingCounts, record
 from polysoma.rollout.rollout import Workers
 
 MIXED = ("noisy", "random-goals", "fragments")
@@ -64,7 +64,7 @@ class Record:
     """A folder of episodes that a checkpoint is shown before it acts."""
     shots: Annotated[int, within(1, 10_000)] = 16
     """Successful episodes of the same task in --context that it is shown, or as many as there are."""
-    slots: Annotated[int, tyro.conf.arg(aliases=["--lanes"]), within(1, 10_000)] = 16
+    slots: Annotated[int, within(1, 10_000)] = 16
     """Episodes at a time in each process."""
     device: Device = "auto"
     precision: Precision = "auto"
@@ -94,7 +94,7 @@ class Record:
         tasks = simulators.match_tasks(self.tasks)
         with counting("recording") as show:
 
-            def progress(done: int, total: int, so_far: Recorded) -> None:
+            def progress(done: int, total: int, so_far: RecordingCounts) -> None:
                 rate = so_far.steps / max(so_far.seconds, 1e-9)
                 show(done, total, f"{rate:,.0f} steps/s, {sum(so_far.failed.values())} failed")
 

@@ -36,7 +36,7 @@ class SkillsLearn:
     most, close to the logs (with --rewards alone); cal-ql: what is worth most, where other actions than those of the
     logs are worth little (with --rewards alone, to be fine-tuned); hilp: a space in which distances are times, and
     skills to move in it, from no rewards; successor: the same, with skills to be somewhere in it; diffusion: whole
-    ways to goals, around zones that are told when it acts (docs/planning.md); dqn: what each choice is worth (with
+    ways to goals, around zones that are given when it acts (docs/planning.md); dqn: what each choice is worth (with
     --rewards alone, of bodies whose actions are choices)."""
     rewards: bool = False
     """Learn from the rewards of the logs, or to imitate (cloning), instead of reaching places."""
@@ -140,7 +140,7 @@ class SkillsFinetune:
     run_folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """Folder of skills learn, which holds its values as well."""
     task: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TASK")]
-    """One task of its body, that is told the same in every episode."""
+    """One task of its body, with the same instruction in every episode."""
     data: tuple[str, ...]
     """Data sets of the body. With rewards, half of what is learnt from comes from them."""
     out: Path = Path("runs/online")
@@ -198,12 +198,12 @@ class SkillsPlay:
     """
 
     task: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TASK")]
-    """One task, that is told the same in every episode: values of choices read no words."""
+    """One task with the same instruction in every episode: values of choices read no words."""
     out: Path = Path("runs/played")
     """Folder of the run; out/checkpoint is what comes of it."""
     minutes: Annotated[float, within(0, 10**6, above=True)] = 5.0
     """Of playing and learning."""
-    lanes: Annotated[int, within(1, 10_000)] = 8
+    slots: Annotated[int, within(1, 10_000)] = 8
     """Games at a time; each goes on by one frame for each step of learning."""
     random: Annotated[int, within(1, 10**12)] = 50_000
     """Frames after which the share of random choices, 1 at first, is down to a twentieth."""
@@ -218,8 +218,8 @@ class SkillsPlay:
         from polysoma.learning.playing import play
 
         simulators.check_installed([self.task])
-        with counting_minutes("playing", self.minutes, self.lanes) as progress:
-            exploring = Exploring(self.lanes, until=self.random)
+        with counting_minutes("playing", self.minutes, self.slots) as progress:
+            exploring = Exploring(self.slots, until=self.random)
             folder = play(
                 self.task, self.out, self.minutes, exploring=exploring, width=self.width, seed=self.seed,
                 progress=progress,

@@ -77,12 +77,12 @@ class WorldPlay:
     """
 
     task: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TASK")]
-    """One task, that is told the same in every episode, of a body without cameras."""
+    """One task, with the same instruction in every episode, of a body without cameras."""
     out: Path = Path("runs/played")
     """Folder of the run; out/checkpoint is what comes of it."""
     minutes: Annotated[float, within(0, 10**6, above=True)] = 5.0
     """Of playing and learning."""
-    lanes: Annotated[int, within(1, 10_000)] = 4
+    slots: Annotated[int, within(1, 10_000)] = 4
     """Episodes at a time; each goes on by one step for each step of learning."""
     width: Annotated[int, within(1, 65_536)] = 64
     """Of all layers."""
@@ -95,9 +95,9 @@ class WorldPlay:
         from polysoma.learning.playing import play_in_imagination
 
         simulators.check_installed([self.task])
-        with counting_minutes("playing", self.minutes, self.lanes) as progress:
+        with counting_minutes("playing", self.minutes, self.slots) as progress:
             folder = play_in_imagination(
-                self.task, self.out, self.minutes, exploring=Exploring(self.lanes), width=self.width, seed=self.seed,
+                self.task, self.out, self.minutes, exploring=Exploring(self.slots), width=self.width, seed=self.seed,
                 progress=progress,
             )  # fmt: skip
         say(f"checkpoint: {folder}; play it with `polysoma evaluate {folder} --tasks {self.task}`")
@@ -120,7 +120,7 @@ class WorldLook:
     ahead: Annotated[int, within(1, 1000)] = 20
     """Steps that it expects alone."""
     held_out: Annotated[float, within(0, 0.5)] = 0.0
-    """The part of the episodes that it did not see, as `world learn` was told: they are shown; 0 shows any."""
+    """The part of the episodes that it did not see, as given to `world learn`: they are shown; 0 shows any."""
     seed: Seed = 0
     """Of the piece that is shown."""
 

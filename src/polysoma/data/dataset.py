@@ -237,7 +237,7 @@ class Dataset:
         return chosen
 
     @functools.cached_property
-    def spreads(self) -> dict[str, np.ndarray]:
+    def task_std(self) -> dict[str, np.ndarray]:
         """Of privileged streams by name: the standard deviation of each channel within each task, float32
         ``(tasks, size)``."""
         task = self.episode_task.repeat(self.episode_length)

@@ -20,7 +20,7 @@ import numpy as np
 from polysoma.data import remedies
 from polysoma.data.checks.ends import Ends
 from polysoma.data.checks.leads import Leads
-from polysoma.data.checks.numbers import Seen, channel_names, of_numbers
+from polysoma.data.checks.numbers import NumberSummary, channel_names, of_numbers
 from polysoma.data.checks.words import are, listed
 from polysoma.data.formats import open_reader
 from polysoma.data.formats.reader import (
@@ -31,7 +31,7 @@ from polysoma.data.formats.reader import (
     Problem,
     Reader,
 )
-from polysoma.data.instructions import told as told_in
+from polysoma.data.instructions import parts_in
 from polysoma.data.schema import schema_of
 from polysoma.errors import PolysomaError
 
@@ -102,7 +102,7 @@ def _of_description(reader: Reader, known: Sequence[Problem]) -> Iterator[Proble
 
 def _of_episodes(reader: Reader, progress: Callable[[int, int], None] | None) -> Iterator[Problem]:
     numbers = [name for name, c in reader.columns.items() if not c.picture and c.dtype.kind in "fiub"]
-    seen = {name: Seen(channel_names(name, reader.columns[name])) for name in numbers}
+    seen = {name: NumberSummary(channel_names(name, reader.columns[name])) for name in numbers}
     unread: dict[str, list[int]] = {}
     twins: dict[bytes, list[int]] = {}
     leads, ends = Leads(reader), Ends(reader)
@@ -164,15 +164,15 @@ def _of_tasks(reader: Reader) -> Iterator[Problem]:
     told = Counter(reader.instructions)
     if "" in told:
         yield Problem(
-            "note", "instructions", f"{told['']} of {len(reader)} episodes are told nothing",
+            "note", "instructions", f"{told['']} of {len(reader)} episodes have no instruction",
             "say what to do in words, if one policy shall do more than one thing: "
             + remedies.edited(reader, "--set-instruction '=WORDS'"),
         )  # fmt: skip
     frames: Counter[str] = Counter()
     for episode, length in enumerate(reader.lengths.tolist()):
-        parts = told_in(reader, episode)
+        parts = parts_in(reader, episode)
         for part, stop in zip(parts, [*(part.start for part in parts[1:]), length], strict=True):
-            frames[part.told] += stop - part.start
+            frames[part.instruction] += stop - part.start
     most, least = max(frames, key=frames.__getitem__, default=""), min(frames, key=frames.__getitem__, default="")
     if len(frames) > 1 and frames[most] > _UNBALANCED * max(frames[least], 1):
         yield Problem(

@@ -47,8 +47,8 @@ class Edit:
         keep: numbers of the only episodes that are kept; None for all.
         merge: data sets whose episodes come after those of the first.
         rename: old to new names of streams, or of the body.
-        instructions: (whose, words): whose is what episodes are told now, or the numbers of some; None for all of them.
-            Numbers are of the first data set.
+        instructions: (whose, words): whose is the instruction that episodes have now, or the numbers of some, which are
+            those of the first data set; None for all of them.
         crop: stream to the part of its pictures that stays.
         split: name to the share of the episodes of each task, which come to 1, or to numbers of episodes: each part is
             a data set of its own in the new folder.
@@ -226,15 +226,18 @@ def _words(origin: Origin, change: Edit, result: Edited) -> dict[int, str]:
         own = [
             place
             for place, number in enumerate(numbers)
-            if whose is None or (number in whose if isinstance(whose, frozenset) else origin.told(place) == whose)
+            if whose is None
+            or (number in whose if isinstance(whose, frozenset) else origin.instruction(place) == whose)
         ]
         if not own:
             told = ", ".join(map(repr, origin.index.instructions[:8]))
-            raise PolysomaError(f"{origin.path}: no episode is told {whose!r}; they are told {told}")
+            raise PolysomaError(f"{origin.path}: no episode has the instruction {whose!r}; they have {told}")
         words |= dict.fromkeys(own, text)
-    changed = Counter((origin.told(place), text) for place, text in words.items() if origin.told(place) != text)
+    changed = Counter(
+        (origin.instruction(place), text) for place, text in words.items() if origin.instruction(place) != text
+    )
     for (old, new), count in changed.items():
-        result.changes.append(f"{count:,} episodes are told {new!r} instead of {old!r}")
+        result.changes.append(f"{count:,} episodes have the instruction {new!r} instead of {old!r}")
     return words
 
 

@@ -1,4 +1,4 @@
-"""What is learnt of the episodes of other formats: parts of them, each of which is told one thing.
+"""What is learnt of the episodes of other formats: parts of them, each of which has one instruction.
 
 Episodes here, on disk too, have one instruction each. Where a reader's words change within an episode
 (:attr:`polysoma.data.formats.reader.Reader.changes`), it is cut; and where its last frame is an observation alone
@@ -16,7 +16,7 @@ import numpy as np
 from polysoma.data.formats.reader import Ending, Part, Problem, Reader
 
 
-def told(reader: Reader, episode: int) -> list[Part]:
+def parts_in(reader: Reader, episode: int) -> list[Part]:
     """The parts of an episode: mostly one."""
     return list(reader.changes.get(episode) or [Part(0, reader.instructions[episode])])
 
@@ -55,11 +55,11 @@ class _Parts(Reader):
         finals = []
         for episode, frames in enumerate(whole.lengths.tolist()):
             length = max(0, frames - int(observed[episode]))
-            parts = [part for part in told(whole, episode) if not part.start or part.start < length]
+            parts = [part for part in parts_in(whole, episode) if not part.start or part.start < length]
             stops = [*(part.start for part in parts[1:]), length]
             for part, stop in zip(parts, stops, strict=True):
                 self._parts.append(_Piece(episode, part.start, stop, stop == length, stop < frames))
-                self.instructions.append(part.told)
+                self.instructions.append(part.instruction)
                 finals.append(stop < frames or known[episode])
         self.lengths = np.array([part.stop - part.start for part in self._parts], np.int64)
         self.finals = np.array(finals, bool) if any(finals) else None

@@ -51,7 +51,7 @@ class Origin(abc.ABC):
         """The name of an episode's task."""
         return self.index.tasks[self.index.task[episode]]
 
-    def told(self, episode: int) -> str:
+    def instruction(self, episode: int) -> str:
         """An episode's instruction."""
         return self.index.instructions[self.index.instruction[episode]]
 
@@ -131,7 +131,7 @@ class _Own(Origin):
         if isinstance(body.actions, DiscreteActions):
             actions, executed = actions[:, 0], executed[:, 0]
         return Episode(
-            body, self.task(number), self.told(number), int(index.seed[number]), bool(index.success[number]),
+            body, self.task(number), self.instruction(number), int(index.seed[number]), bool(index.success[number]),
             {name: held[key] for name, key in keys.items()}, actions, executed,
             held[stored.REWARD][:, 0] if index.rewards else None,
             bool(index.terminated[number]), bool(index.truncated[number]),

@@ -157,7 +157,7 @@ def _unread(reader: Reader, columns: Mapping[str, str]) -> list[str]:
             found.append(_left_out(name, f"a reward is one number a frame, it is of shape {column.shape}"))
     if reader.changes:
         found.append(
-            f"{len(reader.changes):,} of {len(reader):,} episodes are told several things one after the other: each "
+            f"{len(reader.changes):,} of {len(reader):,} episodes have several instructions one after the other: each "
             "part is learnt as an episode of its own"
         )
     return found

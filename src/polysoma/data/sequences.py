@@ -75,21 +75,21 @@ class Memory(Rows):
     Args:
         body: that plays, of which no picture is kept.
         width: numbers of an observation.
-        lanes: episodes at a time.
+        slots: episodes at a time.
         size: rows.
         longest: steps of a piece: what is longer becomes several, and can be learnt from when one is full.
     """
 
     rewarded = True
 
-    def __init__(self, body: Embodiment, width: int, lanes: int, size: int, longest: int = 32) -> None:
+    def __init__(self, body: Embodiment, width: int, slots: int, size: int, longest: int = 32) -> None:
         self.embodiment, self._longest, self._at, self._size = body, longest, 0, 0
         self._held = (
             np.zeros((size, width), np.float32), np.zeros((size, 0), np.uint8),
             np.zeros((size, *np.shape(body.actions.none())), body.actions.dtype), np.zeros(size, np.float32),
             np.zeros(size, bool), np.zeros(size, np.int64),
         )  # fmt: skip
-        self._open: list[list[tuple[np.ndarray, np.ndarray, float, bool]]] = [[] for _ in range(lanes)]
+        self._open: list[list[tuple[np.ndarray, np.ndarray, float, bool]]] = [[] for _ in range(slots)]
         self._show()
 
     def add(
@@ -101,12 +101,12 @@ class Memory(Rows):
         after: np.ndarray,
         ended: np.ndarray,
     ) -> None:
-        """Adds a step of every lane: what was observed before and after it, ``(L, width)``, what was done, earned,
+        """Adds a step of every slot: what was observed before and after it, ``(L, width)``, what was done, earned,
         whether the task ended, and whether the episode did, ``(L, ...)``."""
-        for lane, steps in enumerate(self._open):
-            steps.append((before[lane], actions[lane], float(rewards[lane]), bool(over[lane])))
-            if ended[lane] or len(steps) == self._longest:
-                self._close(steps, after[lane])
+        for slot, steps in enumerate(self._open):
+            steps.append((before[slot], actions[slot], float(rewards[slot]), bool(over[slot])))
+            if ended[slot] or len(steps) == self._longest:
+                self._close(steps, after[slot])
 
     def _close(self, steps: list[tuple[np.ndarray, np.ndarray, float, bool]], last: np.ndarray) -> None:
         """Writes a piece. What is left of older ones behind it stays whole, as pieces are read forwards."""

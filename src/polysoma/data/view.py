@@ -12,7 +12,7 @@ from polysoma import hub, pages
 from polysoma.data.formats import open_reader
 from polysoma.data.formats.reader import ACTION, OBSERVATION, PICTURE, REWARD, Ending, Reader
 from polysoma.data.images import resized
-from polysoma.data.instructions import told as told_of
+from polysoma.data.instructions import parts_in
 from polysoma.data.video import encode_video
 from polysoma.errors import PolysomaError
 from polysoma.files import write_atomically
@@ -67,7 +67,7 @@ def chosen_episodes(reader: Reader, episodes: Sequence[int] | None) -> list[int]
 
 def _section(reader: Reader, episode: int) -> str:
     length = int(reader.lengths[episode])
-    told = escape(" \u2192 ".join(part.told for part in told_of(reader, episode))) or "nothing said"
+    told = escape(" \u2192 ".join(part.instruction for part in parts_in(reader, episode))) or "nothing said"
     try:
         end = described_end(reader.ending(episode))
     except PolysomaError as error:

@@ -27,7 +27,7 @@ class DemonstrationSampler:
     Attributes:
         episodes: how many, drawn with replacement.
         frames: of each episode, evenly spaced, the last one among them.
-        observation_only: the share of windows that are not told what was done in the frames.
+        observation_only: the share of windows that get the frames without the actions.
         rng: draws.
     """
 
@@ -44,7 +44,7 @@ class DemonstrationChoice:
     Attributes:
         episodes: int64 ``(B, E)``; rows of windows that are shown none hold any numbers.
         valid: bool ``(B,)``, False for windows that are shown none.
-        observation_only: bool ``(B,)``, True for those that are not told what was done.
+        observation_only: bool ``(B,)``, True for those that get no actions.
         frames: of each episode.
     """
 
@@ -86,7 +86,7 @@ def show(episodes: Sequence[Episode], frames: int, observation_only: bool = Fals
     Args:
         episodes: of one embodiment, at least one.
         frames: of each, evenly spaced, the last one among them.
-        observation_only: whether it is not told what was done.
+        observation_only: whether the actions are left out.
     """
     body = episodes[0].embodiment
     picks = [spaced(np.array(len(episode)), frames) for episode in episodes]
@@ -168,13 +168,13 @@ def gather(
         body,
         tuple(dataset.instructions[row] for row in told),
         {name: tensor(array[frames]) for name, array in dataset.observations.items()},
-        tensor(previous),
-        tensor(previous_valid),
-        tensor(lengths),
-        None if task_of is None else tensor(task_of),
+        torch.from_numpy(previous),
+        torch.from_numpy(previous_valid),
+        torch.from_numpy(lengths),
+        None if task_of is None else torch.from_numpy(task_of),
         tensor(dataset.actions[np.minimum(future, last[:, :, None])]),
-        tensor(valid),
+        torch.from_numpy(valid),
         goals,
-        {name: tensor(spread[dataset.episode_task[episodes]]) for name, spread in dataset.spreads.items()},
+        {name: tensor(spread[dataset.episode_task[episodes]]) for name, spread in dataset.task_std.items()},
         None if chosen is None else _shown(dataset, chosen),
     )

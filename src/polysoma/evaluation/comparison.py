@@ -36,18 +36,18 @@ from polysoma.policy.methods import FinetuningMethod
 from polysoma.rollout.drivers import Checkpoint
 from polysoma.task import body_of
 
-Way = Literal[
+ComparedMethod = Literal[
     "zero-shot", "retrieval", "prompt", "head", "adapter", "lora", "full", "scratch", "specialist", "inner", "continued"
 ]
 """``"zero-shot"`` and ``"retrieval"`` train nothing; ``"scratch"`` is a new policy of the base's size; ``"specialist"``
 is one that has all demonstrations. ``"inner"`` takes a few gradient steps from a meta-learnt start, ``"continued"``
 trains on from there. The others are methods of fine-tuning."""
 
-WAYS: tuple[Way, ...] = get_args(Way)
+METHODS: tuple[ComparedMethod, ...] = get_args(ComparedMethod)
 _ONCE = ("zero-shot", "specialist")
-"""Ways that do not depend on how many demonstrations there are."""
+"""Methods that do not depend on how many demonstrations there are."""
 _FROM_STARTS = ("inner", "continued")
-"""Ways that there are for each of a comparison's starts."""
+"""Methods that there are for each of a comparison's starts."""
 
 
 @dataclass(frozen=True)
@@ -59,13 +59,13 @@ class Comparison:
         data: a data set of demonstrations.
         tasks: full names of what is played.
         demonstrations: of each task; each number is a column.
-        ways: see :data:`Way`.
-        minutes: of training for each way.
+        methods: see :data:`ComparedMethod`.
+        minutes: of training for each method.
         episodes: of each task.
         seed: of the first episode of each task.
         old_tasks: what the base could do before, to see what is forgotten.
         old_episodes: of each of these.
-        starts: checkpoints from meta-learning beside the base, for the ways that begin with one.
+        starts: checkpoints from meta-learning beside the base, for the methods that begin with one.
         precision: what all is computed in (:mod:`polysoma.nn.precision`).
         device: where checkpoints are played; where they learn is the process's own
             (:func:`polysoma.learning.distributed.learn_on`).
@@ -75,7 +75,7 @@ class Comparison:
     data: str
     tasks: tuple[str, ...]
     demonstrations: tuple[int, ...]
-    ways: tuple[Way, ...] = WAYS
+    methods: tuple[ComparedMethod, ...] = METHODS
     minutes: float = 10.0
     episodes: int = 20
     seed: int = 9000
@@ -87,15 +87,15 @@ class Comparison:
 
 
 Cell = dict[str, Any]
-"""One way with one number of demonstrations, as JSON: ``way``, ``start`` (what a meta-learnt one is called, or empty),
-``demonstrations``, ``outcomes`` by task, ``minutes``, ``steps``, ``megabytes``, and ``old`` (outcomes on the old tasks,
-or None where the base is untouched)."""
+"""One method with one number of demonstrations, as JSON: ``way`` (the method), ``start`` (what a meta-learnt one is
+called, or empty), ``demonstrations``, ``outcomes`` by task, ``minutes``, ``steps``, ``megabytes``, and ``old``
+(outcomes on the old tasks, or None where the base is untouched)."""
 
 
 class _Try(NamedTuple):
     """What fills a cell. ``start`` is the checkpoint that training begins with."""
 
-    way: Way
+    way: ComparedMethod
     demonstrations: int
     start: str
 
@@ -125,19 +125,21 @@ def compare(
         progress: called with (cells done, of how many, what comes next).
 
     Raises:
-        PolysomaError: no data, an unknown task or way, or ``out`` holds another comparison.
+        PolysomaError: no data, an unknown task or method, or ``out`` holds another comparison.
     """
-    unknown = sorted(set(comparison.ways) - set(WAYS))
+    unknown = sorted(set(comparison.methods) - set(METHODS))
     if unknown or not comparison.demonstrations or not comparison.tasks:
-        raise PolysomaError(f"compare: expected demonstrations, tasks and ways of {', '.join(WAYS)}, got {unknown}")
+        raise PolysomaError(
+            f"compare: expected demonstrations, tasks and methods of {', '.join(METHODS)}, got {unknown}"
+        )
     asked = dataclasses.asdict(comparison) | {"base_sha256": checkpoint.weights_sha256(comparison.base)}
     called = {start: _called(start, asked["base_sha256"]) for start in comparison.starts}
     if len(set(called.values())) < len(called):
-        raise PolysomaError(f"compare: starts of the same kind cannot be told apart in one table: {called}")
+        raise PolysomaError(f"compare: starts of the same kind cannot be distinguished in one table: {called}")
     _check_same(out / "comparison.json", json.loads(json.dumps(asked)))
     todo = [
         _Try(way, count, start)
-        for way in comparison.ways
+        for way in comparison.methods
         for start in (comparison.starts if way in _FROM_STARTS else (comparison.base,))
         for count in ((0,) if way in _ONCE else comparison.demonstrations)
         if not (way in ("zero-shot", "retrieval") and not _knows(comparison))
@@ -167,8 +169,8 @@ def _check_same(file: Path, asked: dict[str, Any]) -> None:
         write_atomically(file, (json.dumps(asked, indent=1) + "\n").encode())
         return
     held = {"precision": "auto", "device": "auto", **json.loads(file.read_text())}
-    # More ways, starts and numbers of demonstrations may be asked for later.
-    fixed = asked.keys() - {"ways", "demonstrations", "starts"}
+    # More methods, starts and numbers of demonstrations may be asked for later.
+    fixed = asked.keys() - {"methods", "demonstrations", "starts"}
     changed = {key: (held.get(key), asked[key]) for key in sorted(fixed) if held.get(key) != asked[key]}
     if changed:
         raise PolysomaError(f"{file.parent} holds another comparison: {changed}; choose another --out")

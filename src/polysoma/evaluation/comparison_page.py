@@ -109,7 +109,7 @@ def _curves(rows: Sequence[Mapping[str, Any]], demonstrations: Sequence[int], co
 
 
 def _table(rows: Sequence[Mapping[str, Any]], colours: Mapping[str, str]) -> str:
-    head = ("way", "demos", "successes", "interval", "to specialist", "minutes", "steps", "MB", "old tasks")
+    head = ("method", "demos", "successes", "interval", "to specialist", "minutes", "steps", "MB", "old tasks")
     lines = []
     for row in rows:
         minus, lost = row.get("minus_specialist"), row.get("forgotten")

@@ -16,7 +16,7 @@ import numpy as np
 
 from polysoma import simulators
 from polysoma.acting.agent import Acting
-from polysoma.acting.limits import LimitCounts
+from polysoma.acting.limiter import LimitCounts
 from polysoma.acting.planner import Interventions, Planner
 from polysoma.acting.realtime import RealTime
 from polysoma.acting.zones import ZoneCounts
@@ -189,11 +189,11 @@ def evaluate(
         episodes: of each task.
         seed: of the first one.
         acting: how plans become actions; None for the defaults.
-        prompting: how the driver is told its tasks; None for words.
+        prompting: how the driver is given its tasks; None for words.
         workers: where episodes are played, or in how many processes.
         video: side in pixels of a video of each task's first episode; 0 for none.
         latency: also time single decisions, one thread, one body at a time; not of experts and random actions.
-        listening: also play the same episodes told something else (:mod:`polysoma.evaluation.listening`).
+        listening: also play the same episodes with other instructions (:mod:`polysoma.evaluation.listening`).
         progress: called with episodes done, in all, and the scores so far.
         watch: called with the outcome of each task's first episode, which then holds what was sensed and done.
 
@@ -205,7 +205,7 @@ def evaluate(
         raise PolysomaError(f"episodes must be at least 1, got {episodes}")
     behaviour = Behaviour(driver, acting or Acting(), prompting or Prompting())
     if listening and behaviour.prompting.conditioning != "words":
-        raise PolysomaError("listening: expected tasks that are told in words alone, not by goal pictures")
+        raise PolysomaError("listening: expected tasks that are given in words alone, not by goal pictures")
     driver, workers = behaviour.maker, Workers.of(workers)
     precision = backend = ""
     if isinstance(driver, Checkpoint):

@@ -1,6 +1,6 @@
-"""Listening: whether what a driver is told makes a difference.
+"""Listening: whether the instruction makes a difference.
 
-The episodes of an evaluation are played again, told something else: what another task says, words that mean nothing,
+The episodes of an evaluation are played again with other instructions: what another task says, words that mean nothing,
 nothing at all. What is asked for stays the same, so a driver that listens fails where the words matter; one that only
 looks succeeds as before.
 """
@@ -29,7 +29,7 @@ _NONSENSE = ("blorf", "quandle", "zimp", "tarvok", "snee", "plurgo", "wixa", "dr
 
 @dataclass(frozen=True)
 class Listening:
-    """The same episodes of one family, told differently.
+    """The same episodes of one family with different instructions.
 
     Attributes:
         tasks: of each episode.
@@ -73,7 +73,7 @@ def listen(
     workers: Workers,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Listening]:
-    """Plays episodes again, told something else.
+    """Plays episodes again with other instructions.
 
     Args:
         right: what came of them with the right words, by task and seed.
@@ -82,15 +82,15 @@ def listen(
         progress: called with episodes done and in all.
 
     Returns:
-        By family; without those whose episodes were all told the same.
+        By family; without those whose episodes all had the same instruction.
 
     Raises:
-        PolysomaError: every family's episodes were all told the same.
+        PolysomaError: every family's episodes all had the same instruction.
     """
     others = swapped(right)
     if not others:
         raise PolysomaError(
-            "listening: all episodes of each body are told the same words, so these cannot matter; choose tasks that "
+            "listening: all episodes of each body have the same instruction, so these cannot matter; choose tasks that "
             "differ by their instruction"
         )
     told: dict[Telling, dict[tuple[str, int], str]] = {
@@ -102,7 +102,7 @@ def listen(
     outcomes["right"] = {which: right[which].success for which in others}
     done, total = 0, len(told) * len(others)
     for telling, words in told.items():
-        jobs = [Job(task, seed, told=text) for (task, seed), text in words.items()]
+        jobs = [Job(task, seed, instruction=text) for (task, seed), text in words.items()]
         for outcome in rollout_in_workers(jobs, behaviour, workers):
             outcomes[telling][outcome.task, outcome.seed] = outcome.success
             done += 1
@@ -122,7 +122,7 @@ def listen(
 def swapped(right: Mapping[tuple[str, int], Outcome]) -> dict[tuple[str, int], str]:
     """Other words for each episode, by task and seed: those of the next task of its family that says something else in
     the episode of the same seed, or else of the next episode of its own task that does. Without families whose episodes
-    are all told the same."""
+    all have the same instruction."""
     found = {}
     for task, seed in right:
         own = right[task, seed].instruction
@@ -140,7 +140,7 @@ def nonsense(instruction: str) -> str:
     return " ".join(itertools.islice(itertools.cycle(_NONSENSE), len(instruction.split())))
 
 
-COLUMNS = ("told", "successes", "rate", "interval", "right - this")
+COLUMNS = ("instruction", "successes", "rate", "interval", "right - this")
 """Of tables of :func:`table_rows`."""
 
 

@@ -319,7 +319,10 @@ def warnings_of(found: OpenLoop, body: Embodiment) -> Iterator[str]:
         )
         for name in streams_of(body, Modality.IMAGE)
     }
-    inputs[WORDS] = "listens", "Give it more steps, and demonstrations in which the same scene is told different things"
+    inputs[WORDS] = (
+        "listens",
+        "Give it more steps, and demonstrations of the same scene with different instructions",
+    )
     for name, (does, remedy) in inputs.items():
         if name not in found.importance or (grows := found.importance[name]).low >= MATTERS:
             continue
@@ -327,7 +330,7 @@ def warnings_of(found: OpenLoop, body: Embodiment) -> Iterator[str]:
             yield f"the policy hardly {does}: with {name} from another episode errors grow {_times(grows)}. {remedy}"
         else:
             yield (
-                f"whether the policy {does} cannot be told from {found.episodes} episodes: with {name} from another "
+                f"whether the policy {does} cannot be decided from {found.episodes} episodes: with {name} from another "
                 f"one errors grow {_times(grows)}. Compare with more of them (--held-out), or --permutations 8"
             )
     yield from _jerks(found)

@@ -14,7 +14,7 @@ from polysoma.errors import PolysomaError
 from polysoma.evaluation.answers import ask
 from polysoma.evaluation.intervals import episodes_difference
 from polysoma.evaluation.open_loop import Ruler, controls, episodes_of, unit_of
-from polysoma.evaluation.recorded import Recorded
+from polysoma.evaluation.recorded import RecordedEpisodes
 
 Difference = tuple[float, float, float]
 """A difference of errors, and its 95 % interval over episodes: (itself, low, high)."""
@@ -66,7 +66,7 @@ class Paired:
         return dataclasses.asdict(self) | {"unit": self.unit}
 
 
-def common(recorded: Mapping[str, Sequence[Recorded]]) -> dict[str, dict[str, Recorded]]:
+def common(recorded: Mapping[str, Sequence[RecordedEpisodes]]) -> dict[str, dict[str, RecordedEpisodes]]:
     """By body, what drives it by name: the bodies that all policies know of which there are data.
 
     Args:
@@ -75,7 +75,7 @@ def common(recorded: Mapping[str, Sequence[Recorded]]) -> dict[str, dict[str, Re
 
     Raises PolysomaError where there is no such body.
     """
-    by_body: dict[str, dict[str, Recorded]] = {}
+    by_body: dict[str, dict[str, RecordedEpisodes]] = {}
     for name, parts in recorded.items():
         for part in parts:
             by_body.setdefault(part.source.embodiment.name, {})[name] = part
@@ -87,7 +87,7 @@ def common(recorded: Mapping[str, Sequence[Recorded]]) -> dict[str, dict[str, Re
 
 
 def paired(
-    drivers: Mapping[str, Recorded],
+    drivers: Mapping[str, RecordedEpisodes],
     windows: int = 1000,
     seed: int = 0,
     progress: Callable[[int, int, str], None] | None = None,
@@ -143,7 +143,7 @@ def paired(
     )  # fmt: skip
 
 
-def _frames(drivers: Mapping[str, Recorded], windows: int) -> np.ndarray:
+def _frames(drivers: Mapping[str, RecordedEpisodes], windows: int) -> np.ndarray:
     """Evenly spaced frames of the episodes that count for all."""
     every = [part.source.spaced(len(part.source)) for part in drivers.values()]
     held = set.intersection(*(set(map(tuple, frames[:, :2].tolist())) for frames in every))
@@ -154,7 +154,7 @@ def _frames(drivers: Mapping[str, Recorded], windows: int) -> np.ndarray:
     return shared[np.unique(np.linspace(0, len(shared) - 1, min(windows, len(shared))).astype(np.int64))]
 
 
-def _which(drivers: Mapping[str, Recorded], episodes: int) -> str:
+def _which(drivers: Mapping[str, RecordedEpisodes], episodes: int) -> str:
     told = {name: part.which for name, part in drivers.items()}
     if len(set(told.values())) == 1:
         return next(iter(told.values()))

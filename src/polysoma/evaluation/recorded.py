@@ -14,7 +14,7 @@ from polysoma.policy.policy import Policy
 
 
 @dataclass(frozen=True)
-class Recorded:
+class RecordedEpisodes:
     """Episodes of one body, and the weights that drive it.
 
     Attributes:
@@ -38,7 +38,7 @@ def recorded(
     precision: str | None = None,
     skip_damaged: bool = False,
     device: str = "cpu",
-) -> list[Recorded]:
+) -> list[RecordedEpisodes]:
     """Opens data sets for a checkpoint, body by body.
 
     Args:
@@ -68,7 +68,7 @@ def recorded(
     for source in ours:
         name = source.embodiment.name
         whole.driving(name).check_same(source.embodiment)
-        found.append(Recorded(whole.driving(name), *_part(path, source, held_out)))
+        found.append(RecordedEpisodes(whole.driving(name), *_part(path, source, held_out)))
     return found
 
 

@@ -32,7 +32,7 @@ def write_report(result: Result, folder: Path) -> Path:
     sections += ["<h2>Families</h2>", _table(result.families(), result)]
     if result.listening:
         cells = [tuple(map(escape, row)) for row in table_rows(result.listening)]
-        note = "The same episodes, told something else: success, and in pairs how much more the right words bring."
+        note = "The same episodes with other instructions: success, and in pairs how much more the right words bring."
         sections += ["<h2>Listening</h2>", f"<p>{note}</p>", pages.table(COLUMNS, cells, range(1, len(COLUMNS)))]
     by_family: dict[str, list[str]] = {}
     for task in result.tasks:

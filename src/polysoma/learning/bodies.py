@@ -24,7 +24,7 @@ class BodyRecipe:
         color_jitter: brightness and contrast of pictures change by up to this fraction.
         shots: the most episodes of the same task that a window is shown (learning in context): 0, 1, 2, 4 and so on up
             to this many, drawn anew for every step.
-        observation_only: the share of these windows that are not told what was done in the episodes.
+        observation_only: the share of these windows that get these episodes without the actions.
         estimation: weight of the loss of estimating the body's privileged states; 0 for bodies without any.
         goals: the share of windows that are shown a goal picture, half of them without words; needs images.goals.
     """

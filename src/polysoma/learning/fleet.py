@@ -36,8 +36,8 @@ from polysoma.learning.preparation import policy_for, sources_for
 from polysoma.learning.recipe import PolicySize
 from polysoma.learning.training import ingredients
 from polysoma.nn.precision import Wanted
-from polysoma.nn.tokenizers import build_vocabulary
 from polysoma.nn.trunk import TransformerConfig
+from polysoma.nn.words import build_vocabulary
 from polysoma.patterns import expanded
 from polysoma.policy import checkpoint
 from polysoma.policy.config import PolicyConfig

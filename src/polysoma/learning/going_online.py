@@ -34,7 +34,7 @@ from polysoma.learning.playing import SEED
 from polysoma.learning.skills import STEPS_PER_S, engine_settings
 from polysoma.policy import checkpoint, skills
 from polysoma.policy.skills import SkillPolicy
-from polysoma.rollout.choosing import Lanes
+from polysoma.rollout.choosing import Slots
 from polysoma.rollout.drivers import Behaviour, Driver, Random, Ready
 from polysoma.rollout.jobs import Job
 from polysoma.rollout.rollout import rollout_in_workers
@@ -66,8 +66,8 @@ class Going:
     """How a policy goes online.
 
     Attributes:
-        steps: of learning; each is ``acting.frames`` frames in each lane.
-        lanes: environments at a time.
+        steps: of learning; each is ``acting.frames`` frames in each slot.
+        slots: environments at a time.
         acting: see :class:`~polysoma.learning.methods.online.Acting`.
         logs: share of what is learnt from that comes from the logs.
         share: of the logs, whose rewards are looked at to find the skill.
@@ -80,7 +80,7 @@ class Going:
     """
 
     steps: Annotated[int, within(1, 10**9)] = 20_000
-    lanes: Annotated[int, within(1, 10_000)] = 1
+    slots: Annotated[int, within(1, 10_000)] = 1
     acting: Acting = Acting()  # noqa: RUF009  (frozen)
     logs: Annotated[float, within(0, 1)] = 0.5
     share: Annotated[float, within(0, 1, above=True)] = 0.002
@@ -175,11 +175,11 @@ def finetune(
     for dataset in datasets:
         if dataset.embodiment != body:
             raise PolysomaError(f"{dataset.root}: expected logs of {body.name}, got {dataset.embodiment.name}")
-    lanes = Lanes(task, going.lanes, SEED + 10_000 * seed)
+    slots = Slots(task, going.slots, SEED + 10_000 * seed)
     try:
-        if lanes.body != body:
-            raise PolysomaError(f"{task}: expected a task of {body.name}, which {run} is of; got {lanes.body.name}")
-        room = going.rollouts + going.acting.first + going.lanes * going.acting.frames * going.steps
+        if slots.body != body:
+            raise PolysomaError(f"{task}: expected a task of {body.name}, which {run} is of; got {slots.body.name}")
+        room = going.rollouts + going.acting.first + going.slots * going.acting.frames * going.steps
         stride = going.stride or max(1, round(body.rate_hz / STEPS_PER_S))
         replay = Growing(datasets, room + room // 10 + 1000, stride, going.logs)
         torch.manual_seed(seed)
@@ -188,15 +188,15 @@ def finetune(
         if not going.fresh:
             policy.load_state_dict(was.state_dict())
             _take_values(inner, policy, run)
-        online = Online(inner, replay, lanes, going.acting, seed)
-        if policy.config.told == "skill":
+        online = Online(inner, replay, slots, going.acting, seed)
+        if policy.config.conditioning == "skill":
             _aim(policy, inner, replay, online, going, seed)
         online.act(going.acting.first)
         parent = None if going.fresh else lineage.parent(place)
         about = {"method": method.kind, "data": [], "parent": parent, "tasks": [task]}
         return _learn(online, policy, task, out, going.steps, judging, progress, about)
     finally:
-        lanes.close()
+        slots.close()
 
 
 def _take_values(inner: OfflineMethod, policy: SkillPolicy, run: Path) -> None:
@@ -255,7 +255,7 @@ def matched(policy: SkillPolicy, replay: Replay, rows: np.ndarray) -> tuple[floa
         moved = moved - (
             policy.represent(policy.places(here))[0] if policy.config.rewarded == "moves" else moved.mean(0)
         )
-        told = policy.told_in(here)
+        told = policy.condition_of(here)
         assert told is not None
         own = (moved * told).sum(-1)
     spread = float(steps.rewards.std())
@@ -276,12 +276,12 @@ def _learn(
     about: dict[str, Any],
 ) -> Curve:
     """Learns, and measures on the way."""
-    dense = online.lanes.reward_kind == "dense"
-    at, scores = [online.lanes.steps], [_score(Ready(SkillPlanner(policy)), task, judging, dense)]
+    dense = online.slots.reward_kind == "dense"
+    at, scores = [online.slots.steps], [_score(Ready(SkillPlanner(policy)), task, judging, dense)]
     random = _score(Random(), task, judging, dense)
 
     def evaluate(folder: Path) -> dict[str, float]:
-        at.append(online.lanes.steps)
+        at.append(online.slots.steps)
         scores.append(_score(Ready(SkillPlanner(folder)), task, judging, dense))
         found = Curve(at, scores, random, dip_of(at, scores, random))
         write_atomically(out / CURVE, (json.dumps(dataclasses.asdict(found), indent=1) + "\n").encode())

@@ -78,12 +78,12 @@ class Play:
     """How a policy plays to learn.
 
     Attributes:
-        lanes: environments at a time.
+        slots: environments at a time.
         execute: actions of a plan that are executed; None for half of them, as agents do.
         seed: of the first episode.
     """
 
-    lanes: int = 64
+    slots: int = 64
     execute: int | None = None
     seed: int = SEED
 
@@ -121,7 +121,7 @@ def method_for(
     exploring = dataclasses.replace(settings.exploring, push=0.0) if discrete else settings.exploring
     learnt = rewards.load(reward) if reward else None
     collector = Collector(
-        planner, tasks, play.lanes, play.seed, exploring, settings.discount, play.execute, reward=learnt
+        planner, tasks, play.slots, play.seed, exploring, settings.discount, play.execute, reward=learnt
     )  # fmt: skip
     return settings.build(policy, body, collector, seed)
 

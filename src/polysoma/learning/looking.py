@@ -25,7 +25,7 @@ from polysoma.policy.policy import Policy
 _AT_ONCE = 64
 
 
-class Seen(Pictures):
+class CachedFeatures(Pictures):
     """What a policy's eyes make of one camera's pictures, float32 ``(N, numbers)``, each when it is first asked for.
 
     Args:
@@ -70,7 +70,7 @@ class Seen(Pictures):
         return self._seconds * max(0, frames / max(1, int(self._known.sum())) - 1)
 
 
-def look_once(recipe: Recipe, policy: Policy, sources: Sequence[Source]) -> list[tuple[Seen, np.ndarray]]:
+def look_once(recipe: Recipe, policy: Policy, sources: Sequence[Source]) -> list[tuple[CachedFeatures, np.ndarray]]:
     """Puts what the policy's eyes see in the place of pictures, where training changes neither these nor the words.
 
     Args:
@@ -94,7 +94,7 @@ def look_once(recipe: Recipe, policy: Policy, sources: Sequence[Source]) -> list
         for dataset, episodes in zip(source.datasets, source.episodes_of(), strict=True):
             for camera in cameras(source.embodiment):
                 held = dataset.observations[camera]
-                seen = held if isinstance(held, Seen) else Seen(dataset, camera, policy)
+                seen = held if isinstance(held, CachedFeatures) else CachedFeatures(dataset, camera, policy)
                 dataset.observations[camera] = seen
                 replaced.append((seen, episodes))
     return replaced

@@ -49,7 +49,9 @@ def held_out_loss(policy: Policy, source: Source, body: BodyRecipe) -> float:
     """The mean loss on windows of episodes apart, shown as many episodes as training shows at most. The same windows
     every time, so that losses can be compared."""
     torch.manual_seed(0)
-    how = DemonstrationSampler(body.shots, policy.config.shown, body.observation_only, np.random.default_rng(1))
+    how = DemonstrationSampler(
+        body.shots, policy.config.frames_per_demonstration, body.observation_only, np.random.default_rng(1)
+    )
     windows = source.draw(HELD_OUT_WINDOWS, np.random.default_rng(0), showing=how)
     return sum(policy.loss(part).item() for part in split_by_length(windows, 4)) / targets([windows])
 
@@ -96,7 +98,7 @@ def pairwise_logistic(difference: Tensor, better: Tensor) -> Tensor:
 
 
 def generalised_advantages(rewards: Tensor, discounts: Tensor, values: Tensor, trace: float) -> Tensor:
-    """Advantages of T decisions in L lanes, ``(T, L)`` (Schulman et al. 2016, arXiv 1506.02438, equation 16; decisions
+    """Advantages of T decisions in L slots, ``(T, L)`` (Schulman et al. 2016, arXiv 1506.02438, equation 16; decisions
     that last k steps discount by ``gamma**k``).
 
     Args:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from polysoma.data.replay import Replay, Steps
 from polysoma.errors import PolysomaError
 from polysoma.learning.method import Method, Share
-from polysoma.policy.skills import SkillPolicy, Told
+from polysoma.policy.skills import Conditioning, SkillPolicy
 
 
 class OfflineSettings(Protocol):
@@ -28,7 +28,7 @@ class OfflineSettings(Protocol):
         """Steps of a log in each step of learning."""
         ...
 
-    def told(self, goals: bool) -> Told:
+    def conditioning(self, goals: bool) -> Conditioning:
         """What its policy is told, where goals are asked for or not. Raises PolysomaError where it cannot be."""
         ...
 
@@ -106,7 +106,7 @@ class OfflineMethod(Method):
         return np.where(rng.random(len(rows)) < future, ahead, anywhere)
 
 
-def only_without_goals(kind: str, goals: bool) -> Told:
+def only_without_goals(kind: str, goals: bool) -> Conditioning:
     """For methods that know rewards alone. Raises PolysomaError where goals are asked for."""
     if goals:
         raise PolysomaError(f"{kind} learns from rewards; for goals there are cloning, iql and hilp")

@@ -15,7 +15,7 @@ from polysoma.learning.methods.imagination import Imagination
 from polysoma.learning.optimizers import AdamW
 from polysoma.policy.values import ValueConfig, ValuePolicy
 from polysoma.policy.world import WorldConfig, WorldModel
-from polysoma.rollout.choosing import Lanes
+from polysoma.rollout.choosing import Slots
 
 SEED = 500_000
 """Of the first episode that is played; seeds of evaluations lie below."""
@@ -41,7 +41,7 @@ def play(
         task: full name, of a body whose actions are choices.
         out: folder of the run.
         minutes, steps: of learning, after which it stops, whichever comes first. Each step of learning is one step in
-            each of ``exploring.lanes`` environments.
+            each of ``exploring.slots`` environments.
         method, exploring: see :class:`~polysoma.learning.methods.dqn.Dqn` and
             :class:`~polysoma.learning.methods.dqn.Exploring`.
         width: of the hidden layer.
@@ -54,13 +54,13 @@ def play(
             :meth:`~polysoma.learning.engine.Engine.run`.
     """
     method, exploring = method or Dqn(), exploring or Exploring()
-    lanes = Lanes(task, exploring.lanes, SEED)
+    slots = Slots(task, exploring.slots, SEED)
     try:
         torch.manual_seed(seed)
-        built = method.playing(ValuePolicy(ValueConfig(lanes.body, width, method.dueling)), lanes, exploring, seed)
+        built = method.playing(ValuePolicy(ValueConfig(slots.body, width, method.dueling)), slots, exploring, seed)
         return _learnt(built, method.kind, task, out, _settings(minutes, steps, learning_rate, 5000), progress)
     finally:
-        lanes.close()
+        slots.close()
 
 
 def play_in_imagination(
@@ -83,7 +83,7 @@ def play_in_imagination(
         task: full name, of a body that senses no pictures.
         out: folder of the run.
         minutes, steps: of learning, after which it stops, whichever comes first. Each step of learning is one step in
-            each of ``exploring.lanes`` environments.
+            each of ``exploring.slots`` environments.
         method, exploring: see :class:`~polysoma.learning.methods.imagination.Imagination` and its ``Exploring``.
         width: of all layers.
         seed: of all that is drawn but the episodes, whose seeds count on from :data:`SEED`.
@@ -96,15 +96,15 @@ def play_in_imagination(
             :meth:`~polysoma.learning.engine.Engine.run`.
     """
     method, exploring = method or Imagination(), exploring or imagination.Exploring()
-    lanes = Lanes(task, exploring.lanes, SEED)
+    slots = Slots(task, exploring.slots, SEED)
     try:
         torch.manual_seed(seed)
-        model = WorldModel(WorldConfig(lanes.body, width=width, rewarded=True, acts=True))
-        built = method.playing(model, lanes, exploring, seed)
+        model = WorldModel(WorldConfig(slots.body, width=width, rewarded=True, acts=True))
+        built = method.playing(model, slots, exploring, seed)
         settings = _settings(minutes, steps, method.learning_rate, every)
         return _learnt(built, method.kind, task, out, settings, progress, evaluate)
     finally:
-        lanes.close()
+        slots.close()
 
 
 def _settings(minutes: float, steps: int, learning_rate: float, every: int) -> Settings:

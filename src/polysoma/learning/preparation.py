@@ -22,8 +22,8 @@ from polysoma.learning.recipe import Recipe
 from polysoma.nn import finder
 from polysoma.nn.finder import NamedPlaces
 from polysoma.nn.images import ImageConfig, ImageTokenizer
-from polysoma.nn.tokenizers import build_vocabulary, lacking, warn_of_long
 from polysoma.nn.trunk import TransformerConfig
+from polysoma.nn.words import build_vocabulary, lacking, warn_of_long
 from polysoma.patterns import matching
 from polysoma.policy import checkpoint
 from polysoma.policy.config import PolicyConfig
@@ -107,7 +107,7 @@ def check_policy(recipe: Recipe, policy: Policy) -> None:
                 "and the policy images.goals"
             )
         horizon = policy.horizon(name)
-        if body.shots and not policy.config.shown:
+        if body.shots and not policy.config.frames_per_demonstration:
             problems.append(f"bodies.{name}.shots: the policy cannot be shown episodes; start from one that can")
         elif body.shots and not (horizon.previous_action or horizon.history > 1):
             problems.append(
@@ -213,7 +213,7 @@ def _policy_for(recipe: Recipe, sources: list[Source]) -> Policy:
             return _adapted(recipe, start, embodiments, new, vocabulary, horizons)
         return extend(
             start, embodiments, new, vocabulary, recipe.images, recipe.renewed, relative=recipe.relative,
-            gated=recipe.gated, shown=_frames(recipe), horizons=horizons,
+            gated=recipe.gated, frames_per_demonstration=_frames(recipe), horizons=horizons,
         )  # fmt: skip
     policy = Policy(
         PolicyConfig(
@@ -233,7 +233,7 @@ def _policy_for(recipe: Recipe, sources: list[Source]) -> Policy:
             head=recipe.head,
             relative=recipe.relative,
             gated=recipe.gated,
-            shown=_frames(recipe),
+            frames_per_demonstration=_frames(recipe),
         )
     )
     if isinstance(policy.images, ImageTokenizer) and policy.images.backbone is not None:
@@ -302,7 +302,7 @@ def freeze(policy: Policy, trainable: Sequence[str]) -> None:
 
 def _frames(recipe: Recipe) -> int:
     """Frames of each shown episode; 0 where nothing is shown."""
-    return recipe.shown if any(body.shots for body in recipe.bodies.values()) else 0
+    return recipe.frames_per_demonstration if any(body.shots for body in recipe.bodies.values()) else 0
 
 
 def _offsets(recipe: Recipe, sources: list[Source]) -> dict[str, Statistics]:

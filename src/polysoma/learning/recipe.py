@@ -74,7 +74,7 @@ class Recipe(Settings):
             :class:`~polysoma.policy.config.PolicyConfig`.
         gated: bodies that are asked for a place and for an offset from the last command, and learn which counts; see
             :class:`~polysoma.policy.config.PolicyConfig`.
-        shown: frames of each episode that policies are shown (``bodies.NAME.shots``).
+        frames_per_demonstration: frames that policies read of each demonstration (``bodies.NAME.shots``).
         trainable: what learns: roles of parameters (``"shared"``, ``"body"``, ``"words"``, ``"readout"``), or
             beginnings of their names such as ``"text."``; empty for all.
         adaptation: None trains all weights; otherwise those of ``init`` stay as they are but for what the method adds,
@@ -101,7 +101,7 @@ class Recipe(Settings):
     renewed: tuple[str, ...] = ()
     relative: tuple[str, ...] = ()
     gated: tuple[str, ...] = ()
-    shown: Annotated[int, within(1, 10_000)] = 4
+    frames_per_demonstration: Annotated[int, within(1, 10_000)] = 4
     trainable: tuple[str, ...] = ()
     adaptation: Adaptation | None = None
     demonstrations: Annotated[int, within(0, 10**9)] = 0
@@ -160,6 +160,7 @@ _MOVED = {
     "ema": "optimizer.ema",
     "clip": "grad_clip",
     "meta": "method",
+    "shown": "frames_per_demonstration",
 }
 """First keys of old recipes, to where they are now."""
 

@@ -63,7 +63,7 @@ class FromReward(Method):
         policy: with a correction of the body, which alone learns.
         body: its name.
         collector: plays.
-        decisions: in each lane, of one batch of experience.
+        decisions: in each slot, of one batch of experience.
         passes, parts: how often a batch is gone through, and in how many parts.
         trace: lambda of advantages; None for no value: returns as they came.
         anchor: how much the squared correction counts: it holds the policy at its base. For numbers with a spread s
@@ -103,7 +103,7 @@ class FromReward(Method):
         self._scale, self._done = 0.0, 0
         self._order: list[Tensor] = []
         self.sampled: Sampled | None = None
-        self.told: Metrics = {}
+        self.reported: Metrics = {}
         self.steps = 0
 
     def parameter_groups(self) -> list[ParameterGroup]:
@@ -136,7 +136,7 @@ class FromReward(Method):
             loss = loss + 0.5 * value
             metrics["loss/value"] = value.item()
         loss.backward()
-        return metrics | self.told | {"moved": float(changes.detach().abs().mean())}
+        return metrics | self.reported | {"moved": float(changes.detach().abs().mean())}
 
     def after_step(self, step: int) -> None:
         """See :class:`~polysoma.learning.method.Method`: experience that was gone through is replaced."""
@@ -175,9 +175,9 @@ class FromReward(Method):
         for _ in range(self.passes):
             self._order += torch.randperm(rows, generator=self._rng).tensor_split(self.parts)
         ended = experience.episodes
-        self.told = {"env_steps": float(self.steps), "reward": float(experience.rewards.mean())}
+        self.reported = {"env_steps": float(self.steps), "reward": float(experience.rewards.mean())}
         if ended:
-            self.told["solved"] = float(np.mean(ended))
+            self.reported["solved"] = float(np.mean(ended))
 
     def _sample(self, experience: Experience) -> Sampled:
         readouts, left = torch.from_numpy(experience.readouts), torch.from_numpy(experience.left)

@@ -13,7 +13,7 @@ from polysoma.embodiment import Embodiment, Modality
 from polysoma.errors import PolysomaError
 from polysoma.nn.finder import LEAST, Finder, reduced, reduced_size, shipped_colors, shipped_weights, shipped_words
 from polysoma.nn.images import ImageConfig
-from polysoma.nn.tokenizers import split_words
+from polysoma.nn.words import split_words
 
 ENOUGH = 0.7
 """The share of episodes at whose beginning the named thing must be seen by a camera."""

@@ -30,7 +30,7 @@ from polysoma.learning.methods.td3_bc import Td3Bc
 from polysoma.learning.offline import only_without_goals
 from polysoma.learning.optimizers import AdamW
 from polysoma.policy import checkpoint, skills
-from polysoma.policy.skills import Rewarded, SkillConfig, SkillPolicy, Told, goals_of
+from polysoma.policy.skills import Conditioning, Rewarded, SkillConfig, SkillPolicy, goals_of
 from polysoma.policy.values import ValueConfig, ValuePolicy
 
 OfflineChoice = Annotated[Cloning | ImplicitQ | Td3Bc | CalQl | Hilp | Successor | Diffusion | Dqn, KIND]
@@ -95,7 +95,7 @@ def learn(
         raise PolysomaError("expected one or more data sets to learn from, got none")
     body = datasets[0].embodiment
     replay = Replay(datasets, stride or max(1, round(body.rate_hz / STEPS_PER_S)))
-    told = only_without_goals("dqn", goals) if isinstance(method, Dqn) else method.told(goals)
+    told = only_without_goals("dqn", goals) if isinstance(method, Dqn) else method.conditioning(goals)
     if told == "nothing" and len({text for dataset in datasets for text in dataset.instructions}) > 1:
         raise PolysomaError(
             f"{body.name}: these logs follow several instructions, and perceptrons read no words: give logs of one "
@@ -145,7 +145,7 @@ def aim(path: str | Path, dataset: Dataset, out: Path, share: float = 1.0, seed:
     return policy
 
 
-def _places(body: Embodiment, told: Told, wanted: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _places(body: Embodiment, told: Conditioning, wanted: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The channels of places and of goals: those of the body's own goals, the wanted ones, or all."""
     if told == "nothing":
         return (), ()

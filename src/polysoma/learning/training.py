@@ -21,7 +21,7 @@ from polysoma.errors import PolysomaError
 from polysoma.learning import lineage, preparation, run_state, states
 from polysoma.learning.distributed import accelerator_here
 from polysoma.learning.engine import Engine, Progress
-from polysoma.learning.looking import Seen, look_once
+from polysoma.learning.looking import CachedFeatures, look_once
 from polysoma.learning.method import Ingredients, Method
 from polysoma.learning.metrics import check_tracker
 from polysoma.learning.recipe import Recipe, recipe_from_table
@@ -86,7 +86,7 @@ def _engine(
     training: Path | None,
     accelerator: accelerate.Accelerator,
     method: Callable[[Ingredients], Method] | None = None,
-) -> tuple[Engine, list[tuple[Seen, np.ndarray]]]:
+) -> tuple[Engine, list[tuple[CachedFeatures, np.ndarray]]]:
     torch.manual_seed(recipe.seed)
     policy = preparation.policy_for(recipe, sources, training)
     preparation.check_policy(recipe, policy)

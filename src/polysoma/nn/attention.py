@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -37,56 +38,26 @@ class Block(nn.Module):
         self.down = nn.Linear(4 * width, width)
 
     def forward(
-        self, task: Tensor, x: Tensor, rows: Tensor | None, task_mask: Tensor, mask: Tensor, readouts: int | None
+        self, x: Tensor, mask: Tensor, before: Sequence[Tensor] = (), last: int | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Tokens of tasks and of whole windows after the block.
+        """Tokens after the block, and their own keys and values, ``(B, 2, heads, N, width / heads)``.
 
         Args:
-            task: ``(I, W, width)``.
-            x: frames and readouts, ``(B, N, width)``.
-            rows: see :class:`TaskTokens`.
-            task_mask: additive, ``(I, 1, W, W)``.
-            mask: additive, ``(B, 1, N, W + N)``.
-            readouts: None for all tokens; or of how many, the last ones, alone something comes. All others are only
-                looked at.
+            x: ``(B, N, width)``, which look at each other.
+            mask: additive, broadcastable to ``(B, heads, N, M + N)``.
+            before: keys and values of M other tokens that they look at, in parts ``(B, 2, heads, ..., width / heads)``.
+            last: None for all tokens; or of how many, the last ones, alone something comes. All others are only looked
+                at.
         """
-        if readouts is None:
-            q, *told = self.project(task)
-            task = self.attend(task, q, told[0], told[1], task_mask)
-            q, *new = self.project(x)
-        else:
-            told = list(self.project(task, 2))
-            frames = self.project(x[:, :-readouts], 2)
-            x, mask = x[:, -readouts:], mask[:, :, -readouts:]
-            q, *new = self.project(x)
-            new = [torch.cat(pair, 2) for pair in zip(frames, new, strict=True)]
-        if rows is not None:
-            told = [part.index_select(0, rows) for part in told]
-        keys, values = (torch.cat(pair, 2) for pair in zip(told, new, strict=True))
-        return task, self.attend(x, q, keys, values, mask)
-
-    def alone(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Tokens ``(B, N, width)`` that see each other, by an additive mask that broadcasts to ``(B, heads, N, N)``."""
-        q, keys, values = self.project(x)
-        return self.attend(x, q, keys, values, mask)
-
-    def project(self, x: Tensor, parts: int = 3) -> Tensor:
-        """Queries, keys and values of tokens ``(B, N, width)``, or the last of these ``parts`` alone, where tokens are
-        looked at and look at nothing: ``(parts, B, heads, N, width / heads)``."""
-        # A plain 0 where all are asked for: graphs would hold a slice of the weights.
-        y = self.qkv(self.norm_attention(x), 0 if parts == 3 else (3 - parts) * x.shape[-1])
-        batch, number, width = y.shape
-        return y.view(batch, number, parts, self.heads, width // (parts * self.heads)).permute(2, 0, 3, 1, 4)
-
-    def attend(self, x: Tensor, q: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
-        """The tokens ``(B, N, width)`` after the block.
-
-        Args:
-            x: before it.
-            q: their queries.
-            keys, values: ``(B, heads, M, width / heads)``, of what they may look at.
-            mask: additive, broadcastable to ``(B, heads, N, M)``.
-        """
+        batch, number, width = x.shape
+        y = self.qkv(self.norm_attention(x)).view(batch, number, 3, self.heads, width // self.heads)
+        y = y.permute(0, 2, 3, 1, 4)
+        q, keys, values = y.unbind(1)
+        if last is not None:
+            x, q, mask = x[:, -last:], q[:, :, -last:], mask[:, :, -last:]
+        if before:
+            other_keys, other_values = zip(*(part.unbind(1) for part in before), strict=True)
+            keys, values = torch.cat([*other_keys, keys], 2), torch.cat([*other_values, values], 2)
         mask = mask.to(q.dtype)
         if q.device.type == "cpu":
             # The fused kernel is no faster here, and its backward pass in bfloat16 much slower.
@@ -95,7 +66,13 @@ class Block(nn.Module):
         else:
             seen = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask)
         x = x + self.out(seen.transpose(1, 2).reshape(x.shape))
-        return x + self.down(F.relu_(self.up(self.norm_mlp(x))))
+        return x + self.down(F.relu_(self.up(self.norm_mlp(x)))), y[:, 1:]
+
+    def keys_values(self, x: Tensor) -> Tensor:
+        """Those of tokens ``(B, N, width)`` that are looked at and look at nothing."""
+        batch, number, width = x.shape
+        y = self.qkv(self.norm_attention(x), width).view(batch, number, 2, self.heads, width // self.heads)
+        return y.permute(0, 2, 3, 1, 4)
 
 
 def check_heads(what: str, width: int, heads: int) -> None:
@@ -117,6 +94,7 @@ def task_mask(valid: Tensor) -> Tensor:
 
 
 def _diagonal(size: int, device: torch.device) -> Tensor:
+    # torch.eye of booleans has no counterpart in ONNX graphs.
     number = torch.arange(size, device=device)
     return number[:, None] == number
 

@@ -36,7 +36,9 @@ class _Convolution(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         kernel, stride = self.kernel_size[0], self.stride[0]
-        gaps = [max((-(-size // stride) - 1) * stride + kernel - size, 0) for size in input.shape[:1:-1]]
+        # As plain numbers: integers of an ONNX graph are divided towards 0, so an odd size would be padded too little.
+        sizes = [int(size) for size in input.shape[:1:-1]]
+        gaps = [max((-(-size // stride) - 1) * stride + kernel - size, 0) for size in sizes]
         return super().forward(F.pad(input, [side for gap in gaps for side in (gap // 2, gap - gap // 2)]))
 
 

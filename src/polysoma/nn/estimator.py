@@ -53,25 +53,25 @@ class PrivilegedStateHead(nn.Module):
         self.register_buffer("mean", torch.cat([torch.as_tensor(part) for part in mean]), persistent=False)
         self.register_buffer("scale", torch.cat([torch.as_tensor(part) for part in scale]), persistent=False)
 
-    def forward(self, frames: Tensor, told: Tensor) -> Tensor:
+    def forward(self, frames: Tensor, task: Tensor) -> Tensor:
         """Every channel, ``(B, T, channels)`` in standard deviations of the data.
 
         Args:
             frames: tokens ``(B, T, tokens, width)``.
-            told: the mean of the tokens of what was told, ``(B, width)``.
+            task: the mean of the tokens of the task, ``(B, width)``.
         """
-        x = torch.cat([frames, told[:, None, None].expand(-1, frames.shape[1], -1, -1)], 2)
+        x = torch.cat([frames, task[:, None, None].expand(-1, frames.shape[1], -1, -1)], 2)
         return self.out(self.norm(x.float()).flatten(2)).float()
 
     def losses(
-        self, frames: Tensor, told: Tensor, states: Mapping[str, Tensor], task_std: Mapping[str, Tensor]
+        self, frames: Tensor, task: Tensor, states: Mapping[str, Tensor], task_std: Mapping[str, Tensor]
     ) -> Tensor:
         """Mean errors ``(B, T)`` in standard deviations within the task, squared where they are below one.
 
         Absolute errors alone, whose gradient says nothing of how far off a guess is, were slow to leave the mean.
 
         Args:
-            frames, told: as in :meth:`forward`.
+            frames, task: as in :meth:`forward`.
             states: stream name to the truth ``(B, T, size)``.
             task_std: stream name to the standard deviations within each window's task ``(B, size)``, in the channels'
                 units; channels that hardly vary there, for all that they vary elsewhere, do not count.
@@ -79,10 +79,10 @@ class PrivilegedStateHead(nn.Module):
         truth = (torch.cat([states[name] for name in self.streams], -1) - self.mean) / self.scale
         spread = torch.cat([task_std[name] for name in self.streams], -1) / self.scale
         weight = (spread > STILL) / spread.clamp(min=STILL)
-        error = (self(frames, told) - truth) * weight[:, None]
+        error = (self(frames, task) - truth) * weight[:, None]
         return F.smooth_l1_loss(error, torch.zeros_like(error), reduction="none").mean(-1)
 
-    def estimate(self, frames: Tensor, told: Tensor) -> dict[str, Tensor]:
+    def estimate(self, frames: Tensor, task: Tensor) -> dict[str, Tensor]:
         """Stream name to the channels in their units, ``(B, T, size)``."""
-        values = self(frames, told) * self.scale + self.mean
+        values = self(frames, task) * self.scale + self.mean
         return dict(zip(self.streams, values.split(list(self.streams.values()), -1), strict=True))

@@ -19,7 +19,7 @@ from polysoma.nn.attention import BLOCKED
 from polysoma.nn.images import COARSE, EDGE, FINE, SHARPNESS, ImageConfig, coordinates
 from polysoma.nn.named import Parameters
 from polysoma.nn.outlines import MEASURES, outlines
-from polysoma.nn.tokenizers import TextTokenizer
+from polysoma.nn.words import TextTokenizer
 
 WIDTH, HEADS = 128, 4
 NAMED = 2

@@ -46,7 +46,7 @@ class HeadConfig:
 
 
 class LastCommand(NamedTuple):
-    """What a body was told to do last, at the frames of R readouts.
+    """The command that a body executed last, at the frames of R readouts.
 
     Attributes:
         command: in the body's units, float32 ``(B, R, A)``.

@@ -154,7 +154,7 @@ class Grid(nn.Module):
         self.cell = nn.Conv2d(COARSE, CELL, 1)
         self.norm = nn.LayerNorm(CELL * GRID**2)
         self.hidden = nn.Linear(CELL * GRID**2, HIDDEN)
-        self.standardised = Modules({role: Standardised(HIDDEN) for role in sorted(roles)})
+        self.standardised: Modules[Standardised] = Modules({role: Standardised(HIDDEN) for role in sorted(roles)})
         self.out = nn.Linear(HIDDEN, config.tokens * width)
 
     def forward(self, fine: Tensor, deep: Tensor, role: str) -> Tensor:

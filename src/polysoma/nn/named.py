@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, Generic, TypeVar, cast
 from urllib.parse import unquote
 
 from torch import nn
@@ -26,11 +26,14 @@ def _escaped(name: str, kind: type[nn.Module]) -> str:
 _key: Callable[[str, type[nn.Module]], str] = functools.lru_cache(4096)(_escaped)  # type: ignore[assignment]
 
 
-class Modules(nn.ModuleDict):
-    """As ``nn.ModuleDict``, with any names."""
+Kind = TypeVar("Kind", bound=nn.Module)
 
-    def __getitem__(self, name: str) -> nn.Module:
-        return super().__getitem__(_key(name, type(self)))
+
+class Modules(nn.ModuleDict, Generic[Kind]):
+    """As ``nn.ModuleDict``, with any names, of modules of one kind."""
+
+    def __getitem__(self, name: str) -> Kind:
+        return cast(Kind, super().__getitem__(_key(name, type(self))))
 
     def __setitem__(self, name: str, module: nn.Module) -> None:
         super().__setitem__(_key(name, type(self)), module)

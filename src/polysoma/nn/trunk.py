@@ -106,37 +106,36 @@ class TransformerTrunk(Trunk):
         mask = window_mask(valid, frames.shape[1], frames.shape[2], readouts.times).to(computed_in(frames))
         own = task_mask(task.valid).to(mask.dtype)
         words, x = task.tokens, torch.cat([frames.flatten(1, 2), readouts.tokens], 1)
-        last = len(self.blocks) - 1
-        for number, block in enumerate(self.blocks):
-            words, x = block(words, x, task.rows, own, mask, readouts.tokens.shape[1] if number == last else None)
-        return self.norm(x)
+        asking = readouts.tokens.shape[1]
+        *blocks, last = self.every_block()
+        for block in blocks:
+            words, seen = block(words, own)
+            x, _ = block(x, mask, [seen if task.rows is None else seen.index_select(0, task.rows)])
+        # In the last block readouts alone look.
+        seen, frame = last.keys_values(words), last.keys_values(x[:, :-asking])
+        seen = seen if task.rows is None else seen.index_select(0, task.rows)
+        return self.norm(last(x[:, -asking:], mask[:, :, -asking:], [seen, frame])[0])
 
     @torch.no_grad()
     def start(self, task: TaskTokens) -> list[State]:
         own = task_mask(task.valid).to(computed_in(task.tokens))
         words, kept = task.tokens, []
-        for number, block in enumerate(self.every_block()):
-            if number < len(self.blocks) - 1:
-                q, keys, values = block.project(words)
-                words = block.attend(words, q, keys, values, own)
-            else:
-                keys, values = block.project(words, 2)
-            kept.append(torch.stack([keys, values]))
-        together = torch.stack(kept)
+        *blocks, last = self.every_block()
+        for block in blocks:
+            words, keys_values = block(words, own)
+            kept.append(keys_values)
+        together = torch.stack([*kept, last.keys_values(words)])
         # Padding, and without a word the place of the missing one, must not be looked at later.
-        return [KeyValueCache(together[:, :, row][..., valid, :]) for row, valid in enumerate(task.valid)]
+        return [KeyValueCache(together[:, row][..., valid, :]) for row, valid in enumerate(task.valid)]
 
     def extend(self, states: Sequence[State], frames: Tensor) -> None:
-        self._continue(states, frames, None)
+        self.step(states, frames, None)
 
     def read(self, states: Sequence[State], readouts: Tensor) -> Tensor:
-        return self._continue(states, None, readouts)
-
-    def step(self, states: Sequence[State], frames: Tensor, readouts: Tensor) -> Tensor:
-        return self._continue(states, frames, readouts)
+        return self.step(states, None, readouts)
 
     @torch.no_grad()
-    def _continue(self, states: Sequence[State], frames: Tensor | None, readouts: Tensor | None) -> Tensor:
+    def step(self, states: Sequence[State], frames: Tensor | None, readouts: Tensor | None) -> Tensor:
         time, per_frame = (0, 1) if frames is None else (frames.shape[1], frames.shape[2])
         parts = [frames.flatten(1, 2) if frames is not None else None, readouts]
         x = torch.cat([part for part in parts if part is not None], 1)
@@ -154,12 +153,12 @@ class TransformerTrunk(Trunk):
         caches = [state for state in states if isinstance(state, KeyValueCache)]
         assert len(caches) == len(states), "states of another trunk"
         lengths = [cache.count for cache in caches]
-        past, before = caches[0].keys_values.unsqueeze(2), max(lengths)
+        past, before = caches[0].keys_values.unsqueeze(1), max(lengths)
         if len(caches) > 1:
-            depth, two, _, heads, _, width = past.shape
-            past = past.new_zeros(depth, two, len(caches), heads, before, width)
+            depth, _, two, heads, _, width = past.shape
+            past = past.new_zeros(depth, len(caches), two, heads, before, width)
             for row, cache in enumerate(caches):
-                past[:, :, row, :, : cache.count] = cache.keys_values
+                past[:, row, ..., : cache.count, :] = cache.keys_values
         mask = continued_mask(before, time, per_frame, readouts, past.device, dtype)
         if len(set(lengths)) > 1:
             lacking = torch.arange(before, device=past.device) >= torch.tensor(lengths, device=past.device)[:, None]
@@ -170,30 +169,27 @@ class TransformerTrunk(Trunk):
         """Adds what :meth:`continued` returned of new frames to their states."""
         for row, state in enumerate(states):
             assert isinstance(state, KeyValueCache), "a state of another trunk"
-            state.take(own[:, :, row], time)
+            state.take(own[:, row], time)
 
     def continued(self, past: Tensor, mask: Tensor, x: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """New tokens after all blocks, as a function of tensors alone.
 
         Args:
-            past: keys and values of the tokens before, ``(depth, 2, B, heads, P, width / heads)``.
+            past: keys and values of the tokens before, ``(depth, B, 2, heads, P, width / heads)``.
             mask: additive, ``(B or 1, 1, N, P + N)``.
             x: new frames' tokens and then readouts, ``(B, N, width)``.
             count: how many of them are frames'.
 
         Returns:
             The readouts ``(B, N - count, width)``, and the frames' own keys and values
-            ``(depth, 2, B, heads, count, width / heads)``.
+            ``(depth, B, 2, heads, count, width / heads)``.
         """
         kept = []
-        for number, block in enumerate(self.every_block()):
-            q, keys, values = block.project(x)
-            kept.append(torch.stack([keys[:, :, :count], values[:, :, :count]]))
-            if number == len(self.blocks) - 1:
-                # Here frames are only looked at.
-                x, q, mask = x[:, count:], q[:, :, count:], mask[:, :, count:]
-            keys, values = torch.cat([past[number, 0], keys], 2), torch.cat([past[number, 1], values], 2)
-            x = block.attend(x, q, keys, values, mask)
+        for number, block in enumerate(self.every_block(), 1):
+            # In the last block frames are only looked at.
+            last = x.shape[1] - count if number == len(self.blocks) else None
+            x, own = block(x, mask, [past[number - 1]], last)
+            kept.append(own[:, :, :, :count])
         return self.norm(x), torch.stack(kept)
 
     def every_block(self) -> list[Block]:

@@ -17,8 +17,8 @@ from polysoma.nn.correction import CorrectionConfig
 from polysoma.nn.described import MAX_HISTORY
 from polysoma.nn.heads import HeadConfig, ReadoutHead
 from polysoma.nn.images import ImageConfig
-from polysoma.nn.tokenizers import MOST_WORDS, PLACES
 from polysoma.nn.trunk import TransformerConfig, TrunkConfig
+from polysoma.nn.words import MOST_WORDS, PLACES
 from polysoma.policy.adaptation import Adaptation
 
 Adapters = Literal["linear", "described"]
@@ -49,8 +49,8 @@ class PolicyConfig:
             last, and learn which of the two counts (:class:`~polysoma.nn.heads.GatedHead`). At an episode's first frame
             the state channels of the same names and units stand in for the command, where all have one. Their
             ``"offset"`` statistics are of ``chunk * A`` channels.
-        shown: how many frames of each episode it reads that it is shown before it acts (learning in context); 0 where
-            it cannot be shown any.
+        frames_per_demonstration: that it reads of each demonstration that it is given before it acts (learning in
+            context); 0 where it reads no demonstrations.
         readouts: action group (:attr:`Embodiment.body`) to the readouts that its bodies have beside that of actions, by
             name (:meth:`Policy.add_readout`).
         corrections: bodies by name whose answers are corrected by what reward has taught
@@ -71,7 +71,7 @@ class PolicyConfig:
     adapters: Adapters = "linear"
     relative: tuple[str, ...] = ()
     gated: tuple[str, ...] = ()
-    shown: int = 0
+    frames_per_demonstration: int = 0
     readouts: Mapping[str, Mapping[str, ReadoutHead]] = field(default_factory=dict)
     corrections: Mapping[str, CorrectionConfig] = field(default_factory=dict)
     adaptation: Adaptation | None = None
@@ -103,9 +103,10 @@ class PolicyConfig:
         names = [body.name for body in self.embodiments]
         if len(set(names)) != len(names):
             raise PolysomaError(f"embodiments: expected different names, got {names}")
-        if self.width < 1 or not 0 <= self.shown <= 10_000:
+        if self.width < 1 or not 0 <= self.frames_per_demonstration <= 10_000:
             raise PolysomaError(
-                f"expected a width of at least 1 and shown from 0 to 10,000, got {self.width} and {self.shown}"
+                "expected a width of at least 1 and frames_per_demonstration from 0 to 10,000, "
+                f"got {self.width} and {self.frames_per_demonstration}"
             )
         if not 1 <= self.most_words <= TEXT_LENGTH:
             raise PolysomaError(f"most_words: expected 1 to {TEXT_LENGTH}, got {self.most_words}")
@@ -136,7 +137,7 @@ class PolicyConfig:
             "adapters": self.adapters,
             "relative": list(self.relative),
             "gated": list(self.gated),
-            "shown": self.shown,
+            "shown": self.frames_per_demonstration,
             "readouts": {
                 body: {name: dataclasses.asdict(head) for name, head in own.items()}
                 for body, own in self.readouts.items()
@@ -169,7 +170,7 @@ class PolicyConfig:
                 table["horizons"] = {b.name: h.to_json() for b, h in zip(bodies, horizons, strict=True)}
             stored = decode(_Stored, table, "not the configuration of a policy")
             rest = {field.name: getattr(stored, field.name) for field in dataclasses.fields(stored)}
-            return PolicyConfig(bodies, statistics, **rest)
+            return PolicyConfig(bodies, statistics, frames_per_demonstration=rest.pop("shown"), **rest)
         except PolysomaError as error:
             raise PolysomaError(str(error).splitlines()[0]) from error
 
@@ -193,6 +194,7 @@ class _Stored:
     relative: tuple[str, ...] = ()
     gated: tuple[str, ...] = ()
     shown: int = 0
+    """Files call frames_per_demonstration so."""
     readouts: Mapping[str, Mapping[str, ReadoutHead]] = field(default_factory=dict)
     corrections: Mapping[str, CorrectionConfig] = field(default_factory=dict)
     adaptation: Adaptation | None = None

@@ -15,7 +15,7 @@ from polysoma.errors import PolysomaError, PolysomaWarning
 from polysoma.horizon import Horizon
 from polysoma.nn.adapters import LoRALinear
 from polysoma.nn.images import ImageConfig
-from polysoma.nn.tokenizers import MOST_WORDS, lacking
+from polysoma.nn.words import MOST_WORDS, lacking
 from polysoma.policy.adaptation import Adaptation, share, shared_names
 from polysoma.policy.config import PolicyConfig
 from polysoma.policy.policy import Policy
@@ -31,7 +31,7 @@ def extend(
     keep: bool = True,
     relative: Collection[str] = (),
     gated: Collection[str] = (),
-    shown: int = 0,
+    frames_per_demonstration: int = 0,
     horizons: Mapping[str, Horizon] | None = None,
 ) -> Policy:
     """A policy that also knows these bodies and words, with all the weights that the given one has and that still fit.
@@ -51,7 +51,7 @@ def extend(
         relative: bodies whose actions are relative from now on (:class:`PolicyConfig`); where they were not, the
             head is new.
         gated: bodies that learn from now on whether a place or an offset counts; where they did not, the head is new.
-        shown: frames of each episode that it is to be shown; a policy that reads some already keeps to these.
+        frames_per_demonstration: that it is to read; a policy that reads some already keeps to these.
         horizons: how it looks at bodies from now on; a body without one is looked at as before, or where it is new
             by :meth:`Horizon.default`. Where a known body's changes, the weights that do not fit are new.
 
@@ -93,7 +93,7 @@ def extend(
         images=images or old.images,
         relative=tuple(sorted(({*old.relative} - {*gated} | {*relative}) & groups)),
         gated=tuple(sorted(({*old.gated} - {*relative} | {*gated}) & groups)),
-        shown=old.shown or shown,
+        frames_per_demonstration=old.frames_per_demonstration or frames_per_demonstration,
         horizons=looks,
         readouts={group: own for group, own in old.readouts.items() if group in groups},
         corrections={name: own for name, own in old.corrections.items() if name in known and name not in learnt},
@@ -135,7 +135,7 @@ def _moved(adaptation: Policy, base: Policy) -> Policy:
         old,
         vocabulary=(*base.config.vocabulary, *(own_words[row] for row in rows)),
         images=old.images if old.adaptation.eyes else base.config.images,
-        shown=base.config.shown,
+        frames_per_demonstration=base.config.frames_per_demonstration,
         adaptation=dataclasses.replace(old.adaptation, words=len(rows)),
     )
     fresh = with_base(base, config)

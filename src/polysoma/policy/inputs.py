@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from polysoma.data.batch import Batch, Demonstrations
 from polysoma.embodiment import Embodiment
-from polysoma.nn.tokenizers import TextTokenizer
+from polysoma.nn.words import TextTokenizer
 
 
 @dataclass(frozen=True)
@@ -31,17 +32,30 @@ class TaskInputs:
     rows: Tensor | None = None
 
 
+class Frames(Protocol):
+    """T frames of B windows: a :class:`~polysoma.data.batch.Batch`, or what graphs are traced with."""
+
+    @property
+    def observations(self) -> dict[str, Tensor]:
+        """Stream name to ``(B, T, *shape)``."""
+        ...
+
+    @property
+    def previous(self) -> Tensor:
+        """Float32 ``(B, T, A)`` or int64 ``(B, T)``."""
+        ...
+
+    @property
+    def previous_valid(self) -> Tensor:
+        """Bool ``(B, T)``."""
+        ...
+
+
 @dataclass(frozen=True)
 class FrameInputs:
-    """T frames of B windows; see :class:`~polysoma.data.batch.Batch`.
+    """See :class:`Frames`."""
 
-    Attributes:
-        observations: stream name to ``(B, T, *shape)``.
-        previous: float32 ``(B, T, A)`` or int64 ``(B, T)``.
-        previous_valid: bool ``(B, T)``.
-    """
-
-    observations: Mapping[str, Tensor]
+    observations: dict[str, Tensor]
     previous: Tensor
     previous_valid: Tensor
 
@@ -58,8 +72,3 @@ def task_of(batch: Batch, text: TextTokenizer) -> TaskInputs:
     """The tasks of a batch, their words as ids."""
     words = text.encode(batch.instructions).to(batch.lengths.device)
     return TaskInputs(words, batch.goals, batch.demonstrations, batch.task_of)
-
-
-def frames_of(batch: Batch) -> FrameInputs:
-    """The frames of a batch."""
-    return FrameInputs(batch.observations, batch.previous, batch.previous_valid)

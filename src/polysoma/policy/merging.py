@@ -223,12 +223,14 @@ def _joined(base: PolicyConfig, tuned: Sequence[PolicyConfig]) -> PolicyConfig:
     answers = {body.body: _answers(base, body.body) for body in base.embodiments}
     readouts = {group: dict(own) for group, own in base.readouts.items()}
     images = base.images if _sees(base) else next((config.images for config in tuned if _sees(config)), base.images)
-    shown = base.shown or next((config.shown for config in tuned if config.shown), 0)
+    frames = next((c.frames_per_demonstration for c in (base, *tuned) if c.frames_per_demonstration), 0)
     for config in tuned:
         if _sees(config) and config.images != images:
             raise PolysomaError("the fine-tunes make tokens of pictures differently (images)")
-        if config.shown not in (0, shown):
-            raise PolysomaError(f"the fine-tunes are shown {shown} and {config.shown} frames of episodes")
+        if config.frames_per_demonstration not in (0, frames):
+            raise PolysomaError(
+                f"the fine-tunes read {frames} and {config.frames_per_demonstration} frames of a demonstration"
+            )
         for body in config.embodiments:
             if bodies.setdefault(body.name, body) != body:
                 differences = "; ".join(bodies[body.name].differences(body))
@@ -257,7 +259,7 @@ def _joined(base: PolicyConfig, tuned: Sequence[PolicyConfig]) -> PolicyConfig:
         images=images,
         relative=tuple(sorted(group for group, how in answers.items() if how == "relative")),
         gated=tuple(sorted(group for group, how in answers.items() if how == "gated")),
-        shown=shown,
+        frames_per_demonstration=frames,
         readouts=readouts,
         adaptation=None,
     )

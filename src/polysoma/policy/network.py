@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple, cast
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -28,10 +28,11 @@ from polysoma.nn.finder import NamedPlaces
 from polysoma.nn.heads import GatedHead, Head, LastCommand, ReadoutHead, build_head
 from polysoma.nn.images import ImageTokenizer
 from polysoma.nn.named import Modules, Parameters
-from polysoma.nn.tokenizers import BodyTokenizer, TextTokenizer
+from polysoma.nn.tokenizers import BodyTokenizer
 from polysoma.nn.trunk import ReadoutTokens, TaskTokens, Trunk
+from polysoma.nn.words import TextTokenizer
 from polysoma.policy.config import PolicyConfig
-from polysoma.policy.inputs import FrameInputs, TaskInputs
+from polysoma.policy.inputs import Frames, TaskInputs
 
 ACTION = "action"
 """The readout that every body has."""
@@ -46,10 +47,12 @@ def _key(body: str, readout: str) -> str:
 
 
 class Embedded(NamedTuple):
-    """Tokens of what is to be done, and of frames, ``(B, T, per_frame, width)``."""
+    """Tokens of what is to be done, and of frames, ``(B, T, per_frame, width)``; and the places of these in their
+    windows, int64 ``(1, T)``."""
 
     task: TaskTokens
     frames: Tensor
+    times: Tensor
 
     def summary(self) -> Tensor:
         """The mean of the tokens of each window's task, ``(B, width)``."""
@@ -70,11 +73,11 @@ class Network(nn.Module):
         self.config = config
         own_words = 0 if config.adaptation is None else config.adaptation.words
         self.text = TextTokenizer(config.vocabulary, config.width, config.heads, own_words, config.most_words)
-        self.bodies = Modules()
+        self.bodies: Modules[BodyTokenizer] = Modules()
         self.readouts = Parameters()
-        self.heads = Modules()
-        self.estimators = Modules()
-        self.corrections = Modules()
+        self.heads: Modules[Head] = Modules()
+        self.estimators: Modules[PrivilegedStateHead] = Modules()
+        self.corrections: Modules[Correction] = Modules()
         roles = {s.name for body in config.embodiments for s in body.streams if s.modality is Modality.IMAGE}
         self.images: ImageTokenizer | NamedPlaces | None = None
         if roles and config.images.reduction == "named":
@@ -121,7 +124,8 @@ class Network(nn.Module):
         for name, correction in config.corrections.items():
             self._add_correction(name, correction)
         self.trunk: Trunk = config.trunk.build(config.width)
-        self.shown = nn.Parameter(torch.randn(config.shown, 1, config.width) * 0.02) if config.shown else None
+        count = config.frames_per_demonstration
+        self.shown = nn.Parameter(torch.randn(count, 1, config.width) * 0.02) if count else None
         self.prompt: nn.Parameter | None = None
         if config.adaptation is not None:
             method = config.adaptation.method
@@ -193,22 +197,19 @@ class Network(nn.Module):
             differences = "; ".join(known.differences(body))
             raise PolysomaError(f"the policy's body {body.name!r} is not the one of this data: {differences}")
 
-    def tokenizer(self, body: str) -> BodyTokenizer:
-        """What turns this body's frames into tokens."""
-        return cast(BodyTokenizer, self.bodies[body])
-
     def head(self, name: str, readout: str = ACTION) -> Head:
         """The head of the body of this name for one of its readouts. Raises PolysomaError for an unknown one."""
         group = self.embodiment(name).body
-        if (key := _key(group, readout)) not in self.heads:
+        try:
+            return self.heads[_key(group, readout)]
+        except KeyError:
             known = [ACTION, *self.config.readouts.get(group, ())]
-            raise PolysomaError(f"{name} has no readout {readout!r}; it has {', '.join(known)}")
-        return cast(Head, self.heads[key])
+            raise PolysomaError(f"{name} has no readout {readout!r}; it has {', '.join(known)}") from None
 
-    def embed(self, name: str, task: TaskInputs, frames: FrameInputs) -> Embedded:
-        told, conditioning = self.task_tokens(name, task)
+    def embed(self, name: str, task: TaskInputs, frames: Frames) -> Embedded:
+        tokens, conditioning = self.task_tokens(name, task)
         times = torch.arange(frames.previous.shape[1], device=frames.previous.device)[None]
-        return Embedded(told, self.frames(name, frames, times, conditioning, task.rows))
+        return Embedded(tokens, self.frames(name, frames, times, conditioning, task.rows), times)
 
     def answer(self, name: str, embedded: Embedded, times: Tensor, readouts: Sequence[str]) -> dict[str, Tensor]:
         """The readouts of these names that see up to the frames ``times``, int64 ``(B, R)`` or ``(1, R)``: ``(B, R,
@@ -221,8 +222,7 @@ class Network(nn.Module):
 
     def asking(self, name: str, readout: str, times: Tensor) -> Tensor:
         """The tokens that ask at these positions of a window, float32 ``(*times.shape, width)``."""
-        head = self.head(name, readout)
-        if isinstance(head, DescribedHead):
+        if self.channels is not None and isinstance(head := self.head(name, readout), DescribedHead):
             return (head.readout() + head.reader.time[times]).float()
         return self.readouts[_key(name, readout)][times].float()
 
@@ -230,8 +230,11 @@ class Network(nn.Module):
         """Tokens of what is to be done: of words, of shown frames and of goal pictures, float32; and what the words
         make of streams that are read in their light."""
         words, valid = self.text(task.words), task.words != 0
-        conditioning = self.tokenizer(name).read(words, task.words, self.images)
-        words, valid = self._prompted(words.float(), valid)
+        conditioning = self.bodies[name].read(words, task.words, self.images)
+        words = words.float()
+        if self.prompt is not None:
+            before = self.prompt.to(words.dtype).expand(len(words), -1, -1)
+            words, valid = torch.cat([before, words], 1), F.pad(valid, (len(self.prompt), 0), value=True)
         if task.demonstrations is not None:
             frames, true = self._of_shown(name, task.demonstrations, conditioning)
             words, valid = torch.cat([words, frames], 1), torch.cat([valid, true], 1)
@@ -248,7 +251,7 @@ class Network(nn.Module):
         Each frame carries its own action in the slot of the previous one; a frame's place in its episode is marked, the
         order of episodes is not.
         """
-        tokenizer = self.tokenizer(name)
+        tokenizer = self.bodies[name]
         self.check_shown(name)
         assert self.shown is not None
         start = torch.zeros_like(shown.places)
@@ -260,35 +263,28 @@ class Network(nn.Module):
         """Raises PolysomaError where this body cannot be shown episodes."""
         if self.shown is None:
             raise PolysomaError("this policy was not trained to be shown episodes (bodies.NAME.shots in its recipe)")
-        if self.tokenizer(name).previous is None:
+        if self.bodies[name].previous is None:
             raise PolysomaError(
                 f"{name} does not read its previous action, so it cannot be shown what was done "
                 "(bodies.NAME.previous_action in its recipe)"
             )
 
-    def _prompted(self, words: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens of words with those of the prompt before them, and which of them are true."""
-        if self.prompt is None:
-            return words, valid
-        before = self.prompt.to(words.dtype).expand(len(words), -1, -1)
-        return torch.cat([before, words], 1), F.pad(valid, (len(self.prompt), 0), value=True)
-
     def frames(
-        self, name: str, frames: FrameInputs, times: Tensor, conditioning: dict[str, Tensor], rows: Tensor | None = None
+        self, name: str, frames: Frames, times: Tensor, conditioning: dict[str, Tensor], rows: Tensor | None = None
     ) -> Tensor:
         """Tokens of frames, float32 ``(B, T, per_frame, width)``."""
-        tokenizer = self.tokenizer(name)
+        tokenizer = self.bodies[name]
         tokens: Tensor = tokenizer(frames.observations, frames.previous, times, conditioning, self.images, rows)
         return tokens.float()
 
-    def reference(self, name: str, frames: FrameInputs) -> Tensor | None:
+    def reference(self, name: str, frames: Frames) -> Tensor | None:
         """What actions are relative to at every frame, float32 ``(B, T, A)``; None for a body whose actions are not."""
         if name not in self._commanded:
             return None
         places, measured = self._commanded[name]
         return _before(frames, places) * measured.to(frames.previous.device)
 
-    def last_command(self, name: str, frames: FrameInputs) -> LastCommand:
+    def last_command(self, name: str, frames: Frames) -> LastCommand:
         """What was done before every frame. Before the first one of an episode that is, for a gated body, where its
         joints are, if its state says that of all that is commanded: so it does not jerk."""
         if name not in self._felt:
@@ -299,15 +295,15 @@ class Network(nn.Module):
         """What estimates this body's privileged states. Raises PolysomaError where it has none."""
         if name not in self.estimators:
             raise PolysomaError(f"{name} has no privileged states to estimate")
-        return cast(PrivilegedStateHead, self.estimators[name])
+        return self.estimators[name]
 
-    def ask(self, name: str, task: TaskInputs, frames: FrameInputs, last: Tensor) -> Tensor:
+    def ask(self, name: str, task: TaskInputs, frames: Frames, last: Tensor) -> Tensor:
         """The readouts ``(B, 1, width)`` for the actions of a body at the frames ``last``, int64 ``(B,)``, of whole
         windows."""
         return self.answer(name, self.embed(name, task, frames), last[:, None], (ACTION,))[ACTION]
 
     def decode(
-        self, name: str, readouts: Tensor, frames: FrameInputs, last: Tensor | None = None, noise: Tensor | None = None
+        self, name: str, readouts: Tensor, frames: Frames, last: Tensor | None = None, noise: Tensor | None = None
     ) -> Tensor:
         """Chunks of actions of a body, as :meth:`respond` returns them, from readouts ``(B, 1, width)`` at the frames
         ``last``, int64 ``(B,)``; None where there is one frame each."""
@@ -370,13 +366,13 @@ class Network(nn.Module):
         """What corrects this body's answers. Raises PolysomaError where nothing does."""
         if body not in self.corrections:
             raise PolysomaError(f"{body} has no correction")
-        return cast(Correction, self.corrections[body])
+        return self.corrections[body]
 
     def parameter_count(self) -> int:
         return sum(parameter.numel() for parameter in self.parameters())
 
 
-def _before(frames: FrameInputs, places: Sequence[tuple[str, int]]) -> Tensor:
+def _before(frames: Frames, places: Sequence[tuple[str, int]]) -> Tensor:
     """The command before every frame, or what these state channels say where there was none: float32 ``(B, T, A)``."""
     now = torch.stack([frames.observations[stream][..., column] for stream, column in places], -1)
     return torch.where(frames.previous_valid[..., None], frames.previous, now)

@@ -38,7 +38,7 @@ class Step(nn.Module):
         self.policy, self.name = policy, body
         self.streams = [stream.name for stream in policy.embodiment(body).arrays]
         self.draws = policy.head(body).noise is not None
-        self.conditioned = policy.tokenizer(body).conditioned
+        self.conditioned = policy.bodies[body].conditioned
 
     def forward(
         self, past: Tensor, mask: Tensor, times: Tensor, previous: Tensor, valid: Tensor, *others: Tensor
@@ -100,7 +100,7 @@ class OnnxResponder:
         self.policy, self.body = policy, policy.embodiment(body)
         self._step = step = Step(policy, body).eval()
         self._trunk = transformer_of(policy)
-        self._per_frame = policy.tokenizer(body).per_frame
+        self._per_frame = policy.bodies[body].per_frame
         self._noise = policy.head(body).noise
         streams = [*(f"stream.{name}" for name in step.streams), *(f"conditioning.{name}" for name in step.conditioned)]
         noise = ["noise"] if step.draws else []
@@ -141,11 +141,11 @@ class OnnxResponder:
     def _traced(self, inputs: list[Tensor]) -> Any:
         """A session for these inputs, any number of states at a time."""
         # Two of each, so that no size that may differ is taken for a constant 1.
-        twice = [torch.cat([value, value], 2) if name == "past" else torch.cat([value, value]) for name, value in
+        twice = [torch.cat([value, value], 1) if name == "past" else torch.cat([value, value]) for name, value in
                  zip(self._names, inputs, strict=True)]  # fmt: skip
-        axes = {name: {0: "batch"} for name in self._names} | {"past": {2: "batch", 4: "before"}}
+        axes = {name: {0: "batch"} for name in self._names} | {"past": {1: "batch", 4: "before"}}
         axes["mask"] = {0: "batch", 3: "seen"}
-        axes |= {"prediction": {0: "batch"}, "readout": {0: "batch"}, "own": {2: "batch"}}
+        axes |= {"prediction": {0: "batch"}, "readout": {0: "batch"}, "own": {1: "batch"}}
         file = io.BytesIO()
         traced(self._step, tuple(twice), file, self._names, ["prediction", "readout", "own"], axes)
         options = self._runtime.SessionOptions()

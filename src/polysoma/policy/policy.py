@@ -21,7 +21,7 @@ from polysoma.nn.precision import Precision
 from polysoma.nn.trunk import TransformerTrunk
 from polysoma.policy.adaptation import share
 from polysoma.policy.config import PolicyConfig
-from polysoma.policy.inputs import TaskInputs, frames_of, task_of
+from polysoma.policy.inputs import TaskInputs, task_of
 from polysoma.policy.network import ACTION, Embedded, Network
 from polysoma.policy.printing import summary, token_table
 from polysoma.policy.state import PolicyState, conditioning_of
@@ -55,7 +55,7 @@ class Policy(Network):
         self.compiled: dict[str, Any] = {}
 
     def description(self, name: str) -> dict[str, Any]:
-        """What peers are told of a body: plain JSON of its embodiment, with history, chunk and previous_action."""
+        """How a body is described to peers: plain JSON of its embodiment, with history, chunk and previous_action."""
         return self.embodiment(name).to_json() | self.horizon(name).to_json()
 
     def driving(self, name: str) -> Policy:
@@ -97,13 +97,16 @@ class Policy(Network):
             batch: the windows.
             readouts: which of the body's (:meth:`add_readout`).
         """
-        batch = batch.to(self.device)
-        return self.answer(batch.embodiment.name, self._embed(batch), _times(batch), readouts)
+        batch, name = batch.to(self.device), batch.embodiment.name
+        for readout in readouts:
+            self.head(name, readout)  # it has one of this name
+        embedded = self._embed(batch)
+        return self.answer(name, embedded, embedded.times, readouts)
 
     def _embed(self, batch: Batch) -> Embedded:
         """Tokens of a whole batch on the policy's device."""
         self.check_same(batch.embodiment)
-        return self.embed(batch.embodiment.name, task_of(batch, self.text), frames_of(batch))
+        return self.embed(batch.embodiment.name, task_of(batch, self.text), batch)
 
     def check_context(self, body: str, context: Sequence[Episode]) -> None:
         """Whether the policy can be shown these episodes while it drives this body.
@@ -136,25 +139,24 @@ class Policy(Network):
             raise PolysomaError(f"windows of {batch.embodiment.name} hold no privileged {missing} to estimate")
         embedded = self._embed(batch)
         missed = estimator.losses(embedded.frames, embedded.summary(), batch.observations, batch.task_std)
-        true = _times(batch) < batch.lengths[:, None]
+        true = embedded.times < batch.lengths[:, None]
         return self._action_loss(batch, embedded), missed[true].mean()
 
     def _action_loss(self, batch: Batch, embedded: Embedded) -> Tensor:
-        name = batch.embodiment.name
+        body, name = batch.embodiment, batch.embodiment.name
         if batch.actions is None or batch.action_valid is None:
             raise PolysomaError("a loss needs windows with targets")
-        expected = self.horizon(name).chunk
+        expected = self.config.horizons[name].chunk
         if batch.actions.shape[2] != expected:
             raise PolysomaError(
                 f"{name}: this policy predicts chunks of {expected} actions, the windows have "
                 f"targets of {batch.actions.shape[2]}: draw them with its horizon"
             )
-        readouts = self.answer(name, embedded, _times(batch), (ACTION,))[ACTION]
-        targets, frames = batch.actions, frames_of(batch)
-        reference = self.reference(name, frames)
+        readouts = self.answer(name, embedded, embedded.times, (ACTION,))[ACTION]
+        targets, reference = batch.actions, self.reference(name, batch)
         if reference is not None:
             targets = targets - reference[:, :, None]
-        losses = self.head(name).losses(readouts, targets, self.last_command(name, frames))
+        losses = self.heads[body.body].losses(readouts, targets, self.last_command(name, batch))
         return losses[batch.action_valid].sum()
 
     @torch.inference_mode()
@@ -184,7 +186,7 @@ class Policy(Network):
             instruction: what to do in words; may be empty where there is a goal.
             goal: None, or camera stream to what it is to see in the end, uint8 of the stream's shape.
             context: episodes of this body that show the task, in any order.
-            observation_only: whether it is not told what was done in them.
+            observation_only: whether their actions are left out.
 
         Raises:
             PolysomaError: an unknown body, episodes of another one, or a policy that was not trained to follow goals or
@@ -194,7 +196,7 @@ class Policy(Network):
             None if goal is None else {name: tensor(picture)[None].to(self.device) for name, picture in goal.items()}
         )
         self.check_context(body, context)
-        shown = show(context, max(1, self.config.shown), observation_only) if context else None
+        shown = show(context, max(1, self.config.frames_per_demonstration), observation_only) if context else None
         task = TaskInputs(
             self.text.encode([instruction]).to(self.device), goals, None if shown is None else shown.to(self.device)
         )
@@ -226,21 +228,22 @@ class Policy(Network):
         """
         name, body = batch.embodiment.name, batch.embodiment
         self.check_same(body)
-        batch = batch.to(self.device)
-        frames, new, last = frames_of(batch), batch.previous.shape[1], batch.lengths - 1
+        device = self.device
+        batch = batch.to(device)
+        new, last = batch.previous.shape[1], batch.lengths - 1
         with self.autocast():
             if states is None:
-                readouts = self.ask(name, task_of(batch, self.text), frames, last)
+                readouts = self.ask(name, task_of(batch, self.text), batch, last)
             else:
                 if (batch.lengths != new).any():
                     raise PolysomaError(f"expected {new} new frames for each state, got {batch.lengths.tolist()}")
-                before = torch.tensor([[state.frames] for state in states], device=self.device)
-                times = before + torch.arange(new, device=self.device)
-                tokens = self.frames(name, frames, times, conditioning_of(states))
+                before = torch.tensor([[state.trunk.frames] for state in states], device=device)
+                times = before + torch.arange(new, device=device)
+                tokens = self.frames(name, batch, times, conditioning_of(states))
                 asking = self.asking(name, ACTION, times[:, -1:])
                 readouts = self.trunk.step([state.trunk for state in states], tokens, asking)
-            start = None if noise is None else noise[:, None].to(self.device)
-            prediction = self.decode(name, readouts, frames, last, start)
+            start = None if noise is None else noise[:, None].to(device)
+            prediction = self.decode(name, readouts, batch, last, start)
         return prediction.cpu(), readouts[:, 0].float().cpu()
 
     def own(self) -> dict[str, Tensor]:
@@ -288,7 +291,7 @@ class Policy(Network):
 
     @property
     def precision(self) -> Precision:
-        """What it computes products in (:mod:`polysoma.nn.precision`): what it was told, or what suits its device."""
+        """What it computes products in (:mod:`polysoma.nn.precision`): what was chosen, or what suits its device."""
         return self._precision or precision.chosen(self.device)
 
     def compute_in(self, wanted: str | None) -> Policy:
@@ -361,7 +364,7 @@ class Policy(Network):
         memory: DemonstrationIndex | None = None,
     ) -> Agent:
         """An :class:`~polysoma.acting.agent.Agent` that drives this body with these weights; ``memory`` holds
-        demonstrations that it looks up. :meth:`Agent.reset` is told of those that it is shown before it acts.
+        demonstrations that it looks up. :meth:`Agent.reset` takes those that it is given before it acts.
 
         The one place where the policy reaches up to what acts with it; the import is here so that there is no circle.
         """
@@ -382,11 +385,6 @@ class Policy(Network):
     def __repr__(self) -> str:
         others = {"own": self.own_count()} if self.shared else {}
         return summary(self, others | {f"{name}, adapted": a.own_count() for name, a in self.adaptations.items()})
-
-
-def _times(batch: Batch) -> Tensor:
-    """The places of frames in their windows, int64 ``(1, T)``."""
-    return torch.arange(batch.previous.shape[1], device=batch.lengths.device)[None]
 
 
 def transformer_of(policy: Policy) -> TransformerTrunk:

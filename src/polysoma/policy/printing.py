@@ -10,7 +10,7 @@ from polysoma.policy.network import Network
 
 def token_table(network: Network, name: str) -> str:
     """The tokens of one body, a line for each group of them."""
-    body, horizon, tokenizer = network.embodiment(name), network.horizon(name), network.tokenizer(name)
+    body, horizon, tokenizer = network.embodiment(name), network.horizon(name), network.bodies[name]
     rows: list[tuple[str, str, str]] = [("words", "one a word", "words")]
     if network.shown is not None and tokenizer.previous is not None:
         rows = [("words", "one a word", "words, what is shown")]

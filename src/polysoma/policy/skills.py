@@ -28,8 +28,8 @@ from polysoma.policy.small import SmallPolicy
 KIND = "skills"
 """What ``config.json`` calls such a checkpoint."""
 
-Told = Literal["nothing", "goal", "skill"]
-"""What a policy is told beside its state: nothing (the state says it all), the goal, or a skill, which is a direction
+Conditioning = Literal["nothing", "goal", "skill"]
+"""What a policy is given beside its state: nothing (the state says it all), the goal, or a skill, which is a direction
 in the space of its representation."""
 
 Rewarded = Literal["moves", "places"]
@@ -43,10 +43,10 @@ class SkillConfig:
 
     Attributes:
         embodiment: the one body that it drives.
-        told: see :data:`Told`.
+        conditioning: see :data:`Conditioning`; files call it ``told``.
         place: names of the state's channels that say where the body is, in the space of goals.
         goal: names of the channels that say where ``place`` is to be, in the same order; empty for bodies that observe
-            no goal. Policies that are told a goal or a skill do not see them otherwise.
+            no goal. Policies that are given a goal or a skill do not see them otherwise.
         width, depth: of the perceptrons.
         skill: dimensions of the representation, and of skills.
         waypoints: places of a path that it draws (:mod:`polysoma.nn.paths`); 0 draws none.
@@ -58,7 +58,7 @@ class SkillConfig:
     """
 
     embodiment: Embodiment
-    told: Told = "nothing"
+    conditioning: Conditioning = "nothing"
     place: tuple[str, ...] = ()
     goal: tuple[str, ...] = ()
     width: Annotated[int, within(1, 65_536)] = 256
@@ -77,9 +77,9 @@ class SkillConfig:
         for what, own in (("place", self.place), ("goal", self.goal)):
             if unknown := [name for name in own if name not in names]:
                 raise PolysomaError(f"{what}: {body.name} has no channels {unknown}; it has {', '.join(names)}")
-        if self.waypoints and (self.told != "goal" or self.waypoints < 3):
-            raise PolysomaError(f"waypoints: expected 3 or more, of a policy that is told goals, got {self.waypoints}")
-        if self.told != "nothing" and not self.place:
+        if self.waypoints and (self.conditioning != "goal" or self.waypoints < 3):
+            raise PolysomaError(f"waypoints: expected 3 or more, of a policy that is given goals, got {self.waypoints}")
+        if self.conditioning != "nothing" and not self.place:
             raise PolysomaError(f"{body.name}: a policy that goes to goals needs place, the channels that goals are of")
         if self.goal and len(self.goal) != len(self.place):
             raise PolysomaError(f"goal: expected a channel for each of place, {self.place}, got {self.goal}")
@@ -97,12 +97,12 @@ class SkillConfig:
     @property
     def seen(self) -> list[int]:
         """Where the numbers stand that the policy sees as its state."""
-        goals = set() if self.told == "nothing" else set(self.goal)
+        goals = set() if self.conditioning == "nothing" else set(self.goal)
         return [row for row, name in enumerate(self.channels) if name not in goals]
 
     def to_json(self) -> dict[str, Any]:
         """As ``config.json`` holds it."""
-        rest = {name: getattr(self, name) for name in ("told", "width", "depth", "skill")}
+        rest = {"told": self.conditioning, "width": self.width, "depth": self.depth, "skill": self.skill}
         places = {"place": list(self.place), "goal": list(self.goal)}
         # Earlier versions read what draws no paths, and is rewarded for moving.
         paths = {"waypoints": self.waypoints} if self.waypoints else {}
@@ -120,14 +120,15 @@ class SkillConfig:
             rest = decode(_Stored, table, "not the configuration of a skill policy")
         except PolysomaError as error:
             raise PolysomaError(str(error).splitlines()[0]) from error
-        return SkillConfig(Embodiment.from_json(body), **vars(rest))
+        known = vars(rest)
+        return SkillConfig(Embodiment.from_json(body), known.pop("told"), **known)
 
 
 @dataclass(frozen=True)
 class _Stored:
     """A configuration in JSON, without the embodiment."""
 
-    told: Told = "nothing"
+    told: Conditioning = "nothing"
     place: tuple[str, ...] = ()
     goal: tuple[str, ...] = ()
     width: int = 256
@@ -174,10 +175,10 @@ class SkillPolicy(SmallPolicy):
         sizes = {"mean": len(config.seen), "scale": len(config.seen), "place_mean": places, "place_scale": places}
         for name, size in sizes.items():
             self.register_buffer(name, torch.ones(size) if "scale" in name else torch.zeros(size))
-        self.register_buffer("fixed", torch.zeros(config.skill if config.told == "skill" else 0))
-        told = {"nothing": 0, "goal": places, "skill": config.skill}[config.told]
+        self.register_buffer("fixed", torch.zeros(config.skill if config.conditioning == "skill" else 0))
+        told = {"nothing": 0, "goal": places, "skill": config.skill}[config.conditioning]
         self.actor = perceptron(len(config.seen) + told, body.actions.size, config.width, config.depth)
-        if config.told == "skill":
+        if config.conditioning == "skill":
             self.phi = nn.ModuleList(perceptron(places, config.skill, config.width, config.depth) for _ in range(2))
         # Paths take more to know than what to do next.
         self.paths = Paths(places, config.waypoints, 2 * config.width, 3) if config.waypoints else None
@@ -240,9 +241,9 @@ class SkillPolicy(SmallPolicy):
         Raises:
             PolysomaError: it needs a goal, and the body senses none.
         """
-        return self.in_units(self.act(self.state(states), self.told_in(states)))
+        return self.in_units(self.act(self.state(states), self.condition_of(states)))
 
-    def told_in(self, states: Tensor) -> Tensor | None:
+    def condition_of(self, states: Tensor) -> Tensor | None:
         """What the policy is told in states ``(B, channels)`` as the body senses them, as :meth:`act` takes it: the
         goal, the fixed skill, or the skill that leads to the goal.
 
@@ -250,17 +251,17 @@ class SkillPolicy(SmallPolicy):
             PolysomaError: it needs a goal, and the body senses none.
         """
         config = self.config
-        if config.told == "nothing":
+        if config.conditioning == "nothing":
             return None
-        if config.told == "skill" and self.fixed.any():
+        if config.conditioning == "skill" and self.fixed.any():
             return self.fixed.expand(len(states), -1)
         if not config.goal:
             raise PolysomaError(
-                f"{config.embodiment.name}: this policy is told a {config.told}, and no channel of the body says "
-                "where it is to be: give it a fixed skill, or a body with channels goal_..."
+                f"{config.embodiment.name}: this policy is given a {config.conditioning}, and no channel of the body "
+                "says where it is to be: give it a fixed skill, or a body with channels goal_..."
             )
         goals = self.goals(states)
-        return self.towards(goals) if config.told == "goal" else self.skill(self.places(states), goals)
+        return self.towards(goals) if config.conditioning == "goal" else self.skill(self.places(states), goals)
 
 
 def load(path: str | Path) -> SkillPolicy:

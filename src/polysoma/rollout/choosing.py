@@ -1,4 +1,4 @@
-"""Lanes: episodes of one task, step by step in some environments at a time, for what learns while it plays."""
+"""Slots: episodes of one task, step by step in some environments at a time, for what learns while it plays."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from polysoma.errors import PolysomaError
 from polysoma.simulators.environment import Environment, RewardKind
 
 
-class Lanes:
+class Slots:
     """Plays a task in some environments at a time, each of which goes on from episode to episode.
 
     Args:
@@ -48,7 +48,7 @@ class Lanes:
         self.rows = self._flat([self._reset(environment) for environment in self._environments])
 
     def step(self, actions: np.ndarray, discount: float) -> Made:
-        """One step of every lane, and what came of it.
+        """One step of every slot, and what came of it.
 
         Args:
             actions: int64 ``(L,)``, or float32 ``(L, A)``, chosen for :attr:`rows`, which are those of the next step

@@ -1,4 +1,4 @@
-"""Drivers: what decides in a rollout, how it is told its task, and how its plans are executed.
+"""Drivers: what decides in a rollout, how it is given its task, and how its plans are executed.
 
 A driver is a picklable callable that makes a planner in each worker process: :class:`Expert`, :class:`Random`,
 :class:`Checkpoint`, or one of your own, for instance a frozen dataclass with ``__call__`` or a function of a module::
@@ -30,7 +30,7 @@ Driver = Callable[[], Planner]
 """Makes a planner; picklable where worker processes are to call it."""
 
 Conditioning = Literal["words", "picture", "both"]
-"""How a task is told: in words, by the pictures that the body's cameras saw at the end of the expert's episode of the
+"""How a task is given: in words, by the pictures that the body's cameras saw at the end of the expert's episode of the
 same seed, or by both."""
 
 
@@ -263,7 +263,7 @@ class InContext:
 
 @dataclass(frozen=True)
 class Prompting:
-    """How a driver is told its task.
+    """How a driver is given its task.
 
     Attributes:
         conditioning: in words, by a goal picture, or both.
@@ -284,7 +284,7 @@ class Behaviour:
         driver: what decides: ``"expert"``, ``"random"``, a checkpoint, a planner, or a :data:`Driver`.
         acting: how plans become actions: :class:`~polysoma.acting.agent.Acting`, or
             :class:`~polysoma.acting.realtime.RealTime`.
-        prompting: how the driver is told its task.
+        prompting: how the driver is given its task.
         label: whether the expert is asked for its action at every step, whoever drives, and the episode returned with
             these labels.
         noise: standard deviation of the noise added to half of the executed actions (DART), as a fraction of half of

@@ -1,6 +1,6 @@
 """Experience: what a planner with a correction does in many environments at a time, and what came of it.
 
-Each environment is a lane that goes on from episode to episode. A decision is a plan of which the first actions are
+Each environment is a slot that goes on from episode to episode. A decision is a plan of which the first actions are
 executed; readouts of the planner are kept, so that what learns from them never asks it again.
 """
 
@@ -66,7 +66,7 @@ class Exploring:
 
 @dataclass(frozen=True)
 class Experience:
-    """T decisions in each of L lanes.
+    """T decisions in each of L slots.
 
     Attributes:
         readouts: that the plans were decoded from, float32 ``(T + 1, L, width)``: the last ones follow what is here.
@@ -91,7 +91,7 @@ class Experience:
     episodes: list[bool]
 
 
-class _Lane:
+class _Slot:
     """One environment, its episode and the session that drives it."""
 
     def __init__(self, environment: Environment, task: int) -> None:
@@ -107,12 +107,12 @@ class _Lane:
 
 
 class Collector:
-    """Plays episodes of some tasks of one body, in lanes.
+    """Plays episodes of some tasks of one body, in slots.
 
     Args:
         planner: without correction; drives the body.
         tasks: full names, of one body.
-        lanes: how many, in turn of each task.
+        slots: how many, in turn of each task.
         seed: of the first episode, and of all that is drawn; episodes have seeds that count on from here.
         exploring: see :class:`Exploring`.
         discount: of a step.
@@ -128,7 +128,7 @@ class Collector:
         self,
         planner: Planner,
         tasks: Sequence[str],
-        lanes: int,
+        slots: int,
         seed: int,
         exploring: Exploring,
         discount: float = 0.9975,
@@ -140,20 +140,20 @@ class Collector:
         self.planner, self.exploring, self.discount = planner, exploring, discount
         self._rng = np.random.default_rng([seed, 21])
         self._seed, self._execute = seed, execute
-        self._lanes = [_Lane(make(tasks[n % len(tasks)]), n % len(tasks)) for n in range(lanes)]
-        bodies = {lane.environment.embodiment.name for lane in self._lanes}
+        self._slots = [_Slot(make(tasks[n % len(tasks)]), n % len(tasks)) for n in range(slots)]
+        bodies = {slot.environment.embodiment.name for slot in self._slots}
         if len(bodies) != 1:
             raise PolysomaError(f"expected tasks of one body, got those of {sorted(bodies)}")
-        self.body: Embodiment = self._lanes[0].environment.embodiment
+        self.body: Embodiment = self._slots[0].environment.embodiment
         self._failures: list[list[tuple[Saved, int]]] = [[] for _ in tasks]
         self._restores = self._can_restore()
         self._plans: list[Plan] = []
         self._choices = isinstance(self.body.actions, DiscreteActions)
-        for lane in self._lanes:
-            self._begin(lane)
+        for slot in self._slots:
+            self._begin(slot)
 
     def collect(self, decisions: int, change: Change, spread: np.ndarray) -> Experience:
-        """So many decisions in each lane.
+        """So many decisions in each slot.
 
         Args:
             decisions: T.
@@ -168,10 +168,10 @@ class Collector:
         for _ in range(decisions):
             readouts, left = self._look()
             executed, drawn, base = self._draw(change(readouts), spread)
-            rewards = np.zeros(len(self._lanes), np.float32)
-            discounts = np.zeros(len(self._lanes), np.float32)
-            for n, lane in enumerate(self._lanes):
-                rewards[n], discounts[n], taken = self._execute_in(lane, executed[n], episodes)
+            rewards = np.zeros(len(self._slots), np.float32)
+            discounts = np.zeros(len(self._slots), np.float32)
+            for n, slot in enumerate(self._slots):
+                rewards[n], discounts[n], taken = self._execute_in(slot, executed[n], episodes)
                 steps += taken
             if self._reward is not None:
                 rewards = self._judged(self._reward)
@@ -186,59 +186,59 @@ class Collector:
     def close(self) -> None:
         """Closes all environments."""
         with contextlib.ExitStack() as closing:
-            for lane in self._lanes:
-                closing.callback(lane.environment.close)
+            for slot in self._slots:
+                closing.callback(slot.environment.close)
 
     def _can_restore(self) -> bool:
-        lane = self._lanes[0]
-        lane.environment.reset(seed=self._seed)
+        slot = self._slots[0]
+        slot.environment.reset(seed=self._seed)
         try:
-            lane.environment.get_state()
+            slot.environment.get_state()
         except PolysomaError:
             return False
         return True
 
-    def _begin(self, lane: _Lane) -> None:
+    def _begin(self, slot: _Slot) -> None:
         """An episode: at a beginning, or at a moment of one that failed."""
-        failed = self._failures[lane.task]
-        lane.whole = not (failed and self._restores and self._rng.random() < self.exploring.failures)
-        if lane.whole:
+        failed = self._failures[slot.task]
+        slot.whole = not (failed and self._restores and self._rng.random() < self.exploring.failures)
+        if slot.whole:
             self._seed += 1
-            lane.observation, lane.steps = lane.environment.reset(seed=self._seed)[0], 0
+            slot.observation, slot.steps = slot.environment.reset(seed=self._seed)[0], 0
         else:
-            saved, lane.steps = failed[int(self._rng.integers(len(failed)))]
-            lane.environment.reset(seed=self._seed)
-            lane.observation = lane.environment.set_state(saved)
-        lane.moments, lane.decisions, lane.held, lane.pushed = [], 0, 0, 0
-        lane.potential = _potential(lane.environment, None)
-        words = lane.observation[INSTRUCTION]
+            saved, slot.steps = failed[int(self._rng.integers(len(failed)))]
+            slot.environment.reset(seed=self._seed)
+            slot.observation = slot.environment.set_state(saved)
+        slot.moments, slot.decisions, slot.held, slot.pushed = [], 0, 0, 0
+        slot.potential = _potential(slot.environment, None)
+        words = slot.observation[INSTRUCTION]
         if self._reward is not None:
             self._reward.check(self.body, words)
-        lane.session = self.planner.start(TaskPrompt(self.body, words), int(self._rng.integers(2**31)))
+        slot.session = self.planner.start(TaskPrompt(self.body, words), int(self._rng.integers(2**31)))
 
     def _look(self) -> tuple[np.ndarray, np.ndarray]:
-        """Plans of all lanes, asked for once: their readouts, and how much time is left."""
+        """Plans of all slots, asked for once: their readouts, and how much time is left."""
         if not self._plans:
-            sessions = [lane.session for lane in self._lanes]
-            for plan in self.planner.plan(sessions, [lane.observation for lane in self._lanes]):
+            sessions = [slot.session for slot in self._slots]
+            for plan in self.planner.plan(sessions, [slot.observation for slot in self._slots]):
                 if isinstance(plan, PolysomaError):
                     raise plan
                 self._plans.append(plan)
         readouts = [plan.readout for plan in self._plans if plan.readout is not None]
         if len(readouts) < len(self._plans):
             raise PolysomaError("expected a planner whose plans have readouts: a transformer policy's")
-        left = [1 - lane.steps / lane.environment.max_steps for lane in self._lanes]
+        left = [1 - slot.steps / slot.environment.max_steps for slot in self._slots]
         return np.stack(readouts).astype(np.float32), np.asarray(left, np.float32)
 
     def _draw(self, changes: np.ndarray, spread: np.ndarray) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
-        """What is executed in each lane, what was drawn for it, and the planner's own log-probabilities of choices."""
+        """What is executed in each slot, what was drawn for it, and the planner's own log-probabilities of choices."""
         count = self._execute or (len(self._plans[0]) + 1) // 2
         if self._choices:
             base = np.stack([plan.log_probabilities[:count] for plan in self._plans])  # type: ignore[index]
             logits = (base + changes[:, None]) / self.exploring.temperature
             chosen = (logits + self._rng.gumbel(size=logits.shape)).argmax(-1)
             return list(chosen), chosen, base
-        noise = np.stack([self._noise(lane, spread) for lane in self._lanes])
+        noise = np.stack([self._noise(slot, spread) for slot in self._slots])
         drawn = (changes + noise).astype(np.float32)
         actions = self.body.actions
         half = _half(actions)
@@ -248,70 +248,70 @@ class Collector:
         ]
         return executed, drawn, np.zeros((len(drawn), 0), np.float32)
 
-    def _noise(self, lane: _Lane, spread: np.ndarray) -> np.ndarray:
+    def _noise(self, slot: _Slot, spread: np.ndarray) -> np.ndarray:
         exploring = self.exploring
-        if lane.held <= 0:
-            lane.pushed = exploring.push > 0 and self._rng.random() < exploring.push
-            if lane.pushed:
-                lane.noise = self._rng.uniform(-2, 2, len(spread))
-                lane.held = int(self._rng.integers(2, exploring.push_hold + 1))
+        if slot.held <= 0:
+            slot.pushed = exploring.push > 0 and self._rng.random() < exploring.push
+            if slot.pushed:
+                slot.noise = self._rng.uniform(-2, 2, len(spread))
+                slot.held = int(self._rng.integers(2, exploring.push_hold + 1))
             else:
-                lane.noise, lane.held = self._rng.standard_normal(len(spread)), exploring.hold
-        lane.held -= 1
-        return lane.noise if lane.pushed else spread * lane.noise
+                slot.noise, slot.held = self._rng.standard_normal(len(spread)), exploring.hold
+        slot.held -= 1
+        return slot.noise if slot.pushed else spread * slot.noise
 
-    def _execute_in(self, lane: _Lane, actions: np.ndarray, episodes: list[bool]) -> tuple[float, float, int]:
-        """Executes actions in a lane, which begins another episode where one ends. Returns the reward, the discount of
+    def _execute_in(self, slot: _Slot, actions: np.ndarray, episodes: list[bool]) -> tuple[float, float, int]:
+        """Executes actions in a slot, which begins another episode where one ends. Returns the reward, the discount of
         what follows, and the steps taken."""
-        environment, reward, discount = lane.environment, 0.0, 1.0
-        if self._restores and lane.decisions % _KEPT == 0:
-            lane.moments.append((environment.get_state(), lane.steps))
-        lane.decisions += 1
+        environment, reward, discount = slot.environment, 0.0, 1.0
+        if self._restores and slot.decisions % _KEPT == 0:
+            slot.moments.append((environment.get_state(), slot.steps))
+        slot.decisions += 1
         for number, action in enumerate(actions):
-            lane.observation, reward_of_step, terminated, truncated, info = environment.step(action)
+            slot.observation, reward_of_step, terminated, truncated, info = environment.step(action)
             given = float(reward_of_step)
-            lane.steps += 1
+            slot.steps += 1
             success = bool(info["success"])
             over = terminated or truncated or success
             # What dense rewards say is a height: climbing it is paid, standing on it is not, so success is never late.
-            before = lane.potential
+            before = slot.potential
             dense = environment.reward_kind == "dense"
-            lane.potential = now = _potential(environment, given)
+            slot.potential = now = _potential(environment, given)
             climbed = 0.0 if before is None or now is None else now - before
             reward += discount * (climbed + (float(success) if dense else given))
             if self._reward is not None:
                 # An episode that is over before its time goes on in what it reached (Kostrikov et al. 2018, arXiv
                 # 1809.02925): such rewards have no zero, and what they add to each step must not say when to end.
-                left = environment.max_steps - lane.steps if over else 0
+                left = environment.max_steps - slot.steps if over else 0
                 held = sum(self.discount**later for later in range(left + 1))
-                lane.walked.append((lane.observation, np.asarray(action), discount * held))
+                slot.walked.append((slot.observation, np.asarray(action), discount * held))
             discount *= self.discount
-            lane.session.executed(action)
+            slot.session.executed(action)
             if over:
-                if lane.whole:
+                if slot.whole:
                     episodes.append(success)
                 if not success:
-                    self._remember(lane)
-                self._begin(lane)
+                    self._remember(slot)
+                self._begin(slot)
                 return reward, 0.0, number + 1
             if number + 1 < len(actions):
-                lane.session.observed(lane.observation)
+                slot.session.observed(slot.observation)
         return reward, discount, len(actions)
 
     def _judged(self, reward: Reward) -> np.ndarray:
-        """What each lane has earned since it was asked last, float32 ``(L,)``, all steps at once."""
-        counts = [len(lane.walked) for lane in self._lanes]
-        reached, actions, weights = zip(*(step for lane in self._lanes for step in lane.walked), strict=True)
+        """What each slot has earned since it was asked last, float32 ``(L,)``, all steps at once."""
+        counts = [len(slot.walked) for slot in self._slots]
+        reached, actions, weights = zip(*(step for slot in self._slots for step in slot.walked), strict=True)
         earned = reward.judge(reached, np.stack(actions)) * np.array(weights)
-        for lane in self._lanes:
-            lane.walked = []
+        for slot in self._slots:
+            slot.walked = []
         return np.add.reduceat(earned, np.cumsum([0, *counts[:-1]])).astype(np.float32)
 
-    def _remember(self, lane: _Lane) -> None:
+    def _remember(self, slot: _Slot) -> None:
         """Keeps some moments of an episode that failed, with a quarter of its time still to come."""
-        limit = lane.environment.max_steps
-        usable = [moment for moment in lane.moments if moment[1] <= 0.75 * limit]
-        failed = self._failures[lane.task]
+        limit = slot.environment.max_steps
+        usable = [moment for moment in slot.moments if moment[1] <= 0.75 * limit]
+        failed = self._failures[slot.task]
         for place in self._rng.permutation(len(usable))[:_PER_FAILURE]:
             if len(failed) < _MOMENTS:
                 failed.append(usable[place])

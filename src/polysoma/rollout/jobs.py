@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from polysoma.acting.limits import LimitCounts
+from polysoma.acting.limiter import LimitCounts
 from polysoma.acting.planner import Interventions
 from polysoma.acting.zones import ZoneCounts
 from polysoma.data.episode import Episode
@@ -27,7 +27,7 @@ class Job:
         video: the side of its video in pixels; 0 for none.
         kept: whether its outcome holds what was sensed and done.
         limit: cut after so many steps; None leaves it to the task and to the behaviour.
-        told: what is said instead of the task's own words; None for these.
+        instruction: what is said instead of the task's own words; None for these.
     """
 
     task: str
@@ -35,7 +35,7 @@ class Job:
     video: int = 0
     kept: bool = False
     limit: int | None = None
-    told: str | None = None
+    instruction: str | None = None
 
 
 @dataclass

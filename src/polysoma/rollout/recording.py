@@ -24,7 +24,7 @@ PIECE = 2**32
 
 
 @dataclass
-class Recorded:
+class RecordingCounts:
     """What a recording brought: counts by task, steps simulated, seconds."""
 
     kept: Counter[str] = field(default_factory=Counter)
@@ -41,8 +41,8 @@ def record(
     behaviour: Behaviour,
     workers: Workers | int = 1,
     seed: int = 0,
-    progress: Callable[[int, int, Recorded], None] | None = None,
-) -> Recorded:
+    progress: Callable[[int, int, RecordingCounts], None] | None = None,
+) -> RecordingCounts:
     """Records ``episodes`` of each task with the seeds ``seed, seed + 1, ...`` into ``out/<body>``.
 
     Seeds already recorded there are skipped, so the same command continues a killed recording. Episodes in which the
@@ -70,7 +70,7 @@ def record(
     simulators.check_installed(tasks)
     with Recorder(out, tasks) as recorder:
         jobs = [job for job in interleave(tasks, range(seed, seed + episodes)) if not recorder.has(job)]
-        result = Recorded(skipped=len(tasks) * episodes - len(jobs))
+        result = RecordingCounts(skipped=len(tasks) * episodes - len(jobs))
         began = time.monotonic()
         for done, outcome in enumerate(rollout_in_workers(jobs, behaviour, workers), 1):
             if _worth_keeping(outcome, behaviour):

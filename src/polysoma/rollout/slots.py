@@ -148,8 +148,8 @@ class Slot:
         observation = copied(observation)
         if self.behaviour.prompting.conditioning == "picture":
             return {**observation, INSTRUCTION: ""}
-        if self.job.told is not None:
-            return {**observation, INSTRUCTION: self.job.told}
+        if self.job.instruction is not None:
+            return {**observation, INSTRUCTION: self.job.instruction}
         if self.paraphrases is None:
             return observation
         text = observation[INSTRUCTION]

@@ -97,7 +97,7 @@ class RemotePlanner:
                 not say how long its answers are.
         """
         if prompt.goal is not None or prompt.demonstrations:
-            raise PolysomaError("a server is told its task in words; there is no message for goals and demonstrations")
+            raise PolysomaError("a server takes its task in words; there is no message for goals and demonstrations")
         name = prompt.body.name
         chunk = self._chunk or self._lengths.get(name)
         if chunk is None:

@@ -24,7 +24,7 @@ from polysoma.embodiment import (
 )
 from polysoma.horizon import Horizon
 from polysoma.simulators.environment import MODELS, Family, MujocoEnvironment
-from polysoma.simulators.views import seen
+from polysoma.simulators.views import pixel_view
 from polysoma.task import Task
 
 SIDES = ("left", "right")
@@ -374,5 +374,5 @@ FAMILY = Family(
     horizon=Horizon(chunk=16, previous_action=True),
 )
 
-PIXELS = seen(FAMILY, ("top",), [channel.name for channel in (*_arm("left"), *_arm("right"))])
+PIXELS = pixel_view(FAMILY, ("top",), [channel.name for channel in (*_arm("left"), *_arm("right"))])
 """A camera above the table and the joints."""

@@ -22,7 +22,7 @@ from polysoma.embodiment import INSTRUCTION, DiscreteActions, Embodiment, Modali
 from polysoma.errors import PolysomaError
 from polysoma.horizon import Horizon
 from polysoma.simulators.environment import Environment, ExpertFailed, Family
-from polysoma.simulators.views import seen
+from polysoma.simulators.views import pixel_view
 from polysoma.task import Task
 
 _LEVELS = """
@@ -237,5 +237,5 @@ def _time_limit(seconds: float) -> Iterator[None]:
 
 FAMILY = Family(EMBODIMENT, TASKS, ("minigrid",), BabyAI, horizon=Horizon(history=32))
 
-PIXELS = seen(FAMILY, ("view",), streams=("direction",))
+PIXELS = pixel_view(FAMILY, ("view",), streams=("direction",))
 """A drawing of the cells in front, and the compass."""

@@ -49,7 +49,7 @@ from polysoma.simulators.drone_body import (
 )
 from polysoma.simulators.drone_expert import expert
 from polysoma.simulators.environment import Family, MujocoEnvironment
-from polysoma.simulators.views import seen
+from polysoma.simulators.views import pixel_view
 from polysoma.task import Task
 
 _YAW_TORQUE_PER_FORCE = 0.02
@@ -381,5 +381,5 @@ LARGE_FAMILY = Family(
 )
 """The same tasks for the large drone, which the shipped policy does not know: for transfer."""
 
-PIXELS = seen(FAMILY, ("front",), [c.name for c in CHANNELS if c.group in ("motion", "targets")])
+PIXELS = pixel_view(FAMILY, ("front",), [c.name for c in CHANNELS if c.group in ("motion", "targets")])
 """A camera that looks ahead, the drone's own motion and its targets: rings must be seen."""

@@ -29,7 +29,7 @@ from polysoma.embodiment import (
 )
 from polysoma.horizon import Horizon
 from polysoma.simulators.environment import Family, MujocoEnvironment, Saved
-from polysoma.simulators.views import seen
+from polysoma.simulators.views import pixel_view
 from polysoma.task import Task
 
 _INSTRUCTIONS = {
@@ -264,6 +264,6 @@ def _is_plain(value: Any) -> bool:
 
 FAMILY = Family(EMBODIMENT, TASKS, ("mujoco", "metaworld"), MetaWorld, horizon=Horizon(chunk=8))
 
-PIXELS = seen(FAMILY, ("corner", "wrist"), ("hand_x", "hand_y", "hand_z", "gripper_opening"))
+PIXELS = pixel_view(FAMILY, ("corner", "wrist"), ("hand_x", "hand_y", "hand_z", "gripper_opening"))
 """Two cameras, one at a corner of the table (objects and goals fill its picture) and one in the hand, and where the
 hand is."""

@@ -56,7 +56,7 @@ from polysoma.simulators.navigation import (
     arena_walls,
     maze_walls,
 )
-from polysoma.simulators.views import seen
+from polysoma.simulators.views import pixel_view
 
 TASKS: tuple[str, ...] = ("rover/pillar", "rover/maze")
 INSTRUCTIONS = {
@@ -349,5 +349,5 @@ def _mjcf(walls: Blocks, boxes: int) -> str:
 
 FAMILY = Family(EMBODIMENT, TASKS, ("mujoco",), RoverEnvironment, horizon=Horizon(chunk=8))
 
-PIXELS = seen(FAMILY, ("front",), ("x", "y", "cos_yaw", "sin_yaw", "forward_speed", "yaw_rate"))
+PIXELS = pixel_view(FAMILY, ("front",), ("x", "y", "cos_yaw", "sin_yaw", "forward_speed", "yaw_rate"))
 """A camera that looks ahead, and odometry."""

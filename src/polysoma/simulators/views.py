@@ -16,7 +16,7 @@ PIXELS = 96
 PROPRIOCEPTION = "proprioception"
 
 
-class Seen(Environment):
+class PixelView(Environment):
     """A task of which a policy gets pictures and a few channels of the state. The expert still knows the whole state.
 
     Observations have one uint8 stream ``(96, 96, 3)`` for each camera, the other streams of the embodiment as the task
@@ -102,7 +102,7 @@ class Seen(Environment):
         return seen
 
 
-def seen(family: Family, cameras: Sequence[str], kept: Sequence[str] = (), streams: Sequence[str] = ()) -> Family:
+def pixel_view(family: Family, cameras: Sequence[str], kept: Sequence[str] = (), streams: Sequence[str] = ()) -> Family:
     """The same tasks through cameras. The embodiment is called ``NAME-pixels`` and is of the same body.
 
     States that are not observed any more are privileged.
@@ -129,7 +129,7 @@ def seen(family: Family, cameras: Sequence[str], kept: Sequence[str] = (), strea
     )
 
     def build(task: str, **options: Any) -> Environment:
-        return Seen(embodiment, family.make(str(Task(body.name, Task.parse(task).name)), **options))
+        return PixelView(embodiment, family.make(str(Task(body.name, Task.parse(task).name)), **options))
 
     return dataclasses.replace(
         family,

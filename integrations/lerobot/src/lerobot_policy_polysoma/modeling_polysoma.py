@@ -19,8 +19,8 @@ from polysoma.data.batch import Batch
 from polysoma.data.statistics import Statistics
 from polysoma.embodiment import INSTRUCTION, Channel, ContinuousActions, Embodiment, Modality, Stream
 from polysoma.horizon import Horizon
-from polysoma.nn.tokenizers import build_vocabulary
 from polysoma.nn.trunk import TransformerConfig
+from polysoma.nn.words import build_vocabulary
 from polysoma.policy import checkpoint
 from polysoma.policy.config import PolicyConfig
 from polysoma.policy.edits import extend

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from polysoma.data import remedies
-from polysoma.data.checks.numbers import Seen
+from polysoma.data.checks.numbers import NumberSummary
 from polysoma.data.checks.words import are, listed
 from polysoma.data.formats.reader import DONE, OBSERVATION, REWARD, TERMINATED, Ending, Problem, Reader
 from polysoma.errors import PolysomaError
@@ -37,7 +37,7 @@ class Ends:
         if not all(np.isfinite(values).all() for values in final.values()):
             self._broken.append(episode)
 
-    def problems(self, rewards: Seen | None) -> Iterator[Problem]:
+    def problems(self, rewards: NumberSummary | None) -> Iterator[Problem]:
         """What was found in all of them, of rewards too where there are some."""
         if rewards is not None and rewards.count and (rewards.low == 0).all() and (rewards.high == 0).all():
             yield Problem("note", REWARD, "is 0 in all frames", "nothing, unless you want to learn from rewards")

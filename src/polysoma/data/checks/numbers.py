@@ -26,7 +26,7 @@ _FAR = 12
 
 
 @dataclass
-class Seen:
+class NumberSummary:
     """What one pass gathers of a column of numbers, channel by channel."""
 
     names: tuple[str, ...]
@@ -87,7 +87,7 @@ def channel_names(name: str, column: Column) -> tuple[str, ...]:
     return column.names or ((name,) if size == 1 else tuple(f"{name}[{i}]" for i in range(size)))
 
 
-def of_numbers(reader: Reader, name: str, seen: Seen) -> Iterator[Problem]:
+def of_numbers(reader: Reader, name: str, seen: NumberSummary) -> Iterator[Problem]:
     """What is wrong with a column."""
     if seen.broken:
         frames = sum(seen.broken.values())

@@ -18,7 +18,7 @@ import pyarrow as pa
 from polysoma.data import door, layout, stored
 from polysoma.data.formats import lerobot_check, lerobot_words
 from polysoma.data.formats.arrow import flat_numbers
-from polysoma.data.formats.lerobot_columns import describe, told_by
+from polysoma.data.formats.lerobot_columns import annotations_in, describe
 from polysoma.data.formats.lerobot_places import EPISODE, Places
 from polysoma.data.formats.lerobot_tables import read_lines, read_tables
 from polysoma.data.formats.reader import Column, Ending, Problem, Reader, reading
@@ -69,7 +69,7 @@ class LeRobotReader(Reader):
                 self.remarks.append(
                     f"{key} runs at {rate:g} frames a second, the table at {self.fps:g}: pictures are found by time"
                 )
-        told = [key for key in told_by(modality) if key in self.info["features"] and "task_description" in key]
+        told = [key for key in annotations_in(modality) if key in self.info["features"] and "task_description" in key]
         self._told = told[0] if told else _TASK
         self._films: dict[Path, Video] = {}
         self._rows_of_film: dict[Path, int] | None = None

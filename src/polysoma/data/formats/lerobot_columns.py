@@ -192,7 +192,7 @@ def _table(given: Any) -> dict[str, dict[str, Any]]:
     return {str(k): v for k, v in given.items() if isinstance(v, dict)} if isinstance(given, dict) else {}
 
 
-def told_by(modality: Mapping[str, Any]) -> list[str]:
+def annotations_in(modality: Mapping[str, Any]) -> list[str]:
     """The columns that say by its number what is to be done, as ``meta/modality.json`` tells."""
     return [str(v.get("original_key") or f"annotation.{k}") for k, v in _table(modality.get("annotation")).items()]
 

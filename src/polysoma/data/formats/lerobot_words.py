@@ -1,4 +1,4 @@
-"""What the episodes of a LeRobotDataset are told: each frame has the number of its task, and a table has the words."""
+"""The instructions of a LeRobotDataset: each frame has the number of its task, and a table has the words."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def _note(found: dict[int, int], number: int, low: Any, high: Any) -> None:
 def words(
     told: Sequence[Any], tasks: dict[int, str], constant: Sequence[int | None], numbers: Numbers, trusted: bool
 ) -> tuple[list[str], dict[int, tuple[Part, ...]]]:
-    """What each episode is told at its beginning, and the parts of those in which that changes.
+    """The instruction of each episode at its beginning, and the parts of those in which that changes.
 
     Args:
         told: what the table of episodes says; None where it says nothing. Somebody who corrects the words does so in
@@ -100,8 +100,8 @@ def words(
             held = numbers(episode)
             begins = np.flatnonzero(np.diff(held, prepend=held[:1] - 1)).tolist() if len(held) else []
             parts = [Part(at, tasks.get(int(held[at]), own[0] if len(own) == 1 else "")) for at in begins]
-            parts = [part for n, part in enumerate(parts) if not n or part.told != parts[n - 1].told]
-            texts.append(parts[0].told if parts else (own[0] if own else ""))
+            parts = [part for n, part in enumerate(parts) if not n or part.instruction != parts[n - 1].instruction]
+            texts.append(parts[0].instruction if parts else (own[0] if own else ""))
             if len(parts) > 1:
                 changes[episode] = tuple(parts)
     return texts, changes

@@ -8,24 +8,16 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from polysoma.data import door
-from polysoma.data.formats.arrow import flat_numbers, is_list
-from polysoma.data.formats.hdf5 import column_of, observation_name, rows_of, unknown
-from polysoma.data.formats.minari_spaces import (
-    box_limits,
-    choice_count,
-    choice_numbers,
-    inner_spaces,
-    leaf_spaces,
-    space_of,
-)
+from polysoma.data.formats.hdf5 import observation_name, unknown
+from polysoma.data.formats.minari_episodes import ArrowEpisode, Hdf5Episode, HeldEpisode
+from polysoma.data.formats.minari_spaces import box_limits, choice_count, choice_numbers, leaf_spaces, space_of
 from polysoma.data.formats.naming import unused
 from polysoma.data.formats.reader import (
     ACTION,
@@ -41,7 +33,6 @@ from polysoma.data.formats.reader import (
     reading,
 )
 from polysoma.data.formats.words import parts_of
-from polysoma.data.images import decode_image, image_shape
 from polysoma.errors import PolysomaError
 
 METADATA = "data/metadata.json"
@@ -92,7 +83,7 @@ class MinariReader(Reader):
                 self._describe_rewards(held, episode, length)
                 lengths.append(length)
                 parts = parts_of(held.texts(_TOLD)[: max(1, length)])
-                instructions.append(parts[0].told)
+                instructions.append(parts[0].instruction)
                 if len(parts) > 1:
                     self.changes[episode] = parts
                 successes.append(held.any(_SUCCESS))
@@ -118,18 +109,18 @@ class MinariReader(Reader):
     def _file(self, episode: int) -> Path:
         return self.path / (f"data/{self._numbers[episode]}" if self._arrow else _HDF5)
 
-    def _held(self, episode: int) -> _Held:
+    def _held(self, episode: int) -> HeldEpisode:
         if self._arrow:
-            return _ArrowEpisode(self._file(episode), self._spaces)
-        return _Hdf5Episode(self._file(episode), f"episode_{self._numbers[episode]}")
+            return ArrowEpisode(self._file(episode), self._spaces)
+        return Hdf5Episode(self._file(episode), f"episode_{self._numbers[episode]}")
 
-    def _length(self, held: _Held) -> int:
+    def _length(self, held: HeldEpisode) -> int:
         path = next((path for path in held.paths() if f"{path}/".startswith("actions/")), None)
         if path is None:
             raise ValueError(f"there are no actions; there are {held.paths()}")
         return held.rows(path)
 
-    def _describe(self, held: _Held, length: int) -> None:
+    def _describe(self, held: HeldEpisode, length: int) -> None:
         self._describe_actions(held, length)
         for path in held.paths():
             if path.startswith(("infos/", "actions/")) or path in (*_TOLD, "actions", "rewards"):
@@ -145,14 +136,14 @@ class MinariReader(Reader):
             name = unused(name, self.columns)
             self.columns[name], self._paths[name] = column, (path,)
 
-    def _describe_rewards(self, held: _Held, episode: int, length: int) -> None:
+    def _describe_rewards(self, held: HeldEpisode, episode: int, length: int) -> None:
         """Rewards are there where one episode has some: :mod:`polysoma.data.to_minari` fills in what it has not."""
         if "rewards" not in held.paths() or not held.says(REWARDS_KNOWN):
             self._unrewarded.add(episode)
         elif length and REWARD not in self.columns and (column := held.column("rewards", length)) is not None:
             self.columns[REWARD], self._paths[REWARD] = column, ("rewards",)
 
-    def _describe_actions(self, held: _Held, length: int) -> None:
+    def _describe_actions(self, held: HeldEpisode, length: int) -> None:
         """Actions may lie in several arrays: a dictionary or a tuple of spaces. They are one here, in the order of the
         spaces."""
         parts = dict(leaf_spaces(self._spaces["actions"], "actions"))
@@ -200,7 +191,7 @@ class MinariReader(Reader):
         with reading(self._file(episode), episode), self._held(episode) as held:
             return {name: self._values(held, episode, name, length, rows) for name in names}
 
-    def _values(self, held: _Held, episode: int, name: str, length: int, rows: slice) -> np.ndarray:
+    def _values(self, held: HeldEpisode, episode: int, name: str, length: int, rows: slice) -> np.ndarray:
         about, paths = self.columns[name], self._paths[name]
         if name == REWARD and episode in self._unrewarded:
             return unknown(about, rows)
@@ -238,164 +229,3 @@ class MinariReader(Reader):
                     "error", METADATA, f"{key} is {self._about.get(key)}, the episodes come to {held}",
                     "copy the data set again from where it came",
                 )  # fmt: skip
-
-
-class _Held:
-    """One episode's arrays by path, in either layout."""
-
-    def __enter__(self) -> _Held:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        pass
-
-    def paths(self) -> list[str]:
-        raise NotImplementedError
-
-    def rows(self, path: str) -> int:
-        raise NotImplementedError
-
-    def column(self, path: str, length: int) -> Column | None:
-        raise NotImplementedError
-
-    def values(self, path: str, about: Column, length: int, rows: slice) -> np.ndarray:
-        raise NotImplementedError
-
-    def all(self, path: str) -> Iterable[Any]:
-        raise NotImplementedError
-
-    def says(self, name: str) -> bool:
-        """An attribute of the episode, True where it is not there."""
-        return True
-
-    def texts(self, paths: tuple[str, ...]) -> list[str]:
-        """The text of each observation; nothing where there is none."""
-        for path in paths:
-            if path in self.paths():
-                values = self.all(path)
-                return [value.decode(errors="replace") if isinstance(value, bytes) else str(value) for value in values]
-        return []
-
-    def any(self, paths: tuple[str, ...]) -> bool | None:
-        for path in paths:
-            if path in self.paths():
-                rows = self.rows(path)
-                return bool(self.values(path, Column((), np.dtype(bool)), rows, slice(0, rows)).any())
-        return None
-
-
-class _Hdf5Episode(_Held):
-    def __init__(self, path: Path, name: str) -> None:
-        self._path, self._name = path, name
-
-    def __enter__(self) -> _Held:
-        self._context = door.open_hdf5(self._path)
-        group = self._context.__enter__()[self._name]
-        self._arrays, self._attributes = group.leaves(), dict(group.attrs)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._context.__exit__(None, None, None)
-
-    def says(self, name: str) -> bool:
-        return bool(self._attributes.get(name, True))
-
-    def paths(self) -> list[str]:
-        return list(self._arrays)
-
-    def rows(self, path: str) -> int:
-        return int(self._arrays[path].shape[0])
-
-    def column(self, path: str, length: int) -> Column | None:
-        array = self._arrays[path]
-        if self._coded(array):
-            first = image_shape(np.asarray(array[0], np.uint8).tobytes())
-            return Column(first, np.dtype(np.uint8), picture=True)
-        return column_of(array.shape[1:], array.dtype) if array.shape else None
-
-    def values(self, path: str, about: Column, length: int, rows: slice) -> np.ndarray:
-        if path not in self._arrays:
-            raise ValueError(f"there is no {path}")
-        array = self._arrays[path]
-        return rows_of(array, about, length, rows, coded=about.picture and self._coded(array))
-
-    def all(self, path: str) -> Iterable[Any]:
-        return self._arrays[path][:]
-
-    def _coded(self, array: Any) -> bool:
-        # Files of pictures are byte strings of different lengths; texts are strings.
-        return array.dtype.kind == "O" and array.ndim == 1 and not door.is_hdf5_text(array.dtype)
-
-
-class _ArrowEpisode(_Held):
-    def __init__(self, folder: Path, spaces: dict[str, dict[str, Any]]) -> None:
-        tables = []
-        for path in sorted(folder.glob("*.arrow")):
-            tables.append(door.read_arrow(path))
-        if not tables:
-            raise FileNotFoundError(2, "no such file", f"{folder}/*.arrow")
-        table = pa.concat_tables(tables).combine_chunks()
-        self._spaces = spaces
-        self._columns: dict[str, Any] = {}
-        for name in table.column_names:
-            chunks = table[name].combine_chunks()
-            self._flatten(name, chunks, spaces.get(name, {}))
-
-    def _flatten(self, path: str, column: Any, space: dict[str, Any]) -> None:
-        if pa.types.is_struct(column.type):
-            inner = inner_spaces(space)
-            for number in range(column.type.num_fields):
-                name = column.type.field(number).name
-                # The parts of a tuple are called 0, 1, ... here and _index_0, _index_1, ... in HDF5.
-                name = name if name in inner or f"_index_{name}" not in inner else f"_index_{name}"
-                self._flatten(f"{path}/{name}", column.field(number), inner.get(name, {}))
-        else:
-            self._columns[path] = column
-
-    def paths(self) -> list[str]:
-        return list(self._columns)
-
-    def rows(self, path: str) -> int:
-        # Arrow's columns are of one length, so those of steps are padded by one to that of the observations.
-        return len(self._columns[path]) - (not path.startswith(("observations", "infos")))
-
-    def column(self, path: str, length: int) -> Column | None:
-        kind = self._columns[path].type
-        if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-            return Column(image_shape(self._columns[path][0].as_py()), np.dtype(np.uint8), picture=True)
-        shape = self._shape(path)
-        while is_list(kind):
-            kind = kind.value_type
-        if not (pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)):
-            return None
-        return column_of(shape, pa.array([], kind).to_numpy(zero_copy_only=False).dtype)
-
-    def _shape(self, path: str) -> tuple[int, ...]:
-        """Arrow keeps rows flat: their shape is that of the space."""
-        top = path.partition("/")[0]
-        space = dict(leaf_spaces(self._spaces.get(top, {}), top)).get(path, {})
-        if "shape" in space:
-            return tuple(int(size) for size in space["shape"])
-        kind = self._columns[path].type
-        return (kind.list_size,) if pa.types.is_fixed_size_list(kind) else ()
-
-    def values(self, path: str, about: Column, length: int, rows: slice) -> np.ndarray:
-        if path not in self._columns:
-            raise ValueError(f"there is no {path}")
-        column = self._columns[path].slice(0, length)
-        if len(column) < length or column.null_count:
-            raise ValueError(f"{path} holds {len(column) - column.null_count} rows of {length}")
-        count = rows.stop - rows.start
-        column = column.slice(rows.start, count)
-        if pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
-            pictures = np.empty((count, *about.shape), np.uint8)
-            for place, file in enumerate(column):
-                pictures[place] = decode_image(file.as_py(), about.shape)
-            return pictures
-        values = flat_numbers(column)
-        if values.size != count * int(np.prod(about.shape)):
-            raise ValueError(f"{path}: expected {count} rows of shape {about.shape}, got {values.size} numbers")
-        return values.astype(about.dtype, copy=False).reshape(count, *about.shape)
-
-    def all(self, path: str) -> Iterable[Any]:
-        return self._columns[path].to_pylist()

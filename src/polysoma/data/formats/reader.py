@@ -71,10 +71,10 @@ class Problem:
 
 @dataclass(frozen=True)
 class Part:
-    """Frames of an episode from ``start`` on that are told the same."""
+    """Frames of an episode from ``start`` on that have one instruction."""
 
     start: int
-    told: str
+    instruction: str
 
 
 @dataclass(frozen=True)
@@ -102,13 +102,13 @@ class Reader(abc.ABC):
         fps: frames a second where the format says so, or None.
         columns: by name, see the module's vocabulary.
         lengths: frames of each episode, int64 ``(E,)``.
-        instructions: what each episode was told to do; empty strings where nothing is said.
+        instructions: of each episode; empty strings where there is none.
         ends_observed: which episodes end with a frame that is an observation alone, bool ``(E,)``: its action and
             reward mean nothing and are not learnt. None where none does.
         successes: whether each episode succeeded, bool ``(E,)``; None where that is only known frame by frame, if at
             all: :meth:`ending` tells.
-        changes: the parts of those episodes in which what is told changes, the first one from frame 0 on; all others
-            are told one thing throughout.
+        changes: the parts of those episodes in which the instruction changes, the first one from frame 0 on; all others
+            have one throughout.
         left_out: what is in the files and not in ``columns``, and why it is not read.
         remarks: what was concluded and is not said by the files, for people.
         finals: which episodes have an observation after their last action, bool ``(E,)``; None where none has.

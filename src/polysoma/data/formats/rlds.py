@@ -11,12 +11,9 @@ nothing: it is what was observed after the last action, and so it is learnt (:at
 from __future__ import annotations
 
 import io
-import math
 import re
-import zlib
 from collections import Counter
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,40 +21,28 @@ import numpy as np
 
 from polysoma.data import door
 from polysoma.data.formats.naming import unused
-from polysoma.data.formats.reader import (
-    ACTION,
-    DISCOUNT,
-    OBSERVATION,
-    PICTURE,
-    REWARD,
-    TERMINATED,
-    Column,
-    Part,
-    Problem,
-    Reader,
-    reading,
-)  # fmt: skip
-from polysoma.data.formats.tfrecord import checksum, features_of, record_size, values_of
+from polysoma.data.formats.reader import ACTION, Part, Problem, Reader, reading
+from polysoma.data.formats.rlds_features import (
+    ABOUT,
+    FEATURES,
+    Leaf,
+    column_name,
+    column_of,
+    instruction_leaves,
+    leaf_of,
+    leaves_of,
+)
+from polysoma.data.formats.tfrecord import checksum, features_of, record_size
 from polysoma.data.formats.words import parts_of
 from polysoma.data.images import decode_image
 from polysoma.errors import PolysomaError
 
-FEATURES, INFO = "features.json", "dataset_info.json"
+INFO = "dataset_info.json"
 _SHARD = re.compile(r".+-(\w+)\.tfrecord-(\d+)-of-(\d+)")
-_ACTION, _SEEN = "steps/action", "steps/observation/"
-_SAID = re.compile(r"(natural_)?(language_)?instruction(_\d+)?")
-"""Names of texts that say what to do; data sets that were described by several people number them."""
-_ABOUT = "episode_metadata/"
-_SUCCESS = f"{_ABOUT}success"
+_SUCCESS = f"{ABOUT}success"
 _LAST = "steps/is_last"
-_CALLED = {"steps/reward": REWARD, "steps/discount": DISCOUNT, "steps/is_terminal": TERMINATED}
 _BOUNDS = {"steps/is_first": slice(1, None), "steps/is_last": slice(0, -1)}
 """Flags, and the steps at which they must not be set."""
-_DTYPE = re.compile("bool|u?int(8|16|32|64)|float(16|32|64)")
-_LARGEST = 2**28
-"""Numbers of a picture. Empty files become black pictures, whose size nothing but ``features.json`` tells."""
-_NAMED = 4096
-"""Channels of actions that get names: ``features.json`` may be damaged and speak of billions."""
 
 
 def is_rlds(path: Path) -> bool:
@@ -76,117 +61,6 @@ def _versions(path: Path) -> list[Path]:
 
 def _holds_records(path: Path) -> bool:
     return (path / FEATURES).is_file() and any(_SHARD.fullmatch(file.name) for file in path.glob("*.tfrecord*"))
-
-
-@dataclass(frozen=True)
-class _Leaf:
-    """One list of a record: ``"number"``, ``"picture"`` or ``"text"`` values of this shape, one after the other."""
-
-    key: str
-    kind: str
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    packing: str = "none"
-
-    @property
-    def size(self) -> int:
-        """Numbers or texts of a step."""
-        return math.prod(self.shape)
-
-    def parse(self, features: dict[str, bytes | None]) -> tuple[np.ndarray | list[memoryview], int]:
-        """Numbers ``(T, *shape)`` of the dtype, or files or texts; and T. Raises ValueError when they do not fit."""
-        feature = features.get(self.key)
-        if feature is None:
-            raise ValueError(f"there is no {self.key} in the record")
-        values = values_of(feature)
-        if self.kind == "number":
-            values = self._numbers(values)
-        elif not isinstance(values, list):
-            raise ValueError(f"{self.key} holds numbers, {FEATURES} says {self.kind}s")
-        each = 1 if self.kind == "picture" else self.size
-        steps, rest = divmod(len(values), each)
-        if rest:
-            raise ValueError(f"{self.key} holds {len(values)} values, a step has {each}")
-        return values if isinstance(values, list) else values.reshape(steps, *self.shape), steps
-
-    def _numbers(self, values: np.ndarray | list[memoryview]) -> np.ndarray:
-        if isinstance(values, list):
-            each = self.size * self.dtype.itemsize
-            if self.packing == "zlib":
-                # Room for one byte too many: enough to tell, and a small file cannot unpack to gigabytes.
-                values = [memoryview(zlib.decompressobj().decompress(value, each + 1)) for value in values]
-            if any(len(value) != each for value in values):
-                raise ValueError(f"{self.key} does not hold {each} bytes in each step")
-            dtype = np.dtype(np.uint8) if self.dtype.kind == "b" else self.dtype.newbyteorder("<")
-            numbers = np.frombuffer(b"".join(values), dtype)
-        elif (values.dtype.kind == "f") != (self.dtype.kind == "f"):
-            raise ValueError(f"{self.key} holds {values.dtype.name} values, {FEATURES} says {self.dtype.name}")
-        else:
-            # TensorFlow Datasets stores the bits of uint64 as int64.
-            numbers = values.view(np.uint64) if self.dtype == np.uint64 else values
-        cast = numbers.astype(self.dtype)
-        if self.dtype.kind != "f" and not np.array_equal(cast, numbers):
-            raise ValueError(f"{self.key} holds values that do not fit into {self.dtype.name}")
-        return cast
-
-
-def _leaves(feature: dict[str, Any], key: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    if "featuresDict" in feature:
-        for name, inner in feature["featuresDict"]["features"].items():
-            yield from _leaves(inner, f"{key}/{name}" if key else name)
-    else:
-        yield key, feature
-
-
-def _describe(key: str, feature: dict[str, Any]) -> _Leaf | str:
-    """What a leaf of ``features.json`` is, or why it is not read."""
-    if "text" in feature:
-        return _Leaf(key, "text", (), np.dtype(object))
-    about = feature.get("image") or feature.get("tensor")
-    if about is None:
-        return f"{str(feature.get('pythonClassName')).rpartition('.')[2]} features are not read"
-    shape, dtype = tuple(int(size) for size in about["shape"].get("dimensions", ())), str(about["dtype"])
-    if min(shape, default=1) < 1:
-        return f"values of shape {shape}, where sizes differ from step to step, are not read"
-    if "image" in feature:
-        if dtype != "uint8" or len(shape) != 3 or shape[2] not in (1, 3, 4) or math.prod(shape) > _LARGEST:
-            return f"pictures of {dtype} and shape {shape} are not read"
-        return _Leaf(key, "picture", (*shape[:2], 3), np.dtype(np.uint8))
-    if dtype in ("string", "object"):
-        return _Leaf(key, "text", shape, np.dtype(object))
-    if not _DTYPE.fullmatch(dtype):
-        return f"tensors of {dtype} are not read"
-    return _Leaf(key, "number", shape, np.dtype(dtype), str(about.get("encoding") or "none"))
-
-
-def _column_name(leaf: _Leaf) -> str | None:
-    name = leaf.key.removeprefix(_SEEN).replace("/", ".")
-    if leaf.key.startswith(_SEEN):
-        return {"number": OBSERVATION + name, "picture": PICTURE + name}.get(leaf.kind)
-    if leaf.kind == "number" and f"{leaf.key}/".startswith(f"{_ACTION}/"):
-        return ACTION
-    return _CALLED.get(leaf.key) if leaf.kind == "number" else None
-
-
-def _column(name: str, leaves: list[_Leaf]) -> Column:
-    first = leaves[0]
-    if name != ACTION or first.key == _ACTION:
-        shape = () if name in _CALLED.values() and first.size == 1 else first.shape
-        return Column(shape, first.dtype, picture=first.kind == "picture")
-    size, names = sum(leaf.size for leaf in leaves), []
-    for leaf in leaves if size <= _NAMED else []:
-        stem = leaf.key.removeprefix(f"{_ACTION}/").replace("/", ".")
-        names += [stem] if leaf.size == 1 else [f"{stem}_{number}" for number in range(leaf.size)]
-    return Column((size,), np.result_type(*(leaf.dtype for leaf in leaves)), tuple(names) or None)
-
-
-def _instructions(leaves: dict[str, _Leaf]) -> list[_Leaf]:
-    """The texts that say what to do, those of steps before those of whole episodes."""
-    found = []
-    for folder in ("steps/", _SEEN, _ABOUT):
-        called = [leaf for key, leaf in leaves.items() if _SAID.fullmatch(key.removeprefix(folder))]
-        found += sorted((leaf for leaf in called if leaf.kind == "text" and leaf.size == 1), key=lambda leaf: leaf.key)
-    return list(dict.fromkeys(found))
 
 
 class RldsReader(Reader):
@@ -222,8 +96,8 @@ class RldsReader(Reader):
         if "sequence" not in top.get("steps", {}):
             raise PolysomaError(f"{self._folder / FEATURES}: no RLDS data set: it describes no sequence 'steps'")
         top["steps"] = top["steps"]["sequence"]["feature"]
-        found = {key: _describe(key, leaf) for name, feature in top.items() for key, leaf in _leaves(feature, name)}
-        leaves = {key: leaf for key, leaf in found.items() if isinstance(leaf, _Leaf)}
+        found = {key: leaf_of(key, leaf) for name, feature in top.items() for key, leaf in leaves_of(feature, name)}
+        leaves = {key: leaf for key, leaf in found.items() if isinstance(leaf, Leaf)}
         steps = [leaf for leaf in leaves.values() if leaf.key.startswith("steps/")]
         if not steps:
             raise PolysomaError(f"{self._folder / FEATURES}: nothing that it describes in a step can be read")
@@ -232,20 +106,20 @@ class RldsReader(Reader):
         small = [leaf for leaf in steps if leaf.kind == "number"] or steps
         self._counted = leaves.get("steps/is_first") or min(small, key=lambda leaf: leaf.size)
         self._bounds = {key: leaves[key] for key in _BOUNDS if key in leaves and leaves[key].kind == "number"}
-        self._told = _instructions(leaves)
+        self._told = instruction_leaves(leaves)
         last = leaves.get(_LAST)
         self._last = last if last and last.kind == "number" and last.size == 1 else None
         success = leaves.get(_SUCCESS)
         self._succeeded = success if success and success.kind == "number" else None
-        self._sources: dict[str, list[_Leaf]] = {}
+        self._sources: dict[str, list[Leaf]] = {}
         for leaf in steps:
-            if name := _column_name(leaf):
+            if name := column_name(leaf):
                 # An action may lie in several lists; all else is one.
                 name = name if name == ACTION else unused(name, self._sources)
                 self._sources.setdefault(name, []).append(leaf)
             elif leaf.kind != "number" and leaf not in self._told:
                 self.left_out[leaf.key] = f"{leaf.kind}s here are not read"
-        self.columns = {name: _column(name, sources) for name, sources in self._sources.items()}
+        self.columns = {name: column_of(name, sources) for name, sources in self._sources.items()}
 
     def _index(self) -> None:
         self._places: list[tuple[Path, int, int]] = []
@@ -268,7 +142,7 @@ class RldsReader(Reader):
                             (value,) = self._succeeded.parse(found)[0]
                             successes.append(bool(np.any(value)))
                     lengths.append(steps)
-                    instructions.append(parts[0].told)
+                    instructions.append(parts[0].instruction)
                     if len(parts) > 1:
                         self.changes[len(self._places)] = parts
                     observed.append(len(last) > 0 and bool(np.any(last[-1])))
@@ -309,17 +183,17 @@ class RldsReader(Reader):
         return found
 
     def _said(self, found: dict[str, bytes | None], steps: int) -> tuple[Part, ...]:
-        """What an episode is told: by the first of the texts that says anything."""
+        """The instruction of an episode: by the first of the texts that says anything."""
         for leaf in self._told:
             texts = [str(text, "utf-8", "replace") for text in leaf.parse(found)[0]]
             if leaf.key.startswith("steps/") and len(texts) != steps:
                 raise ValueError(f"{leaf.key} has {len(texts)} steps, {self._counted.key} has {steps}")
             parts = parts_of(texts)
-            if parts[0].told:
+            if parts[0].instruction:
                 return parts
         return parts_of(())
 
-    def _load(self, episode: int, leaves: Collection[_Leaf]) -> dict[str, Any]:
+    def _load(self, episode: int, leaves: Collection[Leaf]) -> dict[str, Any]:
         """Lists by key. Raises ValueError when the record is damaged or a list has another number of steps."""
         path, begin, size = self._places[episode]
         with door.open_bytes(path) as file:

@@ -21,7 +21,7 @@ from polysoma.learning.method import Metrics, Share
 from polysoma.learning.objectives import td_target
 from polysoma.learning.offline import Drawn, OfflineMethod, only_without_goals
 from polysoma.nn.perceptrons import Twins, follow, frozen_copy
-from polysoma.policy.skills import SkillPolicy, Told
+from polysoma.policy.skills import Conditioning, SkillPolicy
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class CalQl:
     def __post_init__(self) -> None:
         check(self)
 
-    def told(self, goals: bool) -> Told:
+    def conditioning(self, goals: bool) -> Conditioning:
         """See :class:`~polysoma.learning.offline.OfflineSettings`. Raises PolysomaError where goals are asked for."""
         return only_without_goals(self.kind, goals)
 

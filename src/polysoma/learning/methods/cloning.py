@@ -14,7 +14,7 @@ from polysoma.data.replay import Replay
 from polysoma.learning.method import Metrics, Share
 from polysoma.learning.objectives import regression
 from polysoma.learning.offline import OfflineMethod
-from polysoma.policy.skills import SkillPolicy, Told
+from polysoma.policy.skills import Conditioning, SkillPolicy
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Cloning:
     def __post_init__(self) -> None:
         check(self)
 
-    def told(self, goals: bool) -> Told:
+    def conditioning(self, goals: bool) -> Conditioning:
         """See :class:`~polysoma.learning.offline.OfflineSettings`."""
         return "goal" if goals else "nothing"
 
@@ -53,7 +53,7 @@ class _Cloning(OfflineMethod):
         rng, policy = self.rng(step, share), self.policy
         drawn = self.draw(rng, share, self._rows)
         told = None
-        if policy.config.told == "goal":
+        if policy.config.conditioning == "goal":
             reached = self.states(self.replay.future(drawn.steps.rows, rng), share)
             told = policy.towards(policy.places(reached))
         loss = regression(policy.act(policy.state(drawn.states), told), drawn.actions)

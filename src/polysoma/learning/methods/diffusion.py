@@ -20,7 +20,7 @@ from polysoma.errors import PolysomaError
 from polysoma.learning.method import Metrics, Share
 from polysoma.learning.objectives import regression
 from polysoma.learning.offline import OfflineMethod
-from polysoma.policy.skills import SkillPolicy, Told
+from polysoma.policy.skills import Conditioning, SkillPolicy
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Diffusion:
     def __post_init__(self) -> None:
         check(self)
 
-    def told(self, goals: bool) -> Told:
+    def conditioning(self, goals: bool) -> Conditioning:
         """See :class:`~polysoma.learning.offline.OfflineSettings`."""
         if not goals:
             raise PolysomaError("diffusion learns ways to goals; from rewards there are cloning, iql and td3-bc")

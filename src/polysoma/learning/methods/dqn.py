@@ -22,7 +22,7 @@ from polysoma.learning.method import Method, Metrics, Share
 from polysoma.learning.objectives import td_target
 from polysoma.nn.perceptrons import follow, frozen_copy
 from polysoma.policy.values import ValuePolicy
-from polysoma.rollout.choosing import Lanes
+from polysoma.rollout.choosing import Slots
 
 
 @dataclass(frozen=True)
@@ -30,14 +30,14 @@ class Exploring:
     """How DQN plays while it learns.
 
     Attributes:
-        lanes: environments at a time; each is stepped once for each step of learning.
+        slots: environments at a time; each is stepped once for each step of learning.
         first: steps of the environments, at random, before learning begins.
         until: steps of the environments after which the share of random choices, 1 at first, is ``least``.
         least: see ``until``.
         memory: steps that are kept to learn from.
     """
 
-    lanes: Annotated[int, within(1, 10_000)] = 8
+    slots: Annotated[int, within(1, 10_000)] = 8
     first: Annotated[int, within(1, 10**8)] = 2000
     until: Annotated[int, within(1, 10**12)] = 50_000
     least: Annotated[float, within(0, 1)] = 0.05
@@ -77,9 +77,9 @@ class Dqn:
         """The method that learns from logs. Raises PolysomaError where they have no rewards."""
         return _FromLogs(policy, replay, self, seed)
 
-    def playing(self, policy: ValuePolicy, lanes: Lanes, exploring: Exploring, seed: int = 0) -> Playing:
+    def playing(self, policy: ValuePolicy, slots: Slots, exploring: Exploring, seed: int = 0) -> Playing:
         """The method that learns from what it plays."""
-        return Playing(policy, lanes, self, exploring, seed)
+        return Playing(policy, slots, self, exploring, seed)
 
 
 class _Dqn(Method):
@@ -138,17 +138,17 @@ class Playing(_Dqn):
 
     Args:
         policy: to learn.
-        lanes: where it plays.
+        slots: where it plays.
         settings, exploring: see :class:`Dqn` and :class:`Exploring`.
         seed: of all that is drawn but the episodes.
     """
 
-    def __init__(self, policy: ValuePolicy, lanes: Lanes, settings: Dqn, exploring: Exploring, seed: int) -> None:
+    def __init__(self, policy: ValuePolicy, slots: Slots, settings: Dqn, exploring: Exploring, seed: int) -> None:
         super().__init__(policy, settings, seed)
-        self.lanes, self._exploring = lanes, exploring
+        self.slots, self._exploring = slots, exploring
         self._rng = np.random.default_rng([seed, 31])
-        self._memory = Ring(lanes.body, exploring.memory)
-        while lanes.steps < exploring.first:
+        self._memory = Ring(slots.body, exploring.memory)
+        while slots.steps < exploring.first:
             self._play(1.0)
         policy.measure(self._memory.draw(exploring.first, np.random.default_rng([seed, 32])).states)
         self.modules["target"] = frozen_copy(policy)
@@ -160,23 +160,23 @@ class Playing(_Dqn):
     def accumulate(self, step: int, share: Share) -> Metrics:
         """See :class:`~polysoma.learning.method.Method`."""
         found = super().accumulate(step, share)
-        recent = self.lanes.episodes[-100:]
+        recent = self.slots.episodes[-100:]
         if recent:
             scores, solved = zip(*recent, strict=True)
             found |= {"return": float(np.mean(scores)), "solved": float(np.mean(solved))}
-        return found | {"env_steps": float(self.lanes.steps)}
+        return found | {"env_steps": float(self.slots.steps)}
 
     def after_step(self, step: int) -> None:
         """See :class:`~polysoma.learning.method.Method`: it plays on."""
         super().after_step(step)
-        self._play(self._exploring.share(self.lanes.steps))
+        self._play(self._exploring.share(self.slots.steps))
 
     def _play(self, random: float) -> None:
-        """One step of every lane, with this share of random choices."""
-        lanes = self.lanes
-        count, choices = len(lanes.rows), lanes.body.actions.size
+        """One step of every slot, with this share of random choices."""
+        slots = self.slots
+        count, choices = len(slots.rows), slots.body.actions.size
         chosen = self._rng.integers(choices, size=count)
         greedy = self._rng.random(count) >= random
         if greedy.any():
-            chosen[greedy] = self.policy.decide(lanes.rows[greedy])
-        self._memory.add(lanes.step(chosen, self.settings.discount))
+            chosen[greedy] = self.policy.decide(slots.rows[greedy])
+        self._memory.add(slots.step(chosen, self.settings.discount))

@@ -25,7 +25,7 @@ from polysoma.learning.methods.iql import Critic
 from polysoma.learning.objectives import advantage_weights, regression, td_target, weighted_by_sign
 from polysoma.learning.offline import Drawn, OfflineMethod
 from polysoma.nn.perceptrons import follow, frozen_copy
-from polysoma.policy.skills import SkillPolicy, Told
+from polysoma.policy.skills import Conditioning, SkillPolicy
 
 
 class Space(Protocol):
@@ -68,7 +68,7 @@ class Hilp:
     def __post_init__(self) -> None:
         check(self)
 
-    def told(self, goals: bool) -> Told:
+    def conditioning(self, goals: bool) -> Conditioning:
         """See :class:`~polysoma.learning.offline.OfflineSettings`."""
         return "skill"
 
@@ -179,7 +179,7 @@ def skill_for_reward(
     skill only the direction is left, and along that one the policy hardly learnt to move.
 
     Args:
-        policy: told skills.
+        policy: of skills.
         replay: with rewards.
         rows: of :attr:`~polysoma.data.replay.Replay.starts`, the steps whose rewards are looked at; few are enough.
         ridge: how much directions count in which phi hardly moves: those that move less than this times the mean square
@@ -188,8 +188,10 @@ def skill_for_reward(
     Raises:
         PolysomaError: the data have no rewards, all rewards are the same, or the policy is told no skills.
     """
-    if policy.config.told != "skill":
-        raise PolysomaError(f"expected a policy that is told skills (hilp), got one that is told {policy.config.told}")
+    if policy.config.conditioning != "skill":
+        raise PolysomaError(
+            f"expected a policy that is given skills (hilp), got one that is given {policy.config.conditioning}"
+        )
     if not replay.rewarded:
         raise PolysomaError("expected data with rewards to find a skill for; these have none")
     steps = replay.steps(np.asarray(rows, np.int64))

@@ -25,7 +25,7 @@ from polysoma.nn.imagination import ActorCritic, dream
 from polysoma.nn.perceptrons import follow, frozen_copy
 from polysoma.nn.world import Believed, two_hot_loss, two_hot_mean
 from polysoma.policy.world import WINDOW, Trace, WorldModel
-from polysoma.rollout.choosing import Lanes
+from polysoma.rollout.choosing import Slots
 
 _FOLLOW = 0.02
 """The part of the way that the critic which judges goes at each step (the paper's)."""
@@ -68,9 +68,9 @@ class Imagination:
         rewards."""
         return _Imagining(model, logs, self, seed)
 
-    def playing(self, model: WorldModel, lanes: Lanes, exploring: Exploring, seed: int = 0) -> Method:
+    def playing(self, model: WorldModel, slots: Slots, exploring: Exploring, seed: int = 0) -> Method:
         """The method that learns from what it plays."""
-        return _Playing(model, lanes, self, exploring, seed)
+        return _Playing(model, slots, self, exploring, seed)
 
 
 @dataclass(frozen=True)
@@ -78,12 +78,12 @@ class Exploring:
     """How it plays while it learns.
 
     Attributes:
-        lanes: environments at a time; each is stepped once for each step of learning.
+        slots: environments at a time; each is stepped once for each step of learning.
         first: steps of the environments, at random, before learning begins.
         memory: steps that are kept to learn from.
     """
 
-    lanes: Annotated[int, within(1, 10_000)] = 4
+    slots: Annotated[int, within(1, 10_000)] = 4
     first: Annotated[int, within(1, 10**8)] = 400
     memory: Annotated[int, within(100, 10**8)] = 100_000
 
@@ -153,30 +153,30 @@ class _Playing(_Imagining):
 
     Args:
         model: to learn.
-        lanes: where it plays.
+        slots: where it plays.
         settings, exploring: see :class:`Imagination` and :class:`Exploring`.
         seed: of all that is drawn but the episodes.
     """
 
-    def __init__(self, model: WorldModel, lanes: Lanes, settings: Imagination, exploring: Exploring, seed: int) -> None:
-        self.lanes, self._rng = lanes, np.random.default_rng([seed, 31])
+    def __init__(self, model: WorldModel, slots: Slots, settings: Imagination, exploring: Exploring, seed: int) -> None:
+        self.slots, self._rng = slots, np.random.default_rng([seed, 31])
         self._generator = torch.Generator().manual_seed(seed)
-        self._memory = Memory(lanes.body, model.config.state_size, exploring.lanes, exploring.memory)
-        self._traces = [Trace() for _ in range(exploring.lanes)]
+        self._memory = Memory(slots.body, model.config.state_size, exploring.slots, exploring.memory)
+        self._traces = [Trace() for _ in range(exploring.slots)]
         self._look()
-        while lanes.steps < exploring.first or not len(self._memory):
-            self._play(np.stack([lanes.body.actions.sample(self._rng) for _ in self._traces]))
+        while slots.steps < exploring.first or not len(self._memory):
+            self._play(np.stack([slots.body.actions.sample(self._rng) for _ in self._traces]))
         super().__init__(model, self._memory, settings, seed)
 
     def accumulate(self, step: int, share: Share) -> Metrics:
         """See :class:`~polysoma.learning.method.Method`."""
         self.rows = self._memory.rows(1)
         found = super().accumulate(step, share)
-        recent = self.lanes.episodes[-20:]
+        recent = self.slots.episodes[-20:]
         if recent:
             scores, solved = zip(*recent, strict=True)
             found |= {"return": float(np.mean(scores)), "solved": float(np.mean(solved))}
-        return found | {"env_steps": float(self.lanes.steps)}
+        return found | {"env_steps": float(self.slots.steps)}
 
     def after_step(self, step: int) -> None:
         """See :class:`~polysoma.learning.method.Method`: it plays on."""
@@ -186,17 +186,17 @@ class _Playing(_Imagining):
             self._play(self.model.actions(self.mind.move(features, self._generator)))
 
     def _play(self, actions: np.ndarray) -> None:
-        """One step of every lane."""
-        made = self.lanes.step(actions, 1.0)
-        over, ended = made.discounts == 0, self.lanes.ended
+        """One step of every slot."""
+        made = self.slots.step(actions, 1.0)
+        over, ended = made.discounts == 0, self.slots.ended
         self._memory.add(made.states, made.actions, made.rewards, over, made.following, ended)
-        for lane, (trace, action) in enumerate(zip(self._traces, actions, strict=True)):
-            if ended[lane]:
-                self._traces[lane] = Trace()
+        for slot, (trace, action) in enumerate(zip(self._traces, actions, strict=True)):
+            if ended[slot]:
+                self._traces[slot] = Trace()
             else:
                 trace.executed(action)
         self._look()
 
     def _look(self) -> None:
-        for trace, row in zip(self._traces, self.lanes.rows, strict=True):
+        for trace, row in zip(self._traces, self.slots.rows, strict=True):
             trace.observed(row.astype(np.float32), np.zeros(0, np.uint8))

@@ -112,7 +112,9 @@ class Imitating(Method):
                 continue
             # What is drawn is the same in all processes, and each reads its share; what is done to it is not the same.
             drawing = np.random.default_rng([seed, step, goals, *key])
-            how = showing(body, self._policy.config.shown, np.random.default_rng([seed, step, 2, *key]))
+            how = showing(
+                body, self._policy.config.frames_per_demonstration, np.random.default_rng([seed, step, 2, *key])
+            )
             windows = source.draw(size, drawing, goals, (share.index, share.count), how)
             # As many micro-batches in every process, of which some have a window less.
             parts = min(body.micro_batches, max(1, size // share.count))

@@ -21,7 +21,7 @@ from polysoma.learning.method import Metrics, Share
 from polysoma.learning.objectives import advantage_weights, expectile_loss, regression, td_target
 from polysoma.learning.offline import Drawn, OfflineMethod
 from polysoma.nn.perceptrons import Twins, follow, frozen_copy, perceptron
-from polysoma.policy.skills import SkillPolicy, Told
+from polysoma.policy.skills import Conditioning, SkillPolicy
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class ImplicitQ:
     def __post_init__(self) -> None:
         check(self)
 
-    def told(self, goals: bool) -> Told:
+    def conditioning(self, goals: bool) -> Conditioning:
         """See :class:`~polysoma.learning.offline.OfflineSettings`."""
         return "goal" if goals else "nothing"
 
@@ -101,13 +101,15 @@ class Critic(torch.nn.ModuleDict):
 class _ImplicitQ(OfflineMethod):
     def __init__(self, policy: SkillPolicy, replay: Replay, settings: ImplicitQ, seed: int) -> None:
         super().__init__(policy, replay, settings.batch, settings.discount, seed)
-        self._settings, self._goals = settings, policy.config.told == "goal"
+        self._settings, self._goals = settings, policy.config.conditioning == "goal"
         if not self._goals and not replay.rewarded:
             raise PolysomaError(
                 "iql: expected data with rewards, which these do not have; it can learn to reach places from them"
             )
-        told = {"nothing": 0, "goal": len(policy.config.place), "skill": policy.config.skill}[policy.config.told]
-        if policy.config.told == "skill":
+        told = {"nothing": 0, "goal": len(policy.config.place), "skill": policy.config.skill}[
+            policy.config.conditioning
+        ]
+        if policy.config.conditioning == "skill":
             policy.phi.requires_grad_(False)
         self._critic = Critic(policy, told)
         self.modules["critic"], self.modules["target"] = self._critic, frozen_copy(self._critic["q"])
@@ -128,7 +130,7 @@ class _ImplicitQ(OfflineMethod):
         else:
             returns, seen, following = (drawn.rewards, drawn.discounts), state, after
             with torch.no_grad():
-                told, later = policy.told_in(drawn.states), policy.told_in(drawn.following)
+                told, later = policy.condition_of(drawn.states), policy.condition_of(drawn.following)
             if told is not None and later is not None:
                 seen, following = torch.cat([state, told], -1), torch.cat([after, later], -1)
         loss, advantage = self._critic.losses(target, seen, following, drawn, returns, settings.expectile)

@@ -18,10 +18,10 @@ from polysoma.data.growing import Growing
 from polysoma.embodiment import ContinuousActions
 from polysoma.learning.method import Method, Metrics, Share
 from polysoma.learning.offline import OfflineMethod
-from polysoma.rollout.choosing import Lanes
+from polysoma.rollout.choosing import Slots
 
 _PIECE = 100
-"""Frames after which what a lane did is added, also where its episode goes on."""
+"""Frames after which what a slot did is added, also where its episode goes on."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Acting:
     Attributes:
         noise: the standard deviation of what is added to its actions, in parts of half the range.
         hold: frames for which what was drawn is kept: noise that changes at every frame leads nowhere.
-        frames: in each lane, from one step of learning to the next.
-        first: frames of all lanes before learning begins.
+        frames: in each slot, from one step of learning to the next.
+        first: frames of all slots before learning begins.
     """
 
     noise: Annotated[float, within(0, 10)] = 0.1
@@ -51,71 +51,71 @@ class Online(Method):
     Args:
         inner: the method, on ``replay``.
         replay: see :class:`~polysoma.data.growing.Growing`.
-        lanes: where the policy acts.
+        slots: where the policy acts.
         acting: see :class:`Acting`.
         seed: of the noise.
     """
 
-    def __init__(self, inner: OfflineMethod, replay: Growing, lanes: Lanes, acting: Acting, seed: int) -> None:
+    def __init__(self, inner: OfflineMethod, replay: Growing, slots: Slots, acting: Acting, seed: int) -> None:
         self.modules, self._inner = inner.modules, inner
-        self._policy, self._replay, self.lanes, self._acting = inner.policy, replay, lanes, acting
+        self._policy, self._replay, self.slots, self._acting = inner.policy, replay, slots, acting
         self._rng = np.random.default_rng([seed, 41])
-        self._noise = np.zeros((len(lanes.rows), self._policy.reach.numel()), np.float32)
+        self._noise = np.zeros((len(slots.rows), self._policy.reach.numel()), np.float32)
         self._held = 0
-        self._states: list[list[np.ndarray]] = [[] for _ in lanes.rows]
-        self._actions: list[list[np.ndarray]] = [[] for _ in lanes.rows]
-        self._rewards: list[list[float]] = [[] for _ in lanes.rows]
+        self._states: list[list[np.ndarray]] = [[] for _ in slots.rows]
+        self._actions: list[list[np.ndarray]] = [[] for _ in slots.rows]
+        self._rewards: list[list[float]] = [[] for _ in slots.rows]
 
     def accumulate(self, step: int, share: Share) -> Metrics:
         """See :class:`~polysoma.learning.method.Method`."""
         found = self._inner.accumulate(step, share)
-        recent = self.lanes.episodes[-20:]
+        recent = self.slots.episodes[-20:]
         if recent:
             found["return"] = float(np.mean([score for score, _ in recent]))
-        return found | {"env_steps": float(self.lanes.steps)}
+        return found | {"env_steps": float(self.slots.steps)}
 
     def after_step(self, step: int) -> None:
         """See :class:`~polysoma.learning.method.Method`: it acts on."""
         self._inner.after_step(step)
-        self.act(self._acting.frames * len(self.lanes.rows))
+        self.act(self._acting.frames * len(self.slots.rows))
 
     def act(self, frames: int) -> None:
-        """So many frames of all lanes together, at least."""
-        end = self.lanes.steps + frames
-        while self.lanes.steps < end:
+        """So many frames of all slots together, at least."""
+        end = self.slots.steps + frames
+        while self.slots.steps < end:
             self._act()
 
     def cut(self) -> None:
-        """Adds what lanes did so far, also where episodes go on."""
+        """Adds what slots did so far, also where episodes go on."""
         for n, own in enumerate(self._states):
             if own:
-                self._add(n, self.lanes.rows[n], over=False)
+                self._add(n, self.slots.rows[n], over=False)
 
     def _act(self) -> None:
-        """One frame in every lane."""
-        lanes, policy, acting = self.lanes, self._policy, self._acting
+        """One frame in every slot."""
+        slots, policy, acting = self.slots, self._policy, self._acting
         if not self._held:
             self._noise = self._rng.normal(0, acting.noise, self._noise.shape).astype(np.float32)
             self._held = acting.hold
         self._held -= 1
         device = policy.mean.device
         noise = torch.from_numpy(self._noise).to(device)
-        parts = policy.in_parts(policy.decide(torch.from_numpy(lanes.rows).to(device))) + noise
+        parts = policy.in_parts(policy.decide(torch.from_numpy(slots.rows).to(device))) + noise
         actions = policy.in_units(parts.clamp(-1, 1)).cpu().numpy()
         # Rounding may lead out of the limits by a bit.
-        limits = lanes.body.actions
+        limits = slots.body.actions
         assert isinstance(limits, ContinuousActions)
         actions = np.clip(actions, np.float32(limits.low), np.float32(limits.high))
-        made = lanes.step(actions, 1.0)
-        for n, ended in enumerate(lanes.ended):
+        made = slots.step(actions, 1.0)
+        for n, ended in enumerate(slots.ended):
             self._states[n].append(made.states[n])
             self._actions[n].append(actions[n])
             self._rewards[n].append(float(made.rewards[n]))
             if ended or len(self._states[n]) >= _PIECE:
                 self._add(n, made.following[n], over=bool(ended and made.discounts[n] == 0))
 
-    def _add(self, lane: int, after: np.ndarray, over: bool) -> None:
-        """Adds what a lane did since it last was added; ``after`` is what it led to."""
-        did, earned = self._actions[lane], self._rewards[lane]
-        self._replay.add(np.stack([*self._states[lane], after]), np.stack(did), np.array(earned, np.float32), over)
-        self._states[lane], self._actions[lane], self._rewards[lane] = [], [], []
+    def _add(self, slot: int, after: np.ndarray, over: bool) -> None:
+        """Adds what a slot did since it last was added; ``after`` is what it led to."""
+        did, earned = self._actions[slot], self._rewards[slot]
+        self._replay.add(np.stack([*self._states[slot], after]), np.stack(did), np.array(earned, np.float32), over)
+        self._states[slot], self._actions[slot], self._rewards[slot] = [], [], []

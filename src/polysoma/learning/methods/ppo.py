@@ -19,7 +19,7 @@ class Ppo:
     """Settings of PPO.
 
     Attributes:
-        decisions: in each lane, between two times of learning.
+        decisions: in each slot, between two times of learning.
         passes, parts: how often these are gone through, and in how many parts.
         discount: of a step of the environment.
         trace: lambda of generalised advantages.

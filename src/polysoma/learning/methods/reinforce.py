@@ -20,7 +20,7 @@ class Reinforce:
 
     Attributes:
         baseline: what is taken from the return: ``"none"``, or the ``"value"`` of the state (an actor with a critic).
-        decisions: in each lane, between two steps of learning, each of which sees them all.
+        decisions: in each slot, between two steps of learning, each of which sees them all.
         discount: of a step of the environment.
         anchor: how much the squared correction counts.
         exploring: see :class:`~polysoma.rollout.experience.Exploring`.

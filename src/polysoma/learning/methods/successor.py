@@ -23,7 +23,7 @@ from polysoma.learning.methods.hilp import Representing
 from polysoma.learning.objectives import regression, td_target
 from polysoma.learning.offline import OfflineMethod
 from polysoma.nn.perceptrons import Twins, follow, frozen_copy
-from polysoma.policy.skills import SkillPolicy, Told
+from polysoma.policy.skills import Conditioning, SkillPolicy
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Successor:
     def __post_init__(self) -> None:
         check(self)
 
-    def told(self, goals: bool) -> Told:
+    def conditioning(self, goals: bool) -> Conditioning:
         """See :class:`~polysoma.learning.offline.OfflineSettings`."""
         return "skill"
 

@@ -18,7 +18,7 @@ from polysoma.learning.methods.successor import SkillValues
 from polysoma.learning.objectives import regression, td_target
 from polysoma.learning.offline import OfflineMethod, only_without_goals
 from polysoma.nn.perceptrons import Twins, follow, frozen_copy
-from polysoma.policy.skills import SkillPolicy, Told
+from polysoma.policy.skills import Conditioning, SkillPolicy
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Td3Bc:
     def __post_init__(self) -> None:
         check(self)
 
-    def told(self, goals: bool) -> Told:
+    def conditioning(self, goals: bool) -> Conditioning:
         """See :class:`~polysoma.learning.offline.OfflineSettings`. Raises PolysomaError where goals are asked for."""
         return only_without_goals(self.kind, goals)
 
@@ -62,7 +62,7 @@ class _Td3Bc(OfflineMethod):
             raise PolysomaError("td3-bc: expected data with rewards; these have none")
         self._settings, config = settings, policy.config
         self._q: Twins | SkillValues
-        if config.told == "skill":
+        if config.conditioning == "skill":
             policy.phi.requires_grad_(False)
             self._q = SkillValues(policy)
         else:
@@ -77,7 +77,7 @@ class _Td3Bc(OfflineMethod):
         drawn = self.draw(rng, share)
         state, after = policy.state(drawn.states), policy.state(drawn.following)
         with torch.no_grad():
-            skill, later = policy.told_in(drawn.states), policy.told_in(drawn.following)
+            skill, later = policy.condition_of(drawn.states), policy.condition_of(drawn.following)
         now, then = (() if one is None else (one,) for one in (skill, later))
         noise = torch.from_numpy(rng.standard_normal(drawn.actions.shape).astype("float32")).to(share.device)
         with torch.no_grad():
