@@ -34,6 +34,7 @@ import merging
 import meta
 import open_loop_warnings
 import own_robot
+import preferences
 import realtime
 import recordings
 import rounds
@@ -78,6 +79,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
     },
     "docs/improve.md": {
         "improve": improve.render,
+        "preferences": preferences.render,
     },
     "docs/guards.md": {
         "limits": limits.render,
