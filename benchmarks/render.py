@@ -35,6 +35,7 @@ import meta
 import open_loop_warnings
 import own_robot
 import paired
+import preferences
 import realtime
 import recordings
 import rounds
@@ -80,6 +81,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
     },
     "docs/improve.md": {
         "improve": improve.render,
+        "preferences": preferences.render,
     },
     "docs/guards.md": {
         "limits": limits.render,

@@ -51,7 +51,7 @@ class RewardLearn:
     """The part of the episodes (with --by) or of the pairs (with --pairs) that is not learnt from, to judge by."""
     out: Path = Path("runs/reward")
     """Folder of the run; out/checkpoint is what comes of it."""
-    steps: Annotated[int, within(1, 10**9)] = 1000
+    steps: Annotated[int, within(1, 10**9)] = 500
     """Of learning, of 32 pairs for each perceptron."""
     width: Annotated[int, within(1, 65_536)] = 64
     """Of the perceptrons, of which there are three."""

@@ -157,7 +157,7 @@ def learn(
         out: folder of the run.
         size: width and depth of the perceptrons, and how many.
         method: how.
-        settings: of the engine; None for :func:`engine_settings` of 1,000 steps.
+        settings: of the engine; None for :func:`engine_settings` of 500 steps.
         seed: of all that is drawn.
         resume: continue the run in ``out``.
         progress: called after every step.
@@ -170,7 +170,7 @@ def learn(
     built = method.build(model, clips, pairs, seed)
     data = [lineage.of(dataset) for dataset in clips.datasets]
     about = {"method": method.kind, "data": data, "parent": None}
-    folder = Engine(built, settings or engine_settings(1000)).run(out, resume, progress=progress, lineage=about)
+    folder = Engine(built, settings or engine_settings(500)).run(out, resume, progress=progress, lineage=about)
     learnt = rewards.load(folder)
     rows = np.linspace(0, len(clips.states) - 1, min(_MEASURED, len(clips.states))).astype(np.int64)
     learnt.normalise(torch.from_numpy(clips.states[rows]), torch.from_numpy(clips.actions[rows]))
