@@ -203,6 +203,32 @@ def test_a_resumed_run_from_logs_comes_to_the_same_bits(tmp_path: Path) -> None:
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+def test_what_a_choice_does_to_all_that_is_seen_is_known_before_learning(tmp_path: Path) -> None:
+    rng, size = np.random.default_rng(0), 5
+    ring = Embodiment(
+        "ring",
+        (Stream("lights", Modality.SYMBOL, (size,), cardinalities=(4,) * size),),
+        DiscreteActions(("turn", "flip")),
+        10.0,
+    )
+    with DatasetWriter(tmp_path / "ring", ring) as writer:
+        for number in range(40):
+            actions, seen = rng.integers(2, size=14), [rng.integers(4, size=size).astype(np.uint8)]
+            for action in actions:
+                seen.append(seen[-1][::-1] if action else np.roll(seen[-1], 1))
+            lights = np.stack(seen)
+            writer.add(
+                Episode(
+                    ring, "ring/go", "", number, False, {"lights": lights[:-1]}, actions, actions, truncated=True,
+                    final={"lights": lights[-1]},
+                )
+            )  # fmt: skip
+    data = Dataset(tmp_path / "ring")
+    model = world.load(learn([data], tmp_path / "run", 1, 8, held_out=0.2))
+    errors = foresight(model, read_logs(model, [data], 0.2), (1, 3))["numbers"]
+    assert errors["linear"][1] < 0.2 * errors["copy-last"][1] and errors["model"][0] < 0.3 * errors["copy-last"][0]
+
+
 def test_rewards_are_foreseen(searched: Path, tmp_path: Path) -> None:
     model = world.load(searched)
     errors = foresight(model, read_logs(model, [walks(tmp_path, 20, 12, 1)]), (2, 5), held_out=False)["rewards"]

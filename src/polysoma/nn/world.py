@@ -19,6 +19,8 @@ from polysoma.nn.perceptrons import perceptron
 
 UNIFORM = 0.01
 """The part of every categorical that is uniform, so that no KL is infinite (section "World model learning")."""
+_APART = 2048
+"""Numbers that the linear parts of choices see together, at most."""
 BINS = 63
 _REACH = 10.0
 """Rewards are told apart between ``-symexp(10)`` and ``symexp(10)``."""
@@ -44,9 +46,10 @@ class WorldNetwork(nn.Module):
 
     Args:
         numbers: of an observation.
-        direct: how many of them, the first ones, also change linearly with themselves and the action. Of the others,
+        direct: how many of them, the first ones, also change linearly with :meth:`given`. Of the others,
             the pixels, a part is kept, each by itself.
         actions: of an action.
+        choices: whether these are choices, each of which has a linear part of its own where they are not too many.
         width: of the memory and of all hidden layers.
         groups, classes: of the latent.
 
@@ -60,7 +63,9 @@ class WorldNetwork(nn.Module):
     earned: Tensor
     range: Tensor
 
-    def __init__(self, numbers: int, direct: int, actions: int, width: int, groups: int, classes: int) -> None:
+    def __init__(
+        self, numbers: int, direct: int, actions: int, choices: bool, width: int, groups: int, classes: int
+    ) -> None:
         super().__init__()
         self.groups, self.classes, self.direct, latent = groups, classes, direct, groups * classes
         self.register_buffer("step", torch.ones(numbers))
@@ -72,7 +77,8 @@ class WorldNetwork(nn.Module):
         self.prior = perceptron(width, latent, width, 1)
         self.posterior = perceptron(2 * width, latent, width, 1)
         self.change = perceptron(width + latent, numbers, width, 1)
-        self.linear = nn.Linear(direct + actions, direct)
+        self.apart = choices and direct * actions <= _APART
+        self.linear = nn.Linear(direct + actions + self.apart * direct * actions, direct)
         self.keep = nn.Parameter(torch.ones(numbers - direct))
         self.reward = perceptron(2 * width + latent, BINS, width, 1)
         self.goes_on = perceptron(2 * width + latent, 1, width, 1)
@@ -137,9 +143,18 @@ class WorldNetwork(nn.Module):
     def following(self, state: Believed, action: Tensor, memory: Tensor, latent: Tensor) -> Tensor:
         """The observation after an action: the one before, and how it changes."""
         numbers, pixels = state.seen[:, : self.direct], state.seen[:, self.direct :]
-        simple = self.step[: self.direct] * self.linear(torch.cat([numbers, action], -1))
+        simple = self.step[: self.direct] * self.linear(self.given(numbers, action))
         usual = torch.cat([numbers + simple, self.keep * pixels], -1)
         return usual + self.step * self.change(torch.cat([memory, latent], -1))
+
+    def given(self, numbers: Tensor, action: Tensor) -> Tensor:
+        """What numbers ``(B, direct)`` are expected to change linearly with: themselves, the action ``(B, actions)``,
+        and, where each choice has a part of its own, the numbers for the choice that was made: what a turn does to all
+        that is seen is linear in it."""
+        parts = [numbers, action]
+        if self.apart:
+            parts.append((action[:, :, None] * numbers[:, None]).flatten(1))
+        return torch.cat(parts, -1)
 
     def chances(self, logits: Tensor) -> Tensor:
         """Chances ``(..., groups, classes)`` of logits ``(..., groups * classes)``."""
