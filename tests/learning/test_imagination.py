@@ -127,7 +127,7 @@ def test_gradients_of_imagined_rewards_reach_the_actor_through_the_model() -> No
     model = WorldModel(WorldConfig(PUCK, width=8, rewarded=True, acts=True))
     mind, network = model.mind, model.network
     assert mind is not None
-    network.linear.weight.data[0, 4], network.earned[0] = 1.0, 1.0  # x goes with the first action, and is earned
+    network.linear.weight.data[0, 4], network.earned[6] = 1.0, 1.0  # x goes with the first action, and is earned
     network.range.copy_(torch.tensor([-9.0, 9.0]))
     network.requires_grad_(False)
     came = dream(network, mind, network.start(torch.zeros(5, 4)), 3, torch.Generator().manual_seed(0))

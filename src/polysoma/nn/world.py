@@ -55,7 +55,7 @@ class WorldNetwork(nn.Module):
 
     Attributes:
         step: float32 ``(numbers,)``, the size of the changes that the decoder's outputs are parts of; a buffer.
-        earned: float32 ``(2 * direct + 2 * actions + 1,)``, the reward as a linear function of :meth:`told`; a buffer.
+        earned: float32 ``(3 * direct + 2 * actions + 1,)``, the reward as a linear function of :meth:`told`; a buffer.
         range: float32 ``(2,)``, between which that is taken; a buffer.
     """
 
@@ -69,7 +69,7 @@ class WorldNetwork(nn.Module):
         super().__init__()
         self.groups, self.classes, self.direct, latent = groups, classes, direct, groups * classes
         self.register_buffer("step", torch.ones(numbers))
-        self.register_buffer("earned", torch.zeros(2 * direct + 2 * actions + 1))
+        self.register_buffer("earned", torch.zeros(3 * direct + 2 * actions + 1))
         self.register_buffer("range", torch.zeros(2))
         self.encode = perceptron(numbers, width, width, 1)
         self.mix = nn.Sequential(nn.Linear(latent + width + actions, width), nn.LayerNorm(width), nn.GELU())
@@ -125,14 +125,14 @@ class WorldNetwork(nn.Module):
     def earns(self, before: Believed, action: Tensor, after: Believed) -> tuple[Tensor, Tensor]:
         """The reward of an action ``(B, actions)``: what is linear in it, ``(B,)``, and logits of the rest, ``(B,
         BINS)`` (:func:`two_hot_mean`)."""
-        simple = self.told(before.seen, action) @ self.earned
+        simple = self.told(before.seen, action, after.seen) @ self.earned
         return simple.clamp(self.range[0], self.range[1]), self.reward(after.features)
 
-    def told(self, before: Tensor, action: Tensor) -> Tensor:
-        """What rewards are often linear in: the numbers of an observation ``(B, numbers)``, the action after it, their
-        squares, as in quadratic costs, and 1. What follows is not taken: it is expected, and errors would add up."""
-        numbers = before[:, : self.direct]
-        return torch.cat([numbers, action, numbers.square(), action.square(), torch.ones_like(action[:, :1])], -1)
+    def told(self, before: Tensor, action: Tensor, after: Tensor) -> Tensor:
+        """What rewards are often linear in: numbers before and after an action, the action, and the squares of the
+        latter two, as in quadratic costs; and 1. Of observations ``(B, numbers)``."""
+        before, after = before[:, : self.direct], after[:, : self.direct]
+        return torch.cat([before, action, after, action.square(), after.square(), torch.ones_like(action[:, :1])], -1)
 
     def remember(self, state: Believed, action: Tensor) -> Tensor:
         """The memory after an action, ``(B, width)``."""

@@ -238,7 +238,7 @@ def linear_rewards(model: WorldModel, logs: Rows, rows: np.ndarray) -> None:
     over the steps from ``rows``, and between what rewards lie."""
     drawn = logs.pieces(rows, 1)
     seen, moves = model.normalised(drawn.states, drawn.pixels), model.moves(drawn.actions)
-    given = model.network.told(seen[:, 0], moves[:, 0]).double()
+    given = model.network.told(seen[:, 0], moves[:, 0], seen[:, 1]).double()
     rewards = torch.from_numpy(drawn.rewards[:, 0]).to(given)
     square = given.T @ given + _RIDGE * torch.eye(given.shape[1], device=given.device, dtype=given.dtype)
     model.network.earned.copy_(torch.linalg.solve(square, given.T @ rewards))
