@@ -127,7 +127,7 @@ def test_gradients_of_imagined_rewards_reach_the_actor_through_the_model() -> No
     model = WorldModel(WorldConfig(PUCK, width=8, rewarded=True, acts=True))
     mind, network = model.mind, model.network
     assert mind is not None
-    network.linear.weight.data[0, 4], network.earned[0] = 1.0, 1.0  # x goes with the first action, and is earned
+    network.linear.weight.data[0, 4], network.earned[6] = 1.0, 1.0  # x goes with the first action, and is earned
     network.range.copy_(torch.tensor([-9.0, 9.0]))
     network.requires_grad_(False)
     came = dream(network, mind, network.start(torch.zeros(5, 4)), 3, torch.Generator().manual_seed(0))
@@ -201,6 +201,32 @@ def test_a_resumed_run_from_logs_comes_to_the_same_bits(tmp_path: Path) -> None:
     again = learn([logs], tmp_path / "cut", 6, 8, settings=FAST, resume=True)
     first, second = (world.load(path).state_dict() for path in (whole, again))
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_what_a_choice_does_to_all_that_is_seen_is_known_before_learning(tmp_path: Path) -> None:
+    rng, size = np.random.default_rng(0), 5
+    ring = Embodiment(
+        "ring",
+        (Stream("lights", Modality.SYMBOL, (size,), cardinalities=(4,) * size),),
+        DiscreteActions(("turn", "flip")),
+        10.0,
+    )
+    with DatasetWriter(tmp_path / "ring", ring) as writer:
+        for number in range(40):
+            actions, seen = rng.integers(2, size=14), [rng.integers(4, size=size).astype(np.uint8)]
+            for action in actions:
+                seen.append(seen[-1][::-1] if action else np.roll(seen[-1], 1))
+            lights = np.stack(seen)
+            writer.add(
+                Episode(
+                    ring, "ring/go", "", number, False, {"lights": lights[:-1]}, actions, actions, truncated=True,
+                    final={"lights": lights[-1]},
+                )
+            )  # fmt: skip
+    data = Dataset(tmp_path / "ring")
+    model = world.load(learn([data], tmp_path / "run", 1, 8, held_out=0.2))
+    errors = foresight(model, read_logs(model, [data], 0.2), (1, 3))["numbers"]
+    assert errors["linear"][1] < 0.2 * errors["copy-last"][1] and errors["model"][0] < 0.3 * errors["copy-last"][0]
 
 
 def test_rewards_are_foreseen(searched: Path, tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def test_two_hot_heads_mean_what_they_are_taught() -> None:
 
 def test_latents_are_one_hot_with_the_gradient_of_their_chances() -> None:
     torch.manual_seed(0)
-    network = WorldNetwork(5, 3, 2, 16, 4, 6)
+    network = WorldNetwork(5, 3, 2, False, 16, 4, 6)
     logits = torch.randn(7, 24, requires_grad=True)
     chances = network.chances(logits)
     assert chances.min() >= 0.01 / 6 and torch.allclose(chances.sum(-1), torch.ones(7, 4))

@@ -117,7 +117,8 @@ def _linear(model: WorldModel, logs: Sequences, last: Tensor, moves: Tensor) -> 
     rows, found = logs.rows(1), []
     weights = linear_changes(model, logs, rows[:: -(-len(rows) // _FITTED)])
     for step in range(moves.shape[1]):
-        last = last + torch.cat([last, moves[:, step], torch.ones_like(last[:, :1])], 1) @ weights
+        given = model.network.given(last, moves[:, step])
+        last = last + torch.cat([given, torch.ones_like(last[:, :1])], 1) @ weights
         found.append(last)
     return torch.stack(found, 1)
 

@@ -19,6 +19,8 @@ from polysoma.nn.perceptrons import perceptron
 
 UNIFORM = 0.01
 """The part of every categorical that is uniform, so that no KL is infinite (section "World model learning")."""
+_APART = 2048
+"""Numbers that the linear parts of choices see together, at most."""
 BINS = 63
 _REACH = 10.0
 """Rewards are told apart between ``-symexp(10)`` and ``symexp(10)``."""
@@ -44,15 +46,16 @@ class WorldNetwork(nn.Module):
 
     Args:
         numbers: of an observation.
-        direct: how many of them, the first ones, also change linearly with themselves and the action. Of the others,
+        direct: how many of them, the first ones, also change linearly with :meth:`given`. Of the others,
             the pixels, a part is kept, each by itself.
         actions: of an action.
+        choices: whether these are choices, each of which has a linear part of its own where they are not too many.
         width: of the memory and of all hidden layers.
         groups, classes: of the latent.
 
     Attributes:
         step: float32 ``(numbers,)``, the size of the changes that the decoder's outputs are parts of; a buffer.
-        earned: float32 ``(2 * direct + 2 * actions + 1,)``, the reward as a linear function of :meth:`told`; a buffer.
+        earned: float32 ``(3 * direct + 2 * actions + 1,)``, the reward as a linear function of :meth:`told`; a buffer.
         range: float32 ``(2,)``, between which that is taken; a buffer.
     """
 
@@ -60,11 +63,13 @@ class WorldNetwork(nn.Module):
     earned: Tensor
     range: Tensor
 
-    def __init__(self, numbers: int, direct: int, actions: int, width: int, groups: int, classes: int) -> None:
+    def __init__(
+        self, numbers: int, direct: int, actions: int, choices: bool, width: int, groups: int, classes: int
+    ) -> None:
         super().__init__()
         self.groups, self.classes, self.direct, latent = groups, classes, direct, groups * classes
         self.register_buffer("step", torch.ones(numbers))
-        self.register_buffer("earned", torch.zeros(2 * direct + 2 * actions + 1))
+        self.register_buffer("earned", torch.zeros(3 * direct + 2 * actions + 1))
         self.register_buffer("range", torch.zeros(2))
         self.encode = perceptron(numbers, width, width, 1)
         self.mix = nn.Sequential(nn.Linear(latent + width + actions, width), nn.LayerNorm(width), nn.GELU())
@@ -72,7 +77,8 @@ class WorldNetwork(nn.Module):
         self.prior = perceptron(width, latent, width, 1)
         self.posterior = perceptron(2 * width, latent, width, 1)
         self.change = perceptron(width + latent, numbers, width, 1)
-        self.linear = nn.Linear(direct + actions, direct)
+        self.apart = choices and direct * actions <= _APART
+        self.linear = nn.Linear(direct + actions + self.apart * direct * actions, direct)
         self.keep = nn.Parameter(torch.ones(numbers - direct))
         self.reward = perceptron(2 * width + latent, BINS, width, 1)
         self.goes_on = perceptron(2 * width + latent, 1, width, 1)
@@ -119,14 +125,14 @@ class WorldNetwork(nn.Module):
     def earns(self, before: Believed, action: Tensor, after: Believed) -> tuple[Tensor, Tensor]:
         """The reward of an action ``(B, actions)``: what is linear in it, ``(B,)``, and logits of the rest, ``(B,
         BINS)`` (:func:`two_hot_mean`)."""
-        simple = self.told(before.seen, action) @ self.earned
+        simple = self.told(before.seen, action, after.seen) @ self.earned
         return simple.clamp(self.range[0], self.range[1]), self.reward(after.features)
 
-    def told(self, before: Tensor, action: Tensor) -> Tensor:
-        """What rewards are often linear in: the numbers of an observation ``(B, numbers)``, the action after it, their
-        squares, as in quadratic costs, and 1. What follows is not taken: it is expected, and errors would add up."""
-        numbers = before[:, : self.direct]
-        return torch.cat([numbers, action, numbers.square(), action.square(), torch.ones_like(action[:, :1])], -1)
+    def told(self, before: Tensor, action: Tensor, after: Tensor) -> Tensor:
+        """What rewards are often linear in: numbers before and after an action, the action, and the squares of the
+        latter two, as in quadratic costs; and 1. Of observations ``(B, numbers)``."""
+        before, after = before[:, : self.direct], after[:, : self.direct]
+        return torch.cat([before, action, after, action.square(), after.square(), torch.ones_like(action[:, :1])], -1)
 
     def remember(self, state: Believed, action: Tensor) -> Tensor:
         """The memory after an action, ``(B, width)``."""
@@ -137,9 +143,18 @@ class WorldNetwork(nn.Module):
     def following(self, state: Believed, action: Tensor, memory: Tensor, latent: Tensor) -> Tensor:
         """The observation after an action: the one before, and how it changes."""
         numbers, pixels = state.seen[:, : self.direct], state.seen[:, self.direct :]
-        simple = self.step[: self.direct] * self.linear(torch.cat([numbers, action], -1))
+        simple = self.step[: self.direct] * self.linear(self.given(numbers, action))
         usual = torch.cat([numbers + simple, self.keep * pixels], -1)
         return usual + self.step * self.change(torch.cat([memory, latent], -1))
+
+    def given(self, numbers: Tensor, action: Tensor) -> Tensor:
+        """What numbers ``(B, direct)`` are expected to change linearly with: themselves, the action ``(B, actions)``,
+        and, where each choice has a part of its own, the numbers for the choice that was made: what a turn does to all
+        that is seen is linear in it."""
+        parts = [numbers, action]
+        if self.apart:
+            parts.append((action[:, :, None] * numbers[:, None]).flatten(1))
+        return torch.cat(parts, -1)
 
     def chances(self, logits: Tensor) -> Tensor:
         """Chances ``(..., groups, classes)`` of logits ``(..., groups * classes)``."""

@@ -143,11 +143,11 @@ class WorldModel(SmallPolicy):
         self.register_buffer("mean", torch.zeros(config.size))
         self.register_buffer("scale", torch.ones(config.size))
         actions = config.embodiment.actions.size
+        choices = not isinstance(config.embodiment.actions, ContinuousActions)
         self.network = WorldNetwork(
-            config.size, config.state_size, actions, config.width, config.groups, config.classes
+            config.size, config.state_size, actions, choices, config.width, config.groups, config.classes
         )
         features = 2 * config.width + config.groups * config.classes
-        choices = not isinstance(config.embodiment.actions, ContinuousActions)
         self.mind = ActorCritic(features, actions, choices, config.width) if config.acts else None
 
     def normalised(self, states: np.ndarray, pixels: np.ndarray) -> Tensor:

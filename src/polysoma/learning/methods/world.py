@@ -30,7 +30,8 @@ from polysoma.policy.world import WorldConfig, WorldModel, flat
 
 _SPREAD_ROWS = 4096
 """Rows that statistics are taken of, where there are more: pixels are many."""
-_RIDGE = 1e-3
+_RIDGE, _RIDGE_OF_CHOICES = 1e-3, 1.0
+"""The latter where each choice has a linear part of its own, of which a few steps tell."""
 _LEAST = 0.02
 """Standard deviations: changes below are not told apart from none."""
 
@@ -237,7 +238,7 @@ def linear_rewards(model: WorldModel, logs: Rows, rows: np.ndarray) -> None:
     over the steps from ``rows``, and between what rewards lie."""
     drawn = logs.pieces(rows, 1)
     seen, moves = model.normalised(drawn.states, drawn.pixels), model.moves(drawn.actions)
-    given = model.network.told(seen[:, 0], moves[:, 0]).double()
+    given = model.network.told(seen[:, 0], moves[:, 0], seen[:, 1]).double()
     rewards = torch.from_numpy(drawn.rewards[:, 0]).to(given)
     square = given.T @ given + _RIDGE * torch.eye(given.shape[1], device=given.device, dtype=given.dtype)
     model.network.earned.copy_(torch.linalg.solve(square, given.T @ rewards))
@@ -245,14 +246,16 @@ def linear_rewards(model: WorldModel, logs: Rows, rows: np.ndarray) -> None:
 
 
 def linear_changes(model: WorldModel, logs: Rows, rows: np.ndarray) -> Tensor:
-    """How the normalised numbers of an observation (not its pixels) change in a step, linearly in themselves and in the
-    action, by ridge regression over the steps from ``rows``: float32 ``(numbers + A + 1, numbers)``, the last row added
-    to all."""
+    """How the normalised numbers of an observation (not its pixels) change in a step, linearly in what
+    :meth:`~polysoma.nn.world.WorldNetwork.given` says, by ridge regression over the steps from ``rows``: float32
+    ``(inputs + 1, numbers)``, the last row added to all."""
     drawn, numbers = logs.pieces(rows, 1), model.config.state_size
-    seen = model.normalised(drawn.states, drawn.pixels)[..., :numbers].double()
-    given = torch.cat([seen[:, 0], model.moves(drawn.actions)[:, 0].double(), seen.new_ones(len(seen), 1)], 1)
-    square = given.T @ given + _RIDGE * torch.eye(given.shape[1], device=given.device, dtype=given.dtype)
-    return torch.linalg.solve(square, given.T @ (seen[:, 1] - seen[:, 0])).float()
+    seen = model.normalised(drawn.states, drawn.pixels)[..., :numbers]
+    given = model.network.given(seen[:, 0], model.moves(drawn.actions)[:, 0])
+    given = torch.cat([given, torch.ones_like(given[:, :1])], 1).double()
+    ridge = (_RIDGE_OF_CHOICES if model.network.apart else _RIDGE) * torch.eye(given.shape[1]).to(given)
+    square = given.T @ given + ridge
+    return torch.linalg.solve(square, given.T @ (seen[:, 1] - seen[:, 0]).double()).float()
 
 
 def engine_settings(steps: int, learning_rate: float = WorldLearning.learning_rate) -> Settings:
