@@ -1,7 +1,5 @@
 """A planner of one's own: draws several plans, imagines where each leads, and takes the one of the highest value.
-
-It needs a policy whose head draws (``head.kind = "flow"``) with a value readout (value_method.py).
-"""
+It needs a policy whose head draws (``head.kind = "flow"``) with a value readout (value_method.py)."""
 
 import numpy as np
 import torch
@@ -59,5 +57,4 @@ class BestOf:
         words = [observation["instruction"] for observation in observations]
         batch = Batch(body, words, streams, previous, torch.zeros(count, 1, dtype=torch.bool), torch.ones(count).long())
         with self.policy.autocast():
-            readouts = self.policy(batch, ("value",))["value"]
-            return self.policy.head(body.name, "value").decode(readouts)[:, 0].numpy()
+            return self.policy.head(body.name, "value").decode(self.policy(batch, ("value",))["value"])[:, 0].numpy()

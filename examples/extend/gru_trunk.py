@@ -1,7 +1,5 @@
 """A trunk of one's own: a recurrent network (GRU, Cho et al. 2014, arXiv 1406.1078) instead of a transformer.
-
-policy = Policy(dataclasses.replace(config, trunk=GruConfig()))
-"""
+policy = Policy(dataclasses.replace(config, trunk=GruConfig()))"""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -32,8 +30,8 @@ class GruTrunk(Trunk):
 
     def forward(self, task, frames, readouts):
         hidden, _ = self.cell(frames.mean(2), self._begin(task)[None].contiguous())
-        times = readouts.times.expand(len(hidden), -1)
-        return self._read(hidden.gather(1, times[..., None].expand(-1, -1, hidden.shape[-1])), readouts.tokens)
+        seen = hidden.take_along_dim(readouts.times[..., None], 1)
+        return self.mix(torch.cat([seen, readouts.tokens], -1)) + readouts.tokens
 
     def start(self, task):
         return [GruState(row) for row in self._begin(task)]
@@ -44,22 +42,17 @@ class GruTrunk(Trunk):
             state.hidden, state.frames = row, state.frames + frames.shape[1]
 
     def read(self, states, readouts):
-        hidden = torch.stack([state.hidden for state in states])
-        return self._read(hidden[:, None].expand(-1, readouts.shape[1], -1), readouts)
+        hidden = torch.stack([state.hidden for state in states])[:, None].expand(-1, readouts.shape[1], -1)
+        return self.mix(torch.cat([hidden, readouts], -1)) + readouts
 
     def _begin(self, task):
         weight = task.valid[..., None].to(task.tokens.dtype)
         words = self.begin((task.tokens * weight).sum(1) / weight.sum(1).clamp(min=1)).float()
         return words if task.rows is None else words[task.rows]
 
-    def _read(self, hidden, tokens):
-        return self.mix(torch.cat([hidden, tokens], -1)) + tokens
-
 
 @dataclass(frozen=True)
-class GruConfig:
-    """What ``PolicyConfig.trunk`` is given."""
-
+class GruConfig:  # What ``PolicyConfig.trunk`` is given.
     kind: Literal["gru"] = "gru"
 
     def build(self, width):

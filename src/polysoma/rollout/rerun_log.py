@@ -20,6 +20,7 @@ from polysoma.embodiment import INSTRUCTION, DiscreteActions, Embodiment, Modali
 from polysoma.errors import PolysomaError
 from polysoma.files import writing
 from polysoma.rollout.jobs import Outcome, video_stride
+from polysoma.task import Task
 
 SUFFIX = ".rrd"
 """How the names of Rerun's files end."""
@@ -158,7 +159,8 @@ class RerunFile:
         episode = outcome.episode
         assert episode is not None
         body = episode.embodiment
-        log = RerunLog(self._recording, body, (*outcome.task.split("/"), f"seed_{outcome.seed}"))
+        task = Task.parse(outcome.task)
+        log = RerunLog(self._recording, body, (task.body, task.name, f"seed_{outcome.seed}"))
         texts = {stream.name: outcome.instruction for stream in body.streams if stream.modality is Modality.TEXT}
         for step in range(len(episode)):
             rows = {name: values[step] for name, values in episode.observations.items()}
