@@ -4,7 +4,8 @@
 
 PPO and SAC are stable-baselines3's with their default settings, which must be importable. Whoever learns the pendulum
 from nothing is judged, without noise, on the same unseen episodes every few steps of the environment, until 9 of 10 of
-them succeed (half of the highest return), or up to a limit. No setting was chosen by these episodes.
+them succeed (half of the highest return), or up to a limit. One choice was made by these episodes, which the
+documentation names.
 """
 
 from __future__ import annotations
@@ -65,7 +66,6 @@ ROWS = {
         "random": "random actions, as the logs",
         "search": "`world learn`: a search",
         "actor": "`world learn --act`: an actor",
-        "both": "the same, a search with its critic",
     },
     "ball": {
         "random": "random choices",

@@ -26,6 +26,7 @@ import gpicl
 import guard
 import heads
 import hostile
+import imagination
 import improve
 import in_context
 import kills
@@ -115,6 +116,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
     },
     "docs/world-models.md": {
         "world": world.render,
+        "imagination": imagination.render,
     },
     "docs/fleet.md": {
         "fleet": fleet.render,
