@@ -206,7 +206,8 @@ def render() -> str:
     lines.append("")
     seconds = {arm: np.mean([c["cpu_s"] for n in TASKS for c in of_cells(cells, n, arm)] or [0]) for arm in ARMS}
     lines.append(
-        f"Bootstrap intervals over seeds of learning (of two seeds: their range), none of one. {found['offline']:,} steps of learning from "
+        f"Bootstrap intervals over seeds of learning (of two seeds: their range), none of one. "
+        f"{found['offline']:,} steps of learning from "
         f"the logs and {found['online']:,} online, of width {found['width']} and {found['batch']} steps of the logs "
         "each; 1 frame of the task for each (5 in the maze) and 500 before. Returns of 200 frames of the running "
         f"bodies, rates of success in the maze; scores are of {found['episodes']['half-cheetah']} and "
