@@ -51,6 +51,7 @@ import specialists
 import speed
 import stream
 import transfer
+import u2o
 import world
 
 ROOT = Path(__file__).parents[1]
@@ -107,6 +108,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "docs/skills.md": {
         "skills": skills.render,
         "dqn": dqn.render,
+        "u2o": u2o.render,
     },
     "docs/planning.md": {
         "diffusion": diffusion.render,
@@ -142,6 +144,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
 FIGURES: dict[str, Callable[[], str]] = {
     "docs/compare-tasks.svg": compare.figure_tasks,
     "docs/in-context.svg": in_context.figure,
+    "docs/u2o.svg": u2o.figure,
 }
 """What renders a whole file."""
 

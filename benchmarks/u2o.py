@@ -185,33 +185,36 @@ def render() -> str:
     """The dips, then what is done at once."""
     found = read("u2o")
     cells = found["cells"]
-    lines = ["| task | way | from the logs | lowest | back after, frames | at the end |", "|" + " --- |" * 6]
+    lines = ["| task | way | seeds | from the logs | lowest | back after, frames | at the end |", "|" + " --- |" * 7]
     for name, of in TASKS.items():
         for arm, label in ARMS.items():
             own = of_cells(cells, name, arm)
             if not own:
                 continue
             dips = [cell["dip"] for cell in own]
-            back = [dip["length"] for dip in dips if dip["recovered"]]
-            later = f"{np.mean(back):,.0f}" if back else "-"
-            never = f", {len(dips) - len(back)} of {len(dips)} not" if len(back) < len(dips) else ""
+            back = [dip["length"] for dip in dips if dip["recovered"] and dip["depth"]]
+            lost = sum(not dip["recovered"] for dip in dips)
+            later = f"{np.mean(back):,.0f}" if back else "" if lost else "no dip"
+            later += f"{', ' if back else ''}{lost} of {len(dips)} not" if lost else ""
             lines.append(
-                f"| `{of.task}` | {label} | {interval([dip['before'] for dip in dips])} | "
-                f"{interval([dip['before'] - dip['depth'] for dip in dips])} | {later}{never} | "
+                f"| `{of.task}` | {label} | {len(own)} | {interval([dip['before'] for dip in dips])} | "
+                f"{interval([dip['before'] - dip['depth'] for dip in dips])} | {later} | "
                 f"{interval([dip['final'] for dip in dips])} |"
             )
-    lines += ["", *zero(cells), "", *reached(cells), ""]
-    runs = {len(of_cells(cells, name, arm)) for name in TASKS for arm in ARMS} - {0}
+    for more in (zero(cells), reached(cells)):
+        lines += ["", *more] if more else []
+    lines.append("")
     seconds = {arm: np.mean([c["cpu_s"] for n in TASKS for c in of_cells(cells, n, arm)] or [0]) for arm in ARMS}
-    counts = "3" if runs == {3} else f"{min(runs)} to {max(runs)}"
     lines.append(
-        f"{counts} seeds of learning, 95 % bootstrap intervals over them. {found['offline']:,} steps of learning from "
+        f"Bootstrap intervals over seeds of learning (of two seeds: their range), none of one. "
+        f"{found['offline']:,} steps of learning from "
         f"the logs and {found['online']:,} online, of width {found['width']} and {found['batch']} steps of the logs "
         "each; 1 frame of the task for each (5 in the maze) and 500 before. Returns of 200 frames of the running "
         f"bodies, rates of success in the maze; scores are of {found['episodes']['half-cheetah']} and "
-        f"{found['episodes']['pointmaze']} unseen episodes every {EVERY} steps, so a dip within their noise is none. A "
+        f"{found['episodes']['pointmaze']} unseen episodes every {EVERY} steps, in which small dips are noise. A "
         f"way took {min(seconds.values()):.0f} to {max(seconds.values()):.0f} s of one shared core. No setting was "
-        f"chosen by these results but the ridge of the skill, on a puck (`{found['command'].split(' --')[0]}`)."
+        "chosen by these episodes; the ridge of the skill was chosen on a puck, and there are more logs of the runner "
+        f"than in a first try with another seed (`{found['command'].split(' --')[0]}`)."
     )
     return "\n".join(lines) + "\n"
 
@@ -245,6 +248,8 @@ def interval(values: Sequence[float]) -> str:
     """A mean with its interval over seeds, with as many digits as it needs."""
     low, high = mean_interval(values)
     digits = 2 if max(map(abs, values)) < 10 else 0
+    if len(values) == 1:
+        return f"{values[0]:.{digits}f}"
     return f"{np.mean(values):.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
