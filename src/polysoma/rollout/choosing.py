@@ -97,8 +97,8 @@ class Slots:
         words = observation[INSTRUCTION]
         if self._words and words != self._words:
             raise PolysomaError(
-                f"{self.task}: expected a task that is told the same in every episode, since what learns by playing "
-                f"reads no words; got {self._words!r} and {words!r}"
+                f"{self.task}: expected a task with the same instruction in every episode, since what learns by "
+                f"playing reads no words; got {self._words!r} and {words!r}"
             )
         self._words = words
         return observation
