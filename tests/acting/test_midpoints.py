@@ -57,7 +57,7 @@ def test_a_near_goal_is_shown_as_it_is(tmp_path: Path) -> None:
 
 def test_whoever_knows_no_distances_is_refused(tmp_path: Path) -> None:
     logs = Replay([walks(tmp_path, 5)])
-    with pytest.raises(PolysomaError, match="told goal lacks"):
+    with pytest.raises(PolysomaError, match="given goal lacks"):
         MidpointSearch(Straight(), policy("goal"), logs)
     blind = SkillPolicy(SkillConfig(PUCK, "skill", ("x", "y"), (), 8, 1, 2))
     with pytest.raises(PolysomaError, match="observes no goal"):

@@ -87,7 +87,7 @@ def test_skills_go_online_and_are_led_by_midpoints(
     assert json.loads(found.read_text())["settings"]["midpoints"] == logs
     capsys.readouterr()
     run = str(folder / "run/checkpoint")
-    assert "told goal lacks" in fails(capsys, "evaluate", run, *common, "--midpoints", logs)
+    assert "given goal lacks" in fails(capsys, "evaluate", run, *common, "--midpoints", logs)
     assert "got both" in fails(capsys, "evaluate", run, *common, "--midpoints", logs, "--graph", logs)
     assert "already holds a run" in fails(
         capsys, "skills", "finetune", str(tmp_path / "run"), "pointmaze/umaze", *going

@@ -69,7 +69,7 @@ def shard(policy: Policy, accelerator: accelerate.Accelerator) -> None:
     if policy.shared:
         raise PolysomaError("sharding: an adaptation has few parameters of its own; train it with sharding = 'none'")
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
     # Blocks return keys and values that are views; nothing is ever written into them.
     warnings.filterwarnings("ignore", "FSDP2-wrapped module", UserWarning)
@@ -77,6 +77,8 @@ def shard(policy: Policy, accelerator: accelerate.Accelerator) -> None:
     _leave_slowly()
     for block in policy.trunk.get_submodule("blocks").children():
         fully_shard(block, mesh=mesh)
+        # Tokens that are only looked at do not go through all of the last block.
+        register_fsdp_forward_method(block, "keys_values")
 
 
 @functools.cache
