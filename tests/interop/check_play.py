@@ -19,6 +19,20 @@ from playwright.sync_api import Page, sync_playwright
 CHROMIUM = "/usr/bin/chromium"
 
 
+def address_of(server: subprocess.Popen[str]) -> str:
+    """What the command says where its page is."""
+    assert server.stdout is not None
+    return next(word for word in server.stdout.readline().split() if word.startswith("http"))
+
+
+def problems_of(page: Page) -> list[str]:
+    """A list that fills with what goes wrong on a page."""
+    problems: list[str] = []
+    page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    return problems
+
+
 def shown(page: Page, address: str) -> float:
     """Opens the page; the seconds until its first moving picture."""
     began = time.monotonic()
@@ -32,13 +46,10 @@ def main(folder: Path) -> None:
     began = time.monotonic()
     command = [sys.executable, "-m", "polysoma", "play", "generalist", "--port", "0", "--no-open"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server, sync_playwright() as playwright:
-        assert server.stdout is not None
-        address = next(word for word in server.stdout.readline().split() if word.startswith("http"))
+        address = address_of(server)
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1180, "height": 1000})
-        problems: list[str] = []
-        page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
-        page.on("pageerror", lambda error: problems.append(str(error)))
+        problems = problems_of(page)
         shown(page, address)
         print(f"from the command to the first moving picture: {time.monotonic() - began:.1f} s")
         page.get_by_text("more are coming").wait_for(state="detached", timeout=120_000)

@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-from check_play import CHROMIUM
+from check_play import CHROMIUM, address_of, problems_of
 from playwright.sync_api import sync_playwright
 
 from polysoma.data.preferences import read_pairs
@@ -29,13 +29,10 @@ def main(logs: str, folder: Path) -> None:
     command = [sys.executable, "-m", "polysoma", "reward", "rank", logs, "--pairs", str(pairs), "--clip", "100"]
     command += ["--port", "0", "--no-open"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server, sync_playwright() as playwright:
-        assert server.stdout is not None
-        address = next(word for word in server.stdout.readline().split() if word.startswith("http"))
+        address = address_of(server)
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1100, "height": 900})
-        problems: list[str] = []
-        page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
-        page.on("pageerror", lambda error: problems.append(str(error)))
+        problems = problems_of(page)
         page.goto(address)
         page.wait_for_selector('body[data-pair="1"]', timeout=PATIENCE)
         time.sleep(1)

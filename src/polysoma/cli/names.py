@@ -8,6 +8,7 @@ from typing import Annotated
 import tyro
 from pydantic import AfterValidator
 
+from polysoma.config import within
 from polysoma.nn import device, precision
 
 CheckpointName = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CHECKPOINT")]
@@ -55,6 +56,41 @@ GuardFolder = Annotated[
     ),
 ]
 """A guard beside every action; empty for none."""
+
+
+Host = Annotated[str, tyro.conf.arg(help="Where to listen; the default lets nobody in from outside this machine.")]
+"""A server's address."""
+Port = Annotated[int, within(0, 65535), tyro.conf.arg(help="Where to listen; 0 takes any free port.")]
+"""A server's port."""
+MakeToken = Annotated[
+    bool,
+    tyro.conf.arg(
+        help="Whether to make and print a token when none is given and --host lets in others than this machine."
+    ),
+]
+"""Whether a server makes a token of its own."""
+PageTokenFile = Annotated[
+    Path | None,
+    tyro.conf.arg(
+        help="A file that holds the token that the page's address must end in. The variable POLYSOMA_TOKEN does the "
+        "same."
+    ),
+]
+"""The token of a page."""
+OpenPage = Annotated[bool, tyro.conf.arg(help="Opens the page in the browser of this machine.")]
+"""Whether a command opens its page."""
+PageHosts = Annotated[
+    tuple[str, ...],
+    tyro.conf.arg(
+        help="Further names that browsers call this machine by; addresses in numbers, localhost and its own name need "
+        "none."
+    ),
+]
+"""Names of this machine."""
+PageOrigins = Annotated[
+    tuple[str, ...], tyro.conf.arg(help="Other web pages that may connect, such as https://robots.example.com.")
+]
+"""Pages that may connect."""
 
 
 def named_folder(text: str) -> tuple[str, str]:

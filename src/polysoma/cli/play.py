@@ -6,11 +6,23 @@ import asyncio
 import signal
 import webbrowser
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-from polysoma.cli.names import Device, GuardFolder, LimitsFile, OptionalCheckpoint, Precision, ZonesFile
-from polysoma.config import within
+from polysoma.cli.names import (
+    Device,
+    GuardFolder,
+    Host,
+    LimitsFile,
+    MakeToken,
+    OpenPage,
+    OptionalCheckpoint,
+    PageHosts,
+    PageOrigins,
+    PageTokenFile,
+    Port,
+    Precision,
+    ZonesFile,
+)
 from polysoma.errors import PolysomaError
 from polysoma.nn import backend as backends
 
@@ -33,10 +45,8 @@ class Play:
     """A checkpoint folder, hf://user/name, or generalist for the shipped weights."""
     bodies: str = "*"
     """Which bodies, comma-separated; * for all that the checkpoint knows and that are installed here."""
-    host: str = "127.0.0.1"
-    """Where to listen; the default lets nobody in from outside this machine."""
-    port: Annotated[int, within(0, 65535)] = 8080
-    """Where to listen; 0 takes any free port."""
+    host: Host = "127.0.0.1"
+    port: Port = 8080
     backend: backends.Wanted = "auto"
     """What computes decisions: onnx is faster on a CPU and needs polysoma[export]; auto takes it where it can."""
     limits: LimitsFile = None
@@ -47,16 +57,11 @@ class Play:
     closed eyes, beside what came. A world model that drives shows its own."""
     device: Device = "auto"
     precision: Precision = "auto"
-    open: bool = True
-    """Opens the page in the browser of this machine."""
-    token_file: Path | None = None
-    """A file that holds the token that the page's address must end in. The variable POLYSOMA_TOKEN does the same."""
-    token: bool = True
-    """Whether to make and print a token when none is given and --host lets in others than this machine."""
-    hosts: tuple[str, ...] = ()
-    """Further names that browsers call this machine by; addresses in numbers, localhost and its own name need none."""
-    origins: tuple[str, ...] = ()
-    """Other web pages that may connect, such as https://robots.example.com."""
+    open: OpenPage = True
+    token_file: PageTokenFile = None
+    token: MakeToken = True
+    hosts: PageHosts = ()
+    origins: PageOrigins = ()
 
     def run(self) -> None:
         try:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from polysoma.cli.logs import opened
+from polysoma.cli.names import Host, MakeToken, OpenPage, PageHosts, PageOrigins, PageTokenFile, Port
 from polysoma.cli.output import say
 from polysoma.cli.play import INSTALL, show_page
 from polysoma.cli.progress import counting_steps
@@ -131,20 +132,13 @@ class RewardRank:
     """Frames of each clip; 0 for whole episodes."""
     seed: Seed = 0
     """Of the pairs."""
-    host: str = "127.0.0.1"
-    """Where to listen; the default lets nobody in from outside this machine."""
-    port: Annotated[int, within(0, 65535)] = 8080
-    """Where to listen; 0 takes any free port."""
-    open: bool = True
-    """Opens the page in the browser of this machine."""
-    token_file: Path | None = None
-    """A file that holds the token that the page's address must end in. The variable POLYSOMA_TOKEN does the same."""
-    token: bool = True
-    """Whether to make and print a token when none is given and --host lets in others than this machine."""
-    hosts: tuple[str, ...] = ()
-    """Further names that browsers call this machine by; addresses in numbers, localhost and its own name need none."""
-    origins: tuple[str, ...] = ()
-    """Other web pages that may connect, such as https://robots.example.com."""
+    host: Host = "127.0.0.1"
+    port: Port = 8080
+    open: OpenPage = True
+    token_file: PageTokenFile = None
+    token: MakeToken = True
+    hosts: PageHosts = ()
+    origins: PageOrigins = ()
 
     def run(self) -> None:
         try:

@@ -12,10 +12,20 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-from polysoma.cli.names import Device, GuardFolder, LimitsFile, OptionalCheckpoint, Precision, ZonesFile, named_folder
-from polysoma.config import within
+from polysoma.cli.names import (
+    Device,
+    GuardFolder,
+    Host,
+    LimitsFile,
+    MakeToken,
+    OptionalCheckpoint,
+    Port,
+    Precision,
+    ZonesFile,
+    named_folder,
+)
 from polysoma.errors import PolysomaError
 from polysoma.nn import backend as backends
 from polysoma.text import some
@@ -46,14 +56,11 @@ class Serve:
     adapters: tuple[str, ...] = ()
     """Adaptations of the checkpoint (`polysoma finetune`) to serve beside it, each NAME=FOLDER, or FOLDER alone, which
     is called after the run. Clients ask for them by that name (`adapter`), or for a body that one alone knows."""
-    host: str = "127.0.0.1"
-    """Where to listen; the default lets nobody in from outside this machine."""
-    port: Annotated[int, within(0, 65535)] = 8000
-    """Where to listen; 0 takes any free port."""
+    host: Host = "127.0.0.1"
+    port: Port = 8000
     token_file: Path | None = None
     """A file that holds the token that clients must present. The variable POLYSOMA_TOKEN does the same."""
-    token: bool = True
-    """Whether to make and print a token when none is given and --host lets in others than this machine."""
+    token: MakeToken = True
     hosts: tuple[str, ...] = ()
     """Further names that clients call this machine by; addresses in numbers, localhost and its own name need none."""
     origins: tuple[str, ...] = ()

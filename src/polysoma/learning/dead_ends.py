@@ -85,7 +85,7 @@ def learn(
     config = DeadEndConfig(datasets[0].embodiment, *size, span, remembered=min(1024, len(logs.states)))
     torch.manual_seed(seed)
     values = DeadEnds(config)
-    about = {"method": method.kind, "data": [lineage.of(dataset) for dataset in datasets], "parent": None}
+    about = lineage.from_nothing(method.kind, datasets)
     engine = Engine(method.build(values, logs, seed), settings or engine_settings(3000))
     folder = engine.run(out, resume, progress=progress, lineage=about)
     values.load_state_dict(weight_file.read(folder / WEIGHTS))

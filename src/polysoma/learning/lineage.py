@@ -30,6 +30,11 @@ def describe(recipe: Recipe, sources: Sequence[Source]) -> dict[str, Any]:
     return {"method": method, **used, **meta, "data": data, "parent": parent(recipe.init) if recipe.init else None}
 
 
+def from_nothing(method: str, datasets: Sequence[Dataset]) -> dict[str, Any]:
+    """One training that began with no checkpoint, as :func:`describe` says it."""
+    return {"method": method, "data": [of(dataset) for dataset in datasets], "parent": None}
+
+
 def of(dataset: Dataset) -> dict[str, Any]:
     """What a lineage says of a data set: name, body, episodes, frames and a fingerprint."""
     return {

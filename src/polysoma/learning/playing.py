@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from polysoma.learning import lineage
 from polysoma.learning.engine import Engine, Progress, Settings
 from polysoma.learning.method import Method
 from polysoma.learning.methods import imagination
@@ -124,5 +125,5 @@ def _learnt(
     progress: Progress | None,
     evaluate: Callable[[Path], Mapping[str, float]] | None = None,
 ) -> Path:
-    about = {"method": kind, "data": [], "parent": None, "tasks": [task]}
+    about = lineage.from_nothing(kind, ()) | {"tasks": [task]}
     return Engine(built, settings).run(out, progress=progress, evaluate=evaluate, lineage=about)

@@ -112,7 +112,7 @@ def learn(
             body, told, *_places(body, told, tuple(place)), *size, waypoints=waypoints, rewarded=rewarded
         )
         built = method.build(SkillPolicy(config), replay, seed)
-    about = {"method": method.kind, "data": [lineage.of(dataset) for dataset in datasets], "parent": None}
+    about = lineage.from_nothing(method.kind, datasets)
     return Engine(built, settings or engine_settings_for(method.kind, 20_000)).run(
         out, resume, progress=progress, lineage=about
     )

@@ -16,12 +16,11 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from polysoma.config import check, decode
+from polysoma.config import check
 from polysoma.embodiment import Embodiment
 from polysoma.errors import PolysomaError
 from polysoma.nn.curves import Numbers, as_arrays, new_numbers, value
 from polysoma.policy import small
-from polysoma.policy.config import BESIDE
 from polysoma.policy.small import SmallPolicy
 from polysoma.simulators.car_body import CAR, EMBODIMENT, GRAVITY, Forces
 
@@ -64,15 +63,8 @@ class DynamicsConfig:
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> DynamicsConfig:
         """The inverse of :meth:`to_json`. Raises PolysomaError, in one line."""
-        table = {key: entry for key, entry in data.items() if key not in (*BESIDE, "kind", "embodiment")}
-        body = data.get("embodiment")
-        if not isinstance(body, Mapping):
-            raise PolysomaError(f"embodiment: expected a table, got {type(body).__name__}")
-        try:
-            stored = decode(_Stored, table, "not the configuration of a grey box")
-        except PolysomaError as error:
-            raise PolysomaError(str(error).splitlines()[0]) from error
-        return DynamicsConfig(Embodiment.from_json(body), stored.shape)
+        body, stored = small.stored_beside_body(data, _Stored, "a grey box")
+        return DynamicsConfig(body, stored.shape)
 
 
 @dataclass(frozen=True)

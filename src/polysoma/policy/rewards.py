@@ -15,13 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from polysoma.config import check, decode, within
+from polysoma.config import check, within
 from polysoma.data.outcomes import states_of
 from polysoma.embodiment import ContinuousActions, DiscreteActions, Embodiment, Observation
 from polysoma.errors import PolysomaError
 from polysoma.nn.perceptrons import perceptron
 from polysoma.policy import small
-from polysoma.policy.config import BESIDE
 from polysoma.policy.small import SmallPolicy
 
 KIND = "reward"
@@ -60,15 +59,8 @@ class RewardConfig:
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> RewardConfig:
         """The inverse of :meth:`to_json`. Raises PolysomaError, in one line."""
-        table = {key: entry for key, entry in data.items() if key not in (*BESIDE, "kind", "embodiment")}
-        body = data.get("embodiment")
-        if not isinstance(body, Mapping):
-            raise PolysomaError(f"embodiment: expected a table, got {type(body).__name__}")
-        try:
-            stored = decode(_Stored, table, "not the configuration of a reward")
-        except PolysomaError as error:
-            raise PolysomaError(str(error).splitlines()[0]) from error
-        return RewardConfig(Embodiment.from_json(body), **vars(stored))
+        body, stored = small.stored_beside_body(data, _Stored, "a reward")
+        return RewardConfig(body, **vars(stored))
 
 
 @dataclass(frozen=True)

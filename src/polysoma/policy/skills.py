@@ -16,13 +16,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from polysoma.config import check, decode, within
+from polysoma.config import check, within
 from polysoma.embodiment import ContinuousActions, Embodiment, Modality
 from polysoma.errors import PolysomaError
 from polysoma.nn.paths import Paths
 from polysoma.nn.perceptrons import perceptron
 from polysoma.policy import small
-from polysoma.policy.config import BESIDE
 from polysoma.policy.small import SmallPolicy
 
 KIND = "skills"
@@ -112,16 +111,9 @@ class SkillConfig:
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> SkillConfig:
         """The inverse of :meth:`to_json`. Raises PolysomaError, in one line."""
-        table = {key: value for key, value in data.items() if key not in (*BESIDE, "kind")}
-        body = table.pop("embodiment", None)
-        if not isinstance(body, Mapping):
-            raise PolysomaError(f"embodiment: expected a table, got {type(body).__name__}")
-        try:
-            rest = decode(_Stored, table, "not the configuration of a skill policy")
-        except PolysomaError as error:
-            raise PolysomaError(str(error).splitlines()[0]) from error
-        known = vars(rest)
-        return SkillConfig(Embodiment.from_json(body), known.pop("told"), **known)
+        body, stored = small.stored_beside_body(data, _Stored, "a skill policy")
+        known = vars(stored)
+        return SkillConfig(body, known.pop("told"), **known)
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,12 @@ from typing import Any, Protocol, Self, TypeVar
 import torch
 from torch import Tensor, nn
 
+from polysoma.config import decode
+from polysoma.embodiment import Embodiment
 from polysoma.errors import PolysomaError
 from polysoma.nn.precision import Precision
 from polysoma.policy import weight_file
+from polysoma.policy.config import BESIDE
 
 
 class Stored(Protocol):
@@ -22,6 +25,7 @@ class Stored(Protocol):
 
 Config = TypeVar("Config", bound=Stored)
 Small = TypeVar("Small", bound="SmallPolicy")
+Rest = TypeVar("Rest")
 
 
 class SmallPolicy(nn.Module):
@@ -82,6 +86,28 @@ def load(
     policy = build(config)
     policy.load_state_dict(weight_file.read(file))
     return policy.requires_grad_(False).eval()
+
+
+def stored_beside_body(data: Mapping[str, Any], kind: type[Rest], what: str) -> tuple[Embodiment, Rest]:
+    """The body in a parsed ``config.json``, and what it holds beside it and what every checkpoint holds.
+
+    Args:
+        data: as parsed.
+        kind: a dataclass of what there is.
+        what: what errors call the network.
+
+    Raises:
+        PolysomaError: in one line.
+    """
+    table = {key: value for key, value in data.items() if key not in (*BESIDE, "kind", "embodiment")}
+    body = data.get("embodiment")
+    if not isinstance(body, Mapping):
+        raise PolysomaError(f"embodiment: expected a table, got {type(body).__name__}")
+    try:
+        rest = decode(kind, table, f"not the configuration of {what}")
+    except PolysomaError as error:
+        raise PolysomaError(str(error).splitlines()[0]) from error
+    return Embodiment.from_json(body), rest
 
 
 def config_in(folder: Path, told: Mapping[str, Any], decoded: Callable[[Mapping[str, Any]], Config]) -> Config:

@@ -17,11 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from polysoma.config import check, decode, within
+from polysoma.config import check, within
 from polysoma.embodiment import DiscreteActions, Embodiment, Modality, Stream
 from polysoma.errors import PolysomaError
 from polysoma.policy import small
-from polysoma.policy.config import BESIDE
 from polysoma.policy.small import SmallPolicy
 
 KIND = "values"
@@ -62,15 +61,8 @@ class ValueConfig:
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> ValueConfig:
         """The inverse of :meth:`to_json`. Raises PolysomaError, in one line."""
-        table = {key: entry for key, entry in data.items() if key not in (*BESIDE, "kind", "embodiment")}
-        body = data.get("embodiment")
-        if not isinstance(body, Mapping):
-            raise PolysomaError(f"embodiment: expected a table, got {type(body).__name__}")
-        try:
-            stored = decode(_Stored, table, "not the configuration of values of choices")
-        except PolysomaError as error:
-            raise PolysomaError(str(error).splitlines()[0]) from error
-        return ValueConfig(Embodiment.from_json(body), stored.width, stored.dueling)
+        body, stored = small.stored_beside_body(data, _Stored, "values of choices")
+        return ValueConfig(body, stored.width, stored.dueling)
 
 
 @dataclass(frozen=True)

@@ -15,14 +15,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from polysoma.config import check, decode, within
+from polysoma.config import check, within
 from polysoma.data.images import resized
 from polysoma.embodiment import ContinuousActions, Embodiment, Modality
 from polysoma.errors import PolysomaError
 from polysoma.nn.imagination import ActorCritic
 from polysoma.nn.world import Believed, WorldNetwork
 from polysoma.policy import small
-from polysoma.policy.config import BESIDE
 from polysoma.policy.small import SmallPolicy
 from polysoma.streams import Stream
 
@@ -100,15 +99,8 @@ class WorldConfig:
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> WorldConfig:
         """The inverse of :meth:`to_json`. Raises PolysomaError, in one line."""
-        table = {key: entry for key, entry in data.items() if key not in (*BESIDE, "kind", "embodiment")}
-        body = data.get("embodiment")
-        if not isinstance(body, Mapping):
-            raise PolysomaError(f"embodiment: expected a table, got {type(body).__name__}")
-        try:
-            stored = decode(_Stored, table, "not the configuration of a world model")
-        except PolysomaError as error:
-            raise PolysomaError(str(error).splitlines()[0]) from error
-        return WorldConfig(Embodiment.from_json(body), **vars(stored))
+        body, stored = small.stored_beside_body(data, _Stored, "a world model")
+        return WorldConfig(body, **vars(stored))
 
 
 @dataclass(frozen=True)

@@ -85,6 +85,15 @@ class Slots:
         self.rows = following if alike else self._flat(shown)
         return Made(before, following, actions, rewards, discounts)
 
+    def metrics(self, last: int) -> dict[str, float]:
+        """``env_steps`` so far, the mean ``return`` of so many of the last episodes, and the share that is ``solved``;
+        the latter two once an episode has ended."""
+        found, recent = {"env_steps": float(self.steps)}, self.episodes[-last:]
+        if not recent:
+            return found
+        returns, solved = zip(*recent, strict=True)
+        return found | {"return": float(np.mean(returns)), "solved": float(np.mean(solved))}
+
     def close(self) -> None:
         """Closes all environments."""
         with contextlib.ExitStack() as closing:

@@ -159,12 +159,7 @@ class Playing(_Dqn):
 
     def accumulate(self, step: int, share: Share) -> Metrics:
         """See :class:`~polysoma.learning.method.Method`."""
-        found = super().accumulate(step, share)
-        recent = self.slots.episodes[-100:]
-        if recent:
-            scores, solved = zip(*recent, strict=True)
-            found |= {"return": float(np.mean(scores)), "solved": float(np.mean(solved))}
-        return found | {"env_steps": float(self.slots.steps)}
+        return super().accumulate(step, share) | self.slots.metrics(100)
 
     def after_step(self, step: int) -> None:
         """See :class:`~polysoma.learning.method.Method`: it plays on."""

@@ -140,7 +140,7 @@ def learn(
     replay = Replay(datasets)
     model = seeded(DynamicsConfig(replay.embodiment, shape), seed)
     method = (settings or DynamicsLearning()).build(model, replay, seed)
-    about = {"method": "dynamics", "data": [lineage.of(dataset) for dataset in datasets], "parent": None}
+    about = lineage.from_nothing("dynamics", datasets)
     return Engine(method, engine_settings(steps)).run(out, resume, progress=progress, lineage=about)
 
 

@@ -171,12 +171,7 @@ class _Playing(_Imagining):
     def accumulate(self, step: int, share: Share) -> Metrics:
         """See :class:`~polysoma.learning.method.Method`."""
         self.rows = self._memory.rows(1)
-        found = super().accumulate(step, share)
-        recent = self.slots.episodes[-20:]
-        if recent:
-            scores, solved = zip(*recent, strict=True)
-            found |= {"return": float(np.mean(scores)), "solved": float(np.mean(solved))}
-        return found | {"env_steps": float(self.slots.steps)}
+        return super().accumulate(step, share) | self.slots.metrics(20)
 
     def after_step(self, step: int) -> None:
         """See :class:`~polysoma.learning.method.Method`: it plays on."""

@@ -68,11 +68,7 @@ class Online(Method):
 
     def accumulate(self, step: int, share: Share) -> Metrics:
         """See :class:`~polysoma.learning.method.Method`."""
-        found = self._inner.accumulate(step, share)
-        recent = self.slots.episodes[-20:]
-        if recent:
-            found["return"] = float(np.mean([score for score, _ in recent]))
-        return found | {"env_steps": float(self.slots.steps)}
+        return self._inner.accumulate(step, share) | self.slots.metrics(20)
 
     def after_step(self, step: int) -> None:
         """See :class:`~polysoma.learning.method.Method`: it acts on."""

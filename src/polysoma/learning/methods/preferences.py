@@ -168,8 +168,7 @@ def learn(
     """
     model = seeded(clips, size, seed)
     built = method.build(model, clips, pairs, seed)
-    data = [lineage.of(dataset) for dataset in clips.datasets]
-    about = {"method": method.kind, "data": data, "parent": None}
+    about = lineage.from_nothing(method.kind, clips.datasets)
     folder = Engine(built, settings or engine_settings(500)).run(out, resume, progress=progress, lineage=about)
     learnt = rewards.load(folder)
     rows = np.linspace(0, len(clips.states) - 1, min(_MEASURED, len(clips.states))).astype(np.int64)

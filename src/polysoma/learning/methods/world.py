@@ -307,7 +307,7 @@ def learn(
     model = WorldModel(config)
     logs = Sequences(datasets, lambda seen: flat(config, seen), held_out)
     method = settings.build(model, logs, seed)
-    about = {"method": settings.kind, "data": [lineage.of(dataset) for dataset in datasets], "parent": None}
+    about = lineage.from_nothing(settings.kind, datasets)
     return Engine(method, engine_settings(steps, settings.learning_rate)).run(
         out, resume, progress=progress, lineage=about
     )
