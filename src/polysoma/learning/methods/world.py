@@ -204,7 +204,9 @@ class WorldLearner(Method):
         least = weights.sum().clamp(min=1)
         losses["end"] = (weights * ends).sum() / least
         if model.config.rewarded:
-            simple, logits = network.earns(before, moves.transpose(0, 1).flatten(0, 1), following)
+            # Rewards do not shape the states: what they asked of these made observations much worse foreseen.
+            still = [Believed(*(one.detach() for one in states)) for states in (before, following)]
+            simple, logits = network.earns(still[0], moves.transpose(0, 1).flatten(0, 1), still[1])
             rest = two_hot_loss(logits, rewards.T.flatten() - simple.detach())
             losses["reward"] = (weights * rest).sum() / least
         return losses, count, self._living(states[: settings.watched + 1], known, over)
