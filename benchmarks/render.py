@@ -58,6 +58,7 @@ ROOT = Path(__file__).parents[1]
 
 TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {
+        "laptop": scores.render_laptop_line,
         "results": scores.render_results,
     },
     "docs/training.md": {
@@ -67,6 +68,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
         "heads": heads.render,
         "kills": kills.render,
         "rounds": rounds.render,
+        "laptop": scores.render_laptop,
     },
     "docs/architecture.md": {
         "calls": speed.render_calls,

@@ -22,6 +22,7 @@ from polysoma.cli.progress import counting
 from polysoma.data.paraphrases import SHIPPED
 from polysoma.evaluation.evaluation import Result, Score, evaluate, reference
 from polysoma.evaluation.intervals import paired_difference, wilson
+from polysoma.learning import round_state
 from polysoma.policy import checkpoint
 from polysoma.rollout.drivers import Checkpoint, Conditioning, Prompting, driver_of
 from results import FOLDER, difference, read, share, write
@@ -32,6 +33,7 @@ EPISODES = {
     "swimmer": 10, "reacher": 50, "pusher": 50, "inverted-pendulum": 10, "inverted-double-pendulum": 10,
 }  # fmt: skip
 SEED = 8600
+PHASES = ("record", "learn", "play")
 
 # The four groups of difficulty of Meta-World that LeRobot averages over (Seo et al. 2022, arXiv 2206.14244).
 MEDIUM = (
@@ -115,7 +117,16 @@ class Scores:
                 "conditioning": self.conditioning,
                 "demonstrations_looked_up": self.demos,
             }
-            write(self.name, {**settings, **said, "families": ordered, "tasks": numbers})
+            spent = _spent(self.checkpoint) if drives else []
+            learnt = {"rounds": spent} if spent else {}
+            write(self.name, {**settings, **said, **learnt, "families": ordered, "tasks": numbers})
+
+
+def _spent(place: str) -> list[dict[str, Any]]:
+    """What each phase of the rounds that a checkpoint comes from took, where it was learnt in rounds."""
+    log = checkpoint.resolve(place).parent / round_state.LOG
+    rows = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    return [{key: row[key] for key in ("round", "phase", "seconds", "steps") if key in row} for row in rows]
 
 
 def _print(family: str, result: Result, tasks: Mapping[str, Score]) -> None:
@@ -125,6 +136,52 @@ def _print(family: str, result: Result, tasks: Mapping[str, Score]) -> None:
     print(f"{family}: {score.successes}/{score.trials} = {score.rate:.3f} [{low:.3f}, {high:.3f}], {between} to expert")
     for task, own in sorted(tasks.items(), key=lambda item: item[1].rate)[:8]:
         print(f"    {task}: {own.successes}/{own.trials}")
+
+
+def render_laptop_line() -> str:
+    """What the recipe for laptops comes to, in a sentence."""
+    scores = read("laptop")
+    families = scores["families"]
+    said = ", ".join(
+        f"{name} {families[name]['rate']:.2f} ({families[name]['trials'] // tasks} episodes of each of {tasks} tasks)"
+        for name in ("metaworld", "babyai")
+        for tasks in [sum(task.startswith(name + "/") for task in scores["tasks"])]
+    )
+    rest = {name: score["rate"] for name, score in families.items() if name not in ("metaworld", "babyai")}
+    weak = ", ".join(f"{name} {rate:.2f}" for name, rate in rest.items() if rate < 0.8)
+    good = sum(rate >= 0.8 for rate in rest.values())
+    return (
+        f"In {sum(row['seconds'] for row in scores['rounds']) / 60:.0f} minutes on {scores['hardware']['cores']} cores "
+        f"({scores['hardware']['instruction_set']}): {said}; {good} of {len(rest)} other bodies are at 0.80 or above, "
+        f"not {weak} ([all of them](docs/training.md#a-laptop-and-an-hour)).\n"
+    )
+
+
+def render_laptop() -> str:
+    """What the recipe for laptops comes to, by body, beside the shipped weights."""
+    scores, shipped = read("laptop"), read("scores")
+    lines = ["| body | success after the recipe | least of its tasks | shipped weights |", "| --- | --- | --- | --- |"]
+    for family, score in scores["families"].items():
+        own = {task: row for task, row in scores["tasks"].items() if task.startswith(family + "/")}
+        least = min(own, key=lambda task: own[task]["successes"] / own[task]["trials"])
+        lowest = f"{least.split('/')[1]} {own[least]['successes']}/{own[least]['trials']}" if len(own) > 1 else ""
+        low, high = score["interval"]
+        lines.append(
+            f"| {family} | {score['rate']:.2f} [{low:.2f}, {high:.2f}] of {score['trials']} | {lowest} "
+            f"| {shipped['families'][family]['rate']:.2f} |"
+        )
+    phases = {phase: sum(r["seconds"] for r in scores["rounds"] if r["phase"] == phase) for phase in PHASES}
+    steps = max(row.get("steps", 0) for row in scores["rounds"])
+    machine = scores["hardware"]
+    lines += [
+        "",
+        f"One run, one seed, {sum(phases.values()) / 60:.0f} minutes: "
+        + ", ".join(f"{phase} {seconds / 60:.0f}" for phase, seconds in phases.items())
+        + f"; {steps:,} steps of learning in {max(row['round'] for row in scores['rounds'])} rounds; "
+        f"{machine['cores']} cores ({machine['processor']} with no instructions beyond {machine['instruction_set']}), "
+        f"float32. Unseen seeds from {scores['seed']} on, 95 % intervals (`{scores['command']}`).",
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def render_results() -> str:

@@ -11,8 +11,13 @@ from test_cli import fails
 
 from make_server import client, running
 from polysoma import simulators
+from polysoma.acting.graph import GraphSearch
 from polysoma.acting.opening import open_planner
+from polysoma.acting.paths import PathSearch
 from polysoma.cli import main
+from polysoma.cli.play import Play
+from polysoma.cli.serve import Serve
+from polysoma.cli.ways import open_along
 from polysoma.data.dataset import Dataset
 from polysoma.play.actor import Actor
 
@@ -141,6 +146,11 @@ def test_ways_are_learnt_and_evaluated_around_a_zone(
     run = str(folder / "run/checkpoint")
     for command in ("serve", "play"):
         assert "plans no ways" in fails(capsys, command, run, "--avoid", str(zones), "--port", "0")
+        assert "got both" in fails(capsys, command, run, *both, "--port", "0")
+    for options in (Serve(run, graph=logs, cell=0.5), Play(run, graph=logs, cell=0.5)):
+        planner = open_along(options)
+        assert isinstance(planner, GraphSearch) and planner.graph.cell == 0.5
+    assert isinstance(open_along(Serve(run, paths=ways)), PathSearch)
 
 
 def test_a_game_is_learnt_by_playing_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,17 @@ from rich.text import Text
 from polysoma import simulators
 from polysoma.acting.agent import Acting
 from polysoma.acting.limits import Limits
-from polysoma.cli.names import Device, GuardFolder, LimitsFile, OptionalCheckpoint, Precision
+from polysoma.cli.names import (
+    Device,
+    GraphCell,
+    GraphLogs,
+    GuardFolder,
+    LimitsFile,
+    MidpointLogs,
+    OptionalCheckpoint,
+    PathsCheckpoint,
+    Precision,
+)
 from polysoma.cli.output import add_row
 from polysoma.cli.progress import counting
 from polysoma.config import Seed, within
@@ -98,17 +108,10 @@ class Evaluate:
     """A folder of demonstrations that the policy looks up while it acts, without learning from them."""
     demos: Annotated[int, within(0, 10**6)] = 0
     """Demonstrations of each task in --retrieve; 0 for all."""
-    graph: str = ""
-    """A folder of logs: the way to the goal is searched over a graph of what they did, and the policy is shown the next
-    place on it. For bodies that observe a goal, such as pointmaze."""
-    cell: Annotated[float, within(0, 10**9)] = 0.0
-    """Side of the graph's cells, in the unit of the goal; a twentieth of the range by default."""
-    paths: str = ""
-    """A checkpoint of skills learn --method diffusion: it draws the way to the goal, and the policy is shown the next
-    place on it (docs/planning.md)."""
-    midpoints: str = ""
-    """A folder of logs: the way to the goal is halved again and again among their places, in the space of the
-    checkpoint's own skills (skills learn --method hilp)."""
+    graph: GraphLogs = ""
+    cell: GraphCell = 0.0
+    paths: PathsCheckpoint = ""
+    midpoints: MidpointLogs = ""
     avoid: Path | None = None
     """A TOML file of zones by body (docs/planning.md): ways of --graph, --paths and of a checkpoint that draws its own
     lead around them, and it is counted how often a zone is entered, whoever drives."""

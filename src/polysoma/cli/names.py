@@ -44,10 +44,41 @@ LimitsFile = Annotated[
 ZonesFile = Annotated[
     Path | None,
     tyro.conf.arg(
-        help="A TOML file of zones by body (docs/planning.md), around which a checkpoint that draws its ways plans."
+        help="A TOML file of zones by body (docs/planning.md), around which ways lead: of --graph, of --paths, or of a "
+        "checkpoint that draws its own."
     ),
 ]
 """Zones to stay out of."""
+GraphLogs = Annotated[
+    str,
+    tyro.conf.arg(
+        help="A folder of logs: the way to the goal is searched over a graph of what they did, and the policy is shown "
+        "the next place on it. For bodies that observe a goal, such as pointmaze."
+    ),
+]
+"""Logs whose graph leads; empty for none."""
+GraphCell = Annotated[
+    float,
+    within(0, 10**9),
+    tyro.conf.arg(help="Side of the graph's cells, in the unit of the goal; a twentieth of the range by default."),
+]
+"""Side of the graph's cells; 0 for a part of the range."""
+PathsCheckpoint = Annotated[
+    str,
+    tyro.conf.arg(
+        help="A checkpoint of skills learn --method diffusion: it draws the way to the goal, and the policy is shown "
+        "the next place on it (docs/planning.md)."
+    ),
+]
+"""A checkpoint that draws ways; empty for none."""
+MidpointLogs = Annotated[
+    str,
+    tyro.conf.arg(
+        help="A folder of logs: the way to the goal is halved again and again among their places, in the space of the "
+        "checkpoint's own skills (skills learn --method hilp)."
+    ),
+]
+"""Logs among whose places ways are halved; empty for none."""
 GuardFolder = Annotated[
     str,
     tyro.conf.arg(

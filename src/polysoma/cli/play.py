@@ -10,19 +10,24 @@ from typing import TYPE_CHECKING
 
 from polysoma.cli.names import (
     Device,
+    GraphCell,
+    GraphLogs,
     GuardFolder,
     Host,
     LimitsFile,
     MakeToken,
+    MidpointLogs,
     OpenPage,
     OptionalCheckpoint,
     PageHosts,
     PageOrigins,
     PageTokenFile,
+    PathsCheckpoint,
     Port,
     Precision,
     ZonesFile,
 )
+from polysoma.cli.ways import open_along
 from polysoma.errors import PolysomaError
 from polysoma.nn import backend as backends
 
@@ -39,6 +44,7 @@ class Play:
     Examples:
         polysoma play
         polysoma play runs/x/checkpoint --bodies drone,go1 --port 9000
+        polysoma play runs/maze/checkpoint --graph data/logs/pointmaze --cell 0.35
     """
 
     checkpoint: OptionalCheckpoint = "generalist"
@@ -51,6 +57,10 @@ class Play:
     """What computes decisions: onnx is faster on a CPU and needs polysoma[export]; auto takes it where it can."""
     limits: LimitsFile = None
     avoid: ZonesFile = None
+    graph: GraphLogs = ""
+    cell: GraphCell = 0.0
+    paths: PathsCheckpoint = ""
+    midpoints: MidpointLogs = ""
     guard: GuardFolder = ""
     world: str = ""
     """A checkpoint of a world model (polysoma world learn) of one of the bodies: the page shows what it expects, with
@@ -75,7 +85,6 @@ class Play:
         from polysoma.acting.foreseeing import Foreseeing
         from polysoma.acting.imagining import WorldPlanner
         from polysoma.acting.limits import Limited, Limits
-        from polysoma.acting.opening import open_planner
         from polysoma.acting.planner import known_embodiments
         from polysoma.policy import world
 
@@ -83,7 +92,7 @@ class Play:
         guard = DeadEndGuard.load(self.guard) if self.guard else None
         # The stage is one thread; more of them would fight with it.
         torch.set_num_threads(1)
-        planner = open_planner(self.checkpoint, self.device, self.precision, self.backend, avoid=self.avoid)
+        planner = open_along(self)
         driving = planner
         names = _bodies([body.name for body in known_embodiments(planner)], self.bodies)
         token, _ = chosen_token(self.host, self.token_file, self.token)

@@ -16,16 +16,21 @@ from typing import TYPE_CHECKING
 
 from polysoma.cli.names import (
     Device,
+    GraphCell,
+    GraphLogs,
     GuardFolder,
     Host,
     LimitsFile,
     MakeToken,
+    MidpointLogs,
     OptionalCheckpoint,
+    PathsCheckpoint,
     Port,
     Precision,
     ZonesFile,
     named_folder,
 )
+from polysoma.cli.ways import led, open_along
 from polysoma.errors import PolysomaError
 from polysoma.nn import backend as backends
 from polysoma.text import some
@@ -46,6 +51,7 @@ class Serve:
         polysoma serve runs/so101/checkpoint
         polysoma serve generalist --adapters go2=runs/go2/checkpoint runs/lock/checkpoint
         polysoma serve runs/arm/checkpoint --guard guards/arm
+        polysoma serve runs/maze/checkpoint --graph data/logs/pointmaze --cell 0.35
         polysoma serve runs/x/checkpoint --host 0.0.0.0 --port 9000 --token-file secret.txt
     """
 
@@ -79,6 +85,10 @@ class Serve:
     """What computes decisions: onnx is faster on a CPU and needs polysoma[export]; auto takes it where it can."""
     limits: LimitsFile = None
     avoid: ZonesFile = None
+    graph: GraphLogs = ""
+    cell: GraphCell = 0.0
+    paths: PathsCheckpoint = ""
+    midpoints: MidpointLogs = ""
     guard: GuardFolder = ""
     device: Device = "auto"
     precision: Precision = "auto"
@@ -92,7 +102,6 @@ class Serve:
             raise PolysomaError(f"serving needs {error.name}, not installed here: run `{INSTALL}`") from error
         from polysoma.acting import limits as limits_of_bodies
         from polysoma.acting.dead_ends import DeadEndGuard
-        from polysoma.acting.opening import open_planner
         from polysoma.policy.checkpoint import kind, load_all
 
         # Read before the weights, as a mistake in them is found sooner.
@@ -106,10 +115,11 @@ class Serve:
         adapters = [named_folder(text) for text in self.adapters]
         policy: Planner | Policy
         adapted: list[Policy]
-        if self.avoid is not None and adapters:
-            raise PolysomaError("--avoid is for a checkpoint that draws its ways, which has no --adapters")
-        if self.avoid is not None or (kind(self.checkpoint) and not adapters):
-            policy, adapted = open_planner(self.checkpoint, avoid=self.avoid), []
+        along = self.avoid is not None or led(self)
+        if along and adapters:
+            raise PolysomaError("--avoid, --graph, --paths and --midpoints lead a checkpoint without --adapters")
+        if along or (kind(self.checkpoint) and not adapters):
+            policy, adapted = open_along(self), []
         else:
             policy, *adapted = load_all(
                 [self.checkpoint, *(folder for _, folder in adapters)], self.device, self.precision, self.backend

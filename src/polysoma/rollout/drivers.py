@@ -99,15 +99,15 @@ class Checkpoint:
 
     def _guarded(self) -> Planner:
         """The planner, not watched."""
-        planner = self._alone()
+        planner = self.unguarded()
         if self.guard is None:
             return planner
         from polysoma.acting.dead_ends import DeadEndGuard
 
         return DeadEndGuard.load(self.guard).around(planner)
 
-    def _alone(self) -> Planner:
-        """The planner without a guard."""
+    def unguarded(self) -> Planner:
+        """The planner along its ways, without a guard; zones that it comes into are not counted."""
         # torch takes a second to import and much memory, which other drivers should not pay for.
         from polysoma.acting.opening import open_planner
         from polysoma.acting.policy_planner import policy_behind

@@ -1,0 +1,40 @@
+"""The planner that ``serve`` and ``play`` open: a checkpoint, along ways to its goals where there are any."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from polysoma.acting.planner import Planner
+    from polysoma.cli.play import Play
+    from polysoma.cli.serve import Serve
+
+
+def led(command: Serve | Play) -> bool:
+    """Whether a command names something that leads the policy of its checkpoint."""
+    return bool(command.graph or command.paths or command.midpoints)
+
+
+def open_along(command: Serve | Play) -> Planner:
+    """The planner of a command's checkpoint, along the ways that it names.
+
+    Raises:
+        PolysomaError: as :func:`~polysoma.acting.opening.open_planner`, or ways that do not fit the checkpoint.
+    """
+    from polysoma.acting.opening import open_planner
+    from polysoma.rollout.drivers import Checkpoint
+
+    place, device, precision, backend = command.checkpoint, command.device, command.precision, command.backend
+    if not led(command):
+        return open_planner(place, device, precision, backend, avoid=command.avoid)
+    driver = Checkpoint(
+        place,
+        precision=precision,
+        backend=backend,
+        device=device,
+        graph=(command.graph, command.cell) if command.graph else None,
+        paths=command.paths or None,
+        midpoints=command.midpoints or None,
+        avoid=None if command.avoid is None else str(command.avoid),
+    )
+    return driver.unguarded()
