@@ -82,7 +82,7 @@ def pieces() -> Pieces:
     return Pieces(states, np.zeros((3, 5, 0), np.uint8), np.ones((3, 4), np.int64), rewards, over, known)
 
 
-def test_returns_are_of_what_came_and_of_nothing_after_the_end() -> None:
+def test_returns_are_of_what_came_and_of_nothing_after_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     method = learner(Search(unrolled=2, ahead=2, trace=1.0, searching=Searching(2)))
     aims = method.aims(pieces(), np.random.default_rng(0))
     assert aims.latents.shape == (3, 3, 8) and aims.policies.shape == (3, 3, 2)
@@ -92,8 +92,8 @@ def test_returns_are_of_what_came_and_of_nothing_after_the_end() -> None:
     assert aims.gone.tolist() == [[False] * 3, [False, False, True], [False] * 3]
     target = method.modules["target"]
     assert isinstance(target, SearchPolicy)
-    monkeyed = target.judge
-    target.judge = lambda latents: (monkeyed(latents)[0], torch.full((len(latents),), 16.0))  # type: ignore[method-assign]
+    judge = target.judge
+    monkeypatch.setattr(target, "judge", lambda latents: (judge(latents)[0], torch.full((len(latents),), 16.0)))
     aims = method.aims(pieces(), np.random.default_rng(0))
     # What follows the last step counts; that of a piece which was cut is that of its last observation.
     torch.testing.assert_close(aims.returns, torch.tensor([[2.0, 4, 8], [0.5, 1, 0], [4, 8, 16]]))
@@ -152,11 +152,11 @@ def test_the_target_follows_and_returns_are_remembered() -> None:
     memory.add(row, np.ones(1, np.int64), np.ones(1, np.float32), none, row + 1, ~none)
     method.accumulate(0, Share())
     target, policy = method.modules["target"], method.policy
-    with torch.no_grad():
-        policy.believe[0].weight += 1  # type: ignore[operator]
+    assert isinstance(target, SearchPolicy)
+    weights, followed = policy.believe.state_dict()["0.weight"], target.believe.state_dict()["0.weight"]
+    weights += 1
     method.after_step(1)
-    gap = (policy.believe[0].weight - target.believe[0].weight).detach()  # type: ignore[operator, union-attr, index]
-    torch.testing.assert_close(gap, torch.full_like(gap, 1 - FAST.target))
+    torch.testing.assert_close(weights - followed, torch.full_like(weights, 1 - FAST.target))
     assert policy.reach == pytest.approx(1.0)
 
 

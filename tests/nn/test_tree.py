@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from polysoma.nn.tree import Searching, schedule, search
+from polysoma.nn.tree import Searching, search, sweeps
 
 DISCOUNT = 0.8
 
@@ -98,8 +98,10 @@ def test_without_returns_choices_are_drawn_as_they_were_believed() -> None:
 
 
 def test_few_are_considered_again_and_again() -> None:
-    assert schedule(4, 8) == [0, 0, 0, 0, 1, 1, 2, 2]
-    assert schedule(1, 3) == [0, 1, 2]
-    assert schedule(7, 4) == [0, 0, 0, 0]
-    sixteen = schedule(16, 64)
-    assert len(sixteen) == 64 and sixteen.count(0) == 16 and max(sixteen) >= 8
+    assert sweeps(4, 8) == [(0, 4), (1, 2), (2, 2)]
+    assert sweeps(1, 3) == [(0, 1), (1, 1), (2, 1)]
+    assert sweeps(7, 4) == [(0, 4)] and sweeps(7, 10) == [(0, 7), (1, 3)]
+    assert sweeps(16, 64)[:7] == [(0, 16), (1, 8), (2, 8), (3, 4), (4, 4), (5, 4), (6, 4)]
+    for considered in range(1, 20):
+        for simulations in range(1, 40):
+            assert sum(count for _, count in sweeps(considered, simulations)) == simulations

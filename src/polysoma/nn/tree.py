@@ -2,7 +2,7 @@
 
 MuZero (Schrittwieser et al. 2020, arXiv 1911.08265) looks ahead in the latents of its model, guided by what it believes
 of choices. With Gumbel noise and sequential halving at the root, few simulations improve on what was believed. Many
-trees grow at a time, as arrays; nothing recurs.
+trees grow at a time, as arrays, and so do all choices at a root that are tried equally often; nothing recurs.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Searching:
             scale`` for the whole range of returns (sigma, equation 8 of the paper, with its numbers for Go).
     """
 
-    simulations: Annotated[int, within(1, 10_000)] = 8
+    simulations: Annotated[int, within(1, 10_000)] = 10
     considered: Annotated[int, within(1, 10_000)] = 16
     visits: Annotated[float, within(0, 10**6)] = 50.0
     scale: Annotated[float, within(0, 10**6)] = 1.0
@@ -78,24 +78,26 @@ def search(
             the best one.
     """
     trees = _Trees(model, latents, settings, reach)
-    for considered in schedule(min(settings.considered, noise.shape[1]), settings.simulations):
-        trees.grow(trees.at_root(noise, considered), discount)
+    for tried, count in sweeps(min(settings.considered, noise.shape[1]), settings.simulations):
+        trees.grow(trees.at_root(noise, tried, count), discount)
     roots = trees.roots
     visits, improved = trees.visits[roots], trees.improved(roots)
     best = np.where(visits == visits.max(1, keepdims=True), noise + improved, -np.inf)
     return Found(best.argmax(1), _softmax(improved))
 
 
-def schedule(considered: int, simulations: int) -> list[int]:
-    """How often the choice that each simulation tries at the root was tried before: sequential halving (figure 1 of the
-    paper). All that are considered are tried equally often, then the better half of them, and so on."""
-    rounds, found, tried = max(1, (considered - 1).bit_length()), list[int](), 0
-    while len(found) < simulations:
+def sweeps(considered: int, simulations: int) -> list[tuple[int, int]]:
+    """How often the choices at the root that are tried together were tried before, and how many they are: sequential
+    halving (figure 1 of the paper). All that are considered are tried equally often, then the better half of them, and
+    so on."""
+    rounds, left, found = max(1, (considered - 1).bit_length()), simulations, list[tuple[int, int]]()
+    while left:
         for _ in range(max(1, simulations // (rounds * considered))):
-            found += [tried] * considered
-            tried += 1
+            count = min(considered, left)
+            left -= count
+            found += [(len(found), count)] if count else []
         considered = max(min(2, considered), considered // 2)
-    return found[:simulations]
+    return found
 
 
 class _Trees:
@@ -119,15 +121,13 @@ class _Trees:
         )
         self._values = np.zeros(size[0], np.float32)
         self._following = np.full(size, -1)
-        self._made = 0
-        self._write(logits, values)
+        self._made = 1
+        self._write(self.roots, logits, values)
 
-    def _write(self, logits: Tensor, values: Tensor) -> None:
-        """What is believed of the newest nodes."""
-        at = self.roots + self._made
+    def _write(self, at: np.ndarray, logits: Tensor, values: Tensor) -> None:
+        """What is believed of nodes ``(N,)``."""
         self._logits[at], self._values[at] = logits.numpy(), values.numpy()
         self._chances[at] = _softmax(self._logits[at])
-        self._made += 1
 
     def improved(self, at: np.ndarray) -> np.ndarray:
         """Logits of the choices in nodes ``(N,)``, with what their values say: ``(N, A)`` (equation 11). What was not
@@ -142,10 +142,11 @@ class _Trees:
         found: np.ndarray = self._logits[at] + factor * np.where(tried, values, mixed)
         return found
 
-    def at_root(self, noise: np.ndarray, considered: int) -> np.ndarray:
-        """The best choices at the roots, with noise ``(L, A)``, among those that were tried so often."""
-        scores = np.where(self.visits[self.roots] == considered, noise + self.improved(self.roots), -np.inf)
-        found: np.ndarray = scores.argmax(1)
+    def at_root(self, noise: np.ndarray, tried: int, count: int) -> np.ndarray:
+        """The best ``count`` choices at the roots, with noise ``(L, A)``, among those that were tried so often:
+        ``(L, count)``."""
+        scores = np.where(self.visits[self.roots] == tried, noise + self.improved(self.roots), -np.inf)
+        found: np.ndarray = np.argsort(-scores, 1, "stable")[:, :count]
         return found
 
     def _inside(self, at: np.ndarray) -> np.ndarray:
@@ -157,27 +158,29 @@ class _Trees:
         return found
 
     def grow(self, choices: np.ndarray, discount: float) -> None:
-        """Goes down all trees, by these choices ``(L,)`` first, to a step that was not made yet, makes it, and tells
-        all above what it is worth."""
-        trees, at, actions = np.arange(len(self.roots)), self.roots, choices
+        """Goes down all trees, by each of these choices ``(L, count)`` first, to a step that was not made yet, makes
+        it, and tells all above what it is worth. Below different choices nothing is shared, so all go at once."""
+        count = choices.shape[1]
+        walks, at, actions = np.arange(choices.size), self.roots.repeat(count), choices.ravel()
+        made = at + np.tile(self._made + np.arange(count), len(choices))
+        self._made += count
         ends, last, way = at.copy(), actions.copy(), []
-        while len(trees):
-            way.append((trees, at, actions))
-            ends[trees], last[trees] = at, actions
+        while len(walks):
+            way.append((walks, at, actions))
+            ends[walks], last[walks] = at, actions
             below = self._following[at, actions]
             deeper = below >= 0
-            trees, at = trees[deeper], below[deeper]
+            walks, at = walks[deeper], below[deeper]
             actions = self._inside(at)
         latents, rewards = self._model.expect(self._latents[torch.from_numpy(ends)], torch.from_numpy(last))
         logits, values = self._model.judge(latents)
-        made = self.roots + self._made
         self._latents[torch.from_numpy(made)] = latents
         self._following[ends, last], self._rewards[ends, last] = made, rewards.numpy()
-        self._write(logits, values)
+        self._write(made, logits, values)
         gained = self._values[made]
-        for trees, at, actions in reversed(way):
-            gained[trees] = self._rewards[at, actions] + discount * gained[trees]
-            self._sums[at, actions] += gained[trees]
+        for walks, at, actions in reversed(way):
+            gained[walks] = self._rewards[at, actions] + discount * gained[walks]
+            self._sums[at, actions] += gained[walks]
             self.visits[at, actions] += 1
 
 
