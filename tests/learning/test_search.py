@@ -102,10 +102,11 @@ def test_returns_are_of_what_came_and_of_nothing_after_the_end(monkeypatch: pyte
 def test_what_is_not_known_takes_no_part_in_losses() -> None:
     method, drawn = learner(), pieces()
     aims = method.aims(drawn, np.random.default_rng(0))
-    losses = method.losses(drawn, aims)
+    weights = torch.ones(3)
+    losses = method.losses(drawn, aims, weights)
     changed = Pieces(**{**vars(drawn), "rewards": np.where(drawn.known, drawn.rewards, -5).astype(np.float32)})
     changed.states[2, 3:] = 99
-    again = method.losses(changed, method.aims(changed, np.random.default_rng(0)))
+    again = method.losses(changed, method.aims(changed, np.random.default_rng(0)), weights)
     for name, value in losses.items():
         torch.testing.assert_close(again[name], value)
     assert set(losses) == {"policy", "value", "reward", "consistency"}
@@ -131,7 +132,7 @@ def test_no_gradient_of_consistency_reaches_what_really_came() -> None:
 
 def test_consistency_alone_moves_the_model_and_its_weight_may_be_0() -> None:
     method, drawn = learner(), pieces()
-    losses = method.losses(drawn, method.aims(drawn, np.random.default_rng(0)))
+    losses = method.losses(drawn, method.aims(drawn, np.random.default_rng(0)), torch.ones(3))
     losses["consistency"].backward()
     policy = method.policy
     moved = {name.split(".")[0] for name, one in policy.named_parameters() if one.grad is not None and one.grad.any()}
@@ -139,9 +140,27 @@ def test_consistency_alone_moves_the_model_and_its_weight_may_be_0() -> None:
     assert all(one.grad is None for one in method.modules["target"].parameters())
     without = learner(Search(batch=8, unrolled=2, ahead=2, consistency=0, searching=Searching(3)))
     assert "consistency" not in without.modules
-    same = without.losses(drawn, without.aims(drawn, np.random.default_rng(0)))
+    same = without.losses(drawn, without.aims(drawn, np.random.default_rng(0)), torch.ones(3))
     for name in ("policy", "value", "reward"):
         torch.testing.assert_close(same[name], losses[name])
+
+
+def test_pieces_that_pay_are_drawn_more_often_and_count_less_for_values() -> None:
+    method, rng = learner(), np.random.default_rng(0)
+    memory = Memory(CORRIDOR, 1, 1, 200)
+    for step in range(199):
+        row, over = np.full((1, 1), step, np.float32), np.array([step % 40 == 39])
+        memory.add(row, np.ones(1, np.int64), over.astype(np.float32), over, row + 1, over)
+    method.memory, paying = memory, memory.paying(4)
+    assert len(paying) == 4 * 4
+    rows, weights = method._rows(4000, 4, rng)
+    pays = np.isin(rows, paying)
+    assert 0.5 < pays.mean() < 0.6
+    assert weights[pays].sum() / weights.sum() == pytest.approx(len(paying) / len(memory.rows(1)), abs=0.01)
+    drawn = pieces()
+    aims = method.aims(drawn, rng)
+    first, second = (method.losses(drawn, aims, torch.tensor(one)) for one in ([1.0, 1.0, 1.0], [9.0, 1.0, 1.0]))
+    assert [name for name in first if not torch.equal(first[name], second[name])] == ["value"]
 
 
 def test_the_target_follows_and_returns_are_remembered() -> None:
@@ -164,7 +183,7 @@ def test_the_target_follows_and_returns_are_remembered() -> None:
 def test_it_learns_where_to_go(tmp_path: Path) -> None:
     slots = Slots("corridor/go", 4, 0, Corridor)
     torch.manual_seed(0)
-    policy = SearchPolicy(SearchConfig(CORRIDOR, width=16))
+    policy = SearchPolicy(SearchConfig(CORRIDOR, width=32))
     method = Search(batch=16, unrolled=3, ahead=2, target=0.1).playing(policy, slots, Exploring(4, 40, 500), 0)
     optimizer = AdamW(3e-3, weight_decay=0.0, ema=0.0, final=1.0)
     Engine(method, Settings(steps=100, optimizer=optimizer, tracker="none", precision="float32")).run(tmp_path / "run")

@@ -61,6 +61,11 @@ class Rows:
         """The rows from which this many steps follow in the episode, int64."""
         return np.flatnonzero(self._left >= steps)
 
+    def paying(self, steps: int) -> np.ndarray:
+        """The rows from which one of this many steps earns something other than 0, int64."""
+        paid = np.concatenate([[0], np.cumsum((self._rewards != 0) & (self._left > 0))])
+        return np.flatnonzero(paid[np.arange(len(self)) + np.minimum(self._left, steps)] > paid[:-1])
+
     def pieces(self, rows: np.ndarray, steps: int) -> Pieces:
         """The pieces of this many steps from these rows, int64 ``(B,)``, as far as their episodes go."""
         ahead, left = np.arange(steps + 1), self._left[rows][:, None]

@@ -43,7 +43,7 @@ class Searching:
     simulations: Annotated[int, within(1, 10_000)] = 10
     considered: Annotated[int, within(1, 10_000)] = 16
     visits: Annotated[float, within(0, 10**6)] = 50.0
-    scale: Annotated[float, within(0, 10**6)] = 1.0
+    scale: Annotated[float, within(0, 10**6)] = 0.5
 
     def __post_init__(self) -> None:
         check(self)

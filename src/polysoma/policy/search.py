@@ -19,7 +19,7 @@ from torch.nn.functional import layer_norm, one_hot
 from polysoma.config import check, within
 from polysoma.embodiment import Embodiment
 from polysoma.nn.perceptrons import perceptron
-from polysoma.nn.world import BINS, two_hot_mean
+from polysoma.nn.world import BINS, bins, symlog, two_hot_mean
 from polysoma.policy import small
 from polysoma.policy.rows import RowPolicy, check_choices
 
@@ -87,12 +87,13 @@ class SearchPolicy(RowPolicy):
         self.encode = perceptron(self.seen, width, width, 1)
         self.change = perceptron(width + choices, width + BINS, width, 1)
         self.believe = perceptron(width, choices + BINS, width, 1)
-        # Nothing is expected or preferred at first.
+        # Nothing is expected or preferred at first: large rewards and values are the least likely, of both signs alike.
         for part, kept in ((self.change, width), (self.believe, 0)):
             last = part[-1]
             assert isinstance(last, nn.Linear)
             with torch.no_grad():
                 last.weight[kept:], last.bias[kept:] = 0, 0
+                last.bias[-BINS:] = -2 * symlog(bins(last.bias)).abs()
 
     @property
     def reach(self) -> float:

@@ -24,7 +24,7 @@ from polysoma.learning.method import Method, Metrics, Share
 from polysoma.learning.methods.imagination import Exploring
 from polysoma.learning.methods.world import masked
 from polysoma.learning.objectives import generalised_advantages
-from polysoma.nn.perceptrons import follow, frozen_copy, perceptron
+from polysoma.nn.perceptrons import follow, frozen_copy
 from polysoma.nn.tree import Searching, search
 from polysoma.nn.world import two_hot_loss
 from polysoma.policy.search import SearchPolicy
@@ -39,6 +39,8 @@ class Search:
         batch: pieces of episodes in each step of learning.
         unrolled: steps of a piece in which the model goes on alone.
         ahead: steps after those, whose rewards returns see, too.
+        paying: the part of the pieces that are drawn among those in which something is earned, which may be rare (as
+            for UNREAL's rewards, Jaderberg et al. 2017, arXiv 1611.05397); the others are drawn evenly.
         trace: lambda of returns; 1 takes all rewards of a piece as they came.
         consistency, value: weights of these losses, beside 1 for rewards and policies; EfficientZero's. Without
             consistency nothing of it is computed.
@@ -51,12 +53,13 @@ class Search:
     batch: Annotated[int, within(1, 10**6)] = 32
     unrolled: Annotated[int, within(1, 1000)] = 5
     ahead: Annotated[int, within(0, 1000)] = 5
-    trace: Annotated[float, within(0, 1)] = 0.8
+    paying: Annotated[float, within(0, 1)] = 0.5
+    trace: Annotated[float, within(0, 1)] = 0.95
     consistency: Annotated[float, within(0, 1000)] = 2.0
-    value: Annotated[float, within(0, 1000)] = 0.25
+    value: Annotated[float, within(0, 1000)] = 1.0
     target: Annotated[float, within(0, 1, above=True)] = 0.02
     searching: Annotated[Searching, KIND] = Searching()  # noqa: RUF009  (frozen)
-    learning_rate: Annotated[float, within(0, 10)] = 1e-3
+    learning_rate: Annotated[float, within(0, 10)] = 2e-3
     kind: Literal["search"] = "search"
 
     def __post_init__(self) -> None:
@@ -68,7 +71,8 @@ class Search:
 
 
 class Consistency(nn.Module):
-    """How far expected latents are from those that came: SimSiam (Chen and He 2021, arXiv 2011.10566).
+    """How far expected latents are from those that came: SimSiam (Chen and He 2021, arXiv 2011.10566). Both sides are
+    standardised over the batch, as there: with a norm of each latent alone all of them became the same.
 
     Args:
         width: of latents.
@@ -76,14 +80,19 @@ class Consistency(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.project = perceptron(width, width, width, 1)
-        self.predict = perceptron(width, width, width, 1)
+        self.project = nn.Sequential(*_standardised(width), nn.ReLU(), *_standardised(width))
+        self.predict = nn.Sequential(*_standardised(width), nn.ReLU(), nn.Linear(width, width))
 
     def forward(self, expected: Tensor, came: Tensor) -> Tensor:
         """Latents ``(B, width)`` to ``(B,)``, from -1, alike, to 1. No gradient goes to ``came`` or its projection."""
         with torch.no_grad():
             aim = self.project(came)
         return -cosine_similarity(self.predict(self.project(expected)), aim)
+
+
+def _standardised(width: int) -> tuple[nn.Module, nn.Module]:
+    """A linear layer whose outputs are standardised over the batch."""
+    return nn.Linear(width, width, bias=False), nn.BatchNorm1d(width, track_running_stats=False)
 
 
 @dataclass(frozen=True)
@@ -123,15 +132,28 @@ class SearchLearner(Method):
     def accumulate(self, step: int, share: Share) -> Metrics:
         """See :class:`~polysoma.learning.method.Method`."""
         settings, rng = self.settings, np.random.default_rng([self.seed, step, share.index])
-        count, rows = -(-settings.batch // share.count), self.memory.rows(1)
-        drawn = self.memory.pieces(rows[rng.integers(len(rows), size=count)], settings.unrolled + settings.ahead)
+        count, steps = -(-settings.batch // share.count), settings.unrolled + settings.ahead
+        rows, weights = self._rows(count, steps, rng)
+        drawn = self.memory.pieces(rows, steps)
         aims = self.aims(drawn, rng)
-        losses = self.losses(drawn, aims)
+        losses = self.losses(drawn, aims, torch.from_numpy(weights))
         torch.stack(list(losses.values())).sum().backward()
         # Where nothing pays, nothing is worth more than anything else.
         self._returns = torch.stack([aims.returns.min(), aims.returns.max()]).cpu()
         told = {f"loss/{name}": value.item() for name, value in losses.items()}
         return told | {"value": float(aims.returns.mean()), "windows": float(count)}
+
+    def _rows(self, count: int, steps: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Where pieces begin, a part of them where one of the steps pays, if any does; and what they weigh, float32
+        ``(count,)``, so that losses are those of pieces from anywhere."""
+        anywhere, paying = self.memory.rows(1), self.memory.paying(steps)
+        found, share = anywhere[rng.integers(len(anywhere), size=count)], self.settings.paying
+        if not len(paying):
+            return found, np.ones(count, np.float32)
+        chosen = rng.random(count) < share
+        found[chosen] = paying[rng.integers(len(paying), size=int(chosen.sum()))]
+        more = 1 - share + share * np.isin(found, paying) * len(anywhere) / len(paying)
+        return found, (1 / more).astype(np.float32)
 
     def after_step(self, step: int) -> None:
         """See :class:`~polysoma.learning.method.Method`: what is aimed at follows."""
@@ -161,8 +183,8 @@ class SearchLearner(Method):
         found = search(target, roots.flatten(0, 1), settings.searching, discount, self.policy.reach, noise)
         return Aims(roots, torch.from_numpy(found.policy).unflatten(0, roots.shape[:2]), returns, gone)
 
-    def losses(self, drawn: Pieces, aims: Aims) -> dict[str, Tensor]:
-        """The losses, which are means over the steps that count."""
+    def losses(self, drawn: Pieces, aims: Aims, weights: Tensor) -> dict[str, Tensor]:
+        """The losses, means over the steps that count; for values each weighs as much as its piece, ``(B,)``."""
         policy, settings = self.policy, self.settings
         actions, known = torch.from_numpy(drawn.actions), torch.from_numpy(drawn.known)[:, : settings.unrolled]
         latents, earned = [policy.represent(torch.from_numpy(drawn.states[:, 0]))], []
@@ -180,7 +202,11 @@ class SearchLearner(Method):
         rewards = torch.where(known, torch.from_numpy(drawn.rewards)[:, : settings.unrolled], 0.0)
         missed = {
             "policy": (-(aims.policies.flatten(0, 1) * choices.log_softmax(1)).sum(1), real & ~aims.gone, 1.0),
-            "value": (two_hot_loss(worth, aims.returns.flatten()), real | aims.gone, settings.value),
+            "value": (
+                two_hot_loss(worth, aims.returns.flatten()),
+                (real | aims.gone) * weights[:, None],
+                settings.value,
+            ),
             "reward": (two_hot_loss(torch.stack(earned, 1).flatten(0, 1), rewards.flatten()), counted, 1.0),
         }
         if settings.consistency:
@@ -214,7 +240,7 @@ class Playing(SearchLearner):
 
     def accumulate(self, step: int, share: Share) -> Metrics:
         """See :class:`~polysoma.learning.method.Method`."""
-        return super().accumulate(step, share) | self.slots.metrics(100)
+        return super().accumulate(step, share) | self.slots.metrics(20)
 
     def after_step(self, step: int) -> None:
         """See :class:`~polysoma.learning.method.Method`: it plays on."""
