@@ -87,6 +87,9 @@ def test_the_memory_holds_whole_pieces_of_the_newest_episodes() -> None:
         np.testing.assert_array_equal(moved, pieces.known)
         np.testing.assert_array_equal(pieces.rewards[pieces.known], pieces.states[:, :-1, 1][pieces.known])
         assert not (pieces.over[:, :-1] & pieces.known[:, 1:]).any() and pieces.over.any()
+        every = memory.pieces(memory.rows(1), steps)
+        paying = memory.rows(1)[(every.rewards * every.known).any(1)]
+        np.testing.assert_array_equal(memory.paying(steps), paying)
 
 
 def test_states_are_made_of_the_last_steps_alone_or_together() -> None:

@@ -8,11 +8,12 @@ from polysoma.acting.imagining import WorldPlanner
 from polysoma.acting.paths import PathSearch
 from polysoma.acting.planner import Planner, as_planner
 from polysoma.acting.predictive import PredictivePlanner
+from polysoma.acting.searching import SearchPlanner
 from polysoma.acting.skills import SkillPlanner
 from polysoma.acting.values import ValuePlanner
 from polysoma.acting.zones import Zones
 from polysoma.errors import PolysomaError
-from polysoma.policy import checkpoint, dynamics, skills, values, world
+from polysoma.policy import checkpoint, dynamics, search, skills, values, world
 
 
 def open_planner(
@@ -27,8 +28,8 @@ def open_planner(
 
     Args:
         path: as for :func:`polysoma.policy.checkpoint.load`, of a policy, a skill policy, a grey box,
-            values of choices or a world model.
-        device, precision, backend: as there; the latter four act on the processor, perceptrons in float32 by
+            values of choices, a world model or a model to search in.
+        device, precision, backend: as there; all but the first act on the processor, perceptrons in float32 by
             torch.
         temperature: see :func:`~polysoma.acting.planner.as_planner`; the others have none.
         avoid: a file of zones (:class:`~polysoma.acting.zones.Zones`), for skill policies that draw their ways.
@@ -56,4 +57,6 @@ def open_planner(
         return ValuePlanner(path)
     if kind == world.KIND:
         return WorldPlanner(path)
+    if kind == search.KIND:
+        return SearchPlanner(path)
     return as_planner(checkpoint.load(path, device, precision, backend), temperature)

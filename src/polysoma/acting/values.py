@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from polysoma.acting.planner import Plan, Session, TaskPrompt
-from polysoma.data.replay import flat
+from polysoma.data.replay import rows_of
 from polysoma.embodiment import Observation
 from polysoma.errors import PolysomaError
 from polysoma.policy import values
@@ -39,6 +37,5 @@ class ValuePlanner:
 
     def plan(self, sessions: Sequence[Session], observations: Sequence[Observation]) -> list[Plan | PolysomaError]:
         """See :meth:`~polysoma.acting.planner.Planner.plan`."""
-        body = self.embodiments[0]
-        rows = flat(body, {s.name: np.stack([seen[s.name] for seen in observations]) for s in body.arrays})
+        rows = rows_of(self.embodiments[0], observations)
         return [Plan(choice[None], "policy") for choice in self.policy.decide(rows)]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -14,6 +16,7 @@ from polysoma.cli.output import say
 from polysoma.cli.progress import counting_minutes, counting_steps
 from polysoma.cli.train import check_run
 from polysoma.config import Seed, within
+from polysoma.errors import PolysomaError
 
 
 @dataclass(frozen=True)
@@ -65,19 +68,22 @@ class WorldLearn:
 
 @dataclass(frozen=True)
 class WorldPlay:
-    """Learns a task by playing it: a world model of what was played, and an actor that learns in it (DreamerV3).
+    """Learns a task by playing it: a model of what was played, and to act in it.
 
     For tasks of few steps of the environment: each of them is learnt from for a long time. The checkpoint drives that
-    body wherever a checkpoint is asked for to act. A run that was killed cannot be resumed; the checkpoint of every
-    1,000 steps is there.
+    body wherever a checkpoint is asked for to act; one of every 1,000 steps is kept.
 
     Examples:
         polysoma world play inverted-pendulum/balance --minutes 3 --out runs/pendulum
         polysoma evaluate runs/pendulum/checkpoint --tasks inverted-pendulum/balance --episodes 10
+        polysoma world play babyai/GoToRedBallNoDists --method search --out runs/ball
     """
 
     task: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TASK")]
     """One task, with the same instruction in every episode, of a body without cameras."""
+    method: Literal["imagination", "search"] = "imagination"
+    """imagination: a world model, and an actor that learns in it (DreamerV3); search: a model of latents, in which each
+    choice is searched for (MuZero, with EfficientZero's consistency), of bodies whose actions are choices."""
     out: Path = Path("runs/played")
     """Folder of the run; out/checkpoint is what comes of it."""
     minutes: Annotated[float, within(0, 10**6, above=True)] = 5.0
@@ -88,15 +94,21 @@ class WorldPlay:
     """Of all layers."""
     seed: Seed = 0
     """Of all that is drawn at random."""
+    resume: bool = False
+    """Continue the run in --out, of --method search alone: the other one does not save what it played."""
 
     def run(self) -> None:
-        check_run(self.out, False, "none")
+        if self.resume and self.method != "search":
+            raise PolysomaError("--resume continues runs of --method search; imagination does not save what it played")
+        check_run(self.out, self.resume, "none")
         from polysoma.learning.methods.imagination import Exploring
-        from polysoma.learning.playing import play_in_imagination
+        from polysoma.learning.playing import play_by_search, play_in_imagination
 
         simulators.check_installed([self.task])
+        search = partial(play_by_search, resume=self.resume)
+        play: Callable[..., Path] = search if self.method == "search" else play_in_imagination
         with counting_minutes("playing", self.minutes, self.slots) as progress:
-            folder = play_in_imagination(
+            folder = play(
                 self.task, self.out, self.minutes, exploring=Exploring(self.slots), width=self.width, seed=self.seed,
                 progress=progress,
             )  # fmt: skip

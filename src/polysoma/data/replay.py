@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from polysoma.data.dataset import Dataset
-from polysoma.embodiment import Embodiment, Modality
+from polysoma.embodiment import Embodiment, Modality, Observation
 from polysoma.errors import PolysomaError
 
 
@@ -28,6 +28,11 @@ def flat(body: Embodiment, observed: Mapping[str, np.ndarray]) -> np.ndarray:
     kind = np.uint8 if all(stream.modality is Modality.SYMBOL for stream in body.arrays) else np.float32
     parts = [np.asarray(observed[s.name], kind).reshape(len(observed[s.name]), -1) for s in body.arrays]
     return np.concatenate(parts, 1)
+
+
+def rows_of(body: Embodiment, observations: Sequence[Observation]) -> np.ndarray:
+    """:func:`flat` of N observations, each of its own episode. Raises as that does."""
+    return flat(body, {s.name: np.stack([seen[s.name] for seen in observations]) for s in body.arrays})
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from polysoma.data.dataset import Dataset
 from polysoma.embodiment import Embodiment
@@ -59,6 +61,11 @@ class Rows:
         """The rows from which this many steps follow in the episode, int64."""
         return np.flatnonzero(self._left >= steps)
 
+    def paying(self, steps: int) -> np.ndarray:
+        """The rows from which one of this many steps earns something other than 0, int64."""
+        paid = np.concatenate([[0], np.cumsum((self._rewards != 0) & (self._left > 0))])
+        return np.flatnonzero(paid[np.arange(len(self)) + np.minimum(self._left, steps)] > paid[:-1])
+
     def pieces(self, rows: np.ndarray, steps: int) -> Pieces:
         """The pieces of this many steps from these rows, int64 ``(B,)``, as far as their episodes go."""
         ahead, left = np.arange(steps + 1), self._left[rows][:, None]
@@ -67,6 +74,9 @@ class Rows:
         return Pieces(
             self.states[at], self.pixels[at], self._actions[done], self._rewards[done], self._over[done] & known, known
         )
+
+
+_HELD = ("states", "pixels", "actions", "rewards", "over", "left")
 
 
 class Memory(Rows):
@@ -78,14 +88,17 @@ class Memory(Rows):
         slots: episodes at a time.
         size: rows.
         longest: steps of a piece: what is longer becomes several, and can be learnt from when one is full.
+        kind: of the numbers.
     """
 
     rewarded = True
 
-    def __init__(self, body: Embodiment, width: int, slots: int, size: int, longest: int = 32) -> None:
+    def __init__(
+        self, body: Embodiment, width: int, slots: int, size: int, longest: int = 32, kind: DTypeLike = np.float32
+    ) -> None:
         self.embodiment, self._longest, self._at, self._size = body, longest, 0, 0
         self._held = (
-            np.zeros((size, width), np.float32), np.zeros((size, 0), np.uint8),
+            np.zeros((size, width), kind), np.zeros((size, 0), np.uint8),
             np.zeros((size, *np.shape(body.actions.none())), body.actions.dtype), np.zeros(size, np.float32),
             np.zeros(size, bool), np.zeros(size, np.int64),
         )  # fmt: skip
@@ -107,6 +120,30 @@ class Memory(Rows):
             steps.append((before[slot], actions[slot], float(rewards[slot]), bool(over[slot])))
             if ended[slot] or len(steps) == self._longest:
                 self._close(steps, after[slot])
+
+    def state(self) -> dict[str, np.ndarray]:
+        """All that :meth:`load_state` needs, by name."""
+        held = {name: one[: self._size] for name, one in zip(_HELD, self._held, strict=True)}
+        open_ = [step for steps in self._open for step in steps]
+        parts = zip(*open_, strict=True) if open_ else [()] * 4
+        kept = {
+            f"open_{name}": np.array(part, held[name].dtype)
+            for name, part in zip(("states", "actions", "rewards", "over"), parts, strict=True)
+        }
+        lengths = np.array([len(steps) for steps in self._open])
+        return {**held, **kept, "lengths": lengths, "at": np.array(self._at)}
+
+    def load_state(self, state: Mapping[str, np.ndarray]) -> None:
+        """Takes what :meth:`state` returned."""
+        self._size, self._at = len(state["left"]), int(state["at"])
+        for name, one in zip(_HELD, self._held, strict=True):
+            one[: self._size] = state[name]
+        kept = zip(
+            state["open_states"], state["open_actions"], state["open_rewards"].tolist(), state["open_over"].tolist(),
+            strict=True,
+        )  # fmt: skip
+        self._open = [list(itertools.islice(kept, int(length))) for length in state["lengths"]]
+        self._show()
 
     def _close(self, steps: list[tuple[np.ndarray, np.ndarray, float, bool]], last: np.ndarray) -> None:
         """Writes a piece. What is left of older ones behind it stays whole, as pieces are read forwards."""

@@ -13,7 +13,9 @@ from polysoma.learning.method import Method
 from polysoma.learning.methods import imagination
 from polysoma.learning.methods.dqn import Dqn, Exploring
 from polysoma.learning.methods.imagination import Imagination
+from polysoma.learning.methods.search import Search
 from polysoma.learning.optimizers import AdamW
+from polysoma.policy.search import SearchConfig, SearchPolicy
 from polysoma.policy.values import ValueConfig, ValuePolicy
 from polysoma.policy.world import WorldConfig, WorldModel
 from polysoma.rollout.choosing import Slots
@@ -33,10 +35,12 @@ def play(
     width: int = 128,
     learning_rate: float = LEARNING_RATE,
     seed: int = 0,
+    every: int = 5000,
     progress: Progress | None = None,
+    evaluate: Callable[[Path], Mapping[str, float]] | None = None,
 ) -> Path:
     """Learns a task by DQN, and returns the folder of the checkpoint, ``out/checkpoint``. A run that was killed begins
-    anew: what it had played is not saved; the checkpoint of every 5,000 steps is there.
+    anew: what it had played is not saved; its last checkpoint is there.
 
     Args:
         task: full name, of a body whose actions are choices.
@@ -48,7 +52,9 @@ def play(
         width: of the hidden layer.
         learning_rate: constant.
         seed: of all that is drawn but the episodes, whose seeds count on from :data:`SEED`.
+        every: steps between checkpoints.
         progress: called after every step.
+        evaluate: as for :meth:`~polysoma.learning.engine.Engine.run`.
 
     Raises:
         PolysomaError: actions that are numbers, words that differ from episode to episode, pictures, or as
@@ -59,7 +65,8 @@ def play(
     try:
         torch.manual_seed(seed)
         built = method.playing(ValuePolicy(ValueConfig(slots.body, width, method.dueling)), slots, exploring, seed)
-        return _learnt(built, method.kind, task, out, _settings(minutes, steps, learning_rate, 5000), progress)
+        settings = _settings(minutes, steps, learning_rate, every)
+        return _learnt(built, method.kind, task, out, settings, progress, evaluate)
     finally:
         slots.close()
 
@@ -108,6 +115,45 @@ def play_in_imagination(
         slots.close()
 
 
+def play_by_search(
+    task: str,
+    out: Path,
+    minutes: float = 0.0,
+    steps: int = 10**9,
+    method: Search | None = None,
+    exploring: imagination.Exploring | None = None,
+    width: int = 64,
+    seed: int = 0,
+    every: int = 1000,
+    resume: bool = False,
+    progress: Progress | None = None,
+    evaluate: Callable[[Path], Mapping[str, float]] | None = None,
+) -> Path:
+    """Learns a task by a search with a model that learns beside it, and returns the folder of the checkpoint,
+    ``out/checkpoint``. A run that was killed goes on from its last checkpoint, to the same bits where the environments
+    depend on nothing but seeds and actions.
+
+    Args:
+        task: full name, of a body whose actions are choices and which senses no pictures.
+        method: see :class:`~polysoma.learning.methods.search.Search`.
+        resume: continue the run in ``out``.
+        out, minutes, steps, exploring, width, seed, every, progress, evaluate: as of :func:`play_in_imagination`.
+
+    Raises:
+        PolysomaError: actions that are numbers, words that differ from episode to episode, pictures, or as
+            :meth:`~polysoma.learning.engine.Engine.run`.
+    """
+    method, exploring = method or Search(), exploring or imagination.Exploring()
+    slots = Slots(task, exploring.slots, SEED)
+    try:
+        torch.manual_seed(seed)
+        built = method.playing(SearchPolicy(SearchConfig(slots.body, width)), slots, exploring, seed)
+        settings = _settings(minutes, steps, method.learning_rate, every)
+        return _learnt(built, method.kind, task, out, settings, progress, evaluate, resume)
+    finally:
+        slots.close()
+
+
 def _settings(minutes: float, steps: int, learning_rate: float, every: int) -> Settings:
     optimizer = AdamW(learning_rate, weight_decay=0.0, ema=0.0, final=1.0)
     return Settings(
@@ -124,6 +170,7 @@ def _learnt(
     settings: Settings,
     progress: Progress | None,
     evaluate: Callable[[Path], Mapping[str, float]] | None = None,
+    resume: bool = False,
 ) -> Path:
     about = lineage.from_nothing(kind, ()) | {"tasks": [task]}
-    return Engine(built, settings).run(out, progress=progress, evaluate=evaluate, lineage=about)
+    return Engine(built, settings).run(out, resume, progress=progress, evaluate=evaluate, lineage=about)

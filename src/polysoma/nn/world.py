@@ -8,6 +8,7 @@ millimetres; a sum of changes is not.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -194,7 +195,14 @@ def symexp(values: Tensor) -> Tensor:
 
 def bins(like: Tensor) -> Tensor:
     """The values that classes of a two-hot head stand for, ``(BINS,)``."""
-    return symexp(torch.linspace(-_REACH, _REACH, BINS, device=like.device))
+    return _bins(like.device)
+
+
+@functools.cache
+def _bins(device: torch.device) -> Tensor:
+    # It may be asked for in inference mode first, and be learnt with later.
+    with torch.inference_mode(False):
+        return symexp(torch.linspace(-_REACH, _REACH, BINS, device=device))
 
 
 def two_hot_loss(logits: Tensor, values: Tensor) -> Tensor:

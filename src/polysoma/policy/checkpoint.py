@@ -25,7 +25,7 @@ from polysoma.files import explain_writing, reason, write_atomically
 from polysoma.nn.backend import chosen
 from polysoma.nn.device import acting_on
 from polysoma.nn.trunk import TransformerTrunk
-from polysoma.policy import dynamics, rewards, skills, small, values, weight_file, world
+from polysoma.policy import dynamics, rewards, search, skills, small, values, weight_file, world
 from polysoma.policy.adaptation import Adaptation, share
 from polysoma.policy.config import PolicyConfig
 from polysoma.policy.edits import with_base
@@ -44,6 +44,7 @@ ALONE = {
     dynamics.KIND: "grey box",
     values.KIND: "values of choices",
     world.KIND: "world model",
+    search.KIND: "model to search in",
 }
 """What drives one body alone and is no transformer policy: its kind in ``config.json``, and what to call it."""
 _SMALL: dict[str, Callable[[Mapping[str, Any]], Any]] = {
@@ -51,6 +52,7 @@ _SMALL: dict[str, Callable[[Mapping[str, Any]], Any]] = {
     dynamics.KIND: dynamics.DynamicsConfig.from_json,
     values.KIND: values.ValueConfig.from_json,
     world.KIND: world.WorldConfig.from_json,
+    search.KIND: search.SearchConfig.from_json,
     rewards.KIND: rewards.RewardConfig.from_json,
 }
 """How the configuration of a small network is decoded, by its kind."""

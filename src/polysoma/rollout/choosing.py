@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from polysoma import simulators
-from polysoma.data.replay import Made, flat
+from polysoma.data.replay import Made, rows_of
 from polysoma.embodiment import INSTRUCTION, Embodiment, Observation
 from polysoma.errors import PolysomaError
 from polysoma.simulators.environment import Environment, RewardKind
@@ -45,7 +45,9 @@ class Slots:
         self._words = ""
         self._returns = np.zeros(count)
         self.ended = np.zeros(count, bool)
-        self.rows = self._flat([self._reset(environment) for environment in self._environments])
+        self._begun = np.zeros(count, np.int64)
+        self._done: list[list[np.ndarray]] = [[] for _ in range(count)]
+        self.rows = rows_of(self.body, [self._reset(slot) for slot in range(count)])
 
     def step(self, actions: np.ndarray, discount: float) -> Made:
         """One step of every slot, and what came of it.
@@ -65,6 +67,7 @@ class Slots:
         # Choices as Python's own numbers.
         each = actions.tolist() if actions.ndim == 1 else list(actions.copy())
         for n, (environment, action) in enumerate(zip(self._environments, each, strict=True)):
+            self._done[n].append(actions[n].copy())
             observation, reward, terminated, truncated, info = environment.step(action)
             rewards[n] = reward
             self._returns[n] += float(reward)
@@ -75,14 +78,14 @@ class Slots:
                 discounts[n] = 0
             if terminated or truncated or success:
                 self.episodes.append((float(self._returns[n]), success))
-                self._returns[n], self.ended[n] = 0, True
-                observation = self._reset(environment)
+                self.ended[n] = True
+                observation = self._reset(n)
             shown.append(observation)
         self.steps += len(actions)
-        following = self._flat(after)
+        following = rows_of(self.body, after)
         # Most steps end no episode, and what follows is what is seen next.
         alike = all(one is other for one, other in zip(after, shown, strict=True))
-        self.rows = following if alike else self._flat(shown)
+        self.rows = following if alike else rows_of(self.body, shown)
         return Made(before, following, actions, rewards, discounts)
 
     def metrics(self, last: int) -> dict[str, float]:
@@ -100,8 +103,36 @@ class Slots:
             for environment in self._environments:
                 closing.callback(environment.close)
 
-    def _reset(self, environment: Environment) -> Observation:
-        observation, _ = environment.reset(seed=self._seed)
+    def state(self) -> dict[str, np.ndarray]:
+        """All that :meth:`load_state` needs, by name: of every slot the seed of its episode and what was done in it."""
+        return {
+            "begun": self._begun.copy(),
+            "lengths": np.array([len(done) for done in self._done]),
+            "done": np.array([action for done in self._done for action in done], self.body.actions.dtype),
+            "episodes": np.array(self.episodes, np.float64).reshape(-1, 2),
+            "counts": np.array([self._seed, self.steps]),
+        }
+
+    def load_state(self, state: Mapping[str, np.ndarray]) -> None:
+        """Takes what :meth:`state` returned, and does again what was done in the episodes that had not ended: the same
+        seed and actions make the same episode."""
+        done = np.split(state["done"], np.cumsum(state["lengths"])[:-1])
+        shown = []
+        for n, (seed, actions) in enumerate(zip(state["begun"], done, strict=True)):
+            self._seed = int(seed)
+            observation = self._reset(n)
+            for action in actions.tolist() if actions.ndim == 1 else list(actions):
+                observation, reward, *_ = self._environments[n].step(action)
+                self._returns[n] += float(reward)
+            self._done[n] = list(actions)
+            shown.append(observation)
+        self.rows = rows_of(self.body, shown)
+        self.episodes = [(float(earned), bool(success)) for earned, success in state["episodes"]]
+        self._seed, self.steps = (int(count) for count in state["counts"])
+
+    def _reset(self, slot: int) -> Observation:
+        observation, _ = self._environments[slot].reset(seed=self._seed)
+        self._begun[slot], self._done[slot], self._returns[slot] = self._seed, [], 0
         self._seed += 1
         words = observation[INSTRUCTION]
         if self._words and words != self._words:
@@ -111,6 +142,3 @@ class Slots:
             )
         self._words = words
         return observation
-
-    def _flat(self, observations: list[Observation]) -> np.ndarray:
-        return flat(self.body, {s.name: np.stack([seen[s.name] for seen in observations]) for s in self.body.arrays})

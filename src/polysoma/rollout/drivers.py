@@ -162,13 +162,14 @@ class Checkpoint:
     def alone(self) -> tuple[str, str] | None:
         """What it computes by and in, where it is of no transformer policy and has no choice; None otherwise. Raises
         PolysomaError where there is no checkpoint."""
-        from polysoma.policy import checkpoint, dynamics, skills, values, world
+        from polysoma.policy import checkpoint, dynamics, search, skills, values, world
 
         by_torch = ("torch", "float32")
         fixed = {
             skills.KIND: by_torch,
             values.KIND: by_torch,
             world.KIND: by_torch,
+            search.KIND: by_torch,
             dynamics.KIND: ("numpy", "float64"),
         }
         return fixed.get(checkpoint.kind(self.place))
