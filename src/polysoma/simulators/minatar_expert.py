@@ -178,7 +178,7 @@ def _foresee(game: Any, frames: int = _FRAMES, **changes: Any) -> np.ndarray:
 def _met(grids: np.ndarray, game: Any, *names: str) -> np.ndarray:
     """The cells where the player meets what is in these channels, bool ``(frames, 10, 10)``: it is asked before the
     others move, and again after it."""
-    held: np.ndarray = grids[..., [game.channels[name] for name in names]].any(-1)
+    held: Any = grids[..., [game.channels[name] for name in names]].any(-1)
     both: np.ndarray = held[:-1] | held[1:]
     return both
 
