@@ -63,9 +63,15 @@ def measured(task: str, method: Dqn | None, seed: int) -> dict[str, Any]:
         return {**judged(str(made), task), **{name: round(value, 1) for name, value in cost.items()}}
 
 
-def judged(driver: Driver | str, task: str) -> dict[str, Any]:
-    score = evaluate(driver, [task], EPISODES, SEED, workers=Workers(1, 16)).tasks[task]
-    return {"successes": sum(score.outcomes), "returns": [round(float(value), 4) for value in score.returns]}
+def judged(driver: Driver | str, task: str, episodes: int = EPISODES, seed: int = SEED) -> dict[str, Any]:
+    score = evaluate(driver, [task], episodes, seed, workers=Workers(1, 16)).tasks[task]
+    low, high = wilson(sum(score.outcomes), len(score.outcomes))
+    return {
+        "successes": sum(score.outcomes),
+        "trials": len(score.outcomes),
+        "interval": [round(low, 4), round(high, 4)],
+        "returns": [round(float(value), 4) for value in score.returns],
+    }
 
 
 def render() -> str:

@@ -22,6 +22,7 @@ import edge
 import eyes
 import fleet
 import fuzz
+import games
 import gpicl
 import guard
 import heads
@@ -110,6 +111,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "docs/skills.md": {
         "skills": skills.render,
         "dqn": dqn.render,
+        "games": games.render,
         "u2o": u2o.render,
     },
     "docs/planning.md": {

@@ -55,7 +55,7 @@ class Record:
     """Frames after which episodes are cut into pieces; by default 25 for fragments, and 0, not at all, for others."""
     policy: str = ""
     """A checkpoint that takes the expert's place: its own actions are recorded, of the episodes in which it succeeds.
-    For tasks without an expert, such as games."""
+    For tasks without an expert, or with a better player."""
     temperature: Annotated[float, within(0, 1000)] = 1.0
     """Of a checkpoint's discrete actions."""
     max_steps: Annotated[int, within(1, 10**9)] | None = None

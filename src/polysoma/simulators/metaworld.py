@@ -16,6 +16,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+from PIL import Image
 
 from polysoma.embodiment import (
     INSTRUCTION,
@@ -29,10 +30,11 @@ from polysoma.embodiment import (
 )
 from polysoma.horizon import Horizon
 from polysoma.simulators.environment import Family, MujocoEnvironment, Saved
+from polysoma.simulators.rendering import Camera
 from polysoma.simulators.views import pixel_view
 from polysoma.task import Task
 
-_INSTRUCTIONS = {
+INSTRUCTIONS = {
     "assembly-v3": "put the ring on the peg",
     "basketball-v3": "drop the basketball into the hoop",
     "bin-picking-v3": "move the cube to the other bin",
@@ -84,8 +86,13 @@ _INSTRUCTIONS = {
     "window-close-v3": "close the window",
     "window-open-v3": "open the window",
 }
+"""Of each task of Meta-World."""
 
 _EPISODE_STEPS = 500
+
+_BEHIND, _BEHIND_SIDE, _BEHIND_AT = "corner2", 480, (0.75, 0.075, 0.7)
+"""The camera behind the arm, the side of its pictures in pixels and its place in metres, as policies that see are
+compared with it (Seo et al. 2022, arXiv 2206.14244; LeRobot's Meta-World)."""
 
 # Resets move fixed bodies, sites and geoms in the model itself.
 _CHANGING_FIELDS = ("body_pos", "body_quat", "site_pos", "site_quat", "geom_pos", "geom_quat", "eq_data")
@@ -116,7 +123,7 @@ EMBODIMENT = Embodiment(
 """The Sawyer arm: hand, gripper and up to two objects now and one step before, and the goal; moves of the hand
 (1 is one centimetre of its target a step) and the gripper (1 closes it)."""
 
-TASKS = tuple(f"metaworld/{name}" for name in _INSTRUCTIONS)
+TASKS = tuple(f"metaworld/{name}" for name in INSTRUCTIONS)
 
 
 class MetaWorld(MujocoEnvironment):
@@ -151,7 +158,7 @@ class MetaWorld(MujocoEnvironment):
         warnings.filterwarnings("ignore", message=r"Constant\(s\) may be too high", module=r"metaworld\.policies")
         self.task = task
         self._mujoco = mujoco
-        self._instruction = _INSTRUCTIONS[name]
+        self._instruction = INSTRUCTIONS[name]
         self._policy_class: Any = ENV_POLICY_MAP[name]
         self._policy: Any = None
         simulation = self._simulation
@@ -167,6 +174,8 @@ class MetaWorld(MujocoEnvironment):
         limits: Any = gymnasium.spaces.Box
         simulation.sawyer_observation_space = limits(self._low, self._high, dtype=np.float64)
         model = simulation.model
+        model.camera(_BEHIND).pos[:] = _BEHIND_AT
+        self._behind: Camera | None = None
         self._fresh_model = {field: getattr(model, field).copy() for field in _CHANGING_FIELDS}
         self._fresh_attributes = {
             key: copy.deepcopy(value) for key, value in vars(simulation).items() if _is_plain(value)
@@ -243,6 +252,22 @@ class MetaWorld(MujocoEnvironment):
         view.distance, view.azimuth, view.elevation = 1.05, 130.0, -30.0
         return view
 
+    def camera_frame(self, camera: str, size: int) -> np.ndarray:
+        """See :class:`Environment`. ``corner2`` is drawn pixel for pixel as LeRobot draws it, and then made smaller."""
+        if camera != _BEHIND:
+            return super().camera_frame(camera, size)
+        if self._behind is None:
+            self._behind = Camera(self._simulation.model, _BEHIND_SIDE, everything=True)
+        # It hangs upside down.
+        picture = np.ascontiguousarray(self._behind.frame(self._simulation.data, _BEHIND)[::-1, ::-1])
+        return np.asarray(Image.fromarray(picture).resize((size, size), Image.Resampling.BILINEAR))
+
+    def close(self) -> None:
+        if self._behind is not None:
+            self._behind.close()
+            self._behind = None
+        super().close()
+
     def _observation(self) -> Observation:
         return {"state": self._state.astype(np.float32), INSTRUCTION: self._instruction}
 
@@ -264,6 +289,11 @@ def _is_plain(value: Any) -> bool:
 
 FAMILY = Family(EMBODIMENT, TASKS, ("mujoco", "metaworld"), MetaWorld, horizon=Horizon(chunk=8))
 
-PIXELS = pixel_view(FAMILY, ("corner", "wrist"), ("hand_x", "hand_y", "hand_z", "gripper_opening"))
+_HAND = ("hand_x", "hand_y", "hand_z", "gripper_opening")
+
+PIXELS = pixel_view(FAMILY, ("corner", "wrist"), _HAND)
 """Two cameras, one at a corner of the table (objects and goals fill its picture) and one in the hand, and where the
 hand is."""
+
+BEHIND = pixel_view(FAMILY, (_BEHIND,), _HAND, name=_BEHIND, pixels=128)
+"""What LeRobot's Meta-World shows: one camera behind the arm, and where the hand is. Slow, as everything is drawn."""

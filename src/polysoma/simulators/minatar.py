@@ -20,7 +20,8 @@ from PIL import Image
 from polysoma.embodiment import INSTRUCTION, DiscreteActions, Embodiment, Modality, Observation, Stream
 from polysoma.errors import PolysomaError
 from polysoma.horizon import Horizon
-from polysoma.simulators.environment import Environment, ExpertFailed, Family, Saved
+from polysoma.simulators.environment import Environment, Family, Saved
+from polysoma.simulators.minatar_expert import PLAYERS
 from polysoma.task import Task
 
 _CELLS = 10
@@ -67,7 +68,8 @@ class MinAtar(Environment):
 
     Observations: ``grid`` uint8 ``(10, 10, 10)`` and what to do in words. Actions are indices. The reward is the
     game's: 1 for each brick, crossing, treasure or enemy. An episode ends where the game is lost, and whether its score
-    was high enough for a success is known there; see :data:`GAMES`. There is no expert.
+    was high enough for a success is known there; see :data:`GAMES`. The expert looks ahead in the game
+    (:mod:`~polysoma.simulators.minatar_expert`).
     """
 
     embodiment = EMBODIMENT
@@ -78,7 +80,7 @@ class MinAtar(Environment):
         super().__init__()
         self.task = task
         name = Task.parse(task).name
-        self._game = GAMES[name]
+        self._game, self._player = GAMES[name], PLAYERS[name]
         self._simulation: Any = _module(name).Env(ramping=True)
         self._random = np.random.RandomState()
         self._last_action, self._steps, self._score = 0, 0, 0
@@ -106,11 +108,8 @@ class MinAtar(Environment):
         return self._observation(), float(reward), bool(terminated), truncated, {"success": bool(success)}
 
     def expert_action(self) -> int:
-        """Raises ExpertFailed: nobody plays these games but who learnt them."""
-        raise ExpertFailed(
-            f"{self.task} has no expert: let DQN learn it (polysoma skills play {self.task}), and record "
-            "its checkpoint (polysoma record --policy)"
-        )
+        """See :class:`~polysoma.simulators.environment.Environment`: an index."""
+        return self._player(self._simulation)
 
     def get_state(self) -> Saved:
         """See :class:`~polysoma.simulators.environment.Environment`."""

@@ -1,8 +1,8 @@
 """Fast pictures of MuJoCo models with software rendering.
 
 Software OpenGL spends its time on shadow maps, mesh faces and multisampling, hardly on pixels. A :class:`Camera`
-therefore draws a private copy of the model with shadows, reflections and multisampling off and with coarser meshes. The
-physics keep the full model.
+therefore draws a private copy of the model with shadows, reflections and multisampling off and with coarser meshes,
+unless it is asked for everything. The physics keep the full model.
 
 OpenGL is loaded when the first camera is made, never by importing this module, so everything but pictures works on
 machines without it.
@@ -67,26 +67,35 @@ class Camera:
         height: of the picture, in pixels.
         width: of the picture, in pixels; the height where it is None.
         cell: size in metres of the cells in which mesh vertices are merged; 0 draws the meshes as they are.
+        everything: draws what MuJoCo's own renderer draws by default, pixel for pixel: slow.
 
     Raises:
         PolysomaError: no OpenGL.
     """
 
-    def __init__(self, model: mujoco.MjModel, height: int = 240, width: int | None = None, cell: float = 0.012) -> None:
+    def __init__(
+        self,
+        model: mujoco.MjModel,
+        height: int = 240,
+        width: int | None = None,
+        cell: float = 0.012,
+        everything: bool = False,
+    ) -> None:
         backend = choose_backend()
         import mujoco
 
         self.height, self.width = height, height if width is None else width
         self._source = model
         self._model = copy.copy(model)
-        self._model.vis.quality.offsamples = 0
-        self._model.vis.quality.shadowsize = 0
         self._model.vis.global_.offheight = self.height
         self._model.vis.global_.offwidth = self.width
-        if cell > 0:
-            coarsen_meshes(self._model, cell)
+        slow = mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION, mujoco.mjtRndFlag.mjRND_HAZE
+        if not everything:
+            self._model.vis.quality.offsamples = self._model.vis.quality.shadowsize = 0
+            if cell > 0:
+                coarsen_meshes(self._model, cell)
         self._scene = mujoco.MjvScene(self._model, maxgeom=max(1000, 4 * (model.ngeom + model.nsite)))
-        for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION, mujoco.mjtRndFlag.mjRND_HAZE):
+        for flag in () if everything else slow:
             self._scene.flags[flag] = 0
         self._option = mujoco.MjvOption()
         self._perturbation = mujoco.MjvPerturb()

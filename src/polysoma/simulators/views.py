@@ -19,8 +19,8 @@ PROPRIOCEPTION = "proprioception"
 class PixelView(Environment):
     """A task of which a policy gets pictures and a few channels of the state. The expert still knows the whole state.
 
-    Observations have one uint8 stream ``(96, 96, 3)`` for each camera, the other streams of the embodiment as the task
-    gives them, and, where some channels are kept, ``proprioception``.
+    Observations have one square uint8 stream for each camera, the other streams of the embodiment as the task gives
+    them, and, where some channels are kept, ``proprioception``.
 
     Args:
         embodiment: what is observed.
@@ -34,7 +34,7 @@ class PixelView(Environment):
         self.task = embodiment.name + inner.task[inner.task.index("/") :]
         self.max_steps, self.expert_noise = inner.max_steps, inner.expert_noise
         self.reward_kind = inner.reward_kind
-        self._cameras = [stream.name for stream in embodiment.streams if stream.modality is Modality.IMAGE]
+        self._sizes = {s.name: s.shape[0] for s in embodiment.streams if s.modality is Modality.IMAGE}
         self._last: Observation = {}
         self._kept = np.array([], np.int64)
         if PROPRIOCEPTION in self.observation_space.spaces:  # type: ignore[attr-defined]
@@ -80,9 +80,9 @@ class PixelView(Environment):
         """The task's picture, and what the cameras see along its lower edge. See :class:`Environment`."""
         picture = self._inner.render_frame(size)
         side = size // 3
-        nearest = np.arange(side) * PIXELS // side
-        for number, camera in enumerate(self._cameras):
-            seen = self._inner.camera_frame(camera, PIXELS)
+        for number, (camera, pixels) in enumerate(self._sizes.items()):
+            seen = self._inner.camera_frame(camera, pixels)
+            nearest = np.arange(side) * pixels // side
             picture[size - side :, number * side : (number + 1) * side] = seen[nearest[:, None], nearest]
         return picture
 
@@ -96,14 +96,21 @@ class PixelView(Environment):
     def _see(self, observation: Observation) -> Observation:
         self._last = observation
         seen = {name: value for name, value in observation.items() if name in self.observation_space.spaces}  # type: ignore[attr-defined]
-        seen |= {camera: self._inner.camera_frame(camera, PIXELS) for camera in self._cameras}
+        seen |= {camera: self._inner.camera_frame(camera, pixels) for camera, pixels in self._sizes.items()}
         if len(self._kept):
             seen[PROPRIOCEPTION] = observation["state"][self._kept]
         return seen
 
 
-def pixel_view(family: Family, cameras: Sequence[str], kept: Sequence[str] = (), streams: Sequence[str] = ()) -> Family:
-    """The same tasks through cameras. The embodiment is called ``NAME-pixels`` and is of the same body.
+def pixel_view(
+    family: Family,
+    cameras: Sequence[str],
+    kept: Sequence[str] = (),
+    streams: Sequence[str] = (),
+    name: str = "pixels",
+    pixels: int = PIXELS,
+) -> Family:
+    """The same tasks through cameras, by an embodiment of the same body.
 
     States that are not observed any more are privileged.
 
@@ -112,17 +119,19 @@ def pixel_view(family: Family, cameras: Sequence[str], kept: Sequence[str] = (),
         cameras: names that the environments' ``camera_frame`` knows; streams of the same names.
         kept: names of state channels that stay observed, as ``proprioception``.
         streams: streams that stay as they are.
+        name: what the embodiment is called after the family's own name and a hyphen.
+        pixels: a side of each camera's pictures.
     """
     body = family.embodiment
     channels = tuple(channel for channel in _state(body) if channel.name in kept)
     own = (Stream(PROPRIOCEPTION, Modality.STATE, (len(channels),), channels),) if channels else ()
     embodiment = dataclasses.replace(
         body,
-        name=f"{body.name}-pixels",
+        name=f"{body.name}-{name}",
         streams=(
             *own,
             *(body.stream(name) for name in streams),
-            *(Stream(camera, Modality.IMAGE, (PIXELS, PIXELS, 3)) for camera in cameras),
+            *(Stream(camera, Modality.IMAGE, (pixels, pixels, 3)) for camera in cameras),
             body.stream(INSTRUCTION),
         ),
         privileged=tuple(s for s in body.streams if s.modality is Modality.STATE and s.name not in streams),

@@ -1,0 +1,157 @@
+"""Meta-World by LeRobot's ruler: ``lerobot-eval`` itself, in an environment of LeRobot's own, through our plugin.
+
+    pip install 'lerobot[evaluation,metaworld]==0.6.1' && pip install . ./integrations/lerobot   # in that environment
+    python benchmarks/ruler.py words PYTHON words.toml
+    python benchmarks/ruler.py run PYTHON generalist --body metaworld-pixels --streams '{"corner": ..., "wrist": ...}'
+    python benchmarks/ruler.py run PYTHON runs/behind/checkpoint --name behind --tasks drawer-open door-close
+
+PYTHON is that environment's. Pictures, words, horizon, seeds and what counts as a success are LeRobot's, and 10 episodes
+of a task are. An episode that fails takes two and a half minutes of a core without a GPU: 500 steps, two pictures each.
+Cells that are there are not measured again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+
+from polysoma.evaluation.intervals import wilson
+from polysoma.files import write_atomically
+from polysoma.rollout.drivers import Checkpoint
+from polysoma.simulators.metaworld import BEHIND, FAMILY, INSTRUCTIONS
+from results import FOLDER, cells_of, read, share, write
+from scores import HARD, MEDIUM, VERY_HARD
+
+GROUPS = {"medium": MEDIUM.split(), "hard": HARD.split(), "very_hard": VERY_HARD.split()}
+PICTURE, STATE = "observation.image", "observation.state"
+STREAMS = {"corner2": PICTURE, "proprioception": STATE}
+PEERS = {
+    "SmolVLA, 0.45B": ([82.5, 41.8, 45.0, 60.0], 57.3),
+    "ProgVLA, 0.1B": (None, 78.5),
+    "FabriVLA, 0.89B": (None, 90.0),
+}
+"""What others report, in percent: easy, medium, hard, very hard where they do, and the mean of the four (SmolVLA: arXiv
+2506.01844, table 2; the others as their papers say)."""
+
+
+def words(python: Path, out: Path) -> None:
+    """Writes LeRobot's instructions as paraphrases of ours, for recipes' ``paraphrases``. Two pairs of its tasks are
+    called alike.
+
+    Args:
+        python: of LeRobot's environment.
+        out: the file.
+    """
+    said = subprocess.run(
+        [python, "-c", "import json\nfrom lerobot.envs import metaworld as m\nprint(json.dumps(m.TASK_DESCRIPTIONS))"],
+        capture_output=True, text=True, check=True, env=_surroundings(),
+    ).stdout.splitlines()[-1]  # fmt: skip
+    theirs: dict[str, str] = json.loads(said)
+    lines = ["[frames]", 'train = ["{}"]', 'held-out = ["{}"]', "", "[phrases]"]
+    for task, ours in INSTRUCTIONS.items():
+        other = json.dumps(theirs[task].lower())
+        lines.append(f"{json.dumps(ours)} = {{ train = [{other}], held-out = [{other}] }}")
+    write_atomically(out, ("\n".join(lines) + "\n").encode())
+
+
+def run(
+    python: Path,
+    checkpoint: str,
+    name: str = "generalist",
+    body: str = BEHIND.embodiment.name,
+    streams: str = json.dumps(STREAMS),
+    tasks: tuple[str, ...] = (),
+    episodes: int = 10,
+    minutes: float = 0.0,
+) -> None:
+    """Measures the cells that are missing.
+
+    Args:
+        python: of LeRobot's environment.
+        checkpoint: of ours.
+        name: what results call it.
+        body: the one of its bodies that drives.
+        streams: the body's streams to LeRobot's keys.
+        tasks: by their names without ``-v3``; all without any.
+        episodes: of each task.
+        minutes: begins no other task after so many; 0 for no limit.
+    """
+    Checkpoint(checkpoint).check([f"{body}/any"])
+    began = time.monotonic()
+    for task in tasks or tuple(task.split("/")[1].removesuffix("-v3") for task in FAMILY.tasks):
+        cells = cells_of("ruler")
+        if (cell := f"{name}/{task}") in cells:
+            continue
+        if minutes and time.monotonic() - began > 60 * minutes:
+            break
+        cells[cell] = _measured(python, checkpoint, body, streams, task, episodes)
+        print(cell, cells[cell])
+        write("ruler", {"cells": dict(sorted(cells.items()))})
+
+
+def _measured(python: Path, checkpoint: str, body: str, streams: str, task: str, episodes: int) -> dict[str, Any]:
+    place = str(Path(checkpoint).resolve()) if Path(checkpoint).exists() else checkpoint
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.monotonic()
+        done = subprocess.run(
+            [
+                python.with_name("lerobot-eval"), "--policy.type=polysoma_checkpoint", f"--policy.checkpoint={place}",
+                f"--policy.body={body}", f"--policy.streams={streams}", "--policy.device=cpu",
+                "--policy.push_to_hub=false", "--env.type=metaworld", f"--env.task={task}-v3",
+                f"--eval.n_episodes={episodes}", "--eval.batch_size=1", "--eval.use_async_envs=false",
+                f"--output_dir={folder}/out",
+            ],
+            capture_output=True, text=True, env=_surroundings(), cwd=folder,
+        )  # fmt: skip
+        found = Path(folder) / "out" / "eval_info.json"
+        if done.returncode or not found.exists():
+            raise SystemExit(f"lerobot-eval failed on {task}:\n{done.stdout[-1000:]}\n{done.stderr[-4000:]}")
+        outcomes = [bool(success) for success in json.loads(found.read_text())["per_task"][0]["metrics"]["successes"]]
+    low, high = wilson(sum(outcomes), len(outcomes))
+    return {
+        "checkpoint": checkpoint, "body": body, "successes": sum(outcomes), "trials": len(outcomes),
+        "interval": [round(low, 4), round(high, 4)], "seconds": round(time.monotonic() - began),
+    }  # fmt: skip
+
+
+def _surroundings() -> dict[str, str]:
+    """Variables of LeRobot's processes: nothing from the hub, and pictures without a screen."""
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return {"HF_HUB_OFFLINE": "1", "MUJOCO_GL": "egl"} | kept
+
+
+def render() -> str:
+    """The table."""
+    cells: dict[str, Any] = read("ruler")["cells"] if (FOLDER / "ruler.json").exists() else {}
+    group_of = {task: group for group, tasks in GROUPS.items() for task in tasks}
+    lines = [
+        "| policy | easy | medium | hard | very hard | mean of the four |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for peer, (four, mean) in PEERS.items():
+        lines.append(f"| {peer}, as reported | {' | '.join(map(str, four or ['-'] * 4))} | {mean} |")
+    for name in dict.fromkeys(cell.split("/")[0] for cell in cells):
+        rates: dict[str, list[float]] = {group: [] for group in ("easy", *GROUPS)}
+        for cell, found in cells.items():
+            who, task = cell.split("/")
+            if who == name:
+                rates[group_of.get(task, "easy")].append(100 * found["successes"] / found["trials"])
+        shown = [f"{np.mean(own):.1f} ({len(own)})" if own else "-" for own in rates.values()]
+        whole = sum(map(len, rates.values())) == len(FAMILY.tasks)
+        mean = f"{np.mean([np.mean(own) for own in rates.values()]):.1f}" if whole else "-"
+        lines.append(f"| `{name}` | {' | '.join(shown)} | {mean} |")
+    lines += ["", "Success in percent, and in brackets on how many tasks of the group:", ""]
+    lines += [f"- `{cell}`: {found['successes']}/{found['trials']}, {share(found)}" for cell, found in cells.items()]
+    return "\n".join([*lines, "", "`python benchmarks/ruler.py run`; 95 % intervals."]) + "\n"
+
+
+if __name__ == "__main__":
+    tyro.extras.subcommand_cli_from_dict({"run": run, "words": words})
