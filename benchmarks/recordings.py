@@ -21,6 +21,7 @@ import tyro
 from polysoma.cli.open_loop import measure, print_errors
 from polysoma.evaluation.recorded import recorded
 from polysoma.learning.finetuning import recipe_for, within
+from polysoma.learning.run_state import learnt
 from polysoma.learning.training import train
 from polysoma.nn.precision import chosen, instruction_set
 from results import cells_of, commit, read, write
@@ -63,7 +64,7 @@ def main(
                 found = measure(one, 1000, 1)
                 print_errors(found, one.which, whole=False)
                 cells[f"{folder.name}, {minutes:g} minutes, seed {seed}, previous action {previous_action}"] = {
-                    "data": folder.name, "minutes": minutes, "seed": seed, "steps": recipe.steps,
+                    "data": folder.name, "minutes": minutes, "seed": seed, "steps": learnt(run)[0],
                     "previous_action": previous_action, "found": found.to_json(), "commit": commit(),
                     "precision": chosen("cpu"), "instruction_set": instruction_set(),
                 }  # fmt: skip
