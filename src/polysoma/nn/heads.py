@@ -51,10 +51,14 @@ class LastCommand(NamedTuple):
     Attributes:
         command: in the body's units, float32 ``(B, R, A)``.
         valid: bool ``(B, R)``, False where nothing was done before.
+        joints: where the joints are, float32 ``(B, R, A)``; None for bodies whose state does not say so.
+        executed: bool ``(B, R)``, False where ``command`` is no command, but ``joints``; None as ``joints``.
     """
 
     command: Tensor
     valid: Tensor
+    joints: Tensor | None = None
+    executed: Tensor | None = None
 
 
 class Head(nn.Module):
@@ -122,21 +126,36 @@ class GatedHead(Head):
     A place holds still where a goal is seen; an offset says of a smooth recording, from its very last command, what no
     place says as exactly. Which of them counts is learnt, from the readout, for every step and channel.
 
+    How far joints lag behind the command says how fast they are moving, and no state that holds places says that: so
+    offsets also depend on it, by a linear map that is zero at first. On a real G1 such a map alone, by least squares,
+    is as good as a perceptron of states and commands (``benchmarks/recordings.py``). It reaches no further than
+    offsets, which are those of a policy that goes on with what it did.
+
     Args:
         actions: A channels.
         chunk: of so many steps.
         statistics: of the actions.
         offsets: of how far they are from the command before the chunk, ``chunk * A`` channels.
         width: of readouts.
+        lags: of how far joints are behind the last command, A channels; None, as for bodies whose state does not say so
+            and in policies of before, makes offsets of the readout alone.
     """
 
     mean: Tensor
     scale: Tensor
     offset_mean: Tensor
     offset_scale: Tensor
+    lag_mean: Tensor
+    lag_scale: Tensor
 
     def __init__(
-        self, actions: ContinuousActions, chunk: int, statistics: Statistics, offsets: Statistics, width: int
+        self,
+        actions: ContinuousActions,
+        chunk: int,
+        statistics: Statistics,
+        offsets: Statistics,
+        width: int,
+        lags: Statistics | None = None,
     ) -> None:
         super().__init__()
         self.chunk = chunk
@@ -145,6 +164,10 @@ class GatedHead(Head):
         self.register_buffer("scale", _rows(statistics.scale, actions), persistent=False)
         self.register_buffer("offset_mean", _rows(offsets.mean, actions), persistent=False)
         self.register_buffer("offset_scale", _rows(offsets.scale, actions), persistent=False)
+        self.lag = None if lags is None else nn.Parameter(torch.zeros(chunk * actions.size, actions.size))
+        if lags is not None:
+            self.register_buffer("lag_mean", torch.from_numpy(lags.mean), persistent=False)
+            self.register_buffer("lag_scale", torch.from_numpy(lags.scale), persistent=False)
 
     def losses(self, readouts: Tensor, actions: Tensor, last: LastCommand | None = None) -> Tensor:
         return ((self.decode(readouts, last=last) - actions) / self.scale).abs().mean(-1)
@@ -153,6 +176,11 @@ class GatedHead(Head):
         assert last is not None
         place, offset, gate = self.linear(readouts).float().unflatten(-1, (3, self.chunk, -1)).unbind(-3)
         place = place * self.scale + self.mean
+        if self.lag is not None and last.joints is not None and last.executed is not None:
+            lag = (last.command - last.joints - self.lag_mean) / self.lag_scale
+            lag = torch.where(last.executed[..., None], lag, 0.0)
+            # Not by a product of matrices, which would round to bfloat16.
+            offset = offset + (lag[..., None, :] * self.lag.float()).sum(-1).unflatten(-1, (self.chunk, -1))
         onward = last.command[..., None, :] + offset * self.offset_scale + self.offset_mean
         # Where nothing was done before, there is a place alone.
         return torch.where(last.valid[..., None, None], torch.lerp(onward, place, gate.sigmoid()), place)
