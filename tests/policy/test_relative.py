@@ -163,6 +163,18 @@ def test_a_gated_body_that_feels_its_joints_begins_where_they_are(source: Source
     np.testing.assert_allclose(felt.predict(windows).numpy(), before[:, None] + mean, atol=1e-5)
 
 
+def test_a_new_gate_begins_between_the_mean_and_the_last_command(source: Source) -> None:
+    windows = gather(source.datasets[0], np.array([1]), np.array([3]), HORIZON)
+    policy = make_relative(source, gated=("servo",))
+    known, offsets = source.statistics()["action"], source.offsets(every=True)
+    apart = offsets.scale.reshape(HORIZON.chunk, 2)
+    share = apart**2 / (apart**2 + known.scale**2)
+    onward = windows.previous[0, 0].numpy() + offsets.mean.reshape(HORIZON.chunk, 2)
+    expected = share * known.mean + (1 - share) * onward
+    assert ((share > 0.007) & (share < 0.993)).any()
+    np.testing.assert_allclose(policy.predict(windows)[0].numpy(), expected, atol=0.01)
+
+
 def test_offsets_depend_on_how_far_the_joints_lag_behind(source: Source, tmp_path: Path) -> None:
     with DatasetWriter(tmp_path / "feeling", FEELING) as writer:
         for seed in range(1, 4):

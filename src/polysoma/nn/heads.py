@@ -119,6 +119,10 @@ class L1Head(RegressionHead):
         return self.linear(readouts).float().unflatten(-1, (self.chunk, -1))
 
 
+_SURE = 5.0
+"""The logit of the gates of a new head at most: 1 in 150."""
+
+
 class GatedHead(Head):
     """Two answers and a gate for each action of a chunk: where to be, and how far to go from the command before; an L1
     loss of what the gate makes of them, in standard deviations of the actions.
@@ -127,9 +131,10 @@ class GatedHead(Head):
     place says as exactly. Which of them counts is learnt, from the readout, for every step and channel.
 
     How far joints lag behind the command says how fast they are moving, and no state that holds places says that: so
-    offsets also depend on it, by a linear map that is zero at first. On a real G1 such a map alone, by least squares,
-    is as good as a perceptron of states and commands (``benchmarks/recordings.py``). It reaches no further than
-    offsets, which are those of a policy that goes on with what it did.
+    offsets also depend on it, by a linear map that is zero at first.
+
+    A new head says the same whatever it is asked: between the mean action and the last command, where their errors are
+    least if they are independent. So a smooth recording begins with its last command, and a jerky one with the mean.
 
     Args:
         actions: A channels.
@@ -168,6 +173,10 @@ class GatedHead(Head):
         if lags is not None:
             self.register_buffer("lag_mean", torch.from_numpy(lags.mean), persistent=False)
             self.register_buffer("lag_scale", torch.from_numpy(lags.scale), persistent=False)
+        share = 2 * (self.offset_scale / self.scale).log()
+        with torch.no_grad():
+            nn.init.zeros_(self.linear.weight)
+            self.linear.bias.copy_(torch.stack([torch.zeros_like(share)] * 2 + [share.clamp(-_SURE, _SURE)]).flatten())
 
     def losses(self, readouts: Tensor, actions: Tensor, last: LastCommand | None = None) -> Tensor:
         return ((self.decode(readouts, last=last) - actions) / self.scale).abs().mean(-1)
