@@ -10,6 +10,7 @@ import tyro
 
 from polysoma import simulators
 from polysoma.cli.logs import opened
+from polysoma.cli.names import Device
 from polysoma.cli.output import say
 from polysoma.cli.progress import counting_minutes, counting_steps
 from polysoma.cli.train import check_run
@@ -46,14 +47,17 @@ class WorldLearn:
     """Whether an actor and a critic learn in it, too (DreamerV3), from its rewards."""
     seed: Seed = 0
     """Of all that is drawn at random."""
+    device: Device = "auto"
     resume: bool = False
     """Continue the run in --out."""
 
     def run(self) -> None:
         check_run(self.out, self.resume, "none")
+        from polysoma.learning.distributed import learn_on
         from polysoma.learning.methods.imagination import Imagination
         from polysoma.learning.methods.world import learn
 
+        learn_on(self.device)
         datasets, settings = opened(self.data), Imagination() if self.act else None
         with counting_steps("learning", self.steps) as progress:
             folder = learn(
@@ -88,12 +92,15 @@ class WorldPlay:
     """Of all layers."""
     seed: Seed = 0
     """Of all that is drawn at random."""
+    device: Device = "auto"
 
     def run(self) -> None:
         check_run(self.out, False, "none")
+        from polysoma.learning.distributed import learn_on
         from polysoma.learning.methods.imagination import Exploring
         from polysoma.learning.playing import play_in_imagination
 
+        learn_on(self.device)
         simulators.check_installed([self.task])
         with counting_minutes("playing", self.minutes, self.slots) as progress:
             folder = play_in_imagination(

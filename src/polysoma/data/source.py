@@ -349,7 +349,7 @@ class Source:
             return None
         rows = []
         for dataset, frames in self._following():
-            joints = np.stack([dataset.observations[stream][frames, column] for stream, column in felt], -1)
+            joints = np.stack([dataset.observations[stream][frames][:, column] for stream, column in felt], -1)
             rows.append(dataset.executed[frames - 1] - joints)
         return Statistics.of(np.concatenate(rows))
 

@@ -60,6 +60,11 @@ class LastCommand(NamedTuple):
     joints: Tensor | None = None
     executed: Tensor | None = None
 
+    def at(self, rows: tuple[Tensor, Tensor]) -> LastCommand:
+        """What it is at one frame of each window: at windows and frames ``(B,)`` each, of R = 1."""
+        joints, executed = (None if value is None else value[rows][:, None] for value in self[2:])
+        return LastCommand(self.command[rows][:, None], self.valid[rows][:, None], joints, executed)
+
 
 class Head(nn.Module):
     """What all heads do."""

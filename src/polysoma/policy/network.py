@@ -312,7 +312,7 @@ class Network(nn.Module):
         rows = None if last is None else (torch.arange(len(readouts), device=last.device), last)
         before = self.last_command(name, frames)
         if rows is not None:
-            before = LastCommand(*(None if value is None else value[rows][:, None] for value in before))
+            before = before.at(rows)
         prediction = self.head(name).decode(readouts, noise, before)[:, 0]
         if name in self.corrections:
             correction = self.correction(name)
