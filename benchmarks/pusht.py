@@ -64,7 +64,8 @@ def main(
             cell: dict[str, Any] = {"way": way}
             driver = "expert"
             if way != EXPERT:
-                data = demonstrations_of(TASK, demonstrations, seed, work)
+                # As `polysoma record` does: half of what is executed is disturbed, so that mistakes are mended, too.
+                data = demonstrations_of(TASK, demonstrations, seed, work, noise=None)
                 recipe = recipe_for("generalist", [str(data)], WAYS[way], demonstrations, seed=seed)  # type: ignore[arg-type]
                 run = work / "runs" / str(list(WAYS).index(way)) / str(seed)
                 shutil.rmtree(run, ignore_errors=True)

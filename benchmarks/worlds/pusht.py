@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 
 from polysoma.embodiment import ContinuousActions, Embodiment, Modality, Observation, Stream, channels
-from polysoma.horizon import Horizon
 from polysoma.simulators.environment import Environment, Family
 
 TASK = "pusht/push"
@@ -175,6 +174,7 @@ class PushT(Environment):
 
     embodiment = EMBODIMENT
     max_steps = 300
+    expert_noise = 0.06
 
     def __init__(self, task: str) -> None:
         super().__init__()
@@ -226,4 +226,4 @@ class PushT(Environment):
         }
 
 
-FAMILY = Family(EMBODIMENT, (TASK,), ("gym_pusht",), PushT, "pip install gym-pusht", horizon=Horizon(chunk=8))
+FAMILY = Family(EMBODIMENT, (TASK,), ("gym_pusht",), PushT, "pip install gym-pusht")
