@@ -25,6 +25,7 @@ import tyro
 from own_robot import FIRST_WORLD, HERE, demonstrations_of, played, total
 from polysoma.learning.finetuning import recipe_for, within
 from polysoma.learning.recipe import Recipe
+from polysoma.learning.run_state import learnt
 from polysoma.learning.sight import Eyes
 from polysoma.learning.training import train
 from polysoma.nn.images import ImageConfig
@@ -100,7 +101,7 @@ def main(
             checkpoint = train(recipe, run)
             cells[key] = {
                 "variant": variant, "demonstrations": demonstrations, "minutes": minutes, "seed": seed,
-                "steps": recipe.steps, "played": played(str(checkpoint), TASK, worlds), "commit": commit(),
+                "steps": learnt(run)[0], "played": played(str(checkpoint), TASK, worlds), "commit": commit(),
                 "precision": chosen("cpu"), "instruction_set": instruction_set(),
             }  # fmt: skip
             print(f"{key}: {total([cells[key]])}", flush=True)

@@ -21,7 +21,7 @@ import tyro
 
 from compare import DEMONSTRATIONS, FIRST_DEMONSTRATION, OLD, SEED, TASKS
 from polysoma import simulators
-from polysoma.cli.progress import counting
+from polysoma.cli.progress import counting, counting_run
 from polysoma.data.dataset import Dataset
 from polysoma.data.mixture import Source
 from polysoma.evaluation.comparison import METHODS, Comparison, compare, title
@@ -30,9 +30,9 @@ from polysoma.evaluation.evaluation import evaluate
 from polysoma.evaluation.intervals import paired_difference, wilson
 from polysoma.files import write_atomically
 from polysoma.learning import states
-from polysoma.learning.finetuning import few_steps, meta_recipe_for, recipe_for, steps_in, with_steps
+from polysoma.learning.finetuning import few_steps, meta_recipe_for, recipe_for, within
 from polysoma.learning.methods.meta import MetaLearning, mean_loss
-from polysoma.learning.training import recipe_of_run, rehearse, train
+from polysoma.learning.training import recipe_of_run, train
 from polysoma.policy import checkpoint
 from polysoma.policy.methods import AdaptationMethod
 from polysoma.rollout.drivers import Behaviour
@@ -121,13 +121,8 @@ def learnt(method: AdaptationMethod, meta: MetaLearning, minutes: float, out: Pa
     if states.exists(run):
         recipe = recipe_of_run(run)
     else:
-        recipe = meta_recipe_for(BASE, [SEEN], method, meta, TASKS)
-        recipe = with_steps(recipe, steps_in(60 * minutes, rehearse(with_steps(recipe, 10))))
-    with counting(run.name) as show:
-
-        def progress(step: int, losses: dict[str, float]) -> None:
-            show(step, recipe.steps, f"{losses['metaworld']:.3f}")
-
+        recipe, _ = within(meta_recipe_for(BASE, [SEEN], method, meta, TASKS), 60 * minutes)
+    with counting_run(run.name, recipe, run) as progress:
         return str(train(recipe, run, resume=states.exists(run), progress=progress))
 
 

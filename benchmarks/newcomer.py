@@ -26,6 +26,7 @@ from own_robot import FIRST_WORLD, HERE, demonstrations_of, played, total
 from polysoma.errors import PolysomaError
 from polysoma.evaluation.intervals import paired_difference
 from polysoma.learning.finetuning import recipe_for, within
+from polysoma.learning.run_state import learnt
 from polysoma.learning.training import train
 from polysoma.nn.precision import chosen, instruction_set
 from results import cells_of, commit, difference, read, write
@@ -97,7 +98,7 @@ def _learnt(body: str, start: str, count: int, minutes: float, seed: int, worlds
     checkpoint = train(recipe, run)
     return {
         "default": (start == BASE) == by_default,
-        "steps": recipe.steps,
+        "steps": learnt(run)[0],
         "played": played(str(checkpoint), BODIES[body], worlds),
         "commit": commit(),
         "precision": chosen("cpu"),

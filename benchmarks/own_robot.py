@@ -168,7 +168,7 @@ def _folder(text: str) -> str:
     return re.sub(r"[^a-z0-9.]+", "-", text)
 
 
-def demonstrations_of(pattern: str, count: int, seed: int, work: Path) -> Path:
+def demonstrations_of(pattern: str, count: int, seed: int, work: Path, noise: float | None = 0.0) -> Path:
     """A data set with at least this many successful demonstrations of each task, in the order of their seeds: where
     fewer are asked for, they are the first ones."""
     tasks, out = simulators.match_tasks(pattern), work / "demonstrations" / _folder(f"{pattern} {seed}")
@@ -176,7 +176,7 @@ def demonstrations_of(pattern: str, count: int, seed: int, work: Path) -> Path:
     first, tried = 10_000 * seed, count
     while True:
         # One episode at a time: of several, the shortest would come first.
-        record(tasks, tried, out, Behaviour("expert"), Workers(1, slots=1), first)
+        record(tasks, tried, out, Behaviour("expert", noise=noise), Workers(1, slots=1), first)
         kept = np.bincount(Dataset(out / body).episode_task, minlength=len(tasks))
         if kept.min() >= count:
             return out / body

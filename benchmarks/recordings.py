@@ -3,7 +3,7 @@
     python benchmarks/recordings.py DATA_SET [DATA_SET ...]
 
 Each data set is learnt by the default for the same minutes of one core, then compared with its held-out episodes.
-Results of other data sets that are there already are kept.
+Every cell is written as soon as it is there, and one that is there is not measured again.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import tyro
 from polysoma.cli.open_loop import measure, print_errors
 from polysoma.evaluation.recorded import recorded
 from polysoma.learning.finetuning import recipe_for, within
+from polysoma.learning.run_state import learnt
 from polysoma.learning.training import train
 from polysoma.nn.precision import chosen, instruction_set
 from results import cells_of, commit, read, write
@@ -51,6 +52,9 @@ def main(
     cells = cells_of(name)
     for seed in range(seeds):
         for folder in data:
+            key = f"{folder.name}, {minutes:g} minutes, seed {seed}, previous action {previous_action}"
+            if key in cells:
+                continue
             recipe = recipe_for(
                 "generalist", [str(folder)], None, held_out=held_out, seed=seed,
                 previous_action=True if previous_action else None,
@@ -62,8 +66,8 @@ def main(
             for one in recorded(str(checkpoint), [str(folder)]):
                 found = measure(one, 1000, 1)
                 print_errors(found, one.which, whole=False)
-                cells[f"{folder.name}, {minutes:g} minutes, seed {seed}, previous action {previous_action}"] = {
-                    "data": folder.name, "minutes": minutes, "seed": seed, "steps": recipe.steps,
+                cells[key] = {
+                    "data": folder.name, "minutes": minutes, "seed": seed, "steps": learnt(run)[0],
                     "previous_action": previous_action, "found": found.to_json(), "commit": commit(),
                     "precision": chosen("cpu"), "instruction_set": instruction_set(),
                 }  # fmt: skip

@@ -30,10 +30,22 @@ def commit() -> str:
 
 def write(name: str, numbers: dict[str, Any]) -> None:
     """Writes ``results/<name>.json``."""
-    command = "python benchmarks/" + " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
-    data = {"command": command, "commit": commit(), "versions": versions(), "hardware": hardware(), **numbers}
+    data = {"command": command(sys.argv), "commit": commit(), "versions": versions(), "hardware": hardware(), **numbers}
     write_atomically(FOLDER / f"{name}.json", (json.dumps(data, indent=1) + "\n").encode())
     print(f"wrote {FOLDER / name}.json")
+
+
+def command(words: Sequence[str]) -> str:
+    """What was run, without what is of this machine alone: where runs were kept, and the folders of absolute paths."""
+    told, rest = ["python", f"benchmarks/{Path(words[0]).name}"], list(words[1:])
+    while rest:
+        flag, _, value = rest.pop(0).partition("=")
+        if flag == "--work":
+            rest = rest if value else rest[1:]
+            continue
+        parts = [Path(part).name if Path(part).is_absolute() else part for part in (flag, value) if part]
+        told.append("=".join(parts))
+    return " ".join(told)
 
 
 def cells_of(name: str) -> dict[str, Any]:

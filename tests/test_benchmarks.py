@@ -22,8 +22,8 @@ def world() -> ModuleType:
     return loaded("two_blocks")
 
 
-def loaded(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, ROOT / f"benchmarks/worlds/{name}.py")
+def loaded(name: str, folder: str = "benchmarks/worlds") -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / f"{folder}/{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -71,3 +71,30 @@ def test_an_arm_is_drawn_by_its_number_and_its_expert_reaches_the_named_mark(mon
                 over = terminated or truncated
             assert info["success"]
     assert bodies[0] == bodies[1] and bodies[0][1:] != bodies[2][1:]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_expert_of_pusht_brings_the_t_home_where_it_gives_way_as_is_planned(seed: int) -> None:
+    pusht, rng = loaded("pusht"), np.random.default_rng(seed)
+    pose = np.array([*rng.uniform(150, 350, 2), rng.uniform(-np.pi, np.pi)])
+    pusher = pose[:2] + 120 * np.array([np.cos(pose[2]), np.sin(pose[2])])
+    for _ in range(200):
+        way = 0.8 * (pusht.expert(pusher, pose) - pusher)
+        pose = pusht.pushed(pose, pusher[None], way[None], 1 / pusht.STEPS)[0, -1]
+        pusher = pusher + way
+        if pusht.missing(pose) < 2.5:
+            return
+    raise AssertionError(f"after 200 steps it is {pusht.missing(pose):.1f} pixels from home")
+
+
+def test_recorded_commands_name_nothing_of_one_machine() -> None:
+    words = [
+        "/root/benchmarks/recordings.py",
+        "/root/data/g1",
+        "data/cr5",
+        "--work",
+        "/root/x",
+        "--backbone=/root/r.pth",
+    ]
+    told = loaded("results", "benchmarks").command([*words, "--seeds", "3", "--work=y"])
+    assert told == "python benchmarks/recordings.py g1 data/cr5 --backbone=r.pth --seeds 3"

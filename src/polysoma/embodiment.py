@@ -123,6 +123,16 @@ class Embodiment:
         wanted = {channel.name: channel.unit for channel in self.actions.channels}
         return {name: places[name][0] for name in wanted if name in places and places[name][1].unit == wanted[name]}
 
+    @functools.cached_property
+    def felt(self) -> tuple[tuple[str, int], ...]:
+        """For each action channel the stream and the place of the state that says at what it is, as in
+        :attr:`positions`; empty where it does not say so of all of them."""
+        if isinstance(self.actions, DiscreteActions):
+            return ()
+        places = [self.positions.get(channel.name) for channel in self.actions.channels]
+        known = tuple(place for place in places if place is not None)
+        return known if len(known) == len(places) else ()
+
     def observation_space(self) -> gymnasium.spaces.Dict:
         return gymnasium.spaces.Dict({stream.name: stream.space() for stream in self.streams})
 

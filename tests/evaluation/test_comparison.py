@@ -15,6 +15,7 @@ from polysoma.evaluation import comparison as module
 from polysoma.evaluation.comparison import Comparison, compare
 from polysoma.evaluation.comparison_page import figure, write_page
 from polysoma.evaluation.evaluation import Result, Score
+from polysoma.learning.finetuning import with_steps
 from polysoma.learning.training import Rehearsal
 from polysoma.policy import checkpoint
 from polysoma.rollout.drivers import Checkpoint
@@ -22,7 +23,7 @@ from polysoma.rollout.drivers import Checkpoint
 
 @pytest.fixture
 def played(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[str], Any]]:
-    """Evaluations are not played: what they were asked for is remembered. A step costs a second."""
+    """Evaluations are not played: what they were asked for is remembered. Ten steps fit into the minutes."""
     asked: list[tuple[str, list[str], Any]] = []
 
     def evaluate(driver: Checkpoint, tasks: list[str], episodes: int, seed: int) -> Result:
@@ -35,7 +36,8 @@ def played(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[str], Any]]:
         return Result(driver.place, scores, {}, 0.0)
 
     monkeypatch.setattr(module, "evaluate", evaluate)
-    monkeypatch.setattr("polysoma.learning.finetuning.rehearse", lambda *_, **__: Rehearsal(1.0, 1, {}, {}, 1))
+    cost = Rehearsal(1.0, 1, {}, {}, 1)
+    monkeypatch.setattr(module, "within", lambda recipe, seconds: (with_steps(recipe, 10), cost))
     return asked
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from make_runs import rows, state, tiny
 from polysoma import simulators
 from polysoma.data.mixture import Source
 from polysoma.errors import PolysomaError
-from polysoma.learning.engine import Engine, Settings
+from polysoma.learning.engine import UNBOUNDED, Engine, Settings
 from polysoma.learning.method import Ingredients, Method, Metrics, Share
 from polysoma.learning.methods.imitation import Imitation
 from polysoma.learning.optimizers import AdamW, ScheduleFreeAdamW
@@ -182,6 +183,51 @@ def test_a_clock_ends_a_run_at_any_step(
     train(recipe, tmp_path / "run", resume=True)
     assert rows(tmp_path / "run")[-1]["step"] == last
     assert checkpoint.read_config(tmp_path / "run/checkpoint")["lineage"]["steps"] == last
+
+
+def test_a_schedule_follows_the_clock_of_a_run_that_it_ends(
+    datasets: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three steps take five seconds each, as where a machine is busy at first, and all others a quarter."""
+    clock = [0.0]
+    monkeypatch.setattr("polysoma.learning.engine.time.monotonic", lambda: clock[0])
+
+    class Waking(Critic):
+        def accumulate(self, step: int, share: Share) -> Metrics:
+            clock[0] += 5.0 if step < 3 else 0.25
+            return super().accumulate(step, share)
+
+    recipe = tiny(
+        datasets, steps=UNBOUNDED, minutes=1, checkpoint_minutes=0.125, optimizer={"kind": "adamw", "warmup": 1}
+    )
+    # Where it was broken off after 15 seconds, it goes on by what is left of its time.
+    assert_resumes(recipe, tmp_path, Waking)
+    rates = [row["learning_rate"] for row in rows(tmp_path / "whole")]
+    assert len(rates) == 3 + 45 * 4
+    after = {seconds: rates[3 + (seconds - 15) * 4] for seconds in (15, 30, 45)}
+    expected = {seconds: 1e-3 * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * seconds / 60))) for seconds in after}
+    assert after == pytest.approx(expected, rel=0.2) and rates[-1] < 0.02 * rates[0]
+
+
+def test_playing_at_checkpoints_takes_no_time_of_training(
+    sources: dict[str, Source], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, played = [0.0], []
+    monkeypatch.setattr("polysoma.learning.engine.time.monotonic", lambda: clock[0])
+
+    class Ticking(Pulling):
+        def accumulate(self, step: int, share: Share) -> Metrics:
+            clock[0] += 1.0
+            return super().accumulate(step, share)
+
+    def play(folder: Path) -> dict[str, float]:
+        clock[0] += 100.0
+        played.append(checkpoint.read_config(folder))
+        return {}
+
+    settings = Settings(steps=UNBOUNDED, minutes=1, checkpoint_minutes=0.25, log_every=1, tracker="none")
+    Engine(Ticking(policy=make_policy(sources)), settings).run(tmp_path / "run", evaluate=play)
+    assert rows(tmp_path / "run")[-1]["step"] == 60 and len(played) == 4
 
 
 def test_trackers(datasets: dict[str, Path], tmp_path: Path) -> None:

@@ -17,11 +17,10 @@ from polysoma.data.mixture import Source, open_sources
 from polysoma.data.windows import gather
 from polysoma.data.writer import DatasetWriter
 from polysoma.errors import PolysomaError
-from polysoma.learning import lineage
+from polysoma.learning import lineage, run_state
 from polysoma.learning.engine import Best
 from polysoma.learning.finetuning import recipe_for, with_steps
 from polysoma.learning.methods.imitation import Imitating
-from polysoma.learning.optimizers import ScheduleFree
 from polysoma.learning.training import recipe_of_run, rehearse, train
 from polysoma.nn.images import ImageConfig
 from polysoma.policy import checkpoint
@@ -315,17 +314,22 @@ def test_bad_input_is_refused(
     assert message in capsys.readouterr().err
 
 
-def test_schedule_free_fine_tuning_goes_by_the_clock(
-    base: Path, datasets: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("optimizer", ["adamw", "schedule-free"])
+def test_fine_tuning_goes_by_the_clock(
+    optimizer: str, base: Path, datasets: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     # Ten seconds pass between any two looks at the clock.
     now = iter(range(0, 10**6, 10))
     monkeypatch.setattr("polysoma.learning.engine.time.monotonic", lambda: float(next(now)))
     out = tmp_path / "run"
-    main(["finetune", str(base), "--data", str(datasets["arm"]), "--optimizer", "schedule-free", "--minutes", "0.01",
+    main(["finetune", str(base), "--data", str(datasets["arm"]), "--optimizer", optimizer, "--minutes", "0.01",
           "--tracker", "none", "--out", str(out)])  # fmt: skip
     recipe = recipe_of_run(out)
-    assert isinstance(recipe.optimizer, ScheduleFree) and (recipe.minutes, recipe.tracker) == (0.01, "none")
-    done = checkpoint.read_config(out / "checkpoint")["lineage"]["steps"]
-    assert (done, recipe.steps) == (1, 100) and "use it wherever a checkpoint is asked for" in capsys.readouterr().out
+    assert (recipe.optimizer.kind, recipe.minutes, recipe.tracker) == (optimizer, 0.01, "none")
+    assert checkpoint.read_config(out / "checkpoint")["lineage"]["steps"] == run_state.learnt(out)[0] == 1
+    said = capsys.readouterr().out
+    # What fits into so little time is at least ten steps in what is said before.
+    assert "about 10 steps of" in said and "use it wherever a checkpoint is asked for" in said
+    main(["finetune", "--resume", "--no-check", "--out", str(out)])
+    assert run_state.learnt(out)[0] == 1

@@ -246,7 +246,8 @@ def test_starts_are_rows_of_a_comparison(
         return Result(driver.place, scores, {}, 0.0)
 
     monkeypatch.setattr(comparison, "evaluate", play)
-    monkeypatch.setattr("polysoma.learning.finetuning.rehearse", lambda *_, **__: Rehearsal(1.0, 1, {}, {}, 1))
+    cost = Rehearsal(1.0, 1, {}, {}, 1)
+    monkeypatch.setattr(comparison, "within", lambda recipe, seconds: (with_steps(recipe, 10), cost))
     starts = [
         str(learnt(base, family, tmp_path / name, MetaLearning(name, inner_steps=steps, batch=1), 1))
         for name, steps in (("reptile", 2), ("anil", 3))

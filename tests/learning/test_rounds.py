@@ -139,7 +139,7 @@ def test_minutes_are_kept_by_a_clock(tmp_path: Path, monkeypatch: pytest.MonkeyP
         play(self, *arguments)
 
     monkeypatch.setattr(rounds, "train_in_processes", learn)
-    monkeypatch.setattr(rounds, "_learnt", lambda out: (len(learnt), learnt[-1]))
+    monkeypatch.setattr(rounds.run_state, "learnt", lambda out: (len(learnt), learnt[-1]))
     monkeypatch.setattr(rounds._Rounds, "_take", slowly)
     # What plays is the expert, as nothing was learnt.
     monkeypatch.setattr(rounds, "Checkpoint", lambda *_, **__: "expert")

@@ -33,6 +33,8 @@ SERVO = dataclasses.replace(
     body="servo",
     actions=ContinuousActions((Channel("y", "m", -2, 2), Channel("x", "1", -2, 2))),
 )
+FEELING = dataclasses.replace(SERVO, actions=ContinuousActions((Channel("y", "m", -2, 2), Channel("x", "m", -2, 2))))
+"""As the servo, but its state says of both channels at what they are."""
 HORIZON = Horizon(chunk=4, previous_action=True)
 """The first command is a place and relative, the second has no unit and is not; both are among the state's channels."""
 MEASURED = np.array([1, 0], np.float32)
@@ -149,19 +151,80 @@ def test_a_gate_is_between_a_place_and_an_offset(source: Source) -> None:
 
 
 def test_a_gated_body_that_feels_its_joints_begins_where_they_are(source: Source) -> None:
-    feeling = dataclasses.replace(
-        SERVO, actions=ContinuousActions((Channel("y", "m", -2, 2), Channel("x", "m", -2, 2)))
-    )
-    assert len(feeling.positions) == 2
+    assert len(FEELING.positions) == 2
     policy = make_gated(source, -30.0)
-    felt = Policy(dataclasses.replace(policy.config, embodiments=(feeling,))).eval()
+    felt = Policy(dataclasses.replace(policy.config, embodiments=(FEELING,))).eval()
     felt.load_state_dict(policy.state_dict())
     windows = dataclasses.replace(
-        gather(source.datasets[0], np.array([0, 1]), np.array([0, 3]), HORIZON), embodiment=feeling
+        gather(source.datasets[0], np.array([0, 1]), np.array([0, 3]), HORIZON), embodiment=FEELING
     )
     mean = source.offsets(every=True).mean.reshape(HORIZON.chunk, 2)
     before = np.stack([windows.observations["state"][0, 0, [1, 0]].numpy(), windows.previous[1, 0].numpy()])
     np.testing.assert_allclose(felt.predict(windows).numpy(), before[:, None] + mean, atol=1e-5)
+
+
+def test_a_new_gate_begins_between_the_mean_and_the_last_command(source: Source) -> None:
+    windows = gather(source.datasets[0], np.array([1]), np.array([3]), HORIZON)
+    policy = make_relative(source, gated=("servo",))
+    known, offsets = source.statistics()["action"], source.offsets(every=True)
+    apart = offsets.scale.reshape(HORIZON.chunk, 2)
+    share = apart**2 / (apart**2 + known.scale**2)
+    onward = windows.previous[0, 0].numpy() + offsets.mean.reshape(HORIZON.chunk, 2)
+    expected = share * known.mean + (1 - share) * onward
+    assert ((share > 0.007) & (share < 0.993)).any()
+    np.testing.assert_allclose(policy.predict(windows)[0].numpy(), expected, atol=0.01)
+
+
+def test_offsets_depend_on_how_far_the_joints_lag_behind(source: Source, tmp_path: Path) -> None:
+    with DatasetWriter(tmp_path / "feeling", FEELING) as writer:
+        for seed in range(1, 4):
+            episode = make_episode(FEELING, 8, seed, instruction="do one")
+            writer.add(dataclasses.replace(episode, executed=episode.actions + np.float32(0.25)))
+    dataset = Dataset(tmp_path / "feeling")
+    own = Source([dataset], [1.0], 0.0, horizon=HORIZON)
+    lags = own.lags()
+    assert lags is not None and source.lags() is None
+    after = np.arange(len(dataset)).reshape(3, 8)[:, 1:].ravel()
+    missing = dataset.executed[after - 1] - dataset.observations["state"][after][:, [1, 0]]
+    np.testing.assert_allclose(lags.mean, missing.mean(0), rtol=1e-5)
+    offsets = own.offsets(every=True)
+    statistics = own.statistics() | {"offset": offsets, "lag": lags}
+    config = dataclasses.replace(
+        make_gated(source, 0.0).config, embodiments=(FEELING,), statistics={"servo": statistics}
+    )
+    policy = silenced(Policy(config).eval())
+    head = policy.head("servo")
+    assert isinstance(head, GatedHead) and head.lag is not None
+    windows = gather(dataset, np.array([0, 1]), np.array([0, 3]), HORIZON)
+    with torch.no_grad():
+        head.linear.bias.view(3, -1)[2] = -30.0
+    begun = policy.predict(windows).numpy()
+    weight = np.random.default_rng(0).normal(size=(HORIZON.chunk * 2, 2)).astype(np.float32)
+    with torch.no_grad():
+        head.lag.copy_(torch.from_numpy(weight))
+    lag = (
+        windows.previous[1, 0].numpy() - windows.observations["state"][1, 0, [1, 0]].numpy() - lags.mean
+    ) / lags.scale
+    added = (weight @ lag * offsets.scale).reshape(HORIZON.chunk, 2)
+    now = policy.predict(windows).numpy()
+    # Before an episode's first frame nothing was commanded that it could lag behind.
+    np.testing.assert_allclose(now[0], begun[0], atol=1e-5)
+    np.testing.assert_allclose(now[1], begun[1] + added, atol=1e-4)
+    assert np.abs(added).max() > 0.01
+
+
+def test_what_is_new_of_a_gate_is_learnt_from_data(tmp_path: Path) -> None:
+    with DatasetWriter(tmp_path / "feeling", FEELING) as writer:
+        for seed in range(3):
+            writer.add(make_episode(FEELING, 8, seed, instruction="do one"))
+    table = {
+        "data": [str(tmp_path / "feeling")], "bodies": {"servo": {"batch": 4, **HORIZON.to_json()}},
+        "policy": {"width": 32, "depth": 1, "heads": 2}, "gated": ["servo"], "steps": 2, "warmup": 1,
+    }  # fmt: skip
+    policy = checkpoint.load_for_training(train(recipe_from_table(table, "test"), tmp_path / "run"))
+    head = policy.head("servo")
+    assert isinstance(head, GatedHead) and head.lag is not None and head.lag.abs().max() > 0
+    assert policy.roles()["heads.servo.lag"] == "readout"
 
 
 def test_a_gated_loss_is_in_deviations_of_the_actions(source: Source) -> None:

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from polysoma.cli.logs import opened
+from polysoma.cli.names import Device
 from polysoma.cli.output import say
 from polysoma.cli.progress import counting_steps
 from polysoma.cli.train import check_run
@@ -39,13 +40,16 @@ class LearnDynamics:
     """Of learning, of 128 pieces of the logs each."""
     seed: Seed = 0
     """Of all that is drawn at random."""
+    device: Device = "auto"
     resume: bool = False
     """Continue the run in --out."""
 
     def run(self) -> None:
         check_run(self.out, self.resume, "none")
+        from polysoma.learning.distributed import learn_on
         from polysoma.learning.methods.dynamics import learn
 
+        learn_on(self.device)
         datasets = opened(self.data)
         with counting_steps("learning", self.steps) as progress:
             folder = learn(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from polysoma import simulators
 from polysoma.cli.names import Device, OptionalCheckpoint, Precision
 from polysoma.cli.output import say, show
-from polysoma.cli.progress import counting_steps
+from polysoma.cli.progress import counting_run
 from polysoma.cli.train import check_run, computed_in, held_out_loss, quick_evaluation
 from polysoma.config import within
 from polysoma.errors import PolysomaError
@@ -60,9 +60,9 @@ class Finetune:
     out: Path = Path("runs/finetuned")
     """Folder of the run; out/checkpoint is what comes of it."""
     minutes: Annotated[float, within(0, 10**6, above=True)] = 10.0
-    """Of training, on this machine."""
+    """Of training, on this machine, by the clock: how many steps they are is known afterwards."""
     steps: Annotated[int, within(1, 10**9)] | None = None
-    """Of training, instead of --minutes."""
+    """Of training, instead of --minutes: the same number gives the same bits again."""
     demos: int = 0
     """Demonstrations of each task that are used; 0 for all."""
     held_out: float | None = None
@@ -88,7 +88,7 @@ class Finetune:
     learning_rate: float | None = None
     """The peak; by default what suits the method."""
     optimizer: OptimizerKind = "adamw"
-    """schedule-free needs no end that is fixed beforehand: --minutes goes by the clock, whatever the speed."""
+    """schedule-free: AdamW without a schedule, whose average of weights is good at any step."""
     tracker: Tracker | None = None
     """Where metrics go beside metrics.jsonl: tensorboard by default."""
     skip_damaged: bool = False
@@ -130,7 +130,7 @@ class Finetune:
         recipe = recipe_of_run(self.out, self.precision) if self.resume else self._plan()
         if self.tracker is not None:
             recipe = dataclasses.replace(recipe, tracker=self.tracker)
-        with counting_steps("training", recipe.steps) as progress:
+        with counting_run("training", recipe, self.out) as progress:
             folder = train(recipe, self.out, self.resume, None, progress, quick_evaluation)
         self._done(folder)
         if self.check and os.environ.get("RANK", "0") == "0":
@@ -177,19 +177,19 @@ class Finetune:
             tasks = tuple(simulators.match_tasks(self.tasks, list(recipe.bodies)))
             recipe = dataclasses.replace(recipe, evaluation=Evaluation(tasks, episodes=10))
         cost = rehearse(with_steps(recipe, 10))
-        steps = steps_in(60 * self.minutes, cost) if self.steps is None else self.steps
+        about, steps = ("", self.steps) if self.steps else ("about ", steps_in(60 * self.minutes, cost))
         say(
-            f"{_named(recipe, self.checkpoint)} for {', '.join(recipe.bodies)}: {steps:,} steps of "
+            f"{_named(recipe, self.checkpoint)} for {', '.join(recipe.bodies)}: {about}{steps:,} steps of "
             f"{cost.seconds:.2f} s, {steps * cost.seconds / 60:.1f} minutes; {cost.memory / 1e9:.1f} GB of memory, "
             f"{cost.stored / 1e6:.1f} MB stored"
         )
         if recipe.images is not None:
             say(f"pictures: {_EYES[recipe.images.reduction]}")
         say(f"parameters that learn: {_counted(cost.learning)}; that stay as they are: {_counted(cost.frozen)}")
-        if self.steps is None and steps < _FEW_STEPS:
+        if about and steps < _FEW_STEPS:
             needed = math.ceil(_FEW_STEPS / steps * self.minutes)
             show((f"warning: {steps:,} steps are few to learn from; {_FEW_STEPS} take --minutes {needed}", "yellow"))
-        planned = with_steps(recipe, steps) if self.steps is not None else in_time(recipe, 60 * self.minutes, cost)
+        planned = with_steps(recipe, steps) if self.steps else in_time(recipe, 60 * self.minutes, cost)
         return dataclasses.replace(planned, patience=self.patience)
 
 

@@ -9,6 +9,7 @@ from typing import Annotated
 import tyro
 
 from polysoma.cli.logs import opened
+from polysoma.cli.names import Device
 from polysoma.cli.output import say
 from polysoma.cli.progress import counting_steps
 from polysoma.cli.train import check_run
@@ -46,13 +47,16 @@ class GuardLearn:
     """Of the perceptrons."""
     seed: Seed = 0
     """Of all that is drawn at random."""
+    device: Device = "auto"
     resume: bool = False
     """Continue the run in --out."""
 
     def run(self) -> None:
         check_run(self.out, self.resume, "none")
         from polysoma.learning.dead_ends import engine_settings, learn
+        from polysoma.learning.distributed import learn_on
 
+        learn_on(self.device)
         logs, fresh = opened(self.data), opened(self.fresh) if self.fresh else []
         with counting_steps("learning", self.steps) as progress:
             values = learn(

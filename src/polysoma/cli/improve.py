@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from polysoma import simulators
-from polysoma.cli.names import CheckpointName
+from polysoma.cli.names import CheckpointName, Device
 from polysoma.cli.output import say
 from polysoma.cli.progress import counting
 from polysoma.cli.train import check_run
@@ -62,9 +62,13 @@ class Improve:
     """Of each task, played before and after."""
     seed: Seed = 0
     """Of all that is drawn at random."""
+    device: Device = "auto"
 
     def run(self) -> None:
         check_run(self.out, False, "none")
+        from polysoma.learning.distributed import learn_on
+
+        learn_on(self.device)
         if self.baseline != "value" and self.method != "reinforce":
             raise PolysomaError(f"--baseline is of --method reinforce, not of {self.method}")
         from polysoma.learning.improvement import Play, improve

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from polysoma.cli.names import Device, OptionalCheckpoint, Precision
 from polysoma.cli.output import say
-from polysoma.cli.progress import counting_steps
+from polysoma.cli.progress import counting_run
 from polysoma.cli.train import check_run
 from polysoma.config import within
 from polysoma.errors import PolysomaError
@@ -81,7 +81,7 @@ class Meta:
         recipe = recipe_of_run(self.out, self.precision) if self.resume else self._plan()
         if self.tracker is not None:
             recipe = dataclasses.replace(recipe, tracker=self.tracker)
-        with counting_steps("meta-learning", recipe.steps, "after the inner steps: ") as progress:
+        with counting_run("meta-learning", recipe, self.out, "after the inner steps: ") as progress:
             folder = train(recipe, self.out, self.resume, None, progress)
         if os.environ.get("RANK", "0") == "0":
             say(f"checkpoint: {folder}; adapt it with `polysoma finetune {folder} --data ... --inner`")
@@ -89,7 +89,7 @@ class Meta:
     def _plan(self) -> Recipe:
         if not self.data:
             raise PolysomaError("--data: expected one or more data sets of many tasks, got none")
-        from polysoma.learning.finetuning import meta_recipe_for, steps_in, with_steps
+        from polysoma.learning.finetuning import in_time, meta_recipe_for, steps_in, with_steps
         from polysoma.learning.methods.meta import MetaLearning
         from polysoma.learning.training import rehearse
 
@@ -100,10 +100,11 @@ class Meta:
         )
         recipe = dataclasses.replace(recipe, precision=self.precision)
         cost = rehearse(with_steps(recipe, 10))
-        steps = steps_in(60 * self.minutes, cost) if self.steps is None else self.steps
+        about, steps = ("", self.steps) if self.steps else ("about ", steps_in(60 * self.minutes, cost))
         say(
-            f"{self.algorithm} for {self.method} beside {self.base}, on {', '.join(recipe.bodies)}: {steps:,} steps of "
-            f"{cost.seconds:.2f} s, {steps * cost.seconds / 60:.1f} minutes; {sum(cost.learning.values()):,} "
-            f"parameters learn, {cost.memory / 1e9:.1f} GB of memory, {cost.stored / 1e6:.1f} MB stored"
+            f"{self.algorithm} for {self.method} beside {self.base}, on {', '.join(recipe.bodies)}: {about}{steps:,} "
+            f"steps of {cost.seconds:.2f} s, {steps * cost.seconds / 60:.1f} minutes; "
+            f"{sum(cost.learning.values()):,} parameters learn, {cost.memory / 1e9:.1f} GB of memory, "
+            f"{cost.stored / 1e6:.1f} MB stored"
         )
-        return with_steps(recipe, steps)
+        return with_steps(recipe, steps) if self.steps else in_time(recipe, 60 * self.minutes, cost)

@@ -6,7 +6,8 @@ import contextlib
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -18,6 +19,7 @@ from polysoma.text import plain
 
 if TYPE_CHECKING:
     from polysoma.learning.engine import Progress as Steps
+    from polysoma.learning.engine import Settings
 
 SECONDS_BETWEEN_LINES = 20.0
 
@@ -53,23 +55,42 @@ def counting_steps(title: str, steps: int, before: str = "") -> Iterator[Steps]:
     with counting(title) as show:
 
         def progress(step: int, losses: dict[str, float]) -> None:
-            show(step, steps, before + " ".join(f"{name} {loss:.3f}" for name, loss in losses.items()))
+            show(step, steps, before + _shown(losses))
 
         yield progress
+
+
+@contextlib.contextmanager
+def counting_run(title: str, settings: Settings, out: Path, before: str = "") -> Iterator[Steps]:
+    """As :func:`counting_steps`, of a run in the folder ``out``. Where a clock ends it, it shows the time."""
+    from polysoma.learning import run_state, states
+
+    if not settings.minutes:
+        with counting_steps(title, settings.steps, before) as progress:
+            yield progress
+        return
+    passed = run_state.learnt(out)[1] if states.exists(out) else 0.0
+    with _counting_time(title, 60 * settings.minutes, passed) as tell:
+        yield lambda step, losses: tell(f"step {step:,}, {before}{_shown(losses)}")
 
 
 @contextlib.contextmanager
 def counting_minutes(title: str, minutes: float, slots: int) -> Iterator[Steps]:
     """Gives what a training that plays tells of its steps to, each of them one frame in each slot: it shows the
     time."""
-    began = time.monotonic()
+    with _counting_time(title, 60 * minutes) as tell:
+        yield lambda step, losses: tell(f"{step * slots:,} frames")
+
+
+@contextlib.contextmanager
+def _counting_time(title: str, seconds: float, passed: float = 0.0) -> Iterator[Callable[[str], None]]:
+    began = time.monotonic() - passed
     with counting(title) as show:
+        yield lambda remark: show(int(min(seconds, time.monotonic() - began)), int(seconds), remark)
 
-        def progress(step: int, losses: dict[str, float]) -> None:
-            now = min(minutes, (time.monotonic() - began) / 60)
-            show(round(60 * now), round(60 * minutes), f"{step * slots:,} frames")
 
-        yield progress
+def _shown(losses: Mapping[str, float]) -> str:
+    return " ".join(f"{name} {loss:.3f}" for name, loss in losses.items())
 
 
 @contextlib.contextmanager

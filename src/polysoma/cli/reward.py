@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from polysoma.cli.logs import opened
-from polysoma.cli.names import Host, MakeToken, OpenPage, PageHosts, PageOrigins, PageTokenFile, Port
+from polysoma.cli.names import Device, Host, MakeToken, OpenPage, PageHosts, PageOrigins, PageTokenFile, Port
 from polysoma.cli.output import say
 from polysoma.cli.play import INSTALL, show_page
 from polysoma.cli.progress import counting_steps
@@ -58,6 +58,7 @@ class RewardLearn:
     """Of the perceptrons, of which there are three."""
     seed: Seed = 0
     """Of all that is drawn at random."""
+    device: Device = "auto"
     resume: bool = False
     """Continue the run in --out."""
 
@@ -71,9 +72,11 @@ class RewardLearn:
 
         from polysoma.data.preferences import Clips, read_pairs, write_pairs
         from polysoma.evaluation.preferences import judged
+        from polysoma.learning.distributed import learn_on
         from polysoma.learning.methods.preferences import engine_settings, learn
         from polysoma.policy import rewards
 
+        learn_on(self.device)
         clips = Clips(opened(self.data))
         rng = np.random.default_rng([self.seed, 57])
         if self.by is not None:

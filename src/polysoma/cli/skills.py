@@ -10,6 +10,7 @@ import tyro
 
 from polysoma import simulators
 from polysoma.cli.logs import opened
+from polysoma.cli.names import Device
 from polysoma.cli.output import say
 from polysoma.cli.progress import counting_minutes, counting_steps
 from polysoma.cli.train import check_run
@@ -54,11 +55,15 @@ class SkillsLearn:
     """Of the perceptrons."""
     seed: Seed = 0
     """Of all that is drawn at random."""
+    device: Device = "auto"
     resume: bool = False
     """Continue the run in --out."""
 
     def run(self) -> None:
         check_run(self.out, self.resume, "none")
+        from polysoma.learning.distributed import learn_on
+
+        learn_on(self.device)
         if self.best < 1 and not (self.method == "cloning" and self.rewards):
             raise PolysomaError("--best chooses what is imitated by its rewards: it needs --method cloning --rewards")
         from polysoma.learning.methods.cal_ql import CalQl
@@ -161,12 +166,15 @@ class SkillsFinetune:
     """Of each score."""
     seed: Seed = 0
     """Of all that is drawn at random."""
+    device: Device = "auto"
 
     def run(self) -> None:
         check_run(self.out, False, "none")
+        from polysoma.learning.distributed import learn_on
         from polysoma.learning.going_online import Going, Judging, finetune
         from polysoma.learning.methods.online import Acting
 
+        learn_on(self.device)
         simulators.check_installed([self.task])
         acting = Acting(noise=self.noise, frames=self.frames)
         going = Going(self.steps, acting=acting, share=self.share, match=self.match)
@@ -211,12 +219,15 @@ class SkillsPlay:
     """Of the hidden layer."""
     seed: Seed = 0
     """Of all that is drawn at random."""
+    device: Device = "auto"
 
     def run(self) -> None:
         check_run(self.out, False, "none")
+        from polysoma.learning.distributed import learn_on
         from polysoma.learning.methods.dqn import Exploring
         from polysoma.learning.playing import play
 
+        learn_on(self.device)
         simulators.check_installed([self.task])
         with counting_minutes("playing", self.minutes, self.slots) as progress:
             exploring = Exploring(self.slots, until=self.random)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from polysoma.cli.names import Device, Precision
-from polysoma.cli.progress import counting, counting_steps
+from polysoma.cli.progress import counting, counting_run
 from polysoma.config import within
 from polysoma.errors import PolysomaError
 from polysoma.learning.metrics import Tracker
@@ -68,7 +68,7 @@ class Train:
         if isinstance(recipe.method, Interactive):
             self._in_rounds(recipe)
             return
-        with counting_steps("training", recipe.steps) as progress:
+        with counting_run("training", recipe, self.out) as progress:
             folder = train(recipe, self.out, self.resume, self.until, progress, quick_evaluation)
         if os.environ.get("RANK", "0") == "0":
             print(f"checkpoint: {folder}, {computed_in(folder)}{held_out_loss(self.out)}")

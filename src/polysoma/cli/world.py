@@ -12,6 +12,7 @@ import tyro
 
 from polysoma import simulators
 from polysoma.cli.logs import opened
+from polysoma.cli.names import Device
 from polysoma.cli.output import say
 from polysoma.cli.progress import counting_minutes, counting_steps
 from polysoma.cli.train import check_run
@@ -49,14 +50,17 @@ class WorldLearn:
     """Whether an actor and a critic learn in it, too (DreamerV3), from its rewards."""
     seed: Seed = 0
     """Of all that is drawn at random."""
+    device: Device = "auto"
     resume: bool = False
     """Continue the run in --out."""
 
     def run(self) -> None:
         check_run(self.out, self.resume, "none")
+        from polysoma.learning.distributed import learn_on
         from polysoma.learning.methods.imagination import Imagination
         from polysoma.learning.methods.world import learn
 
+        learn_on(self.device)
         datasets, settings = opened(self.data), Imagination() if self.act else None
         with counting_steps("learning", self.steps) as progress:
             folder = learn(
@@ -96,14 +100,17 @@ class WorldPlay:
     """Of all that is drawn at random."""
     resume: bool = False
     """Continue the run in --out, of --method search alone: the other one does not save what it played."""
+    device: Device = "auto"
 
     def run(self) -> None:
         if self.resume and self.method != "search":
             raise PolysomaError("--resume continues runs of --method search; imagination does not save what it played")
         check_run(self.out, self.resume, "none")
+        from polysoma.learning.distributed import learn_on
         from polysoma.learning.methods.imagination import Exploring
         from polysoma.learning.playing import play_by_search, play_in_imagination
 
+        learn_on(self.device)
         simulators.check_installed([self.task])
         search = partial(play_by_search, resume=self.resume)
         play: Callable[..., Path] = search if self.method == "search" else play_in_imagination

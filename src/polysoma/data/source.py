@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -332,18 +332,34 @@ class Source:
             raise PolysomaError(f"{self.embodiment.name}: choices have no offsets")
         measured = self.embodiment.actions.measured.astype(bool) | every
         chunk = np.arange(self.horizon.chunk)
-        step = max(1, len(self) // _OFFSET_FRAMES)
         rows = []
-        for number, dataset in enumerate(self.datasets):
-            first = dataset.episode_start.repeat(dataset.episode_length)
-            last = first + dataset.episode_length.repeat(dataset.episode_length) - 1
-            own = np.arange(len(dataset))[self._rows(number)]
-            frames = own[own > first[own]][::step]
+        for dataset, frames in self._following():
+            last = (dataset.episode_start + dataset.episode_length).repeat(dataset.episode_length) - 1
             future = np.minimum(frames[:, None] + chunk, last[frames, None])
             offset = dataset.actions[future] - np.where(measured, dataset.executed[frames - 1], 0)[:, None]
             # Data sets of single pictures have no second frame.
             rows.append(offset.reshape(len(frames), math.prod(offset.shape[1:])))
         return Statistics.of(np.concatenate(rows))
+
+    def lags(self) -> Statistics | None:
+        """Statistics of how far the command executed before each frame is from where the joints are, of A channels,
+        over as many frames as :meth:`offsets`; None where the state does not say so of all that is commanded."""
+        felt = self.embodiment.felt
+        if not felt:
+            return None
+        rows = []
+        for dataset, frames in self._following():
+            joints = np.stack([dataset.observations[stream][frames][:, column] for stream, column in felt], -1)
+            rows.append(dataset.executed[frames - 1] - joints)
+        return Statistics.of(np.concatenate(rows))
+
+    def _following(self) -> Iterator[tuple[Dataset, np.ndarray]]:
+        """Of each data set some of the frames that follow one of their episode, evenly spaced."""
+        step = max(1, len(self) // _OFFSET_FRAMES)
+        for number, dataset in enumerate(self.datasets):
+            first = dataset.episode_start.repeat(dataset.episode_length)
+            own = np.arange(len(dataset))[self._rows(number)]
+            yield dataset, own[own > first[own]][::step]
 
 
 _OFFSET_FRAMES = 100_000

@@ -18,7 +18,7 @@ from polysoma.errors import PolysomaError
 from polysoma.evaluation.evaluation import evaluate, hardware, versions
 from polysoma.evaluation.intervals import paired_difference, wilson
 from polysoma.files import write_atomically
-from polysoma.learning import states
+from polysoma.learning import run_state, states
 from polysoma.learning.finetuning import (
     LEARNING_RATES,
     few_steps,
@@ -229,19 +229,18 @@ def _outcomes(driver: str, comparison: Comparison) -> list[int]:
 
 
 def _trained(comparison: Comparison, tried: _Try, run: Path) -> tuple[Path, int]:
-    made = run / "checkpoint"
     if tried.way == "inner":
         recipe = few_steps_recipe(tried.start, [comparison.data], tried.demonstrations)
         assert isinstance(recipe.method, MetaLearning)
         steps = recipe.method.inner_steps
         return few_steps(dataclasses.replace(recipe, precision=comparison.precision), run), steps
     if states.exists(run):
-        recipe = recipe_of_run(run)
-        return train(recipe, run, resume=True), recipe.steps
-    recipe = dataclasses.replace(_recipe(comparison, tried), precision=comparison.precision)
-    recipe, _ = within(recipe, 60 * comparison.minutes)
-    train(recipe, run)
-    return made, recipe.steps
+        train(recipe_of_run(run), run, resume=True)
+    else:
+        recipe = dataclasses.replace(_recipe(comparison, tried), precision=comparison.precision)
+        recipe, _ = within(recipe, 60 * comparison.minutes)
+        train(recipe, run)
+    return run / "checkpoint", run_state.learnt(run)[0]
 
 
 def _recipe(comparison: Comparison, tried: _Try) -> Recipe:

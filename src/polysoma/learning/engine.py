@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from polysoma.config import KIND, check, within
-from polysoma.errors import PolysomaError, SettingError
+from polysoma.errors import PolysomaError
 from polysoma.learning import distributed, run_state, states
 from polysoma.learning.method import Method, Metrics, Share
 from polysoma.learning.metrics import Metrics as Written
@@ -40,6 +40,9 @@ _log = logging.getLogger(__name__)
 
 Sharding = Literal["none", "full"]
 
+UNBOUNDED = 10**9
+"""Steps of a run that a clock ends."""
+
 Progress = Callable[[int, Metrics], None]
 """Called after every step with the steps done and the losses, by what they are of."""
 
@@ -50,8 +53,8 @@ class Settings:
 
     Attributes:
         steps: optimiser steps in all.
-        minutes: of training after which it stops, whatever the step; 0 for never. Needs a schedule-free optimiser, or
-            one of a constant rate.
+        minutes: of training after which it stops, whatever the step; 0 for never. What the learning rate does in
+            ``steps``, it does in this time then. Quick evaluations do not count.
         optimizer: see :mod:`polysoma.learning.optimizers`.
         grad_clip: the norm that gradients are scaled down to.
         patience: checkpoints without a lower loss on what is held out after which training stops; 0 for never.
@@ -61,10 +64,11 @@ class Settings:
             processor (:mod:`polysoma.nn.precision`). A resumed run keeps its own.
         tracker: where metrics go beside ``metrics.jsonl``, see :data:`polysoma.learning.metrics.Tracker`.
         checkpoint_every: steps between checkpoints that resume.
+        checkpoint_minutes: minutes of training between them, instead of ``checkpoint_every``; 0 counts steps.
         log_every: steps between lines of metrics.
     """
 
-    steps: Annotated[int, within(1, 10**9)] = 1000
+    steps: Annotated[int, within(1, UNBOUNDED)] = 1000
     minutes: Annotated[float, within(0, 10**6)] = 0.0
     optimizer: Annotated[AdamW | ScheduleFree, KIND] = AdamW()  # noqa: RUF009  (frozen)
     grad_clip: Annotated[float, within(0, 10**9, above=True)] = 1.0
@@ -73,15 +77,11 @@ class Settings:
     precision: Wanted = "auto"
     tracker: Tracker = "tensorboard"
     checkpoint_every: Annotated[int, within(1, 10**9)] = 500
+    checkpoint_minutes: Annotated[float, within(0, 10**6)] = 0.0
     log_every: Annotated[int, within(1, 10**9)] = 20
 
     def __post_init__(self) -> None:
         check(self)
-        if self.minutes and isinstance(self.optimizer, AdamW) and self.optimizer.final != 1:
-            raise SettingError(
-                f"minutes: expected optimizer.kind to be schedule-free, which may stop at any step; got "
-                f"{self.optimizer.kind}, whose schedule needs all its steps"
-            )
 
 
 class Best(NamedTuple):
@@ -142,11 +142,12 @@ class Engine:
         self._optimizer = settings.optimizer.build(groups, moving, names)
         method.modules.train()
 
-    def step(self, number: int) -> Metrics:
+    def step(self, number: int, steps: int | None = None) -> Metrics:
         """Takes one step.
 
         Args:
             number: steps done before.
+            steps: of the whole run, as far as is known; by default those of the settings.
 
         Returns:
             What the method says of it, ``learning_rate`` and ``gradient_norm``.
@@ -163,7 +164,7 @@ class Engine:
         if not torch.isfinite(norm):
             losses = losses_of(metrics)
             raise PolysomaError(f"step {number}: the gradient is not finite; losses {losses}. Lower learning_rate")
-        rate = self._optimizer.step(number, self.settings.steps)
+        rate = self._optimizer.step(number, self.settings.steps if steps is None else steps)
         self.method.after_step(number + 1)
         return metrics | {"learning_rate": rate, "gradient_norm": float(norm)}
 
@@ -233,19 +234,21 @@ class Engine:
         )
         end = settings.steps if until is None else min(until, settings.steps)
         began, seen, leave = time.monotonic(), 0.0, False
-        over, _ = self._stop(before, False)
+        seconds, _ = self._agreed(before, False)
+        over = self._over(seconds)
         while step < end and not over and not leave and not (settings.patience and best.waited >= settings.patience):
-            metrics = self.step(step)
+            metrics = self.step(step, self._expected(step, seconds))
             seen += metrics.pop("windows", 0.0)
             step += 1
-            elapsed = time.monotonic() - began
-            over, leave = self._stop(before + elapsed, told())
+            elapsed, earlier = time.monotonic() - began, seconds
+            seconds, leave = self._agreed(before + elapsed, told())
+            over = self._over(seconds)
             last = step == end or over
             if progress and main:
                 progress(step, losses_of(metrics))
             if written and (step % settings.log_every == 0 or last):
                 written.write(step, metrics | {"windows_per_s": seen / elapsed})
-            if step % settings.checkpoint_every == 0 or last:
+            if last or self._due(step, earlier, seconds):
                 evaluated = self._optimizer.evaluated()
                 missed = self._held_out(evaluated)
                 best = best.after(step, sum(missed.values())) if missed else Best(step)
@@ -253,7 +256,9 @@ class Engine:
                 if written and missed:
                     written.write(step, {f"held_out/{name}": loss for name, loss in missed.items()})
                 if written and evaluate:
+                    paused = time.monotonic()
                     scores = evaluate(out / "checkpoint")
+                    began += time.monotonic() - paused
                     written.write(step, {f"success/{task}": score for task, score in scores.items()})
                 self.accelerator.wait_for_everyone()
             elif leave:
@@ -295,15 +300,31 @@ class Engine:
         assigned to them counts in the next one."""
         return run_state.tensors_of(self.method.modules)
 
-    def _stop(self, seconds: float, told: bool) -> tuple[bool, bool]:
-        """Whether the time is up, by the main process's clock, and whether any process was told to leave."""
-        here, minutes = self.accelerator, self.settings.minutes
-        over = bool(minutes) and seconds >= 60 * minutes
+    def _agreed(self, seconds: float, told: bool) -> tuple[float, bool]:
+        """How long it has trained, by the main process's clock, and whether any process was told to leave."""
+        here = self.accelerator
         if here.num_processes == 1:
-            return over, told
-        said = torch.tensor([float(over and here.is_main_process), float(told)], device=here.device)
+            return seconds, told
+        said = torch.tensor([seconds if here.is_main_process else 0.0, float(told)], device=here.device)
         agreed = cast(Tensor, here.reduce(said, "sum"))
-        return bool(agreed[0]), bool(agreed[1])
+        return float(agreed[0]), bool(agreed[1])
+
+    def _over(self, seconds: float) -> bool:
+        """Whether the time is up."""
+        return bool(self.settings.minutes) and seconds >= 60 * self.settings.minutes
+
+    def _expected(self, step: int, seconds: float) -> int:
+        """Steps of the whole run. Where a clock ends it, as many as its time has for all it knows: what is done of them
+        is then what has passed of the time, however fast they came, which one can know only afterwards."""
+        settings = self.settings
+        if not settings.minutes or not seconds:
+            return settings.steps
+        return max(step + 1, min(settings.steps, round(step * 60 * settings.minutes / seconds)))
+
+    def _due(self, step: int, earlier: float, seconds: float) -> bool:
+        """Whether there is to be a checkpoint after this step, which began and ended after so many seconds."""
+        every = 60 * self.settings.checkpoint_minutes
+        return seconds // every > earlier // every if every else step % self.settings.checkpoint_every == 0
 
     def _held_out(self, evaluated: Mapping[str, Tensor]) -> Metrics:
         """The method's losses on data apart, by the weights that are evaluated."""

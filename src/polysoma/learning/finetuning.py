@@ -19,6 +19,7 @@ from polysoma.learning import lineage, states
 from polysoma.learning.augmentation import augmented
 from polysoma.learning.bodies import BodyRecipe
 from polysoma.learning.distributed import accelerator_here
+from polysoma.learning.engine import UNBOUNDED
 from polysoma.learning.methods.imitation import Imitation
 from polysoma.learning.methods.meta import MetaLearning, inner_loop, learning
 from polysoma.learning.optimizers import AdamW, ScheduleFree
@@ -39,8 +40,6 @@ META_LEARNING_RATE = 2e-3
 """Peak of what moves the start in meta-learning."""
 
 CHECKPOINTS = 8
-_UNBOUNDED = 10
-"""Times the steps that should fit into a budget of time, where the clock alone says when to stop."""
 _META_BATCH = 32
 _INNER_WINDOWS = 512
 """What an inner step sees when it counts; more than while it is practised, for there it costs little."""
@@ -334,21 +333,19 @@ def with_steps(recipe: Recipe, steps: int) -> Recipe:
 
 
 def steps_in(seconds: float, cost: Rehearsal) -> int:
-    """How many steps fit into a budget of time, checkpoints included."""
+    """How many steps should fit into a budget of time, checkpoints included."""
     return max(10, int((0.95 * seconds - cost.once) / cost.seconds))
 
 
 def in_time(recipe: Recipe, seconds: float, cost: Rehearsal) -> Recipe:
-    """The recipe with as many steps as should fit into a budget of time; or, where its optimiser may stop at any step,
-    with as many as the clock allows."""
-    steps = steps_in(seconds, cost)
-    planned = with_steps(recipe, steps)
-    if not isinstance(recipe.optimizer, ScheduleFree):
-        return planned
-    return dataclasses.replace(planned, steps=_UNBOUNDED * steps, minutes=seconds / 60)
+    """The recipe for a budget of time, which a clock keeps: a machine that is busy at first, or slows down, is only
+    known afterwards. Its cost says how many steps there should be, and so how long the learning rate grows."""
+    planned = with_steps(recipe, steps_in(seconds, cost))
+    minutes = seconds / 60
+    return dataclasses.replace(planned, steps=UNBOUNDED, minutes=minutes, checkpoint_minutes=minutes / CHECKPOINTS)
 
 
 def within(recipe: Recipe, seconds: float) -> tuple[Recipe, Rehearsal]:
-    """The recipe with as many steps as fit into a budget of time on this machine, and what they cost."""
+    """The recipe for a budget of time on this machine, and what its steps should cost."""
     cost = rehearse(with_steps(recipe, 10))
     return in_time(recipe, seconds, cost), cost

@@ -208,7 +208,7 @@ def _policy_for(recipe: Recipe, sources: list[Source]) -> Policy:
         new = {name: source.statistics() for source in sources if (name := source.embodiment.name) not in known}
         offsets = _offsets_anew(start.config, sources) | offsets
         for name, statistics in offsets.items():
-            new.setdefault(name, {})["offset"] = statistics
+            new[name] = {**new.get(name, {}), **statistics}
         if recipe.adaptation is not None or start.config.adaptation is not None:
             return _adapted(recipe, start, embodiments, new, vocabulary, horizons)
         return extend(
@@ -219,7 +219,7 @@ def _policy_for(recipe: Recipe, sources: list[Source]) -> Policy:
         PolicyConfig(
             embodiments=embodiments,
             statistics={
-                name: source.statistics() | ({"offset": offsets[name]} if name in offsets else {})
+                name: source.statistics() | offsets.get(name, {})
                 for source in sources
                 if (name := source.embodiment.name)
             },
@@ -305,25 +305,31 @@ def _frames(recipe: Recipe) -> int:
     return recipe.frames_per_demonstration if any(body.shots for body in recipe.bodies.values()) else 0
 
 
-def _offsets(recipe: Recipe, sources: list[Source]) -> dict[str, Statistics]:
+def _offsets(recipe: Recipe, sources: list[Source]) -> dict[str, dict[str, Statistics]]:
+    """Statistics of offsets, by body, and of lags of those that are gated."""
     there = {source.embodiment.body for source in sources}
     for key, chosen in (("relative", recipe.relative), ("gated", recipe.gated)):
         if unknown := sorted(set(chosen) - there):
             raise PolysomaError(f"{key}: no data of the bodies {unknown}; there are {sorted(there)}")
     asked = {*recipe.relative, *recipe.gated}
     return {
-        source.embodiment.name: source.offsets(every=source.embodiment.body in recipe.gated)
+        source.embodiment.name: _offset(source, source.embodiment.body in recipe.gated)
         for source in sources
         if source.embodiment.body in asked
     }
 
 
-def _offsets_anew(start: PolicyConfig, sources: list[Source]) -> dict[str, Statistics]:
+def _offset(source: Source, gated: bool) -> dict[str, Statistics]:
+    lags = source.lags() if gated else None
+    return {"offset": source.offsets(every=gated)} | ({} if lags is None else {"lag": lags})
+
+
+def _offsets_anew(start: PolicyConfig, sources: list[Source]) -> dict[str, dict[str, Statistics]]:
     """Those of bodies whose actions are relative already, where the policy to start from has none for the chunk that it
     is to predict from now on: statistics of offsets are of every place in a chunk."""
     chunks = {name: horizon.chunk for name, horizon in start.horizons.items()}
     return {
-        name: source.offsets(every=source.embodiment.body in start.gated)
+        name: _offset(source, source.embodiment.body in start.gated)
         for source in sources
         if source.embodiment.body in (*start.relative, *start.gated)
         and chunks.get(name := source.embodiment.name) != source.horizon.chunk

@@ -16,6 +16,7 @@ from polysoma.learning.engine import Settings
 from polysoma.learning.methods.imitation import Imitation
 from polysoma.learning.methods.interactive import Interactive
 from polysoma.learning.methods.meta import MetaLearning
+from polysoma.learning.optimizers import AdamW
 from polysoma.nn.heads import HeadConfig
 from polysoma.nn.images import ImageConfig
 from polysoma.patterns import expanded
@@ -126,6 +127,11 @@ class Recipe(Settings):
                 "held_out": self.held_out, "patience": self.patience, "evaluation.tasks": self.evaluation.tasks,
                 "demonstrations": self.demonstrations,
             }  # fmt: skip
+            if self.minutes and isinstance(self.optimizer, AdamW) and self.optimizer.final != 1:
+                raise SettingError(
+                    "minutes: expected optimizer.kind to be schedule-free, which any round may end; got "
+                    f"{self.optimizer.kind}, whose schedule ends with the run"
+                )
             if strange := [name for name, value in asked.items() if value]:
                 raise SettingError(
                     f"interactive imitation plays its tasks itself and counts episodes in method: leave out "

@@ -26,6 +26,7 @@ from polysoma.learning import allocation, round_state, run_state, states
 from polysoma.learning.allocation import Evidence
 from polysoma.learning.bodies import BodyRecipe
 from polysoma.learning.distributed import accelerator_here
+from polysoma.learning.engine import UNBOUNDED
 from polysoma.learning.launching import train_in_processes
 from polysoma.learning.method import Metrics
 from polysoma.learning.methods.interactive import Interactive
@@ -51,7 +52,6 @@ GROUP, GROUP_WITH_PICTURES = 16, 4
 PATIENCE = 3
 """Attempts are cut after so many times the steps of the task's longest demonstration."""
 SAVED_EVERY_S = 20.0
-_UNBOUNDED = 10**9
 _PARTS: dict[Phase, tuple[float, float]] = {"record": (0.0, 0.2), "learn": (0.2, 0.8), "play": (0.8, 1.0)}
 """Where each phase lies in a round, to say how far a run without a budget of time is."""
 
@@ -188,7 +188,7 @@ class _Rounds:
 
         processes = self.method.workers if accelerator_here().device.type == "cpu" else 1
         train_in_processes(processes, recipe, self.out, again, until, progress)
-        state.steps, trained = _learnt(self.out)
+        state.steps, trained = run_state.learnt(self.out)
         # Processes that were killed have learnt, too.
         state.spent = max(self._now(), began + trained - state.trained)
         state.around, state.trained = state.spent - began - (trained - state.trained), trained
@@ -205,7 +205,7 @@ class _Rounds:
             left = state.plan.ends - state.spent - state.around
             attempts = sum(state.plan.attempts.values())
             seconds = allocation.learning_seconds(left, state.plan.ends - state.plan.began, attempts * state.played)
-            timed, until = {"steps": _UNBOUNDED, "minutes": (state.trained + max(1.0, seconds)) / 60}, None
+            timed, until = {"steps": UNBOUNDED, "minutes": (state.trained + max(1.0, seconds)) / 60}, None
         visited = f"{self.out / 'data' / VISITED}/*"
         there = any(f"/{VISITED}/" in Path(folder).as_posix() for folder in state.data)
         known = {task for task in self.tasks if state.longest.get(task)}
@@ -344,9 +344,3 @@ class _Rounds:
 def _group_size(body: str) -> int:
     pictures = any(stream.modality is Modality.IMAGE for stream in simulators.embodiments()[body].streams)
     return GROUP_WITH_PICTURES if pictures else GROUP
-
-
-def _learnt(out: Path) -> tuple[int, float]:
-    """Steps of the run in this folder, and the seconds that they took."""
-    about = run_state.load(states.find(out, run_state.STATE_FILE)[0])[1]
-    return int(about["step"]), float(about["seconds"])

@@ -121,6 +121,12 @@ def load(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return ({_renamed(name): value for name, value in tensors.items()} if version == 1 else tensors), about
 
 
+def learnt(out: Path) -> tuple[int, float]:
+    """Steps of the run in this folder, and the seconds that they took. Raises PolysomaError where there is none."""
+    about = load(states.find(out, STATE_FILE)[0])[1]
+    return int(about["step"]), float(about.get("seconds", 0.0))
+
+
 def _renamed(name: str) -> str:
     """The name in format 2 of a tensor of format 1."""
     kind, _, rest = name.partition(".")

@@ -11,7 +11,7 @@ import resource
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -146,8 +146,10 @@ def rehearse(recipe: Recipe, steps: int = 4) -> Rehearsal:
         parts[part] = parts.get(part, 0) + parameter.numel()
     # The first step also pays for what is made once.
     stored = 4 * sum(value.numel() for value in policy.own().values())
-    once = sum(one.left(episodes) for one, episodes in seen)
-    return Rehearsal(min(times[1:] or times), memory, counts[True], counts[False], stored, once)
+    each = torch.tensor([min(times[1:] or times), sum(one.left(episodes) for one, episodes in seen)])
+    # All processes must plan alike.
+    seconds, once = cast(torch.Tensor, accelerator.reduce(each.to(accelerator.device), "mean")).tolist()
+    return Rehearsal(seconds, memory, counts[True], counts[False], stored, once)
 
 
 def recipe_of_run(out: Path, precision: Wanted = "auto") -> Recipe:

@@ -51,10 +51,19 @@ class LastCommand(NamedTuple):
     Attributes:
         command: in the body's units, float32 ``(B, R, A)``.
         valid: bool ``(B, R)``, False where nothing was done before.
+        joints: where the joints are, float32 ``(B, R, A)``; None for bodies whose state does not say so.
+        executed: bool ``(B, R)``, False where ``command`` is no command, but ``joints``; None as ``joints``.
     """
 
     command: Tensor
     valid: Tensor
+    joints: Tensor | None = None
+    executed: Tensor | None = None
+
+    def at(self, rows: tuple[Tensor, Tensor]) -> LastCommand:
+        """What it is at one frame of each window: at windows and frames ``(B,)`` each, of R = 1."""
+        joints, executed = (None if value is None else value[rows][:, None] for value in self[2:])
+        return LastCommand(self.command[rows][:, None], self.valid[rows][:, None], joints, executed)
 
 
 class Head(nn.Module):
@@ -115,6 +124,10 @@ class L1Head(RegressionHead):
         return self.linear(readouts).float().unflatten(-1, (self.chunk, -1))
 
 
+_SURE = 5.0
+"""The logit of the gates of a new head at most: 1 in 150."""
+
+
 class GatedHead(Head):
     """Two answers and a gate for each action of a chunk: where to be, and how far to go from the command before; an L1
     loss of what the gate makes of them, in standard deviations of the actions.
@@ -122,21 +135,37 @@ class GatedHead(Head):
     A place holds still where a goal is seen; an offset says of a smooth recording, from its very last command, what no
     place says as exactly. Which of them counts is learnt, from the readout, for every step and channel.
 
+    How far joints lag behind the command says how fast they are moving, and no state that holds places says that: so
+    offsets also depend on it, by a linear map that is zero at first.
+
+    A new head says the same whatever it is asked: between the mean action and the last command, where their errors are
+    least if they are independent. So a smooth recording begins with its last command, and a jerky one with the mean.
+
     Args:
         actions: A channels.
         chunk: of so many steps.
         statistics: of the actions.
         offsets: of how far they are from the command before the chunk, ``chunk * A`` channels.
         width: of readouts.
+        lags: of how far joints are behind the last command, A channels; None, as for bodies whose state does not say so
+            and in policies of before, makes offsets of the readout alone.
     """
 
     mean: Tensor
     scale: Tensor
     offset_mean: Tensor
     offset_scale: Tensor
+    lag_mean: Tensor
+    lag_scale: Tensor
 
     def __init__(
-        self, actions: ContinuousActions, chunk: int, statistics: Statistics, offsets: Statistics, width: int
+        self,
+        actions: ContinuousActions,
+        chunk: int,
+        statistics: Statistics,
+        offsets: Statistics,
+        width: int,
+        lags: Statistics | None = None,
     ) -> None:
         super().__init__()
         self.chunk = chunk
@@ -145,6 +174,14 @@ class GatedHead(Head):
         self.register_buffer("scale", _rows(statistics.scale, actions), persistent=False)
         self.register_buffer("offset_mean", _rows(offsets.mean, actions), persistent=False)
         self.register_buffer("offset_scale", _rows(offsets.scale, actions), persistent=False)
+        self.lag = None if lags is None else nn.Parameter(torch.zeros(chunk * actions.size, actions.size))
+        if lags is not None:
+            self.register_buffer("lag_mean", torch.from_numpy(lags.mean), persistent=False)
+            self.register_buffer("lag_scale", torch.from_numpy(lags.scale), persistent=False)
+        share = 2 * (self.offset_scale / self.scale).log()
+        with torch.no_grad():
+            nn.init.zeros_(self.linear.weight)
+            self.linear.bias.copy_(torch.stack([torch.zeros_like(share)] * 2 + [share.clamp(-_SURE, _SURE)]).flatten())
 
     def losses(self, readouts: Tensor, actions: Tensor, last: LastCommand | None = None) -> Tensor:
         return ((self.decode(readouts, last=last) - actions) / self.scale).abs().mean(-1)
@@ -153,6 +190,11 @@ class GatedHead(Head):
         assert last is not None
         place, offset, gate = self.linear(readouts).float().unflatten(-1, (3, self.chunk, -1)).unbind(-3)
         place = place * self.scale + self.mean
+        if self.lag is not None and last.joints is not None and last.executed is not None:
+            lag = (last.command - last.joints - self.lag_mean) / self.lag_scale
+            lag = torch.where(last.executed[..., None], lag, 0.0)
+            # Not by a product of matrices, which would round to bfloat16.
+            offset = offset + (lag[..., None, :] * self.lag.float()).sum(-1).unflatten(-1, (self.chunk, -1))
         onward = last.command[..., None, :] + offset * self.offset_scale + self.offset_mean
         # Where nothing was done before, there is a place alone.
         return torch.where(last.valid[..., None, None], torch.lerp(onward, place, gate.sigmoid()), place)

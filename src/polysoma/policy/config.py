@@ -48,7 +48,8 @@ class PolicyConfig:
         gated: bodies (:attr:`Embodiment.body`) that are asked for a place and for an offset from the command executed
             last, and learn which of the two counts (:class:`~polysoma.nn.heads.GatedHead`). At an episode's first frame
             the state channels of the same names and units stand in for the command, where all have one. Their
-            ``"offset"`` statistics are of ``chunk * A`` channels.
+            ``"offset"`` statistics are of ``chunk * A`` channels. With ``"lag"`` statistics, of A channels, their
+            offsets also depend on how far joints are behind that command; policies of before have none.
         frames_per_demonstration: that it reads of each demonstration that it is given before it acts (learning in
             context); 0 where it reads no demonstrations.
         readouts: action group (:attr:`Embodiment.body`) to the readouts that its bodies have beside that of actions, by
@@ -221,7 +222,7 @@ def _check_statistics(body: Embodiment, horizon: Horizon, statistics: Mapping[st
     }
     if isinstance(body.actions, ContinuousActions):
         every = horizon.chunk * body.actions.size
-        sizes |= {"action": (body.actions.size, every), "offset": (every,)}
+        sizes |= {"action": (body.actions.size, every), "offset": (every,), "lag": (body.actions.size,)}
     for name, allowed in sizes.items():
         if name in statistics and len(statistics[name].mean) not in allowed:
             raise PolysomaError(

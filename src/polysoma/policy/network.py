@@ -90,7 +90,7 @@ class Network(nn.Module):
             if unknown := sorted(set(chosen) - groups):
                 raise PolysomaError(f"{key}: unknown bodies {unknown}; expected some of {sorted(groups)}")
         self._commanded = {b.name: _commanded(b) for b in config.embodiments if b.body in config.relative}
-        self._felt = {b.name: places for b in config.embodiments if b.body in config.gated and (places := _felt(b))}
+        self._felt = {b.name: b.felt for b in config.embodiments if b.body in config.gated and b.felt}
         moving: dict[str, Embodiment] = {}
         for body in config.embodiments:
             statistics, horizon = dict(config.statistics.get(body.name, {})), config.horizons[body.name]
@@ -145,7 +145,7 @@ class Network(nn.Module):
             if body.body in self.config.gated:
                 if known is None or not isinstance(body.actions, ContinuousActions):
                     raise PolysomaError(f"{body.name}: a gate needs real-valued actions and their statistics")
-                return GatedHead(body.actions, chunk, known, offsets, self.config.width)
+                return GatedHead(body.actions, chunk, known, offsets, self.config.width, statistics.get("lag"))
             known = offsets
         return build_head(body, chunk, known, self.config.width, self.config.head)
 
@@ -289,7 +289,9 @@ class Network(nn.Module):
         joints are, if its state says that of all that is commanded: so it does not jerk."""
         if name not in self._felt:
             return LastCommand(frames.previous, frames.previous_valid)
-        return LastCommand(_before(frames, self._felt[name]), torch.ones_like(frames.previous_valid))
+        joints, executed = _at(frames, self._felt[name]), frames.previous_valid
+        command = torch.where(executed[..., None], frames.previous, joints)
+        return LastCommand(command, torch.ones_like(executed), joints, executed)
 
     def estimator(self, name: str) -> PrivilegedStateHead:
         """What estimates this body's privileged states. Raises PolysomaError where it has none."""
@@ -310,7 +312,7 @@ class Network(nn.Module):
         rows = None if last is None else (torch.arange(len(readouts), device=last.device), last)
         before = self.last_command(name, frames)
         if rows is not None:
-            before = LastCommand(before.command[rows][:, None], before.valid[rows][:, None])
+            before = before.at(rows)
         prediction = self.head(name).decode(readouts, noise, before)[:, 0]
         if name in self.corrections:
             correction = self.correction(name)
@@ -374,17 +376,12 @@ class Network(nn.Module):
 
 def _before(frames: Frames, places: Sequence[tuple[str, int]]) -> Tensor:
     """The command before every frame, or what these state channels say where there was none: float32 ``(B, T, A)``."""
-    now = torch.stack([frames.observations[stream][..., column] for stream, column in places], -1)
-    return torch.where(frames.previous_valid[..., None], frames.previous, now)
+    return torch.where(frames.previous_valid[..., None], frames.previous, _at(frames, places))
 
 
-def _felt(body: Embodiment) -> list[tuple[str, int]]:
-    """For each action channel, where the state says at what it is; empty where it does not say so of all of them."""
-    if not isinstance(body.actions, ContinuousActions):
-        return []
-    places = [body.positions.get(channel.name) for channel in body.actions.channels]
-    known = [place for place in places if place is not None]
-    return known if len(known) == len(places) else []
+def _at(frames: Frames, places: Sequence[tuple[str, int]]) -> Tensor:
+    """What these state channels say at every frame, float32 ``(B, T, A)``."""
+    return torch.stack([frames.observations[stream][..., column] for stream, column in places], -1)
 
 
 def _commanded(body: Embodiment) -> tuple[list[tuple[str, int]], Tensor]:

@@ -7,7 +7,7 @@ from collections.abc import Container
 from polysoma.data.formats.reader import ACTION, OBSERVATION, PICTURE
 from polysoma.embodiment import INSTRUCTION
 
-_RESERVED = (ACTION, INSTRUCTION, "offset")
+_RESERVED = (ACTION, INSTRUCTION, "offset", "lag")
 """What bodies and statistics call something else than a stream."""
 
 
