@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ from polysoma.data.outcomes import Outcomes
 from polysoma.errors import PolysomaError
 from polysoma.learning import lineage
 from polysoma.learning.engine import Engine, Progress, Settings
-from polysoma.learning.methods.dead_ends import LearnDeadEnds
+from polysoma.learning.methods.dead_ends import LearnDeadEnds, few_states
 from polysoma.learning.optimizers import AdamW
 from polysoma.policy import weight_file
 from polysoma.policy.checkpoint import WEIGHTS
@@ -83,6 +84,8 @@ def learn(
         apart = Outcomes.of(fresh, span)
     check_successes(apart, rate)
     config = DeadEndConfig(datasets[0].embodiment, *size, span, remembered=min(1024, len(logs.states)))
+    if config.choices and few_states(logs):
+        config = dataclasses.replace(config, octaves=0)
     torch.manual_seed(seed)
     values = DeadEnds(config)
     about = lineage.from_nothing(method.kind, datasets)
