@@ -77,8 +77,8 @@ class DeadEndConfig:
         candidates: for actions that are numbers, how many others near the policy's are judged beside it.
         reach: how far these are from it, in parts of half the range: the standard deviation.
         remembered: observations of the logs that are kept to compare with; 0 for none.
-        octaves: of the waves through which states are seen; 0 for worlds of few states, where actions have values of
-            their own.
+        octaves: of the waves through which states are seen: more of them see smaller things, and need more logs; 0 for
+            worlds of few states, where actions have values of their own.
     """
 
     embodiment: Embodiment
