@@ -98,3 +98,56 @@ def test_recorded_commands_name_nothing_of_one_machine() -> None:
     ]
     told = loaded("results", "benchmarks").command([*words, "--seeds", "3", "--work=y"])
     assert told == "python benchmarks/recordings.py g1 data/cr5 --backbone=r.pth --seeds 3"
+
+
+def test_a_ball_in_a_pit_of_the_maze_is_lost_and_the_expert_mostly_gets_past() -> None:
+    pytest.importorskip("gymnasium_robotics")
+    world = loaded("pit_maze")
+    environment, ends = world.PitMaze("pointmaze/medium"), []
+    assert world.FAMILY.embodiment is environment.embodiment
+    for seed in range(6):
+        environment.reset(seed=seed)
+        start, over = environment._state[:2], False
+        assert np.linalg.norm(environment.pits - start, axis=1).min() > world.WIDE
+        while not over:
+            _, reward, terminated, truncated, info = environment.step(environment.expert_action())
+            over = terminated or truncated
+        ends.append(info["success"])
+        near = np.linalg.norm(environment.pits - environment._state[:2], axis=1).min()
+        assert terminated and info["success"] == (near >= world.WIDE) == (reward == 1)
+    assert sum(ends) >= 3
+    environment.reset(seed=0)
+    environment._simulation.point_env.set_state(environment.pits[0] + 0.25, np.zeros(2))
+    _, reward, terminated, truncated, info = environment.step(np.zeros(2))
+    assert not terminated
+    environment._simulation.point_env.set_state(environment.pits[0] + 0.15, np.zeros(2))
+    _, reward, terminated, truncated, info = environment.step(np.zeros(2))
+    assert (reward, terminated, truncated, info["success"]) == (0, True, False, False)
+
+
+def test_an_object_out_of_reach_is_lost() -> None:
+    pytest.importorskip("metaworld")
+    world = loaded("lost_object")
+    environment = world.LostObject(world.FAMILY.tasks[0])
+    environment.reset(seed=0)
+    _, _, terminated, _, _ = environment.step(np.zeros(4))
+    assert not terminated
+    environment._simulation._set_obj_xyz(np.array([0.4, 0.6, 0.03]))
+    _, _, terminated, truncated, info = environment.step(np.zeros(4))
+    assert (terminated, truncated, info["success"]) == (True, False, False)
+
+
+def test_looking_ahead_keeps_a_ball_out_of_pits() -> None:
+    world = loaded("pits")
+    rng = np.random.default_rng(0)
+    begin, act = world.starts(rng, 60), world.driver(world.CHOICES, 0.3)
+    every = np.tile(np.arange(9), (60, 1))
+
+    def knowing(states: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        wanted, fine = act(states, rng), world.safe(states, every[: len(states)])
+        return np.where(fine[np.arange(len(states)), wanted], wanted, fine.argmax(1))
+
+    assert world.ends(world.drive(rng, act, begin), 60)["deaths"] > 0.1
+    assert world.ends(world.drive(rng, knowing, begin), 60)["deaths"] == 0
+    forces = world.safe(begin, world.WAYS[every])
+    np.testing.assert_array_equal(forces, world.safe(begin, every))

@@ -17,6 +17,8 @@ from polysoma.embodiment import ContinuousActions, DiscreteActions, Embodiment, 
 PITS = np.array([[-0.45, 0.4], [0.0, -0.1], [0.45, 0.45], [0.4, -0.5], [-0.4, -0.55]], np.float32)
 WIDE, REACHED, STEP, PUSH, DRAG, MOST = 0.14, 0.12, 0.1, 2.0, 0.8, 120
 """Radius of pits and of the goal, seconds of a step, m/s² of the largest force, 1/s, and steps of an episode."""
+_TURN = 8
+"""Steps in which a push turns or stops who goes at 1.6 m/s; drivers go at less."""
 WAYS = np.array([[0, 0], *[[np.cos(a), np.sin(a)] for a in np.arange(8) * np.pi / 4]], np.float32)
 
 _STATE = (
@@ -107,6 +109,28 @@ def drive(rng: np.random.Generator, act: Driver, begin: np.ndarray) -> Outcomes:
     states, actions, following, end, episode = (np.concatenate(part) for part in zip(*rows, strict=True))
     actions = actions if actions.ndim == 1 else actions[:, None]
     return Outcomes(states, actions, following, end, episode, won[episode])
+
+
+def safe(states: np.ndarray, actions: np.ndarray) -> np.ndarray:
+    """After which of these actions in states ``(B, 6)`` there is still a way that does not end in a pit, bool
+    ``(B, N)``: one of the nine pushes, for so many steps that a ball that is at its fastest can turn.
+
+    Args:
+        states: ``(B, 6)``.
+        actions: choices ``(B, N)``, or forces ``(B, N, 2)``.
+    """
+    rows = np.repeat(states, actions.shape[1], 0)
+    after, end = moved(rows, actions.reshape(len(rows), *actions.shape[2:]))
+    going = np.flatnonzero(end == 0)
+    now = np.repeat(after[going], len(WAYS), 0)
+    ways, fallen, over = np.tile(WAYS, (len(going), 1)), np.zeros(len(now), bool), np.zeros(len(now), bool)
+    for _ in range(_TURN):
+        now, came = moved(now, ways)
+        fallen |= (came < 0) & ~over
+        over |= came != 0
+    found: np.ndarray = end >= 0
+    found[going] = ~fallen.reshape(-1, len(WAYS)).all(1)
+    return found.reshape(actions.shape[:2])
 
 
 def ends(found: Outcomes, episodes: int) -> dict[str, float]:

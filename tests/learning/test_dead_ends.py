@@ -41,7 +41,7 @@ from polysoma.policy.dead_ends import Alarm, DeadEndConfig, DeadEnds
 from polysoma.policy.policy import Policy
 
 BODY, QUICK = WORLD.EMBODIMENT, engine_settings(500)
-CONFIG = DeadEndConfig(BODY, depth=1)
+CONFIG = DeadEndConfig(BODY, depth=1, octaves=0)
 FREE = [WORLD.cell(place) for place in WORLD.FREE]
 
 
@@ -237,6 +237,27 @@ def test_folders_that_are_damaged_or_of_others_are_told(values: DeadEnds, tmp_pa
     (tmp_path / "config.json").write_text(json.dumps({**told, "alarm": {"threshold": 2, "rate": 0.1, "successes": 9}}))
     with pytest.raises(PolysomaError, match="threshold"):
         DeadEnds.load(tmp_path)
+
+
+@pytest.mark.parametrize("body", [BODY, LEDGE])
+def test_folders_of_before_there_were_octaves_are_read(body: Embodiment, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    values = DeadEnds(DeadEndConfig(body, 8, remembered=4, octaves=0)).with_alarm(Alarm(0.5, 0.1, 100))
+    values.save(tmp_path)
+    told = json.loads((tmp_path / "config.json").read_text())
+    assert told.pop("octaves") == 0
+    (tmp_path / "config.json").write_text(json.dumps(told))
+    seen = {
+        stream.name: np.full(stream.shape, 0.4, np.float32) for stream in body.streams if stream.name != "instruction"
+    }
+    loaded, plan = DeadEnds.load(tmp_path), np.zeros((1, 1), np.float32)
+    assert loaded.config == values.config
+    np.testing.assert_array_equal(loaded.judge(seen, plan).risk, values.judge(seen, plan).risk)
+
+
+def test_actions_have_values_of_their_own_in_worlds_of_few_states_alone() -> None:
+    with pytest.raises(PolysomaError, match="octaves = 0 is for choices in worlds of few states"):
+        fit(DeadEndConfig(LEDGE, octaves=0), ledge_logs(0), engine_settings(1))
 
 
 def test_a_guard_judges_its_own_body_alone(values: DeadEnds) -> None:

@@ -206,7 +206,8 @@ def test_an_exported_guard_replaces_what_the_guard_replaces(tmp_path: Path, choi
     torch.manual_seed(0)
     body = dataclasses.replace(ARM, actions=DiscreteActions(("left", "right", "stay"))) if choices else ARM
     values = DeadEnds(DeadEndConfig(body, span=1 if choices else 2, remembered=8))
-    values.measure(torch.randn(50, len(values.mean)), np.random.default_rng(0))
+    states, following = torch.randn(2, 50, len(values.mean))
+    values.measure(states, following, np.random.default_rng(0))
     with torch.no_grad():
         for twins in (values.negative, values.positive):
             for net in twins.both:

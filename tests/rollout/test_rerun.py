@@ -13,6 +13,9 @@ from PIL import Image
 
 from conftest import GRID, SEEN_ARM, observe
 from make_lerobot import NAMES, numbers, pictures, write_v3
+from polysoma.acting.agent import Acting
+from polysoma.acting.guards import Guarded, Verdict
+from polysoma.acting.planner import ExpertPlanner, Plan
 from polysoma.cli import main
 from polysoma.data.dataset import Dataset
 from polysoma.errors import PolysomaError
@@ -110,6 +113,39 @@ def test_an_evaluation_shows_what_was_sensed_and_done(tmp_path: Path, workers: i
     assert not any("1001" in path for path in found), "the first episode of each task, like the report's films"
 
 
+class Slowing:
+    """Replaces a plan where the body is far from a line, with an alarm farther away."""
+
+    def judge(self, observation: Any, plan: Plan) -> Verdict:
+        risk = float(min(1, abs(observation["state"][1])))
+        alarm = "risk" if risk > 0.6 else ""
+        return Verdict.replace(0.99 * plan.actions, risk, alarm=alarm) if risk > 0.3 else Verdict.allow(risk, alarm)
+
+
+def test_what_a_guard_said_stands_beside_what_was_done(tmp_path: Path) -> None:
+    watched: list[Outcome] = []
+    with rerun_file(tmp_path / "x.rrd", "x") as file:
+        driver, acting = Guarded(ExpertPlanner(), Slowing()), Acting(execute=1)
+        evaluate(
+            driver, ["drone/hover"], 1, 1000, acting=acting, watch=lambda one: (watched.append(one), file.outcome(one))
+        )
+    (outcome,) = watched
+    assert outcome.episode is not None
+    risks = np.abs(outcome.episode.observations["state"][:, 1]).clip(max=1)
+    found, under = read(tmp_path / "x.rrd"), "/drone/hover/seed_1000"
+    said = found[f"{under}/guard/risk"]
+    assert said["SeriesLines:names"] == [["risk", "alarm", "replaced"]] and said["frame"] == list(range(outcome.steps))
+    np.testing.assert_allclose(said["Scalars:scalars"], np.stack([risks, risks > 0.6, risks > 0.3], 1), atol=1e-6)
+    replaced = np.flatnonzero(risks > 0.3)
+    assert 0 < len(replaced) < outcome.steps
+    wanted = found[f"{under}/guard/wanted"]
+    assert wanted["frame"] == replaced.tolist()
+    np.testing.assert_allclose(
+        0.99 * np.array(wanted["Scalars:scalars"]), outcome.episode.executed[replaced], atol=1e-5
+    )
+    assert found[f"{under}/guard/alarm"]["frame"] == np.flatnonzero(risks > 0.6).tolist() != []
+
+
 def test_watching_changes_nothing_else() -> None:
     watched: list[Outcome] = []
     result = evaluate("random", ["drone/hover"], 2, 1000, watch=watched.append)
@@ -130,7 +166,8 @@ def test_a_loop_of_ones_own(tmp_path: Path) -> None:
     for step, observation in enumerate(seen):
         known = {"state": np.full(3, step, np.float32)} if step < 2 else {}
         arm.observe(observation | known, np.array([step / 10, 0.5]))
-        grid.observe(observe(GRID, step, "go" if step < 2 else "stop"), step % 3)
+        judged = Plan(np.array([step % 3]), "guard", risk=0.5, alarm="unlike", replaced=np.array([2]))
+        grid.observe(observe(GRID, step, "go" if step < 2 else "stop"), step % 3, judged if step == 1 else None)
     grid.end(False)
     with pytest.raises(PolysomaError, match="expected the streams"):
         arm.observe({"tip": np.zeros(2)}, np.zeros(2))
@@ -145,6 +182,10 @@ def test_a_loop_of_ones_own(tmp_path: Path) -> None:
     np.testing.assert_allclose(found["/action"]["Scalars:scalars"], [[step / 10, 0.5] for step in range(4)], atol=1e-6)
     assert found["/second/grid/action"]["Scalars:scalars"] == [[0.0], [1.0], [2.0], [0.0]]
     assert found["/second/grid/action/name"]["TextDocument:text"] == [["left"], ["right"], ["forward"], ["left"]]
+    assert found["/second/grid/guard/risk"]["Scalars:scalars"] == [[0.5, 1.0, 1.0]]
+    assert found["/second/grid/guard/risk"]["frame"] == [1]
+    assert found["/second/grid/guard/alarm"]["TextDocument:text"] == [["unlike"]]
+    assert found["/second/grid/guard/wanted/name"]["TextDocument:text"] == [["forward"]]
     assert found["/second/grid/instruction"]["TextDocument:text"] == [["go"], ["stop"]]
     assert found["/second/grid/instruction"]["frame"] == [0, 2]
     assert found["/second/grid/success"]["Scalars:scalars"] == [[0.0]] and found["/second/grid/success"]["frame"] == [4]

@@ -45,6 +45,9 @@ class GuardLearn:
     """Of learning, of 256 steps of the logs each."""
     width: Annotated[int, within(1, 65_536)] = 128
     """Of the perceptrons."""
+    octaves: Annotated[int, within(1, 16)] = 3
+    """Of the waves through which states are seen: more of them see smaller things, and need more logs. For a state of
+    many channels, 1."""
     seed: Seed = 0
     """Of all that is drawn at random."""
     device: Device = "auto"
@@ -68,6 +71,7 @@ class GuardLearn:
                 self.held_out,
                 self.span,
                 (self.width, 2),
+                self.octaves,
                 settings=engine_settings(self.steps),
                 seed=self.seed,
                 resume=self.resume,

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ from polysoma.data.outcomes import Outcomes
 from polysoma.errors import PolysomaError
 from polysoma.learning import lineage
 from polysoma.learning.engine import Engine, Progress, Settings
-from polysoma.learning.methods.dead_ends import LearnDeadEnds
+from polysoma.learning.methods.dead_ends import LearnDeadEnds, few_states
 from polysoma.learning.optimizers import AdamW
 from polysoma.policy import weight_file
 from polysoma.policy.checkpoint import WEIGHTS
@@ -48,6 +49,7 @@ def learn(
     held_out: float = 0.3,
     span: int = 1,
     size: tuple[int, int] = (128, 2),
+    octaves: int = 3,
     method: LearnDeadEnds = LearnDeadEnds(),  # noqa: B008  (frozen)
     settings: Settings | None = None,
     seed: int = 0,
@@ -65,6 +67,7 @@ def learn(
         held_out: the part of the episodes that is not learned from where there are no fresh ones.
         span: actions that are judged together, as many as the policy executes before it is asked again; 1 for choices.
         size: width and depth of the perceptrons.
+        octaves: see :class:`~polysoma.policy.dead_ends.DeadEndConfig`; not used in worlds of few states.
         method: how.
         settings: of the engine; None for :func:`engine_settings` of 3,000 steps.
         seed: of all that is drawn.
@@ -82,7 +85,10 @@ def learn(
             raise PolysomaError(f"{fresh[0].root}: expected the body of {datasets[0].root}")
         apart = Outcomes.of(fresh, span)
     check_successes(apart, rate)
-    config = DeadEndConfig(datasets[0].embodiment, *size, span, remembered=min(1024, len(logs.states)))
+    body = datasets[0].embodiment
+    config = DeadEndConfig(body, *size, span, remembered=min(1024, len(logs.states)), octaves=octaves)
+    if config.choices and few_states(logs):
+        config = dataclasses.replace(config, octaves=0)
     torch.manual_seed(seed)
     values = DeadEnds(config)
     about = lineage.from_nothing(method.kind, datasets)

@@ -3,6 +3,12 @@
 
 :mod:`polysoma.learning.dead_ends` learns them from logs, and :class:`polysoma.acting.dead_ends.DeadEndGuard` acts on
 them. They are stored as a folder: ``config.json`` and ``values.safetensors``.
+
+The risk of an action is that of the state that follows it, as far as a learned model knows. Every action teaches about
+the same states, so a few hundred failures are enough; a value for each action learns from those of this action alone.
+States are seen through sines and cosines, without which perceptrons blur what is small (Tancik et al. 2020, arXiv
+2006.10739; Mildenhall et al. 2020, arXiv 2003.08934, equation 4). In worlds of few states, where chance decides what
+follows, each action has a value of its own.
 """
 
 from __future__ import annotations
@@ -33,6 +39,8 @@ KIND = "dead-ends"
 SPARE = 0.02
 """By how much the risk of an action must be above the least one to be replaced: where nothing helps, nothing is."""
 CONFIG, WEIGHTS = "config.json", "values.safetensors"
+_SLOWEST = 1.5
+"""Of the waves through which a state is seen: radians for each standard deviation. Most states are within one wave."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +77,8 @@ class DeadEndConfig:
         candidates: for actions that are numbers, how many others near the policy's are judged beside it.
         reach: how far these are from it, in parts of half the range: the standard deviation.
         remembered: observations of the logs that are kept to compare with; 0 for none.
+        octaves: of the waves through which states are seen: more of them see smaller things, and need more logs; 0 for
+            worlds of few states, where actions have values of their own.
     """
 
     embodiment: Embodiment
@@ -78,6 +88,7 @@ class DeadEndConfig:
     candidates: Annotated[int, within(1, 4096)] = 64
     reach: Annotated[float, within(0, 2, above=True)] = 1.0
     remembered: Annotated[int, within(0, 65_536)] = 0
+    octaves: Annotated[int, within(0, 16)] = 3
 
     def __post_init__(self) -> None:
         check(self)
@@ -102,7 +113,7 @@ class DeadEndConfig:
 
 @dataclass(frozen=True)
 class _Stored:
-    """What ``config.json`` holds beside the body."""
+    """What ``config.json`` holds beside the body. Folders without octaves are of before there were any."""
 
     width: int
     depth: int
@@ -110,6 +121,7 @@ class _Stored:
     candidates: int = 64
     reach: float = 1.0
     remembered: int = 0
+    octaves: int = 0
     alarm: Alarm | None = None
 
 
@@ -144,6 +156,7 @@ class DeadEnds(SmallPolicy):
     offsets: Tensor
     low: Tensor
     high: Tensor
+    change: Tensor
     config: DeadEndConfig
 
     def __init__(self, config: DeadEndConfig, alarm: Alarm | None = None) -> None:
@@ -155,7 +168,7 @@ class DeadEnds(SmallPolicy):
         self.register_buffer("scale", torch.ones(inputs))
         if config.remembered:
             self.register_buffer("memory", torch.zeros(config.remembered, inputs))
-        outputs, size = actions.size, (config.width, config.depth)
+        outputs, done, size = actions.size, actions.size, (config.width, config.depth)
         if isinstance(actions, ContinuousActions):
             # The same ones always: a guard keeps no state, and what it does can be done again.
             drawn = np.random.default_rng(0).standard_normal((config.candidates, actions.size))
@@ -163,17 +176,26 @@ class DeadEnds(SmallPolicy):
             offsets = nearest * (actions.high - actions.low) / 2
             for name, numbers in (("low", actions.low), ("high", actions.high), ("offsets", offsets)):
                 self.register_buffer(name, torch.from_numpy(np.array(numbers, np.float32)), persistent=False)
+            outputs, done = 1, config.span * actions.size
+        if config.octaves:
+            self.register_buffer("change", torch.ones(inputs))
+            self.model = perceptron(inputs + done, inputs, *size)
+            inputs, outputs = inputs * (1 + 2 * config.octaves), 1
+        elif not config.choices:  # What folders of before hold.
             self.ahead_negative, self.ahead_positive = (perceptron(inputs, 1, *size) for _ in range(2))
-            inputs, outputs = inputs + config.span * actions.size, 1
+            inputs += done
         self.negative = Twins(inputs, outputs, *size)
         self.positive = Twins(inputs, outputs, *size)
 
-    def measure(self, states: Tensor, rng: np.random.Generator) -> None:
-        """Takes what the states ``(N, n)`` are scaled by from these, and remembers some of them. Channels that never
-        change are not scaled."""
-        deviation = states.std(0, correction=0)
+    def measure(self, states: Tensor, following: Tensor, rng: np.random.Generator) -> None:
+        """Takes what the states ``(N, n)`` are scaled by from these and what followed them, and remembers some of them.
+        Channels that never change are not scaled."""
         self.mean.copy_(states.mean(0))
+        deviation = states.std(0, correction=0)
         self.scale.copy_(torch.where(deviation > 1e-6, deviation, 1))
+        if self.config.octaves:
+            # 0 where nothing changes, as a goal: such channels stay to the bit.
+            self.change.copy_((following - states).std(0, correction=0))
         if count := self.config.remembered:
             rows = rng.choice(len(states), count, replace=len(states) < count)
             self.memory.copy_(self.seen(states[torch.from_numpy(rows)]))
@@ -186,13 +208,36 @@ class DeadEnds(SmallPolicy):
         """Actions ``(..., span, A)`` in parts of half the range, as the perceptrons see them: ``(..., span * A)``."""
         return (2 * (actions - self.low) / (self.high - self.low) - 1).flatten(-2)
 
+    def waves(self, states: Tensor) -> Tensor:
+        """States ``(..., n)`` as the perceptrons that judge states see them, ``(..., n * (1 + 2 * octaves))``."""
+        seen = self.seen(states)
+        rates = _SLOWEST * 2.0 ** torch.arange(self.config.octaves, device=states.device)
+        phases = (seen[..., None] * rates).flatten(-2)
+        return torch.cat([seen, phases.sin(), phases.cos()], -1)
+
+    def after(self, states: Tensor, actions: Tensor | None = None) -> Tensor:
+        """What follows states ``(B, n)``, as far as the model knows: after every choice, ``(B, choices, n)``, or after
+        the actions ``(B, span, A)``, ``(B, 1, n)``."""
+        done = torch.eye(self.body.actions.size, device=states.device).expand(len(states), -1, -1)
+        if actions is not None:
+            done = self.in_parts(actions)[:, None]
+        seen = self.seen(states)[:, None].expand(-1, done.shape[1], -1)
+        changed: Tensor = states[:, None] + self.change * self.model(torch.cat([seen, done], -1))
+        return changed
+
+    def looked_at(self, states: Tensor, actions: Tensor | None = None) -> tuple[Tensor, ...]:
+        """What the perceptrons see of states and of actions as :meth:`heads` has them."""
+        if self.config.octaves:
+            return (self.waves(self.after(states, actions)),)
+        return (self.seen(states),) if actions is None else (self.seen(states), self.in_parts(actions))
+
     def heads(self, states: Tensor, actions: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """What is learned of states ``(B, n)``: Q_D and Q_R by both perceptrons, not bounded. Of every choice,
         ``(2, B, choices)``; or of the actions ``(B, span, A)``, ``(2, B, 1)``."""
-        parts = [self.seen(states)] if actions is None else [self.seen(states), self.in_parts(actions)]
+        looked_at = self.looked_at(states, actions)
         outputs = 1 if actions is not None else self.body.actions.size
         negative, positive = (
-            twins(*parts).reshape(2, len(states), outputs) for twins in (self.negative, self.positive)
+            twins(*looked_at).reshape(2, len(states), outputs) for twins in (self.negative, self.positive)
         )
         return negative, positive
 
@@ -227,9 +272,8 @@ class DeadEnds(SmallPolicy):
             return -negative[0], positive[0], self.unlike(state)
         near = torch.minimum(torch.maximum(plan + self.offsets[:, None], self.low), self.high)
         actions = torch.cat([plan[None], near])
-        seen = self.seen(state).expand(len(actions), -1)
-        both: Tensor = self.negative(seen, self.in_parts(actions))
-        return actions, -both.min(0).values.clamp(-1, 0), self.unlike(state)
+        both: Tensor = self.negative(*self.looked_at(state.expand(len(actions), -1), actions))
+        return actions, -both.reshape(2, -1).min(0).values.clamp(-1, 0), self.unlike(state)
 
     @torch.inference_mode()
     def judge(self, observation: Mapping[str, np.ndarray], plan: np.ndarray) -> Judged:

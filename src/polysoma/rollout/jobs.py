@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from polysoma.acting.limiter import LimitCounts
-from polysoma.acting.planner import Interventions
+from polysoma.acting.planner import Interventions, Plan
 from polysoma.acting.zones import ZoneCounts
 from polysoma.data.episode import Episode
 from polysoma.embodiment import Embodiment
@@ -54,6 +54,7 @@ class Outcome:
         interventions: of guards.
         limits: what limits did; None where the body has none.
         zones: how often it was where it is not to be; None where nobody watched.
+        judged: plans that a guard judged, by the steps in which they came; of a job that is kept.
     """
 
     task: str
@@ -68,6 +69,7 @@ class Outcome:
     interventions: Interventions = field(default_factory=Interventions)
     limits: LimitCounts | None = None
     zones: ZoneCounts | None = None
+    judged: dict[int, Plan] = field(default_factory=dict)
 
 
 def video_stride(body: Embodiment) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from polysoma import hub
+from polysoma.acting.planner import Plan
 from polysoma.acting.senses import observed
 from polysoma.data import stored
 from polysoma.data.formats import open_reader
@@ -25,7 +26,7 @@ from polysoma.task import Task
 SUFFIX = ".rrd"
 """How the names of Rerun's files end."""
 _APPLICATION = "polysoma"
-_FILM, _SUCCESS = "film", "success"
+_FILM, _SUCCESS, _GUARD = "film", "success", "guard"
 
 
 class _Entities:
@@ -98,6 +99,8 @@ class RerunLog:
 
     States become curves with the channels' names, pictures JPEG files, under the names that columns of data sets have:
     ``observation/state``, ``observation/images/front``, ``action``; ``instruction`` and ``success`` stand beside them.
+    Of what a guard said of a plan, ``guard/risk`` is a curve beside 1 or 0 for an alarm and for a replacement,
+    ``guard/alarm`` says which alarm, and ``guard/wanted`` is the action that another one was put in the place of.
 
     Args:
         recording: a ``rerun.RecordingStream``, which knows where it goes: ``save``, ``spawn`` or ``connect_grpc``.
@@ -113,8 +116,13 @@ class RerunLog:
         self.entities = _Entities(recording, under, embodiment.rate_hz)
         self._frame = 0
 
-    def observe(self, observation: Mapping[str, Any], action: Any) -> None:
+    def observe(self, observation: Mapping[str, Any], action: Any, plan: Plan | None = None) -> None:
         """One step: what was sensed, privileged streams too where they are in it, and the action that followed.
+
+        Args:
+            observation: of this body.
+            action: that was executed.
+            plan: None, or the plan that came in this step, for what a guard said of it.
 
         Raises:
             PolysomaError: they are not of this body, see :func:`~polysoma.acting.senses.observed` and
@@ -133,13 +141,23 @@ class RerunLog:
             elif stream.name in values:
                 names = [channel.name for channel in stream.channels]
                 log.numbers(stored.stream_key(body, stream), np.asarray(values[stream.name]), names)
-        done = body.check_action(action)
-        if isinstance(body.actions, DiscreteActions):
-            log.numbers(ACTION, done, ["choice"])
-            log.text(f"{ACTION}.name", body.actions.names[int(done)])
-        else:
-            log.numbers(ACTION, done, [channel.name for channel in body.actions.channels])
+        self._acted(ACTION, body.check_action(action))
+        if plan is not None and plan.risk is not None:
+            said = np.array([plan.risk, bool(plan.alarm), plan.replaced is not None])
+            log.numbers(f"{_GUARD}.risk", said, ["risk", "alarm", "replaced"])
+            if plan.alarm:
+                log.text(f"{_GUARD}.alarm", plan.alarm)
+            if plan.replaced is not None:
+                self._acted(f"{_GUARD}.wanted", plan.replaced[0])
         self._frame += 1
+
+    def _acted(self, column: str, action: np.ndarray) -> None:
+        actions = self.embodiment.actions
+        if isinstance(actions, DiscreteActions):
+            self.entities.numbers(column, action, ["choice"])
+            self.entities.text(f"{column}.name", actions.names[int(action)])
+        else:
+            self.entities.numbers(column, action, [channel.name for channel in actions.channels])
 
     def end(self, success: bool) -> None:
         """Says after the last step whether the task was solved."""
@@ -164,7 +182,7 @@ class RerunFile:
         texts = {stream.name: outcome.instruction for stream in body.streams if stream.modality is Modality.TEXT}
         for step in range(len(episode)):
             rows = {name: values[step] for name, values in episode.observations.items()}
-            log.observe(rows | texts, episode.executed[step])
+            log.observe(rows | texts, episode.executed[step], outcome.judged.get(step))
         for number, frame in enumerate(outcome.frames):
             log.entities.at(min(number * video_stride(body), outcome.steps))
             log.entities.picture(_FILM, frame)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from polysoma.acting.bound import BoundPlanner, copied
-from polysoma.acting.planner import NoPlan, Planner
+from polysoma.acting.planner import NoPlan, Plan, Planner
 from polysoma.data.episode import Episode
 from polysoma.data.paraphrases import read_paraphrases
 from polysoma.embodiment import INSTRUCTION, ContinuousActions, Embodiment, Modality, Observation
@@ -91,6 +91,7 @@ class Slot:
         self.executed: list[Any] = []
         self.rewards: list[float] = []
         self.frames: list[np.ndarray] = []
+        self.judged: dict[int, Plan] = {}
         self.expert = StepExpert(environment)
         self._film()
         self.agent: BoundPlanner = behaviour.acting.agent(
@@ -108,6 +109,9 @@ class Slot:
         """Executes; True when the episode is over. Where nobody asked the expert, the label is the action."""
         asked = self.behaviour.label and not self.behaviour.demonstrates
         label = np.array(self.expert() if asked else action)
+        plan = self.agent.plan
+        if self.job.kept and self.agent.asked and plan is not None and plan.risk is not None:
+            self.judged[self.steps] = plan
         self.expert.stepped()
         if self.noise and self.rng.random() < 0.5:
             actions = self.body.actions
@@ -197,6 +201,7 @@ class Slot:
             self.agent.session.interventions,
             None if self.agent.session.limiter is None else self.agent.session.limiter.counts,
             self.agent.session.zones,
+            self.judged,
         )
 
 

@@ -1,9 +1,9 @@
 """Dead-end values from logs (Fatemi et al. 2021, arXiv 2110.04186): how likely failure is after an action, whatever is
 done later, and how likely success can still be.
 
-Without a discount: -1 at failures and nothing else for Q_D, 1 at successes and nothing else for Q_R. What is done later
-is the best that logs show, never an action that nobody tried: a maximum over actions drawn at random finds those that
-are judged wrongly.
+Without a discount: -1 at failures and nothing else for Q_D, 1 at successes and nothing else for Q_R. Where actions are
+numbers, what is done later is the best that logs show, never an action that nobody tried: a maximum over actions drawn
+at random finds those that are judged wrongly.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from polysoma.policy.dead_ends import DeadEnds
 _VISITS = 10
 """How often states must be visited on average for values by dynamic programming."""
 _SWEEPS = 10_000
-_DOUBT = 1.0
+_DOUBT, _SMALLER = 1.0, 0.75
 
 
 @dataclass(frozen=True)
@@ -67,31 +67,40 @@ class _Lesson(NamedTuple):
 
 class _DeadEnds(Method):
     """Where logs visit the same states ten times on average, as in grid worlds, the values of choices are computed
-    exactly for the chances that the logs show, and the perceptrons learn those numbers. Elsewhere choices are learned
-    by Q-learning, with targets within -1 to 0 and 0 to 1. For actions that are numbers, what is done later is worth the
-    expectile of what the logs did in a state (IQL, arXiv 2110.06169, equations 5 and 6).
+    exactly for the chances that the logs show, and the perceptrons learn those numbers. Elsewhere a model learns what
+    follows an action, and both values are learned of the states themselves, with targets within -1 to 0 and 0 to 1.
+    What is ahead of a state is worth the best of what the model knows to follow the choices; where actions are numbers,
+    the expectile of what logs did there (IQL, arXiv 2110.06169, equations 5 and 6). Where the last observation of an
+    episode was not recorded, the one before stands for it.
 
-    There are two critics, of which targets take the mean: the smaller one (arXiv 1802.09477), step after step without a
-    discount, sees danger everywhere. Who acts believes the one that sees less good."""
+    There are two critics, of which targets take the smaller one by three quarters and the larger one by one (BCQ, arXiv
+    1812.02900): the smaller one alone, step after step without a discount, sees danger everywhere, and their mean is
+    too bold. Who acts believes the one that sees less good."""
 
     def __init__(self, values: DeadEnds, logs: Outcomes, settings: LearnDeadEnds, seed: int) -> None:
-        for sign, name in ((-1, "failure"), (1, "success")):
+        name, config = values.body.name, values.config
+        for sign, end in ((-1, "failure"), (1, "success")):
             if not (logs.end == sign).any():
-                raise PolysomaError(f"dead ends of {values.body.name}: expected logs with a {name} at least, got none")
+                raise PolysomaError(f"dead ends of {name}: expected logs with a {end} at least, got none")
+        if not config.octaves and not (config.choices and few_states(logs)):
+            raise PolysomaError(
+                f"dead ends of {name}: octaves = 0 is for choices in worlds of few states, these are many"
+            )
         self._failed = np.flatnonzero(np.isin(logs.episode, logs.episode[logs.end < 0]))
         self._values, self._logs, self._settings, self._seed = values, logs, settings, seed
-        values.measure(torch.from_numpy(logs.states), np.random.default_rng(seed))
+        states, following = (torch.from_numpy(part) for part in (logs.states, logs.following))
+        values.measure(states, following, np.random.default_rng(seed))
         self._target = {name: frozen_copy(getattr(values, name)) for name in ("negative", "positive")}
         self.modules = nn.ModuleDict({"policy": values, "target": nn.ModuleDict(self._target)})
-        self._table = _tabled(logs, values.body.actions.size) if values.config.choices else None
+        self._table = None if config.octaves else _tabled(logs, values.body.actions.size)
 
     def accumulate(self, step: int, share: Share) -> Metrics:
         """See :class:`~polysoma.learning.method.Method`."""
         rng, count = np.random.default_rng([self._seed, step, share.index]), -(-self._settings.batch // share.count)
-        if self._values.config.choices:
-            loss = self._of_choices(rng, count, share.device)
+        if self._table is not None:
+            loss = self._of_table(self._table, rng, count, share.device)
         else:
-            loss = self._of_numbers(self._rows(rng, count), share.device)
+            loss = self._of_states(self._rows(rng, count), share.device)
         loss.backward()
         return {"loss/values": loss.item(), "windows": float(count)}
 
@@ -107,51 +116,46 @@ class _DeadEnds(Method):
         rows[:part] = self._failed[rng.integers(len(self._failed), size=part)]
         return rows
 
-    def _of_choices(self, rng: np.random.Generator, count: int, device: torch.device) -> Tensor:
-        if self._table is None:
-            lesson = self._sampled(self._rows(rng, count), device)
-        elif len(self._table.states) <= count:
-            lesson = self._table
-        else:
-            rows = torch.from_numpy(rng.integers(len(self._table.states), size=count))
-            lesson = _Lesson(*(part[rows] for part in self._table))
-        lesson = _Lesson(*(part.to(device) for part in lesson))
+    def _of_table(self, table: _Lesson, rng: np.random.Generator, count: int, device: torch.device) -> Tensor:
+        """How far the values of choices are from the table's, in some of its states."""
+        if len(table.states) > count:
+            rows = torch.from_numpy(rng.integers(len(table.states), size=count))
+            table = _Lesson(*(part[rows] for part in table))
+        lesson = _Lesson(*(part.to(device) for part in table))
         negative, positive = self._values.heads(lesson.states)
         missed = (negative - lesson.negative).square() + (positive - lesson.positive).square()
         return (missed * lesson.shown).sum() / lesson.shown.sum().clamp(min=1)
 
-    def _sampled(self, rows: np.ndarray, device: torch.device) -> _Lesson:
-        """One step of Q-learning, of these rows."""
-        logs, values = self._logs, self._values
-        choices = values.body.actions.size
-        following = values.seen(torch.from_numpy(logs.following[rows]).to(device))
-        with torch.no_grad():
-            after = [
-                self._target[name](following).reshape(2, -1, choices).mean(0).amax(1, keepdim=True)
-                for name in ("negative", "positive")
-            ]
-        negative, positive = _goals(torch.from_numpy(logs.end[rows])[:, None].to(device), *after)
-        shown = nn.functional.one_hot(torch.from_numpy(logs.actions[rows]), choices).float()
-        return _Lesson(torch.from_numpy(logs.states[rows]), negative, positive, shown)
-
-    def _of_numbers(self, rows: np.ndarray, device: torch.device) -> Tensor:
-        """The losses of both values and of what is ahead of states, of these rows."""
-        logs, values = self._logs, self._values
-        states, actions, following = (
-            torch.from_numpy(part[rows]).to(device) for part in (logs.states, logs.actions, logs.following)
+    def _of_states(self, rows: np.ndarray, device: torch.device) -> Tensor:
+        """The losses of the model and of both values, of these rows."""
+        logs, values, choices = self._logs, self._values, self._values.config.choices
+        states, actions, following, end = (
+            torch.from_numpy(part[rows]).to(device) for part in (logs.states, logs.actions, logs.following, logs.end)
         )
-        end = torch.from_numpy(logs.end[rows]).to(device)
-        seen, after, done = values.seen(states), values.seen(following), values.in_parts(actions)
-        ahead = {"negative": values.ahead_negative, "positive": values.ahead_positive}
+        expected = values.after(states, None if choices else actions)
+        if choices:
+            expected = expected[torch.arange(len(rows), device=device), actions][:, None]
+        loss = ((expected[:, 0] - following) / values.change.clamp(min=1e-6)).square().mean()
+        seen = values.waves(following)
         with torch.no_grad():
-            goals = _goals(end, *(ahead[name](after)[:, 0] for name in ahead))
-        loss = torch.zeros((), device=device)
-        for (name, value), goal, heads in zip(ahead.items(), goals, values.heads(states, actions), strict=True):
-            with torch.no_grad():
-                judged = self._target[name](seen, done).mean(0)
-            missed = (heads[..., 0] - goal).square().mean(1).sum()
-            loss = loss + missed + expectile_loss(judged - value(seen)[:, 0], self._settings.expectile).mean()
+            ahead = values.waves(values.after(following)) if choices else seen[:, None]
+            best = (_cautious(self._target[name](ahead)).amax(1) for name in ("negative", "positive"))
+            goals = _goals(end, *best)
+        for name, goal in zip(("negative", "positive"), goals, strict=True):
+            value = getattr(values, name)
+            missed = (value(seen) - goal).square()
+            if not choices:
+                missed = missed * (end != 0)
+                before = goal - value(values.waves(states))
+                loss = loss + expectile_loss(before, self._settings.expectile).mean(1).sum()
+            loss = loss + missed.mean(1).sum()
         return loss
+
+
+def _cautious(both: Tensor) -> Tensor:
+    """What targets take of two critics ``(2, ...)``."""
+    taken: Tensor = _SMALLER * both.amin(0) + (1 - _SMALLER) * both.amax(0)
+    return taken
 
 
 def _goals(end: Tensor, negative: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:
@@ -162,16 +166,24 @@ def _goals(end: Tensor, negative: Tensor, positive: Tensor) -> tuple[Tensor, Ten
     )
 
 
-def _tabled(logs: Outcomes, choices: int) -> _Lesson | None:
-    """The values of all states by dynamic programming; None where they are visited too rarely."""
-    every = np.ascontiguousarray(np.concatenate([logs.states, logs.following]) + np.float32(0))
-    # Rows as bytes: to sort them as numbers takes ten times as long. 0 was added as -0 has other bytes.
-    rows = every.view(np.dtype((np.void, every.dtype.itemsize * every.shape[1]))).ravel()
-    _, first, number = np.unique(rows, return_index=True, return_inverse=True)
-    states = every[first]
-    if len(logs.actions) < _VISITS * len(states):
-        return None
+def few_states(logs: Outcomes) -> bool:
+    """Whether logs visit the same states often enough for a table: :data:`_VISITS` times on average."""
+    return len(logs.actions) >= _VISITS * len(np.unique(_as_bytes(logs)))
+
+
+def _tabled(logs: Outcomes, choices: int) -> _Lesson:
+    """The values of all states by dynamic programming."""
+    _, first, number = np.unique(_as_bytes(logs), return_index=True, return_inverse=True)
+    states = np.concatenate([logs.states, logs.following])[first]
     return _Lesson(torch.from_numpy(states), *_solved(logs, number.reshape(2, -1), len(states), choices))
+
+
+def _as_bytes(logs: Outcomes) -> np.ndarray:
+    """The states before and after all steps, a value of bytes for each: to sort rows of numbers takes ten times as
+    long."""
+    # 0 is added as -0 has other bytes.
+    every = np.ascontiguousarray(np.concatenate([logs.states, logs.following]) + np.float32(0))
+    return every.view(np.dtype((np.void, every.dtype.itemsize * every.shape[1]))).ravel()
 
 
 def _solved(logs: Outcomes, number: np.ndarray, states: int, choices: int) -> tuple[Tensor, Tensor, Tensor]:
