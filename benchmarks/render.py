@@ -34,6 +34,7 @@ import kills
 import limits
 import merging
 import meta
+import ogbench_mazes
 import open_loop_warnings
 import own_robot
 import paired
@@ -110,6 +111,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
     },
     "docs/skills.md": {
         "skills": skills.render,
+        "ogbench_mazes": ogbench_mazes.render,
         "dqn": dqn.render,
         "games": games.render,
         "u2o": u2o.render,
