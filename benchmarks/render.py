@@ -44,6 +44,7 @@ import recordings
 import rounds
 import scale
 import scores
+import search
 import serving
 import sight
 import skills
@@ -125,6 +126,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "docs/world-models.md": {
         "world": world.render,
         "imagination": imagination.render,
+        "search": search.render,
     },
     "docs/fleet.md": {
         "fleet": fleet.render,
