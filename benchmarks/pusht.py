@@ -1,4 +1,4 @@
-"""PushT from states: `finetune` from 100 demonstrations beside the expert that gave them (benchmarks/worlds/pusht.py).
+"""PushT from states: `finetune` from 100 demonstrations beside the expert that gave them (benchmarks/worlds/push_t.py).
 
     pip install gym-pusht
     python benchmarks/pusht.py
@@ -54,7 +54,7 @@ def main(
         name: of the results.
     """
     torch.set_num_threads(1)
-    os.environ["POLYSOMA_FAMILIES"] = str(HERE / "worlds" / "pusht.py")
+    os.environ["POLYSOMA_FAMILIES"] = str(HERE / "worlds" / "push_t.py")
     cells = cells_of(name)
     for seed in range(seeds):
         for way in ways:

@@ -39,6 +39,7 @@ import open_loop_warnings
 import own_robot
 import paired
 import preferences
+import pusht
 import realtime
 import recordings
 import rounds
@@ -105,6 +106,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
         "own-robot": own_robot.render,
         "eyes": eyes.render,
         "recordings": recordings.render,
+        "pusht": pusht.render,
     },
     "docs/in-context.md": {
         "in-context": in_context.render,

@@ -75,7 +75,7 @@ def test_an_arm_is_drawn_by_its_number_and_its_expert_reaches_the_named_mark(mon
 
 @pytest.mark.parametrize("seed", range(3))
 def test_the_expert_of_pusht_brings_the_t_home_where_it_gives_way_as_is_planned(seed: int) -> None:
-    pusht, rng = loaded("pusht"), np.random.default_rng(seed)
+    pusht, rng = loaded("push_t"), np.random.default_rng(seed)
     pose = np.array([*rng.uniform(150, 350, 2), rng.uniform(-np.pi, np.pi)])
     pusher = pose[:2] + 120 * np.array([np.cos(pose[2]), np.sin(pose[2])])
     for _ in range(200):

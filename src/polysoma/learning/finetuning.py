@@ -190,7 +190,7 @@ def recipe_for(
 
 def _optimizer(kind: OptimizerKind, rate: float) -> AdamW | ScheduleFree:
     if kind == "adamw":
-        return AdamW(rate, weight_decay=0.01, ema=0.98)
+        return AdamW(rate, weight_decay=0.01, ema=0.999)
     return ScheduleFree(rate, weight_decay=0.01)
 
 
