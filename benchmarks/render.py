@@ -30,6 +30,7 @@ import hostile
 import imagination
 import improve
 import in_context
+import jat
 import kills
 import limits
 import merging
@@ -43,6 +44,7 @@ import pusht
 import realtime
 import recordings
 import rounds
+import ruler
 import scale
 import scores
 import search
@@ -143,6 +145,8 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
     },
     "docs/evaluation.md": {
         "paraphrases": scores.render_paraphrases,
+        "ruler": ruler.render,
+        "jat": jat.render,
         "transfer": transfer.render,
         "open-loop-warnings": open_loop_warnings.render,
         "so101": so101.render,

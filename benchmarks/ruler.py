@@ -5,8 +5,8 @@
     python benchmarks/ruler.py run PYTHON generalist --body metaworld-pixels --streams '{"corner": ..., "wrist": ...}'
     python benchmarks/ruler.py run PYTHON runs/behind/checkpoint --name behind --tasks drawer-open door-close
 
-PYTHON is that environment's. Pictures, words, horizon, seeds and what counts as a success are LeRobot's, and 10 episodes
-of a task are. An episode that fails takes two and a half minutes of a core without a GPU: 500 steps, two pictures each.
+PYTHON is that environment's. Pictures, words, horizon, seeds and what counts as a success are LeRobot's, and so are 10
+episodes of a task. One that fails takes two and a half minutes of a core without a GPU: 500 steps, two pictures each.
 Cells that are there are not measured again.
 """
 
@@ -42,7 +42,7 @@ PEERS = {
 2506.01844, table 2; the others as their papers say)."""
 
 
-def words(python: Path, out: Path) -> None:
+def words(python: tyro.conf.Positional[Path], out: tyro.conf.Positional[Path]) -> None:
     """Writes LeRobot's instructions as paraphrases of ours, for recipes' ``paraphrases``. Two pairs of its tasks are
     called alike.
 
@@ -63,8 +63,8 @@ def words(python: Path, out: Path) -> None:
 
 
 def run(
-    python: Path,
-    checkpoint: str,
+    python: tyro.conf.Positional[Path],
+    checkpoint: tyro.conf.Positional[str],
     name: str = "generalist",
     body: str = BEHIND.embodiment.name,
     streams: str = json.dumps(STREAMS),
@@ -148,6 +148,8 @@ def render() -> str:
         whole = sum(map(len, rates.values())) == len(FAMILY.tasks)
         mean = f"{np.mean([np.mean(own) for own in rates.values()]):.1f}" if whole else "-"
         lines.append(f"| `{name}` | {' | '.join(shown)} | {mean} |")
+    if not cells:
+        return "\n".join([*lines, "", "Success in percent. Nothing of ours is measured by it yet."]) + "\n"
     lines += ["", "Success in percent, and in brackets on how many tasks of the group:", ""]
     lines += [f"- `{cell}`: {found['successes']}/{found['trials']}, {share(found)}" for cell, found in cells.items()]
     return "\n".join([*lines, "", "`python benchmarks/ruler.py run`; 95 % intervals."]) + "\n"
