@@ -34,6 +34,8 @@ DATA_SEED, SEED = 300_000, 320_000
 CELL = 0.5
 """Metres of the graph's cells. Of 0.5, 1, 2 and 3 the best one in the medium maze, on seeds from 340,000 on: where the
 next place is behind a corner, the policy pushes against the wall."""
+AHEAD = 20
+"""Steps to the goals that cloning learns from on average, about four metres."""
 BODY = """name = "point"
 rate_hz = 10.0
 
@@ -89,7 +91,7 @@ def main(
         raise PolysomaError(f"sets: expected some of {list(SETS)}, got {unknown}")
     torch.set_num_threads(1)
     folder.mkdir(parents=True, exist_ok=True)
-    settings = {"episodes": episodes, "steps": steps, "width": width, "seed": SEED, "cell": CELL}
+    settings = {"episodes": episodes, "steps": steps, "width": width, "seed": SEED, "cell": CELL, "ahead": AHEAD}
     cells = cells_of("ogbench_mazes")
     for seed in range(seeds):
         for name in sets:
@@ -112,7 +114,7 @@ def measure(python: Path, name: str, seed: int, folder: Path, episodes: int, ste
     out = folder / f"run-{name}-{seed}-{time.time_ns()}"
     data = Dataset(logs)
     began = time.process_time()
-    path = learn([data], Cloning(), out, size=(width, 2), settings=engine_settings(steps), seed=seed)
+    path = learn([data], Cloning(ahead=AHEAD), out, size=(width, 2), settings=engine_settings(steps), seed=seed)
     found: dict[str, Any] = {"set": name, "seed": seed, "frames": len(data)}
     found["learning_cpu_s"] = time.process_time() - began
     for way, more in (("direct", ()), ("graph", ("--graph", str(logs), "--cell", str(CELL)))):

@@ -23,6 +23,7 @@ from polysoma.data.writer import DatasetWriter
 from polysoma.errors import PolysomaError
 from polysoma.learning import lineage
 from polysoma.learning.engine import Engine
+from polysoma.learning.method import Share
 from polysoma.learning.methods.cloning import Cloning
 from polysoma.learning.methods.diffusion import Diffusion
 from polysoma.learning.methods.hilp import Hilp, skill_for_reward
@@ -74,6 +75,26 @@ def test_weights_of_advantages_are_bounded() -> None:
 
 
 @pytest.mark.learns
+@pytest.mark.parametrize(("ahead", "mean"), [(0, 20), (4, 4)])
+def test_cloning_learns_goals_so_many_steps_ahead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ahead: float, mean: float
+) -> None:
+    replay = Replay([walks(tmp_path / "walks")])
+    replay.last[:] = replay.starts.max() + 40
+    seen: list[np.ndarray] = []
+    draw = Replay.future
+
+    def drawn(self: Replay, rows: np.ndarray, *how: Any) -> np.ndarray:
+        rows = np.full(20_000, replay.starts.max())
+        seen.append(draw(self, rows, *how) - rows)
+        return replay.starts[: len(how[0].random(64))]
+
+    monkeypatch.setattr(Replay, "future", drawn)
+    policy = SkillPolicy(SkillConfig(PUCK, "goal", *goals_of(PUCK), 8, 1))
+    Cloning(batch=64, ahead=ahead).build(policy, replay).accumulate(0, Share())
+    assert seen[0].mean() == pytest.approx(mean, rel=0.1)
+
+
 @pytest.mark.parametrize("method", [Cloning(batch=64), ImplicitQ(batch=64, discount=0.9)], ids=["cloning", "iql"])
 def test_goals_are_gone_to(method: Any, tmp_path: Path) -> None:
     assert alignment(learnt(tmp_path, method, goals=True)) > 0.7

@@ -43,6 +43,9 @@ class SkillsLearn:
     """Learn from the rewards of the logs, or to imitate (cloning), instead of reaching places."""
     best: Annotated[float, within(0, 1, above=True)] = 1.0
     """With cloning and --rewards: the share of the logs that is imitated, the episodes of the highest return."""
+    ahead: Annotated[float, within(0, 10**6)] = 0.0
+    """With cloning: steps to the goals that it learns from, on average; 0 draws them evenly from the rest of the
+    episode. In long episodes, 20 or so teaches near goals, which --graph shows."""
     place: tuple[str, ...] = ()
     """Channels that goals are of; by default those NAME for which the body observes goal_NAME, or all."""
     out: Path = Path("runs/skills")
@@ -66,6 +69,8 @@ class SkillsLearn:
         learn_on(self.device)
         if self.best < 1 and not (self.method == "cloning" and self.rewards):
             raise PolysomaError("--best chooses what is imitated by its rewards: it needs --method cloning --rewards")
+        if self.ahead and (self.rewards or self.method != "cloning"):
+            raise PolysomaError("--ahead says which goals --method cloning learns from, without --rewards")
         from polysoma.learning.methods.cal_ql import CalQl
         from polysoma.learning.methods.cloning import Cloning
         from polysoma.learning.methods.diffusion import Diffusion
@@ -77,7 +82,7 @@ class SkillsLearn:
         from polysoma.learning.skills import engine_settings_for, learn
 
         methods: dict[str, Cloning | ImplicitQ | Td3Bc | CalQl | Hilp | Successor | Diffusion | Dqn] = {
-            "cloning": Cloning(best=self.best),
+            "cloning": Cloning(best=self.best, ahead=self.ahead),
             "iql": ImplicitQ(),
             "td3-bc": Td3Bc(),
             "cal-ql": CalQl(),

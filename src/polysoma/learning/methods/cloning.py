@@ -24,10 +24,14 @@ class Cloning:
     Attributes:
         batch: steps of a log in each step of learning.
         best: the share of all steps that is learnt from, those of the episodes of the highest return; 1 for all.
+        ahead: steps of the log to goals on average, whose number is drawn from a geometric distribution; 0 draws goals
+            evenly from all that followed in the episode. In long episodes near goals are rare then, and a policy that
+            is shown near ones (:mod:`polysoma.acting.graph`) has hardly learnt them.
     """
 
     batch: Annotated[int, within(1, 10**6)] = 256
     best: Annotated[float, within(0, 1, above=True)] = 1.0
+    ahead: Annotated[float, within(0, 10**6)] = 0.0
     kind: Literal["cloning"] = "cloning"
 
     def __post_init__(self) -> None:
@@ -47,6 +51,7 @@ class _Cloning(OfflineMethod):
     def __init__(self, policy: SkillPolicy, replay: Replay, settings: Cloning, seed: int) -> None:
         super().__init__(policy, replay, settings.batch, 0.99, seed)
         self._rows = replay.starts if settings.best == 1 else replay.best(settings.best)
+        self._near = 1 - 1 / settings.ahead if settings.ahead > 1 else None
 
     def accumulate(self, step: int, share: Share) -> Metrics:
         """See :class:`~polysoma.learning.method.Method`."""
@@ -54,7 +59,7 @@ class _Cloning(OfflineMethod):
         drawn = self.draw(rng, share, self._rows)
         told = None
         if policy.config.conditioning == "goal":
-            reached = self.states(self.replay.future(drawn.steps.rows, rng), share)
+            reached = self.states(self.replay.future(drawn.steps.rows, rng, self._near), share)
             told = policy.towards(policy.places(reached))
         loss = regression(policy.act(policy.state(drawn.states), told), drawn.actions)
         loss.backward()
