@@ -33,7 +33,7 @@ from results import cells_of, read, share, write
 
 SEED, EPISODES = 399_000, 40
 """Of the episodes that judge; those that are played to learn begin at 500,000."""
-TASKS = {"ball": "babyai/GoToRedBallNoDists", "grey": "babyai/GoToRedBallGrey"}
+TASKS = {"ball": "babyai/GoToRedBallNoDists"}
 LIMIT, EVERY, FIRST, SLOTS = 16_000, 1_000, 1_000, 8
 """Steps of the environment in all, between two times of judging, and at random before learning; episodes at a time."""
 METHOD = Search()
