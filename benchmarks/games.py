@@ -38,6 +38,7 @@ def render() -> str:
     lines += ["| --- | --- | --- | --- |"]
     for name in GAMES:
         if f"{name}/expert" not in cells or f"{name}/random" not in cells:
+            lines.append(f"| `minatar/{name}` | not measured yet | | |")
             continue
         random, expert = cells[f"{name}/random"], cells[f"{name}/expert"]
         lines.append(f"| `minatar/{name}` | {score_of([random])} | {score_of([expert])} | {share(expert)} |")
