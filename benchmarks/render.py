@@ -24,6 +24,7 @@ import fleet
 import fuzz
 import gpicl
 import guard
+import guard_tasks
 import heads
 import hostile
 import imagination
@@ -88,6 +89,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "docs/guards.md": {
         "limits": limits.render,
         "guard": guard.render,
+        "guard-tasks": guard_tasks.render,
     },
     "docs/finetuning.md": {
         "tasks": compare.render_tasks,
