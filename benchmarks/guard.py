@@ -5,8 +5,8 @@
 
 LifeGate (choices, few states) and a point mass among pits (choices, and forces). Everything is learned from the
 driver's logs, most of which are noisier than what is measured. Controls: no guard, and one that replaces the same
-actions by others that are drawn evenly; and in pits the best that any guard can do, which looks ahead in the world
-itself. What is there already, of this task and seed, is kept. About a minute a seed.
+actions by others that are drawn evenly; and in pits a guard that looks ahead in the world itself, which is about the
+best that one can do. What is there already, of this task and seed, is kept. About a minute a seed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from polysoma.acting.dead_ends import DeadEndGuard
 from polysoma.acting.planner import Plan
 from polysoma.data.outcomes import Outcomes
 from polysoma.embodiment import Embodiment
-from polysoma.evaluation.intervals import mean_interval
+from polysoma.evaluation.intervals import mean_interval, wilson
 from polysoma.learning.dead_ends import calibrate, engine_settings, episode_risks, fit
 from polysoma.policy.dead_ends import DeadEndConfig, DeadEnds
 from results import cells_of, read, write
@@ -177,8 +177,8 @@ def _wrong(values: DeadEnds, states: np.ndarray) -> dict[str, float]:
 
 
 class _Knowing:
-    """The driver of pits behind a guard that looks ahead in the world itself: no guard can keep more of its episodes
-    from failing."""
+    """The driver of pits behind a guard that looks ahead in the world itself, see :func:`pits.safe`: about the best
+    that a guard can do."""
 
     def __init__(self, body: Embodiment, noise: float, values: DeadEnds) -> None:
         self._body, self._noise = body, noise
@@ -256,8 +256,8 @@ def render() -> str:
     told = found["settings"]
     rows = [
         (
-            "task", "seeds", "deaths: no guard", "guard", "random instead", "at best", "success: no guard", "guard",
-            "replaced", "at best",
+            "task", "seeds", "deaths: no guard", "guard", "random instead", "with the world itself",
+            "success: no guard", "guard", "replaced", "with the world itself",
             "unsafe taken for safe", "false alarms", "unlike", "deaths with an alarm", "lead",
         )
     ]  # fmt: skip
@@ -274,7 +274,11 @@ def render() -> str:
     errors = {task: np.mean([run["error"] for run in cell.values()]) for task, cell in gates.items()}
     cost = {
         kind: np.median([run["ms"] for task in of for run in found["cells"].get(task, {}).values()])
-        for kind, of in (("choices", gates), ("numbers", [task for task in TASKS if "forces" in task]))
+        for kind, of in (
+            ("few", gates),
+            ("choices", [task for task in TASKS if "choices" in task]),
+            ("numbers", [task for task in TASKS if "forces" in task]),
+        )
     }
     return (
         "\n".join(lines)
@@ -282,29 +286,31 @@ def render() -> str:
         f"more to find thresholds with (rate "
         f"{told['rate']:g}) and to count alarms in; {told['played']} are played in pits, "
         f"{told['episodes']} in LifeGate. Actions of a risk above {told['replace']:g} are replaced; the control "
-        f"draws others evenly in their place. At best: a guard that looks ahead in the world itself. Unsafe: pushes "
-        f"after which a fall cannot be avoided any more. Lead: steps from the first alarm to the end of an episode "
-        f"that failed, the middle one, 0 where there was no alarm. In LifeGate the driver makes the best move, and "
-        f"one at random with a chance of {told['noise']:g}; "
+        f"draws others evenly in their place. With the world itself: a guard that plays each of nine pushes for eight "
+        f"steps in the world. Unsafe: pushes after which a fall cannot be avoided any more. Lead: steps from the first "
+        f"alarm to the end of an episode that failed, the middle one, 0 where there was no alarm. In LifeGate the "
+        f"driver makes the best move, and one at random with a chance of {told['noise']:g}; "
         + "; ".join(
             f"in {task} nobody can die less than {least[task]:.3f}, and the mean error of Q_D over the 77 free cells "
             f"and all choices is {errors[task]:.3f}"
             for task in gates
         )
-        + f". One judgement takes {cost['choices']:.2f} ms of a processor that others used, too, and "
-        f"{cost['numbers']:.2f} ms where actions are numbers (`python benchmarks/guard.py`).\n"
+        + f". One judgement takes {cost['few']:.2f} ms in LifeGate, of a processor that others used, too, in "
+        f"pits {cost['choices']:.2f} ms, and {cost['numbers']:.2f} ms where actions are numbers "
+        f"(`python benchmarks/guard.py`).\n"
     )
 
 
-def shown(cell: dict[str, dict[str, float]], name: str) -> str:
+def shown(cell: dict[str, dict[str, float]], name: str, trials: int = 0) -> str:
+    """A mean over seeds with its interval; of a single seed that of its trials, if it has some."""
     values = [run[name] for run in cell.values() if name in run]
     if not values:
         return ""
     if name.startswith("lead"):
         return f"{np.mean(values):.{2 if name == 'lead_s' else 1}f}"
-    if len(values) == 1:
+    if len(values) == 1 and not trials:
         return f"{values[0]:.3f}"
-    low, high = mean_interval(values)
+    low, high = mean_interval(values) if len(values) > 1 else wilson(round(values[0] * trials), trials)
     return f"{np.mean(values):.3f} [{low:.3f}, {high:.3f}]"
 
 

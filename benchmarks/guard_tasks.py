@@ -234,7 +234,7 @@ def _played(setting: Setting, driver: Driver | Planner, seeds: Sequence[int], na
 def render() -> str:
     """What the guard changes in these tasks."""
     found = read("guard-tasks")
-    told = found["settings"]
+    told, there = found["settings"], {name: SETTINGS[name] for name in found["cells"]}
     columns = {
         "deaths": "deaths: no guard", "deaths_guarded": "guard", "deaths_random": "random instead",
         "successes": "success: no guard", "successes_guarded": "guard", "replaced_guarded": "replaced",
@@ -243,17 +243,20 @@ def render() -> str:
     }  # fmt: skip
     lines = [f"| task | seeds | {' | '.join(columns.values())} |", "| --- " * (len(columns) + 2) + "|"]
     for task, cell in found["cells"].items():
-        lines.append(f"| {task} | {len(cell)} | {' | '.join(shown(cell, name) for name in columns)} |")
+        rates = {name: there[task].played for name in columns if name.startswith(("deaths", "successes"))}
+        row = " | ".join(shown(cell, name, rates.get(name, 0)) for name in columns)
+        lines.append(f"| {task} | {len(cell)} | {row} |")
     less = []
     for cell in found["cells"].values():
         with_guard, without = (sum(run[name] for run in cell.values()) for name in ("deaths_guarded", "deaths"))
         less.append(f"{100 * (1 - with_guard / without):.0f} %")
-    noises = "; ".join(f"{name}: {' / '.join(f'{n:g}' for n in one.noise)}" for name, one in SETTINGS.items())
+    noises = "; ".join(f"{name}: {' / '.join(f'{n:g}' for n in one.noise)}" for name, one in there.items())
     counts = "; ".join(
-        f"{name}: {one.episodes} episodes to learn from, {one.played} played" for name, one in SETTINGS.items()
+        f"{name}: {one.episodes} episodes to learn from, {one.played} played" for name, one in there.items()
     )
     return "\n".join(lines) + (
-        f"\n\nMeans over seeds with 95 % intervals; each seed has recordings, learning and episodes of its own. "
+        f"\n\nMeans over seeds with 95 % intervals, of a single seed that of its episodes; each seed has recordings, "
+        f"learning and episodes of its own. "
         f"Deaths are fewer by {' and '.join(less)}. {counts}; half as many to find thresholds with (rate "
         f"{told['rate']:g}), and to count alarms in. The driver does something random for a part of the time "
         f"({noises}; the first one is measured, a third each is learned from). "

@@ -25,6 +25,7 @@ import fuzz
 import games
 import gpicl
 import guard
+import guard_tasks
 import heads
 import hostile
 import imagination
@@ -96,6 +97,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "docs/guards.md": {
         "limits": limits.render,
         "guard": guard.render,
+        "guard-tasks": guard_tasks.render,
     },
     "docs/finetuning.md": {
         "tasks": compare.render_tasks,
