@@ -26,7 +26,7 @@ from polysoma.errors import PolysomaError
 from polysoma.evaluation.intervals import wilson
 from polysoma.learning.methods.cloning import Cloning
 from polysoma.learning.skills import engine_settings, learn
-from results import cells_of, read, share, write
+from results import cells_of, commit, read, share, write
 
 PEER = Path(__file__).with_name("ogbench_peer.py")
 SETS = ("medium-navigate", "large-navigate", "giant-navigate", "giant-stitch")
@@ -64,7 +64,12 @@ PUBLISHED = {
 }
 """Success in percent on SETS of others' logs of the same kind: table 2 of arXiv 2410.20092, and the last row of a later
 paper on graph search."""
-WAYS = {"direct": "ours: cloning, direct", "graph": "ours: cloning over the graph of the logs"}
+WAYS = {
+    ("direct", AHEAD): "ours: cloning of near goals, direct",
+    ("graph", AHEAD): "ours: the same over the graph of the logs",
+    ("direct", 0): "ours: cloning of goals from anywhere later in the episode (`--ahead 0`), direct",
+    ("graph", 0): "ours: the same over the graph of the logs",
+}
 
 
 def main(
@@ -75,6 +80,7 @@ def main(
     episodes: int = 20,
     steps: int = 10_000,
     width: int = 256,
+    ahead: float = AHEAD,
 ) -> None:
     """Measures what is missing.
 
@@ -86,22 +92,25 @@ def main(
         episodes: of each of the five tasks of a maze, for each seed.
         steps: of learning, of batches of 256.
         width: of the perceptrons.
+        ahead: steps to goals on average; 0 draws them evenly from the rest of each episode.
     """
     if unknown := sorted({*sets} - {*SETS}):
         raise PolysomaError(f"sets: expected some of {list(SETS)}, got {unknown}")
     torch.set_num_threads(1)
     folder.mkdir(parents=True, exist_ok=True)
-    settings = {"episodes": episodes, "steps": steps, "width": width, "seed": SEED, "cell": CELL, "ahead": AHEAD}
+    settings = {"episodes": episodes, "steps": steps, "width": width, "seed": SEED, "cell": CELL}
     cells = cells_of("ogbench_mazes")
     for seed in range(seeds):
         for name in sets:
-            key = f"{name}-{seed}"
+            key = f"{name}-{seed}" + ("" if ahead == AHEAD else f"-ahead-{ahead:g}")
             if key not in cells:
-                cells[key] = measure(python, name, seed, folder, episodes, steps, width)
+                cells[key] = measure(python, name, seed, folder, episodes, steps, width, ahead)
                 write("ogbench_mazes", {"settings": settings, "cells": cells})
 
 
-def measure(python: Path, name: str, seed: int, folder: Path, episodes: int, steps: int, width: int) -> dict[str, Any]:
+def measure(
+    python: Path, name: str, seed: int, folder: Path, episodes: int, steps: int, width: int, ahead: float
+) -> dict[str, Any]:
     """What cloning learns from some logs, and reaches alone and over their graph."""
     maze, kind = name.split("-")
     logs = folder / f"{name}.npz"
@@ -114,8 +123,8 @@ def measure(python: Path, name: str, seed: int, folder: Path, episodes: int, ste
     out = folder / f"run-{name}-{seed}-{time.time_ns()}"
     data = Dataset(logs)
     began = time.process_time()
-    path = learn([data], Cloning(ahead=AHEAD), out, size=(width, 2), settings=engine_settings(steps), seed=seed)
-    found: dict[str, Any] = {"set": name, "seed": seed, "frames": len(data)}
+    path = learn([data], Cloning(ahead=ahead), out, size=(width, 2), settings=engine_settings(steps), seed=seed)
+    found: dict[str, Any] = {"set": name, "seed": seed, "ahead": ahead, "frames": len(data), "commit": commit()}
     found["learning_cpu_s"] = time.process_time() - began
     for way, more in (("direct", ()), ("graph", ("--graph", str(logs), "--cell", str(CELL)))):
         played = served(python, maze, path, more, episodes, SEED + 10_000 * seed)
@@ -151,10 +160,10 @@ def render() -> str:
     found = read("ogbench_mazes")
     settings, cells = found["settings"], list(found["cells"].values())
     lines = ["| success | " + " | ".join(SETS) + " |", "| --- |" + " --- |" * len(SETS)]
-    for way, title in WAYS.items():
+    for (way, ahead), title in WAYS.items():
         row = []
         for name in SETS:
-            scores = [cell[way] for cell in cells if cell["set"] == name]
+            scores = [cell[way] for cell in cells if (cell["set"], cell["ahead"]) == (name, ahead)]
             won, trials = (sum(score[part] for score in scores) for part in ("successes", "trials"))
             row.append(
                 f"{share({'successes': won, 'trials': trials, 'interval': wilson(won, trials)})} of {trials}"
@@ -169,7 +178,7 @@ def render() -> str:
     lines += [
         "",
         f"OGBench's environments and five tasks of each maze, {settings['episodes']} episodes a task and seed, "
-        f"{max(cell['seed'] for cell in cells) + 1} seeds of learning, 95 % intervals of Wilson. The logs follow "
+        f"{max(cell['seed'] for cell in cells) + 1} seed(s) of learning, 95 % intervals of Wilson. The logs follow "
         f"OGBench's recipe ({frames:,} frames or more, made here: its own files are not to be had without a network); "
         f"published numbers are of its own files. {settings['steps']:,} steps of learning took at most {seconds:.0f} s "
         f"of a core (`{found['command']}`).",
