@@ -35,7 +35,7 @@ from polysoma.embodiment import ContinuousActions, Observation
 from polysoma.errors import PolysomaError
 from polysoma.learning.dead_ends import calibrate, engine_settings, fit
 from polysoma.policy.dead_ends import DeadEndConfig
-from polysoma.rollout.drivers import Behaviour, Checkpoint, Driver
+from polysoma.rollout.drivers import Behaviour, Driver
 from polysoma.rollout.jobs import Job
 from polysoma.rollout.recording import record
 from polysoma.rollout.rollout import rollout_in_workers
@@ -144,10 +144,8 @@ def main(
     episodes: int = 0,
     played: int = 0,
     steps: int = 2000,
-    policy: str = "",
 ) -> None:
-    """Measures all, or the tasks whose names hold ``only``; with a policy, its episodes behind the same guards, too.
-    Fewer episodes than those of the settings are for a trial."""
+    """Measures all, or the tasks whose names hold ``only``. Fewer episodes than in the settings are for a trial."""
     torch.set_num_threads(1)
     worlds = Path(__file__).parent / "worlds"
     # In the place of the shipped tasks of the same bodies.
@@ -162,17 +160,14 @@ def main(
             setting = replace(setting, episodes=episodes or setting.episodes, played=played or setting.played)
             cell = cells.setdefault(name, {}).setdefault(str(seed), {})
             own = folder / f"{setting.task.replace('/', '-')}-{seed}"
-            for part in measured(cell, setting, own, seed, settings, policy):
+            for part in measured(cell, setting, own, seed, settings):
                 print(name, seed, part, flush=True)
                 write("guard-tasks", {"settings": settings, "cells": cells})
 
 
-def measured(
-    cell: dict[str, float], setting: Setting, folder: Path, seed: int, settings: dict[str, Any], policy: str
-) -> Any:
+def measured(cell: dict[str, float], setting: Setting, folder: Path, seed: int, settings: dict[str, Any]) -> Any:
     """Measures what a cell lacks, and yields after each part what it was."""
-    names = ["", "_guarded", "_random", *(["_policy", "_policy_guarded"] if policy else [])]
-    if all(f"deaths{name}" in cell for name in names):
+    if all(f"deaths{name}" in cell for name in ("", "_guarded", "_random")):
         return
     first, episodes = FIRST + 10_000 * (seed - SEEDS[0]), setting.episodes
     logs = [_recorded(setting, noise, episodes // 3, folder / str(noise), first + 1000 * n)
@@ -198,9 +193,6 @@ def measured(
         "_guarded": guard.around(driver),
         "_random": Guarded(driver, Blind(guard)),
     }
-    if policy:
-        guard.values.save(folder / "guard")
-        ways |= {"_policy": Checkpoint(policy), "_policy_guarded": Checkpoint(policy, guard=str(folder / "guard"))}
     for name, way in ways.items():
         if f"deaths{name}" not in cell:
             cell |= _played(setting, way, range(first + 5000, first + 5000 + setting.played), name)

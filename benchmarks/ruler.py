@@ -28,9 +28,8 @@ from polysoma.files import write_atomically
 from polysoma.rollout.drivers import Checkpoint
 from polysoma.simulators.metaworld import BEHIND, FAMILY, INSTRUCTIONS
 from results import FOLDER, cells_of, read, share, write
-from scores import HARD, MEDIUM, VERY_HARD
+from scores import GROUPS, group_of
 
-GROUPS = {"medium": MEDIUM.split(), "hard": HARD.split(), "very_hard": VERY_HARD.split()}
 PICTURE, STATE = "observation.image", "observation.state"
 STREAMS = {"corner2": PICTURE, "proprioception": STATE}
 PEERS = {
@@ -131,7 +130,6 @@ def _surroundings() -> dict[str, str]:
 def render() -> str:
     """The table."""
     cells: dict[str, Any] = read("ruler")["cells"] if (FOLDER / "ruler.json").exists() else {}
-    group_of = {task: group for group, tasks in GROUPS.items() for task in tasks}
     lines = [
         "| policy | easy | medium | hard | very hard | mean of the four |",
         "| --- | --- | --- | --- | --- | --- |",
@@ -139,11 +137,11 @@ def render() -> str:
     for peer, (four, mean) in PEERS.items():
         lines.append(f"| {peer}, as reported | {' | '.join(map(str, four or ['-'] * 4))} | {mean} |")
     for name in dict.fromkeys(cell.split("/")[0] for cell in cells):
-        rates: dict[str, list[float]] = {group: [] for group in ("easy", *GROUPS)}
+        rates: dict[str, list[float]] = {group: [] for group in GROUPS}
         for cell, found in cells.items():
             who, task = cell.split("/")
             if who == name:
-                rates[group_of.get(task, "easy")].append(100 * found["successes"] / found["trials"])
+                rates[group_of(task)].append(100 * found["successes"] / found["trials"])
         shown = [f"{np.mean(own):.1f} ({len(own)})" if own else "-" for own in rates.values()]
         whole = sum(map(len, rates.values())) == len(FAMILY.tasks)
         mean = f"{np.mean([np.mean(own) for own in rates.values()]):.1f}" if whole else "-"

@@ -41,16 +41,20 @@ MEDIUM = (
 )
 HARD = "assembly hand-insert pick-out-of-hole pick-place push push-back"
 VERY_HARD = "shelf-place disassemble stick-pull stick-push pick-place-wall"
+GROUPS = {"easy": "", "medium": MEDIUM, "hard": HARD, "very_hard": VERY_HARD}
+
+
+def group_of(task: str) -> str:
+    """The group of a task, which is called with or without ``-v3``; those that no other one names are easy."""
+    name = task.removesuffix("-v3")
+    return next((group for group, names in GROUPS.items() if name in names.split()), "easy")
 
 
 def groups(scores: Mapping[str, Score]) -> dict[str, float]:
     """The mean success of each group, and the mean of the groups."""
-    members = {"medium": MEDIUM.split(), "hard": HARD.split(), "very_hard": VERY_HARD.split()}
-    group_of = {name: group for group, names in members.items() for name in names}
     rates: dict[str, list[float]] = {}
     for task, score in scores.items():
-        name = task.split("/")[1].removesuffix("-v3")
-        rates.setdefault(group_of.get(name, "easy"), []).append(score.rate)
+        rates.setdefault(group_of(task.split("/")[1]), []).append(score.rate)
     means = {group: round(sum(own) / len(own), 4) for group, own in rates.items()}
     return means | {"mean_of_groups": round(sum(means.values()) / len(means), 4)}
 

@@ -89,12 +89,12 @@ def test_the_expert_of_pusht_brings_the_t_home_where_it_gives_way_as_is_planned(
 
 def test_recorded_commands_name_nothing_of_one_machine() -> None:
     words = [
-        "/root/benchmarks/recordings.py",
-        "/root/data/g1",
+        "/elsewhere/benchmarks/recordings.py",
+        "/elsewhere/data/g1",
         "data/cr5",
         "--work",
-        "/root/x",
-        "--backbone=/root/r.pth",
+        "/elsewhere/x",
+        "--backbone=/elsewhere/r.pth",
     ]
     told = loaded("results", "benchmarks").command([*words, "--seeds", "3", "--work=y"])
     assert told == "python benchmarks/recordings.py g1 data/cr5 --backbone=r.pth --seeds 3"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -61,14 +62,12 @@ def play(
             :meth:`~polysoma.learning.engine.Engine.run`.
     """
     method, exploring = method or Dqn(), exploring or Exploring()
-    slots = Slots(task, exploring.slots, SEED)
-    try:
-        torch.manual_seed(seed)
-        built = method.playing(ValuePolicy(ValueConfig(slots.body, width, method.dueling)), slots, exploring, seed)
-        settings = _settings(minutes, steps, learning_rate, every)
-        return _learnt(built, method.kind, task, out, settings, progress, evaluate)
-    finally:
-        slots.close()
+
+    def built(slots: Slots) -> Method:
+        return method.playing(ValuePolicy(ValueConfig(slots.body, width, method.dueling)), slots, exploring, seed)
+
+    settings = _settings(minutes, steps, learning_rate, every)
+    return _learnt(task, exploring.slots, seed, built, method.kind, out, settings, progress, evaluate)
 
 
 def play_in_imagination(
@@ -104,15 +103,13 @@ def play_in_imagination(
             :meth:`~polysoma.learning.engine.Engine.run`.
     """
     method, exploring = method or Imagination(), exploring or imagination.Exploring()
-    slots = Slots(task, exploring.slots, SEED)
-    try:
-        torch.manual_seed(seed)
+
+    def built(slots: Slots) -> Method:
         model = WorldModel(WorldConfig(slots.body, width=width, rewarded=True, acts=True))
-        built = method.playing(model, slots, exploring, seed)
-        settings = _settings(minutes, steps, method.learning_rate, every)
-        return _learnt(built, method.kind, task, out, settings, progress, evaluate)
-    finally:
-        slots.close()
+        return method.playing(model, slots, exploring, seed)
+
+    settings = _settings(minutes, steps, method.learning_rate, every)
+    return _learnt(task, exploring.slots, seed, built, method.kind, out, settings, progress, evaluate)
 
 
 def play_by_search(
@@ -144,14 +141,12 @@ def play_by_search(
             :meth:`~polysoma.learning.engine.Engine.run`.
     """
     method, exploring = method or Search(), exploring or imagination.Exploring()
-    slots = Slots(task, exploring.slots, SEED)
-    try:
-        torch.manual_seed(seed)
-        built = method.playing(SearchPolicy(SearchConfig(slots.body, width)), slots, exploring, seed)
-        settings = _settings(minutes, steps, method.learning_rate, every)
-        return _learnt(built, method.kind, task, out, settings, progress, evaluate, resume)
-    finally:
-        slots.close()
+
+    def built(slots: Slots) -> Method:
+        return method.playing(SearchPolicy(SearchConfig(slots.body, width)), slots, exploring, seed)
+
+    settings = _settings(minutes, steps, method.learning_rate, every)
+    return _learnt(task, exploring.slots, seed, built, method.kind, out, settings, progress, evaluate, resume)
 
 
 def _settings(minutes: float, steps: int, learning_rate: float, every: int) -> Settings:
@@ -163,14 +158,19 @@ def _settings(minutes: float, steps: int, learning_rate: float, every: int) -> S
 
 
 def _learnt(
-    built: Method,
-    kind: str,
     task: str,
+    count: int,
+    seed: int,
+    build: Callable[[Slots], Method],
+    kind: str,
     out: Path,
     settings: Settings,
     progress: Progress | None,
-    evaluate: Callable[[Path], Mapping[str, float]] | None = None,
+    evaluate: Callable[[Path], Mapping[str, float]] | None,
     resume: bool = False,
 ) -> Path:
+    """Runs the method that is built for so many slots of a task, and closes them."""
     about = lineage.from_nothing(kind, ()) | {"tasks": [task]}
-    return Engine(built, settings).run(out, resume, progress=progress, evaluate=evaluate, lineage=about)
+    with contextlib.closing(Slots(task, count, SEED)) as slots:
+        torch.manual_seed(seed)
+        return Engine(build(slots), settings).run(out, resume, progress=progress, evaluate=evaluate, lineage=about)
