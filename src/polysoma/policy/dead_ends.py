@@ -218,8 +218,9 @@ class DeadEnds(SmallPolicy):
     def after(self, states: Tensor, actions: Tensor | None = None) -> Tensor:
         """What follows states ``(B, n)``, as far as the model knows: after every choice, ``(B, choices, n)``, or after
         the actions ``(B, span, A)``, ``(B, 1, n)``."""
-        done = torch.eye(self.body.actions.size, device=states.device).expand(len(states), -1, -1)
-        if actions is not None:
+        if actions is None:
+            done = torch.eye(self.body.actions.size, device=states.device).expand(len(states), -1, -1)
+        else:
             done = self.in_parts(actions)[:, None]
         seen = self.seen(states)[:, None].expand(-1, done.shape[1], -1)
         changed: Tensor = states[:, None] + self.change * self.model(torch.cat([seen, done], -1))

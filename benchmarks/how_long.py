@@ -1,0 +1,136 @@
+"""How long `finetune` should learn: what more steps do to errors in held-out recordings, and to success.
+
+    python benchmarks/how_long.py [DATA_SET ...]
+
+The default learns for several numbers of steps, nothing is chosen by what is held out, and the last weights count: on
+simulated tasks that are played, and on data sets whose last episodes are compared with. Every cell is written as soon as
+it is there, and one that is there is not measured again.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ["OMP_NUM_THREADS"] = os.environ["LP_NUM_THREADS"] = "1"  # Before anything computes or draws.
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+
+from own_robot import FIRST_WORLD, HERE, demonstrations_of, played, total
+from polysoma.cli.open_loop import measure
+from polysoma.data.dataset import Dataset
+from polysoma.evaluation.recorded import recorded
+from polysoma.learning.finetuning import recipe_for, with_steps
+from polysoma.learning.training import train
+from polysoma.nn.precision import chosen, instruction_set
+from results import cells_of, commit, read, write
+
+STEPS = (250, 1000, 4000)
+TASKS = {"two-blocks/red-or-blue": 20, "so101-small/pick-up": 50}
+"""With demonstrations of each."""
+HELD_OUT = 0.15
+
+
+def main(
+    data: tyro.conf.Positional[tuple[Path, ...]] = (),
+    /,
+    steps: tuple[int, ...] = STEPS,
+    tasks: tuple[str, ...] = tuple(TASKS),
+    seeds: int = 1,
+    worlds: int = 50,
+    work: Path = Path("runs/how-long"),
+    name: str = "how_long",
+) -> None:
+    """Measures the cells that are missing.
+
+    Args:
+        data: data sets.
+        steps: of learning.
+        tasks: which of those in TASKS.
+        seeds: of trainings, on tasks each with demonstrations of its own.
+        worlds: unseen ones of each task.
+        work: a folder for demonstrations and runs.
+        name: of the results.
+    """
+    torch.set_num_threads(1)
+    os.environ["POLYSOMA_FAMILIES"] = str(HERE / "worlds" / "two_blocks.py")
+    cells = cells_of(name)
+    for seed in range(seeds):
+        for what in (*tasks, *data):
+            for count in steps:
+                key = f"{what.name if isinstance(what, Path) else what}, {count} steps, seed {seed}"
+                if key not in cells:
+                    cells[key] = _measured(what, count, seed, worlds, work)
+                    print(key, _said(cells[key]), flush=True)
+                    write(name, {"first_world": FIRST_WORLD, "worlds": worlds, "cells": cells})
+
+
+def _measured(what: str | Path, steps: int, seed: int, worlds: int, work: Path) -> dict[str, Any]:
+    if isinstance(what, Path):
+        folder, held_out, shown = what, HELD_OUT, 0
+    else:
+        shown, held_out = TASKS[what], 0.0
+        folder = demonstrations_of(what, shown, seed, work)
+    recipe = with_steps(recipe_for("generalist", [str(folder)], None, shown, held_out, seed=seed), steps)
+    run = work / "runs" / f"{folder.name}-{steps}-{seed}"
+    shutil.rmtree(run, ignore_errors=True)
+    # With one checkpoint, there is nothing to choose by what is held out.
+    place = str(train(dataclasses.replace(recipe, checkpoint_every=steps), run))
+    cell: dict[str, Any] = {
+        "steps": steps, "seed": seed, "commit": commit(), "precision": chosen("cpu"),
+        "instruction_set": instruction_set(),
+        "passes": steps * sum(body.batch for body in recipe.bodies.values()) / len(Dataset(folder)),
+    }  # fmt: skip
+    if not isinstance(what, Path):
+        return cell | {"tasks": what, "demonstrations": shown, "played": played(place, what, worlds)}
+    (one,) = recorded(place, [str(folder)])
+    return cell | {"data": folder.name, "found": measure(one, 1000, 1).to_json()}
+
+
+def _said(cell: dict[str, Any]) -> str:
+    if "played" in cell:
+        return total([cell])
+    errors = cell["found"]["errors"]
+    shown = (f"{errors[who]['first']:.3f} / {errors[who]['chunk']:.3f}" for who in ("policy", "perceptron", "repeat"))
+    return "{} (perceptron {}, repeat {})".format(*shown)
+
+
+def render() -> str:
+    """A row for each number of steps, a column for each task and data set."""
+    found = read("how_long")
+    columns: dict[str, dict[int, list[dict[str, Any]]]] = {}
+    for cell in found["cells"].values():
+        column = cell.get("data") or f"`{cell['tasks']}`, {cell['demonstrations']}"
+        columns.setdefault(column, {}).setdefault(cell["steps"], []).append(cell)
+    counts = sorted({count for column in columns.values() for count in column})
+    lines = [f"| steps | {' | '.join(columns)} |", "| --- |" + " --- |" * len(columns)]
+    for count in counts:
+        shown = [_together(column.get(count, [])) for column in columns.values()]
+        lines.append(f"| {count:,} | {' | '.join(shown)} |")
+    computed = sorted({f", {cell['precision']} on {cell['instruction_set']}" for cell in found["cells"].values()})
+    lines += [
+        "",
+        "Tasks: success with 95 % intervals, and passes over the demonstrations; seeds of worlds from "
+        f"{found['first_world']:,} on. Recordings: errors of the first action / the chunk on held-out episodes in "
+        "standard deviations, those of the controls, and passes. The last weights, whatever their held-out loss"
+        f"{''.join(computed)} (`python benchmarks/how_long.py DATA_SET ...`).",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _together(cells: list[dict[str, Any]]) -> str:
+    if not cells:
+        return ""
+    passes = f"{sum(cell['passes'] for cell in cells) / len(cells):.0f} passes"
+    told = total(cells) if "played" in cells[0] else ", ".join(map(_said, cells))
+    return f"{told}; {passes}"
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
