@@ -3,8 +3,8 @@
     python benchmarks/how_long.py [DATA_SET ...]
 
 The default learns for several numbers of steps, nothing is chosen by what is held out, and the last weights count: on
-simulated tasks that are played, and on data sets whose last episodes are compared with. Every cell is written as soon as
-it is there, and one that is there is not measured again.
+simulated tasks that are played, and on data sets whose last episodes are compared with. Every cell is written as soon
+as it is there, and one that is there is not measured again.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ import tyro
 
 from own_robot import FIRST_WORLD, HERE, demonstrations_of, played, total
 from polysoma.cli.open_loop import measure
-from polysoma.data.dataset import Dataset
 from polysoma.evaluation.recorded import recorded
 from polysoma.learning.finetuning import recipe_for, with_steps
+from polysoma.learning.preparation import sources_for
 from polysoma.learning.training import train
 from polysoma.nn.precision import chosen, instruction_set
 from results import cells_of, commit, read, write
@@ -84,7 +84,7 @@ def _measured(what: str | Path, steps: int, seed: int, worlds: int, work: Path) 
     cell: dict[str, Any] = {
         "steps": steps, "seed": seed, "commit": commit(), "precision": chosen("cpu"),
         "instruction_set": instruction_set(),
-        "passes": steps * sum(body.batch for body in recipe.bodies.values()) / len(Dataset(folder)),
+        "passes": steps * sum(body.batch for body in recipe.bodies.values()) / sum(map(len, sources_for(recipe)[0])),
     }  # fmt: skip
     if not isinstance(what, Path):
         return cell | {"tasks": what, "demonstrations": shown, "played": played(place, what, worlds)}
