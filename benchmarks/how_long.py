@@ -60,8 +60,9 @@ def main(
     torch.set_num_threads(1)
     os.environ["POLYSOMA_FAMILIES"] = str(HERE / "worlds" / "two_blocks.py")
     cells = cells_of(name)
+    everything: list[str | Path] = [*tasks, *data]
     for seed in range(seeds):
-        for what in (*tasks, *data):
+        for what in everything:
             for count in steps:
                 key = f"{what.name if isinstance(what, Path) else what}, {count} steps, seed {seed}"
                 if key not in cells:
