@@ -163,8 +163,20 @@ def render() -> str:
         f"times errors grow with the camera of another episode; one core{''.join(computed)} "
         "(`python benchmarks/recordings.py DATA_SET ... --lerobot PYTHON`).",
         "",
+        *sorted({_about(cell["training"]) for cell in peers.values()}),
+        "",
     ]
     return "\n".join(lines)
+
+
+def _about(training: dict[str, Any]) -> str:
+    """What the peer is, in words."""
+    begins = "at random" if training["backbone"] == "random" else f"with those of {training['backbone']}"
+    size, rate = training["parameters"] / 1e6, training["learning_rate"]
+    return (
+        f"{PEER}: version {training['lerobot']}, {size:.0f} million parameters, eyes begin {begins}, batches of "
+        f"{training['batch']}, a learning rate of {rate:g} that falls to nothing."
+    )
 
 
 def _errors(cell: dict[str, Any], name: str) -> str:
