@@ -31,7 +31,7 @@ import numpy as np
 import torch
 import tyro
 
-from own_robot_peer import ABOUT, Words
+from own_robot_peer import Played, trained
 from polysoma import simulators
 from polysoma.acting.planner import Plan, Session, TaskPrompt
 from polysoma.data.dataset import Dataset
@@ -74,26 +74,16 @@ METHODS = {
 
 
 class PeerPlanner:
-    """Plays the file of a peer (see own_robot_peer.py)."""
+    """Plays a peer (see own_robot_peer.py)."""
 
-    def __init__(self, path: Path) -> None:
-        files = {ABOUT: ""}
-        self._policy = torch.jit.load(str(path), _extra_files=files).eval()
-        about = json.loads(files[ABOUT])
-        self._words = Words(about["known"], about["places"])
-        self._cameras, self._chunk = about["cameras"], about["chunk"]
+    def __init__(self, peer: Played) -> None:
+        self._peer = peer
 
     def start(self, prompt: TaskPrompt, seed: int) -> Session:
-        return Session(prompt, self._chunk)
+        return Session(prompt, self._peer.chunk)
 
-    @torch.inference_mode()
     def plan(self, sessions: Sequence[Session], observations: Sequence[Observation]) -> list[Plan | PolysomaError]:
-        found: list[Plan | PolysomaError] = []
-        for seen in observations:
-            given = [seen["state"], self._words(seen[INSTRUCTION]), *(seen[camera] for camera in self._cameras)]
-            actions = self._policy(*(torch.tensor(np.asarray(value))[None] for value in given))
-            found.append(Plan(actions[0].numpy(), "policy"))
-        return found
+        return [Plan(self._peer(seen, seen[INSTRUCTION]), "policy") for seen in observations]
 
 
 def main(
@@ -205,18 +195,13 @@ class Asked:
     def peer(self, method: str, python: str, backbone: Path | None) -> tuple[PeerPlanner, dict[str, Any]]:
         """One of the peers, in its own process."""
         dataset = Dataset(self.data)
-        episodes = ",".join(map(str, dataset.first_of_each_task(self.demonstrations)))
-        # As long as ours, where nobody asks for another one.
-        chunk = str(_chunk(dataset.embodiment))
-        file = self.run.with_suffix(".pt")
-        command = [python, str(HERE / f"own_robot_{method}.py"), str(self.data.resolve()), episodes, str(file)]
-        command += ["--minutes", str(self.minutes), "--seed", str(self.seed), "--chunk", chunk]
-        command += ["--precision", os.environ["POLYSOMA_PRECISION"]]
-        if backbone is not None and method == "act":
-            command += ["--backbone", str(backbone.resolve())]
-        environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore"}
-        done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-        return PeerPlanner(file), json.loads(done.stdout.splitlines()[-1])
+        peer, numbers = trained(
+            method, python, self.data, dataset.first_of_each_task(self.demonstrations), self.run.with_suffix(".pt"),
+            # As long as ours, where nobody asks for another one.
+            self.minutes, self.seed, _chunk(dataset.embodiment), os.environ["POLYSOMA_PRECISION"],
+            backbone if method == "act" else None,
+        )  # fmt: skip
+        return PeerPlanner(peer), numbers
 
 
 def _chunk(body: Embodiment) -> int:

@@ -1,4 +1,4 @@
-"""What the peers of benchmarks/own_robot.py have in common: their words, their training by the clock, their file.
+"""What the peers of benchmarks/own_robot.py and recordings.py have in common: words, training by the clock, their file.
 
 No polysoma here: LeRobot's own environment imports this, too. A peer ends as a TorchScript file that takes a state,
 words and pictures as they come from the robot and returns a chunk of actions in the robot's units, so that it is played
@@ -10,9 +10,11 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,8 +92,61 @@ class Peer(nn.Module):
         raise NotImplementedError
 
 
+class Played:
+    """A peer from its file.
+
+    Attributes:
+        chunk: how many actions it returns.
+    """
+
+    def __init__(self, path: Path) -> None:
+        files = {ABOUT: ""}
+        self._policy = torch.jit.load(str(path), _extra_files=files).eval()
+        about = json.loads(files[ABOUT])
+        self._words = Words(about["known"], about["places"])
+        self._cameras, self.chunk = about["cameras"], about["chunk"]
+
+    @torch.inference_mode()
+    def __call__(self, seen: Mapping[str, np.ndarray], sentence: str) -> np.ndarray:
+        """One frame's state and pictures, by name, to actions in the robot's units, float32 ``(chunk, A)``."""
+        given = [seen["state"], self._words(sentence), *(seen[camera] for camera in self._cameras)]
+        return self._policy(*(torch.tensor(np.asarray(value))[None] for value in given))[0].numpy()
+
+
+def trained(
+    method: str,
+    python: str,
+    data: Path,
+    episodes: Iterable[int],
+    out: Path,
+    minutes: float,
+    seed: int,
+    chunk: int,
+    precision: str,
+    backbone: Path | None = None,
+) -> tuple[Played, dict[str, Any]]:
+    """Trains a peer in its own process, and returns it and what it printed.
+
+    Args:
+        method: own_robot_METHOD.py is run.
+        python: of its environment.
+        data: a data set of our own layout.
+        episodes: the numbers of those that it learns from.
+        out: the file.
+        minutes, seed, chunk, precision, backbone: see :func:`arguments`.
+    """
+    script = Path(__file__).resolve().with_name(f"own_robot_{method}.py")
+    command = [python, str(script), str(data.resolve()), ",".join(map(str, episodes)), str(out)]
+    command += ["--minutes", str(minutes), "--seed", str(seed), "--chunk", str(chunk), "--precision", precision]
+    if backbone is not None:
+        command += ["--backbone", str(backbone.resolve())]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore"}
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    return Played(out), json.loads(done.stdout.splitlines()[-1])
+
+
 def arguments() -> argparse.Namespace:
-    """What benchmarks/own_robot.py calls peers with."""
+    """What :func:`trained` calls peers with."""
     parser = argparse.ArgumentParser()
     parser.add_argument("data", type=Path)
     parser.add_argument("episodes", type=lambda text: [int(number) for number in text.split(",")])
@@ -158,6 +213,7 @@ def learn(
     numbers = {
         "steps": steps,
         "batch": batch,
+        "learning_rate": learning_rate,
         "parameters": sum(p.numel() for p in peer.parameters()),
         "loss": round(float(np.mean(losses[-100:])), 4),
         "precision": asked.precision,

@@ -1,14 +1,20 @@
 """Benchmarks are not run here; what documents say is compared with their results, and their small world is played."""
 
+import dataclasses
 import importlib.util
 import subprocess
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
+import torch
 
-from conftest import ROOT
+from conftest import ROOT, SEEN_ARM, make_episode
+from polysoma.data.dataset import Dataset
+from polysoma.data.statistics import Statistics
+from polysoma.data.writer import DatasetWriter
 
 
 def test_documents_say_what_the_results_say() -> None:
@@ -98,6 +104,33 @@ def test_recorded_commands_name_nothing_of_one_machine() -> None:
     ]
     told = loaded("results", "benchmarks").command([*words, "--seeds", "3", "--work=y"])
     assert told == "python benchmarks/recordings.py g1 data/cr5 --backbone=r.pth --seeds 3"
+
+
+def test_a_peer_learns_what_is_not_held_out_and_is_measured_on_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    recordings = loaded("recordings", "benchmarks")
+    tip, *rest = SEEN_ARM.streams
+    streams = (dataclasses.replace(tip, name="state"), *rest)
+    body, root = dataclasses.replace(SEEN_ARM, streams=streams, privileged=()), tmp_path / "real"
+    with DatasetWriter(root, body) as writer:
+        for seed in range(6):
+            writer.add(make_episode(body, 8, seed))
+    # What others recorded does not say this.
+    (root / "meta/polysoma.json").unlink()
+    found, training = recordings.beside("cnn", sys.executable, root, 0.34, 0.01, 0, tmp_path)
+    assert (found.episodes, found.windows, training["learning_rate"]) == (2, 14, 1e-3) and training["steps"] > 0
+    # The second channel of an action is a hundredth of the episode's number.
+    learnt = torch.jit.load(str(tmp_path / "real-0-cnn.pt"))
+    assert float(learnt.action_mean[1]) == pytest.approx(0.015)
+
+    dataset, peer = Dataset(root), recordings.Played(tmp_path / "real-0-cnn.pt")
+    rows = [frame for frame in range(32, 48) if frame % 8]
+    chunks = [peer({name: values[row] for name, values in dataset.observations.items()}, "go") for row in rows]
+    missed = np.abs([chunk[0] for chunk in chunks] - dataset.actions[rows]) / Statistics.of(dataset.actions).scale
+    assert chunks[0].shape == (len(found.errors["policy"].places), 2)
+    assert found.errors["policy"].first == pytest.approx(float(missed.mean()), rel=1e-4)
 
 
 def test_a_ball_in_a_pit_of_the_maze_is_lost_and_the_expert_mostly_gets_past() -> None:
