@@ -31,29 +31,29 @@ PAGES = ("add-a-body", "data", "finetuning", "evaluation", "training", "fleet", 
 """In the order in which one uses what another one made; others come after them."""
 BLOCK = re.compile(r"(?:<!-- not run: (.+?) -->\n+)?^( *)```(\w*)\n(.*?)^\2```", re.M | re.S)
 SHORTER = {
-    "record": ["--episodes", "2"],
-    "evaluate": "--episodes 1 --windows 20 --permutations 1 --workers 1 --video 64".split(),
-    "compare": ["--windows", "20"],
-    "compare --tasks": "--episodes 1 --minutes 0.02 --demos 5 --methods zero-shot,retrieval,lora".split(),
-    "finetune": ["--steps", "3", "--no-check"],
-    "finetune --inner": [],
-    "train": ["steps=3", "checkpoint_every=3"],
-    "meta": ["--steps", "2"],
-    "merge add": ["--coefficient", "0.5"],
-    "merge negate": ["--coefficient", "0.5"],
-    "fleet simulate": ["--rounds", "1", "--robots-per-round", "1", "--steps", "1", "--reconstruction", "1"],
-    "improve": "--minutes 0.02 --episodes 2 --slots 4".split(),
-    "dynamics": ["--steps", "3"],
-    "skills learn": ["--steps", "20"],
-    "skills finetune": "--steps 20 --every 10 --episodes 1".split(),
-    "skills play": ["--minutes", "0.05"],
-    "world learn": ["--steps", "2"],
-    "world play": ["--minutes", "0.05"],
-    "guard learn": ["--steps", "20"],
-    "reward learn": ["--steps", "5"],
-    "serve": ["--port", "0"],
-    "play": ["--port", "0", "--no-open"],
-    "reward rank": ["--port", "0", "--no-open"],
+    "record": "--episodes 2",
+    "evaluate": "--episodes 1 --windows 20 --permutations 1 --workers 1 --video 64",
+    "compare": "--windows 20",
+    "compare --tasks": "--episodes 1 --minutes 0.02 --demos 5 --methods zero-shot,retrieval,lora",
+    "finetune": "--steps 3 --no-check",
+    "finetune --inner": "",
+    "train": "steps=3 checkpoint_every=3",
+    "meta": "--steps 2",
+    "merge add": "--coefficient 0.5",
+    "merge negate": "--coefficient 0.5",
+    "fleet simulate": "--rounds 1 --robots-per-round 1 --steps 1 --reconstruction 1",
+    "improve": "--minutes 0.02 --episodes 2 --slots 4",
+    "dynamics": "--steps 3",
+    "skills learn": "--steps 20",
+    "skills finetune": "--steps 20 --every 10 --episodes 1",
+    "skills play": "--minutes 0.05",
+    "world learn": "--steps 2",
+    "world play": "--minutes 0.05",
+    "guard learn": "--steps 20",
+    "reward learn": "--steps 5",
+    "serve": "--port 0",
+    "play": "--port 0 --no-open",
+    "reward rank": "--port 0 --no-open",
 }
 """What is added to a command; ``finetune --inner`` is one with this option."""
 SHIM = """#!{python}
@@ -62,7 +62,7 @@ shorter = json.loads({shorter!r})
 words = sys.argv[1:]
 name = next((" ".join(words[:n]) for n in (2, 1) if " ".join(words[:n]) in shorter), "")
 special = [key for key in shorter if key.startswith(name + " --") and key.split()[-1] in words]
-command = [{python!r}, "-m", "polysoma", *words, *shorter.get(special[0] if special else name, ())]
+command = [{python!r}, "-m", "polysoma", *words, *shorter.get(special[0] if special else name, "").split()]
 if name in ("serve", "play", "reward rank"):
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     line = server.stdout.readline()
