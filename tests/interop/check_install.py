@@ -49,7 +49,6 @@ SHORTER = {
     "skills play": "--minutes 0.05",
     "world learn": "--steps 2",
     "world play": "--minutes 0.05",
-    "guard learn": "--steps 20",
     "reward learn": "--steps 5",
     "serve": "--port 0",
     "play": "--port 0 --no-open",
