@@ -91,7 +91,7 @@ def check(root: Path, body: Embodiment) -> None:
 def try_tool(name: str, action: Callable[[], LeRobotDataset]) -> None:
     """Says whether one of lerobot's tools takes our data set; a failure is reported but is not an error.
 
-    delete_episodes of lerobot 0.4.4 and 0.6.1 sends frames through pandas, which no feature of more than one axis survives.
+    delete_episodes of lerobot 0.4.4 and 0.6.1 sends frames through pandas, which no feature of several axes survives.
     """
     try:
         print(f"  {name}: {len(action())} frames")
