@@ -240,7 +240,8 @@ def blocks(page: Path) -> Iterator[tuple[str, str, str]]:
     """The blocks of a page that are commands or Python: their language, their text, and why they cannot run."""
     for why, indent, kind, text in BLOCK.findall(page.read_text()):
         if kind in ("", "bash", "sh", "python"):
-            lines = [line.removeprefix(indent) for line in text.splitlines() if kind == "python" or " ..." not in line]
+            pattern = re.compile(r"$^" if kind == "python" else r"[ =]\.\.\.")
+            lines = [line.removeprefix(indent) for line in text.splitlines() if not pattern.search(line)]
             yield kind, "\n".join(lines), why
 
 
