@@ -32,6 +32,8 @@ PAGES = ("add-a-body", "data", "finetuning", "evaluation", "training", "fleet", 
 BLOCK = re.compile(r"(?:<!-- not run: (.+?) -->\n+)?^( *)```(\w*)\n(.*?)^\2```", re.M | re.S)
 SHORTER = {
     "record": "--episodes 2",
+    "record random-goals": "--episodes 30",
+    "record fragments": "--episodes 30",
     "evaluate": "--episodes 1 --windows 20 --permutations 1 --workers 1 --video 64",
     "compare": "--windows 20",
     "compare --tasks": "--episodes 1 --minutes 0.02 --demos 5 --methods zero-shot,retrieval,lora",
@@ -54,13 +56,13 @@ SHORTER = {
     "play": "--port 0 --no-open",
     "reward rank": "--port 0 --no-open",
 }
-"""What is added to a command; ``finetune --inner`` is one with this option."""
+"""What is added to a command; ``finetune --inner`` is one with this word. Graphs of logs need some episodes."""
 SHIM = """#!{python}
 import json, os, signal, subprocess, sys
 shorter = json.loads({shorter!r})
 words = sys.argv[1:]
 name = next((" ".join(words[:n]) for n in (2, 1) if " ".join(words[:n]) in shorter), "")
-special = [key for key in shorter if key.startswith(name + " --") and key.split()[-1] in words]
+special = [key for key in shorter if key.startswith(name + " ") and key.split()[-1] in words]
 command = [{python!r}, "-m", "polysoma", *words, *shorter.get(special[0] if special else name, "").split()]
 if name in ("serve", "play", "reward rank"):
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
