@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -55,3 +56,14 @@ def test_nothing_is_to_be_had_from_pypi() -> None:
     for page in PAGES:
         lines = [text for _, text, _ in blocks(page) if re.search(r"pip install [^\n]*\bpolysoma(\[|\s|$)", text)]
         assert lines == [], page.name
+
+
+def test_python_in_the_docs_defines_what_it_uses() -> None:
+    for page in PAGES:
+        for kind, text, why in blocks(page):
+            if kind == "python" and not why:
+                done = subprocess.run(
+                    [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "F821", "--quiet", "-"],
+                    input=text, text=True, capture_output=True,
+                )  # fmt: skip
+                assert done.returncode == 0, f"{page.name}: {done.stdout} (or mark the block: not run: a fragment)"

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -136,6 +137,15 @@ def test_usage(capsys: pytest.CaptureFixture[str]) -> None:
         assert info.value.code == code
     captured = capsys.readouterr()
     assert "evaluate" in captured.out and "no command 'fly'; there are bodies, record" in captured.err
+
+
+def test_usage_has_one_whole_sentence_for_each_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    _, _, listed = capsys.readouterr().out.partition("--help]\n\n")
+    lines = listed.splitlines()
+    assert len(lines) == len(COMMANDS) and all(line.endswith(".") and len(line) < 140 for line in lines)
+    assert len({re.search(r"(?<=\S)  +(?=\S)", line).end() for line in lines}) == 1, "columns"
 
 
 def test_record_then_evaluate_the_expert(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

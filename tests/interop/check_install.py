@@ -31,29 +31,50 @@ PAGES = ("add-a-body", "data", "finetuning", "evaluation", "training", "fleet", 
 """In the order in which one uses what another one made; others come after them."""
 BLOCK = re.compile(r"(?:<!-- not run: (.+?) -->\n+)?^( *)```(\w*)\n(.*?)^\2```", re.M | re.S)
 SHORTER = {
-    "record": ["--episodes", "2"],
-    "evaluate": ["--episodes", "1", "--windows", "20", "--permutations", "1", "--workers", "1"],
-    "finetune": ["--steps", "3", "--no-check"],
-    "train": ["steps=3", "checkpoint_every=3"],
-    "meta": ["--steps", "2"],
-    "merge add": ["--coefficient", "0.5"],
-    "merge negate": ["--coefficient", "0.5"],
-    "fleet simulate": ["--rounds", "1", "--robots-per-round", "1", "--steps", "1", "--reconstruction", "1"],
-    "serve": ["--port", "0"],
+    "record": "--episodes 2",
+    "record random-goals": "--episodes 30",
+    "record fragments": "--episodes 30",
+    "evaluate": "--episodes 1 --windows 20 --permutations 1 --workers 1 --video 64",
+    "compare": "--windows 20",
+    "compare --tasks": "--episodes 1 --minutes 0.02 --demos 5 --methods zero-shot,retrieval,lora",
+    "finetune": "--steps 3 --no-check",
+    "finetune --inner": "",
+    "train": "steps=3 checkpoint_every=3",
+    "meta": "--steps 2",
+    "merge add": "--coefficient 0.5",
+    "merge negate": "--coefficient 0.5",
+    "fleet simulate": "--rounds 1 --robots-per-round 1 --steps 1 --reconstruction 1",
+    "improve": "--minutes 0.02 --episodes 2 --slots 4",
+    "dynamics": "--steps 3",
+    "skills learn": "--steps 20",
+    "skills finetune": "--steps 20 --every 10 --episodes 1",
+    "skills play": "--minutes 0.05",
+    "world learn": "--steps 2",
+    "world play": "--minutes 0.05",
+    "reward learn": "--steps 5",
+    "serve": "--port 0",
+    "play": "--port 0 --no-open",
+    "reward rank": "--port 0 --no-open",
 }
+"""What is added to a command; ``finetune --inner`` is one with this word. Graphs of logs need some episodes."""
 SHIM = """#!{python}
 import json, os, signal, subprocess, sys
 shorter = json.loads({shorter!r})
 words = sys.argv[1:]
 name = next((" ".join(words[:n]) for n in (2, 1) if " ".join(words[:n]) in shorter), "")
-inner = name == "finetune" and "--inner" in words
-command = [{python!r}, "-m", "polysoma", *words, *(() if inner else shorter.get(name, ()))]
-if name == "serve":
+special = [key for key in shorter if key.startswith(name + " ") and key.split()[-1] in words]
+command = [{python!r}, "-m", "polysoma", *words, *shorter.get(special[0] if special else name, "").split()]
+if name in ("serve", "play", "reward rank"):
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     line = server.stdout.readline()
     server.send_signal(signal.SIGTERM)
     server.wait()
-    sys.exit(0 if line.startswith("serving") else 1)
+    if name == "reward rank":  # Nobody is there to press keys.
+        clips = [dict(data=words[2], episode=episode, frame=0, frames=20) for episode in (0, 1)]
+        pair = json.dumps(dict(first=clips[0], second=clips[1], better="first"))
+        with open(words[words.index("--pairs") + 1], "w") as file:
+            file.write((pair + chr(10)) * 10)
+    sys.exit(0 if "://" in line else 1)
 done = subprocess.run(command).returncode
 sys.exit(0 if words[:2] == ["data", "diff"] and done == 1 else done)
 """
@@ -83,13 +104,18 @@ Path("recordings/so101/meta/polysoma.json").unlink()
 shutil.copytree("recordings/so101", "recordings/week-2")
 """
 PREPARED = """
-polysoma record 'drone/*,fetch/*,metaworld/reach-v3,metaworld/push-v3,metaworld/window-open-v3' --out data
+polysoma record 'drone/*,fetch/*,go2/*,metaworld/reach-v3,metaworld/push-v3,metaworld/window-open-v3' --out data
 polysoma record metaworld/door-lock-v3 --out lock && mv lock/metaworld recordings/lock
 cp -r recordings/lock recordings/my-task
 for name in monday friday; do polysoma data convert recordings/so101 data/$name; done
 mkdir -p data/robots && cp -r data/drone data/robots/07
 polysoma finetune generalist --data data/drone --method full --out runs/a
 for name in b habit light heavy other x; do cp -r runs/a runs/$name; done
+polysoma finetune generalist --data data/go2 --out runs/go2
+polysoma finetune generalist --data recordings/so101 --out runs/lora
+cp -r runs/lora runs/full
+printf '[drone]\\nstep.thrust = 0.5\\n' > limits.toml
+printf '[pointmaze]\\nmargin = 0.15\\nzones = [{ x = [-1, 0], y = [0, 1] }]\\n' > zones.toml
 """
 
 
@@ -175,7 +201,7 @@ def from_the_repository(folder: Path, only: list[str]) -> list[str]:
         began = time.monotonic()
         run(first, where, str(folder))
         # Pages about these name them.
-        run(f"{bin}/pip install -q -c constraints.txt 'polysoma[rerun,fleet]'", where)
+        run(f"{bin}/pip install -q -c constraints.txt 'polysoma[rerun,fleet,games]'", where)
         print(
             f"installed from the repository in {time.monotonic() - began:.0f} s: {first.splitlines()[-1]}", flush=True
         )
@@ -216,7 +242,8 @@ def blocks(page: Path) -> Iterator[tuple[str, str, str]]:
     """The blocks of a page that are commands or Python: their language, their text, and why they cannot run."""
     for why, indent, kind, text in BLOCK.findall(page.read_text()):
         if kind in ("", "bash", "sh", "python"):
-            lines = [line.removeprefix(indent) for line in text.splitlines() if kind == "python" or " ..." not in line]
+            pattern = re.compile(r"$^" if kind == "python" else r"[ =]\.\.\.")
+            lines = [line.removeprefix(indent) for line in text.splitlines() if not pattern.search(line)]
             yield kind, "\n".join(lines), why
 
 

@@ -7,6 +7,8 @@ environment of its own:
     printf 'torch==2.13.0\\ntorchvision==0.25.0\\ntorchcodec==0.13.0\\n' > override.txt
     lerobot-venv/bin/uv pip install --python lerobot-venv/bin/python --override override.txt lerobot==0.4.4 pytest
     HF_HUB_OFFLINE=1 PYTHONPATH=src lerobot-venv/bin/python tests/interop/check_lerobot.py
+
+Or in an environment of check_lerobot_plugin.py, with lerobot 0.4.4 or 0.6.1.
 """
 
 from __future__ import annotations
@@ -89,7 +91,7 @@ def check(root: Path, body: Embodiment) -> None:
 def try_tool(name: str, action: Callable[[], LeRobotDataset]) -> None:
     """Says whether one of lerobot's tools takes our data set; a failure is reported but is not an error.
 
-    lerobot 0.4.4's delete_episodes sends frames through pandas, which no feature of more than one axis survives.
+    delete_episodes of lerobot 0.4.4 and 0.6.1 sends frames through pandas, which no feature of several axes survives.
     """
     try:
         print(f"  {name}: {len(action())} frames")

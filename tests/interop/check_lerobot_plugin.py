@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import gym_pusht  # noqa: F401
 import gymnasium
@@ -68,14 +69,26 @@ def run(*arguments: str) -> str:
     return result.stdout + result.stderr
 
 
+def evaluate(out: Path, *policy: str) -> dict[str, Any]:
+    """What lerobot-eval says of two episodes."""
+    run(
+        "lerobot-eval", *policy, "--policy.device=cpu", "--env.type=pusht", "--eval.n_episodes=2",
+        "--eval.batch_size=2", "--eval.use_async_envs=false", f"--output_dir={out}",
+    )  # fmt: skip
+    return json.loads((out / "eval_info.json").read_text())["overall"]
+
+
 def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         record(folder / "data")
         start = sys.argv[1] if len(sys.argv) > 1 else "generalist"
-        adapted = ["-m", "polysoma", "finetune", start, "--data", str(folder / "data"), "--steps", "3", "--no-check"]
-        run(sys.executable, *adapted, "--tracker", "none", "--out", str(folder / "adapted"))
-        for number, base in enumerate((start, "none", str(folder / "adapted" / "checkpoint"))):
+        adapted = str(folder / "adapted" / "checkpoint")
+        run(
+            sys.executable, "-m", "polysoma", "finetune", start, "--data", str(folder / "data"), "--method", "lora",
+            "--steps", "3", "--no-check", "--tracker", "none", "--out", str(folder / "adapted"),
+        )  # fmt: skip
+        for number, base in enumerate((start, "none", adapted)):
             out = folder / str(number)
             log = run(
                 "lerobot-train", "--policy.type=polysoma", f"--policy.base={base}", "--policy.push_to_hub=false",
@@ -87,14 +100,14 @@ def main() -> None:
             print(f"base {base}: losses {losses}")
             assert losses[-1] < losses[0], "the loss did not fall"
             trained = out / "checkpoints" / "last" / "pretrained_model"
-            run(
-                "lerobot-eval", f"--policy.path={trained}", "--policy.device=cpu", "--env.type=pusht",
-                "--eval.n_episodes=2", "--eval.batch_size=2", "--eval.use_async_envs=false",
-                f"--output_dir={folder / f'eval-{number}'}",
-            )  # fmt: skip
-            found = json.loads((folder / f"eval-{number}" / "eval_info.json").read_text())
-            print(f"base {base}: evaluated {found['overall']}")
-    print("lerobot-train and lerobot-eval work with --policy.type=polysoma")
+            print(f"base {base}: evaluated {evaluate(folder / f'eval-{number}', f'--policy.path={trained}')}")
+        streams = {"image": "observation.image", "state": "observation.state"}
+        found = evaluate(
+            folder / "eval-own", "--policy.type=polysoma_checkpoint", f"--policy.checkpoint={adapted}",
+            "--policy.body=data", f"--policy.streams={json.dumps(streams)}",
+        )  # fmt: skip
+        print(f"a checkpoint of Polysoma's own: evaluated {found}")
+    print("lerobot-train and lerobot-eval work with --policy.type=polysoma, and lerobot-eval with polysoma_checkpoint")
 
 
 if __name__ == "__main__":

@@ -177,6 +177,10 @@ def _ending_on_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+def _first_sentence(text: str) -> str:
+    return re.split(r"(?<=\.)\s|\n\n", inspect.cleandoc(text), maxsplit=1)[0].replace("\n", " ")
+
+
 def _usage(arguments: list[str]) -> None:
     from polysoma import __version__
 
@@ -188,7 +192,8 @@ def _usage(arguments: list[str]) -> None:
         sys.exit(0)
     lines = [f"polysoma {__version__}: one policy for every body", "", "usage: polysoma [--debug] COMMAND [--help]", ""]
     shown = [name for name in COMMANDS if not grouped or name.startswith(f"{arguments[0]} ")]
-    lines += [f"  {name:<14} {inspect.cleandoc(COMMANDS[name].__doc__).splitlines()[0]}" for name in shown]
+    longest = max(map(len, shown))
+    lines += [f"  {name:<{longest}}  {_first_sentence(COMMANDS[name].__doc__)}" for name in shown]
     if wants_help:
         print("\n".join(lines))
         sys.exit(0)

@@ -18,8 +18,9 @@ from polysoma.config import Seed, within
 
 @dataclass(frozen=True)
 class GuardLearn:
-    """Learns from logs of successes and failures of one body how likely failure is after each action, in minutes of one
-    core; evaluate, serve, play and export take the folder (--guard).
+    """Learns from logs of successes and failures of one body how likely failure is after each action.
+
+    It takes minutes of one core. evaluate, serve, play and export take the folder (--guard).
 
     Examples:
         polysoma guard learn data/logs/body --out guards/body

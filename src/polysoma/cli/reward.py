@@ -28,9 +28,10 @@ PAIRS = "pairs.jsonl"
 
 @dataclass(frozen=True)
 class RewardLearn:
-    """Learns a reward from pairs of clips of logs of one task, of which the better one is known: from a file of pairs,
-    as the page of `polysoma reward rank` writes it, or ranked by what the logs say. `polysoma improve --reward` uses
-    it.
+    """Learns a reward from pairs of clips of logs of one task, of which the better one is known.
+
+    The pairs come from a file, as the page of `polysoma reward rank` writes it, or are ranked by what the logs say.
+    `polysoma improve --reward` uses the reward.
 
     Examples:
         polysoma reward learn data/noisy/pointmaze --pairs pairs.jsonl --out runs/reward
@@ -119,8 +120,9 @@ def _tell(found: Judged, by: str) -> None:
 
 @dataclass(frozen=True)
 class RewardRank:
-    """Shows two clips of logs side by side in the browser and asks which one is better, by the arrow keys; the answers
-    go into a file of pairs for `polysoma reward learn`. Opened again, it goes on.
+    """Shows two clips of logs side by side in the browser and asks which one is better.
+
+    Answers are arrow keys, and go into a file of pairs for `polysoma reward learn`. Opened again, it goes on.
 
     Examples:
         polysoma reward rank data/noisy/pointmaze --pairs pairs.jsonl --clip 150
