@@ -3,8 +3,9 @@
     python benchmarks/how_long.py [DATA_SET ...]
 
 The default learns for several numbers of steps, nothing is chosen by what is held out, and the last weights count: on
-simulated tasks that are played, and on data sets whose last episodes are compared with. Every cell is written as soon
-as it is there, and one that is there is not measured again.
+simulated tasks that are played, and on data sets of one task whose last episodes are compared with. Of data sets there
+is also the checkpoint that it chooses itself, without having seen these. Every cell is written as soon as it is there,
+and one that is there is not measured again.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import os
 
 os.environ["OMP_NUM_THREADS"] = os.environ["LP_NUM_THREADS"] = "1"  # Before anything computes or draws.
 
-import dataclasses
 import shutil
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ import tyro
 
 from own_robot import FIRST_WORLD, HERE, demonstrations_of, played, total
 from polysoma.cli.open_loop import measure
+from polysoma.data.mixture import open_sources
 from polysoma.evaluation.recorded import recorded
 from polysoma.learning.finetuning import recipe_for, with_steps
 from polysoma.learning.preparation import sources_for
@@ -31,6 +32,8 @@ from polysoma.nn.precision import chosen, instruction_set
 from results import cells_of, commit, read, write
 
 STEPS = (250, 1000, 4000)
+CHOSEN = 4000
+"""Steps among whose checkpoints the default chooses, by episodes that it holds out of those it is given."""
 TASKS = {"two-blocks/red-or-blue": 20, "so101-small/pick-up": 50}
 """With demonstrations of each."""
 HELD_OUT = 0.15
@@ -69,27 +72,36 @@ def main(
                     cells[key] = _measured(what, count, seed, worlds, work)
                     print(key, _said(cells[key]), flush=True)
                     write(name, {"first_world": FIRST_WORLD, "worlds": worlds, "cells": cells})
+        for folder in data:
+            if (key := f"{folder.name}, chosen of {CHOSEN} steps, seed {seed}") not in cells:
+                cells[key] = _measured(folder, CHOSEN, seed, worlds, work, chosen_itself=True)
+                print(key, _said(cells[key]), flush=True)
+                write(name, {"first_world": FIRST_WORLD, "worlds": worlds, "cells": cells})
 
 
-def _measured(what: str | Path, steps: int, seed: int, worlds: int, work: Path) -> dict[str, Any]:
+def _measured(
+    what: str | Path, steps: int, seed: int, worlds: int, work: Path, chosen_itself: bool = False
+) -> dict[str, Any]:
     if isinstance(what, Path):
-        folder, held_out, shown = what, HELD_OUT, 0
+        (source,) = open_sources([what], {}, {})
+        # The last ones are those that are compared with.
+        folder, shown = what, source.split(0, HELD_OUT)[0].episodes
     else:
-        shown, held_out = TASKS[what], 0.0
+        shown = TASKS[what]
         folder = demonstrations_of(what, shown, seed, work)
+    held_out = None if chosen_itself else 0.0
     recipe = with_steps(recipe_for("generalist", [str(folder)], None, shown, held_out, seed=seed), steps)
-    run = work / "runs" / f"{folder.name}-{steps}-{seed}"
+    run = work / "runs" / f"{folder.name}-{steps}-{seed}-{chosen_itself}"
     shutil.rmtree(run, ignore_errors=True)
-    # With one checkpoint, there is nothing to choose by what is held out.
-    place = str(train(dataclasses.replace(recipe, checkpoint_every=steps), run))
+    place = str(train(recipe, run))
     cell: dict[str, Any] = {
-        "steps": steps, "seed": seed, "commit": commit(), "precision": chosen("cpu"),
+        "steps": steps, "seed": seed, "chosen": chosen_itself, "commit": commit(), "precision": chosen("cpu"),
         "instruction_set": instruction_set(),
         "passes": steps * sum(body.batch for body in recipe.bodies.values()) / sum(map(len, sources_for(recipe)[0])),
     }  # fmt: skip
     if not isinstance(what, Path):
         return cell | {"tasks": what, "demonstrations": shown, "played": played(place, what, worlds)}
-    (one,) = recorded(place, [str(folder)])
+    (one,) = recorded(place, [str(folder)], HELD_OUT)
     return cell | {"data": folder.name, "found": measure(one, 1000, 1).to_json()}
 
 
@@ -104,22 +116,22 @@ def _said(cell: dict[str, Any]) -> str:
 def render() -> str:
     """A row for each number of steps, a column for each task and data set."""
     found = read("how_long")
-    columns: dict[str, dict[int, list[dict[str, Any]]]] = {}
+    columns: dict[str, dict[tuple[bool, int], list[dict[str, Any]]]] = {}
     for cell in found["cells"].values():
         column = cell.get("data") or f"`{cell['tasks']}`, {cell['demonstrations']}"
-        columns.setdefault(column, {}).setdefault(cell["steps"], []).append(cell)
-    counts = sorted({count for column in columns.values() for count in column})
+        columns.setdefault(column, {}).setdefault((cell["chosen"], cell["steps"]), []).append(cell)
+    rows = sorted({row for column in columns.values() for row in column})
     lines = [f"| steps | {' | '.join(columns)} |", "| --- |" + " --- |" * len(columns)]
-    for count in counts:
-        shown = [_together(column.get(count, [])) for column in columns.values()]
-        lines.append(f"| {count:,} | {' | '.join(shown)} |")
+    for chosen_itself, count in rows:
+        shown = [_together(column.get((chosen_itself, count), [])) for column in columns.values()]
+        lines.append(f"| {count:,}{', the best checkpoint' if chosen_itself else ''} | {' | '.join(shown)} |")
     computed = sorted({f", {cell['precision']} on {cell['instruction_set']}" for cell in found["cells"].values()})
     lines += [
         "",
         "Tasks: success with 95 % intervals, and passes over the demonstrations; seeds of worlds from "
         f"{found['first_world']:,} on. Recordings: errors of the first action / the chunk on held-out episodes in "
-        "standard deviations, those of the controls, and passes. The last weights, whatever their held-out loss"
-        f"{''.join(computed)} (`python benchmarks/how_long.py DATA_SET ...`).",
+        "standard deviations, those of the controls, and passes. The last weights, and the best checkpoint by others "
+        f"that the default holds out{''.join(computed)} (`python benchmarks/how_long.py DATA_SET ...`).",
         "",
     ]
     return "\n".join(lines)

@@ -28,6 +28,7 @@ import guard
 import guard_tasks
 import heads
 import hostile
+import how_long
 import imagination
 import improve
 import in_context
@@ -110,6 +111,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
         "own-robot": own_robot.render,
         "eyes": eyes.render,
         "recordings": recordings.render,
+        "how-long": how_long.render,
         "pusht": pusht.render,
     },
     "docs/in-context.md": {
