@@ -32,6 +32,7 @@ PAGES = ("add-a-body", "data", "finetuning", "evaluation", "training", "fleet", 
 BLOCK = re.compile(r"(?:<!-- not run: (.+?) -->\n+)?^( *)```(\w*)\n(.*?)^\2```", re.M | re.S)
 SHORTER = {
     "record": "--episodes 2",
+    "record noisy": "--episodes 5",
     "record random-goals": "--episodes 30",
     "record fragments": "--episodes 30",
     "evaluate": "--episodes 1 --windows 20 --permutations 1 --workers 1 --video 64",
@@ -56,7 +57,7 @@ SHORTER = {
     "play": "--port 0 --no-open",
     "reward rank": "--port 0 --no-open",
 }
-"""What is added to a command; ``finetune --inner`` is one with this word. Graphs of logs need some episodes."""
+"""What is added to a command; ``finetune --inner`` is one with this word. Graphs and held-out logs need episodes."""
 SHIM = """#!{python}
 import json, os, signal, subprocess, sys
 shorter = json.loads({shorter!r})

@@ -53,6 +53,8 @@ def main(folder: Path) -> None:
         shown(page, address)
         print(f"from the command to the first moving picture: {time.monotonic() - began:.1f} s")
         page.get_by_text("more are coming").wait_for(state="detached", timeout=120_000)
+        for words in ("#name", "#tokens", "#task"):
+            assert page.locator(words).inner_text(), f"{words} of the first body is empty"
         bodies = page.locator(".body").count()
         print(f"bodies: {bodies}, all there after {time.monotonic() - began:.1f} s")
         page.mouse.move(300, 300)

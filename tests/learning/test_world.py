@@ -93,8 +93,12 @@ def test_pieces_are_of_one_episode_and_those_held_out_are_apart(tmp_path: Path) 
     np.testing.assert_allclose(moved, 0.1 * pieces.actions, atol=1e-5)
     np.testing.assert_allclose(pieces.rewards, pieces.actions[..., 0])
     assert not pieces.over.any()
-    with pytest.raises(PolysomaError, match="expected episodes of 13 steps, got none"):
+    with pytest.raises(
+        PolysomaError, match="expected episodes of 13 steps, got none so long among 8 episodes that are not"
+    ):
         logs.rows(13)
+    with pytest.raises(PolysomaError, match="got none so long among 0 episodes that are held out"):
+        Sequences([walks(tmp_path / "few", 2, 12)], lambda seen: flat(config, seen), 0.2).rows(2, held_out=True)
 
 
 def test_a_camera_and_choices_are_read_and_the_end_is_known(tmp_path: Path) -> None:

@@ -7,12 +7,15 @@ import base64
 import dataclasses
 import io
 import json
+import os
 import queue
 import re
+import signal
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, redirect_stdout
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -27,6 +30,7 @@ from polysoma import simulators
 from polysoma.acting.foreseeing import AHEAD, Foreseeing
 from polysoma.acting.guards import Guarded, Stopped
 from polysoma.acting.planner import ExpertPlanner, as_planner
+from polysoma.cli.play import show_page
 from polysoma.data.statistics import Statistics
 from polysoma.embodiment import Modality
 from polysoma.errors import PolysomaError
@@ -296,6 +300,23 @@ def status_of(address: str | urllib.request.Request) -> int:
             return int(answer.status)
     except urllib.error.HTTPError as error:
         return error.code
+
+
+def test_where_the_page_is_is_said_while_simulators_are_imported_without_output(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    class Importing:
+        @asynccontextmanager
+        async def listen(self, host: str, port: int) -> AsyncIterator[Any]:
+            with redirect_stdout(io.StringIO()):
+                yield SimpleNamespace(sockets=[SimpleNamespace(getsockname=lambda: (host, 8123))])
+
+    async def main() -> None:
+        asyncio.get_running_loop().call_later(0.1, os.kill, os.getpid(), signal.SIGTERM)
+        await show_page(Importing(), "bodies", "127.0.0.1", 0, "secret", False)  # type: ignore[arg-type]
+
+    asyncio.run(main())
+    assert capsys.readouterr().out == "bodies at http://127.0.0.1:8123/?token=secret (Ctrl+C ends it)\n"
 
 
 def test_the_page_is_served_to_those_who_may() -> None:

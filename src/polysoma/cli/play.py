@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sys
 import webbrowser
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -111,10 +112,12 @@ async def show_page(server: PageServer, what: str, host: str, port: int, token: 
     stopped = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    # The stage builds bodies in its thread meanwhile, and simulators that print advice are imported without sys.stdout.
+    out = sys.stdout
     async with server.listen(host, port) as listening:
         port = listening.sockets[0].getsockname()[1]
         address = f"http://{host}:{port}/" + (f"?token={token}" if token else "")
-        print(f"{what} at {address} (Ctrl+C ends it)", flush=True)
+        print(f"{what} at {address} (Ctrl+C ends it)", file=out, flush=True)
         if open_it:
             webbrowser.open(address)
         await stopped.wait()

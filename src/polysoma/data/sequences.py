@@ -235,5 +235,7 @@ class Sequences(Rows):
         """
         found = np.flatnonzero((self._left >= steps) & (self._apart == held_out))
         if not len(found):
-            raise PolysomaError(f"{self._root}: expected episodes of {steps} steps, got none that is so long")
+            count = int(((self._left == 0) & (self._apart == held_out)).sum())
+            kept = f"{count} episodes that are {'' if held_out else 'not '}held out"
+            raise PolysomaError(f"{self._root}: expected episodes of {steps} steps, got none so long among {kept}")
         return found
