@@ -25,6 +25,8 @@ SEED, EPISODES, EVERY = 6500, 20, 10
 DRAWN_TASKS = 5
 """Of a body's tasks, evenly spread over its list."""
 COLOURED = {"rover-pixels": "pillar", "rover-overview": "pillar", "drone-pixels": "ring", "drone-chase": "ring"}
+WITH_COLOURS = ("/pillar", "/maze", "/ring")
+"""Tasks of these bodies in which a picture must show what is named."""
 LEAST, CHANGED = 6, 8
 """Pixels that change, and levels of 256 by which."""
 
@@ -47,9 +49,6 @@ def main() -> None:
         }
         print(name, bodies[name], flush=True)
     write("cameras", {"seed": SEED, "episodes": EPISODES, "every": EVERY, "larger": LARGER, "bodies": bodies})
-
-
-WITH_COLOURS = ("/pillar", "/maze", "/ring")
 
 
 def _inner(task: str) -> Environment:
@@ -105,7 +104,7 @@ def render() -> str:
     """The cameras of each body, and what is named in sight."""
     found = read("cameras")
     lines = [
-        f"| body | a picture of its own size | of {found['larger']} pixels | the named thing is in sight at the start | at all steps |",
+        f"| body | a picture | of {found['larger']} pixels | the named thing is in sight at the start | at all steps |",
         "| --- | --- | --- | --- | --- |",
     ]
     for name, row in found["bodies"].items():
@@ -119,9 +118,9 @@ def render() -> str:
         [
             *lines,
             "",
-            f"The slowest of five tasks (of all where there are fewer), processor time on one core of "
-            f"{found['hardware']['processor']}, software rendering; {found['episodes']} episodes of the expert with seeds "
-            f"from {found['seed']} on, every {found['every']}th step (`{found['command']}`).",
+            "A picture: the slowest of five tasks or of all, where there are fewer; processor time on one core of "
+            f"{found['hardware']['processor']}, software rendering. In sight: {found['episodes']} episodes of the expert, "
+            f"seeds from {found['seed']} on, every {found['every']}th step (`{found['command']}`).",
             "",
         ]
     )
