@@ -119,8 +119,8 @@ def render() -> str:
             *lines,
             "",
             "A picture: the slowest of five tasks or of all, where there are fewer; processor time on one core of "
-            f"{found['hardware']['processor']}, software rendering. In sight: {found['episodes']} episodes of the expert, "
-            f"seeds from {found['seed']} on, every {found['every']}th step (`{found['command']}`).",
+            f"{found['hardware']['processor']}, software rendering. In sight: {found['episodes']} episodes of the "
+            f"expert, seeds from {found['seed']} on, every {found['every']}th step (`{found['command']}`).",
             "",
         ]
     )
