@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import adapters
+import cameras
 import channels
 import compare
 import data
@@ -73,6 +74,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
         "speed": speed.render,
         "channels": channels.render,
         "sight": sight.render,
+        "cameras": cameras.render,
         "heads": heads.render,
         "kills": kills.render,
         "rounds": rounds.render,

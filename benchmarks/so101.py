@@ -10,7 +10,9 @@ import os
 
 os.environ.setdefault("LP_NUM_THREADS", "1")  # Software rendering by one thread, before OpenGL is loaded.
 
+import functools
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -65,14 +67,19 @@ def _picture(tasks: tuple[str, ...], make: Any, camera: str) -> dict[str, float]
         environment = make(task)
         for seed in range(SEED, SEED + LAYOUTS):
             environment.reset(seed=seed)
-            spent = []
-            for _ in range(DRAWN):
-                began = time.process_time()
-                environment.see(camera)
-                spent.append(time.process_time() - began)
-            found.append(1e3 * float(np.median(spent)))
+            found.append(milliseconds(functools.partial(environment.see, camera)))
         environment.close()
     return {"median": float(np.median(found)), "most": max(found)}
+
+
+def milliseconds(draw: Callable[[], Any]) -> float:
+    """Of processor time, the median of some tries."""
+    spent = []
+    for _ in range(DRAWN):
+        began = time.process_time()
+        draw()
+        spent.append(time.process_time() - began)
+    return 1e3 * float(np.median(spent))
 
 
 def _steps(environment: Environment) -> float:

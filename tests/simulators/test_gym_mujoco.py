@@ -1,4 +1,4 @@
-"""Gymnasium's MuJoCo bodies and bodies seen through their cameras."""
+"""Gymnasium's MuJoCo bodies."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from polysoma import simulators
-from polysoma.embodiment import ContinuousActions, Modality
+from polysoma.embodiment import ContinuousActions
 from polysoma.errors import PolysomaError
 from polysoma.evaluation.evaluation import evaluate
 from polysoma.evaluation.intervals import mean_interval
@@ -80,45 +80,3 @@ def test_the_interval_of_a_mean() -> None:
     assert low < 3.0 < high and 0.15 < high - low < 0.25
     with pytest.raises(PolysomaError, match="at least one value"):
         mean_interval([])
-
-
-PIXEL_TASKS = [
-    "metaworld-pixels/drawer-open-v3",
-    "aloha-pixels/transfer-cube",
-    "rover-pixels/pillar",
-    "drone-pixels/ring",
-    "babyai-pixels/GoToRedBall",
-]
-
-
-@pytest.mark.parametrize("task", PIXEL_TASKS)
-def test_a_body_seen_through_cameras_plays_the_same_episode(task: str) -> None:
-    pytest.importorskip("metaworld")
-    seen = simulators.make(task)
-    state = simulators.make(task.replace("-pixels", ""))
-    observations = [environment.reset(seed=9)[0] for environment in (seen, state)]
-    start = observations[0]
-    for _ in range(5):
-        seen.embodiment.check_observation(observations[0])
-        assert observations[0]["instruction"] == observations[1]["instruction"]
-        action = seen.expert_action()
-        np.testing.assert_array_equal(action, state.expert_action())
-        steps = [environment.step(action) for environment in (seen, state)]
-        observations = [step[0] for step in steps]
-        assert steps[0][1:4] == steps[1][1:4]
-    cameras = [stream.name for stream in seen.embodiment.streams if stream.modality is Modality.IMAGE]
-    assert cameras and all(start[camera].std() > 5 for camera in cameras)
-    assert any(not np.array_equal(start[camera], observations[0][camera]) for camera in cameras)
-    assert seen.embodiment.body == state.embodiment.name
-    seen.close()
-
-
-def test_proprioception_is_the_part_of_the_state_that_it_names() -> None:
-    pytest.importorskip("metaworld")
-    seen, state = simulators.make("metaworld-pixels/reach-v3"), simulators.make("metaworld/reach-v3")
-    expected = state.reset(seed=3)[0]["state"][:4]
-    np.testing.assert_array_equal(seen.reset(seed=3)[0]["proprioception"], expected)
-    assert {channel.name for channel in seen.embodiment.stream("proprioception").channels} == {
-        "hand_x", "hand_y", "hand_z", "gripper_opening"
-    }  # fmt: skip
-    seen.close()

@@ -172,6 +172,8 @@ class Aloha(MujocoEnvironment):
         return self._model, self._data, view
 
     def _view(self, camera: str) -> Any:
+        if camera != "top":
+            return camera
         view = self._mujoco.MjvCamera()
         view.lookat[:] = (0.0, 0.5, 0.05)
         view.distance, view.azimuth, view.elevation = 0.9, 90.0, -75.0

@@ -55,6 +55,10 @@ from polysoma.task import Task
 _YAW_TORQUE_PER_FORCE = 0.02
 _GUST_SECONDS, _GUST_FRACTION = 1.0, 0.3
 
+_CHASE = 10.0, -55.0
+"""Metres from the drone to the camera that flies behind and above it, and where that looks, in degrees: so high that it
+shows the whole room in front of the drone and most of what is behind it."""
+
 
 def _torus(radius: float, tube: float, around: int = 40, across: int = 10) -> str:
     """Vertices and faces of a ring about the x axis, as attributes of an MJCF mesh."""
@@ -117,7 +121,7 @@ def _mjcf(frame: Frame, goal: str) -> str:
   </asset>
   <worldbody>
     <light pos="2 -2 8" dir="-.25 .25 -1" directional="true" diffuse=".65 .63 .6" specular=".2 .2 .2"/>
-    <geom name="ground" type="plane" size="30 30 .1" material="ground"/>
+    <geom name="ground" type="plane" size="30 30 1" material="ground"/>
     {_markers(goal)}
     <body name="shadow" mocap="true"><geom type="cylinder" size=".13 .001" rgba="0 0 0 .45"/></body>
     <body name="drone" pos="0 0 1">
@@ -251,6 +255,14 @@ class DroneEnvironment(MujocoEnvironment):
         self._mujoco.mj_camlight(self.model, self.data)
         return self.model, self.data, view
 
+    def _view(self, camera: str) -> Any:
+        if camera != "chase":
+            return camera
+        _, _, view = self._scene()
+        view.distance, view.elevation = _CHASE
+        view.lookat[:] = self.data.qpos[:3]
+        return view
+
     def _draw_targets(self, count: int) -> None:
         self._targets = self.np_random.uniform([-1.8, -1.8, 0.6], [1.8, 1.8, 2.2], (count, 3))
 
@@ -381,5 +393,10 @@ LARGE_FAMILY = Family(
 )
 """The same tasks for the large drone, which the shipped policy does not know: for transfer."""
 
-PIXELS = pixel_view(FAMILY, ("front",), [c.name for c in CHANNELS if c.group in ("motion", "targets")])
-"""A camera that looks ahead, the drone's own motion and its targets: rings must be seen."""
+_SENSED = [c.name for c in CHANNELS if c.group in ("motion", "targets")]
+
+PIXELS = pixel_view(FAMILY, ("front",), _SENSED)
+"""A camera that looks ahead, the drone's own motion and its targets: rings must be seen, and first be looked for."""
+
+CHASE = pixel_view(FAMILY, ("chase", "front"), _SENSED, name="chase")
+"""With a second camera, behind and above the drone: it shows where the rings are, the other one how high."""

@@ -245,8 +245,8 @@ class MetaWorld(MujocoEnvironment):
         return self._simulation.model, self._simulation.data, view
 
     def _view(self, camera: str) -> Any:
-        if camera == "wrist":
-            return "gripperPOV"
+        if camera != "corner":
+            return "gripperPOV" if camera == "wrist" else camera
         view = self._mujoco.MjvCamera()
         view.lookat[:] = (0.0, 0.65, 0.15)
         view.distance, view.azimuth, view.elevation = 1.05, 130.0, -30.0

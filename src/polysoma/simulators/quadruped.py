@@ -260,7 +260,7 @@ def _mjcf(robot: str) -> str:
   </asset>
   <worldbody>
     <light pos="0 0 5" dir="0 0 -1" directional="true" diffuse=".6 .6 .6" specular="0 0 0"/>
-    <geom name="floor" type="plane" size="40 40 .1" material="floor" friction=".8 .005 .0001"/>""",
+    <geom name="floor" type="plane" size="40 40 1" material="floor" friction=".8 .005 .0001"/>""",
         1,
     )
 
