@@ -97,7 +97,7 @@ class Memory(Rows):
         self, body: Embodiment, width: int, slots: int, size: int, longest: int = 32, kind: DTypeLike = np.float32
     ) -> None:
         self.embodiment, self._longest, self._at, self._size = body, longest, 0, 0
-        self._held = (
+        self._held: tuple[np.ndarray, ...] = (
             np.zeros((size, width), kind), np.zeros((size, 0), np.uint8),
             np.zeros((size, *np.shape(body.actions.none())), body.actions.dtype), np.zeros(size, np.float32),
             np.zeros(size, bool), np.zeros(size, np.int64),
