@@ -189,17 +189,6 @@ def test_of_few_episodes_none_is_held_out(
     assert recipe_for(str(base), data, "head", 3).held_out == 0
 
 
-def test_of_few_long_episodes_with_cameras_some_are_held_out(
-    base: Path, sources: dict[str, Source], datasets: dict[str, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen, blind = str(datasets["arm-pixels"]), str(datasets["arm"])
-    assert recipe_for(str(base), [seen], None).held_out == 0
-    monkeypatch.setattr("polysoma.learning.finetuning._FRAMES", len(sources["arm-pixels"]))
-    assert recipe_for(str(base), [seen], None).held_out == 0.1
-    assert recipe_for(str(base), [seen], None, 1).held_out == 0
-    assert recipe_for(str(base), [blind], None).held_out == 0
-
-
 def test_episodes_held_out_are_of_every_task_and_apart(sources: dict[str, Source]) -> None:
     source = sources["grid"]
     learnt, apart = source.split(0, 0.25)

@@ -67,8 +67,7 @@ class Finetune:
     """Demonstrations of each task that are used; 0 for all."""
     held_out: float | None = None
     """Fraction of them that is not learnt from, to find the best checkpoint; 0 learns from all and takes the last one.
-    By default 0.1 from 50 demonstrations of each body on, or 4,000 frames of one with cameras, or with --patience;
-    otherwise 0."""
+    By default 0.1 from 50 demonstrations on, of each body, or with --patience, and otherwise 0."""
     patience: Annotated[int, within(0, 10**9)] = 0
     """Stop after so many checkpoints (of eight) that were no better on what is held out; 0 goes to the end."""
     chunk: int | None = None

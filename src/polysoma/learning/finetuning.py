@@ -50,9 +50,8 @@ _MANY = 100
 """Demonstrations from which on places that are seen are enough, and outlines tell more than they mislead: 250 were
 better without the last command (so101, .82 against .52), 20 with it (two blocks, .82 against .28); 20 were better
 without outlines (.92 against .80), and 10 (.70 against .32)."""
-_HOLDS_OUT, _FRAMES = 50, 4000
-"""Demonstrations of a body from which on some are held out, five; and frames of one with cameras, four hundred of them.
-Recordings of two real robots, 20 of some 5,000 frames, were else learnt by heart (benchmarks/how_long.py)."""
+_HOLDS_OUT = 50
+"""Demonstrations of a body from which on some are held out: five."""
 _SHIFT = 4
 """Pixels that pictures of cameras are moved by where eyes learn from few demonstrations."""
 
@@ -86,9 +85,8 @@ def recipe_for(
             no other bodies than these, and ``"lora"`` for all else.
         demonstrations: of each task that are used; 0 for all.
         held_out: the fraction of the episodes on which the best checkpoint is chosen; 0 learns from all and keeps the
-            last checkpoint. None takes a tenth where each body has at least 50 episodes, or cameras and 4,000 frames,
-            and else 0: what one or two short ones say of a checkpoint is chance, and they are missed where there are
-            few.
+            last checkpoint. None takes a tenth where each body has at least 50 episodes, and else 0: what one or two
+            say of a checkpoint is chance, and they are missed where there are few.
         rank, tokens: see :class:`~polysoma.policy.adaptation.Adaptation`.
         learning_rate: the peak; None takes what suits the method.
         seed: of all that is drawn at random.
@@ -143,7 +141,7 @@ def recipe_for(
         seeing = [source for source in sources if cameras(source.embodiment)]
         looked = dataclasses.replace(looked, outlines=_fewest(seeing, demonstrations) >= _MANY)
     if held_out is None:
-        held_out = 0.1 if all(_says_enough(source, demonstrations) for source in sources) else 0.0
+        held_out = 0.1 if _fewest(sources, demonstrations) >= _HOLDS_OUT else 0.0
     # Nothing else tells these how they move: velocities, say, of which the state does not speak.
     blind = {source.embodiment.name for source in gated if not source.embodiment.positions}
     bodies = {
@@ -205,12 +203,6 @@ def _continues(source: Source) -> bool:
 def _fewest(sources: Sequence[Source], demonstrations: int) -> int:
     """How many episodes the body has that has fewest of them, where so many of each task are used."""
     return min(source.split(demonstrations, 0.0)[0].episodes for source in sources)
-
-
-def _says_enough(source: Source, demonstrations: int) -> bool:
-    """Whether a tenth of the episodes says which checkpoint is better."""
-    used, _ = source.split(demonstrations, 0.0)
-    return used.episodes >= _HOLDS_OUT or (bool(cameras(source.embodiment)) and len(used) >= _FRAMES)
 
 
 def _goes_to_places(source: Source, demonstrations: int) -> bool:
