@@ -25,12 +25,19 @@ from polysoma.evaluation.intervals import paired_difference
 from polysoma.learning.finetuning import recipe_for, within
 from polysoma.learning.run_state import learnt
 from polysoma.learning.training import train
+from polysoma.nn.heads import HeadConfig
 from polysoma.nn.precision import chosen, instruction_set
+from polysoma.policy.methods import FinetuningMethod
 from results import cells_of, commit, difference, read, write
 
 TASK, EXPERT = "pusht/push", "the expert"
-WAYS = {EXPERT: None, "`finetune`": None, "`--method small`": "small"}
-"""By how they are called, the methods of `finetune`; None is the default."""
+WAYS: dict[str, tuple[FinetuningMethod | None, HeadConfig | None]] = {
+    EXPERT: (None, None),
+    "`finetune`": (None, None),
+    "`--method small`": ("small", None),
+    "`--method small --head flow`": ("small", HeadConfig("flow")),
+}
+"""By how they are called, the methods of `finetune` and their heads; None is the default."""
 
 
 def main(
@@ -66,7 +73,8 @@ def main(
             if way != EXPERT:
                 # As `polysoma record` does: half of what is executed is disturbed, so that mistakes are mended, too.
                 data = demonstrations_of(TASK, demonstrations, seed, work, noise=None)
-                recipe = recipe_for("generalist", [str(data)], WAYS[way], demonstrations, seed=seed)  # type: ignore[arg-type]
+                method, head = WAYS[way]
+                recipe = recipe_for("generalist", [str(data)], method, demonstrations, seed=seed, head=head)
                 run = work / "runs" / str(list(WAYS).index(way)) / str(seed)
                 shutil.rmtree(run, ignore_errors=True)
                 driver = str(train(within(recipe, 60 * minutes)[0], run))

@@ -3,7 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import get_args
+from typing import Literal, get_args
 
 import numpy as np
 import pytest
@@ -22,6 +22,7 @@ from polysoma.learning.engine import Best
 from polysoma.learning.finetuning import recipe_for, with_steps
 from polysoma.learning.methods.imitation import Imitating
 from polysoma.learning.training import recipe_of_run, rehearse, train
+from polysoma.nn.heads import HeadConfig
 from polysoma.nn.images import ImageConfig
 from polysoma.policy import checkpoint
 from polysoma.policy.adaptation import Adaptation
@@ -64,6 +65,21 @@ def test_the_base_computes_the_same_bits_beside_its_adaptations(
     held = safetensors.torch.load_file(new / checkpoint.WEIGHTS)
     assert held.keys() == arm.own().keys()
     assert sum(t.numel() for t in held.values()) < policy.parameter_count() / 2
+
+
+@pytest.mark.parametrize("kind", ["bins", "flow"])
+def test_a_small_network_may_have_a_head_that_chooses(
+    kind: Literal["bins", "flow"], base: Path, datasets: dict[str, Path], tmp_path: Path
+) -> None:
+    recipe = recipe_for(str(base), [str(datasets["arm"])], "small", head=HeadConfig(kind))
+    policy = checkpoint.load(train(with_steps(recipe, 1), tmp_path / "run"))
+    assert policy.config.head.kind == kind and not policy.config.gated
+    assert policy.agent("arm", "go").act(observe(ARM)).shape == (2,)
+
+
+def test_what_has_the_heads_of_its_base_refuses_another(base: Path, datasets: dict[str, Path]) -> None:
+    with pytest.raises(PolysomaError, match="head: expected method small"):
+        recipe_for(str(base), [str(datasets["arm"])], "lora", head=HeadConfig("flow"))
 
 
 @pytest.mark.parametrize("method", ["lora", "adapter", "head"])

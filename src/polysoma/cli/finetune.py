@@ -81,6 +81,9 @@ class Finetune:
     """Of a body with new cameras. named: where the things are that the instructions name, found by a network that knows
     colours and shapes, and nothing else of the pictures; for few demonstrations. points: learnt from the demonstrations
     alone. auto: named where that network sees what is named at the beginning of most episodes."""
+    head: Literal["l1", "bins", "flow"] | None = None
+    """How --method small predicts real-valued actions: l1 by default, the median; bins and flow choose one of several
+    that are right, where a median may be none of them (docs/training.md, Heads)."""
     rank: int = 8
     """Of lora's matrices; width of adapter's bottlenecks."""
     tokens: int = 8
@@ -164,13 +167,14 @@ class Finetune:
         from polysoma.learning.finetuning import in_time, recipe_for, steps_in, with_steps
         from polysoma.learning.recipe import Evaluation
         from polysoma.learning.training import rehearse
+        from polysoma.nn.heads import HeadConfig
 
         # Patience waits for a lower loss on what is held out.
         held_out = 0.1 if self.patience and self.held_out is None else self.held_out
         recipe = recipe_for(
             self.checkpoint, self.data, self.method, self.demos, held_out, self.rank, self.tokens,
             self.learning_rate, self.seed, self.keep, self.chunk, self.history, self.previous_action, self.optimizer,
-            self.skip_damaged, self.eyes,
+            self.skip_damaged, self.eyes, None if self.head is None else HeadConfig(self.head),
         )  # fmt: skip
         recipe = dataclasses.replace(recipe, paraphrases=self.paraphrases, precision=self.precision)
         if self.tasks:

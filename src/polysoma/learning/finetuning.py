@@ -27,6 +27,7 @@ from polysoma.learning.preparation import prepare
 from polysoma.learning.recipe import PolicySize, Recipe
 from polysoma.learning.sight import Eyes, cameras, eyes_for
 from polysoma.learning.training import Rehearsal, rehearse
+from polysoma.nn.heads import HeadConfig
 from polysoma.policy import checkpoint
 from polysoma.policy.adaptation import Adaptation
 from polysoma.policy.methods import AdaptationMethod, FinetuningMethod, OptimizerKind
@@ -73,6 +74,7 @@ def recipe_for(
     optimizer: OptimizerKind = "adamw",
     skip_damaged: bool = False,
     eyes: Eyes = "auto",
+    head: HeadConfig | None = None,
 ) -> Recipe:
     """A recipe whose number of steps is still open (:func:`with_steps`).
 
@@ -99,9 +101,11 @@ def recipe_for(
         optimizer: see :mod:`polysoma.learning.optimizers`.
         skip_damaged: see :class:`~polysoma.learning.recipe.Recipe`.
         eyes: of bodies with new cameras, see :func:`~polysoma.learning.sight.eyes_for`.
+        head: of ``"small"``'s real-valued actions; None takes L1, with a gate where commands follow each other. All
+            others have the heads of the base.
 
     Raises:
-        PolysomaError: no data, or an unknown method.
+        PolysomaError: no data, an unknown method, or a head for another method than ``"small"``.
     """
     config = checkpoint.config_of(base)
     there = config.adaptation
@@ -120,8 +124,11 @@ def recipe_for(
         raise PolysomaError(f"method: expected one of {', '.join(get_args(FinetuningMethod))}, got {method!r}")
     if method == "small" and keep:
         raise PolysomaError("keep: a small network of its own begins with nothing that it could keep; use method full")
+    if head is not None and method != "small":
+        raise PolysomaError(f"head: expected method small, whose head is its own; {method} has the heads of {base}")
     if method == "small":
-        gated = [source for source in sources if _continues(source)]
+        # Only L1 heads have gates.
+        gated = [source for source in sources if _continues(source) and (head is None or head.kind == "l1")]
     else:
         may = config.adapters == "linear" and config.head.kind == "l1"
         gated = [source for source in new if may and _continues(source)]
@@ -178,6 +185,7 @@ def recipe_for(
         init="" if method == "small" else base,
         policy=_SMALL,
         images=looked,
+        head=HeadConfig() if head is None else head,
         gated=tuple(sorted({source.embodiment.body for source in gated})),
         adaptation=adaptation,
         demonstrations=demonstrations,
