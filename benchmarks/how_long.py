@@ -24,6 +24,7 @@ import tyro
 from own_robot import FIRST_WORLD, HERE, demonstrations_of, played, total
 from polysoma.cli.open_loop import measure
 from polysoma.data.mixture import open_sources
+from polysoma.errors import PolysomaError
 from polysoma.evaluation.recorded import recorded
 from polysoma.learning.finetuning import recipe_for, with_steps
 from polysoma.learning.preparation import sources_for
@@ -84,6 +85,8 @@ def _measured(
 ) -> dict[str, Any]:
     if isinstance(what, Path):
         (source,) = open_sources([what], {}, {})
+        if len(source.tasks) > 1:
+            raise PolysomaError(f"{what.name}: expected recordings of one task, got {len(source.tasks)}")
         # The last ones are those that are compared with.
         folder, shown = what, source.split(0, HELD_OUT)[0].episodes
     else:
