@@ -30,7 +30,7 @@ from polysoma.learning.sight import Eyes
 from polysoma.learning.training import train
 from polysoma.nn.images import ImageConfig
 from polysoma.nn.precision import chosen, instruction_set
-from results import cells_of, commit, read, write
+from results import cells_of, commit, computed_in, read, write
 
 TASK = "two-blocks/red-or-blue"
 Change = Callable[[Recipe], Recipe]
@@ -119,11 +119,11 @@ def render() -> str:
         other = sum(row["other"] for cell in cells for row in cell["played"].values())
         steps = ", ".join(f"{cell['steps']:,}" for cell in cells)
         lines.append(f"| {variant} | {count}, {minutes:g} | {steps} | {total(cells)} | {other} |")
-    computed = sorted({f", {cell['precision']} on {cell['instruction_set']}" for cell in found["cells"].values()})
     lines += [
         "",
         f"`{TASK}`, {found['worlds']} unseen worlds from seed {found['first_world']:,} on, 95 % intervals; one seed of "
-        f"training each where one number of steps is given; one core{''.join(computed)} (`python benchmarks/eyes.py`).",
+        f"training each where one number of steps is given; one core"
+        f"{computed_in(found['cells'].values())} (`python benchmarks/eyes.py`).",
         "",
     ]
     return "\n".join(lines)

@@ -30,7 +30,7 @@ from polysoma.learning.finetuning import recipe_for, with_steps
 from polysoma.learning.preparation import sources_for
 from polysoma.learning.training import train
 from polysoma.nn.precision import chosen, instruction_set
-from results import cells_of, commit, read, write
+from results import cells_of, commit, computed_in, read, write
 
 STEPS = (250, 1000, 4000)
 CHOSEN, APART = 4000, 0.1
@@ -128,13 +128,12 @@ def render() -> str:
     for chosen_itself, count in rows:
         shown = [_together(column.get((chosen_itself, count), [])) for column in columns.values()]
         lines.append(f"| {count:,}{', the best checkpoint' if chosen_itself else ''} | {' | '.join(shown)} |")
-    computed = sorted({f", {cell['precision']} on {cell['instruction_set']}" for cell in found["cells"].values()})
     lines += [
         "",
         "Tasks: success with 95 % intervals, and passes over the demonstrations; seeds of worlds from "
         f"{found['first_world']:,} on. Recordings: errors of the first action / the chunk on held-out episodes in "
         "standard deviations, those of the controls, and passes. The last weights, and the best checkpoint by others "
-        f"that were held out{''.join(computed)} (`python benchmarks/how_long.py DATA_SET ...`).",
+        f"that were held out{computed_in(found['cells'].values())} (`python benchmarks/how_long.py DATA_SET ...`).",
         "",
     ]
     return "\n".join(lines)

@@ -44,7 +44,7 @@ from polysoma.rollout.drivers import Behaviour
 from polysoma.rollout.recording import record
 from polysoma.rollout.rollout import Workers
 from polysoma.task import body_of
-from results import cells_of, commit, read, share, write
+from results import cells_of, commit, computed_in, read, share, write
 
 HERE = Path(__file__).resolve().parent
 FIRST_WORLD = 700_000
@@ -256,12 +256,11 @@ def render() -> str:
         for task in tasks if len(tasks) > 1 else ():
             rates = [total(by_method[method], task) if method in by_method else "" for method in METHODS]
             lines.append(f"| {task} | {' | '.join(rates)} |")
-    computed = sorted({f", {cell['precision']} on {cell['instruction_set']}" for cell in found["cells"].values()})
     lines += [
         "",
         "Success with 95 % intervals over all seeds, that of each seed, and of the episodes that ended with something "
         f"done, how often it was what the words say. Seeds of worlds from {found['first_world']:,} on; one core"
-        f"{''.join(computed)} (`python benchmarks/own_robot.py --lerobot PYTHON`).",
+        f"{computed_in(found['cells'].values())} (`python benchmarks/own_robot.py --lerobot PYTHON`).",
         "",
     ]
     return "\n".join(lines)

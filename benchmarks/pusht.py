@@ -28,7 +28,7 @@ from polysoma.learning.training import train
 from polysoma.nn.heads import HeadConfig
 from polysoma.nn.precision import chosen, instruction_set
 from polysoma.policy.methods import FinetuningMethod
-from results import cells_of, commit, difference, read, write
+from results import cells_of, commit, computed_in, difference, read, write
 
 TASK, EXPERT = "pusht/push", "the expert"
 WAYS: dict[str, tuple[FinetuningMethod | None, HeadConfig | None]] = {
@@ -104,11 +104,11 @@ def render() -> str:
         outcomes = [bool(won) for cell in cells for won in cell["played"][TASK]["outcomes"]]
         apart = difference(paired_difference(outcomes, expert * len(cells)))
         lines.append(f"| {way} | {count}, {minutes:g} | {steps} | {total(cells)} | {apart} |")
-    computed = sorted({f", {cell['precision']} on {cell['instruction_set']}" for cell in found["cells"].values()})
     lines += [
         "",
         f"`{TASK}`, {found['worlds']} unseen worlds from seed {found['first_world']:,} on, 95 % intervals; one seed of "
-        f"training for each number of steps; one core{''.join(computed)} (`python benchmarks/pusht.py`).",
+        f"training for each number of steps; one core"
+        f"{computed_in(found['cells'].values())} (`python benchmarks/pusht.py`).",
         "",
     ]
     return "\n".join(lines)

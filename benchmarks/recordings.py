@@ -36,7 +36,7 @@ from polysoma.learning.finetuning import recipe_for, within
 from polysoma.learning.run_state import learnt
 from polysoma.learning.training import train
 from polysoma.nn.precision import chosen, instruction_set
-from results import cells_of, commit, read, write
+from results import cells_of, commit, computed_in, read, write
 
 PEER = "LeRobot's ACT"
 WINDOWS = 1000
@@ -156,11 +156,10 @@ def render() -> str:
             f"| {cell['data']}, {episodes} episodes held out{sees} | {cell['minutes']:g}, {cell['steps']:,} | "
             f"**{policy}** | {beside} | {' | '.join(others)} | {', '.join(cameras)} |"
         )
-    computed = sorted({f", {cell['precision']} on {cell['instruction_set']}" for cell in cells})
     lines += [
         "",
         "Mean absolute error in standard deviations of the action, of the first action / the whole chunk; how many "
-        f"times errors grow with the camera of another episode; one core{''.join(computed)} "
+        f"times errors grow with the camera of another episode; one core{computed_in(cells)} "
         "(`python benchmarks/recordings.py DATA_SET ... --lerobot PYTHON`).",
         "",
         *sorted({_about(cell["training"]) for cell in peers.values()}),

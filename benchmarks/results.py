@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,11 @@ def read(name: str) -> dict[str, Any]:
     """What ``results/<name>.json`` holds."""
     found: dict[str, Any] = json.loads((FOLDER / f"{name}.json").read_text())
     return found
+
+
+def computed_in(cells: Iterable[Mapping[str, Any]]) -> str:
+    """The precisions that cells were measured in and on what, each after a comma."""
+    return "".join(sorted({f", {cell['precision']} on {cell['instruction_set']}" for cell in cells}))
 
 
 def share(entry: dict[str, Any]) -> str:
