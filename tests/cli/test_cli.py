@@ -287,7 +287,7 @@ def test_serve_until_told_to_stop(tmp_path: Path, policy: Policy) -> None:
     ) as process:
         assert process.stdout is not None
         line = process.stdout.readline()
-        assert line.startswith("serving 1 bodies, own by the adaptation mine at ws://127.0.0.1:")
+        assert line.startswith("serving 1 body, own by the adaptation mine at ws://127.0.0.1:")
         for body in (None, "own"):
             with Client(line.split()[-1], body, token="secret") as robot:
                 assert robot.infer(observe(ARM))["actions"].shape == (HORIZONS["arm"].chunk, 2)

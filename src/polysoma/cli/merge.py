@@ -86,7 +86,8 @@ class MergeAdd(_Merging):
         if self.regression:
             from polysoma.learning.grams import input_grams
 
-            grams = [input_grams(Path(path).parent) for path in self.tuned]
+            where = (self.device, self.precision)
+            grams = [input_grams(Path(path).parent, 8, *where) for path in self.tuned]
         self._finish(lambda coefficient: add(self.base, self.tuned, coefficient, grams))
 
 

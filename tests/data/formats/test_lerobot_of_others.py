@@ -586,7 +586,7 @@ def test_missing_films_are_found_at_once_and_can_be_left_out(
         assert sorted(Dataset(root, skip_damaged=True).left_out) == [0, 1]
     main(["data", "convert", str(root), str(tmp_path / "copy"), "--skip-damaged"])
     said = capsys.readouterr().out
-    assert "1 episodes written" in said and "episode_000000.mp4" in said and "episode_000001.mp4" in said
+    assert "1 episode written" in said and "episode_000000.mp4" in said and "episode_000001.mp4" in said
 
 
 def test_the_doctor_counts_missing_films(tmp_path: Path) -> None:
