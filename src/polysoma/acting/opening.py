@@ -29,20 +29,15 @@ def open_planner(
     Args:
         path: as for :func:`polysoma.policy.checkpoint.load`, of a policy, a skill policy, a grey box,
             values of choices, a world model or a model to search in.
-        device, precision, backend: as there; all but the first act on the processor, in float32 by torch, and refuse
-            anything else.
+        device, precision, backend: as there; all but the first act on the processor, perceptrons in float32 by
+            torch.
         temperature: see :func:`~polysoma.acting.planner.as_planner`; the others have none.
         avoid: a file of zones (:class:`~polysoma.acting.zones.Zones`), for skill policies that draw their ways.
 
     Raises:
-        PolysomaError: as :func:`polysoma.policy.checkpoint.load`, zones for a policy that plans no ways, or a device,
-            precision or backend for one that has no choice of them.
+        PolysomaError: as :func:`polysoma.policy.checkpoint.load`, or zones for a policy that plans no ways.
     """
     kind = checkpoint.kind(path)
-    asked = {"device": (device, "cpu"), "precision": (precision, "float32"), "backend": (backend, "torch")}
-    if kind and (odd := {key: got for key, (got, only) in asked.items() if got not in (None, "auto", only)}):
-        named = ", ".join(f"{key} {got}" for key, got in odd.items())
-        raise PolysomaError(f"{path}: its small networks act on the processor, in float32 by torch: got {named}")
     if kind == skills.KIND:
         planner = SkillPlanner(path)
         if planner.skills.paths is not None:

@@ -653,6 +653,30 @@ def test_units_that_are_guessed_are_named_as_guesses(
     assert [remark in text for text in told] == [True] if remark else not told  # type: ignore[operator]
 
 
+@pytest.mark.parametrize(("pixels", "unit"), [(0.5, "m"), (512.0, "unknown")])
+def test_places_that_are_no_metres_are_not_called_so(
+    pixels: float, unit: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = write_v2(tmp_path / "set", kind="image")
+    held = features(root)
+    held["action"]["names"] = ["x", "y", "gripper"]
+    changed(root, features=held)
+
+    def scaled(table: pa.Table) -> pa.Table:
+        rows = np.stack(table["action"].to_numpy(zero_copy_only=False))
+        rows = (rows - rows.min()) / np.ptp(rows) * (pixels, pixels, 1)
+        return put(table, "action", pa.FixedSizeListArray.from_arrays(pa.array(rows.astype(np.float32).ravel()), 3))
+
+    tables(root, scaled)
+    main(["data", "info", str(root)])
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.count(f" {unit} moves") == 2
+    unknown = "(x, y) are pixels or millimetres, say, and hardly metres: their unit is unknown"
+    assert (unknown in said) == (unit == "unknown")
+    # What names tell is a guess as well, and called so.
+    assert ("units are guesses from names: " in said and "m for x, y" in said) == (unit == "m")
+
+
 def test_times_of_the_day_and_rows_that_were_cut_at_the_beginning(tmp_path: Path) -> None:
     for number, begins in enumerate((0.0, 1.7e9)):
         root = write_v2(tmp_path / f"set-{number}")
