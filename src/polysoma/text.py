@@ -1,4 +1,5 @@
-"""Text of others, out of files: instructions, names and messages, before people see them; and lists of many of them."""
+"""Text of others, out of files: instructions, names and messages, before people see them; and lists and numbers of
+many things."""
 
 from __future__ import annotations
 
@@ -26,6 +27,17 @@ def some(names: Iterable[object], most: int = 8) -> str:
     """The first of many, and how many more there are: ``"a, b and 3 more"``."""
     every = list(map(str, names))
     return ", ".join(every[:most]) + (f" and {len(every) - most} more" if len(every) > most else "")
+
+
+def counted(number: int, one: str, many: str = "") -> str:
+    """How many there are, with the noun that goes with it: ``"1 body"``, ``"19 bodies"``.
+
+    Args:
+        number: how many.
+        one: the noun of one.
+        many: that of several; empty for ``one`` with an s.
+    """
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
 def _unseen(sign: str) -> bool:

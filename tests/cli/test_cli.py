@@ -76,12 +76,24 @@ COMPUTING = [
     "meta",
     "compare",
     "fleet simulate",
+    "improve",
     "merge add",
     "evaluate",
     "play",
     "serve",
 ]
-"""All commands that run a network; those of merge have the same options."""
+"""All commands that run a policy; those of merge have the same options."""
+SMALL = [
+    "skills learn",
+    "skills finetune",
+    "skills play",
+    "reward learn",
+    "guard learn",
+    "dynamics",
+    "world learn",
+    "world play",
+]
+"""Those that learn small networks, which compute in float32 alone."""
 
 
 @pytest.mark.parametrize("command", COMPUTING)
@@ -94,6 +106,22 @@ def test_where_and_in_what_every_command_computes(command: str, capsys: pytest.C
     needed = {"compare": ["--data", "none", "--tasks", "none"]}.get(command, ["none"])
     said = fails(capsys, *command.split(), *needed, "--device", "cuda:99")
     assert "device: expected auto or a device of this machine (cpu" in said and "'cuda:99'" in said
+
+
+@pytest.mark.parametrize("command", SMALL)
+def test_where_every_small_network_learns(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([*command.split(), "--help"])
+    told = capsys.readouterr().out
+    assert "--device auto|cpu|cuda" in told and "--precision" not in told
+
+
+def test_help_tells_the_head_of_a_policy_from_the_method(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["finetune", "--help"])
+    told = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "(which weights learn; of what kind its head is, --head says)" in told
+    assert "Not to be confused with --method head, which says what learns." in told
 
 
 @pytest.mark.parametrize("command", ["bodies", "record", "train", "evaluate", "serve", "push"])
@@ -287,7 +315,7 @@ def test_serve_until_told_to_stop(tmp_path: Path, policy: Policy) -> None:
     ) as process:
         assert process.stdout is not None
         line = process.stdout.readline()
-        assert line.startswith("serving 1 bodies, own by the adaptation mine at ws://127.0.0.1:")
+        assert line.startswith("serving 1 body, own by the adaptation mine at ws://127.0.0.1:")
         for body in (None, "own"):
             with Client(line.split()[-1], body, token="secret") as robot:
                 assert robot.infer(observe(ARM))["actions"].shape == (HORIZONS["arm"].chunk, 2)

@@ -20,7 +20,7 @@ def test_the_command_improves_and_says_what_came_of_it(
     own_families.setenv(simulators.FAMILIES_VARIABLE, str(ROOT / "tests" / "make_pocket.py"))
     base, out = saved(tmp_path / "base"), tmp_path / "run"
     rest = ["--tasks", "point/right", "--out", str(out), "--slots", "16", "--episodes", "6"]
-    main(["improve", str(base), *rest, "--minutes", "0.05"])
+    main(["improve", str(base), *rest, "--minutes", "0.05", "--precision", "float32"])
     said = capsys.readouterr().out
     assert "of 6 episodes succeeded before" in said and "what was learnt is" in said
     agent = checkpoint.load(out / "checkpoint").agent("point")

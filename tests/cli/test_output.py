@@ -12,7 +12,7 @@ from rich.table import Table
 from make_lerobot import changed, write_v2
 from polysoma.cli import main
 from polysoma.cli.output import add_row, say, show
-from polysoma.text import plain, some
+from polysoma.text import counted, plain, some
 
 EVIL = "arm [/left] [bold red]\x1b[2J\x1b]0;title\x07\u202e\x9b31m"
 
@@ -74,3 +74,5 @@ def test_errors_hold_text_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_long_lists_are_cut() -> None:
     assert some([3, 4]) == "3, 4" and some("abc", most=2) == "a, b and 1 more" and some([]) == ""
+    assert [counted(n, "body", "bodies") for n in (0, 1, 1900)] == ["0 bodies", "1 body", "1,900 bodies"]
+    assert counted(2, "task") == "2 tasks"

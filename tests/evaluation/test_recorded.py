@@ -39,7 +39,7 @@ def test_all_episodes_of_other_data_count(trained: str, datasets: dict[str, Path
     with DatasetWriter(tmp_path / "new", ARM) as writer:
         writer.add(make_episode(ARM, 9, 70))
     (one,) = recorded(trained, [str(tmp_path / "new")])
-    assert one.source.episodes == 1 and one.which == "all 1 episodes"
+    assert one.source.episodes == 1 and one.which == "all 1 episode"
     # Of both together nobody knows what was held out of one.
     (one,) = recorded(trained, [str(tmp_path / "new"), str(datasets["arm"])])
     assert one.source.episodes == 9 and one.which == "all 9 episodes, from which it learnt"

@@ -32,6 +32,7 @@ PAGES = ("add-a-body", "data", "finetuning", "evaluation", "training", "fleet", 
 BLOCK = re.compile(r"(?:<!-- not run: (.+?) -->\n+)?^( *)```(\w*)\n(.*?)^\2```", re.M | re.S)
 SHORTER = {
     "record": "--episodes 2",
+    "record go1/velocity": "--episodes 40",
     "record noisy": "--episodes 5",
     "record random-goals": "--episodes 30",
     "record fragments": "--episodes 30",
@@ -47,6 +48,7 @@ SHORTER = {
     "fleet simulate": "--rounds 1 --robots-per-round 1 --steps 1 --reconstruction 1",
     "improve": "--minutes 0.02 --episodes 2 --slots 4",
     "dynamics": "--steps 3",
+    "guard learn": "--steps 20 --rate 0.5",
     "skills learn": "--steps 20",
     "skills finetune": "--steps 20 --every 10 --episodes 1",
     "skills play": "--minutes 0.05",
@@ -57,7 +59,8 @@ SHORTER = {
     "play": "--port 0 --no-open",
     "reward rank": "--port 0 --no-open",
 }
-"""What is added to a command; ``finetune --inner`` is one with this word. Graphs and held-out logs need episodes."""
+"""What is added to a command; ``finetune --inner`` is one with this word, of several the first one here. Graphs, guards
+and held-out logs need episodes."""
 SHIM = """#!{python}
 import json, os, signal, subprocess, sys
 shorter = json.loads({shorter!r})

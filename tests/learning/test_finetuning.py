@@ -139,7 +139,7 @@ def test_more_data_continue_an_adaptation(base: Path, datasets: dict[str, Path],
     assert {"wave", "politely"} <= set(new.config.vocabulary) - set(old.config.vocabulary)
     lines = lineage.tell(second)
     assert [line.split(":")[0].split(" ")[0] for line in lines] == [str(second), str(first), str(base)]
-    assert "lora, 1 steps on 4 episodes of arm (week two)" in lines[0] and "no more is known" in lines[2]
+    assert "lora, 1 step on 4 episodes of arm (week two)" in lines[0] and "no more is known" in lines[2]
     with pytest.raises(PolysomaError, match="continued by the same, not by all weights"):
         train(with_steps(recipe_for(str(first), [str(datasets["arm"])], "full"), 1), tmp_path / "third")
 

@@ -203,7 +203,7 @@ def test_the_command_and_its_few_steps(
     again = few_steps(few_steps_recipe(start, [str(family)], 2), tmp_path / "again")
     assert (again / checkpoint.WEIGHTS).read_bytes() == (few / checkpoint.WEIGHTS).read_bytes()
     main(["finetune", start, "--data", str(family), "--steps", "1", "--out", str(tmp_path / "on")])
-    assert "head, 1 steps on 32 episodes" in lineage.tell(tmp_path / "on" / "checkpoint")[0]
+    assert "head, 1 step on 32 episodes" in lineage.tell(tmp_path / "on" / "checkpoint")[0]
 
 
 def test_bad_input_is_refused(base: Path, family: Path, datasets: dict[str, Path], tmp_path: Path) -> None:

@@ -120,6 +120,17 @@ def test_a_regression_does_on_each_ones_data_what_that_one_does(
         assert missed(merged) < missed(mean)
 
 
+def test_a_regression_looks_where_and_in_what_it_is_told(base: Path, datasets: dict[str, Path], tmp_path: Path) -> None:
+    run = tuned(base, datasets["grid"], tmp_path / "run").parent
+    exact, rounded = (input_grams(run, 1, "cpu", precision) for precision in ("float32", "bfloat16"))
+    # The last map of the trunk is given what others computed before.
+    name = "trunk.blocks.0.up"
+    assert not torch.equal(exact[name], rounded[name])
+    torch.testing.assert_close(exact[name], rounded[name], rtol=0.1, atol=0.1)
+    with pytest.raises(PolysomaError, match="device: expected auto or a device of this machine"):
+        input_grams(run, 1, "cuda:99")
+
+
 def test_a_regression_of_two_bodies_leaves_each_its_own(base: Path, datasets: dict[str, Path], tmp_path: Path) -> None:
     parts = [tuned(base, datasets[name], tmp_path / name) for name in ("arm", "grid")]
     both = add(base, parts, 1.0, [input_grams(part.parent) for part in parts])

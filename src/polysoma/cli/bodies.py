@@ -18,6 +18,7 @@ from polysoma.errors import PolysomaError, nearest
 from polysoma.horizon import Horizon
 from polysoma.simulators.environment import Family
 from polysoma.task import Task
+from polysoma.text import counted
 
 
 @dataclass(frozen=True)
@@ -80,4 +81,4 @@ def _tell(body: Embodiment) -> None:
             say(f"  moves {channel.name}: {channel.low:g} to {channel.high:g} {channel.unit}")
     else:
         say(f"  does one of {', '.join(body.actions.names)}")
-    say(f"  {len(tasks)} task{'' if len(tasks) == 1 else 's'}: {', '.join(tasks)}")
+    say(f"  {counted(len(tasks), 'task')}: {', '.join(tasks)}")

@@ -15,6 +15,7 @@ from polysoma.cli.output import say, show
 from polysoma.cli.progress import counting
 from polysoma.embodiment import ContinuousActions
 from polysoma.errors import PolysomaError
+from polysoma.text import counted
 
 if TYPE_CHECKING:
     from polysoma.data.formats.reader import Reader
@@ -48,8 +49,8 @@ class Info:
         show((str(self.path), "bold"), f": {reader.format}, {reader.robot or 'a body without a name'}, {rate}")
         if len(reader):
             show(
-                f"{len(reader):,} episodes, {lengths.sum():,} frames; {lengths.min()} to {lengths.max()} each, "
-                f"{np.median(lengths):g} in the middle"
+                f"{counted(len(reader), 'episode')}, {counted(int(lengths.sum()), 'frame')}; "
+                f"{lengths.min()} to {lengths.max()} each, {np.median(lengths):g} in the middle"
             )
         told = Counter(part.instruction for episode in range(len(reader)) for part in parts_in(reader, episode))
         for text, count in told.most_common(8):
@@ -175,7 +176,7 @@ class Convert:
         write = to_minari if self.format == "minari" else convert
         with counting("converting") as count:
             done = write(source, self.target, self.skip, lambda n, total: count(n, total, "episodes"))
-        say(f"{self.target}: {done.written:,} episodes written, {done.there:,} were there already")
+        say(f"{self.target}: {counted(done.written, 'episode')} written, {done.there:,} were there already")
         for problem in done.skipped:
             say(f"  left out: {problem}")
         for note in done.notes:

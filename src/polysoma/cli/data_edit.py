@@ -15,6 +15,7 @@ from polysoma.cli.output import say
 from polysoma.cli.progress import counting
 from polysoma.config import within
 from polysoma.errors import PolysomaError
+from polysoma.text import counted
 
 if TYPE_CHECKING:
     from polysoma.data.edit import Crop
@@ -89,7 +90,7 @@ class Edit:
         for line in done.changes:
             say(line)
         for folder, (episodes, frames) in done.written.items():
-            say(f"{folder}: {episodes:,} episodes, {frames:,} frames, with statistics of their own")
+            say(f"{folder}: {counted(episodes, 'episode')}, {counted(frames, 'frame')}, with statistics of their own")
         say(f"{self.path} is as it was")
 
 
@@ -120,9 +121,8 @@ class Diff:
             say(line)
         if len(shown) < len(found.lines):
             say(f"and {len(found.lines) - len(shown):,} more lines (--all)")
-        say(
-            f"{found.pairs:,} episodes with {found.frames:,} frames compared: {'different' if found.lines else 'equal'}"
-        )
+        same, frames = "different" if found.lines else "equal", counted(found.frames, "frame")
+        say(f"{counted(found.pairs, 'episode')} with {frames} compared: {same}")
         if found.lines:
             sys.exit(1)
 

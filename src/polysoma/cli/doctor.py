@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from polysoma.cli.names import DataPath
 from polysoma.cli.output import show as line
 from polysoma.cli.progress import counting
+from polysoma.text import counted
 
 _COLOURS = {"error": "bold red", "warning": "yellow", "note": "dim"}
 
@@ -42,11 +43,11 @@ class Doctor:
             problems = [dataclasses.asdict(problem) for problem in found.problems]
             print(json.dumps({**fields, "frames": found.frames, "problems": problems}, indent=1))
         else:
-            line(f"{self.path}: {found.format}, {found.episodes:,} episodes, {found.frames:,} frames")
+            line(f"{self.path}: {found.format}, {counted(found.episodes, 'episode')}, {counted(found.frames, 'frame')}")
             for problem in found.problems:
                 line((f"{problem.severity:<8}", _COLOURS[problem.severity]), f" {problem.where}: {problem.what}")
                 line((f"         -> {problem.remedy}", "dim"))
             counts = {name: found.count(name) for name in _COLOURS}
-            line(", ".join(f"{count} {name}{'' if count == 1 else 's'}" for name, count in counts.items()))
+            line(", ".join(counted(count, name) for name, count in counts.items()))
         if found.count("error") or (self.strict and found.count("warning")):
             sys.exit(1)

@@ -54,9 +54,10 @@ class Finetune:
     before merging."""
     method: FinetuningMethod | None = None
     """full: all weights; lora: low-rank matrices in the trunk; adapter: bottlenecks in the trunk; head: what the body
-    has of its own alone; prompt: tokens before the words; small: a small network of the body's own, from nothing. By
-    default small for a body whose cameras the checkpoint does not know, full for a checkpoint of these bodies alone,
-    and otherwise lora, or that of an adaptation to be continued."""
+    has of its own alone (which weights learn; of what kind its head is, --head says); prompt: tokens before the words;
+    small: a small network of the body's own, from nothing. By default small for a body whose cameras the checkpoint
+    does not know, full for a checkpoint of these bodies alone, and otherwise lora, or that of an adaptation to be
+    continued."""
     out: Path = Path("runs/finetuned")
     """Folder of the run; out/checkpoint is what comes of it."""
     minutes: Annotated[float, within(0, 10**6, above=True)] = 10.0
@@ -83,7 +84,8 @@ class Finetune:
     alone. auto: named where that network sees what is named at the beginning of most episodes."""
     head: Literal["l1", "bins", "flow"] | None = None
     """How --method small predicts real-valued actions: l1 by default, the median; bins and flow choose one of several
-    that are right, where a median may be none of them (docs/training.md, Heads)."""
+    that are right, where a median may be none of them (docs/training.md, Heads). Not to be confused with --method head,
+    which says what learns."""
     rank: int = 8
     """Of lora's matrices; width of adapter's bottlenecks."""
     tokens: int = 8

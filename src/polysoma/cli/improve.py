@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from polysoma import simulators
-from polysoma.cli.names import CheckpointName, Device
+from polysoma.cli.names import CheckpointName, Device, Precision
 from polysoma.cli.output import say
 from polysoma.cli.progress import counting
 from polysoma.cli.train import check_run
@@ -63,6 +63,7 @@ class Improve:
     seed: Seed = 0
     """Of all that is drawn at random."""
     device: Device = "auto"
+    precision: Precision = "auto"
 
     def run(self) -> None:
         check_run(self.out, False, "none")
@@ -92,8 +93,9 @@ class Improve:
                 show(round(60 * now), round(60 * self.minutes), f"step {step:,}, " + _line(losses))
 
             folder, better = improve(
-                self.checkpoint, tasks, settings, self.out, self.minutes, play=Play(self.slots), seed=self.seed,
-                progress=progress, accept=_accepting(tasks, self.episodes), reward=self.reward,
+                self.checkpoint, tasks, settings, self.out, self.minutes,
+                play=Play(self.slots, precision=self.precision), seed=self.seed, progress=progress,
+                accept=_accepting(tasks, self.episodes, self.precision), reward=self.reward,
             )  # fmt: skip
         kept = "is kept" if better else "is not kept: the checkpoint answers as the one that it began with"
         say(f"checkpoint: {folder}, an adaptation; what was learnt {kept}")
@@ -103,15 +105,16 @@ def _line(losses: dict[str, float]) -> str:
     return " ".join(f"{name} {loss:.3f}" for name, loss in losses.items())
 
 
-def _accepting(tasks: list[str], episodes: int) -> Callable[[str, Path], bool]:
+def _accepting(tasks: list[str], episodes: int, precision: str) -> Callable[[str, Path], bool]:
     """Plays the same episodes before and after, says what came of them, and accepts what succeeds more often."""
     from polysoma.evaluation.evaluation import evaluate
     from polysoma.evaluation.intervals import paired_difference
+    from polysoma.rollout.drivers import Checkpoint
 
     def accept(before: str, after: Path) -> bool:
         won = []
         for place in (before, str(after)):
-            scores = evaluate(place, tasks, episodes, DEVELOPMENT).tasks
+            scores = evaluate(Checkpoint(place, precision=precision), tasks, episodes, DEVELOPMENT).tasks
             won.append([outcome for task in tasks for outcome in scores[task].outcomes])
         gain, low, high = paired_difference(won[1], won[0])
         say(

@@ -86,7 +86,8 @@ class MergeAdd(_Merging):
         if self.regression:
             from polysoma.learning.grams import input_grams
 
-            grams = [input_grams(Path(path).parent) for path in self.tuned]
+            runs = [Path(path).parent for path in self.tuned]
+            grams = [input_grams(run, device=self.device, precision=self.precision) for run in runs]
         self._finish(lambda coefficient: add(self.base, self.tuned, coefficient, grams))
 
 

@@ -12,6 +12,7 @@ from polysoma.cli.output import add_row, say, show
 from polysoma.cli.progress import counting
 from polysoma.evaluation.open_loop import POLICY, OpenLoop, open_loop
 from polysoma.evaluation.recorded import RecordedEpisodes
+from polysoma.text import counted
 
 _PLACES, _CHANNELS = 5, 60
 """Rows of places in the chunk, and of channels, that are printed at most."""
@@ -36,7 +37,7 @@ def print_errors(found: OpenLoop, which: str, whole: bool = True) -> None:
         whole: whether places in the chunk and channels are among it.
     """
     errors = found.errors
-    say(f"{found.body}, {which}, {found.windows:,} frames: {found.unit}")
+    say(f"{found.body}, {which}, {counted(found.windows, 'frame')}: {found.unit}")
     table = Table()
     table.add_column("")
     for name in errors:

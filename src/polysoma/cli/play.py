@@ -31,6 +31,7 @@ from polysoma.cli.names import (
 from polysoma.cli.ways import open_along
 from polysoma.errors import PolysomaError
 from polysoma.nn import backend as backends
+from polysoma.text import counted
 
 if TYPE_CHECKING:
     from polysoma.play.page_server import PageServer
@@ -104,7 +105,7 @@ class Play:
         elif isinstance(driving, WorldPlanner):
             planner = Foreseeing(planner, driving.model)
         server = PlayServer(planner, names, token, self.hosts, self.origins)
-        asyncio.run(show_page(server, f"{len(names)} bodies", self.host, self.port, token, self.open))
+        asyncio.run(show_page(server, counted(len(names), "body", "bodies"), self.host, self.port, token, self.open))
 
 
 async def show_page(server: PageServer, what: str, host: str, port: int, token: str | None, open_it: bool) -> None:

@@ -16,6 +16,7 @@ from polysoma.errors import PolysomaError
 from polysoma.rollout.drivers import EXPERT, Behaviour, Checkpoint, InContext, Prompting, driver_of
 from polysoma.rollout.recording import RecordingCounts, record
 from polysoma.rollout.rollout import Workers
+from polysoma.text import counted
 
 MIXED = ("noisy", "random-goals", "fragments")
 """Behaviours that record logs instead of demonstrations."""
@@ -101,7 +102,7 @@ class Record:
             workers = Workers(self.workers, self.slots, self.ray)
             result = record(tasks, self.episodes, self.out, behaviour, workers, self.seed, progress)
         print(
-            f"kept {sum(result.kept.values())} episodes, dropped {sum(result.failed.values())} that failed, "
+            f"kept {counted(sum(result.kept.values()), 'episode')}, dropped {sum(result.failed.values())} that failed, "
             f"{result.skipped} were there already; {result.steps:,} steps in {result.seconds:.1f} s "
             f"({result.steps / max(result.seconds, 1e-9):,.0f} steps/s) -> {self.out}"
         )

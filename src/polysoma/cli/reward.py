@@ -18,6 +18,7 @@ from polysoma.cli.progress import counting_steps
 from polysoma.cli.train import check_run
 from polysoma.config import Seed, within
 from polysoma.errors import PolysomaError
+from polysoma.text import counted
 
 if TYPE_CHECKING:
     from polysoma.evaluation.preferences import Judged
@@ -156,5 +157,5 @@ class RewardRank:
         clips = Clips(opened(self.data, "rank"))
         token, _ = chosen_token(self.host, self.token_file, self.token)
         server = RankServer(clips, self.pairs, self.clip, self.seed, token, self.hosts, self.origins)
-        asyncio.run(show_page(server, f"{len(clips.length)} episodes", self.host, self.port, token, self.open))
+        asyncio.run(show_page(server, counted(len(clips.length), "episode"), self.host, self.port, token, self.open))
         say(f"pairs: {self.pairs}; `polysoma reward learn {' '.join(self.data)} --pairs {self.pairs}`")

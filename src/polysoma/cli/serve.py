@@ -33,7 +33,7 @@ from polysoma.cli.names import (
 from polysoma.cli.ways import led, open_along
 from polysoma.errors import PolysomaError
 from polysoma.nn import backend as backends
-from polysoma.text import some
+from polysoma.text import counted, some
 
 if TYPE_CHECKING:
     from polysoma.acting.planner import Planner
@@ -145,7 +145,10 @@ class Serve:
             port = listening.sockets[0].getsockname()[1]
             scheme = "ws" if self.certificate is None else "wss"
             adapted = "".join(f", {some(own)} by the adaptation {name}" for name, own in server.adapted.items())
-            print(f"serving {len(server.bodies)} bodies{adapted} at {scheme}://{self.host}:{port}", flush=True)
+            print(
+                f"serving {counted(len(server.bodies), 'body', 'bodies')}{adapted} at {scheme}://{self.host}:{port}",
+                flush=True,
+            )
             if new_token is not None:
                 print(f"clients must present the token {new_token} (--token-file sets your own)", flush=True)
             await stopped.wait()

@@ -1,13 +1,14 @@
 """Channels of foreign columns: units, limits and groups, from their names and from how large their numbers are.
 
-Names say which joints turn and which slide, which channels are grippers, and which arm they are of. What is guessed
-from numbers is said in a remark.
+Names say which joints turn and which slide, which channels are grippers, and which arm they are of. No format says
+units: all of them are guesses, and said to be guesses in a remark.
 """
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 
 import numpy as np
@@ -20,8 +21,12 @@ _ROOM = 0.05
 """The part of the recorded range that is added on either side to be a limit of an action."""
 _TURNS_RAD, _TURNS_DEG = 7, 720
 """How far a joint turns in a demonstration at most."""
+_METRES = 50
+"""How far a place in metres is from the middle in a demonstration at most; what is farther is hardly metres."""
 _PLAIN = 255
 """What numbers without a unit reach, bytes among them; more have a unit that nobody told."""
+UNKNOWN = "unknown"
+"""The unit of numbers that have one which neither names nor numbers tell."""
 _ANGLES = (
     r"roll|pitch|yaw|rot|joint|waist|shoulder|elbow|wrist|forearm|hip|knee|ankle|thigh|calf|pan|flex|lift|qpos|finger"
 )
@@ -73,6 +78,19 @@ def channels_of(
     )
 
 
+def guessed_units(channels: Iterable[Channel]) -> list[str]:
+    """The remark that units are guesses, with the names that they were guessed from; none where nothing was. Degrees
+    and units that are not known have remarks of their own (:func:`channels_of`)."""
+    guessed: dict[str, dict[str, None]] = {}
+    for channel in channels:
+        if channel.unit not in ("1", "deg", UNKNOWN):
+            guessed.setdefault(channel.unit, {})[channel.name] = None
+    if not guessed:
+        return []
+    told = "; ".join(f"{unit} for {some(names, 3)}" for unit, names in guessed.items())
+    return [f"units are guesses from names: {told}: put the body's own here"]
+
+
 def _likely_units(
     stream: str, names: tuple[str, ...], units: list[str], largest: np.ndarray, remarks: list[str]
 ) -> list[str]:
@@ -88,12 +106,20 @@ def _likely_units(
             f"{stream}: that joints are in degrees is a guess from numbers up to {most:g}; percents of their range "
             "look the same: put the unit here"
         )
+    places = {name: reach for name, unit, reach in zip(names, units, largest, strict=True) if unit == "m"}
+    far = {name: reach for name, reach in places.items() if _METRES < reach < math.inf}
+    if far:
+        units = [UNKNOWN if unit == "m" else unit for unit in units]
+        remarks.append(
+            f"{stream}: places up to {max(far.values()):g} ({some(far)}) are pixels or millimetres, say, and hardly "
+            "metres: their unit is unknown, put it here"
+        )
     plain = {name: reach for name, unit, reach in zip(names, units, largest, strict=True) if unit == "1"}
     large = {name: reach for name, reach in plain.items() if _PLAIN < reach < math.inf}
     if large:
         remarks.append(
-            f"{stream}: numbers up to {max(large.values()):g} of unit 1 ({some(large)}) are ticks of servos or "
-            "thousandths, say: put their unit here"
+            f"{stream}: numbers up to {max(large.values()):g} of unit 1 ({some(large)}) are ticks of servos, "
+            "thousandths or pixels, say: put their unit here"
         )
     return units
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from polysoma import hub
 from polysoma.data import layout, stored
-from polysoma.data.channels import channels_of
+from polysoma.data.channels import channels_of, guessed_units
 from polysoma.data.formats.naming import stream_name
 from polysoma.data.formats.reader import ACTION, FLAGS, MOST_CHOICES, OBSERVATION, REWARD, TIMESTAMP, Column, Reader
 from polysoma.embodiment import (
@@ -213,6 +213,8 @@ def infer(reader: Reader) -> Schema:
     streams.append(Stream(INSTRUCTION, Modality.TEXT))
     actions, values = _actions(reader, remarks)
     columns[ACTION] = ACTION
+    moved = actions.channels if isinstance(actions, ContinuousActions) else ()
+    remarks += guessed_units([*(channel for stream in streams for channel in stream.channels), *moved])
     name = re.sub(r"[^a-z0-9]+", "-", (reader.robot or Path(hub.called(reader.path)).stem).lower()).strip("-") or "body"
     return Schema(Embodiment(name, tuple(streams), actions, fps), columns, (*remarks, *unread), values=values)
 

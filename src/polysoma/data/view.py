@@ -16,6 +16,7 @@ from polysoma.data.instructions import parts_in
 from polysoma.data.video import encode_video
 from polysoma.errors import PolysomaError
 from polysoma.files import write_atomically
+from polysoma.text import counted
 
 _SHOWN = 6
 _HEIGHT, _MOST_FRAMES = 160, 300
@@ -48,7 +49,9 @@ def view(
                 progress(done + 1, len(episodes))
         title = Path(hub.called(path)).name or str(path)
         rate = "" if reader.fps is None else f" at {reader.fps:g} Hz"
-        about = f"{reader.format}: {len(reader):,} episodes, {reader.lengths.sum():,} frames{rate}"
+        about = (
+            f"{reader.format}: {counted(len(reader), 'episode')}, {counted(int(reader.lengths.sum()), 'frame')}{rate}"
+        )
     finally:
         reader.close()
     write_atomically(out, pages.page(title, sections, [about]))
@@ -72,7 +75,7 @@ def _section(reader: Reader, episode: int) -> str:
         end = described_end(reader.ending(episode))
     except PolysomaError as error:
         end = str(error)
-    head = f'<h2>Episode {episode} <small class="soft">{length} frames, {told}{escape(end)}</small></h2>'
+    head = f'<h2>Episode {episode} <small class="soft">{counted(length, "frame")}, {told}{escape(end)}</small></h2>'
     if not length:
         return f"{head}<p>It is empty.</p>"
     missing = reader.missing()

@@ -11,6 +11,7 @@ from typing import Any
 from polysoma import pages
 from polysoma.evaluation.comparison import title
 from polysoma.files import write_atomically
+from polysoma.text import counted
 
 _COLOURS = {
     "full": "green", "lora": "blue", "adapter": "purple", "head": "amber", "prompt": "teal", "retrieval": "magenta",
@@ -30,8 +31,8 @@ def write_page(result: Mapping[str, Any], path: Path) -> None:
     colours = {name: f"var(--{colour})" for name, colour in _colours(rows).items()}
     about = (
         f"{asked['minutes']:g} minutes for each way on {result['hardware']['processor']}, "
-        f"{len(asked['tasks'])} tasks of {asked['episodes']} episodes from seed {asked['seed']}; bars are 95 % Wilson "
-        "intervals."
+        f"{counted(len(asked['tasks']), 'task')} of {counted(asked['episodes'], 'episode')} "
+        f"from seed {asked['seed']}; bars are 95 % Wilson intervals."
     )
     chart = f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img">{_curves(rows, asked["demonstrations"], colours)}</svg>'
     heading = f"{Path(asked['data']).name} from {asked['base']}"

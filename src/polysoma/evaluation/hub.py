@@ -13,6 +13,7 @@ from polysoma.errors import PolysomaError
 from polysoma.files import reason, write_atomically
 from polysoma.hub import PREFIX
 from polysoma.policy.checkpoint import ATTACHED, attached, config_of, copy, resolve
+from polysoma.text import counted
 
 CARD = "README.md"
 
@@ -57,7 +58,7 @@ def model_card(checkpoint: str | Path, name: str, results: Mapping[str, Any] | N
         f"# {name}",
         "",
         f"One transformer policy (width {config.width}, {config.trunk}) that drives "
-        f"{len(config.embodiments)} bodies, for Polysoma.",
+        f"{counted(len(config.embodiments), 'body', 'bodies')}, for Polysoma.",
         "",
         "```python",
         "import polysoma",

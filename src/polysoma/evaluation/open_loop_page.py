@@ -20,6 +20,7 @@ from polysoma.evaluation.answers import Predict
 from polysoma.evaluation.open_loop import POLICY, OpenLoop, predictions
 from polysoma.evaluation.open_loop_pairs import Paired, Row
 from polysoma.files import write_atomically
+from polysoma.text import counted
 
 _EPISODES = 3
 _POINTS = 400
@@ -103,14 +104,18 @@ def _tables(result: OpenLoop) -> list[str]:
         if numbers
     ]
     return [
-        f'<p class="soft">{result.windows:,} frames of {result.episodes} episodes; {result.unit}; '
-        f"{'; '.join(jumps)}.</p>",
+        f'<p class="soft">{_counts(result)}; {result.unit}; {"; ".join(jumps)}.</p>',
         *told,
         pages.table(head, whole, numbers),
         _along({name: one.places for name, one in result.errors.items()}),
         pages.table(("input", "errors grow by", "95 % interval"), counts, (1, 2)) if counts else "",
-        f"<details open><summary>{len(channels)} channels</summary>{pages.table(head, channels, numbers)}</details>",
+        f"<details open><summary>{counted(len(channels), 'channel')}</summary>"
+        f"{pages.table(head, channels, numbers)}</details>",
     ]
+
+
+def _counts(result: OpenLoop | Paired) -> str:
+    return f"{counted(result.windows, 'frame')} of {counted(result.episodes, 'episode')}"
 
 
 def _along(places: Mapping[str, Sequence[float]]) -> str:
@@ -128,7 +133,7 @@ def write_comparison(title: str, about: Sequence[str], found: Sequence[Paired], 
     sections = []
     for result in found:
         rows = {**result.policies, **result.controls}
-        told = f"{result.which}; {result.windows:,} frames of {result.episodes} episodes; {result.unit}."
+        told = f"{result.which}; {_counts(result)}; {result.unit}."
         sections += [
             f'<h2>{escape(result.body)}</h2><p class="soft">{escape(told)}</p>',
             pages.table(COMPARED, [(escape(name), *compared(row)) for name, row in rows.items()], range(1, 5)),

@@ -11,6 +11,7 @@ from polysoma.learning.lineage import fingerprint, learnt_from
 from polysoma.learning.recipe import Recipe
 from polysoma.policy import checkpoint
 from polysoma.policy.policy import Policy
+from polysoma.text import counted
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def _part(path: str, source: Source, held_out: float | None) -> tuple[Source, So
     others, apart = source.split(demonstrations, fraction) if fraction else (source, None)
     if apart is not None:
         held = "held out in training" if held_out is None else "the last ones"
-        return apart, others, f"{apart.episodes} of {source.episodes} episodes, {held}"
+        return apart, others, f"{apart.episodes} of {counted(source.episodes, 'episode')}, {held}"
     used = source.split(demonstrations, 0.0)[0].episodes
     of = f", from {used} of which it learnt" if used < source.episodes else ", from which it learnt"
-    return source, None, f"all {source.episodes} episodes" + (of if learnt is not None else "")
+    return source, None, f"all {counted(source.episodes, 'episode')}" + (of if learnt is not None else "")

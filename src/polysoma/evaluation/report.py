@@ -14,6 +14,7 @@ from polysoma.evaluation.mosaic import mosaic
 from polysoma.files import write_atomically
 from polysoma.rollout.jobs import VIDEO_FPS, Outcome
 from polysoma.task import body_of
+from polysoma.text import counted
 
 MAX_FRAMES = 120
 """Longer episodes are shown by every second, third, ... frame, so that a video plays ten seconds at most."""
@@ -43,7 +44,7 @@ def write_report(result: Result, folder: Path) -> Path:
         if videos:
             sections.append('<div class="films">' + "".join(_figure(one) for one in videos) + "</div>")
         rows = _table({task: result.tasks[task] for task in tasks}, result)
-        sections.append(f"<details open><summary>{len(tasks)} tasks</summary>{rows}</details>")
+        sections.append(f"<details open><summary>{counted(len(tasks), 'task')}</summary>{rows}</details>")
     path = folder / "index.html"
     write_atomically(path, pages.page(result.driver, sections, _about(result)))
     return path
@@ -56,9 +57,9 @@ def _about(result: Result) -> list[str]:
     numbers = f", {result.precision} by {result.backend}" if result.precision else ""
     seeds = next(iter(result.tasks.values())).seeds
     return [
-        f"{trials} episodes of {len(result.tasks)} tasks, seeds {seeds[0]} to {seeds[-1]}, in {result.seconds:.0f} s. "
-        "Bars are success rates, dark lines their 95 % Wilson intervals; the column after them says how far returns or "
-        "successes are from random actions (0) to the expert (1).",
+        f"{counted(trials, 'episode')} of {counted(len(result.tasks), 'task')}, seeds {seeds[0]} to {seeds[-1]}, "
+        f"in {result.seconds:.0f} s. Bars are success rates, dark lines their 95 % Wilson intervals; the column after "
+        "them says how far returns or successes are from random actions (0) to the expert (1).",
         f"{packages}; {machine['processor']}, {machine['instruction_set']}, {machine['cores']} cores{numbers}",
     ]
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from polysoma.learning.augmentation import augmented
 from polysoma.learning.preparation import sources_for
 from polysoma.learning.training import recipe_of_run
+from polysoma.nn.device import acting_on
 from polysoma.policy import checkpoint
 from polysoma.policy.merging import Grams
 
@@ -20,19 +21,20 @@ _AT_ONCE = 64
 
 
 @torch.inference_mode()
-def input_grams(run: Path, rounds: int = 8) -> Grams:
+def input_grams(run: Path, rounds: int = 8, device: str = "cpu", precision: str | None = None) -> Grams:
     """What the linear maps and tables of embeddings of a run's checkpoint are given.
 
     Args:
         run: folder of a training or fine-tuning, whose data still are where they were.
         rounds: of windows drawn from the data, in each of which every body has about as many windows as in a step.
+        device, precision: where and in what it is computed, as for :func:`polysoma.policy.checkpoint.load`.
 
     Raises:
-        PolysomaError: no run there, or its data are gone.
+        PolysomaError: no run there, its data are gone, or a device or precision that cannot be had.
     """
     recipe = recipe_of_run(run)
     sources, _ = sources_for(recipe)
-    policy = checkpoint.load_for_training(run / "checkpoint").eval()
+    policy = checkpoint.load_for_training(run / "checkpoint").eval().to(acting_on(device)).compute_in(precision)
     sums: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
 
@@ -43,7 +45,7 @@ def input_grams(run: Path, rounds: int = 8) -> Grams:
             else:
                 x = nn.functional.pad(given[0].float().flatten(0, -2), (0, 1), value=1.0)
                 number, found = len(x), x.T @ x
-            sums[name] = found.double() + sums.get(name, 0.0)
+            sums[name] = found.cpu().double() + sums.get(name, 0.0)
             counts[name] = counts.get(name, 0) + number
 
         return seen
@@ -60,4 +62,4 @@ def input_grams(run: Path, rounds: int = 8) -> Grams:
             left -= _AT_ONCE
             with policy.autocast():
                 policy.loss(windows)
-    return {name: value.cpu() / counts[name] for name, value in sums.items()}
+    return {name: value / counts[name] for name, value in sums.items()}

@@ -81,11 +81,14 @@ class Play:
         slots: environments at a time.
         execute: actions of a plan that are executed; None for half of them, as agents do.
         seed: of the first episode.
+        precision: what the policy that plays computes in, as for :func:`~polysoma.policy.checkpoint.load`; what is
+            learnt is float32.
     """
 
     slots: int = 64
     execute: int | None = None
     seed: int = SEED
+    precision: str | None = None
 
 
 def method_for(
@@ -113,7 +116,7 @@ def method_for(
     if policy.head(body).noise is not None:
         raise PolysomaError(f"{place}: a flow head draws its answers; expected one of l1, bins or choices")
     # What plays is apart: it is frozen, fast, and its readouts are without a correction.
-    acting = checkpoint.load(start)
+    acting = checkpoint.load(start, precision=play.precision)
     if body in acting.config.corrections:
         raise PolysomaError(f"{place} was improved already: improve the checkpoint that it began with")
     planner = PolicyPlanner(acting)

@@ -15,6 +15,7 @@ from polysoma.files import reason
 from polysoma.learning.methods.meta import MetaLearning
 from polysoma.learning.recipe import Recipe
 from polysoma.policy import checkpoint
+from polysoma.text import counted
 
 
 def describe(recipe: Recipe, sources: Sequence[Source]) -> dict[str, Any]:
@@ -90,9 +91,9 @@ def _training(known: dict[str, Any]) -> str:
     numbers = f", in {known['precision']}" if "precision" in known else ""
     if "tasks" in known:
         reward = f"the learnt reward {known['reward']['name']} in" if "reward" in known else "the reward of"
-        return f"{method}, {known['steps']} steps by {reward} {', '.join(known['tasks'])}{numbers}"
+        return f"{method}, {counted(known['steps'], 'step')} by {reward} {', '.join(known['tasks'])}{numbers}"
     return (
-        f"{method}, {known['steps']} steps on {episodes:,} episodes of {', '.join(bodies)} "
+        f"{method}, {counted(known['steps'], 'step')} on {counted(episodes, 'episode')} of {', '.join(bodies)} "
         f"({', '.join(dict.fromkeys(data['name'] for data in known['data']))}){each}{numbers}"
     )
 
@@ -121,7 +122,8 @@ def _told(known: dict[str, Any] | None, name: str, sha256: str, remark: str) -> 
         if known is None:
             return [*lines, f"{here}: no more is known"]
         if known["method"] == "fleet":
-            lines.append(f"{here}: {known['steps']} rounds of a fleet, {known['robots']} robots each, data unseen")
+            rounds, robots = counted(known["steps"], "round"), counted(known["robots"], "robot")
+            lines.append(f"{here}: {rounds} of a fleet, {robots} each, data unseen")
         else:
             lines.append(f"{here}: {_training(known)}")
         if known["parent"] is None:

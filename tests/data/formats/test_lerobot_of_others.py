@@ -586,7 +586,7 @@ def test_missing_films_are_found_at_once_and_can_be_left_out(
         assert sorted(Dataset(root, skip_damaged=True).left_out) == [0, 1]
     main(["data", "convert", str(root), str(tmp_path / "copy"), "--skip-damaged"])
     said = capsys.readouterr().out
-    assert "1 episodes written" in said and "episode_000000.mp4" in said and "episode_000001.mp4" in said
+    assert "1 episode written" in said and "episode_000000.mp4" in said and "episode_000001.mp4" in said
 
 
 def test_the_doctor_counts_missing_films(tmp_path: Path) -> None:
@@ -651,6 +651,30 @@ def test_units_that_are_guessed_are_named_as_guesses(
     assert [channel.unit for channel in schema.embodiment.actions.channels][:2] == [unit, unit]  # type: ignore[union-attr]
     told = [text for text in schema.remarks if text.startswith("action: ") and "numbers up to" in text]
     assert [remark in text for text in told] == [True] if remark else not told  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(("pixels", "unit"), [(0.5, "m"), (512.0, "unknown")])
+def test_places_that_are_no_metres_are_not_called_so(
+    pixels: float, unit: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = write_v2(tmp_path / "set", kind="image")
+    held = features(root)
+    held["action"]["names"] = ["x", "y", "gripper"]
+    changed(root, features=held)
+
+    def scaled(table: pa.Table) -> pa.Table:
+        rows = np.stack(table["action"].to_numpy(zero_copy_only=False))
+        rows = (rows - rows.min()) / np.ptp(rows) * (pixels, pixels, 1)
+        return put(table, "action", pa.FixedSizeListArray.from_arrays(pa.array(rows.astype(np.float32).ravel()), 3))
+
+    tables(root, scaled)
+    main(["data", "info", str(root)])
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.count(f" {unit} moves") == 2
+    unknown = "(x, y) are pixels or millimetres, say, and hardly metres: their unit is unknown"
+    assert (unknown in said) == (unit == "unknown")
+    # What names tell is a guess as well, and called so.
+    assert ("units are guesses from names: " in said and "m for x, y" in said) == (unit == "m")
 
 
 def test_times_of_the_day_and_rows_that_were_cut_at_the_beginning(tmp_path: Path) -> None:
