@@ -96,7 +96,7 @@ def render() -> str:
     expert = [bool(won) for won in found["cells"][EXPERT]["played"][TASK]["outcomes"]]
     lines = ["| who pushes | demonstrations, minutes | steps | success | less the expert, paired |"]
     lines.append("| --- |" + " --- |" * 4)
-    for (way, count, minutes), cells in groups.items():
+    for (way, count, minutes), cells in sorted(groups.items(), key=lambda group: list(WAYS).index(group[0][0])):
         if way == EXPERT:
             lines.append(f"| {way} |  |  | {total(cells)} |  |")
             continue

@@ -5,7 +5,7 @@ import importlib.util
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -91,6 +91,29 @@ def test_the_expert_of_pusht_brings_the_t_home_where_it_gives_way_as_is_planned(
         if pusht.missing(pose) < 2.5:
             return
     raise AssertionError(f"after 200 steps it is {pusht.missing(pose):.1f} pixels from home")
+
+
+def test_the_pusher_goes_where_its_expert_says_however_the_t_is_turned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the simulator's place stands one that is told where to go, and remembers it."""
+    pusht, rng = loaded("push_t"), np.random.default_rng(0)
+    told: list[np.ndarray] = []
+    places = SimpleNamespace(agent=SimpleNamespace(), block=SimpleNamespace())
+
+    def step(target: np.ndarray) -> tuple[None, float, bool, bool, dict[str, bool]]:
+        told.append(target)
+        return None, 0.0, False, False, {"is_success": False}
+
+    simulator = SimpleNamespace(PushTEnv=lambda obs_type: SimpleNamespace(**vars(places), step=step))
+    monkeypatch.setitem(sys.modules, "gym_pusht.envs.pusht", simulator)
+    environment = pusht.PushT(pusht.TASK)
+    for _ in range(20):
+        places.agent.position = tuple(rng.uniform(60, 450, 2))
+        places.block.position, places.block.angle = tuple(rng.uniform(150, 350, 2)), rng.uniform(-9, 9)
+        observation = environment.step(environment.expert_action())[0]
+        assert environment.observation_space.contains(observation)
+        place = np.array(places.block.position) + pusht.turned(pusht.CENTRE, places.block.angle)
+        wanted = pusht.expert(np.array(places.agent.position), np.array([*place, places.block.angle]))
+        np.testing.assert_allclose(told[-1], wanted, atol=1e-3)
 
 
 def test_recorded_commands_name_nothing_of_one_machine() -> None:

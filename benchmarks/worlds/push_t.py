@@ -3,9 +3,12 @@
     pip install gym-pusht
     python benchmarks/pusht.py
 
-A millimetre here is a pixel there. The scripted expert knows how such a T gives way to a push without friction: at
-every step it asks of some forty pushes what each would leave of the way to the goal, and how long it would take to get
-there and do it. It remembers nothing, so what it does can be learnt from the state alone.
+A millimetre here is a pixel there. What counts for a push is where the pusher and the goal are for the T, so the body
+senses them in the T's frame, and is commanded in it: how far to go from where it is.
+
+The scripted expert knows how such a T gives way to a push without friction: at every step it asks of some forty pushes
+what each would leave of the way to the goal, and how long it would take to get there and do it. It remembers nothing,
+so what it does can be learnt from the state alone.
 """
 
 from __future__ import annotations
@@ -19,16 +22,17 @@ from polysoma.embodiment import ContinuousActions, Embodiment, Modality, Observa
 from polysoma.simulators.environment import Environment, Family
 
 TASK = "pusht/push"
-PLACE = channels("pusher_x pusher_y", "m", 0, 0.512)
-CORNERS = channels(" ".join(f"corner_{number}_{axis}" for number in range(8) for axis in "xy"), "m", -0.2, 0.7)
+STATE = (
+    *channels("pusher_x pusher_y t_x t_y", "m", 0, 0.512),
+    *channels("pusher_right pusher_down goal_right goal_down", "m", -0.75, 0.75),
+    *channels("turn_sin turn_cos near_right near_down near_turn", "1", -1, 1),
+)
+"""Where pusher and T are; where the pusher and the goal are in the T's frame, with the T upright; by which angle the T
+is to be turned; and the way to the goal once more, as seen from close by (:data:`NEAR`)."""
 EMBODIMENT = Embodiment(
     name="pusht",
-    streams=(
-        Stream("state", Modality.STATE, (2,), PLACE),
-        Stream("corners", Modality.STATE, (16,), CORNERS),
-        Stream("instruction", Modality.TEXT),
-    ),
-    actions=ContinuousActions(PLACE),
+    streams=(Stream("state", Modality.STATE, (len(STATE),), STATE), Stream("instruction", Modality.TEXT)),
+    actions=ContinuousActions(channels("right down", "m", -0.1, 0.1)),
     rate_hz=10,
 )
 
@@ -43,17 +47,24 @@ LENGTHS = np.linalg.norm(EDGES, axis=1)
 INWARD = np.stack([-EDGES[:, 1], EDGES[:, 0]], 1) / LENGTHS[:, None]
 RADIUS, INERTIA = 15.0, 3000.0
 """Of the pusher in pixels, and of the T over its mass in pixels squared."""
-GOAL = np.array([256.0, 256.0, np.pi / 4])
 BEHIND, RING = 10.0, 106.0
 """Pixels between pusher and T where a push begins, and the radius of the way around."""
 STEPS = 36
 """Looks into a push."""
+NEAR = np.array([10.0, 10.0, 0.1])
+"""Pixels and radians from the goal within which the body feels small differences well: it senses the tanh of how many
+times as far it is."""
 
 
 def turned(points: np.ndarray, angle: np.ndarray | float) -> np.ndarray:
     """Points ``(..., 2)``, turned by angles that fit before the last axis."""
     cos, sin = np.cos(angle), np.sin(angle)
     return np.stack([cos * points[..., 0] - sin * points[..., 1], sin * points[..., 0] + cos * points[..., 1]], -1)
+
+
+GOAL = np.array([256.0, 256.0, np.pi / 4])
+HOME = np.array([*(GOAL[:2] + turned(CENTRE, GOAL[2])), GOAL[2]])
+"""Where gym-pusht says that the T belongs, and the same of its centre of gravity."""
 
 
 def corners(pose: np.ndarray) -> np.ndarray:
@@ -104,8 +115,7 @@ def pushed(pose: np.ndarray, start: np.ndarray, ahead: np.ndarray, each: float) 
 
 def missing(pose: np.ndarray) -> np.ndarray:
     """How far corners are from their goals, as a root of the mean of squares in pixels."""
-    goal = np.array([*(GOAL[:2] + turned(CENTRE, GOAL[2])), GOAL[2]])
-    return np.sqrt(((corners(pose) - corners(goal)) ** 2).sum(-1).mean(-1))
+    return np.sqrt(((corners(pose) - corners(HOME)) ** 2).sum(-1).mean(-1))
 
 
 def expert(pusher: np.ndarray, pose: np.ndarray) -> np.ndarray:
@@ -174,7 +184,7 @@ class PushT(Environment):
 
     embodiment = EMBODIMENT
     max_steps = 300
-    expert_noise = 0.06
+    expert_noise = 0.15
 
     def __init__(self, task: str) -> None:
         super().__init__()
@@ -195,17 +205,18 @@ class PushT(Environment):
 
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """A tenth of a second. The reward is the part of the place that is covered, 1 from 95 % on."""
-        target = 1000 * self.embodiment.check_action(action)
-        _, reward, _, _, info = self._env.step(target.astype(np.float64))
+        pusher, pose = self._places()
+        way = 1000 * self.embodiment.check_action(action).astype(np.float64)
+        _, reward, _, _, info = self._env.step(np.clip(pusher + turned(way, pose[2]), 0, 512))
         self._steps += 1
         success = bool(info["is_success"])
         over = not success and self._steps >= self.max_steps
         return self._observe(), float(reward), success, over, {"success": success}
 
     def expert_action(self) -> np.ndarray:
-        """Where to go, float32 ``(2,)``. See :func:`expert`."""
-        found = expert(np.array(self._env.agent.position), self._pose())
-        return self.embodiment.check_action((found / 1000).astype(np.float32))
+        """How far to go, float32 ``(2,)``. See :func:`expert`."""
+        pusher, pose = self._places()
+        return self.embodiment.check_action(turned(expert(pusher, pose) - pusher, -pose[2]) / 1000)
 
     def render_frame(self, size: int = 240) -> np.ndarray:
         """See :class:`Environment`."""
@@ -213,15 +224,20 @@ class PushT(Environment):
 
         return np.array(Image.fromarray(self._env.render()).resize((size, size)))
 
-    def _pose(self) -> np.ndarray:
+    def _places(self) -> tuple[np.ndarray, np.ndarray]:
+        """Where the pusher is, and the T's centre of gravity and angle."""
         block = self._env.block
         place = np.array(block.position) + turned(CENTRE, block.angle)
-        return np.array([*place, block.angle])
+        return np.array(self._env.agent.position), np.array([*place, block.angle])
 
     def _observe(self) -> Observation:
+        pusher, pose = self._places()
+        here, goal = turned(np.stack([pusher, HOME[:2]]) - pose[:2], -pose[2])
+        turn = (HOME[2] - pose[2] + np.pi) % (2 * np.pi) - np.pi
+        places = np.concatenate([pusher, pose[:2], here, goal]) / 1000
+        near = np.tanh(np.array([*goal, turn]) / NEAR)
         return {
-            "state": (np.array(self._env.agent.position) / 1000).astype(np.float32),
-            "corners": (corners(self._pose()).ravel() / 1000).astype(np.float32),
+            "state": np.array([*places, np.sin(turn), np.cos(turn), *near], np.float32),
             "instruction": "push the T onto its place",
         }
 

@@ -246,6 +246,13 @@ def test_it_says_what_it_costs_and_does_it(
     assert sum(cost.learning.values()) + 5 * 32 == sum(value.numel() for value in policy.own().values())
 
 
+def test_windows_of_one_frame_are_not_split(base: Path, datasets: dict[str, Path]) -> None:
+    def parts(body: str, history: int | None) -> int:
+        return recipe_for(str(base), [str(datasets[body])], "small", history=history).bodies[body].micro_batches
+
+    assert [parts("arm", None), parts("arm", 1), parts("arm", 4), parts("arm-pixels", 1)] == [1, 1, 2, 2]
+
+
 def test_new_cameras_get_eyes_that_learn(base: Path, datasets: dict[str, Path], tmp_path: Path) -> None:
     """Whatever the method: by a small network from nothing, or by a tokenizer beside that of the base."""
     data = str(datasets["arm-pixels"])

@@ -13,9 +13,10 @@ import numpy as np
 import torch
 
 from polysoma.data.mixture import Source, open_sources
-from polysoma.embodiment import ContinuousActions, Embodiment
+from polysoma.data.source import old_horizon
+from polysoma.embodiment import ContinuousActions
 from polysoma.errors import PolysomaError
-from polysoma.learning import lineage, states
+from polysoma.learning import horizons, lineage, states
 from polysoma.learning.augmentation import augmented
 from polysoma.learning.bodies import BodyRecipe
 from polysoma.learning.distributed import accelerator_here
@@ -30,6 +31,7 @@ from polysoma.learning.training import Rehearsal, rehearse
 from polysoma.nn.heads import HeadConfig
 from polysoma.policy import checkpoint
 from polysoma.policy.adaptation import Adaptation
+from polysoma.policy.config import PolicyConfig
 from polysoma.policy.methods import AdaptationMethod, FinetuningMethod, OptimizerKind
 
 LEARNING_RATES: dict[str, float] = {
@@ -151,14 +153,15 @@ def recipe_for(
         held_out = 0.1 if _fewest(sources, demonstrations) >= _HOLDS_OUT else 0.0
     # Nothing else tells these how they move: velocities, say, of which the state does not speak.
     blind = {source.embodiment.name for source in gated if not source.embodiment.positions}
+    start = None if method == "small" else config
     bodies = {
         source.embodiment.name: dataclasses.replace(
-            _body_recipe(source.embodiment),
+            _body_recipe(source, history, start),
             chunk=chunk,
             history=history,
             previous_action=True if previous_action is None and source.embodiment.name in blind else previous_action,
             random_shift=_SHIFT if shifts and cameras(source.embodiment) else 0,
-            color_jitter=0.0 if named else _body_recipe(source.embodiment).color_jitter,
+            color_jitter=0.0 if named else _body_recipe(source, history, start).color_jitter,
         )
         for source in sources
     }
@@ -167,11 +170,11 @@ def recipe_for(
     task_weights: dict[str, float] = {}
     for source in open_sources(kept, {}, {}, skip_damaged=skip_damaged):
         name = source.embodiment.name
-        batch = _body_recipe(source.embodiment).batch
         if name not in learnt:
-            bodies[name] = dataclasses.replace(_body_recipe(source.embodiment), batch=batch // 4)
+            how = _body_recipe(source, None, start)
+            bodies[name] = dataclasses.replace(how, batch=how.batch // 4)
             continue
-        bodies[name] = dataclasses.replace(bodies[name], batch=2 * batch)
+        bodies[name] = dataclasses.replace(bodies[name], batch=2 * bodies[name].batch)
         old = sorted(set(source.tasks) - learnt[name])
         task_weights |= dict.fromkeys(old, len(learnt[name]) / max(1, len(old)))
     folders += [folder for folder in kept if folder not in folders]
@@ -223,11 +226,14 @@ def _goes_to_places(source: Source, demonstrations: int) -> bool:
     return _fewest([source], demonstrations) >= _MANY and bool(body.positions) and bool(cameras(body))
 
 
-def _body_recipe(body: Embodiment) -> BodyRecipe:
-    pictures = bool(cameras(body))
+def _body_recipe(source: Source, history: int | None, start: PolicyConfig | None) -> BodyRecipe:
+    """How a body takes part whose policy sees so many frames, or as many as it does by itself."""
+    pictures = bool(cameras(source.embodiment))
+    seen = horizons.resolve(source.embodiment, BodyRecipe(history=history), start, old_horizon(source.datasets))
     return BodyRecipe(
         batch=_BATCH_OF_PICTURES if pictures else _BATCH,
-        micro_batches=2,
+        # Windows of one frame are all as long: to split them spares no padding, and costs as much again.
+        micro_batches=2 if pictures or seen.history > 1 else 1,
         balance=0.3,
         noise=0.02 if pictures else 0.01,
         color_jitter=0.15 if pictures else 0.0,
