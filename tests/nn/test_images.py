@@ -17,7 +17,7 @@ from polysoma.errors import PolysomaError
 from polysoma.horizon import Horizon
 from polysoma.learning.augmentation import augmented, recoloured, shifted
 from polysoma.learning.bodies import BodyRecipe
-from polysoma.nn.images import COARSE, EDGE, ImageConfig, ImageTokenizer, Points
+from polysoma.nn.images import COARSE, EDGE, ImageConfig, ImageTokenizer, PictureNorm, Points
 from polysoma.policy.edits import extend
 from polysoma.policy.policy import Policy
 
@@ -30,6 +30,22 @@ def tokenizer(**options: object) -> ImageTokenizer:
 def pictures(count: int = 2, time: int = 3) -> torch.Tensor:
     generator = torch.Generator().manual_seed(1)
     return torch.randint(0, 256, (count, time, 32, 48, 3), dtype=torch.uint8, generator=generator)
+
+
+def test_gradients_of_one_picture_are_those_that_it_has_among_others() -> None:
+    def gradients(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        norm = PictureNorm(8, affine=True)
+        last = {"memory_format": torch.channels_last}
+        generator = torch.Generator().manual_seed(0)
+        x, wanted = (torch.randn(1, 8, 6, 5, generator=generator).repeat(count, 1, 1, 1) for _ in range(2))
+        wanted[1:] = 0
+        x = x.contiguous(**last).requires_grad_()
+        norm(x).backward(wanted.contiguous(**last))
+        assert x.grad is not None and norm.weight.grad is not None
+        return x.grad[0], norm.weight.grad
+
+    for alone, among in zip(gradients(1), gradients(2), strict=True):
+        torch.testing.assert_close(alone, among)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from polysoma.nn.attention import BLOCKED
-from polysoma.nn.images import COARSE, EDGE, FINE, SHARPNESS, ImageConfig, coordinates
+from polysoma.nn.images import COARSE, EDGE, FINE, SHARPNESS, ImageConfig, PictureNorm, coordinates
 from polysoma.nn.named import Parameters
 from polysoma.nn.outlines import MEASURES, outlines
 from polysoma.nn.words import TextTokenizer
@@ -51,7 +51,7 @@ class Finder(nn.Module):
         self.coarse = nn.ModuleList(nn.Conv2d(COARSE, COARSE, 3, padding=1) for _ in range(_BLOCKS))
         self.norms = nn.ModuleList(nn.GroupNorm(8, COARSE) for _ in range(_BLOCKS))
         self.across = nn.Conv2d(FINE, COARSE, 1)
-        self.norm = nn.InstanceNorm2d(COARSE, eps=1e-3, affine=True)
+        self.norm = PictureNorm(COARSE, eps=1e-3, affine=True)
         self.film = nn.Linear(WIDTH, 2 * COARSE * _BLOCKS)
         nn.init.zeros_(self.film.weight)
         nn.init.zeros_(self.film.bias)
@@ -88,7 +88,7 @@ class Finder(nn.Module):
             factor, offset = modulations[2 * number : 2 * number + 2]
             deep = F.relu(deep + norm(convolution(deep)).to(deep.dtype) * (1 + factor) + offset)
         x = self.across(x) + F.interpolate(deep, x.shape[-2:], mode="nearest")
-        x = self.norm(x.float()).to(x.dtype).flatten(2)
+        x = self.norm(x).flatten(2)
         logits = SHARPNESS * COARSE**-0.5 * (sought.unflatten(1, (NAMED, COARSE)).to(x.dtype) @ x).float()
         found = logits.softmax(-1).to(x.dtype) @ x.transpose(1, 2)
         return logits, self.there(found)[..., 0].float()

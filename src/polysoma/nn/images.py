@@ -191,6 +191,18 @@ def _resized(x: Tensor) -> Tensor:
     return F.interpolate(x, (GRID, GRID), mode="bilinear", align_corners=False)
 
 
+class PictureNorm(nn.InstanceNorm2d):
+    """Features of each picture, ``(N, channels, height, width)``, minus their mean over its cells, in units of their
+    standard deviation (instance normalisation, Ulyanov et al. 2016, arXiv 1607.08022); computed in float32."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = super().forward(x.float().contiguous())
+        if found.requires_grad:
+            # PyTorch 2.13 goes on from a gradient of a single picture that is channels-last as if it were not.
+            found.register_hook(Tensor.contiguous)
+        return found.to(x.dtype)
+
+
 class Points(nn.Module):
     """Places found in each picture (TokenLearner, Ryoo et al. 2021, arXiv 2106.11297, with the places' coordinates, as
     in Levine et al. 2016, arXiv 1504.00702).
@@ -204,7 +216,7 @@ class Points(nn.Module):
         self.tokens = config.tokens
         self.across = nn.Conv2d(fine, COARSE, 1)
         # Over the cells of each picture: what is everywhere is nothing, and what is in one place stands out.
-        self.norm = nn.InstanceNorm2d(COARSE, eps=1e-3, affine=True)
+        self.norm = PictureNorm(COARSE, eps=1e-3, affine=True)
         self.maps = nn.Linear(COARSE, config.tokens * config.points)
         self.out = nn.Linear(config.points * (COARSE + 2), width)
 
@@ -212,7 +224,7 @@ class Points(nn.Module):
         """Features ``(N, channels, height, width)`` of both resolutions to ``(N, tokens, width)``."""
         x = self.across(fine) + F.interpolate(deep, fine.shape[-2:], mode="nearest")
         height, width = x.shape[-2:]
-        x = self.norm(x.float()).to(x.dtype).flatten(2).transpose(1, 2)
+        x = self.norm(x).flatten(2).transpose(1, 2)
         weight = (SHARPNESS * self.maps(x).float()).softmax(1).transpose(1, 2).to(x.dtype)
         # In a graph that is traced, len(x) would be a constant: batches of other sizes would fail.
         places = coordinates(height, width, x).expand(x.shape[0], -1, -1)
