@@ -63,7 +63,7 @@ RANGES: dict[str, tuple[Any, ...]] = {
 """Numbers that are senseless, by the key that they stand under."""
 OPTIONAL = {
     "low", "high", "group", "body", "privileged", "images", "head", "adapters", "relative", "gated", "eyes", "shown",
-    "readouts", "kind", "most_words", "outlines",
+    "readouts", "kind", "most_words", "outlines", "waves",
     "adaptation", "weights_sha256", "history", "chunk", "previous_action", "depth", "backbone", "reduction", "tokens",
     "points", "film", "goals", "bins", "steps", "guidance", "rank", "words", "base", "base_sha256", "horizons", "unit",
     "shape", "channels", "cardinalities", "lineage",

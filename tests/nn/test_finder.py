@@ -57,6 +57,29 @@ def test_the_shipped_finder_finds_what_words_name(finder: Finder, scale: int) ->
     assert there[:3, 1].max() < 0.5
 
 
+@torch.no_grad()
+def test_waves_tell_near_places_apart() -> None:
+    torch.manual_seed(0)
+    config = ImageConfig(reduction="named", tokens=1, words=shipped_words())
+    plain, waved = (NamedPlaces(dataclasses.replace(config, waves=waves), ["front"], 64, []) for waves in (0, 4))
+    assert "waves.out.weight" not in plain.state_dict() and "waves.turns" not in waved.state_dict()
+    waved.load_state_dict(plain.state_dict(), strict=False)
+    seen = torch.tensor([[0.0, 0.0, EDGE, 0.0, 0.0, 0.0], [EDGE / 32, 0.0, EDGE, 0.0, 0.0, 0.0]])[:, None]
+    nothing = torch.zeros(2, 0)
+
+    def apart(eyes: NamedPlaces) -> float:
+        first, second = eyes(seen, nothing, "front")[:, 0, 0]
+        return float((first - second).norm())
+
+    # A place in the middle is told by the sines of all frequencies: they change by this place times the turns.
+    own = waved.waves
+    assert own is not None
+    assert apart(waved) > 2 * apart(plain)
+    far = own(torch.full((1, 6), EDGE)) - own(torch.full((1, 6), -EDGE))
+    # From edge to edge is half a turn of the first one; all the others come back to where they were.
+    assert torch.allclose(far, own.out.weight[:, ::4][:, :6].sum(1) * 2, atol=1e-4)
+
+
 def test_named_places_allow_no_other_settings() -> None:
     with pytest.raises(SettingError, match="expected 1 token, no goals and backbone small, got 8 tokens"):
         ImageConfig(reduction="named")
@@ -119,7 +142,7 @@ def test_with_many_demonstrations_who_senses_places_learns_places_alone_and_how_
 
     def chosen(name: str, demonstrations: int = 0) -> tuple[tuple[str, ...], bool]:
         recipe = recipe_for("generalist", [str(tmp_path / name)], None, demonstrations, eyes="named")
-        assert recipe.images is not None
+        assert recipe.images is not None and (recipe.images.waves > 0) == recipe.images.outlines
         return recipe.gated, recipe.images.outlines
 
     assert chosen("placed") == (("table-arm",), False)

@@ -94,7 +94,7 @@ SERVO = dataclasses.replace(
     ARM, name="servo", body="servo", actions=ContinuousActions((Channel("y", "m", -2, 2), Channel("x", "1", -2, 2)))
 )
 """Its state says at what its actions are, so they can be offsets from there."""
-NAMED = ImageConfig(reduction="named", tokens=1, words=shipped_words(), outlines=True)
+NAMED = ImageConfig(reduction="named", tokens=1, words=shipped_words(), outlines=True, waves=3)
 
 
 @pytest.mark.parametrize(
@@ -110,8 +110,8 @@ NAMED = ImageConfig(reduction="named", tokens=1, words=shipped_words(), outlines
         pytest.param(SEEN_ARM, {"adapters": "described"}, id="described beside pictures"),
         pytest.param(SEEN_ARM, {"images": ImageConfig(reduction="points")}, id="points"),
         pytest.param(SEEN_ARM, {"images": ImageConfig("efficientnet-lite0")}, id="efficientnet"),
-        pytest.param(SEEN_ARM, {"images": NAMED}, id="named places and outlines"),
-        pytest.param(SEEN_ARM, {"images": dataclasses.replace(NAMED, outlines=False)}, id="named places"),
+        pytest.param(SEEN_ARM, {"images": NAMED}, id="named places, outlines and waves"),
+        pytest.param(SEEN_ARM, {"images": dataclasses.replace(NAMED, outlines=False, waves=0)}, id="named places"),
     ],
 )
 def test_every_kind_of_head_adapter_and_eyes(body: Embodiment, how: dict[str, Any], sources: dict[str, Source]) -> None:

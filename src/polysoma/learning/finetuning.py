@@ -148,7 +148,8 @@ def recipe_for(
     if looked is not None and named:
         gated = [source for source in gated if not _goes_to_places(source, demonstrations)]
         seeing = [source for source in sources if cameras(source.embodiment)]
-        looked = dataclasses.replace(looked, outlines=_fewest(seeing, demonstrations) >= _MANY)
+        if _fewest(seeing, demonstrations) < _MANY:
+            looked = dataclasses.replace(looked, outlines=False, waves=0)
     if held_out is None:
         held_out = 0.1 if _fewest(sources, demonstrations) >= _HOLDS_OUT else 0.0
     # Nothing else tells these how they move: velocities, say, of which the state does not speak.

@@ -43,7 +43,7 @@ def eyes_for(sources: Sequence[Source], wanted: Eyes = "auto") -> ImageConfig | 
             f"eyes: named needs pictures of {LEAST} pixels a side, those of {', '.join(small)} are smaller"
         )
     if wanted == "named" or (wanted == "auto" and min(map(in_sight, seeing)) >= ENOUGH):
-        return ImageConfig(reduction="named", tokens=1, words=shipped_words(), outlines=True)
+        return ImageConfig(reduction="named", tokens=1, words=shipped_words(), outlines=True, waves=3)
     return ImageConfig(reduction="points")
 
 

@@ -108,6 +108,31 @@ class Finder(nn.Module):
         return torch.cat(found, -1)
 
 
+class Waves(nn.Module):
+    """Numbers from -EDGE to EDGE as sines and cosines of a quarter turn for each EDGE, of twice as much, and so on: a
+    linear map of them tells neighbouring places apart that one of the numbers alone takes for the same (Fourier
+    features, Tancik et al. 2020, arXiv 2006.10739).
+
+    Args:
+        numbers: how many.
+        frequencies: of each.
+        width: of what the map gives.
+    """
+
+    turns: Tensor
+
+    def __init__(self, numbers: int, frequencies: int, width: int) -> None:
+        super().__init__()
+        self.out = nn.Linear(2 * numbers * frequencies, width, bias=False)
+        turns = torch.pi / 2 / EDGE * 2.0 ** torch.arange(frequencies)
+        self.register_buffer("turns", turns, persistent=False)
+
+    def forward(self, found: Tensor) -> Tensor:
+        """``(..., numbers)`` to ``(..., width)``."""
+        angles = (found.float()[..., None] * self.turns).flatten(-2)
+        return self.out(torch.cat([angles.sin(), angles.cos()], -1))
+
+
 class NamedPlaces(nn.Module):
     """Pictures of any camera to one token each: where the named things are (:class:`Finder`). The finder itself does
     not learn.
@@ -129,6 +154,7 @@ class NamedPlaces(nn.Module):
         self.register_buffer("own", torch.tensor(numbers), persistent=False)
         self.numbers = NAMED * (3 + MEASURES * config.outlines)
         self.out = nn.Linear(self.numbers, width)
+        self.waves = Waves(self.numbers, config.waves, width) if config.waves else None
         self.roles = Parameters({role: torch.randn(width) * 0.02 for role in sorted(roles)})
 
     def read(self, words: Tensor, ids: Tensor) -> Tensor:
@@ -147,7 +173,10 @@ class NamedPlaces(nn.Module):
         found = pictures.flatten(0, 1)
         if not pictures.is_floating_point():
             found = self.look(found, condition.repeat_interleave(time, 0))
-        return (self.out(found).float() + self.roles[role]).view(batch, time, 1, -1)
+        token = self.out(found).float()
+        if self.waves is not None:
+            token = token + self.waves(found).float()
+        return (token + self.roles[role]).view(batch, time, 1, -1)
 
 
 def reduced(pictures: Tensor) -> Tensor:

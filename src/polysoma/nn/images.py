@@ -45,6 +45,8 @@ class ImageConfig:
         words: that the network of ``"named"`` knows; a training fills in those of the shipped one.
         outlines: whether ``"named"`` also says how large the things look and how they are turned
             (:mod:`polysoma.nn.outlines`).
+        waves: frequencies at which ``"named"`` says each number a second time, as a sine and a cosine, so that what
+            depends on a few pixels is learnt sooner (:class:`~polysoma.nn.finder.Waves`); 0 for none.
     """
 
     backbone: Literal["small", "efficientnet-lite0"] = "small"
@@ -55,6 +57,7 @@ class ImageConfig:
     goals: bool = False
     words: tuple[str, ...] = ()
     outlines: bool = False
+    waves: Annotated[int, within(0, 16)] = 0
 
     def __post_init__(self) -> None:
         if self.backbone not in ("small", "efficientnet-lite0"):
