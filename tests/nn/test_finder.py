@@ -58,26 +58,24 @@ def test_the_shipped_finder_finds_what_words_name(finder: Finder, scale: int) ->
 
 
 @torch.no_grad()
-def test_waves_tell_near_places_apart() -> None:
+def test_waves_are_sines_and_cosines_of_each_number() -> None:
     torch.manual_seed(0)
     config = ImageConfig(reduction="named", tokens=1, words=shipped_words())
     plain, waved = (NamedPlaces(dataclasses.replace(config, waves=waves), ["front"], 64, []) for waves in (0, 4))
     assert "waves.out.weight" not in plain.state_dict() and "waves.turns" not in waved.state_dict()
+    # A checkpoint of before has none.
     waved.load_state_dict(plain.state_dict(), strict=False)
-    seen = torch.tensor([[0.0, 0.0, EDGE, 0.0, 0.0, 0.0], [EDGE / 32, 0.0, EDGE, 0.0, 0.0, 0.0]])[:, None]
-    nothing = torch.zeros(2, 0)
-
-    def apart(eyes: NamedPlaces) -> float:
-        first, second = eyes(seen, nothing, "front")[:, 0, 0]
-        return float((first - second).norm())
-
-    # A place in the middle is told by the sines of all frequencies: they change by this place times the turns.
+    seen = torch.tensor([EDGE / 2, -EDGE, EDGE, 0.0, 0.0, 0.0])[None, None]
     own = waved.waves
     assert own is not None
-    assert apart(waved) > 2 * apart(plain)
-    far = own(torch.full((1, 6), EDGE)) - own(torch.full((1, 6), -EDGE))
-    # From edge to edge is half a turn of the first one; all the others come back to where they were.
-    assert torch.allclose(far, own.out.weight[:, ::4][:, :6].sum(1) * 2, atol=1e-4)
+    own.out.weight.zero_()
+    assert torch.equal(*(eyes(seen, torch.zeros(1, 0), "front") for eyes in (plain, waved)))
+    # The first number: an eighth of a turn, a quarter, a half, a whole one; then cosines, after 6 numbers' sines.
+    own.out.weight[:8] = torch.eye(48)[[0, 1, 2, 3, 24, 25, 26, 27]]
+    added = (waved(seen, torch.zeros(1, 0), "front") - plain(seen, torch.zeros(1, 0), "front"))[0, 0, 0]
+    half = 0.5**0.5
+    wanted = torch.tensor([half, 1, 0, 0, half, 0, -1, 1])
+    assert torch.allclose(added[:8], wanted, atol=1e-5) and not added[8:].any()
 
 
 def test_named_places_allow_no_other_settings() -> None:
