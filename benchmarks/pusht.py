@@ -108,7 +108,8 @@ def render() -> str:
         "",
         f"`{TASK}`, {found['worlds']} unseen worlds from seed {found['first_world']:,} on, 95 % intervals; one seed of "
         f"training for each number of steps; one core"
-        f"{computed_in(found['cells'].values())} (`python benchmarks/pusht.py`; with `--seeds 3 --ways` for more seeds of one way).",
+        f"{computed_in(found['cells'].values())} (`python benchmarks/pusht.py`; "
+        "with `--seeds 3 --ways` for more seeds of one way).",
         "",
     ]
     return "\n".join(lines)
