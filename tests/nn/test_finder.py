@@ -62,16 +62,16 @@ def test_waves_are_sines_and_cosines_of_each_number() -> None:
     torch.manual_seed(0)
     config = ImageConfig(reduction="named", tokens=1, words=shipped_words())
     plain, waved = (NamedPlaces(dataclasses.replace(config, waves=waves), ["front"], 64, []) for waves in (0, 4))
-    assert "waves.out.weight" not in plain.state_dict() and "waves.turns" not in waved.state_dict()
+    assert set(waved.state_dict()) - set(plain.state_dict()) == {"waved.weight"}
     # A checkpoint of before has none.
     waved.load_state_dict(plain.state_dict(), strict=False)
     seen = torch.tensor([EDGE / 2, -EDGE, EDGE, 0.0, 0.0, 0.0])[None, None]
-    own = waved.waves
+    own = waved.waved
     assert own is not None
-    own.out.weight.zero_()
+    own.weight.zero_()
     assert torch.equal(*(eyes(seen, torch.zeros(1, 0), "front") for eyes in (plain, waved)))
     # The first number: an eighth of a turn, a quarter, a half, a whole one; then cosines, after 6 numbers' sines.
-    own.out.weight[:8] = torch.eye(48)[[0, 1, 2, 3, 24, 25, 26, 27]]
+    own.weight[:8] = torch.eye(48)[[0, 1, 2, 3, 24, 25, 26, 27]]
     added = (waved(seen, torch.zeros(1, 0), "front") - plain(seen, torch.zeros(1, 0), "front"))[0, 0, 0]
     half = 0.5**0.5
     wanted = torch.tensor([half, 1, 0, 0, half, 0, -1, 1])

@@ -52,7 +52,7 @@ _SMALL = PolicySize(width=128, depth=2, heads=4)
 _MANY = 100
 """Demonstrations from which on places that are seen are enough, and outlines tell more than they mislead: 250 were
 better without the last command (so101, .82 against .52), 20 with it (two blocks, .82 against .28); 20 were better
-without outlines (.92 against .80), and 10 (.70 against .32)."""
+without outlines (.92 against .80), and 10 (.70 against .32). Waves of what is seen come with outlines."""
 _HOLDS_OUT = 50
 """Demonstrations of a body from which on some are held out: five."""
 _SHIFT = 4

@@ -7,6 +7,7 @@ its pictures and nothing else of them, so there is nothing else that it could le
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -19,6 +20,7 @@ from polysoma.nn.attention import BLOCKED
 from polysoma.nn.images import COARSE, EDGE, FINE, SHARPNESS, ImageConfig, PictureNorm, coordinates
 from polysoma.nn.named import Parameters
 from polysoma.nn.outlines import MEASURES, outlines
+from polysoma.nn.waves import waves
 from polysoma.nn.words import TextTokenizer
 
 WIDTH, HEADS = 128, 4
@@ -108,31 +110,6 @@ class Finder(nn.Module):
         return torch.cat(found, -1)
 
 
-class Waves(nn.Module):
-    """Numbers from -EDGE to EDGE as sines and cosines of a quarter turn for each EDGE, of twice as much, and so on: a
-    linear map of them tells neighbouring places apart that one of the numbers alone takes for the same (Fourier
-    features, Tancik et al. 2020, arXiv 2006.10739).
-
-    Args:
-        numbers: how many.
-        frequencies: of each.
-        width: of what the map gives.
-    """
-
-    turns: Tensor
-
-    def __init__(self, numbers: int, frequencies: int, width: int) -> None:
-        super().__init__()
-        self.out = nn.Linear(2 * numbers * frequencies, width, bias=False)
-        turns = torch.pi / 2 / EDGE * 2.0 ** torch.arange(frequencies)
-        self.register_buffer("turns", turns, persistent=False)
-
-    def forward(self, found: Tensor) -> Tensor:
-        """``(..., numbers)`` to ``(..., width)``."""
-        angles = (found.float()[..., None] * self.turns).flatten(-2)
-        return self.out(torch.cat([angles.sin(), angles.cos()], -1))
-
-
 class NamedPlaces(nn.Module):
     """Pictures of any camera to one token each: where the named things are (:class:`Finder`). The finder itself does
     not learn.
@@ -154,7 +131,7 @@ class NamedPlaces(nn.Module):
         self.register_buffer("own", torch.tensor(numbers), persistent=False)
         self.numbers = NAMED * (3 + MEASURES * config.outlines)
         self.out = nn.Linear(self.numbers, width)
-        self.waves = Waves(self.numbers, config.waves, width) if config.waves else None
+        self.waved = nn.Linear(2 * self.numbers * config.waves, width, bias=False) if config.waves else None
         self.roles = Parameters({role: torch.randn(width) * 0.02 for role in sorted(roles)})
 
     def read(self, words: Tensor, ids: Tensor) -> Tensor:
@@ -174,8 +151,9 @@ class NamedPlaces(nn.Module):
         if not pictures.is_floating_point():
             found = self.look(found, condition.repeat_interleave(time, 0))
         token = self.out(found).float()
-        if self.waves is not None:
-            token = token + self.waves(found).float()
+        if self.waved is not None:
+            # A quarter turn for each EDGE is the slowest one.
+            token = token + self.waved(waves(found.float(), self.config.waves, math.pi / 2 / EDGE)).float()
         return (token + self.roles[role]).view(batch, time, 1, -1)
 
 

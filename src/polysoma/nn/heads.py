@@ -20,6 +20,7 @@ from polysoma.config import check, within
 from polysoma.data.statistics import Statistics
 from polysoma.embodiment import ContinuousActions, DiscreteActions, Embodiment
 from polysoma.errors import PolysomaError, SettingError
+from polysoma.nn.waves import waves
 
 
 @dataclass(frozen=True)
@@ -278,9 +279,7 @@ class FlowHead(Head):
         return x * self.scale + self.mean
 
     def _velocity(self, x: Tensor, time: Tensor, readouts: Tensor) -> Tensor:
-        frequency = 2.0 ** torch.arange(self.TIMES // 2, device=x.device) * (math.pi / 2)
-        phase = time.flatten(2) * frequency
-        known = torch.cat([readouts.float(), x.flatten(2), phase.sin(), phase.cos()], -1)
+        known = torch.cat([readouts.float(), x.flatten(2), waves(time.flatten(2), self.TIMES // 2)], -1)
         return self.field(known).float().view(x.shape)
 
 

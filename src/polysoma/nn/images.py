@@ -46,7 +46,7 @@ class ImageConfig:
         outlines: whether ``"named"`` also says how large the things look and how they are turned
             (:mod:`polysoma.nn.outlines`).
         waves: frequencies at which ``"named"`` says each number a second time, as a sine and a cosine, so that what
-            depends on a few pixels is learnt sooner (:class:`~polysoma.nn.finder.Waves`); 0 for none.
+            depends on a few pixels is told apart (:mod:`polysoma.nn.waves`); 0 for none.
     """
 
     backbone: Literal["small", "efficientnet-lite0"] = "small"

@@ -10,12 +10,13 @@ so that short ways are asked for instead of hoped for. There are no convolutions
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from polysoma.nn.waves import waves
 
 Guide = Callable[[Tensor], Tensor]
 """The cost of paths ``(N, H, places)``, in the places' unit: ``(N,)``, with a gradient. Draws descend it and are chosen
@@ -83,11 +84,9 @@ class Paths(nn.Module):
             time: ``(B,)`` from 0, noise, to 1.
             length: ``(B,)``, of the clean paths, normalised.
         """
-        waves = 2.0 ** torch.arange(_WAVES, device=x.device) * (math.pi / 2)
-        phases = (x[..., None] * waves).flatten(1)
+        places = x.flatten(1)
         told = torch.stack([time, length * (self.unit / self.longest)], 1)
-        told = (told[..., None] * (2.0 ** torch.arange(_TIMES // 2, device=x.device) * (math.pi / 2))).flatten(1)
-        y = self.into(torch.cat([x.flatten(1), phases.sin(), phases.cos(), told.sin(), told.cos()], 1))
+        y = self.into(torch.cat([places, waves(places, _WAVES), waves(told, _TIMES // 2)], 1))
         for block in self.blocks:
             y = y + block(y)
         return self.inpainted(straight(x) + self.out(y).view(x.shape), x)

@@ -31,6 +31,7 @@ from polysoma.embodiment import ContinuousActions, DiscreteActions, Embodiment
 from polysoma.errors import PolysomaError
 from polysoma.files import reason, write_atomically
 from polysoma.nn.perceptrons import Twins, perceptron
+from polysoma.nn.waves import waves
 from polysoma.policy import weight_file
 from polysoma.policy.small import SmallPolicy
 
@@ -211,9 +212,7 @@ class DeadEnds(SmallPolicy):
     def waves(self, states: Tensor) -> Tensor:
         """States ``(..., n)`` as the perceptrons that judge states see them, ``(..., n * (1 + 2 * octaves))``."""
         seen = self.seen(states)
-        rates = _SLOWEST * 2.0 ** torch.arange(self.config.octaves, device=states.device)
-        phases = (seen[..., None] * rates).flatten(-2)
-        return torch.cat([seen, phases.sin(), phases.cos()], -1)
+        return torch.cat([seen, waves(seen, self.config.octaves, _SLOWEST)], -1)
 
     def after(self, states: Tensor, actions: Tensor | None = None) -> Tensor:
         """What follows states ``(B, n)``, as far as the model knows: after every choice, ``(B, choices, n)``, or after
