@@ -19,7 +19,7 @@ from polysoma.errors import PolysomaError
 from polysoma.nn.attention import BLOCKED
 from polysoma.nn.heads import ValueConfig
 from polysoma.nn.images import ImageConfig
-from polysoma.nn.trunk import TransformerTrunk
+from polysoma.nn.trunk import ReadoutTokens, TaskTokens, TransformerTrunk, Windows
 from polysoma.policy import checkpoint
 from polysoma.policy.adaptation import Adaptation
 from polysoma.policy.edits import adapt, extend
@@ -132,6 +132,41 @@ def test_losses_and_gradients_are_those_of_the_plain_computation(
     largest = max(float(gradient.abs().max()) for gradient in found["plain"][1].values())
     for name, gradient in found["plain"][1].items():
         torch.testing.assert_close(found["trunk"][1][name], gradient, rtol=1e-4, atol=1e-6 * largest, msg=name)
+
+
+def test_windows_of_several_bodies_in_one_pass_are_those_of_each_alone() -> None:
+    torch.manual_seed(0)
+    trunk = TransformerTrunk(32, 3, 2)
+    # Words, tasks, windows, frames and tokens of each: what is joined, what has too many tokens, and a history.
+    sizes = [(4, 2, 5, 1, 2), (7, 3, 3, 1, 5), (2, 2, 6, 1, 8), (3, 2, 4, 1, 9), (5, 2, 4, 3, 2)]
+    parts = []
+    for words, tasks, count, time, per_frame in sizes:
+        valid = torch.arange(words) < torch.randint(1, words + 1, (tasks, 1))
+        rows = None if tasks == count else torch.randint(tasks, (count,))
+        task = TaskTokens(torch.randn(tasks, words, 32, requires_grad=True), valid, rows)
+        frames = torch.randn(count, time, per_frame, 32, requires_grad=True)
+        asking = ReadoutTokens(torch.randn(count, time, 32), torch.arange(time)[None])
+        parts.append(Windows(task, frames, asking))
+    batches: list[int] = []
+    trunk.norm.register_forward_hook(lambda *given: batches.append(len(given[2])))
+    together, apart = trunk.together(parts), [trunk(*part) for part in parts]
+    assert batches == [4, 4, 5 + 3 + 6, 5, 3, 6, 4, 4]
+    leaves = [leaf for part in parts for leaf in (part.task.tokens, part.frames)] + list(trunk.parameters())
+    gradients = []
+    for answers in (together, apart):
+        loss = sum(answer.square().sum() for answer in answers)
+        gradients.append(torch.autograd.grad(loss, leaves))  # type: ignore[arg-type]
+    torch.testing.assert_close(together, apart)
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-4)
+
+
+def test_losses_of_several_bodies_are_those_of_each(policy: Policy, sources: dict[str, Source]) -> None:
+    batches = [
+        sources[name].draw(12, np.random.default_rng(number)) for number, name in enumerate(["arm", "grid", "arm"])
+    ]
+    together = policy.losses_of(batches)
+    torch.testing.assert_close([loss for loss, _ in together], [policy.loss(batch) for batch in batches])
+    assert all(estimation == 0 for _, estimation in together)
 
 
 def test_a_task_is_read_once(policy: Policy, sources: dict[str, Source]) -> None:

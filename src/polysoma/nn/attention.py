@@ -99,7 +99,7 @@ def _diagonal(size: int, device: torch.device) -> Tensor:
     return number[:, None] == number
 
 
-def window_mask(valid: Tensor, time: int, per_frame: int, readout_times: Tensor) -> Tensor:
+def window_mask(valid: Tensor, time: int, per_frame: int, readout_times: Tensor, true: Tensor | None = None) -> Tensor:
     """What frames and readouts of whole windows see of the sequence task | frames | readouts.
 
     Args:
@@ -107,6 +107,7 @@ def window_mask(valid: Tensor, time: int, per_frame: int, readout_times: Tensor)
         time: T frames; those that are padding come last, so that no true one sees them.
         per_frame: K tokens each.
         readout_times: int64 ``(B, R)`` or ``(1, R)``, the frame up to which each readout sees.
+        true: bool ``(B, T * K)``, which of the frames' tokens are none of padding; None where all are.
 
     Returns:
         Additive, float32 ``(B, 1, T * K + R, W + T * K + R)``.
@@ -116,10 +117,11 @@ def window_mask(valid: Tensor, time: int, per_frame: int, readout_times: Tensor)
     times = torch.cat([frame.expand(batch, -1), readout_times.expand(batch, -1)], 1)
     queries = times.shape[1]
     itself = F.pad(_diagonal(readouts, device), (0, 0, time * per_frame, 0))
+    seen = frame <= times[:, :, None]
     allowed = torch.cat(
         [
             valid[:, None].expand(-1, queries, -1),
-            frame <= times[:, :, None],
+            seen if true is None else seen & true[:, None],
             itself.expand(batch, -1, -1),
         ],
         2,

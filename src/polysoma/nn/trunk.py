@@ -22,6 +22,9 @@ from torch import Tensor, nn
 from polysoma.errors import SettingError
 from polysoma.nn.attention import BLOCKED, Block, check_heads, computed_in, continued_mask, task_mask, window_mask
 
+_FEW = 8
+"""Tokens of a frame up to which bodies' windows are computed together."""
+
 
 class TaskTokens(NamedTuple):
     """What is to be done, each distinct task once.
@@ -49,6 +52,14 @@ class ReadoutTokens(NamedTuple):
     times: Tensor
 
 
+class Windows(NamedTuple):
+    """Whole windows of one body, as :meth:`Trunk.forward` takes them."""
+
+    task: TaskTokens
+    frames: Tensor
+    readouts: ReadoutTokens
+
+
 class State(ABC):
     """What a trunk remembers of one task and of the frames that followed it. It belongs to whoever acts; the network
     keeps none.
@@ -70,6 +81,10 @@ class Trunk(nn.Module, ABC):
     @abstractmethod
     def forward(self, task: TaskTokens, frames: Tensor, readouts: ReadoutTokens) -> Tensor:
         """The readouts of whole windows, ``(B, R, width)``."""
+
+    def together(self, parts: Sequence[Windows]) -> list[Tensor]:
+        """:meth:`forward` of the windows of several bodies, for trunks that do that at less cost in one pass."""
+        return [self(*part) for part in parts]
 
     @abstractmethod
     def start(self, task: TaskTokens) -> list[State]:
@@ -101,9 +116,10 @@ class TransformerTrunk(Trunk):
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
 
-    def forward(self, task: TaskTokens, frames: Tensor, readouts: ReadoutTokens) -> Tensor:
+    def forward(self, task: TaskTokens, frames: Tensor, readouts: ReadoutTokens, true: Tensor | None = None) -> Tensor:
+        """See :class:`Trunk`; of frames' tokens, those that are not ``true``, bool ``(B, T * K)``, are padding."""
         valid = task.valid if task.rows is None else task.valid[task.rows]
-        mask = window_mask(valid, frames.shape[1], frames.shape[2], readouts.times).to(computed_in(frames))
+        mask = window_mask(valid, frames.shape[1], frames.shape[2], readouts.times, true).to(computed_in(frames))
         own = task_mask(task.valid).to(mask.dtype)
         words, x = task.tokens, torch.cat([frames.flatten(1, 2), readouts.tokens], 1)
         asking = readouts.tokens.shape[1]
@@ -115,6 +131,14 @@ class TransformerTrunk(Trunk):
         seen, frame = last.keys_values(words), last.keys_values(x[:, :-asking])
         seen = seen if task.rows is None else seen.index_select(0, task.rows)
         return self.norm(last(x[:, -asking:], mask[:, :, -asking:], [seen, frame])[0])
+
+    def together(self, parts: Sequence[Windows]) -> list[Tensor]:
+        """See :class:`Trunk`. Windows of one frame, of few tokens, go through the blocks as one batch: of a few windows
+        it is the number of operations that takes time, not what they compute."""
+        found = [None if _few(part) else self(*part) for part in parts]
+        few = [part for part in parts if _few(part)]
+        several = iter(self(*_joined(few)).split([len(part.frames) for part in few]) if few else ())
+        return [next(several) if one is None else one for one in found]
 
     @torch.no_grad()
     def start(self, task: TaskTokens) -> list[State]:
@@ -195,6 +219,32 @@ class TransformerTrunk(Trunk):
     def every_block(self) -> list[Block]:
         """The blocks in their order."""
         return [block for block in self.blocks if isinstance(block, Block)]
+
+
+def _few(part: Windows) -> bool:
+    """Whether windows are of one frame each and one readout, and of so few tokens that padding costs little."""
+    return part.frames.shape[1] == part.readouts.tokens.shape[1] == 1 and part.frames.shape[2] <= _FEW
+
+
+def _joined(parts: Sequence[Windows]) -> tuple[TaskTokens, Tensor, ReadoutTokens, Tensor]:
+    """Windows of one frame as one batch, and which of the frames' tokens are true, bool ``(B, K)``."""
+    words = max(part.task.tokens.shape[1] for part in parts)
+    most = max(part.frames.shape[2] for part in parts)
+    rows, before = [], 0
+    for task, frames, _ in parts:
+        own = torch.arange(len(frames), device=frames.device) if task.rows is None else task.rows
+        rows.append(own + before)
+        before += len(task.tokens)
+    task = TaskTokens(
+        torch.cat([F.pad(part.task.tokens, (0, 0, 0, words - part.task.tokens.shape[1])) for part in parts]),
+        torch.cat([F.pad(part.task.valid, (0, words - part.task.valid.shape[1])) for part in parts]),
+        torch.cat(rows),
+    )
+    frames = torch.cat([F.pad(part.frames, (0, 0, 0, most - part.frames.shape[2])) for part in parts])
+    each = torch.cat([torch.full((len(part.frames),), part.frames.shape[2], device=frames.device) for part in parts])
+    true = torch.arange(most, device=frames.device) < each[:, None]
+    readouts = torch.cat([part.readouts.tokens for part in parts])
+    return task, frames, ReadoutTokens(readouts, readouts.new_zeros(1, 1, dtype=torch.int64)), true
 
 
 class KeyValueCache(State):

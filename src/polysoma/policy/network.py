@@ -29,7 +29,7 @@ from polysoma.nn.heads import GatedHead, Head, LastCommand, ReadoutHead, build_h
 from polysoma.nn.images import ImageTokenizer
 from polysoma.nn.named import Modules, Parameters
 from polysoma.nn.tokenizers import BodyTokenizer
-from polysoma.nn.trunk import ReadoutTokens, TaskTokens, Trunk
+from polysoma.nn.trunk import ReadoutTokens, TaskTokens, Trunk, Windows
 from polysoma.nn.words import TextTokenizer
 from polysoma.policy.config import PolicyConfig
 from polysoma.policy.inputs import Frames, TaskInputs
@@ -206,19 +206,23 @@ class Network(nn.Module):
             known = [ACTION, *self.config.readouts.get(group, ())]
             raise PolysomaError(f"{name} has no readout {readout!r}; it has {', '.join(known)}") from None
 
-    def embed(self, name: str, task: TaskInputs, frames: Frames) -> Embedded:
-        tokens, conditioning = self.task_tokens(name, task)
+    def embed(self, name: str, task: TaskInputs, frames: Frames, words: Tensor | None = None) -> Embedded:
+        """Tokens of a task and of the frames of whole windows; ``words`` as for :meth:`task_tokens`."""
+        tokens, conditioning = self.task_tokens(name, task, words)
         times = torch.arange(frames.previous.shape[1], device=frames.previous.device)[None]
         return Embedded(tokens, self.frames(name, frames, times, conditioning, task.rows), times)
 
     def answer(self, name: str, embedded: Embedded, times: Tensor, readouts: Sequence[str]) -> dict[str, Tensor]:
         """The readouts of these names that see up to the frames ``times``, int64 ``(B, R)`` or ``(1, R)``: ``(B, R,
         width)`` each."""
+        answers = self.trunk(*self.windows(name, embedded, times, readouts)).split(times.shape[1], 1)
+        return dict(zip(readouts, answers, strict=True))
+
+    def windows(self, name: str, embedded: Embedded, times: Tensor, readouts: Sequence[str]) -> Windows:
+        """What the trunk is given for :meth:`answer`."""
         asking = [self.asking(name, readout, times) for readout in readouts]
         tokens = torch.cat(asking, 1).expand(len(embedded.frames), -1, -1)
-        every = ReadoutTokens(tokens, times.repeat(1, len(asking)))
-        answers = self.trunk(embedded.task, embedded.frames, every).split(times.shape[1], 1)
-        return dict(zip(readouts, answers, strict=True))
+        return Windows(embedded.task, embedded.frames, ReadoutTokens(tokens, times.repeat(1, len(asking))))
 
     def asking(self, name: str, readout: str, times: Tensor) -> Tensor:
         """The tokens that ask at these positions of a window, float32 ``(*times.shape, width)``."""
@@ -226,10 +230,12 @@ class Network(nn.Module):
             return (head.readout() + head.reader.time[times]).float()
         return self.readouts[_key(name, readout)][times].float()
 
-    def task_tokens(self, name: str, task: TaskInputs) -> tuple[TaskTokens, dict[str, Tensor]]:
+    def task_tokens(
+        self, name: str, task: TaskInputs, words: Tensor | None = None
+    ) -> tuple[TaskTokens, dict[str, Tensor]]:
         """Tokens of what is to be done: of words, of shown frames and of goal pictures, float32; and what the words
-        make of streams that are read in their light."""
-        words, valid = self.text(task.words), task.words != 0
+        make of streams that are read in their light. Where the words were read already, ``words`` are their tokens."""
+        words, valid = self.text(task.words) if words is None else words, task.words != 0
         conditioning = self.bodies[name].read(words, task.words, self.images)
         words = words.float()
         if self.prompt is not None:

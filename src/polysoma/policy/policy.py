@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from polysoma.data.batch import Batch
@@ -124,8 +125,7 @@ class Policy(Network):
 
     def loss(self, batch: Batch) -> Tensor:
         """The sum of the losses of all true targets, a float32 scalar (divide by their number for the mean)."""
-        batch = batch.to(self.device)
-        return self._action_loss(batch, self._embed(batch))
+        return self.losses_of([batch])[0][0]
 
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """:meth:`loss`, and the mean loss of estimating the body's privileged states: float32 scalars.
@@ -133,16 +133,49 @@ class Policy(Network):
         Raises:
             PolysomaError: the body has no privileged states, or the windows do not hold them.
         """
-        batch, estimator = batch.to(self.device), self.estimator(batch.embodiment.name)
+        return self.losses_of([batch], [True])[0]
+
+    def losses_of(self, batches: Sequence[Batch], estimate: Sequence[bool] = ()) -> list[tuple[Tensor, Tensor]]:
+        """:meth:`losses` of windows of several bodies, which are computed together as far as that saves time.
+
+        Args:
+            batches: of one body each.
+            estimate: for which of them privileged states are estimated; the second loss of others is 0. None by
+                default.
+        """
+        estimates = estimate or [False] * len(batches)
+        batches = [batch.to(self.device) for batch in batches]
+        for batch in batches:
+            self.check_same(batch.embodiment)
+        tasks = [task_of(batch, self.text) for batch in batches]
+        parts, losses = [], []
+        for batch, task, words, wanted in zip(batches, tasks, self._read(tasks), estimates, strict=True):
+            name = batch.embodiment.name
+            embedded = self.embed(name, task, batch, words)
+            losses.append(self._missed(batch, embedded) if wanted else words.new_zeros(()))
+            parts.append(self.windows(name, embedded, embedded.times, (ACTION,)))
+        answers = self.trunk.together(parts)
+        missed = [self._action_loss(batch, found) for batch, found in zip(batches, answers, strict=True)]
+        return list(zip(missed, losses, strict=True))
+
+    def _read(self, tasks: Sequence[TaskInputs]) -> list[Tensor]:
+        """Tokens of the words of several bodies' tasks, which are read at once."""
+        longest = max(task.words.shape[1] for task in tasks)
+        ids = torch.cat([F.pad(task.words, (0, longest - task.words.shape[1])) for task in tasks])
+        read = self.text(ids).split([len(task.words) for task in tasks])
+        return [tokens[:, : task.words.shape[1]] for tokens, task in zip(read, tasks, strict=True)]
+
+    def _missed(self, batch: Batch, embedded: Embedded) -> Tensor:
+        """The mean loss of estimating privileged states."""
+        estimator = self.estimator(batch.embodiment.name)
         missing = sorted(estimator.streams.keys() - batch.observations.keys())
         if missing or batch.task_std is None:
             raise PolysomaError(f"windows of {batch.embodiment.name} hold no privileged {missing} to estimate")
-        embedded = self._embed(batch)
         missed = estimator.losses(embedded.frames, embedded.summary(), batch.observations, batch.task_std)
-        true = embedded.times < batch.lengths[:, None]
-        return self._action_loss(batch, embedded), missed[true].mean()
+        return missed[embedded.times < batch.lengths[:, None]].mean()
 
-    def _action_loss(self, batch: Batch, embedded: Embedded) -> Tensor:
+    def _action_loss(self, batch: Batch, readouts: Tensor) -> Tensor:
+        """The sum of the losses of all true targets, by readouts ``(B, T, width)``."""
         body, name = batch.embodiment, batch.embodiment.name
         if batch.actions is None or batch.action_valid is None:
             raise PolysomaError("a loss needs windows with targets")
@@ -152,7 +185,6 @@ class Policy(Network):
                 f"{name}: this policy predicts chunks of {expected} actions, the windows have "
                 f"targets of {batch.actions.shape[2]}: draw them with its horizon"
             )
-        readouts = self.answer(name, embedded, embedded.times, (ACTION,))[ACTION]
         targets, reference = batch.actions, self.reference(name, batch)
         if reference is not None:
             targets = targets - reference[:, :, None]

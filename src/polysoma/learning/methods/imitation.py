@@ -1,11 +1,13 @@
 """Imitation: one policy learns from the demonstrations of many bodies.
 
-A step takes a few windows of every body, each micro-batch from one body; their gradients add up.
+A step takes a few windows of every body; their gradients add up. Windows without history or pictures are computed
+together, those of other bodies in micro-batches of their own.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,11 +17,15 @@ from torch import nn
 
 from polysoma.data.batch import Batch
 from polysoma.data.mixture import Source
+from polysoma.embodiment import Modality
 from polysoma.learning import distributed
 from polysoma.learning.augmentation import augmented
 from polysoma.learning.method import Ingredients, Method, Metrics, Share, reduced
 from polysoma.learning.objectives import held_out_loss, paraphrases_for, showing, split_by_length, targets
 from polysoma.learning.placement import costs_of, placed
+
+_TOGETHER = 512
+"""Windows of small bodies that are computed together, at least, where there are as many."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,27 @@ class Imitation:
         return Imitating(given)
 
 
+@dataclass(frozen=True)
+class _Part:
+    """Windows that are learnt from at once, of one body.
+
+    Attributes:
+        name: of the body.
+        windows: up to all of this process's windows of a step.
+        weight: of their gradients.
+        of_targets: what the sum of their losses is multiplied by.
+        of_windows: which share of the body's windows they are.
+        said: what the losses that are reported are multiplied by, before those of all processes are added.
+    """
+
+    name: str
+    windows: Batch
+    weight: float
+    of_targets: float
+    of_windows: float
+    said: float
+
+
 class Imitating(Method):
     """Lowers the loss of predicting demonstrated actions."""
 
@@ -43,19 +70,39 @@ class Imitating(Method):
 
     def accumulate(self, step: int, share: Share) -> Metrics:
         """See :class:`~polysoma.learning.method.Method`."""
-        if share.count == 1:
-            return reduced(self._of_body(source, step, share) for source in self._given.sources)
-        found: Metrics = {}
+        # For heads that learn from noise: as all else here, a function of the seed, the step and the process.
+        torch.manual_seed(int(np.random.default_rng([self._given.seed, step, share.index]).integers(2**63)))
+        found: Metrics = {"windows": 0.0}
+        waiting: list[_Part] = []
         for source in self._given.sources:
-            place = self._place(source.embodiment.name, share.count)
+            name = source.embodiment.name
+            found |= {f"loss/{name}": 0.0}
+            if self._given.bodies[name].estimation:
+                found |= {f"estimation/{name}": 0.0}
+            place = None if share.count == 1 else self._place(name, share.count)
+            if place not in (None, share.index):
+                continue
             # Gradients are averaged over processes, so what one process does alone counts as often as there are some.
-            part, weight = (share, 1) if place is None else (dataclasses.replace(share, index=0, count=1), share.count)
-            said = self._of_body(source, step, part, weight) if place in (None, share.index) else {}
-            names = {"windows": 1, f"loss/{source.embodiment.name}": part.count}
-            if self._given.bodies[source.embodiment.name].estimation:
-                names[f"estimation/{source.embodiment.name}"] = part.count
-            found = reduced([found, {name: said.get(name, 0.0) / among for name, among in names.items()}])
-        return distributed.summed(found, share.device)
+            mine = share if place is None else dataclasses.replace(share, index=0, count=1)
+            for part in self._parts(source, step, mine, 1 if place is None else share.count):
+                if self._apart(source):
+                    found = reduced([found, self._learn([part], share)])
+                else:
+                    waiting.append(part)
+            # By the recipe, not by what was drawn: all processes must ask for a sharded trunk equally often.
+            if sum(self._given.bodies[part.name].batch for part in waiting) >= _TOGETHER:
+                found, waiting = reduced([found, self._learn(waiting, share)]), []
+        if waiting:
+            found = reduced([found, self._learn(waiting, share)])
+        return found if share.count == 1 else distributed.summed(found, share.device)
+
+    def _apart(self, source: Source) -> bool:
+        """Whether windows of a body need so much memory that no other ones are computed with them."""
+        name = source.embodiment.name
+        body = self._given.bodies[name]
+        long = self._policy.config.horizons[name].history > 1 or body.micro_batches > 1
+        pictures = any(stream.modality is Modality.IMAGE for stream in source.embodiment.streams)
+        return long or pictures or body.shots > 0
 
     def _place(self, name: str, processes: int) -> int | None:
         """The process that does all of this body's windows; None where all share them."""
@@ -75,29 +122,30 @@ class Imitating(Method):
             for source in self._given.held_out
         }
 
-    def _of_body(self, source: Source, step: int, share: Share, weight: float = 1.0) -> Metrics:
-        """Adds one body's gradients of a step, with a weight."""
-        name, seed = source.embodiment.name, self._given.seed
-        body, key = self._given.bodies[name], name.encode()
-        rng = np.random.default_rng([seed, step, share.index, *key])
+    def _parts(self, source: Source, step: int, share: Share, weight: float) -> list[_Part]:
+        """One body's windows of a step, in micro-batches, whose gradients have a weight."""
+        name = source.embodiment.name
+        rng = np.random.default_rng([self._given.seed, step, share.index, *name.encode()])
         batches = self._draw(source, step, share, rng)
         count, true = sum(len(windows) for windows, _ in batches), targets([windows for windows, _ in batches])
-        # For heads that learn from noise: as all else here, a function of the seed, the step and the process.
-        torch.manual_seed(int(rng.integers(2**63)))
-        total = estimated = 0.0
-        for part in (part for windows, parts in batches for part in split_by_length(windows, parts)):
-            with share.autocast():
-                if body.estimation:
-                    loss, missed = self._policy.losses(part)
-                    missed = missed * (len(part) / count)
-                else:
-                    loss, missed = self._policy.loss(part), torch.zeros(())
-                loss = loss / true
-            (weight * body.weight * (loss + body.estimation * missed)).backward()
-            total += loss.item()
-            estimated += missed.item()
-        found: Metrics = {f"loss/{name}": total, "windows": float(count)}
-        return found | ({f"estimation/{name}": estimated} if body.estimation else {})
+        parts = (part for windows, number in batches for part in split_by_length(windows, number))
+        return [_Part(name, part, weight, 1 / true, len(part) / count, 1 / share.count) for part in parts]
+
+    def _learn(self, parts: Sequence[_Part], share: Share) -> Metrics:
+        """Adds the gradients of windows of several bodies."""
+        bodies = [self._given.bodies[part.name] for part in parts]
+        with share.autocast():
+            losses = self._policy.losses_of([part.windows for part in parts], [body.estimation > 0 for body in bodies])
+        total, found = torch.zeros((), device=share.device), Metrics()
+        for part, body, (loss, missed) in zip(parts, bodies, losses, strict=True):
+            loss, missed = loss * part.of_targets, missed * part.of_windows
+            total = total + part.weight * body.weight * (loss + body.estimation * missed)
+            said = {f"loss/{part.name}": part.said * loss.item(), "windows": float(len(part.windows))}
+            if body.estimation:
+                said[f"estimation/{part.name}"] = part.said * missed.item()
+            found = reduced([found, said])
+        total.backward()
+        return found
 
     def _draw(self, source: Source, step: int, share: Share, rng: np.random.Generator) -> list[tuple[Batch, int]]:
         """This process's windows of a step, and how many micro-batches they are. Those with goals are apart: the others
