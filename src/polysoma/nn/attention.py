@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from polysoma.errors import SettingError
+from polysoma.nn.packing import Packing
 
 BLOCKED = -1e4
 """Added to the logit of a pair that must not attend: finite, so that a row of padding stays a number in bfloat16."""
@@ -38,20 +39,24 @@ class Block(nn.Module):
         self.down = nn.Linear(4 * width, width)
 
     def forward(
-        self, x: Tensor, mask: Tensor, before: Sequence[Tensor] = (), last: int | None = None
+        self,
+        x: Tensor,
+        mask: Tensor,
+        before: Sequence[Tensor] = (),
+        last: int | None = None,
+        packing: Packing | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Tokens after the block, and their own keys and values, ``(B, 2, heads, N, width / heads)``.
 
         Args:
-            x: ``(B, N, width)``, which look at each other.
+            x: ``(B, N, width)``, which look at each other; or packed ``(P, width)``.
             mask: additive, broadcastable to ``(B, heads, N, M + N)``.
             before: keys and values of M other tokens that they look at, in parts ``(B, 2, heads, ..., width / heads)``.
             last: None for all tokens; or of how many, the last ones, alone something comes. All others are only looked
-                at.
+                at. Not of packed tokens.
+            packing: None, or how x is packed. Keys and values are padded.
         """
-        batch, number, width = x.shape
-        y = self.qkv(self.norm_attention(x)).view(batch, number, 3, self.heads, width // self.heads)
-        y = y.permute(0, 2, 3, 1, 4)
+        y = self._apart(self.qkv(self.norm_attention(x)), packing)
         q, keys, values = y.unbind(1)
         if last is not None:
             x, q, mask = x[:, -last:], q[:, :, -last:], mask[:, :, -last:]
@@ -65,14 +70,19 @@ class Block(nn.Module):
             seen = logits.softmax(-1).to(values.dtype) @ values
         else:
             seen = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask)
-        x = x + self.out(seen.transpose(1, 2).reshape(x.shape))
+        seen = seen.transpose(1, 2).flatten(2)
+        x = x + self.out(seen if packing is None else packing.pack(seen))
         return x + self.down(F.relu_(self.up(self.norm_mlp(x)))), y[:, 1:]
 
-    def keys_values(self, x: Tensor) -> Tensor:
-        """Those of tokens ``(B, N, width)`` that are looked at and look at nothing."""
-        batch, number, width = x.shape
-        y = self.qkv(self.norm_attention(x), width).view(batch, number, 2, self.heads, width // self.heads)
-        return y.permute(0, 2, 3, 1, 4)
+    def keys_values(self, x: Tensor, packing: Packing | None = None) -> Tensor:
+        """Those of tokens ``(B, N, width)``, or packed ones, that are looked at and look at nothing."""
+        return self._apart(self.qkv(self.norm_attention(x), x.shape[-1]), packing)
+
+    def _apart(self, y: Tensor, packing: Packing | None) -> Tensor:
+        """Outputs of :attr:`qkv` by kind and head, ``(B, kinds, heads, N, width / heads)``."""
+        y = y if packing is None else packing.unpack(y)
+        each = self.out.in_features // self.heads
+        return y.view(*y.shape[:2], y.shape[-1] // (self.heads * each), self.heads, each).permute(0, 2, 3, 1, 4)
 
 
 def check_heads(what: str, width: int, heads: int) -> None:

@@ -21,9 +21,12 @@ from torch import Tensor, nn
 
 from polysoma.errors import SettingError
 from polysoma.nn.attention import BLOCKED, Block, check_heads, computed_in, continued_mask, task_mask, window_mask
+from polysoma.nn.packing import Packing
 
 _FEW = 8
 """Tokens of a frame up to which bodies' windows are computed together."""
+_MULTIPLE = 8
+"""Of what numbers of words and of tasks are made multiples in training."""
 
 
 class TaskTokens(NamedTuple):
@@ -53,11 +56,18 @@ class ReadoutTokens(NamedTuple):
 
 
 class Windows(NamedTuple):
-    """Whole windows of one body, as :meth:`Trunk.forward` takes them."""
+    """Whole windows of one body, as :meth:`Trunk.forward` takes them.
+
+    Attributes:
+        task, frames, readouts: see there.
+        true: which of the frames' tokens, bool ``(B, T * K)``, are none of padding, which a trunk may leave out: nobody
+            uses readouts that see it. None where all are to be taken for true.
+    """
 
     task: TaskTokens
     frames: Tensor
     readouts: ReadoutTokens
+    true: Tensor | None = None
 
 
 class State(ABC):
@@ -84,7 +94,7 @@ class Trunk(nn.Module, ABC):
 
     def together(self, parts: Sequence[Windows]) -> list[Tensor]:
         """:meth:`forward` of the windows of several bodies, for trunks that do that at less cost in one pass."""
-        return [self(*part) for part in parts]
+        return [self(part.task, part.frames, part.readouts) for part in parts]
 
     @abstractmethod
     def start(self, task: TaskTokens) -> list[State]:
@@ -118,19 +128,29 @@ class TransformerTrunk(Trunk):
 
     def forward(self, task: TaskTokens, frames: Tensor, readouts: ReadoutTokens, true: Tensor | None = None) -> Tensor:
         """See :class:`Trunk`; of frames' tokens, those that are not ``true``, bool ``(B, T * K)``, are padding."""
+        task = _of_few_shapes(task)
         valid = task.valid if task.rows is None else task.valid[task.rows]
         mask = window_mask(valid, frames.shape[1], frames.shape[2], readouts.times, true).to(computed_in(frames))
         own = task_mask(task.valid).to(mask.dtype)
-        words, x = task.tokens, torch.cat([frames.flatten(1, 2), readouts.tokens], 1)
-        asking = readouts.tokens.shape[1]
+        told = Packing.where_worthwhile(task.valid)
+        words = task.tokens if told is None else told.pack(task.tokens)
+        parts, packed = _packed(frames, readouts, true)
+        together = None if packed is None else packed[0].beside(packed[1])
+        along = 1 if packed is None else 0
+        x, sizes = torch.cat(parts, along), [part.shape[along] for part in parts]
         *blocks, last = self.every_block()
         for block in blocks:
-            words, seen = block(words, own)
-            x, _ = block(x, mask, [seen if task.rows is None else seen.index_select(0, task.rows)])
+            words, seen = block(words, own, packing=told)
+            x, _ = block(x, mask, [seen if task.rows is None else seen.index_select(0, task.rows)], packing=together)
         # In the last block readouts alone look.
-        seen, frame = last.keys_values(words), last.keys_values(x[:, :-asking])
+        frame, asking = x.split(sizes, along)
+        seen = last.keys_values(words, told)
         seen = seen if task.rows is None else seen.index_select(0, task.rows)
-        return self.norm(last(x[:, -asking:], mask[:, :, -asking:], [seen, frame])[0])
+        seen_frames = last.keys_values(frame, packed and packed[0])
+        mask = mask[:, :, -readouts.tokens.shape[1] :]
+        asking, _ = last(asking, mask, [seen, seen_frames], packing=packed and packed[1])
+        asking = self.norm(asking)
+        return asking if packed is None else packed[1].unpack(asking)
 
     def together(self, parts: Sequence[Windows]) -> list[Tensor]:
         """See :class:`Trunk`. Windows of one frame, of few tokens, go through the blocks as one batch: of a few windows
@@ -221,6 +241,30 @@ class TransformerTrunk(Trunk):
         return [block for block in self.blocks if isinstance(block, Block)]
 
 
+def _of_few_shapes(task: TaskTokens) -> TaskTokens:
+    """Tasks with more padding, and more tasks that nobody follows, where gradients are computed: so that steps have few
+    different shapes (:mod:`polysoma.nn.packing`). A batch of one task, or without padding, stays as it is."""
+    if not torch.is_grad_enabled() or task.rows is None or bool(task.valid.all()):
+        return task
+    words, tasks = -task.valid.shape[1] % _MULTIPLE, -len(task.valid) % _MULTIPLE
+    return TaskTokens(
+        F.pad(task.tokens, (0, 0, 0, words, 0, tasks)), F.pad(task.valid, (0, words, 0, tasks)), task.rows
+    )
+
+
+def _packed(
+    frames: Tensor, readouts: ReadoutTokens, true: Tensor | None
+) -> tuple[list[Tensor], tuple[Packing, Packing] | None]:
+    """Tokens of frames and of readouts, packed where enough of them is padding; and how each of both is."""
+    parts = [frames.flatten(1, 2), readouts.tokens]
+    packing = None if true is None else Packing.where_worthwhile(true)
+    if true is None or packing is None:
+        return parts, None
+    frame = true.view(frames.shape[:3]).any(-1)
+    asked = Packing.of(frame.gather(1, readouts.times.expand(len(frame), -1)))
+    return [packing.pack(parts[0]), asked.pack(parts[1])], (packing, asked)
+
+
 def _few(part: Windows) -> bool:
     """Whether windows are of one frame each and one readout, and of so few tokens that padding costs little."""
     return part.frames.shape[1] == part.readouts.tokens.shape[1] == 1 and part.frames.shape[2] <= _FEW
@@ -231,7 +275,7 @@ def _joined(parts: Sequence[Windows]) -> tuple[TaskTokens, Tensor, ReadoutTokens
     words = max(part.task.tokens.shape[1] for part in parts)
     most = max(part.frames.shape[2] for part in parts)
     rows, before = [], 0
-    for task, frames, _ in parts:
+    for task, frames, *_ in parts:
         own = torch.arange(len(frames), device=frames.device) if task.rows is None else task.rows
         rows.append(own + before)
         before += len(task.tokens)

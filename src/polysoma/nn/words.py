@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from polysoma.errors import PolysomaWarning
 from polysoma.nn.attention import BLOCKED, Block
+from polysoma.nn.packing import Packing
 
 PLACES = 64
 """Words of which each has a place of its own; further ones begin again at the first."""
@@ -122,7 +123,11 @@ class TextTokenizer(nn.Module):
         words = self.words(ids) if self.own is None else F.embedding(ids, self.table())
         x = words + self.position[torch.arange(ids.shape[1], device=ids.device) % PLACES]
         mask = torch.zeros(ids.shape, device=ids.device).masked_fill_(ids == 0, BLOCKED)[:, None, None]
-        return self.block(x, mask)[0]
+        # An empty instruction has nothing but padding to look at.
+        packing = Packing.where_worthwhile((ids != 0) | (ids == 0).all(1, keepdim=True))
+        if packing is None:
+            return self.block(x, mask)[0]
+        return packing.unpack(self.block(packing.pack(x), mask, packing=packing)[0])
 
     def table(self) -> Tensor:
         """The vectors of all words, ``(words + 2, width)``, by their ids."""

@@ -153,7 +153,10 @@ class Policy(Network):
             name = batch.embodiment.name
             embedded = self.embed(name, task, batch, words)
             losses.append(self._missed(batch, embedded) if wanted else words.new_zeros(()))
-            parts.append(self.windows(name, embedded, embedded.times, (ACTION,)))
+            windows = self.windows(name, embedded, embedded.times, (ACTION,))
+            true = embedded.times < batch.lengths[:, None]
+            per_frame = embedded.frames.shape[2]
+            parts.append(windows._replace(true=true.repeat_interleave(per_frame, 1) if true.shape[1] > 1 else None))
         answers = self.trunk.together(parts)
         missed = [self._action_loss(batch, found) for batch, found in zip(batches, answers, strict=True)]
         return list(zip(missed, losses, strict=True))
