@@ -152,6 +152,17 @@ def test_it_learns(tmp_path: Path) -> None:
     assert windows.actions is not None
     error = np.abs(policy.predict(windows)[:, 0].numpy() - windows.actions[:, 0, 0].numpy())
     assert error.mean() < 0.12, "0.008 to 0.031 over ten seeds; guessing the mean is off by 0.5"
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["words/arm"] > 0.3, "told the other task, it goes the other way"
+
+
+def test_metrics_say_whether_words_count(datasets: dict[str, Path], tmp_path: Path) -> None:
+    train(tiny(datasets, steps=2), tmp_path / "run")
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    words = {name: value for name, value in lines[0].items() if name.startswith("words/")}
+    told = {name for name in ("arm", "grid") if len(Dataset(datasets[name]).instructions) > 1}
+    assert words.keys() == {f"words/{name}" for name in told}
+    assert all(abs(value) < 0.05 for value in words.values()), "nothing is learnt yet"
 
 
 def test_the_average_is_what_is_shipped(datasets: dict[str, Path], tmp_path: Path) -> None:

@@ -246,8 +246,10 @@ class Engine:
             last = step == end or over
             if progress and main:
                 progress(step, losses_of(metrics))
-            if written and (step % settings.log_every == 0 or last):
-                written.write(step, metrics | {"windows_per_s": seen / elapsed})
+            if step % settings.log_every == 0 or last:
+                metrics |= self._remarks(step)
+                if written:
+                    written.write(step, metrics | {"windows_per_s": seen / elapsed})
             if last or self._due(step, earlier, seconds):
                 evaluated = self._optimizer.evaluated()
                 missed = self._held_out(evaluated)
@@ -325,6 +327,14 @@ class Engine:
         """Whether there is to be a checkpoint after this step, which began and ended after so many seconds."""
         every = 60 * self.settings.checkpoint_minutes
         return seconds // every > earlier // every if every else step % self.settings.checkpoint_every == 0
+
+    def _remarks(self, step: int) -> Metrics:
+        """What the method says beside its losses."""
+        self.method.modules.eval()
+        with torch.inference_mode(), self.share.autocast():
+            said = self.method.remarks(step, self.share)
+        self.method.modules.train()
+        return said
 
     def _held_out(self, evaluated: Mapping[str, Tensor]) -> Metrics:
         """The method's losses on data apart, by the weights that are evaluated."""

@@ -111,6 +111,12 @@ class Method(Protocol):
         in evaluation mode, without gradients and in the run's precision; an empty one keeps the last checkpoint."""
         return {}
 
+    def remarks(self, step: int, share: Share) -> Metrics:
+        """More numbers for a line of metrics, after step ``step``, the first being 1. Called by every process for steps
+        of which a line is written, in evaluation mode, without gradients and in the run's precision. What is random is
+        a function of (seed, step, process), as for :meth:`accumulate`."""
+        return {}
+
     def state(self) -> Mapping[str, Tensor]:
         """What else a resumed run needs, by name."""
         return {}

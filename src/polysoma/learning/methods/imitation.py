@@ -24,6 +24,8 @@ from polysoma.learning.method import Ingredients, Method, Metrics, Share, reduce
 from polysoma.learning.objectives import held_out_loss, paraphrases_for, showing, split_by_length, targets
 from polysoma.learning.placement import costs_of, placed
 
+_TOLD = 32
+"""Windows of each body by which it is measured whether words count."""
 _TOGETHER = 512
 """Windows of small bodies that are computed together, at least, where there are as many."""
 
@@ -67,6 +69,7 @@ class Imitating(Method):
         self.modules = nn.ModuleDict({"policy": given.policy})
         self._given, self._policy = given, given.policy
         self._places: dict[str, int | None] = {}
+        self._told = [source for source in given.sources if len(source.drawn_instructions) > 1]
 
     def accumulate(self, step: int, share: Share) -> Metrics:
         """See :class:`~polysoma.learning.method.Method`."""
@@ -121,6 +124,42 @@ class Imitating(Method):
             (name := source.embodiment.name): held_out_loss(self._policy, source, self._given.bodies[name])
             for source in self._given.held_out
         }
+
+    def remarks(self, step: int, share: Share) -> Metrics:
+        """``words/NAME``: by how much a body's mean loss is higher where windows are told the words of another task; 0
+        where words are ignored. Nothing is said of bodies that are told one thing alone."""
+        found, together = Metrics(), list[tuple[str, Batch, float]]()
+        for source in self._told:
+            name = source.embodiment.name
+            found[f"words/{name}"] = 0.0
+            place = None if share.count == 1 else self._place(name, share.count)
+            if place in (None, share.index):
+                parts = self._told_otherwise(source, step, share.count if place is None else 1)
+                if self._apart(source):
+                    found = reduced([found, *(self._heard([part]) for part in parts)])
+                else:
+                    together += parts
+        found = reduced([found, self._heard(together)]) if together else found
+        return found if share.count == 1 else distributed.summed(found, share.device)
+
+    def _told_otherwise(self, source: Source, step: int, among: int) -> list[tuple[str, Batch, float]]:
+        """Windows in their own words, and the same in those of other tasks: the body's name, and what the sum of their
+        losses counts."""
+        name, seed = source.embodiment.name, self._given.seed
+        rng = np.random.default_rng([seed, step, 3, *name.encode()])
+        how = showing(self._given.bodies[name], self._policy.config.frames_per_demonstration, rng)
+        windows = source.draw(_TOLD, rng, showing=how)
+        texts, each = windows.instructions, 1 / (targets([windows]) * among)
+        if len(texts) == 1:
+            return []
+        other = [texts[(task + int(rng.integers(1, len(texts)))) % len(texts)] for task in windows.tasks.tolist()]
+        return [(name, windows, -each), (name, windows.with_texts(other), each)]
+
+    def _heard(self, parts: Sequence[tuple[str, Batch, float]]) -> Metrics:
+        losses = self._policy.losses_of([windows for _, windows, _ in parts])
+        return reduced(
+            {f"words/{name}": each * loss.item()} for (name, _, each), (loss, _) in zip(parts, losses, strict=True)
+        )
 
     def _parts(self, source: Source, step: int, share: Share, weight: float) -> list[_Part]:
         """One body's windows of a step, in micro-batches, whose gradients have a weight."""
