@@ -107,6 +107,7 @@ NAMED = ImageConfig(reduction="named", tokens=1, words=shipped_words(), outlines
         pytest.param(ARM, {"corrections": {"arm": CorrectionConfig(16, 1)}}, id="corrected numbers"),
         pytest.param(GRID, {"corrections": {"grid": CorrectionConfig(16, 1)}}, id="corrected choices"),
         pytest.param(ARM, {"adapters": "described"}, id="described"),
+        pytest.param(ARM, {"waves": 4}, id="waves"),
         pytest.param(SEEN_ARM, {"adapters": "described"}, id="described beside pictures"),
         pytest.param(SEEN_ARM, {"images": ImageConfig(reduction="points")}, id="points"),
         pytest.param(SEEN_ARM, {"images": ImageConfig("efficientnet-lite0")}, id="efficientnet"),

@@ -229,6 +229,7 @@ def _policy_for(recipe: Recipe, sources: list[Source]) -> Policy:
             trunk=TransformerConfig(depth=recipe.policy.depth, heads=recipe.policy.heads),
             heads=recipe.policy.heads,
             adapters=recipe.policy.adapters,
+            waves=recipe.policy.waves,
             images=recipe.images or ImageConfig(),
             head=recipe.head,
             relative=recipe.relative,

@@ -23,9 +23,13 @@ from polysoma.horizon import Horizon
 from polysoma.nn.attention import BLOCKED
 from polysoma.nn.described import ChannelReader, DescribedState
 from polysoma.nn.named import Modules
+from polysoma.nn.waves import waves
 
 STATE_CLIP = 8.0
 """Standard deviations at which normalised state is cut: what lies further out says only "far"."""
+
+SLOWEST = math.pi / 4
+"""Of the waves of a state: radians for each standard deviation."""
 
 CHANNELS_PER_TOKEN = 24
 GRID_WIDTH = 64
@@ -36,12 +40,15 @@ class StateTokenizer(nn.Module):
     """Named continuous channels: normalised by the body's statistics, then a linear map for each group of channels.
 
     A group becomes one token for every CHANNELS_PER_TOKEN channels that it has; ``single`` asks for one token in all.
+    With ``frequencies`` the map is of waves of each channel, too.
     """
 
     mean: Tensor
     scale: Tensor
 
-    def __init__(self, channels: Sequence[Channel], statistics: Statistics, width: int, single: bool) -> None:
+    def __init__(
+        self, channels: Sequence[Channel], statistics: Statistics, width: int, single: bool, frequencies: int
+    ) -> None:
         super().__init__()
         runs = [len(list(run)) for _, run in itertools.groupby(channels, key=lambda channel: channel.group)]
         self.sizes = [len(channels)] if single else runs
@@ -50,12 +57,23 @@ class StateTokenizer(nn.Module):
         self.linears = nn.ModuleList(
             nn.Linear(size, count * width) for size, count in zip(self.sizes, counts, strict=True)
         )
+        self.frequencies = frequencies
+        self.waved = nn.ModuleList(
+            nn.Linear(2 * frequencies * size, count * width, bias=False)
+            for size, count in (zip(self.sizes, counts, strict=True) if frequencies else ())
+        )
+        for waved in self.waved:
+            assert isinstance(waved, nn.Linear)
+            nn.init.normal_(waved.weight, std=0.02)
         self.register_buffer("mean", torch.as_tensor(statistics.mean), persistent=False)
         self.register_buffer("scale", torch.as_tensor(statistics.scale), persistent=False)
 
     def forward(self, state: Tensor) -> Tensor:
-        x = ((state - self.mean) / self.scale).clamp(-STATE_CLIP, STATE_CLIP)
-        parts = [linear(part) for linear, part in zip(self.linears, x.split(self.sizes, -1), strict=True)]
+        groups = ((state - self.mean) / self.scale).clamp(-STATE_CLIP, STATE_CLIP).split(self.sizes, -1)
+        parts = [linear(part) for linear, part in zip(self.linears, groups, strict=True)]
+        if self.frequencies:
+            fine = [waves(part, self.frequencies, SLOWEST) for part in groups]
+            parts = [part + waved(one) for part, waved, one in zip(parts, self.waved, fine, strict=True)]
         return torch.cat(parts, -1).unflatten(-1, (self.tokens, -1))
 
 
@@ -180,6 +198,7 @@ class BodyTokenizer(nn.Module):
         width: of tokens.
         image_tokens: of each camera's picture.
         reader: what writes the weights of described channels; None gives this body linear maps of its own.
+        frequencies: of waves in which its own linear maps see channels.
 
     Attributes:
         per_frame: tokens of a frame.
@@ -194,8 +213,10 @@ class BodyTokenizer(nn.Module):
         width: int,
         image_tokens: int,
         reader: ChannelReader | None = None,
+        frequencies: int = 0,
     ) -> None:
         super().__init__()
+        self.frequencies = frequencies
         self.fused = horizon.history > 1
         self.cameras = [stream.name for stream in body.streams if stream.modality is Modality.IMAGE]
         self.streams: Modules[nn.Module] = Modules()
@@ -242,7 +263,7 @@ class BodyTokenizer(nn.Module):
         reader: ChannelReader | None,
     ) -> StateTokenizer | DescribedState:
         if reader is None:
-            return StateTokenizer(channels, statistics, width, single=self.fused)
+            return StateTokenizer(channels, statistics, width, self.fused, self.frequencies)
         most = None if self.fused else CHANNELS_PER_TOKEN
         return DescribedState(reader, channels, role, statistics, most, STATE_CLIP)
 

@@ -41,6 +41,8 @@ class PolicyConfig:
         adapters: ``"linear"`` gives every body linear maps of its own from channels to tokens and from readouts to
             actions; ``"described"`` has them written from the channels' descriptions, for bodies whose actions are
             channels (L1 heads).
+        waves: frequencies at which linear adapters say each channel of a state a second time, as a sine and a cosine,
+            so that what depends on small differences is learnt (:mod:`polysoma.nn.waves`); 0 for none.
         relative: bodies (:attr:`Embodiment.body`) whose actions are predicted as offsets from the command executed last
             ("delta actions"; openpi does so for joint positions), or at an episode's first frame from the state
             channels of the same names; but channels without a unit, such as how open a gripper is, are predicted as
@@ -70,6 +72,7 @@ class PolicyConfig:
     images: ImageConfig = ImageConfig()  # noqa: RUF009  (frozen)
     head: HeadConfig = HeadConfig()  # noqa: RUF009  (frozen)
     adapters: Adapters = "linear"
+    waves: int = 0
     relative: tuple[str, ...] = ()
     gated: tuple[str, ...] = ()
     frames_per_demonstration: int = 0
@@ -109,6 +112,8 @@ class PolicyConfig:
                 "expected a width of at least 1 and frames_per_demonstration from 0 to 10,000, "
                 f"got {self.width} and {self.frames_per_demonstration}"
             )
+        if not 0 <= self.waves <= 16 or (self.waves and self.adapters == "described"):
+            raise PolysomaError(f"waves: expected 0 to 16, and 0 for described channels, got {self.waves}")
         if not 1 <= self.most_words <= TEXT_LENGTH:
             raise PolysomaError(f"most_words: expected 1 to {TEXT_LENGTH}, got {self.most_words}")
         check_heads("heads", self.width, self.heads)
@@ -136,6 +141,7 @@ class PolicyConfig:
             "images": dataclasses.asdict(self.images),
             "head": dataclasses.asdict(self.head),
             "adapters": self.adapters,
+            "waves": self.waves,
             "relative": list(self.relative),
             "gated": list(self.gated),
             "shown": self.frames_per_demonstration,
@@ -192,6 +198,7 @@ class _Stored:
     images: ImageConfig = ImageConfig()  # noqa: RUF009  (frozen)
     head: HeadConfig = HeadConfig()  # noqa: RUF009  (frozen)
     adapters: Adapters = "linear"
+    waves: int = 0
     relative: tuple[str, ...] = ()
     gated: tuple[str, ...] = ()
     shown: int = 0

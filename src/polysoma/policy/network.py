@@ -95,7 +95,8 @@ class Network(nn.Module):
         for body in config.embodiments:
             statistics, horizon = dict(config.statistics.get(body.name, {})), config.horizons[body.name]
             reader = self.channels if isinstance(body.actions, ContinuousActions) else None
-            tokenizer = BodyTokenizer(body, horizon, statistics, config.width, config.images.tokens, reader)
+            tokens, waves = config.images.tokens, config.waves
+            tokenizer = BodyTokenizer(body, horizon, statistics, config.width, tokens, reader, waves)
             self.bodies[body.name] = tokenizer
             if body.privileged:
                 estimator = PrivilegedStateHead(body.privileged, statistics, tokenizer.per_frame, config.width)
