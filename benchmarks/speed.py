@@ -6,6 +6,7 @@ a decision costs with frames as large as cameras make them.
     python benchmarks/speed.py --before 33d38ae                  # paired with an earlier commit
     python benchmarks/speed.py --before 33d38ae --emulate-avx2   # libraries set to use no more than AVX2
     python benchmarks/speed.py --only frames
+    python benchmarks/speed.py --only joint --before cacb900     # a step of all bodies of the laptop's recipe
 
 Each figure comes from processes of their own, ours and the earlier commit's in turn, so that a machine whose speed
 drifts slows both alike.
@@ -37,6 +38,8 @@ from polysoma.data.mixture import Source
 from polysoma.data.statistics import Statistics
 from polysoma.evaluation.evaluation import evaluate
 from polysoma.horizon import Horizon
+from polysoma.learning.methods.interactive import Interactive
+from polysoma.learning.recipe import read_recipe
 from polysoma.nn.images import ImageConfig, Reduction
 from polysoma.nn.precision import Precision, instruction_set
 from polysoma.policy import checkpoint
@@ -54,12 +57,14 @@ FRAMES = 205
 SEED = 4000
 STEPS = {"metaworld": 128, "aloha": 112, "babyai": 48}
 """Batch of a step, by body."""
-PARTS = ("steps", "decisions", "sample", "throughput", "calls", "frames")
-APART = {"calls", "frames"}
+PARTS = ("steps", "decisions", "sample", "throughput", "calls", "frames", "joint")
+APART = {"calls", "frames", "joint"}
 """Parts with a results file of their own."""
 COUNTED = "metaworld"
 """The body whose function calls are counted."""
 DEMONSTRATIONS = {"metaworld": 10, "aloha": 20, "babyai": 5}
+JOINT, JOINT_STEPS = ROOT / "recipes/laptop.toml", 16
+"""The recipe of many bodies whose steps are measured."""
 EMULATED = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
 """Tells PyTorch's own kernels, oneDNN and MKL to use no instructions beyond AVX2."""
 
@@ -97,6 +102,12 @@ class Speed:
             if "calls" in self.only:
                 counts = _calls(sides, Path(folder), environment)
                 write("calls", {"before": self.before or None, "body": COUNTED, "counts": counts})
+            if "joint" in self.only:
+                said = {"instruction_set": numbers["instruction_set"], "before": self.before or None}
+                write(
+                    "joint-avx2" if self.emulate_avx2 else "joint",
+                    said | self._joint(sides, Path(folder), environment),
+                )
         if "sample" in self.only:
             numbers["sample"] = sample_cost()
             print("sample", numbers["sample"])
@@ -128,6 +139,36 @@ class Speed:
             }
             print(body, found[body])
         return found
+
+    def _joint(self, sides: dict[str, Path], folder: Path, environment: dict[str, str]) -> dict[str, Any]:
+        """Seconds of a step of all bodies of a recipe, all windows in one process."""
+        recipe = read_recipe(JOINT)
+        assert isinstance(recipe.method, Interactive)
+        tasks, data = ",".join(recipe.method.tasks), folder / "joint"
+        _record(ROOT, tasks, 2, data, environment)
+        windows = sum(body.batch for body in recipe.bodies.values())
+        size = f"width={recipe.policy.width}, depth={recipe.policy.depth}, heads={recipe.policy.heads}"
+        changes = [
+            'method={kind="imitation"}', "minutes=0", f"steps={JOINT_STEPS}", f'data=["{data}/*"]', "log_every=1",
+            f"policy={{{size}}}", 'tracker="none"',
+        ]  # fmt: skip
+        seconds: dict[str, list[float]] = {}
+        for _ in range(self.rounds):
+            for precision in ("float32",) if self.emulate_avx2 else get_args(Precision):
+                for side, root in sides.items():
+                    with tempfile.TemporaryDirectory() as out:
+                        own = environment | {"POLYSOMA_PRECISION": precision}
+                        _run(root, ["-m", "polysoma", "train", str(JOINT), "--out", f"{out}/run", *changes], own)
+                        lines = (Path(out) / "run/metrics.jsonl").read_text().splitlines()
+                    # The pace is that of the run so far.
+                    ends = [windows * (n + 1) / json.loads(line)["windows_per_s"] for n, line in enumerate(lines)]
+                    seconds.setdefault(f"{side} {precision}", []).extend(np.diff(ends)[JOINT_STEPS // 2 :].tolist())
+        found = {
+            name: {"median": float(np.median(own)), "least": min(own), "most": max(own)}
+            for name, own in seconds.items()
+        }
+        print("joint", found)
+        return {"bodies": len(recipe.bodies), "windows": windows, "steps": found}
 
 
 def _decisions(sides: dict[str, Path], environment: dict[str, str]) -> dict[str, Any]:
@@ -277,6 +318,14 @@ def render() -> str:
                 f"| training step, {body}, {row['windows']} windows | {found['instruction_set']} "
                 f"| {old:.2f} s, bfloat16 | {new:.2f} s, {usual} | {old / new:.1f} |"
             )
+    joint = [read(name) for name in ("joint", "joint-avx2")]
+    for found in joint:
+        usual = "float32" if "AVX2" in found["instruction_set"] else "bfloat16"
+        old, new = (found["steps"][f"{side} {usual}"]["median"] for side in ("before", "now"))
+        lines.append(
+            f"| training step, {found['bodies']} bodies, {found['windows']} windows* | {found['instruction_set']} "
+            f"| {old:.2f} s, {usual} | {new:.2f} s, {usual} | {old / new:.1f} |"
+        )
     found = read("speed")
     decisions = found["decisions"]
     for body, now in decisions["now onnx float32"].items():
@@ -295,7 +344,8 @@ def render() -> str:
             "instructions a training step computes in bfloat16 before and now; with AVX2 alone bfloat16 was the only "
             "choice before, and float32 is what is chosen now. AVX2 was emulated: the libraries were set to use "
             "nothing beyond it "
-            f"(`{found['command']}`, and the same with `--emulate-avx2`).",
+            f"(`{found['command']}`, and the same with `--emulate-avx2`). *: before is commit {joint[0]['before']}, "
+            f"one core of {joint[0]['hardware']['processor']} (`{joint[0]['command']}`, and with `--emulate-avx2`).",
             "",
         ]
     )
