@@ -118,8 +118,6 @@ class Doors(Environment):
         return {"shown": np.array([self.shown], np.uint8), INSTRUCTION: "go"}
 
 
-
-
 def point(task: str) -> Environment:
     return Stay() if task == Stay.task else Pocket()
 

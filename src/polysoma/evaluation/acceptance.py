@@ -1,4 +1,4 @@
-"""Before changed weights are accepted: the same episodes are played with both, and what was not learnt may hardly lose."""
+"""Before changed weights are accepted: the same episodes with both, in which what was not learnt may hardly lose."""
 
 from __future__ import annotations
 
@@ -46,9 +46,7 @@ class Replayed:
         won = [sum(sum(outcomes) for outcomes in own.values()) for own in (self.before, self.after)]
         trials = sum(map(len, self.before.values()))
         gain, low, high = self.difference()
-        return (
-            f"{won[0]} of {trials} episodes succeeded before, {won[1]} after: {gain:+.2f} [{low:+.2f}, {high:+.2f}]"
-        )
+        return f"{won[0]} of {trials} episodes succeeded before, {won[1]} after: {gain:+.2f} [{low:+.2f}, {high:+.2f}]"
 
 
 def replay(
