@@ -1,21 +1,29 @@
 """Reward on top of imitation, beside what needs no learning.
 
-    python benchmarks/improve.py --only large          # cells of one task; those that are there are not measured again
+    python benchmarks/improve.py --only shipped ppo    # cells that are there are not measured again
     python benchmarks/improve.py --only variance speed
+    python benchmarks/improve.py --name improve-panel --checkpoint runs/panel/checkpoint --task panel/2048 \\
+        --only shipped ppo context
 
-For each task: the shipped weights, a random push that is held while the body is stuck, up to four tries of the same
-episode, filtered self-imitation (own successes with pushes, then a fine-tuned head), and `polysoma improve`. All are
-judged on the same unseen episodes. ``variance``: how the gradient of REINFORCE differs between episodes, by baseline.
-``speed``: environment steps a second of the processor, beside stable-baselines3, in the same run (it must be
-importable).
+What needs no learning: the policy as it is, a random push that is held while the body is stuck, up to four tries of the
+same episode. What learns: `polysoma improve` by each of its methods. What uses the own successes of the policy, which
+it collects with pushes in as many steps of the environment as `improve --method ppo` took with the same seed: filtered
+self-imitation (a fine-tuned head), retrieval, and learning in context, for policies that were trained to be shown
+episodes; the shipped weights were not. All are judged on the same unseen episodes. Pushes and noise are for bodies that
+are moved by numbers. ``variance``: how the gradient of REINFORCE differs between episodes, by baseline. ``speed``:
+environment steps a second of the processor, beside stable-baselines3, in the same run (it must be importable).
 """
 
 from __future__ import annotations
 
 import functools
 import json
+import os
+import sys
 import time
+import weakref
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,38 +32,68 @@ import numpy as np
 import torch
 import tyro
 
+from polysoma import simulators
 from polysoma.acting.opening import open_planner
 from polysoma.acting.planner import Plan, Planner, Session, Wrapper
-from polysoma.embodiment import Observation
+from polysoma.embodiment import ContinuousActions, Observation
 from polysoma.errors import PolysomaError
 from polysoma.evaluation.evaluation import evaluate
 from polysoma.evaluation.intervals import paired_difference, wilson
 from polysoma.learning.finetuning import recipe_for, with_steps
-from polysoma.learning.improvement import Play, improve, method_for
+from polysoma.learning.improvement import Play, RewardChoice, improve, method_for, start_of
+from polysoma.learning.methods.awr import Awr
 from polysoma.learning.methods.ppo import Ppo
+from polysoma.learning.methods.reinforce import Reinforce
 from polysoma.learning.objectives import generalised_advantages
 from polysoma.learning.training import train
 from polysoma.nn.correction import CorrectionConfig
 from polysoma.policy import checkpoint
-from polysoma.rollout.drivers import Behaviour
+from polysoma.rollout.drivers import Behaviour, Checkpoint, InContext, Prompting
 from polysoma.rollout.jobs import Job
-from polysoma.rollout.recording import record
-from polysoma.rollout.rollout import Workers, rollout_in_workers
-from results import cells_of, difference, read, share, write
+from polysoma.rollout.recording import Recorder
+from polysoma.rollout.rollout import Workers, rollout, rollout_in_workers
+from polysoma.task import body_of
+from results import FOLDER, cells_of, difference, read, share, write
 
 SEED = 395_000
 """Of the episodes that judge; those that are learnt from begin at 400,000."""
-OWN = 500_000
-"""Of the episodes whose successes are imitated."""
+OWN, APART = 500_000, 40_000
+"""Seed of the first own episode, and how far apart those of seeds of learning are: nine of them stay below 900,000."""
 LARGE = "pointmaze/large"
+PANEL = Path(__file__).parents[1] / "examples" / "panel.py"
 WORKERS = Workers(1, 32)
+METHODS: dict[str, RewardChoice] = {"ppo": Ppo(), "reinforce": Reinforce(), "awr": Awr()}
 ROWS = (
-    ("shipped", "shipped weights"),
+    ("shipped", "the policy as it is"),
     ("push", "a random push while stuck"),
     ("tries", "best of four tries with noise"),
     ("imitation", "filtered self-imitation"),
-    ("ppo", "`improve --method ppo`"),
+    ("retrieval", "retrieval of its own successes"),
+    ("context", "shown its own successes, in context"),
+    *((name, f"`improve --method {name}`") for name in METHODS),
 )
+TABLES = ("improve", "improve-panel")
+"""Files of results that the document shows, where they are there."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is compared: one task of a checkpoint, in so many episodes; runs lie in a folder."""
+
+    checkpoint: str
+    task: str
+    folder: Path
+    episodes: int
+
+    @property
+    def start(self) -> str:
+        """What drives the body: the checkpoint, or an adaptation that is attached to it."""
+        return start_of(self.checkpoint, body_of(self.task))
+
+    @property
+    def numbers(self) -> bool:
+        """Whether the body is moved by numbers."""
+        return isinstance(simulators.embodiments()[body_of(self.task)].actions, ContinuousActions)
 
 
 class Pushed(Wrapper):
@@ -63,8 +101,8 @@ class Pushed(Wrapper):
 
     def __init__(self, planner: Planner, patience: int = 12, hold: int = 12, still: float = 0.05) -> None:
         self.planner, self._patience, self._hold, self._still = planner, patience, hold, still
-        self._seen: dict[int, list[np.ndarray]] = {}
-        self._pushes: dict[int, tuple[np.ndarray, int]] = {}
+        self._seen: weakref.WeakKeyDictionary[Session, list[np.ndarray]] = weakref.WeakKeyDictionary()
+        self._pushes: weakref.WeakKeyDictionary[Session, tuple[np.ndarray, int]] = weakref.WeakKeyDictionary()
         self._rng = np.random.default_rng(0)
 
     def plan(self, sessions: Sequence[Session], observations: Sequence[Observation]) -> list[Plan | PolysomaError]:
@@ -74,22 +112,22 @@ class Pushed(Wrapper):
     def _one(self, session: Session, seen: Observation, plan: Plan | PolysomaError) -> Plan | PolysomaError:
         if isinstance(plan, PolysomaError):
             return plan
-        places = self._seen.setdefault(id(session), [])
+        places = self._seen.setdefault(session, [])
         places.append(np.array(seen["state"][:2]))
-        push, left = self._pushes.get(id(session), (np.zeros(0), 0))
+        push, left = self._pushes.get(session, (np.zeros(0), 0))
         recent = np.stack(places[-self._patience :])
         if not left and len(places) > self._patience and np.ptp(recent, 0).max() < self._still:
             push, left = session.prompt.body.actions.sample(self._rng), self._hold
             places.clear()
         if not left:
             return plan
-        self._pushes[id(session)] = push, left - 1
+        self._pushes[session] = push, left - 1
         return Plan(np.repeat(push[None], len(plan), 0), "push", plan.readout)
 
 
-def judged(driver: Any, task: str, episodes: int) -> dict[str, Any]:
+def judged(driver: Any, case: Case, prompting: Prompting | None = None) -> dict[str, Any]:
     """What a driver reaches on unseen episodes."""
-    score = evaluate(driver, [task], episodes, SEED, workers=WORKERS).tasks[task]
+    score = evaluate(driver, [case.task], case.episodes, SEED, prompting=prompting, workers=WORKERS).tasks[case.task]
     return scored(score.outcomes)
 
 
@@ -98,41 +136,86 @@ def scored(outcomes: Sequence[bool]) -> dict[str, Any]:
     return {"successes": won, "trials": trials, "interval": wilson(won, trials), "outcomes": [int(o) for o in outcomes]}
 
 
-def tries(task: str, episodes: int) -> dict[str, Any]:
+def tries(case: Case) -> dict[str, Any]:
     """Up to four tries of the same episode, with more and more noise."""
-    won = np.zeros(episodes, bool)
+    won = np.zeros(case.episodes, bool)
     for noise in (0.1, 0.2, 0.3, 0.4):
-        jobs = [Job(task, SEED + n) for n in np.flatnonzero(~won)]
-        behaviour = Behaviour(open_planner("generalist"), noise=noise)
+        jobs = [Job(case.task, SEED + n) for n in np.flatnonzero(~won)]
+        behaviour = Behaviour(open_planner(case.checkpoint), noise=noise)
         for outcome in rollout_in_workers(jobs, behaviour, WORKERS):
             won[outcome.seed - SEED] |= outcome.success
     return scored([bool(w) for w in won])
 
 
-def imitation(task: str, folder: Path, episodes: int, own: int, steps: int) -> dict[str, Any]:
+@functools.cache
+def own_successes(case: Case, seed: int, env_steps: int) -> tuple[Path, dict[str, int]]:
+    """Plays, with pushes where the body is moved by numbers, until that took so many steps, and keeps what succeeded:
+    a data set, and how much there is of what."""
+    planner = open_planner(case.checkpoint)
+    behaviour = Behaviour(Pushed(planner) if case.numbers else planner, demonstrates=True)
+    found = {"env_steps": 0, "own_episodes": 0, "own_successes": 0}
+    seeds = iter(range(OWN + seed * APART, OWN + (seed + 1) * APART))
+
+    def next_job() -> Job | None:
+        return Job(case.task, next(seeds), kept=True) if found["env_steps"] < env_steps else None
+
+    folder = case.folder / f"own-{seed}-{time.time_ns()}"
+    with Recorder(folder, [case.task]) as recorder:
+        for outcome in rollout(next_job, behaviour, WORKERS.slots):
+            found["env_steps"] += outcome.steps
+            found["own_episodes"] += 1
+            if outcome.success:
+                found["own_successes"] += 1
+                recorder.add(outcome)
+    if not found["own_successes"]:
+        sys.exit(f"{case.task}: none of {found['own_episodes']} own episodes succeeded, so there is none to use")
+    return folder / body_of(case.task), found
+
+
+def imitation(case: Case, seed: int, env_steps: int, steps: int) -> dict[str, Any]:
     """Own successes, pushes included, teach the body's head."""
-    data = folder / "own"
-    record([task], own, data, Behaviour(Pushed(open_planner("generalist")), keep_failures=False), WORKERS, OWN)
-    base = f"generalist-{task.partition('/')[0]}"
-    recipe = recipe_for(base, [str(data)], None, held_out=0.0)
-    out = train(with_steps(recipe, steps), folder / "imitation")
-    return judged(str(out), task, episodes) | {"own": own, "steps": steps}
+    data, found = own_successes(case, seed, env_steps)
+    recipe = recipe_for(case.start, [str(data)], None, held_out=0.0, seed=seed)
+    out = train(with_steps(recipe, steps), case.folder / f"imitation-{seed}-{time.time_ns()}")
+    return judged(str(out), case) | found | {"steps": steps, "seed": seed}
 
 
-def improved(task: str, folder: Path, episodes: int, minutes: float, seed: int) -> dict[str, Any]:
+def retrieval(case: Case, seed: int, env_steps: int, shown: int) -> dict[str, Any]:
+    """Own successes are looked up; nothing learns."""
+    data, found = own_successes(case, seed, env_steps)
+    driver = Checkpoint(case.checkpoint, retrieve=(str(data), shown))
+    return judged(driver, case) | found | {"shown": min(shown, found["own_successes"]), "seed": seed}
+
+
+def context(case: Case, seed: int, env_steps: int, shown: int) -> dict[str, Any]:
+    """Own successes are shown before the policy acts; nothing learns."""
+    data, found = own_successes(case, seed, env_steps)
+    shots = min(shown, found["own_successes"])
+    prompting = Prompting(in_context=InContext(str(data), shots))
+    return judged(case.checkpoint, case, prompting) | found | {"shown": shots, "seed": seed}
+
+
+def improved(case: Case, name: str, seed: int, env_steps: int) -> dict[str, Any]:
     """`polysoma improve`, and whether all else is as it was."""
-    began, out = time.process_time(), folder / f"ppo-{seed}-{time.time_ns()}"
-    path, _ = improve("generalist", [task], Ppo(), out, minutes, seed=seed)
+    settings, play = METHODS[name], Play()
+    chunk = checkpoint.config_of(case.start).horizons[body_of(case.task)].chunk
+    # Half of each chunk is executed; less where an episode ends, so slightly fewer steps are played.
+    batches = env_steps / (settings.decisions * play.slots * ((chunk + 1) // 2))
+    of_batch = getattr(settings, "passes", 1) * getattr(settings, "parts", 1)
+    began, out = time.process_time(), case.folder / f"{name}-{seed}-{time.time_ns()}"
+    path, _ = improve(
+        case.checkpoint, [case.task], settings, out, steps=max(1, round(batches)) * of_batch, play=play, seed=seed
+    )
     seconds = time.process_time() - began
-    found = judged(str(path), task, episodes) | {"cpu_s": seconds, "seed": seed}
-    steps = json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])
-    return found | {"same": unmoved(path), "updates": steps["step"], "env_steps": steps["env_steps"]}
+    found = judged(str(path), case) | {"cpu_s": seconds, "seed": seed}
+    last = json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])
+    return found | {"same": unmoved(case, path), "updates": last["step"], "env_steps": last["env_steps"]}
 
 
-def unmoved(path: Path) -> bool:
-    """Whether all that is not the adaptation's own is the shipped weights', bit by bit."""
-    shipped, policy = checkpoint.load_for_training("generalist"), checkpoint.load_for_training(path)
-    theirs = shipped.state_dict()
+def unmoved(case: Case, path: Path) -> bool:
+    """Whether all that is not the adaptation's own is the checkpoint's, bit by bit."""
+    base, policy = checkpoint.load_for_training(case.checkpoint), checkpoint.load_for_training(path)
+    theirs = base.state_dict()
     return all(torch.equal(value, theirs[name]) for name, value in policy.state_dict().items() if name in policy.shared)
 
 
@@ -237,59 +320,95 @@ def _flat(environment: gymnasium.Env[Any, Any]) -> bool:
 
 def main(
     folder: Path = Path("runs/improve"),
-    only: tuple[str, ...] = ("shipped", "push", "tries", "imitation", "ppo", "variance", "speed"),
+    only: tuple[str, ...] = (*(name for name, _ in ROWS), "variance", "speed"),
+    name: str = "improve",
+    checkpoint: str = "generalist",
+    task: str = LARGE,
     episodes: int = 100,
-    minutes: float = 4.0,
+    env_steps: int = 500_000,
     seeds: int = 3,
-    own: int = 150,
     imitation_steps: int = 600,
+    shown: int = 64,
 ) -> None:
+    """The cells that are asked for and not there yet.
+
+    Args:
+        folder: of runs.
+        only: rows of the table, `variance` or `speed`.
+        name: of the file of results.
+        checkpoint: whose policy is improved; it knows the task's body.
+        task: one task.
+        episodes: that judge.
+        env_steps: of the environment, for each seed of what learns or collects.
+        seeds: of learning, nine at most.
+        imitation_steps: of self-imitation.
+        shown: own successes that are looked up or shown, at most.
+    """
+    # Before anything asks which families there are.
+    os.environ.setdefault(simulators.FAMILIES_VARIABLE, str(PANEL))
     torch.set_num_threads(1)
-    cells = cells_of("improve")
-    todo: dict[str, Any] = {
-        "shipped": lambda: judged("generalist", LARGE, episodes),
-        "push": lambda: judged(Pushed(open_planner("generalist")), LARGE, episodes),
-        "tries": lambda: tries(LARGE, episodes),
-        "imitation": lambda: imitation(LARGE, folder, episodes, own, imitation_steps),
-        "variance": variance,
-        "speed": speed,
-    }
+    case = Case(checkpoint, task, folder, episodes)
+    cells = cells_of(name)
+
+    def budget(seed: int) -> int:
+        return int(cells.get(f"ppo-{seed}", {}).get("env_steps", env_steps))
+
+    todo: dict[str, Any] = {"shipped": lambda: judged(checkpoint, case), "variance": variance, "speed": speed}
+    if case.numbers:
+        todo |= {"push": lambda: judged(Pushed(open_planner(checkpoint)), case), "tries": lambda: tries(case)}
     for seed in range(seeds):
-        todo[f"ppo-{seed}"] = functools.partial(improved, LARGE, folder, episodes, minutes, seed)
-    for name, measure in todo.items():
-        if name.partition("-")[0] in only and name not in cells:
+        # PPO comes first: the others have as many steps.
+        for method in METHODS:
+            todo[f"{method}-{seed}"] = lambda m=method, s=seed: improved(case, m, s, budget(s))
+        todo[f"imitation-{seed}"] = lambda s=seed: imitation(case, s, budget(s), imitation_steps)
+        todo[f"retrieval-{seed}"] = lambda s=seed: retrieval(case, s, budget(s), shown)
+        if reads_episodes(case):
+            todo[f"context-{seed}"] = lambda s=seed: context(case, s, budget(s), shown)
+    for cell, measure in todo.items():
+        if cell.partition("-")[0] in only and cell not in cells:
             began = time.process_time()
             found = measure()
             found.setdefault("cpu_s", time.process_time() - began)
-            print(name, {k: v for k, v in found.items() if k != "outcomes"}, flush=True)
-            cells = cells_of("improve") | {name: found}  # others may have been measured meanwhile
-            write("improve", {"settings": {"episodes": episodes, "minutes": minutes, "seed": SEED}, "cells": cells})
+            print(cell, {k: v for k, v in found.items() if k != "outcomes"}, flush=True)
+            cells = cells_of(name) | {cell: found}  # others may have been measured meanwhile
+            settings = {"episodes": episodes, "env_steps": env_steps, "seed": SEED, "task": task}
+            write(name, {"settings": settings, "cells": cells})
+
+
+def reads_episodes(case: Case) -> bool:
+    """Whether the policy was trained to be shown episodes."""
+    return checkpoint.config_of(case.start).frames_per_demonstration > 0
 
 
 def render() -> str:
     """What each way reaches, the variance of gradients, and speeds."""
-    found = read("improve")
+    return "\n".join(_reached(name) for name in TABLES if (FOLDER / f"{name}.json").exists())
+
+
+def _reached(name: str) -> str:
+    found = read(name)
     cells, settings = found["cells"], found["settings"]
     base = [bool(outcome) for outcome in cells["shipped"]["outcomes"]]
+    task = settings.get("task", LARGE)
     lines = [
-        f"| {LARGE}, {settings['episodes']} unseen episodes | succeed | more than the shipped weights |",
-        "| --- | --- | --- |",
+        f"| {task}, {settings['episodes']} unseen episodes | steps of the environment | succeed | more than as it is |",
+        "| --- | --- | --- | --- |",
     ]
-    for name, title in ROWS:
+    for row, title in ROWS:
         for key in sorted(cells):
-            if key.rpartition("-")[0] != name and key != name:
+            if key.rpartition("-")[0] != row and key != row:
                 continue
             cell = cells[key]
             gain = difference(paired_difference([bool(outcome) for outcome in cell["outcomes"]], base))
-            lines.append(f"| {title} | {share(cell)} | {gain if key != 'shipped' else ''} |")
-    ran = [cell for key, cell in cells.items() if key.startswith("ppo-")]
-    spent = ", ".join(f"{cell['cpu_s']:.0f} s of one core and {cell['env_steps']:,.0f} steps" for cell in ran)
-    same = "are bit by bit those" if all(cell["same"] for cell in ran) else "DIFFER from those"
-    lines += [
-        "",
-        f"95 % intervals; the second column is paired. `improve` had {spent}, one seed each; the weights beside the "
-        f"adaptation's own {same} of the shipped ones.",
-    ]
+            steps = f"{cell['env_steps']:,.0f}" if "env_steps" in cell else ""
+            lines.append(f"| {title} | {steps} | {share(cell)} | {gain if key != 'shipped' else ''} |")
+    ran = [cell for cell in cells.values() if "same" in cell]
+    note = "95 % intervals; the last column is paired; a row is one seed of learning."
+    if ran:
+        spent = ", ".join(f"{cell['cpu_s']:.0f} s" for cell in ran)
+        same = "are bit by bit what they were" if all(cell["same"] for cell in ran) else "DIFFER from what they were"
+        note += f" `improve` took {spent} of one core; the weights beside the adaptation's own {same}."
+    lines += ["", note]
     if "variance" in cells:
         lines += ["", *_variances(cells["variance"])]
     if "speed" in cells:

@@ -1,4 +1,4 @@
-"""Worlds of a few lines to improve a policy in: a point that should go right, and a choice of a door."""
+"""Worlds of a few lines to improve a policy in: a point that should go right or stay, and a choice of a door."""
 
 from __future__ import annotations
 
@@ -79,6 +79,18 @@ class Pocket(Environment):
         return {"state": np.array([self.x, 1.0], np.float32), INSTRUCTION: "go"}
 
 
+class Stay(Pocket):
+    """The point starts at 0; success is to be near it at the end."""
+
+    task = "point/stay"
+    max_steps = 10
+
+    def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        seen, _, _, over, _ = super().step(action)
+        success = over and abs(self.x) < 0.9
+        return seen, float(success), False, over, {"success": success}
+
+
 class Doors(Environment):
     """What is shown says which door is the right one; a wrong one ends the episode."""
 
@@ -106,7 +118,11 @@ class Doors(Environment):
         return {"shown": np.array([self.shown], np.uint8), INSTRUCTION: "go"}
 
 
-FAMILY = Family(POINT, ("point/right",), (), Pocket, horizon=Horizon(chunk=4))
+def point(task: str) -> Environment:
+    return Stay() if task == Stay.task else Pocket()
+
+
+FAMILY = Family(POINT, (Pocket.task, Stay.task), (), point, horizon=Horizon(chunk=4))
 
 
 def still(seed: int = 0) -> Policy:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from polysoma.data.dataset import Dataset
 from polysoma.data.episode import Episode
@@ -57,6 +58,16 @@ def around(root: Path, count: int = 60) -> Dataset:
             way = corners[leg + 1] - corners[leg]
             writer.add(walk(rng, corners[leg] + 0.05 * rng.normal(size=2), 20, number, way))
     return Dataset(root)
+
+
+class Along(torch.nn.Module):
+    """How far along three sides of a square a place is, in steps: from (0, 0) over (0, 2) and (2, 2) to (2, 0)."""
+
+    def forward(self, places: torch.Tensor) -> torch.Tensor:
+        x, y = places[..., 0], places[..., 1]
+        sides = torch.stack([x.abs(), (y - 2).abs(), (x - 2).abs()], -1).argmin(-1)
+        along = torch.stack([y, 2 + x, 6 - y], -1).gather(-1, sides[..., None])
+        return torch.cat([along / SPEED, torch.zeros_like(along)], -1)
 
 
 class Table(Environment):

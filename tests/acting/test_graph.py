@@ -8,13 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from make_puck import PUCK, SPEED, around
+from make_puck import PUCK, SPEED, Along, around
 from polysoma.acting.agent import Agent
-from polysoma.acting.graph import DataGraph, GraphSearch, searching
+from polysoma.acting.graph import DataGraph, GraphSearch, Moves, Near, Visits, searching
 from polysoma.acting.planner import Plan, Session, TaskPrompt
 from polysoma.data.replay import Replay
 from polysoma.errors import PolysomaError
+from polysoma.rollout.drivers import Checkpoint
 
 
 class Straight:
@@ -33,7 +35,7 @@ class Straight:
 
 
 def test_distances_follow_what_was_done(tmp_path: Path) -> None:
-    graph = DataGraph(Replay([around(tmp_path)]), ("x", "y"), 0.25, seen=2)
+    graph = DataGraph(Replay([around(tmp_path)]), ("x", "y"), 0.25, Moves(seen=2))
     assert graph.distance(np.array([0.0, 0.0]), np.array([2.0, 0.0])) > 5
     assert graph.distance(np.array([0.0, 2.0]), np.array([2.0, 2.0])) < 2.6
     # Nobody went back: a way to the start begins near the start.
@@ -44,7 +46,7 @@ def test_distances_follow_what_was_done(tmp_path: Path) -> None:
 def test_a_planner_that_goes_straight_is_led_around(tmp_path: Path) -> None:
     logs = around(tmp_path)
     place, goal, inner = np.zeros(2, np.float32), np.array([2, 0], np.float32), Straight()
-    search = GraphSearch(inner, DataGraph(Replay([logs]), ("x", "y"), 0.25, seen=2), ("goal_x", "goal_y"))
+    search = GraphSearch(inner, DataGraph(Replay([logs]), ("x", "y"), 0.25, Moves(seen=2)), ("goal_x", "goal_y"))
     agent = Agent(search, PUCK, "go")
     visited = []
     for _ in range(120):
@@ -59,15 +61,37 @@ def test_a_planner_that_goes_straight_is_led_around(tmp_path: Path) -> None:
     assert (np.linalg.norm(asked[:20] - goal, axis=1) > 0.5).all() and (asked[-1] == goal).all()
 
 
+def along(places: np.ndarray) -> np.ndarray:
+    """How long it takes to places on three sides of a square."""
+    found: np.ndarray = Along()(torch.from_numpy(places)).numpy()
+    return found
+
+
+def test_edges_are_those_of_a_representation(tmp_path: Path) -> None:
+    replay, start, end = Replay([around(tmp_path)]), np.array([0.0, 0.0]), np.array([2.0, 0.0])
+    # In the space of the places themselves all that is near is joined, also where no log went: straight on, and back.
+    graph = DataGraph(replay, ("x", "y"), 0.25, Near(lambda places: places, cells=9))
+    assert graph.distance(start, end) < 2.3
+    # A space that knows the way around knows it both ways, in the unit of places, whatever that of its own distances.
+    for unit in (1.0, 7.0):
+        graph = DataGraph(replay, ("x", "y"), 0.25, Near(lambda places, unit=unit: unit * along(places), cells=2))  # type: ignore[misc]
+        assert 5 < graph.distance(start, end) < 8 and 5 < graph.distance(end, start) < 8
+        assert np.linalg.norm(graph.subgoal(start, end, 0.6) - [0, 0.7]) < 0.4
+
+
 def test_what_no_graph_is_of_is_said(tmp_path: Path) -> None:
     logs = around(tmp_path)
     with pytest.raises(PolysomaError, match="was made 1000 times"):
-        DataGraph(Replay([logs]), ("x", "y"), 0.25, seen=1000)
+        DataGraph(Replay([logs]), ("x", "y"), 0.25, Moves(seen=1000))
     with pytest.raises(PolysomaError, match=r"no channels \['z'\]"):
         DataGraph(Replay([logs]), ("z",))
     with pytest.raises(PolysomaError, match="above 0"):
         DataGraph(Replay([logs]), ("x", "y"), -1.0)
-    graph = DataGraph(Replay([logs]), ("x", "y"), seen=2)
+    graph = DataGraph(Replay([logs]), ("x", "y"), edges=Moves(seen=2))
     with pytest.raises(PolysomaError, match="a channel for each of"):
         GraphSearch(Straight(), graph, ("goal_x",))
     assert searching(Straight(), logs, 0.25).graph.cell == 0.25
+    with pytest.raises(PolysomaError, match="says how fast one goes"):
+        Near(lambda places: places).join(Visits(np.zeros((1, 2)), 9.0, np.zeros((0, 2), int), np.zeros(0, int)))
+    with pytest.raises(PolysomaError, match="edges: expected the graph of logs"):
+        Checkpoint("generalist", edges="runs/hilp/checkpoint")

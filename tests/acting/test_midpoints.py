@@ -9,22 +9,12 @@ import pytest
 import torch
 from test_graph import Straight
 
-from make_puck import PUCK, SPEED, around, walks
+from make_puck import PUCK, SPEED, Along, around, walks
 from polysoma.acting.agent import Agent
 from polysoma.acting.midpoints import MidpointSearch
 from polysoma.data.replay import Replay
 from polysoma.errors import PolysomaError
 from polysoma.policy.skills import SkillConfig, SkillPolicy, goals_of
-
-
-class Along(torch.nn.Module):
-    """How far along three sides of a square a place is, in steps: from (0, 0) over (0, 2) and (2, 2) to (2, 0)."""
-
-    def forward(self, places: torch.Tensor) -> torch.Tensor:
-        x, y = places[..., 0], places[..., 1]
-        sides = torch.stack([x.abs(), (y - 2).abs(), (x - 2).abs()], -1).argmin(-1)
-        along = torch.stack([y, 2 + x, 6 - y], -1).gather(-1, sides[..., None])
-        return torch.cat([along / SPEED, torch.zeros_like(along)], -1)
 
 
 def policy(told: str = "skill") -> SkillPolicy:

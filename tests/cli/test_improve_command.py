@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from conftest import ROOT
-from make_pocket import saved
+from make_pocket import saved, still
 from polysoma import simulators
 from polysoma.cli import main
+from polysoma.cli.improve import Improve
+from polysoma.errors import PolysomaError
+from polysoma.nn.correction import CorrectionConfig
 from polysoma.policy import checkpoint
 
 
@@ -30,3 +35,33 @@ def test_the_command_improves_and_says_what_came_of_it(
     with pytest.raises(SystemExit):
         main(["improve", str(base), "--out", str(tmp_path / "other"), "--method", "ppo", "--baseline", "none"])
     assert "--baseline is of --method reinforce" in capsys.readouterr().err
+
+
+def test_other_tasks_of_the_body_may_hardly_get_worse(
+    own_families: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own_families.setenv(simulators.FAMILIES_VARIABLE, str(ROOT / "tests" / "make_pocket.py"))
+    base, tasks = saved(tmp_path / "base"), ["point/right"]
+    moved = still()
+    moved.add_correction("point", CorrectionConfig(width=16, depth=1))
+    with torch.no_grad():
+        moved.correction("point").net[-1].bias += 1.0
+    checkpoint.save(moved, tmp_path / "moved")
+
+    def accepted(command: Improve) -> bool:
+        return command._accept(tasks, command._others(tasks), str(base), tmp_path / "moved")
+
+    command = Improve(str(base), "point/right", episodes=4, other_episodes=5, precision="float32")
+    assert not accepted(command)
+    said = capsys.readouterr().out
+    assert "0 of 4 episodes succeeded before, 4 after: +1.00" in said
+    assert "1 other tasks of point: 5 of 5 episodes succeeded before, 0 after: -1.00" in said
+    assert "they lost 1.00 of their episodes, at most 0.05 is allowed (--worse)" in said
+    # Whoever allows all does not play them.
+    assert accepted(dataclasses.replace(command, worse=1.0))
+    assert "other tasks" not in capsys.readouterr().out
+    # And none is played where no more succeed at the tasks themselves.
+    assert not command._accept(tasks, ["point/stay"], str(base), base)
+    assert "other tasks" not in capsys.readouterr().out
+    with pytest.raises(PolysomaError, match="no task matches"):
+        dataclasses.replace(command, others="doors/open")._others(tasks)

@@ -90,8 +90,16 @@ def test_skills_go_online_and_are_led_by_midpoints(
     common = ["--tasks", "pointmaze/umaze", "--episodes", "1", "--workers", "1"]
     main(["evaluate", str(tmp_path / "online/checkpoint"), *common, "--midpoints", logs, "--json", str(found)])
     assert json.loads(found.read_text())["settings"]["midpoints"] == logs
+    # Its distances may as well join the places of a graph, which leads another policy.
+    run, phi = str(folder / "run/checkpoint"), str(tmp_path / "run/checkpoint")
+    graph = ["--graph", logs, "--cell", "0.3", "--edges"]
+    main(["evaluate", run, *common, *graph, phi, "--json", str(found)])
+    assert json.loads(found.read_text())["settings"]["edges"] == phi
     capsys.readouterr()
-    run = str(folder / "run/checkpoint")
+    assert "given goal lacks" in fails(capsys, "evaluate", run, *common, *graph, run)
+    for command in (["evaluate", *common], ["serve", "--port", "0"], ["play", "--port", "0"]):
+        assert "expected the graph of logs" in fails(capsys, command[0], run, *command[1:], "--edges", phi)
+    assert "--policy expert" in fails(capsys, "evaluate", *common, "--policy", "expert", *graph, phi)
     assert "given goal lacks" in fails(capsys, "evaluate", run, *common, "--midpoints", logs)
     assert "got both" in fails(capsys, "evaluate", run, *common, "--midpoints", logs, "--graph", logs)
     assert "already holds a run" in fails(

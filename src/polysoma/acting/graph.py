@@ -1,16 +1,19 @@
-"""Search over a graph of what logs did: the way to a far goal, as a chain of near ones.
+"""Search over a graph of where logs were: the way to a far goal, as a chain of near ones.
 
-Places that logs visited are the nodes, and moves that they made are the edges. A goal-conditioned policy that only
-knows near goals is shown the next place on the shortest way instead of the far one (Savinov et al. 2018, arXiv
-1803.00653; Eysenbach et al. 2019, arXiv 1906.05253). The planner inside is any that reads its goal from the
-observation: a skill policy, a transformer, a scripted one.
+Places that logs visited are the nodes. What joins them are :class:`Edges`: moves that the logs made (:class:`Moves`),
+or the distances of a representation (:class:`Near`). A goal-conditioned policy that only knows near goals is shown the
+next place on the shortest way instead of the far one (Savinov et al. 2018, arXiv 1803.00653; Eysenbach et al. 2019,
+arXiv 1906.05253). The planner inside is any that reads its goal from the observation: a skill policy, a transformer, a
+scripted one.
 """
 
 from __future__ import annotations
 
 import functools
 import heapq
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -21,7 +24,7 @@ from polysoma.data.dataset import Dataset
 from polysoma.data.replay import Replay
 from polysoma.embodiment import Embodiment
 from polysoma.errors import PolysomaError
-from polysoma.policy.skills import goals_of
+from polysoma.policy.skills import SkillPolicy, goals_of, space_of
 
 _CELLS = 20
 """Cells along the widest channel of places, where no size is given."""
@@ -33,15 +36,119 @@ _CANDIDATES = 8
 """Nodes near a goal at which a way may end."""
 
 
+Represent = Callable[[np.ndarray], np.ndarray]
+"""From places ``(N, places)`` to where they are in a space in which distances are times, ``(N, n)``, such as
+:func:`~polysoma.policy.skills.space_of` makes."""
+
+
+@dataclass(frozen=True)
+class Visits:
+    """Where logs were, in cells.
+
+    Attributes:
+        nodes: float64 ``(K, places)``, the mean of the places in each cell.
+        cell: the side of a cell.
+        moves: int64 ``(M, 2)``, the nodes between which logs went from one frame to the next.
+        times: int64 ``(M,)``, how often.
+    """
+
+    nodes: np.ndarray
+    cell: float
+    moves: np.ndarray
+    times: np.ndarray
+
+    def straight(self, pairs: np.ndarray) -> np.ndarray:
+        """The straight lines between pairs of nodes ``(E, 2)``, in the places' unit, ``(E,)``."""
+        found: np.ndarray = np.linalg.norm(self.nodes[pairs[:, 0]] - self.nodes[pairs[:, 1]], axis=1)
+        return found
+
+
+class Edges(Protocol):
+    """What joins the nodes of a graph."""
+
+    def join(self, visits: Visits) -> tuple[np.ndarray, np.ndarray]:
+        """The pairs of nodes that one can go between, from the first to the second, int64 ``(E, 2)``, and how long
+        that is in the places' unit, float64 ``(E,)``. Raises PolysomaError where logs are too few."""
+        ...
+
+
+@dataclass(frozen=True)
+class Moves:
+    """Moves that logs made, as long as straight lines.
+
+    Attributes:
+        seen: how often a move must have been made to count: one that was made once may be an accident.
+    """
+
+    seen: int = 3
+
+    def join(self, visits: Visits) -> tuple[np.ndarray, np.ndarray]:
+        """See :class:`Edges`."""
+        pairs = visits.moves[visits.times >= self.seen]
+        if not len(pairs):
+            raise PolysomaError(
+                f"no move between cells of {visits.cell:.3g} was made {self.seen} times: give larger cells, or more "
+                "data"
+            )
+        return pairs, visits.straight(pairs)
+
+
+@dataclass(frozen=True)
+class Near:
+    """Places that are near in a space in which distances are times, both ways, whatever logs did between them
+    (Eysenbach et al. 2019, arXiv 1906.05253, with the distances of a value).
+
+    Times become lengths by the pace of the logs: the median, over their moves, of places over times.
+
+    Attributes:
+        represent: the space.
+        cells: how long an edge is at most, in sides of cells. Distances of far places are hardly to be trusted.
+    """
+
+    represent: Represent
+    cells: float = 2.0
+
+    @staticmethod
+    def of(policy: SkillPolicy, body: Embodiment) -> Near:
+        """Edges by the representation of a policy (``skills learn --method hilp``) for logs of a body. Raises
+        PolysomaError as :func:`~polysoma.policy.skills.space_of`, or where it represents other places than goals."""
+        represent = space_of(policy, body)
+        if policy.config.place != (place := goals_of(body)[0]):
+            raise PolysomaError(f"edges: expected a representation of {list(place)}, got {list(policy.config.place)}")
+        return Near(represent)
+
+    def join(self, visits: Visits) -> tuple[np.ndarray, np.ndarray]:
+        """See :class:`Edges`."""
+        pairs = visits.moves
+        if not len(pairs):
+            raise PolysomaError(
+                f"no move between cells of {visits.cell:.3g} says how fast one goes: give smaller cells"
+            )
+        where, limit = np.asarray(self.represent(visits.nodes), np.float64), self.cells * visits.cell
+        times = np.linalg.norm(where[pairs[:, 0]] - where[pairs[:, 1]], axis=1)
+        pace = float(np.median(visits.straight(pairs) / np.maximum(times, 1e-12)))
+        joined, lengths = [], []
+        # Node by node: all pairs at once would not fit into memory where there are many.
+        for node in range(len(where)):
+            line = np.linalg.norm(visits.nodes - visits.nodes[node], axis=1)
+            # No way is shorter than the straight line.
+            way = np.maximum(pace * np.linalg.norm(where - where[node], axis=1), line)
+            way[node] = np.inf
+            near = np.flatnonzero(way <= limit)
+            joined.append(np.stack([np.full(len(near), node), near], 1))
+            lengths.append(way[near])
+        return np.concatenate(joined), np.concatenate(lengths)
+
+
 class DataGraph:
-    """Places and the moves between them.
+    """Places that logs visited, and ways between them.
 
     Args:
         replay: logs of one body, with or without rewards.
         place: names of the channels that say where the body is, all of one unit.
         cell: the side of a node's cell in that unit; None for a part of the widest channel's range.
-        seen: how often a move must have been made to count: one that was made once may be an accident.
-        zones: None, or where no way leads: moves that touch them are none.
+        edges: what joins the nodes; None for :class:`Moves`.
+        zones: None, or where no way leads: edges that touch them are none.
 
     Attributes:
         embodiment: the body.
@@ -50,7 +157,7 @@ class DataGraph:
         nodes: float64 ``(K, places)``, the mean of the places in each cell.
 
     Raises:
-        PolysomaError: no such channels, a cell that is not above 0, or no move that was made so often.
+        PolysomaError: no such channels, a cell that is not above 0, or no edge.
     """
 
     def __init__(
@@ -58,7 +165,7 @@ class DataGraph:
         replay: Replay,
         place: Sequence[str],
         cell: float | None = None,
-        seen: int = 3,
+        edges: Edges | None = None,
         zones: Zones | None = None,
     ) -> None:
         self.embodiment, self.place = replay.embodiment, tuple(place)
@@ -75,23 +182,19 @@ class DataGraph:
         # Frame by frame, whatever a step of the replay spans: a longer one may lead around a corner.
         row = np.arange(len(places) - 1)
         row = row[(row < replay.last[row]) & (of_row[row] != of_row[row + 1])]
-        moves, times = np.unique(of_row[row] * len(counts) + of_row[row + 1], return_counts=True)
-        moves = moves[times >= seen]
-        if not len(moves):
-            raise PolysomaError(
-                f"no move between cells of {self.cell:.3g} was made {seen} times: give larger cells, or more data"
-            )
+        made, times = np.unique(of_row[row] * len(counts) + of_row[row + 1], return_counts=True)
+        moves = np.stack([made // len(counts), made % len(counts)], 1)
+        pairs, lengths = (edges or Moves()).join(Visits(self.nodes, self.cell, moves, times))
         self._boxes: Boxes | None = None if zones is None else zones.boxes(self.place)
         if self._boxes is not None:
-            ends = (self.nodes[moves // len(counts)], self.nodes[moves % len(counts)])
-            moves = moves[~self._boxes.crossed(*ends, self._boxes.margin)]
+            free = ~self._boxes.crossed(self.nodes[pairs[:, 0]], self.nodes[pairs[:, 1]], self._boxes.margin)
+            pairs, lengths = pairs[free], lengths[free]
         self._before: list[list[tuple[int, float]]] = [[] for _ in counts]
-        for start, end in zip((moves // len(counts)).tolist(), (moves % len(counts)).tolist(), strict=True):
-            length = float(np.linalg.norm(self.nodes[start] - self.nodes[end]))
+        for (start, end), length in zip(pairs.tolist(), lengths.tolist(), strict=True):
             self._before[end].append((start, length))
-        # A goal is a place that moves lead to.
+        # A goal is a place that edges lead to.
         self._entered = np.zeros(len(counts), bool)
-        self._entered[moves % len(counts)] = True
+        self._entered[pairs[:, 1]] = True
         self._ways = functools.lru_cache(maxsize=4096)(self._ways_to)
 
     def distance(self, place: np.ndarray, goal: np.ndarray) -> float:
@@ -185,14 +288,16 @@ class GraphSearch(Leading):
         return self.graph.subgoal(here, goal, self.ahead)
 
 
-def searching(planner: Planner, logs: Dataset, cell: float = 0.0, zones: Zones | None = None) -> GraphSearch:
+def searching(
+    planner: Planner, logs: Dataset, cell: float = 0.0, zones: Zones | None = None, edges: Edges | None = None
+) -> GraphSearch:
     """A planner that searches a graph of logs for the way to the goal that the body observes.
 
     Args:
         planner: see :class:`GraphSearch`.
         logs: of the body, whose channels ``goal_x`` say where ``x`` is to be.
         cell: see :class:`DataGraph`; 0 for a part of the range.
-        zones: see :class:`DataGraph`.
+        zones, edges: see :class:`DataGraph`.
 
     Raises:
         PolysomaError: the body has no such channels, or as :class:`DataGraph` and :class:`GraphSearch`.
@@ -200,7 +305,7 @@ def searching(planner: Planner, logs: Dataset, cell: float = 0.0, zones: Zones |
     place, goal = goals_of(logs.embodiment)
     if not place:
         raise PolysomaError(f"{logs.embodiment.name} observes no goal: no channel goal_NAME says where NAME is to be")
-    return GraphSearch(planner, DataGraph(Replay([logs]), place, cell or None, zones=zones), goal)
+    return GraphSearch(planner, DataGraph(Replay([logs]), place, cell or None, edges, zones), goal)
 
 
 def _rows(body: Embodiment, names: Sequence[str]) -> list[int]:

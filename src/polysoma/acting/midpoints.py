@@ -8,14 +8,12 @@ then the one halfway to that, and so on (Park et al. 2024, arXiv 2402.15567, sec
 from __future__ import annotations
 
 import numpy as np
-import torch
 
 from polysoma.acting.leading import Leading
 from polysoma.acting.planner import Planner
 from polysoma.data.dataset import Dataset
 from polysoma.data.replay import Replay
-from polysoma.errors import PolysomaError
-from polysoma.policy.skills import SkillPolicy
+from polysoma.policy.skills import SkillPolicy, space_of
 
 
 class MidpointSearch(Leading):
@@ -35,7 +33,7 @@ class MidpointSearch(Leading):
         places: that are looked through, float64 ``(N, places)``.
 
     Raises:
-        PolysomaError: a policy that is told no skills, or as :class:`~polysoma.acting.leading.Leading`.
+        PolysomaError: as :func:`~polysoma.policy.skills.space_of` or :class:`~polysoma.acting.leading.Leading`.
     """
 
     def __init__(
@@ -50,17 +48,9 @@ class MidpointSearch(Leading):
         seed: int = 0,
     ) -> None:
         config = policy.config
-        if config.conditioning != "skill":
-            raise PolysomaError(
-                f"midpoints are looked for in the space of skills, which a policy that is given {config.conditioning} "
-                "lacks: learn one with --method hilp"
-            )
-        if replay.embodiment != config.embodiment:
-            raise PolysomaError(f"expected logs of {config.embodiment.name}, got {replay.embodiment.name}")
-        if not config.goal:
-            raise PolysomaError(f"{config.embodiment.name} observes no goal: no channel goal_NAME says where to go")
+        self._represent = space_of(policy, replay.embodiment)
         super().__init__(planner, config.embodiment, config.place, config.goal)
-        self.policy, self.halves, self.near, self.best = policy, halves, near, best
+        self.halves, self.near, self.best = halves, near, best
         rows = np.random.default_rng(seed).permutation(len(replay.states))[:states]
         self.places: np.ndarray = replay.states[rows][:, config.rows(config.place)].astype(np.float64)
         self._phi = self._represent(self.places)
@@ -82,12 +72,6 @@ class MidpointSearch(Leading):
             nearest = few[int(np.linalg.norm(self._phi[few] - middle, axis=1).argmin())]
             place, end = self.places[nearest], middle
         return place
-
-    def _represent(self, places: np.ndarray) -> np.ndarray:
-        """phi of places ``(N, places)``: float32 ``(N, skill)``."""
-        with torch.no_grad():
-            found: np.ndarray = self.policy.represent(torch.from_numpy(places.astype(np.float32)))[0].numpy()
-        return found
 
 
 def halving(planner: Planner, policy: SkillPolicy, logs: Dataset) -> MidpointSearch:

@@ -18,6 +18,7 @@ from polysoma.acting.limits import Limits
 from polysoma.cli.names import (
     Device,
     GraphCell,
+    GraphEdges,
     GraphLogs,
     GuardFolder,
     LimitsFile,
@@ -110,6 +111,7 @@ class Evaluate:
     """Demonstrations of each task in --retrieve; 0 for all."""
     graph: GraphLogs = ""
     cell: GraphCell = 0.0
+    edges: GraphEdges = ""
     paths: PathsCheckpoint = ""
     midpoints: MidpointLogs = ""
     avoid: Path | None = None
@@ -136,6 +138,8 @@ class Evaluate:
             return
         bodies = None
         driver: str | Checkpoint = self.policy
+        if (self.graph or self.edges) and self.policy != "checkpoint":
+            raise PolysomaError(f"--graph and --edges lead the policy of a checkpoint, not --policy {self.policy}")
         if self.guard and self.policy != "checkpoint":
             raise PolysomaError(f"--guard judges the policy of a checkpoint, not --policy {self.policy}")
         if self.midpoints and self.policy != "checkpoint":
@@ -147,8 +151,9 @@ class Evaluate:
 
             looked_up = (self.retrieve, self.demos) if self.retrieve else None
             driver = Checkpoint(self.checkpoint, self.temperature, looked_up, self.precision, self.backend, self.device)
-            if self.graph:
-                driver = replace(driver, graph=(self.graph, self.cell))
+            if self.graph or self.edges:
+                graph = (self.graph, self.cell) if self.graph else None
+                driver = replace(driver, graph=graph, edges=self.edges or None)
             if self.guard:
                 driver = replace(driver, guard=self.guard)
             if self.midpoints:

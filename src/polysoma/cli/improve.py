@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -15,6 +16,7 @@ from polysoma.cli.progress import counting
 from polysoma.cli.train import check_run
 from polysoma.config import Seed, within
 from polysoma.errors import PolysomaError
+from polysoma.task import body_of
 
 DEVELOPMENT = 390_000
 """Seed of the first episode that is played before and after."""
@@ -26,8 +28,9 @@ class Improve:
 
     The policy stays as it is, and so do all other bodies; a small correction of its answers for this body learns. What
     comes of it is an adaptation, stored beside the checkpoint, that evaluate, serve and play open like any. The same
-    episodes are played before and after, and the correction is kept only if more of them succeed. A run that was killed
-    cannot be resumed, because environments in the middle of episodes are not saved; runs take minutes.
+    episodes are played before and after, and the correction is kept only if more of them succeed, and if the body's
+    other tasks, which it moves as well, lose no more than --worse allows. A run that was killed cannot be resumed,
+    because environments in the middle of episodes are not saved; runs take minutes.
 
     Examples:
         polysoma improve generalist --tasks pointmaze/large --out runs/maze
@@ -60,6 +63,12 @@ class Improve:
     """The share of episodes that begin where an earlier one was failing, in simulators that can go back there."""
     episodes: Annotated[int, within(1, 10**6)] = 40
     """Of each task, played before and after."""
+    others: str = ""
+    """Which other tasks of the body are played before and after as well, comma-separated; all of them by default."""
+    other_episodes: Annotated[int, within(1, 10**6)] = 20
+    """Of each of these."""
+    worse: Annotated[float, within(0, 1)] = 0.05
+    """The share of their episodes that these may lose; with 1, which allows all, they are not played."""
     seed: Seed = 0
     """Of all that is drawn at random."""
     device: Device = "auto"
@@ -81,6 +90,7 @@ class Improve:
         if not self.tasks:
             raise PolysomaError("--tasks: expected tasks of one body to improve at, got none")
         tasks = simulators.match_tasks(self.tasks, checkpoint.bodies(self.checkpoint))
+        others = self._others(tasks)
         methods: dict[str, Ppo | Reinforce | Awr] = {"ppo": Ppo(), "reinforce": Reinforce(self.baseline), "awr": Awr()}
         settings = methods[self.method]
         spread = settings.exploring.spread if self.spread is None else self.spread
@@ -95,32 +105,35 @@ class Improve:
             folder, better = improve(
                 self.checkpoint, tasks, settings, self.out, self.minutes,
                 play=Play(self.slots, precision=self.precision), seed=self.seed, progress=progress,
-                accept=_accepting(tasks, self.episodes, self.precision), reward=self.reward,
+                accept=functools.partial(self._accept, tasks, others), reward=self.reward,
             )  # fmt: skip
         kept = "is kept" if better else "is not kept: the checkpoint answers as the one that it began with"
         say(f"checkpoint: {folder}, an adaptation; what was learnt {kept}")
 
+    def _others(self, tasks: Sequence[str]) -> list[str]:
+        """The other tasks of the body that are played before and after. Raises PolysomaError where there are none of
+        the names that were given."""
+        body = body_of(tasks[0])
+        every = simulators.match_tasks(self.others, [body]) if self.others else simulators.tasks_of(body)
+        return [task for task in every if task not in tasks] if self.worse < 1 else []
+
+    def _accept(self, tasks: Sequence[str], others: Sequence[str], before: str, after: Path) -> bool:
+        """Plays the same episodes before and after, says what came of them, and accepts what succeeds more often and
+        costs the other tasks no more than is allowed."""
+        from polysoma.evaluation.acceptance import replay
+
+        own = replay(before, str(after), tasks, self.episodes, DEVELOPMENT, self.precision)
+        say(str(own))
+        if own.difference()[0] <= 0:
+            return False
+        if not others:
+            return True
+        rest = replay(before, str(after), others, self.other_episodes, DEVELOPMENT, self.precision)
+        say(f"{len(others)} other tasks of {body_of(tasks[0])}: {rest}")
+        if reason := rest.lost(self.worse):
+            say(f"the other tasks got worse: {reason} (--worse)")
+        return not reason
+
 
 def _line(losses: dict[str, float]) -> str:
     return " ".join(f"{name} {loss:.3f}" for name, loss in losses.items())
-
-
-def _accepting(tasks: list[str], episodes: int, precision: str) -> Callable[[str, Path], bool]:
-    """Plays the same episodes before and after, says what came of them, and accepts what succeeds more often."""
-    from polysoma.evaluation.evaluation import evaluate
-    from polysoma.evaluation.intervals import paired_difference
-    from polysoma.rollout.drivers import Checkpoint
-
-    def accept(before: str, after: Path) -> bool:
-        won = []
-        for place in (before, str(after)):
-            scores = evaluate(Checkpoint(place, precision=precision), tasks, episodes, DEVELOPMENT).tasks
-            won.append([outcome for task in tasks for outcome in scores[task].outcomes])
-        gain, low, high = paired_difference(won[1], won[0])
-        say(
-            f"{sum(won[0])} of {len(won[0])} episodes succeeded before, {sum(won[1])} after: {gain:+.2f} "
-            f"[{low:+.2f}, {high:+.2f}]"
-        )
-        return sum(won[1]) > sum(won[0])
-
-    return accept

@@ -63,6 +63,14 @@ GraphCell = Annotated[
     tyro.conf.arg(help="Side of the graph's cells, in the unit of the goal; a twentieth of the range by default."),
 ]
 """Side of the graph's cells; 0 for a part of the range."""
+GraphEdges = Annotated[
+    str,
+    tyro.conf.arg(
+        help="A checkpoint of skills learn --method hilp: the graph joins places that are near by its distances; by "
+        "default, those between which the logs moved."
+    ),
+]
+"""What joins the graph's places; empty for moves of the logs."""
 PathsCheckpoint = Annotated[
     str,
     tyro.conf.arg(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from polysoma.cli.names import (
     Device,
     GraphCell,
+    GraphEdges,
     GraphLogs,
     GuardFolder,
     Host,
@@ -61,6 +62,7 @@ class Play:
     avoid: ZonesFile = None
     graph: GraphLogs = ""
     cell: GraphCell = 0.0
+    edges: GraphEdges = ""
     paths: PathsCheckpoint = ""
     midpoints: MidpointLogs = ""
     guard: GuardFolder = ""

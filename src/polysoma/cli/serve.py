@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from polysoma.cli.names import (
     Device,
     GraphCell,
+    GraphEdges,
     GraphLogs,
     GuardFolder,
     Host,
@@ -87,6 +88,7 @@ class Serve:
     avoid: ZonesFile = None
     graph: GraphLogs = ""
     cell: GraphCell = 0.0
+    edges: GraphEdges = ""
     paths: PathsCheckpoint = ""
     midpoints: MidpointLogs = ""
     guard: GuardFolder = ""

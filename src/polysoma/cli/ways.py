@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 def led(command: Serve | Play) -> bool:
     """Whether a command names something that leads the policy of its checkpoint."""
-    return bool(command.graph or command.paths or command.midpoints)
+    return bool(command.graph or command.edges or command.paths or command.midpoints)
 
 
 def open_along(command: Serve | Play) -> Planner:
@@ -33,6 +33,7 @@ def open_along(command: Serve | Play) -> Planner:
         backend=backend,
         device=device,
         graph=(command.graph, command.cell) if command.graph else None,
+        edges=command.edges or None,
         paths=command.paths or None,
         midpoints=command.midpoints or None,
         avoid=None if command.avoid is None else str(command.avoid),

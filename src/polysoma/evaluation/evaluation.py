@@ -290,7 +290,7 @@ def _settings(behaviour: Behaviour, episodes: int, seed: int, workers: Workers) 
     if isinstance(driver, Checkpoint) and driver.midpoints is not None:
         settings["midpoints"] = driver.midpoints
     if isinstance(driver, Checkpoint):
-        settings |= {name: own for name in ("paths", "avoid") if (own := getattr(driver, name)) is not None}
+        settings |= {name: own for name in ("paths", "avoid", "edges") if (own := getattr(driver, name)) is not None}
     if prompting.paraphrases:
         settings["paraphrases"] = list(prompting.paraphrases)
     if prompting.conditioning != "words":

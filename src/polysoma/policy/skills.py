@@ -6,7 +6,7 @@ planner (:class:`polysoma.acting.skills.SkillPlanner`) is accepted wherever a pl
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -254,6 +254,32 @@ class SkillPolicy(SmallPolicy):
             )
         goals = self.goals(states)
         return self.towards(goals) if config.conditioning == "goal" else self.skill(self.places(states), goals)
+
+
+def space_of(policy: SkillPolicy, body: Embodiment) -> Callable[[np.ndarray], np.ndarray]:
+    """A policy's representation as a function of places, ``(N, places)`` to float32 ``(N, skill)``: distances there are
+    times, in steps of its learning (HILP, arXiv 2402.15567).
+
+    Raises:
+        PolysomaError: a policy that is told no skills, of another body, or of one that observes no goal.
+    """
+    config = policy.config
+    if config.conditioning != "skill":
+        raise PolysomaError(
+            f"distances are those in the space of skills, which a policy that is given {config.conditioning} lacks: "
+            "learn one with --method hilp"
+        )
+    if body != config.embodiment:
+        raise PolysomaError(f"expected logs of {config.embodiment.name}, got {body.name}")
+    if not config.goal:
+        raise PolysomaError(f"{body.name} observes no goal: no channel goal_NAME says where to go")
+
+    @torch.no_grad()
+    def represent(places: np.ndarray) -> np.ndarray:
+        found: np.ndarray = policy.represent(torch.from_numpy(places.astype(np.float32)))[0].numpy()
+        return found
+
+    return represent
 
 
 def load(path: str | Path) -> SkillPolicy:

@@ -69,6 +69,8 @@ class Checkpoint:
         device: on which, as for :func:`polysoma.policy.checkpoint.load`.
         graph: None, or a data set of logs over whose graph the way to the goal is searched
             (:class:`~polysoma.acting.graph.GraphSearch`), and the side of its cells (0 for a part of the range).
+        edges: None for moves of these logs, or a checkpoint of skills whose distances join the graph's places
+            (:class:`~polysoma.acting.graph.Near`).
         guard: None, or the folder of a guard of one of its bodies (:class:`~polysoma.acting.dead_ends.DeadEndGuard`).
         paths: None, or a checkpoint that draws the ways that it follows (:class:`~polysoma.acting.paths.PathSearch`).
         midpoints: None, or a data set of logs among whose places the way to the goal is halved, in the space of its own
@@ -88,6 +90,11 @@ class Checkpoint:
     paths: str | None = None
     avoid: str | None = None
     midpoints: str | None = None
+    edges: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.edges is not None and self.graph is None:
+            raise PolysomaError("edges: expected the graph of logs that they are of (--graph LOGS), got none")
 
     def __call__(self) -> Planner:
         planner = self._guarded()
@@ -131,7 +138,7 @@ class Checkpoint:
 
     def _led(self, planner: Planner) -> Planner:
         """The planner along ways to the goal, around the zones."""
-        from polysoma.acting.graph import searching
+        from polysoma.acting.graph import Near, searching
         from polysoma.acting.paths import PathSearch
         from polysoma.acting.zones import Zones
         from polysoma.policy import skills
@@ -149,7 +156,8 @@ class Checkpoint:
             logs = Dataset(Path(self.graph[0]))
             # Its own paths, if it draws any, would lead to the graph's places.
             inner = planner.planner if isinstance(planner, PathSearch) else planner
-            return searching(inner, logs, self.graph[1], zones.get(logs.embodiment.name))
+            edges = None if self.edges is None else Near.of(skills.load(self.edges), logs.embodiment)
+            return searching(inner, logs, self.graph[1], zones.get(logs.embodiment.name), edges)
         if self.paths is not None:
             policy = skills.load(self.paths)
             inner = planner.planner if isinstance(planner, PathSearch) else planner
