@@ -55,7 +55,7 @@ def test_other_tasks_of_the_body_may_hardly_get_worse(
     assert not accepted(command)
     said = capsys.readouterr().out
     assert "0 of 4 episodes succeeded before, 4 after: +1.00" in said
-    assert "1 other tasks of point: 5 of 5 episodes succeeded before, 0 after: -1.00" in said
+    assert "1 other task of point: 5 of 5 episodes succeeded before, 0 after: -1.00" in said
     assert "they lost 1.00 of their episodes, at most 0.05 is allowed (--worse)" in said
     # Whoever allows all does not play them.
     assert accepted(dataclasses.replace(command, worse=1.0))

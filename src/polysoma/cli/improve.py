@@ -17,6 +17,7 @@ from polysoma.cli.train import check_run
 from polysoma.config import Seed, within
 from polysoma.errors import PolysomaError
 from polysoma.task import body_of
+from polysoma.text import counted
 
 DEVELOPMENT = 390_000
 """Seed of the first episode that is played before and after."""
@@ -129,7 +130,7 @@ class Improve:
         if not others:
             return True
         rest = replay(before, str(after), others, self.other_episodes, DEVELOPMENT, self.precision)
-        say(f"{len(others)} other tasks of {body_of(tasks[0])}: {rest}")
+        say(f"{counted(len(others), 'other task')} of {body_of(tasks[0])}: {rest}")
         if reason := rest.lost(self.worse):
             say(f"the other tasks got worse: {reason} (--worse)")
         return not reason
