@@ -4,6 +4,7 @@ seconds and from three minutes of driving, and a policy that imitates.
     python benchmarks/drift.py measure     # continues where it stopped; a minute for each seed and model
     python benchmarks/drift.py time        # single decisions
     python benchmarks/drift.py imitate --demos data/car --checkpoint runs/drift/checkpoint --learned "1200 steps"
+    python benchmarks/drift.py imitate --demos data/planner/car --checkpoint runs/by/checkpoint --tires runs/tires/checkpoint
 
 Logs are of the expert with noise that differs from episode to episode; what is learned from them has the noise of
 sensors. Driving itself is observed without noise, in worlds that are the same for all.
@@ -142,15 +143,19 @@ def time_of(decisions: int = 200) -> None:
     write("drift", {"settings": settings, "cells": {**cells, "decision_ms": found}})
 
 
-def imitate(demos: Path, checkpoint: str, learned: str = "1200 steps", episodes: int = 50) -> None:
-    """Evaluates a finetuned policy and the expert in the same worlds; ``learned`` says how long it learned."""
+def imitate(
+    demos: Path, checkpoint: str, learned: str = "1200 steps", episodes: int = 50, tires: str | None = None
+) -> None:
+    """Evaluates a finetuned policy and whom it imitates in the same worlds: the expert, or the planner by learned
+    ``tires``, a checkpoint; ``learned`` says how long it learned."""
     cells, settings, dataset = cells_of("drift"), read("drift")["settings"], Dataset(demos)
     cell: dict[str, Any] = {"demonstrations": len(dataset.episode_start), "learned": learned}
-    for name, driver in (("policy", open_planner(checkpoint)), ("expert", "expert")):
+    imitated, name = ("expert", "imitation") if tires is None else ("planner", "imitation of the planner")
+    for who, driver in (("policy", open_planner(checkpoint)), (imitated, tires or "expert")):
         score = evaluate(driver, ["car/drift"], episodes, WORLDS + 9000, workers=1).tasks["car/drift"]
-        cell[name] = {"successes": score.successes, "trials": score.trials}
-        print(name, cell[name])
-    write("drift", {"settings": settings, "cells": {**cells, "imitation": cell}})
+        cell[who] = {"successes": score.successes, "trials": score.trials}
+        print(who, cell[who])
+    write("drift", {"settings": settings, "cells": {**cells, name: cell}})
 
 
 def render() -> str:
@@ -190,16 +195,20 @@ def _told(found: dict[str, Any]) -> str:
     if times := cells.get("decision_ms"):
         spans = [f"{name} {ms['p50']:.1f} ms" for name, ms in times.items()]
         told += f" A decision for one car took, in the median: {', '.join(spans)} (50 Hz leaves 20 ms)."
-    if imitation := cells.get("imitation"):
-        rates = []
-        for who in ("policy", "expert"):
-            score = imitation[who]
-            rate = share({**score, "interval": wilson(score["successes"], score["trials"])})
-            rates.append(f"{rate} of {score['trials']}")
-        told += (
-            f" The generalist, finetuned on {imitation['demonstrations']} demonstrations in {imitation['learned']}: "
-            f"{rates[0]}; the expert in the same worlds: {rates[1]}."
-        )
+    for name, imitated, whose in (
+        ("imitation", "expert", "the expert"),
+        ("imitation of the planner", "planner", "the planner by ExpTanh from 3 min of driving"),
+    ):
+        if imitation := cells.get(name):
+            rates = []
+            for who in ("policy", imitated):
+                score = imitation[who]
+                rate = share({**score, "interval": wilson(score["successes"], score["trials"])})
+                rates.append(f"{rate} of {score['trials']}")
+            told += (
+                f" The generalist, finetuned on {imitation['demonstrations']} drives of {whose} in "
+                f"{imitation['learned']}: {rates[0]}; {whose.split(' by')[0]} in the same worlds: {rates[1]}."
+            )
     return told + " (`python benchmarks/drift.py measure`, `time`, `imitate`)."
 
 
