@@ -4,7 +4,7 @@ seconds and from three minutes of driving, and a policy that imitates.
     python benchmarks/drift.py measure     # continues where it stopped; a minute for each seed and model
     python benchmarks/drift.py time        # single decisions
     python benchmarks/drift.py imitate --demos data/car --checkpoint runs/drift/checkpoint --learned "1200 steps"
-    python benchmarks/drift.py imitate --demos data/planner/car --checkpoint runs/by/checkpoint --tires runs/tires/checkpoint
+    python benchmarks/drift.py imitate --demos data/car --checkpoint runs/by/checkpoint --tires runs/tires/checkpoint
 
 Logs are of the expert with noise that differs from episode to episode; what is learned from them has the noise of
 sensors. Driving itself is observed without noise, in worlds that are the same for all.
