@@ -144,13 +144,18 @@ def time_of(decisions: int = 200) -> None:
 
 
 def imitate(
-    demos: Path, checkpoint: str, learned: str = "1200 steps", episodes: int = 50, tires: str | None = None
+    demos: Path,
+    checkpoint: str,
+    learned: str = "1200 steps",
+    episodes: int = 50,
+    tires: str | None = None,
+    noise: float = CarEnvironment.expert_noise,
 ) -> None:
     """Evaluates a finetuned policy and whom it imitates in the same worlds: the expert, or the planner by learned
-    ``tires``, a checkpoint; ``learned`` says how long it learned."""
+    ``tires``, a checkpoint. ``learned`` says how long it learned, ``noise`` how much of it the drives had."""
     cells, settings, dataset = cells_of("drift"), read("drift")["settings"], Dataset(demos)
-    cell: dict[str, Any] = {"demonstrations": len(dataset.episode_start), "learned": learned}
-    imitated, name = ("expert", "imitation") if tires is None else ("planner", "imitation of the planner")
+    cell: dict[str, Any] = {"demonstrations": len(dataset.episode_start), "learned": learned, "noise": noise}
+    imitated, name = ("expert", "imitation") if tires is None else ("planner", f"imitation of the planner, {noise:g}")
     for who, driver in (("policy", open_planner(checkpoint)), (imitated, tires or "expert")):
         score = evaluate(driver, ["car/drift"], episodes, WORLDS + 9000, workers=1).tasks["car/drift"]
         cell[who] = {"successes": score.successes, "trials": score.trials}
@@ -195,20 +200,21 @@ def _told(found: dict[str, Any]) -> str:
     if times := cells.get("decision_ms"):
         spans = [f"{name} {ms['p50']:.1f} ms" for name, ms in times.items()]
         told += f" A decision for one car took, in the median: {', '.join(spans)} (50 Hz leaves 20 ms)."
-    for name, imitated, whose in (
-        ("imitation", "expert", "the expert"),
-        ("imitation of the planner", "planner", "the planner by ExpTanh from 3 min of driving"),
-    ):
-        if imitation := cells.get(name):
-            rates = []
-            for who in ("policy", imitated):
-                score = imitation[who]
-                rate = share({**score, "interval": wilson(score["successes"], score["trials"])})
-                rates.append(f"{rate} of {score['trials']}")
-            told += (
-                f" The generalist, finetuned on {imitation['demonstrations']} drives of {whose} in "
-                f"{imitation['learned']}: {rates[0]}; {whose.split(' by')[0]} in the same worlds: {rates[1]}."
-            )
+    for name, imitation in cells.items():
+        if not name.startswith("imitation"):
+            continue
+        imitated = "expert" if "expert" in imitation else "planner"
+        whose = "the expert" if imitated == "expert" else "the planner (ExpTanh, 3 min of driving)"
+        noise = f" with noise of {imitation['noise']:g}" if imitation.get("noise") else ""
+        rates = []
+        for who in ("policy", imitated):
+            score = imitation[who]
+            rate = share({**score, "interval": wilson(score["successes"], score["trials"])})
+            rates.append(f"{rate} of {score['trials']}")
+        told += (
+            f" The generalist, finetuned on {imitation['demonstrations']} drives of {whose}{noise} in "
+            f"{imitation['learned']}: {rates[0]}; the {imitated} in the same worlds: {rates[1]}."
+        )
     return told + " (`python benchmarks/drift.py measure`, `time`, `imitate`)."
 
 
