@@ -65,7 +65,7 @@ OPTIONAL = {
     "low", "high", "group", "body", "privileged", "images", "head", "adapters", "relative", "gated", "eyes", "shown",
     "readouts", "kind", "most_words", "outlines", "waves",
     "adaptation", "weights_sha256", "history", "chunk", "previous_action", "depth", "backbone", "reduction", "tokens",
-    "points", "film", "goals", "bins", "steps", "guidance", "rank", "words", "base", "base_sha256", "horizons", "unit",
+    "points", "film", "goals", "bins", "steps", "guidance", "threshold", "rank", "words", "base", "base_sha256", "horizons", "unit",
     "shape", "channels", "cardinalities", "lineage",
 }  # fmt: skip
 """Keys that may be missing."""
