@@ -13,6 +13,7 @@ sensors. Driving itself is observed without noise, in worlds that are the same f
 from __future__ import annotations
 
 import functools
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -26,7 +27,7 @@ from polysoma.acting.planner import ExpertPlanner, NoPlan, Planner, TaskPrompt
 from polysoma.acting.predictive import PredictivePlanner
 from polysoma.data.dataset import Dataset
 from polysoma.data.replay import Replay
-from polysoma.evaluation.evaluation import evaluate
+from polysoma.evaluation.evaluation import evaluate, hardware
 from polysoma.evaluation.intervals import mean_interval, wilson
 from polysoma.learning.engine import Engine
 from polysoma.learning.methods.dynamics import DynamicsLearning, engine_settings, seeded
@@ -36,7 +37,7 @@ from polysoma.rollout.drivers import Behaviour
 from polysoma.rollout.recording import record
 from polysoma.simulators.car import SETTLING, CarEnvironment
 from polysoma.simulators.car_body import CONTROL_HZ, EMBODIMENT, magic
-from results import cells_of, read, share, write
+from results import cells_of, command, commit, read, share, write
 
 LOGS, WORLDS, STEPS, NOISE = 600_000, 610_000, 200, 0.6
 SENSORS = np.array([0.05, 0.01, 0.01, 0.3])
@@ -153,14 +154,16 @@ def imitate(
 ) -> None:
     """Evaluates a finetuned policy and whom it imitates in the same worlds: the expert, or the planner by learned
     ``tires``, a checkpoint. ``learned`` says how long it learned, ``noise`` how much of it the drives had."""
-    cells, settings, dataset = cells_of("drift"), read("drift")["settings"], Dataset(demos)
+    found, dataset = read("drift"), Dataset(demos)
     cell: dict[str, Any] = {"demonstrations": len(dataset.episode_start), "learned": learned, "noise": noise}
+    # The times in the file are of the machine that it names, which may be another.
+    cell |= {"command": command(sys.argv), "commit": commit(), "hardware": hardware()}
     imitated, name = ("expert", "imitation") if tires is None else ("planner", f"imitation of the planner, {noise:g}")
     for who, driver in (("policy", open_planner(checkpoint)), (imitated, tires or "expert")):
         score = evaluate(driver, ["car/drift"], episodes, WORLDS + 9000, workers=1).tasks["car/drift"]
         cell[who] = {"successes": score.successes, "trials": score.trials}
         print(who, cell[who])
-    write("drift", {"settings": settings, "cells": {**cells, name: cell}})
+    write("drift", {**found, "cells": {**found["cells"], name: cell}})
 
 
 def render() -> str:
