@@ -4,6 +4,7 @@ seconds and from three minutes of driving, and a policy that imitates.
     python benchmarks/drift.py measure     # continues where it stopped; a minute for each seed and model
     python benchmarks/drift.py time        # single decisions
     python benchmarks/drift.py imitate --demos data/car --checkpoint runs/drift/checkpoint --learned "1200 steps"
+    python benchmarks/drift.py imitate --demos data/car --checkpoint runs/by/checkpoint --tires runs/tires/checkpoint
 
 Logs are of the expert with noise that differs from episode to episode; what is learned from them has the noise of
 sensors. Driving itself is observed without noise, in worlds that are the same for all.
@@ -12,6 +13,7 @@ sensors. Driving itself is observed without noise, in worlds that are the same f
 from __future__ import annotations
 
 import functools
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -25,7 +27,7 @@ from polysoma.acting.planner import ExpertPlanner, NoPlan, Planner, TaskPrompt
 from polysoma.acting.predictive import PredictivePlanner
 from polysoma.data.dataset import Dataset
 from polysoma.data.replay import Replay
-from polysoma.evaluation.evaluation import evaluate
+from polysoma.evaluation.evaluation import evaluate, hardware
 from polysoma.evaluation.intervals import mean_interval, wilson
 from polysoma.learning.engine import Engine
 from polysoma.learning.methods.dynamics import DynamicsLearning, engine_settings, seeded
@@ -35,7 +37,7 @@ from polysoma.rollout.drivers import Behaviour
 from polysoma.rollout.recording import record
 from polysoma.simulators.car import SETTLING, CarEnvironment
 from polysoma.simulators.car_body import CONTROL_HZ, EMBODIMENT, magic
-from results import cells_of, read, share, write
+from results import cells_of, command, commit, read, share, write
 
 LOGS, WORLDS, STEPS, NOISE = 600_000, 610_000, 200, 0.6
 SENSORS = np.array([0.05, 0.01, 0.01, 0.3])
@@ -142,15 +144,26 @@ def time_of(decisions: int = 200) -> None:
     write("drift", {"settings": settings, "cells": {**cells, "decision_ms": found}})
 
 
-def imitate(demos: Path, checkpoint: str, learned: str = "1200 steps", episodes: int = 50) -> None:
-    """Evaluates a finetuned policy and the expert in the same worlds; ``learned`` says how long it learned."""
-    cells, settings, dataset = cells_of("drift"), read("drift")["settings"], Dataset(demos)
-    cell: dict[str, Any] = {"demonstrations": len(dataset.episode_start), "learned": learned}
-    for name, driver in (("policy", open_planner(checkpoint)), ("expert", "expert")):
+def imitate(
+    demos: Path,
+    checkpoint: str,
+    learned: str = "1200 steps",
+    episodes: int = 50,
+    tires: str | None = None,
+    noise: float = CarEnvironment.expert_noise,
+) -> None:
+    """Evaluates a finetuned policy and whom it imitates in the same worlds: the expert, or the planner by learned
+    ``tires``, a checkpoint. ``learned`` says how long it learned, ``noise`` how much of it the drives had."""
+    found, dataset = read("drift"), Dataset(demos)
+    cell: dict[str, Any] = {"demonstrations": len(dataset.episode_start), "learned": learned, "noise": noise}
+    # The times in the file are of the machine that it names, which may be another.
+    cell |= {"command": command(sys.argv), "commit": commit(), "hardware": hardware()}
+    imitated, name = ("expert", "imitation") if tires is None else ("planner", f"imitation of the planner, {noise:g}")
+    for who, driver in (("policy", open_planner(checkpoint)), (imitated, tires or "expert")):
         score = evaluate(driver, ["car/drift"], episodes, WORLDS + 9000, workers=1).tasks["car/drift"]
-        cell[name] = {"successes": score.successes, "trials": score.trials}
-        print(name, cell[name])
-    write("drift", {"settings": settings, "cells": {**cells, "imitation": cell}})
+        cell[who] = {"successes": score.successes, "trials": score.trials}
+        print(who, cell[who])
+    write("drift", {**found, "cells": {**found["cells"], name: cell}})
 
 
 def render() -> str:
@@ -190,15 +203,20 @@ def _told(found: dict[str, Any]) -> str:
     if times := cells.get("decision_ms"):
         spans = [f"{name} {ms['p50']:.1f} ms" for name, ms in times.items()]
         told += f" A decision for one car took, in the median: {', '.join(spans)} (50 Hz leaves 20 ms)."
-    if imitation := cells.get("imitation"):
+    for name, imitation in cells.items():
+        if not name.startswith("imitation"):
+            continue
+        imitated = "expert" if "expert" in imitation else "planner"
+        whose = "the expert" if imitated == "expert" else "the planner (ExpTanh, 3 min of driving)"
+        noise = f" with noise of {imitation['noise']:g}" if imitation.get("noise") else ""
         rates = []
-        for who in ("policy", "expert"):
+        for who in ("policy", imitated):
             score = imitation[who]
             rate = share({**score, "interval": wilson(score["successes"], score["trials"])})
             rates.append(f"{rate} of {score['trials']}")
         told += (
-            f" The generalist, finetuned on {imitation['demonstrations']} demonstrations in {imitation['learned']}: "
-            f"{rates[0]}; the expert in the same worlds: {rates[1]}."
+            f" The generalist, finetuned on {imitation['demonstrations']} drives of {whose}{noise} in "
+            f"{imitation['learned']}: {rates[0]}; the {imitated} in the same worlds: {rates[1]}."
         )
     return told + " (`python benchmarks/drift.py measure`, `time`, `imitate`)."
 

@@ -66,7 +66,7 @@ OPTIONAL = {
     "readouts", "kind", "most_words", "outlines", "waves",
     "adaptation", "weights_sha256", "history", "chunk", "previous_action", "depth", "backbone", "reduction", "tokens",
     "points", "film", "goals", "bins", "steps", "guidance", "rank", "words", "base", "base_sha256", "horizons", "unit",
-    "shape", "channels", "cardinalities", "lineage",
+    "shape", "channels", "cardinalities", "lineage", "threshold",
 }  # fmt: skip
 """Keys that may be missing."""
 

@@ -13,7 +13,8 @@ from make_puck import PUCK
 from polysoma.acting.costs import risk_of, score_of, time_of
 from polysoma.embodiment import DiscreteActions, Embodiment
 from polysoma.errors import PolysomaError
-from polysoma.nn.paths import Guide, lengths
+from polysoma.nn.flow import Guide
+from polysoma.nn.paths import lengths
 from polysoma.policy.dead_ends import DeadEndConfig, DeadEnds
 from polysoma.policy.rewards import RewardConfig, RewardModel
 from polysoma.policy.skills import SkillConfig, SkillPolicy

@@ -23,7 +23,8 @@ from polysoma.learning.methods.cloning import Cloning
 from polysoma.learning.methods.diffusion import Diffusion
 from polysoma.learning.optimizers import AdamW
 from polysoma.learning.skills import engine_settings, learn
-from polysoma.nn.paths import Paths, between, descended, lengths, straight
+from polysoma.nn.flow import descended
+from polysoma.nn.paths import Paths, between, lengths, straight
 from polysoma.policy.skills import SkillConfig, SkillPolicy
 
 ENDS = torch.tensor([[0.0, 0.0], [2.0, 0.0]])

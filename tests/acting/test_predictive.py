@@ -103,6 +103,22 @@ def test_the_command_learns_and_evaluates(driving: Dataset, tmp_path: Path, caps
     assert json.loads(told.read_text())["hardware"]["backend"] == "numpy"
 
 
+def test_drives_of_the_planner_become_demonstrations(tmp_path: Path) -> None:
+    planner = PredictivePlanner(magic, Looking(ahead=15))
+    counts = record(["car/drift"], 1, tmp_path, Behaviour(planner, noise=None, demonstrates=True), seed=60)
+    assert counts.kept["car/drift"] == 1
+    drive, car = Dataset(tmp_path / "car").episode(0), CarEnvironment()
+    assert drive.success
+    np.testing.assert_array_equal(drive.actions, drive.executed)
+    # Its own actions, and not those that the expert would have taken there.
+    car.reset(seed=60)
+    apart = []
+    for action in drive.actions:
+        apart.append(np.abs(car.expert_action() - action).max())
+        car.step(action)
+    assert max(apart) > 0.01
+
+
 def test_what_cannot_be_learnt_is_said(driving: Dataset, tmp_path: Path) -> None:
     with pytest.raises(PolysomaError, match="expected the body car, the only one whose mechanics are known"):
         DynamicsConfig(BALL)

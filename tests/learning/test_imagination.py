@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from make_puck import PUCK, walks
-from polysoma.acting.imagining import Looking, WorldPlanner
+from polysoma.acting.imagining import Looking, SearchKind, WorldPlanner
 from polysoma.acting.opening import open_planner
 from polysoma.acting.planner import Plan, TaskPrompt
 from polysoma.cli import main
@@ -30,6 +30,7 @@ from polysoma.learning.playing import play_in_imagination
 from polysoma.nn.imagination import ActorCritic, dream
 from polysoma.policy import checkpoint, world
 from polysoma.policy.world import WINDOW, Trace, WorldConfig, WorldModel
+from polysoma.rollout.drivers import Checkpoint
 
 FAST = Imagination(WorldLearning(batch=8, watched=2, ahead=2), starts=16, steps=3, discount=0.9, learning_rate=6e-3)
 TASK = "inverted-pendulum/balance"
@@ -171,6 +172,38 @@ def test_the_search_finds_what_earns_most(searched: Path, tmp_path: Path) -> Non
         assert decided(WorldPlanner(model, Looking(5)), {"state": np.zeros(1, np.float32)}, seed) == 2
     with pytest.raises(PolysomaError, match="elites: expected at most the 4 samples"):
         Looking(samples=4)
+
+
+@pytest.mark.parametrize("by", ["cem", "mppi"])
+def test_each_search_finds_an_optimum_between_the_limits(by: SearchKind) -> None:
+    model = WorldModel(WorldConfig(PUCK, width=8, rewarded=True))
+    best, earned = torch.tensor([0.5, -0.25]), model.network.earned
+    # -|move - best|^2, but for a constant: what is earned is linear in moves and their squares.
+    earned[4:6], earned[10:12] = 2 * best, -torch.ones(2)
+    model.network.range.copy_(torch.tensor([-9.0, 9.0]))
+    planner, limit = WorldPlanner(model, Looking(5, by=by)), 2.0
+    session, moves = planner.start(TaskPrompt(PUCK), 0), []
+    for _ in range(12):
+        (plan,) = planner.plan([session], [puck()])
+        assert isinstance(plan, Plan)
+        session.executed(plan.actions[0])
+        moves.append(plan.actions[0] / limit)
+    # The way that was found is gone on with: what comes first is close, what comes later closer.
+    assert np.abs(moves[0] - best.numpy()).max() < 0.45
+    assert np.abs(np.mean(moves[4:], 0) - best.numpy()).max() < 0.1
+
+
+def test_how_a_world_model_is_searched_is_a_choice_of_commands(
+    searched: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    planner = open_planner(searched, world_search="mppi")
+    assert isinstance(planner, WorldPlanner) and planner.looking == Looking(by="mppi")
+    for seed in range(10):
+        assert decided(planner, puck(), seed)[0] > 1.0, "right, of -2 to 2"
+    assert Checkpoint(str(searched), world_search="mppi")().looking.by == "mppi"  # type: ignore[attr-defined]
+    with pytest.raises(SystemExit):
+        main(["evaluate", "generalist", "--tasks", "drone/hover", "--world-search", "mppi", "--workers", "1"])
+    assert "generalist holds no world model" in capsys.readouterr().err
 
 
 def test_sessions_do_not_depend_on_what_else_is_planned(searched: Path) -> None:

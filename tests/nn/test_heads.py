@@ -95,6 +95,30 @@ def test_guidance_of_one_is_the_conditional_prediction() -> None:
         assert torch.equal(plain.decode(readouts, noise), guided.decode(readouts, noise))
 
 
+@pytest.mark.parametrize("threshold", ["static", "dynamic"])
+def test_thresholds_keep_what_guidance_exaggerates_in_the_recorded_range(threshold: str) -> None:
+    free, kept = head("flow", guidance=30.0), head("flow", guidance=30.0, threshold=threshold)
+    readouts, noise = torch.randn(20, 1, 64), torch.randn(20, 1, HORIZONS["arm"].chunk, 2)
+    with torch.no_grad():
+        far, near = free.decode(readouts, noise), kept.decode(readouts, noise)
+    assert far[..., 0].abs().max() > 1.5 and near[..., 0].abs().max() <= 1.00001
+    torch.testing.assert_close(near[..., 1], torch.full_like(near[..., 1], 5.0), msg="a constant channel stays")
+    if threshold == "dynamic":
+        assert not (near[..., 0].abs() == 1).all(-1).any(), "a chunk that is too large keeps its form"
+
+
+def test_costs_of_chunks_pull_what_is_drawn() -> None:
+    built, wanted = head("flow"), torch.tensor([0.25, -0.75, 0.5, 0.0])[:, None]
+    readouts, noise = torch.randn(3, 2, 64), torch.randn(3, 2, HORIZONS["arm"].chunk, 2)
+    with torch.inference_mode():
+        free = built.decode(readouts, noise)
+        pulled = built.decode(
+            readouts, noise, guides=[lambda chunks: (chunks[..., :1] - wanted).square().sum((1, 2)) / 2]
+        )
+    torch.testing.assert_close(pulled[..., 0], wanted[:, 0].expand(3, 2, -1), atol=1e-5, rtol=0)
+    assert (free[..., 0] - pulled[..., 0]).abs().max() > 0.1
+
+
 def test_bins_hold_the_recorded_range() -> None:
     actions = ContinuousActions(channels("a b", "1", -1, 1))
     built = BinsHead(actions, 1, STATISTICS, 8, 4)

@@ -31,6 +31,7 @@ from polysoma.acting.foreseeing import AHEAD, Foreseeing
 from polysoma.acting.guards import Guarded, Stopped
 from polysoma.acting.planner import ExpertPlanner, as_planner
 from polysoma.cli.play import show_page
+from polysoma.data.images import resized
 from polysoma.data.statistics import Statistics
 from polysoma.embodiment import Modality
 from polysoma.errors import PolysomaError
@@ -273,6 +274,26 @@ def test_what_a_world_model_expects_is_told_beside_what_came() -> None:
     other.close()
     with pytest.raises(PolysomaError, match=r"one of drone, the policy drives \['rover'\]"):
         Foreseeing(as_planner(simulated("rover")), model)
+
+
+def test_pictures_that_a_world_model_expects_are_told_below_those_that_came() -> None:
+    body = simulators.embodiments()["drone-pixels"]
+    model = WorldModel(WorldConfig(body, width=8, picture=16))
+    actor = Actor(Foreseeing(ExpertPlanner(), model), "drone-pixels")
+    first = resized(actor.views()["front"][None], (16, 16, 3))[0].astype(float)
+    for _ in range(4):
+        actor.step()
+    told = actor.status()["foreseen"]
+    kind, _, content = told["pictures"].partition(",")
+    assert kind == "data:image/jpeg;base64" and len(told["names"]) == 4
+    # The model saw the first picture, and expects three more; one that learnt nothing expects the first to stay.
+    rows = np.asarray(Image.open(io.BytesIO(base64.b64decode(content)))).astype(float)
+    assert rows.shape == (2 * 16, 3 * 16, 3)
+    came, expected = rows[:16].reshape(16, 3, 16, 3), rows[16:].reshape(16, 3, 16, 3)
+    assert all(np.abs(expected[:, step] - first).mean() < 4 for step in range(3))
+    last = resized(actor.views()["front"][None], (16, 16, 3))[0]
+    assert np.abs(came[:, 2] - last).mean() < np.abs(expected[:, 2] - last).mean()
+    actor.close()
 
 
 def test_goal_pictures_are_checked() -> None:

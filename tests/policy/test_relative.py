@@ -11,6 +11,8 @@ import torch
 
 from conftest import ARM, HORIZONS, make_episode, observe
 from polysoma.acting.agent import Acting
+from polysoma.acting.planner import Plan, TaskPrompt
+from polysoma.acting.policy_planner import PolicyPlanner
 from polysoma.data.dataset import Dataset
 from polysoma.data.mixture import Source
 from polysoma.data.windows import gather
@@ -51,7 +53,7 @@ def source(tmp_path: Path) -> Source:
     return Source([Dataset(tmp_path / name) for name in ("servo", "looks")], [1.0, 1.0], 0.0, horizon=HORIZON)
 
 
-def make_relative(source: Source, **how: tuple[str, ...]) -> Policy:
+def make_relative(source: Source, **how: tuple[str, ...] | HeadConfig) -> Policy:
     """A policy of offsets, or whose actions are predicted in another way."""
     statistics = source.statistics() | {"offset": source.offsets(every="gated" in how)}
     config = PolicyConfig(
@@ -311,6 +313,20 @@ def test_another_chunk_is_learnt(how: str, source: Source, tmp_path: Path) -> No
         assert policy.horizon("servo") == Horizon(1, 2, True) and getattr(policy.config, how) == ("servo",)
         assert policy.config.statistics["servo"]["offset"].mean.shape == (2 * 2,)
         policy.agent("servo", "do one").act(observe(SERVO, 1))
+
+
+def test_costs_of_chunks_are_of_actions_as_they_are_executed(source: Source) -> None:
+    policy = make_relative(source, relative=("servo",), head=HeadConfig("flow"))
+    wanted = torch.tensor([0.5, -0.25])
+    planner = PolicyPlanner(policy, guides=(lambda chunks: (chunks - wanted).square().sum((1, 2)) / 2,))
+    session = planner.start(TaskPrompt(SERVO), 0)
+    for step in range(2):
+        (plan,) = planner.plan([session], [observe(SERVO, step)])
+        assert isinstance(plan, Plan)
+        np.testing.assert_allclose(plan.actions, np.tile(wanted, (HORIZON.chunk, 1)), atol=1e-5)
+        session.executed(np.ones(2, np.float32))
+    with pytest.raises(PolysomaError, match="servo: guides pull what a flow head draws, and this head draws nothing"):
+        PolicyPlanner(make_relative(source), guides=planner.guides).start(TaskPrompt(SERVO), 0)
 
 
 def test_what_cannot_be_relative_is_refused(source: Source, sources: dict[str, Source]) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from polysoma.data.outcomes import states_of
 from polysoma.embodiment import ContinuousActions, Embodiment
 from polysoma.errors import PolysomaError
-from polysoma.nn.paths import Guide
+from polysoma.nn.flow import Guide
 from polysoma.policy.dead_ends import DeadEnds
 from polysoma.policy.rewards import RewardModel
 from polysoma.policy.skills import SkillPolicy

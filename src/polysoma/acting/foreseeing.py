@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from polysoma.acting.planner import Plan, Planner, Session, TaskPrompt, Wrapper
 from polysoma.embodiment import Observation
@@ -15,8 +16,8 @@ from polysoma.policy.world import WINDOW, Trace, WorldModel, flat
 
 AHEAD = 15
 """Steps that are expected with closed eyes."""
-_MOST = 4
-"""Numbers that are told."""
+_MOST, _COLUMNS = 4, 8
+"""Numbers that are told, and pictures in a row."""
 
 
 class Foreseen:
@@ -41,31 +42,58 @@ class Foreseen:
         self._trace.executed(action)
 
     @torch.no_grad()
-    def lines(self) -> dict[str, Any] | None:
-        """Of the numbers that changed most in the last steps: ``"names"``, and in ``"came"`` and ``"expected"`` a list
-        of values for each, in the body's units. The first value is the last that the model saw. None at the beginning
-        of an episode, and for a body without numbers."""
+    def beside(self) -> Beside | None:
+        """What came in the last steps, and what was expected of them. None at the beginning of an episode."""
         steps, model = len(self._trace.states) - 1, self._model
-        if steps < 2 or not model.config.names:
+        if steps < 2:
             return None
         watched = max(0, steps - AHEAD)
         states, pixels = np.array(self._trace.states)[None], np.array(self._trace.pixels)[None]
         seen, moves = model.normalised(states, pixels), model.moves(np.array(self._trace.actions[:steps])[None])
         state = model.watched(seen[:, : watched + 1], moves[:, :watched])
-        expected = torch.cat([state.seen[:, None], model.expected(state, moves[:, watched:])], 1)
-        numbers = model.config.state_size
-        came = seen[:, watched:, :numbers]
-        most = came[0].std(0).argsort(descending=True)[:_MOST].sort().values
-        shown = [
-            (one[0, :, :numbers] * model.scale[:numbers] + model.mean[:numbers])[:, most] for one in (came, expected)
+        expected = torch.cat([state.seen[:, None], model.expected(state, moves[:, watched:])], 1)[0]
+        numbers, came = model.config.state_size, seen[0, watched:]
+        most = came[:, :numbers].std(0).argsort(descending=True)[:_MOST].sort().values
+        lines = [
+            (one[:, :numbers] * model.scale[:numbers] + model.mean[:numbers])[:, most].T.numpy()
+            for one in (came, expected)
         ]
-        return {
-            "names": [model.config.names[row] for row in most.tolist()],
-            **{
-                name: [[round(value, 4) for value in line] for line in one.T.tolist()]
-                for name, one in zip(("came", "expected"), shown, strict=True)
-            },
-        }
+        names = tuple(model.config.names[row] for row in most.tolist())
+        return Beside(names, lines[0], lines[1], rows_of_pictures(model, came, expected, 1))
+
+
+class Beside(NamedTuple):
+    """What came in some steps beside what a model expected of them. The first step is the last that the model saw.
+
+    Attributes:
+        names: of the numbers that changed most; none for a body of cameras alone.
+        came, expected: these numbers, in the body's units: float32 ``(names, steps)``.
+        pictures: see :func:`rows_of_pictures`.
+    """
+
+    names: tuple[str, ...]
+    came: np.ndarray
+    expected: np.ndarray
+    pictures: np.ndarray | None
+
+
+def rows_of_pictures(model: WorldModel, came: Tensor, expected: Tensor, first: int) -> np.ndarray | None:
+    """For each camera a row of what came above one of what was expected, at evenly spaced steps.
+
+    Args:
+        model: that expected.
+        came, expected: normalised observations ``(T, size)``.
+        first: the first of the steps that are shown.
+
+    Returns:
+        uint8 ``(2 * cameras * side, columns * side, 3)`` of the side that the model shrinks pictures to, or None for a
+        body without cameras.
+    """
+    if not model.config.cameras:
+        return None
+    columns = np.linspace(first, len(came) - 1, min(_COLUMNS, len(came) - first)).round().astype(int)
+    seen = [model.observation(one[columns]) for one in (came, expected)]
+    return np.concatenate([np.concatenate(list(one[c.name]), 1) for c in model.config.cameras for one in seen])
 
 
 class Foreseeing(Wrapper):

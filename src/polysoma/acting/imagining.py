@@ -1,9 +1,10 @@
 """The planner of a world model (:mod:`polysoma.policy.world`): by its actor, or by searching among imagined ways.
 
-The search is the cross-entropy method in the model (Chua et al. 2018, "PETS", arXiv 1805.12114; Hafner et al. 2019,
-"PlaNet", arXiv 1811.04551, algorithm 2): actions are drawn, what they are expected to earn is added up, and the best of
-them say from what is drawn next. Where the model has a critic, it says what comes after (Hansen et al. 2022, "TD-MPC",
-arXiv 2203.04955).
+Actions are drawn, what they are expected to earn is added up, and that says from what is drawn next. By the
+cross-entropy method, the best of them say it (Chua et al. 2018, "PETS", arXiv 1805.12114; Hafner et al. 2019, "PlaNet",
+arXiv 1811.04551, algorithm 2); by model-predictive path integral control, all do, the better the more (Williams et al.
+2017, "Information theoretic MPC for model-based reinforcement learning", ICRA, algorithm 2). Where the model has a
+critic, it says what comes after (Hansen et al. 2022, "TD-MPC", arXiv 2203.04955).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -27,8 +28,12 @@ from polysoma.nn.world import Believed, joined
 from polysoma.policy import world
 from polysoma.policy.world import Trace, WorldModel, flat
 
+SearchKind = Literal["cem", "mppi"]
+"""How ways are searched for: by the cross-entropy method, or by model-predictive path integral control."""
 _LEAST = 0.05
 """The standard deviation of what is drawn, in parts of half the range, and the share of even chances, stay above."""
+_STEADY = 0.5
+"""The standard deviation of what is drawn for ``"mppi"``, in parts of half the range: it does not shrink."""
 
 
 @dataclass(frozen=True)
@@ -38,14 +43,19 @@ class Looking:
     Attributes:
         ahead: steps.
         samples: ways that are drawn at a time.
-        elites: the best of them, which say from what is drawn next.
+        by: how it follows from them what is drawn next.
+        elites: for ``"cem"``, the best of them, which say it.
+        temperature: for ``"mppi"``, how much worse a way is that counts for 1/e of another, in standard deviations of
+            what those of a draw are expected to earn, so that the unit of rewards does not matter.
         rounds: times that ways are drawn.
         discount: of a step.
     """
 
     ahead: Annotated[int, within(1, 1000)] = 12
     samples: Annotated[int, within(2, 10**6)] = 64
+    by: SearchKind = "cem"
     elites: Annotated[int, within(1, 10**6)] = 8
+    temperature: Annotated[float, within(0, 1000, above=True)] = 0.3
     rounds: Annotated[int, within(1, 1000)] = 3
     discount: Annotated[float, within(0, 1)] = 0.99
 
@@ -127,7 +137,7 @@ class WorldPlanner:
         size = self.embodiments[0].actions.size
         nothing = torch.full((looking.ahead, size), 0.0 if numbers else 1 / size)
         centre = torch.stack([nothing if session.way is None else session.way for session in sessions])
-        spread = torch.ones_like(centre)
+        spread = torch.full_like(centre, 1.0 if looking.by == "cem" else _STEADY)
         many = Believed(*(one.repeat_interleave(looking.samples, 0) for one in state))
         for _ in range(looking.rounds):
             noise = torch.stack([self._noise(session, looking, numbers, size) for session in sessions])
@@ -137,9 +147,15 @@ class WorldPlanner:
                 likely = (1 - _LEAST) * centre + _LEAST / size
                 moves = one_hot((likely.log()[:, None] + noise).argmax(-1), size).float()
             scores = self._worth(many, moves.flatten(0, 1), looking).unflatten(0, (-1, looking.samples))
-            best = scores.topk(looking.elites, 1).indices[..., None, None].expand(-1, -1, *moves.shape[2:])
-            chosen = moves.gather(1, best)
-            centre, spread = chosen.mean(1), chosen.std(1, correction=0).clamp(min=_LEAST)
+            if looking.by == "cem":
+                best = scores.topk(looking.elites, 1).indices[..., None, None].expand(-1, -1, *moves.shape[2:])
+                chosen = moves.gather(1, best)
+                centre, spread = chosen.mean(1), chosen.std(1, correction=0).clamp(min=_LEAST)
+            else:
+                # Without the paper's cost of control, which would pull towards the middle of the ranges.
+                unit = scores.std(1, correction=0, keepdim=True).clamp(min=1e-6)
+                counts = (scores / (looking.temperature * unit)).softmax(1)
+                centre = torch.einsum("bs,bsha->bha", counts, moves)
         for session, way in zip(sessions, centre, strict=True):
             session.way = torch.cat([way[1:], nothing[-1:]])
         return centre[:, 0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from polysoma.acting.imagining import WorldPlanner
+from polysoma.acting.imagining import Looking, SearchKind, WorldPlanner
 from polysoma.acting.paths import PathSearch
 from polysoma.acting.planner import Planner, as_planner
 from polysoma.acting.predictive import PredictivePlanner
@@ -23,6 +23,7 @@ def open_planner(
     backend: str | None = None,
     temperature: float | None = None,
     avoid: Path | None = None,
+    world_search: SearchKind | None = None,
 ) -> Planner:
     """The planner of a checkpoint.
 
@@ -33,11 +34,15 @@ def open_planner(
             torch.
         temperature: see :func:`~polysoma.acting.planner.as_planner`; the others have none.
         avoid: a file of zones (:class:`~polysoma.acting.zones.Zones`), for skill policies that draw their ways.
+        world_search: how a world model is searched in; None acts by its actor, and searches where it has none.
 
     Raises:
-        PolysomaError: as :func:`polysoma.policy.checkpoint.load`, or zones for a policy that plans no ways.
+        PolysomaError: as :func:`polysoma.policy.checkpoint.load`, zones for a policy that plans no ways, or a way to
+            search for what is no world model.
     """
     kind = checkpoint.kind(path)
+    if world_search is not None and kind != world.KIND:
+        raise PolysomaError(f"{path} holds no world model (polysoma world learn), so {world_search} searches nothing")
     if kind == skills.KIND:
         planner = SkillPlanner(path)
         if planner.skills.paths is not None:
@@ -56,7 +61,7 @@ def open_planner(
     if kind == values.KIND:
         return ValuePlanner(path)
     if kind == world.KIND:
-        return WorldPlanner(path)
+        return WorldPlanner(path, None if world_search is None else Looking(by=world_search))
     if kind == search.KIND:
         return SearchPlanner(path)
     return as_planner(checkpoint.load(path, device, precision, backend), temperature)

@@ -18,7 +18,8 @@ from polysoma.acting.leading import Leading
 from polysoma.acting.planner import NoPlan, Planner
 from polysoma.acting.zones import Boxes, Zones
 from polysoma.errors import PolysomaError
-from polysoma.nn.paths import Guide, between, lengths
+from polysoma.nn.flow import Guide
+from polysoma.nn.paths import between, lengths
 from polysoma.policy import skills
 from polysoma.policy.skills import SkillPolicy
 
@@ -44,7 +45,7 @@ class PathSearch(Leading):
         planner: reads the goal from the body's observation.
         policy: a skill policy with paths (``skills learn --method diffusion``), or the folder of its checkpoint.
         zones: None, or where no way may lead.
-        guides: costs of paths, see :data:`~polysoma.nn.paths.Guide`.
+        guides: costs of paths, see :data:`~polysoma.nn.flow.Guide`.
         samples: paths that are drawn at a time.
         ahead: how far the next place is; None for how far hindsight goals were when the policy learnt, on average.
         guided: whether gradients of zones and guides pull the draws; otherwise they only choose.

@@ -20,6 +20,7 @@ from polysoma.data.episode import Episode
 from polysoma.data.windows import tensor
 from polysoma.embodiment import INSTRUCTION, DiscreteActions, Embodiment, Observation
 from polysoma.errors import PolysomaError
+from polysoma.nn.flow import Guide
 from polysoma.nn.words import warn_of_long
 from polysoma.policy.onnx_backend import responder_of
 from polysoma.policy.policy import Policy
@@ -131,6 +132,8 @@ class PolicyPlanner:
     Args:
         policy: whose weights are used, those that it has attached for a body where there are some.
         temperature: of choices among discrete actions; 0 takes the most probable one, which may go in circles.
+        guides: costs of chunks of actions, float32 ``(N, chunk, A)`` in the body's units, for bodies whose head draws
+            (``flow``): their gradients pull what is drawn (:data:`~polysoma.nn.flow.Guide`). Torch computes then.
 
     Raises:
         PolysomaError: a negative temperature.
@@ -138,6 +141,7 @@ class PolicyPlanner:
 
     policy: Policy
     temperature: float = TEMPERATURE
+    guides: tuple[Guide, ...] = ()
 
     def __post_init__(self) -> None:
         if self.temperature < 0:
@@ -150,8 +154,11 @@ class PolicyPlanner:
         return tuple(self.policy.driving(name).embodiment(name) for name in names)
 
     def start(self, prompt: TaskPrompt, seed: int) -> PolicySession:
-        """See :meth:`Planner.start`. What the prompt says in words, pictures and demonstrations is read at once."""
+        """See :meth:`Planner.start`. What the prompt says in words, pictures and demonstrations is read at once. Raises
+        PolysomaError where there are guides and the body's head draws nothing."""
         driving = self.policy.driving(prompt.body.name)
+        if self.guides and driving.head(prompt.body.name).noise is None:
+            raise PolysomaError(f"{prompt.body.name}: guides pull what a flow head draws, and this head draws nothing")
         if prompt.demonstrations:
             driving.check_context(prompt.body.name, prompt.demonstrations)
         session = PolicySession(driving, prompt, seed)
@@ -229,8 +236,11 @@ class PolicyPlanner:
         drawn = [start for session in sessions if (start := session.draw()) is not None]
         noise = torch.from_numpy(np.stack(drawn)) if drawn else None
         try:
-            answer = responder_of(policy, body.name).respond
-            predictions, readouts = answer(windows, [unread.cache for unread in batch], noise)
+            states = [unread.cache for unread in batch]
+            if self.guides:
+                predictions, readouts = policy.respond(windows, states, noise, self.guides)
+            else:
+                predictions, readouts = responder_of(policy, body.name).respond(windows, states, noise)
         except PolysomaError as error:
             if len(batch) == 1:
                 return [error]

@@ -26,6 +26,7 @@ from polysoma.cli.names import (
     OptionalCheckpoint,
     PathsCheckpoint,
     Precision,
+    WorldSearch,
 )
 from polysoma.cli.output import add_row
 from polysoma.cli.progress import counting
@@ -114,6 +115,7 @@ class Evaluate:
     edges: GraphEdges = ""
     paths: PathsCheckpoint = ""
     midpoints: MidpointLogs = ""
+    world_search: WorldSearch = None
     avoid: Path | None = None
     """A TOML file of zones by body (docs/planning.md): ways of --graph, --paths and of a checkpoint that draws its own
     lead around them, and it is counted how often a zone is entered, whoever drives."""
@@ -144,6 +146,8 @@ class Evaluate:
             raise PolysomaError(f"--guard judges the policy of a checkpoint, not --policy {self.policy}")
         if self.midpoints and self.policy != "checkpoint":
             raise PolysomaError(f"--midpoints lead the policy of a checkpoint, not --policy {self.policy}")
+        if self.world_search and self.policy != "checkpoint":
+            raise PolysomaError(f"--world-search is for the world model of a checkpoint, not --policy {self.policy}")
         if (self.paths or self.avoid) and self.policy != "checkpoint":
             raise PolysomaError(f"--paths and --avoid lead the policy of a checkpoint, not --policy {self.policy}")
         if self.policy == "checkpoint":
@@ -156,6 +160,8 @@ class Evaluate:
                 driver = replace(driver, graph=graph, edges=self.edges or None)
             if self.guard:
                 driver = replace(driver, guard=self.guard)
+            if self.world_search:
+                driver = replace(driver, world_search=self.world_search)
             if self.midpoints:
                 driver = replace(driver, midpoints=self.midpoints)
             if self.paths or self.avoid:
@@ -240,6 +246,7 @@ class Evaluate:
         playing = {
             "tasks": "*", "policy": "checkpoint", "rerun": None, "retrieve": "", "context": "", "ray": None,
             "listening": False, "limits": None, "guard": "", "paths": "", "midpoints": "", "avoid": None,
+            "world_search": None,
         }  # fmt: skip
         if strange := [f"--{name}" for name, usual in playing.items() if getattr(self, name) != usual]:
             raise PolysomaError(f"--data compares with recordings and plays nothing: leave out {', '.join(strange)}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 from pydantic import AfterValidator
@@ -95,6 +95,14 @@ GuardFolder = Annotated[
     ),
 ]
 """A guard beside every action; empty for none."""
+WorldSearch = Annotated[
+    Literal["cem", "mppi"] | None,
+    tyro.conf.arg(
+        help="How a world model is searched in: by the best of the ways that are drawn (cem), or by all of them, the "
+        "better the more (mppi). By default its actor acts, and cem searches where it has none."
+    ),
+]
+"""How a world model acts; None for its own way."""
 
 
 Host = Annotated[str, tyro.conf.arg(help="Where to listen; the default lets nobody in from outside this machine.")]

@@ -27,6 +27,7 @@ from polysoma.cli.names import (
     PathsCheckpoint,
     Port,
     Precision,
+    WorldSearch,
     ZonesFile,
 )
 from polysoma.cli.ways import open_along
@@ -66,6 +67,7 @@ class Play:
     paths: PathsCheckpoint = ""
     midpoints: MidpointLogs = ""
     guard: GuardFolder = ""
+    world_search: WorldSearch = None
     world: str = ""
     """A checkpoint of a world model (polysoma world learn) of one of the bodies: the page shows what it expects, with
     closed eyes, beside what came. A world model that drives shows its own."""

@@ -28,6 +28,7 @@ from polysoma.cli.names import (
     PathsCheckpoint,
     Port,
     Precision,
+    WorldSearch,
     ZonesFile,
     named_folder,
 )
@@ -92,6 +93,7 @@ class Serve:
     paths: PathsCheckpoint = ""
     midpoints: MidpointLogs = ""
     guard: GuardFolder = ""
+    world_search: WorldSearch = None
     device: Device = "auto"
     precision: Precision = "auto"
 
@@ -119,7 +121,9 @@ class Serve:
         adapted: list[Policy]
         along = self.avoid is not None or led(self)
         if along and adapters:
-            raise PolysomaError("--avoid, --graph, --paths and --midpoints lead a checkpoint without --adapters")
+            raise PolysomaError(
+                "--avoid, --graph, --paths, --midpoints and --world-search are for a checkpoint without --adapters"
+            )
         if along or (kind(self.checkpoint) and not adapters):
             policy, adapted = open_along(self), []
         else:

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 
 
 def led(command: Serve | Play) -> bool:
-    """Whether a command names something that leads the policy of its checkpoint."""
-    return bool(command.graph or command.edges or command.paths or command.midpoints)
+    """Whether a command names something that leads the policy of its checkpoint, or how a world model is searched."""
+    return bool(command.graph or command.edges or command.paths or command.midpoints or command.world_search)
 
 
 def open_along(command: Serve | Play) -> Planner:
@@ -37,5 +37,6 @@ def open_along(command: Serve | Play) -> Planner:
         paths=command.paths or None,
         midpoints=command.midpoints or None,
         avoid=None if command.avoid is None else str(command.avoid),
+        world_search=command.world_search,
     )
     return driver.unguarded()

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 from torch import Tensor
 
+from polysoma.acting.foreseeing import rows_of_pictures
 from polysoma.data.dataset import Dataset
 from polysoma.data.sequences import Sequences
 from polysoma.errors import PolysomaError
@@ -24,8 +25,8 @@ MODEL, LAST, VELOCITY, LINEAR, SHUFFLED = "model", "copy-last", "constant veloci
 MEAN = "mean"
 _FITTED = 4096
 """Steps that the linear model is fitted to, at most."""
-_PANELS, _PANEL, _COLUMNS = 6, (640, 90), 8
-"""Of a picture: numbers that are drawn, width and height of their panels, and pictures in a row."""
+_PANELS, _PANEL = 6, (640, 90)
+"""Of a picture: numbers that are drawn, width and height of their panels."""
 
 
 def read_logs(model: WorldModel, datasets: Sequence[Dataset], held_out: float = 0.0) -> Sequences:
@@ -133,12 +134,13 @@ def draw(model: WorldModel, logs: Sequences, ahead: int, seed: int = 0, held_out
     seen, moves = model.normalised(drawn.states, drawn.pixels), model.moves(drawn.actions)
     state = model.watched(seen[:, : WATCHED + 1], moves[:, :WATCHED])
     expected = torch.cat([seen[:, : WATCHED + 1], model.expected(state, moves[:, WATCHED:])], 1)
-    came, believed = (model.observation(one[0]) for one in (seen, expected))
     numbers = seen[0, :, : config.state_size]
     most = numbers.std(0, correction=0).argsort(descending=True)[:_PANELS].sort().values.tolist()
-    columns = np.linspace(WATCHED + 1, WATCHED + ahead, min(_COLUMNS, ahead)).round().astype(int)
-    tile = _PANEL[0] // len(columns)
-    height = _PANEL[1] * len(most) + 2 * tile * len(config.cameras)
+    looks: Image.Image | None = None
+    if (pictures := rows_of_pictures(model, seen[0], expected[0], WATCHED + 1)) is not None:
+        larger = _PANEL[0] / pictures.shape[1]
+        looks = ImageOps.scale(Image.fromarray(pictures), larger, Image.Resampling.NEAREST)
+    height = _PANEL[1] * len(most) + (0 if looks is None else looks.height)
     canvas = Image.new("RGB", (_PANEL[0], height), "white")
     pen = ImageDraw.Draw(canvas)
     for panel, row in enumerate(most):
@@ -152,12 +154,8 @@ def draw(model: WorldModel, logs: Sequences, ahead: int, seed: int = 0, held_out
         pen.text((4, top + 2), config.names[row], "black")
         border = WATCHED * (_PANEL[0] - 1) / (WATCHED + ahead)
         pen.line([(border, top), (border, top + _PANEL[1])], "grey")
-    for camera, stream in enumerate(config.cameras):
-        for shown, pictures in enumerate((came[stream.name], believed[stream.name])):
-            below = _PANEL[1] * len(most) + (2 * camera + shown) * tile
-            for column, step in enumerate(columns):
-                picture = Image.fromarray(pictures[step]).resize((tile, tile), Image.Resampling.NEAREST)
-                canvas.paste(picture, (column * tile, below))
+    if looks is not None:
+        canvas.paste(looks, (0, _PANEL[1] * len(most)))
     file = io.BytesIO()
     canvas.save(file, "PNG")
     return file.getvalue()

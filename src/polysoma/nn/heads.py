@@ -8,6 +8,7 @@ that demonstrations did.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal, NamedTuple
 
@@ -20,6 +21,7 @@ from polysoma.config import check, within
 from polysoma.data.statistics import Statistics
 from polysoma.embodiment import ContinuousActions, DiscreteActions, Embodiment
 from polysoma.errors import PolysomaError, SettingError
+from polysoma.nn.flow import Guide, descended, drawn
 from polysoma.nn.waves import waves
 
 
@@ -33,12 +35,16 @@ class HeadConfig:
         steps: of integration from noise to actions, for ``"flow"``.
         guidance: how far ``"flow"`` goes from an unconditional prediction to that from the observation, and beyond (Ho
             & Salimans 2022, arXiv 2207.12598): 1 is the conditional prediction itself.
+        threshold: how ``"flow"`` keeps what it believes in every step within the recorded range of each channel, which
+            large guidance leaves (Imagen, Saharia et al. 2022, arXiv 2205.11487, section 2.3): ``"static"`` clips,
+            ``"dynamic"`` shrinks a channel's whole chunk towards the middle until it fits.
     """
 
     kind: Literal["l1", "bins", "flow"] = "l1"
     bins: Annotated[int, within(2, 65_536)] = 256
     steps: Annotated[int, within(1, 10_000)] = 8
     guidance: Annotated[float, within(0, 1000)] = 1.0
+    threshold: Literal["none", "static", "dynamic"] = "none"
 
     def __post_init__(self) -> None:
         if self.kind not in ("l1", "bins", "flow"):
@@ -239,6 +245,8 @@ class FlowHead(Head):
 
     mean: Tensor
     scale: Tensor
+    middle: Tensor
+    reach: Tensor
     HIDDEN = 0.1
     TIMES = 16
 
@@ -256,6 +264,9 @@ class FlowHead(Head):
         )  # fmt: skip
         self.register_buffer("mean", _rows(statistics.mean, actions), persistent=False)
         self.register_buffer("scale", _rows(statistics.scale, actions), persistent=False)
+        low, high = _rows(statistics.low, actions), _rows(statistics.high, actions)
+        self.register_buffer("middle", ((low + high) / 2 - self.mean) / self.scale, persistent=False)
+        self.register_buffer("reach", ((high - low) / 2 / self.scale).clamp(min=1e-6), persistent=False)
 
     def losses(self, readouts: Tensor, actions: Tensor, last: LastCommand | None = None) -> Tensor:
         target = (actions - self.mean) / self.scale
@@ -266,17 +277,43 @@ class FlowHead(Head):
         velocity = self._velocity(torch.lerp(noise, target, time), time, readouts)
         return (velocity - (target - noise)).square().mean(-1)
 
-    def decode(self, readouts: Tensor, noise: Tensor | None = None, last: LastCommand | None = None) -> Tensor:
+    def decode(
+        self,
+        readouts: Tensor,
+        noise: Tensor | None = None,
+        last: LastCommand | None = None,
+        guides: Sequence[Guide] = (),
+    ) -> Tensor:
+        """See :class:`Head`; ``guides`` are costs of chunks whose gradients pull what is drawn."""
         assert self.noise is not None
         x = torch.randn(*readouts.shape[:2], *self.noise, device=readouts.device) if noise is None else noise
         nothing = self.nothing.to(readouts.dtype).expand_as(readouts)
-        for step in range(self.config.steps):
-            time = torch.full((*x.shape[:2], 1, 1), step / self.config.steps, device=x.device)
-            velocity = self._velocity(x, time, readouts)
+
+        def clean(x: Tensor, time: float) -> Tensor:
+            times = torch.full((*x.shape[:2], 1, 1), time, device=x.device)
+            velocity = self._velocity(x, times, readouts)
             if self.config.guidance != 1:
-                velocity = torch.lerp(self._velocity(x, time, nothing), velocity, self.config.guidance)
-            x = x + velocity / self.config.steps
-        return x * self.scale + self.mean
+                velocity = torch.lerp(self._velocity(x, times, nothing), velocity, self.config.guidance)
+            seen = x + (1 - time) * velocity
+            if guides:
+                pulled = descended((seen * self.scale + self.mean).flatten(0, 1), guides)
+                seen = (pulled.view_as(seen) - self.mean) / self.scale
+            return self._within(seen)
+
+        steps = self.config.steps
+        return drawn(x, [step / steps for step in range(steps + 1)], clean) * self.scale + self.mean
+
+    def _within(self, chunks: Tensor) -> Tensor:
+        """Normalised chunks ``(..., chunk, A)`` in the recorded range, where that is wanted."""
+        if self.config.threshold == "none":
+            return chunks
+        parts = (chunks - self.middle) / self.reach
+        if self.config.threshold == "static":
+            parts = parts.clamp(-1, 1)
+        else:
+            # The largest of a chunk instead of the paper's percentile of a picture: there are few.
+            parts = parts / parts.abs().amax(-2, keepdim=True).clamp(min=1)
+        return parts * self.reach + self.middle
 
     def _velocity(self, x: Tensor, time: Tensor, readouts: Tensor) -> Tensor:
         known = torch.cat([readouts.float(), x.flatten(2), waves(time.flatten(2), self.TIMES // 2)], -1)

@@ -9,18 +9,14 @@ so that short ways are asked for instead of hoped for. There are no convolutions
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from polysoma.nn.flow import Guide, descended, drawn
 from polysoma.nn.waves import waves
-
-Guide = Callable[[Tensor], Tensor]
-"""The cost of paths ``(N, H, places)``, in the places' unit: ``(N,)``, with a gradient. Draws descend it and are chosen
-by it; a square of how far something is wrong moves them about that far in one step."""
 
 _WAVES = 4
 _TIMES = 16
@@ -120,16 +116,16 @@ class Paths(nn.Module):
             steps: from noise to paths.
         """
         known = ((ends - self.middle) / self.unit).expand(len(noise), 2, -1)
-        x, length = self.inpainted(noise, known), length / self.unit
+        length = length / self.unit
+
+        def clean(x: Tensor, time: float) -> Tensor:
+            seen: Tensor = self(x, torch.full_like(length, time), length)
+            if not guides:
+                return seen
+            return self.inpainted((descended(seen * self.unit + self.middle, guides) - self.middle) / self.unit, x)
+
         times = timed(torch.linspace(0, 1, steps + 1)).tolist()
-        for time, after in itertools.pairwise(times):
-            clean = self(x, torch.full_like(length, time), length)
-            if guides:
-                clean = self.inpainted(
-                    (descended(clean * self.unit + self.middle, guides) - self.middle) / self.unit, x
-                )
-            x = torch.lerp(x, clean, (after - time) / (1 - time))
-        return x * self.unit + self.middle
+        return drawn(self.inpainted(noise, known), times, clean) * self.unit + self.middle
 
     def away(self, paths: Tensor) -> Tensor:
         """How far paths ``(N, H, places)`` lead from all that logs have seen, at most, ``(N,)``; 0 within the spread
@@ -143,15 +139,6 @@ def timed(progress: Tensor) -> Tensor:
     """Times of progress, both from 0 to 1: more of them near noise, where it is decided which way a path takes. Paths
     are smooth, and little of them is hidden by much noise."""
     return progress.square()
-
-
-def descended(paths: Tensor, guides: Sequence[Guide]) -> Tensor:
-    """Paths one step down the gradients of their costs."""
-    with torch.enable_grad():
-        moved = paths.detach().requires_grad_(True)
-        cost = torch.stack([guide(moved).sum() for guide in guides]).sum()
-        (gradient,) = torch.autograd.grad(cost, moved)
-    return paths - gradient
 
 
 def straight(ends: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -12,8 +13,10 @@ import numpy as np
 
 from polysoma import simulators
 from polysoma.acting.agent import Agent
+from polysoma.acting.foreseeing import Beside
 from polysoma.acting.planner import GUARD, Plan, Planner, as_planner, embodiment_for
 from polysoma.acting.policy_planner import policy_behind
+from polysoma.data.images import encode_jpeg
 from polysoma.embodiment import INSTRUCTION, Modality, Observation
 from polysoma.errors import PolysomaError
 from polysoma.policy.policy import Policy
@@ -154,7 +157,7 @@ class Actor:
         """What the page says about this body."""
         limiter, plan = self.agent.session.limiter, self.agent.plan
         foreseen = self.agent.session.foreseen
-        lines = None if foreseen is None else foreseen.lines()
+        beside = None if foreseen is None else foreseen.beside()
         return {
             "task": self.task,
             "told": self.instruction,
@@ -170,7 +173,7 @@ class Actor:
             "late": self.agent.timing.late,
             **({} if limiter is None else {"limits": asdict(limiter.counts)}),
             **({} if plan is None or plan.risk is None else {"guard": self._guarded(plan, plan.risk)}),
-            **({} if lines is None else {"foreseen": lines}),
+            **({} if beside is None else {"foreseen": _told(beside)}),
             "ms": [round(value, 2) for value in self.decisions_ms],
         }
 
@@ -202,3 +205,12 @@ class Actor:
         if self._agent is not None:
             self._agent.close()
         self._agent, self._expert = agent, expert
+
+
+def _told(beside: Beside) -> dict[str, Any]:
+    """What a world model expected beside what came, for the page: rounded lines, and pictures as one JPEG in an
+    address."""
+    lines = {name: np.round(getattr(beside, name).astype(float), 4).tolist() for name in ("came", "expected")}
+    if beside.pictures is not None:
+        lines["pictures"] = "data:image/jpeg;base64," + base64.b64encode(encode_jpeg(beside.pictures)).decode()
+    return {"names": beside.names, **lines}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +25,7 @@ from polysoma.nn.correction import Correction, CorrectionConfig
 from polysoma.nn.described import ChannelReader, DescribedHead
 from polysoma.nn.estimator import PrivilegedStateHead
 from polysoma.nn.finder import NamedPlaces
+from polysoma.nn.flow import Guide
 from polysoma.nn.heads import GatedHead, Head, LastCommand, ReadoutHead, build_head
 from polysoma.nn.images import ImageTokenizer
 from polysoma.nn.named import Modules, Parameters
@@ -312,22 +313,31 @@ class Network(nn.Module):
         return self.answer(name, self.embed(name, task, frames), last[:, None], (ACTION,))[ACTION]
 
     def decode(
-        self, name: str, readouts: Tensor, frames: Frames, last: Tensor | None = None, noise: Tensor | None = None
+        self,
+        name: str,
+        readouts: Tensor,
+        frames: Frames,
+        last: Tensor | None = None,
+        noise: Tensor | None = None,
+        guides: Sequence[Guide] = (),
     ) -> Tensor:
         """Chunks of actions of a body, as :meth:`respond` returns them, from readouts ``(B, 1, width)`` at the frames
-        ``last``, int64 ``(B,)``; None where there is one frame each."""
+        ``last``, int64 ``(B,)``; None where there is one frame each. Guides are for flow heads, and know nothing of
+        corrections."""
         rows = None if last is None else (torch.arange(len(readouts), device=last.device), last)
         before = self.last_command(name, frames)
         if rows is not None:
             before = before.at(rows)
-        prediction = self.head(name).decode(readouts, noise, before)[:, 0]
+        reference = self.reference(name, frames)
+        if reference is not None and rows is not None:
+            reference = reference[rows][:, None]
+        # Heads that draw nothing take none.
+        guided: dict[str, Any] = {"guides": [_absolute(guide, reference) for guide in guides]} if guides else {}
+        prediction = self.head(name).decode(readouts, noise, before, **guided)[:, 0]
         if name in self.corrections:
             correction = self.correction(name)
             prediction = correction.apply_to(prediction, correction(readouts[:, 0]))
-        reference = self.reference(name, frames)
-        if reference is None:
-            return prediction
-        return prediction + (reference if rows is None else reference[rows][:, None])
+        return prediction if reference is None else prediction + reference
 
     def add_readout(self, body: str, name: str, head: ReadoutHead) -> None:
         """Gives bodies another readout with a head of its own, random at first. What the others compute stays the same
@@ -379,6 +389,11 @@ class Network(nn.Module):
 
     def parameter_count(self) -> int:
         return sum(parameter.numel() for parameter in self.parameters())
+
+
+def _absolute(guide: Guide, reference: Tensor | None) -> Guide:
+    """The cost of chunks that are relative to a reference ``(B, 1, A)``; None for chunks that are not."""
+    return guide if reference is None else lambda chunks: guide(chunks + reference)
 
 
 def _before(frames: Frames, places: Sequence[tuple[str, int]]) -> Tensor:

@@ -18,6 +18,7 @@ from polysoma.errors import PolysomaError
 from polysoma.nn import precision
 from polysoma.nn.adapters import LoRALinear
 from polysoma.nn.backend import Backend
+from polysoma.nn.flow import Guide
 from polysoma.nn.precision import Precision
 from polysoma.nn.trunk import TransformerTrunk
 from polysoma.policy.adaptation import share
@@ -247,7 +248,11 @@ class Policy(Network):
 
     @torch.inference_mode()
     def respond(
-        self, batch: Batch, states: Sequence[PolicyState] | None = None, noise: Tensor | None = None
+        self,
+        batch: Batch,
+        states: Sequence[PolicyState] | None = None,
+        noise: Tensor | None = None,
+        guides: Sequence[Guide] = (),
     ) -> tuple[Tensor, Tensor]:
         """The chunk of actions for the last frame of each window, and the readout that it was decoded from.
 
@@ -256,6 +261,7 @@ class Policy(Network):
                 many of each.
             states: one for each window, from :meth:`begin`; the new frames are added to them. None: windows are whole.
             noise: what heads that draw start from, standard normal ``(B, *head.noise)``; None draws it anew.
+            guides: costs of chunks, in the body's units, that pull what a flow head draws; other heads take none.
 
         Returns:
             Actions in the body's units ``(B, chunk, A)``, or log-probabilities ``(B, chunk, names)``; and readouts
@@ -278,7 +284,7 @@ class Policy(Network):
                 asking = self.asking(name, ACTION, times[:, -1:])
                 readouts = self.trunk.step([state.trunk for state in states], tokens, asking)
             start = None if noise is None else noise[:, None].to(device)
-            prediction = self.decode(name, readouts, batch, last, start)
+            prediction = self.decode(name, readouts, batch, last, start, guides)
         return prediction.cpu(), readouts[:, 0].float().cpu()
 
     def own(self) -> dict[str, Tensor]:

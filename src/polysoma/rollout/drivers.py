@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
 
@@ -23,6 +23,9 @@ from polysoma.data.episode import Episode
 from polysoma.data.paraphrases import Split
 from polysoma.errors import PolysomaError
 from polysoma.task import body_of
+
+if TYPE_CHECKING:
+    from polysoma.acting.imagining import SearchKind
 
 EXPERT, RANDOM = "expert", "random"
 
@@ -77,6 +80,7 @@ class Checkpoint:
             skills (:class:`~polysoma.acting.midpoints.MidpointSearch`).
         avoid: None, or a file of zones (:class:`~polysoma.acting.zones.Zones`): ways are planned around them, and what
             comes into them is counted.
+        world_search: how a world model is searched in, see :func:`~polysoma.acting.opening.open_planner`.
     """
 
     place: str
@@ -91,6 +95,7 @@ class Checkpoint:
     avoid: str | None = None
     midpoints: str | None = None
     edges: str | None = None
+    world_search: SearchKind | None = None
 
     def __post_init__(self) -> None:
         if self.edges is not None and self.graph is None:
@@ -120,7 +125,9 @@ class Checkpoint:
         from polysoma.acting.policy_planner import policy_behind
         from polysoma.acting.retrieval import DemonstrationIndex, Retrieval
 
-        planner = open_planner(self.place, self.device, self.precision, self.backend, self.temperature)
+        planner = open_planner(
+            self.place, self.device, self.precision, self.backend, self.temperature, world_search=self.world_search
+        )
         if any(way is not None for way in (self.graph, self.paths, self.avoid, self.midpoints)):
             planner = self._led(planner)
         if self.retrieve is None:
