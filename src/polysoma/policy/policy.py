@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from polysoma.data.batch import Batch
@@ -24,6 +23,7 @@ from polysoma.nn.trunk import TransformerTrunk
 from polysoma.policy.adaptation import share
 from polysoma.policy.config import PolicyConfig
 from polysoma.policy.inputs import TaskInputs, task_of
+from polysoma.policy.losses import losses_of
 from polysoma.policy.network import ACTION, Embedded, Network
 from polysoma.policy.printing import summary, token_table
 from polysoma.policy.state import PolicyState, conditioning_of
@@ -126,7 +126,7 @@ class Policy(Network):
 
     def loss(self, batch: Batch) -> Tensor:
         """The sum of the losses of all true targets, a float32 scalar (divide by their number for the mean)."""
-        return self.losses_of([batch])[0][0]
+        return losses_of(self, [batch])[0][0]
 
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """:meth:`loss`, and the mean loss of estimating the body's privileged states: float32 scalars.
@@ -134,66 +134,7 @@ class Policy(Network):
         Raises:
             PolysomaError: the body has no privileged states, or the windows do not hold them.
         """
-        return self.losses_of([batch], [True])[0]
-
-    def losses_of(self, batches: Sequence[Batch], estimate: Sequence[bool] = ()) -> list[tuple[Tensor, Tensor]]:
-        """:meth:`losses` of windows of several bodies, which are computed together as far as that saves time.
-
-        Args:
-            batches: of one body each.
-            estimate: for which of them privileged states are estimated; the second loss of others is 0. None by
-                default.
-        """
-        estimates = estimate or [False] * len(batches)
-        batches = [batch.to(self.device) for batch in batches]
-        for batch in batches:
-            self.check_same(batch.embodiment)
-        tasks = [task_of(batch, self.text) for batch in batches]
-        parts, losses = [], []
-        for batch, task, words, wanted in zip(batches, tasks, self._read(tasks), estimates, strict=True):
-            name = batch.embodiment.name
-            embedded = self.embed(name, task, batch, words)
-            losses.append(self._missed(batch, embedded) if wanted else words.new_zeros(()))
-            windows = self.windows(name, embedded, embedded.times, (ACTION,))
-            true = embedded.times < batch.lengths[:, None]
-            per_frame = embedded.frames.shape[2]
-            parts.append(windows._replace(true=true.repeat_interleave(per_frame, 1) if true.shape[1] > 1 else None))
-        answers = self.trunk.together(parts)
-        missed = [self._action_loss(batch, found) for batch, found in zip(batches, answers, strict=True)]
-        return list(zip(missed, losses, strict=True))
-
-    def _read(self, tasks: Sequence[TaskInputs]) -> list[Tensor]:
-        """Tokens of the words of several bodies' tasks, which are read at once."""
-        longest = max(task.words.shape[1] for task in tasks)
-        ids = torch.cat([F.pad(task.words, (0, longest - task.words.shape[1])) for task in tasks])
-        read = self.text(ids).split([len(task.words) for task in tasks])
-        return [tokens[:, : task.words.shape[1]] for tokens, task in zip(read, tasks, strict=True)]
-
-    def _missed(self, batch: Batch, embedded: Embedded) -> Tensor:
-        """The mean loss of estimating privileged states."""
-        estimator = self.estimator(batch.embodiment.name)
-        missing = sorted(estimator.streams.keys() - batch.observations.keys())
-        if missing or batch.task_std is None:
-            raise PolysomaError(f"windows of {batch.embodiment.name} hold no privileged {missing} to estimate")
-        missed = estimator.losses(embedded.frames, embedded.summary(), batch.observations, batch.task_std)
-        return missed[embedded.times < batch.lengths[:, None]].mean()
-
-    def _action_loss(self, batch: Batch, readouts: Tensor) -> Tensor:
-        """The sum of the losses of all true targets, by readouts ``(B, T, width)``."""
-        body, name = batch.embodiment, batch.embodiment.name
-        if batch.actions is None or batch.action_valid is None:
-            raise PolysomaError("a loss needs windows with targets")
-        expected = self.config.horizons[name].chunk
-        if batch.actions.shape[2] != expected:
-            raise PolysomaError(
-                f"{name}: this policy predicts chunks of {expected} actions, the windows have "
-                f"targets of {batch.actions.shape[2]}: draw them with its horizon"
-            )
-        targets, reference = batch.actions, self.reference(name, batch)
-        if reference is not None:
-            targets = targets - reference[:, :, None]
-        losses = self.heads[body.body].losses(readouts, targets, self.last_command(name, batch))
-        return losses[batch.action_valid].sum()
+        return losses_of(self, [batch], [True])[0]
 
     @torch.inference_mode()
     def estimate(self, batch: Batch) -> dict[str, Tensor]:

@@ -23,6 +23,7 @@ from polysoma.learning.augmentation import augmented
 from polysoma.learning.method import Ingredients, Method, Metrics, Share, reduced
 from polysoma.learning.objectives import held_out_loss, paraphrases_for, showing, split_by_length, targets
 from polysoma.learning.placement import costs_of, placed
+from polysoma.policy.losses import losses_of
 
 _TOLD = 32
 """Windows of each body by which it is measured whether words count."""
@@ -156,7 +157,7 @@ class Imitating(Method):
         return [(name, windows, -each), (name, windows.with_texts(other), each)]
 
     def _heard(self, parts: Sequence[tuple[str, Batch, float]]) -> Metrics:
-        losses = self._policy.losses_of([windows for _, windows, _ in parts])
+        losses = losses_of(self._policy, [windows for _, windows, _ in parts])
         return reduced(
             {f"words/{name}": each * loss.item()} for (name, _, each), (loss, _) in zip(parts, losses, strict=True)
         )
@@ -174,7 +175,7 @@ class Imitating(Method):
         """Adds the gradients of windows of several bodies."""
         bodies = [self._given.bodies[part.name] for part in parts]
         with share.autocast():
-            losses = self._policy.losses_of([part.windows for part in parts], [body.estimation > 0 for body in bodies])
+            losses = losses_of(self._policy, [part.windows for part in parts], [body.estimation > 0 for body in bodies])
         total, found = torch.zeros((), device=share.device), Metrics()
         for part, body, (loss, missed) in zip(parts, bodies, losses, strict=True):
             loss, missed = loss * part.of_targets, missed * part.of_windows
