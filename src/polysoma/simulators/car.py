@@ -53,6 +53,7 @@ class CarEnvironment(Environment):
     embodiment = EMBODIMENT
     expert_noise = 0.2
     max_steps = MAX_STEPS
+    remembered = ("_state", "_steps", "_good", "_place", "_track", "_expert")
 
     def __init__(self, task: str = TASKS[0], friction: float | None = None) -> None:
         super().__init__()
@@ -107,18 +108,7 @@ class CarEnvironment(Environment):
             raise PolysomaError(f"{self.task}: reset it before its expert is asked")
         return self._expert.action(self._state)
 
-    def get_state(self) -> Saved:
-        """See :class:`~polysoma.simulators.environment.Environment`."""
-        names = ("_steps", "_good", "_place", "_track", "_expert", "np_random")
-        return Saved(self.task, self._state.copy(), copy.deepcopy({name: getattr(self, name) for name in names}))
-
-    def set_state(self, saved: Saved) -> Observation:
-        """See :class:`~polysoma.simulators.environment.Environment`."""
-        if saved.task != self.task:
-            raise PolysomaError(f"{self.task}: expected a state of this task, got one of {saved.task}")
-        self._state = saved.physics.copy()
-        for name, value in copy.deepcopy(saved.memory).items():
-            setattr(self, name, value)
+    def _now(self) -> Observation:
         return self._observation()
 
     def render_frame(self, size: int = 240) -> np.ndarray:

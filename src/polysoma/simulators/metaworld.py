@@ -8,7 +8,6 @@ object was put by the reset before: with a fresh draw at each of its two interna
 from __future__ import annotations
 
 import copy
-import dataclasses
 import logging
 import sys
 import warnings
@@ -29,7 +28,7 @@ from polysoma.embodiment import (
     channels,
 )
 from polysoma.horizon import Horizon
-from polysoma.simulators.environment import Family, MujocoEnvironment, Saved
+from polysoma.simulators.environment import Family, MujocoEnvironment
 from polysoma.simulators.rendering import Camera
 from polysoma.simulators.views import pixel_view
 from polysoma.task import Task
@@ -137,7 +136,7 @@ class MetaWorld(MujocoEnvironment):
     max_steps = _EPISODE_STEPS
     expert_noise = 0.3
     reward_kind = "dense"
-    remembered = ("_state", "_policy")
+    remembered = ("_state", "_policy", "_attributes", *(f"_simulation.model.{field}" for field in _CHANGING_FIELDS))
 
     def __init__(self, task: str) -> None:
         super().__init__()
@@ -177,9 +176,7 @@ class MetaWorld(MujocoEnvironment):
         model.camera(_BEHIND).pos[:] = _BEHIND_AT
         self._behind: Camera | None = None
         self._fresh_model = {field: getattr(model, field).copy() for field in _CHANGING_FIELDS}
-        self._fresh_attributes = {
-            key: copy.deepcopy(value) for key, value in vars(simulation).items() if _is_plain(value)
-        }
+        self._fresh_attributes = copy.deepcopy(self._attributes)
         self._state = np.zeros(len(_STATE))
 
     def reset(
@@ -190,7 +187,7 @@ class MetaWorld(MujocoEnvironment):
         simulation = self._simulation
         for field, value in self._fresh_model.items():
             getattr(simulation.model, field)[:] = value
-        vars(simulation).update(copy.deepcopy(self._fresh_attributes))
+        self._attributes = copy.deepcopy(self._fresh_attributes)
         simulation.np_random = self.np_random
         simulation._freeze_rand_vec = False
         self._clear_data()
@@ -215,21 +212,14 @@ class MetaWorld(MujocoEnvironment):
         truncated = self._simulation.curr_path_length >= _EPISODE_STEPS
         return self._observation(), float(reward), success, truncated, {"success": success}
 
-    def get_state(self) -> Saved:
-        """See :class:`~polysoma.simulators.environment.Environment`: with what resets change in the model itself."""
-        saved, simulation = super().get_state(), self._simulation
-        saved.memory["model"] = {field: getattr(simulation.model, field).copy() for field in _CHANGING_FIELDS}
-        saved.memory["simulation"] = copy.deepcopy({k: v for k, v in vars(simulation).items() if _is_plain(v)})
-        return saved
+    @property
+    def _attributes(self) -> dict[str, Any]:
+        """What the simulation itself knows of an episode."""
+        return {key: value for key, value in vars(self._simulation).items() if _is_plain(value)}
 
-    def set_state(self, saved: Saved) -> Observation:
-        """See :class:`~polysoma.simulators.environment.Environment`."""
-        rest = dict(saved.memory)
-        model, attributes = rest.pop("model", {}), rest.pop("simulation", {})
-        for field, value in model.items():
-            getattr(self._simulation.model, field)[:] = value
-        vars(self._simulation).update(copy.deepcopy(attributes))
-        return super().set_state(dataclasses.replace(saved, memory=rest))
+    @_attributes.setter
+    def _attributes(self, attributes: dict[str, Any]) -> None:
+        vars(self._simulation).update(attributes)
 
     def _now(self) -> Observation:
         return self._observation()
