@@ -8,7 +8,6 @@ model with the speed of the rear wheels, combined slip and a load that moves to 
 
 from __future__ import annotations
 
-import copy
 import math
 from typing import Any
 
@@ -20,7 +19,7 @@ from polysoma.errors import PolysomaError
 from polysoma.horizon import Horizon
 from polysoma.simulators.car_body import CAR, CONTROL_HZ, EMBODIMENT, STATE, advance, magic
 from polysoma.simulators.car_expert import Feedback, feedback
-from polysoma.simulators.environment import Environment, Family, Saved
+from polysoma.simulators.environment import Environment, Family
 
 TASKS = ("car/drift",)
 RADII = (12.0, 20.0)

@@ -93,6 +93,13 @@ _BEHIND, _BEHIND_SIDE, _BEHIND_AT = "corner2", 480, (0.75, 0.075, 0.7)
 """The camera behind the arm, the side of its pictures in pixels and its place in metres, as policies that see are
 compared with it (Seo et al. 2022, arXiv 2206.14244; LeRobot's Meta-World)."""
 
+_TO_A_PLACE = ("reach-v3", "reach-wall-v3", "push-v3", "push-back-v3", "pick-place-v3", "pick-place-wall-v3")
+"""Tasks whose goal is a place where nothing stands, so that an episode can go on to another one. The goals of
+`push-wall-v3` lie so close together that who has reached one has reached most."""
+
+_ANOTHER = 0.08
+"""Metres at least from what must reach it to another goal; success counts from 0.05 or 0.07 m."""
+
 # Resets move fixed bodies, sites and geoms in the model itself.
 _CHANGING_FIELDS = ("body_pos", "body_quat", "site_pos", "site_quat", "geom_pos", "geom_quat", "eq_data")
 
@@ -160,6 +167,7 @@ class MetaWorld(MujocoEnvironment):
         self._instruction = INSTRUCTIONS[name]
         self._policy_class: Any = ENV_POLICY_MAP[name]
         self._policy: Any = None
+        self._goes_on = name in _TO_A_PLACE
         simulation = self._simulation
         simulation._set_task_called = True
         simulation._partially_observable = False
@@ -211,6 +219,25 @@ class MetaWorld(MujocoEnvironment):
         success = info["success"] > 0
         truncated = self._simulation.curr_path_length >= _EPISODE_STEPS
         return self._observation(), float(reward), success, truncated, {"success": success}
+
+    def new_goal(self) -> Observation | None:
+        """Another place, where a task's goal is no more than that. See :class:`Environment`."""
+        if not self._goes_on:
+            return None
+        simulation = self._simulation
+        reaches = "reach" in self.task
+        mover, old = (simulation.tcp_center if reaches else simulation._get_pos_objects()), simulation._target_pos
+        drawn = simulation._random_reset_space
+        goal = old
+        while goal is old or np.linalg.norm(goal - mover) < _ANOTHER:
+            goal = self.np_random.uniform(drawn.low[-3:], drawn.high[-3:])
+            if "push" in self.task:
+                goal[2] = old[2]  # on the table
+        simulation._target_pos = goal
+        simulation.model.site("goal").pos = goal
+        simulation._set_pos_site("goal", goal)
+        self._state[-3:] = np.clip(goal, self._low[-3:], self._high[-3:])
+        return self._observation()
 
     @property
     def _attributes(self) -> dict[str, Any]:
@@ -271,9 +298,9 @@ class MetaWorld(MujocoEnvironment):
 
 
 def _is_plain(value: Any) -> bool:
-    # Arrays that are views show live simulator state, and must stay views.
+    # Arrays that show live simulator state must go on to do so. Parts of other arrays, as many goals are, own a copy.
     if isinstance(value, np.ndarray):
-        return value.base is None
+        return value.base is None or _is_plain(value.base)
     return value is None or isinstance(value, bool | int | float | str)
 
 

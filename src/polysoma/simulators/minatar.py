@@ -7,7 +7,6 @@ matplotlib and pandas, which nothing here needs.
 
 from __future__ import annotations
 
-import copy
 import functools
 import importlib.util
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from PIL import Image
 from polysoma.embodiment import INSTRUCTION, DiscreteActions, Embodiment, Modality, Observation, Stream
 from polysoma.errors import PolysomaError
 from polysoma.horizon import Horizon
-from polysoma.simulators.environment import Environment, Family, Saved
+from polysoma.simulators.environment import Environment, Family
 from polysoma.simulators.minatar_expert import PLAYERS
 from polysoma.task import Task
 

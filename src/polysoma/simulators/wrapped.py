@@ -144,7 +144,7 @@ class _Wrapped(Environment):
         try:
             return super().get_state()
         except Exception as error:
-            raise PolysomaError(f"{self.task}: this environment cannot be copied, so its state cannot be saved") from error
+            raise PolysomaError(f"{self.task}: what cannot be copied cannot be saved ({error})") from error
 
     def _now(self) -> Observation:
         return self._observation()
