@@ -93,9 +93,9 @@ _BEHIND, _BEHIND_SIDE, _BEHIND_AT = "corner2", 480, (0.75, 0.075, 0.7)
 """The camera behind the arm, the side of its pictures in pixels and its place in metres, as policies that see are
 compared with it (Seo et al. 2022, arXiv 2206.14244; LeRobot's Meta-World)."""
 
-_TO_A_PLACE = ("reach-v3", "reach-wall-v3", "push-v3", "push-back-v3", "pick-place-v3", "pick-place-wall-v3")
-"""Tasks whose goal is a place where nothing stands, so that an episode can go on to another one. The goals of
-`push-wall-v3` lie so close together that who has reached one has reached most."""
+_TO_A_PLACE = ("reach-v3", "reach-wall-v3", "pick-place-v3", "pick-place-wall-v3")
+"""Tasks whose goal is a place where nothing stands, so that an episode can go on to another one. Tasks that push have
+such goals, too, but their experts lift the puck sooner or later and do not come down any more."""
 
 _ANOTHER = 0.08
 """Metres at least from what must reach it to another goal; success counts from 0.05 or 0.07 m."""
@@ -225,14 +225,10 @@ class MetaWorld(MujocoEnvironment):
         if not self._goes_on:
             return None
         simulation = self._simulation
-        reaches = "reach" in self.task
-        mover, old = (simulation.tcp_center if reaches else simulation._get_pos_objects()), simulation._target_pos
-        drawn = simulation._random_reset_space
-        goal = old
-        while goal is old or np.linalg.norm(goal - mover) < _ANOTHER:
+        mover = simulation.tcp_center if "reach" in self.task else simulation._get_pos_objects()
+        drawn, goal = simulation._random_reset_space, mover
+        while np.linalg.norm(goal - mover) < _ANOTHER:
             goal = self.np_random.uniform(drawn.low[-3:], drawn.high[-3:])
-            if "push" in self.task:
-                goal[2] = old[2]  # on the table
         simulation._target_pos = goal
         simulation.model.site("goal").pos = goal
         simulation._set_pos_site("goal", goal)
