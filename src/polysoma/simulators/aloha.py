@@ -84,6 +84,7 @@ class Aloha(MujocoEnvironment):
 
     embodiment = EMBODIMENT
     max_steps = EPISODE_STEPS
+    remembered = ("_steps",)
 
     def __init__(self, task: str) -> None:
         super().__init__()
@@ -164,6 +165,9 @@ class Aloha(MujocoEnvironment):
         space: Any = self.observation_space
         limits = space["state"]
         return {"state": np.clip(state, limits.low, limits.high), INSTRUCTION: self._instruction}
+
+    def _now(self) -> Observation:
+        return self._observe()
 
     def _scene(self) -> tuple[Any, Any, Any]:
         view = self._mujoco.MjvCamera()

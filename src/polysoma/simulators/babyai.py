@@ -64,6 +64,8 @@ class BabyAI(Environment):
 
     embodiment = EMBODIMENT
     reward_kind = "sparse"
+    # The bot knows the simulation that it plans in.
+    remembered = ("_simulation", "_bot", "_asked_at", "_last_action", "max_steps")
 
     def __init__(self, task: str) -> None:
         super().__init__()
@@ -149,6 +151,9 @@ class BabyAI(Environment):
         drawn = self._simulation.get_pov_render(size // self._simulation.agent_view_size)
         picture[: drawn.shape[0], : drawn.shape[1]] = drawn
         return picture
+
+    def _now(self) -> Observation:
+        return self._observation(self._simulation.gen_obs())
 
     def _observation(self, raw: dict[str, Any]) -> Observation:
         return {

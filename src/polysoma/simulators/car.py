@@ -8,7 +8,6 @@ model with the speed of the rear wheels, combined slip and a load that moves to 
 
 from __future__ import annotations
 
-import copy
 import math
 from typing import Any
 
@@ -20,7 +19,7 @@ from polysoma.errors import PolysomaError
 from polysoma.horizon import Horizon
 from polysoma.simulators.car_body import CAR, CONTROL_HZ, EMBODIMENT, STATE, advance, magic
 from polysoma.simulators.car_expert import Feedback, feedback
-from polysoma.simulators.environment import Environment, Family, Saved
+from polysoma.simulators.environment import Environment, Family
 
 TASKS = ("car/drift",)
 RADII = (12.0, 20.0)
@@ -53,6 +52,7 @@ class CarEnvironment(Environment):
     embodiment = EMBODIMENT
     expert_noise = 0.2
     max_steps = MAX_STEPS
+    remembered = ("_state", "_steps", "_good", "_place", "_track", "_expert")
 
     def __init__(self, task: str = TASKS[0], friction: float | None = None) -> None:
         super().__init__()
@@ -107,18 +107,7 @@ class CarEnvironment(Environment):
             raise PolysomaError(f"{self.task}: reset it before its expert is asked")
         return self._expert.action(self._state)
 
-    def get_state(self) -> Saved:
-        """See :class:`~polysoma.simulators.environment.Environment`."""
-        names = ("_steps", "_good", "_place", "_track", "_expert", "np_random")
-        return Saved(self.task, self._state.copy(), copy.deepcopy({name: getattr(self, name) for name in names}))
-
-    def set_state(self, saved: Saved) -> Observation:
-        """See :class:`~polysoma.simulators.environment.Environment`."""
-        if saved.task != self.task:
-            raise PolysomaError(f"{self.task}: expected a state of this task, got one of {saved.task}")
-        self._state = saved.physics.copy()
-        for name, value in copy.deepcopy(saved.memory).items():
-            setattr(self, name, value)
+    def _now(self) -> Observation:
         return self._observation()
 
     def render_frame(self, size: int = 240) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import importlib
 import importlib.util
 import io
@@ -39,8 +40,9 @@ class Saved:
 
     Attributes:
         task: of the environment.
-        physics: MuJoCo's state (``mjSTATE_INTEGRATION``), or the simulator's own, float64 ``(n,)``.
-        memory: what else the environment knows of its episode, by name.
+        physics: MuJoCo's state (``mjSTATE_INTEGRATION``) and where it last computed that things are, float64 ``(n,)``;
+            empty where another simulator's state is remembered as the rest is.
+        memory: what else the environment knows of its episode, its expert included, by name.
     """
 
     task: str
@@ -60,6 +62,8 @@ class Environment(gymnasium.Env[Observation, Any]):
     Attributes:
         task: full name, ``"family/task"``.
         max_steps: the length at which an episode is cut.
+        remembered: names of the attributes that hold what an episode needs, for :meth:`get_state`; ``"a.b"`` is one of
+            an attribute. Empty where the state cannot be saved.
         expert_noise: the standard deviation of the action noise (DART, Laskey et al. 2017) with which demonstrations
             of this task are best recorded, as a fraction of half the action range; 0 where noise does not help.
         reward_kind: what its rewards say.
@@ -70,6 +74,7 @@ class Environment(gymnasium.Env[Observation, Any]):
     max_steps: int
     expert_noise: float = 0.0
     reward_kind: RewardKind = "success"
+    remembered: tuple[str, ...] = ()
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012  (Gymnasium's own)
     render_mode: str | None = None
     _spec: EnvSpec | None = None
@@ -130,17 +135,45 @@ class Environment(gymnasium.Env[Observation, Any]):
         return None
 
     def get_state(self) -> Saved:
-        """This moment of the episode, for :meth:`set_state`. Raises PolysomaError where the simulator cannot say it."""
-        raise PolysomaError(f"{self.task}: this environment cannot save its state; those of MuJoCo that can say so")
+        """This moment of the episode, for :meth:`set_state`. To save it changes nothing of what follows.
+
+        Raises PolysomaError where the simulator cannot say it.
+        """
+        if not self.remembered:
+            raise PolysomaError(f"{self.task}: this environment cannot save its state (`remembered` names nothing)")
+        held = {name: operator.attrgetter(name)(self) for name in (*self.remembered, "np_random")}
+        # All at once: what two of them share, such as a generator, they share in the copy.
+        return Saved(self.task, np.zeros(0), copy.deepcopy(held))
 
     def set_state(self, saved: Saved) -> Observation:
         """Goes back to a moment of an episode of this task, also one of another environment of it, and returns what is
-        observed there. What is drawn at random later is drawn as it was then.
+        observed there. The same actions then bring the same observations, rewards and success, bit by bit; what is
+        drawn at random is drawn as it was then, and the expert, where it remembers something, remembers that.
 
         Raises:
             PolysomaError: as :meth:`get_state`, or the moment is of another task.
         """
-        raise PolysomaError(f"{self.task}: this environment cannot go back to a state")
+        if not self.remembered:
+            raise PolysomaError(f"{self.task}: this environment cannot go back to a state")
+        if saved.task != self.task:
+            raise PolysomaError(f"{self.task}: expected a state of this task, got one of {saved.task}")
+        for name, value in copy.deepcopy(saved.memory).items():
+            owner, _, leaf = name.rpartition(".")
+            holder = operator.attrgetter(owner)(self) if owner else self
+            present = getattr(holder, leaf)
+            if owner and isinstance(present, np.ndarray) and present.base is not None:
+                present[...] = value  # a view into the simulator stays one
+            else:
+                setattr(holder, leaf, value)
+        self._put_physics(saved.physics)
+        return self._now()
+
+    def _put_physics(self, physics: np.ndarray) -> None:
+        """Gives the simulator the state that :attr:`Saved.physics` holds, after all that is remembered."""
+
+    def _now(self) -> Observation:
+        """What is observed in the present state; for environments that can go back to one."""
+        raise NotImplementedError
 
     def privileged(self) -> Observation:
         """The present values of the embodiment's privileged streams, which recordings hold and policies do not see."""
@@ -171,6 +204,14 @@ class Environment(gymnasium.Env[Observation, Any]):
         raise NotImplementedError
 
 
+_PLACES = (
+    *("xpos", "xquat", "xmat", "xipos", "ximat", "geom_xpos", "geom_xmat", "site_xpos", "site_xmat"),
+    *("cam_xpos", "cam_xmat", "light_xpos", "light_xdir", "subtree_com"),
+)
+"""Fields of MuJoCo's data that a step leaves as they were before its last physics step. Pictures, and rewards that
+compare places before and after a step, are made from them."""
+
+
 class MujocoEnvironment(Environment):
     """A task that MuJoCo simulates: says with :meth:`_scene` what to look at, and gets its pictures here."""
 
@@ -184,52 +225,33 @@ class MujocoEnvironment(Environment):
         self._force = np.zeros(3)
 
     def _scene(self) -> tuple[Any, Any, Any]:
-        """The model, its present data, and a camera: a name, or a ``mujoco.MjvCamera`` that may follow the body."""
+        """The model, its present data, and a camera: a name, or a ``mujoco.MjvCamera`` that may follow the body. To be
+        looked at changes nothing of what follows."""
         raise NotImplementedError
-
-    remembered: tuple[str, ...] = ()
-    """Names of the attributes that hold what an episode needs beside MuJoCo's own state; ``"a.b"`` is one of an
-    attribute. Empty where the state cannot be saved."""
 
     def get_state(self) -> Saved:
-        """See :class:`Environment`."""
-        if not self.remembered:
-            return super().get_state()
+        """See :class:`Environment`: what is remembered, and MuJoCo's own state."""
         import mujoco
 
         model, data, _ = self._scene()
-        physics = np.zeros(mujoco.mj_stateSize(model, mujoco.mjtState.mjSTATE_INTEGRATION))
-        mujoco.mj_getState(model, data, physics, mujoco.mjtState.mjSTATE_INTEGRATION)
-        held = {name: copy.deepcopy(operator.attrgetter(name)(self)) for name in self.remembered}
-        held["np_random"] = copy.deepcopy(self.np_random)
-        return Saved(self.task, physics, held)
+        state = np.zeros(mujoco.mj_stateSize(model, mujoco.mjtState.mjSTATE_INTEGRATION))
+        mujoco.mj_getState(model, data, state, mujoco.mjtState.mjSTATE_INTEGRATION)
+        physics = np.concatenate([state, *(getattr(data, field).ravel() for field in _PLACES)])
+        return dataclasses.replace(super().get_state(), physics=physics)
 
-    def set_state(self, saved: Saved) -> Observation:
-        """See :class:`Environment`."""
-        if not self.remembered:
-            return super().set_state(saved)
-        if saved.task != self.task:
-            raise PolysomaError(f"{self.task}: expected a state of this task, got one of {saved.task}")
+    def _put_physics(self, physics: np.ndarray) -> None:
         import mujoco
 
-        for name, value in copy.deepcopy(saved.memory).items():
-            owner, _, leaf = name.rpartition(".")
-            holder = operator.attrgetter(owner)(self) if owner else self
-            present = getattr(holder, leaf)
-            if isinstance(present, np.ndarray) and present.base is not None:
-                present[...] = value  # a view into the simulator stays one
-            else:
-                setattr(holder, leaf, value)
         model, data, _ = self._scene()
-        mujoco.mj_setState(model, data, saved.physics, mujoco.mjtState.mjSTATE_INTEGRATION)
+        places = [getattr(data, field) for field in _PLACES]
+        size = mujoco.mj_stateSize(model, mujoco.mjtState.mjSTATE_INTEGRATION)
+        state, *parts = np.split(physics, size + np.cumsum([0, *(place.size for place in places[:-1])]))
+        mujoco.mj_setState(model, data, state, mujoco.mjtState.mjSTATE_INTEGRATION)
         mujoco.mj_forward(model, data)
         # The forward pass begins from a solution that it then replaces.
-        mujoco.mj_setState(model, data, saved.physics, mujoco.mjtState.mjSTATE_INTEGRATION)
-        return self._now()
-
-    def _now(self) -> Observation:
-        """What is observed in the present state; for environments that can go back to one."""
-        raise NotImplementedError
+        mujoco.mj_setState(model, data, state, mujoco.mjtState.mjSTATE_INTEGRATION)
+        for place, part in zip(places, parts, strict=True):
+            place[...] = part.reshape(place.shape)
 
     def render_frame(self, size: int = 240) -> np.ndarray:
         """See :class:`Environment`. Raises PolysomaError without OpenGL."""

@@ -89,6 +89,9 @@ class Fetch(GoalEnvironment):
             self._state[:10] = values
         self._state[-3:] = raw["desired_goal"]
         self._state = np.clip(self._state, self._low, self._high)
+        return self._now()
+
+    def _now(self) -> Observation:
         return {"state": self._state.copy(), INSTRUCTION: _INSTRUCTIONS[self._name]}
 
     def _scene(self) -> tuple[Any, Any, Any]:
@@ -97,8 +100,12 @@ class Fetch(GoalEnvironment):
         view = mujoco.MjvCamera()
         view.lookat[:] = (1.3, 0.75, 0.5)
         view.distance, view.azimuth, view.elevation = 1.5, 132.0, -20.0
-        self._simulation._render_callback()
-        return self._simulation.model, self._simulation.data, view
+        # As gymnasium-robotics shows it, but without a forward pass, which would change the last bits of what follows.
+        model, data = self._simulation.model, self._simulation.data
+        target = model.site("target0").id
+        model.site_pos[target] += self._simulation.goal - data.site_xpos[target]
+        data.site_xpos[target] = self._simulation.goal
+        return model, data, view
 
 
 def _reach(hand: np.ndarray, opening: float, cube: np.ndarray, goal: np.ndarray) -> tuple[np.ndarray, float]:

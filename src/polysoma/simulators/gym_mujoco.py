@@ -164,6 +164,7 @@ class GymMujoco(MujocoEnvironment):
     """
 
     reward_kind = "dense"
+    remembered = ("_state", "_steps", "_return", "_simulation._np_random")
 
     def __init__(self, embodiment: Embodiment, task: str) -> None:
         self.embodiment = embodiment
@@ -211,6 +212,9 @@ class GymMujoco(MujocoEnvironment):
     def _observation(self) -> Observation:
         state = np.clip(self._state, -_LIMIT, _LIMIT).astype(np.float32)
         return {"state": state, INSTRUCTION: self._body.instruction}
+
+    def _now(self) -> Observation:
+        return self._observation()
 
     def _scene(self) -> tuple[Any, Any, Any]:
         import mujoco

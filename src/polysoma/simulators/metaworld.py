@@ -8,7 +8,6 @@ object was put by the reset before: with a fresh draw at each of its two interna
 from __future__ import annotations
 
 import copy
-import dataclasses
 import logging
 import sys
 import warnings
@@ -29,7 +28,7 @@ from polysoma.embodiment import (
     channels,
 )
 from polysoma.horizon import Horizon
-from polysoma.simulators.environment import Family, MujocoEnvironment, Saved
+from polysoma.simulators.environment import Family, MujocoEnvironment
 from polysoma.simulators.rendering import Camera
 from polysoma.simulators.views import pixel_view
 from polysoma.task import Task
@@ -94,6 +93,13 @@ _BEHIND, _BEHIND_SIDE, _BEHIND_AT = "corner2", 480, (0.75, 0.075, 0.7)
 """The camera behind the arm, the side of its pictures in pixels and its place in metres, as policies that see are
 compared with it (Seo et al. 2022, arXiv 2206.14244; LeRobot's Meta-World)."""
 
+_TO_A_PLACE = ("reach-v3", "reach-wall-v3", "pick-place-v3", "pick-place-wall-v3")
+"""Tasks whose goal is a place where nothing stands, so that an episode can go on to another one. Tasks that push have
+such goals, too, but their experts lift the puck sooner or later and do not come down any more."""
+
+_ANOTHER = 0.08
+"""Metres at least from what must reach it to another goal; success counts from 0.05 or 0.07 m."""
+
 # Resets move fixed bodies, sites and geoms in the model itself.
 _CHANGING_FIELDS = ("body_pos", "body_quat", "site_pos", "site_quat", "geom_pos", "geom_quat", "eq_data")
 
@@ -137,7 +143,7 @@ class MetaWorld(MujocoEnvironment):
     max_steps = _EPISODE_STEPS
     expert_noise = 0.3
     reward_kind = "dense"
-    remembered = ("_state", "_policy")
+    remembered = ("_state", "_policy", "_attributes", *(f"_simulation.model.{field}" for field in _CHANGING_FIELDS))
 
     def __init__(self, task: str) -> None:
         super().__init__()
@@ -161,6 +167,7 @@ class MetaWorld(MujocoEnvironment):
         self._instruction = INSTRUCTIONS[name]
         self._policy_class: Any = ENV_POLICY_MAP[name]
         self._policy: Any = None
+        self._goes_on = name in _TO_A_PLACE
         simulation = self._simulation
         simulation._set_task_called = True
         simulation._partially_observable = False
@@ -177,9 +184,7 @@ class MetaWorld(MujocoEnvironment):
         model.camera(_BEHIND).pos[:] = _BEHIND_AT
         self._behind: Camera | None = None
         self._fresh_model = {field: getattr(model, field).copy() for field in _CHANGING_FIELDS}
-        self._fresh_attributes = {
-            key: copy.deepcopy(value) for key, value in vars(simulation).items() if _is_plain(value)
-        }
+        self._fresh_attributes = copy.deepcopy(self._attributes)
         self._state = np.zeros(len(_STATE))
 
     def reset(
@@ -190,7 +195,7 @@ class MetaWorld(MujocoEnvironment):
         simulation = self._simulation
         for field, value in self._fresh_model.items():
             getattr(simulation.model, field)[:] = value
-        vars(simulation).update(copy.deepcopy(self._fresh_attributes))
+        self._attributes = copy.deepcopy(self._fresh_attributes)
         simulation.np_random = self.np_random
         simulation._freeze_rand_vec = False
         self._clear_data()
@@ -215,21 +220,29 @@ class MetaWorld(MujocoEnvironment):
         truncated = self._simulation.curr_path_length >= _EPISODE_STEPS
         return self._observation(), float(reward), success, truncated, {"success": success}
 
-    def get_state(self) -> Saved:
-        """See :class:`~polysoma.simulators.environment.Environment`: with what resets change in the model itself."""
-        saved, simulation = super().get_state(), self._simulation
-        saved.memory["model"] = {field: getattr(simulation.model, field).copy() for field in _CHANGING_FIELDS}
-        saved.memory["simulation"] = copy.deepcopy({k: v for k, v in vars(simulation).items() if _is_plain(v)})
-        return saved
+    def new_goal(self) -> Observation | None:
+        """Another place, where a task's goal is no more than that. See :class:`Environment`."""
+        if not self._goes_on:
+            return None
+        simulation = self._simulation
+        mover = simulation.tcp_center if "reach" in self.task else simulation._get_pos_objects()
+        drawn, goal = simulation._random_reset_space, mover
+        while np.linalg.norm(goal - mover) < _ANOTHER:
+            goal = self.np_random.uniform(drawn.low[-3:], drawn.high[-3:])
+        simulation._target_pos = goal
+        simulation.model.site("goal").pos = goal
+        simulation._set_pos_site("goal", goal)
+        self._state[-3:] = np.clip(goal, self._low[-3:], self._high[-3:])
+        return self._observation()
 
-    def set_state(self, saved: Saved) -> Observation:
-        """See :class:`~polysoma.simulators.environment.Environment`."""
-        rest = dict(saved.memory)
-        model, attributes = rest.pop("model", {}), rest.pop("simulation", {})
-        for field, value in model.items():
-            getattr(self._simulation.model, field)[:] = value
-        vars(self._simulation).update(copy.deepcopy(attributes))
-        return super().set_state(dataclasses.replace(saved, memory=rest))
+    @property
+    def _attributes(self) -> dict[str, Any]:
+        """What the simulation itself knows of an episode."""
+        return {key: value for key, value in vars(self._simulation).items() if _is_plain(value)}
+
+    @_attributes.setter
+    def _attributes(self, attributes: dict[str, Any]) -> None:
+        vars(self._simulation).update(attributes)
 
     def _now(self) -> Observation:
         return self._observation()
@@ -281,9 +294,9 @@ class MetaWorld(MujocoEnvironment):
 
 
 def _is_plain(value: Any) -> bool:
-    # Arrays that are views show live simulator state, and must stay views.
+    # Arrays that show live simulator state must go on to do so. Parts of other arrays, as many goals are, own a copy.
     if isinstance(value, np.ndarray):
-        return value.base is None
+        return value.base is None or _is_plain(value.base)
     return value is None or isinstance(value, bool | int | float | str)
 
 

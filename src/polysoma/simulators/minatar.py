@@ -7,7 +7,6 @@ matplotlib and pandas, which nothing here needs.
 
 from __future__ import annotations
 
-import copy
 import functools
 import importlib.util
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from PIL import Image
 from polysoma.embodiment import INSTRUCTION, DiscreteActions, Embodiment, Modality, Observation, Stream
 from polysoma.errors import PolysomaError
 from polysoma.horizon import Horizon
-from polysoma.simulators.environment import Environment, Family, Saved
+from polysoma.simulators.environment import Environment, Family
 from polysoma.simulators.minatar_expert import PLAYERS
 from polysoma.task import Task
 
@@ -75,6 +74,8 @@ class MinAtar(Environment):
     embodiment = EMBODIMENT
     reward_kind = "sparse"
     max_steps = MAX_STEPS
+    # The game draws from the same generator as the sticky actions.
+    remembered = ("_simulation", "_random", "_last_action", "_steps", "_score")
 
     def __init__(self, task: str) -> None:
         super().__init__()
@@ -111,18 +112,7 @@ class MinAtar(Environment):
         """See :class:`~polysoma.simulators.environment.Environment`: an index."""
         return self._player(self._simulation)
 
-    def get_state(self) -> Saved:
-        """See :class:`~polysoma.simulators.environment.Environment`."""
-        names = ("_simulation", "_random", "_last_action", "_steps", "_score", "np_random")
-        # Together, so that the game still draws from the same generator as the sticky actions.
-        return Saved(self.task, np.zeros(0), copy.deepcopy({name: getattr(self, name) for name in names}))
-
-    def set_state(self, saved: Saved) -> Observation:
-        """See :class:`~polysoma.simulators.environment.Environment`."""
-        if saved.task != self.task:
-            raise PolysomaError(f"{self.task}: expected a state of this task, got one of {saved.task}")
-        for name, value in copy.deepcopy(saved.memory).items():
-            setattr(self, name, value)
+    def _now(self) -> Observation:
         return self._observation()
 
     def render_frame(self, size: int = 240) -> np.ndarray:

@@ -118,6 +118,9 @@ class PointMaze(GoalEnvironment):
 
     def _observe(self, raw: dict[str, np.ndarray]) -> Observation:
         self._state = np.concatenate([raw["observation"], raw["desired_goal"]]).astype(np.float32)
+        return self._now()
+
+    def _now(self) -> Observation:
         return {"state": self._state.copy(), INSTRUCTION: self._instruction}
 
     def _scene(self) -> tuple[Any, Any, Any]:

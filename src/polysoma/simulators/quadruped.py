@@ -89,6 +89,7 @@ class Quadruped(MujocoEnvironment):
 
     max_steps = EPISODE_STEPS
     expert_noise = 0.02
+    remembered = ("_command", "_instruction", "_steps", "_sum", "_correction", "_smooth", "_asked_at")
 
     def __init__(self, embodiment: Embodiment, task: str) -> None:
         self.embodiment = embodiment
@@ -196,6 +197,9 @@ class Quadruped(MujocoEnvironment):
         space: Any = self.observation_space
         limits = space["state"]
         return {"state": np.clip(state.astype(np.float32), limits.low, limits.high), INSTRUCTION: self._instruction}
+
+    def _now(self) -> Observation:
+        return self._observe()
 
     def _scene(self) -> tuple[Any, Any, Any]:
         view = self._mujoco.MjvCamera()

@@ -65,8 +65,6 @@ class GoalEnvironment(MujocoEnvironment):
         """The simulation's own observation."""
         raise NotImplementedError
 
-    def _now(self) -> Observation:
-        return self._observe(self._raw())
-
     def _observe(self, raw: dict[str, np.ndarray]) -> Observation:
+        """What is observed then; it is remembered as ``_state``, as it may hold more than MuJoCo's state tells."""
         raise NotImplementedError

@@ -80,6 +80,7 @@ BOX_GAP = 0.65
 PILLARS = 3
 PILLAR_RADIUS = 0.12
 MIN_PILLAR_DISTANCE = 1.3
+MIN_PILLAR_CLEARANCE = 0.4
 MIN_PATH_COST = 1.8
 
 CHASSIS_RADIUS = 0.16
@@ -90,6 +91,7 @@ PHYSICS_STEPS = 10
 
 IMPASSABLE_COST = 60.0
 CRUISE_SPEED = 0.9
+_GOAL_DRAWS = 60
 
 
 def _color_rays(color: str) -> tuple[Channel, ...]:
@@ -167,8 +169,7 @@ class RoverEnvironment(MujocoEnvironment):
             box_yaw = self._blocks.yaws[len(self._walls.centers) + i]
             data.mocap_pos[i, :2] = position
             data.mocap_quat[i] = [math.cos(box_yaw / 2), 0, 0, math.sin(box_yaw / 2)]
-        for i, color in enumerate(COLORS):
-            data.mocap_pos[self._boxes + i] = [*self._pillars[color], 0] if color in self._pillars else [0, 0, -1]
+        self._stand_pillars()
         self._mujoco.mj_forward(self._model, data)
         self._steps = 0
         return self._observe(), {"success": False}
@@ -184,6 +185,25 @@ class RoverEnvironment(MujocoEnvironment):
         terminated = bool(reached) or fallen
         truncated = not terminated and self._steps >= self.max_steps
         return self._observe(), float(success), terminated, truncated, {"success": success}
+
+    def new_goal(self) -> Observation | None:
+        """The named pillar elsewhere, as far from all else as in a new episode. None where many draws found no place to
+        which a way leads from here, as in a part of the maze that another pillar closes. See
+        :class:`~polysoma.simulators.environment.Environment`."""
+        place = self._data.qpos[:2].copy()
+        others = [pillar for color, pillar in self._pillars.items() if color != self._target_color]
+        for _ in range(_GOAL_DRAWS):
+            pillar = self._draw_place()
+            if self._blocks.clearance(pillar) < MIN_PILLAR_CLEARANCE:
+                continue
+            field = self._way([pillar, *others], place)
+            if field is not None:
+                self._field, self._pillars = field, {**self._pillars, self._target_color: pillar}
+                self._stand_pillars()
+                # A picture shows bodies where they were computed to be.
+                self._mujoco.mj_kinematics(self._model, self._data)
+                return self._observe()
+        return None
 
     def expert_action(self) -> np.ndarray:
         """Pure pursuit of the point 0.45 m down the navigation field, float32 ``(2,)``, smooth in the state."""
@@ -232,6 +252,27 @@ class RoverEnvironment(MujocoEnvironment):
     def _now(self) -> Observation:
         return self._observe()
 
+    def _stand_pillars(self) -> None:
+        for i, color in enumerate(COLORS):
+            there = color in self._pillars
+            self._data.mocap_pos[self._boxes + i] = [*self._pillars[color], 0] if there else [0, 0, -1]
+
+    def _draw_place(self) -> np.ndarray:
+        """Where a pillar may stand, ``(2,)`` in m; among boxes it must be clear of them."""
+        if self.task == "rover/pillar":
+            return self.np_random.uniform(-2.5, 2.5, 2)
+        return _middle(self.np_random.integers(MAZE_CELLS**2))
+
+    def _way(self, pillars: list[np.ndarray], start: np.ndarray) -> NavigationField | None:
+        """The field toward the first of the pillars, ``(2,)`` each; None where they or the start are too near one
+        another, or where it is too near or cannot be reached."""
+        everything = np.array([*pillars, start])
+        distances = np.linalg.norm(everything[:, None] - everything, axis=-1) + 9 * np.eye(len(everything))
+        if distances.min() < (MIN_PILLAR_DISTANCE if self.task == "rover/pillar" else 0.9):
+            return None
+        field = NavigationField(self._blocks, pillars[0], np.array(pillars[1:]))
+        return field if MIN_PATH_COST < field.cost_to_go(start) < IMPASSABLE_COST else None
+
     def _draw_layout(self) -> tuple[float, float, float] | None:
         """Draw boxes, pillars and target; the start as x, y (m) and yaw (rad), or None for a layout to reject."""
         rng = self.np_random
@@ -240,24 +281,17 @@ class RoverEnvironment(MujocoEnvironment):
             centers = self._draw_box_centers()
             yaws = rng.uniform(-np.pi, np.pi, self._boxes)
             self._blocks = self._walls + Blocks(centers, np.array(BOX_HALF_SIZES), yaws)
-            *pillars, start = (rng.uniform(-2.5, 2.5, 2) for _ in range(PILLARS + 1))
-            if self._blocks.clearance(np.array([*pillars, start])).min() < 0.4:
+            *pillars, start = (self._draw_place() for _ in range(PILLARS + 1))
+            if self._blocks.clearance(np.array([*pillars, start])).min() < MIN_PILLAR_CLEARANCE:
                 return None
         else:
-            cells = rng.permutation(MAZE_CELLS**2)[: PILLARS + 1]
-            centers = np.stack(np.divmod(cells, MAZE_CELLS), -1) * MAZE_CELL + MAZE_CELL / 2 - HALF_ARENA
-            *pillars, start = centers
+            *pillars, start = _middle(rng.permutation(MAZE_CELLS**2)[: PILLARS + 1])
             start = start + rng.uniform(-0.25, 0.25, 2)
-        everything = np.array([*pillars, start])
-        distances = np.linalg.norm(everything[:, None] - everything, axis=-1) + 9 * np.eye(len(everything))
-        apart = MIN_PILLAR_DISTANCE if self.task == "rover/pillar" else 0.9
-        if distances.min() < apart:
+        self._field = self._way(pillars, start)
+        if self._field is None:
             return None
         self._pillars = dict(zip(colors, pillars, strict=True))
         self._target_color = colors[0]
-        self._field = NavigationField(self._blocks, pillars[0], np.array(pillars[1:]))
-        if not MIN_PATH_COST < self._field.cost_to_go(start) < IMPASSABLE_COST:
-            return None
         return float(start[0]), float(start[1]), float(rng.uniform(-np.pi, np.pi))
 
     def _draw_box_centers(self) -> np.ndarray:
@@ -275,6 +309,11 @@ class RoverEnvironment(MujocoEnvironment):
                     break
             if len(centers) == len(radii):
                 return np.array(centers)
+
+
+def _middle(cells: Any) -> np.ndarray:
+    """The middles (m) of the maze's cells of these numbers ``(...)``: ``(..., 2)``."""
+    return np.stack(np.divmod(cells, MAZE_CELLS), -1) * MAZE_CELL + MAZE_CELL / 2 - HALF_ARENA
 
 
 def _mjcf(walls: Blocks, boxes: int) -> str:

@@ -139,6 +139,10 @@ class So101(MujocoEnvironment):
 
     max_steps = 240
     expert_noise = 0.01
+    remembered = (
+        *("_cubes", "_bins", "_instruction", "_wanted", "_done", "_held_for", "_steps"),
+        *(f"_model.{painted}" for painted in ("geom_rgba", "geom_matid", "mat_rgba", "light_dir", "light_diffuse")),
+    )
 
     def __init__(self, task: str, embodiment: Embodiment = EMBODIMENT) -> None:
         self.embodiment = embodiment
@@ -346,6 +350,9 @@ class So101(MujocoEnvironment):
         limits = space["state"]
         observation: Observation = {"state": np.clip(state.astype(np.float32), limits.low, limits.high)}
         return observation | {camera: self.see(camera) for camera in self._cameras} | {INSTRUCTION: self._instruction}
+
+    def _now(self) -> Observation:
+        return self._observe()
 
     def _scene(self) -> tuple[Any, Any, Any]:
         view = self._mujoco.MjvCamera()

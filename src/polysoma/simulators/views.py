@@ -66,7 +66,9 @@ class PixelView(Environment):
 
     def set_state(self, saved: Saved) -> Observation:
         """That of the task. See :class:`Environment`."""
-        return self._see(self._inner.set_state(saved))
+        observation = self._inner.set_state(saved)
+        self.max_steps = self._inner.max_steps
+        return self._see(observation)
 
     def expert_action(self) -> np.ndarray | int:
         """That of the task. See :class:`Environment`."""

@@ -22,7 +22,7 @@ from polysoma.embodiment import (
 )
 from polysoma.errors import PolysomaError
 from polysoma.horizon import Horizon
-from polysoma.simulators.environment import Environment, ExpertFailed, Family
+from polysoma.simulators.environment import Environment, ExpertFailed, Family, Saved
 
 Expert = Callable[[Any], Any]
 """The environment's own observation to the action of an expert."""
@@ -88,6 +88,7 @@ def wrapped(
 
 class _Wrapped(Environment):
     reward_kind = "dense"
+    remembered = ("_inner", "_raw", "_steps")
 
     def __init__(
         self,
@@ -136,6 +137,17 @@ class _Wrapped(Environment):
         if isinstance(self.embodiment.actions, DiscreteActions):
             return int(action) - int(self._inner.action_space.start)  # type: ignore[attr-defined]
         return self.embodiment.check_action(np.asarray(action))
+
+    def get_state(self) -> Saved:
+        """See :class:`Environment`: a copy of all that the environment holds. Raises PolysomaError where it holds what
+        Python cannot copy, as those of Box2D do, and others once they have drawn a picture."""
+        try:
+            return super().get_state()
+        except Exception as error:
+            raise PolysomaError(f"{self.task}: what cannot be copied cannot be saved ({error})") from error
+
+    def _now(self) -> Observation:
+        return self._observation()
 
     def render_frame(self, size: int = 240) -> np.ndarray:
         """See :class:`Environment`."""
