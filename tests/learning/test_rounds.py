@@ -19,7 +19,8 @@ from polysoma.data.dataset import Dataset
 from polysoma.errors import PolysomaError
 from polysoma.learning import round_state, rounds
 from polysoma.learning.recipe import Recipe, recipe_from_table
-from polysoma.learning.rounds import train_in_rounds
+from polysoma.learning.rounds import pictures_last, train_in_rounds
+from polysoma.rollout.jobs import Job
 
 
 @pytest.fixture(autouse=True)
@@ -161,6 +162,12 @@ def test_what_is_late_is_measured_all_the_same(tmp_path: Path, monkeypatch: pyte
     assert state.spent > 3 and state.counts == {}
     tried = [line["tasks"]["cartpole/balance"]["trials"] for line in lines(tmp_path) if line["phase"] != "learn"]
     assert tried == [5, 3]
+
+
+def test_what_takes_longest_is_recorded_last() -> None:
+    names = ["metaworld-pixels/reach", "fetch/reach", "metaworld-pixels/reach", "metaworld-pixels/push", "fetch/push"]
+    order = [group[0].seed for group in pictures_last([[Job(name, seed)] for seed, name in enumerate(names)])]
+    assert order == [0, 1, 4, 2, 3], "one group of each body, then what needs no pictures"
 
 
 def test_the_command_in_two_processes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -265,6 +265,8 @@ class _Rounds:
         the time is over, and ``least`` groups are done."""
         state, before = self.state, self.state.spent
         groups = in_groups(jobs, _group_size)
+        if kind == DEMONSTRATIONS:
+            groups = pictures_last(groups)
         place = Path("data") / kind / str(state.round + 1)
         what = "recording" if kind == DEMONSTRATIONS else "playing"
         left = groups[state.groups :] if until is None or before < until or state.groups < least else []
@@ -341,6 +343,23 @@ class _Rounds:
         self.tell(round(1000 * done / self.method.rounds), 1000, remark)
 
 
+def pictures_last(groups: Sequence[list[Job]]) -> list[list[Job]]:
+    """The first group of each body, then those of bodies without pictures: where time ends before all is recorded, what
+    takes longest must not take from what is recorded in no time."""
+    begun: set[str] = set()
+
+    def place(group: list[Job]) -> int:
+        body = body_of(group[0].task)
+        first = body not in begun
+        begun.add(body)
+        return 0 if first else 1 + _has_pictures(body)
+
+    return sorted(groups, key=place)
+
+
+def _has_pictures(body: str) -> bool:
+    return any(stream.modality is Modality.IMAGE for stream in simulators.embodiments()[body].streams)
+
+
 def _group_size(body: str) -> int:
-    pictures = any(stream.modality is Modality.IMAGE for stream in simulators.embodiments()[body].streams)
-    return GROUP_WITH_PICTURES if pictures else GROUP
+    return GROUP_WITH_PICTURES if _has_pictures(body) else GROUP
