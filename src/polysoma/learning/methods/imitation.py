@@ -25,7 +25,7 @@ from polysoma.learning.objectives import held_out_loss, paraphrases_for, showing
 from polysoma.learning.placement import costs_of, placed
 from polysoma.policy.losses import losses_of
 
-_TOLD = 32
+_TOLD = 16
 """Windows of each body by which it is measured whether words count."""
 _TOGETHER = 512
 """Windows of small bodies that are computed together, at least, where there are as many."""
