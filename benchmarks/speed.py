@@ -149,8 +149,8 @@ class Speed:
         windows = sum(body.batch for body in recipe.bodies.values())
         size = f"width={recipe.policy.width}, depth={recipe.policy.depth}, heads={recipe.policy.heads}"
         changes = [
-            'method={kind="imitation"}', "minutes=0", f"steps={2 * JOINT_STEPS}", f'data=["{data}/*"]', f"log_every={JOINT_STEPS}",
-            f"policy={{{size}}}", 'tracker="none"',
+            'method={kind="imitation"}', "minutes=0", f"steps={2 * JOINT_STEPS}", f"log_every={JOINT_STEPS}",
+            f'data=["{data}/*"]', f"policy={{{size}}}", 'tracker="none"',
         ]  # fmt: skip
         seconds: dict[str, list[float]] = {}
         for _ in range(self.rounds):

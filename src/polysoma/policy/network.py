@@ -217,7 +217,8 @@ class Network(nn.Module):
     def answer(self, name: str, embedded: Embedded, times: Tensor, readouts: Sequence[str]) -> dict[str, Tensor]:
         """The readouts of these names that see up to the frames ``times``, int64 ``(B, R)`` or ``(1, R)``: ``(B, R,
         width)`` each."""
-        answers = self.trunk(*self.windows(name, embedded, times, readouts)).split(times.shape[1], 1)
+        asked = self.windows(name, embedded, times, readouts)
+        answers = self.trunk(asked.task, asked.frames, asked.readouts).split(times.shape[1], 1)
         return dict(zip(readouts, answers, strict=True))
 
     def windows(self, name: str, embedded: Embedded, times: Tensor, readouts: Sequence[str]) -> Windows:
