@@ -345,7 +345,8 @@ def render() -> str:
             "choice before, and float32 is what is chosen now. AVX2 was emulated: the libraries were set to use "
             "nothing beyond it "
             f"(`{found['command']}`, and the same with `--emulate-avx2`). *: before is commit {joint[0]['before']}, "
-            f"one core of {joint[0]['hardware']['processor']} (`{joint[0]['command']}`, and with `--emulate-avx2`).",
+            f"one core of {joint[0]['hardware']['processor']}, means of {JOINT_STEPS} steps in each run "
+            f"(`{joint[0]['command']}`, and with `--emulate-avx2`).",
             "",
         ]
     )

@@ -19,7 +19,6 @@ from pathlib import Path
 
 from polysoma import simulators
 from polysoma.data import storage
-from polysoma.embodiment import Modality
 from polysoma.errors import PolysomaError
 from polysoma.files import explain_writing
 from polysoma.learning import allocation, round_state, run_state, states
@@ -33,6 +32,7 @@ from polysoma.learning.methods.interactive import Interactive
 from polysoma.learning.metrics import check_tracker
 from polysoma.learning.recipe import Recipe
 from polysoma.learning.round_state import Count, Phase, Plan, State
+from polysoma.learning.sight import cameras
 from polysoma.rollout.drivers import Behaviour, Checkpoint
 from polysoma.rollout.jobs import Job, Outcome, in_groups
 from polysoma.rollout.recording import Recorder
@@ -352,14 +352,10 @@ def pictures_last(groups: Sequence[list[Job]]) -> list[list[Job]]:
         body = body_of(group[0].task)
         first = body not in begun
         begun.add(body)
-        return 0 if first else 1 + _has_pictures(body)
+        return 0 if first else 1 + bool(cameras(simulators.embodiments()[body]))
 
     return sorted(groups, key=place)
 
 
-def _has_pictures(body: str) -> bool:
-    return any(stream.modality is Modality.IMAGE for stream in simulators.embodiments()[body].streams)
-
-
 def _group_size(body: str) -> int:
-    return GROUP_WITH_PICTURES if _has_pictures(body) else GROUP
+    return GROUP_WITH_PICTURES if cameras(simulators.embodiments()[body]) else GROUP

@@ -17,12 +17,12 @@ from torch import nn
 
 from polysoma.data.batch import Batch
 from polysoma.data.mixture import Source
-from polysoma.embodiment import Modality
 from polysoma.learning import distributed
 from polysoma.learning.augmentation import augmented
 from polysoma.learning.method import Ingredients, Method, Metrics, Share, reduced
 from polysoma.learning.objectives import held_out_loss, paraphrases_for, showing, split_by_length, targets
 from polysoma.learning.placement import costs_of, placed
+from polysoma.learning.sight import cameras
 from polysoma.policy.losses import losses_of
 
 _TOLD = 16
@@ -105,8 +105,7 @@ class Imitating(Method):
         name = source.embodiment.name
         body = self._given.bodies[name]
         long = self._policy.config.horizons[name].history > 1 or body.micro_batches > 1
-        pictures = any(stream.modality is Modality.IMAGE for stream in source.embodiment.streams)
-        return long or pictures or body.shots > 0
+        return long or bool(cameras(source.embodiment)) or body.shots > 0
 
     def _place(self, name: str, processes: int) -> int | None:
         """The process that does all of this body's windows; None where all share them."""
