@@ -40,13 +40,12 @@ from polysoma.errors import PolysomaError
 from polysoma.evaluation.evaluation import evaluate
 from polysoma.evaluation.intervals import paired_difference, wilson
 from polysoma.learning.finetuning import recipe_for, with_steps
-from polysoma.learning.improvement import Play, RewardChoice, improve, method_for, start_of
+from polysoma.learning.improvement import SIZE, Play, RewardChoice, improve, method_for, start_of
 from polysoma.learning.methods.awr import Awr
 from polysoma.learning.methods.ppo import Ppo
 from polysoma.learning.methods.reinforce import Reinforce
 from polysoma.learning.objectives import generalised_advantages
 from polysoma.learning.training import train
-from polysoma.nn.correction import CorrectionConfig
 from polysoma.policy import checkpoint
 from polysoma.rollout.drivers import Behaviour, Checkpoint, InContext, Prompting
 from polysoma.rollout.jobs import Job
@@ -222,14 +221,14 @@ def unmoved(case: Case, path: Path) -> bool:
 def variance(lanes: int = 48, decisions: int = 200) -> dict[str, Any]:
     """The trace of the covariance, between episodes, of REINFORCE's gradient at the shipped weights."""
     found: dict[str, Any] = {"lanes": lanes, "decisions": decisions}
-    method = method_for("generalist", [LARGE], Ppo(), Play(lanes), CorrectionConfig(), 0)
-    collector, width = method.collector, method.modules["policy"].config.width
+    method = method_for("generalist", [LARGE], Ppo(), Play(lanes), SIZE, 0)
+    collector, width = method.collector, method.correction.seen
     nothing, spread = functools.partial(_zeros, 2), method.spread()
     collector.exploring = collector.exploring.__class__(failures=0.0)
     both = [collector.collect(decisions, nothing, spread) for _ in range(2)]
     for reward in ("dense", "sparse"):
         fit, use = ({name: torch.from_numpy(getattr(e, name)) for name in
-                     ("readouts", "left", "drawn", "rewards", "discounts")} for e in both)  # fmt: skip
+                     ("seen", "left", "drawn", "rewards", "discounts")} for e in both)  # fmt: skip
         for part in (fit, use):
             if reward == "sparse":
                 # An episode that is over before its time has succeeded.
@@ -239,7 +238,7 @@ def variance(lanes: int = 48, decisions: int = 200) -> dict[str, Any]:
         none = torch.zeros_like(use["left"])
         seen = generalised_advantages(use["rewards"], use["discounts"], none, 1.0)
         constant, per_time = seen - seen.mean(), seen - seen.mean(1, keepdim=True)
-        values = value(torch.cat([use["readouts"], use["left"][..., None]], -1)).squeeze(-1).detach()
+        values = value(torch.cat([use["seen"], use["left"][..., None]], -1)).squeeze(-1).detach()
         worths = {
             "none": seen, "constant": constant, "per time": per_time,
             "value": generalised_advantages(use["rewards"], use["discounts"], values, 1.0),
@@ -247,7 +246,7 @@ def variance(lanes: int = 48, decisions: int = 200) -> dict[str, Any]:
         }  # fmt: skip
         score = use["drawn"] / torch.from_numpy(spread) ** 2
         # At a correction of zero its last layer alone has a gradient: features times the score of what was drawn.
-        hidden = method.correction.net[:-1](use["readouts"][:-1]).detach()
+        hidden = method.correction.net[:-1](use["seen"][:-1]).detach()
         own = {}
         for name, worth in worths.items():
             gradients = torch.einsum("tl,tla,tlh->lah", worth, score, hidden).flatten(1)
@@ -267,7 +266,7 @@ def _fitted(part: dict[str, torch.Tensor], width: int) -> torch.nn.Module:
 
     torch.manual_seed(0)
     value = perceptron(width + 1, 1, 128)
-    inputs = torch.cat([part["readouts"][:-1], part["left"][:-1, :, None]], -1).flatten(0, 1)
+    inputs = torch.cat([part["seen"][:-1], part["left"][:-1, :, None]], -1).flatten(0, 1)
     aims = generalised_advantages(part["rewards"], part["discounts"], torch.zeros_like(part["left"]), 1.0).flatten()
     optimizer = torch.optim.Adam(value.parameters(), 1e-3)
     for _ in range(600):
@@ -283,7 +282,7 @@ def speed(steps: int = 32) -> dict[str, Any]:
     """Steps of the environment a second of the processor, learning included; eight and one lanes for the others, which
     have a perceptron for a policy."""
     found = {}
-    method = method_for("generalist", [LARGE], Ppo(), Play(), CorrectionConfig(), 0)
+    method = method_for("generalist", [LARGE], Ppo(), Play(), SIZE, 0)
     from polysoma.learning.engine import Engine, Settings
     from polysoma.learning.optimizers import AdamW
 

@@ -111,10 +111,31 @@ def test_a_correction_begins_as_nothing_and_moves_its_body_alone(sources: dict[s
     assert torch.equal(twin.predict(batches["grid"]), policy.predict(batches["grid"]))
 
 
+def test_a_correction_with_waves_sees_the_state_that_the_readout_may_have_forgotten(sources: dict[str, Source]) -> None:
+    policy = make_policy(sources)
+    correction = policy.add_correction("arm", CorrectionConfig(16, 0, waves=2))
+    statistics = policy.config.statistics["arm"]["state"]
+    states = statistics.mean + statistics.scale * np.array([[0.0], [1.0], [20.0]], np.float32)
+    seen = correction.look_at(np.zeros((3, policy.config.width), np.float32), [{"state": one} for one in states])
+    channels, after = len(statistics.mean), policy.config.width
+    assert seen.shape == (3, correction.seen) == (3, after + 5 * channels)
+    assert np.allclose(seen[:, after : after + channels], [[0.0], [1.0], [8.0]], atol=1e-5)
+    assert np.allclose(seen[0, after + channels :], [0.0] * 2 * channels + [1.0] * 2 * channels, atol=1e-5)
+    # And it is what its answers are made of, when it learns and when it acts.
+    with torch.no_grad():
+        correction.net[-1].weight[:, after] = 1.0
+    batch = sources["arm"].draw(4, np.random.default_rng(0))
+    moved = policy.predict(batch)
+    with torch.no_grad():
+        correction.net[-1].weight.zero_()
+    first = (batch.observations["state"][torch.arange(4), batch.last, 0] - statistics.mean[0]) / statistics.scale[0]
+    assert torch.allclose(moved - policy.predict(batch), first[:, None, None].expand_as(moved), atol=1e-5)
+
+
 def test_experience_is_of_the_executed_part() -> None:
     method = method_of(Ppo(exploring=Exploring(spread=0.3, hold=3)), "point", Pocket, 0)
     experience = method.collector.collect(9, lambda r: np.zeros((len(r), 1), np.float32), np.array([0.3], np.float32))
-    assert experience.readouts.shape == (10, 16, 32) and experience.drawn.shape == (9, 16, 1)
+    assert experience.seen.shape == (10, 16, 32) and experience.drawn.shape == (9, 16, 1)
     # What was drawn is kept for three decisions, and moves the point twice in each.
     assert np.array_equal(experience.drawn[0], experience.drawn[2]) and not np.array_equal(*experience.drawn[2:4])
     assert np.allclose(experience.discounts[0], 0.99**2)

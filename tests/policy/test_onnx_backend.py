@@ -105,6 +105,7 @@ NAMED = ImageConfig(reduction="named", tokens=1, words=shipped_words(), outlines
         pytest.param(SERVO, {"relative": ("servo",)}, id="relative"),
         pytest.param(SERVO, {"gated": ("servo",)}, id="gated"),
         pytest.param(ARM, {"corrections": {"arm": CorrectionConfig(16, 1)}}, id="corrected numbers"),
+        pytest.param(ARM, {"corrections": {"arm": CorrectionConfig(16, 1, waves=2)}}, id="corrected by states"),
         pytest.param(GRID, {"corrections": {"grid": CorrectionConfig(16, 1)}}, id="corrected choices"),
         pytest.param(ARM, {"adapters": "described"}, id="described"),
         pytest.param(ARM, {"waves": 4}, id="waves"),

@@ -35,6 +35,8 @@ RewardChoice = Annotated[Ppo | Reinforce | Awr, KIND]
 SEED = 400_000
 """Of the first episode that is played; seeds of evaluations lie below."""
 LEARNING_RATE = 3e-3
+SIZE = CorrectionConfig(waves=4)
+"""Of a new correction."""
 
 
 def start_of(place: str, body: str) -> str:
@@ -124,7 +126,8 @@ def method_for(
     exploring = dataclasses.replace(settings.exploring, push=0.0) if discrete else settings.exploring
     learnt = rewards.load(reward) if reward else None
     collector = Collector(
-        planner, tasks, play.slots, play.seed, exploring, settings.discount, play.execute, reward=learnt
+        planner, tasks, play.slots, play.seed, exploring, settings.discount, play.execute, reward=learnt,
+        look=policy.correction(body).look_at,
     )  # fmt: skip
     return settings.build(policy, body, collector, seed)
 
@@ -169,7 +172,7 @@ def improve(
     Raises:
         PolysomaError: as :func:`method_for`, or as :meth:`~polysoma.learning.engine.Engine.run`.
     """
-    method = method_for(place, tasks, settings, play or Play(), size or CorrectionConfig(), seed, reward)
+    method = method_for(place, tasks, settings, play or Play(), size or SIZE, seed, reward)
     optimizer = AdamW(learning_rate, warmup=0, weight_decay=0.0, ema=0.0, final=1.0)
     engine_settings = Settings(
         steps=steps, minutes=minutes, optimizer=optimizer, grad_clip=0.5, tracker="none", checkpoint_every=steps,

@@ -26,11 +26,10 @@ _HORIZON_OF_SCALE = 0.99
 
 @dataclass(frozen=True)
 class Sampled:
-    """B decisions, flat: readouts ``(B, width)``, the rest ``(B, ...)`` as of
-    :class:`~polysoma.rollout.experience.Experience`; the log-probability with which each was drawn, its advantage, and
-    the return that its value aims at."""
+    """B decisions, flat: ``(B, ...)`` as of :class:`~polysoma.rollout.experience.Experience`; the log-probability with
+    which each was drawn, its advantage, and the return that its value aims at."""
 
-    readouts: Tensor
+    seen: Tensor
     left: Tensor
     base: Tensor
     drawn: Tensor
@@ -93,7 +92,7 @@ class FromReward(Method):
         policy.requires_grad_(False)
         self.correction = policy.correction(body).requires_grad_(True)
         self.choices = self.correction.choices
-        self.value = perceptron(policy.config.width + 1, 1, 128)
+        self.value = perceptron(self.correction.seen + 1, 1, 128)
         size = collector.body.actions.size
         spread = nn.Linear(size, 1, bias=False).requires_grad_(learns_spread and not self.choices)
         nn.init.constant_(spread.weight, math.log(collector.exploring.spread))
@@ -126,13 +125,13 @@ class FromReward(Method):
             self._collect()
         assert self.sampled is not None
         sampled = self.sampled.take(self._order.pop())
-        changes = self.correction(sampled.readouts)
+        changes = self.correction(sampled.seen)
         log_probability, entropy = self.log_probability(sampled, changes)
         policy = self.policy_loss(sampled, log_probability)
         loss = policy + self.anchor * changes.square().mean() - self.bonus * entropy
         metrics = {"loss/policy": policy.item(), "windows": float(len(changes))}
         if self.trace is not None:
-            value = (self._value(sampled.readouts, sampled.left) - sampled.returns).square().mean()
+            value = (self._value(sampled.seen, sampled.left) - sampled.returns).square().mean()
             loss = loss + 0.5 * value
             metrics["loss/value"] = value.item()
         loss.backward()
@@ -159,15 +158,15 @@ class FromReward(Method):
         found: np.ndarray = self._log_spread[0].detach().exp().numpy()
         return found
 
-    def _value(self, readouts: Tensor, left: Tensor) -> Tensor:
-        found: Tensor = self.value(torch.cat([readouts, left[..., None]], -1)).squeeze(-1)
+    def _value(self, seen: Tensor, left: Tensor) -> Tensor:
+        found: Tensor = self.value(torch.cat([seen, left[..., None]], -1)).squeeze(-1)
         return found
 
     @torch.no_grad()
     def _collect(self) -> None:
         correction = self.correction
         experience = self.collector.collect(
-            self.decisions, lambda readouts: correction(torch.from_numpy(readouts)).numpy(), self.spread()
+            self.decisions, lambda seen: correction(torch.from_numpy(seen)).numpy(), self.spread()
         )
         self.steps += experience.steps
         self.sampled = self._sample(experience)
@@ -180,22 +179,22 @@ class FromReward(Method):
             self.reported["solved"] = float(np.mean(ended))
 
     def _sample(self, experience: Experience) -> Sampled:
-        readouts, left = torch.from_numpy(experience.readouts), torch.from_numpy(experience.left)
+        seen, left = torch.from_numpy(experience.seen), torch.from_numpy(experience.left)
         discounts = torch.from_numpy(experience.discounts)
         rewards = torch.from_numpy(experience.rewards)
         none = torch.zeros(len(rewards) + 1, rewards.shape[1])
-        seen = generalised_advantages(rewards, discounts, none, 1.0)
+        earned = generalised_advantages(rewards, discounts, none, 1.0)
         # Returns of about 1, whatever the unit of rewards.
         self._done += 1
         kept = min(_HORIZON_OF_SCALE, 1 - 1 / self._done)
-        self._scale = kept * self._scale + (1 - kept) * float(seen.square().mean())
+        self._scale = kept * self._scale + (1 - kept) * float(earned.square().mean())
         rewards = rewards / max(math.sqrt(self._scale), 1e-6)
-        values = none if self.trace is None else self._value(readouts, left)
+        values = none if self.trace is None else self._value(seen, left)
         advantages = generalised_advantages(rewards, discounts, values, 1.0 if self.trace is None else self.trace)
         flat = Sampled(
-            readouts[:-1].flatten(0, 1), left[:-1].flatten(), torch.from_numpy(experience.base).flatten(0, 1),
+            seen[:-1].flatten(0, 1), left[:-1].flatten(), torch.from_numpy(experience.base).flatten(0, 1),
             torch.from_numpy(experience.drawn).flatten(0, 1), torch.empty(0), advantages.flatten(),
             (advantages + values[:-1]).flatten(),
         )  # fmt: skip
-        before, _ = self.log_probability(flat, self.correction(flat.readouts))
+        before, _ = self.log_probability(flat, self.correction(flat.seen))
         return Sampled(**{**flat.__dict__, "before": before})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -10,16 +11,21 @@ import torch
 from torch import Tensor, nn
 
 from polysoma.config import check, within
-from polysoma.embodiment import ContinuousActions, DiscreteActions
+from polysoma.data.statistics import Statistics
+from polysoma.embodiment import ContinuousActions, DiscreteActions, Observation
 from polysoma.nn.perceptrons import perceptron
+from polysoma.nn.tokenizers import SLOWEST, STATE_CLIP
+from polysoma.nn.waves import waves
 
 
 @dataclass(frozen=True)
 class CorrectionConfig:
-    """A :class:`Correction`: the width and the number of its hidden layers."""
+    """A :class:`Correction`: the width and the number of its hidden layers; and frequencies of waves in which it sees
+    the body's states beside the readout, 0 for the readout alone."""
 
     width: Annotated[int, within(1, 65_536)] = 64
     depth: Annotated[int, within(0, 16)] = 2
+    waves: Annotated[int, within(0, 16)] = 0
 
     def __post_init__(self) -> None:
         check(self)
@@ -35,7 +41,8 @@ def half_range(actions: ContinuousActions | DiscreteActions) -> np.ndarray:
 
 class Correction(nn.Module):
     """A perceptron from the readout that a head decodes to what is added to its answer (a residual policy, Silver et
-    al. 2018, arXiv 1812.06298). It begins as zero.
+    al. 2018, arXiv 1812.06298). It begins as zero. With waves it also sees the body's states, normalised, by
+    themselves and as sines and cosines: readouts keep of them what imitation needed.
 
     Numbers are moved by one offset for each channel, the same for the whole chunk, in parts of half the range; choices
     by one change of each name's log-probability.
@@ -44,21 +51,55 @@ class Correction(nn.Module):
         readout: width of readouts.
         actions: of the body.
         config: its size.
+        states: statistics of the body's state streams, by name.
+
+    Attributes:
+        seen: how many numbers it sees.
     """
 
     unit: Tensor
+    mean: Tensor
+    scale: Tensor
 
-    def __init__(self, readout: int, actions: ContinuousActions | DiscreteActions, config: CorrectionConfig) -> None:
+    def __init__(
+        self,
+        readout: int,
+        actions: ContinuousActions | DiscreteActions,
+        config: CorrectionConfig,
+        states: Mapping[str, Statistics],
+    ) -> None:
         super().__init__()
-        self.net = perceptron(readout, actions.size, config.width, config.depth)
+        known = states if config.waves else {}
+        self._streams, self._waves = tuple(known), config.waves
+        for name in ("mean", "scale"):
+            parts = [torch.as_tensor(getattr(one, name)) for one in known.values()]
+            self.register_buffer(name, torch.cat([torch.empty(0), *parts]), persistent=False)
+        self.seen = readout + (1 + 2 * config.waves) * len(self.mean)
+        self.net = perceptron(self.seen, actions.size, config.width, config.depth)
         for parameter in self.net[-1].parameters():
             nn.init.zeros_(parameter)
         self.choices = isinstance(actions, DiscreteActions)
         self.register_buffer("unit", torch.from_numpy(half_range(actions)), persistent=False)
 
-    def forward(self, readouts: Tensor) -> Tensor:
-        """What is added, float32: readouts ``(..., width)`` to ``(..., A)`` or ``(..., names)``."""
-        changed: Tensor = self.net(readouts).float()
+    def look(self, readouts: Tensor, observations: Mapping[str, Tensor]) -> Tensor:
+        """What it sees, float32 ``(..., seen)``, of readouts ``(..., width)`` and of observations, by stream
+        ``(..., *shape)``."""
+        if not self._streams:
+            return readouts.float()
+        state = torch.cat([observations[name].float() for name in self._streams], -1)
+        state = ((state - self.mean) / self.scale).clamp(-STATE_CLIP, STATE_CLIP)
+        return torch.cat([readouts.float(), state, waves(state, self._waves, SLOWEST)], -1)
+
+    @torch.no_grad()
+    def look_at(self, readouts: np.ndarray, observations: Sequence[Observation]) -> np.ndarray:
+        """The same for L readouts ``(L, width)`` and as many observations."""
+        streams = {n: torch.from_numpy(np.stack([seen[n] for seen in observations])) for n in self._streams}
+        found: np.ndarray = self.look(torch.from_numpy(readouts), streams).numpy()
+        return found
+
+    def forward(self, seen: Tensor) -> Tensor:
+        """What is added, float32: what it sees, ``(..., seen)``, to ``(..., A)`` or ``(..., names)``."""
+        changed: Tensor = self.net(seen).float()
         return changed
 
     def apply_to(self, prediction: Tensor, changes: Tensor) -> Tensor:

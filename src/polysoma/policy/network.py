@@ -337,7 +337,8 @@ class Network(nn.Module):
         prediction = self.head(name).decode(readouts, noise, before, **guided)[:, 0]
         if name in self.corrections:
             correction = self.correction(name)
-            prediction = correction.apply_to(prediction, correction(readouts[:, 0]))
+            now = {stream: seen[:, 0] if rows is None else seen[rows] for stream, seen in frames.observations.items()}
+            prediction = correction.apply_to(prediction, correction(correction.look(readouts[:, 0], now)))
         return prediction if reference is None else prediction + reference
 
     def add_readout(self, body: str, name: str, head: ReadoutHead) -> None:
@@ -380,7 +381,9 @@ class Network(nn.Module):
         return self.correction(body)
 
     def _add_correction(self, body: str, config: CorrectionConfig) -> None:
-        self.corrections[body] = Correction(self.config.width, self.embodiment(body).actions, config).to(self.device)
+        known, statistics = self.embodiment(body), self.config.statistics.get(body, {})
+        states = {s.name: statistics[s.name] for s in known.arrays if s.modality is Modality.STATE}
+        self.corrections[body] = Correction(self.config.width, known.actions, config, states).to(self.device)
 
     def correction(self, body: str) -> Correction:
         """What corrects this body's answers. Raises PolysomaError where nothing does."""

@@ -69,7 +69,8 @@ class Experience:
     """T decisions in each of L slots.
 
     Attributes:
-        readouts: that the plans were decoded from, float32 ``(T + 1, L, width)``: the last ones follow what is here.
+        seen: what the correction sees, such as the readouts that the plans were decoded from, float32
+            ``(T + 1, L, seen)``: the last ones follow what is here.
         left: the part of the episode's time that is left, float32 ``(T + 1, L)``.
         base: log-probabilities of choices without correction, float32 ``(T, L, k, names)``; of numbers ``(T, L, 0)``.
         drawn: what was added to numbers, in parts of half the range, float32 ``(T, L, A)``; or the choices, int64
@@ -81,7 +82,7 @@ class Experience:
         episodes: of those that ended and began at a beginning: whether they succeeded.
     """
 
-    readouts: np.ndarray
+    seen: np.ndarray
     left: np.ndarray
     base: np.ndarray
     drawn: np.ndarray
@@ -119,6 +120,7 @@ class Collector:
         execute: actions of a plan that are executed; None for half of them.
         make: makes the environment of a task.
         reward: what is earned; None for what the environment pays.
+        look: what the correction sees of readouts ``(L, width)`` and observations; None for the readouts alone.
 
     Raises:
         PolysomaError: tasks of several bodies, or none; or a reward of another body or instruction.
@@ -135,8 +137,9 @@ class Collector:
         execute: int | None = None,
         make: Callable[[str], Environment] = simulators.make,
         reward: Reward | None = None,
+        look: Callable[[np.ndarray, Sequence[Observation]], np.ndarray] | None = None,
     ) -> None:
-        self._reward = reward
+        self._reward, self._seen = reward, look or (lambda readouts, observations: readouts)
         self.planner, self.exploring, self.discount = planner, exploring, discount
         self._rng = np.random.default_rng([seed, 21])
         self._seed, self._execute = seed, execute
@@ -163,11 +166,11 @@ class Collector:
         Raises:
             PolysomaError: a planner that has no readouts, or that fails.
         """
-        keep: dict[str, list[Any]] = {n: [] for n in ("readouts", "left", "base", "drawn", "rewards", "discounts")}
+        keep: dict[str, list[Any]] = {n: [] for n in ("seen", "left", "base", "drawn", "rewards", "discounts")}
         steps, episodes = 0, list[bool]()
         for _ in range(decisions):
-            readouts, left = self._look()
-            executed, drawn, base = self._draw(change(readouts), spread)
+            seen, left = self._look()
+            executed, drawn, base = self._draw(change(seen), spread)
             rewards = np.zeros(len(self._slots), np.float32)
             discounts = np.zeros(len(self._slots), np.float32)
             for n, slot in enumerate(self._slots):
@@ -176,9 +179,9 @@ class Collector:
             if self._reward is not None:
                 rewards = self._judged(self._reward)
             self._plans = []
-            for name, value in zip(keep, (readouts, left, base, drawn, rewards, discounts), strict=True):
+            for name, value in zip(keep, (seen, left, base, drawn, rewards, discounts), strict=True):
                 keep[name].append(value)
-        for name, value in zip(("readouts", "left"), self._look(), strict=True):
+        for name, value in zip(("seen", "left"), self._look(), strict=True):
             keep[name].append(value)
         found = {name: np.stack(values) for name, values in keep.items()}
         return Experience(**found, steps=steps, episodes=episodes)
@@ -217,7 +220,7 @@ class Collector:
         slot.session = self.planner.start(TaskPrompt(self.body, words), int(self._rng.integers(2**31)))
 
     def _look(self) -> tuple[np.ndarray, np.ndarray]:
-        """Plans of all slots, asked for once: their readouts, and how much time is left."""
+        """Plans of all slots, asked for once: what the correction sees, and how much time is left."""
         if not self._plans:
             sessions = [slot.session for slot in self._slots]
             for plan in self.planner.plan(sessions, [slot.observation for slot in self._slots]):
@@ -228,7 +231,8 @@ class Collector:
         if len(readouts) < len(self._plans):
             raise PolysomaError("expected a planner whose plans have readouts: a transformer policy's")
         left = [1 - slot.steps / slot.environment.max_steps for slot in self._slots]
-        return np.stack(readouts).astype(np.float32), np.asarray(left, np.float32)
+        seen = self._seen(np.stack(readouts).astype(np.float32), [slot.observation for slot in self._slots])
+        return seen, np.asarray(left, np.float32)
 
     def _draw(self, changes: np.ndarray, spread: np.ndarray) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
         """What is executed in each slot, what was drawn for it, and the planner's own log-probabilities of choices."""
