@@ -1,7 +1,7 @@
-"""What a change of the recipe does to what is learnt, at equal time of a core: waves of states, so far.
+"""What a change of the recipe does to what is learnt, at equal time of a core: waves of states, and words that scale them.
 
     python benchmarks/learning.py
-    python benchmarks/learning.py --arms plain waves --seeds 0 1 2 --minutes 8
+    python benchmarks/learning.py --arms plain words --seeds 0 1 2 --minutes 8
 
 All arms learn from the same demonstrations, which experts record once, and play the same unseen seeds at their end.
 Minutes are those of one core's own time, so that other work on the machine counts little. An arm and a seed take about
@@ -29,7 +29,7 @@ from polysoma.rollout.recording import record
 from polysoma.task import body_of
 from results import cells_of, computed_in, difference, read, share, write
 
-ARMS: dict[str, dict[str, Any]] = {"plain": {}, "waves": {"waves": 6}}
+ARMS: dict[str, dict[str, Any]] = {"plain": {}, "waves": {"waves": 6}, "words": {"waves": 6, "film": 64}}
 """What each changes in the policy of the recipe."""
 DEMONSTRATION_SEED, SEED = 300_000, 450_000
 

@@ -108,6 +108,8 @@ NAMED = ImageConfig(reduction="named", tokens=1, words=shipped_words(), outlines
         pytest.param(GRID, {"corrections": {"grid": CorrectionConfig(16, 1)}}, id="corrected choices"),
         pytest.param(ARM, {"adapters": "described"}, id="described"),
         pytest.param(ARM, {"waves": 4}, id="waves"),
+        pytest.param(ARM, {"film": 4}, id="states scaled by words"),
+        pytest.param(SEEN_ARM, {"film": 4}, id="states scaled by words beside pictures"),
         pytest.param(SEEN_ARM, {"adapters": "described"}, id="described beside pictures"),
         pytest.param(SEEN_ARM, {"images": ImageConfig(reduction="points")}, id="points"),
         pytest.param(SEEN_ARM, {"images": ImageConfig("efficientnet-lite0")}, id="efficientnet"),
@@ -131,8 +133,9 @@ def test_every_kind_of_head_adapter_and_eyes(body: Embodiment, how: dict[str, An
     if isinstance(policy.images, NamedPlaces):
         policy.images.finder.load_state_dict(shipped_weights())
     with torch.no_grad():
-        for parameter in policy.corrections.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))  # They begin as nothing.
+        for name, parameter in policy.named_parameters():
+            if name.startswith("corrections.") or "factors" in name:
+                parameter.add_(0.1 * torch.randn_like(parameter))  # They begin as nothing.
     same_decisions(*pair(policy), body)
 
 

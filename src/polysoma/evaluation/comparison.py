@@ -252,7 +252,7 @@ def _recipe(comparison: Comparison, tried: _Try) -> Recipe:
     config = checkpoint.config_of(comparison.base)
     # Nothing is known that could be lost, so it may learn faster.
     recipe = recipe_for(comparison.base, [comparison.data], "full", count, learning_rate=2 * LEARNING_RATES["full"])
-    size = PolicySize(config.width, config.trunk.depth, config.heads, config.adapters, config.waves)
+    size = PolicySize(config.width, config.trunk.depth, config.heads, config.adapters, config.waves, config.film)
     return dataclasses.replace(recipe, init="", policy=size, images=config.images, head=config.head)
 
 

@@ -230,6 +230,7 @@ def _policy_for(recipe: Recipe, sources: list[Source]) -> Policy:
             heads=recipe.policy.heads,
             adapters=recipe.policy.adapters,
             waves=recipe.policy.waves,
+            film=recipe.policy.film,
             images=recipe.images or ImageConfig(),
             head=recipe.head,
             relative=recipe.relative,

@@ -26,13 +26,14 @@ from polysoma.policy.config import Adapters
 
 @dataclass(frozen=True)
 class PolicySize:
-    """Width, depth and heads of the trunk; adapters and waves, see :class:`~polysoma.policy.config.PolicyConfig`."""
+    """Width, depth and heads of the trunk; adapters, waves and film: :class:`~polysoma.policy.config.PolicyConfig`."""
 
     width: Annotated[int, within(1, 65_536)] = 256
     depth: Annotated[int, within(1, 256)] = 4
     heads: Annotated[int, within(1, 1024)] = 4
     adapters: Adapters = "linear"
     waves: Annotated[int, within(0, 16)] = 0
+    film: Annotated[int, within(0, 1024)] = 0
 
     def __post_init__(self) -> None:
         check(self)

@@ -40,14 +40,22 @@ class StateTokenizer(nn.Module):
     """Named continuous channels: normalised by the body's statistics, then a linear map for each group of channels.
 
     A group becomes one token for every CHANNELS_PER_TOKEN channels that it has; ``single`` asks for one token in all.
-    With ``frequencies`` the map is of waves of each channel, too.
+    With ``frequencies`` the map is of waves of each channel, too. With ``film`` the words scale what tokens say, at
+    that rank (FiLM, Perez et al. 2018, arXiv 1709.07871): which of several like groups an instruction speaks of is a
+    product of both, which attention alone finds late.
     """
 
     mean: Tensor
     scale: Tensor
 
     def __init__(
-        self, channels: Sequence[Channel], statistics: Statistics, width: int, single: bool, frequencies: int
+        self,
+        channels: Sequence[Channel],
+        statistics: Statistics,
+        width: int,
+        single: bool,
+        frequencies: int,
+        film: int = 0,
     ) -> None:
         super().__init__()
         runs = [len(list(run)) for _, run in itertools.groupby(channels, key=lambda channel: channel.group)]
@@ -65,16 +73,40 @@ class StateTokenizer(nn.Module):
         for waved in self.waved:
             assert isinstance(waved, nn.Linear)
             nn.init.normal_(waved.weight, std=0.02)
+        self.told = nn.Linear(width, film, bias=False) if film else None
+        self.factors = nn.Linear(film, self.tokens * width, bias=False) if film else None
+        if self.told is not None and self.factors is not None:
+            nn.init.normal_(self.told.weight, std=1.5 * width**-0.5)
+            nn.init.zeros_(self.factors.weight)
         self.register_buffer("mean", torch.as_tensor(statistics.mean), persistent=False)
         self.register_buffer("scale", torch.as_tensor(statistics.scale), persistent=False)
 
-    def forward(self, state: Tensor) -> Tensor:
+    def read(self, words: Tensor, words_valid: Tensor) -> Tensor:
+        """By what each instruction, ``(B, W, width)``, multiplies the tokens: ``(B, tokens, width)``, 1 at first. Only
+        with ``film``."""
+        assert self.told is not None and self.factors is not None
+        true = words_valid[..., None].to(words.dtype)
+        whole = (words * true).sum(1) / true.sum(1).clamp(min=1).sqrt()
+        factors: Tensor = 1 + self.factors(self.told(whole)).unflatten(-1, (self.tokens, -1))
+        return factors
+
+    def forward(self, state: Tensor, factors: Tensor | None = None, which: Tensor | None = None) -> Tensor:
+        """Tokens ``(B, T, tokens, width)``.
+
+        Args:
+            state: ``(B, T, channels)``.
+            factors: of I instructions, from :meth:`read`; None where words do not count.
+            which: int64 ``(B,)``, the instruction of each window; None where window b has instruction b.
+        """
         groups = ((state - self.mean) / self.scale).clamp(-STATE_CLIP, STATE_CLIP).split(self.sizes, -1)
         parts = [linear(part) for linear, part in zip(self.linears, groups, strict=True)]
         if self.frequencies:
             fine = [waves(part, self.frequencies, SLOWEST) for part in groups]
             parts = [part + waved(one) for part, waved, one in zip(parts, self.waved, fine, strict=True)]
-        return torch.cat(parts, -1).unflatten(-1, (self.tokens, -1))
+        tokens = torch.cat(parts, -1).unflatten(-1, (self.tokens, -1))
+        if factors is None:
+            return tokens
+        return tokens * (factors if which is None else factors.index_select(0, which))[:, None]
 
 
 class SymbolTokenizer(nn.Module):
@@ -157,6 +189,12 @@ class GridTokenizer(nn.Module):
         return self.out(x).view(batch, time, 1, -1)
 
 
+def _told(tokenizer: nn.Module) -> GridTokenizer | StateTokenizer | None:
+    """What reads its stream in the light of the words."""
+    told = isinstance(tokenizer, GridTokenizer) or (isinstance(tokenizer, StateTokenizer) and tokenizer.told)
+    return tokenizer if told else None  # type: ignore[return-value]
+
+
 class PictureTokenizer(Protocol):
     """What all cameras of a policy go through (:class:`~polysoma.nn.images.ImageTokenizer` says of what shapes)."""
 
@@ -199,6 +237,7 @@ class BodyTokenizer(nn.Module):
         image_tokens: of each camera's picture.
         reader: what writes the weights of described channels; None gives this body linear maps of its own.
         frequencies: of waves in which its own linear maps see channels.
+        film: rank at which the words scale the tokens of its states; 0 for not at all.
 
     Attributes:
         per_frame: tokens of a frame.
@@ -214,6 +253,7 @@ class BodyTokenizer(nn.Module):
         image_tokens: int,
         reader: ChannelReader | None = None,
         frequencies: int = 0,
+        film: int = 0,
     ) -> None:
         super().__init__()
         self.frequencies = frequencies
@@ -225,7 +265,8 @@ class BodyTokenizer(nn.Module):
             if stream.modality is Modality.STATE:
                 if stream.name not in statistics:
                     raise PolysomaError(f"{body.name}: no statistics for stream {stream.name!r}")
-                tokenizer = self._of_channels(stream.channels, "state", statistics[stream.name], width, reader)
+                known = statistics[stream.name]
+                tokenizer = self._of_channels(stream.channels, "state", known, width, reader, film)
                 self.streams[stream.name] = tokenizer
                 tokens = tokenizer.tokens
             elif stream.modality is Modality.SYMBOL:
@@ -251,8 +292,8 @@ class BodyTokenizer(nn.Module):
             self.time = nn.Parameter(torch.randn(horizon.history, 1, width) * 0.02)
         self._reader = (reader,)
         self._names = list(self.streams)
-        grids = [name for name, tokenizer in self.streams.items() if isinstance(tokenizer, GridTokenizer)]
-        self.conditioned = grids + self.cameras
+        told = [name for name, tokenizer in self.streams.items() if _told(tokenizer)]
+        self.conditioned = told + self.cameras
 
     def _of_channels(
         self,
@@ -261,9 +302,10 @@ class BodyTokenizer(nn.Module):
         statistics: Statistics,
         width: int,
         reader: ChannelReader | None,
+        film: int = 0,
     ) -> StateTokenizer | DescribedState:
         if reader is None:
-            return StateTokenizer(channels, statistics, width, self.fused, self.frequencies)
+            return StateTokenizer(channels, statistics, width, self.fused, self.frequencies, film)
         most = None if self.fused else CHANNELS_PER_TOKEN
         return DescribedState(reader, channels, role, statistics, most, STATE_CLIP)
 
@@ -271,9 +313,9 @@ class BodyTokenizer(nn.Module):
         """What the instructions, tokens ``(B, W, width)`` of the numbers ``(B, W)``, make of streams that are read in
         their light, by stream."""
         conditioning = {
-            name: tokenizer.read(words, ids != 0)
+            name: told.read(words, ids != 0)
             for name, tokenizer in zip(self._names, self.streams.values(), strict=True)
-            if isinstance(tokenizer, GridTokenizer)
+            if (told := _told(tokenizer)) is not None
         }
         if self.cameras and images is not None:
             conditioning |= dict.fromkeys(self.cameras, images.read(words, ids))

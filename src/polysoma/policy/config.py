@@ -43,6 +43,8 @@ class PolicyConfig:
             channels (L1 heads).
         waves: frequencies at which linear adapters say each channel of a state a second time, as a sine and a cosine,
             so that what depends on small differences is learnt (:mod:`polysoma.nn.waves`); 0 for none.
+        film: rank at which the words scale the tokens of states (:class:`~polysoma.nn.tokenizers.StateTokenizer`), of
+            linear adapters; 0 for not at all.
         relative: bodies (:attr:`Embodiment.body`) whose actions are predicted as offsets from the command executed last
             ("delta actions"; openpi does so for joint positions), or at an episode's first frame from the state
             channels of the same names; but channels without a unit, such as how open a gripper is, are predicted as
@@ -73,6 +75,7 @@ class PolicyConfig:
     head: HeadConfig = HeadConfig()  # noqa: RUF009  (frozen)
     adapters: Adapters = "linear"
     waves: int = 0
+    film: int = 0
     relative: tuple[str, ...] = ()
     gated: tuple[str, ...] = ()
     frames_per_demonstration: int = 0
@@ -114,6 +117,8 @@ class PolicyConfig:
             )
         if not 0 <= self.waves <= 16 or (self.waves and self.adapters == "described"):
             raise PolysomaError(f"waves: expected 0 to 16, and 0 for described channels, got {self.waves}")
+        if not 0 <= self.film <= 1024 or (self.film and self.adapters == "described"):
+            raise PolysomaError(f"film: expected 0 to 1,024, and 0 for described channels, got {self.film}")
         if not 1 <= self.most_words <= TEXT_LENGTH:
             raise PolysomaError(f"most_words: expected 1 to {TEXT_LENGTH}, got {self.most_words}")
         check_heads("heads", self.width, self.heads)
@@ -142,6 +147,7 @@ class PolicyConfig:
             "head": dataclasses.asdict(self.head),
             "adapters": self.adapters,
             "waves": self.waves,
+            "film": self.film,
             "relative": list(self.relative),
             "gated": list(self.gated),
             "shown": self.frames_per_demonstration,
@@ -199,6 +205,7 @@ class _Stored:
     head: HeadConfig = HeadConfig()  # noqa: RUF009  (frozen)
     adapters: Adapters = "linear"
     waves: int = 0
+    film: int = 0
     relative: tuple[str, ...] = ()
     gated: tuple[str, ...] = ()
     shown: int = 0

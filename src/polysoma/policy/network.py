@@ -96,8 +96,8 @@ class Network(nn.Module):
         for body in config.embodiments:
             statistics, horizon = dict(config.statistics.get(body.name, {})), config.horizons[body.name]
             reader = self.channels if isinstance(body.actions, ContinuousActions) else None
-            tokens, waves = config.images.tokens, config.waves
-            tokenizer = BodyTokenizer(body, horizon, statistics, config.width, tokens, reader, waves)
+            tokens, waves, film = config.images.tokens, config.waves, config.film
+            tokenizer = BodyTokenizer(body, horizon, statistics, config.width, tokens, reader, waves, film)
             self.bodies[body.name] = tokenizer
             if body.privileged:
                 estimator = PrivilegedStateHead(body.privileged, statistics, tokenizer.per_frame, config.width)
