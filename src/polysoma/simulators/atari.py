@@ -39,7 +39,7 @@ GAMES = {
     "breakout": Game("break the bricks with the ball", 30),
     "freeway": Game("cross the road between the cars", 20),
 }
-"""The score is the other player's less in boxing and pong: an episode of pong is a success where it is won."""
+"""The score is the other player's less in boxing and pong: an episode of pong is a success with any lead."""
 
 EMBODIMENT = Embodiment(
     name="atari",

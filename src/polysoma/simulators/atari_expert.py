@@ -25,7 +25,7 @@ _CHICKEN = (38, 53)
 _SPEEDS = np.array([0.8, 1.0, 4 / 3, 2.0, 4.0, -4.0, -2.0, -4 / 3, -1.0, -0.8])
 """Of the cars from the lowest lane on, in pixels a choice."""
 
-_CLOSE, _FIST = 22, (8, 14)
+_CLOSE, _FIST = 22, (7, 13)
 """Of boxers: how far apart in pixels they are when they punch each other, and how far above or below."""
 _MOVES = {
     (0, -1): UP,
