@@ -28,6 +28,7 @@ from polysoma.embodiment import (
     Stream,
     channels,
 )
+from polysoma.errors import PolysomaError
 from polysoma.horizon import Horizon
 from polysoma.learning.recipe import recipe_from_table
 from polysoma.learning.training import train
@@ -192,6 +193,14 @@ def own_families() -> Iterator[pytest.MonkeyPatch]:
         simulators.families.cache_clear()
         yield patch
     simulators.families.cache_clear()
+
+
+def need(task: str) -> None:
+    """Skips a test where the simulator of a task is not installed; the reason says what to install."""
+    try:
+        simulators.check_installed([task])
+    except PolysomaError as error:
+        pytest.skip(str(error))
 
 
 def observe(body: Embodiment, seed: int = 0, instruction: str = "do one") -> dict[str, object]:

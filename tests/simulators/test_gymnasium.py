@@ -10,7 +10,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 import polysoma
-from conftest import ROOT
+from conftest import ROOT, need
 from polysoma.errors import PolysomaError
 from polysoma.simulators import families, tasks_of
 
@@ -19,10 +19,11 @@ from polysoma.simulators import families, tasks_of
     "name",
     ["drone-hover", "rover-pillar", "babyai-GoToLocal", "metaworld-push-v3", "go1-words", "hopper-hop", "fetch-reach",
      "pointmaze-umaze", "aloha-transfer-cube", "drone-pixels-ring", "so101-small-stack", "car-drift",
-     "minatar-breakout"],
+     "minatar-breakout", "atari-pong"],
 )  # fmt: skip
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_gymnasium_finds_nothing_wrong(name: str) -> None:
+    need(name.replace("-", "/", 1))
     environment = gymnasium.make(f"polysoma/{name}")
     check_env(environment.unwrapped, skip_render_check=True)
     environment.close()

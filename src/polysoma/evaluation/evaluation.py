@@ -317,7 +317,7 @@ def reference() -> dict[str, dict[str, float]]:
 
 def versions() -> dict[str, str]:
     """Versions of what results may depend on."""
-    names = ("polysoma", "torch", "numpy", "gymnasium", "mujoco", "metaworld", "minigrid")
+    names = ("polysoma", "torch", "numpy", "gymnasium", "mujoco", "metaworld", "minigrid", "ale-py")
     found = {"python": platform.python_version()}
     for name in names:
         try:

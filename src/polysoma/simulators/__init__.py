@@ -25,6 +25,7 @@ from polysoma.errors import PolysomaError
 from polysoma.horizon import Horizon
 from polysoma.simulators import (
     aloha,
+    atari,
     babyai,
     car,
     drone,
@@ -69,7 +70,7 @@ def families() -> dict[str, Family]:
 def _shipped() -> list[Family]:
     shipped = [module.FAMILY for module in (metaworld, babyai, drone, rover, aloha, fetch, pointmaze)]
     shipped += [drone.LARGE_FAMILY, *quadruped.FAMILIES, *gym_mujoco.FAMILIES, *so101.FAMILIES]
-    shipped += [car.FAMILY, minatar.FAMILY, metaworld.BEHIND, rover.OVERVIEW, drone.CHASE]
+    shipped += [car.FAMILY, minatar.FAMILY, atari.FAMILY, metaworld.BEHIND, rover.OVERVIEW, drone.CHASE]
     return shipped + [module.PIXELS for module in (metaworld, babyai, drone, rover, aloha)]
 
 

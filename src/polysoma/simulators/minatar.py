@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,9 @@ from PIL import Image
 from polysoma.embodiment import INSTRUCTION, DiscreteActions, Embodiment, Modality, Observation, Stream
 from polysoma.errors import PolysomaError
 from polysoma.horizon import Horizon
-from polysoma.simulators.environment import Environment, Family
+from polysoma.simulators.environment import Family
 from polysoma.simulators.minatar_expert import PLAYERS
+from polysoma.simulators.scored import Game, ScoredEnvironment
 from polysoma.task import Task
 
 _CELLS = 10
@@ -30,21 +30,12 @@ STICKY = 0.1
 MAX_STEPS = 2500
 """Frames after which an episode is cut: where freeway ends by itself. The other games go on until they are lost."""
 
-
-@dataclass(frozen=True)
-class _Game:
-    """What to do in words, and the score from which an episode counts as a success."""
-
-    instruction: str
-    enough: int
-
-
 GAMES = {
-    "asterix": _Game("collect the gold and keep away from the enemies", 10),
-    "breakout": _Game("break the bricks with the ball", 10),
-    "freeway": _Game("cross the road between the cars", 30),
-    "seaquest": _Game("shoot the fish and bring the divers to the surface", 10),
-    "space_invaders": _Game("shoot the aliens", 30),
+    "asterix": Game("collect the gold and keep away from the enemies", 10),
+    "breakout": Game("break the bricks with the ball", 10),
+    "freeway": Game("cross the road between the cars", 30),
+    "seaquest": Game("shoot the fish and bring the divers to the surface", 10),
+    "space_invaders": Game("shoot the aliens", 30),
 }
 
 EMBODIMENT = Embodiment(
@@ -62,7 +53,7 @@ the game (in breakout the paddle, the ball, its trail and the bricks); games tha
 TASKS = tuple(f"minatar/{game}" for game in GAMES)
 
 
-class MinAtar(Environment):
+class MinAtar(ScoredEnvironment):
     """One game.
 
     Observations: ``grid`` uint8 ``(10, 10, 10)`` and what to do in words. Actions are indices. The reward is the
@@ -72,19 +63,17 @@ class MinAtar(Environment):
     """
 
     embodiment = EMBODIMENT
-    reward_kind = "sparse"
     max_steps = MAX_STEPS
     # The game draws from the same generator as the sticky actions.
     remembered = ("_simulation", "_random", "_last_action", "_steps", "_score")
 
     def __init__(self, task: str) -> None:
-        super().__init__()
-        self.task = task
         name = Task.parse(task).name
-        self._game, self._player = GAMES[name], PLAYERS[name]
+        super().__init__(task, GAMES[name])
+        self._player = PLAYERS[name]
         self._simulation: Any = _module(name).Env(ramping=True)
         self._random = np.random.RandomState()
-        self._last_action, self._steps, self._score = 0, 0, 0
+        self._last_action = 0
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -101,12 +90,8 @@ class MinAtar(Environment):
         """One frame. See :class:`~polysoma.simulators.environment.Environment`."""
         if self._random.rand() >= STICKY:
             self._last_action = int(action)
-        reward, terminated = self._simulation.act(self._last_action)
-        self._steps += 1
-        self._score += reward
-        truncated = not terminated and self._steps >= self.max_steps
-        success = (terminated or truncated) and self._score >= self._game.enough
-        return self._observation(), float(reward), bool(terminated), truncated, {"success": bool(success)}
+        counted = self._counted(*self._simulation.act(self._last_action))
+        return self._observation(), *counted
 
     def expert_action(self) -> int:
         """See :class:`~polysoma.simulators.environment.Environment`: an index."""
