@@ -1,4 +1,4 @@
-"""What a change of the recipe does to what is learnt, at equal time of a core: waves of states, and words that scale them.
+"""What changes of the recipe do to what is learnt, at equal time of a core: waves of states, words that scale them.
 
     python benchmarks/learning.py
     python benchmarks/learning.py --arms plain words --seeds 0 1 2 --minutes 8

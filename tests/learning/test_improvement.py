@@ -128,8 +128,12 @@ def test_a_correction_with_waves_sees_the_state_that_the_readout_may_have_forgot
     moved = policy.predict(batch)
     with torch.no_grad():
         correction.net[-1].weight.zero_()
-    first = (batch.observations["state"][torch.arange(4), batch.lengths - 1, 0] - statistics.mean[0]) / statistics.scale[0]
-    assert torch.allclose(moved - policy.predict(batch), first[:, None, None].expand_as(moved), atol=1e-2)  # Also in bfloat16.
+    first = (
+        batch.observations["state"][torch.arange(4), batch.lengths - 1, 0] - statistics.mean[0]
+    ) / statistics.scale[0]
+    assert torch.allclose(
+        moved - policy.predict(batch), first[:, None, None].expand_as(moved), atol=1e-2
+    )  # Also in bfloat16.
 
 
 def test_experience_is_of_the_executed_part() -> None:

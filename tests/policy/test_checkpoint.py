@@ -192,8 +192,8 @@ def test_to_load_is_quick_to_begin(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"head": HeadConfig("flow")}, {"head": HeadConfig("bins")}, {"adapters": "described"}, {"waves": 4}, {"film": 4},
-        {"frames_per_demonstration": 3},
+        {"head": HeadConfig("flow")}, {"head": HeadConfig("bins")}, {"adapters": "described"}, {"waves": 4},
+        {"film": 4}, {"frames_per_demonstration": 3},
         {"images": ImageConfig("small", "points", goals=True)}, {"images": ImageConfig("efficientnet-lite0")},
         {"adaptation": Adaptation("lora")}, {"adaptation": Adaptation("adapter")}, {"adaptation": Adaptation("prompt")},
     ],

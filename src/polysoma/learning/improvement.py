@@ -34,8 +34,8 @@ RewardChoice = Annotated[Ppo | Reinforce | Awr, KIND]
 
 SEED = 400_000
 """Of the first episode that is played; seeds of evaluations lie below."""
-LEARNING_RATE = 3e-3
-SIZE = CorrectionConfig(waves=4)
+LEARNING_RATE = 5e-4
+SIZE = CorrectionConfig(width=128, waves=4)
 """Of a new correction."""
 
 

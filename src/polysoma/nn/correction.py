@@ -72,8 +72,8 @@ class Correction(nn.Module):
         known = states if config.waves else {}
         self._streams, self._waves = tuple(known), config.waves
         for name in ("mean", "scale"):
-            parts = [torch.as_tensor(getattr(one, name)) for one in known.values()]
-            self.register_buffer(name, torch.cat([torch.empty(0), *parts]), persistent=False)
+            parts = [np.empty(0, np.float32), *(getattr(one, name) for one in known.values())]
+            self.register_buffer(name, torch.as_tensor(np.concatenate(parts)), persistent=False)
         self.seen = readout + (1 + 2 * config.waves) * len(self.mean)
         self.net = perceptron(self.seen, actions.size, config.width, config.depth)
         for parameter in self.net[-1].parameters():

@@ -29,9 +29,9 @@ class Ppo:
         exploring: see :class:`~polysoma.rollout.experience.Exploring`.
     """
 
-    decisions: Annotated[int, within(1, 10**6)] = 16
-    passes: Annotated[int, within(1, 1000)] = 8
-    parts: Annotated[int, within(1, 10**4)] = 2
+    decisions: Annotated[int, within(1, 10**6)] = 32
+    passes: Annotated[int, within(1, 1000)] = 4
+    parts: Annotated[int, within(1, 10**4)] = 8
     discount: Annotated[float, within(0, 1)] = 0.985
     trace: Annotated[float, within(0, 1)] = 0.9
     clip: Annotated[float, within(0, 10, above=True)] = 0.2
