@@ -2,6 +2,7 @@
 
     python benchmarks/improve.py --only shipped ppo    # cells that are there are not measured again
     python benchmarks/improve.py --only variance speed
+    python benchmarks/improve.py --name improve-arm --task metaworld/pick-out-of-hole-v3 --only shipped ppo
     python benchmarks/improve.py --name improve-panel --checkpoint runs/panel/checkpoint --task panel/2048 \\
         --only shipped ppo context
 
@@ -71,7 +72,7 @@ ROWS = (
     ("context", "shown its own successes, in context"),
     *((name, f"`improve --method {name}`") for name in METHODS),
 )
-TABLES = ("improve", "improve-panel")
+TABLES = ("improve", "improve-arm", "improve-panel")
 """Files of results that the document shows, where they are there."""
 
 
@@ -324,7 +325,7 @@ def main(
     checkpoint: str = "generalist",
     task: str = LARGE,
     episodes: int = 100,
-    env_steps: int = 500_000,
+    env_steps: int = 1_250_000,
     seeds: int = 3,
     imitation_steps: int = 600,
     shown: int = 64,
