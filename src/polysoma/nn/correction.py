@@ -55,6 +55,7 @@ class Correction(nn.Module):
 
     Attributes:
         seen: how many numbers it sees.
+        streams: whose states are among them.
     """
 
     unit: Tensor
@@ -70,7 +71,7 @@ class Correction(nn.Module):
     ) -> None:
         super().__init__()
         known = states if config.waves else {}
-        self._streams, self._waves = tuple(known), config.waves
+        self.streams, self._waves = tuple(known), config.waves
         for name in ("mean", "scale"):
             parts = [np.empty(0, np.float32), *(getattr(one, name) for one in known.values())]
             self.register_buffer(name, torch.as_tensor(np.concatenate(parts)), persistent=False)
@@ -84,16 +85,16 @@ class Correction(nn.Module):
     def look(self, readouts: Tensor, observations: Mapping[str, Tensor]) -> Tensor:
         """What it sees, float32 ``(..., seen)``, of readouts ``(..., width)`` and of observations, by stream
         ``(..., *shape)``."""
-        if not self._streams:
+        if not self.streams:
             return readouts.float()
-        state = torch.cat([observations[name].float() for name in self._streams], -1)
+        state = torch.cat([observations[name].float() for name in self.streams], -1)
         state = ((state - self.mean) / self.scale).clamp(-STATE_CLIP, STATE_CLIP)
         return torch.cat([readouts.float(), state, waves(state, self._waves, SLOWEST)], -1)
 
     @torch.no_grad()
     def look_at(self, readouts: np.ndarray, observations: Sequence[Observation]) -> np.ndarray:
         """The same for L readouts ``(L, width)`` and as many observations."""
-        streams = {n: torch.from_numpy(np.stack([seen[n] for seen in observations])) for n in self._streams}
+        streams = {n: torch.from_numpy(np.stack([seen[n] for seen in observations])) for n in self.streams}
         found: np.ndarray = self.look(torch.from_numpy(readouts), streams).numpy()
         return found
 

@@ -191,8 +191,9 @@ class GridTokenizer(nn.Module):
 
 def _told(tokenizer: nn.Module) -> GridTokenizer | StateTokenizer | None:
     """What reads its stream in the light of the words."""
-    told = isinstance(tokenizer, GridTokenizer) or (isinstance(tokenizer, StateTokenizer) and tokenizer.told)
-    return tokenizer if told else None  # type: ignore[return-value]
+    if isinstance(tokenizer, GridTokenizer) or (isinstance(tokenizer, StateTokenizer) and tokenizer.told is not None):
+        return tokenizer
+    return None
 
 
 class PictureTokenizer(Protocol):

@@ -337,7 +337,8 @@ class Network(nn.Module):
         prediction = self.head(name).decode(readouts, noise, before, **guided)[:, 0]
         if name in self.corrections:
             correction = self.correction(name)
-            now = {stream: seen[:, 0] if rows is None else seen[rows] for stream, seen in frames.observations.items()}
+            states = {stream: frames.observations[stream] for stream in correction.streams}
+            now = {stream: seen[:, 0] if rows is None else seen[rows] for stream, seen in states.items()}
             prediction = correction.apply_to(prediction, correction(correction.look(readouts[:, 0], now)))
         return prediction if reference is None else prediction + reference
 
