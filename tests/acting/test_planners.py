@@ -29,6 +29,8 @@ from polysoma.acting.planner import (
 from polysoma.acting.policy_planner import PolicyPlanner, policy_behind
 from polysoma.acting.realtime import RealTime
 from polysoma.acting.retrieval import DemonstrationIndex, Retrieval
+from polysoma.acting.steps import Bounded
+from polysoma.acting.zones import Watched, Zones
 from polysoma.data.batch import Batch
 from polysoma.data.dataset import Dataset
 from polysoma.embodiment import Observation
@@ -345,6 +347,18 @@ def test_wrappers_compose(policy: Policy) -> None:
     )
     with pytest.raises(PolysomaError, match="retrieval needs plans with a readout"):
         Agent(Retrieval(Recording(), index), ARM, "do one").act(observe(ARM))
+
+
+@pytest.mark.parametrize(
+    "around", [lambda planner: Guarded(planner, HoverGuard()), lambda planner: Bounded(planner, {"dx": 1.0}),
+               lambda planner: Watched(planner, {})],
+)  # fmt: skip
+def test_what_is_counted_further_inside_counts_outside(around: Callable[[Planner], Planner]) -> None:
+    zones = {"arm": Zones([{"x": (-9, 9)}])}
+    agent = Agent(around(Watched(Recording(), zones)), ARM, "go")
+    for _ in range(2):
+        agent.act(observe(ARM))
+    assert agent.session.zones is not None and (agent.session.zones.of, agent.session.zones.steps) == (2, 2)
 
 
 # --- rollouts: any planner, in evaluations and recordings

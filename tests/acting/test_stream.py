@@ -61,6 +61,9 @@ def test_a_step_is_observation_separator_action(serializer: Serializer, datasets
     for row, frame in zip(tokens, (2, 3), strict=True):
         np.testing.assert_allclose(serializer.action(row[4:]), dataset.actions[frame], atol=1e-3)
     assert serializer.places().tolist() == [1, 2, 3, 4, PLACES - 1, PLACES - 1]
+    # Of an episode its last steps, as many as there are and no more than asked for.
+    sizes = [len(serializer.tokens(dataset.episode(0), count)) // 6 for count in (0, 2, 10**6)]
+    assert sizes == [0, 2, len(dataset.episode(0))]
 
 
 def test_drawn_streams_score_actions_alone(serializer: Serializer, datasets: dict[str, Path]) -> None:

@@ -52,6 +52,17 @@ def test_new_pieces_replace_the_oldest(tmp_path: Path) -> None:
         growing.add(*piece(0, 13), over=False)
 
 
+def test_pieces_of_any_length_are_whole_or_gone(tmp_path: Path) -> None:
+    growing, rng = Growing([walks(tmp_path, 5)], 12), np.random.default_rng(0)
+    for number in range(200):
+        growing.add(*piece(number, int(rng.integers(1, 6))), over=False)
+        steps = growing.steps(growing.added)
+        assert len(np.unique(growing.added)) == len(growing.added)
+        assert (steps.next_rows == growing.added + 1).all()
+        for rows in (steps.rows, steps.next_rows):
+            np.testing.assert_array_equal(growing.states[rows][:, 0].astype(int), steps.actions[:, 0])
+
+
 def test_logs_without_rewards_are_not_drawn_from(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     with DatasetWriter(tmp_path, PUCK) as writer:

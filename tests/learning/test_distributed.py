@@ -6,19 +6,30 @@ import json
 import os
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import pytest
 import safetensors.torch
 import torch
+from torch import nn
 
+from conftest import make_policy
 from polysoma.data.batch import Batch
 from polysoma.data.mixture import Source
 from polysoma.errors import PolysomaError
+from polysoma.learning import distributed
+from polysoma.learning.bodies import BodyRecipe
 from polysoma.learning.distributed import learn_on
+from polysoma.learning.engine import Engine, Settings
+from polysoma.learning.method import Ingredients, Method, Metrics, Share
+from polysoma.learning.methods import imitation
+from polysoma.learning.optimizers import AdamW
 from polysoma.learning.recipe import recipe_from_table
 from polysoma.learning.training import train
+from polysoma.policy.policy import Policy
 
 SCRIPT = """
 import json, os, shutil, sys
@@ -178,6 +189,84 @@ def assert_same_state(folder: Path, expected: Path) -> None:
             # What is added to all keys changes no attention: its gradient is rounding alone, of which Adam makes steps.
             found, value = (torch.cat([part.chunk(3)[0], part.chunk(3)[2]]) for part in (found, value))
         torch.testing.assert_close(found, value, atol=1e-5, rtol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_a_body_with_fewer_windows_than_processes_counts_as_much_as_in_one(
+    sources: dict[str, Source], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(imitation, "placed", lambda costs, windows, processes: dict.fromkeys(costs))
+    monkeypatch.setattr(distributed, "summed", lambda metrics, device: dict(metrics))
+    bodies = {"grid": BodyRecipe(batch=1)}
+    policy = make_policy(sources)
+    method = imitation.Imitation().build(Ingredients(policy, [sources["grid"]], bodies=bodies))
+    losses, gradients = [], []
+    for count in (1, 4):
+        policy.zero_grad()
+        losses.append(method.accumulate(0, Share(0, count))["loss/grid"])
+        gradients.append({name: p.grad / count for name, p in policy.named_parameters() if p.grad is not None})
+    assert losses[0] == losses[1] and gradients[0]
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, msg=name)
+
+
+class Together:
+    """Stands in for accelerate in a thread of its own: what it reduces it exchanges with the others."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, index: int, barrier: threading.Barrier, given: dict[int, torch.Tensor]) -> None:
+        self.process_index, self.num_processes, self.is_main_process = index, barrier.parties, not index
+        self._barrier, self._given = barrier, given
+
+    def reduce(self, value: torch.Tensor, reduction: str) -> torch.Tensor:
+        assert reduction == "mean"
+        self._given[self.process_index] = value
+        self._barrier.wait()
+        found = torch.stack([self._given[index] for index in range(self.num_processes)]).mean(0)
+        self._barrier.wait()
+        return found
+
+
+class Places(Method):
+    """One part learns in both processes, one in the second alone, as of a body that is placed there, one in the first
+    step alone. The first two take the statistics of what they see, as eyes do."""
+
+    def __init__(self, policy: Policy) -> None:
+        torch.manual_seed(0)
+        parts = {name: nn.BatchNorm1d(2) for name in ("both", "second")} | {"seldom": nn.Linear(2, 2)}
+        self.modules = nn.ModuleDict({"policy": policy.requires_grad_(False), **parts})
+
+    def accumulate(self, step: int, share: Share) -> Metrics:
+        seen = torch.randn(8, 2, generator=torch.Generator().manual_seed(step * share.count + share.index))
+        names = ["both", *(["second"] if share.index else []), *(["seldom"] if step == 0 else [])]
+        loss = torch.stack([(self.modules[name](seen) - 1).square().mean() for name in names]).sum()
+        loss.backward()
+        return {"loss/all": loss.item()}
+
+
+def test_what_one_process_alone_sees_is_in_all_and_what_none_sees_stays(sources: dict[str, Source]) -> None:
+    barrier, given = threading.Barrier(2, timeout=60), dict[int, torch.Tensor]()
+    methods = [Places(make_policy(sources)) for _ in range(2)]
+    settings = Settings(steps=4, optimizer=AdamW(0.1, warmup=0, weight_decay=0.5, ema=0.0), tracker="none")
+
+    def learn(index: int) -> list[dict[str, torch.Tensor]]:
+        engine, states = Engine(methods[index], settings, cast(Any, Together(index, barrier, given))), []
+        for step in range(4):
+            engine.step(step)
+            states.append({name: value.clone() for name, value in methods[index].modules.state_dict().items()})
+        return states
+
+    with ThreadPoolExecutor(2) as threads:
+        first, second = threads.map(learn, range(2))
+    counters = {name for name in first[-1] if "batches" in name}
+    assert all(torch.equal(first[-1][name], second[-1][name]) for name in first[-1].keys() - counters)
+    # As with one process: neither momentum nor decay moves what nobody uses.
+    assert torch.equal(first[0]["seldom.weight"], first[-1]["seldom.weight"])
+    alone = nn.BatchNorm1d(2)
+    for step in range(4):
+        alone(torch.randn(8, 2, generator=torch.Generator().manual_seed(2 * step + 1)))
+    torch.testing.assert_close(first[-1]["second.running_mean"], alone.running_mean)
+    assert not torch.equal(first[-1]["both.running_mean"], first[-1]["second.running_mean"])
 
 
 def test_sharding_needs_work_for_every_process(datasets: dict[str, Path], tmp_path: Path) -> None:

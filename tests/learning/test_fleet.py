@@ -134,6 +134,18 @@ def test_one_robot_with_one_step_is_plain_training_of_the_shared_part(base: str,
     assert change.windows == len(query)
 
 
+def test_what_robots_draw_is_of_the_fleets_seed(
+    base: str, robots: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    robot, shared = Robot(base, robots[0]), shared_by(checkpoint.load_for_training(base))
+    monkeypatch.setattr(Robot, "halves", lambda self, rng: (self.sources, self.sources))
+    first, again, other = (
+        robot.answer(shared, dataclasses.replace(ROUNDS, seed=seed), 1)[0].tensors for seed in (0, 0, 1)
+    )
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
 def test_what_is_local_moves_first_and_what_is_shared_afterwards(base: str, robots: list[list[str]]) -> None:
     shared = {name: value.clone() for name, value in shared_by(checkpoint.load_for_training(base)).items()}
     robot = Robot(base, robots[0])

@@ -111,7 +111,10 @@ def test_states_are_made_of_the_last_steps_alone_or_together() -> None:
         for one, other in zip(model.believed([trace]), together, strict=True):
             torch.testing.assert_close(one[0], other[number])
     traces[1].observed(rows[5], np.zeros(0, np.uint8))
-    assert len(traces[1].states) == 1, "an observation after an action that nobody told begins anew"
+    traces[2].observed(rows[5], np.zeros(0, np.uint8))
+    for trace in traces[1:]:
+        assert len(trace.states) == 1, "an observation after an action that nobody told begins anew"
+        assert not trace.actions
 
 
 def test_episodes_of_choices_may_be_of_different_ages() -> None:

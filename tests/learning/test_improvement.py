@@ -24,6 +24,7 @@ from polysoma.evaluation.evaluation import evaluate
 from polysoma.learning.engine import Engine, Settings
 from polysoma.learning.improvement import Play, improve, start_of
 from polysoma.learning.lineage import tell
+from polysoma.learning.method import Share
 from polysoma.learning.methods.awr import Awr
 from polysoma.learning.methods.ppo import Ppo
 from polysoma.learning.methods.reinforce import Reinforce
@@ -147,6 +148,20 @@ def test_experience_is_of_the_executed_part() -> None:
     rate = np.corrcoef(experience.drawn[0, :, 0].clip(-1, 1), experience.rewards[0])[0, 1]
     assert rate > 0.99
     assert 9 * 16 < experience.steps <= 9 * 16 * 2
+
+
+def test_every_task_is_played() -> None:
+    planner = PolicyPlanner(still(0))
+    with pytest.raises(PolysomaError, match="slots: expected one for each of 3 tasks at least, got 2"):
+        Collector(planner, ["point/right"] * 3, 2, 0, Exploring(), make=lambda _: Pocket())
+
+
+def test_a_batch_may_have_fewer_decisions_than_parts() -> None:
+    method = method_of(Ppo(decisions=1, passes=1, parts=64), "point", Pocket, 0)
+    for step in range(16):
+        assert np.isfinite(list(method.accumulate(step, Share()).values())).all()
+        method.after_step(step + 1)
+    assert method.sampled is None and all(p.grad.isfinite().all() for p in method.correction.parameters())  # type: ignore[union-attr]
 
 
 def test_half_of_the_episodes_begin_where_others_failed() -> None:

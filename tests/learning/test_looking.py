@@ -12,9 +12,10 @@ from polysoma.data.writer import DatasetWriter
 from polysoma.embodiment import Modality, Stream
 from polysoma.learning.bodies import BodyRecipe
 from polysoma.learning.looking import CachedFeatures, look_once
+from polysoma.learning.method import Share
 from polysoma.learning.preparation import policy_for, sources_for
 from polysoma.learning.recipe import PolicySize, Recipe
-from polysoma.learning.training import rehearse
+from polysoma.learning.training import ingredients, rehearse
 from polysoma.nn.images import ImageConfig
 
 BODY = dataclasses.replace(
@@ -68,6 +69,17 @@ def test_pictures_that_training_changes_and_eyes_that_learn_look_at_every_step(r
         assert not _looked(dataclasses.replace(recipe, bodies={BODY.name: changed}))
     assert not _looked(dataclasses.replace(recipe, paraphrases="shipped"))
     assert not _looked(dataclasses.replace(recipe, images=ImageConfig(reduction="points", tokens=1)))
+
+
+def test_whether_words_count_is_not_asked_of_what_was_seen_in_the_light_of_others(recipe: Recipe) -> None:
+    sources, _ = sources_for(recipe)
+    policy, said = policy_for(recipe, sources, None), []
+    for _ in range(2):
+        method = recipe.method.build(ingredients(recipe, policy, sources))
+        with torch.inference_mode():
+            said.append(method.remarks(1, Share()))
+        look_once(recipe, policy, sources)
+    assert list(said[0]) == [f"words/{BODY.name}"] and not said[1]
 
 
 def test_a_rehearsal_says_what_looking_costs(recipe: Recipe) -> None:

@@ -32,8 +32,8 @@ class Acting:
     Attributes:
         execute: how many actions of a plan are executed before the planner is asked again; None for half of them.
         ensemble: None, or the rate w of temporal ensembling (Zhao et al. 2023, ACT, section IV.B): the planner is asked
-            at every step and the plans that overlap are averaged with weights ``exp(-w * age)``; those of a guard are
-            executed as they are.
+            at every step and the plans that overlap are averaged with weights ``exp(-w * age)``: above 0 newer plans
+            count more, where the paper's positive rate favours older ones. Those of a guard are executed as they are.
         temperature: of the choice among discrete actions of a policy; None for the default of
             :class:`~polysoma.acting.policy_planner.PolicyPlanner`. What is a planner already has its own.
         limits: kept last (:mod:`polysoma.acting.limits`); None for the body's own alone.

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from polysoma.acting.planner import Plan, Planner, Session, TaskPrompt, Wrapper
+from polysoma.acting.planner import Plan, Planner, Session, TaskPrompt, WrappedSession, Wrapper
 from polysoma.embodiment import Observation
 from polysoma.errors import PolysomaError
 from polysoma.policy.world import WINDOW, Trace, WorldModel, flat
@@ -123,30 +123,24 @@ class Foreseeing(Wrapper):
         inner = []
         for session, seen in zip(sessions, observations, strict=True):
             assert isinstance(session, _Session)
-            if session.foreseen is not None:
-                session.foreseen.observed(seen)
+            if session.watching is not None:
+                session.watching.observed(seen)
             inner.append(session.inner)
         return self.planner.plan(inner, observations)
 
 
-class _Session(Session):
-    def __init__(self, inner: Session, foreseen: Foreseen | None) -> None:
-        super().__init__(inner.prompt, inner.chunk)
-        self.inner, self.foreseen = inner, foreseen
-        self.interventions, self.limiter, self.zones = inner.interventions, inner.limiter, inner.zones
-
-    def prepare(self) -> None:
-        self.inner.prepare()
+class _Session(WrappedSession):
+    def __init__(self, inner: Session, watching: Foreseen | None) -> None:
+        super().__init__(inner)
+        self.watching = watching
+        self.foreseen = watching or inner.foreseen
 
     def observed(self, observation: Observation) -> None:
-        if self.foreseen is not None:
-            self.foreseen.observed(observation)
+        if self.watching is not None:
+            self.watching.observed(observation)
         self.inner.observed(observation)
 
     def executed(self, action: np.ndarray) -> None:
-        if self.foreseen is not None:
-            self.foreseen.executed(action)
+        if self.watching is not None:
+            self.watching.executed(action)
         self.inner.executed(action)
-
-    def close(self) -> None:
-        self.inner.close()

@@ -22,6 +22,7 @@ from polysoma.acting.planner import (
     Planner,
     Session,
     TaskPrompt,
+    WrappedSession,
     Wrapper,
     as_planner,
     within_limits,
@@ -90,31 +91,8 @@ class Guard(Protocol):
         ...
 
 
-class GuardedSession(Session):
-    """A session whose plans are judged; what happens in it is passed on to the planner's own."""
-
-    def __init__(self, inner: Session) -> None:
-        super().__init__(inner.prompt, inner.chunk)
-        self.inner = inner
-        # What guards further inside did counts as well.
-        self.interventions = inner.interventions
-        self.limiter = inner.limiter
-
-    def prepare(self) -> None:
-        """See :class:`Session`."""
-        self.inner.prepare()
-
-    def observed(self, observation: Observation) -> None:
-        """See :class:`Session`."""
-        self.inner.observed(observation)
-
-    def executed(self, action: np.ndarray) -> None:
-        """See :class:`Session`."""
-        self.inner.executed(action)
-
-    def close(self) -> None:
-        """See :class:`Session`."""
-        self.inner.close()
+class GuardedSession(WrappedSession):
+    """A session whose plans are judged."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,16 @@ from typing import Protocol
 
 import numpy as np
 
-from polysoma.acting.planner import NoPlan, Plan, Planner, Session, TaskPrompt, Wrapper, known_embodiments
+from polysoma.acting.planner import (
+    NoPlan,
+    Plan,
+    Planner,
+    Session,
+    TaskPrompt,
+    WrappedSession,
+    Wrapper,
+    known_embodiments,
+)
 from polysoma.embodiment import Embodiment, Modality, Observation
 from polysoma.errors import PolysomaError
 
@@ -85,28 +94,18 @@ class Leading(Wrapper):
         return changed
 
 
-class _Session(Session):
+class _Session(WrappedSession):
     """An episode of the planner inside, which sees near goals alone."""
 
     def __init__(self, inner: Session, leading: Leading, way: Way) -> None:
-        super().__init__(inner.prompt, inner.chunk)
-        self.inner, self.way, self._leading = inner, way, leading
-        self.interventions, self.limiter = inner.interventions, inner.limiter
-
-    def prepare(self) -> None:
-        self.inner.prepare()
+        super().__init__(inner)
+        self.way, self._leading = way, leading
 
     def observed(self, observation: Observation) -> None:
         # Where no way is known any more, the next plan says so.
         with contextlib.suppress(NoPlan):
             observation = self._leading.nearer(self.way, observation)
         self.inner.observed(observation)
-
-    def executed(self, action: np.ndarray) -> None:
-        self.inner.executed(action)
-
-    def close(self) -> None:
-        self.inner.close()
 
 
 def channel_of(body: Embodiment, name: str) -> tuple[str, int]:

@@ -160,6 +160,33 @@ class Session:
         """The episode is over."""
 
 
+class WrappedSession(Session):
+    """A session of a wrapper: what happens in it is passed on to the wrapped planner's own, ``inner``, and what those
+    further inside count, limit and foresee counts here as well."""
+
+    def __init__(self, inner: Session) -> None:
+        super().__init__(inner.prompt, inner.chunk)
+        self.inner = inner
+        self.interventions, self.limiter = inner.interventions, inner.limiter
+        self.zones, self.foreseen = inner.zones, inner.foreseen
+
+    def prepare(self) -> None:
+        """See :class:`Session`."""
+        self.inner.prepare()
+
+    def observed(self, observation: Observation) -> None:
+        """See :class:`Session`."""
+        self.inner.observed(observation)
+
+    def executed(self, action: np.ndarray) -> None:
+        """See :class:`Session`."""
+        self.inner.executed(action)
+
+    def close(self) -> None:
+        """See :class:`Session`."""
+        self.inner.close()
+
+
 @runtime_checkable
 class Planner(Protocol):
     """Turns observations into plans.

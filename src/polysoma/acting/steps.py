@@ -14,8 +14,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from polysoma.acting.guards import GuardedSession
-from polysoma.acting.planner import GUARD, Plan, Planner, Session, TaskPrompt, Wrapper, as_planner, within_limits
+from polysoma.acting.planner import (
+    GUARD,
+    Plan,
+    Planner,
+    Session,
+    TaskPrompt,
+    WrappedSession,
+    Wrapper,
+    as_planner,
+    within_limits,
+)
 from polysoma.embodiment import ContinuousActions, Embodiment, Observation
 from polysoma.errors import PolysomaError
 
@@ -64,7 +73,7 @@ class Bounded(Wrapper):
         ]
 
 
-class _Session(GuardedSession):
+class _Session(WrappedSession):
     """Remembers what was executed last.
 
     Args:

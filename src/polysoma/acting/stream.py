@@ -123,8 +123,9 @@ class Serializer:
 
     def tokens(self, episode: Episode, count: int) -> np.ndarray:
         """Tokens ``(count * per_step,)`` of the last ``count`` steps of an episode, or of as many as it has."""
-        seen = self.observe({name: episode.observations[name][-count:] for name in self.streams})
-        return np.concatenate([seen, self.act(episode.executed[-count:])], 1).ravel()
+        first = max(0, len(episode) - count)
+        seen = self.observe({name: episode.observations[name][first:] for name in self.streams})
+        return np.concatenate([seen, self.act(episode.executed[first:])], 1).ravel()
 
     def steps(self, dataset: Dataset, first: int, last: int) -> np.ndarray:
         """Tokens ``((last - first) * per_step,)`` of frames of a data set."""

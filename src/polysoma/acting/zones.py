@@ -14,7 +14,7 @@ from typing import Annotated
 import numpy as np
 
 from polysoma.acting.leading import channel_of
-from polysoma.acting.planner import Plan, Planner, Session, TaskPrompt, Wrapper
+from polysoma.acting.planner import Plan, Planner, Session, TaskPrompt, WrappedSession, Wrapper
 from polysoma.config import check, decode, read_toml, within
 from polysoma.embodiment import Embodiment, Observation
 from polysoma.errors import PolysomaError, SettingError
@@ -164,12 +164,11 @@ class Watched(Wrapper):
         return self.planner.plan(inner, observations)
 
 
-class _Session(Session):
+class _Session(WrappedSession):
     def __init__(self, inner: Session, zones: Zones | None) -> None:
-        super().__init__(inner.prompt, inner.chunk)
-        self.inner = inner
-        self.interventions, self.limiter = inner.interventions, inner.limiter
+        super().__init__(inner)
         self._before: np.ndarray | None = None
+        self._boxes: Boxes | None = None
         if zones is not None:
             self.zones = ZoneCounts()
             self._where = [channel_of(inner.prompt.body, name) for name in zones.channels]
@@ -177,7 +176,7 @@ class _Session(Session):
 
     def look(self, observation: Observation) -> None:
         """Counts whether the body was in a zone on its way here."""
-        if self.zones is None:
+        if self._boxes is None or self.zones is None:
             return
         here = np.array([observation[stream][row] for stream, row in self._where], np.float64)
         before, self._before = here if self._before is None else self._before, here
@@ -185,15 +184,6 @@ class _Session(Session):
         self.zones.steps += bool(self._boxes.inside(here) or self._boxes.crossed(before, here))
         self.zones.episodes = int(self.zones.steps > 0)
 
-    def prepare(self) -> None:
-        self.inner.prepare()
-
     def observed(self, observation: Observation) -> None:
         self.look(observation)
         self.inner.observed(observation)
-
-    def executed(self, action: np.ndarray) -> None:
-        self.inner.executed(action)
-
-    def close(self) -> None:
-        self.inner.close()

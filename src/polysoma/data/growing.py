@@ -61,6 +61,9 @@ class Growing(Replay):
         if count > len(self.states) - self._begin:
             raise PolysomaError(f"expected a piece of at most {len(self.states) - self._begin} states, got {count}")
         if self._place + count > len(self.states):
+            # What lies behind is the oldest, and is not come to before what is newer.
+            while self._pieces and self._pieces[0][0] >= self._place:
+                self._pieces.popleft()
             self._place = self._begin
         rows = slice(self._place, self._place + count)
         while self._pieces and self._pieces[0][0] < rows.stop and self._pieces[0][1] > rows.start:

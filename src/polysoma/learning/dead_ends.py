@@ -94,6 +94,8 @@ def learn(
     about = lineage.from_nothing(method.kind, datasets)
     engine = Engine(method.build(values, logs, seed), settings or engine_settings(3000))
     folder = engine.run(out, resume, progress=progress, lineage=about)
+    # Wherever it learnt: a guard judges on the processor.
+    values.cpu()
     values.load_state_dict(weight_file.read(folder / WEIGHTS))
     found = calibrate(values, apart, rate, replace)
     found.save(out)
@@ -113,7 +115,7 @@ def fit(
     engine = Engine(method.build(values, logs, seed), settings or engine_settings(3000))
     for step in range(engine.settings.steps):
         engine.step(step)
-    return values.requires_grad_(False).eval()
+    return values.cpu().requires_grad_(False).eval()
 
 
 def episode_risks(values: DeadEnds, logs: Outcomes) -> tuple[np.ndarray, np.ndarray]:

@@ -120,16 +120,40 @@ def by_sharding(parameters: Iterable[Tensor]) -> tuple[list[Tensor], list[Tensor
     return [p for p in every if isinstance(p, DTensor)], [p for p in every if not isinstance(p, DTensor)]
 
 
-def reduce_gradients(parameters: Sequence[Tensor], accelerator: accelerate.Accelerator) -> None:
-    """Averages the gradients over all processes, in one message; those of sharded parameters are averaged already."""
+@torch.no_grad()
+def reduce_gradients(
+    parameters: Sequence[Tensor],
+    accelerator: accelerate.Accelerator,
+    running: Sequence[Tensor] = (),
+    before: Sequence[Tensor] = (),
+) -> None:
+    """Averages the gradients over all processes, in one message; those of sharded parameters are averaged already.
+
+    What no process added a gradient to has none afterwards, as with one process: momentum and decay leave it alone.
+
+    Args:
+        parameters: that learn.
+        accelerator: of this process.
+        running: buffers that a step moves, such as statistics of its windows. Each becomes the mean over the processes
+            that moved it: of a body that is one process's alone, the others have none.
+        before: their values before the step.
+    """
     if accelerator.num_processes == 1:
         return
     _, replicated = by_sharding(parameters)
     gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in replicated]
-    flat = torch.cat([gradient.flatten() for gradient in gradients])
-    flat = cast(Tensor, accelerator.reduce(flat, "mean"))
-    for parameter, piece in zip(replicated, flat.split([p.numel() for p in replicated]), strict=True):
-        parameter.grad = piece.view_as(parameter)
+    moved = [not torch.equal(now, was) for now, was in zip(running, before, strict=True)]
+    told = [*(p.grad is not None for p in replicated), *moved]
+    values = [*gradients, *(now if by else torch.zeros_like(now) for now, by in zip(running, moved, strict=True))]
+    held = torch.tensor(told, dtype=gradients[0].dtype, device=gradients[0].device)
+    flat = torch.cat([*(value.flatten().to(held.dtype) for value in values), held])
+    *means, held = cast(Tensor, accelerator.reduce(flat, "mean")).split([*(v.numel() for v in values), len(told)])
+    shares = held.tolist()
+    for parameter, mean, share in zip(replicated, means, shares, strict=False):
+        parameter.grad = mean.view_as(parameter) if share else None
+    for buffer, mean, share in zip(running, means[len(replicated) :], shares[len(replicated) :], strict=True):
+        if share:
+            buffer.copy_((mean / share).view_as(buffer))
 
 
 def summed(metrics: Mapping[str, float], device: torch.device) -> dict[str, float]:

@@ -137,8 +137,10 @@ class Engine:
         if not names or learning - names.keys():
             raise PolysomaError("a method's parameter groups hold parameters of its modules, at least one; got others")
         self._learning = [parameter for parameter in method.modules.parameters() if id(parameter) in learning]
-        averaged = {name.partition(".")[0] for name in names.values()} | {"policy"}
-        moving = {name: value for name, value in self._tensors().items() if name.partition(".")[0] in averaged}
+        averaged, tensors = {name.partition(".")[0] for name in names.values()} | {"policy"}, self._tensors()
+        moving = {name: value for name, value in tensors.items() if name.partition(".")[0] in averaged}
+        parameters = {name for name, _ in method.modules.named_parameters(remove_duplicate=False)}
+        self._running = [v for name, v in tensors.items() if name not in parameters and v.is_floating_point()]
         self._optimizer = settings.optimizer.build(groups, moving, names)
         method.modules.train()
 
@@ -156,10 +158,11 @@ class Engine:
             PolysomaError: the gradient is not finite, or there is none.
         """
         share = self.share
+        before = [value.clone() for value in self._running] if share.count > 1 else self._running
         metrics = self.method.accumulate(number, share)
-        if all(parameter.grad is None for parameter in self._learning) and share.count == 1:
+        distributed.reduce_gradients(self._learning, self.accelerator, self._running, before)
+        if all(parameter.grad is None for parameter in self._learning):
             raise PolysomaError(f"step {number}: the method added no gradient to what it says learns")
-        distributed.reduce_gradients(self._learning, self.accelerator)
         norm = distributed.clip_gradients(self._learning, self.settings.grad_clip)
         if not torch.isfinite(norm):
             losses = losses_of(metrics)

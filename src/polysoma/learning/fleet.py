@@ -199,8 +199,9 @@ class Robot:
             query = self.sources
         first = number * (rounds.reconstruction + rounds.steps)
         if self._learnt:
-            self._learn(self._learnt, support, rounds.local_rate, first, rounds.reconstruction)
-        loss = self._learn(self._shared, query, rounds.rate_of(number), first + rounds.reconstruction, rounds.steps)
+            self._learn(self._learnt, support, rounds.local_rate, first, rounds.reconstruction, rounds.seed)
+        first += rounds.reconstruction
+        loss = self._learn(self._shared, query, rounds.rate_of(number), first, rounds.steps, rounds.seed)
         moved = {
             name: parameter.detach() - shared[name].to(parameter.device) for name, parameter in self._shared.items()
         }
@@ -215,13 +216,14 @@ class Robot:
         return [first for first, _ in pairs], [second for _, second in pairs]
 
     def _learn(
-        self, learning: Mapping[str, Tensor], sources: Sequence[Source], rate: float, first: int, steps: int
+        self, learning: Mapping[str, Tensor], sources: Sequence[Source], rate: float, first: int, steps: int, seed: int
     ) -> float:
         """Takes steps on some parameters with the others frozen. Returns the mean loss on the way."""
         self.policy.requires_grad_(False)
         for parameter in learning.values():
             parameter.requires_grad_(True)
-        method = Imitation().build(ingredients(self.recipe, self.policy, list(sources)))
+        recipe = dataclasses.replace(self.recipe, seed=seed)
+        method = Imitation().build(ingredients(recipe, self.policy, list(sources)))
         decay = self.recipe.optimizer.weight_decay
         optimizer = AdamW(rate, warmup=0, weight_decay=decay, ema=0, final=1)
         engine = Engine(method, dataclasses.replace(self.recipe, optimizer=optimizer), self.accelerator)

@@ -128,5 +128,7 @@ def clipped_surrogate(log_probability: Tensor, before: Tensor, advantage: Tensor
 
 
 def standardised(values: Tensor) -> Tensor:
-    """With mean 0 and standard deviation 1, of the same shape."""
+    """With mean 0 and standard deviation 1, of the same shape; a value alone becomes 0."""
+    if values.numel() < 2:
+        return torch.zeros_like(values)
     return (values - values.mean()) / values.std().clamp(min=1e-6)

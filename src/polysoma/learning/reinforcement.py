@@ -67,7 +67,7 @@ class FromReward(Method):
         trace: lambda of advantages; None for no value: returns as they came.
         anchor: how much the squared correction counts: it holds the policy at its base. For numbers with a spread s
             this is ``2 s^2`` times the KL divergence; for choices it is that of changes of log-probabilities.
-        bonus: how much the entropy of choices counts.
+        bonus: how much the entropy of what is drawn counts.
         learns_spread: whether the standard deviation of what is drawn learns, too.
         seed: of the order of decisions.
     """
@@ -155,7 +155,7 @@ class FromReward(Method):
 
     def spread(self) -> np.ndarray:
         """The standard deviation of what is added to numbers now, in parts of half the range, float32 ``(A,)``."""
-        found: np.ndarray = self._log_spread[0].detach().exp().numpy()
+        found: np.ndarray = self._log_spread[0].detach().exp().cpu().numpy()
         return found
 
     def _value(self, seen: Tensor, left: Tensor) -> Tensor:
@@ -164,25 +164,24 @@ class FromReward(Method):
 
     @torch.no_grad()
     def _collect(self) -> None:
-        correction = self.correction
-        experience = self.collector.collect(
-            self.decisions, lambda seen: correction(torch.from_numpy(seen)).numpy(), self.spread()
-        )
+        experience = self.collector.collect(self.decisions, self.correction.changes, self.spread())
         self.steps += experience.steps
         self.sampled = self._sample(experience)
         rows = len(self.sampled.before)
         for _ in range(self.passes):
-            self._order += torch.randperm(rows, generator=self._rng).tensor_split(self.parts)
+            self._order += torch.randperm(rows, generator=self._rng).tensor_split(min(self.parts, rows))
         ended = experience.episodes
         self.reported = {"env_steps": float(self.steps), "reward": float(experience.rewards.mean())}
         if ended:
             self.reported["solved"] = float(np.mean(ended))
 
     def _sample(self, experience: Experience) -> Sampled:
-        seen, left = torch.from_numpy(experience.seen), torch.from_numpy(experience.left)
-        discounts = torch.from_numpy(experience.discounts)
-        rewards = torch.from_numpy(experience.rewards)
-        none = torch.zeros(len(rewards) + 1, rewards.shape[1])
+        device = self._log_spread.device
+        seen, left, base, drawn, rewards, discounts = (
+            torch.from_numpy(getattr(experience, name)).to(device)
+            for name in ("seen", "left", "base", "drawn", "rewards", "discounts")
+        )
+        none = torch.zeros(len(rewards) + 1, rewards.shape[1], device=device)
         earned = generalised_advantages(rewards, discounts, none, 1.0)
         # Returns of about 1, whatever the unit of rewards.
         self._done += 1
@@ -192,9 +191,8 @@ class FromReward(Method):
         values = none if self.trace is None else self._value(seen, left)
         advantages = generalised_advantages(rewards, discounts, values, 1.0 if self.trace is None else self.trace)
         flat = Sampled(
-            seen[:-1].flatten(0, 1), left[:-1].flatten(), torch.from_numpy(experience.base).flatten(0, 1),
-            torch.from_numpy(experience.drawn).flatten(0, 1), torch.empty(0), advantages.flatten(),
-            (advantages + values[:-1]).flatten(),
+            seen[:-1].flatten(0, 1), left[:-1].flatten(), base.flatten(0, 1), drawn.flatten(0, 1), torch.empty(0),
+            advantages.flatten(), (advantages + values[:-1]).flatten(),
         )  # fmt: skip
         before, _ = self.log_probability(flat, self.correction(flat.seen))
         return Sampled(**{**flat.__dict__, "before": before})

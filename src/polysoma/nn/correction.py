@@ -94,8 +94,15 @@ class Correction(nn.Module):
     @torch.no_grad()
     def look_at(self, readouts: np.ndarray, observations: Sequence[Observation]) -> np.ndarray:
         """The same for L readouts ``(L, width)`` and as many observations."""
-        streams = {n: torch.from_numpy(np.stack([seen[n] for seen in observations])) for n in self.streams}
-        found: np.ndarray = self.look(torch.from_numpy(readouts), streams).numpy()
+        device = self.mean.device
+        streams = {n: torch.from_numpy(np.stack([seen[n] for seen in observations])).to(device) for n in self.streams}
+        found: np.ndarray = self.look(torch.from_numpy(readouts).to(device), streams).cpu().numpy()
+        return found
+
+    @torch.no_grad()
+    def changes(self, seen: np.ndarray) -> np.ndarray:
+        """:meth:`forward` of arrays, as :meth:`look_at` makes them: float32 ``(L, A)`` or ``(L, names)``."""
+        found: np.ndarray = self(torch.from_numpy(seen).to(self.mean.device)).cpu().numpy()
         return found
 
     def forward(self, seen: Tensor) -> Tensor:

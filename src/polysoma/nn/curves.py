@@ -69,7 +69,7 @@ def integrated(xp: Any, amount: Any, found: Any) -> Any:
         found: ``(..., 9)``, logarithms of the slope at 0 and of the second derivatives, sign reversed.
     """
     u = amount / (amount + _HALF)
-    beyond = u[..., None] - xp.arange(BINS) / BINS
+    beyond = xp.stack([u - place / BINS for place in range(BINS)], -1)
     below = xp.clip(beyond, 0.0, 1 / BINS)
     return u * xp.exp(found[..., 0]) - (xp.exp(found[..., 1:]) * below * (beyond - below / 2)).sum(-1)
 

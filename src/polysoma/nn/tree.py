@@ -126,7 +126,7 @@ class _Trees:
 
     def _write(self, at: np.ndarray, logits: Tensor, values: Tensor) -> None:
         """What is believed of nodes ``(N,)``."""
-        self._logits[at], self._values[at] = logits.numpy(), values.numpy()
+        self._logits[at], self._values[at] = logits.cpu().numpy(), values.cpu().numpy()
         self._chances[at] = _softmax(self._logits[at])
 
     def improved(self, at: np.ndarray) -> np.ndarray:
@@ -172,10 +172,11 @@ class _Trees:
             deeper = below >= 0
             walks, at = walks[deeper], below[deeper]
             actions = self._inside(at)
-        latents, rewards = self._model.expect(self._latents[torch.from_numpy(ends)], torch.from_numpy(last))
+        ended = torch.from_numpy(last).to(self._latents.device)
+        latents, rewards = self._model.expect(self._latents[torch.from_numpy(ends)], ended)
         logits, values = self._model.judge(latents)
         self._latents[torch.from_numpy(made)] = latents
-        self._following[ends, last], self._rewards[ends, last] = made, rewards.numpy()
+        self._following[ends, last], self._rewards[ends, last] = made, rewards.cpu().numpy()
         self._write(made, logits, values)
         gained = self._values[made]
         for walks, at, actions in reversed(way):

@@ -49,6 +49,10 @@ class RowPolicy(SmallPolicy):
         self.symbols = nn.ModuleDict(symbols)
         self.seen = states + sum(part.size for part in symbols.values())
 
+    def taken(self, array: np.ndarray) -> Tensor:
+        """An array as a tensor, where the policy is."""
+        return torch.from_numpy(array).to(self.mean.device)
+
     def features(self, rows: Tensor) -> Tensor:
         """What is seen in rows ``(B, n)``, float32 or uint8: ``(B, seen)``."""
         parts, states = [], []

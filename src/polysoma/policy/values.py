@@ -94,7 +94,7 @@ class ValuePolicy(RowPolicy):
     @torch.no_grad()
     def decide(self, rows: np.ndarray) -> np.ndarray:
         """The best choices, int64 ``(B,)``, for rows ``(B, n)``."""
-        found: np.ndarray = self(torch.from_numpy(rows)).argmax(1).numpy()
+        found: np.ndarray = self(self.taken(rows)).argmax(1).cpu().numpy()
         return found
 
 

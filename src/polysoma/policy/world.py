@@ -226,7 +226,7 @@ class Trace:
 
     Attributes:
         states, pixels: of at most one observation more, as of :func:`flat`.
-        actions: between them, and after the last one once it is told.
+        actions: after each of them, that after the last one once it is told.
     """
 
     def __init__(self, steps: int = WINDOW) -> None:
@@ -237,17 +237,19 @@ class Trace:
 
     def observed(self, states: np.ndarray, pixels: np.ndarray) -> None:
         """An observation ``(S,)`` and ``(P,)``, after the action that was told."""
+        if len(self.actions) < len(self.states):
+            # Where an action was not told, nothing before counts.
+            self.states, self.pixels, self.actions = [], [], []
         self.states, self.pixels = (
             [*self.states, states][-self._steps - 1 :],
             [*self.pixels, pixels][-self._steps - 1 :],
         )
-        # Where an action was not told, nothing before counts.
-        if len(self.actions) + 1 < len(self.states):
-            self.states, self.pixels, self.actions = self.states[-1:], self.pixels[-1:], []
+        self.actions = self.actions[-self._steps :]
 
     def executed(self, action: np.ndarray) -> None:
-        """The action after the last observation."""
-        self.actions = [*self.actions, action][-self._steps :]
+        """The action after the last observation; whoever says it twice is right the second time."""
+        if self.states:
+            self.actions[len(self.states) - 1 :] = [action]
 
 
 def flat(config: WorldConfig, observations: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

@@ -113,7 +113,7 @@ class Collector:
     Args:
         planner: without correction; drives the body.
         tasks: full names, of one body.
-        slots: how many, in turn of each task.
+        slots: how many, in turn of each task: at least one of each.
         seed: of the first episode, and of all that is drawn; episodes have seeds that count on from here.
         exploring: see :class:`Exploring`.
         discount: of a step.
@@ -123,7 +123,7 @@ class Collector:
         look: what the correction sees of readouts ``(L, width)`` and observations; None for the readouts alone.
 
     Raises:
-        PolysomaError: tasks of several bodies, or none; or a reward of another body or instruction.
+        PolysomaError: tasks of several bodies, or none, or more than slots; or a reward of another body or instruction.
     """
 
     def __init__(
@@ -143,6 +143,8 @@ class Collector:
         self.planner, self.exploring, self.discount = planner, exploring, discount
         self._rng = np.random.default_rng([seed, 21])
         self._seed, self._execute = seed, execute
+        if slots < len(tasks):
+            raise PolysomaError(f"slots: expected one for each of {len(tasks)} tasks at least, got {slots}")
         self._slots = [_Slot(make(tasks[n % len(tasks)]), n % len(tasks)) for n in range(slots)]
         bodies = {slot.environment.embodiment.name for slot in self._slots}
         if len(bodies) != 1:

@@ -106,7 +106,9 @@ class _Imagining(WorldLearner):
     def accumulate(self, step: int, share: Share) -> Metrics:
         """See :class:`~polysoma.learning.method.Method`."""
         losses, count, states, generator = self.drawn(step, share)
-        chosen = torch.randperm(len(states.seen), generator=generator)[: self.imagination.starts]
+        # A generator draws where it is, as the states are.
+        order = torch.randperm(len(states.seen), generator=generator, device=states.seen.device)
+        chosen = order[: self.imagination.starts]
         acted, told = self._acting(Believed(*(one[chosen] for one in states)), generator)
         losses |= acted
         torch.stack(list(losses.values())).sum().backward()
@@ -160,7 +162,7 @@ class _Playing(_Imagining):
 
     def __init__(self, model: WorldModel, slots: Slots, settings: Imagination, exploring: Exploring, seed: int) -> None:
         self.slots, self._rng = slots, np.random.default_rng([seed, 31])
-        self._generator = torch.Generator().manual_seed(seed)
+        self._generator: torch.Generator | None = None
         self._memory = Memory(slots.body, model.config.state_size, exploring.slots, exploring.memory)
         self._traces = [Trace() for _ in range(exploring.slots)]
         self._look()
@@ -176,6 +178,8 @@ class _Playing(_Imagining):
     def after_step(self, step: int) -> None:
         """See :class:`~polysoma.learning.method.Method`: it plays on."""
         super().after_step(step)
+        if self._generator is None:
+            self._generator = torch.Generator(self.model.mean.device).manual_seed(self.seed)
         with torch.no_grad():
             features = self.model.believed(self._traces).features
             self._play(self.model.actions(self.mind.move(features, self._generator)))

@@ -70,7 +70,7 @@ class Imitating(Method):
         self.modules = nn.ModuleDict({"policy": given.policy})
         self._given, self._policy = given, given.policy
         self._places: dict[str, int | None] = {}
-        self._told = [source for source in given.sources if len(source.drawn_instructions) > 1]
+        self._told = [s for s in given.sources if len(s.drawn_instructions) > 1 and not _looked_at(s)]
 
     def accumulate(self, step: int, share: Share) -> Metrics:
         """See :class:`~polysoma.learning.method.Method`."""
@@ -86,9 +86,10 @@ class Imitating(Method):
             place = None if share.count == 1 else self._place(name, share.count)
             if place not in (None, share.index):
                 continue
-            # Gradients are averaged over processes, so what one process does alone counts as often as there are some.
             mine = share if place is None else dataclasses.replace(share, index=0, count=1)
-            for part in self._parts(source, step, mine, 1 if place is None else share.count):
+            # Gradients are averaged over processes, also over those that have no window of this body.
+            having = min(mine.count, max(self._sizes(name)))
+            for part in self._parts(source, step, mine, share.count / having, 1 / having):
                 if self._apart(source):
                     found = reduced([found, self._learn([part], share)])
                 else:
@@ -127,7 +128,8 @@ class Imitating(Method):
 
     def remarks(self, step: int, share: Share) -> Metrics:
         """``words/NAME``: by how much a body's mean loss is higher where windows are told the words of another task; 0
-        where words are ignored. Nothing is said of bodies that are told one thing alone."""
+        where words are ignored. Nothing is said of bodies that are told one thing alone, nor of those whose pictures
+        were looked at beforehand, in the light of their own words."""
         found, together = Metrics(), list[tuple[str, Batch, float]]()
         for source in self._told:
             name = source.embodiment.name
@@ -161,14 +163,20 @@ class Imitating(Method):
             {f"words/{name}": each * loss.item()} for (name, _, each), (loss, _) in zip(parts, losses, strict=True)
         )
 
-    def _parts(self, source: Source, step: int, share: Share, weight: float) -> list[_Part]:
-        """One body's windows of a step, in micro-batches, whose gradients have a weight."""
+    def _sizes(self, name: str) -> tuple[int, int]:
+        """How many windows of a step are of this body, of all processes that share them: without goals, and with."""
+        body = self._given.bodies[name]
+        shown = round(body.batch * body.goals)
+        return body.batch - shown, shown
+
+    def _parts(self, source: Source, step: int, share: Share, weight: float, said: float) -> list[_Part]:
+        """One body's windows of a step, in micro-batches, whose gradients and losses have these weights."""
         name = source.embodiment.name
         rng = np.random.default_rng([self._given.seed, step, share.index, *name.encode()])
         batches = self._draw(source, step, share, rng)
         count, true = sum(len(windows) for windows, _ in batches), targets([windows for windows, _ in batches])
         parts = (part for windows, number in batches for part in split_by_length(windows, number))
-        return [_Part(name, part, weight, 1 / true, len(part) / count, 1 / share.count) for part in parts]
+        return [_Part(name, part, weight, 1 / true, len(part) / count, said) for part in parts]
 
     def _learn(self, parts: Sequence[_Part], share: Share) -> Metrics:
         """Adds the gradients of windows of several bodies."""
@@ -192,9 +200,8 @@ class Imitating(Method):
         name, seed = source.embodiment.name, self._given.seed
         body, key = self._given.bodies[name], name.encode()
         statistics = self._policy.config.statistics[name]
-        shown = round(body.batch * body.goals)
         batches = []
-        for size, goals in ((body.batch - shown, False), (shown, True)):
+        for size, goals in zip(self._sizes(name), (False, True), strict=True):
             if size <= share.index:
                 continue
             # What is drawn is the same in all processes, and each reads its share; what is done to it is not the same.
@@ -207,3 +214,12 @@ class Imitating(Method):
             parts = min(body.micro_batches, max(1, size // share.count))
             batches.append((augmented(windows, body, statistics, paraphrases_for(self._given.paraphrases), rng), parts))
         return batches
+
+
+def _looked_at(source: Source) -> bool:
+    """Whether what eyes see takes the place of a body's pictures (:mod:`polysoma.learning.looking`)."""
+    return any(
+        np.issubdtype(dataset.observations[camera].dtype, np.floating)
+        for dataset in source.datasets
+        for camera in cameras(source.embodiment)
+    )

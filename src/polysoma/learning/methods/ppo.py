@@ -25,7 +25,7 @@ class Ppo:
         trace: lambda of generalised advantages.
         clip: how far the ratio of probabilities may go from 1.
         anchor: how much the squared correction counts.
-        bonus: how much the entropy of choices counts.
+        bonus: how much the entropy of what is drawn counts.
         exploring: see :class:`~polysoma.rollout.experience.Exploring`.
     """
 

@@ -136,7 +136,7 @@ class SearchLearner(Method):
         rows, weights = self._rows(count, steps, rng)
         drawn = self.memory.pieces(rows, steps)
         aims = self.aims(drawn, rng)
-        losses = self.losses(drawn, aims, torch.from_numpy(weights))
+        losses = self.losses(drawn, aims, self.policy.taken(weights))
         torch.stack(list(losses.values())).sum().backward()
         # Where nothing pays, nothing is worth more than anything else.
         self._returns = torch.stack([aims.returns.min(), aims.returns.max()]).cpu()
@@ -167,13 +167,13 @@ class SearchLearner(Method):
         """What pieces aim at. ``rng`` draws the noise of the searches."""
         target, settings, discount = self.modules["target"], self.settings, self.policy.config.discount
         assert isinstance(target, SearchPolicy)
-        seen = torch.from_numpy(drawn.states)
+        seen = self.policy.taken(drawn.states)
         latents = target.represent(seen.flatten(0, 1))
         values = target.judge(latents)[1].unflatten(0, seen.shape[:2])
-        known, over = torch.from_numpy(drawn.known), torch.from_numpy(drawn.over)
+        known, over, rewards = map(self.policy.taken, (drawn.known, drawn.over, drawn.rewards))
         # What is after the end of an episode stands still, so that its value passes through.
         discounts = torch.where(over, 0.0, torch.where(known, discount, 1.0))
-        rewards = torch.where(known, torch.from_numpy(drawn.rewards), 0.0)
+        rewards = torch.where(known, rewards, 0.0)
         gained = generalised_advantages(rewards.T, discounts.T, values.T, settings.trace).T
         kept = settings.unrolled + 1
         gone = torch.cat([torch.zeros_like(over[:, :1]), over.cumsum(1) > 0], 1)[:, :kept]
@@ -181,13 +181,14 @@ class SearchLearner(Method):
         roots = latents.unflatten(0, seen.shape[:2])[:, :kept]
         noise = rng.gumbel(size=(roots.shape[0] * kept, self.policy.config.embodiment.actions.size))
         found = search(target, roots.flatten(0, 1), settings.searching, discount, self.policy.reach, noise)
-        return Aims(roots, torch.from_numpy(found.policy).unflatten(0, roots.shape[:2]), returns, gone)
+        policies = self.policy.taken(found.policy).unflatten(0, roots.shape[:2])
+        return Aims(roots, policies, returns, gone)
 
     def losses(self, drawn: Pieces, aims: Aims, weights: Tensor) -> dict[str, Tensor]:
         """The losses, means over the steps that count; for values each weighs as much as its piece, ``(B,)``."""
         policy, settings = self.policy, self.settings
-        actions, known = torch.from_numpy(drawn.actions), torch.from_numpy(drawn.known)[:, : settings.unrolled]
-        latents, earned = [policy.represent(torch.from_numpy(drawn.states[:, 0]))], []
+        actions, known = policy.taken(drawn.actions), policy.taken(drawn.known)[:, : settings.unrolled]
+        latents, earned = [policy.represent(policy.taken(drawn.states[:, 0]))], []
         for number in range(settings.unrolled):
             # Half of the gradient goes on to the step before (appendix G of MuZero).
             before = (latents[-1] + latents[-1].detach()) / 2
@@ -199,7 +200,7 @@ class SearchLearner(Method):
         real = torch.cat([torch.ones_like(known[:, :1]), known], 1)
         # After its end a task is worth nothing and earns nothing, whatever is chosen.
         counted = known | aims.gone[:, :-1]
-        rewards = torch.where(known, torch.from_numpy(drawn.rewards)[:, : settings.unrolled], 0.0)
+        rewards = torch.where(known, policy.taken(drawn.rewards)[:, : settings.unrolled], 0.0)
         missed = {
             "policy": (-(aims.policies.flatten(0, 1) * choices.log_softmax(1)).sum(1), real & ~aims.gone, 1.0),
             "value": (
@@ -249,7 +250,7 @@ class Playing(SearchLearner):
         rng = np.random.default_rng([self.seed, 33, slots.steps])
         noise = rng.gumbel(size=(len(slots.rows), slots.body.actions.size))
         with torch.no_grad():
-            latents = policy.represent(torch.from_numpy(slots.rows))
+            latents = policy.represent(policy.taken(slots.rows))
         found = search(policy, latents, self.settings.searching, policy.config.discount, policy.reach, noise)
         self._play(found.choices)
 
