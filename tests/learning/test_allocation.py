@@ -68,3 +68,14 @@ def test_learning_leaves_the_time_that_playing_took() -> None:
     assert learning_seconds(100, 120, 10) == 100 - allocation.CAREFUL * 10
     assert learning_seconds(100, 120, 1000) == 100 - allocation.PLAYING * 120, "at most its share"
     assert learning_seconds(5, 120, 1000) == 0
+
+
+def test_bodies_of_few_or_short_tasks_get_more_demonstrations() -> None:
+    kept, recorded = (
+        {"a/x": 10, "a/y": 10, "b/x": 10, "c/x": 10, "d/x": 0},
+        {"a/x": 100, "a/y": 300, "b/x": 1000, "c/x": 10},
+    )
+    more = allocation.missing(kept, recorded | {"d/x": 0}, 600, most=90)
+    # 40 frames of both tasks of a together; b has more than is asked for, c has the bound, d no demonstration at all.
+    assert more == {"a/x": 5, "a/y": 5, "c/x": 90}
+    assert allocation.missing({}, {}, 600, 90) == {}

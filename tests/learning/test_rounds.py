@@ -79,7 +79,9 @@ def kill_at(monkeypatch: pytest.MonkeyPatch, place: int) -> None:
 def test_a_killed_run_ends_with_the_bits_of_one_that_was_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rounds, "GROUP", 2)
     monkeypatch.setattr(rounds, "SAVED_EVERY_S", 0.0)
-    whole = train_in_rounds(recipe(), tmp_path / "whole")
+    # An episode is 200 frames long: three demonstrations come on top of the first five.
+    made = recipe(method={"frames": 1600})
+    whole = train_in_rounds(made, tmp_path / "whole")
     assert whole.phase == "done" and [line["phase"] for line in lines(tmp_path / "whole")] == [
         "record", "learn", "play"] * 3  # fmt: skip
     out, kills = tmp_path / "killed", 0
@@ -87,12 +89,13 @@ def test_a_killed_run_ends_with_the_bits_of_one_that_was_not(tmp_path: Path, mon
         with monkeypatch.context() as patch:
             kill_at(patch, place)
             try:
-                train_in_rounds(recipe(), out, resume=round_state.exists(out))
+                train_in_rounds(made, out, resume=round_state.exists(out))
             except Killed:
                 kills += 1
-    state = train_in_rounds(recipe(), out, resume=True)
+    state = train_in_rounds(made, out, resume=True)
     assert kills >= 5 and state.phase == "done"
     assert recorded(out) == recorded(tmp_path / "whole")
+    assert len(recorded(out)["data/demonstrations/1/cartpole"]) == 8
     one, two = run_tensors(out), run_tensors(tmp_path / "whole")
     assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
     timeless = [{**line, "seconds": 0} for line in lines(out)]
@@ -101,7 +104,7 @@ def test_a_killed_run_ends_with_the_bits_of_one_that_was_not(tmp_path: Path, mon
 
 def test_what_is_recorded_and_told(tmp_path: Path) -> None:
     told: list[tuple[int, int, str]] = []
-    state = train_in_rounds(recipe(), tmp_path, tell=lambda *said: told.append(said))
+    state = train_in_rounds(recipe(method={"frames": 1200}), tmp_path, tell=lambda *said: told.append(said))
     found = recorded(tmp_path)
     assert list(found) == [
         *(f"data/demonstrations/{number}/cartpole" for number in (1, 2, 3)),

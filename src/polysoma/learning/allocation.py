@@ -22,6 +22,8 @@ FEWEST_WINDOWS = 4
 FIRST, RECORDING, PLAYING = 0.15, 0.1, 0.25
 """Shares of time: demonstrations before the first round, of the whole; then of each round new demonstrations, and what
 the policy plays, at most. What is left is for learning."""
+MOST_MORE = 10
+"""Before the first round a task gets at most so many times the demonstrations that each one gets."""
 CAREFUL = 1.2
 """Playing is taken to last so many times as long as the last one."""
 
@@ -67,6 +69,29 @@ def apportioned(total: int, weights: Mapping[str, float], least: int = 0) -> dic
     for name in by_remainder[: rest - sum(counts.values())]:
         counts[name] += 1
     return {name: least + count for name, count in counts.items()}
+
+
+def missing(kept: Mapping[str, int], recorded: Mapping[str, int], frames: int, most: int) -> dict[str, int]:
+    """How many more episodes of each task bring its body to so many frames.
+
+    Args:
+        kept: episodes of each task that there are.
+        recorded: frames of each task that there are.
+        frames: of each body.
+        most: episodes of each task that may be added.
+    """
+    bodies: dict[str, list[str]] = {}
+    for task, episodes in kept.items():
+        if episodes:
+            bodies.setdefault(body_of(task), []).append(task)
+    more = {}
+    for tasks in bodies.values():
+        there = sum(recorded[task] for task in tasks)
+        # As many of each task: so many frames has an episode of each one together.
+        each = sum(recorded[task] / kept[task] for task in tasks)
+        number = min(most, math.ceil((frames - there) / each))
+        more |= dict.fromkeys(tasks, number) if number > 0 else {}
+    return more
 
 
 def in_turn(counts: Mapping[str, int]) -> list[str]:

@@ -33,6 +33,7 @@ class Plan:
         ends: seconds after which it is to be over, of all that is spent; None without a budget of time.
         effort: of each task, 1 being the mean (:func:`polysoma.learning.allocation.efforts`).
         demonstrations, attempts: episodes of each task to record, and for the policy to play.
+        added: whether the demonstrations are those that come on top before the first round.
     """
 
     began: float
@@ -40,6 +41,7 @@ class Plan:
     effort: dict[str, float]
     demonstrations: dict[str, int]
     attempts: dict[str, int]
+    added: bool = False
 
 
 @dataclass

@@ -157,10 +157,17 @@ class _Rounds:
             until = state.plan.began + share * whole
         jobs = self._jobs(state.plan.demonstrations, state.demonstrated, DEMONSTRATION_SEEDS, limits={})
         # Without a demonstration of each body nothing can begin, so there is time for one group of each.
-        least = len(dict.fromkeys(map(body_of, self.tasks))) if state.round == 0 else 0
+        least = len(dict.fromkeys(map(body_of, self.tasks))) if state.round == 0 and not state.plan.added else 0
         self._play_all(DEMONSTRATIONS, jobs, Behaviour(noise=None, label=True), until, least)
         for task, number in state.plan.demonstrations.items():
             state.demonstrated[task] = state.demonstrated.get(task, 0) + number
+        if state.round == 0 and self.method.frames and not state.plan.added:
+            most = (allocation.MOST_MORE - 1) * self.method.demonstrations
+            kept, frames = ({task: getattr(c, what) for task, c in state.counts.items()} for what in ("kept", "frames"))
+            more = allocation.missing(kept, frames, self.method.frames, most)
+            state.plan, state.groups = dataclasses.replace(state.plan, demonstrations=more, added=True), 0
+            state.save(self.out)
+            return
         if state.round == 0:
             # Attempts last up to so many times as long as demonstrations.
             state.played = PATIENCE * self._each()
@@ -288,7 +295,10 @@ class _Rounds:
                     saved = now
                 won = sum(count.successes for count in state.counts.values())
                 tried = sum(count.trials for count in state.counts.values())
-                self._told(state.groups / len(groups), f"{what}, {won} of {tried} succeed")
+                part = state.groups / len(groups)
+                if kind == DEMONSTRATIONS and state.round == 0 and self.method.frames:
+                    part = (state.plan.added + part) / 2
+                self._told(part, f"{what}, {won} of {tried} succeed")
                 if over:
                     break
         self._now()
