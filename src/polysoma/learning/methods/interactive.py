@@ -28,8 +28,8 @@ class Interactive:
         tasks: full names or patterns of them (``"metaworld/*"``); each needs a simulator with an expert.
         rounds: of recording, learning and playing. The last one ends with attempts that measure alone.
         demonstrations: of each task before the first round, at most: an expert's failures are left out.
-        frames: of each body before the first round, at least, while the time for it lasts: bodies whose tasks are few or
-            short get up to MOST_MORE times ``demonstrations`` of each (:mod:`polysoma.learning.allocation`).
+        frames: of each body before the first round, at least, while the time for it lasts: a body whose tasks are few
+            or short gets up to MOST_MORE times ``demonstrations`` of each (:mod:`polysoma.learning.allocation`).
         episodes: of each task that the policy plays in a round, on average; and new demonstrations of each task in
             every round but the first.
         visited: the largest share of each task's windows that visited states take, so that demonstrations never drown.
