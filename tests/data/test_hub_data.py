@@ -60,7 +60,7 @@ def test_what_is_shown_and_what_leads_may_lie_on_the_hub(fetch: Fetch, monkeypat
     folder = fetch("a" * 40)
     assert Dataset.named("hf://me/arms").root == folder
     assert InContext("hf://me/arms", 1).episodes().keys() == InContext(str(folder), 1).episodes().keys()
-    opened = []
+    opened: list[Path] = []
     monkeypatch.setattr("polysoma.acting.opening.open_planner", lambda *given, **more: SimpleNamespace())
     monkeypatch.setattr("polysoma.acting.graph.searching", lambda planner, logs, *rest: opened.append(logs.root))
     Checkpoint("runs/x/checkpoint", graph=("hf://me/arms", 0.0)).unguarded()

@@ -59,7 +59,8 @@ def test_fragments_hold_all_frames_and_a_killed_recording_goes_on(tmp_path: Path
 
 def test_pieces_are_never_there_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever is on the disk when a recording is killed: it is written at every chance here, and killed at each."""
-    flush, moments = DatasetWriter._flush_when_due, []
+    flush = DatasetWriter._flush_when_due
+    moments: list[int] = []
 
     def at_once(writer: DatasetWriter) -> None:
         writer._flushed = -np.inf
