@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import re
 import shlex
 import subprocess
@@ -14,6 +15,7 @@ import tyro
 
 from conftest import ROOT
 from polysoma.cli import COMMANDS
+from polysoma.cli.bodies import Bodies
 from polysoma.config import check
 
 sys.path.insert(0, str(ROOT / "tests" / "interop"))
@@ -50,6 +52,19 @@ def test_every_command_is_in_the_docs() -> None:
         first, _, second = name.partition(" ")
         written = rf"polysoma {first}( \S*\b{second}\b|\b)" if second else rf"polysoma {first}\b"
         assert re.search(written, every), name
+
+
+def test_every_option_that_is_spoken_of_is_there() -> None:
+    """Also in messages and in running text: what an error advises can be typed."""
+    strange = []
+    for file in [*sorted((ROOT / "src").rglob("*.py")), *PAGES]:
+        for words, rest in re.findall(r"\bpolysoma ([a-z]+(?: [a-z]+)?)\b([^`)\n]*)", file.read_text()):
+            name = words if words in COMMANDS else words.partition(" ")[0]
+            known = {f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(COMMANDS.get(name, Bodies))}
+            spoken = {option.replace("--no-", "--") for option in re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", rest)}
+            if name in COMMANDS and (unknown := spoken - known - {"--help", "--debug"}):
+                strange.append(f"{file.name}: polysoma {name} {unknown}")
+    assert strange == []
 
 
 def test_nothing_is_to_be_had_from_pypi() -> None:

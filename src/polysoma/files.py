@@ -86,6 +86,17 @@ def write_atomically(path: Path, content: bytes) -> None:
         file.write(content)
 
 
+def check_writable(*paths: Path) -> None:
+    """Finds out before long work whether files can be written under these names; makes the folders for them. Raises
+    PolysomaError where one cannot."""
+    for path in paths:
+        with explain_writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            wrong = errno.EISDIR if path.is_dir() else 0 if os.access(path.parent, os.W_OK) else errno.EACCES
+            if wrong:
+                raise OSError(wrong, os.strerror(wrong))
+
+
 @contextlib.contextmanager
 def explain_writing(path: Path) -> Iterator[None]:
     """Turns an OSError into a PolysomaError of one line: what could not be written, why and how to continue."""

@@ -85,6 +85,7 @@ COMPUTING = [
 """All commands that run a policy; those of merge have the same options."""
 SMALL = [
     "skills learn",
+    "skills aim",
     "skills finetune",
     "skills play",
     "reward learn",
@@ -92,8 +93,9 @@ SMALL = [
     "dynamics",
     "world learn",
     "world play",
+    "world look",
 ]
-"""Those that learn small networks, which compute in float32 alone."""
+"""Those that learn small networks, or ask them, which compute in float32 alone."""
 
 
 @pytest.mark.parametrize("command", COMPUTING)
@@ -109,7 +111,7 @@ def test_where_and_in_what_every_command_computes(command: str, capsys: pytest.C
 
 
 @pytest.mark.parametrize("command", SMALL)
-def test_where_every_small_network_learns(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_where_every_small_network_computes(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main([*command.split(), "--help"])
     told = capsys.readouterr().out
@@ -202,6 +204,30 @@ def test_record_then_evaluate_the_expert(tmp_path: Path, capsys: pytest.CaptureF
     )
     assert json.loads(results.read_text())["tasks"]["drone/hover"]["trials"] == 1
     assert (tmp_path / "report" / "index.html").is_file()
+
+
+def test_what_nobody_reads_is_no_error() -> None:
+    """As behind `| head -1`, whether lines are held back or written one after the other."""
+    for words in (["bodies", "--json"], ["bodies", "rover"], ["--help"], ["evaluate", "--help"]):
+        command = subprocess.Popen(
+            [sys.executable, "-m", "polysoma", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        assert command.stdout is not None
+        command.stdout.close()
+        _, said = command.communicate()
+        assert said == b""
+
+
+@pytest.mark.parametrize("option", ["--json", "--report"])
+def test_where_results_cannot_be_written_nothing_is_played(
+    option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    played: list[object] = []
+    monkeypatch.setattr("polysoma.cli.evaluate.evaluate", lambda *given, **more: played.append(given))
+    (tmp_path / "file").write_text("")
+    place = str(tmp_path / "file" / "out.json")
+    said = fails(capsys, "evaluate", "--policy", "expert", "--tasks", "drone/hover", option, place)
+    assert "cannot write" in said and "out.json" in said and not played
 
 
 def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], policy: Policy) -> None:

@@ -20,6 +20,7 @@ from polysoma.data.mixture import open_sources
 from polysoma.data.schema import schema_of, schema_path
 from polysoma.errors import PolysomaError
 from polysoma.learning.recipe import recipe_from_table
+from polysoma.rollout.drivers import Checkpoint, InContext
 
 Fetch = Callable[[str], Path]
 
@@ -53,6 +54,17 @@ def test_a_name_stands_for_what_was_fetched(fetch: Fetch, capsys: pytest.Capture
     assert "me/arms: LeRobotDataset v3.0" in said and "copy: 3 episodes written" in said
     assert "<title>arms</title>" in Path("page.html").read_text()
     np.testing.assert_array_equal(Dataset(Path("copy")).actions, Dataset(folder).actions)
+
+
+def test_what_is_shown_and_what_leads_may_lie_on_the_hub(fetch: Fetch, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = fetch("a" * 40)
+    assert Dataset.named("hf://me/arms").root == folder
+    assert InContext("hf://me/arms", 1).episodes().keys() == InContext(str(folder), 1).episodes().keys()
+    opened: list[Path] = []
+    monkeypatch.setattr("polysoma.acting.opening.open_planner", lambda *given, **more: SimpleNamespace())
+    monkeypatch.setattr("polysoma.acting.graph.searching", lambda planner, logs, *rest: opened.append(logs.root))
+    Checkpoint("runs/x/checkpoint", graph=("hf://me/arms", 0.0)).unguarded()
+    assert opened == [folder]
 
 
 def test_a_recipe_names_data_of_the_hub_and_weighs_them(fetch: Fetch, monkeypatch: pytest.MonkeyPatch) -> None:

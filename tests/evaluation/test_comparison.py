@@ -51,7 +51,7 @@ def asked(sources: dict[str, Source], datasets: dict[str, Path], tmp_path: Path)
 
 
 def test_every_way_is_tried_once_and_a_killed_comparison_goes_on(
-    asked: Comparison, played: list[tuple[str, list[str], Any]], tmp_path: Path
+    asked: Comparison, played: list[tuple[str, list[str], Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     result = compare(asked, tmp_path / "out")
     rows = {(row["way"], row["demonstrations"]): row for row in result["rows"]}
@@ -66,7 +66,10 @@ def test_every_way_is_tried_once_and_a_killed_comparison_goes_on(
     assert few["demonstrations"] == 2 and few["parent"]["name"] == asked.base
     count = len(played)
     (tmp_path / "out" / "lora-3.json").unlink()
+    # Killed after the training, which took a minute and a half until then.
+    monkeypatch.setattr(module.run_state, "learnt", lambda run: (10, 90.0))
     again = compare(asked, tmp_path / "out")["rows"]
+    assert [row["minutes"] for row in again if (row["way"], row["demonstrations"]) == ("lora", 3)] == [1.5]
     assert len(played) == count + 1, "what is known is not played again"
     assert [row["rate"] for row in again] == [row["rate"] for row in result["rows"]]
     write_page(result, tmp_path / "page.html")

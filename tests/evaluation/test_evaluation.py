@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -14,12 +15,14 @@ from polysoma.acting.guards import Guarded
 from polysoma.acting.planner import ExpertPlanner, Planner, TaskPrompt
 from polysoma.data.video import encode_video
 from polysoma.errors import PolysomaError
-from polysoma.evaluation.evaluation import Result, Score, evaluate, normalised
+from polysoma.evaluation.evaluation import Result, Score, _settings, evaluate, normalised
 from polysoma.evaluation.intervals import paired_difference, wilson
 from polysoma.evaluation.latency import LATENCY_DECISIONS
 from polysoma.evaluation.mosaic import mosaic
 from polysoma.evaluation.report import write_report
+from polysoma.rollout.drivers import Behaviour, Checkpoint
 from polysoma.rollout.jobs import Outcome
+from polysoma.rollout.rollout import Workers
 
 
 def test_wilson_interval() -> None:
@@ -88,6 +91,25 @@ def test_bad_evaluations(policy: object, tmp_path: Path) -> None:
         evaluate(str(tmp_path), ["drone/hover"], 1, 0)
 
 
+def test_the_json_says_all_that_a_checkpoint_was_played_with() -> None:
+    """What is left out of the settings makes two different evaluations look the same."""
+    played = Checkpoint(
+        "runs/x/checkpoint", temperature=0.5, retrieve=("data/shown", 3), device="cuda", graph=("data/logs", 0.1),
+        guard="guards/x", paths="runs/paths", avoid="zones.toml", midpoints="data/places", edges="runs/edges",
+        world_search="mppi",
+    )  # fmt: skip
+    settings = _settings(Behaviour(played), 1, 0, Workers.of(1))
+    said = settings | settings["acting"]
+    elsewhere = ("place", "precision", "backend")
+    for field in dataclasses.fields(Checkpoint):
+        if field.name not in elsewhere:
+            value = getattr(played, field.name)
+            assert value is not None and said[field.name] == (list(value) if isinstance(value, tuple) else value)
+    assert _settings(Behaviour(Checkpoint("x")), 1, 0, Workers.of(1)).keys() == {
+        "episodes", "seed", "workers", "slots", "acting"
+    }  # fmt: skip
+
+
 def stopped_at_once() -> Planner:
     return Guarded(ExpertPlanner(), Forbids(np.float32(-1)))
 
@@ -143,8 +165,10 @@ def test_the_mosaic_shows_every_body_once(tmp_path: Path) -> None:
     assert (tmp_path / "mosaic.mp4").stat().st_size > 500 and path.read_text().count("<video") == 4
 
 
-def test_videos_play_back(tmp_path: Path) -> None:
-    frames = [np.full((48, 64, 3), 30 * k, np.uint8) for k in range(8)]
+# The codec takes even sides alone, and `--video 241` asks for odd ones.
+@pytest.mark.parametrize("sides", [(48, 64), (47, 64), (47, 63)])
+def test_videos_play_back(sides: tuple[int, int], tmp_path: Path) -> None:
+    frames = [np.full((*sides, 3), 30 * k, np.uint8) for k in range(8)]
     (tmp_path / "x.mp4").write_bytes(encode_video(frames, 12))
     with av.open(str(tmp_path / "x.mp4")) as container:
         decoded = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]

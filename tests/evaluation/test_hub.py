@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ def test_the_card_says_what_was_measured(folder: Path) -> None:
     assert card.startswith("---\nlibrary_name: polysoma\n")
     assert "| arm | 9 / 10 | 0.900 | 0.600 to 0.980 |" in card and "5 episodes a task with seeds from 7 on" in card
     assert "| grid | view (3, 3, 2), heading (1,), instruction | 3 choices, chunks of 1 | 5 Hz |" in card
-    assert 'polysoma.load("hf://me/arm")' in card
+    assert 'polysoma.load("hf://me/arm")' in card and card == hub.model_card(folder, "hf://me/arm", RESULTS)
     assert "Nothing was measured yet." in hub.model_card(folder, "me/arm")
 
 
@@ -50,6 +51,20 @@ def test_what_was_saved_is_loaded_like_any_checkpoint(folder: Path, policy: Poli
     np.testing.assert_array_equal(
         loaded.agent("arm").act(observe(ARM)), polysoma.load(folder).agent("arm").act(observe(ARM))
     )
+
+
+def test_what_was_attached_to_earlier_weights_is_taken_off_the_hub(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be loaded with the new ones, and does not fit them."""
+    told: dict[str, Any] = {}
+    monkeypatch.setattr("huggingface_hub.HfApi.create_repo", lambda *_, **__: None)
+    monkeypatch.setattr("huggingface_hub.HfApi.upload_folder", lambda _, **options: told.update(options))
+    hub.push_to_hub(folder, "me/arm")
+    stale = ["adaptations/old/config.json", "adaptations/old/model.safetensors"]
+    kept = ["config.json", "README.md", "adaptations/notes.md"]
+    found = [file for file in stale + kept if any(fnmatch.fnmatch(file, way) for way in told["delete_patterns"])]
+    assert found == stale
 
 
 def test_results_that_are_none(tmp_path: Path) -> None:

@@ -293,7 +293,7 @@ def test_evaluate_takes_a_guard(
     simulators.families.cache_clear()
     try:
         asked.run()
-        with pytest.raises(PolysomaError, match="judges the policy of a checkpoint"):
+        with pytest.raises(PolysomaError, match="--guard: only for the policy of a checkpoint"):
             dataclasses.replace(asked, policy="random").run()
     finally:
         monkeypatch.delenv("POLYSOMA_FAMILIES")

@@ -198,7 +198,7 @@ def test_the_command_and_its_few_steps(
     assert any(not torch.equal(value, begun.own()[name]) for name, value in adapted.own().items())
     with pytest.raises(SystemExit):
         main(["finetune", start, "--data", str(family), "--steps", "5", "--inner", "--out", str(tmp_path / "other")])
-    assert "the start says which steps are taken" in capsys.readouterr().err
+    assert "the start says which steps are taken; leave out --steps" in capsys.readouterr().err
     # Again, to the same bits; and it can be trained on like any adaptation.
     again = few_steps(few_steps_recipe(start, [str(family)], 2), tmp_path / "again")
     assert (again / checkpoint.WEIGHTS).read_bytes() == (few / checkpoint.WEIGHTS).read_bytes()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -121,7 +122,9 @@ def test_the_camera_learns_where_the_light_goes(tmp_path: Path) -> None:
     model = world.load(learn([data], tmp_path / "run", 220, 32, 8, WorldLearning(16, 1, 3), 0.2))
     errors = foresight(model, read_logs(model, [data], 0.2), (3,))["pixels"]
     assert errors[MODEL][0] < 0.7 * errors[LAST][0] and errors[MODEL][0] < 0.7 * errors[SHUFFLED][0]
-    picture = Image.open(io.BytesIO(draw(model, read_logs(model, [data], 0.2), 8)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        picture = Image.open(io.BytesIO(draw(model, read_logs(model, [data], 0.2), 8)))
     assert picture.size == (640, 160)
 
 

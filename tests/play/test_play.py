@@ -12,6 +12,7 @@ import queue
 import re
 import signal
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, redirect_stdout
@@ -323,8 +324,16 @@ def status_of(address: str | urllib.request.Request) -> int:
         return error.code
 
 
+@pytest.mark.parametrize(
+    ("host", "token", "address"),
+    [
+        ("127.0.0.1", "secret", "http://127.0.0.1:8123/?token=secret"),
+        # As `openssl rand -base64` makes them: a plus that is not written otherwise means a space.
+        ("::1", "a+b/c&d==", "http://[::1]:8123/?token=a%2Bb%2Fc%26d%3D%3D"),
+    ],
+)
 def test_where_the_page_is_is_said_while_simulators_are_imported_without_output(
-    capsys: pytest.CaptureFixture[str],
+    host: str, token: str, address: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     class Importing:
         @asynccontextmanager
@@ -334,10 +343,11 @@ def test_where_the_page_is_is_said_while_simulators_are_imported_without_output(
 
     async def main() -> None:
         asyncio.get_running_loop().call_later(0.1, os.kill, os.getpid(), signal.SIGTERM)
-        await show_page(Importing(), "bodies", "127.0.0.1", 0, "secret", False)  # type: ignore[arg-type]
+        await show_page(Importing(), "bodies", host, 0, token, False)  # type: ignore[arg-type]
 
     asyncio.run(main())
-    assert capsys.readouterr().out == "bodies at http://127.0.0.1:8123/?token=secret (Ctrl+C ends it)\n"
+    assert capsys.readouterr().out == f"bodies at {address} (Ctrl+C ends it)\n"
+    assert urllib.parse.parse_qs(urllib.parse.urlsplit(address).query) == {"token": [token]}
 
 
 def test_the_page_is_served_to_those_who_may() -> None:

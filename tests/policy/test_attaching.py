@@ -166,9 +166,29 @@ def test_what_cannot_be_attached_is_refused(
         checkpoint.attach(tmp_path / "other", {"a": new}, tmp_path / "to")
     assert not (tmp_path / "to").exists()
     # Weights that were replaced under what is attached to them.
-    checkpoint.save(checkpoint.load_for_training(tmp_path / "full/checkpoint"), both)
+    for file in checkpoint.FILES:
+        shutil.copy(tmp_path / "full/checkpoint" / file, both / file)
     with pytest.raises(PolysomaError, match=r"adapts the weights .*, not those of"):
         checkpoint.load(both)
+
+
+def test_what_is_attached_is_not_left_to_another_checkpoint(
+    base: Path, adapted: Path, both: Path, datasets: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It would be taken for an adaptation of the new one, whose weights it does not fit, or whose name it has not."""
+    full = str(tuned(base, datasets["arm"], tmp_path / "full", "full"))
+    before = {path: path.read_bytes() for path in both.rglob("*") if path.is_file()}
+    for words in (
+        ["merge", "add", str(base), full, "--coefficient", "1", "--out"],
+        ["merge", "attach", str(base), f"other={adapted}", "--out"],
+        ["push", full, "me/arm", "--folder"],
+    ):
+        with pytest.raises(SystemExit):
+            main([*words, str(both)])
+        assert "adaptations that do not belong to the new one (arm): choose another folder" in capsys.readouterr().err
+    with pytest.raises(PolysomaError, match="choose another folder"):
+        checkpoint.save(checkpoint.load_for_training(full), both)
+    assert before == {path: path.read_bytes() for path in both.rglob("*") if path.is_file()}
 
 
 def test_a_base_is_fetched_only_by_a_name_of_the_hub(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from conftest import ARM, make_episode
 from polysoma import simulators
 from polysoma.data.dataset import Dataset
+from polysoma.data.writer import DatasetWriter
 from polysoma.errors import PolysomaError
 from polysoma.rollout.drivers import Behaviour
 from polysoma.rollout.recording import PIECE, pieces, record
@@ -53,6 +55,37 @@ def test_fragments_hold_all_frames_and_a_killed_recording_goes_on(tmp_path: Path
         frames = np.concatenate([cut.episode(int(n)).observations["state"] for n in of_seed])
         episode = whole.episode(int(np.flatnonzero(whole.episode_seed == seed)[0]))
         np.testing.assert_array_equal(frames, episode.observations["state"])
+
+
+def test_pieces_are_never_there_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is on the disk when a recording is killed: it is written at every chance here, and killed at each."""
+    flush = DatasetWriter._flush_when_due
+    moments: list[int] = []
+
+    def at_once(writer: DatasetWriter) -> None:
+        writer._flushed = -np.inf
+        flush(writer)
+        shutil.copytree(writer.root, tmp_path / f"{len(moments)}" / "pointmaze")
+        moments.append(len(writer.done))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DatasetWriter, "_flush_when_due", at_once)
+        record(["pointmaze/umaze"], 2, tmp_path / "cut", LOGS)
+    assert moments == [12, 24]
+    record(["pointmaze/umaze"], 2, tmp_path / "0", LOGS)
+    data = Dataset(tmp_path / "0/pointmaze")
+    assert len(data) == 600 and len(set(data.episode_seed.tolist())) == len(data.episode_seed) == 24
+
+
+def test_pieces_that_were_left_alone_get_the_others_beside_them(tmp_path: Path) -> None:
+    """As versions before could leave them: the last pieces of an episode, without its first."""
+    record(["pointmaze/umaze"], 1, tmp_path / "whole", dataclasses.replace(LOGS, fragment=0))
+    episode = Dataset(tmp_path / "whole/pointmaze").episode(0)
+    with DatasetWriter(tmp_path / "cut/pointmaze", episode.embodiment) as writer:
+        for piece in pieces(episode, 25)[-3:]:
+            writer.add(piece)
+    record(["pointmaze/umaze"], 1, tmp_path / "cut", LOGS)
+    assert len(Dataset(tmp_path / "cut/pointmaze")) == 300
 
 
 def test_pieces_end_where_the_next_one_begins() -> None:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytest
+from websockets.http11 import Request
+from websockets.server import ServerProtocol
 from websockets.sync.server import ServerConnection, serve
 
 from conftest import ARM, GRID, make_episode, observe
@@ -51,6 +55,70 @@ def test_nobody_there_is_an_error_in_time() -> None:
             Client(url, "arm", patience_s=0.2)
 
 
+@pytest.mark.parametrize("url", ["http://127.0.0.1:8000", "127.0.0.1:8000", "ws://127.0.0.1:eight", "ws://", ""])
+def test_what_is_no_address_of_a_server_is_said_at_once(url: str) -> None:
+    with pytest.raises(PolysomaError, match=r"expected ws://HOST:PORT or wss://HOST:PORT, got"):
+        Client(url, "arm", patience_s=60)
+
+
+@pytest.mark.parametrize("greeting", ["good day", pack(["good", "day"])])
+def test_a_connection_that_begins_otherwise_is_closed(greeting: str | bytes) -> None:
+    closed = threading.Event()
+
+    def session(connection: ServerConnection) -> None:
+        connection.send(greeting)
+        for _ in connection:
+            pass
+        closed.set()
+
+    with at_work(session) as url:
+        with pytest.raises(PolysomaError, match="description, got"):
+            Client(url, "arm")
+        assert closed.wait(PATIENCE)
+
+
+def test_a_server_that_hangs_is_given_up_in_time() -> None:
+    """It does not say goodbye either, and a robot that waits for that stands still."""
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as threads:
+
+        def greet() -> socket.socket:
+            connection, _ = server.accept()
+            protocol = ServerProtocol()
+            protocol.receive_data(connection.recv(65536))
+            (request,) = protocol.events_received()
+            assert isinstance(request, Request)
+            protocol.send_response(protocol.accept(request))
+            protocol.send_binary(pack({}))
+            connection.sendall(b"".join(protocol.data_to_send()))
+            return connection
+
+        greeted = threads.submit(greet)
+        robot = Client(f"ws://127.0.0.1:{server.getsockname()[1]}", "arm", timeout_s=0.2)
+        began = time.monotonic()
+        with greeted.result(PATIENCE), pytest.raises(PolysomaError, match=r"did not answer within 0\.2 s"):
+            robot.infer(observe(ARM))
+        assert time.monotonic() - began < 5
+
+
+def test_after_an_interruption_no_answer_is_taken_for_that_of_another_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = itertools.count()
+
+    def session(connection: ServerConnection) -> None:
+        connection.send(pack({}))
+        for _ in connection:
+            connection.send(pack({"actions": np.full((1, 2), next(numbers), np.float32)}))
+
+    def interrupt(timeout: float) -> None:
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    with at_work(session) as url, Client(url) as robot:
+        monkeypatch.setattr(robot._connection, "recv", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            robot.infer({})
+        assert robot.infer({})["actions"][0, 0] == 1
+
+
 def test_the_client_needs_little() -> None:
     code = (
         "import sys\n"
@@ -59,6 +127,17 @@ def test_the_client_needs_little() -> None:
         "from polysoma.serving.client import Client\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@contextlib.contextmanager
+def at_work(session: Callable[[ServerConnection], None]) -> Iterator[str]:
+    """Somebody else's server; its address."""
+    with serve(session, "127.0.0.1", 0) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"ws://127.0.0.1:{server.socket.getsockname()[1]}"
+        server.shutdown()
+        thread.join(PATIENCE)
 
 
 @contextlib.contextmanager
@@ -72,12 +151,8 @@ def answering(actions: Any, description: Mapping[str, Any], **others: Any) -> It
             asked.append(unpack(message))  # type: ignore[arg-type]
             connection.send(pack({"actions": actions, **others}))
 
-    with serve(session, "127.0.0.1", 0) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        yield f"ws://127.0.0.1:{server.socket.getsockname()[1]}", asked
-        server.shutdown()
-        thread.join(PATIENCE)
+    with at_work(session) as url:
+        yield url, asked
 
 
 @pytest.mark.parametrize(

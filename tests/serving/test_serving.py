@@ -343,6 +343,11 @@ def test_adapters_are_called_after_their_runs() -> None:
     assert named_folder("runs/so101/checkpoint") == ("so101", "runs/so101/checkpoint")
     assert named_folder("left=runs/so101/checkpoint") == ("left", "runs/so101/checkpoint")
     assert named_folder("user/name") == ("name", "user/name")
+    # A folder's own equals sign names nothing.
+    assert named_folder("runs/rate=0.1/checkpoint") == ("rate=0.1", "runs/rate=0.1/checkpoint")
+    for text in ("=runs/a", "..=runs/a", "a=", "..", "/", ""):
+        with pytest.raises(PolysomaError, match="expected NAME=FOLDER, or a FOLDER that has a name, got"):
+            named_folder(text)
 
 
 def test_any_planner_is_served(policy: Policy) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 import time
@@ -23,7 +24,7 @@ from polysoma.policy.policy import Policy
 from polysoma.serving.client import Client
 from polysoma.serving.door import chosen_token
 from polysoma.serving.messages import Budget, pack
-from polysoma.serving.server import Limits
+from polysoma.serving.server import Limits, PolicyServer
 
 
 def answer_to(url: str, path: str = "/metrics", **headers: str) -> tuple[int, str]:
@@ -47,6 +48,26 @@ def test_a_token_is_asked_for(policy: Policy) -> None:
         assert urllib.request.urlopen(f"{address}/healthz").read() == b"OK\n"
         with pytest.raises(urllib.error.HTTPError, match="401"):
             urllib.request.urlopen(f"{address}/metrics")
+
+
+@pytest.mark.parametrize("token", ["", "gehörtmir", "two\nlines"])
+def test_a_token_that_nobody_can_present_is_refused(token: str, policy: Policy) -> None:
+    with pytest.raises(PolysomaError, match="token: expected printable ASCII characters"):
+        PolicyServer(policy, token=token)
+
+
+def test_an_address_that_cannot_be_had_is_said_and_nothing_else_is_taken_for_that(policy: Policy) -> None:
+    async def main() -> None:
+        server = PolicyServer(policy)
+        for host, port in (("a..b", 0), ("127.0.0.1", 70_000)):
+            with pytest.raises(PolysomaError, match=f"cannot listen on {host}:{port}"):
+                async with server.listen(host, port):
+                    pass
+        with pytest.raises(BrokenPipeError):
+            async with server.listen(port=0):
+                raise BrokenPipeError
+
+    asyncio.run(main())
 
 
 def test_websites_do_not_drive_robots(policy: Policy) -> None:

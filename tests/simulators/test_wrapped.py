@@ -63,6 +63,16 @@ def test_the_example_is_a_sound_environment_of_twenty_lines() -> None:
     environment.close()
 
 
+@pytest.mark.parametrize("steps", [20, 250])
+def test_episodes_are_as_long_as_is_asked_for(steps: int) -> None:
+    """Also longer than the environment's own limit, which is 200 here."""
+    environment = wrapped("Pendulum-v1", "long-pendulum", "stand", max_steps=steps).make("long-pendulum/task")
+    environment.reset(seed=0)
+    ends = [environment.step(np.zeros(1, np.float32))[3] for _ in range(steps)]
+    assert ends == [False] * (steps - 1) + [True]
+    environment.close()
+
+
 def test_dictionaries_pictures_and_choices_become_streams_and_names() -> None:
     family = wrapped(Corridor, "corridor", "go right", actions=("left", "right"), max_steps=9)
     body = family.embodiment

@@ -103,6 +103,20 @@ class _Terminated(KeyboardInterrupt):
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs one command. Problems are one line on stderr and exit status 1; ``--debug`` puts the traceback before it."""
+    try:
+        try:
+            _run(arguments)
+        finally:
+            # At the interpreter's end, what is held back would be an error that nobody can catch.
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # Nobody reads any more, as behind `| head`; the rest is for nobody.
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+def _run(arguments: list[str] | None) -> None:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if "--debug" in arguments:
         arguments.remove("--debug")
@@ -132,7 +146,7 @@ def main(arguments: list[str] | None = None) -> None:
         )
         sys.exit(128 + (signal.SIGTERM if terminated else signal.SIGINT))
     except BrokenPipeError:
-        sys.exit(0)
+        raise
     except Exception as error:
         if isinstance(error, ImportError) and (extra := _extra_with(error.name or "")):
             needed = f"{name} needs {error.name}, not installed here: run `pip install 'polysoma[{extra}]'`"

@@ -3,7 +3,6 @@ predicts recorded episodes better."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +15,13 @@ from rich.text import Text
 
 from polysoma import simulators
 from polysoma.cli.names import Device, Precision
+from polysoma.cli.options import given
 from polysoma.cli.output import add_row, say
 from polysoma.cli.progress import counting
 from polysoma.cli.train import check_training_installed
 from polysoma.config import Seed, within
 from polysoma.errors import PolysomaError
-from polysoma.files import write_atomically
+from polysoma.files import check_writable, write_atomically
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Compare:
         if self.checkpoints:
             self._recorded()
             return
-        if strange := self._given("held_out", "windows", "skip_damaged"):
+        if strange := given(self, ("held_out", "windows", "skip_damaged")):
             raise PolysomaError(f"{strange}: only where checkpoints are compared on recorded episodes")
         if not self.tasks or len(self.data) != 1:
             raise PolysomaError(
@@ -134,7 +134,8 @@ class Compare:
 
     def _recorded(self) -> None:
         """Compares checkpoints on recorded episodes."""
-        if strange := self._given("base", "tasks", "demos", "methods", "minutes", "episodes", "seed", "old", "meta"):
+        playing = ("base", "tasks", "demos", "methods", "minutes", "episodes", "seed", "old", "meta")
+        if strange := given(self, playing):
             raise PolysomaError(f"checkpoints are compared on recordings, nothing is played: leave out {strange}")
         if len(set(self.checkpoints)) != len(self.checkpoints) or len(self.checkpoints) < 2:
             raise PolysomaError(f"expected two or more different checkpoints, got {', '.join(self.checkpoints)}")
@@ -146,9 +147,10 @@ class Compare:
         from polysoma.evaluation.recorded import recorded
 
         opened = {
-            name: recorded(name, self.data, self.held_out, self.precision, self.skip_damaged)
+            name: recorded(name, self.data, self.held_out, self.precision, self.skip_damaged, self.device)
             for name in self.checkpoints
         }
+        check_writable(self.out / "results.json", self.out / "index.html")
         found = []
         for body, drivers in common(opened).items():
             with counting(f"comparing on demonstrations of {body}") as show:
@@ -171,8 +173,3 @@ class Compare:
                 add_row(table, name, *compared(row))
             Console().print(table)
         say(f"{self.out / 'index.html'}: open it in a browser; the numbers are in {self.out / 'results.json'}")
-
-    def _given(self, *names: str) -> str:
-        """Those of these options that are not as they are by default."""
-        usual = {field.name: field.default for field in dataclasses.fields(self)}
-        return ", ".join(f"--{name.replace('_', '-')}" for name in names if getattr(self, name) != usual[name])

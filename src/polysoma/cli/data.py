@@ -164,7 +164,7 @@ class Convert:
     """A new folder, or one that an interrupted conversion left."""
     format: Literal["lerobot", "minari"] = "lerobot"
     """Whose layout: minari writes HDF5 files that minari.load_dataset opens."""
-    skip: Annotated[bool, tyro.conf.arg(name="skip-damaged")] = False
+    skip_damaged: bool = False
     """Leave out episodes that are damaged or hold numbers that are not finite, instead of stopping at the first."""
 
     def run(self) -> None:
@@ -175,7 +175,7 @@ class Convert:
         source = located(self.source)
         write = to_minari if self.format == "minari" else convert
         with counting("converting") as count:
-            done = write(source, self.target, self.skip, lambda n, total: count(n, total, "episodes"))
+            done = write(source, self.target, self.skip_damaged, lambda n, total: count(n, total, "episodes"))
         say(f"{self.target}: {counted(done.written, 'episode')} written, {done.there:,} were there already")
         for problem in done.skipped:
             say(f"  left out: {problem}")

@@ -13,7 +13,7 @@ import tyro
 from polysoma.cli.names import DataPath
 from polysoma.cli.output import say
 from polysoma.cli.progress import counting
-from polysoma.config import within
+from polysoma.config import Seed, within
 from polysoma.errors import PolysomaError
 from polysoma.text import counted
 
@@ -65,7 +65,7 @@ class Edit:
     """Take the action of each frame from so many frames later, where a recorder wrote what had been done."""
     reencode: bool = False
     """Write it anew, each picture as PNG, even if nothing else is changed."""
-    seed: int = 0
+    seed: Seed = 0
     """Decides which episodes come into which share."""
 
     def run(self) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -28,6 +29,7 @@ from polysoma.cli.names import (
     Precision,
     WorldSearch,
 )
+from polysoma.cli.options import check_belongs, given
 from polysoma.cli.output import add_row
 from polysoma.cli.progress import counting
 from polysoma.config import Seed, within
@@ -36,10 +38,20 @@ from polysoma.errors import PolysomaError
 from polysoma.evaluation.evaluation import Result, Score, evaluate, hardware, versions
 from polysoma.evaluation.intervals import wilson
 from polysoma.evaluation.listening import COLUMNS, Listening, table_rows
-from polysoma.files import write_atomically
+from polysoma.files import check_writable, write_atomically
 from polysoma.nn import backend as backends
 from polysoma.rollout.drivers import Checkpoint, Conditioning, InContext, Prompting
 from polysoma.rollout.rollout import Workers
+
+_RECORDED = ("held_out", "windows", "permutations", "skip_damaged")
+"""Options of a comparison with recorded episodes."""
+_EITHER_WAY = ("checkpoint", "data", "json", "report", "device", "precision")
+"""Options of both."""
+_OF_A_CHECKPOINT = (
+    "temperature", "guard", "retrieve", "demos", "graph", "cell", "edges", "paths", "midpoints", "world_search",
+    "avoid", "context", "shots", "observation_only",
+)  # fmt: skip
+"""Options that neither an expert nor random actions would notice."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +130,7 @@ class Evaluate:
     world_search: WorldSearch = None
     avoid: Path | None = None
     """A TOML file of zones by body (docs/planning.md): ways of --graph, --paths and of a checkpoint that draws its own
-    lead around them, and it is counted how often a zone is entered, whoever drives."""
+    lead around them, and it is counted how often a zone is entered, whichever checkpoint drives."""
     context: str = ""
     """A folder of episodes that the policy is shown before it acts; for policies that were trained to be shown some."""
     shots: Annotated[int, within(1, 10_000)] = 16
@@ -138,35 +150,27 @@ class Evaluate:
         if self.data:
             self._compare()
             return
+        self._check()
         bodies = None
         driver: str | Checkpoint = self.policy
-        if (self.graph or self.edges) and self.policy != "checkpoint":
-            raise PolysomaError(f"--graph and --edges lead the policy of a checkpoint, not --policy {self.policy}")
-        if self.guard and self.policy != "checkpoint":
-            raise PolysomaError(f"--guard judges the policy of a checkpoint, not --policy {self.policy}")
-        if self.midpoints and self.policy != "checkpoint":
-            raise PolysomaError(f"--midpoints lead the policy of a checkpoint, not --policy {self.policy}")
-        if self.world_search and self.policy != "checkpoint":
-            raise PolysomaError(f"--world-search is for the world model of a checkpoint, not --policy {self.policy}")
-        if (self.paths or self.avoid) and self.policy != "checkpoint":
-            raise PolysomaError(f"--paths and --avoid lead the policy of a checkpoint, not --policy {self.policy}")
         if self.policy == "checkpoint":
             from polysoma.policy import checkpoint
 
-            looked_up = (self.retrieve, self.demos) if self.retrieve else None
-            driver = Checkpoint(self.checkpoint, self.temperature, looked_up, self.precision, self.backend, self.device)
-            if self.graph or self.edges:
-                graph = (self.graph, self.cell) if self.graph else None
-                driver = replace(driver, graph=graph, edges=self.edges or None)
-            if self.guard:
-                driver = replace(driver, guard=self.guard)
-            if self.world_search:
-                driver = replace(driver, world_search=self.world_search)
-            if self.midpoints:
-                driver = replace(driver, midpoints=self.midpoints)
-            if self.paths or self.avoid:
-                avoid = None if self.avoid is None else str(self.avoid)
-                driver = replace(driver, paths=self.paths or None, avoid=avoid)
+            driver = Checkpoint(
+                self.checkpoint,
+                self.temperature,
+                (self.retrieve, self.demos) if self.retrieve else None,
+                self.precision,
+                self.backend,
+                self.device,
+                graph=(self.graph, self.cell) if self.graph else None,
+                guard=self.guard or None,
+                paths=self.paths or None,
+                avoid=None if self.avoid is None else str(self.avoid),
+                midpoints=self.midpoints or None,
+                edges=self.edges or None,
+                world_search=self.world_search,
+            )
             bodies = checkpoint.bodies(self.checkpoint)
             if not any(map(simulators.tasks_of, bodies)):
                 raise PolysomaError(
@@ -179,6 +183,7 @@ class Evaluate:
         if video and (problem := _cannot_render()):
             Console(stderr=True).print(Text(f"no videos: {problem}", style="yellow"))
             video = 0
+        check_writable(*self._written())
         with contextlib.ExitStack() as stack:
             show = stack.enter_context(counting("evaluating"))
             watch = None
@@ -236,25 +241,35 @@ class Evaluate:
         if self.rerun:
             print(f"recording: {self.rerun}")
 
+    def _check(self) -> None:
+        """Raises PolysomaError for options of which nothing would be heard where episodes are played."""
+        check_belongs(self, "data", *_RECORDED)
+        check_belongs(self, "retrieve", "demos")
+        check_belongs(self, "graph", "cell")
+        check_belongs(self, "context", "shots", "observation_only")
+        if self.policy != "checkpoint" and (strange := given(self, _OF_A_CHECKPOINT)):
+            raise PolysomaError(f"{strange}: only for the policy of a checkpoint, not for --policy {self.policy}")
+
+    def _written(self) -> list[Path]:
+        """The files that are written when all is known."""
+        page = None if self.report is None else self.report / "index.html"
+        return [path for path in (self.json, page) if path is not None]
+
     def _write(self, result: dict[str, Any]) -> None:
         if self.json:
-            self.json.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(self.json, (json.dumps(result, indent=1) + "\n").encode())
 
     def _compare(self) -> None:
         """Compares with recorded episodes."""
-        playing = {
-            "tasks": "*", "policy": "checkpoint", "rerun": None, "retrieve": "", "context": "", "ray": None,
-            "listening": False, "limits": None, "guard": "", "paths": "", "midpoints": "", "avoid": None,
-            "world_search": None,
-        }  # fmt: skip
-        if strange := [f"--{name}" for name, usual in playing.items() if getattr(self, name) != usual]:
-            raise PolysomaError(f"--data compares with recordings and plays nothing: leave out {', '.join(strange)}")
+        playing = (field.name for field in dataclasses.fields(self) if field.name not in (*_RECORDED, *_EITHER_WAY))
+        if strange := given(self, playing):
+            raise PolysomaError(f"--data compares with recordings and plays nothing: leave out {strange}")
         from polysoma.cli.open_loop import measure, print_errors
         from polysoma.evaluation.open_loop_page import traces, write_page
         from polysoma.evaluation.recorded import recorded
 
         every = recorded(self.checkpoint, self.data, self.held_out, self.precision, self.skip_damaged, self.device)
+        check_writable(*self._written())
         found = [measure(one, self.windows, self.permutations) for one in every]
         about = {"checkpoint": self.checkpoint, "data": list(self.data), "versions": versions()}
         bodies = [{**one.to_json(), "which": part.which} for part, one in zip(every, found, strict=True)]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from polysoma import simulators
 from polysoma.cli.names import Device, OptionalCheckpoint, Precision
+from polysoma.cli.options import given
 from polysoma.cli.output import say, show
 from polysoma.cli.progress import counting_run
 from polysoma.cli.train import check_run, computed_in, held_out_loss, quick_evaluation
@@ -27,6 +28,8 @@ _CHECKED = 256
 """Frames that a fine-tuned policy is asked at afterwards: some seconds."""
 _FEW_STEPS = 200
 """Fewer steps than these taught new cameras nothing in trials."""
+_INNER = ("checkpoint", "data", "out", "demos", "skip_damaged", "seed", "device", "precision", "check", "inner")
+"""Options that say something where the start of a meta-learning says the rest."""
 
 
 @dataclass(frozen=True)
@@ -123,12 +126,11 @@ class Finetune:
 
         learn_on(self.device)
         if self.inner:
-            if self.resume or self.method is not None or self.steps is not None:
-                raise PolysomaError(
-                    "--inner: the start says which steps are taken; leave out --method, --steps, --resume"
-                )
+            others = (field.name for field in dataclasses.fields(self) if field.name not in _INNER)
+            if strange := given(self, others):
+                raise PolysomaError(f"--inner: the start says which steps are taken; leave out {strange}")
             self._check_data()
-            recipe = few_steps_recipe(self.checkpoint, self.data, self.demos, self.seed)
+            recipe = few_steps_recipe(self.checkpoint, self.data, self.demos, self.seed, self.skip_damaged)
             recipe = dataclasses.replace(recipe, precision=self.precision)
             self._done(few_steps(recipe, self.out))
             return

@@ -10,10 +10,12 @@ import tyro
 
 from polysoma.cli.logs import opened
 from polysoma.cli.names import Device
+from polysoma.cli.options import given
 from polysoma.cli.output import say
 from polysoma.cli.progress import counting_steps
 from polysoma.cli.train import check_run
 from polysoma.config import Seed, within
+from polysoma.errors import PolysomaError
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,8 @@ class GuardLearn:
     """Continue the run in --out."""
 
     def run(self) -> None:
+        if self.fresh and (strange := given(self, ["held_out"])):
+            raise PolysomaError(f"{strange}: of LOGS nothing is held out beside --fresh")
         check_run(self.out, self.resume, "none")
         from polysoma.learning.dead_ends import engine_settings, learn
         from polysoma.learning.distributed import learn_on

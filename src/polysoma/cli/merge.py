@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from polysoma.config import Seed, within
 from polysoma.errors import PolysomaError
 
 if TYPE_CHECKING:
+    from polysoma.policy.merging import Grams
     from polysoma.policy.policy import Policy
 
 _GRID = tuple(round(0.1 * number, 1) for number in range(1, 11))
@@ -42,6 +44,7 @@ class _Merging:
         from polysoma.evaluation.merging import choose_coefficient
         from polysoma.policy import checkpoint
 
+        checkpoint.check_place(self.out)
         coefficient = self.coefficient
         if coefficient is None:
             if not self.tasks:
@@ -82,13 +85,17 @@ class MergeAdd(_Merging):
     def run(self) -> None:
         from polysoma.policy.merging import add
 
-        grams = None
-        if self.regression:
-            from polysoma.learning.grams import input_grams
+        self._finish(lambda coefficient: add(self.base, self.tuned, coefficient, self._grams))
 
-            runs = [Path(path).parent for path in self.tuned]
-            grams = [input_grams(run, device=self.device, precision=self.precision) for run in runs]
-        self._finish(lambda coefficient: add(self.base, self.tuned, coefficient, grams))
+    @functools.cached_property
+    def _grams(self) -> list[Grams] | None:
+        """What --regression asks of the runs; computed when all else is known to be right."""
+        if not self.regression:
+            return None
+        from polysoma.learning.grams import input_grams
+
+        runs = [Path(path).parent for path in self.tuned]
+        return [input_grams(run, device=self.device, precision=self.precision) for run in runs]
 
 
 @dataclass(frozen=True)

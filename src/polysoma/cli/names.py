@@ -9,6 +9,7 @@ import tyro
 from pydantic import AfterValidator
 
 from polysoma.config import within
+from polysoma.errors import PolysomaError
 from polysoma.nn import device, precision
 
 CheckpointName = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CHECKPOINT")]
@@ -141,9 +142,16 @@ PageOrigins = Annotated[
 
 
 def named_folder(text: str) -> tuple[str, str]:
-    """The name and the folder of ``NAME=FOLDER`` or ``FOLDER``: ``runs/so101/checkpoint`` is called ``so101``."""
+    """The name and the folder of ``NAME=FOLDER`` or ``FOLDER``: ``runs/so101/checkpoint`` is called ``so101``. What has
+    a slash before its ``=``, such as ``runs/rate=0.1/checkpoint``, is a folder.
+
+    Raises:
+        PolysomaError: the name or the folder is empty, or what is called so could not lie in a folder.
+    """
     name, sign, folder = text.partition("=")
-    if sign:
-        return name, folder
-    parts = [part for part in Path(text).parts if part != "checkpoint"]
-    return (parts[-1] if parts else text), text
+    if not sign or "/" in name:
+        parts = [part for part in Path(text).parts if part != "checkpoint"]
+        name, folder = (parts[-1] if parts else text), text
+    if not folder or name in ("", ".", "..") or "/" in name:
+        raise PolysomaError(f"expected NAME=FOLDER, or a FOLDER that has a name, got {text!r}")
+    return name, folder

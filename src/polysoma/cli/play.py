@@ -114,6 +114,8 @@ class Play:
 
 async def show_page(server: PageServer, what: str, host: str, port: int, token: str | None, open_it: bool) -> None:
     """Says where a page is, and keeps it there until SIGINT or SIGTERM comes."""
+    from polysoma.serving.door import address
+
     stopped = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
@@ -121,10 +123,10 @@ async def show_page(server: PageServer, what: str, host: str, port: int, token: 
     out = sys.stdout
     async with server.listen(host, port) as listening:
         port = listening.sockets[0].getsockname()[1]
-        address = f"http://{host}:{port}/" + (f"?token={token}" if token else "")
-        print(f"{what} at {address} (Ctrl+C ends it)", file=out, flush=True)
+        page = address("http", host, port, token)
+        print(f"{what} at {page} (Ctrl+C ends it)", file=out, flush=True)
         if open_it:
-            webbrowser.open(address)
+            webbrowser.open(page)
         await stopped.wait()
 
 

@@ -10,6 +10,7 @@ import tyro
 
 from polysoma import simulators
 from polysoma.cli.names import Device, Precision
+from polysoma.cli.options import check_belongs, given
 from polysoma.cli.progress import counting
 from polysoma.config import Seed, within
 from polysoma.errors import PolysomaError
@@ -77,6 +78,9 @@ class Record:
             raise PolysomaError(f"--policy takes the expert's place: expected no --behaviour, got {self.behaviour}")
         mixed = self.behaviour in MIXED
         driver = driver_of(EXPERT if mixed else self.policy or self.behaviour)
+        check_belongs(self, "context", "shots")
+        if not isinstance(driver, Checkpoint) and (strange := given(self, ("temperature", "context"))):
+            raise PolysomaError(f"{strange}: only for checkpoints, not for --behaviour {self.behaviour}")
         if isinstance(driver, Checkpoint):
             driver = replace(driver, temperature=self.temperature, device=self.device, precision=self.precision)
         shown = InContext(self.context, self.shots) if self.context else None

@@ -12,6 +12,7 @@ import tyro
 
 from polysoma.cli.logs import opened
 from polysoma.cli.names import Device, Host, MakeToken, OpenPage, PageHosts, PageOrigins, PageTokenFile, Port
+from polysoma.cli.options import check_belongs
 from polysoma.cli.output import say
 from polysoma.cli.play import INSTALL, show_page
 from polysoma.cli.progress import counting_steps
@@ -67,6 +68,7 @@ class RewardLearn:
     def run(self) -> None:
         if (self.pairs is None) == (self.by is None):
             raise PolysomaError("expected one of --pairs and --by: a file of ranked pairs, or what ranks them")
+        check_belongs(self, "by", "count")
         if self.by == "success" and self.clip:
             raise PolysomaError("--clip: whole episodes succeed or do not; expected none with --by success")
         check_run(self.out, self.resume, "none")

@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from polysoma.cli.names import (
     Device,
@@ -33,6 +33,7 @@ from polysoma.cli.names import (
     named_folder,
 )
 from polysoma.cli.ways import led, open_along
+from polysoma.config import within
 from polysoma.errors import PolysomaError
 from polysoma.nn import backend as backends
 from polysoma.text import counted, some
@@ -77,11 +78,11 @@ class Serve:
     """TLS certificate chain (PEM), with --key."""
     key: Path | None = None
     """TLS private key (PEM)."""
-    clients: int = 128
+    clients: Annotated[int, within(1, 10**6)] = 128
     """Connections at a time."""
-    message_mb: float = 32.0
+    message_mb: Annotated[float, within(0.001, 10**4)] = 32.0
     """Size of the largest request in MB."""
-    message_values: int = 10_000
+    message_values: Annotated[int, within(1, 10**9)] = 10_000
     """Values in the largest request, without those in arrays."""
     backend: backends.Wanted = "auto"
     """What computes decisions: onnx is faster on a CPU and needs polysoma[export]; auto takes it where it can."""
@@ -131,7 +132,7 @@ class Serve:
                 [self.checkpoint, *(folder for _, folder in adapters)], self.device, self.precision, self.backend
             )
         loaded = {name: policy for (name, _), policy in zip(adapters, adapted, strict=True)}
-        if len(loaded) < len(adapters) or "" in loaded:
+        if len(loaded) < len(adapters):
             raise PolysomaError(f"--adapters: expected different names, got {[name for name, _ in adapters]}")
         planners: Sequence[Planner | Policy] = [policy, *adapted]
         planners = planners if guard is None else guard.among(planners)
@@ -141,6 +142,7 @@ class Serve:
         asyncio.run(self._serve(server, token if new else None))
 
     async def _serve(self, server: object, new_token: str | None) -> None:
+        from polysoma.serving.door import address
         from polysoma.serving.server import PolicyServer
 
         assert isinstance(server, PolicyServer)
@@ -151,10 +153,8 @@ class Serve:
             port = listening.sockets[0].getsockname()[1]
             scheme = "ws" if self.certificate is None else "wss"
             adapted = "".join(f", {some(own)} by the adaptation {name}" for name, own in server.adapted.items())
-            print(
-                f"serving {counted(len(server.bodies), 'body', 'bodies')}{adapted} at {scheme}://{self.host}:{port}",
-                flush=True,
-            )
+            bodies, at = counted(len(server.bodies), "body", "bodies"), address(scheme, self.host, port)
+            print(f"serving {bodies}{adapted} at {at}", flush=True)
             if new_token is not None:
                 print(f"clients must present the token {new_token} (--token-file sets your own)", flush=True)
             await stopped.wait()

@@ -126,11 +126,12 @@ class SkillsAim:
     """Of the steps whose rewards are looked at."""
     seed: Seed = 0
     """Of which they are."""
+    device: Device = "auto"
 
     def run(self) -> None:
         from polysoma.learning.skills import aim
 
-        aim(self.checkpoint, opened([self.data])[0], self.out, self.share, self.seed)
+        aim(self.checkpoint, opened([self.data])[0], self.out, self.share, self.seed, self.device)
         say(f"checkpoint: {self.out}")
 
 

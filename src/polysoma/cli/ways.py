@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from polysoma.cli.options import check_belongs
+
 if TYPE_CHECKING:
     from polysoma.acting.planner import Planner
     from polysoma.cli.play import Play
@@ -12,18 +14,21 @@ if TYPE_CHECKING:
 
 def led(command: Serve | Play) -> bool:
     """Whether a command names something that leads the policy of its checkpoint, or how a world model is searched."""
-    return bool(command.graph or command.edges or command.paths or command.midpoints or command.world_search)
+    graph = command.graph or command.cell or command.edges
+    return bool(graph or command.paths or command.midpoints or command.world_search)
 
 
 def open_along(command: Serve | Play) -> Planner:
     """The planner of a command's checkpoint, along the ways that it names.
 
     Raises:
-        PolysomaError: as :func:`~polysoma.acting.opening.open_planner`, or ways that do not fit the checkpoint.
+        PolysomaError: as :func:`~polysoma.acting.opening.open_planner`, or ways that do not fit the checkpoint, or
+            a cell without a graph.
     """
     from polysoma.acting.opening import open_planner
     from polysoma.rollout.drivers import Checkpoint
 
+    check_belongs(command, "graph", "cell")
     place, device, precision, backend = command.checkpoint, command.device, command.precision, command.backend
     if not led(command):
         return open_planner(place, device, precision, backend, avoid=command.avoid)

@@ -142,13 +142,15 @@ class WorldLook:
     """The part of the episodes that it did not see, as given to `world learn`: they are shown; 0 shows any."""
     seed: Seed = 0
     """Of the piece that is shown."""
+    device: Device = "auto"
 
     def run(self) -> None:
         from polysoma.evaluation.foresight import LAST, MODEL, draw, foresight, read_logs
         from polysoma.files import write_atomically
+        from polysoma.nn.device import acting_on
         from polysoma.policy import world
 
-        model = world.load(self.checkpoint)
+        model = world.load(self.checkpoint).to(acting_on(self.device))
         logs = read_logs(model, opened(self.data, "look at"), self.held_out)
         errors = foresight(model, logs, (self.ahead,), seed=self.seed, held_out=self.held_out > 0)
         for name, found in errors.items():

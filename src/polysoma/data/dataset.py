@@ -21,7 +21,7 @@ from polysoma.data import layout, storage, stored
 from polysoma.data.cache import Columns, cached, fingerprint, user_cache
 from polysoma.data.episode import Episode
 from polysoma.data.foreign import ENDING, Damaged, Foreign, check_files
-from polysoma.data.formats import open_reader
+from polysoma.data.formats import located, open_reader
 from polysoma.data.layout import EpisodeIndex
 from polysoma.data.recorded import Recorded
 from polysoma.data.schema import schema_of, schema_path
@@ -96,6 +96,11 @@ class Dataset:
         self.executed = columns[stored.EXECUTED][:] if stored.EXECUTED in columns else self.actions
         if isinstance(self.embodiment.actions, DiscreteActions):
             self.actions, self.executed = self.actions[:, 0], self.executed[:, 0]
+
+    @classmethod
+    def named(cls, place: str) -> Dataset:
+        """The data set at a path, or that of a name on the Hub (``hf://user/name``)."""
+        return cls(located(Path(place)))
 
     def _open_own(self) -> tuple[EpisodeIndex, Columns]:
         recorded = Recorded(self.root)

@@ -119,7 +119,7 @@ class Clips:
         if len(told) != 1:
             raise PolysomaError(
                 f"{self.embodiment.name}: a reward is of one instruction, these logs follow {len(told)}; give logs of "
-                "one task (polysoma data edit --tasks)"
+                "one task (polysoma data edit --keep NUMBERS)"
             )
         self.instruction = told[0]
         states = []

@@ -92,17 +92,21 @@ class Video:
 
 
 def encode_video(frames: Sequence[np.ndarray], fps: float) -> bytes:
-    """uint8 frames ``(H, W, 3)``, even sides, to an H.264 MP4 file that browsers play."""
+    """uint8 frames ``(H, W, 3)`` to an H.264 MP4 file that browsers play. The codec wants even sides: the last row or
+    column of others is shown twice."""
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as container:
         stream = container.add_stream(
             "libx264", rate=Fraction(fps).limit_denominator(1000), options={"crf": "28", "preset": "veryfast"}
         )
-        stream.height, stream.width = frames[0].shape[:2]
+        height, width = frames[0].shape[:2]
+        odd = ((0, height % 2), (0, width % 2), (0, 0))
+        stream.height, stream.width = height + height % 2, width + width % 2
         stream.pix_fmt = "yuv420p"
         stream.thread_count = 1
         for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
+            even = np.ascontiguousarray(np.pad(frame, odd, "edge"))
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(even, format="rgb24")))
         container.mux(stream.encode(None))
     return buffer.getvalue()
 

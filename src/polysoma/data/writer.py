@@ -66,13 +66,22 @@ class DatasetWriter:
             self._lock.close()
             raise
 
-    def add(self, episode: Episode) -> None:
-        """Adds an episode; writes it and those before it when enough have come together.
+    def add(self, *episodes: Episode) -> None:
+        """Adds episodes; writes them and those before when enough have come together. These here are written all at
+        once: a process that is killed leaves all of them or none.
 
         Raises:
-            PolysomaError: the episode is of another embodiment, it has rewards and others have none or the other way
+            PolysomaError: an episode is of another embodiment, it has rewards and others have none or the other way
                 round, the data set is of format 1, or writing failed (the episodes stay in memory).
         """
+        for episode in episodes:
+            self._check(episode)
+            self._buffer.append(episode)
+            self._buffered_frames += len(episode)
+            self.done.add((episode.task, episode.seed))
+        self._flush_when_due()
+
+    def _check(self, episode: Episode) -> None:
         if episode.embodiment != self.embodiment:
             raise PolysomaError(f"{self.root}: {_difference(self.embodiment, episode.embodiment)}")
         if self._version < stored.FORMAT_VERSION:
@@ -88,10 +97,6 @@ class DatasetWriter:
                 f"{self.root}: the episodes of this data set have {held}, this one has {got}; "
                 "record into another folder"
             )
-        self._buffer.append(episode)
-        self._buffered_frames += len(episode)
-        self.done.add((episode.task, episode.seed))
-        self._flush_when_due()
 
     def add_failure(self, task: str, seed: int) -> None:
         """Counts an expert's episode that failed and is not kept. It is stored with the next flush."""

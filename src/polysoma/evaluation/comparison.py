@@ -200,8 +200,9 @@ def _cell(comparison: Comparison, tried: _Try, run: Path) -> Cell:
     retrieve = (comparison.data, count) if way == "retrieval" else None
     if way not in ("zero-shot", "retrieval"):
         began = time.monotonic()
-        folder, steps = _trained(comparison, tried, run)
-        minutes = (time.monotonic() - began) / 60
+        folder, steps, seconds = _trained(comparison, tried, run)
+        # Of a run that was killed and went on, those before count, too.
+        minutes = max(time.monotonic() - began, seconds) / 60
         driver = str(folder)
         megabytes = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
     player = Checkpoint(driver, retrieve=retrieve, precision=comparison.precision, device=comparison.device)
@@ -228,19 +229,20 @@ def _outcomes(driver: str, comparison: Comparison) -> list[int]:
     return [int(outcome) for score in played.tasks.values() for outcome in score.outcomes]
 
 
-def _trained(comparison: Comparison, tried: _Try, run: Path) -> tuple[Path, int]:
+def _trained(comparison: Comparison, tried: _Try, run: Path) -> tuple[Path, int, float]:
+    """The folder of the checkpoint, the steps that led to it, and the seconds that its run remembers of them."""
     if tried.way == "inner":
         recipe = few_steps_recipe(tried.start, [comparison.data], tried.demonstrations)
         assert isinstance(recipe.method, MetaLearning)
         steps = recipe.method.inner_steps
-        return few_steps(dataclasses.replace(recipe, precision=comparison.precision), run), steps
+        return few_steps(dataclasses.replace(recipe, precision=comparison.precision), run), steps, 0.0
     if states.exists(run):
         train(recipe_of_run(run), run, resume=True)
     else:
         recipe = dataclasses.replace(_recipe(comparison, tried), precision=comparison.precision)
         recipe, _ = within(recipe, 60 * comparison.minutes)
         train(recipe, run)
-    return run / "checkpoint", run_state.learnt(run)[0]
+    return run / "checkpoint", *run_state.learnt(run)
 
 
 def _recipe(comparison: Comparison, tried: _Try) -> Recipe:

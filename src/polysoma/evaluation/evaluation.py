@@ -287,10 +287,9 @@ def _settings(behaviour: Behaviour, episodes: int, seed: int, workers: Workers) 
         settings["retrieve"] = list(driver.retrieve)
     if isinstance(driver, Checkpoint) and driver.graph is not None:
         settings["graph"] = list(driver.graph)
-    if isinstance(driver, Checkpoint) and driver.midpoints is not None:
-        settings["midpoints"] = driver.midpoints
     if isinstance(driver, Checkpoint):
-        settings |= {name: own for name in ("paths", "avoid", "edges") if (own := getattr(driver, name)) is not None}
+        beside = ("edges", "paths", "midpoints", "avoid", "guard", "world_search")
+        settings |= {name: own for name in beside if (own := getattr(driver, name)) is not None}
     if prompting.paraphrases:
         settings["paraphrases"] = list(prompting.paraphrases)
     if prompting.conditioning != "words":
@@ -317,7 +316,8 @@ def reference() -> dict[str, dict[str, float]]:
 
 def versions() -> dict[str, str]:
     """Versions of what results may depend on."""
-    names = ("polysoma", "torch", "numpy", "gymnasium", "mujoco", "metaworld", "minigrid", "ale-py")
+    simulating = ("gymnasium", "gymnasium-robotics", "mujoco", "metaworld", "minigrid", "minatar", "ale-py")
+    names = ("polysoma", "torch", "onnxruntime", "numpy", *simulating)
     found = {"python": platform.python_version()}
     for name in names:
         try:

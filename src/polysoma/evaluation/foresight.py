@@ -73,7 +73,7 @@ def foresight(
     seen, moves = model.normalised(drawn.states, drawn.pixels), model.moves(drawn.actions)
     state = model.watched(seen[:, : WATCHED + 1], moves[:, :WATCHED])
     later, came, last = moves[:, WATCHED:], seen[:, WATCHED + 1 :], seen[:, WATCHED]
-    times = torch.arange(1, longest + 1)[:, None]
+    times = torch.arange(1, longest + 1, device=seen.device)[:, None]
     numbers = model.config.state_size
     others = torch.from_numpy(rng.permutation(len(later)))
     expected = {
@@ -92,9 +92,10 @@ def foresight(
         linear = _linear(model, logs, last[:, :numbers], later)
         missed_so = (linear - came[..., :numbers]).square().mean((0, 2)).sqrt()
         found["numbers"][LINEAR] = [float(missed_so[step]) for step in at]
-    earned = torch.from_numpy(drawn.rewards)[:, WATCHED:]
+    rewards = torch.from_numpy(drawn.rewards).to(seen.device)
+    earned = rewards[:, WATCHED:]
     if model.config.rewarded and (size := float(earned.std())) > 0:
-        last_reward = torch.from_numpy(drawn.rewards)[:, WATCHED - 1 : WATCHED]
+        last_reward = rewards[:, WATCHED - 1 : WATCHED]
         guesses = {MODEL: own[1], LAST: last_reward, MEAN: earned.mean(), SHUFFLED: mixed[1]}
         wrong = {who: (one - earned).square().mean(0).sqrt() / size for who, one in guesses.items()}
         found["rewards"] = {who: [float(one[step]) for step in at] for who, one in wrong.items()}
@@ -134,8 +135,11 @@ def draw(model: WorldModel, logs: Sequences, ahead: int, seed: int = 0, held_out
     seen, moves = model.normalised(drawn.states, drawn.pixels), model.moves(drawn.actions)
     state = model.watched(seen[:, : WATCHED + 1], moves[:, :WATCHED])
     expected = torch.cat([seen[:, : WATCHED + 1], model.expected(state, moves[:, WATCHED:])], 1)
-    numbers = seen[0, :, : config.state_size]
-    most = numbers.std(0, correction=0).argsort(descending=True)[:_PANELS].sort().values.tolist()
+    most: list[int] = []
+    # A body may have cameras alone.
+    if config.state_size:
+        spread = seen[0, :, : config.state_size].std(0, correction=0)
+        most = spread.argsort(descending=True)[:_PANELS].sort().values.tolist()
     looks: Image.Image | None = None
     if (pictures := rows_of_pictures(model, seen[0], expected[0], WATCHED + 1)) is not None:
         larger = _PANEL[0] / pictures.shape[1]
@@ -144,7 +148,7 @@ def draw(model: WorldModel, logs: Sequences, ahead: int, seed: int = 0, held_out
     canvas = Image.new("RGB", (_PANEL[0], height), "white")
     pen = ImageDraw.Draw(canvas)
     for panel, row in enumerate(most):
-        lines = [one[0, :, row].numpy() for one in (seen, expected)]
+        lines = [one[0, :, row].cpu().numpy() for one in (seen, expected)]
         low, high = min(line.min() for line in lines), max(line.max() for line in lines)
         top = panel * _PANEL[1]
         for line, colour in zip(lines, ("black", "red"), strict=True):

@@ -12,7 +12,7 @@ from polysoma.embodiment import ContinuousActions, Modality
 from polysoma.errors import PolysomaError
 from polysoma.files import reason, write_atomically
 from polysoma.hub import PREFIX
-from polysoma.policy.checkpoint import ATTACHED, attached, config_of, copy, resolve
+from polysoma.policy.checkpoint import ATTACHED, FILES, attached, check_place, config_of, copy, resolve
 from polysoma.text import counted
 
 CARD = "README.md"
@@ -38,12 +38,13 @@ def model_card(checkpoint: str | Path, name: str, results: Mapping[str, Any] | N
 
     Args:
         checkpoint: a folder, or ``"generalist"``.
-        name: of the model on the Hub, ``"user/name"``.
+        name: of the model on the Hub, ``"user/name"``, with or without ``hf://``.
         results: see :func:`read_results`; None says that nothing was measured.
 
     Raises:
         PolysomaError: no checkpoint there.
     """
+    name = name.removeprefix(PREFIX)
     config = config_of(checkpoint)
     # What a fleet begins with knows no body yet.
     first = config.embodiments[0].name if config.embodiments else "..."
@@ -100,11 +101,13 @@ def save_pretrained(checkpoint: str | Path, folder: Path, name: str, results: Ma
     """Writes what belongs on the Hub, the checkpoint and its card, into a folder.
 
     Raises:
-        PolysomaError: no checkpoint there.
+        PolysomaError: no checkpoint there, or as :func:`~polysoma.policy.checkpoint.check_place`.
     """
     source = resolve(checkpoint)
+    places = {place.name: place for place in attached(source)}
+    check_place(folder, places)
     card = model_card(checkpoint, name, results)
-    copy([(source, folder), *((place, folder / ATTACHED / place.name) for place in attached(source))])
+    copy([(source, folder), *((place, folder / ATTACHED / name) for name, place in places.items())])
     write_atomically(folder / CARD, card.encode())
     return folder
 
@@ -127,7 +130,10 @@ def push_to_hub(
         api = HfApi()
         try:
             api.create_repo(name, private=private, exist_ok=True)
-            return str(api.upload_folder(repo_id=name, folder_path=folder, commit_message="Polysoma checkpoint"))
+            # What was attached before would be taken for an adaptation of the new weights.
+            stale = [f"{ATTACHED}/*/{file}" for file in FILES]
+            told = "Polysoma checkpoint"
+            return str(api.upload_folder(repo_id=name, folder_path=folder, commit_message=told, delete_patterns=stale))
         except Exception as error:
             # Networks, proxies, tokens and names fail each in a way of its own.
             raise PolysomaError(f"cannot upload to {name} on the Hub ({reason(error)})") from error

@@ -84,7 +84,7 @@ def missing(kept: Mapping[str, int], recorded: Mapping[str, int], frames: int, m
     for task, episodes in kept.items():
         if episodes:
             bodies.setdefault(body_of(task), []).append(task)
-    more = {}
+    more: dict[str, int] = {}
     for tasks in bodies.values():
         there = sum(recorded[task] for task in tasks)
         # As many of each task: so many frames has an episode of each one together.

@@ -275,17 +275,19 @@ def meta_recipe_for(
     return dataclasses.replace(recipe, bodies=bodies, method=meta, task_weights=dict.fromkeys(without, 0.0))
 
 
-def few_steps_recipe(start: str, data: Sequence[str], demonstrations: int = 0, seed: int = 0) -> Recipe:
+def few_steps_recipe(
+    start: str, data: Sequence[str], demonstrations: int = 0, seed: int = 0, skip_damaged: bool = False
+) -> Recipe:
     """What :func:`few_steps` takes for a start from meta-learning: its inner steps on these demonstrations.
 
     Args:
         start: a checkpoint from meta-learning.
-        data, demonstrations, seed: as for :func:`recipe_for`.
+        data, demonstrations, seed, skip_damaged: as for :func:`recipe_for`.
 
     Raises:
         PolysomaError: no data, or another kind of checkpoint.
     """
-    recipe = recipe_for(start, data, None, demonstrations, held_out=0.0, seed=seed)
+    recipe = recipe_for(start, data, None, demonstrations, held_out=0.0, seed=seed, skip_damaged=skip_damaged)
     return dataclasses.replace(recipe, method=meta_of(start))
 
 

@@ -29,6 +29,7 @@ from polysoma.learning.methods.successor import Successor
 from polysoma.learning.methods.td3_bc import Td3Bc
 from polysoma.learning.offline import only_without_goals
 from polysoma.learning.optimizers import AdamW
+from polysoma.nn.device import acting_on
 from polysoma.policy import checkpoint, skills
 from polysoma.policy.skills import Conditioning, Rewarded, SkillConfig, SkillPolicy, goals_of
 from polysoma.policy.values import ValueConfig, ValuePolicy
@@ -99,7 +100,7 @@ def learn(
     if told == "nothing" and len({text for dataset in datasets for text in dataset.instructions}) > 1:
         raise PolysomaError(
             f"{body.name}: these logs follow several instructions, and perceptrons read no words: give logs of one "
-            "task (polysoma data edit --tasks), or learn goals"
+            "task (polysoma data edit --keep NUMBERS), or learn goals"
         )
     torch.manual_seed(seed)
     built: Method
@@ -118,7 +119,9 @@ def learn(
     )
 
 
-def aim(path: str | Path, dataset: Dataset, out: Path, share: float = 1.0, seed: int = 0) -> SkillPolicy:
+def aim(
+    path: str | Path, dataset: Dataset, out: Path, share: float = 1.0, seed: int = 0, device: str = "cpu"
+) -> SkillPolicy:
     """Writes a checkpoint of a HILP policy that always follows the skill whose reward is nearest to that of some logs.
 
     Args:
@@ -127,13 +130,15 @@ def aim(path: str | Path, dataset: Dataset, out: Path, share: float = 1.0, seed:
         out: folder of the new checkpoint.
         share: of the steps whose rewards are looked at, drawn evenly; at least as many as a skill has numbers.
         seed: of what is drawn.
+        device: where it is computed, as for :func:`polysoma.policy.checkpoint.load`.
 
     Raises:
-        PolysomaError: as :func:`~polysoma.learning.methods.hilp.skill_for_reward`, or ``out`` holds a checkpoint.
+        PolysomaError: as :func:`~polysoma.learning.methods.hilp.skill_for_reward`, ``out`` holds a checkpoint, or a
+            device that cannot be had.
     """
     if (out / checkpoint.CONFIG).exists():
         raise PolysomaError(f"{out} already holds a checkpoint: choose another folder")
-    policy = copy.deepcopy(skills.load(path))
+    policy = copy.deepcopy(skills.load(path)).to(acting_on(device))
     body = policy.config.embodiment
     if dataset.embodiment != body:
         raise PolysomaError(f"{dataset.root}: expected logs of {body.name}, got {dataset.embodiment.name}")

@@ -12,13 +12,13 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
-from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.asyncio.server import Server, ServerConnection
 from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
 from polysoma.errors import PolysomaError, explain
-from polysoma.serving.door import Door, receive, turn_away
+from polysoma.serving.door import Door, listening, receive, turn_away
 from polysoma.serving.messages import Budget, read_json
 
 WISH = Budget(bytes=8 * 2**20, nodes=1_000)
@@ -68,20 +68,11 @@ class PageServer:
         """The stage lives as long as the context lasts. Raises PolysomaError when the address cannot be had."""
         self._loop = asyncio.get_running_loop()
         self._stage = self.staged()
-        try:
-            async with serve(
-                self._watch,
-                host,
-                port,
-                process_request=self._greet,
-                compression=None,
-                max_size=WISH.bytes,
-                max_queue=4,
-            ) as server:
-                with self._stage:
-                    yield server
-        except OSError as error:
-            raise PolysomaError(f"cannot listen on {host}:{port} ({error})") from error
+        async with listening(
+            self._watch, host, port, process_request=self._greet, max_size=WISH.bytes, max_queue=4
+        ) as server:
+            with self._stage:
+                yield server
 
     def _greet(self, connection: ServerConnection, request: Request) -> Response | None:
         path, _, query = request.path.partition("?")

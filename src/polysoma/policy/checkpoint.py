@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -76,7 +76,11 @@ def save(
         dtype: of the stored weights; bfloat16 for shipping.
         weights: other weights of the same names, e.g. a moving average.
         lineage: where the weights come from (:mod:`polysoma.learning.lineage`), kept in ``config.json``.
+
+    Raises:
+        PolysomaError: as :func:`check_place`, or the folder cannot be written.
     """
+    check_place(folder, policy.adaptations)
     sha256 = _write(policy, policy.config, folder, dtype, weights, lineage)
     for name, attached_one in policy.adaptations.items():
         adaptation = attached_one.config.adaptation
@@ -306,6 +310,16 @@ def attached(folder: Path) -> list[Path]:
     return sorted(file.parent for file in folder.glob(f"{ATTACHED}/*/{CONFIG}"))
 
 
+def check_place(folder: Path, names: Collection[str] = ()) -> None:
+    """Raises PolysomaError where adaptations lie in a folder that a checkpoint with these attached ones alone is to be
+    written into: the others would be taken for its own."""
+    if strange := [place.name for place in attached(folder) if place.name not in names]:
+        raise PolysomaError(
+            f"{folder} holds a checkpoint with adaptations that do not belong to the new one ({', '.join(strange)}): "
+            "choose another folder"
+        )
+
+
 def attach(base: str | Path, adaptations: Mapping[str, str | Path], out: Path) -> None:
     """Writes a checkpoint of a base with adaptations of it, which drive their bodies from then on. Those that are
     attached to it already stay, unless they are of the same name.
@@ -316,8 +330,8 @@ def attach(base: str | Path, adaptations: Mapping[str, str | Path], out: Path) -
         out: folder of the new checkpoint.
 
     Raises:
-        PolysomaError: something is no adaptation, adapts other weights or a body that the base does not know, or two
-            of them drive the same body.
+        PolysomaError: something is no adaptation, adapts other weights or a body that the base does not know, two of
+            them drive the same body, or as :func:`check_place`.
     """
     source = resolve(base)
     known = set(bodies(source))
@@ -333,6 +347,7 @@ def attach(base: str | Path, adaptations: Mapping[str, str | Path], out: Path) -
                     f"{body} has two adaptations, {other} and {name}, expected one; {other}={place} replaces {other}"
                 )
             drivers[body] = name
+    check_place(out, places)
     copy([(source, out), *((place, out / ATTACHED / name) for name, place in places.items())])
 
 

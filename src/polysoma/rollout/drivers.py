@@ -138,7 +138,7 @@ class Checkpoint:
                 f"{self.place} holds no transformer policy, whose readouts retrieval looks things up by"
             )
         folder, count = self.retrieve
-        dataset = Dataset(Path(folder))
+        dataset = Dataset.named(folder)
         index = DemonstrationIndex(policy, dataset.embodiment.name)
         index.extend(dataset.episode(number) for number in dataset.first_of_each_task(count))
         return Retrieval(planner, index)
@@ -155,12 +155,12 @@ class Checkpoint:
 
             if self.graph is not None or self.paths is not None or self.avoid is not None:
                 raise PolysomaError("expected midpoints alone, which avoid no zones, or a graph or paths; got both")
-            return halving(planner, skills.load(self.place), Dataset(Path(self.midpoints)))
+            return halving(planner, skills.load(self.place), Dataset.named(self.midpoints))
         zones = {} if self.avoid is None else Zones.read(Path(self.avoid), known_embodiments(planner))
         if self.graph is not None:
             if self.paths is not None:
                 raise PolysomaError("expected a graph or a checkpoint that draws paths to lead the policy, got both")
-            logs = Dataset(Path(self.graph[0]))
+            logs = Dataset.named(self.graph[0])
             # Its own paths, if it draws any, would lead to the graph's places.
             inner = planner.planner if isinstance(planner, PathSearch) else planner
             edges = None if self.edges is None else Near.of(skills.load(self.edges), logs.embodiment)
@@ -254,7 +254,7 @@ class InContext:
 
     def episodes(self) -> dict[str, list[Episode]]:
         """The successful episodes of each task that are shown."""
-        dataset = Dataset(Path(self.folder))
+        dataset = Dataset.named(self.folder)
         found: dict[str, list[Episode]] = {}
         # By seed: recordings hold short episodes first, which were done sooner.
         for number in np.argsort(dataset.episode_seed, kind="stable"):
@@ -265,7 +265,7 @@ class InContext:
 
     def check(self, tasks: Sequence[str]) -> None:
         """Raises PolysomaError where a task has fewer successful episodes than are to be shown."""
-        dataset = Dataset(Path(self.folder))
+        dataset = Dataset.named(self.folder)
         counts = np.bincount(dataset.episode_task[dataset.episode_success], minlength=len(dataset.tasks))
         there = dict(zip(dataset.tasks, counts.tolist(), strict=True))
         few = {task: there.get(task, 0) for task in tasks if there.get(task, 0) < self.shots}

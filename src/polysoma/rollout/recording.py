@@ -115,9 +115,11 @@ class Recorder:
         """Adds the episode of an outcome that holds one, cut into pieces of ``fragment`` frames where that is not 0.
         Raises PolysomaError where that fails."""
         assert outcome.episode is not None
-        # The first piece comes last: with it, the seed counts as recorded.
-        for piece in reversed(pieces(outcome.episode, fragment)):
-            self._writers[body_of(outcome.task)].add(piece)
+        writer = self._writers[body_of(outcome.task)]
+        # All at once, of which versions before may have left some. The first piece comes last: with it, the seed counts
+        # as recorded.
+        cut = reversed(pieces(outcome.episode, fragment))
+        writer.add(*(piece for piece in cut if (piece.task, piece.seed) not in writer.done))
 
     def add_failure(self, outcome: Outcome) -> None:
         """Remembers that this episode is not worth keeping."""

@@ -14,8 +14,9 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
 from websockets.sync.client import ClientConnection, connect
+from websockets.uri import parse_uri
 
 from polysoma.errors import PolysomaError
 from polysoma.serving.answers import check_actions
@@ -44,10 +45,12 @@ class Client:
         reconnected: how often the connection was lost and came back.
 
     Raises:
-        PolysomaError: the server cannot be reached in time, or refuses.
+        PolysomaError: this is no such address, or the server cannot be reached in time, or refuses.
     """
 
     FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 2.0
+    FAREWELL_S = 1.0
+    """How long a server that hangs may take to say goodbye."""
 
     def __init__(
         self,
@@ -58,6 +61,10 @@ class Client:
         timeout_s: float = 30.0,
         adapter: str = "",
     ) -> None:
+        try:
+            parse_uri(url)
+        except (InvalidURI, ValueError) as error:
+            raise PolysomaError(f"expected ws://HOST:PORT or wss://HOST:PORT, got {url!r} ({error})") from error
         self.url, self.adapter = url, adapter
         self.embodiment = embodiment if embodiment is None or isinstance(embodiment, str) else embodiment.name
         self._own = None if embodiment is None or isinstance(embodiment, str) else embodiment.to_json()
@@ -97,8 +104,8 @@ class Client:
             try:
                 self._connection.send(data)
                 reply = self._connection.recv(self._timeout)
+            # An answer that comes later must not be taken for that of the next request.
             except TimeoutError as error:
-                # An answer that comes later must not be taken for that of the next request.
                 self.close()
                 raise PolysomaError(f"{self.url} did not answer within {self._timeout:g} s") from error
             except (ConnectionClosed, OSError) as error:
@@ -109,6 +116,9 @@ class Client:
                 if time.monotonic() > deadline:
                     raise PolysomaError(f"lost {self.url} ({error}) and could not reach it again") from error
                 continue
+            except BaseException:  # Ctrl+C
+                self.close()
+                raise
             if isinstance(reply, str):
                 raise PolysomaError(f"{self.url}: {reply}")
             answer = unpack(reply, FROM_SERVERS)
@@ -155,24 +165,24 @@ class Client:
         pause = self.FIRST_PAUSE_S
         while True:
             try:
+                # Entered, as websockets is to give something else than a connection one day.
                 connection = connect(
                     self.url,
                     additional_headers=self._headers,
                     compression=None,
                     max_size=FROM_SERVERS.bytes,
                     open_timeout=self._timeout,
-                )
-                said = unpack(_bytes(connection.recv(self._timeout)), FROM_SERVERS)
-                if not isinstance(said, dict):
-                    raise PolysomaError(f"{self.url}: expected its description, got {type(said).__name__}")
-                self.metadata, self._connection = said, connection
+                    close_timeout=self.FAREWELL_S,
+                ).__enter__()
+                self.metadata, self._connection = self._greeting(connection), connection
                 return
             except InvalidStatus as error:
                 status = error.response.status_code
                 if status not in (502, 503):
                     raise PolysomaError(f"{self.url} refused: {_refusal(error)}") from error
                 problem: Exception = error
-            except (OSError, TimeoutError, InvalidHandshake, ConnectionClosed) as error:
+            except (OSError, TimeoutError, InvalidHandshake, ConnectionClosed, UnicodeError) as error:
+                # The last one is what names with empty parts are answered with.
                 problem = error
             if time.monotonic() + pause > deadline:
                 raise PolysomaError(
@@ -180,6 +190,17 @@ class Client:
                 ) from problem
             time.sleep(pause)
             pause = min(2 * pause, self.LONGEST_PAUSE_S)
+
+    def _greeting(self, connection: ClientConnection) -> dict[str, Any]:
+        """What a server says of itself at first. A connection that does not begin with it is closed."""
+        try:
+            said = unpack(_bytes(connection.recv(self._timeout)), FROM_SERVERS)
+            if not isinstance(said, dict):
+                raise PolysomaError(f"{self.url}: expected its description, got {type(said).__name__}")
+        except BaseException:
+            connection.close()
+            raise
+        return said
 
 
 _REFUSED = (1003, 1007, 1008, 1009)

@@ -9,6 +9,7 @@ listed, too; an address in numbers cannot be such a name.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import http
 import ipaddress
@@ -16,12 +17,13 @@ import os
 import secrets
 import socket
 import urllib.parse
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from websockets.asyncio.connection import Connection
-from websockets.asyncio.server import ServerConnection
+from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.http11 import Request, Response
 
 from polysoma.errors import PolysomaError
@@ -40,11 +42,20 @@ class Door:
         token: what it must present; None asks for nothing.
         hosts: names that this server may be called by, beside ``localhost`` and this machine's own.
         origins: pages that may ask, such as ``https://robots.example.com``.
+
+    Raises:
+        PolysomaError: a token that nobody could present, or everybody.
     """
 
     token: str | None = None
     hosts: tuple[str, ...] = ()
     origins: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        token = self.token
+        # A header carries no others; and to present nothing would be to present the empty one.
+        if token is not None and not (token and token.isascii() and token.isprintable()):
+            raise PolysomaError("token: expected printable ASCII characters, got " + ("others" if token else "none"))
 
     def refusal(
         self, connection: ServerConnection, request: Request, presented: str, own_page: bool = False
@@ -72,7 +83,9 @@ class Door:
                 return connection.respond(
                     http.HTTPStatus.FORBIDDEN, f"pages of {origin!r:.80} may not ask: --origins lists those that may\n"
                 )
-        if self.token is not None and not hmac.compare_digest(presented.encode(), self.token.encode()):
+        # Headers of other characters come as surrogates.
+        given = presented.encode(errors="surrogatepass")
+        if self.token is not None and not hmac.compare_digest(given, self.token.encode()):
             return connection.respond(http.HTTPStatus.UNAUTHORIZED, "a token is needed, and this is not it\n")
         return None
 
@@ -86,6 +99,12 @@ def is_loopback(host: str) -> bool:
     """Whether only this machine reaches a server that listens there."""
     address = _address(host)
     return host == "localhost" if address is None else address.is_loopback
+
+
+def address(scheme: str, host: str, port: int, token: str | None = None) -> str:
+    """What to connect to, or, with a token, to open in a browser: ``http://[::1]:8080/?token=secret``."""
+    at = f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+    return at if token is None else f"{at}/?{urllib.parse.urlencode({'token': token})}"
 
 
 def chosen_token(host: str, file: Path | None = None, wanted: bool = True) -> tuple[str | None, bool]:
@@ -112,6 +131,23 @@ def chosen_token(host: str, file: Path | None = None, wanted: bool = True) -> tu
     if token or not wanted or is_loopback(host):
         return token or None, False
     return secrets.token_urlsafe(24), True
+
+
+@contextlib.asynccontextmanager
+async def listening(
+    session: Callable[[ServerConnection], Awaitable[None]], host: str, port: int, **options: Any
+) -> AsyncIterator[Server]:
+    """Serves as long as the context lasts. Other ``options`` are those of websockets.
+
+    Raises:
+        PolysomaError: the address cannot be had. What is raised within is not about that, and left as it is.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+        try:
+            server = await stack.enter_async_context(serve(session, host, port, compression=None, **options))
+        except (OSError, OverflowError, ValueError) as error:
+            raise PolysomaError(f"cannot listen on {host}:{port} ({error})") from error
+        yield server
 
 
 async def receive(connection: Connection, budget: Budget) -> str | bytes:

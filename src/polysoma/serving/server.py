@@ -43,7 +43,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import prometheus_client
-from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.asyncio.server import Server, ServerConnection
 from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
@@ -54,7 +54,7 @@ from polysoma.acting.policy_planner import policy_behind
 from polysoma.embodiment import Embodiment
 from polysoma.errors import PolysomaError
 from polysoma.policy.policy import Policy
-from polysoma.serving.door import Door, is_loopback, receive, turn_away
+from polysoma.serving.door import Door, is_loopback, listening, receive, turn_away
 from polysoma.serving.messages import FROM_ROBOTS, Budget, pack, unpack
 from polysoma.serving.metrics import Metrics
 from polysoma.serving.requests import Driven, number, observation
@@ -175,14 +175,12 @@ class PolicyServer:
         with ThreadPoolExecutor(1, "inference") as self._inference:
             batches = asyncio.create_task(self._answer_batches())
             try:
-                async with serve(
-                    self._session, host, port, process_request=self._greet, compression=None,
-                    max_size=self.limits.message.bytes, max_queue=1, ssl=tls,
+                async with listening(
+                    self._session, host, port, process_request=self._greet, max_size=self.limits.message.bytes,
+                    max_queue=1, ssl=tls,
                 ) as server:  # fmt: skip
                     _LOG.info("listening", extra={"host": host, "port": server.sockets[0].getsockname()[1]})
                     yield server
-            except OSError as error:
-                raise PolysomaError(f"cannot listen on {host}:{port} ({error})") from error
             finally:
                 batches.cancel()
                 with contextlib.suppress(asyncio.CancelledError):

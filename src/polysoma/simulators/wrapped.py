@@ -66,7 +66,10 @@ def wrapped(
     def make() -> gymnasium.Env[Any, Any]:
         if callable(environment):
             return environment()
-        return gymnasium.make(environment, render_mode="rgb_array", disable_env_checker=True)
+        # Its own limit would cut an episode that may be longer.
+        return gymnasium.make(
+            environment, max_episode_steps=max_steps, render_mode="rgb_array", disable_env_checker=True
+        )
 
     first = make()
     rate = rate_hz or float(first.metadata.get("render_fps") or 20.0)

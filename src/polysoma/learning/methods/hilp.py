@@ -195,15 +195,17 @@ def skill_for_reward(
     if not replay.rewarded:
         raise PolysomaError("expected data with rewards to find a skill for; these have none")
     steps = replay.steps(np.asarray(rows, np.int64))
-    here, there = (policy.places(torch.from_numpy(replay.states[r])) for r in (steps.rows, steps.next_rows))
+    device = policy.fixed.device
+    states = (torch.from_numpy(replay.states[rows]).to(device) for rows in (steps.rows, steps.next_rows))
+    here, there = map(policy.places, states)
     with torch.no_grad():
         moved = policy.represent(there)[0]
         if policy.config.rewarded == "moves":
             moved = moved - policy.represent(here)[0]
-    rewards = torch.from_numpy(steps.rewards)
+    rewards = torch.from_numpy(steps.rewards).to(device)
     # A reward that is the same everywhere says nothing of where to go.
     moved, rewards = moved - moved.mean(0), rewards - rewards.mean()
     if not rewards.any():
         raise PolysomaError(f"the rewards of {len(rewards)} steps are all the same: label others")
-    held = ridge * moved.square().mean() * torch.eye(moved.shape[1]) * len(moved)
+    held = ridge * moved.square().mean() * torch.eye(moved.shape[1], device=device) * len(moved)
     return normalize(torch.linalg.solve(moved.T @ moved + held, moved.T @ rewards), dim=0)
