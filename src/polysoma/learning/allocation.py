@@ -19,9 +19,9 @@ MOST = 3.0
 MOST_WINDOWS = 2.0
 """The same for the windows of a body in a step."""
 FEWEST_WINDOWS = 4
-FIRST, RECORDING, PLAYING = 0.15, 0.1, 0.25
-"""Shares of time: demonstrations before the first round, of the whole; then of each round new demonstrations, and what
-the policy plays, at most. What is left is for learning."""
+FIRST, ADDED, RECORDING, PLAYING = 0.15, 0.05, 0.1, 0.25
+"""Shares of time: demonstrations before the first round, and those that are added for bodies that have few, of the
+whole; then of each round new demonstrations, and what the policy plays, at most. What is left is for learning."""
 MOST_MORE = 10
 """Before the first round a task gets at most so many times the demonstrations that each one gets."""
 CAREFUL = 1.2

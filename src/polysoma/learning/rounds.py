@@ -140,7 +140,7 @@ class _Rounds:
         rounds = self.method.rounds
         ends = None
         if self.seconds:
-            first = allocation.FIRST * self.seconds if number == 0 else 0.0
+            first = self.seconds * self._first(added=True) if number == 0 else 0.0
             ends = spent + first + (self.seconds - spent - first) / (rounds - number)
         even = number + 1 == rounds or number == 0
         total = self.method.episodes * len(self.tasks)
@@ -153,7 +153,7 @@ class _Rounds:
         until = None
         if self.seconds:
             whole = self.seconds if state.plan.ends is None or not state.round else state.plan.ends - state.plan.began
-            share = allocation.FIRST if state.round == 0 else allocation.RECORDING
+            share = self._first(state.plan.added) if state.round == 0 else allocation.RECORDING
             until = state.plan.began + share * whole
         jobs = self._jobs(state.plan.demonstrations, state.demonstrated, DEMONSTRATION_SEEDS, limits={})
         # Without a demonstration of each body nothing can begin, so there is time for one group of each.
@@ -180,6 +180,10 @@ class _Rounds:
                 )
         effort = {task: round(value, 3) for task, value in state.plan.effort.items()}
         state.enter("learn", self.out, {"effort": effort, "tasks": round_state.counted(state.counts)})
+
+    def _first(self, added: bool) -> float:
+        """The share of time for demonstrations before the first round, with or without those that are added."""
+        return allocation.FIRST + (allocation.ADDED if added and self.method.frames else 0.0)
 
     def _learn(self) -> None:
         state, began, again = self.state, self.state.spent, states.exists(self.out)
