@@ -91,10 +91,6 @@ class Guard(Protocol):
         ...
 
 
-class GuardedSession(WrappedSession):
-    """A session whose plans are judged."""
-
-
 @dataclass(frozen=True, eq=False)
 class Guarded(Wrapper):
     """A planner whose every plan a guard judges before anybody gets it.
@@ -116,9 +112,9 @@ class Guarded(Wrapper):
         object.__setattr__(self, "guard", guard)
         object.__setattr__(self, "body", body)
 
-    def start(self, prompt: TaskPrompt, seed: int) -> GuardedSession:
+    def start(self, prompt: TaskPrompt, seed: int) -> WrappedSession:
         """See :meth:`Planner.start`."""
-        return GuardedSession(self.planner.start(prompt, seed))
+        return WrappedSession(self.planner.start(prompt, seed))
 
     def plan(self, sessions: Sequence[Session], observations: Sequence[Observation]) -> list[Plan | PolysomaError]:
         """See :meth:`Planner.plan`."""
@@ -131,7 +127,7 @@ class Guarded(Wrapper):
             for session, observation, plan in zip(sessions, observations, plans, strict=True)
         ]
 
-    def _judged(self, session: GuardedSession, observation: Observation, plan: Plan) -> Plan | PolysomaError:
+    def _judged(self, session: WrappedSession, observation: Observation, plan: Plan) -> Plan | PolysomaError:
         body, counts = session.prompt.body, session.interventions
         try:
             seen = dataclasses.replace(plan, actions=within_limits(body, plan.actions))
@@ -160,6 +156,6 @@ class Guarded(Wrapper):
         return dataclasses.replace(plan, risk=max(verdict.risk, plan.risk or 0.0), alarm=alarm)
 
 
-def _own(session: Session) -> GuardedSession:
-    assert isinstance(session, GuardedSession)
+def _own(session: Session) -> WrappedSession:
+    assert isinstance(session, WrappedSession)
     return session

@@ -105,7 +105,7 @@ def encode_video(frames: Sequence[np.ndarray], fps: float) -> bytes:
         stream.pix_fmt = "yuv420p"
         stream.thread_count = 1
         for frame in frames:
-            even = np.ascontiguousarray(np.pad(frame, odd, "edge"))
+            even = np.pad(frame, odd, "edge")
             container.mux(stream.encode(av.VideoFrame.from_ndarray(even, format="rgb24")))
         container.mux(stream.encode(None))
     return buffer.getvalue()

@@ -157,11 +157,20 @@ class _Rounds:
             until = state.plan.began + share * whole
         jobs = self._jobs(state.plan.demonstrations, state.demonstrated, DEMONSTRATION_SEEDS, limits={})
         # Without a demonstration of each body nothing can begin, so there is time for one group of each.
-        least = len(dict.fromkeys(map(body_of, self.tasks))) if state.round == 0 and not state.plan.added else 0
+        begins = state.round == 0 and not state.plan.added
+        least = len(dict.fromkeys(map(body_of, self.tasks))) if begins else 0
         self._play_all(DEMONSTRATIONS, jobs, Behaviour(noise=None, label=True), until, least)
         for task, number in state.plan.demonstrations.items():
             state.demonstrated[task] = state.demonstrated.get(task, 0) + number
-        if state.round == 0 and self.method.frames and not state.plan.added:
+        if begins:
+            there = {body_of(task) for task, count in state.counts.items() if count.kept}
+            missing = {body_of(task) for task in self.tasks} - there
+            if missing and not self.recipe.data:
+                raise PolysomaError(
+                    f"no demonstration of {', '.join(sorted(missing))}: its expert did not succeed in any of the first "
+                    "episodes"
+                )
+        if begins and self.method.frames:
             most = (allocation.MOST_MORE - 1) * self.method.demonstrations
             kept, frames = ({task: getattr(c, what) for task, c in state.counts.items()} for what in ("kept", "frames"))
             more = allocation.missing(kept, frames, self.method.frames, most)
@@ -171,13 +180,6 @@ class _Rounds:
         if state.round == 0:
             # Attempts last up to so many times as long as demonstrations.
             state.played = PATIENCE * self._each()
-            there = {body_of(task) for task, count in state.counts.items() if count.kept}
-            missing = {body_of(task) for task in self.tasks} - there
-            if missing and not self.recipe.data:
-                raise PolysomaError(
-                    f"no demonstration of {', '.join(sorted(missing))}: its expert did not succeed in any of the first "
-                    "episodes"
-                )
         effort = {task: round(value, 3) for task, value in state.plan.effort.items()}
         state.enter("learn", self.out, {"effort": effort, "tasks": round_state.counted(state.counts)})
 
