@@ -22,7 +22,7 @@ import numpy as np
 import torch
 import tyro
 
-from improve import LARGE, WORKERS, judged
+from improve import LARGE, WORKERS, Case, judged
 from polysoma import simulators
 from polysoma.data.dataset import Dataset
 from polysoma.data.preferences import Clips
@@ -106,8 +106,9 @@ def reward(task: str, clips: Clips, folder: Path, seed: int, count: int) -> dict
     }  # fmt: skip
 
 
-def improved(kind: str, cells: dict[str, Any], clips: Clips, folder: Path, seed: int, steps: int, episodes: int) -> Any:
+def improved(kind: str, cells: dict[str, Any], clips: Clips, case: Case, seed: int, steps: int) -> Any:
     """The shipped policy, improved by one reward."""
+    folder = case.folder
     place = ""
     if kind == "learnt":
         place = str(folder / cells[f"reward {LARGE} {seed}"]["run"] / "checkpoint")
@@ -118,10 +119,10 @@ def improved(kind: str, cells: dict[str, Any], clips: Clips, folder: Path, seed:
         place = str(folder / f"untrained-{seed}")
         checkpoint.save(model, Path(place))
     began, out = time.process_time(), folder / f"{kind}-{seed}-{time.time_ns()}"
-    path, _ = improve("generalist", [LARGE], Ppo(), out, steps=steps, seed=seed, reward=place)
+    path, _ = improve(case.checkpoint, [case.task], Ppo(), out, steps=steps, seed=seed, reward=place)
     seconds = time.process_time() - began
     last = json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])
-    return judged(str(path), LARGE, episodes) | {"cpu_s": seconds, "env_steps": last["env_steps"]}
+    return judged(str(path), case) | {"cpu_s": seconds, "env_steps": last["env_steps"]}
 
 
 def main(
@@ -143,11 +144,12 @@ def main(
             for seed in range(reward_seeds):
                 todo[f"reward {task} {seed}"] = functools.partial(reward, task, clips[task], folder, seed, count)
     if "improve" in only:
-        todo["shipped"] = lambda: judged("generalist", LARGE, judging)
+        case = Case("generalist", LARGE, folder, judging)
+        todo["shipped"] = lambda: judged(case.checkpoint, case)
         for seed in range(seeds):
             for kind in kinds:
                 todo[f"{kind} {seed}"] = lambda kind=kind, seed=seed: improved(
-                    kind, cells_of("preferences"), clips[LARGE], folder, seed, steps, judging
+                    kind, cells_of("preferences"), clips[LARGE], case, seed, steps
                 )
     for name, measure in todo.items():
         cells = cells_of("preferences")
