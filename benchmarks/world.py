@@ -2,7 +2,7 @@
 
     python benchmarks/world.py
 
-For each body and seed a model learns for a minute or less. Beside it: the last observation, its last change again and
+For each body and seed a model learns for a minute or two. Beside it: the last observation, its last change again and
 again, a linear model of one step, and the model under the actions of other pieces. Cells that are there already are not
 measured again.
 """
@@ -44,7 +44,7 @@ WHO = (LAST, VELOCITY, LINEAR, SHUFFLED, MODEL)
 PARTS = {"numbers": "", "pixels": ", camera"}
 
 
-def main(folder: Path = Path("runs/world"), seeds: int = 3, steps: int = 60, width: int = 128) -> None:
+def main(folder: Path = Path("runs/world"), seeds: int = 3, steps: int = 600, width: int = 128) -> None:
     torch.set_num_threads(1)
     cells = cells_of("world")
     settings = {"steps": steps, "width": width, "data_seed": DATA_SEED, "held_out": HELD_OUT, "watched": WATCHED}
