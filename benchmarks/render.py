@@ -36,8 +36,10 @@ import in_context
 import jat
 import kills
 import limits
+import listening
 import merging
 import meta
+import newcomer
 import ogbench_mazes
 import open_loop_warnings
 import own_robot
@@ -105,6 +107,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "docs/finetuning.md": {
         "tasks": compare.render_tasks,
         "body": compare.render_body,
+        "newcomer": newcomer.render,
         "meta": meta.render,
         "adapters": adapters.render,
         "memory": scores.render_memory,
@@ -150,6 +153,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
         "hostile": hostile.render,
     },
     "docs/evaluation.md": {
+        "listening": listening.render,
         "paraphrases": scores.render_paraphrases,
         "ruler": ruler.render,
         "jat": jat.render,
