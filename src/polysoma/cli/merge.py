@@ -12,6 +12,7 @@ import tyro
 
 from polysoma import simulators
 from polysoma.cli.names import Device, Precision, named_folder
+from polysoma.cli.options import given
 from polysoma.cli.progress import counting
 from polysoma.config import Seed, within
 from polysoma.errors import PolysomaError
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from polysoma.policy.merging import Grams
     from polysoma.policy.policy import Policy
 
+_CHOOSING = ("tasks", "episodes", "seed")
 _GRID = tuple(round(0.1 * number, 1) for number in range(1, 11))
 
 
@@ -44,8 +46,10 @@ class _Merging:
         from polysoma.evaluation.merging import choose_coefficient
         from polysoma.policy import checkpoint
 
-        checkpoint.check_place(self.out)
         coefficient = self.coefficient
+        if coefficient is not None and (strange := given(self, [*_CHOOSING, *(["away"] if away else [])])):
+            raise PolysomaError(f"{strange}: only where a coefficient is chosen, not beside --coefficient")
+        checkpoint.check_place(self.out)
         if coefficient is None:
             if not self.tasks:
                 raise PolysomaError("expected --coefficient, or --tasks on which it is to be chosen")

@@ -34,6 +34,11 @@ if TYPE_CHECKING:
 Evaluate = Callable[[Path, tuple[str, ...], int, int], dict[str, float]]
 """A quick evaluation: (checkpoint, tasks, episodes, seed) to the success rate of each task."""
 
+_KEPT = (
+    "policy", "images", "head", "init", "renewed", "relative", "gated", "frames_per_demonstration", "adaptation",
+)  # fmt: skip
+"""Keys of recipes of which a policy is made, which a resumed run has already."""
+
 
 def train(
     recipe: Recipe,
@@ -57,7 +62,7 @@ def train(
 
     Raises:
         PolysomaError: the recipe cannot be followed (:func:`~polysoma.learning.preparation.check`), a run folder that
-            is taken, nothing to resume, or a loss that is not finite.
+            is taken, nothing to resume, another policy than that of a run to resume, or a loss that is not finite.
     """
     accelerator = accelerator_here()
     if accelerator.is_main_process:
@@ -65,6 +70,9 @@ def train(
     run_state.check_folder(out, resume)
     check_tracker(recipe.tracker)
     training = states.find(out, run_state.STATE_FILE)[0] if resume else None
+    if training is not None:
+        began, now = ({name: dataclasses.asdict(one)[name] for name in _KEPT} for one in (recipe_of_run(out), recipe))
+        run_state.check_kept(began, now, training)
     asked = recipe.evaluation
     plays = evaluate is not None and bool(asked.tasks)
     sources, held_out = preparation.sources_for(recipe, training)
