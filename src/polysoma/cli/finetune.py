@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from polysoma import simulators
 from polysoma.cli.names import Device, OptionalCheckpoint, Precision
-from polysoma.cli.options import check_as_begun, given, keep
+from polysoma.cli.options import check_alone, check_as_begun, given, keep
 from polysoma.cli.output import say, show
 from polysoma.cli.progress import counting_run
 from polysoma.cli.train import check_run, computed_in, held_out_loss, quick_evaluation
@@ -181,6 +181,11 @@ class Finetune:
 
     def _plan(self) -> Recipe:
         self._check_data()
+        check_alone(self, "steps", "minutes")
+        if self.method in ("full", "small") and (strange := given(self, ("rank", "tokens"))):
+            raise PolysomaError(
+                f"{strange}: sizes of what is added to a base, of which --method {self.method} has none"
+            )
         from polysoma.learning.finetuning import in_time, recipe_for, steps_in, with_steps
         from polysoma.learning.recipe import Evaluation
         from polysoma.learning.training import rehearse

@@ -12,7 +12,7 @@ import tyro
 
 from polysoma import simulators
 from polysoma.cli.names import Device, Precision, named_folder
-from polysoma.cli.options import given
+from polysoma.cli.options import check_alone
 from polysoma.cli.progress import counting
 from polysoma.config import Seed, within
 from polysoma.errors import PolysomaError
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from polysoma.policy.merging import Grams
     from polysoma.policy.policy import Policy
 
-_CHOOSING = ("tasks", "episodes", "seed")
 _GRID = tuple(round(0.1 * number, 1) for number in range(1, 11))
 
 
@@ -46,10 +45,9 @@ class _Merging:
         from polysoma.evaluation.merging import choose_coefficient
         from polysoma.policy import checkpoint
 
-        coefficient = self.coefficient
-        if coefficient is not None and (strange := given(self, [*_CHOOSING, *(["away"] if away else [])])):
-            raise PolysomaError(f"{strange}: only where a coefficient is chosen, not beside --coefficient")
+        check_alone(self, "coefficient", "tasks", "episodes", "seed", *(["away"] if away else []))
         checkpoint.check_place(self.out)
+        coefficient = self.coefficient
         if coefficient is None:
             if not self.tasks:
                 raise PolysomaError("expected --coefficient, or --tasks on which it is to be chosen")

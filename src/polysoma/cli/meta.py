@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from polysoma.cli.names import Device, OptionalCheckpoint, Precision
-from polysoma.cli.options import check_as_begun, keep
+from polysoma.cli.options import check_alone, check_as_begun, keep
 from polysoma.cli.output import say
 from polysoma.cli.progress import counting_run
 from polysoma.cli.train import check_run
@@ -95,6 +95,7 @@ class Meta:
     def _plan(self) -> Recipe:
         if not self.data:
             raise PolysomaError("--data: expected one or more data sets of many tasks, got none")
+        check_alone(self, "steps", "minutes")
         from polysoma.learning.finetuning import in_time, meta_recipe_for, steps_in, with_steps
         from polysoma.learning.methods.meta import MetaLearning
         from polysoma.learning.training import rehearse

@@ -29,6 +29,12 @@ def check_belongs(command: Any, owner: str, *names: str) -> None:
         raise PolysomaError(f"{strange}: only beside --{owner.replace('_', '-')}, which is not given")
 
 
+def check_alone(command: Any, owner: str, *names: str) -> None:
+    """Raises PolysomaError where one of these options is given beside one that leaves them without effect."""
+    if given(command, [owner]) and (strange := given(command, names)):
+        raise PolysomaError(f"{strange}: without effect beside --{owner.replace('_', '-')}; leave out one of them")
+
+
 def can_resume(command: Any) -> bool:
     """Whether ``--resume`` goes on with what this command began. Where only some of its runs can, the command has
     ``resumable``, which says whether this one can."""
