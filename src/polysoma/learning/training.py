@@ -71,8 +71,7 @@ def train(
     check_tracker(recipe.tracker)
     training = states.find(out, run_state.STATE_FILE)[0] if resume else None
     if training is not None:
-        began, now = ({name: dataclasses.asdict(one)[name] for name in _KEPT} for one in (recipe_of_run(out), recipe))
-        run_state.check_kept(began, now, training)
+        _check_kept(recipe, training)
     asked = recipe.evaluation
     plays = evaluate is not None and bool(asked.tasks)
     sources, held_out = preparation.sources_for(recipe, training)
@@ -85,6 +84,14 @@ def train(
 
     about = lineage.describe(recipe, sources)
     return engine.run(out, resume, until, progress, quick if plays else None, about)
+
+
+def _check_kept(recipe: Recipe, training: Path) -> None:
+    """Raises PolysomaError where a run's state is of another policy than the recipe asks for."""
+    path = training / run_state.RECIPE_FILE
+    tables = (dataclasses.asdict(one) for one in (recipe_from_table(run_state.read_table(path), str(path)), recipe))
+    had, now = ({name: value for name, value in table.items() if name in _KEPT} for table in tables)
+    run_state.check_kept(had, now, training)
 
 
 def _engine(
