@@ -123,7 +123,7 @@ def test_mistakes_are_one_line(folder: Path, tmp_path: Path, capsys: pytest.Capt
     )
     resumed = ["skills", "learn", logs, "--out", run, "--resume", "--steps", "6"]
     assert "keeps what it began with: width 16, not 32; begin" in fails(capsys, *resumed, "--width", "32")
-    assert "conditioning 'goal', not 'nothing'" in fails(capsys, *resumed, "--width", "16", "--rewards")
+    assert "told 'goal', not 'nothing'; begin another one" in fails(capsys, *resumed, "--width", "16", "--rewards")
     assert "given skills" in fails(
         capsys, "skills", "aim", run + "/checkpoint", "--data", logs, "--out", str(tmp_path / "b")
     )
