@@ -188,6 +188,11 @@ def test_a_resumed_fleet_ends_as_an_uninterrupted_one(
     with pytest.raises(PolysomaError, match="already holds a run"):
         simulate(base, robots, rounds, tmp_path / "parts")
     simulate(base, robots, rounds, tmp_path / "parts", resume=True)
+    other = dataclasses.replace(rounds, rounds=9, steps=rounds.steps + 1, momentum=0.25)
+    with pytest.raises(
+        PolysomaError, match=rf"parts: .* began with: steps {rounds.steps}, not \d; momentum 0.5, not 0.25;"
+    ):
+        simulate(base, robots, other, tmp_path / "parts", resume=True)
     whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "parts")
     assert all(torch.equal(value, parts[name]) for name, value in whole.items())
     logs = [

@@ -185,6 +185,23 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path: Path) -> None:
             assert torch.equal(value, safetensors.torch.load_file(halves / "model.safetensors")[name]), name
 
 
+def test_targets_of_td3_bc_follow_where_the_policy_learns(tmp_path: Path) -> None:
+    policy = SkillPolicy(SkillConfig(PUCK, "nothing", (), (), 16, 1))
+    method = Td3Bc(batch=16, delay=3, target=0.1).build(policy, Replay([walks(tmp_path / "walks", 20)]))
+    engine, moved = Engine(method, engine_settings(7, 1e-2)), []
+    for step in range(7):
+        before = {name: dict(method.modules[name].state_dict()) for name in ("q_target", "actor_target", "policy", "q")}
+        held = {name: {key: value.clone() for key, value in own.items()} for name, own in before.items()}
+        engine.step(step)
+        now = {name: method.modules[name].state_dict() for name in held}
+        moved.append({name for name, own in held.items() if any(not own[key].equal(now[name][key]) for key in own)})
+    everything = {"q_target", "actor_target", "policy", "q"}
+    assert moved == [everything, {"q"}, {"q"}, everything, {"q"}, {"q"}, everything]
+    # A tenth of the way, to where the step led.
+    was, here = held["q_target"]["both.0.0.weight"], method.modules["q"].state_dict()["both.0.0.weight"]
+    torch.testing.assert_close(method.modules["q_target"].state_dict()["both.0.0.weight"], was.lerp(here, 0.1))
+
+
 def test_a_checkpoint_is_a_planner_and_no_transformer(tmp_path: Path) -> None:
     settings = engine_settings(2)
     folder = learn([walks(tmp_path / "walks", 10)], Cloning(batch=8), tmp_path / "run", settings=settings)

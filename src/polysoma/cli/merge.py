@@ -12,6 +12,7 @@ import tyro
 
 from polysoma import simulators
 from polysoma.cli.names import Device, Precision, named_folder
+from polysoma.cli.options import check_alone
 from polysoma.cli.progress import counting
 from polysoma.config import Seed, within
 from polysoma.errors import PolysomaError
@@ -44,6 +45,7 @@ class _Merging:
         from polysoma.evaluation.merging import choose_coefficient
         from polysoma.policy import checkpoint
 
+        check_alone(self, "coefficient", "tasks", "episodes", "seed", *(["away"] if away else []))
         checkpoint.check_place(self.out)
         coefficient = self.coefficient
         if coefficient is None:

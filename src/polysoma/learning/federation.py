@@ -42,7 +42,7 @@ except ImportError as error:
 
 from polysoma import config
 from polysoma.files import reason
-from polysoma.learning import lineage, states
+from polysoma.learning import lineage, run_state, states
 from polysoma.learning.fleet import Change, Robot, Rounds, Shared, averaged, keep, kept_before, shared_by
 from polysoma.learning.metrics import Metrics
 from polysoma.nn.precision import Wanted
@@ -127,7 +127,8 @@ def federate(
     Args:
         grid: Flower's way to the robots.
         base: the checkpoint to start from, which every robot has, too.
-        rounds: what to do; a resumed run does as it began, to the number of rounds given here.
+        rounds: what to do; a resumed run does as it began, to the number of rounds given here. Other values than it
+            began with are refused, those excepted that are as by default.
         out: run folder: ``metrics.jsonl``, TensorBoard events, ``checkpoint/``, ``training/`` (to resume).
         resume: continue the run in ``out``.
         progress: called after every round with its number, the number of rounds and a remark.
@@ -135,7 +136,8 @@ def federate(
     SIGTERM ends the present round, saves and leaves: SystemExit with :data:`~polysoma.learning.states.TERMINATED`.
 
     Raises:
-        PolysomaError: a run folder that is taken, nothing to resume, another base, or a round without any answer.
+        PolysomaError: a run folder that is taken, nothing to resume, another base, other values than a run began with,
+            or a round without any answer.
     """
     with states.alone(out):
         return run_rounds(grid, base, rounds, out, resume, progress)
@@ -156,7 +158,7 @@ def run_rounds(
             if progress is not None:
                 progress(done, total, remark)
             if told() and done < total:
-                _log.warning("%s: told to leave, saved at round %d; --resume goes on", out, done)
+                _log.warning("%s: told to leave, saved at round %d", out, done)
                 raise SystemExit(states.TERMINATED)
 
         strategy = PartiallyLocal(base, rounds, out, resume, show)
@@ -307,6 +309,9 @@ class PartiallyLocal(Strategy):
             raise PolysomaError(f"cannot read {path} ({reason(error)}): it is missing or damaged") from error
         if begun_from != self.base_sha256:
             raise PolysomaError(f"{self._out} was begun from the base {begun_from[:12]}..., not {self._base}")
+        usual, asked = dataclasses.asdict(Rounds()), dataclasses.asdict(self.rounds)
+        told = {name: value for name, value in asked.items() if name != "rounds" and value != usual[name]}
+        run_state.check_kept(dataclasses.asdict(known), told, path.parent)
         self.rounds = dataclasses.replace(known, rounds=self.rounds.rounds)
         for part, held in (("shared.", self.shared.tensors), ("moving.", self.shared.moving)):
             held.update({n.removeprefix(part): value for n, value in tensors.items() if n.startswith(part)})

@@ -8,6 +8,7 @@ inverse kinematics of each leg. The clock of the gait is part of the observation
 from __future__ import annotations
 
 from typing import Any
+from xml.sax.saxutils import quoteattr
 
 import numpy as np
 
@@ -253,7 +254,8 @@ class _Legs:
 def _mjcf(robot: str) -> str:
     """The model with a floor."""
     folder = MODELS / robot
-    text = (folder / f"{robot}.xml").read_text().replace('meshdir="assets"', f'meshdir="{folder / "assets"}"')
+    meshes = f"meshdir={quoteattr(str(folder / 'assets'))}"
+    text = (folder / f"{robot}.xml").read_text().replace('meshdir="assets"', meshes)
     return text.replace(
         "<worldbody>",
         f"""<option timestep="{STEP_SECONDS / PHYSICS_STEPS}"/>
