@@ -114,7 +114,7 @@ def test_goals_are_gone_to_with_the_skill_that_leads_there(tmp_path: Path) -> No
 def test_rewards_are_scaled_to_those_of_the_skill(tmp_path: Path) -> None:
     policy = SkillPolicy(SkillConfig(PUCK, "skill", ("x", "y"), (), 16, 1, 8))
     policy.fixed[0] = 1.0
-    replay = Growing([walks(tmp_path)], 50)
+    replay = Growing([walks(tmp_path)], 200)
     policy.measure(replay.known())
     rows = replay.starts[::3]
     gain, offset = matched(policy, replay, rows)
@@ -126,8 +126,12 @@ def test_rewards_are_scaled_to_those_of_the_skill(tmp_path: Path) -> None:
     # Where tasks end, nothing is added at each step.
     replay.add(replay.states[:3], np.zeros((2, 2), np.float32), np.ones(2, np.float32), over=True)
     assert matched(policy, replay, rows) == (gain, 0.0)
-    with pytest.raises(PolysomaError, match="all the same"):
-        matched(policy, replay, replay.added)
+    # Of a hundred tenths the standard deviation is not 0 to the bit.
+    alike = np.full(100, 0.1, np.float32)
+    assert alike.std() > 0
+    replay.add(replay.states[:101], np.zeros((100, 2), np.float32), alike, over=False)
+    with pytest.raises(PolysomaError, match="the rewards of 100 steps are all the same"):
+        matched(policy, replay, replay.added[-100:])
 
 
 def test_new_weights_are_not_those_of_the_run(tmp_path: Path) -> None:

@@ -122,6 +122,20 @@ def test_the_skill_of_a_reward_is_its_direction(tmp_path: Path) -> None:
     torch.testing.assert_close(found, turned[:, 0], atol=0.02, rtol=0)
 
 
+def test_a_reward_that_never_differs_has_no_skill(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    with DatasetWriter(tmp_path, PUCK) as writer:
+        for seed in range(10):
+            # The mean of many tenths is not a tenth to the bit.
+            alike = np.full(12, 0.1, np.float32)
+            writer.add(dataclasses.replace(walk(rng, rng.uniform(-2, 2, 2), 12, seed), rewards=alike))
+    replay = Replay([Dataset(tmp_path)])
+    policy = SkillPolicy(SkillConfig(PUCK, "skill", *goals_of(PUCK), 16, 1, 8))
+    policy.measure(replay.states)
+    with pytest.raises(PolysomaError, match="the rewards of 100 steps are all the same"):
+        skill_for_reward(policy, replay, replay.starts[:100])
+
+
 def test_an_aimed_policy_follows_its_skill_whatever_the_goal(tmp_path: Path) -> None:
     data = walks(tmp_path / "walks", 20)
     run = learn([data], Hilp(batch=8), tmp_path / "run", size=(16, 1), settings=engine_settings(3))

@@ -258,10 +258,10 @@ def matched(policy: SkillPolicy, replay: Replay, rows: np.ndarray) -> tuple[floa
         told = policy.condition_of(here)
         assert told is not None
         own = (moved * told).sum(-1)
-    spread = float(steps.rewards.std())
-    if spread == 0:
+    # The standard deviation of equal numbers is not 0 but what rounding leaves.
+    if np.ptp(steps.rewards) == 0:
         raise PolysomaError(f"the rewards of {len(rows)} steps are all the same: there is nothing to learn from them")
-    gain = float(own.std()) / spread
+    gain = float(own.std()) / float(steps.rewards.std())
     return gain, 0.0 if replay.ends else float(own.mean()) - gain * float(steps.rewards.mean())
 
 
