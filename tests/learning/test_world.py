@@ -175,6 +175,19 @@ def test_rewards_that_never_differ_are_not_compared(tmp_path: Path) -> None:
     assert found["other"]["rewards"][LAST][0] == pytest.approx(6 / 11 / spread, rel=1e-5)
 
 
+def test_episodes_may_be_shorter_than_what_is_expected_alone(tmp_path: Path) -> None:
+    data = walks(tmp_path / "walks", 40, 5)
+    model = world.load(learn([data], tmp_path / "run", 2, 16, settings=WorldLearning(batch=8, watched=4, ahead=12)))
+    logs = read_logs(model, [data])
+    np.testing.assert_array_equal(logs.following(np.arange(8)), [5, 4, 3, 2, 1, 0, 5, 4])
+    pieces = logs.pieces(logs.rows(5), 5)
+    seen, moves = model.normalised(pieces.states, pieces.pixels), model.moves(pieces.actions)
+    with torch.no_grad():
+        expected = model.expected(model.watched(seen[:, :2], moves[:, :1]), moves[:, 1:])[:, -1]
+    # What a puck does is linear, so that it is foreseen without learning.
+    assert (expected - seen[:, -1]).square().mean() < 0.04 * (seen[:, 1] - seen[:, -1]).square().mean()
+
+
 def test_mistakes_are_one_line(tmp_path: Path) -> None:
     data = walks(tmp_path / "walks", 4)
     folder = learn([data], tmp_path / "run", 1, 8, settings=SMALL)
