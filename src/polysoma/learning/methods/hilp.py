@@ -136,7 +136,7 @@ class _Hilp(Representing):
     def accumulate(self, step: int, share: Share) -> Metrics:
         """See :class:`~polysoma.learning.method.Method`."""
         rng, policy, settings = self.rng(step, share), self.policy, self._settings
-        drawn = self.draw(rng, share)
+        drawn = self.draw(rng, share, observed=True)
         distance, now = self.distance_loss(drawn, rng, share)
         with torch.no_grad():
             moved = policy.phi[0](policy.towards(policy.places(drawn.following))) - now[0]
