@@ -114,24 +114,23 @@ def test_goals_are_gone_to_with_the_skill_that_leads_there(tmp_path: Path) -> No
 def test_rewards_are_scaled_to_those_of_the_skill(tmp_path: Path) -> None:
     policy = SkillPolicy(SkillConfig(PUCK, "skill", ("x", "y"), (), 16, 1, 8))
     policy.fixed[0] = 1.0
-    replay = Growing([walks(tmp_path)], 200)
+    replay = Growing([walks(tmp_path)], 200, stride=3)
     policy.measure(replay.known())
     rows = replay.starts[::3]
-    gain, offset = matched(policy, replay, rows)
-    steps = replay.steps(rows)
+    gain, offset = matched(policy, replay, rows, 0.9)
+    steps = replay.steps(rows, 0.9)
     here, there = (policy.places(torch.from_numpy(replay.states[r])) for r in (steps.rows, steps.next_rows))
     own = (policy.represent(there)[0] - policy.represent(here)[0])[:, 0].detach().numpy()
     scaled = gain * steps.rewards + offset
     np.testing.assert_allclose([scaled.mean(), scaled.std()], [own.mean(), own.std()], rtol=1e-3, atol=1e-6)
     # Where tasks end, nothing is added at each step.
     replay.add(replay.states[:3], np.zeros((2, 2), np.float32), np.ones(2, np.float32), over=True)
-    assert matched(policy, replay, rows) == (gain, 0.0)
-    # Of a hundred tenths the standard deviation is not 0 to the bit.
-    alike = np.full(100, 0.1, np.float32)
-    assert alike.std() > 0
-    replay.add(replay.states[:101], np.zeros((100, 2), np.float32), alike, over=False)
+    assert matched(policy, replay, rows, 0.9) == (gain, 0.0)
+    # Of numbers that are all the same the standard deviation is not 0 to the bit.
+    replay.add(replay.states[:103], np.zeros((102, 2), np.float32), np.full(102, 0.7, np.float32), over=False)
+    alike = replay.added[-102:-2]
     with pytest.raises(PolysomaError, match="the rewards of 100 steps are all the same"):
-        matched(policy, replay, replay.added[-100:])
+        matched(policy, replay, alike, 0.9)
 
 
 def test_new_weights_are_not_those_of_the_run(tmp_path: Path) -> None:

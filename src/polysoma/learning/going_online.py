@@ -233,10 +233,10 @@ def _aim(policy: SkillPolicy, inner: OfflineMethod, replay: Growing, online: Onl
     if not goals:
         policy.fixed.copy_(skill_for_reward(policy, replay, rows[:few]))
     if going.match:
-        inner.gain, inner.offset = matched(policy, replay, rows[:_COMPARED])
+        inner.gain, inner.offset = matched(policy, replay, rows[:_COMPARED], inner.discount)
 
 
-def matched(policy: SkillPolicy, replay: Replay, rows: np.ndarray) -> tuple[float, float]:
+def matched(policy: SkillPolicy, replay: Replay, rows: np.ndarray, discount: float) -> tuple[float, float]:
     """What rewards are to be taken times, and what is to be added, such that they spread like those of the policy's own
     skill and have their mean. Nothing is added where episodes end by themselves.
 
@@ -244,11 +244,12 @@ def matched(policy: SkillPolicy, replay: Replay, rows: np.ndarray) -> tuple[floa
         policy: of skills, that knows which one it follows.
         replay: with rewards.
         rows: of :attr:`~polysoma.data.replay.Replay.starts`, int64 ``(B,)``.
+        discount: of a step, with which the method adds up the rewards of its frames.
 
     Raises:
         PolysomaError: the rewards are all the same.
     """
-    steps = replay.steps(rows)
+    steps = replay.steps(rows, discount)
     here, there = (torch.from_numpy(replay.states[r]) for r in (steps.rows, steps.next_rows))
     with torch.no_grad():
         moved = policy.represent(policy.places(there))[0]
