@@ -92,6 +92,26 @@ def test_a_skill_is_found_by_random_ones_where_logs_have_no_rewards(tmp_path: Pa
     assert skills.load(tmp_path / "out/checkpoint").fixed.any()
 
 
+def test_what_logs_earned_is_not_made_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, labelled = run_of(tmp_path, ImplicitQ(batch=16), goals=False)
+    with DatasetWriter(tmp_path / "silent", PUCK) as writer:
+        for number in range(20):
+            writer.add(dataclasses.replace(labelled.episode(number), rewards=None))
+    silent = Dataset(tmp_path / "silent")
+    drawn: list[np.ndarray] = []
+    steps = Growing.steps
+
+    def remembered(self: Growing, rows: np.ndarray, *how: Any) -> Any:
+        drawn.append(rows)
+        return steps(self, rows, *how)
+
+    monkeypatch.setattr(Growing, "steps", remembered)
+    # Five frames in each of two slots end no episode, so that no piece of one is there by itself.
+    going = Going(2, slots=2, acting=Acting(first=10))
+    finetune(run, "puck/go", tmp_path / "out", [silent], going, judging=Judging(2, 1))
+    assert len(drawn) == 2 and min(rows.min() for rows in drawn) >= len(silent) + 20
+
+
 def test_successor_features_go_on_along_one_skill(tmp_path: Path) -> None:
     run, data = run_of(tmp_path, Successor(batch=16), goals=True, place=("y", "x"))
     before = skills.load(run / "checkpoint")

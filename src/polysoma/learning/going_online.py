@@ -192,6 +192,10 @@ def finetune(
         if policy.config.conditioning == "skill":
             _aim(policy, inner, replay, online, going, seed)
         online.act(going.acting.first)
+        if not replay.labelled and not len(replay.added):
+            # What logs did not earn is unknown and not 0: there must be something else to learn from.
+            online.act(1)
+            online.cut()
         parent = None if going.fresh else lineage.parent(place)
         about = {"method": method.kind, "data": [], "parent": parent, "tasks": [task]}
         return _learn(online, policy, task, out, going.steps, judging, progress, about)
