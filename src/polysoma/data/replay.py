@@ -169,7 +169,7 @@ class Replay:
         ahead = int((self.last[rows] - rows).max())
         frame = discount ** (1 / self.stride)
         # Rewards that count less than a thousandth are left out.
-        ahead = min(ahead, int(np.ceil(np.log(1e-3) / np.log(frame))))
+        ahead = min(ahead, int(np.ceil(np.log(1e-3) / np.log(frame))) if frame else 1)
         places = rows[:, None] + np.arange(ahead)
         rewards = self._rewards[np.minimum(places, self.last[rows][:, None])] * (places < self.last[rows][:, None])
         found: np.ndarray = (rewards @ (frame ** np.arange(ahead))).astype(np.float32)
