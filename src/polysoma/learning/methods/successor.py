@@ -89,7 +89,7 @@ class _Successor(Representing):
     def accumulate(self, step: int, share: Share) -> Metrics:
         """See :class:`~polysoma.learning.method.Method`."""
         rng, policy, settings = self.rng(step, share), self.policy, self._settings
-        drawn = self.draw(rng, share)
+        drawn = self.draw(rng, share, observed=True)
         distance, _ = self.distance_loss(drawn, rng, share)
         state, after = policy.state(drawn.states), policy.state(drawn.following)
         noise = torch.from_numpy(rng.standard_normal(tuple(drawn.actions.shape)).astype("float32")).to(share.device)
