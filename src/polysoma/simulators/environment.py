@@ -120,9 +120,14 @@ class Environment(gymnasium.Env[Observation, Any]):
     def expert_action(self) -> np.ndarray | int:
         """The expert's clean action in the present state, whoever brought the body there. Called once a step at most.
 
-        Raises ExpertFailed when the expert finds no action (a recording drops the episode).
+        Raises:
+            ExpertFailed: the expert finds no action (a recording drops the episode).
+            PolysomaError: the task has no expert.
         """
-        raise NotImplementedError
+        raise PolysomaError(
+            f"{self.task} has no expert: give its environment an expert_action, or record a policy's own successes "
+            "(polysoma record --policy CHECKPOINT)"
+        )
 
     def new_goal(self) -> Observation | None:
         """Gives the episode that goes on another goal, drawn as :meth:`reset` draws its own, and returns what is
