@@ -68,14 +68,15 @@ class Runner:
         return actions if self.limits is None else self.limits.limit(actions, self.frames[-1])
 
     def executed(self, action):
-        """Says what was executed last."""
+        """Says what was executed last; of several between two observations, one call each."""
         action = np.int64(action) if self.names else np.array(action, np.float32)
         if not np.isfinite(action).all():
             raise ValueError(f"executed: expected finite numbers, got {action}")
         if self.limits is not None:
             self.limits.executed(action)
-        self.previous.append(action)
-        self.previous_valid.append(np.bool_(True))
+        # The policy sees one before each frame: before the next one, the last.
+        self.previous[len(self.frames) :] = [action]
+        self.previous_valid[len(self.frames) :] = [np.bool_(True)]
 
     def padded(self, rows):
         rows = np.stack(rows)
