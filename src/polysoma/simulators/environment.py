@@ -58,6 +58,8 @@ class Environment(gymnasium.Env[Observation, Any]):
     ends (``terminated``) at its first success or when it cannot succeed any more, and is cut (``truncated``) after
     ``max_steps`` steps. ``info["success"]`` is a bool at every step. Observations follow
     ``embodiment.observation_space()``, text stream ``"instruction"`` included; actions ``embodiment.action_space()``.
+    ``step`` begins with ``embodiment.check_action``, which refuses what is no action of the body (PolysomaError): a
+    simulator would go on from a number that is not finite as if nothing had happened.
 
     Attributes:
         task: full name, ``"family/task"``.

@@ -121,6 +121,7 @@ class _Wrapped(Environment):
 
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """See :class:`Environment`."""
+        action = self.embodiment.check_action(action)
         if isinstance(self.embodiment.actions, DiscreteActions):
             action = int(action) + self._inner.action_space.start  # type: ignore[attr-defined]
         self._raw, reward, terminated, truncated, info = self._inner.step(action)
