@@ -33,6 +33,11 @@ from polysoma.evaluation import recorded
             "evaluate x --data nowhere --graph logs --episodes 3 --seed 7 --workers 1",
             "plays nothing: leave out --episodes, --seed, --workers, --graph",
         ),
+        ("evaluate --paraphrase-file words.toml", "--paraphrase-file: only beside --paraphrases, which is not given"),
+        (
+            "merge negate generalist generalist --tasks drone/hover,drone/ring --away drone/ring,rover/*",
+            "--away: expected some of --tasks, got rover/maze, rover/pillar, which are not played",
+        ),
         ("record drone/hover --shots 3", "--shots: only beside --context"),
         ("record drone/hover --context data/x --temperature .5", "--temperature, --context: only for checkpoints"),
         ("finetune --data x --inner --keep y --minutes 3", "which steps are taken; leave out --keep, --minutes"),

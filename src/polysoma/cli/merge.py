@@ -16,6 +16,7 @@ from polysoma.cli.options import check_alone
 from polysoma.cli.progress import counting
 from polysoma.config import Seed, within
 from polysoma.errors import PolysomaError
+from polysoma.text import some
 
 if TYPE_CHECKING:
     from polysoma.policy.merging import Grams
@@ -53,6 +54,8 @@ class _Merging:
                 raise PolysomaError("expected --coefficient, or --tasks on which it is to be chosen")
             tasks = simulators.match_tasks(self.tasks)
             unwanted = set(simulators.match_tasks(away)) if away else set()
+            if strange := sorted(unwanted - set(tasks)):
+                raise PolysomaError(f"--away: expected some of --tasks, got {some(strange)}, which are not played")
             with counting("merging") as show:
                 coefficient, rates = choose_coefficient(
                     merge, _GRID, tasks, unwanted, self.episodes, self.seed,

@@ -60,31 +60,44 @@ client_app = ClientApp()
 @client_app.train()
 def answer(message: Message, context: Context) -> Message:
     """One round of one robot. The node's configuration names its ``base``, its ``data`` (several data sets are
-    separated as in ``PATH``), and ``own``, a folder for what the robot keeps from round to round; it may name a
-    ``precision``."""
+    separated as in ``PATH``), and, where the fleet's robots keep something from round to round, ``own``, a folder for
+    that; it may name a ``precision``."""
     task: dict[str, Any] = dict(message.content.config_records[_TASK])
     number = int(task.pop("round"))
+    told = context.node_config
     try:
-        base = str(context.node_config["base"])
+        base = _named(told, "base")
         wanted, found = str(task.pop("base")), checkpoint.weights_sha256(base)
         if wanted != found:
             reason = f"another base: the fleet's is {wanted[:12]}..., the robot's {found[:12]}..."
             return Message(Error(ErrorCode.MOD_FAILED_PRECONDITION, reason), reply_to=message)
         rounds = Rounds(**task)
-        robot = _robot(
-            base, str(context.node_config["data"]), rounds.one_model, str(context.node_config.get("precision", "auto"))
-        )
-        home = Path(str(context.node_config["own"])) / found[:12]
-        kept = kept_before(home, number) if rounds.kept else None
+        home = Path(_named(told, "own")) / found[:12] if rounds.kept else None
+        robot = _robot(base, _named(told, "data"), rounds.one_model, str(told.get("precision", "auto")))
+        kept = None if home is None else kept_before(home, number)
         change, own = robot.answer(message.content.array_records[_SHARED].to_torch_state_dict(), rounds, number, kept)
-        if rounds.kept and own:
+        if home is not None and own:
             keep(home, number, own)
+    except _Unnamed as error:
+        # Said in words: they name a setting of this library, and nothing of the robot.
+        return Message(Error(ErrorCode.MOD_FAILED_PRECONDITION, str(error)), reply_to=message)
     except Exception as error:
         _log.exception("round %d: this robot cannot answer", number)
         reason = f"{type(error).__name__}; the robot's own log says why"
         return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)
     counts = MetricRecord({"windows": change.windows, "loss": change.loss})
     return Message(RecordDict({_CHANGE: ArrayRecord(dict(change.tensors)), _COUNTS: counts}), reply_to=message)
+
+
+class _Unnamed(PolysomaError):
+    """The configuration of a robot lacks something."""
+
+
+def _named(told: Mapping[str, Any], key: str) -> str:
+    """A setting of a robot. Raises _Unnamed where it is not given."""
+    if key not in told:
+        raise _Unnamed(f"the robot's configuration lacks {key!r} (flower-supernode --node-config '{key}=\"...\"')")
+    return str(told[key])
 
 
 @functools.lru_cache(maxsize=64)

@@ -136,7 +136,7 @@ class Quadruped(MujocoEnvironment):
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """One step of 1/50 s. See :class:`~polysoma.simulators.environment.Environment`."""
         data = self._data
-        target = np.asarray(action, np.float64)
+        target = self.embodiment.check_action(action).astype(np.float64)
         for _ in range(PHYSICS_STEPS):
             torque = STIFFNESS * (target - data.qpos[self._angles]) - DAMPING * data.qvel[self._speeds]
             data.ctrl[self._motors] = np.clip(torque, -TORQUE, TORQUE)
