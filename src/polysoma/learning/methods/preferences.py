@@ -41,8 +41,8 @@ class LearnPreferences:
 
     Attributes:
         batch: pairs in each step of learning, of each member.
-        doubt: the chance that whoever ranked a pair said anything: what is aimed at lies so much nearer to a half. (The
-            paper mixes what is predicted with a half instead; so a clear pair goes on being pulled apart here no longer.)
+        doubt: the chance that whoever ranked a pair said anything: what is aimed at lies so much nearer to a half. The
+            paper mixes what is predicted with a half instead.
     """
 
     batch: Annotated[int, within(1, 10**6)] = 32
