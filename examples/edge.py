@@ -68,14 +68,15 @@ class Runner:
         return actions if self.limits is None else self.limits.limit(actions, self.frames[-1])
 
     def executed(self, action):
-        """Says what was executed last."""
+        """Says what was executed last; of several between two observations, one call each."""
         action = np.int64(action) if self.names else np.array(action, np.float32)
         if not np.isfinite(action).all():
             raise ValueError(f"executed: expected finite numbers, got {action}")
         if self.limits is not None:
             self.limits.executed(action)
-        self.previous.append(action)
-        self.previous_valid.append(np.bool_(True))
+        # The policy sees one before each frame: before the next one, the last.
+        self.previous[len(self.frames) :] = [action]
+        self.previous_valid[len(self.frames) :] = [np.bool_(True)]
 
     def padded(self, rows):
         rows = np.stack(rows)
@@ -170,7 +171,7 @@ class Limits:
         if self.near:
             self.near_range = self.ranges(names, self.near["place"])
             self.near_step = np.minimum(self.step, self.each(names, self.near["step"]))
-        self.before, self.moved, self.aim, self.pending = None, np.zeros(len(names)), None, []
+        self.before, self.rest, self.moved, self.aim, self.pending = None, None, np.zeros(len(names)), None, []
         self.counts = dict.fromkeys(("actions", "changed", "place", "step", "jerk", "workspace", "near"), 0)
 
     @staticmethod
@@ -187,7 +188,8 @@ class Limits:
         action = np.asarray(action, float)
         # Somebody else's action went where it was to go.
         self.aim = planned[1] if np.array_equal(planned[0], action) else action
-        self.moved = np.nan_to_num(action - (action if self.before is None else self.before))
+        before = self.rest if self.before is None else self.before
+        self.moved = np.zeros(len(action)) if before is None else np.nan_to_num(action - before)
         self.before = action
 
     def limit(self, actions, observation):
@@ -195,6 +197,7 @@ class Limits:
         before, moved = self.before, self.moved
         if before is None:
             before = np.array([np.nan if at is None else observation[at[0]][at[1]] for at in self.joints], float)
+            self.rest = before
         aim, self.pending = before if self.aim is None else self.aim, []
         low, high, step = self.low, self.high, self.step
         stream, place = self.where[self.near["channel"]] if self.near else ("", 0)

@@ -74,7 +74,9 @@ class ContinuousActions:
             raise PolysomaError(
                 f"{where}: expected {len(names)} numbers {names}, got {value.dtype} of shape {value.shape}"
             )
-        return np.clip(finite_float32(where, value, self.channels), self.low, self.high)
+        # At every step of every simulator: np.clip takes twice as long.
+        limited: np.ndarray = np.minimum(np.maximum(finite_float32(where, value, self.channels), self.low), self.high)
+        return limited
 
     def __str__(self) -> str:
         return ", ".join(f"{c.name} in [{c.low:g}, {c.high:g}] {c.unit}" for c in self.channels)

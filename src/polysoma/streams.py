@@ -181,8 +181,10 @@ class Stream:
 
 def finite_float32(where: str, array: np.ndarray, channels: Sequence[Channel]) -> np.ndarray:
     """Numbers ``(..., channels)`` as float32. They are checked as such: finite ones of float64 may be infinite here."""
-    with np.errstate(over="ignore"):
-        cast = array.astype(np.float32, copy=False)
+    cast = array
+    if array.dtype != np.float32:
+        with np.errstate(over="ignore"):
+            cast = array.astype(np.float32)
     finite = np.isfinite(cast)
     if not finite.all():
         rows = finite.reshape(-1, len(channels))

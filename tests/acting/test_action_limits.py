@@ -97,6 +97,16 @@ def test_places_steps_and_jerk_hold_together_whatever_is_wanted(seed: int) -> No
     assert np.abs(np.diff(steps, prepend=0)).max() < 0.1 + 1e-5
 
 
+@pytest.mark.parametrize("first", [9.0, -9.0])
+def test_the_first_step_counts_as_the_step_before_the_second(first: float) -> None:
+    wanted = iter([first, -first, -first])
+    driver = agent(Recording(1, lambda _: np.array([next(wanted), 0], np.float32)), BodyLimits(jerk={"wrist": 0.1}),
+                   execute=1)  # fmt: skip
+    # From rest at -1 a step of the jerk, then none, then one back.
+    sign = np.sign(first)
+    np.testing.assert_allclose(drive(driver, 3)[:, 0], [-1 + 0.1 * sign, -1 + 0.1 * sign, -1], atol=1e-6)
+
+
 def test_a_workspace_lets_nothing_further_out_and_everything_back() -> None:
     box = Workspace("elbow", scale=0.5, low=-1, high=8)
     driver = agent(goes_to(0.0, 4.0, chunk=3), BodyLimits(workspace={"speed": box}), execute=3)

@@ -101,6 +101,17 @@ def test_where_all_ways_touch_a_zone_the_episode_ends() -> None:
             drive(search(zones=zones), goal)
 
 
+def test_ways_are_drawn_again_while_the_best_one_leads_where_no_log_has_been(monkeypatch: pytest.MonkeyPatch) -> None:
+    places = torch.cartesian_prod(torch.linspace(-3, 3, 40), torch.linspace(-3, 3, 40))
+    made = search(landmarks=places[places[:, 1] > -0.5], zones=MIDDLE)
+    bow = torch.linspace(0, np.pi, 17).sin()[:, None] * torch.tensor([0.0, 1.0])
+    # First far from the logs, then through the zone, then around it.
+    rounds = [straight(ENDS[[0, *[1] * 16]])[None] + height * bow for height in (-2.0, 0.0, 1.5)]
+    monkeypatch.setattr(made, "_draw", lambda ends, number, generator: rounds[number])
+    found = made.drawn(np.zeros(2), np.array([2.0, 0]), torch.Generator())
+    assert found[:, 1].max() == pytest.approx(1.5)
+
+
 def test_a_guide_decides_which_way_is_taken() -> None:
     def above(paths: Tensor) -> Tensor:
         return 10 * (paths[..., 1] - 0.5).square().mean(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -14,8 +15,11 @@ from polysoma.acting.planner import NoPlan, TaskPrompt
 from polysoma.acting.predictive import Looking, PredictivePlanner
 from polysoma.cli import main
 from polysoma.data.dataset import Dataset
+from polysoma.data.replay import Replay
+from polysoma.data.writer import DatasetWriter
 from polysoma.errors import PolysomaError
 from polysoma.evaluation.evaluation import evaluate
+from polysoma.learning.method import Method
 from polysoma.learning.methods.dynamics import DynamicsLearning, learn, seeded
 from polysoma.policy import checkpoint, dynamics, skills
 from polysoma.policy.dynamics import Dynamics, DynamicsConfig, Shape
@@ -117,6 +121,28 @@ def test_drives_of_the_planner_become_demonstrations(tmp_path: Path) -> None:
         apart.append(np.abs(car.expert_action() - action).max())
         car.step(action)
     assert max(apart) > 0.01
+
+
+def test_a_frame_that_was_not_recorded_teaches_nothing_of_tires(driving: Dataset, tmp_path: Path) -> None:
+    one = driving.episode(0)
+    states = one.observations["state"]
+    # As if the task had ended after six frames, with the state that they led to and without it.
+    cut = dataclasses.replace(
+        one, observations={"state": states[:6]}, actions=one.actions[:6], executed=one.executed[:6], rewards=None,
+        terminated=True, truncated=False,
+    )  # fmt: skip
+    for name, final in (("known", {"state": states[6]}), ("unknown", None)):
+        with DatasetWriter(tmp_path / name, EMBODIMENT) as writer:
+            writer.add(dataclasses.replace(cut, final=final))
+
+    def build(name: str, ahead: int) -> Method:
+        model = seeded(DynamicsConfig(EMBODIMENT), 0)
+        return DynamicsLearning(ahead=ahead).build(model, Replay([Dataset(tmp_path / name)]))
+
+    for name, ahead in (("known", 6), ("unknown", 5)):
+        build(name, ahead)
+    with pytest.raises(PolysomaError, match="expected logs with 7 frames of driving"):
+        build("unknown", 6)
 
 
 def test_what_cannot_be_learnt_is_said(driving: Dataset, tmp_path: Path) -> None:

@@ -117,6 +117,13 @@ def test_mistakes_are_one_line(folder: Path, tmp_path: Path, capsys: pytest.Capt
     assert "learns from rewards" in fails(
         capsys, "skills", "learn", logs, "--method", "td3-bc", "--out", str(tmp_path / "a")
     )
+    place = ["--rewards", "--place", "x", "--out", str(tmp_path / "a")]
+    assert "place: expected none where a policy is told no goals, got x" in fails(
+        capsys, "skills", "learn", logs, *place
+    )
+    resumed = ["skills", "learn", logs, "--out", run, "--resume", "--steps", "6"]
+    assert "keeps what it began with: width 16, not 32; begin" in fails(capsys, *resumed, "--width", "32")
+    assert "told 'goal', not 'nothing'; begin another one" in fails(capsys, *resumed, "--width", "16", "--rewards")
     assert "given skills" in fails(
         capsys, "skills", "aim", run + "/checkpoint", "--data", logs, "--out", str(tmp_path / "b")
     )

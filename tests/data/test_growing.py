@@ -77,3 +77,4 @@ def test_what_was_earned_is_counted_to_the_end(tmp_path: Path) -> None:
     growing = Growing([walks(tmp_path, 5)], 12)
     growing.add(*piece(1), over=False)
     np.testing.assert_allclose(growing.earned(growing.added, 0.5), [1.875, 1.75, 1.5, 1])
+    np.testing.assert_allclose(growing.earned(growing.added, 0.0), [1, 1, 1, 1])

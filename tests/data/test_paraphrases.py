@@ -98,5 +98,12 @@ def test_what_is_no_list_of_texts_is_one_line(text: str, tmp_path: Path) -> None
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
 
 
+def test_a_file_may_begin_with_the_mark_of_its_encoding(tmp_path: Path) -> None:
+    path = tmp_path / "words.toml"
+    text = "[frames]\ntrain = ['{}, bitte schön']\n[phrases]\ngo = { train = ['walk'] }"
+    path.write_bytes(text.encode("utf-8-sig"))
+    assert read_paraphrases(str(path), "train", 0.0).say("go", np.random.default_rng(0)) == "walk, bitte schön"
+
+
 def test_frames_alone_paraphrase() -> None:
     assert Paraphrases({}, ["please {}"], plain=0.0).say("go to bed", np.random.default_rng(0)) == "please go to bed"

@@ -40,6 +40,10 @@ def test_what_ends_is_worth_nothing_and_what_is_unknown_is_not_learnt(tmp_path: 
     steps = replay.steps(replay.starts)
     # The last step of the first counts, with nothing after it; that of the second leads nowhere known.
     assert len(replay) == 7 and steps.discounts[3] == 0 and (np.delete(steps.discounts, 3) == np.float32(0.99)).all()
+    # Nor is it known where the last step of the first led to.
+    np.testing.assert_array_equal(replay.observed, np.delete(replay.starts, 3))
+    rng = np.random.default_rng(0)
+    assert np.isin(replay.choose(200, rng), 3).any() and not np.isin(replay.choose(200, rng, observed=True), 3).any()
 
 
 def test_goals_lie_ahead_in_the_same_episode(tmp_path: Path) -> None:

@@ -124,6 +124,27 @@ def test_data_sets_take_no_more_than_their_share_of_a_task(tmp_path: Path) -> No
     np.testing.assert_array_equal(learnt._probability, source._probability)
 
 
+@pytest.mark.parametrize(
+    ("lengths", "expected"),
+    [
+        ({"a": 100, "b": 100, "rest": 100}, {"a": 0.1, "b": 0.2, "rest": 0.7}),
+        # B is within its share only until A is held back.
+        ({"a": 400, "b": 100, "rest": 300}, {"a": 0.1, "b": 0.2, "rest": 0.7}),
+        ({"a": 300, "b": 20, "rest": 160}, {"a": 0.1, "b": 0.1, "rest": 0.8}),
+        ({"a": 100, "b": 100}, {"a": 1 / 3, "b": 2 / 3}),
+    ],
+)
+def test_shares_of_several_data_sets_hold_together(
+    lengths: dict[str, int], expected: dict[str, float], tmp_path: Path
+) -> None:
+    for name, length in lengths.items():
+        with DatasetWriter(tmp_path / name, ARM) as writer:
+            writer.add(make_episode(ARM, length, 0, "arm/one", name))
+    paths = [tmp_path / name for name in lengths]
+    (source,) = open_sources(paths, {}, {}, at_most={"*/a": 0.1, "*/b": 0.2})
+    np.testing.assert_allclose(source._probability, [expected[name] for name in lengths], atol=1e-12)
+
+
 def test_statistics_are_recomputed_from_frames(sources: dict[str, Source]) -> None:
     statistics = sources["arm"].statistics()
     frames = np.asarray(sources["arm"].datasets[0].observations["state"])

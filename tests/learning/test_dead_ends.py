@@ -95,6 +95,24 @@ def test_values_are_learned_where_no_state_comes_twice() -> None:
     np.testing.assert_allclose(positive.numpy(), [[1, 1], [1, 1], [1, 0], [0, 0], [0, 0]], atol=0.2)
 
 
+def test_a_clock_is_foreseen_and_does_not_hide_the_rest() -> None:
+    body = Embodiment(
+        "track", (Stream("x", Modality.STATE, (2,), channels("x clock")),), DiscreteActions(("left", "right")), 1
+    )
+    rng = np.random.default_rng(0)
+    choice = rng.integers(2, size=2000)
+    here = np.stack([rng.random(2000), 0.02 * rng.integers(500, size=2000)], 1).astype(np.float32)
+    moved = np.stack([0.2 * (2 * choice - 1), np.full(2000, 0.02)], 1)
+    to = (here + moved).astype(np.float32)
+    end = (to[:, 0] < 0).astype(np.int64) - (to[:, 0] > 1)
+    logs = Outcomes(here, choice, to, end, np.arange(2000), end > 0)
+    learned = fit(DeadEndConfig(body, 32), logs, engine_settings(400))
+    with torch.no_grad():
+        after = learned.after(torch.from_numpy(here))[torch.arange(2000), torch.from_numpy(choice)].numpy()
+    wrong = np.sqrt(np.square(after - to).mean(0))
+    assert wrong[0] < 0.02 and wrong[1] < 0.002
+
+
 def test_fresh_successes_raise_alarms_as_rarely_as_was_asked_for(values: DeadEnds) -> None:
     """On average over logs to find the threshold with: 20 of them, margin of 3 standard errors."""
     rates, policy = [], noisy(0.4)

@@ -354,5 +354,11 @@ def test_fine_tuning_goes_by_the_clock(
     said = capsys.readouterr().out
     # What fits into so little time is at least ten steps in what is said before.
     assert "about 10 steps of" in said and "use it wherever a checkpoint is asked for" in said
+    again = ["finetune", str(base), "--data", str(datasets["arm"]), "--resume", "--no-check", "--out", str(out)]
     main(["finetune", "--resume", "--no-check", "--out", str(out)])
+    main([*again, "--minutes", "0.01", "--skip-damaged"])
     assert run_state.learnt(out)[0] == 1
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main([*again, "--minutes", "5", "--rank", "4"])
+    assert "leave out --minutes (it was 0.01), --rank (it was 8)" in " ".join(capsys.readouterr().err.split())

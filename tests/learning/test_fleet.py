@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, 
 from flwr.common.serde import message_from_proto
 from flwr.proto.message_pb2 import Message as MessageProto
 
-from conftest import ARM, HORIZONS, make_episode, make_policy
+from conftest import ARM, HORIZONS, ROOT, make_episode, make_policy
 from polysoma.cli import main
 from polysoma.data.dataset import Dataset
 from polysoma.data.mixture import Source
@@ -188,6 +189,11 @@ def test_a_resumed_fleet_ends_as_an_uninterrupted_one(
     with pytest.raises(PolysomaError, match="already holds a run"):
         simulate(base, robots, rounds, tmp_path / "parts")
     simulate(base, robots, rounds, tmp_path / "parts", resume=True)
+    other = dataclasses.replace(rounds, rounds=9, steps=rounds.steps + 1, momentum=0.25)
+    with pytest.raises(
+        PolysomaError, match=rf"parts: .* began with: steps {rounds.steps}, not \d; momentum 0.5, not 0.25;"
+    ):
+        simulate(base, robots, other, tmp_path / "parts", resume=True)
     whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "parts")
     assert all(torch.equal(value, parts[name]) for name, value in whole.items())
     logs = [
@@ -271,6 +277,8 @@ def test_the_server_app_is_what_simulate_runs(base: str, robots: list[list[str]]
     simulate(base, robots, ROUNDS, tmp_path / "simulated")
     config = {"base": base, "out": str(tmp_path / "run"), "rounds": 4, "robots": 2, "reconstruction": 2, "steps": 2}
     grid = SimulatedGrid(base, robots, tmp_path / "run" / "robots")
+    for told in grid.configs:
+        del told["own"]  # Nothing is kept, so robots need no folder for it.
     server_app(grid, Context(1, 1, {}, RecordDict(), dict(config)))
     simulated, served = weights(tmp_path / "simulated"), weights(tmp_path / "run")
     assert all(torch.equal(value, served[name]) for name, value in simulated.items())
@@ -278,6 +286,26 @@ def test_the_server_app_is_what_simulate_runs(base: str, robots: list[list[str]]
         with pytest.raises(PolysomaError, match=message):
             server_app(grid, Context(1, 1, {}, RecordDict(), wrong))
     assert client_app is federation.client_app
+
+
+@pytest.mark.parametrize(("lacking", "kept"), [("base", False), ("data", False), ("own", True)])
+def test_what_a_robots_configuration_lacks_is_named(
+    lacking: str, kept: bool, base: str, robots: list[list[str]], tmp_path: Path
+) -> None:
+    grid = SimulatedGrid(base, robots, tmp_path / "robots")
+    for told in grid.configs:
+        del told[lacking]
+    with pytest.raises(PolysomaError, match=f"no robot gave an answer .the robot's configuration lacks '{lacking}'"):
+        federation.federate(grid, base, dataclasses.replace(ROUNDS, kept=kept), tmp_path / "run")
+
+
+def test_what_flower_submits_has_every_setting_of_the_rounds() -> None:
+    """Flower refuses to change what is not there."""
+    app = tomllib.loads((ROOT / "integrations" / "flower" / "pyproject.toml").read_text())["tool"]["flwr"]["app"]
+    settings = {name.replace("-", "_"): value for name, value in app["config"].items()}
+    for name in ("base", "out", "resume"):
+        del settings[name]
+    assert settings == dataclasses.asdict(Rounds())
 
 
 def test_a_robot_joins_by_fine_tuning_its_head(

@@ -92,6 +92,26 @@ def test_a_skill_is_found_by_random_ones_where_logs_have_no_rewards(tmp_path: Pa
     assert skills.load(tmp_path / "out/checkpoint").fixed.any()
 
 
+def test_what_logs_earned_is_not_made_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, labelled = run_of(tmp_path, ImplicitQ(batch=16), goals=False)
+    with DatasetWriter(tmp_path / "silent", PUCK) as writer:
+        for number in range(20):
+            writer.add(dataclasses.replace(labelled.episode(number), rewards=None))
+    silent = Dataset(tmp_path / "silent")
+    drawn: list[np.ndarray] = []
+    steps = Growing.steps
+
+    def remembered(self: Growing, rows: np.ndarray, *how: Any) -> Any:
+        drawn.append(rows)
+        return steps(self, rows, *how)
+
+    monkeypatch.setattr(Growing, "steps", remembered)
+    # Five frames in each of two slots end no episode, so that no piece of one is there by itself.
+    going = Going(2, slots=2, acting=Acting(first=10))
+    finetune(run, "puck/go", tmp_path / "out", [silent], going, judging=Judging(2, 1))
+    assert len(drawn) == 2 and min(rows.min() for rows in drawn) >= len(silent) + 20
+
+
 def test_successor_features_go_on_along_one_skill(tmp_path: Path) -> None:
     run, data = run_of(tmp_path, Successor(batch=16), goals=True, place=("y", "x"))
     before = skills.load(run / "checkpoint")
@@ -114,20 +134,23 @@ def test_goals_are_gone_to_with_the_skill_that_leads_there(tmp_path: Path) -> No
 def test_rewards_are_scaled_to_those_of_the_skill(tmp_path: Path) -> None:
     policy = SkillPolicy(SkillConfig(PUCK, "skill", ("x", "y"), (), 16, 1, 8))
     policy.fixed[0] = 1.0
-    replay = Growing([walks(tmp_path)], 50)
+    replay = Growing([walks(tmp_path)], 200, stride=3)
     policy.measure(replay.known())
     rows = replay.starts[::3]
-    gain, offset = matched(policy, replay, rows)
-    steps = replay.steps(rows)
+    gain, offset = matched(policy, replay, rows, 0.9)
+    steps = replay.steps(rows, 0.9)
     here, there = (policy.places(torch.from_numpy(replay.states[r])) for r in (steps.rows, steps.next_rows))
     own = (policy.represent(there)[0] - policy.represent(here)[0])[:, 0].detach().numpy()
     scaled = gain * steps.rewards + offset
     np.testing.assert_allclose([scaled.mean(), scaled.std()], [own.mean(), own.std()], rtol=1e-3, atol=1e-6)
     # Where tasks end, nothing is added at each step.
     replay.add(replay.states[:3], np.zeros((2, 2), np.float32), np.ones(2, np.float32), over=True)
-    assert matched(policy, replay, rows) == (gain, 0.0)
-    with pytest.raises(PolysomaError, match="all the same"):
-        matched(policy, replay, replay.added)
+    assert matched(policy, replay, rows, 0.9) == (gain, 0.0)
+    # Of numbers that are all the same the standard deviation is not 0 to the bit.
+    replay.add(replay.states[:103], np.zeros((102, 2), np.float32), np.full(102, 0.7, np.float32), over=False)
+    alike = replay.added[-102:-2]
+    with pytest.raises(PolysomaError, match="the rewards of 100 steps are all the same"):
+        matched(policy, replay, alike, 0.9)
 
 
 def test_new_weights_are_not_those_of_the_run(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@ playing."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -23,9 +24,10 @@ from polysoma.embodiment import DiscreteActions, Embodiment, Modality, Observati
 from polysoma.errors import PolysomaError
 from polysoma.evaluation.evaluation import evaluate
 from polysoma.evaluation.foresight import foresight, read_logs
-from polysoma.learning.engine import Engine
+from polysoma.learning.engine import Engine, Settings
 from polysoma.learning.methods.imagination import Exploring, Imagination
 from polysoma.learning.methods.world import WorldLearning, engine_settings, learn
+from polysoma.learning.optimizers import AdamW
 from polysoma.learning.playing import play_in_imagination
 from polysoma.nn.imagination import ActorCritic, dream
 from polysoma.policy import checkpoint, world
@@ -228,6 +230,24 @@ def test_an_actor_learns_from_logs_where_to_go(tmp_path: Path) -> None:
     assert decided(WorldPlanner(folder), puck())[0] > 1.0, "right, of -2 to 2"
     folder = learn([switches(tmp_path / "switches")], tmp_path / "switch", 40, 16, settings=FAST)
     assert decided(WorldPlanner(folder), {"state": np.zeros(1, np.float32)}) == 2
+
+
+@pytest.mark.parametrize(("of_the_model", "of_the_actor"), [(0.0, 1e-3), (2e-3, 1e-3), (1e-3, 4e-3)])
+def test_the_model_learns_at_a_rate_of_its_own(tmp_path: Path, of_the_model: float, of_the_actor: float) -> None:
+    slow = dataclasses.replace(FAST.world, learning_rate=of_the_model)
+    settings = dataclasses.replace(FAST, world=slow, learning_rate=of_the_actor)
+    model = WorldModel(WorldConfig(PUCK, width=8, rewarded=True, acts=True))
+    method = settings.build(model, read_logs(model, [walks(tmp_path / "logs", 10)]), 0)
+    optimizer = AdamW(of_the_actor, warmup=0, weight_decay=0.0, ema=0.0, final=1.0)
+    engine = Engine(method, Settings(steps=1, optimizer=optimizer, tracker="none", precision="float32"))
+    before = {name: value.detach().clone() for name, value in model.named_parameters()}
+    engine.step(0)
+    now = dict(model.named_parameters())
+    for part, rate in (("network.", of_the_model), ("mind.", of_the_actor)):
+        own = [name for name in before if name.startswith(part)]
+        moved = torch.cat([(now[name].detach() - before[name]).abs().flatten() for name in own])
+        # The first step of Adam goes as far as the rate.
+        assert float(moved.max()) == pytest.approx(rate, rel=0.01)
 
 
 def test_a_resumed_run_from_logs_comes_to_the_same_bits(tmp_path: Path) -> None:

@@ -122,6 +122,54 @@ def test_the_skill_of_a_reward_is_its_direction(tmp_path: Path) -> None:
     torch.testing.assert_close(found, turned[:, 0], atol=0.02, rtol=0)
 
 
+def test_a_reward_that_never_differs_has_no_skill(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    with DatasetWriter(tmp_path, PUCK) as writer:
+        for seed in range(10):
+            # The mean of many tenths is not a tenth to the bit.
+            alike = np.full(12, 0.1, np.float32)
+            writer.add(dataclasses.replace(walk(rng, rng.uniform(-2, 2, 2), 12, seed), rewards=alike))
+    replay = Replay([Dataset(tmp_path)])
+    policy = SkillPolicy(SkillConfig(PUCK, "skill", *goals_of(PUCK), 16, 1, 8))
+    policy.measure(replay.states)
+    with pytest.raises(PolysomaError, match="the rewards of 100 steps are all the same"):
+        skill_for_reward(policy, replay, replay.starts[:100])
+
+
+@pytest.mark.parametrize(
+    ("method", "goals", "last"),
+    [
+        (Hilp(batch=64), True, False),
+        (Successor(batch=64), True, False),
+        (ImplicitQ(batch=64), True, False),
+        (ImplicitQ(batch=64), False, True),
+    ],
+    ids=["hilp", "successor", "iql to goals", "iql by rewards"],
+)
+def test_where_steps_lead_is_learnt_from_what_was_observed(
+    method: Any, goals: bool, last: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    with DatasetWriter(tmp_path, PUCK) as writer:
+        for seed in range(6):
+            # Ended by the task; what the last action led to was not recorded.
+            one = walk(rng, np.zeros(2), 4, seed)
+            writer.add(dataclasses.replace(one, terminated=True, truncated=False, final=None))
+    drawn: list[np.ndarray] = []
+    steps = Replay.steps
+
+    def remembered(self: Replay, rows: np.ndarray, *how: Any) -> Any:
+        drawn.append(rows)
+        return steps(self, rows, *how)
+
+    monkeypatch.setattr(Replay, "steps", remembered)
+    told = method.conditioning(goals)
+    policy = SkillPolicy(SkillConfig(PUCK, told, *goals_of(PUCK) if goals else ((), ()), 16, 1))
+    method.build(policy, Replay([Dataset(tmp_path)])).accumulate(0, Share())
+    # Of four frames each and a row for what is worth nothing: what the last one earns counts, where it leads does not.
+    assert len(drawn[0]) == 64 and (drawn[0] % 5 == 3).any() == last
+
+
 def test_an_aimed_policy_follows_its_skill_whatever_the_goal(tmp_path: Path) -> None:
     data = walks(tmp_path / "walks", 20)
     run = learn([data], Hilp(batch=8), tmp_path / "run", size=(16, 1), settings=engine_settings(3))
@@ -183,6 +231,23 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path: Path) -> None:
         halves = engine().run(tmp_path / f"{kind}-halves", resume=True)
         for name, value in safetensors.torch.load_file(whole / "model.safetensors").items():
             assert torch.equal(value, safetensors.torch.load_file(halves / "model.safetensors")[name]), name
+
+
+def test_targets_of_td3_bc_follow_where_the_policy_learns(tmp_path: Path) -> None:
+    policy = SkillPolicy(SkillConfig(PUCK, "nothing", (), (), 16, 1))
+    method = Td3Bc(batch=16, delay=3, target=0.1).build(policy, Replay([walks(tmp_path / "walks", 20)]))
+    engine, moved = Engine(method, engine_settings(7, 1e-2)), []
+    for step in range(7):
+        before = {name: dict(method.modules[name].state_dict()) for name in ("q_target", "actor_target", "policy", "q")}
+        held = {name: {key: value.clone() for key, value in own.items()} for name, own in before.items()}
+        engine.step(step)
+        now = {name: method.modules[name].state_dict() for name in held}
+        moved.append({name for name, own in held.items() if any(not own[key].equal(now[name][key]) for key in own)})
+    everything = {"q_target", "actor_target", "policy", "q"}
+    assert moved == [everything, {"q"}, {"q"}, everything, {"q"}, {"q"}, everything]
+    # A tenth of the way, to where the step led.
+    was, here = held["q_target"]["both.0.0.weight"], method.modules["q"].state_dict()["both.0.0.weight"]
+    torch.testing.assert_close(method.modules["q_target"].state_dict()["both.0.0.weight"], was.lerp(here, 0.1))
 
 
 def test_a_checkpoint_is_a_planner_and_no_transformer(tmp_path: Path) -> None:

@@ -220,6 +220,16 @@ def test_a_killed_run_goes_on_to_the_same_bits(run: Path, tmp_path: Path) -> Non
     assert all(torch.equal(first[name], again[name]) for name in first)
 
 
+def test_a_resumed_run_plays_on_as_it_played(run: Path) -> None:
+    with pytest.raises(PolysomaError, match=f"3 episodes at a time of {TASK}; got 5 of {TASK}"):
+        play_by_search(TASK, run, steps=9, method=FAST, exploring=Exploring(5, 60, 150), width=8, resume=True)
+    first, other = (Slots(task, 3, 0, Corridor) for task in ("corridor/go", "corridor/come"))
+    with pytest.raises(PolysomaError, match="3 episodes at a time of corridor/go; got 3 of corridor/come"):
+        other.load_state(first.state())
+    old = {name: one for name, one in first.state().items() if name != "task"}
+    other.load_state(old)
+
+
 def test_slots_go_on_where_they_were() -> None:
     first, second = (Slots("corridor/go", 3, seed, Corridor) for seed in (0, 50))
     rng = np.random.default_rng(0)

@@ -18,6 +18,7 @@ from polysoma.data.dataset import Dataset
 from polysoma.data.windows import gather
 from polysoma.data.writer import DatasetWriter
 from polysoma.errors import PolysomaError
+from polysoma.learning import run_state
 from polysoma.learning.methods.imitation import Imitation
 from polysoma.learning.methods.meta import MetaLearning
 from polysoma.learning.optimizers import AdamW
@@ -79,6 +80,19 @@ def test_until_stops_and_new_episodes_join(datasets: dict[str, Path], tmp_path: 
     train(recipe, tmp_path / "run", resume=True, progress=lambda step, losses: steps.append(step))
     assert steps == list(range(7, 13))
     assert recipe_of_run(tmp_path / "run") == recipe
+
+
+def test_a_resumed_run_keeps_its_policy(datasets: dict[str, Path], tmp_path: Path) -> None:
+    recipe = tiny(datasets)
+    train(recipe, tmp_path / "run", until=2)
+    wide = dataclasses.replace(recipe.policy, width=2 * recipe.policy.width)
+    other = dataclasses.replace(recipe, policy=wide, init="x", gated=("arm",), relative=("arm",))
+    widths = rf"policy.width {wide.width // 2}, not {wide.width}"
+    with pytest.raises(PolysomaError, match=rf"{widths}; init '', not 'x'; relative \[\], not .*, and 1 more;"):
+        train(other, tmp_path / "run", resume=True)
+    # What is asked at every step may change.
+    train(dataclasses.replace(recipe, steps=3, seed=9, log_every=1), tmp_path / "run", resume=True)
+    assert run_state.learnt(tmp_path / "run")[0] == 3
 
 
 def test_a_body_and_words_are_added_to_a_checkpoint(datasets: dict[str, Path], tmp_path: Path) -> None:

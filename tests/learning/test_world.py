@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from make_puck import PUCK, walks
+from make_puck import PUCK, walk, walks
 from polysoma.cli import main
 from polysoma.data.dataset import Dataset
 from polysoma.data.episode import Episode
@@ -21,7 +21,7 @@ from polysoma.data.sequences import Sequences
 from polysoma.data.writer import DatasetWriter
 from polysoma.embodiment import DiscreteActions, Embodiment, Modality, Stream
 from polysoma.errors import PolysomaError
-from polysoma.evaluation.foresight import LAST, MODEL, SHUFFLED, draw, foresight, read_logs
+from polysoma.evaluation.foresight import LAST, MEAN, MODEL, SHUFFLED, draw, foresight, read_logs
 from polysoma.learning.methods.world import WorldLearning, engine_settings, learn
 from polysoma.nn.world import BINS, WorldNetwork, bins, divergence, symexp, symlog, two_hot_loss, two_hot_mean
 from polysoma.policy import checkpoint, world
@@ -157,6 +157,35 @@ def test_it_is_learnt_and_looked_at_by_commands(tmp_path: Path, capsys: pytest.C
     model = world.load(run + "/checkpoint")
     errors = foresight(model, read_logs(model, [Dataset(tmp_path / "walks")], 0.2), (10,))["numbers"]
     assert errors[MODEL][0] < 0.2 * errors[LAST][0] < errors[SHUFFLED][0]
+
+
+def test_rewards_that_never_differ_are_not_compared(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name, rewards in (("same", np.full(12, 0.1)), ("other", np.linspace(0, 1, 12))):
+        with DatasetWriter(tmp_path / name, PUCK) as writer:
+            for seed in range(20):
+                one = walk(rng, np.zeros(2), 12, seed)
+                writer.add(dataclasses.replace(one, rewards=rewards.astype(np.float32)))
+    model = WorldModel(WorldConfig(PUCK, width=8, rewarded=True))
+    found = {name: foresight(model, read_logs(model, [Dataset(tmp_path / name)]), (6,), held_out=False)
+             for name in ("same", "other")}  # fmt: skip
+    assert "rewards" not in found["same"] and set(found["other"]["rewards"]) == {MODEL, LAST, MEAN, SHUFFLED}
+    # Six steps later on a straight line of eleven, in standard deviations of what twenty episodes earn there.
+    spread = np.tile(np.linspace(0, 1, 12)[6:], 20).std(ddof=1)
+    assert found["other"]["rewards"][LAST][0] == pytest.approx(6 / 11 / spread, rel=1e-5)
+
+
+def test_episodes_may_be_shorter_than_what_is_expected_alone(tmp_path: Path) -> None:
+    data = walks(tmp_path / "walks", 40, 5)
+    model = world.load(learn([data], tmp_path / "run", 2, 16, settings=WorldLearning(batch=8, watched=4, ahead=12)))
+    logs = read_logs(model, [data])
+    np.testing.assert_array_equal(logs.following(np.arange(8)), [5, 4, 3, 2, 1, 0, 5, 4])
+    pieces = logs.pieces(logs.rows(5), 5)
+    seen, moves = model.normalised(pieces.states, pieces.pixels), model.moves(pieces.actions)
+    with torch.no_grad():
+        expected = model.expected(model.watched(seen[:, :2], moves[:, :1]), moves[:, 1:])[:, -1]
+    # What a puck does is linear, so that it is foreseen without learning.
+    assert (expected - seen[:, -1]).square().mean() < 0.04 * (seen[:, 1] - seen[:, -1]).square().mean()
 
 
 def test_mistakes_are_one_line(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from polysoma.errors import PolysomaError
+from polysoma.evaluation.evaluation import computed_on, hardware
 from polysoma.nn import device
 from polysoma.policy import checkpoint
 
@@ -15,6 +16,21 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
     monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
+
+
+def test_a_gpu_that_computed_has_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = [0, 0, 0]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda which: f"GPU {which}")
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda which: held[which])
+    assert device.accelerator() == device.accelerator("cpu") == "" and "accelerator" not in hardware()
+    held[1:] = 5, 6
+    assert hardware()["accelerator"] == "GPU 1, GPU 2" and computed_on(hardware()).startswith("GPU 1, GPU 2, ")
+    assert device.accelerator("cuda:0") == "GPU cuda:0" and "accelerator" not in hardware(device="cpu")
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    assert device.accelerator() == "" and computed_on({}) == "unknown processor"
 
 
 @pytest.mark.usefixtures("two_gpus")

@@ -45,6 +45,7 @@ from polysoma.play.stage import LARGE, SMALL, Stage
 from polysoma.policy.config import PolicyConfig
 from polysoma.policy.policy import Policy
 from polysoma.policy.world import WorldConfig, WorldModel
+from polysoma.simulators.environment import Environment
 
 pytest.importorskip("mujoco", reason="the stage needs the simulators: pip install 'polysoma[sim]'")
 
@@ -142,6 +143,49 @@ def test_a_body_is_paused_stepped_reset_and_told() -> None:
         assert audience.status("drone", lambda s: s["task"] == "drone/waypoints")["steps"] == 0
         stage.ask({"do": "wind", "speed": 3})
         assert audience.status("drone", lambda s: s["wind"] == 3.0)["steps"] == 0
+
+
+def test_a_body_that_cannot_be_built_is_told_and_another_one_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    make = simulators.make
+
+    def broken(task: str, **options: Any) -> Environment:
+        if task.startswith("drone/"):
+            raise PolysomaError("no room for drones")
+        return make(task, **options)
+
+    monkeypatch.setattr(simulators, "make", broken)
+    with staged("drone", "babyai", "fetch") as (stage, audience):
+        told = stage.description()
+        assert told["failed"] == {"drone": "no room for drones"} and list(told["bodies"]) == ["babyai", "fetch"]
+        # The first one that is there: wishes without a body are for it.
+        assert told["chosen"] == "babyai"
+        stage.ask({"do": "pause", "on": True})
+        assert audience.status("babyai", lambda s: s["paused"])
+
+
+def test_a_body_has_one_simulation_of_each_task_however_often_the_wind_changes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made, closed = [], []
+    make = simulators.make
+
+    def counted(task: str, **options: Any) -> Environment:
+        environment = make(task, **options)
+        made.append(environment)
+        monkeypatch.setattr(environment, "close", lambda: closed.append(environment))
+        return environment
+
+    monkeypatch.setattr(simulators, "make", counted)
+    actor = Actor(ExpertPlanner(), "drone")
+    for wind in (1.0, 1.5, 2.0, 2.0, 0.0):
+        actor.wind = wind
+        actor.reset()
+        assert actor.environment.wind == wind  # type: ignore[attr-defined]
+    actor.change_task("drone/hover")
+    actor.change_task("drone/ring")
+    assert len(made) == 6 and closed == made[:4] and actor.environment is made[4]
+    actor.close()
+    assert closed == made
 
 
 def test_a_clip_is_what_was_seen_meanwhile() -> None:

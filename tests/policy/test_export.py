@@ -74,6 +74,21 @@ def test_an_exported_policy_says_the_same(body: Embodiment, sources: dict[str, S
         np.testing.assert_allclose(chunk, expected, atol=1e-4)
 
 
+def test_several_actions_of_a_chunk_may_be_executed_between_two_frames(
+    sources: dict[str, Source], tmp_path: Path
+) -> None:
+    assert HORIZONS[GRID.name].history >= 3
+    policy, path = make_policy(sources, (GRID,)), tmp_path / "grid.onnx"
+    export_onnx(policy, GRID.name, path)
+    every, last = edge.Runner(str(path), "do one"), edge.Runner(str(path), "do one")
+    for seed in range(HORIZONS[GRID.name].history + 2):
+        seen = observe(GRID, seed)
+        np.testing.assert_array_equal(every.act(seen), last.act(seen))
+        for action in (0, 1, seed % 3):
+            every.executed(action)
+        last.executed(seed % 3)
+
+
 def test_eight_bits_are_smaller_and_nearly_right(sources: dict[str, Source], tmp_path: Path) -> None:
     policy = make_policy(sources, (SEEN_ARM,))
     whole = export_onnx(policy, SEEN_ARM.name, tmp_path / "float.onnx")

@@ -182,6 +182,31 @@ def test_what_was_added_is_taken_away(base: Path, datasets: dict[str, Path], tmp
     torch.testing.assert_close(analogy(base, folder, other, 0.3).state_dict()[name], third + 0.3 * moved)
 
 
+def test_words_that_a_part_does_not_know_stay_as_they_are(sources: dict[str, Source], tmp_path: Path) -> None:
+    plain = make_policy(sources, (GRID,))
+    knowing = extend(plain, (), {}, ("zap",))
+    (name,) = plain.names_of("words")
+    torch.manual_seed(1)
+    for place, policy in (("plain", plain), ("moved", knowing), ("other", extend(plain, (), {}, ("zap",)))):
+        with torch.no_grad():
+            policy.text.words.weight.add_(torch.randn_like(policy.text.words.weight))
+        checkpoint.save(policy, tmp_path / place)
+    a, b, c = (checkpoint.load_for_training(tmp_path / place) for place in ("plain", "moved", "other"))
+    expected = c.state_dict()[name].clone()
+    for row, word in enumerate(c.config.vocabulary, start=2):
+        if word != "zap":
+            expected[row] += 0.5 * (b.state_dict()[name][row] - a.state_dict()[name][row])
+    expected[:2] += 0.5 * (b.state_dict()[name][:2] - a.state_dict()[name][:2])
+    for one, two, sign in (("plain", "moved", 1), ("moved", "plain", -1)):
+        merged = analogy(tmp_path / one, tmp_path / two, tmp_path / "other", sign * 0.5).state_dict()[name]
+        torch.testing.assert_close(merged, expected)
+    # A fine-tune that does not know a word of the base has not moved it either.
+    row = 2 + b.config.vocabulary.index("zap")
+    summed = add(tmp_path / "moved", [tmp_path / "plain"], 1.0).state_dict()[name]
+    assert torch.equal(summed[row], b.state_dict()[name][row])
+    torch.testing.assert_close(summed[2], a.state_dict()[name][2])
+
+
 def test_what_cannot_be_merged_is_refused(
     base: Path, sources: dict[str, Source], datasets: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -312,3 +312,43 @@ def test_whoever_demonstrates_is_recorded_with_its_own_actions_where_it_succeeds
     np.testing.assert_array_equal(data.actions, data.executed)
     # Even choices, as no expert makes them.
     assert len(np.unique(data.executed)) == 7
+
+
+WALK = """
+import gymnasium
+import numpy as np
+from polysoma.simulators.wrapped import wrapped
+
+
+class Walk(gymnasium.Env):
+    observation_space = gymnasium.spaces.Box(-9, 9, (1,), np.float32)
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def reset(self, seed=None, options=None):
+        super().reset(seed=seed)
+        self.place = 0
+        return np.float32([0]), {}
+
+    def step(self, action):
+        self.place += 2 * int(action) - 1
+        return np.float32([self.place]), 0.0, False, False, {"success": self.place == 2}
+
+
+FAMILY = wrapped(Walk, "walk", "go right", max_steps=4)
+"""
+
+
+def test_a_task_without_an_expert_is_recorded_from_whoever_takes_its_place(
+    own_families: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "walk.py").write_text(WALK)
+    own_families.setenv(simulators.FAMILIES_VARIABLE, str(tmp_path / "walk.py"))
+    with pytest.raises(PolysomaError, match="walk/task has no expert"):
+        record(["walk/task"], 20, tmp_path / "data", Behaviour())
+    # What could not be asked has not failed: nothing is left out later.
+    result = record(["walk/task"], 20, tmp_path / "data", Behaviour("random", demonstrates=True))
+    data = Dataset(tmp_path / "data" / "walk")
+    assert result.skipped == 0 and result.kept["walk/task"] + result.failed["walk/task"] == 20
+    assert 0 < len(data.episode_length) == result.kept["walk/task"] < 20
+    for start, length in zip(data.episode_start, data.episode_length, strict=True):
+        assert (2 * np.asarray(data.actions[start : start + length]) - 1).sum() == 2

@@ -204,6 +204,14 @@ def test_a_file_is_whole_or_not_there(tmp_path: Path, datasets: dict[str, Path],
     with pytest.raises(KeyboardInterrupt):
         broken_off()
     assert not list(tmp_path.glob("x.rrd*"))
+    # What is no fault of the file is said as it is.
+    for error in (FileNotFoundError(2, "No such file or directory", "video.mp4"), BrokenPipeError(32, "Broken pipe")):
+        with pytest.raises(type(error)) as info, rerun_file(tmp_path / "x.rrd", "x"):
+            raise error
+        assert info.value is error and not list(tmp_path.glob("x.rrd*"))
+    (tmp_path / "file").touch()
+    with pytest.raises(PolysomaError, match="cannot write"), rerun_file(tmp_path / "file" / "x.rrd", "x"):
+        pass
     with rerun_file(tmp_path / "x.rrd", "x") as file:
         file.outcome(outcome)
     held = read(tmp_path / "x.rrd")["/arm-pixels/one/seed_0/privileged/state"]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -9,7 +12,7 @@ from polysoma import simulators
 from polysoma.embodiment import ContinuousActions, Embodiment
 from polysoma.errors import PolysomaError
 from polysoma.simulators import aloha, fetch, pointmaze, quadruped
-from polysoma.simulators.environment import Environment, Family
+from polysoma.simulators.environment import MODELS, Environment, Family
 
 FAMILIES = [aloha.FAMILY, fetch.FAMILY, pointmaze.FAMILY, *quadruped.FAMILIES]
 TASKS = [task for family in FAMILIES for task in family.tasks]
@@ -76,6 +79,22 @@ def test_the_quadruped_is_told_in_words_or_numbers(robot: str) -> None:
     assert {"walk forward", "turn to the left", "stand still"} <= spoken
     assert not words.reset(seed=0)[0]["state"][-3:].any()
     assert numbers.reset(seed=0)[0]["state"][-3:].any()
+
+
+@pytest.mark.parametrize("task", ["go1/velocity", "go2/velocity", "aloha/insertion"])
+def test_models_are_found_in_folders_of_any_name(task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    body, expected = task.partition("/")[0], play_some(simulators.make(task))
+    models = tmp_path / """R&D &amp; "so" <on> it's é"""
+    shutil.copytree(MODELS / body, models / body)
+    monkeypatch.setattr(aloha if body == "aloha" else quadruped, "MODELS", models)
+    np.testing.assert_array_equal(play_some(simulators.make(task)), expected)
+
+
+def play_some(environment: Environment) -> np.ndarray:
+    """States of the first steps of an expert."""
+    states = [environment.reset(seed=3)[0]["state"]]
+    states += [environment.step(environment.expert_action())[0]["state"] for _ in range(4)]
+    return np.array(states)
 
 
 def test_a_fallen_quadruped_fails() -> None:

@@ -29,6 +29,34 @@ def test_gymnasium_finds_nothing_wrong(name: str) -> None:
     environment.close()
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["drone-hover", "rover-pillar", "babyai-GoToLocal", "metaworld-push-v3", "go1-words", "hopper-hop", "fetch-reach",
+     "pointmaze-umaze", "aloha-transfer-cube", "babyai-pixels-GoToLocal", "so101-small-stack", "car-drift",
+     "minatar-breakout", "atari-pong"],
+)  # fmt: skip
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_what_is_no_action_is_refused_and_changes_nothing(name: str) -> None:
+    need(name.replace("-", "/", 1))
+    environment, other = (gymnasium.make(f"polysoma/{name}").unwrapped for _ in range(2))
+    for one in (environment, other):
+        one.reset(seed=3)
+    space = environment.action_space
+    if isinstance(space, gymnasium.spaces.Discrete):
+        wrong = [-1, int(space.n), 0.5, np.zeros(2, np.int64), None]
+    else:
+        assert isinstance(space, gymnasium.spaces.Box)
+        (size,) = space.shape
+        wrong = [np.full(size, np.nan), np.full(size, np.inf), np.zeros(size + 1), np.zeros((1, size)), "up"]
+    for action in wrong:
+        with pytest.raises(PolysomaError, match="action of"):
+            environment.step(action)
+    action = environment.expert_action()  # type: ignore[attr-defined]
+    np.testing.assert_equal(environment.step(action), other.step(action))
+    for one in (environment, other):
+        one.close()
+
+
 def test_it_is_the_task_of_the_same_name() -> None:
     registered, own = gymnasium.make("polysoma/rover-pillar"), polysoma.make("rover/pillar")
     first, second = registered.reset(seed=3)[0], own.reset(seed=3)[0]

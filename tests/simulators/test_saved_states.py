@@ -69,6 +69,18 @@ def test_what_follows_a_moment_is_the_same_bit_by_bit(task: str) -> None:
     other.close()
 
 
+def test_the_marker_of_a_goal_goes_back_with_it() -> None:
+    environment = simulators.make("pointmaze/medium")
+    environment.reset(seed=3)
+    saved = environment.get_state()
+    environment.reset(seed=8)
+    goal = environment.set_state(saved)["state"][4:]
+    environment.step(np.zeros(2, np.float32))
+    model, data, _ = environment._scene()  # type: ignore[attr-defined]
+    np.testing.assert_allclose(data.site_xpos[model.site("target").id][:2], goal, atol=1e-6)
+    environment.close()
+
+
 def test_what_cannot_be_saved_says_so() -> None:
     class Generated(gymnasium.Wrapper[Any, Any, Any, Any]):
         """Holds what Python cannot copy."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import runpy
 import subprocess
@@ -149,6 +150,41 @@ def test_the_rover_does_not_look_through_a_wall_that_it_touches() -> None:
     lower = environment.camera_frame("front", 96)[60:]
     assert lower.std(axis=(0, 1)).max() == 0 and lower.max() < 150
     environment.close()
+
+
+class Still(Environment):
+    """Each of its cameras sees one shade of grey, people see nothing."""
+
+    embodiment, max_steps = drone.EMBODIMENT, 5
+
+    def __init__(self, task: str) -> None:
+        super().__init__()
+        self.task = task
+
+    def render_frame(self, size: int = 240) -> np.ndarray:
+        return np.zeros((size, size, 3), np.uint8)
+
+    def camera_frame(self, camera: str, size: int) -> np.ndarray:
+        return np.full((size, size, 3), 50 + int(camera[-1]), np.uint8)
+
+    def remaining(self) -> float:
+        return 2.5
+
+
+@pytest.mark.parametrize("count", [1, 3, 4, 7])
+def test_a_picture_for_people_has_room_for_all_cameras(count: int) -> None:
+    family = dataclasses.replace(drone.FAMILY, build=Still)
+    seen = pixel_view(family, [f"eye_{number}" for number in range(count)], name="eyes").make("drone-eyes/hover")
+    side = 240 // max(3, count)
+    expected = np.zeros((240, 240), np.uint8)
+    for number in range(count):
+        expected[-side:, number * side : (number + 1) * side] = 50 + number
+    np.testing.assert_array_equal(seen.render_frame(240)[..., 0], expected)
+
+
+def test_how_far_it_still_is_does_not_depend_on_who_looks() -> None:
+    family = dataclasses.replace(drone.FAMILY, build=Still)
+    assert pixel_view(family, ("eye_0",)).make("drone-pixels/hover").remaining() == 2.5
 
 
 def test_an_unknown_camera_is_named() -> None:

@@ -17,7 +17,6 @@ from polysoma.embodiment import DiscreteActions, Modality
 from polysoma.errors import PolysomaError
 from polysoma.rollout.drivers import Behaviour
 from polysoma.rollout.recording import record
-from polysoma.simulators.environment import ExpertFailed
 from polysoma.simulators.wrapped import wrapped
 
 EXAMPLE = ROOT / "examples" / "pendulum.py"
@@ -88,7 +87,7 @@ def test_dictionaries_pictures_and_choices_become_streams_and_names() -> None:
     assert info["success"]
     environment.reset(seed=0)
     assert [environment.step(0)[3] for _ in range(9)] == [False] * 8 + [True]
-    with pytest.raises(ExpertFailed, match="no expert"):
+    with pytest.raises(PolysomaError, match="corridor/task has no expert"):
         environment.expert_action()
 
 

@@ -87,6 +87,7 @@ class Limiter:
                 np.minimum(self._step, self._each("near.step", near.step)),
             )
         self._before: np.ndarray | None = None
+        self._rest: np.ndarray | None = None
         self._moved = np.zeros(len(self._names))
         self._aim: np.ndarray | None = None
         self._pending: np.ndarray | None = None
@@ -113,7 +114,7 @@ class Limiter:
         self._settle()
         before, moved = self._before, self._moved
         if before is None:
-            before = sensed(self.body, observation).astype(float)
+            before = self._rest = sensed(self.body, observation).astype(float)
         aim = before if self._aim is None else self._aim
         (low, high), step = self._place, self._step
         near = self._near is not None and self._is_near(observation)
@@ -181,8 +182,10 @@ class Limiter:
         """Takes what was executed into the past."""
         if self._pending is not None:
             for action in self._pending[-2:].astype(float):
-                before = action if self._before is None else self._before
-                self._moved, self._before = np.nan_to_num(action - before), action
+                # The first step is from where the joints rest, as it was when its action was limited.
+                before = self._rest if self._before is None else self._before
+                self._moved = np.zeros(len(action)) if before is None else np.nan_to_num(action - before)
+                self._before = action
             if len(self._pending):
                 self._aim = self._aims[len(self._pending) - 1]
         self._pending = None

@@ -101,7 +101,7 @@ class PathSearch(Leading):
         boxes = self.boxes
         if boxes is not None and boxes.inside(goal):
             raise NoPlan(f"{self.body.name}: the goal is in a zone that is to be avoided")
-        best, lowest = None, np.inf
+        best, lowest, strange = None, np.inf, 0.0
         for number in range(_ROUNDS):
             paths = self._draw(torch.from_numpy(ends.astype(np.float32)), number, generator)
             away = self.paths.away(paths).numpy()
@@ -114,8 +114,9 @@ class PathSearch(Leading):
                 costs = np.where(boxes.violated(places), np.inf, costs)
             chosen = int(costs.argmin())
             if costs[chosen] < lowest:
-                best, lowest = places[chosen], costs[chosen]
-            if best is not None and away[chosen] == 0:
+                best, lowest, strange = places[chosen], costs[chosen], float(away[chosen])
+            # A round of which all paths touch a zone says nothing of the best one so far.
+            if best is not None and strange == 0:
                 break
         if best is None:
             raise NoPlan(f"{self.body.name}: every way that was drawn touches a zone that is to be avoided")

@@ -33,6 +33,7 @@ from polysoma.cli.guard import GuardLearn
 from polysoma.cli.improve import Improve
 from polysoma.cli.merge import MergeAdd, MergeAnalogy, MergeAttach, MergeNegate
 from polysoma.cli.meta import Meta
+from polysoma.cli.options import can_resume
 from polysoma.cli.output import say
 from polysoma.cli.play import Play
 from polysoma.cli.progress import telling
@@ -97,6 +98,10 @@ _RENAMED = {
 """Options by their old names, which still work, to their names now."""
 
 
+_TERMINATED = 128 + signal.SIGTERM
+"""The exit code after SIGTERM."""
+
+
 class _Terminated(KeyboardInterrupt):
     """SIGTERM came: the same way out as for Ctrl+C, so that what was finished is kept and workers end."""
 
@@ -126,6 +131,7 @@ def _run(arguments: list[str] | None) -> None:
     if not words:
         _usage(arguments)
     name, rest = " ".join(arguments[:words]), [_today(argument) for argument in arguments[words:]]
+    command: Any = None
     try:
         # tyro takes a docstring's first paragraph alone for help; the examples are what people look for.
         command = tyro.cli(
@@ -139,12 +145,14 @@ def _run(arguments: list[str] | None) -> None:
         sys.exit(1)
     except KeyboardInterrupt as error:
         terminated = isinstance(error, _Terminated)
-        print(
-            f"polysoma: {'terminated' if terminated else 'interrupted'}; what was finished is kept (training needs "
-            "--resume to go on)",
-            file=sys.stderr,
-        )
-        sys.exit(128 + (signal.SIGTERM if terminated else signal.SIGINT))
+        kept = "what was finished is kept" + (" (training needs --resume to go on)" if can_resume(command) else "")
+        print(f"polysoma: {'terminated' if terminated else 'interrupted'}; {kept}", file=sys.stderr)
+        sys.exit(_TERMINATED if terminated else 128 + signal.SIGINT)
+    except SystemExit as error:
+        # A training that was told to leave has saved, and said so. Processes of one training say how to go on once.
+        if error.code == _TERMINATED and can_resume(command) and os.environ.get("RANK", "0") == "0":
+            print("polysoma: terminated; --resume goes on", file=sys.stderr)
+        raise
     except BrokenPipeError:
         raise
     except Exception as error:

@@ -247,6 +247,7 @@ class Evaluate:
         check_belongs(self, "retrieve", "demos")
         check_belongs(self, "graph", "cell")
         check_belongs(self, "context", "shots", "observation_only")
+        check_belongs(self, "paraphrases", "paraphrase_file")
         if self.policy != "checkpoint" and (strange := given(self, _OF_A_CHECKPOINT)):
             raise PolysomaError(f"{strange}: only for the policy of a checkpoint, not for --policy {self.policy}")
 

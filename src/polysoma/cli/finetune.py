@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from polysoma import simulators
 from polysoma.cli.names import Device, OptionalCheckpoint, Precision
-from polysoma.cli.options import given
+from polysoma.cli.options import check_alone, check_as_begun, given, keep
 from polysoma.cli.output import say, show
 from polysoma.cli.progress import counting_run
 from polysoma.cli.train import check_run, computed_in, held_out_loss, quick_evaluation
@@ -30,6 +30,8 @@ _FEW_STEPS = 200
 """Fewer steps than these taught new cameras nothing in trials."""
 _INNER = ("checkpoint", "data", "out", "demos", "skip_damaged", "seed", "device", "precision", "check", "inner")
 """Options that say something where the start of a meta-learning says the rest."""
+_RESUMED = ("out", "resume", "tracker", "skip_damaged", "device", "precision", "check")
+"""Options that a resumed run heeds."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,11 @@ class Finetune:
     inner: bool = False
     """Of a start from `polysoma meta`: take the few gradient steps that it was made for, and no more. Takes seconds."""
 
+    @property
+    def resumable(self) -> bool:
+        """See :func:`~polysoma.cli.options.can_resume`."""
+        return not self.inner
+
     def run(self) -> None:
         check_run(self.out, self.resume, "none" if self.inner else self.tracker)
         from polysoma.learning.distributed import learn_on
@@ -134,7 +141,13 @@ class Finetune:
             recipe = dataclasses.replace(recipe, precision=self.precision)
             self._done(few_steps(recipe, self.out))
             return
-        recipe = recipe_of_run(self.out, self.precision) if self.resume else self._plan()
+        if self.resume:
+            check_as_begun(self, self.out, *_RESUMED)
+            recipe = recipe_of_run(self.out, self.precision)
+            recipe = dataclasses.replace(recipe, skip_damaged=recipe.skip_damaged or self.skip_damaged)
+        else:
+            recipe = self._plan()
+            keep(self, self.out)
         if self.tracker is not None:
             recipe = dataclasses.replace(recipe, tracker=self.tracker)
         with counting_run("training", recipe, self.out) as progress:
@@ -168,6 +181,11 @@ class Finetune:
 
     def _plan(self) -> Recipe:
         self._check_data()
+        check_alone(self, "steps", "minutes")
+        if self.method in ("full", "small") and (strange := given(self, ("rank", "tokens"))):
+            raise PolysomaError(
+                f"{strange}: sizes of what is added to a base, of which --method {self.method} has none"
+            )
         from polysoma.learning.finetuning import in_time, recipe_for, steps_in, with_steps
         from polysoma.learning.recipe import Evaluation
         from polysoma.learning.training import rehearse

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from polysoma import simulators
 from polysoma.cli.names import CheckpointName, Device, Precision
+from polysoma.cli.options import given
 from polysoma.cli.output import say
 from polysoma.cli.progress import counting
 from polysoma.cli.train import check_run
@@ -82,6 +83,8 @@ class Improve:
         learn_on(self.device)
         if self.baseline != "value" and self.method != "reinforce":
             raise PolysomaError(f"--baseline is of --method reinforce, not of {self.method}")
+        if self.worse == 1 and (strange := given(self, ("others", "other_episodes"))):
+            raise PolysomaError(f"{strange}: --worse 1 allows any loss of other tasks, so they are not played")
         from polysoma.learning.improvement import Play, improve
         from polysoma.learning.methods.awr import Awr
         from polysoma.learning.methods.ppo import Ppo

@@ -12,9 +12,11 @@ import tyro
 
 from polysoma import simulators
 from polysoma.cli.names import Device, Precision, named_folder
+from polysoma.cli.options import check_alone
 from polysoma.cli.progress import counting
 from polysoma.config import Seed, within
 from polysoma.errors import PolysomaError
+from polysoma.text import some
 
 if TYPE_CHECKING:
     from polysoma.policy.merging import Grams
@@ -44,6 +46,7 @@ class _Merging:
         from polysoma.evaluation.merging import choose_coefficient
         from polysoma.policy import checkpoint
 
+        check_alone(self, "coefficient", "tasks", "episodes", "seed", *(["away"] if away else []))
         checkpoint.check_place(self.out)
         coefficient = self.coefficient
         if coefficient is None:
@@ -51,6 +54,8 @@ class _Merging:
                 raise PolysomaError("expected --coefficient, or --tasks on which it is to be chosen")
             tasks = simulators.match_tasks(self.tasks)
             unwanted = set(simulators.match_tasks(away)) if away else set()
+            if strange := sorted(unwanted - set(tasks)):
+                raise PolysomaError(f"--away: expected some of --tasks, got {some(strange)}, which are not played")
             with counting("merging") as show:
                 coefficient, rates = choose_coefficient(
                     merge, _GRID, tasks, unwanted, self.episodes, self.seed,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from polysoma.cli.names import Device, OptionalCheckpoint, Precision
+from polysoma.cli.options import check_alone, check_as_begun, keep
 from polysoma.cli.output import say
 from polysoma.cli.progress import counting_run
 from polysoma.cli.train import check_run
@@ -78,7 +79,12 @@ class Meta:
         from polysoma.learning.training import recipe_of_run, train
 
         learn_on(self.device)
-        recipe = recipe_of_run(self.out, self.precision) if self.resume else self._plan()
+        if self.resume:
+            check_as_begun(self, self.out, "out", "resume", "tracker", "device", "precision")
+            recipe = recipe_of_run(self.out, self.precision)
+        else:
+            recipe = self._plan()
+            keep(self, self.out)
         if self.tracker is not None:
             recipe = dataclasses.replace(recipe, tracker=self.tracker)
         with counting_run("meta-learning", recipe, self.out, "after the inner steps: ") as progress:
@@ -89,6 +95,7 @@ class Meta:
     def _plan(self) -> Recipe:
         if not self.data:
             raise PolysomaError("--data: expected one or more data sets of many tasks, got none")
+        check_alone(self, "steps", "minutes")
         from polysoma.learning.finetuning import in_time, meta_recipe_for, steps_in, with_steps
         from polysoma.learning.methods.meta import MetaLearning
         from polysoma.learning.training import rehearse

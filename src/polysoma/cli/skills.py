@@ -71,6 +71,8 @@ class SkillsLearn:
             raise PolysomaError("--best chooses what is imitated by its rewards: it needs --method cloning --rewards")
         if self.ahead and (self.rewards or self.method != "cloning"):
             raise PolysomaError("--ahead says which goals --method cloning learns from, without --rewards")
+        if self.rewards and self.method in ("hilp", "successor"):
+            raise PolysomaError(f"--rewards: --method {self.method} learns from none; `polysoma skills aim` reads them")
         from polysoma.learning.methods.cal_ql import CalQl
         from polysoma.learning.methods.cloning import Cloning
         from polysoma.learning.methods.diffusion import Diffusion

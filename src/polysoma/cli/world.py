@@ -102,8 +102,13 @@ class WorldPlay:
     """Continue the run in --out, of --method search alone: the other one does not save what it played."""
     device: Device = "auto"
 
+    @property
+    def resumable(self) -> bool:
+        """See :func:`~polysoma.cli.options.can_resume`."""
+        return self.method == "search"
+
     def run(self) -> None:
-        if self.resume and self.method != "search":
+        if self.resume and not self.resumable:
             raise PolysomaError("--resume continues runs of --method search; imagination does not save what it played")
         check_run(self.out, self.resume, "none")
         from polysoma.learning.distributed import learn_on

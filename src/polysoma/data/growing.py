@@ -78,9 +78,9 @@ class Growing(Replay):
         self._place = rows.stop
         self.added = np.concatenate([np.arange(begin, end - 1) for begin, end in self._pieces])
 
-    def choose(self, count: int, rng: np.random.Generator) -> np.ndarray:
+    def choose(self, count: int, rng: np.random.Generator, observed: bool = False) -> np.ndarray:
         """See :class:`~polysoma.data.replay.Replay`; of logs and of what was added."""
-        logs = super().choose(count, rng)
+        logs = super().choose(count, rng, observed)
         if not len(self.added):
             return logs
         own = self.added[rng.integers(len(self.added), size=count)]

@@ -79,7 +79,8 @@ def read_paraphrases(path: str, split: Split, plain: float) -> Paraphrases:
     """
     file = resources.files("polysoma") / "data" / "paraphrases.toml" if path == SHIPPED else Path(path)
     try:
-        table = tomllib.loads(file.read_text())
+        # Editors of Windows begin a file with a mark of its encoding.
+        table = tomllib.loads(file.read_text(encoding="utf-8-sig"))
         frames = _texts(table["frames"][split])
         phrases = {phrase: _texts(lists[split]) for phrase, lists in table["phrases"].items() if phrase}
     except OSError as error:

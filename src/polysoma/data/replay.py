@@ -66,6 +66,8 @@ class Replay:
         states: what was observed, :func:`flat`: numbers alone, float32 ``(R, channels)``; or symbols alone, uint8. The
             last observation of an episode, where it is known, is a row of its own.
         starts: rows from which a step can be made, int64.
+        observed: those of them from which a step leads to what was observed, int64. The others are last ones of tasks
+            that ended, whose last state is unknown: these earn something, and say nothing of where one comes to.
         last: int64 ``(R,)``, the last row of each row's episode.
         rewarded: whether the data have rewards.
 
@@ -98,6 +100,7 @@ class Replay:
         self.starts = np.flatnonzero(self._done & (np.arange(len(self.states)) < self.last))
         if not len(self.starts):
             raise PolysomaError(f"{datasets[0].root}: there are no two states one after the other to learn from")
+        self.observed = self.starts[np.concatenate([part.seen for part in parts])[self.starts + 1]]
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -112,9 +115,13 @@ class Replay:
         """
         return self.steps(self.choose(count, rng), discount)
 
-    def choose(self, count: int, rng: np.random.Generator) -> np.ndarray:
-        """Rows of :attr:`starts` that are drawn evenly, int64 ``(count,)``."""
-        chosen: np.ndarray = self.starts[rng.integers(len(self.starts), size=count)]
+    def choose(self, count: int, rng: np.random.Generator, observed: bool = False) -> np.ndarray:
+        """Rows of :attr:`starts`, or of :attr:`observed` alone, that are drawn evenly, int64 ``(count,)``. Raises
+        PolysomaError where there are none of the latter."""
+        rows = self.observed if observed else self.starts
+        if not len(rows):
+            raise PolysomaError(f"{self.embodiment.name}: no step of these logs leads to a state that was observed")
+        chosen: np.ndarray = rows[rng.integers(len(rows), size=count)]
         return chosen
 
     def known(self) -> np.ndarray:
@@ -162,7 +169,7 @@ class Replay:
         ahead = int((self.last[rows] - rows).max())
         frame = discount ** (1 / self.stride)
         # Rewards that count less than a thousandth are left out.
-        ahead = min(ahead, int(np.ceil(np.log(1e-3) / np.log(frame))))
+        ahead = min(ahead, int(np.ceil(np.log(1e-3) / np.log(frame))) if frame else 1)
         places = rows[:, None] + np.arange(ahead)
         rewards = self._rewards[np.minimum(places, self.last[rows][:, None])] * (places < self.last[rows][:, None])
         found: np.ndarray = (rewards @ (frame ** np.arange(ahead))).astype(np.float32)
@@ -251,6 +258,7 @@ class _Rows:
     over: np.ndarray
     returns: np.ndarray
     done: np.ndarray
+    seen: np.ndarray
 
 
 def _rows_of(dataset: Dataset, rewarded: bool) -> _Rows:
@@ -280,4 +288,4 @@ def _rows_of(dataset: Dataset, rewarded: bool) -> _Rows:
     over[ends[dataset.episode_terminated] - 1] = True
     returns = np.add.reduceat(rewards, begins)[episode] if len(begins) else rewards
     actions = np.asarray(dataset.executed[frames], body.actions.dtype)
-    return _Rows(states, ends[episode] - 1, actions, rewards, over, returns, done)
+    return _Rows(states, ends[episode] - 1, actions, rewards, over, returns, done, done | known[episode])

@@ -61,6 +61,11 @@ class Rows:
         """The rows from which this many steps follow in the episode, int64."""
         return np.flatnonzero(self._left >= steps)
 
+    def following(self, rows: np.ndarray) -> np.ndarray:
+        """How many steps follow these rows, int64 ``(B,)``, in their episodes: int64 ``(B,)``."""
+        found: np.ndarray = self._left[rows]
+        return found
+
     def paying(self, steps: int) -> np.ndarray:
         """The rows from which one of this many steps earns something other than 0, int64."""
         paid = np.concatenate([[0], np.cumsum((self._rewards != 0) & (self._left > 0))])

@@ -146,11 +146,11 @@ class Source:
         """Factors of the pairs of data set and task, float64 ``(pairs,)``, that keep ``at_most``."""
         factors = np.ones(len(share))
         limits = np.array(self._at_most or [1.0] * len(self.datasets))[[number for number, _ in self._pairs]]
-        for task, limit in {(int(task), float(limit)) for task, limit in zip(self._pair_task, limits, strict=True)}:
+        for task in np.unique(self._pair_task):
             own = self._pair_task == task
-            held, others = own & (limits == limit), own & (limits != limit)
-            if limit < 1 and others.any():
-                factors[held] = min(1.0, limit / (1 - limit) * share[others].sum() / share[held].sum())
+            groups = {float(limit): own & (limits == limit) for limit in np.unique(limits[own])}
+            for limit, factor in _within({limit: float(share[group].sum()) for limit, group in groups.items()}).items():
+                factors[groups[limit]] = factor
         return factors
 
     def split(self, demonstrations: int, held_out: float) -> tuple[Source, Source | None]:
@@ -368,6 +368,27 @@ _OFFSET_FRAMES = 100_000
 def _numbers(dataset: Dataset) -> type[np.integer]:
     """What numbers of frames are kept in: half of the memory where it suffices."""
     return np.int32 if len(dataset) < 2**31 else np.int64
+
+
+def _within(amounts: Mapping[float, float]) -> dict[float, float]:
+    """Factors of amounts, by their limits, after which each takes at most its limit of what all of them come to. Where
+    no others fill the rest they are in proportion to their limits; one alone stays as it is."""
+    if len(amounts) == 1:
+        return dict.fromkeys(amounts, 1.0)
+    held: list[float] = []
+    while True:
+        free = sum(amount for limit, amount in amounts.items() if limit not in held)
+        rest = 1 - sum(held)
+        more = [limit for limit, amount in amounts.items() if limit not in held and amount > limit * free / rest]
+        if len(held) + len(more) == len(amounts):
+            least = min(amount / limit for limit, amount in amounts.items())
+            return {limit: limit / amount * least for limit, amount in amounts.items()}
+        if not more:
+            return {
+                limit: min(1.0, limit / rest * free / amount) if limit in held else 1.0
+                for limit, amount in amounts.items()
+            }
+        held += more
 
 
 def first_match(name: str, weights: Mapping[str, float]) -> float:

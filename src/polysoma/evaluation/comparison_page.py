@@ -10,6 +10,7 @@ from typing import Any
 
 from polysoma import pages
 from polysoma.evaluation.comparison import title
+from polysoma.evaluation.evaluation import computed_on
 from polysoma.files import write_atomically
 from polysoma.text import counted
 
@@ -30,7 +31,7 @@ def write_page(result: Mapping[str, Any], path: Path) -> None:
     asked, rows = result["comparison"], _titled(result)
     colours = {name: f"var(--{colour})" for name, colour in _colours(rows).items()}
     about = (
-        f"{asked['minutes']:g} minutes for each way on {result['hardware']['processor']}, "
+        f"{asked['minutes']:g} minutes for each way on {computed_on(result['hardware'])}, "
         f"{counted(len(asked['tasks']), 'task')} of {counted(asked['episodes'], 'episode')} "
         f"from seed {asked['seed']}; bars are 95 % Wilson intervals."
     )

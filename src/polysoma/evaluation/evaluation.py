@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata, resources
 from typing import Any
@@ -124,6 +124,11 @@ class Result:
         known = [value for value in own if value is not None]
         return round(float(np.mean(known)), 4) if known else None
 
+    def hardware(self) -> dict[str, Any]:
+        """See :func:`hardware`. What is no checkpoint computed where it is, in this process."""
+        device = self.settings.get("device", "cpu" if self.precision else "")
+        return hardware(self.precision, self.backend, device)
+
     def to_json(self) -> dict[str, Any]:
         """The documented JSON: checkpoint, versions, tasks, families."""
         between = self.expert_normalised()
@@ -153,7 +158,7 @@ class Result:
         return {
             "checkpoint": self.driver,
             "versions": versions(),
-            "hardware": hardware(self.precision, self.backend),
+            "hardware": self.hardware(),
             "settings": self.settings,
             "seconds": round(self.seconds, 1),
             "tasks": tasks,
@@ -327,13 +332,21 @@ def versions() -> dict[str, str]:
     return found
 
 
-def hardware(precision: str = "", backend: str = "") -> dict[str, Any]:
-    """The processor's name, its instructions for products, and the number of cores this process may use.
+def computed_on(told: Mapping[str, Any]) -> str:
+    """What computed, for people, of what :func:`hardware` says: the GPU where there was one, and the processor."""
+    return ", ".join(told[name] for name in ("accelerator", "processor") if name in told) or "unknown processor"
+
+
+def hardware(precision: str = "", backend: str = "", device: str = "") -> dict[str, Any]:
+    """The processor's name, its instructions for products, the number of cores this process may use, and the GPU's name
+    (``accelerator``) where one computed.
 
     Args:
         precision, backend: what a policy was computed in and by, which is noted, too; empty where none was.
+        device: on which; empty for whatever this process has computed on.
     """
-    from polysoma.nn.precision import instruction_set  # torch takes a second to import
+    from polysoma.nn.device import accelerator  # torch takes a second to import
+    from polysoma.nn.precision import instruction_set
 
     model = platform.processor() or platform.machine()
     try:
@@ -343,5 +356,5 @@ def hardware(precision: str = "", backend: str = "") -> dict[str, Any]:
     except (OSError, AttributeError):
         cores = os.cpu_count() or 1
     found = {"processor": model, "instruction_set": instruction_set(), "cores": cores}
-    noted = {"precision": precision, "backend": backend}
+    noted = {"accelerator": accelerator(device), "precision": precision, "backend": backend}
     return found | {name: value for name, value in noted.items() if value}

@@ -94,8 +94,8 @@ def foresight(
         found["numbers"][LINEAR] = [float(missed_so[step]) for step in at]
     rewards = torch.from_numpy(drawn.rewards).to(seen.device)
     earned = rewards[:, WATCHED:]
-    if model.config.rewarded and (size := float(earned.std())) > 0:
-        last_reward = rewards[:, WATCHED - 1 : WATCHED]
+    if model.config.rewarded and (earned != earned[0, 0]).any():
+        size, last_reward = float(earned.std()), rewards[:, WATCHED - 1 : WATCHED]
         guesses = {MODEL: own[1], LAST: last_reward, MEAN: earned.mean(), SHUFFLED: mixed[1]}
         wrong = {who: (one - earned).square().mean(0).sqrt() / size for who, one in guesses.items()}
         found["rewards"] = {who: [float(one[step]) for step in at] for who, one in wrong.items()}

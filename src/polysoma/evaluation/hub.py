@@ -10,6 +10,7 @@ from typing import Any
 
 from polysoma.embodiment import ContinuousActions, Modality
 from polysoma.errors import PolysomaError
+from polysoma.evaluation.evaluation import computed_on
 from polysoma.files import reason, write_atomically
 from polysoma.hub import PREFIX
 from polysoma.policy.checkpoint import ATTACHED, FILES, attached, check_place, config_of, copy, resolve
@@ -91,7 +92,7 @@ def model_card(checkpoint: str | Path, name: str, results: Mapping[str, Any] | N
     lines += [
         "",
         f"`polysoma evaluate`, {settings.get('episodes')} episodes a task with seeds from {settings.get('seed')} on; "
-        f"{hardware.get('processor', 'unknown processor')}.",
+        f"{computed_on(hardware)}.",
         "",
     ]
     return "\n".join(lines)

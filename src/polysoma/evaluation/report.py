@@ -7,7 +7,7 @@ from pathlib import Path
 
 from polysoma import pages
 from polysoma.data.video import encode_video
-from polysoma.evaluation.evaluation import Result, Score, hardware, versions
+from polysoma.evaluation.evaluation import Result, Score, computed_on, versions
 from polysoma.evaluation.intervals import wilson
 from polysoma.evaluation.listening import COLUMNS, table_rows
 from polysoma.evaluation.mosaic import mosaic
@@ -52,7 +52,7 @@ def write_report(result: Result, folder: Path) -> Path:
 
 def _about(result: Result) -> list[str]:
     trials = sum(score.trials for score in result.tasks.values())
-    machine = hardware(result.precision, result.backend)
+    machine = result.hardware()
     packages = ", ".join(f"{name} {version}" for name, version in versions().items())
     numbers = f", {result.precision} by {result.backend}" if result.precision else ""
     seeds = next(iter(result.tasks.values())).seeds
@@ -60,7 +60,7 @@ def _about(result: Result) -> list[str]:
         f"{counted(trials, 'episode')} of {counted(len(result.tasks), 'task')}, seeds {seeds[0]} to {seeds[-1]}, "
         f"in {result.seconds:.0f} s. Bars are success rates, dark lines their 95 % Wilson intervals; the column after "
         "them says how far returns or successes are from random actions (0) to the expert (1).",
-        f"{packages}; {machine['processor']}, {machine['instruction_set']}, {machine['cores']} cores{numbers}",
+        f"{packages}; {computed_on(machine)}, {machine['instruction_set']}, {machine['cores']} cores{numbers}",
     ]
 
 

@@ -58,10 +58,12 @@ def dip_of(steps: Sequence[float], scores: Sequence[float], floor: float = 0.0) 
         first = int(below[0])
         back = np.flatnonzero(values[first:] >= before)
         recovered = bool(len(back))
-        end = float(at[-1])
-        if recovered:
-            after = first + int(back[0])
-            rise = (before - values[after - 1]) / (values[after] - values[after - 1])
-            end = float(at[after - 1] + rise * (at[after] - at[after - 1]))
-        length = end - float(at[first - 1])
+        end = _crossed(at, values, before, first + int(back[0])) if recovered else float(at[-1])
+        length = end - _crossed(at, values, before, first)
     return Dip(before, depth, share, length, recovered, float(values[-2:].mean()))
+
+
+def _crossed(at: np.ndarray, values: np.ndarray, level: float, after: int) -> float:
+    """Where the straight line that leads to score ``after`` comes to a level between it and the score before."""
+    part = (level - values[after - 1]) / (values[after] - values[after - 1])
+    return float(at[after - 1] + part * (at[after] - at[after - 1]))

@@ -205,7 +205,7 @@ class Engine:
             told = stack.enter_context(states.leaving())
             left = self._run(out, resume, until, progress, evaluate, lineage, told)
         if left is not None:
-            _log.warning("%s: told to leave, saved at step %d; --resume goes on", out, left)
+            _log.warning("%s: told to leave, saved at step %d", out, left)
             raise SystemExit(states.TERMINATED)
         return out / "checkpoint"
 
@@ -369,6 +369,10 @@ class Engine:
         kind = had.get("kind", "adamw") if isinstance(had, dict) else "adamw"
         if kind != (now := getattr(self.settings.optimizer, "kind", kind)):
             raise PolysomaError(f"{folder}: optimizer.kind was {kind} so far; a run is not resumed with {now}")
+        if isinstance(self.policy, SmallPolicy):
+            # Others are built as the run has them.
+            had = run_state.read_table(folder / run_state.POLICY_FILE)
+            run_state.check_kept(had, self.policy.config.to_json(), folder)
         held = self._tensors()
         found = {name.removeprefix("modules."): tensors[name] for name in tensors if name.startswith("modules.")}
         if strange := sorted(held.keys() ^ found.keys()):

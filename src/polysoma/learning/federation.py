@@ -42,7 +42,7 @@ except ImportError as error:
 
 from polysoma import config
 from polysoma.files import reason
-from polysoma.learning import lineage, states
+from polysoma.learning import lineage, run_state, states
 from polysoma.learning.fleet import Change, Robot, Rounds, Shared, averaged, keep, kept_before, shared_by
 from polysoma.learning.metrics import Metrics
 from polysoma.nn.precision import Wanted
@@ -60,31 +60,44 @@ client_app = ClientApp()
 @client_app.train()
 def answer(message: Message, context: Context) -> Message:
     """One round of one robot. The node's configuration names its ``base``, its ``data`` (several data sets are
-    separated as in ``PATH``), and ``own``, a folder for what the robot keeps from round to round; it may name a
-    ``precision``."""
+    separated as in ``PATH``), and, where the fleet's robots keep something from round to round, ``own``, a folder for
+    that; it may name a ``precision``."""
     task: dict[str, Any] = dict(message.content.config_records[_TASK])
     number = int(task.pop("round"))
+    told = context.node_config
     try:
-        base = str(context.node_config["base"])
+        base = _named(told, "base")
         wanted, found = str(task.pop("base")), checkpoint.weights_sha256(base)
         if wanted != found:
             reason = f"another base: the fleet's is {wanted[:12]}..., the robot's {found[:12]}..."
             return Message(Error(ErrorCode.MOD_FAILED_PRECONDITION, reason), reply_to=message)
         rounds = Rounds(**task)
-        robot = _robot(
-            base, str(context.node_config["data"]), rounds.one_model, str(context.node_config.get("precision", "auto"))
-        )
-        home = Path(str(context.node_config["own"])) / found[:12]
-        kept = kept_before(home, number) if rounds.kept else None
+        home = Path(_named(told, "own")) / found[:12] if rounds.kept else None
+        robot = _robot(base, _named(told, "data"), rounds.one_model, str(told.get("precision", "auto")))
+        kept = None if home is None else kept_before(home, number)
         change, own = robot.answer(message.content.array_records[_SHARED].to_torch_state_dict(), rounds, number, kept)
-        if rounds.kept and own:
+        if home is not None and own:
             keep(home, number, own)
+    except _Unnamed as error:
+        # Said in words: they name a setting of this library, and nothing of the robot.
+        return Message(Error(ErrorCode.MOD_FAILED_PRECONDITION, str(error)), reply_to=message)
     except Exception as error:
         _log.exception("round %d: this robot cannot answer", number)
         reason = f"{type(error).__name__}; the robot's own log says why"
         return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)
     counts = MetricRecord({"windows": change.windows, "loss": change.loss})
     return Message(RecordDict({_CHANGE: ArrayRecord(dict(change.tensors)), _COUNTS: counts}), reply_to=message)
+
+
+class _Unnamed(PolysomaError):
+    """The configuration of a robot lacks something."""
+
+
+def _named(told: Mapping[str, Any], key: str) -> str:
+    """A setting of a robot. Raises _Unnamed where it is not given."""
+    if key not in told:
+        raise _Unnamed(f"the robot's configuration lacks {key!r} (flower-supernode --node-config '{key}=\"...\"')")
+    return str(told[key])
 
 
 @functools.lru_cache(maxsize=64)
@@ -127,7 +140,8 @@ def federate(
     Args:
         grid: Flower's way to the robots.
         base: the checkpoint to start from, which every robot has, too.
-        rounds: what to do; a resumed run does as it began, to the number of rounds given here.
+        rounds: what to do; a resumed run does as it began, to the number of rounds given here. Other values than it
+            began with are refused, those excepted that are as by default.
         out: run folder: ``metrics.jsonl``, TensorBoard events, ``checkpoint/``, ``training/`` (to resume).
         resume: continue the run in ``out``.
         progress: called after every round with its number, the number of rounds and a remark.
@@ -135,7 +149,8 @@ def federate(
     SIGTERM ends the present round, saves and leaves: SystemExit with :data:`~polysoma.learning.states.TERMINATED`.
 
     Raises:
-        PolysomaError: a run folder that is taken, nothing to resume, another base, or a round without any answer.
+        PolysomaError: a run folder that is taken, nothing to resume, another base, other values than a run began with,
+            or a round without any answer.
     """
     with states.alone(out):
         return run_rounds(grid, base, rounds, out, resume, progress)
@@ -156,7 +171,7 @@ def run_rounds(
             if progress is not None:
                 progress(done, total, remark)
             if told() and done < total:
-                _log.warning("%s: told to leave, saved at round %d; --resume goes on", out, done)
+                _log.warning("%s: told to leave, saved at round %d", out, done)
                 raise SystemExit(states.TERMINATED)
 
         strategy = PartiallyLocal(base, rounds, out, resume, show)
@@ -307,6 +322,9 @@ class PartiallyLocal(Strategy):
             raise PolysomaError(f"cannot read {path} ({reason(error)}): it is missing or damaged") from error
         if begun_from != self.base_sha256:
             raise PolysomaError(f"{self._out} was begun from the base {begun_from[:12]}..., not {self._base}")
+        usual, asked = dataclasses.asdict(Rounds()), dataclasses.asdict(self.rounds)
+        told = {name: value for name, value in asked.items() if name != "rounds" and value != usual[name]}
+        run_state.check_kept(dataclasses.asdict(known), told, path.parent)
         self.rounds = dataclasses.replace(known, rounds=self.rounds.rounds)
         for part, held in (("shared.", self.shared.tensors), ("moving.", self.shared.moving)):
             held.update({n.removeprefix(part): value for n, value in tensors.items() if n.startswith(part)})

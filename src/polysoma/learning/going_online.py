@@ -192,6 +192,10 @@ def finetune(
         if policy.config.conditioning == "skill":
             _aim(policy, inner, replay, online, going, seed)
         online.act(going.acting.first)
+        if not replay.labelled and not len(replay.added):
+            # What logs did not earn is unknown and not 0: there must be something else to learn from.
+            online.act(1)
+            online.cut()
         parent = None if going.fresh else lineage.parent(place)
         about = {"method": method.kind, "data": [], "parent": parent, "tasks": [task]}
         return _learn(online, policy, task, out, going.steps, judging, progress, about)
@@ -233,10 +237,10 @@ def _aim(policy: SkillPolicy, inner: OfflineMethod, replay: Growing, online: Onl
     if not goals:
         policy.fixed.copy_(skill_for_reward(policy, replay, rows[:few]))
     if going.match:
-        inner.gain, inner.offset = matched(policy, replay, rows[:_COMPARED])
+        inner.gain, inner.offset = matched(policy, replay, rows[:_COMPARED], inner.discount)
 
 
-def matched(policy: SkillPolicy, replay: Replay, rows: np.ndarray) -> tuple[float, float]:
+def matched(policy: SkillPolicy, replay: Replay, rows: np.ndarray, discount: float) -> tuple[float, float]:
     """What rewards are to be taken times, and what is to be added, such that they spread like those of the policy's own
     skill and have their mean. Nothing is added where episodes end by themselves.
 
@@ -244,11 +248,12 @@ def matched(policy: SkillPolicy, replay: Replay, rows: np.ndarray) -> tuple[floa
         policy: of skills, that knows which one it follows.
         replay: with rewards.
         rows: of :attr:`~polysoma.data.replay.Replay.starts`, int64 ``(B,)``.
+        discount: of a step, with which the method adds up the rewards of its frames.
 
     Raises:
         PolysomaError: the rewards are all the same.
     """
-    steps = replay.steps(rows)
+    steps = replay.steps(rows, discount)
     here, there = (torch.from_numpy(replay.states[r]) for r in (steps.rows, steps.next_rows))
     with torch.no_grad():
         moved = policy.represent(policy.places(there))[0]
@@ -258,10 +263,10 @@ def matched(policy: SkillPolicy, replay: Replay, rows: np.ndarray) -> tuple[floa
         told = policy.condition_of(here)
         assert told is not None
         own = (moved * told).sum(-1)
-    spread = float(steps.rewards.std())
-    if spread == 0:
+    # The standard deviation of equal numbers is not 0 but what rounding leaves.
+    if np.ptp(steps.rewards) == 0:
         raise PolysomaError(f"the rewards of {len(rows)} steps are all the same: there is nothing to learn from them")
-    gain = float(own.std()) / spread
+    gain = float(own.std()) / float(steps.rewards.std())
     return gain, 0.0 if replay.ends else float(own.mean()) - gain * float(steps.rewards.mean())
 
 

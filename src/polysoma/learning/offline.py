@@ -80,10 +80,13 @@ class OfflineMethod(Method):
         """What draws in one step of one process."""
         return np.random.default_rng([self.seed, step, share.index])
 
-    def draw(self, rng: np.random.Generator, share: Share, rows: np.ndarray | None = None) -> Drawn:
-        """This process's part of a batch, evenly from ``rows``, or from all steps."""
+    def draw(
+        self, rng: np.random.Generator, share: Share, rows: np.ndarray | None = None, observed: bool = False
+    ) -> Drawn:
+        """This process's part of a batch, evenly from ``rows``, from the steps that lead to what was ``observed``, or
+        from all steps."""
         count = -(-self.batch // share.count)
-        chosen = self.replay.choose(count, rng) if rows is None else rows[rng.integers(len(rows), size=count)]
+        chosen = self.replay.choose(count, rng, observed) if rows is None else rows[rng.integers(len(rows), size=count)]
         steps = self.replay.steps(chosen, self.discount)
         return Drawn(
             steps,

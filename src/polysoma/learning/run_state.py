@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+import reprlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,9 @@ from polysoma.policy.small import Stored
 
 STATE_FILE, POLICY_FILE, RECIPE_FILE = "training.safetensors", "policy.json", "recipe.json"
 FORMAT = 2
+
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = 60
 
 
 def tensors_of(modules: nn.ModuleDict) -> dict[str, Tensor]:
@@ -49,6 +53,33 @@ def check_folder(out: Path, resume: bool) -> None:
         raise PolysomaError(
             f"{out} already holds a run: continue it with --resume where the command has it, or choose another folder"
         )
+
+
+def check_kept(had: Any, now: Any, folder: Path) -> None:
+    """Raises PolysomaError where a run is to be resumed as another one.
+
+    Args:
+        had: what the run keeps to, as can be written as JSON.
+        now: what is asked for, likewise. Keys that one of both lacks are of another version.
+        folder: with the state of the run.
+    """
+    if strange := list(_differences(*(json.loads(json.dumps(one)) for one in (had, now)))):
+        more = f", and {len(strange) - 3} more" if len(strange) > 3 else ""
+        raise PolysomaError(
+            f"{folder.parent}: a resumed run keeps what it began with: {'; '.join(strange[:3])}{more}; begin another "
+            "one, or ask for the same"
+        )
+
+
+def _differences(had: Any, now: Any, key: str = "") -> Iterator[str]:
+    if isinstance(had, dict) and isinstance(now, dict):
+        for name in (name for name in now if name in had):
+            yield from _differences(had[name], now[name], f"{key}.{name}" if key else name)
+    elif isinstance(had, list) and isinstance(now, list) and len(had) == len(now):
+        for number, (one, other) in enumerate(zip(had, now, strict=True)):
+            yield from _differences(one, other, f"{key}.{number}")
+    elif had != now:
+        yield f"{key} {_short.repr(had)}, not {_short.repr(now)}"
 
 
 def save(

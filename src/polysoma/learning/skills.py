@@ -104,14 +104,13 @@ def learn(
         )
     torch.manual_seed(seed)
     built: Method
+    places = _places(body, told, tuple(place))
     if isinstance(method, Dqn):
         built = method.build(ValuePolicy(ValueConfig(body, size[0], method.dueling)), replay, seed)
     else:
         waypoints = method.waypoints if isinstance(method, Diffusion) else 0
         rewarded: Rewarded = "places" if isinstance(method, Successor) else "moves"
-        config = SkillConfig(
-            body, told, *_places(body, told, tuple(place)), *size, waypoints=waypoints, rewarded=rewarded
-        )
+        config = SkillConfig(body, told, *places, *size, waypoints=waypoints, rewarded=rewarded)
         built = method.build(SkillPolicy(config), replay, seed)
     about = lineage.from_nothing(method.kind, datasets)
     return Engine(built, settings or engine_settings_for(method.kind, 20_000)).run(
@@ -153,6 +152,8 @@ def aim(
 def _places(body: Embodiment, told: Conditioning, wanted: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The channels of places and of goals: those of the body's own goals, the wanted ones, or all."""
     if told == "nothing":
+        if wanted:
+            raise PolysomaError(f"place: expected none where a policy is told no goals, got {', '.join(wanted)}")
         return (), ()
     known, goals = goals_of(body)
     if wanted and wanted != known:

@@ -34,6 +34,11 @@ if TYPE_CHECKING:
 Evaluate = Callable[[Path, tuple[str, ...], int, int], dict[str, float]]
 """A quick evaluation: (checkpoint, tasks, episodes, seed) to the success rate of each task."""
 
+_KEPT = (
+    "policy", "images", "head", "init", "renewed", "relative", "gated", "frames_per_demonstration", "adaptation",
+)  # fmt: skip
+"""Keys of recipes of which a policy is made, which a resumed run has already."""
+
 
 def train(
     recipe: Recipe,
@@ -57,7 +62,7 @@ def train(
 
     Raises:
         PolysomaError: the recipe cannot be followed (:func:`~polysoma.learning.preparation.check`), a run folder that
-            is taken, nothing to resume, or a loss that is not finite.
+            is taken, nothing to resume, another policy than that of a run to resume, or a loss that is not finite.
     """
     accelerator = accelerator_here()
     if accelerator.is_main_process:
@@ -65,6 +70,8 @@ def train(
     run_state.check_folder(out, resume)
     check_tracker(recipe.tracker)
     training = states.find(out, run_state.STATE_FILE)[0] if resume else None
+    if training is not None:
+        _check_kept(recipe, training)
     asked = recipe.evaluation
     plays = evaluate is not None and bool(asked.tasks)
     sources, held_out = preparation.sources_for(recipe, training)
@@ -77,6 +84,14 @@ def train(
 
     about = lineage.describe(recipe, sources)
     return engine.run(out, resume, until, progress, quick if plays else None, about)
+
+
+def _check_kept(recipe: Recipe, training: Path) -> None:
+    """Raises PolysomaError where a run's state is of another policy than the recipe asks for."""
+    path = training / run_state.RECIPE_FILE
+    tables = (dataclasses.asdict(one) for one in (recipe_from_table(run_state.read_table(path), str(path)), recipe))
+    had, now = ({name: value for name, value in table.items() if name in _KEPT} for table in tables)
+    run_state.check_kept(had, now, training)
 
 
 def _engine(

@@ -31,6 +31,21 @@ def checked(device: str) -> str:
     raise PydanticCustomError("device", "auto or a device of this machine ({there})", {"there": ", ".join(there)})
 
 
+def accelerator(device: str = "") -> str:
+    """The name of a GPU, for people: that of ``device``, or without one of all on which this process has computed.
+    Empty where that was the processor."""
+    import torch
+
+    if device == "cpu" or not torch.cuda.is_available():
+        return ""
+    if device:
+        return str(torch.cuda.get_device_name(device))
+    # Asking a GPU that nobody has used would begin to use it.
+    here = range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0)
+    used = [torch.cuda.get_device_name(number) for number in here if torch.cuda.max_memory_allocated(number)]
+    return ", ".join(dict.fromkeys(used))
+
+
 def acting_on(device: str) -> str:
     """The device on which a policy acts. Raises PolysomaError where it cannot be had."""
     try:

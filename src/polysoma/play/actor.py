@@ -57,7 +57,8 @@ class Actor:
         self.said: str | None = None
         self.goal: Mapping[str, np.ndarray] | None = None
         self.decisions_ms: deque[float] = deque(maxlen=120)
-        self._environments: dict[tuple[str, float], Environment] = {}
+        self._environments: dict[str, tuple[float, Environment]] = {}
+        """By task, with the wind in each."""
         self._agent: Agent | None = None
         self._seed = FIRST_SEED
         self._owed = self._rest = 0.0
@@ -83,11 +84,14 @@ class Actor:
 
     def reset(self) -> None:
         """Begins the next episode."""
-        key = (self.task, self.wind)
-        if key not in self._environments:
+        wind, before = self._environments.get(self.task, (self.wind, None))
+        if before is None or wind != self.wind:
             options: dict[str, Any] = {"wind": self.wind} if self.wind else {}
-            self._environments[key] = simulators.make(self.task, **options)
-        self.environment = self._environments[key]
+            self._environments[self.task] = self.wind, simulators.make(self.task, **options)
+            # One of each task: there are as many winds as anybody likes.
+            if before is not None:
+                before.close()
+        _, self.environment = self._environments[self.task]
         self.observation, _ = self.environment.reset(seed=self._seed)
         self._seed += 1
         self.steps, self.over, self.success = 0, False, False
@@ -196,7 +200,7 @@ class Actor:
 
     def close(self) -> None:
         self.agent.close()
-        for environment in self._environments.values():
+        for _, environment in self._environments.values():
             environment.close()
 
     def _new_agent(self) -> None:

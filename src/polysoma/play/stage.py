@@ -109,6 +109,9 @@ class Stage:
             self._actors[name] = Actor(self._planner, name)
         except Exception as error:
             self._failed[name] = explain(error)
+        else:
+            if self._chosen in self._failed:
+                self._chosen = name
         self._tell(self.description())
 
     def _live(self, seconds: float, turn: int) -> None:
@@ -185,6 +188,7 @@ class Stage:
         elif act == "wind":
             if not actor.windy:
                 raise PolysomaError(f"there is no wind where {name} is")
+            self._release()
             actor.wind = min(8.0, max(0.0, _number(wish, "speed")))
             actor.reset()
         elif act == "push":

@@ -40,6 +40,8 @@ KIND = "dead-ends"
 SPARE = 0.02
 """By how much the risk of an action must be above the least one to be replaced: where nothing helps, nothing is."""
 CONFIG, WEIGHTS = "config.json", "values.safetensors"
+_ALIKE = 0.01
+"""Changes that spread by less than this part of their size are taken to be all the same."""
 _SLOWEST = 1.5
 """Of the waves through which a state is seen: radians for each standard deviation. Most states are within one wave."""
 
@@ -195,8 +197,11 @@ class DeadEnds(SmallPolicy):
         deviation = states.std(0, correction=0)
         self.scale.copy_(torch.where(deviation > 1e-6, deviation, 1))
         if self.config.octaves:
-            # 0 where nothing changes, as a goal: such channels stay to the bit.
-            self.change.copy_((following - states).std(0, correction=0))
+            moved = following - states
+            spread, size = moved.std(0, correction=0), moved.square().mean(0).sqrt()
+            # 0 where nothing changes, as a goal: such channels stay to the bit. What always changes alike, as a clock,
+            # spreads by rounding alone, and changes by its size.
+            self.change.copy_(torch.where(spread < _ALIKE * size, size, spread))
         if count := self.config.remembered:
             rows = rng.choice(len(states), count, replace=len(states) < count)
             self.memory.copy_(self.seen(states[torch.from_numpy(rows)]))

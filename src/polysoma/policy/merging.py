@@ -61,6 +61,10 @@ def add(
     parts = [_tuned(path, base, start) for path in tuned]
     config = _joined(start.config, [part.config for part in parts])
     before, states = _aligned(start, config), [_aligned(part, config) for part in parts]
+    (words,) = start.names_of("words")
+    for state, part in zip(states, parts, strict=True):
+        strange = _strange(part, config)
+        state[words][strange] = before[words][strange]
     merged, moves = {}, {}
     for name in Policy(config).state_dict():
         held = [state[name] for state in states if name in state]
@@ -76,7 +80,6 @@ def add(
             pairs = zip(states, counted, strict=True)
             moves |= _regression(module, before, [(state, gram[module]) for state, gram in pairs if module in gram])
     merged |= {name: before[name] + coefficient * move for name, move in moves.items()}
-    (words,) = start.names_of("words")
     # Words that the base does not know are as those have them that do.
     for row, word in enumerate(config.vocabulary, start=2):
         if word not in start.text.ids:
@@ -130,29 +133,33 @@ def negate(base: str | Path, tuned: str | Path, coefficient: float) -> Policy:
     """``base - coefficient * (tuned - base)``: the base with less of what the fine-tune learnt. Bodies stay as they are
     in the base. Raises PolysomaError as :func:`add`."""
     start = _standing_alone(base)
-    part = _aligned(_tuned(tuned, base, start), start.config)
-    return _policy(start.config, _moved(start, -coefficient, start.state_dict(), part))
+    return _policy(start.config, _moved(start, -coefficient, start, _tuned(tuned, base, start)))
 
 
 def analogy(a: str | Path, b: str | Path, c: str | Path, coefficient: float) -> Policy:
-    """``c + coefficient * (b - a)``: what made B of A is done to C. Bodies stay as they are in C.
+    """``c + coefficient * (b - a)``: what made B of A is done to C. Bodies stay as they are in C, and so do words that
+    A or B does not know.
 
     Raises:
-        PolysomaError: shapes or vocabularies differ, or one of them adapts by prompts or bottlenecks.
+        PolysomaError: shapes differ, or one of them adapts by prompts or bottlenecks.
     """
     first, second, third = (_standing_alone(path) for path in (a, b, c))
     _check_shapes(str(a), first, third)
     _check_shapes(str(b), second, third)
-    state = _moved(third, coefficient, _aligned(first, third.config), _aligned(second, third.config))
-    return _policy(third.config, state)
+    return _policy(third.config, _moved(third, coefficient, first, second))
 
 
-def _moved(policy: Policy, coefficient: float, a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _moved(policy: Policy, coefficient: float, a: Policy, b: Policy) -> dict[str, Tensor]:
     """A policy's state moved by the scaled difference ``b - a`` in all that bodies share."""
-    moving = policy.names_of("shared", "words") & a.keys() & b.keys()
+    own, first, second = policy.state_dict(), _aligned(a, policy.config), _aligned(b, policy.config)
+    (words,) = policy.names_of("words")
+    for part in (a, b):
+        strange = _strange(part, policy.config)
+        first[words][strange] = second[words][strange]
+    moving = policy.names_of("shared", "words") & first.keys() & second.keys()
     return {
-        name: value + coefficient * (b[name] - a[name]) if name in moving else value
-        for name, value in policy.state_dict().items()
+        name: value + coefficient * (second[name] - first[name]) if name in moving else value
+        for name, value in own.items()
     }
 
 
@@ -273,6 +280,11 @@ def _answers(config: PolicyConfig, group: str) -> str:
 def _sees(config: PolicyConfig) -> bool:
     """Whether a body has a camera."""
     return any(stream.modality is Modality.IMAGE for body in config.embodiments for stream in body.streams)
+
+
+def _strange(policy: Policy, config: PolicyConfig) -> list[int]:
+    """The rows of another vocabulary whose words a policy does not know: it says nothing of how they move."""
+    return [row for row, word in enumerate(config.vocabulary, start=2) if word not in policy.text.ids]
 
 
 def _aligned(policy: Policy, config: PolicyConfig) -> dict[str, Tensor]:

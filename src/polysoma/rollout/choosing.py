@@ -111,11 +111,20 @@ class Slots:
             "done": np.array([action for done in self._done for action in done], self.body.actions.dtype),
             "episodes": np.array(self.episodes, np.float64).reshape(-1, 2),
             "counts": np.array([self._seed, self.steps]),
+            "task": np.array(list(self.task.encode()), np.uint8),
         }
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
         """Takes what :meth:`state` returned, and does again what was done in the episodes that had not ended: the same
-        seed and actions make the same episode."""
+        seed and actions make the same episode. Raises PolysomaError where they are of another task, or of another
+        number of slots."""
+        # States of before have no task.
+        task = state["task"].tobytes().decode() if "task" in state else self.task
+        if (task, len(state["begun"])) != (self.task, len(self._environments)):
+            raise PolysomaError(
+                f"a resumed run goes on with what it played, {len(state['begun'])} episodes at a time of {task}; got "
+                f"{len(self._environments)} of {self.task}"
+            )
         done = np.split(state["done"], np.cumsum(state["lengths"])[:-1])
         shown = []
         for n, (seed, actions) in enumerate(zip(state["begun"], done, strict=True)):

@@ -336,6 +336,11 @@ class Behaviour:
         object.__setattr__(self, "driver", driver_of(self.driver))
 
     @property
+    def asks_expert(self) -> bool:
+        """Whether labels are an expert's: tasks without one can be played where whoever drives says them itself."""
+        return self.label and not self.demonstrates
+
+    @property
     def maker(self) -> Driver:
         """``driver`` as what makes a planner, whatever was given."""
         return cast("Driver", self.driver)

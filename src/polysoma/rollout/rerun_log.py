@@ -29,6 +29,10 @@ _APPLICATION = "polysoma"
 _FILM, _SUCCESS, _GUARD = "film", "success", "guard"
 
 
+class _Elsewhere(Exception):
+    """An error that is not one of writing a file, on its way past what calls all of them so."""
+
+
 class _Entities:
     """What is logged below one path: columns by their names in data sets, on the timelines frame and seconds.
 
@@ -232,19 +236,27 @@ def rerun_file(path: Path, name: str) -> Iterator[RerunFile]:
         name: of the recording, for people.
 
     Raises:
-        PolysomaError: rerun-sdk is not installed, or the file cannot be written.
+        PolysomaError: rerun-sdk is not installed, or the file cannot be written. Errors of the block, which reads what
+            is written here, leave it as they are.
     """
     rerun = _import()
-    with writing(path) as file:
+    failed: OSError | None = None
+    with contextlib.suppress(_Elsewhere), writing(path) as file:
         recording = rerun.RecordingStream(_APPLICATION)
         recording.save(file.name)
         try:
             recording.send_recording_name(name)
             log = RerunFile(recording)
-            yield log
+            try:
+                yield log
+            except OSError as error:
+                failed = error
+                raise _Elsewhere from error
             log.arrange()
         finally:
             recording.disconnect()
+    if failed is not None:
+        raise failed
 
 
 def view_in_rerun(

@@ -130,7 +130,7 @@ def _step(slots: Sequence[Slot], behaviour: Behaviour) -> list[tuple[Slot, str]]
     asking: list[Slot] = []
     for slot in slots:
         try:
-            if behaviour.label:
+            if behaviour.asks_expert:
                 slot.expert()
             asking.append(slot)
         except NoPlan as failure:

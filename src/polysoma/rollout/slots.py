@@ -107,8 +107,7 @@ class Slot:
 
     def step(self, action: np.ndarray) -> bool:
         """Executes; True when the episode is over. Where nobody asked the expert, the label is the action."""
-        asked = self.behaviour.label and not self.behaviour.demonstrates
-        label = np.array(self.expert() if asked else action)
+        label = np.array(self.expert() if self.behaviour.asks_expert else action)
         plan = self.agent.plan
         if self.job.kept and self.agent.asked and plan is not None and plan.risk is not None:
             self.judged[self.steps] = plan

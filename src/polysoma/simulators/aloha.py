@@ -116,7 +116,7 @@ class Aloha(MujocoEnvironment):
 
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """One step of 1/50 s. See :class:`Environment`."""
-        values = np.asarray(action, np.float64).reshape(2, 7)
+        values = self.embodiment.check_action(action).astype(np.float64).reshape(2, 7)
         finger = _CLOSED + values[:, 6] * (_OPEN - _CLOSED)
         self._data.ctrl[:] = np.concatenate([values[:, :6], finger[:, None], -finger[:, None]], 1).ravel()
         self._mujoco.mj_step(self._model, self._data, PHYSICS_STEPS)

@@ -106,7 +106,7 @@ class BabyAI(Environment):
 
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """One action. See :class:`Environment`."""
-        self._last_action = int(action)
+        self._last_action = int(self.embodiment.check_action(action))
         raw, reward, terminated, truncated, _ = self._simulation.step(self._last_action)
         success = bool(terminated and reward > 0)
         return self._observation(raw), float(reward), terminated, truncated, {"success": success}

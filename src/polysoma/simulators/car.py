@@ -82,8 +82,7 @@ class CarEnvironment(Environment):
 
     def step(self, action: np.ndarray) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """One step. See :class:`~polysoma.simulators.environment.Environment`."""
-        actions = self.embodiment.actions
-        command = np.clip(np.asarray(action, np.float64), actions.low, actions.high)  # type: ignore[union-attr]
+        command = self.embodiment.check_action(action).astype(np.float64)
         before = self._state
         self._state = advance(np, magic, before, command)
         self._state[3] = np.clip(self._state[3], 0, _FASTEST_WHEEL)

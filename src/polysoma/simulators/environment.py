@@ -58,6 +58,8 @@ class Environment(gymnasium.Env[Observation, Any]):
     ends (``terminated``) at its first success or when it cannot succeed any more, and is cut (``truncated``) after
     ``max_steps`` steps. ``info["success"]`` is a bool at every step. Observations follow
     ``embodiment.observation_space()``, text stream ``"instruction"`` included; actions ``embodiment.action_space()``.
+    ``step`` begins with ``embodiment.check_action``, which refuses what is no action of the body (PolysomaError): a
+    simulator would go on from a number that is not finite as if nothing had happened.
 
     Attributes:
         task: full name, ``"family/task"``.
@@ -120,9 +122,14 @@ class Environment(gymnasium.Env[Observation, Any]):
     def expert_action(self) -> np.ndarray | int:
         """The expert's clean action in the present state, whoever brought the body there. Called once a step at most.
 
-        Raises ExpertFailed when the expert finds no action (a recording drops the episode).
+        Raises:
+            ExpertFailed: the expert finds no action (a recording drops the episode).
+            PolysomaError: the task has no expert.
         """
-        raise NotImplementedError
+        raise PolysomaError(
+            f"{self.task} has no expert: give its environment an expert_action, or record a policy's own successes "
+            "(polysoma record --policy CHECKPOINT)"
+        )
 
     def new_goal(self) -> Observation | None:
         """Gives the episode that goes on another goal, drawn as :meth:`reset` draws its own, and returns what is

@@ -195,7 +195,7 @@ class GymMujoco(MujocoEnvironment):
 
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """One step at the body's rate. See :class:`~polysoma.simulators.environment.Environment`."""
-        self._state, reward, terminated, _, _ = self._simulation.step(np.asarray(action, np.float32))
+        self._state, reward, terminated, _, _ = self._simulation.step(self.embodiment.check_action(action))
         self._steps += 1
         self._return += float(reward)
         truncated = not terminated and self._steps >= self.max_steps

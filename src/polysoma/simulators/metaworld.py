@@ -215,7 +215,7 @@ class MetaWorld(MujocoEnvironment):
 
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """One step of 1/80 s. See :class:`Environment`."""
-        self._state, reward, _, _, info = self._simulation.step(action)
+        self._state, reward, _, _, info = self._simulation.step(self.embodiment.check_action(action))
         success = info["success"] > 0
         truncated = self._simulation.curr_path_length >= _EPISODE_STEPS
         return self._observation(), float(reward), success, truncated, {"success": success}

@@ -88,8 +88,9 @@ class MinAtar(ScoredEnvironment):
 
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """One frame. See :class:`~polysoma.simulators.environment.Environment`."""
+        choice = int(self.embodiment.check_action(action))
         if self._random.rand() >= STICKY:
-            self._last_action = int(action)
+            self._last_action = choice
         counted = self._counted(*self._simulation.act(self._last_action))
         return self._observation(), *counted
 

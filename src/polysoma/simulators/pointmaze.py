@@ -70,6 +70,11 @@ class PointMaze(GoalEnvironment):
         self._toward = self._shortest_ways(self._cell(self._state[4:]))
         return start
 
+    def _put_physics(self, physics: np.ndarray) -> None:
+        # The marker of the goal stands in the model, which MuJoCo's state does not hold.
+        self._simulation.update_target_site_pos()
+        super()._put_physics(physics)
+
     def new_goal(self) -> Observation | None:
         """See :class:`~polysoma.simulators.environment.Environment`."""
         seen = super().new_goal()

@@ -8,6 +8,7 @@ inverse kinematics of each leg. The clock of the gait is part of the observation
 from __future__ import annotations
 
 from typing import Any
+from xml.sax.saxutils import quoteattr
 
 import numpy as np
 
@@ -135,7 +136,7 @@ class Quadruped(MujocoEnvironment):
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """One step of 1/50 s. See :class:`~polysoma.simulators.environment.Environment`."""
         data = self._data
-        target = np.asarray(action, np.float64)
+        target = self.embodiment.check_action(action).astype(np.float64)
         for _ in range(PHYSICS_STEPS):
             torque = STIFFNESS * (target - data.qpos[self._angles]) - DAMPING * data.qvel[self._speeds]
             data.ctrl[self._motors] = np.clip(torque, -TORQUE, TORQUE)
@@ -253,7 +254,8 @@ class _Legs:
 def _mjcf(robot: str) -> str:
     """The model with a floor."""
     folder = MODELS / robot
-    text = (folder / f"{robot}.xml").read_text().replace('meshdir="assets"', f'meshdir="{folder / "assets"}"')
+    meshes = f"meshdir={quoteattr(str(folder / 'assets'))}"
+    text = (folder / f"{robot}.xml").read_text().replace('meshdir="assets"', meshes)
     return text.replace(
         "<worldbody>",
         f"""<option timestep="{STEP_SECONDS / PHYSICS_STEPS}"/>

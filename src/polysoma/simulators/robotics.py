@@ -46,7 +46,7 @@ class GoalEnvironment(MujocoEnvironment):
 
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """One step at the body's rate. See :class:`~polysoma.simulators.environment.Environment`."""
-        raw, _, _, _, info = self._simulation.step(np.asarray(action, np.float32))
+        raw, _, _, _, info = self._simulation.step(self.embodiment.check_action(action))
         self._steps += 1
         success = bool(info[self.success_key])
         truncated = not success and self._steps >= self.max_steps

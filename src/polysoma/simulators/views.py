@@ -60,6 +60,10 @@ class PixelView(Environment):
         seen = self._inner.new_goal()
         return None if seen is None else self._see(seen)
 
+    def remaining(self) -> float | None:
+        """That of the task. See :class:`Environment`."""
+        return self._inner.remaining()
+
     def get_state(self) -> Saved:
         """That of the task. See :class:`Environment`."""
         return self._inner.get_state()
@@ -81,7 +85,7 @@ class PixelView(Environment):
     def render_frame(self, size: int = 240) -> np.ndarray:
         """The task's picture, and what the cameras see along its lower edge. See :class:`Environment`."""
         picture = self._inner.render_frame(size)
-        side = size // 3
+        side = size // max(3, len(self._sizes))
         for number, (camera, pixels) in enumerate(self._sizes.items()):
             seen = self._inner.camera_frame(camera, pixels)
             nearest = np.arange(side) * pixels // side

@@ -22,7 +22,7 @@ from polysoma.embodiment import (
 )
 from polysoma.errors import PolysomaError
 from polysoma.horizon import Horizon
-from polysoma.simulators.environment import Environment, ExpertFailed, Family, Saved
+from polysoma.simulators.environment import Environment, Family, Saved
 
 Expert = Callable[[Any], Any]
 """The environment's own observation to the action of an expert."""
@@ -121,6 +121,7 @@ class _Wrapped(Environment):
 
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """See :class:`Environment`."""
+        action = self.embodiment.check_action(action)
         if isinstance(self.embodiment.actions, DiscreteActions):
             action = int(action) + self._inner.action_space.start  # type: ignore[attr-defined]
         self._raw, reward, terminated, truncated, info = self._inner.step(action)
@@ -135,7 +136,7 @@ class _Wrapped(Environment):
     def expert_action(self) -> np.ndarray | int:
         """See :class:`Environment`."""
         if self._expert is None:
-            raise ExpertFailed(f"{self.task} has no expert: give wrapped() one")
+            return super().expert_action()
         action = self._expert(self._raw)
         if isinstance(self.embodiment.actions, DiscreteActions):
             return int(action) - int(self._inner.action_space.start)  # type: ignore[attr-defined]

@@ -39,6 +39,7 @@ def write(root: Path, version: int = 2, **arrays: Any) -> Path:
 PICTURES = np.random.default_rng(0).integers(0, 256, (ENDS[-1], 8, 12, 3)).astype(np.uint8)
 MASK = (PICTURES > 127).astype(np.uint8)
 DARK = np.where(np.arange(ENDS[-1])[:, None, None, None] < 39, 0, PICTURES)
+DIM = 1.25
 
 
 @pytest.mark.parametrize(
@@ -54,9 +55,10 @@ DARK = np.where(np.arange(ENDS[-1])[:, None, None, None] < 39, 0, PICTURES)
         (MASK.astype(np.float32), MASK * 255),
         (DARK.astype(np.float32), DARK),
         (DARK.astype(np.float32) / 255, DARK),
+        (np.maximum(DARK, DIM).astype(np.float32), np.maximum(DARK, 1)),
     ],
     ids=["bytes", "floats of 255", "integers", "shorts of 255", "floats of 1", "doubles of 1", "shorts of 65535",
-         "masks", "dark floats of 255", "dark floats of 1"],
+         "masks", "dark floats of 255", "dark floats of 1", "dim floats of 255"],
 )  # fmt: skip
 def test_pictures_of_any_numbers(stored: np.ndarray, truth: np.ndarray, tmp_path: Path) -> None:
     root = write(tmp_path / "set.zarr", img=stored)
@@ -72,6 +74,14 @@ def test_pictures_whose_white_is_unknown_are_left_out_by_name(tmp_path: Path) ->
     schema = schema_of(open_reader(root))
     assert [stream.name for stream in schema.embodiment.arrays] == ["state"]
     assert any("img is left out: pictures of uint16 with values up to" in remark for remark in schema.remarks)
+
+
+def test_fractions_that_exceed_one_are_not_taken_for_nearly_black(tmp_path: Path) -> None:
+    bright = PICTURES.astype(np.float32) / 255
+    bright[0, 3, 3, 0] = 1.0001
+    schema = schema_of(open_reader(write(tmp_path / "set.zarr", img=bright)))
+    told = "img is left out: pictures of float32 with values up to 1.0001: which number is white"
+    assert any(told in remark for remark in schema.remarks)
 
 
 def test_pixels_that_fit_no_white_are_an_error(tmp_path: Path) -> None:

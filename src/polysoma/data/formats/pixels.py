@@ -8,6 +8,8 @@ import numpy as np
 
 _BYTE, _SHORT = 255, 65535
 _TWELVE_BITS = 4095
+_BEYOND = 2.0
+"""Fractions up to here may be of 0 to 1, some a little too bright, or nearly black ones of 0 to 255."""
 
 
 def white_of(dtype: np.dtype, pieces: Iterable[np.ndarray]) -> int:
@@ -20,17 +22,19 @@ def white_of(dtype: np.dtype, pieces: Iterable[np.ndarray]) -> int:
     Raises:
         ValueError: it cannot be told.
     """
-    highest = 0.0
+    highest, unclear = 0.0, False
     for piece in pieces if dtype != np.uint8 else ():
         values = piece[np.isfinite(piece)] if dtype.kind == "f" else piece
         highest = max(highest, float(values.max(initial=0)))
-        if dtype.kind == "f" and highest <= 1 and (values % 1).any():
+        fractions = dtype.kind == "f" and bool((values % 1).any())
+        if highest <= 1 and fractions:
             return 1
-        if highest > 1:
+        unclear = highest <= _BEYOND and (unclear or fractions)
+        if highest > 1 and not unclear:
             break
     if dtype.kind == "f" and 0 < highest <= 1:
         return 1  # Masks: all pixels of all pictures are 0 or 1.
-    if highest <= _BYTE:
+    if highest <= _BYTE and not unclear:
         return _BYTE
     if dtype == np.uint16 and highest > _TWELVE_BITS:
         return _SHORT

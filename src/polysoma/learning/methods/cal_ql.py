@@ -2,7 +2,8 @@
 show are worth little, but never less than what the logs earned from there.
 
 Like it, not the same: the policy is one action and climbs the lower value as in TD3 (arXiv 1802.09477), where theirs is
-a distribution learnt by soft actor-critic.
+a distribution learnt by soft actor-critic. It learns at every step and the target network follows at every step, as
+there, not every second one as in TD3.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 Both of its usual improvements are on by default: double Q-learning (van Hasselt et al. 2016, arXiv 1509.06461), where
 one network chooses and the other one judges, and dueling networks (Wang et al. 2016, arXiv 1511.06581), which are a
-matter of the policy (:class:`polysoma.policy.values.ValueConfig`).
+matter of the policy (:class:`polysoma.policy.values.ValueConfig`). The target network follows a little at every step
+(Lillicrap et al. 2015, arXiv 1509.02971), where that of the paper is a copy made every 10,000 steps.
 """
 
 from __future__ import annotations

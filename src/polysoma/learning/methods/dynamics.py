@@ -66,6 +66,7 @@ class _DynamicsLearning(Method):
         sliding = (np.abs(replay.states[:, 1]) > _SPUN) | (replay.states[:, 0] < _SLOW)
         bad = np.concatenate([[0], np.cumsum(sliding)])
         rows = replay.starts[replay.starts + ahead <= replay.last[replay.starts]]
+        rows = rows[np.isin(rows + ahead - 1, replay.observed)]
         self._rows = rows[bad[rows + ahead + 1] == bad[rows]]
         if not len(self._rows):
             raise PolysomaError(f"expected logs with {ahead + 1} frames of driving after each other, got none")

@@ -136,7 +136,7 @@ class _Hilp(Representing):
     def accumulate(self, step: int, share: Share) -> Metrics:
         """See :class:`~polysoma.learning.method.Method`."""
         rng, policy, settings = self.rng(step, share), self.policy, self._settings
-        drawn = self.draw(rng, share)
+        drawn = self.draw(rng, share, observed=True)
         distance, now = self.distance_loss(drawn, rng, share)
         with torch.no_grad():
             moved = policy.phi[0](policy.towards(policy.places(drawn.following))) - now[0]
@@ -203,9 +203,9 @@ def skill_for_reward(
         if policy.config.rewarded == "moves":
             moved = moved - policy.represent(here)[0]
     rewards = torch.from_numpy(steps.rewards).to(device)
-    # A reward that is the same everywhere says nothing of where to go.
-    moved, rewards = moved - moved.mean(0), rewards - rewards.mean()
-    if not rewards.any():
+    # A reward that is the same everywhere says nothing of where to go. Less its mean it is what rounding left, not 0.
+    if (rewards == rewards[0]).all():
         raise PolysomaError(f"the rewards of {len(rewards)} steps are all the same: label others")
+    moved, rewards = moved - moved.mean(0), rewards - rewards.mean()
     held = ridge * moved.square().mean() * torch.eye(moved.shape[1], device=device) * len(moved)
     return normalize(torch.linalg.solve(moved.T @ moved + held, moved.T @ rewards), dim=0)

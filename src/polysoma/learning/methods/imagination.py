@@ -8,7 +8,7 @@ models of robots that begin with what is linear have good gradients.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 import numpy as np
@@ -18,7 +18,7 @@ from torch import Tensor
 from polysoma.config import KIND, check, within
 from polysoma.data.sequences import Memory, Rows, Sequences
 from polysoma.errors import PolysomaError
-from polysoma.learning.method import Method, Metrics, Share
+from polysoma.learning.method import Method, Metrics, ParameterGroup, Share, decaying
 from polysoma.learning.methods.world import WorldLearner, WorldLearning
 from polysoma.learning.objectives import generalised_advantages
 from polysoma.nn.imagination import ActorCritic, dream
@@ -38,7 +38,7 @@ class Imagination:
     """Settings.
 
     Attributes:
-        world: how the model learns.
+        world: how the model learns, and at which rate.
         starts: states at most from which steps are imagined, in each step of learning.
         steps: that are imagined.
         discount: of a step.
@@ -46,18 +46,20 @@ class Imagination:
         bonus: how much entropy counts, for numbers (the paper's).
         choosing: the same for choices: at the paper's they are made before much is known, at rates that are 25 times
             the paper's.
-        learning_rate: of all; from logs the peak, constant while playing.
+        learning_rate: of the actor and the critic. From logs both rates are peaks; while playing they are constant.
         kind: what lineages call it.
     """
 
-    world: Annotated[WorldLearning, KIND] = WorldLearning(batch=32, watched=WINDOW, ahead=6)  # noqa: RUF009  (frozen)
+    world: Annotated[WorldLearning, KIND] = WorldLearning(  # noqa: RUF009  (frozen)
+        batch=32, watched=WINDOW, ahead=6, learning_rate=1e-3
+    )
     starts: Annotated[int, within(1, 10**6)] = 128
     steps: Annotated[int, within(1, 1000)] = 15
     discount: Annotated[float, within(0, 1, below=True)] = 0.99
     trace: Annotated[float, within(0, 1)] = 0.95
     bonus: Annotated[float, within(0, 1000)] = 3e-4
     choosing: Annotated[float, within(0, 1000)] = 3e-3
-    learning_rate: Annotated[float, within(0, 10)] = 1e-3
+    learning_rate: Annotated[float, within(0, 10, above=True)] = 1e-3
     kind: Literal["imagination"] = "imagination"
 
     def __post_init__(self) -> None:
@@ -102,6 +104,11 @@ class _Imagining(WorldLearner):
         self.mind: ActorCritic = model.mind
         self.imagination, self._range = settings, 0.0
         self.modules["judge"] = frozen_copy(self.mind.critic)
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """See :class:`~polysoma.learning.method.Method`. The model learns at a rate of its own."""
+        own = self.settings.learning_rate / self.imagination.learning_rate
+        return [replace(group, rate=own) for group in decaying(self.model.network)] + decaying(self.mind)
 
     def accumulate(self, step: int, share: Share) -> Metrics:
         """See :class:`~polysoma.learning.method.Method`."""

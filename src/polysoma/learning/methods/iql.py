@@ -117,7 +117,8 @@ class _ImplicitQ(OfflineMethod):
     def accumulate(self, step: int, share: Share) -> Metrics:
         """See :class:`~polysoma.learning.method.Method`."""
         rng, policy, settings = self.rng(step, share), self.policy, self._settings
-        drawn = self.draw(rng, share)
+        # For whoever has a goal it counts alone where steps lead.
+        drawn = self.draw(rng, share, observed=self._goals)
         state, after = policy.state(drawn.states), policy.state(drawn.following)
         target, told = self.modules["target"], None
         if self._goals:

@@ -41,7 +41,8 @@ class LearnPreferences:
 
     Attributes:
         batch: pairs in each step of learning, of each member.
-        doubt: the chance that whoever ranked a pair said anything, as the paper has it.
+        doubt: the chance that whoever ranked a pair said anything: what is aimed at lies so much nearer to a half. The
+            paper mixes what is predicted with a half instead.
     """
 
     batch: Annotated[int, within(1, 10**6)] = 32

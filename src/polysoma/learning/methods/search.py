@@ -42,8 +42,8 @@ class Search:
         paying: the part of the pieces that are drawn among those in which something is earned, which may be rare (as
             for UNREAL's rewards, Jaderberg et al. 2017, arXiv 1611.05397); the others are drawn evenly.
         trace: lambda of returns; 1 takes all rewards of a piece as they came.
-        consistency, value: weights of these losses, beside 1 for rewards and policies; EfficientZero's. Without
-            consistency nothing of it is computed.
+        consistency, value: weights of these losses, beside 1 for rewards and policies. That of consistency is
+            EfficientZero's, whose weight of values is a quarter. Without consistency nothing of it is computed.
         target: the part of the way that the network which is aimed at goes at each step.
         searching: how thoroughly is searched, in playing and for what is aimed at.
         learning_rate: constant.

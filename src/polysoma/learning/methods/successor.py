@@ -3,7 +3,8 @@
 
 A skill z is rewarded with ``phi(s') . z``, phi centred, so rewards for being somewhere are skills as well. Features
 ``F(s, a, z)`` are the discounted sum of phi along the policy of z, and ``F . z`` is the value that the policy climbs,
-held to the logs as by TD3+BC (arXiv 2106.06860), since few logs are as broad as those of the paper.
+held to the logs as by TD3+BC (arXiv 2106.06860), since few logs are as broad as those of the paper. The policy learns
+and target networks follow at every step, not every second one as in TD3+BC.
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ class _Successor(Representing):
     def accumulate(self, step: int, share: Share) -> Metrics:
         """See :class:`~polysoma.learning.method.Method`."""
         rng, policy, settings = self.rng(step, share), self.policy, self._settings
-        drawn = self.draw(rng, share)
+        drawn = self.draw(rng, share, observed=True)
         distance, _ = self.distance_loss(drawn, rng, share)
         state, after = policy.state(drawn.states), policy.state(drawn.following)
         noise = torch.from_numpy(rng.standard_normal(tuple(drawn.actions.shape)).astype("float32")).to(share.device)

@@ -1,5 +1,8 @@
 """TD3+BC (Fujimoto and Gu 2021, arXiv 2106.06860): the policy climbs the value, held back by what the logs did.
 
+The policy learns in every second step, and target networks follow in these alone, as in TD3 (Fujimoto et al. 2018,
+arXiv 1802.09477, algorithm 1).
+
 A policy of skills (:mod:`polysoma.learning.methods.successor`) climbs the value along the one that it follows.
 """
 
@@ -30,8 +33,8 @@ class Td3Bc:
         discount: of a step.
         alpha: how much the value counts beside imitation.
         noise, clip: of target actions, in parts of half the range.
-        delay: steps of learning from one of the policy to the next.
-        target: the part of the way that target networks go at each step.
+        delay: steps of learning from one of the policy, after which target networks follow, to the next.
+        target: the part of the way that target networks go each time.
     """
 
     batch: Annotated[int, within(1, 10**6)] = 256
@@ -88,7 +91,7 @@ class _Td3Bc(OfflineMethod):
         missed = (self._q(state, drawn.actions, *now) - goal).square().mean(1).sum()
         missed.backward()
         metrics = {"loss/value": missed.item(), "windows": float(len(state))}
-        if step % settings.delay == 0:
+        if self._acts(step):
             action = policy.act(state, skill)
             self._q.requires_grad_(False)  # the policy climbs the value, which does not learn from that
             value = self._q(state, action, *now)[0]
@@ -100,6 +103,11 @@ class _Td3Bc(OfflineMethod):
         return metrics
 
     def after_step(self, step: int) -> None:
-        """See :class:`~polysoma.learning.method.Method`: the target networks follow."""
-        follow(self.modules["q_target"], self._q, self._settings.target)
-        follow(self.modules["actor_target"], self.policy.actor, self._settings.target)
+        """See :class:`~polysoma.learning.method.Method`: the target networks follow where the policy has learnt."""
+        if self._acts(step - 1):
+            follow(self.modules["q_target"], self._q, self._settings.target)
+            follow(self.modules["actor_target"], self.policy.actor, self._settings.target)
+
+    def _acts(self, step: int) -> bool:
+        """Whether the policy learns, too, after so many steps."""
+        return step % self._settings.delay == 0

@@ -128,9 +128,9 @@ class WorldLearner(Method):
         model.scale.copy_(torch.where(scale < 1e-6, torch.ones_like(scale), scale))
         first, spread = (first - mean) / model.scale, list[Tensor]()
         for ahead in range(1, count + 1):
-            far = np.isin(some, logs.rows(ahead))
+            far = logs.following(some) >= ahead
             if not far.any():
-                # No episode is so long yet.
+                # No episode is so long.
                 spread.append(spread[-1])
                 continue
             moved = model.normalised(logs.states[some[far] + ahead], logs.pixels[some[far] + ahead]) - first[far]
