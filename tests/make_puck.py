@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from polysoma.data.dataset import Dataset
 from polysoma.data.episode import Episode
+from polysoma.data.replay import Replay
 from polysoma.data.writer import DatasetWriter
 from polysoma.embodiment import INSTRUCTION, ContinuousActions, Embodiment, Modality, Observation, Stream, channels
 from polysoma.simulators.environment import Environment, Family
@@ -105,3 +107,16 @@ class Table(Environment):
 
 
 TABLE = Family(PUCK, ("puck/go", "puck/goal"), (), Table)
+
+
+def rows_drawn(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
+    """The rows from which steps are made, a part for each time that a method asks for steps from here on."""
+    drawn: list[np.ndarray] = []
+    steps = Replay.steps
+
+    def remembered(self: Replay, rows: np.ndarray, *how: Any) -> Any:
+        drawn.append(rows)
+        return steps(self, rows, *how)
+
+    monkeypatch.setattr(Replay, "steps", remembered)
+    return drawn

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from make_puck import PUCK, TABLE, walk, walks
+from make_puck import PUCK, TABLE, rows_drawn, walk, walks
 from polysoma import simulators
 from polysoma.data.dataset import Dataset
 from polysoma.data.growing import Growing
@@ -98,14 +98,7 @@ def test_what_logs_earned_is_not_made_up(tmp_path: Path, monkeypatch: pytest.Mon
         for number in range(20):
             writer.add(dataclasses.replace(labelled.episode(number), rewards=None))
     silent = Dataset(tmp_path / "silent")
-    drawn: list[np.ndarray] = []
-    steps = Growing.steps
-
-    def remembered(self: Growing, rows: np.ndarray, *how: Any) -> Any:
-        drawn.append(rows)
-        return steps(self, rows, *how)
-
-    monkeypatch.setattr(Growing, "steps", remembered)
+    drawn = rows_drawn(monkeypatch)
     # Five frames in each of two slots end no episode, so that no piece of one is there by itself.
     going = Going(2, slots=2, acting=Acting(first=10))
     finetune(run, "puck/go", tmp_path / "out", [silent], going, judging=Judging(2, 1))

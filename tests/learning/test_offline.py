@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 
 from conftest import GOLDEN
-from make_puck import PUCK, walk, walks
+from make_puck import PUCK, rows_drawn, walk, walks
 from polysoma.acting.agent import Agent
 from polysoma.acting.opening import open_planner
 from polysoma.acting.skills import SkillPlanner
@@ -155,14 +155,7 @@ def test_where_steps_lead_is_learnt_from_what_was_observed(
             # Ended by the task; what the last action led to was not recorded.
             one = walk(rng, np.zeros(2), 4, seed)
             writer.add(dataclasses.replace(one, terminated=True, truncated=False, final=None))
-    drawn: list[np.ndarray] = []
-    steps = Replay.steps
-
-    def remembered(self: Replay, rows: np.ndarray, *how: Any) -> Any:
-        drawn.append(rows)
-        return steps(self, rows, *how)
-
-    monkeypatch.setattr(Replay, "steps", remembered)
+    drawn = rows_drawn(monkeypatch)
     told = method.conditioning(goals)
     policy = SkillPolicy(SkillConfig(PUCK, told, *goals_of(PUCK) if goals else ((), ()), 16, 1))
     method.build(policy, Replay([Dataset(tmp_path)])).accumulate(0, Share())
