@@ -128,13 +128,15 @@ def render(name: str = "newcomer") -> str:
         default = first["start"] if first["default"] else next(start for start in STARTS if start != first["start"])
         shares = " | ".join(total(own[start]) if own[start] else "" for start in STARTS)
         lines.append(f"| {body} | {count}, {minutes:g} | {shares} | {added} | {default} |")
+    counts = sorted({len(cells) for by_start in groups.values() for cells in by_start.values()})
+    seeds = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     return "\n".join(
         [
             *lines,
             "",
             f"Bodies that the shipped weights never met: {found['worlds']} unseen worlds of each task and seed of "
             f"training, from seed {found['first_world']:,} on; 95 % intervals, what the base adds in pairs; default is "
-            "what `finetune` does by itself (`python benchmarks/newcomer.py`).",
+            f"what `finetune` does by itself. Trainings of each cell: {seeds} (`{found['command']}`).",
             "",
         ]
     )

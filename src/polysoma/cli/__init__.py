@@ -46,6 +46,7 @@ from polysoma.cli.train import Train
 from polysoma.cli.world import WorldLearn, WorldLook, WorldPlay
 from polysoma.config import check
 from polysoma.errors import DEBUG, PolysomaError, explain
+from polysoma.learning.states import TERMINATED
 
 COMMANDS: dict[str, Any] = {
     "bodies": Bodies,
@@ -98,10 +99,6 @@ _RENAMED = {
 """Options by their old names, which still work, to their names now."""
 
 
-_TERMINATED = 128 + signal.SIGTERM
-"""The exit code after SIGTERM."""
-
-
 class _Terminated(KeyboardInterrupt):
     """SIGTERM came: the same way out as for Ctrl+C, so that what was finished is kept and workers end."""
 
@@ -147,10 +144,10 @@ def _run(arguments: list[str] | None) -> None:
         terminated = isinstance(error, _Terminated)
         kept = "what was finished is kept" + (" (training needs --resume to go on)" if can_resume(command) else "")
         print(f"polysoma: {'terminated' if terminated else 'interrupted'}; {kept}", file=sys.stderr)
-        sys.exit(_TERMINATED if terminated else 128 + signal.SIGINT)
+        sys.exit(TERMINATED if terminated else 128 + signal.SIGINT)
     except SystemExit as error:
         # A training that was told to leave has saved, and said so. Processes of one training say how to go on once.
-        if error.code == _TERMINATED and can_resume(command) and os.environ.get("RANK", "0") == "0":
+        if error.code == TERMINATED and can_resume(command) and os.environ.get("RANK", "0") == "0":
             print("polysoma: terminated; --resume goes on", file=sys.stderr)
         raise
     except BrokenPipeError:
