@@ -215,13 +215,13 @@ def render_results() -> str:
         f"with `{command}`; per task in [benchmarks/results/scores.json](benchmarks/results/scores.json).",
     ]
     if specialists:
-        rows = specialists["families"]
+        rows = specialists["cells"]
         least = min(rows, key=lambda family: rows[family]["difference"])
         low, high = rows[least]["interval"]
         close = sum(row["difference"] >= -0.05 for row in rows.values())
         lines += [
             "",
-            f"Generalist minus a specialist of the same size for each of {len(rows)} families, paired seeds: "
+            f"A generalist minus a specialist of the same size and windows for each of {len(rows)} families, paired: "
             f"{sum(row['difference'] for row in rows.values()) / len(rows):+.3f} in the mean, {least} least with "
             f"{rows[least]['difference']:+.3f} [{low:+.3f}, {high:+.3f}]; {close} "
             "lose no more than 0.05 ([table](docs/evaluation.md#the-generalist-against-specialists)).",
