@@ -5,7 +5,7 @@
 Two policies, alike but for their adapters, learn the same source bodies from the same windows for the same number of
 steps; then each is fine-tuned to each held-out body with 0, 5, 20 and 50 demonstrations a task (0: nothing is learned;
 statistics come from channels called alike). All play the same unseen seeds. Needs the source bodies' data in ``data/``
-(recipes/generalist.sh, stages 1 and 5); about half an hour on two cores.
+(`polysoma record`); about half an hour on two cores.
 """
 
 from __future__ import annotations

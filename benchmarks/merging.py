@@ -4,7 +4,7 @@
 
 From runs/held-out/checkpoint (recipes/held-out.toml) eight fine-tunes are made of one task each, with what the base can
 do mixed in (``keep``), and five without (``plain``). Their changes are summed up, or fitted by regression. Needs
-data/held-out (benchmarks/compare.py) and data/ (recipes/generalist.sh). About an hour on one core; killed, it continues
+data/held-out (benchmarks/compare.py) and data/ (`polysoma record`). About an hour on one core; killed, it continues
 where it was.
 """
 

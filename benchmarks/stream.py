@@ -4,7 +4,7 @@
 
 Each mode trains for the same number of seconds of one core, with a learning rate that falls with the time spent. Then
 both play the same unseen seeds; the stream mode starts each episode from the end of a demonstration of the task. Needs
-``data/metaworld``, ``data/fetch`` and ``data/drone`` (recipes/generalist.sh); about half an hour on two cores.
+``data/metaworld``, ``data/fetch`` and ``data/drone`` (`polysoma record`); about half an hour on two cores.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
 
 Each target body has 5 or 10 demonstrations a task. A policy learns it alone, beside one other body with all of that
 one's data, or beside all others, always from the same windows of the target for the same number of steps. All play the
-same unseen seeds. Needs the bodies' data in ``data/`` (recipes/generalist.sh); about twenty minutes on two cores.
+same unseen seeds. Needs the bodies' data in ``data/`` (`polysoma record`); about twenty minutes on two cores.
 """
 
 from __future__ import annotations

@@ -30,10 +30,9 @@ class Train:
     Examples:
         polysoma train recipes/laptop.toml --out runs/laptop
         polysoma train recipes/laptop.toml --out runs/maze minutes=10 'method.tasks=["pointmaze/*"]' bodies={}
-        polysoma train recipes/generalist.toml --out runs/x
-        polysoma train recipes/generalist.toml --out runs/x --resume
-        polysoma train recipes/generalist.toml --out runs/y steps=500 bodies.babyai.batch=32
-        OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m polysoma train recipes/generalist.toml --out runs/x
+        polysoma train recipes/generalist.toml --out runs/generalist --resume
+        polysoma train recipes/held-out.toml --out runs/x steps=500 bodies.metaworld.batch=32
+        OMP_NUM_THREADS=1 torchrun --nproc-per-node 2 -m polysoma train recipes/held-out.toml --out runs/x
     """
 
     recipe: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RECIPE")]
