@@ -80,7 +80,7 @@ def test_a_killed_run_ends_with_the_bits_of_one_that_was_not(tmp_path: Path, mon
     monkeypatch.setattr(rounds, "GROUP", 2)
     monkeypatch.setattr(rounds, "SAVED_EVERY_S", 0.0)
     # An episode is 200 frames long: three demonstrations come on top of the first five.
-    made = recipe(method={"frames": 1600})
+    made = recipe(method={"frames": 1600, "later_demonstrations": 4})
     whole = train_in_rounds(made, tmp_path / "whole")
     assert whole.phase == "done" and [line["phase"] for line in lines(tmp_path / "whole")] == [
         "record", "learn", "play"] * 3  # fmt: skip
@@ -95,7 +95,7 @@ def test_a_killed_run_ends_with_the_bits_of_one_that_was_not(tmp_path: Path, mon
     state = train_in_rounds(made, out, resume=True)
     assert kills >= 5 and state.phase == "done"
     assert recorded(out) == recorded(tmp_path / "whole")
-    assert len(recorded(out)["data/demonstrations/1/cartpole"]) == 8
+    assert [len(recorded(out)[f"data/demonstrations/{number}/cartpole"]) for number in (1, 2, 3)] == [8, 4, 4]
     one, two = run_tensors(out), run_tensors(tmp_path / "whole")
     assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
     timeless = [{**line, "seconds": 0} for line in lines(out)]

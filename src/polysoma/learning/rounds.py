@@ -254,7 +254,8 @@ class _Rounds:
             state.enter("done", self.out, {"tasks": tasks})
             return
         effort = allocation.efforts(state.evidence)
-        shown = allocation.apportioned(self.method.episodes * len(self.tasks), effort)
+        each = self.method.later_demonstrations or self.method.episodes
+        shown = allocation.apportioned(each * len(self.tasks), effort)
         following = self._plan(state.round + 1, state.spent, effort, shown)
         state.enter("record", self.out, {"tasks": tasks}, following)
 
