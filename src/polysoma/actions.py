@@ -53,11 +53,22 @@ class ContinuousActions:
         is not told from a true action by its value, but by what says that it is valid."""
         return np.zeros(self.size, np.float32)
 
+    @functools.cached_property
+    def width(self) -> np.ndarray:
+        """The range of each channel, to divide by, float32 ``(A,)``: 1 for a channel that cannot move, because its
+        limits are the same (those of a data set in which it never moved)."""
+        array: np.ndarray = np.where(self.high > self.low, self.high - self.low, np.float32(1))
+        array.flags.writeable = False
+        return array
+
+    def check_limited(self, where: str) -> None:
+        """Raises PolysomaError, which begins with ``where``, unless every channel has limits."""
+        if unlimited := [c.name for c in self.channels if not math.isfinite(c.high - c.low)]:
+            raise PolysomaError(f"{where}: there are no limits of {unlimited}")
+
     def sample(self, rng: np.random.Generator) -> np.ndarray:
         """An action drawn uniformly within the limits, float32 ``(A,)``. Raises PolysomaError where there are none."""
-        unlimited = [c.name for c in self.channels if not math.isfinite(c.high - c.low)]
-        if unlimited:
-            raise PolysomaError(f"actions cannot be drawn at random: there are no limits of {unlimited}")
+        self.check_limited("actions cannot be drawn at random")
         return rng.uniform(self.low, self.high).astype(np.float32)
 
     def check(self, where: str, action: Any, several: bool = False) -> np.ndarray:

@@ -278,6 +278,14 @@ def test_actions_have_values_of_their_own_in_worlds_of_few_states_alone() -> Non
         fit(DeadEndConfig(LEDGE, octaves=0), ledge_logs(0), engine_settings(1))
 
 
+def test_a_channel_that_never_moves_says_nothing() -> None:
+    moves = ContinuousActions((*channels("dx", "1", -2, 2), *channels("dy", "1", 0.5, 0.5)))
+    values = DeadEnds(DeadEndConfig(dataclasses.replace(LEDGE, actions=moves), 8))
+    assert values.in_parts(torch.tensor([[[1.0, 0.5]]])).tolist() == [[0.5, -1.0]]
+    with pytest.raises(PolysomaError, match=r"dead ends of ledge: there are no limits of \['dx'\]"):
+        DeadEndConfig(dataclasses.replace(LEDGE, actions=ContinuousActions(channels("dx"))))
+
+
 def test_a_guard_judges_its_own_body_alone(values: DeadEnds) -> None:
     guard = DeadEndGuard(values.with_alarm(Alarm(0.5, 0.1, 100)))
     driver = Noisy(noisy(0.4))

@@ -20,6 +20,7 @@ from polysoma.acting.skills import SkillPlanner
 from polysoma.data.dataset import Dataset
 from polysoma.data.replay import Replay
 from polysoma.data.writer import DatasetWriter
+from polysoma.embodiment import Channel, ContinuousActions
 from polysoma.errors import PolysomaError
 from polysoma.learning import lineage
 from polysoma.learning.engine import Engine
@@ -294,3 +295,32 @@ def test_what_cannot_be_learnt_is_said(tmp_path: Path) -> None:
     blind = SkillPolicy(SkillConfig(PUCK, "goal", ("x", "y")))
     with pytest.raises(PolysomaError, match="no channel of the body says"):
         blind.decide(torch.zeros(1, 4))
+
+
+def others(root: Path, high: float) -> Dataset:
+    """Walks of a puck whose second action channel is always 0, within limits of 0 and ``high``."""
+    moves = ContinuousActions((Channel("dx", "1", -2, 2), Channel("dy", "1", 0, high)))
+    body = dataclasses.replace(PUCK, actions=moves)
+    with DatasetWriter(root, body) as writer:
+        for seed in range(6):
+            one = walk(np.random.default_rng(seed), np.zeros(2), 12, seed)
+            done = one.actions * np.float32([1, 0])
+            writer.add(dataclasses.replace(one, embodiment=body, actions=done, executed=done))
+    return Dataset(root)
+
+
+@pytest.mark.parametrize("method", [Cloning(batch=16), Td3Bc(batch=16), Hilp(batch=16)], ids=lambda m: m.kind)
+def test_a_channel_that_never_moves_stays_and_the_others_are_learnt(method: Any, tmp_path: Path) -> None:
+    goals = not isinstance(method, Td3Bc)
+    folder = learn(
+        [others(tmp_path / "walks", 0)], method, tmp_path / "run", goals, size=(8, 1), settings=engine_settings(3)
+    )
+    done = actions(skills.load(folder), states())
+    assert np.isfinite(done).all() and (done[:, 1] == 0).all() and np.ptp(done[:, 0]) > 0
+
+
+def test_actions_without_limits_are_refused_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(
+        PolysomaError, match=r"puck: skills are learnt for actions within limits: .* no limits of \['dy'\]"
+    ):
+        learn([others(tmp_path / "walks", np.inf)], Cloning(batch=16), tmp_path / "run")

@@ -19,7 +19,15 @@ from polysoma.data.dataset import Dataset
 from polysoma.data.episode import Episode
 from polysoma.data.sequences import Sequences
 from polysoma.data.writer import DatasetWriter
-from polysoma.embodiment import DiscreteActions, Embodiment, Modality, Stream
+from polysoma.embodiment import (
+    Channel,
+    ContinuousActions,
+    DiscreteActions,
+    Embodiment,
+    Modality,
+    Stream,
+    channels,
+)
 from polysoma.errors import PolysomaError
 from polysoma.evaluation.foresight import LAST, MEAN, MODEL, SHUFFLED, draw, foresight, read_logs
 from polysoma.learning.methods.world import WorldLearning, engine_settings, learn
@@ -100,6 +108,17 @@ def test_pieces_are_of_one_episode_and_those_held_out_are_apart(tmp_path: Path) 
         logs.rows(13)
     with pytest.raises(PolysomaError, match="got none so long among 0 episodes that are held out"):
         Sequences([walks(tmp_path / "few", 2, 12)], lambda seen: flat(config, seen), 0.2).rows(2, held_out=True)
+
+
+def test_a_channel_that_never_moves_is_at_its_middle() -> None:
+    moves = ContinuousActions((Channel("dx", "1", -2, 2), Channel("dy", "1", 0.5, 0.5)))
+    model = WorldModel(WorldConfig(dataclasses.replace(PUCK, actions=moves), width=8))
+    done = np.float32([[1.0, 0.5]])
+    assert model.moves(done).tolist() == [[0.5, 0.0]]
+    np.testing.assert_array_equal(model.actions(model.moves(done)), done)
+    free = dataclasses.replace(PUCK, actions=ContinuousActions(channels("dx dy")))
+    with pytest.raises(PolysomaError, match=r"puck: world models .* no limits of \['dx', 'dy'\]"):
+        WorldConfig(free)
 
 
 def test_a_camera_and_choices_are_read_and_the_end_is_known(tmp_path: Path) -> None:

@@ -100,8 +100,8 @@ class DeadEndConfig:
         if isinstance(actions, DiscreteActions):
             if self.span != 1:
                 raise PolysomaError(f"span: choices of {name} are judged one by one, got {self.span}")
-        elif not np.isfinite([actions.low, actions.high]).all():
-            raise PolysomaError(f"dead ends of {name}: expected limits of all actions, some have none")
+        else:
+            actions.check_limited(f"dead ends of {name}")
 
     @property
     def choices(self) -> bool:
@@ -159,6 +159,7 @@ class DeadEnds(SmallPolicy):
     offsets: Tensor
     low: Tensor
     high: Tensor
+    wide: Tensor
     change: Tensor
     config: DeadEndConfig
 
@@ -177,7 +178,8 @@ class DeadEnds(SmallPolicy):
             drawn = np.random.default_rng(0).standard_normal((config.candidates, actions.size))
             nearest = config.reach * drawn[np.argsort(np.linalg.norm(drawn, axis=1))]
             offsets = nearest * (actions.high - actions.low) / 2
-            for name, numbers in (("low", actions.low), ("high", actions.high), ("offsets", offsets)):
+            own = {"low": actions.low, "high": actions.high, "wide": actions.width, "offsets": offsets}
+            for name, numbers in own.items():
                 self.register_buffer(name, torch.from_numpy(np.array(numbers, np.float32)), persistent=False)
             outputs, done = 1, config.span * actions.size
         if config.octaves:
@@ -212,7 +214,7 @@ class DeadEnds(SmallPolicy):
 
     def in_parts(self, actions: Tensor) -> Tensor:
         """Actions ``(..., span, A)`` in parts of half the range, as the perceptrons see them: ``(..., span * A)``."""
-        return (2 * (actions - self.low) / (self.high - self.low) - 1).flatten(-2)
+        return (2 * (actions - self.low) / self.wide - 1).flatten(-2)
 
     def waves(self, states: Tensor) -> Tensor:
         """States ``(..., n)`` as the perceptrons that judge states see them, ``(..., n * (1 + 2 * octaves))``."""

@@ -52,8 +52,8 @@ class SkillConfig:
         rewarded: what a skill was rewarded for: moving along it, or being far along it.
 
     Raises:
-        PolysomaError: the body senses no numbers or more than numbers and words, its actions are choices, or there are
-            no such channels.
+        PolysomaError: the body senses no numbers or more than numbers and words, its actions are choices or have no
+            limits, or there are no such channels.
     """
 
     embodiment: Embodiment
@@ -73,6 +73,7 @@ class SkillConfig:
             raise PolysomaError(f"{body.name}: skills are learnt from numbers; expected states alone, got {pictures}")
         if not isinstance(body.actions, ContinuousActions):
             raise PolysomaError(f"{body.name}: skills are learnt for continuous actions, got {body.actions}")
+        body.actions.check_limited(f"{body.name}: skills are learnt for actions within limits")
         for what, own in (("place", self.place), ("goal", self.goal)):
             if unknown := [name for name in own if name not in names]:
                 raise PolysomaError(f"{what}: {body.name} has no channels {unknown}; it has {', '.join(names)}")
@@ -154,6 +155,7 @@ class SkillPolicy(SmallPolicy):
     fixed: Tensor
     middle: Tensor
     reach: Tensor
+    divisor: Tensor
     config: SkillConfig
 
     def __init__(self, config: SkillConfig) -> None:
@@ -164,6 +166,7 @@ class SkillPolicy(SmallPolicy):
         low, high = torch.tensor(body.actions.low), torch.tensor(body.actions.high)
         self.register_buffer("middle", (low + high) / 2, persistent=False)
         self.register_buffer("reach", (high - low) / 2, persistent=False)
+        self.register_buffer("divisor", torch.tensor(body.actions.width) / 2, persistent=False)
         sizes = {"mean": len(config.seen), "scale": len(config.seen), "place_mean": places, "place_scale": places}
         for name, size in sizes.items():
             self.register_buffer(name, torch.ones(size) if "scale" in name else torch.zeros(size))
@@ -223,8 +226,8 @@ class SkillPolicy(SmallPolicy):
         return self.middle + self.reach * actions
 
     def in_parts(self, actions: Tensor) -> Tensor:
-        """The inverse of :meth:`in_units`."""
-        return (actions - self.middle) / self.reach
+        """The inverse of :meth:`in_units`; 0 of a channel that cannot move."""
+        return (actions - self.middle) / self.divisor
 
     @torch.no_grad()
     def decide(self, states: Tensor) -> Tensor:

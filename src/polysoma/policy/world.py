@@ -46,7 +46,7 @@ class WorldConfig:
         acts: whether it holds an actor and a critic (:class:`~polysoma.nn.imagination.ActorCritic`).
 
     Raises:
-        PolysomaError: the body senses words alone.
+        PolysomaError: the body senses words alone, or its actions have no limits.
     """
 
     embodiment: Embodiment
@@ -61,6 +61,8 @@ class WorldConfig:
         check(self)
         if not self.embodiment.arrays:
             raise PolysomaError(f"{self.embodiment.name}: expected a body that senses numbers or pictures, got neither")
+        if isinstance(actions := self.embodiment.actions, ContinuousActions):
+            actions.check_limited(f"{self.embodiment.name}: world models are of actions within limits")
 
     @property
     def states(self) -> tuple[Stream, ...]:
@@ -169,8 +171,8 @@ class WorldModel(SmallPolicy):
         kind, given = self.config.embodiment.actions, torch.from_numpy(np.asarray(actions)).to(self.mean.device)
         if not isinstance(kind, ContinuousActions):
             return one_hot(given.long(), kind.size).float()
-        low, high = (torch.tensor(one, dtype=torch.float32, device=given.device) for one in (kind.low, kind.high))
-        return ((given.float() - (low + high) / 2) / ((high - low) / 2)).clamp(-1, 1)
+        low, high, width = (torch.tensor(one, device=given.device) for one in (kind.low, kind.high, kind.width))
+        return ((given.float() - (low + high) / 2) / (width / 2)).clamp(-1, 1)
 
     def actions(self, moves: Tensor) -> np.ndarray:
         """The inverse of :meth:`moves`, within the limits: float32 ``(..., A)``, or int64 ``(...)``."""
