@@ -87,6 +87,10 @@ def test_skills_go_online_and_are_led_by_midpoints(
     main(["skills", "finetune", str(tmp_path / "run"), "pointmaze/umaze", *going])
     assert "at random)" in capsys.readouterr().out
     assert json.loads((tmp_path / "online/curve.json").read_text())["steps"] == [500, 503]
+    drawn = (tmp_path / "online/curve.html").read_text()
+    assert "Online in pointmaze/umaze" in drawn and '<td class="n">503</td>' in drawn and "at random)" in drawn
+    fresh = ["skills", "finetune", str(tmp_path / "run"), "pointmaze/umaze", "--data", logs, "--fresh"]
+    assert "no new weights" in fails(capsys, *fresh, "--out", str(tmp_path / "fresh"))
     common = ["--tasks", "pointmaze/umaze", "--episodes", "1", "--workers", "1"]
     main(["evaluate", str(tmp_path / "online/checkpoint"), *common, "--midpoints", logs, "--json", str(found)])
     assert json.loads(found.read_text())["settings"]["midpoints"] == logs
