@@ -125,6 +125,8 @@ def test_mistakes_are_one_line(folder: Path, tmp_path: Path, capsys: pytest.Capt
     assert "place: expected none where a policy is told no goals, got x" in fails(
         capsys, "skills", "learn", logs, *place
     )
+    lost = ["skills", "learn", logs, "--place", "x", "vx", "--out", str(tmp_path / "a")]
+    assert "observes no goal, no channels goal_x, goal_vx, so nothing would tell" in fails(capsys, *lost)
     resumed = ["skills", "learn", logs, "--out", run, "--resume", "--steps", "6"]
     assert "keeps what it began with: width 16, not 32; begin" in fails(capsys, *resumed, "--width", "32")
     assert "told 'goal', not 'nothing'; begin another one" in fails(capsys, *resumed, "--width", "16", "--rewards")

@@ -33,6 +33,8 @@ from polysoma.learning.skills import engine_settings, learn
 from polysoma.policy import skills
 from polysoma.policy.skills import SkillConfig, SkillPolicy
 
+NOWHERE = ("x", "y", "goal_x")
+"""Places of which no goals are observed, as one of them has none."""
 JUDGING = Judging(every=100, episodes=4)
 
 
@@ -74,8 +76,8 @@ def test_it_gets_better_where_it_acts(method: Any, least: float, tmp_path: Path)
 @pytest.mark.learns
 def test_one_skill_goes_on_from_few_labels(tmp_path: Path) -> None:
     method = Hilp(batch=64, discount=0.95, target=0.05)
-    # Places are not told as goals here, so that the skill is that of the reward.
-    run, data = run_of(tmp_path, method, goals=True, steps=500, place=("y", "x"))
+    # No goals are observed of these places, so that the skill is that of the reward.
+    run, data = run_of(tmp_path, method, goals=True, steps=500, place=NOWHERE)
     going = Going(100, share=0.2, acting=Acting(first=100))
     found = finetune(run, "puck/go", tmp_path / "out", [data], going, judging=JUDGING)
     assert found.scores[0] > found.random + 4 and found.dip.final > found.random + 4
@@ -88,7 +90,7 @@ def test_a_skill_is_found_by_random_ones_where_logs_have_no_rewards(tmp_path: Pa
         for seed in range(20):
             writer.add(dataclasses.replace(walk(rng, np.zeros(2), 12, seed), rewards=None))
     data = Dataset(tmp_path / "silent")
-    learn([data], Hilp(batch=16), tmp_path / "run", place=("y", "x"), size=(16, 1), settings=engine_settings(3))
+    learn([data], Hilp(batch=16), tmp_path / "run", place=NOWHERE, size=(16, 1), settings=engine_settings(3))
     going = Going(2, rollouts=400, acting=Acting(first=0))
     found = finetune(tmp_path / "run", "puck/go", tmp_path / "out", [data], going, judging=Judging(2, 1))
     assert found.steps == [400, 402]
@@ -123,7 +125,7 @@ def test_goals_in_hindsight_need_no_rewards_of_the_logs(tmp_path: Path, monkeypa
 
 
 def test_successor_features_go_on_along_one_skill(tmp_path: Path) -> None:
-    run, data = run_of(tmp_path, Successor(batch=16), goals=True, place=("y", "x"))
+    run, data = run_of(tmp_path, Successor(batch=16), goals=True, place=NOWHERE)
     before = skills.load(run / "checkpoint")
     finetune(run, "puck/go", tmp_path / "out", [data], Going(3), judging=Judging(3, 1))
     after = skills.load(tmp_path / "out/checkpoint")

@@ -20,7 +20,7 @@ from polysoma.acting.skills import SkillPlanner
 from polysoma.data.dataset import Dataset
 from polysoma.data.replay import Replay
 from polysoma.data.writer import DatasetWriter
-from polysoma.embodiment import Channel, ContinuousActions
+from polysoma.embodiment import Channel, ContinuousActions, Modality, Stream
 from polysoma.errors import PolysomaError
 from polysoma.learning import lineage
 from polysoma.learning.engine import Engine
@@ -32,7 +32,7 @@ from polysoma.learning.methods.iql import ImplicitQ
 from polysoma.learning.methods.successor import Successor
 from polysoma.learning.methods.td3_bc import Td3Bc
 from polysoma.learning.objectives import advantage_weights, expectile_loss
-from polysoma.learning.skills import aim, engine_settings, learn
+from polysoma.learning.skills import aim, check_told, engine_settings, learn
 from polysoma.policy import checkpoint, skills
 from polysoma.policy.skills import SkillConfig, SkillPolicy, goals_of
 
@@ -324,3 +324,33 @@ def test_actions_without_limits_are_refused_in_one_line(tmp_path: Path) -> None:
         PolysomaError, match=r"puck: skills are learnt for actions within limits: .* no limits of \['dy'\]"
     ):
         learn([others(tmp_path / "walks", np.inf)], Cloning(batch=16), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("place", "goal"), [(("y",), ("goal_y",)), (("y", "x"), ("goal_y", "goal_x")), (("x", "goal_y"), ())]
+)
+def test_places_that_are_named_are_gone_to_where_their_goals_are_observed(
+    place: tuple[str, ...], goal: tuple[str, ...], tmp_path: Path
+) -> None:
+    folder = learn(
+        [walks(tmp_path / "walks", 5)],
+        Cloning(batch=8),
+        tmp_path / "run",
+        place=place,
+        size=(8, 1),
+        settings=engine_settings(1),
+    )
+    config = skills.load(folder).config
+    assert (config.place, config.goal) == (place, goal)
+    # What it does not see as a goal it sees as its state.
+    assert [config.channels[row] for row in config.seen] == [name for name in config.channels if name not in goal]
+
+
+def test_a_policy_that_nothing_could_tell_where_to_go_is_not_learnt() -> None:
+    check_told(PUCK, Cloning(), True, ())
+    check_told(PUCK, Cloning(), False, ())
+    check_told(PUCK, Hilp(), True, ("x", "goal_y"))
+    aimless = dataclasses.replace(PUCK, streams=(Stream("state", Modality.STATE, (2,), PUCK.streams[0].channels[:2]),))
+    for method in (Cloning(), ImplicitQ(), Diffusion()):
+        with pytest.raises(PolysomaError, match="puck observes no goal, no channels goal_NAME, so nothing would tell"):
+            check_told(aimless, method, True, ())

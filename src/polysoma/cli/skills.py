@@ -82,7 +82,7 @@ class SkillsLearn:
         from polysoma.learning.methods.iql import ImplicitQ
         from polysoma.learning.methods.successor import Successor
         from polysoma.learning.methods.td3_bc import Td3Bc
-        from polysoma.learning.skills import engine_settings_for, learn
+        from polysoma.learning.skills import check_told, engine_settings_for, learn
 
         methods: dict[str, Cloning | ImplicitQ | Td3Bc | CalQl | Hilp | Successor | Diffusion | Dqn] = {
             "cloning": Cloning(best=self.best, ahead=self.ahead),
@@ -94,10 +94,13 @@ class SkillsLearn:
             "diffusion": Diffusion(),
             "dqn": Dqn(batch=256),
         }
+        datasets, method = opened(self.data), methods[self.method]
+        if not isinstance(method, Dqn):
+            check_told(datasets[0].embodiment, method, not self.rewards, self.place)
         with counting_steps("learning", self.steps) as progress:
             folder = learn(
-                opened(self.data),
-                methods[self.method],
+                datasets,
+                method,
                 self.out,
                 not self.rewards,
                 self.place,

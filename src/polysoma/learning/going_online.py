@@ -279,7 +279,10 @@ def matched(policy: SkillPolicy, replay: Replay, rows: np.ndarray, discount: flo
         own = (moved * told).sum(-1)
     # The standard deviation of equal numbers is not 0 but what rounding leaves.
     if np.ptp(steps.rewards) == 0:
-        raise PolysomaError(f"the rewards of {len(rows)} steps are all the same: there is nothing to learn from them")
+        raise PolysomaError(
+            f"the rewards of {len(rows)} steps are all the same, so nothing says how to scale them: take them as they "
+            "are (--no-match)"
+        )
     gain = float(own.std()) / float(steps.rewards.std())
     return gain, 0.0 if replay.ends else float(own.mean()) - gain * float(steps.rewards.mean())
 
