@@ -310,6 +310,27 @@ def test_an_episode_that_is_over_early_goes_on_in_what_it_reached() -> None:
         assert worth == pytest.approx(sum(0.9**step for step in range(40)), rel=1e-4)
 
 
+@pytest.mark.parametrize(("body", "make"), [("point", Pocket), ("doors", Doors)])
+def test_the_divergence_from_the_base_is_that_of_what_is_drawn(body: str, make: type[Environment]) -> None:
+    method = method_of(Ppo(decisions=4), body, make, 0)
+    method.accumulate(0, Share())
+    sampled = method.sampled
+    assert sampled is not None
+    changes = torch.randn(len(sampled.before), method.correction.net[-1].out_features)  # type: ignore[union-attr]
+    found = method.divergence(sampled, changes)
+    if method.choices:
+        kinds = [torch.distributions.Categorical(logits=(sampled.base + c) / 0.6) for c in (changes[:, None], 0.0)]
+        expected = torch.distributions.kl_divergence(*kinds).sum(-1)
+    else:
+        kinds = [torch.distributions.Normal(c, 0.4) for c in (changes, torch.zeros_like(changes))]
+        expected = torch.distributions.kl_divergence(*kinds).sum(-1)
+    torch.testing.assert_close(found, expected)
+    # What adds the same to all choices moves nothing.
+    if method.choices:
+        nothing = method.divergence(sampled, torch.full_like(changes, 3.0))
+        torch.testing.assert_close(nothing, torch.zeros_like(nothing), atol=1e-5, rtol=0)
+
+
 class Edge(Pocket):
     """The point is paid for being there and for going right; it falls at 1, which ends the episode."""
 
