@@ -35,9 +35,12 @@ def test_the_command_improves_and_says_what_came_of_it(
     with pytest.raises(SystemExit):
         main(["improve", str(base), "--out", str(tmp_path / "other"), "--method", "ppo", "--baseline", "none"])
     assert "--baseline is of --method reinforce" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        main(["improve", "generalist", "--tasks", "babyai/GoToRedBallNoDists", "--controls", "--out", str(tmp_path)])
-    assert "--controls: pushes and noise are for bodies that are moved by numbers" in capsys.readouterr().err
+    choices = ["improve", "generalist", "--tasks", "babyai/GoToRedBallNoDists", "--out", str(tmp_path)]
+    for option in (["--controls"], ["--spread", "0.2"]):
+        with pytest.raises(SystemExit):
+            main([*choices, *option])
+        told = f"{option[0]}: for bodies that are moved by numbers; babyai makes choices"
+        assert told in " ".join(capsys.readouterr().err.split())
 
 
 def test_other_tasks_of_the_body_may_hardly_get_worse(

@@ -91,6 +91,7 @@ def test_skills_go_online_and_are_led_by_midpoints(
     assert "Online in pointmaze/umaze" in drawn and '<td class="n">503</td>' in drawn and "at random)" in drawn
     fresh = ["skills", "finetune", str(tmp_path / "run"), "pointmaze/umaze", "--data", logs, "--fresh"]
     assert "no new weights" in fails(capsys, *fresh, "--out", str(tmp_path / "fresh"))
+    assert "--share: the skill is the way to the goal" in fails(capsys, *fresh[:-1], "--share", "0.5")
     common = ["--tasks", "pointmaze/umaze", "--episodes", "1", "--workers", "1"]
     main(["evaluate", str(tmp_path / "online/checkpoint"), *common, "--midpoints", logs, "--json", str(found)])
     assert json.loads(found.read_text())["settings"]["midpoints"] == logs
@@ -127,6 +128,8 @@ def test_mistakes_are_one_line(folder: Path, tmp_path: Path, capsys: pytest.Capt
     )
     lost = ["skills", "learn", logs, "--place", "x", "vx", "--out", str(tmp_path / "a")]
     assert "observes no goal, no channels goal_x, goal_vx, so nothing would tell" in fails(capsys, *lost)
+    online = ["skills", "finetune", run, "pointmaze/umaze", "--data", logs, "--share", "0.5", "--no-match"]
+    assert "--share, --match: of runs of hilp and successor" in fails(capsys, *online, "--out", str(tmp_path / "b"))
     resumed = ["skills", "learn", logs, "--out", run, "--resume", "--steps", "6"]
     assert "keeps what it began with: width 16, not 32; begin" in fails(capsys, *resumed, "--width", "32")
     assert "told 'goal', not 'nothing'; begin another one" in fails(capsys, *resumed, "--width", "16", "--rewards")

@@ -103,10 +103,8 @@ class Improve:
         tasks = simulators.match_tasks(self.tasks, checkpoint.bodies(self.checkpoint))
         others = self._others(tasks)
         body = simulators.embodiments()[body_of(tasks[0])]
-        if self.controls and isinstance(body.actions, DiscreteActions):
-            raise PolysomaError(
-                f"--controls: pushes and noise are for bodies that are moved by numbers, not {body.name}"
-            )
+        if isinstance(body.actions, DiscreteActions) and (strange := given(self, ("spread", "controls"))):
+            raise PolysomaError(f"{strange}: for bodies that are moved by numbers; {body.name} makes choices")
         methods: dict[str, Ppo | Reinforce | Awr] = {"ppo": Ppo(), "reinforce": Reinforce(self.baseline), "awr": Awr()}
         settings = methods[self.method]
         spread = settings.exploring.spread if self.spread is None else self.spread

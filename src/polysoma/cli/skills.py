@@ -11,6 +11,7 @@ import tyro
 from polysoma import simulators
 from polysoma.cli.logs import opened
 from polysoma.cli.names import Device
+from polysoma.cli.options import given
 from polysoma.cli.output import say
 from polysoma.cli.progress import counting_minutes, counting_steps
 from polysoma.cli.train import check_run
@@ -195,6 +196,7 @@ class SkillsFinetune:
 
         learn_on(self.device)
         simulators.check_installed([self.task])
+        self._check_skill()
         acting = Acting(noise=self.noise, frames=self.frames)
         going = Going(self.steps, acting=acting, share=self.share, match=self.match, fresh=self.fresh)
         judging = Judging(self.every, self.episodes)
@@ -206,6 +208,16 @@ class SkillsFinetune:
         write_atomically(self.out / PAGE, page_of(found, self.task))
         say(f"score: {found}")
         say(f"checkpoint: {self.out / 'checkpoint'}; the scores are in {self.out / CURVE}, drawn in {self.out / PAGE}")
+
+    def _check_skill(self) -> None:
+        """Raises PolysomaError where an option is of a skill that this run does not follow, or need not look for."""
+        from polysoma.policy import skills
+
+        config = skills.load(self.run_folder / "checkpoint").config
+        if config.conditioning != "skill" and (strange := given(self, ("share", "match"))):
+            raise PolysomaError(f"{strange}: of runs of hilp and successor; {self.run_folder} follows no skill")
+        if config.conditioning == "skill" and config.goal and (strange := given(self, ("share",))):
+            raise PolysomaError(f"{strange}: the skill is the way to the goal that {config.embodiment.name} observes")
 
 
 @dataclass(frozen=True)
