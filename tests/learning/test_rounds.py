@@ -211,6 +211,25 @@ def test_what_cannot_be_is_said_before_anything_is_done(tmp_path: Path, changes:
     assert not round_state.exists(tmp_path / "run")
 
 
+def test_a_resumed_run_keeps_its_tasks_and_rounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def resumed(**changes: Any) -> round_state.State:
+        return train_in_rounds(recipe(**changes), tmp_path, resume=True)
+
+    with monkeypatch.context() as patch:
+        kill_at(patch, 2)
+        with pytest.raises(Killed):
+            train_in_rounds(recipe(), tmp_path)
+    for asked, expected in (({"rounds": 4}, "rounds 3, not 4"), ({"tasks": ["drone/hover"]}, "tasks.0 'cartpole/")):
+        with pytest.raises(PolysomaError, match=f"keeps what it began with: {expected}"):
+            resumed(method=asked, bodies={})
+    # How long it is to be may change on the way, and how many play.
+    state = resumed(steps=9, method={"workers": 2})
+    assert state.steps == 9
+    assert resumed(steps=9).steps == 9, "all is done already"
+    with pytest.raises(PolysomaError, match="steps 9, not 12"):
+        resumed()
+
+
 def test_other_processes_stay_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with rounds._alone(tmp_path), pytest.raises(PolysomaError, match="another process"):
         train_in_rounds(recipe(), tmp_path)

@@ -78,6 +78,7 @@ class State:
         played: seconds that the last attempts took, each on average; before the first ones, what they may take.
         around: seconds that the last learning took beside its steps.
         history: what each phase did, a line of the log each.
+        length: rounds, minutes and steps that the recipe asks for; empty in states of versions before.
     """
 
     plan: Plan
@@ -97,6 +98,7 @@ class State:
     played: float = 0.0
     around: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
+    length: dict[str, Any] = field(default_factory=dict)
     format: int = FORMAT
 
     def save(self, out: Path) -> None:

@@ -76,7 +76,8 @@ def train_in_rounds(recipe: Recipe, out: Path, resume: bool = False, tell: Tell 
 
     Raises:
         PolysomaError: unknown task, missing simulator, an expert that never succeeds, a run folder that is taken,
-            nothing to resume, or as :func:`~polysoma.learning.training.train`.
+            nothing to resume, a run to resume of other tasks or rounds, one that is over and asked for another length,
+            or as :func:`~polysoma.learning.training.train`.
     """
     assert isinstance(recipe.method, Interactive)
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
@@ -118,15 +119,28 @@ class _Rounds:
         self.seconds = 60 * recipe.minutes
         self.mark = time.monotonic()
         if resume:
-            self.state = round_state.read(out)
+            self.state = self._resumed()
             return
         if round_state.exists(out):
             raise PolysomaError(f"{out} already holds a run: continue it with --resume or choose another folder")
         run_state.check_folder(out, False)
         effort = dict.fromkeys(self.tasks, 1.0)
         shown = dict.fromkeys(self.tasks, method.demonstrations)
-        self.state = State(self._plan(0, 0.0, effort, shown))
+        self.state = State(self._plan(0, 0.0, effort, shown), length=self._length())
         self.state.save(out)
+
+    def _resumed(self) -> State:
+        """The state to go on from, which keeps its tasks and rounds; and, once all is done, how long that was to be."""
+        state = round_state.read(self.out)
+        kept = {name: value for name, value in state.length.items() if name == "rounds" or state.phase == "done"}
+        now = {"tasks": sorted(self.tasks), **self._length()}
+        run_state.check_kept({"tasks": sorted(state.plan.effort), **kept}, now, self.out / round_state.STATE)
+        state.length = self._length()
+        return state
+
+    def _length(self) -> dict[str, Any]:
+        """How long the recipe says that the run is."""
+        return {"rounds": self.method.rounds, "minutes": self.recipe.minutes, "steps": self.recipe.steps}
 
     def run(self) -> State:
         """Does one phase after the other until all are done."""
