@@ -16,6 +16,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from polysoma import simulators
 from polysoma.data import storage
@@ -29,7 +30,7 @@ from polysoma.learning.engine import UNBOUNDED
 from polysoma.learning.launching import train_in_processes
 from polysoma.learning.method import Metrics
 from polysoma.learning.methods.interactive import Interactive
-from polysoma.learning.metrics import check_tracker
+from polysoma.learning.metrics import check_tracker, latest
 from polysoma.learning.recipe import Recipe
 from polysoma.learning.round_state import Count, Phase, Plan, State
 from polysoma.learning.sight import cameras
@@ -68,7 +69,7 @@ def train_in_rounds(recipe: Recipe, out: Path, resume: bool = False, tell: Tell 
         recipe: names tasks and budgets. ``data`` takes part from the first round on, where it names any.
         out: run folder: ``checkpoint/``, what :meth:`~polysoma.learning.engine.Engine.run` writes, ``data/``, what was
             spent where and why (``rounds.jsonl``, ``rounds.md``), and the state to resume from, ``rounds.json``.
-        resume: continue the run in ``out``.
+        resume: continue the run in ``out``, also one that is over, where ``rounds`` are more now.
         tell: called now and then with how far it is.
 
     Returns:
@@ -76,8 +77,8 @@ def train_in_rounds(recipe: Recipe, out: Path, resume: bool = False, tell: Tell 
 
     Raises:
         PolysomaError: unknown task, missing simulator, an expert that never succeeds, a run folder that is taken,
-            nothing to resume, a run to resume of other tasks or rounds, one that is over and asked for another length,
-            or as :func:`~polysoma.learning.training.train`.
+            nothing to resume, a run to resume of other tasks or with less time or fewer rounds than it has had, or as
+            :func:`~polysoma.learning.training.train`.
     """
     assert isinstance(recipe.method, Interactive)
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
@@ -119,7 +120,8 @@ class _Rounds:
         self.seconds = 60 * recipe.minutes
         self.mark = time.monotonic()
         if resume:
-            self.state = self._resumed()
+            self.state = round_state.read(out)
+            self._go_on()
             return
         if round_state.exists(out):
             raise PolysomaError(f"{out} already holds a run: continue it with --resume or choose another folder")
@@ -129,14 +131,31 @@ class _Rounds:
         self.state = State(self._plan(0, 0.0, effort, shown), length=self._length())
         self.state.save(out)
 
-    def _resumed(self) -> State:
-        """The state to go on from, which keeps its tasks and rounds; and, once all is done, how long that was to be."""
-        state = round_state.read(self.out)
-        kept = {name: value for name, value in state.length.items() if name == "rounds" or state.phase == "done"}
-        now = {"tasks": sorted(self.tasks), **self._length()}
-        run_state.check_kept({"tasks": sorted(state.plan.effort), **kept}, now, self.out / round_state.STATE)
-        state.length = self._length()
-        return state
+    def _go_on(self) -> None:
+        """Checks that a run can be resumed as is asked for, and plans the next round of one that is over."""
+        state, rounds = self.state, self.method.rounds
+        tasks = ({"tasks": sorted(one)} for one in (state.plan.effort, self.tasks))
+        run_state.check_kept(*tasks, self.out / round_state.STATE)
+        if rounds <= state.round:
+            raise PolysomaError(f"method.rounds: {self.out} is in its round {state.round + 1}, got {rounds}")
+        before, state.length = state.length, self._length()
+        if state.phase != "done":
+            return
+        done = state.round + 1
+        if rounds == done:
+            if before not in ({}, state.length):
+                raise PolysomaError(f"{self.out}: all {rounds} rounds are done; to go on, ask for more (method.rounds)")
+            return
+        if self.seconds:
+            what, spent, given, enough = "minutes", state.spent / 60, self.recipe.minutes, self.seconds > state.spent
+        else:
+            what, spent, given = "steps", state.steps, self.recipe.steps
+            enough = given * (done + 1) // rounds > spent
+        if not enough:
+            raise PolysomaError(
+                f"{what}: {spent:.4g} are spent in {done} of {rounds} rounds; expected more, got {given}"
+            )
+        state.begin("record", self._following())
 
     def _length(self) -> dict[str, Any]:
         """How long the recipe says that the run is."""
@@ -221,7 +240,9 @@ class _Rounds:
         state.around, state.trained = state.spent - began - (trained - state.trained), trained
         windows = {body: how.batch for body, how in recipe.bodies.items()}
         weights = {task: round(weight, 3) for task, weight in recipe.task_weights.items()}
-        state.enter("play", self.out, {"steps": state.steps, "windows": windows, "task_weights": weights})
+        heard = {body: round(more, 4) for body, more in latest(self.out, "words/").items()}
+        about = {"steps": state.steps, "windows": windows, "task_weights": weights, "words": heard}
+        state.enter("play", self.out, about)
 
     def _recipe_of_round(self) -> tuple[Recipe, int | None]:
         """What is learnt from in this round and how long; and the step to stop after, None with a budget of time."""
@@ -267,10 +288,13 @@ class _Rounds:
         if last:
             state.enter("done", self.out, {"tasks": tasks})
             return
-        effort = allocation.efforts(state.evidence)
+        state.enter("record", self.out, {"tasks": tasks}, self._following())
+
+    def _following(self) -> Plan:
+        """The plan of the next round, by all that is known of success."""
+        effort = allocation.efforts(self.state.evidence)
         shown = allocation.apportioned(self.method.episodes * len(self.tasks), effort)
-        following = self._plan(state.round + 1, state.spent, effort, shown)
-        state.enter("record", self.out, {"tasks": tasks}, following)
+        return self._plan(self.state.round + 1, self.state.spent, effort, shown)
 
     def _jobs(
         self, counts: Mapping[str, int], used: Mapping[str, int], first: int, limits: Mapping[str, int]
