@@ -16,7 +16,7 @@ from make_runs import state as run_tensors
 from polysoma import simulators
 from polysoma.cli import main
 from polysoma.data.dataset import Dataset
-from polysoma.errors import PolysomaError
+from polysoma.errors import PolysomaError, PolysomaWarning
 from polysoma.learning import round_state, rounds
 from polysoma.learning.recipe import Recipe, recipe_from_table
 from polysoma.learning.rounds import pictures_last, train_in_rounds
@@ -176,6 +176,19 @@ def test_what_is_late_is_measured_all_the_same(tmp_path: Path, monkeypatch: pyte
     assert tried == [5, 3]
 
 
+def test_tasks_without_a_demonstration_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = recipe(method={"tasks": ["drone/hover", "drone/ring"]}, bodies={})
+    run = rounds._Rounds(made, made.method, tmp_path, False, None)  # type: ignore[arg-type]
+
+    def play(kind: str, *_: Any) -> None:
+        run.state.counts["drone/hover"], run.state.longest["drone/hover"] = round_state.Count(1, 1, 1, 9), 9
+
+    monkeypatch.setattr(run, "_play_all", play)
+    with pytest.warns(PolysomaWarning, match="no demonstration of drone/ring was recorded"):
+        run._record()
+    assert run.state.phase == "learn"
+
+
 def test_what_takes_longest_is_recorded_last() -> None:
     names = ["metaworld-pixels/reach", "fetch/reach", "metaworld-pixels/reach", "metaworld-pixels/push", "fetch/push"]
     order = [group[0].seed for group in pictures_last([[Job(name, seed)] for seed, name in enumerate(names)])]
@@ -207,6 +220,12 @@ def test_the_command_in_two_processes(tmp_path: Path, capsys: pytest.CaptureFixt
         ({"minutes": 5}, "schedule-free"),
         ({"steps": 2}, "one for each of 3 rounds"),
         ({"bodies": {"rover": {}}}, "rover have no tasks"),
+        ({"bodies": {"cartpole": {"estimation": 1.0}}}, "estimation: its data hold no privileged states"),
+        ({"paraphrases": "nowhere.toml"}, "cannot read paraphrases"),
+        ({"init": "runs/nowhere"}, "runs/nowhere"),
+        ({"data": ["runs/nowhere/*"]}, "no data set matches 'runs/nowhere/"),
+        ({"relative": ["drone"]}, "relative: no data of the bodies"),
+        ({"task_weights": {"cartpole/walk": 2}}, "task_weights: no task matches 'cartpole/walk'"),
     ],
 )
 def test_what_cannot_be_is_said_before_anything_is_done(tmp_path: Path, changes: dict[str, Any], expected: str) -> None:

@@ -14,15 +14,16 @@ import dataclasses
 import logging
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from polysoma import simulators
 from polysoma.data import storage
-from polysoma.errors import PolysomaError
+from polysoma.errors import PolysomaError, PolysomaWarning
 from polysoma.files import explain_writing
-from polysoma.learning import allocation, round_state, run_state, states
+from polysoma.learning import allocation, preparation, round_state, run_state, states
 from polysoma.learning.allocation import Evidence
 from polysoma.learning.bodies import BodyRecipe
 from polysoma.learning.distributed import accelerator_here
@@ -40,6 +41,7 @@ from polysoma.rollout.recording import Recorder
 from polysoma.rollout.rollout import rollout_in_groups
 from polysoma.rollout.visits import worthwhile
 from polysoma.task import body_of
+from polysoma.text import some
 
 DEMONSTRATION_SEEDS, DEVELOPMENT_SEEDS, END_OF_SEEDS = 300_000, 500_000, 900_000
 """Where the seeds of demonstrations and of attempts begin; those from the last one on are nobody's. Evaluations of
@@ -117,6 +119,7 @@ class _Rounds:
             )
         if not recipe.minutes and recipe.steps < method.rounds:
             raise PolysomaError(f"steps: expected one for each of {method.rounds} rounds, or more, got {recipe.steps}")
+        preparation.check_ahead(dataclasses.replace(recipe, bodies=self.bodies), self.tasks, method.workers)
         self.seconds = 60 * recipe.minutes
         self.mark = time.monotonic()
         if resume:
@@ -213,6 +216,13 @@ class _Rounds:
         if state.round == 0:
             # Attempts last up to so many times as long as demonstrations.
             state.played = PATIENCE * self._each()
+            if unknown := [task for task in self.tasks if not state.longest.get(task)]:
+                warnings.warn(
+                    f"no demonstration of {some(unknown)} was recorded: the expert did not succeed, or the time for "
+                    "demonstrations was over before",
+                    PolysomaWarning,
+                    stacklevel=2,
+                )
         effort = {task: round(value, 3) for task, value in state.plan.effort.items()}
         state.enter("learn", self.out, {"effort": effort, "tasks": round_state.counted(state.counts)})
 
