@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import get_args
@@ -14,7 +15,7 @@ from polysoma.data.mixture import Source, open_sources
 from polysoma.data.paraphrases import read_paraphrases
 from polysoma.data.statistics import Statistics
 from polysoma.embodiment import Embodiment, Modality
-from polysoma.errors import PolysomaError, nearest
+from polysoma.errors import PolysomaError, PolysomaWarning, nearest
 from polysoma.horizon import Horizon
 from polysoma.learning import run_state
 from polysoma.learning.horizons import resolve
@@ -31,6 +32,7 @@ from polysoma.policy.edits import adapt, extend
 from polysoma.policy.network import Role
 from polysoma.policy.policy import Policy
 from polysoma.task import body_of
+from polysoma.text import some
 
 
 def prepare(recipe: Recipe) -> tuple[list[Source], Policy]:
@@ -220,7 +222,7 @@ def sources_for(recipe: Recipe, training: Path | None = None) -> tuple[list[Sour
 def policy_for(recipe: Recipe, sources: list[Source], training: Path | None) -> Policy:
     """That of a run to resume; or one for these sources, which starts from the recipe's ``init`` where there is one."""
     if training is not None:
-        return checkpoint.untrained(run_state.policy_config(training), training)
+        return checkpoint.untrained(_knowing(run_state.policy_config(training), _texts(recipe, sources)), training)
     if recipe.images is not None and recipe.images.reduction == "named" and not recipe.images.words:
         recipe = dataclasses.replace(recipe, images=dataclasses.replace(recipe.images, words=finder.shipped_words()))
     policy = _policy_for(recipe, sources)
@@ -229,11 +231,31 @@ def policy_for(recipe: Recipe, sources: list[Source], training: Path | None) -> 
     return policy
 
 
-def _policy_for(recipe: Recipe, sources: list[Source]) -> Policy:
-    embodiments = tuple(source.embodiment for source in sources)
+def _texts(recipe: Recipe, sources: Sequence[Source]) -> list[str]:
+    """All that may be said while it learns."""
     texts = [text for source in sources for text in source.instructions]
     if recipe.paraphrases:
         texts += read_paraphrases(recipe.paraphrases, "train", plain=0.5).texts()
+    return texts
+
+
+def _knowing(config: PolicyConfig, texts: Sequence[str]) -> PolicyConfig:
+    """The configuration of a run's policy with the words that its data have had since, behind those that it knows. An
+    adaptation cannot grow; that is said."""
+    new = lacking(build_vocabulary(texts), config.vocabulary)
+    if not new or config.adaptation is None:
+        return dataclasses.replace(config, vocabulary=(*config.vocabulary, *new))
+    warnings.warn(
+        f"words that came since the run began stay unknown to it, as an adaptation keeps its words: {some(new)}",
+        PolysomaWarning,
+        stacklevel=2,
+    )
+    return config
+
+
+def _policy_for(recipe: Recipe, sources: list[Source]) -> Policy:
+    embodiments = tuple(source.embodiment for source in sources)
+    texts = _texts(recipe, sources)
     warn_of_long(texts)
     vocabulary = tuple(build_vocabulary(texts))
     horizons = {source.embodiment.name: source.horizon for source in sources}
