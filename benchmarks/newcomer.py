@@ -37,6 +37,7 @@ STARTS = (NOTHING, BASE)
 BODIES = {
     "go2": "go2/*",
     "drawn-arm": "drawn-arm/mark",
+    "drawn-legs": "drawn-legs/*",
     "two-blocks": "two-blocks/red-or-blue",
     "pusht": "pusht/push",
     "so101-small": "so101-small/*",
@@ -44,7 +45,7 @@ BODIES = {
     "drone-pixels": "drone-pixels/*",
 }
 """Their tasks, which one policy learns."""
-WORLDS = ("two_blocks.py", "drawn_arm.py", "push_t.py")
+WORLDS = ("two_blocks.py", "drawn_arm.py", "drawn_legs.py", "push_t.py")
 
 
 def main(
