@@ -4,6 +4,8 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,8 +19,8 @@ from polysoma import simulators
 from polysoma.data.dataset import Dataset
 from polysoma.data.windows import gather
 from polysoma.data.writer import DatasetWriter
-from polysoma.errors import PolysomaError
-from polysoma.learning import run_state
+from polysoma.errors import PolysomaError, PolysomaWarning
+from polysoma.learning import preparation, run_state
 from polysoma.learning.methods.imitation import Imitation
 from polysoma.learning.methods.meta import MetaLearning
 from polysoma.learning.optimizers import AdamW
@@ -106,6 +108,12 @@ def test_words_that_come_later_are_learnt(kind: str, datasets: dict[str, Path], 
     train(recipe, tmp_path / "twice", resume=True)
     again = state(tmp_path / "twice")
     assert all(torch.equal(again[name], value) for name, value in tensors.items())
+
+
+def test_words_that_come_too_late_for_an_adaptation_are_named() -> None:
+    config: Any = SimpleNamespace(vocabulary=("go",), adaptation=object())
+    with pytest.warns(PolysomaWarning, match="as an adaptation keeps its words: anvil, the"):
+        assert preparation._knowing(config, ["go", "the anvil"]) is config
 
 
 def test_a_resumed_run_keeps_its_policy(datasets: dict[str, Path], tmp_path: Path) -> None:

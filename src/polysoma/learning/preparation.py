@@ -243,7 +243,9 @@ def _knowing(config: PolicyConfig, texts: Sequence[str]) -> PolicyConfig:
     """The configuration of a run's policy with the words that its data have had since, behind those that it knows. An
     adaptation cannot grow; that is said."""
     new = lacking(build_vocabulary(texts), config.vocabulary)
-    if not new or config.adaptation is None:
+    if not new:
+        return config
+    if config.adaptation is None:
         return dataclasses.replace(config, vocabulary=(*config.vocabulary, *new))
     warnings.warn(
         f"words that came since the run began stay unknown to it, as an adaptation keeps its words: {some(new)}",
