@@ -137,8 +137,8 @@ class _Rounds:
     def _go_on(self) -> None:
         """Checks that a run can be resumed as is asked for, and plans the next round of one that is over."""
         state, rounds = self.state, self.method.rounds
-        tasks = ({"tasks": sorted(one)} for one in (state.plan.effort, self.tasks))
-        run_state.check_kept(*tasks, self.out / round_state.STATE)
+        had, now = {"tasks": sorted(state.plan.effort)}, {"tasks": sorted(self.tasks)}
+        run_state.check_kept(had, now, self.out / round_state.STATE)
         if rounds <= state.round:
             raise PolysomaError(f"method.rounds: {self.out} is in its round {state.round + 1}, got {rounds}")
         before, state.length = state.length, self._length()
