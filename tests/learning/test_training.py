@@ -101,7 +101,7 @@ def test_words_that_come_later_are_learnt(kind: str, datasets: dict[str, Path], 
     rows, second = (tensors[f"{place}.policy.text.words.weight{field}"][-1] for place, field in
                     (("modules", ""), ("optimizer", ".exp_avg_sq")))  # fmt: skip
     torch.manual_seed(recipe.seed)
-    begun = checkpoint.untrained(after.config, tmp_path).text.words.weight[-1]
+    begun = checkpoint.untrained(after.config, tmp_path).state_dict()["text.words.weight"][-1]
     assert 0 < (rows - begun).abs().max() < 0.1 and (second > 0).all()
     # What came later is in the state, too.
     train(recipe, tmp_path / "twice", resume=True, until=8)
