@@ -373,6 +373,7 @@ class Engine:
             had = run_state.read_table(folder / run_state.POLICY_FILE)
             run_state.check_kept(had, self.policy.config.to_json(), folder)
         held = self._tensors()
+        tensors = run_state.with_new_words(tensors, held)
         found = {name.removeprefix("modules."): tensors[name] for name in tensors if name.startswith("modules.")}
         if strange := sorted(held.keys() ^ found.keys()):
             which = "lacks" if strange[0] in held else "also holds"

@@ -149,6 +149,7 @@ class Slot:
 
         Here all that an environment shows enters an episode, so its arrays are copied: it may fill them again."""
         observation = copied(observation)
+        self.asked: str = observation[INSTRUCTION]
         if self.behaviour.prompting.conditioning == "picture":
             return {**observation, INSTRUCTION: ""}
         if self.job.instruction is not None:
@@ -201,6 +202,7 @@ class Slot:
             None if self.agent.session.limiter is None else self.agent.session.limiter.counts,
             self.agent.session.zones,
             self.judged,
+            self.asked,
         )
 
 
