@@ -103,6 +103,12 @@ class Plan:
         """The number of actions."""
         return len(self.actions)
 
+    def first(self, count: int) -> Plan:
+        """The plan without what follows its first ``count`` actions."""
+        kept = ("actions", "log_probabilities", "choice_noise")
+        cut = {name: value[:count] for name in kept if (value := getattr(self, name)) is not None}
+        return dataclasses.replace(self, **cut)
+
     def with_log_probabilities(self, log_probabilities: np.ndarray, source: str) -> Plan:
         """The choices under other probabilities, float32 ``(n, names)``, drawn with the same noise. Probabilities of
         which some are set to 0 (``-inf``) give an exact draw among the others."""
