@@ -162,6 +162,9 @@ class Session:
     def executed(self, action: np.ndarray) -> None:
         """The action that was executed after the last observation: float32 ``(A,)`` or an int64 scalar."""
 
+    def ended(self, observation: Observation) -> None:
+        """The last observation of the episode, after which nothing is planned; for those who count what came."""
+
     def close(self) -> None:
         """The episode is over."""
 
@@ -187,6 +190,10 @@ class WrappedSession(Session):
     def executed(self, action: np.ndarray) -> None:
         """See :class:`Session`."""
         self.inner.executed(action)
+
+    def ended(self, observation: Observation) -> None:
+        """See :class:`Session`."""
+        self.inner.ended(observation)
 
     def close(self) -> None:
         """See :class:`Session`."""

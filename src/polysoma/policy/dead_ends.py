@@ -100,8 +100,8 @@ class DeadEndConfig:
         if isinstance(actions, DiscreteActions):
             if self.span != 1:
                 raise PolysomaError(f"span: choices of {name} are judged one by one, got {self.span}")
-        elif not np.isfinite([actions.low, actions.high]).all():
-            raise PolysomaError(f"dead ends of {name}: expected limits of all actions, some have none")
+        else:
+            actions.check_limited(f"dead ends of {name}")
 
     @property
     def choices(self) -> bool:
@@ -176,7 +176,7 @@ class DeadEnds(SmallPolicy):
             # The same ones always: a guard keeps no state, and what it does can be done again.
             drawn = np.random.default_rng(0).standard_normal((config.candidates, actions.size))
             nearest = config.reach * drawn[np.argsort(np.linalg.norm(drawn, axis=1))]
-            offsets = nearest * (actions.high - actions.low) / 2
+            offsets = nearest * actions.half
             for name, numbers in (("low", actions.low), ("high", actions.high), ("offsets", offsets)):
                 self.register_buffer(name, torch.from_numpy(np.array(numbers, np.float32)), persistent=False)
             outputs, done = 1, config.span * actions.size
@@ -212,7 +212,8 @@ class DeadEnds(SmallPolicy):
 
     def in_parts(self, actions: Tensor) -> Tensor:
         """Actions ``(..., span, A)`` in parts of half the range, as the perceptrons see them: ``(..., span * A)``."""
-        return (2 * (actions - self.low) / (self.high - self.low) - 1).flatten(-2)
+        whole = self.high - self.low
+        return (2 * (actions - self.low) / torch.where(whole > 0, whole, 1) - 1).flatten(-2)
 
     def waves(self, states: Tensor) -> Tensor:
         """States ``(..., n)`` as the perceptrons that judge states see them, ``(..., n * (1 + 2 * octaves))``."""
@@ -260,10 +261,11 @@ class DeadEnds(SmallPolicy):
         over channels, in their standard deviations; 0 where none are remembered."""
         if not self.config.remembered:
             return torch.zeros(len(states))
-        # Products, and not differences, which would need room for every pair.
+        # Products find the nearest one: differences would need room for every pair. A difference says how far it is: by
+        # products, whose rounding depends on what else is in a batch, a state would be some way from itself.
         seen, memory = self.seen(states), self.memory
-        squares = seen.square().sum(1)[:, None] - 2 * seen @ memory.T + memory.square().sum(1)
-        return (squares.amin(1).clamp(min=0) / seen.shape[1]).sqrt()
+        nearest = memory[(memory.square().sum(1) - 2 * seen @ memory.T).argmin(1)]
+        return (seen - nearest).square().mean(1).sqrt()
 
     def forward(self, state: Tensor, plan: Tensor | None = None) -> tuple[Tensor, ...]:
         """The fields of :class:`Judged`, without the actions where they are choices, and else without the chance.
