@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from test_zones import MIDDLE, drive
 from torch import Tensor
 
 from make_puck import PUCK, around, walks
+from planners import Known
 from polysoma.acting.opening import open_planner
 from polysoma.acting.paths import PathSearch, penalty
 from polysoma.acting.planner import NoPlan
@@ -23,7 +25,7 @@ from polysoma.learning.methods.cloning import Cloning
 from polysoma.learning.methods.diffusion import Diffusion
 from polysoma.learning.optimizers import AdamW
 from polysoma.learning.skills import engine_settings, learn
-from polysoma.nn.flow import descended
+from polysoma.nn.flow import Guide, descended
 from polysoma.nn.paths import Paths, between, lengths, straight
 from polysoma.policy.skills import SkillConfig, SkillPolicy
 
@@ -118,6 +120,48 @@ def test_a_guide_decides_which_way_is_taken() -> None:
 
     path, _ = drive(search(guides=[above]))
     assert path[:, 1].max() > 0.4
+
+
+def test_channels_are_read_where_the_body_that_is_driven_has_them() -> None:
+    state, words = PUCK.streams
+    turned = dataclasses.replace(state, channels=(*state.channels[2:], *state.channels[:2]))
+    leading = PathSearch(Known(Straight(), (dataclasses.replace(PUCK, streams=(turned, words)),)), policy())
+
+    class There:
+        def next(self, here: np.ndarray, goal: np.ndarray) -> np.ndarray:
+            assert (here.tolist(), goal.tolist()) == ([1, 2], [3, 4])
+            return np.array([5.0, 6.0])
+
+    nearer = leading.nearer(There(), {"state": np.array([3, 4, 1, 2], np.float32), "instruction": "go"})
+    assert nearer["state"].tolist() == [5, 6, 1, 2]
+
+
+def of_all_together(paths: Tensor) -> Tensor:
+    return paths.square().mean()
+
+
+def no_number(paths: Tensor) -> Tensor:
+    return float("nan") * paths.sum((1, 2))
+
+
+def without_slope(paths: Tensor) -> Tensor:
+    return (paths[..., 1] - paths[..., 1]).sqrt().sum(1)
+
+
+@pytest.mark.parametrize(
+    ("guide", "told"),
+    [
+        (of_all_together, r"guide of_all_together: expected 24 costs, one for each that is drawn, got shape \(\)"),
+        (no_number, "guide no_number: expected 24 costs, one for each that is drawn, got NaN"),
+        (without_slope, r"guides \['without_slope'\]: the gradient of their costs is not a number"),
+    ],
+)
+def test_guides_that_cost_nothing_that_can_be_compared_are_named(guide: Guide, told: str) -> None:
+    with pytest.raises(PolysomaError, match=told):
+        descended(straight(ENDS[[0, 1, 1]]).repeat(24, 1, 1), [guide])
+    if guide is not without_slope:
+        with pytest.raises(PolysomaError, match=told):
+            drive(search(guides=[guide]))
 
 
 def test_gradients_lead_out_of_zones() -> None:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +24,6 @@ from polysoma.acting.stream import (
 )
 from polysoma.data.dataset import Dataset
 from polysoma.data.mixture import Source
-from polysoma.embodiment import ContinuousActions, channels
 from polysoma.errors import PolysomaError
 from polysoma.nn import precision
 
@@ -129,16 +127,6 @@ def test_an_agent_acts_within_limits_and_forgets_what_does_not_fit(
 def test_other_bodies_are_refused(sources: dict[str, Source]) -> None:
     with pytest.raises(PolysomaError, match="states and continuous actions; grid has others"):
         Serializer(GRID, sources["grid"].statistics(), WORDS)
-    free = dataclasses.replace(ARM, actions=ContinuousActions(channels("dx dy")))
-    with pytest.raises(PolysomaError, match=r"within limits; arm: there are no limits of \['dx', 'dy'\]"):
-        Serializer(free, sources["arm"].statistics(), WORDS)
-
-
-def test_a_channel_that_never_moves_is_a_token_like_any(sources: dict[str, Source]) -> None:
-    moves = ContinuousActions((*channels("dx", "1", -2, 2), *channels("dy", "1", 0.5, 0.5)))
-    serializer = Serializer(dataclasses.replace(ARM, actions=moves), sources["arm"].statistics(), WORDS)
-    done = np.array([1.0, 0.5], np.float32)
-    np.testing.assert_allclose(serializer.action(serializer.act(done[None])[0].tolist()), done, atol=4 / BINS)
 
 
 def test_a_session_starts_with_the_end_of_a_demonstration_and_remembers_what_was_executed(

@@ -320,9 +320,7 @@ def test_a_channel_that_never_moves_stays_and_the_others_are_learnt(method: Any,
 
 
 def test_actions_without_limits_are_refused_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(
-        PolysomaError, match=r"puck: skills are learnt for actions within limits: .* no limits of \['dy'\]"
-    ):
+    with pytest.raises(PolysomaError, match=r"skills of puck: .* no limits of \['dy'\]"):
         learn([others(tmp_path / "walks", np.inf)], Cloning(batch=16), tmp_path / "run")
 
 

@@ -33,8 +33,7 @@ class DeadEndGuard:
     (:class:`~polysoma.policy.dead_ends.DeadEndConfig`). The paper asks
     that a choice is no more likely than ``1 + Q_D`` (arXiv 2110.04186, section 3); here it is allowed or not.
 
-    Only the first actions of a plan are judged, ``DeadEndConfig.span`` of them: give it to an agent that executes no
-    more (``Acting(execute=...)``).
+    Only the first actions of a plan are judged, ``DeadEndConfig.span`` of them; :meth:`around` ends plans there.
 
     Args:
         values: with thresholds.
@@ -58,7 +57,7 @@ class DeadEndGuard:
 
     def around(self, planner: Planner | Policy) -> Guarded:
         """The planner with this guard of its body. Raises PolysomaError where it does not know this body."""
-        made = Guarded(planner, self, self.values.body.name)
+        made = Guarded(planner, self, self.values.body.name, self.values.config.span)
         embodiment_for(made, self.values.body)
         return made
 

@@ -53,11 +53,13 @@ class Leading(Wrapper):
         self.planner, self.body = planner, body
         if len(goal) != len(place):
             raise PolysomaError(f"goal: expected a channel for each of {list(place)}, got {list(goal)}")
-        known = known_embodiments(planner)
-        if known and body.name not in {one.name for one in known}:
-            raise PolysomaError(f"the way is one of {body.name}, the planner drives {[one.name for one in known]}")
-        self._here = [channel_of(body, name) for name in place]
-        self._goal = [channel_of(body, name) for name in goal]
+        known = {one.name: one for one in known_embodiments(planner)}
+        if known and body.name not in known:
+            raise PolysomaError(f"the way is one of {body.name}, the planner drives {list(known)}")
+        # Observations are as the planner knows the body: its channels may stand elsewhere than in the logs of the way.
+        driven = known.get(body.name, body)
+        self._here = [channel_of(driven, name) for name in place]
+        self._goal = [channel_of(driven, name) for name in goal]
 
     def way(self, seed: int) -> Way:
         """What leads through a new episode; ``seed`` is of all that is drawn."""

@@ -18,7 +18,7 @@ from polysoma.acting.leading import Leading
 from polysoma.acting.planner import NoPlan, Planner
 from polysoma.acting.zones import Boxes, Zones
 from polysoma.errors import PolysomaError
-from polysoma.nn.flow import Guide
+from polysoma.nn.flow import Guide, cost_of
 from polysoma.nn.paths import between, lengths
 from polysoma.policy import skills
 from polysoma.policy.skills import SkillPolicy
@@ -96,6 +96,7 @@ class PathSearch(Leading):
 
         Raises:
             NoPlan: all touch a zone, or the goal is in one.
+            PolysomaError: a guide's costs are no numbers.
         """
         ends = np.stack([here, goal])
         boxes = self.boxes
@@ -108,7 +109,7 @@ class PathSearch(Leading):
             costs = lengths(paths).numpy() + _WRONG * away
             with torch.no_grad():
                 for guide in self.guides:
-                    costs = costs + guide(paths).numpy()
+                    costs = costs + cost_of(guide, paths).numpy()
             places = paths.numpy().astype(np.float64)
             if boxes is not None:
                 costs = np.where(boxes.violated(places), np.inf, costs)

@@ -177,9 +177,8 @@ class DeadEnds(SmallPolicy):
             # The same ones always: a guard keeps no state, and what it does can be done again.
             drawn = np.random.default_rng(0).standard_normal((config.candidates, actions.size))
             nearest = config.reach * drawn[np.argsort(np.linalg.norm(drawn, axis=1))]
-            offsets = nearest * (actions.high - actions.low) / 2
-            own = {"low": actions.low, "high": actions.high, "wide": actions.width, "offsets": offsets}
-            for name, numbers in own.items():
+            offsets = nearest * actions.half
+            for name, numbers in (("low", actions.low), ("high", actions.high), ("offsets", offsets)):
                 self.register_buffer(name, torch.from_numpy(np.array(numbers, np.float32)), persistent=False)
             outputs, done = 1, config.span * actions.size
         if config.octaves:
@@ -214,7 +213,8 @@ class DeadEnds(SmallPolicy):
 
     def in_parts(self, actions: Tensor) -> Tensor:
         """Actions ``(..., span, A)`` in parts of half the range, as the perceptrons see them: ``(..., span * A)``."""
-        return (2 * (actions - self.low) / self.wide - 1).flatten(-2)
+        whole = self.high - self.low
+        return (2 * (actions - self.low) / torch.where(whole > 0, whole, 1) - 1).flatten(-2)
 
     def waves(self, states: Tensor) -> Tensor:
         """States ``(..., n)`` as the perceptrons that judge states see them, ``(..., n * (1 + 2 * octaves))``."""
@@ -262,10 +262,11 @@ class DeadEnds(SmallPolicy):
         over channels, in their standard deviations; 0 where none are remembered."""
         if not self.config.remembered:
             return torch.zeros(len(states))
-        # Products, and not differences, which would need room for every pair.
+        # Products find the nearest one: differences would need room for every pair. A difference says how far it is: by
+        # products, whose rounding depends on what else is in a batch, a state would be some way from itself.
         seen, memory = self.seen(states), self.memory
-        squares = seen.square().sum(1)[:, None] - 2 * seen @ memory.T + memory.square().sum(1)
-        return (squares.amin(1).clamp(min=0) / seen.shape[1]).sqrt()
+        nearest = memory[(memory.square().sum(1) - 2 * seen @ memory.T).argmin(1)]
+        return (seen - nearest).square().mean(1).sqrt()
 
     def forward(self, state: Tensor, plan: Tensor | None = None) -> tuple[Tensor, ...]:
         """The fields of :class:`Judged`, without the actions where they are choices, and else without the chance.

@@ -73,7 +73,7 @@ class SkillConfig:
             raise PolysomaError(f"{body.name}: skills are learnt from numbers; expected states alone, got {pictures}")
         if not isinstance(body.actions, ContinuousActions):
             raise PolysomaError(f"{body.name}: skills are learnt for continuous actions, got {body.actions}")
-        body.actions.check_limited(f"{body.name}: skills are learnt for actions within limits")
+        body.actions.check_limited(f"skills of {body.name}")
         for what, own in (("place", self.place), ("goal", self.goal)):
             if unknown := [name for name in own if name not in names]:
                 raise PolysomaError(f"{what}: {body.name} has no channels {unknown}; it has {', '.join(names)}")
@@ -163,10 +163,8 @@ class SkillPolicy(SmallPolicy):
         self.config = config
         body, places = config.embodiment, len(config.place)
         assert isinstance(body.actions, ContinuousActions)
-        low, high = torch.tensor(body.actions.low), torch.tensor(body.actions.high)
-        self.register_buffer("middle", (low + high) / 2, persistent=False)
-        self.register_buffer("reach", (high - low) / 2, persistent=False)
-        self.register_buffer("divisor", torch.tensor(body.actions.width) / 2, persistent=False)
+        self.register_buffer("middle", torch.tensor(body.actions.middle), persistent=False)
+        self.register_buffer("reach", torch.tensor(body.actions.half), persistent=False)
         sizes = {"mean": len(config.seen), "scale": len(config.seen), "place_mean": places, "place_scale": places}
         for name, size in sizes.items():
             self.register_buffer(name, torch.ones(size) if "scale" in name else torch.zeros(size))
@@ -226,8 +224,8 @@ class SkillPolicy(SmallPolicy):
         return self.middle + self.reach * actions
 
     def in_parts(self, actions: Tensor) -> Tensor:
-        """The inverse of :meth:`in_units`; 0 of a channel that cannot move."""
-        return (actions - self.middle) / self.divisor
+        """The inverse of :meth:`in_units`; 0 for a channel that is fixed."""
+        return (actions - self.middle) / torch.where(self.reach > 0, self.reach, 1)
 
     @torch.no_grad()
     def decide(self, states: Tensor) -> Tensor:
