@@ -394,7 +394,8 @@ def test_wrappers_compose(policy: Policy) -> None:
 def test_what_is_counted_further_inside_counts_outside(around: Callable[[Planner], Planner]) -> None:
     zones = {"arm": Zones([{"x": (-9, 9)}])}
     agent = Agent(around(Watched(Recording(), zones)), ARM, "go")
-    for _ in range(2):
+    # The beginning is no step.
+    for _ in range(3):
         agent.act(observe(ARM))
     assert agent.session.zones is not None and (agent.session.zones.of, agent.session.zones.steps) == (2, 2)
 
