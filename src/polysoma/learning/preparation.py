@@ -175,12 +175,15 @@ def _unplayable(recipe: Recipe) -> list[str]:
     return problems
 
 
-def sources_for(recipe: Recipe, training: Path | None = None) -> tuple[list[Source], list[Source]]:
+def sources_for(
+    recipe: Recipe, training: Path | None = None, backwards: bool = False
+) -> tuple[list[Source], list[Source]]:
     """What to learn from, and what is held out.
 
     Args:
         recipe: says which data.
         training: the state of a run to resume, which keeps its horizons, and its limits where they are inferred.
+        backwards: see :func:`~polysoma.data.mixture.open_sources`.
     """
     balance = {name: body.balance for name, body in recipe.bodies.items()}
     folders = recipe.folders()
@@ -204,6 +207,7 @@ def sources_for(recipe: Recipe, training: Path | None = None) -> tuple[list[Sour
         skip_damaged=recipe.skip_damaged,
         bodies=known,
         at_most=recipe.at_most,
+        backwards=backwards,
     )
     _check_patterns(recipe, folders, everything)
     sources = [source for source in everything if source.embodiment.name in recipe.bodies]

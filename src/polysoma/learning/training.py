@@ -74,7 +74,7 @@ def train(
         _check_kept(recipe, training)
     asked = recipe.evaluation
     plays = evaluate is not None and bool(asked.tasks)
-    sources, held_out = preparation.sources_for(recipe, training)
+    sources, held_out = preparation.sources_for(recipe, training, backwards=accelerator.process_index % 2 == 1)
     bodies = [source.embodiment for source in (*sources, *held_out)]
     preparation.check(recipe, bodies, accelerator.num_processes, plays)
     engine, _ = _engine(recipe, sources, held_out, training, accelerator, method)
