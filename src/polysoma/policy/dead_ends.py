@@ -159,7 +159,6 @@ class DeadEnds(SmallPolicy):
     offsets: Tensor
     low: Tensor
     high: Tensor
-    wide: Tensor
     change: Tensor
     config: DeadEndConfig
 

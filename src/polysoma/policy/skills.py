@@ -155,7 +155,6 @@ class SkillPolicy(SmallPolicy):
     fixed: Tensor
     middle: Tensor
     reach: Tensor
-    divisor: Tensor
     config: SkillConfig
 
     def __init__(self, config: SkillConfig) -> None:
