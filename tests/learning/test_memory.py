@@ -1,8 +1,12 @@
 import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 
+from polysoma import __main__ as command
+from polysoma.cli import COMMANDS
 from polysoma.learning import memory
 from polysoma.rollout.workers import in_processes
 
@@ -50,3 +54,47 @@ def test_nothing_is_preloaded_where_nothing_is_installed(monkeypatch: pytest.Mon
     monkeypatch.setattr(memory.ctypes.util, "find_library", lambda name: None)
     with memory.quick_allocator():
         assert "LD_PRELOAD" not in os.environ
+
+
+RESTARTS = """
+import os, sys
+from polysoma.learning import memory
+memory.sys.platform = "linux"
+memory.ctypes.util.find_library = lambda name: sys.argv[1] or None
+print("begun", flush=True)
+memory.restart_with_quick_allocator()
+print(*(os.environ.get(name) for name in ("LD_PRELOAD", "MALLOC_CONF", memory._RESTARTED)))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has LD_PRELOAD")
+@pytest.mark.parametrize(
+    ("library", "said", "begun", "left"),
+    [
+        ("libm.so.6", {}, 2, "None None None"),
+        ("libm.so.6", {"MALLOC_CONF": "narenas:1"}, 2, "None narenas:1 None"),
+        ("libm.so.6", {"LD_PRELOAD": "libm.so.6"}, 1, "libm.so.6 None None"),
+        ("", {}, 1, "None None None"),
+    ],
+)
+def test_a_program_restarts_once_and_leaves_nothing_behind(
+    library: str, said: dict[str, str], begun: int, left: str
+) -> None:
+    around = {name: value for name, value in os.environ.items() if name not in ("LD_PRELOAD", "MALLOC_CONF")} | said
+    run = [sys.executable, "-c", RESTARTS, library]
+    printed = subprocess.run(run, env=around, check=True, capture_output=True, text=True).stdout.splitlines()
+    assert printed == ["begun"] * begun + [left]
+
+
+@pytest.mark.parametrize(("words", "restarted"), [("guard learn x", 1), ("finetune", 1), ("evaluate train", 0), ("", 0)])
+def test_commands_that_learn_restart(words: str, restarted: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    monkeypatch.setattr("polysoma.__main__.restart_with_quick_allocator", lambda: calls.append(words))
+    monkeypatch.setattr("polysoma.cli.main", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["polysoma", *words.split()])
+    command.main()
+    assert len(calls) == restarted
+
+
+def test_the_commands_that_learn_are_commands() -> None:
+    assert command.LEARNING <= set(COMMANDS)

@@ -14,6 +14,8 @@ _ALLOCATORS = ("jemalloc", "tcmalloc_minimal")
 frees blocks of some thousand sizes."""
 _KEEP = "dirty_decay_ms:-1,muzzy_decay_ms:-1"
 """What tells jemalloc to keep freed memory."""
+_RESTARTED = "POLYSOMA_RESTARTED_WITH"
+"""The variable that names what a restarted process was given."""
 
 
 def keep_freed_memory() -> None:
@@ -31,10 +33,7 @@ def quick_allocator() -> Iterator[None]:
     """Processes that are started meanwhile get their memory from jemalloc or tcmalloc, where this is Linux, one of them
     is installed, and LD_PRELOAD does not say otherwise."""
     before = {name: os.environ.get(name) for name in ("LD_PRELOAD", "MALLOC_CONF")}
-    found = "LD_PRELOAD" not in os.environ and sys.platform == "linux" and next(_installed(), "")
-    if found:
-        os.environ["LD_PRELOAD"] = found
-        os.environ.setdefault("MALLOC_CONF", _KEEP)
+    os.environ.update(_wanted())
     try:
         yield
     finally:
@@ -43,6 +42,29 @@ def quick_allocator() -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+def restart_with_quick_allocator() -> None:
+    """Starts the program of this process again, in the same process, with its memory from jemalloc or tcmalloc; on the
+    same conditions as :func:`quick_allocator`, and once. What the restarted program starts itself is as without this.
+    To be called before anything is begun."""
+    given = os.environ.pop(_RESTARTED, "")
+    for name in filter(None, given.split(",")):
+        os.environ.pop(name, None)
+    wanted = {} if given else _wanted()
+    if not wanted or not sys.executable:
+        return
+    with contextlib.suppress(OSError):
+        os.execve(sys.executable, sys.orig_argv, {**os.environ, **wanted, _RESTARTED: ",".join(wanted)})
+
+
+def _wanted() -> dict[str, str]:
+    """The variables with which a process gets its memory quickly; none where it would not, or where the user has said
+    how it gets it."""
+    found = "LD_PRELOAD" not in os.environ and sys.platform == "linux" and next(_installed(), "")
+    if not found:
+        return {}
+    return {"LD_PRELOAD": found} | ({} if "MALLOC_CONF" in os.environ else {"MALLOC_CONF": _KEEP})
 
 
 def _installed() -> Iterator[str]:

@@ -233,6 +233,9 @@ class _Rounds:
     def _learn(self) -> None:
         state, began, again = self.state, self.state.spent, states.exists(self.out)
         recipe, until = self._recipe_of_round()
+        if again:
+            # What processes that were killed have learnt.
+            state.spent += max(0.0, run_state.learnt(self.out)[1] - state.trained)
 
         def progress(step: int, losses: Metrics) -> None:
             if self.seconds:
@@ -245,7 +248,6 @@ class _Rounds:
         processes = self.method.workers if accelerator_here().device.type == "cpu" else 1
         train_in_processes(processes, recipe, self.out, again, until, progress)
         state.steps, trained = run_state.learnt(self.out)
-        # Processes that were killed have learnt, too.
         state.spent = max(self._now(), began + trained - state.trained)
         state.around, state.trained = state.spent - began - (trained - state.trained), trained
         windows = {body: how.batch for body, how in recipe.bodies.items()}
