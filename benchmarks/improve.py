@@ -209,6 +209,8 @@ def variance(lanes: int = 48, decisions: int = 200) -> dict[str, Any]:
             "value": generalised_advantages(use["rewards"], use["discounts"], values, 1.0),
             "GAE": generalised_advantages(use["rewards"], use["discounts"], values, 0.9),
         }  # fmt: skip
+        # PPO's first step, at ratios of 1; its scale is left out, so that it compares.
+        worths["PPO"] = worths["GAE"] - worths["GAE"].mean()
         score = use["drawn"] / torch.from_numpy(spread) ** 2
         # At a correction of zero its last layer alone has a gradient: features times the score of what was drawn.
         hidden = method.correction.net[:-1](use["seen"][:-1]).detach()
@@ -381,7 +383,7 @@ def _reached(name: str) -> str:
 
 
 def _variances(cell: dict[str, Any]) -> list[str]:
-    names = ("none", "constant", "per time", "value", "GAE")
+    names = list(cell["dense"])
     lines = [
         "| variance of the gradient without a baseline, over that with | " + " | ".join(names[1:]) + " |",
         "| --- |" + " --- |" * (len(names) - 1),

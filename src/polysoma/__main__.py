@@ -7,8 +7,8 @@ import sys
 from polysoma.learning.memory import restart_with_quick_allocator
 
 LEARNING = {
-    "train", "finetune", "meta", "improve", "reward learn", "skills learn", "skills finetune", "dynamics", "world learn",
-    "guard learn", "fleet join",
+    "train", "finetune", "meta", "improve", "reward learn", "skills learn", "skills finetune", "dynamics",
+    "world learn", "guard learn", "fleet join",
 }  # fmt: skip
 """Commands that learn in this process."""
 

@@ -86,7 +86,9 @@ def test_a_program_restarts_once_and_leaves_nothing_behind(
     assert printed == ["begun"] * begun + [left]
 
 
-@pytest.mark.parametrize(("words", "restarted"), [("guard learn x", 1), ("finetune", 1), ("evaluate train", 0), ("", 0)])
+@pytest.mark.parametrize(
+    ("words", "restarted"), [("guard learn x", 1), ("finetune", 1), ("evaluate train", 0), ("", 0)]
+)
 def test_commands_that_learn_restart(words: str, restarted: int, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     monkeypatch.setattr("polysoma.__main__.restart_with_quick_allocator", lambda: calls.append(words))
@@ -97,4 +99,4 @@ def test_commands_that_learn_restart(words: str, restarted: int, monkeypatch: py
 
 
 def test_the_commands_that_learn_are_commands() -> None:
-    assert command.LEARNING <= set(COMMANDS)
+    assert set(COMMANDS) >= command.LEARNING

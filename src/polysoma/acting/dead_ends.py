@@ -77,7 +77,8 @@ class DeadEndGuard:
         """See :class:`~polysoma.acting.guards.Guard`."""
         alarm = self.values.alarm
         assert alarm is not None
-        found = self.values.judge(observation, plan.actions)
+        enough = np.inf if self.flag else float(np.float32(alarm.replace))
+        found = self.values.judge(observation, plan.actions, enough)
         chosen = int(plan.actions[0]) if self.values.config.choices else 0
         risk = float(found.risk[chosen])
         raised = RISK if risk > np.float32(alarm.threshold) else ""

@@ -279,25 +279,39 @@ class DeadEnds(SmallPolicy):
             return -negative[0], positive[0], self.unlike(state)
         near = torch.minimum(torch.maximum(plan + self.offsets[:, None], self.low), self.high)
         actions = torch.cat([plan[None], near])
-        both: Tensor = self.negative(*self.looked_at(state.expand(len(actions), -1), actions))
-        return actions, -both.reshape(2, -1).min(0).values.clamp(-1, 0), self.unlike(state)
+        return actions, self._risk(state.expand(len(actions), -1), actions), self.unlike(state)
+
+    def _risk(self, states: Tensor, actions: Tensor | None = None) -> Tensor:
+        """``-Q_D`` of all choices in one state ``(1, n)``, or of the actions ``(B, span, A)`` in states ``(B, n)``:
+        ``(choices,)`` or ``(B,)``."""
+        both: Tensor = self.negative(*self.looked_at(states, actions))
+        return -both.reshape(2, -1).min(0).values.clamp(-1, 0)
 
     @torch.inference_mode()
-    def judge(self, observation: Mapping[str, np.ndarray], plan: np.ndarray) -> Judged:
+    def judge(self, observation: Mapping[str, np.ndarray], plan: np.ndarray, enough: float = -1.0) -> Judged:
         """What may be done after one observation.
 
         Args:
             observation: checked.
             plan: float32 ``(n, A)`` within limits, of which the first ``span`` are judged; a shorter one holds its last
-                action. Not looked at where actions are choices.
+                action. Of choices int64 ``(n,)``.
+            enough: where the risk of the plan is no higher, nothing else is asked for, which takes less time:
+                the plan is the only one of the actions, and of choices there is no chance.
         """
         state = torch.from_numpy(self.state_of(observation))[None]
         if self.config.choices:
-            risk, chance, unlike = self(state)
-            return Judged(np.arange(len(risk)), risk.numpy(), chance.numpy(), float(unlike))
+            risk = self._risk(state).numpy()
+            if risk[int(plan[0])] <= enough:
+                return Judged(np.arange(len(risk)), risk, None, float(self.unlike(state)))
+            risks, chance, unlike = self(state)
+            return Judged(np.arange(len(risk)), risks.numpy(), chance.numpy(), float(unlike))
         rows = np.minimum(np.arange(self.config.span), len(plan) - 1)
-        actions, risk, unlike = self(state, torch.from_numpy(np.asarray(plan[rows], np.float32)))
-        return Judged(actions.numpy(), risk.numpy(), None, float(unlike))
+        own = torch.from_numpy(np.asarray(plan[rows], np.float32))
+        risk = self._risk(state, own[None]).numpy()
+        if risk[0] <= enough:
+            return Judged(own[None].numpy(), risk, None, float(self.unlike(state)))
+        actions, risks, unlike = self(state, own)
+        return Judged(actions.numpy(), risks.numpy(), None, float(unlike))
 
     def state_of(self, observation: Mapping[str, np.ndarray]) -> np.ndarray:
         """What is seen of an observation, float32 ``(n,)``."""
