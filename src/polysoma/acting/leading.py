@@ -97,7 +97,7 @@ class Leading(Wrapper):
             found[row] = plan
         return [one for one in found if one is not None]
 
-    def places(self, observation: Observation) -> tuple[np.ndarray, np.ndarray]:
+    def whereabouts(self, observation: Observation) -> tuple[np.ndarray, np.ndarray]:
         """Where the body is and is to be, float64 ``(places,)`` each."""
         here, goal = ([observation[stream][row] for stream, row in rows] for rows in (self._here, self._goal))
         return np.array(here, np.float64), np.array(goal, np.float64)
@@ -115,15 +115,15 @@ class _Session(WrappedSession):
 
     def __init__(self, inner: Session, leading: Leading, way: Way) -> None:
         super().__init__(inner)
-        self._way, self._leading = way, leading
+        self.way, self._leading = way, leading
         self._before: np.ndarray | None = None
         self._free: np.ndarray | None = None
 
     def nearer(self, observation: Observation) -> Observation:
         """An observation whose goal is the next place on the way. Raises NoPlan where there is none."""
-        here, goal = self._leading.places(observation)
+        here, goal = self._leading.whereabouts(observation)
         before, self._before = self._before, here
-        place = self._way.next(here, goal)
+        place = self.way.next(here, goal)
         if (boxes := self._leading.boxes) is not None:
             moved = np.zeros_like(here) if before is None else here - before
             place = self._steered(boxes, here, moved, place)

@@ -25,6 +25,8 @@ from polysoma.policy.skills import SkillPolicy
 
 _ROUNDS = 3
 """Times that paths are drawn until one is good."""
+_TOLERATED = 0.5
+"""Parts of the spread of the landmarks by which a path may lead outside of it: it is a little rough."""
 _WRONG = 1e3
 """Cost of a unit that a path is away from all that logs saw: more than any way around is long."""
 _STUCK, _MOVED = 2.0, 0.5
@@ -80,6 +82,12 @@ class PathSearch(Leading):
         self.policy = policy
         self.paths, self.samples, self.guided = policy.paths, samples, guided
         self.boxes = None if zones is None else zones.boxes(config.place)
+        known = policy.paths.landmarks
+        if self.boxes is not None:
+            known = known[torch.from_numpy(~self.boxes.inside(known.double().numpy(), self.boxes.margin))]
+        if not len(known):
+            raise PolysomaError(f"zones of {config.embodiment.name}: all places where logs have been are in them")
+        self._known = known
         self.guides = tuple(guides)
         self.ahead = float(policy.paths.ahead) if ahead is None else ahead
 
@@ -104,8 +112,9 @@ class PathSearch(Leading):
             raise NoPlan(f"{self.body.name}: the goal is in a zone that is to be avoided")
         best, lowest, strange = None, np.inf, 0.0
         for number in range(_ROUNDS):
-            paths = self._draw(torch.from_numpy(ends.astype(np.float32)), number, generator)
-            away = self.paths.away(paths).numpy()
+            drawn = self._draw(torch.from_numpy(ends.astype(np.float32)), number, generator)
+            paths = self.paths.repaired(drawn, self._known)
+            away = (self.paths.away(paths, self._known) - _TOLERATED * self.paths.spread).clamp(min=0).numpy()
             costs = lengths(paths).numpy() + _WRONG * away
             with torch.no_grad():
                 for guide in self.guides:

@@ -124,6 +124,17 @@ class Replay:
         chosen: np.ndarray = rows[rng.integers(len(rows), size=count)]
         return chosen
 
+    def pieces(self, frames: int, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Pieces of so many frames, as they followed each other, that are drawn evenly.
+
+        Returns:
+            States ``(count, frames + 1, channels)`` and what was executed, ``(count, frames, A)``; of episodes that are
+            shorter, shorter pieces, the last frame of which stands several times.
+        """
+        rows = self.observed[rng.integers(len(self.observed), size=count)]
+        every = np.minimum(rows[:, None] + np.arange(frames + 1), self.last[rows][:, None])
+        return self.states[every], self._actions[every[:, :-1]]
+
     def known(self) -> np.ndarray:
         """The states that there are, of which statistics are taken: :attr:`states`."""
         return self.states

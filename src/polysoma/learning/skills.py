@@ -111,7 +111,7 @@ def learn(
     else:
         waypoints = method.waypoints if isinstance(method, Diffusion) else 0
         rewarded: Rewarded = "places" if isinstance(method, Successor) else "moves"
-        config = SkillConfig(body, told, *places, *size, waypoints=waypoints, rewarded=rewarded)
+        config = SkillConfig(body, told, *places, *size, waypoints=waypoints, rewarded=rewarded, steered=waypoints > 0)
         built = method.build(SkillPolicy(config), replay, seed)
     about = lineage.from_nothing(method.kind, datasets)
     return Engine(built, settings or engine_settings_for(method.kind, 20_000)).run(

@@ -67,6 +67,7 @@ class PageServer:
         self._pages = {"": self, **{f"/{name}": server for name, server in (beside or {}).items()}}
         self._watchers: set[asyncio.Queue[str | bytes]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._stage: Stage
 
     def staged(self) -> Stage:
         """A new stage, which posts with :meth:`post`."""
