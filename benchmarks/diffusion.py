@@ -2,12 +2,12 @@
 
     python benchmarks/diffusion.py
 
-For each maze and seed, paths and who follows them learn from logs with random goals. Who follows goes to near goals by a
-linear law or, as a control, by cloning. Compared: cloning directly to the goal, the graph of the logs, drawn ways; then
-with a cell of the maze forbidden, that is on many shortest ways and can be gone around (another cell for each seed):
-ways that ignore it, ways that are only chosen, ways that are also drawn with its gradient, and the graph without the
-zone's moves. Episodes that start or end in the zone are left out. What is there already is not measured again. About ten
-minutes of one core for each maze and seed.
+For each maze and seed, paths and who follows them learn from logs with random goals. Who follows goes to near goals by
+a linear law or, as a control, by cloning. Compared: cloning directly to the goal, the graph of the logs, drawn ways;
+then with a cell of the maze forbidden, that is on many shortest ways and can be gone around (another cell for each
+seed): ways that ignore it, ways that are only chosen, ways that are also drawn with its gradient, and the graph without
+the zone's moves. Episodes that start or end in the zone are left out. What is there already is not measured again.
+About ten minutes of one core for each maze and seed.
 """
 
 from __future__ import annotations
