@@ -36,7 +36,7 @@ class Bows(Paths):
     """Draws bows of the lengths that are asked for, up or down as the noise says."""
 
     def draw(self, ends: Tensor, length: Tensor, noise: Tensor, guides: Any = (), steps: int = 8) -> Tensor:
-        line = straight(ends[[0, *[1] * (self.waypoints - 1)]])
+        line = straight(ends[..., [0, *[1] * (self.waypoints - 1)], :])
         side = torch.where(noise[:, 0, 0] > 0, 1.0, -1.0)
         bow = torch.linspace(0, np.pi, self.waypoints).sin()
         high = side * (length.square() - lengths(line).square()).clamp(min=0).sqrt() / 2
@@ -110,9 +110,22 @@ def test_ways_are_drawn_again_while_the_best_one_leads_where_no_log_has_been(mon
     bow = torch.linspace(0, np.pi, 17).sin()[:, None] * torch.tensor([0.0, 1.0])
     # First far from the logs, then through the zone, then around it.
     rounds = [straight(ENDS[[0, *[1] * 16]])[None] + height * bow for height in (-2.0, 0.0, 1.5)]
-    monkeypatch.setattr(made, "_draw", lambda ends, number, generator: rounds[number])
+    monkeypatch.setattr(made, "_direct", lambda ends, generator: rounds.pop(0))
+    monkeypatch.setattr(made, "_by_way_of", lambda ends, generator: rounds.pop(0))
     found = made.drawn(np.zeros(2), np.array([2.0, 0]), torch.Generator())
-    assert found[:, 1].max() == pytest.approx(1.5)
+    assert found[:, 1].max() == pytest.approx(1.5) and not rounds
+
+
+def test_long_ways_between_near_places_lead_by_way_of_others() -> None:
+    """Logs went along three sides of a square, and only short bows are drawn."""
+    side = torch.linspace(0, 2, 41)
+    nothing = torch.zeros_like(side)
+    known = torch.cat([torch.stack(pair, 1) for pair in ((nothing, side), (side, nothing + 2), (nothing + 2, side))])
+    made = search(landmarks=known)
+    made.paths.spread.fill_(0.1)
+    found = made.drawn(np.zeros(2), np.array([2.0, 0]), torch.Generator().manual_seed(0))
+    # Direct ones are about 0.1 away.
+    assert made.paths.away(torch.from_numpy(found[None]).float()) < 0.08 and found[:, 1].max() > 1
 
 
 def test_a_guide_decides_which_way_is_taken() -> None:

@@ -112,7 +112,7 @@ class Paths(nn.Module):
         """Paths ``(N, H, places)`` in the unit of places.
 
         Args:
-            ends: start and goal, ``(2, places)``.
+            ends: start and goal, ``(2, places)`` of all or ``(N, 2, places)``.
             length: ``(N,)``, how long each is to be.
             noise: standard normal ``(N, H, places)``.
             guides: costs whose gradients pull the draws.
