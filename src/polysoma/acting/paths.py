@@ -68,7 +68,7 @@ class PathSearch(Leading):
         policy: SkillPolicy | str | Path,
         zones: Zones | None = None,
         guides: Sequence[Guide] = (),
-        samples: int = 24,
+        samples: int = 16,
         ahead: float | None = None,
         guided: bool = True,
     ) -> None:
@@ -86,9 +86,9 @@ class PathSearch(Leading):
         self.boxes = None if zones is None else zones.boxes(config.place)
         known = policy.paths.landmarks
         if self.boxes is not None:
-            known = known[torch.from_numpy(~self.boxes.inside(known.double().numpy(), self.boxes.margin))]
-        if not len(known):
-            raise PolysomaError(f"zones of {config.embodiment.name}: all places where logs have been are in them")
+            free = known[torch.from_numpy(~self.boxes.inside(known.double().numpy(), self.boxes.margin))]
+            # Where all are in zones, every way touches one.
+            known = free if len(free) else known
         self._known, self._wrong = known, _WRONG * float(policy.paths.longest)
         self.guides = tuple(guides)
         self.ahead = float(policy.paths.ahead) if ahead is None else ahead
