@@ -35,12 +35,12 @@ format: setup ## fix what linter and formatter can fix
 
 setup: $(VENV)/.ready ## install everything into .venv
 
-$(VENV)/.ready: pyproject.toml constraints.txt tools/install_gl.sh
+$(VENV)/.ready: pyproject.toml constraints.txt tools/install_libraries.sh
 	@echo "setting up $(VENV), which takes some minutes"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
-	bash tools/install_gl.sh $(BIN)/python
+	bash tools/install_libraries.sh $(BIN)/python
 	touch $@
 
 clean: ## delete .venv, out and caches

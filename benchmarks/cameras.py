@@ -121,7 +121,7 @@ def render() -> str:
             "A picture: the slowest of five tasks or of all, where there are fewer; processor time on one core of "
             f"{found['hardware']['processor']}, software rendering. In sight: {found['episodes']} episodes of the "
             f"expert, seeds from {found['seed']} on, every {found['every']}th step. The wrists of ALOHA are those of "
-            f"`examples/aloha_wrists.py` (`{found['command']}`).",
+            f"`aloha-wrists` (`{found['command']}`).",
             "",
         ]
     )

@@ -2,16 +2,17 @@
 
     python benchmarks/diffusion.py
 
-For each maze and seed, paths and who follows them learn from logs with random goals. Compared, with the same follower
-where one is led: cloning directly to the goal, the graph of the logs, drawn ways; then with a cell of the maze
-forbidden, that is on many shortest ways and can be gone around (another cell for each seed): ways that ignore it, ways
-that are only chosen, ways that are also drawn with its gradient, and the graph without the zone's moves. Episodes that
-start or end in the zone are left out. What is there already is not measured again. About four minutes of one core for
-each maze and seed.
+For each maze and seed, paths and who follows them learn from logs with random goals. Who follows goes to near goals by
+a linear law or, as a control, by cloning. Compared: cloning directly to the goal, the graph of the logs, drawn ways;
+then with a cell of the maze forbidden, that is on many shortest ways and can be gone around (another cell for each
+seed): ways that ignore it, ways that are only chosen, ways that are also drawn with its gradient, and the graph without
+the zone's moves. Episodes that start or end in the zone are left out. What is there already is not measured again.
+About ten minutes of one core for each maze and seed.
 """
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -44,7 +45,13 @@ from results import cells_of, read, share, write
 MAZES = ("medium", "large")
 DATA_SEED, SEED = 300_000, 330_000
 CELL, MARGIN = 0.35, 0.15
-FREE = {"cloning": "cloning, directly to the goal", "graph": "graph of the logs", "paths": "drawn ways"}
+FREE = {
+    "cloning": "cloning, directly to the goal",
+    "graph-cloned": "graph of the logs, followed by cloning",
+    "graph": "graph of the logs",
+    "paths-cloned": "drawn ways, followed by cloning",
+    "paths": "drawn ways",
+}
 AROUND = {
     "cloning": "cloning, directly to the goal",
     "graph": "graph that does not know the zone",
@@ -52,6 +59,7 @@ AROUND = {
     "paths": "drawn ways that do not know the zone",
     "paths-chosen": "drawn ways, chosen by the zone",
     "paths-zone": "drawn ways, guided and chosen by the zone",
+    "paths-zone-cloned": "the same, followed by cloning",
 }
 
 
@@ -61,7 +69,7 @@ def main(
     logs: int = 340,
     seeds: int = 3,
     episodes: int = 40,
-    steps: int = 4000,
+    steps: int = 20_000,
     width: int = 192,
 ) -> None:
     torch.set_num_threads(1)
@@ -94,12 +102,20 @@ def measured(cell: dict[str, Any], folder: Path, episodes: int, steps: int, widt
             yield f"learnt {name}"
         learnt[name] = skills.load(out / "checkpoint")
     policy, follower = learnt["paths"], SkillPlanner(learnt["paths"])
+    cloned = copy.deepcopy(policy)
+    assert cloned.steering is not None
+    cell["fits"] = float(cloned.steering.fits)
+    cloned.steering.fits.zero_()
+    cloning = SkillPlanner(cloned)
     zones = zone(maze, seed)
     made: dict[str, Callable[[], Planner]] = {
         "cloning": lambda: SkillPlanner(learnt["cloning"]),
         "graph": lambda: searching(follower, data, CELL),
         "graph-zone": lambda: searching(follower, data, CELL, zones),
+        "graph-cloned": lambda: searching(cloning, data, CELL),
         "paths": lambda: PathSearch(follower, policy),
+        "paths-cloned": lambda: PathSearch(cloning, policy),
+        "paths-zone-cloned": lambda: PathSearch(cloning, policy, zones),
         "paths-chosen": lambda: PathSearch(follower, policy, zones, guided=False),
         "paths-zone": lambda: PathSearch(follower, policy, zones),
     }

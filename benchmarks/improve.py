@@ -22,7 +22,6 @@ import json
 import os
 import sys
 import time
-import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,9 +34,9 @@ import tyro
 
 from polysoma import simulators
 from polysoma.acting.opening import open_planner
-from polysoma.acting.planner import Plan, Planner, Session, Wrapper
-from polysoma.embodiment import ContinuousActions, Observation
-from polysoma.errors import PolysomaError
+from polysoma.acting.pushing import Pushed
+from polysoma.embodiment import ContinuousActions
+from polysoma.evaluation.controls import tried
 from polysoma.evaluation.evaluation import evaluate
 from polysoma.evaluation.intervals import paired_difference, wilson
 from polysoma.learning.finetuning import recipe_for, with_steps
@@ -51,7 +50,7 @@ from polysoma.policy import checkpoint
 from polysoma.rollout.drivers import Behaviour, Checkpoint, InContext, Prompting
 from polysoma.rollout.jobs import Job
 from polysoma.rollout.recording import Recorder
-from polysoma.rollout.rollout import Workers, rollout, rollout_in_workers
+from polysoma.rollout.rollout import Workers, rollout
 from polysoma.task import body_of
 from results import FOLDER, cells_of, difference, read, share, write
 
@@ -96,35 +95,6 @@ class Case:
         return isinstance(simulators.embodiments()[body_of(self.task)].actions, ContinuousActions)
 
 
-class Pushed(Wrapper):
-    """Where the body has hardly moved for some plans, a random action for some more."""
-
-    def __init__(self, planner: Planner, patience: int = 12, hold: int = 12, still: float = 0.05) -> None:
-        self.planner, self._patience, self._hold, self._still = planner, patience, hold, still
-        self._seen: weakref.WeakKeyDictionary[Session, list[np.ndarray]] = weakref.WeakKeyDictionary()
-        self._pushes: weakref.WeakKeyDictionary[Session, tuple[np.ndarray, int]] = weakref.WeakKeyDictionary()
-        self._rng = np.random.default_rng(0)
-
-    def plan(self, sessions: Sequence[Session], observations: Sequence[Observation]) -> list[Plan | PolysomaError]:
-        plans = self.planner.plan(sessions, observations)
-        return [self._one(*all_of) for all_of in zip(sessions, observations, plans, strict=True)]
-
-    def _one(self, session: Session, seen: Observation, plan: Plan | PolysomaError) -> Plan | PolysomaError:
-        if isinstance(plan, PolysomaError):
-            return plan
-        places = self._seen.setdefault(session, [])
-        places.append(np.array(seen["state"][:2]))
-        push, left = self._pushes.get(session, (np.zeros(0), 0))
-        recent = np.stack(places[-self._patience :])
-        if not left and len(places) > self._patience and np.ptp(recent, 0).max() < self._still:
-            push, left = session.prompt.body.actions.sample(self._rng), self._hold
-            places.clear()
-        if not left:
-            return plan
-        self._pushes[session] = push, left - 1
-        return Plan(np.repeat(push[None], len(plan), 0), "push", plan.readout)
-
-
 def judged(driver: Any, case: Case, prompting: Prompting | None = None) -> dict[str, Any]:
     """What a driver reaches on unseen episodes."""
     score = evaluate(driver, [case.task], case.episodes, SEED, prompting=prompting, workers=WORKERS).tasks[case.task]
@@ -138,13 +108,7 @@ def scored(outcomes: Sequence[bool]) -> dict[str, Any]:
 
 def tries(case: Case) -> dict[str, Any]:
     """Up to four tries of the same episode, with more and more noise."""
-    won = np.zeros(case.episodes, bool)
-    for noise in (0.1, 0.2, 0.3, 0.4):
-        jobs = [Job(case.task, SEED + n) for n in np.flatnonzero(~won)]
-        behaviour = Behaviour(open_planner(case.checkpoint), noise=noise)
-        for outcome in rollout_in_workers(jobs, behaviour, WORKERS):
-            won[outcome.seed - SEED] |= outcome.success
-    return scored([bool(w) for w in won])
+    return scored(tried(Checkpoint(case.checkpoint), [case.task], case.episodes, SEED, WORKERS)[case.task])
 
 
 @functools.cache
@@ -245,6 +209,8 @@ def variance(lanes: int = 48, decisions: int = 200) -> dict[str, Any]:
             "value": generalised_advantages(use["rewards"], use["discounts"], values, 1.0),
             "GAE": generalised_advantages(use["rewards"], use["discounts"], values, 0.9),
         }  # fmt: skip
+        # PPO's first step, at ratios of 1; its scale is left out, so that it compares.
+        worths["PPO"] = worths["GAE"] - worths["GAE"].mean()
         score = use["drawn"] / torch.from_numpy(spread) ** 2
         # At a correction of zero its last layer alone has a gradient: features times the score of what was drawn.
         hidden = method.correction.net[:-1](use["seen"][:-1]).detach()
@@ -417,7 +383,7 @@ def _reached(name: str) -> str:
 
 
 def _variances(cell: dict[str, Any]) -> list[str]:
-    names = ("none", "constant", "per time", "value", "GAE")
+    names = list(cell["dense"])
     lines = [
         "| variance of the gradient without a baseline, over that with | " + " | ".join(names[1:]) + " |",
         "| --- |" + " --- |" * (len(names) - 1),

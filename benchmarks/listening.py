@@ -15,6 +15,7 @@ import torch
 import tyro
 
 from polysoma import simulators
+from polysoma.errors import PolysomaError
 from polysoma.evaluation.evaluation import evaluate
 from polysoma.evaluation.listening import Telling
 from polysoma.nn.precision import chosen, instruction_set
@@ -44,6 +45,8 @@ def main(
             driver_of(checkpoint), list(simulators.tasks_of(family)), EPISODES[family], SEED,
             workers=Workers(workers), listening=True,
         )  # fmt: skip
+        if family not in result.listening:
+            raise PolysomaError(f"{family}: {result.settings['no_listening']}")
         found = result.listening[family].to_json()
         cells[family] = found | {"precision": chosen("cpu"), "instruction_set": instruction_set()}
         print(family, {told: found[told]["rate"] for told in TOLD}, flush=True)

@@ -6,7 +6,8 @@ from the weights and from nothing, and plays the same unseen worlds.
 
 From the base is what `finetune` does by itself; for bodies with cameras that the base does not know, where that begins
 from nothing, it is LoRA with eyes of the body's own. Every cell is written as soon as it is there, and one that is
-there is not measured again. Leave the core alone meanwhile: how many steps fit into the minutes is rehearsed.
+there is not measured again. PushT needs ``pip install gym-pusht``. Leave the core alone meanwhile: how many steps fit
+into the minutes is rehearsed.
 """
 
 from __future__ import annotations
@@ -36,13 +37,15 @@ STARTS = (NOTHING, BASE)
 BODIES = {
     "go2": "go2/*",
     "drawn-arm": "drawn-arm/mark",
+    "drawn-legs": "drawn-legs/*",
     "two-blocks": "two-blocks/red-or-blue",
+    "pusht": "pusht/push",
     "so101-small": "so101-small/*",
     "rover-pixels": "rover-pixels/*",
     "drone-pixels": "drone-pixels/*",
 }
 """Their tasks, which one policy learns."""
-WORLDS = ("two_blocks.py", "drawn_arm.py")
+WORLDS = ("two_blocks.py", "drawn_arm.py", "drawn_legs.py", "push_t.py")
 
 
 def main(

@@ -162,8 +162,18 @@ def render_laptop_line() -> str:
 
 
 def render_laptop() -> str:
-    """What the recipe for laptops comes to, by body, beside the shipped weights."""
-    scores, shipped = read("laptop"), read("scores")
+    """What the recipe for laptops comes to."""
+    return _after_rounds("laptop", "no instructions beyond ", "float32")
+
+
+def render_generalist() -> str:
+    """What the recipe of the shipped bodies comes to."""
+    return _after_rounds("generalist-rounds", "", "bfloat16")
+
+
+def _after_rounds(name: str, only: str, precision: str) -> str:
+    """What a recipe in rounds comes to, by body, beside the shipped weights."""
+    scores, shipped = read(name), read("scores")
     lines = ["| body | success after the recipe | least of its tasks | shipped weights |", "| --- | --- | --- | --- |"]
     for family, score in scores["families"].items():
         own = {task: row for task, row in scores["tasks"].items() if task.startswith(family + "/")}
@@ -182,8 +192,8 @@ def render_laptop() -> str:
         f"One run, one seed, {sum(phases.values()) / 60:.0f} minutes: "
         + ", ".join(f"{phase} {seconds / 60:.0f}" for phase, seconds in phases.items())
         + f"; {steps:,} steps of learning in {max(row['round'] for row in scores['rounds'])} rounds; "
-        f"{machine['cores']} cores ({machine['processor']} with no instructions beyond {machine['instruction_set']}), "
-        f"float32. Unseen seeds from {scores['seed']} on, 95 % intervals (`{scores['command']}`).",
+        f"{machine['cores']} cores ({machine['processor']} with {only}{machine['instruction_set']}), "
+        f"{precision}. Unseen seeds from {scores['seed']} on, 95 % intervals (`{scores['command']}`).",
     ]
     return "\n".join(lines) + "\n"
 

@@ -38,6 +38,7 @@ from polysoma.data.mixture import Source
 from polysoma.data.statistics import Statistics
 from polysoma.evaluation.evaluation import evaluate
 from polysoma.horizon import Horizon
+from polysoma.learning.memory import quick_allocator
 from polysoma.learning.methods.interactive import Interactive
 from polysoma.learning.recipe import read_recipe
 from polysoma.nn.images import ImageConfig, Reduction
@@ -65,6 +66,7 @@ COUNTED = "metaworld"
 DEMONSTRATIONS = {"metaworld": 10, "aloha": 20, "babyai": 5}
 JOINT, JOINT_STEPS = ROOT / "recipes/laptop.toml", 20
 """The recipe of many bodies whose steps are measured, and steps to warm up, then of a line of metrics."""
+ALLOCATOR = "now allocator"
 EMULATED = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
 """Tells PyTorch's own kernels, oneDNN and MKL to use no instructions beyond AVX2."""
 
@@ -141,7 +143,8 @@ class Speed:
         return found
 
     def _joint(self, sides: dict[str, Path], folder: Path, environment: dict[str, str]) -> dict[str, Any]:
-        """Seconds of a step of all bodies of a recipe, all windows in one process."""
+        """Seconds of a step of all bodies of a recipe, all windows in one process; also with another allocator of
+        memory, where there is one."""
         recipe = read_recipe(JOINT)
         assert isinstance(recipe.method, Interactive)
         tasks, data = ",".join(recipe.method.tasks), folder / "joint"
@@ -153,11 +156,16 @@ class Speed:
             f'data=["{data}/*"]', f"policy={{{size}}}", 'tracker="none"',
         ]  # fmt: skip
         seconds: dict[str, list[float]] = {}
+        with quick_allocator():
+            quick = {name: os.environ[name] for name in ("LD_PRELOAD", "MALLOC_CONF") if name in os.environ}
+        ways = {side: (root, environment) for side, root in sides.items()}
+        if quick:
+            ways[ALLOCATOR] = ROOT, environment | quick
         for _ in range(self.rounds):
             for precision in ("float32",) if self.emulate_avx2 else get_args(Precision):
-                for side, root in sides.items():
+                for side, (root, around) in ways.items():
                     with tempfile.TemporaryDirectory() as out:
-                        own = environment | {"POLYSOMA_PRECISION": precision}
+                        own = around | {"POLYSOMA_PRECISION": precision}
                         _run(root, ["-m", "polysoma", "train", str(JOINT), "--out", f"{out}/run", *changes], own)
                         lines = (Path(out) / "run/metrics.jsonl").read_text().splitlines()
                     # The pace is that of the run so far.
@@ -168,7 +176,7 @@ class Speed:
             for name, own in seconds.items()
         }
         print("joint", found)
-        return {"bodies": len(recipe.bodies), "windows": windows, "steps": found}
+        return {"bodies": len(recipe.bodies), "windows": windows, "steps": found, "allocator": quick.get("LD_PRELOAD")}
 
 
 def _decisions(sides: dict[str, Path], environment: dict[str, str]) -> dict[str, Any]:
@@ -326,6 +334,11 @@ def render() -> str:
             f"| training step, {found['bodies']} bodies, {found['windows']} windows* | {found['instruction_set']} "
             f"| {old:.2f} s, {usual} | {new:.2f} s, {usual} | {old / new:.1f} |"
         )
+        if quick := found["steps"].get(f"{ALLOCATOR} {usual}"):
+            lines.append(
+                f"| the same, memory by {found['allocator']} | {found['instruction_set']} | {old:.2f} s, {usual} "
+                f"| {quick['median']:.2f} s, {usual} | {old / quick['median']:.1f} |"
+            )
     found = read("speed")
     decisions = found["decisions"]
     for body, now in decisions["now onnx float32"].items():

@@ -4,6 +4,7 @@ polysoma export generalist --embodiment drone --int8 --out drone.onnx
 python examples/edge.py drone.onnx "fly to the red ring"
 """
 
+import hashlib
 import json
 import pathlib
 import re
@@ -38,12 +39,19 @@ class Runner:
         self.previous_valid = [np.bool_(False)]
         self.frames = []
         self.limits = Limits(self.body, self.about["limits"]) if self.about.get("limits") else None
-        beside = pathlib.Path(path).with_suffix(".guard.onnx")
-        self.guard = Guard(beside, self.body["name"]) if beside.exists() else None
+        beside, digest = pathlib.Path(path).with_suffix(".guard.onnx"), self.about.get("guard")
+        if digest and not beside.exists():
+            raise ValueError(f"{path} was exported with a guard: expected {beside.name} beside it, there is none")
+        if digest and hashlib.sha256(beside.read_bytes()).hexdigest() != digest:
+            raise ValueError(f"{beside}: expected the guard that was exported with {path}, got another one")
+        # Files of earlier versions say nothing of guards, and use what lies beside them.
+        used = digest or (digest is None and beside.exists())
+        self.guard = Guard(beside, self.body["name"]) if used else None
 
     def act(self, observation):
         """Log-probabilities (chunk, names), or actions (chunk, A) within their limits; call ``executed`` afterwards.
-        A guard beside the file (``NAME.guard.onnx``) rules out choices, or replaces actions by as many as it judges.
+        A guard beside the file (``NAME.guard.onnx``) rules out choices or replaces actions, and ends the chunk where it
+        judges no further: after 1 choice, or as many actions as ``polysoma guard learn --span`` said.
         Raises ValueError where a stream is missing, of another shape, or not finite as float32."""
         observation = {s["name"]: checked(s, observation) for s in self.body["streams"] if s["modality"] != "text"}
         history = self.body["history"]
@@ -86,7 +94,8 @@ class Runner:
 
 class Guard:
     """What `polysoma export --guard FOLDER` wrote beside the policy (docs/guards.md). ``risk`` and ``alarm`` are of
-    the last plan, ``counts`` says how many were judged and replaced, and how many raised an alarm."""
+    the last plan, ``replaced`` the actions (or the choice) of it that others were put in the place of, None where none
+    were. ``counts`` says how many plans were judged and replaced, and how many raised an alarm."""
 
     def __init__(self, path, body):
         options = onnxruntime.SessionOptions()
@@ -95,7 +104,8 @@ class Guard:
         self.about = json.loads(self.session.get_modelmeta().custom_metadata_map["polysoma"])
         if self.about["body"] != body:
             raise ValueError(f"{path}: expected a guard of {body}, got one of {self.about['body']}")
-        self.risk, self.alarm, self.counts = 0.0, "", dict.fromkeys(("judged", "replaced", "alarms"), 0)
+        self.risk, self.alarm, self.replaced = 0.0, "", None
+        self.counts = dict.fromkeys(("judged", "replaced", "alarms"), 0)
 
     def judge(self, observation, plan=None):
         """Actions near the plan (none for choices), and which of them are fine, bool (N,), with the risk of each."""
@@ -106,26 +116,27 @@ class Guard:
         fine = risk <= max(np.float32(self.about["replace"]), risk.min() + np.float32(self.about["spare"]))
         return found[-1], fine, risk
 
-    def say(self, risk, replaced):
+    def say(self, risk, fine, wanted):
         unlike = self.about["unlike"] is not None and self.unlike > np.float32(self.about["unlike"])
         kinds = {"risk": risk > np.float32(self.about["threshold"]), "unlike": unlike}
         self.risk, self.alarm = float(risk), " ".join(kind for kind, raised in kinds.items() if raised)
-        for name, more in (("judged", True), ("replaced", replaced), ("alarms", bool(self.alarm))):
+        self.replaced = None if fine else wanted
+        for name, more in (("judged", True), ("replaced", not fine), ("alarms", bool(self.alarm))):
             self.counts[name] += int(more)
 
     def choices(self, likely, observation):
-        """Log-probabilities (chunk, names), -inf where the first choice is not fine."""
+        """Log-probabilities of the first choice, (1, names), -inf where it is not fine."""
         _, fine, risk = self.judge(observation)
         best = likely[0].argmax()
-        self.say(risk[best], not fine[best])
-        return np.concatenate([np.where(fine, likely[:1], -np.inf), likely[1:]]).astype(np.float32)
+        self.say(risk[best], fine[best], best)
+        return np.where(fine, likely[:1], -np.inf).astype(np.float32)
 
     def numbers(self, actions, observation):
-        """The chunk, or the nearest actions that are fine: as many as are judged together."""
+        """As many actions of the chunk as are judged together, or the nearest ones that are fine."""
         span = self.session.get_inputs()[1].shape[0]
         near, fine, risk = self.judge(observation, actions[np.minimum(np.arange(span), len(actions) - 1)])
-        self.say(risk[0], not fine[0])
-        return actions if fine[0] else near[fine.argmax()]
+        self.say(risk[0], fine[0], actions[:span])
+        return actions[:span] if fine[0] else near[fine.argmax()]
 
 
 def read(instruction, ids):

@@ -15,7 +15,7 @@ from polysoma.errors import PolysomaError
 
 
 class RecordingSession(Session):
-    """Remembers all that it is told: ``("plan" | "observed" | "executed", what)``."""
+    """Remembers all that it is told: ``("plan" | "observed" | "executed" | "ended", what)``."""
 
     def __init__(self, prompt: TaskPrompt, chunk: int, seed: int) -> None:
         super().__init__(prompt, chunk)
@@ -28,6 +28,9 @@ class RecordingSession(Session):
 
     def executed(self, action: np.ndarray) -> None:
         self.told.append(("executed", action))
+
+    def ended(self, observation: Observation) -> None:
+        self.told.append(("ended", observation))
 
     def close(self) -> None:
         self.closed = True

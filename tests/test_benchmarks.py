@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from conftest import ROOT, SEEN_ARM, make_episode
+from polysoma import simulators
 from polysoma.data.dataset import Dataset
 from polysoma.data.statistics import Statistics
 from polysoma.data.writer import DatasetWriter
@@ -77,6 +78,26 @@ def test_an_arm_is_drawn_by_its_number_and_its_expert_reaches_the_named_mark(mon
                 over = terminated or truncated
             assert info["success"]
     assert bodies[0] == bodies[1] and bodies[0][1:] != bodies[2][1:]
+
+
+def test_a_quadruped_is_drawn_by_its_number_and_its_expert_walks(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("mujoco")
+    drawn = []
+    for number in (1, 1, 3):
+        monkeypatch.setenv("DRAWN_LEGS", str(number))
+        legs = loaded("drawn_legs")
+        drawn.append((legs.EMBODIMENT, legs.THIGH, legs.CALF, legs.APART, legs.MASS, legs.STIFF))
+    assert drawn[0] == drawn[1] and drawn[0][1:] != drawn[2][1:] and legs.EMBODIMENT.body == "drawn-legs"
+    environment = legs.DrawnLegs("drawn-legs/words")
+    model, usual = (one._model for one in (environment, simulators.make("go1/words")))  # type: ignore[attr-defined]
+    assert model.body("RR_calf").pos[2] == pytest.approx(-0.213 * legs.THIGH)
+    assert model.body("trunk").mass == pytest.approx(legs.MASS * usual.body("trunk").mass)
+    observation, over = environment.reset(seed=0)[0], False
+    assert environment.observation_space.contains(observation)
+    while not over:
+        *_, terminated, truncated, info = environment.step(environment.expert_action())
+        over = terminated or truncated
+    assert info["success"]
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -37,6 +36,32 @@ class ContinuousActions:
     def high(self) -> np.ndarray:
         return _fixed(channel.high for channel in self.channels)
 
+    @functools.cached_property
+    def middle(self) -> np.ndarray:
+        """The middle of each channel's range, float32 ``(A,)``; not a number where there are no limits."""
+        with np.errstate(invalid="ignore"):
+            return _fixed((self.low + self.high) / 2)
+
+    @functools.cached_property
+    def half(self) -> np.ndarray:
+        """Half of each channel's range, float32 ``(A,)``; 0 for one that is fixed, infinite without limits."""
+        with np.errstate(over="ignore"):
+            return _fixed((self.high - self.low) / 2)
+
+    def parts(self, actions: np.ndarray) -> np.ndarray:
+        """Actions ``(..., A)`` in parts of half the range, from -1 to 1 within the limits; 0 for a channel that is
+        fixed."""
+        found: np.ndarray = (actions - self.middle) / np.where(self.half > 0, self.half, 1)
+        return found
+
+    def check_limited(self, where: str) -> None:
+        """Raises PolysomaError where channels have no limits, for those who see actions in parts of their range."""
+        unlimited = [
+            channel.name for channel, half in zip(self.channels, self.half, strict=True) if not np.isfinite(half)
+        ]
+        if unlimited:
+            raise PolysomaError(f"{where}: expected limits of all actions, there are no limits of {unlimited}")
+
     @property
     def measured(self) -> np.ndarray:
         """Which channels have a unit, bool ``(A,)``. Those without one ("1"), such as how open a gripper is, are shares
@@ -55,9 +80,7 @@ class ContinuousActions:
 
     def sample(self, rng: np.random.Generator) -> np.ndarray:
         """An action drawn uniformly within the limits, float32 ``(A,)``. Raises PolysomaError where there are none."""
-        unlimited = [c.name for c in self.channels if not math.isfinite(c.high - c.low)]
-        if unlimited:
-            raise PolysomaError(f"actions cannot be drawn at random: there are no limits of {unlimited}")
+        self.check_limited("actions cannot be drawn at random")
         return rng.uniform(self.low, self.high).astype(np.float32)
 
     def check(self, where: str, action: Any, several: bool = False) -> np.ndarray:

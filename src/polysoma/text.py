@@ -3,11 +3,23 @@ many things."""
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterable
 
 _TURNS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 """Characters that turn the direction of what follows, so that it reads otherwise than it is."""
+
+_UNSPACED = re.compile(
+    r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
+)
+"""Signs of scripts without spaces between words (Thai, Lao, Burmese, Khmer, Kana, Han): each is a word."""
+
+
+def in_word(sign: str) -> bool:
+    """Whether words are made of such signs: letters, numbers and the marks that are written on them, but for those of
+    scripts without spaces between words, each of which is a word."""
+    return unicodedata.category(sign)[0] in "LNM" and not _UNSPACED.match(sign)
 
 
 def plain(text: str, keep: str = "") -> str:

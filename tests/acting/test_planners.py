@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -316,6 +316,44 @@ def test_what_a_guard_puts_in_the_place_of_a_plan_is_not_averaged() -> None:
     assert actions == pytest.approx([0.1, (0.1 + 0.3) / 2, 0, 0])
 
 
+@pytest.mark.parametrize("ensemble", [None, 0.0])
+def test_nothing_is_executed_that_a_guard_did_not_judge(ensemble: float | None) -> None:
+    steps = iter(range(100))
+
+    class Counts:
+        """Allows, and keeps the first numbers of the actions that it is shown."""
+
+        shown: ClassVar[list[float]] = []
+
+        def judge(self, observation: Observation, plan: Plan) -> Verdict:
+            self.shown += plan.actions[:, 0].tolist()
+            return Verdict.allow()
+
+    planner = Recording(chunk=4, action=lambda _: np.float32([next(steps) / 100, 0]))
+    agent = Agent(Guarded(planner, Counts(), span=2), ARM, "go", Acting(ensemble=ensemble))
+    assert agent.session.chunk == 2
+    done = [float(agent.act(observe(ARM, step))[0]) for step in range(6)]
+    assert len(Counts.shown) == 12
+    if ensemble is None:
+        assert done == Counts.shown[::2]
+    whole = Agent(Guarded(Recording(chunk=4), Counts(), span=2), ARM, "go", Acting(2))
+    np.testing.assert_array_equal(plan_together([whole], [observe(ARM)])[0], np.zeros((2, 2)))
+    other = Guarded(Recording(chunk=4), Counts(), "another body", 2)
+    assert Agent(other, ARM, "go").session.chunk == 4
+    for acting in (Acting(3), RealTime(latency=2)):
+        with pytest.raises(PolysomaError, match=r"execute must be 1\.\.2 for arm|must have more than 2 actions, got 2"):
+            acting.agent(Guarded(Recording(chunk=4), Counts(), span=2), ARM, instruction="go")
+
+
+def test_a_plan_is_cut_with_its_probabilities() -> None:
+    likely, noise = np.log(np.full((3, 2), 0.5, np.float32)), np.arange(6.0).reshape(3, 2)
+    cut = Plan(np.array([0, 1, 0]), "policy", np.zeros(7), likely, noise, 0.5).first(2)
+    assert cut.actions.tolist() == [0, 1] and cut.risk == 0.5 and cut.readout is not None and len(cut.readout) == 7
+    np.testing.assert_array_equal(cut.choice_noise, noise[:2])
+    assert cut.log_probabilities is not None and cut.log_probabilities.shape == (2, 2)
+    assert Plan(np.zeros((1, 2)), "policy").first(3).log_probabilities is None
+
+
 def test_guards_around_guards_count_once() -> None:
     inner = Guarded(Recording(), Replaces(np.ones((1, 2), np.float32)))
     agent = Agent(Guarded(inner, Forbids(np.float32(0.5))), ARM, "go")
@@ -356,7 +394,8 @@ def test_wrappers_compose(policy: Policy) -> None:
 def test_what_is_counted_further_inside_counts_outside(around: Callable[[Planner], Planner]) -> None:
     zones = {"arm": Zones([{"x": (-9, 9)}])}
     agent = Agent(around(Watched(Recording(), zones)), ARM, "go")
-    for _ in range(2):
+    # The beginning is no step.
+    for _ in range(3):
         agent.act(observe(ARM))
     assert agent.session.zones is not None and (agent.session.zones.of, agent.session.zones.steps) == (2, 2)
 

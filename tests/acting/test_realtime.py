@@ -176,8 +176,13 @@ def test_frames_and_actions_between_two_questions_reach_the_session() -> None:
     with RealTimeAgent(planner, body, "go", blend=0, latency=2) as agent:
         for step in range(6):
             agent.act(observe(ARM, step))
-    session = planner.sessions[0]
-    kinds = [kind for kind, _ in session.told]
+        agent.act(observe(ARM, 6))
+        session = planner.sessions[0]
+        before = len(session.told)
+        # What came since the last question is not lost when the episode ends.
+        agent.ended(observe(ARM, 7))
+        assert [kind for kind, _ in session.told[before:]] == ["executed", "observed", "executed", "ended"]
+    kinds = [kind for kind, _ in session.told[:before]]
     # Ticks 0, 1, 3 and 5 ask; what happened at ticks 2 and 4 is told before.
     assert kinds == ["plan", "executed", "plan", "executed", "observed", "executed", "plan", "executed", "observed",
                      "executed", "plan"]  # fmt: skip

@@ -13,7 +13,7 @@ from polysoma.acting.agent import Agent
 from polysoma.acting.graph import GraphSearch, searching
 from polysoma.acting.limits import Limited, Limits
 from polysoma.acting.planner import NoPlan
-from polysoma.acting.zones import Watched, Zones
+from polysoma.acting.zones import Watched, ZoneCounts, Zones
 from polysoma.data.dataset import Dataset
 from polysoma.data.writer import DatasetWriter
 from polysoma.errors import PolysomaError
@@ -95,6 +95,7 @@ def drive(
     for _ in range(steps):
         place = place + SPEED * agent.act({"state": np.array([*place, *goal], np.float32)})
         visited.append(place)
+    agent.ended({"state": np.array([*place, *goal], np.float32)})
     return np.array(visited), agent
 
 
@@ -109,6 +110,23 @@ def test_a_graph_leads_around_a_zone_and_what_enters_is_counted(tmp_path: Path) 
     assert told.session.zones is not None and other.session.zones is not None
     assert told.session.zones.episodes == 1 and 2 <= told.session.zones.steps <= 8 and told.session.zones.of == 80
     assert other.session.zones.episodes == 0 and other.session.zones.of == 80
+
+
+def test_the_last_step_of_an_episode_counts_and_its_beginning_is_no_step() -> None:
+    def seen(x: float) -> dict[str, np.ndarray]:
+        return {"state": np.array([x, 0, 2, 0], np.float32)}
+
+    def counted(*places: float, end: float) -> ZoneCounts | None:
+        agent = Agent(Watched(Straight(), {"puck": MIDDLE}), PUCK, "go")
+        for x in places:
+            agent.act(seen(x))
+        agent.ended(seen(end))
+        return agent.session.zones
+
+    assert counted(0.5, 0.7, end=1.0) == ZoneCounts(episodes=1, steps=1, of=2)
+    assert counted(0.5, end=1.5) == ZoneCounts(episodes=1, steps=1, of=1), "on the way"
+    assert counted(1.0, 1.4, end=1.5) == ZoneCounts(episodes=1, steps=1, of=2)
+    assert counted(0.5, end=0.7) == ZoneCounts(episodes=0, steps=0, of=1)
 
 
 def test_where_no_way_is_left_the_episode_ends(tmp_path: Path) -> None:

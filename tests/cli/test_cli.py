@@ -48,7 +48,7 @@ def test_bodies_for_people(capsys: pytest.CaptureFixture[str], monkeypatch: pyte
     monkeypatch.setenv("COLUMNS", "100")
     main(["bodies"])
     lines = capsys.readouterr().out.splitlines()
-    assert max(map(len, lines)) <= 100 and len(lines) < 40
+    assert max(map(len, lines)) <= 100 and len(lines) < 50
     assert any(line.split() == ["rover", "20", "state", "134", "2", "2"] for line in lines)
     main(["bodies", "rover"])
     told = capsys.readouterr().out

@@ -35,6 +35,12 @@ def test_the_command_improves_and_says_what_came_of_it(
     with pytest.raises(SystemExit):
         main(["improve", str(base), "--out", str(tmp_path / "other"), "--method", "ppo", "--baseline", "none"])
     assert "--baseline is of --method reinforce" in capsys.readouterr().err
+    choices = ["improve", "generalist", "--tasks", "babyai/GoToRedBallNoDists", "--out", str(tmp_path)]
+    for option in (["--controls"], ["--spread", "0.2"]):
+        with pytest.raises(SystemExit):
+            main([*choices, *option])
+        told = f"{option[0]}: for bodies that are moved by numbers; babyai makes choices"
+        assert told in " ".join(capsys.readouterr().err.split())
 
 
 def test_other_tasks_of_the_body_may_hardly_get_worse(
@@ -57,6 +63,11 @@ def test_other_tasks_of_the_body_may_hardly_get_worse(
     assert "0 of 4 episodes succeeded before, 4 after: +1.00" in said
     assert "1 other task of point: 5 of 5 episodes succeeded before, 0 after: -1.00" in said
     assert "they lost 1.00 of their episodes, at most 0.05 is allowed (--worse)" in said
+    # What needs no learning is played in the same episodes.
+    assert not accepted(dataclasses.replace(command, controls=True))
+    said = capsys.readouterr().out
+    assert "nothing learnt, a random push while it stands still:" in said
+    assert "nothing learnt, the best of 4 tries with noise: 0 of 4 succeeded: +0.00" in said
     # Whoever allows all does not play them.
     assert accepted(dataclasses.replace(command, worse=1.0))
     assert "other tasks" not in capsys.readouterr().out

@@ -87,6 +87,11 @@ def test_skills_go_online_and_are_led_by_midpoints(
     main(["skills", "finetune", str(tmp_path / "run"), "pointmaze/umaze", *going])
     assert "at random)" in capsys.readouterr().out
     assert json.loads((tmp_path / "online/curve.json").read_text())["steps"] == [500, 503]
+    drawn = (tmp_path / "online/curve.html").read_text()
+    assert "Online in pointmaze/umaze" in drawn and '<td class="n">503</td>' in drawn and "at random)" in drawn
+    fresh = ["skills", "finetune", str(tmp_path / "run"), "pointmaze/umaze", "--data", logs, "--fresh"]
+    assert "no new weights" in fails(capsys, *fresh, "--out", str(tmp_path / "fresh"))
+    assert "--share: the skill is the way to the goal" in fails(capsys, *fresh[:-1], "--share", "0.5")
     common = ["--tasks", "pointmaze/umaze", "--episodes", "1", "--workers", "1"]
     main(["evaluate", str(tmp_path / "online/checkpoint"), *common, "--midpoints", logs, "--json", str(found)])
     assert json.loads(found.read_text())["settings"]["midpoints"] == logs
@@ -121,6 +126,10 @@ def test_mistakes_are_one_line(folder: Path, tmp_path: Path, capsys: pytest.Capt
     assert "place: expected none where a policy is told no goals, got x" in fails(
         capsys, "skills", "learn", logs, *place
     )
+    lost = ["skills", "learn", logs, "--place", "x", "vx", "--out", str(tmp_path / "a")]
+    assert "observes no goal, no channels goal_x, goal_vx, so nothing would tell" in fails(capsys, *lost)
+    online = ["skills", "finetune", run, "pointmaze/umaze", "--data", logs, "--share", "0.5", "--no-match"]
+    assert "--share, --match: of runs of hilp and successor" in fails(capsys, *online, "--out", str(tmp_path / "b"))
     resumed = ["skills", "learn", logs, "--out", run, "--resume", "--steps", "6"]
     assert "keeps what it began with: width 16, not 32; begin" in fails(capsys, *resumed, "--width", "32")
     assert "told 'goal', not 'nothing'; begin another one" in fails(capsys, *resumed, "--width", "16", "--rewards")
@@ -142,7 +151,8 @@ def test_ways_are_learnt_and_evaluated_around_a_zone(
     # A policy that plans no ways is counted.
     main(["evaluate", str(folder / "run/checkpoint"), *common, "--json", str(found)])
     counted = json.loads(found.read_text())["zones"]["pointmaze/umaze"]
-    assert counted["episodes"] == 2 and counted["steps"] == counted["of"] > 2
+    assert counted["episodes"] == 2 and counted["steps"] == counted["of"]
+    assert counted["of"] == sum(json.loads(found.read_text())["tasks"]["pointmaze/umaze"]["steps"])
     assert "2 of 2 episodes of pointmaze/umaze were in a zone" in capsys.readouterr().out
     # Both planners of ways say that there is none, and the body does not move.
     ways = str(tmp_path / "checkpoint")
@@ -153,7 +163,8 @@ def test_ways_are_learnt_and_evaluated_around_a_zone(
     ):
         main(["evaluate", checkpoint, *common, *more, "--json", str(found)])
         told = json.loads(found.read_text())
-        assert told["zones"]["pointmaze/umaze"]["of"] == 2 and told["tasks"]["pointmaze/umaze"]["successes"] == 0
+        assert told["zones"]["pointmaze/umaze"] == {"episodes": 2, "steps": 0, "of": 0}
+        assert told["tasks"]["pointmaze/umaze"]["successes"] == 0
     capsys.readouterr()
     both = ["--paths", ways, "--graph", logs]
     assert "got both" in fails(capsys, "evaluate", ways, *common, *both)

@@ -22,6 +22,23 @@ def test_longest_phrases_first_and_whole_words_alone() -> None:
     assert RULES.say("good ego", rng) == "now good ego"
 
 
+@pytest.mark.parametrize(
+    ("phrase", "instruction", "expected"),
+    [
+        ("打开抽屉", "请打开抽屉吧", "请X吧"),  # no spaces between words
+        ("दराज खोलो", "अब दराज खोलो", "अब X"),  # ends in a vowel sign
+        ("दराज", "दराजों में", "दराजों में"),  # the beginning of a longer word
+        ("खोल", "खोलो", "खोलो"),  # the same, which goes on with a mark
+        ("открой", "открой ящик", "X ящик"),
+        ("крой", "открой ящик", "открой ящик"),
+        ("stop!", "go, then stop!", "go, then X"),
+    ],
+)
+def test_phrases_are_found_in_every_script(phrase: str, instruction: str, expected: str) -> None:
+    rules = Paraphrases({phrase: ["X"]}, plain=0.0)
+    assert rules.say(instruction, np.random.default_rng(0)) == expected
+
+
 def test_plain_instructions_are_as_frequent_as_asked() -> None:
     half = Paraphrases(RULES.phrases, plain=0.5)
     rng = np.random.default_rng(0)

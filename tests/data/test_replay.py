@@ -67,6 +67,27 @@ def test_the_best_episodes_are_chosen_whole(tmp_path: Path) -> None:
     assert sorted(np.argsort(-returns)[:5]) == sorted(np.searchsorted(np.unique(replay.last), kept))
 
 
+@pytest.mark.parametrize(("share", "kept"), [(0.2, 2), (0.05, 2), (0.65, 12), (0.55, 2)])
+def test_the_best_are_not_filled_up_with_failures(share: float, kept: int, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    with DatasetWriter(tmp_path, PUCK) as writer:
+        for number in range(12):
+            earned = np.zeros(5, np.float32)
+            earned[-1] = number < 2  # two of twelve succeed
+            writer.add(dataclasses.replace(walk(rng, np.zeros(2), 5, number), rewards=earned))
+    best = Replay([Dataset(tmp_path)]).best(share)
+    np.testing.assert_array_equal(best, [6 * n + step for n in range(kept) for step in range(5)])
+
+
+def test_none_is_the_best_where_all_earned_the_same(tmp_path: Path) -> None:
+    with DatasetWriter(tmp_path, PUCK) as writer:
+        for number in range(3):
+            lost = walk(np.random.default_rng(number), np.zeros(2), 5, number)
+            writer.add(dataclasses.replace(lost, rewards=np.zeros(5, np.float32)))
+    with pytest.raises(PolysomaError, match="all episodes have the same return, 0, so none of them are the best"):
+        Replay([Dataset(tmp_path)]).best(0.5)
+
+
 def test_what_cannot_be_replayed_is_said(tmp_path: Path) -> None:
     data = walks(tmp_path / "a", 3, 5)
     with pytest.raises(PolysomaError, match="at least one frame"):

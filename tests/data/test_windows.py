@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from conftest import ARM, GRID, HORIZONS, make_episode
+from polysoma.data import mixture
 from polysoma.data.batch import Batch, concatenate
 from polysoma.data.dataset import Dataset
 from polysoma.data.mixture import Source, open_sources
@@ -103,6 +104,23 @@ def test_weights_of_data_sets(tmp_path: Path) -> None:
     drawn = source.draw(4000, np.random.default_rng(0)).texts
     assert drawn.count("new") / 4000 == pytest.approx(0.75, abs=0.04)
     assert source.episodes == 2 and len(source) == 100
+
+
+def test_data_sets_are_opened_from_either_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = [tmp_path / name for name in "abc"]
+    for number, path in enumerate(paths):
+        with DatasetWriter(path, ARM) as writer:
+            writer.add(make_episode(ARM, 50, number, "arm/one", path.name))
+    opened: list[str] = []
+
+    def opening(path: Path, *arguments: bool) -> Dataset:
+        opened.append(path.name)
+        return Dataset(path, *arguments)
+
+    monkeypatch.setattr(mixture, "Dataset", opening)
+    (one,), (other,) = (open_sources(paths, {}, {}, backwards=backwards) for backwards in (False, True))
+    assert "".join(opened) == "abccba"
+    assert one.draw(100, np.random.default_rng(0)).texts == other.draw(100, np.random.default_rng(0)).texts
 
 
 def test_data_sets_take_no_more_than_their_share_of_a_task(tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ from polysoma.errors import PolysomaError
 from polysoma.evaluation.evaluation import evaluate
 from polysoma.evaluation.listening import nonsense, swapped
 from polysoma.evaluation.report import write_report
-from polysoma.rollout.drivers import Prompting
-from polysoma.rollout.jobs import Outcome
+from polysoma.rollout.drivers import Behaviour, Prompting
+from polysoma.rollout.jobs import Job, Outcome
+from polysoma.rollout.rollout import rollout_in_workers
 
 WORDS = {"drone/hover": "hover at the target", "drone/waypoints": "fly through the waypoints"}
 
@@ -55,15 +56,25 @@ def test_who_looks_alone_does_not_mind() -> None:
 
 
 def test_words_that_are_all_alike_cannot_matter() -> None:
-    with pytest.raises(PolysomaError, match="all episodes of each body have the same instruction"):
-        evaluate("random", ["drone/hover"], 2, 1000, listening=True)
+    result = evaluate("random", ["drone/hover"], 2, 1000, listening=True)
+    assert result.tasks["drone/hover"].trials == 2 and not result.listening, "what was played stays"
+    assert "all episodes of each body have the same instruction" in result.to_json()["settings"]["no_listening"]
     with pytest.raises(PolysomaError, match="words alone"):
         evaluate("expert", ["drone/hover"], 1, 1000, prompting=Prompting("both"), listening=True)
 
 
+def test_other_words_for_the_same_are_no_other_instruction() -> None:
+    told = Prompting(paraphrases=("shipped", "train"))
+    outcomes = list(
+        rollout_in_workers([Job("drone/hover", seed) for seed in range(8)], Behaviour("random", prompting=told))
+    )
+    assert len({one.instruction for one in outcomes}) > 1 and {one.asked for one in outcomes} == {WORDS["drone/hover"]}
+    assert swapped({(one.task, one.seed): one for one in outcomes}) == {}
+
+
 def test_other_words_are_those_of_the_next_task_or_episode() -> None:
     def outcome(task: str, seed: int, words: str) -> tuple[tuple[str, int], Outcome]:
-        return (task, seed), Outcome(task, seed, True, 1, words)
+        return (task, seed), Outcome(task, seed, True, 1, words.upper(), asked=words)
 
     said = dict(
         [
@@ -72,7 +83,7 @@ def test_other_words_are_those_of_the_next_task_or_episode() -> None:
         ]
     )  # fmt: skip
     assert swapped(said) == {
-        ("a/x", 1): "stop", ("a/y", 1): "stop", ("a/z", 1): "go",
-        ("b/x", 1): "blue", ("b/x", 2): "blue", ("b/x", 3): "red",
+        ("a/x", 1): "STOP", ("a/y", 1): "STOP", ("a/z", 1): "GO",
+        ("b/x", 1): "BLUE", ("b/x", 2): "BLUE", ("b/x", 3): "RED",
     }  # fmt: skip
     assert len(nonsense("one two three").split()) == 3 and nonsense("") == ""

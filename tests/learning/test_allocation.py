@@ -22,6 +22,7 @@ def test_no_task_starves_and_none_takes_all() -> None:
     effort = efforts({**solved, "a/hopeless": Evidence(0, 50)})
     assert effort["a/hopeless"] == allocation.MOST
     assert all(effort[task] >= 1 / allocation.MOST for task in solved)
+    assert sum(effort.values()) == pytest.approx(31), "so bounds are of the mean, whatever they cut off"
 
 
 def test_what_is_unknown_lies_between() -> None:
@@ -60,6 +61,11 @@ def test_windows_follow_need_and_stay_as_many() -> None:
     assert found["hard"].batch > found["shown"].batch * 2 > found["easy"].batch
     assert sum(how.batch for how in found.values()) == pytest.approx(160, abs=2)
     assert found["hard"].weight == pytest.approx(math.sqrt(found["hard"].batch / 64), rel=0.02)
+    # Bounds hold where most windows are of bodies that need few: with as many in all, the others had thrice as many.
+    bodies = {"large": BodyRecipe(batch=256), "small": BodyRecipe(batch=16), "other": BodyRecipe(batch=16)}
+    found = windows(bodies, {"large/one": 0.4, "small/one": 3.0, "other/one": 2.0})
+    assert found["small"].batch == found["other"].batch == 16 * allocation.MOST_WINDOWS
+    assert sum(how.batch for how in found.values()) == 288
     few = windows({"hard": BodyRecipe(batch=300), "easy": BodyRecipe(batch=2)}, {"hard/one": 1.0, "easy/one": 0.01})
     assert few["easy"].batch == 2, "small batches become no smaller"
 

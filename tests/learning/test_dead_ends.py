@@ -126,6 +126,32 @@ def test_fresh_successes_raise_alarms_as_rarely_as_was_asked_for(values: DeadEnd
         calibrate(values, logs_of(np.random.default_rng(0), noisy(0.4), 30, 0.4), 0.01)
 
 
+def test_a_step_that_is_judged_alone_raises_no_more_alarms() -> None:
+    torch.manual_seed(0)
+    rng, drive = np.random.default_rng(0), noisy(0.1)
+    logs = logs_of(rng, drive, 120, 0.1)
+    values = DeadEnds(DeadEndConfig(BODY, 128, octaves=0, remembered=1024))
+    values.measure(torch.from_numpy(logs.states), torch.from_numpy(logs.following), rng)
+    with torch.no_grad():
+        for net in values.negative.both:
+            net[-1].bias.sub_(0.3)
+    guard = DeadEndGuard(calibrate(values.requires_grad_(False), logs, 0.1))
+    alarmed: dict[str, set[int]] = {"risk": set(), "unlike": set()}
+    remembered = 0
+    for row in np.flatnonzero(logs.success):
+        state = torch.from_numpy(logs.states[row])
+        verdict = guard.judge({"state": logs.states[row]}, Plan(logs.actions[row : row + 1], "policy"))
+        for kind in verdict.alarm.split():
+            alarmed[kind].add(int(logs.episode[row]))
+        if (values.memory == values.seen(state)).all(1).any():
+            remembered += 1
+            assert values.unlike(state[None]) == 0
+    assert remembered > 100
+    # Those above the threshold, of the very episodes that it was found with.
+    count = len(np.unique(logs.episode[logs.success]))
+    assert all(len(found) <= count - np.ceil(0.9 * (count + 1)) for found in alarmed.values())
+
+
 LEDGE = Embodiment(
     "ledge", (Stream("x", Modality.STATE, (1,), channels("x")),), ContinuousActions(channels("dx", "1", -1, 1)), 10
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ from polysoma.data.dataset import Dataset
 from polysoma.data.growing import Growing
 from polysoma.data.writer import DatasetWriter
 from polysoma.errors import PolysomaError
+from polysoma.evaluation.dip_page import page_of
 from polysoma.learning import lineage
-from polysoma.learning.going_online import Going, Judging, finetune, matched
+from polysoma.learning.dip import dip_of
+from polysoma.learning.going_online import Curve, Going, Judging, finetune, matched
 from polysoma.learning.methods.cal_ql import CalQl
 from polysoma.learning.methods.cloning import Cloning
 from polysoma.learning.methods.hilp import Hilp
@@ -30,6 +33,8 @@ from polysoma.learning.skills import engine_settings, learn
 from polysoma.policy import skills
 from polysoma.policy.skills import SkillConfig, SkillPolicy
 
+NOWHERE = ("x", "y", "goal_x")
+"""Places of which no goals are observed, as one of them has none."""
 JUDGING = Judging(every=100, episodes=4)
 
 
@@ -71,8 +76,8 @@ def test_it_gets_better_where_it_acts(method: Any, least: float, tmp_path: Path)
 @pytest.mark.learns
 def test_one_skill_goes_on_from_few_labels(tmp_path: Path) -> None:
     method = Hilp(batch=64, discount=0.95, target=0.05)
-    # Places are not told as goals here, so that the skill is that of the reward.
-    run, data = run_of(tmp_path, method, goals=True, steps=500, place=("y", "x"))
+    # No goals are observed of these places, so that the skill is that of the reward.
+    run, data = run_of(tmp_path, method, goals=True, steps=500, place=NOWHERE)
     going = Going(100, share=0.2, acting=Acting(first=100))
     found = finetune(run, "puck/go", tmp_path / "out", [data], going, judging=JUDGING)
     assert found.scores[0] > found.random + 4 and found.dip.final > found.random + 4
@@ -85,7 +90,7 @@ def test_a_skill_is_found_by_random_ones_where_logs_have_no_rewards(tmp_path: Pa
         for seed in range(20):
             writer.add(dataclasses.replace(walk(rng, np.zeros(2), 12, seed), rewards=None))
     data = Dataset(tmp_path / "silent")
-    learn([data], Hilp(batch=16), tmp_path / "run", place=("y", "x"), size=(16, 1), settings=engine_settings(3))
+    learn([data], Hilp(batch=16), tmp_path / "run", place=NOWHERE, size=(16, 1), settings=engine_settings(3))
     going = Going(2, rollouts=400, acting=Acting(first=0))
     found = finetune(tmp_path / "run", "puck/go", tmp_path / "out", [data], going, judging=Judging(2, 1))
     assert found.steps == [400, 402]
@@ -105,8 +110,22 @@ def test_what_logs_earned_is_not_made_up(tmp_path: Path, monkeypatch: pytest.Mon
     assert len(drawn) == 2 and min(rows.min() for rows in drawn) >= len(silent) + 20
 
 
+def test_goals_in_hindsight_need_no_rewards_of_the_logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with DatasetWriter(tmp_path / "silent", PUCK) as writer:
+        for seed in range(20):
+            one = walk(np.random.default_rng(seed), np.zeros(2), 12, seed)
+            writer.add(dataclasses.replace(one, rewards=None))
+    data = Dataset(tmp_path / "silent")
+    learn([data], ImplicitQ(batch=64), tmp_path / "run", size=(16, 1), settings=engine_settings(2))
+    drawn = rows_drawn(monkeypatch)
+    finetune(tmp_path / "run", "puck/goal", tmp_path / "out", [data], Going(2), ImplicitQ(batch=64), Judging(2, 1))
+    rows = np.concatenate(drawn)
+    # Half and half: of 128, from 40 to 88 but once in 30,000 times.
+    assert 40 <= (rows < len(data) + 20).sum() <= 88 and len(rows) == 128
+
+
 def test_successor_features_go_on_along_one_skill(tmp_path: Path) -> None:
-    run, data = run_of(tmp_path, Successor(batch=16), goals=True, place=("y", "x"))
+    run, data = run_of(tmp_path, Successor(batch=16), goals=True, place=NOWHERE)
     before = skills.load(run / "checkpoint")
     finetune(run, "puck/go", tmp_path / "out", [data], Going(3), judging=Judging(3, 1))
     after = skills.load(tmp_path / "out/checkpoint")
@@ -155,6 +174,20 @@ def test_new_weights_are_not_those_of_the_run(tmp_path: Path) -> None:
             skills.load(out / "checkpoint").parameters(), skills.load(run / "checkpoint").parameters(), strict=True
         )]  # fmt: skip
         assert all(same) != fresh
+
+
+def test_a_curve_is_drawn_with_what_it_began_and_random_actions(tmp_path: Path) -> None:
+    curve = Curve([500, 600, 1000], [10.0, 0.0, 20.0], -5.0, dip_of([500, 600, 1000], [10.0, 0.0, 20.0], -5.0))
+    # Back where the line from 600 to 1,000 comes to 10 again.
+    assert str(curve) == "10 from the logs, fell to 0, back 300 steps later, 10 at the end (-5 at random)"
+    drawn = page_of(curve, "puck/go").decode()
+    lines = [re.findall(r"[ML](\S+) ([^ML\"]+)", path) for path in re.findall(r'<path d="([^"]+)"', drawn)]
+    assert len(lines) == 3
+    scores = np.array(lines[0], float)
+    # The lowest score stands after a fifth of the way across, not after half of it.
+    lowest = scores[scores[:, 1].argmax(), 0] / scores[-1, 0]
+    assert lowest == pytest.approx(0.2, abs=0.01)
+    assert all(len({down for _, down in line}) == 1 for line in lines[1:])
 
 
 def test_what_cannot_go_on_is_said(tmp_path: Path) -> None:

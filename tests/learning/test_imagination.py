@@ -25,7 +25,7 @@ from polysoma.errors import PolysomaError
 from polysoma.evaluation.evaluation import evaluate
 from polysoma.evaluation.foresight import foresight, read_logs
 from polysoma.learning.engine import Engine, Settings
-from polysoma.learning.methods.imagination import Exploring, Imagination
+from polysoma.learning.methods.imagination import Exploring, Imagination, _Imagining
 from polysoma.learning.methods.world import WorldLearning, engine_settings, learn
 from polysoma.learning.optimizers import AdamW
 from polysoma.learning.playing import play_in_imagination
@@ -129,6 +129,26 @@ def test_episodes_of_choices_may_be_of_different_ages() -> None:
     assert isinstance(plan, Plan)
     old.executed(plan.actions[0])
     assert all(isinstance(one, Plan) for one in planner.plan([old, new], [{"state": seen}] * 2))
+
+
+def test_returns_are_divided_by_their_average_range_where_that_is_above_one(tmp_path: Path) -> None:
+    model = WorldModel(WorldConfig(SWITCH, width=8, rewarded=True, acts=True))
+    mind = model.mind
+    assert mind is not None
+    method = FAST.build(model, read_logs(model, [switches(tmp_path)]))
+    assert isinstance(method, _Imagining)
+    for step in range(2000):
+        method._range = 1.6 * (step % 2)
+        method.after_step(step)
+    # The average range is 0.8; the average of ranges of 1 at least is 1.3.
+    assert mind.size.item() == pytest.approx(0.8, abs=0.01)
+    losses = []
+    for size in (0.8, 1.0, 2.0):
+        mind.size.fill_(size)
+        generator = torch.Generator().manual_seed(0)
+        found, _ = method._acting(model.network.start(torch.zeros(5, 1), generator), generator)
+        losses.append(found["actor"].item())
+    assert losses[0] == losses[1] != losses[2]
 
 
 def test_gradients_of_imagined_rewards_reach_the_actor_through_the_model() -> None:

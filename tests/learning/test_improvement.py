@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -307,6 +308,69 @@ def test_an_episode_that_is_over_early_goes_on_in_what_it_reached() -> None:
         for t in range(over, -1, -1):
             worth = found.rewards[t, lane] + found.discounts[t, lane] * worth
         assert worth == pytest.approx(sum(0.9**step for step in range(40)), rel=1e-4)
+
+
+@pytest.mark.parametrize(("body", "make"), [("point", Pocket), ("doors", Doors)])
+def test_the_divergence_from_the_base_is_that_of_what_is_drawn(body: str, make: type[Environment]) -> None:
+    method = method_of(Ppo(decisions=4), body, make, 0)
+    method.accumulate(0, Share())
+    sampled = method.sampled
+    assert sampled is not None
+    changes = torch.randn(len(sampled.before), method.correction.net[-1].out_features)  # type: ignore[union-attr]
+    found = method.divergence(sampled, changes)
+    if method.choices:
+        kinds = [torch.distributions.Categorical(logits=(sampled.base + c) / 0.6) for c in (changes[:, None], 0.0)]
+        expected = torch.distributions.kl_divergence(*kinds).sum(-1)
+    else:
+        kinds = [torch.distributions.Normal(c, 0.4) for c in (changes, torch.zeros_like(changes))]
+        expected = torch.distributions.kl_divergence(*kinds).sum(-1)
+    torch.testing.assert_close(found, expected)
+    # What adds the same to all choices moves nothing.
+    if method.choices:
+        nothing = method.divergence(sampled, torch.full_like(changes, 3.0))
+        torch.testing.assert_close(nothing, torch.zeros_like(nothing), atol=1e-5, rtol=0)
+
+
+class Edge(Pocket):
+    """The point is paid for being there and for going right; it falls at 1, which ends the episode."""
+
+    reward_kind = "dense"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.earned: list[list[float]] = []
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        self.earned.append([])
+        return super().reset(seed=seed)
+
+    def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        before = self.x
+        seen, _, fell, over, _ = super().step(action)
+        self.earned[-1].append(2 + 10 * (self.x - before))
+        return seen, self.earned[-1][-1], fell, over, {"success": False}
+
+    def remaining(self) -> float | None:  # type: ignore[override]
+        return None
+
+
+def test_a_fall_earns_nothing_from_then_on() -> None:
+    world = Edge()
+    exploring = Exploring(spread=0.5, hold=1, failures=0.0)
+    collector = Collector(PolicyPlanner(still(0)), [Edge.task], 1, 0, exploring, 0.9, make=lambda _: world)
+    world.earned = world.earned[-1:]
+    found = collector.collect(60, lambda _: np.full((1, 1), 0.4, np.float32), np.array([0.5], np.float32))
+    ends = np.flatnonzero(found.discounts[:, 0] == 0)
+    assert len(ends) >= 2 and all(len(rewards) < 40 for rewards in world.earned)
+    for begin, end, rewards in zip([0, *(ends[:-1] + 1)], ends, world.earned, strict=False):
+        worth = 0.0
+        for t in range(end, begin - 1, -1):
+            worth = found.rewards[t, 0] + found.discounts[t, 0] * worth
+        # What is climbed sums up to what is earned, in another unit, but for the first reward, which no step climbs.
+        sums = sum(0.9**step * earned for step, earned in enumerate(rewards))
+        assert worth == pytest.approx(((1 - 0.9) * sums - rewards[0]) / 10, rel=1e-4)
 
 
 def test_a_learnt_reward_improves_and_must_be_of_the_task(worlds: None, tmp_path: Path) -> None:

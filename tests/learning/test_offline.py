@@ -20,6 +20,7 @@ from polysoma.acting.skills import SkillPlanner
 from polysoma.data.dataset import Dataset
 from polysoma.data.replay import Replay
 from polysoma.data.writer import DatasetWriter
+from polysoma.embodiment import Channel, ContinuousActions, Modality, Stream
 from polysoma.errors import PolysomaError
 from polysoma.learning import lineage
 from polysoma.learning.engine import Engine
@@ -31,7 +32,7 @@ from polysoma.learning.methods.iql import ImplicitQ
 from polysoma.learning.methods.successor import Successor
 from polysoma.learning.methods.td3_bc import Td3Bc
 from polysoma.learning.objectives import advantage_weights, expectile_loss
-from polysoma.learning.skills import aim, engine_settings, learn
+from polysoma.learning.skills import aim, check_told, engine_settings, learn
 from polysoma.policy import checkpoint, skills
 from polysoma.policy.skills import SkillConfig, SkillPolicy, goals_of
 
@@ -294,3 +295,60 @@ def test_what_cannot_be_learnt_is_said(tmp_path: Path) -> None:
     blind = SkillPolicy(SkillConfig(PUCK, "goal", ("x", "y")))
     with pytest.raises(PolysomaError, match="no channel of the body says"):
         blind.decide(torch.zeros(1, 4))
+
+
+def others(root: Path, high: float) -> Dataset:
+    """Walks of a puck whose second action channel is always 0, within limits of 0 and ``high``."""
+    moves = ContinuousActions((Channel("dx", "1", -2, 2), Channel("dy", "1", 0, high)))
+    body = dataclasses.replace(PUCK, actions=moves)
+    with DatasetWriter(root, body) as writer:
+        for seed in range(6):
+            one = walk(np.random.default_rng(seed), np.zeros(2), 12, seed)
+            done = one.actions * np.float32([1, 0])
+            writer.add(dataclasses.replace(one, embodiment=body, actions=done, executed=done))
+    return Dataset(root)
+
+
+@pytest.mark.parametrize("method", [Cloning(batch=16), Td3Bc(batch=16), Hilp(batch=16)], ids=lambda m: m.kind)
+def test_a_channel_that_never_moves_stays_and_the_others_are_learnt(method: Any, tmp_path: Path) -> None:
+    goals = not isinstance(method, Td3Bc)
+    folder = learn(
+        [others(tmp_path / "walks", 0)], method, tmp_path / "run", goals, size=(8, 1), settings=engine_settings(3)
+    )
+    done = actions(skills.load(folder), states())
+    assert np.isfinite(done).all() and (done[:, 1] == 0).all() and np.ptp(done[:, 0]) > 0
+
+
+def test_actions_without_limits_are_refused_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(PolysomaError, match=r"skills of puck: .* no limits of \['dy'\]"):
+        learn([others(tmp_path / "walks", np.inf)], Cloning(batch=16), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("place", "goal"), [(("y",), ("goal_y",)), (("y", "x"), ("goal_y", "goal_x")), (("x", "goal_y"), ())]
+)
+def test_places_that_are_named_are_gone_to_where_their_goals_are_observed(
+    place: tuple[str, ...], goal: tuple[str, ...], tmp_path: Path
+) -> None:
+    folder = learn(
+        [walks(tmp_path / "walks", 5)],
+        Cloning(batch=8),
+        tmp_path / "run",
+        place=place,
+        size=(8, 1),
+        settings=engine_settings(1),
+    )
+    config = skills.load(folder).config
+    assert (config.place, config.goal) == (place, goal)
+    # What it does not see as a goal it sees as its state.
+    assert [config.channels[row] for row in config.seen] == [name for name in config.channels if name not in goal]
+
+
+def test_a_policy_that_nothing_could_tell_where_to_go_is_not_learnt() -> None:
+    check_told(PUCK, Cloning(), True, ())
+    check_told(PUCK, Cloning(), False, ())
+    check_told(PUCK, Hilp(), True, ("x", "goal_y"))
+    aimless = dataclasses.replace(PUCK, streams=(Stream("state", Modality.STATE, (2,), PUCK.streams[0].channels[:2]),))
+    for method in (Cloning(), ImplicitQ(), Diffusion()):
+        with pytest.raises(PolysomaError, match="puck observes no goal, no channels goal_NAME, so nothing would tell"):
+            check_told(aimless, method, True, ())

@@ -50,7 +50,7 @@ def test_the_log_and_the_table_say_what_was_spent_where(tmp_path: Path) -> None:
     one.spent = 7.0
     one.enter("learn", tmp_path, {"effort": one.plan.effort, "tasks": {"arm/one": {"trials": 3, "kept": 3}}})
     one.spent = 30.0
-    one.enter("play", tmp_path, {"windows": {"arm": 40, "leg": 24}})
+    one.enter("play", tmp_path, {"windows": {"arm": 40, "leg": 24}, "words": {"arm": 0.0519}})
     played = {"arm/one": {"trials": 2, "kept": 2, "frames": 1234}, "arm/two": {"successes": 2, "trials": 2}}
     played["leg/walk"] = {}
     one.spent = 33.0
@@ -61,7 +61,7 @@ def test_the_log_and_the_table_say_what_was_spent_where(tmp_path: Path) -> None:
         (1, "record", 7.0), (1, "learn", 23.0), (1, "play", 3.0)]  # fmt: skip
     table = (tmp_path / round_state.TABLE).read_text()
     assert "## Round 1: record 7 s, learn 23 s, play 3 s" in table
-    assert "| arm | 1.00 | 3 | 40 | 0.50 of 4 | 1,234 |" in table
-    assert "| leg | 1.00 | 0 | 24 |  |  |" in table
+    assert "| arm | 1.00 | 3 | 40 | 0.052 | 0.50 of 4 | 1,234 |" in table
+    assert "| leg | 1.00 | 0 | 24 |  |  |  |" in table
     assert table.rstrip().endswith("most goes next: arm/one 0.00.")
     assert round_state.last_success(one) == {"arm": (0.5, 4), "leg": (0.0, 0)}

@@ -16,7 +16,7 @@ from make_runs import state as run_tensors
 from polysoma import simulators
 from polysoma.cli import main
 from polysoma.data.dataset import Dataset
-from polysoma.errors import PolysomaError
+from polysoma.errors import PolysomaError, PolysomaWarning
 from polysoma.learning import round_state, rounds
 from polysoma.learning.recipe import Recipe, recipe_from_table
 from polysoma.learning.rounds import pictures_last, train_in_rounds
@@ -80,7 +80,7 @@ def test_a_killed_run_ends_with_the_bits_of_one_that_was_not(tmp_path: Path, mon
     monkeypatch.setattr(rounds, "GROUP", 2)
     monkeypatch.setattr(rounds, "SAVED_EVERY_S", 0.0)
     # An episode is 200 frames long: three demonstrations come on top of the first five.
-    made = recipe(method={"frames": 1600})
+    made = recipe(method={"frames": 1600, "later_demonstrations": 4})
     whole = train_in_rounds(made, tmp_path / "whole")
     assert whole.phase == "done" and [line["phase"] for line in lines(tmp_path / "whole")] == [
         "record", "learn", "play"] * 3  # fmt: skip
@@ -95,7 +95,7 @@ def test_a_killed_run_ends_with_the_bits_of_one_that_was_not(tmp_path: Path, mon
     state = train_in_rounds(made, out, resume=True)
     assert kills >= 5 and state.phase == "done"
     assert recorded(out) == recorded(tmp_path / "whole")
-    assert len(recorded(out)["data/demonstrations/1/cartpole"]) == 8
+    assert [len(recorded(out)[f"data/demonstrations/{number}/cartpole"]) for number in (1, 2, 3)] == [8, 4, 4]
     one, two = run_tensors(out), run_tensors(tmp_path / "whole")
     assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
     timeless = [{**line, "seconds": 0} for line in lines(out)]
@@ -120,6 +120,10 @@ def test_what_is_recorded_and_told(tmp_path: Path) -> None:
     assert "round 3 of 3" in told[-1][2]
     table = (tmp_path / round_state.TABLE).read_text()
     assert table.count("## Round") == 3 and "| cartpole | 1.00 |" in table
+    # Which half of the track is told in words, of which a policy as small as this one makes little yet.
+    heard = [line["words"]["cartpole"] for line in lines(tmp_path) if line["phase"] == "learn"]
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert heard == [round(rows[step - 1]["words/cartpole"], 4) for step in (4, 8, 12)] and any(heard)
     played = [line["tasks"]["cartpole/balance"]["trials"] for line in lines(tmp_path) if line["phase"] == "play"]
     assert played == [3, 3, 3] and state.attempted == {"cartpole/balance": 9}
 
@@ -172,6 +176,19 @@ def test_what_is_late_is_measured_all_the_same(tmp_path: Path, monkeypatch: pyte
     assert tried == [5, 3]
 
 
+def test_tasks_without_a_demonstration_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = recipe(method={"tasks": ["drone/hover", "drone/ring"]}, bodies={})
+    run = rounds._Rounds(made, made.method, tmp_path, False, None)  # type: ignore[arg-type]
+
+    def play(kind: str, *_: Any) -> None:
+        run.state.counts["drone/hover"], run.state.longest["drone/hover"] = round_state.Count(1, 1, 1, 9), 9
+
+    monkeypatch.setattr(run, "_play_all", play)
+    with pytest.warns(PolysomaWarning, match="no demonstration of drone/ring was recorded"):
+        run._record()
+    assert run.state.phase == "learn"
+
+
 def test_what_takes_longest_is_recorded_last() -> None:
     names = ["metaworld-pixels/reach", "fetch/reach", "metaworld-pixels/reach", "metaworld-pixels/push", "fetch/push"]
     order = [group[0].seed for group in pictures_last([[Job(name, seed)] for seed, name in enumerate(names)])]
@@ -203,12 +220,47 @@ def test_the_command_in_two_processes(tmp_path: Path, capsys: pytest.CaptureFixt
         ({"minutes": 5}, "schedule-free"),
         ({"steps": 2}, "one for each of 3 rounds"),
         ({"bodies": {"rover": {}}}, "rover have no tasks"),
+        ({"bodies": {"cartpole": {"estimation": 1.0}}}, "estimation: its data hold no privileged states"),
+        ({"paraphrases": "nowhere.toml"}, "cannot read paraphrases"),
+        ({"init": "runs/nowhere"}, "runs/nowhere"),
+        ({"data": ["runs/nowhere/*"]}, "no data set matches 'runs/nowhere/"),
+        ({"relative": ["drone"]}, "relative: no data of the bodies"),
+        ({"task_weights": {"cartpole/walk": 2}}, "task_weights: no task matches 'cartpole/walk'"),
     ],
 )
 def test_what_cannot_be_is_said_before_anything_is_done(tmp_path: Path, changes: dict[str, Any], expected: str) -> None:
     with pytest.raises(PolysomaError, match=expected):
         train_in_rounds(recipe(**changes), tmp_path / "run")
     assert not round_state.exists(tmp_path / "run")
+
+
+def test_a_resumed_run_keeps_its_tasks_and_goes_on_for_more_rounds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def resumed(rounds: int = 2, **changes: Any) -> round_state.State:
+        return train_in_rounds(recipe(method={"rounds": rounds}, **changes), tmp_path, resume=True)
+
+    with monkeypatch.context() as patch:
+        kill_at(patch, 2)
+        with pytest.raises(Killed):
+            train_in_rounds(recipe(method={"rounds": 2}), tmp_path)
+    with pytest.raises(PolysomaError, match=r"began with: tasks\.0 'cartpole/balance', not 'drone/hover'"):
+        train_in_rounds(recipe(method={"tasks": ["drone/hover"]}, bodies={}), tmp_path, resume=True)
+    assert resumed(steps=6).steps == 6, "how long it is to be may change on the way"
+    assert resumed(steps=6).round == 1, "all is done already"
+    for number, steps, expected in (
+        (1, 6, "is in its round 2, got 1"),
+        (2, 8, "all 2 rounds are done; to go on, ask for more"),
+        (3, 6, "steps: 6 are spent in 2 of 3 rounds; expected more, got 6"),
+    ):
+        with pytest.raises(PolysomaError, match=expected):
+            resumed(number, steps=steps)
+    with pytest.raises(PolysomaError, match=r"^minutes: .* in 2 of 3 rounds; expected more, got 0\.001"):
+        resumed(3, minutes=0.001, optimizer={"kind": "schedule-free"})
+    state = resumed(3, steps=9)
+    assert (state.round, state.steps, state.phase) == (2, 9, "done")
+    assert state.attempted == {"cartpole/balance": 9} and len(lines(tmp_path)) == 9
+    assert "data/demonstrations/3/cartpole" in recorded(tmp_path)
 
 
 def test_other_processes_stay_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,8 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,8 +19,8 @@ from polysoma import simulators
 from polysoma.data.dataset import Dataset
 from polysoma.data.windows import gather
 from polysoma.data.writer import DatasetWriter
-from polysoma.errors import PolysomaError
-from polysoma.learning import run_state
+from polysoma.errors import PolysomaError, PolysomaWarning
+from polysoma.learning import preparation, run_state
 from polysoma.learning.methods.imitation import Imitation
 from polysoma.learning.methods.meta import MetaLearning
 from polysoma.learning.optimizers import AdamW
@@ -80,6 +82,38 @@ def test_until_stops_and_new_episodes_join(datasets: dict[str, Path], tmp_path: 
     train(recipe, tmp_path / "run", resume=True, progress=lambda step, losses: steps.append(step))
     assert steps == list(range(7, 13))
     assert recipe_of_run(tmp_path / "run") == recipe
+
+
+@pytest.mark.parametrize("kind", ["adamw", "schedule-free"])
+def test_words_that_come_later_are_learnt(kind: str, datasets: dict[str, Path], tmp_path: Path) -> None:
+    recipe = tiny(datasets, optimizer={"kind": kind})
+    train(recipe, tmp_path / "run", until=6)
+    before = checkpoint.load_for_training(tmp_path / "run" / "checkpoint")
+    with DatasetWriter(datasets["arm"], ARM) as writer:
+        writer.add(*(make_episode(ARM, 9, seed, "arm/one", "неси the anvil") for seed in range(70, 90)))
+    shutil.copytree(tmp_path / "run", tmp_path / "twice")
+    train(recipe, tmp_path / "run", resume=True)
+    after = checkpoint.load_for_training(tmp_path / "run" / "checkpoint")
+    old = before.config.vocabulary
+    assert after.config.vocabulary[: len(old)] == old and set(after.config.vocabulary[len(old) :]) >= {"anvil", "неси"}
+    assert 1 not in after.text.read("неси the anvil") and 1 in before.text.read("неси the anvil")
+    tensors = state(tmp_path / "run")
+    rows, second = (tensors[f"{place}.policy.text.words.weight{field}"][-1] for place, field in
+                    (("modules", ""), ("optimizer", ".exp_avg_sq")))  # fmt: skip
+    torch.manual_seed(recipe.seed)
+    begun = checkpoint.untrained(after.config, tmp_path).state_dict()["text.words.weight"][-1]
+    assert 0 < (rows - begun).abs().max() < 0.1 and (second > 0).all()
+    # What came later is in the state, too.
+    train(recipe, tmp_path / "twice", resume=True, until=8)
+    train(recipe, tmp_path / "twice", resume=True)
+    again = state(tmp_path / "twice")
+    assert all(torch.equal(again[name], value) for name, value in tensors.items())
+
+
+def test_words_that_come_too_late_for_an_adaptation_are_named() -> None:
+    config: Any = SimpleNamespace(vocabulary=("go",), adaptation=object())
+    with pytest.warns(PolysomaWarning, match="as an adaptation keeps its words: anvil, the"):
+        assert preparation._knowing(config, ["go", "the anvil"]) is config
 
 
 def test_a_resumed_run_keeps_its_policy(datasets: dict[str, Path], tmp_path: Path) -> None:

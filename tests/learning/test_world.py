@@ -19,10 +19,16 @@ from polysoma.data.dataset import Dataset
 from polysoma.data.episode import Episode
 from polysoma.data.sequences import Sequences
 from polysoma.data.writer import DatasetWriter
-from polysoma.embodiment import DiscreteActions, Embodiment, Modality, Stream
+from polysoma.embodiment import (
+    DiscreteActions,
+    Embodiment,
+    Modality,
+    Stream,
+)
 from polysoma.errors import PolysomaError
 from polysoma.evaluation.foresight import LAST, MEAN, MODEL, SHUFFLED, draw, foresight, read_logs
-from polysoma.learning.methods.world import WorldLearning, engine_settings, learn
+from polysoma.learning.method import Share
+from polysoma.learning.methods.world import WorldLearner, WorldLearning, engine_settings, learn
 from polysoma.nn.world import BINS, WorldNetwork, bins, divergence, symexp, symlog, two_hot_loss, two_hot_mean
 from polysoma.policy import checkpoint, world
 from polysoma.policy.world import WorldConfig, WorldModel, flat
@@ -100,6 +106,31 @@ def test_pieces_are_of_one_episode_and_those_held_out_are_apart(tmp_path: Path) 
         logs.rows(13)
     with pytest.raises(PolysomaError, match="got none so long among 0 episodes that are held out"):
         Sequences([walks(tmp_path / "few", 2, 12)], lambda seen: flat(config, seen), 0.2).rows(2, held_out=True)
+
+
+@pytest.mark.parametrize(("share", "apart"), [(0.0, 0), (0.2, 4), (0.3, 6), (0.4, 8), (0.7, 14), (1.0, 20)])
+def test_as_many_episodes_are_held_out_as_was_asked_for(tmp_path: Path, share: float, apart: int) -> None:
+    logs = Sequences([walks(tmp_path, 20, 3)], lambda seen: flat(WorldConfig(PUCK), seen), share)
+    for held_out, count in ((True, apart), (False, 20 - apart)):
+        if count:
+            assert len(logs.rows(3, held_out)) == count
+    if apart == 4:
+        assert (logs.rows(3, True) // 4).tolist() == [4, 9, 14, 19], "evenly chosen"
+
+
+def test_free_nats_are_those_of_each_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model, settings = WorldModel(WorldConfig(PUCK, width=8)), WorldLearning(batch=4, watched=1, ahead=1, free=1.0)
+    logs = read_logs(model, [walks(tmp_path, 5, 12)])
+    monkeypatch.setattr(
+        "polysoma.learning.methods.world.divergence", lambda first, second: torch.tensor([0.0, 0.2, 3.0, 5.0])
+    )
+    method = settings.build(model, logs)
+    assert isinstance(method, WorldLearner)
+    losses, *_ = method.drawn(0, Share())
+    # DreamerV3: the mean of max(1, KL), which is 2.5, and not that of the mean, which is 2.05.
+    assert losses["prior"].item() == pytest.approx(0.1 * 2.5)
+    assert losses["posterior"].item() == pytest.approx(0.01 * 2.5)
 
 
 def test_a_camera_and_choices_are_read_and_the_end_is_known(tmp_path: Path) -> None:

@@ -319,6 +319,10 @@ def test_what_a_world_model_expects_is_told_beside_what_came() -> None:
     other.close()
     with pytest.raises(PolysomaError, match=r"one of drone, the policy drives \['rover'\]"):
         Foreseeing(as_planner(simulated("rover")), model)
+    streams = tuple(dataclasses.replace(one, name=f"my_{one.name}") for one in body.arrays)
+    renamed = WorldModel(WorldConfig(dataclasses.replace(body, streams=streams), width=8))
+    with pytest.raises(PolysomaError, match="'drone' is not the one of this name that the policy knows"):
+        Foreseeing(as_planner(simulated("drone")), renamed)
 
 
 def test_pictures_that_a_world_model_expects_are_told_below_those_that_came() -> None:

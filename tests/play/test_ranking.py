@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import queue
 import urllib.request
@@ -19,6 +20,7 @@ from polysoma.data.dataset import Dataset
 from polysoma.data.preferences import Clip, Clips, Pair, read_pairs, write_pairs
 from polysoma.errors import PolysomaError
 from polysoma.play.clips import Projector
+from polysoma.play.page_server import PageServer
 from polysoma.play.ranking import Ranking, RankServer
 
 PATIENCE = 60.0
@@ -104,6 +106,48 @@ def test_the_page_is_for_those_who_may(clips: Clips, tmp_path: Path) -> None:
 
     asyncio.run(main())
     assert len(read_pairs(file)) >= 2
+
+
+class Front(PageServer):
+    """A page of which nothing is to be seen."""
+
+    def staged(self) -> Any:
+        return Front.Quiet()
+
+    class Quiet(contextlib.AbstractContextManager[None]):
+        def __exit__(self, *_: object) -> None: ...
+
+        def description(self) -> dict[str, Any]:
+            return {"front": True}
+
+
+def test_it_is_a_page_beside_another(clips: Clips, tmp_path: Path) -> None:
+    file = tmp_path / "pairs.jsonl"
+
+    def read(address: str) -> bytes:
+        answer: bytes = urllib.request.urlopen(address, timeout=PATIENCE).read()
+        return answer
+
+    async def main() -> None:
+        front = Front(b"front", token="secret", beside={"rank": RankServer(clips, file, 5)})
+        async with front.listen(port=0) as listening:
+            at = f"127.0.0.1:{listening.sockets[0].getsockname()[1]}"
+            for path, shown in (("/", b"front"), ("/rank", b"<!doctype"), ("/rank/", b"<!doctype")):
+                assert (await asyncio.to_thread(read, f"http://{at}{path}?token=secret")).startswith(shown), path
+            for path, code in (("/rank", "401"), ("/other?token=secret", "404"), ("/other/live?token=secret", "404")):
+                with pytest.raises(InvalidStatus, match=code):
+                    await connect(f"ws://{at}{path}")
+            async with connect(f"ws://{at}/live?token=secret") as page:
+                assert json.loads(await page.recv()) == {"front": True, "pages": ["rank"]}
+            async with connect(f"ws://{at}/rank/live?token=secret") as page:
+                heard: dict[str, Any] = {}
+                while heard.get("done") != 1:
+                    heard = json.loads(await asyncio.wait_for(page.recv(), PATIENCE))
+                    if "pair" in heard:
+                        await page.send(json.dumps({"do": "rank", "pair": heard["pair"], "better": "second"}))
+
+    asyncio.run(main())
+    assert read_pairs(file)[0].better == "second"
 
 
 def test_an_episode_is_played_again_as_it_was(tmp_path: Path) -> None:

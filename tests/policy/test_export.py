@@ -15,6 +15,7 @@ from conftest import ARM, GRID, HORIZONS, ROOT, SEEN_ARM, make_policy, observe
 from polysoma.acting.dead_ends import DeadEndGuard
 from polysoma.acting.limits import BodyLimits
 from polysoma.acting.planner import Plan
+from polysoma.cli.export import Export
 from polysoma.data.batch import Batch
 from polysoma.data.mixture import Source
 from polysoma.data.windows import tensor
@@ -23,6 +24,7 @@ from polysoma.errors import PolysomaError
 from polysoma.nn.heads import HeadConfig
 from polysoma.nn.trunk import TransformerConfig
 from polysoma.nn.words import TextTokenizer
+from polysoma.policy import checkpoint
 from polysoma.policy.config import PolicyConfig
 from polysoma.policy.dead_ends import Alarm, DeadEndConfig, DeadEnds
 from polysoma.policy.policy import Policy
@@ -237,15 +239,50 @@ def test_an_exported_guard_replaces_what_the_guard_replaces(tmp_path: Path, choi
         if choices:
             likely = np.log(rng.dirichlet(np.ones(3), 4)).astype(np.float32)
             verdict = guard.judge(seen, Plan(likely.argmax(1), "policy", None, likely))
-            done = exported.choices(likely, seen).argmax(1)[:1]
+            done, wanted = exported.choices(likely, seen).argmax(1), likely.argmax(1)[0]
             expected = likely.argmax(1)[:1] if verdict.actions is None else verdict.actions
         else:
             plan = rng.uniform(-1, 1, (4, body.actions.size)).astype(np.float32)
             verdict = guard.judge(seen, Plan(plan, "policy"))
-            done, expected = exported.numbers(plan, seen), plan if verdict.actions is None else verdict.actions
+            done, wanted = exported.numbers(plan, seen), plan[:2]
+            expected = plan[:2] if verdict.actions is None else verdict.actions
         np.testing.assert_allclose(done, expected, atol=1e-5)
         assert (exported.alarm, exported.risk) == (verdict.alarm, pytest.approx(verdict.risk, abs=1e-5))
+        if verdict.actions is None:
+            assert exported.replaced is None
+        else:
+            np.testing.assert_array_equal(exported.replaced, wanted)
         decided.add(verdict.decision)
     assert decided == {"allow", "replace"} and exported.counts["judged"] == 40 > exported.counts["replaced"] > 0
     with pytest.raises(ValueError, match="expected a guard of another"):
         edge.Guard(tmp_path / "body.guard.onnx", "another")
+
+
+def test_a_policy_does_not_drive_without_the_guard_that_it_was_exported_with(
+    sources: dict[str, Source], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint.save(make_policy(sources, (ARM,)), tmp_path / "policy")
+    values = DeadEnds(DeadEndConfig(dataclasses.replace(ARM, rate_hz=20), 8, 1)).with_alarm(Alarm(0.5, 0.1, 100))
+    values.save(tmp_path / "guard")
+    path, beside = tmp_path / "arm.onnx", tmp_path / "arm.guard.onnx"
+    asked = Export(str(tmp_path / "policy"), "arm", path, guard=str(tmp_path / "guard"))
+    asked.run()
+    seen = {name: value for name, value in observe(ARM).items() if name != "instruction"}
+    runner = edge.Runner(str(path), "do one")
+    assert runner.act(seen).shape == (1, 2) and runner.guard.counts["judged"] == 1
+    content = beside.read_bytes()
+    beside.unlink()
+    with pytest.raises(ValueError, match=r"exported with a guard: expected arm\.guard\.onnx beside it, there is none"):
+        edge.Runner(str(path), "do one")
+    values.with_alarm(Alarm(0.4, 0.1, 100)).save(tmp_path / "guard")
+    export_guard(DeadEnds.load(tmp_path / "guard"), beside)
+    with pytest.raises(ValueError, match="expected the guard that was exported with"):
+        edge.Runner(str(path), "do one")
+    # What lies there of an earlier export judges nothing of a policy that was exported without a guard.
+    beside.write_bytes(content)
+    capsys.readouterr()
+    dataclasses.replace(asked, guard="").run()
+    assert "of an earlier export; arm.onnx does not use it" in capsys.readouterr().out
+    assert edge.Runner(str(path), "do one").guard is None
+    with pytest.raises(PolysomaError, match="expected a guard of another, got one of arm"):
+        dataclasses.replace(asked, embodiment="another").run()

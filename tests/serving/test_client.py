@@ -22,9 +22,10 @@ from websockets.sync.server import ServerConnection, serve
 
 from conftest import ARM, GRID, make_episode, observe
 from make_server import PATIENCE, client, running
-from planners import Forbids, Known, Recording
-from polysoma.acting.agent import Agent, act_together, plan_together
+from planners import Forbids, Known, Recording, Replaces
+from polysoma.acting.agent import Acting, Agent, act_together, plan_together
 from polysoma.acting.guards import Guarded
+from polysoma.acting.planner import Interventions
 from polysoma.embodiment import Embodiment
 from polysoma.errors import PolysomaError
 from polysoma.policy.policy import Policy
@@ -226,6 +227,22 @@ def test_a_remote_planner_says_its_token_and_its_adapter(policy: Policy) -> None
             agent.close()
         with pytest.raises(PolysomaError, match="knows no bodies"):
             Agent(RemotePlanner(url, token="secret", adapter="none"), "arm", "go")
+
+
+def test_what_a_guard_of_the_server_said_is_known_where_its_plans_are_executed() -> None:
+    careful = Guarded(
+        Recording(chunk=2, action=lambda _: np.float32([0.5, 0])), Replaces(np.zeros((1, 2), np.float32), allowed=1)
+    )
+    with running(Known(careful, (ARM,))) as url:
+        agent = Agent(RemotePlanner(url), "arm", "go", Acting(ensemble=0.0))
+        agent.act(observe(ARM))
+        assert agent.plan is not None and (agent.plan.risk, agent.plan.source) == (0.0, "remote")
+        # The zeros are not averaged with what was planned before.
+        np.testing.assert_array_equal(agent.act(observe(ARM)), np.zeros(2))
+        assert (agent.plan.risk, agent.plan.source) == (0.9, "guard")
+        np.testing.assert_array_equal(agent.plan.replaced, np.float32([[0.5, 0]] * 2))
+        assert agent.session.interventions == Interventions(judged=2, replaced=1)
+        agent.close()
 
 
 def test_a_server_is_a_planner(policy: Policy) -> None:

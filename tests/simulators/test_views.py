@@ -29,7 +29,9 @@ pytest.importorskip("minigrid")
 
 TASKS = [
     "metaworld-pixels/drawer-open-v3",
+    "metaworld-pixels-128/drawer-open-v3",
     "aloha-pixels/transfer-cube",
+    "aloha-wrists/insertion",
     "rover-pixels/pillar",
     "rover-overview/maze",
     "drone-pixels/ring",
@@ -59,6 +61,8 @@ def test_a_body_seen_through_cameras_plays_the_same_episode(task: str) -> None:
         observations = [step[0] for step in steps]
         assert steps[0][1:4] == steps[1][1:4]
     cameras = cameras_of(seen)
+    side = 128 if "128" in task or "wrists" in task else 96
+    assert all(start[camera].shape == (side, side, 3) for camera in cameras)
     assert cameras and all(start[camera].std() > 5 for camera in cameras)
     assert any(not np.array_equal(start[camera], observations[0][camera]) for camera in cameras)
     assert seen.embodiment.body == state.embodiment.name != seen.embodiment.name
@@ -194,10 +198,18 @@ def test_an_unknown_camera_is_named() -> None:
             seen.make(seen.tasks[0]).reset(seed=0)
 
 
-def test_the_example_sees_with_both_hands() -> None:
-    example = ROOT / "examples" / "aloha_wrists.py"
+def test_the_example_has_cameras_of_its_own() -> None:
+    example = ROOT / "examples" / "rover_cameras.py"
     assert len(example.read_text().splitlines()) <= 10
-    seen = runpy.run_path(str(example))["FAMILY"].make("aloha-wrists/transfer-cube")
+    seen = runpy.run_path(str(example))["FAMILY"].make("rover-both/pillar")
+    observation, _ = seen.reset(seed=0)
+    assert cameras_of(seen) == ["front", "overview"] and seen.embodiment.body == "rover"
+    assert all(observation[camera].shape == (128, 128, 3) for camera in cameras_of(seen))
+    seen.close()
+
+
+def test_both_hands_of_aloha_see() -> None:
+    seen = simulators.make("aloha-wrists/transfer-cube")
     assert cameras_of(seen) == ["top", "left_wrist", "right_wrist"] and seen.embodiment.body == "aloha"
 
     def red(picture: np.ndarray) -> float:

@@ -81,7 +81,10 @@ class Agent(BoundPlanner):
     def _started(self) -> None:
         chunk, execute = self.session.chunk, self.acting.execute
         if execute is not None and not 1 <= execute <= chunk:
-            raise PolysomaError(f"execute must be 1..{chunk} for {self.body.name}, got {execute}")
+            raise PolysomaError(
+                f"execute must be 1..{chunk} for {self.body.name}, got {execute}: no plan has more actions, and with a "
+                "guard no more than it judges"
+            )
         if self.acting.ensemble is not None and isinstance(self.body.actions, DiscreteActions):
             raise PolysomaError(f"temporal ensembling averages numbers; the actions of {self.body.name} are choices")
         self._waiting: deque[np.ndarray] = deque()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -196,6 +196,15 @@ class BoundPlanner:
         self._executed = read_by(self.body.check_action, action, f"action of {self.body.name}")
         if self.session.limiter is not None:
             self.session.limiter.executed(self._executed[None])
+
+    def ended(self, observation: Mapping[str, Any]) -> None:
+        """Shows the session the last observation of the episode, in which nothing is decided any more.
+
+        Args:
+            observation: as for :meth:`act`; one that is not of this body, as of a simulation that broke, shows nothing.
+        """
+        with suppress(PolysomaError):
+            self.session.ended(self.checked(observation))
 
     def limited(self, actions: np.ndarray, observation: Observation) -> np.ndarray:
         """The actions that follow an observation as the body may execute them, ``(n, A)`` or ``(n,)``: nothing comes

@@ -33,8 +33,7 @@ class DeadEndGuard:
     (:class:`~polysoma.policy.dead_ends.DeadEndConfig`). The paper asks
     that a choice is no more likely than ``1 + Q_D`` (arXiv 2110.04186, section 3); here it is allowed or not.
 
-    Only the first actions of a plan are judged, ``DeadEndConfig.span`` of them: give it to an agent that executes no
-    more (``Acting(execute=...)``).
+    Only the first actions of a plan are judged, ``DeadEndConfig.span`` of them; :meth:`around` ends plans there.
 
     Args:
         values: with thresholds.
@@ -58,7 +57,7 @@ class DeadEndGuard:
 
     def around(self, planner: Planner | Policy) -> Guarded:
         """The planner with this guard of its body. Raises PolysomaError where it does not know this body."""
-        made = Guarded(planner, self, self.values.body.name)
+        made = Guarded(planner, self, self.values.body.name, self.values.config.span)
         embodiment_for(made, self.values.body)
         return made
 
@@ -78,7 +77,8 @@ class DeadEndGuard:
         """See :class:`~polysoma.acting.guards.Guard`."""
         alarm = self.values.alarm
         assert alarm is not None
-        found = self.values.judge(observation, plan.actions)
+        enough = np.inf if self.flag else float(np.float32(alarm.replace))
+        found = self.values.judge(observation, plan.actions, enough)
         chosen = int(plan.actions[0]) if self.values.config.choices else 0
         risk = float(found.risk[chosen])
         raised = RISK if risk > np.float32(alarm.threshold) else ""

@@ -9,7 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from polysoma.acting.planner import Plan, Planner, Session, TaskPrompt, WrappedSession, Wrapper
+from polysoma.acting.planner import (
+    Plan,
+    Planner,
+    Session,
+    TaskPrompt,
+    WrappedSession,
+    Wrapper,
+    embodiment_for,
+)
 from polysoma.embodiment import Observation
 from polysoma.errors import PolysomaError
 from polysoma.policy.world import WINDOW, Trace, WorldModel, flat
@@ -104,7 +112,7 @@ class Foreseeing(Wrapper):
         model: of one of them.
 
     Raises:
-        PolysomaError: the planner does not drive the model's body.
+        PolysomaError: the planner does not drive the model's body, or one of its name with other streams or actions.
     """
 
     def __init__(self, planner: Planner, model: WorldModel) -> None:
@@ -112,6 +120,7 @@ class Foreseeing(Wrapper):
         known = [body.name for body in self.embodiments]
         if known and self._body not in known:
             raise PolysomaError(f"the world model is one of {self._body}, the policy drives {known}")
+        embodiment_for(planner, model.config.embodiment)
 
     def start(self, prompt: TaskPrompt, seed: int) -> Session:
         """See :meth:`~polysoma.acting.planner.Planner.start`."""

@@ -155,6 +155,7 @@ class DataGraph:
         place: as given.
         cell: as used.
         nodes: float64 ``(K, places)``, the mean of the places in each cell.
+        boxes: the zones among its places, or None.
 
     Raises:
         PolysomaError: no such channels, a cell that is not above 0, or no edge.
@@ -185,9 +186,9 @@ class DataGraph:
         made, times = np.unique(of_row[row] * len(counts) + of_row[row + 1], return_counts=True)
         moves = np.stack([made // len(counts), made % len(counts)], 1)
         pairs, lengths = (edges or Moves()).join(Visits(self.nodes, self.cell, moves, times))
-        self._boxes: Boxes | None = None if zones is None else zones.boxes(self.place)
-        if self._boxes is not None:
-            free = ~self._boxes.crossed(self.nodes[pairs[:, 0]], self.nodes[pairs[:, 1]], self._boxes.margin)
+        self.boxes: Boxes | None = None if zones is None else zones.boxes(self.place)
+        if self.boxes is not None:
+            free = ~self.boxes.crossed(self.nodes[pairs[:, 0]], self.nodes[pairs[:, 1]], self.boxes.margin)
             pairs, lengths = pairs[free], lengths[free]
         self._before: list[list[tuple[int, float]]] = [[] for _ in counts]
         for (start, end), length in zip(pairs.tolist(), lengths.tolist(), strict=True):
@@ -224,8 +225,8 @@ class DataGraph:
             here, node = self.nodes[node], int(following[node])
         else:
             passed.append(np.asarray(goal, np.float64))
-        if self._boxes is not None:
-            free = np.flatnonzero(self._boxes.free(place, np.stack(passed)))
+        if self.boxes is not None:
+            free = np.flatnonzero(self.boxes.free(place, np.stack(passed)))
             return passed[int(free[-1]) if len(free) else 0]
         return passed[-1]
 
@@ -236,12 +237,12 @@ class DataGraph:
         best, found = np.inf, (0, 0)
         for end in np.argsort(np.where(self._entered, to_goal, np.inf))[:_CANDIDATES].tolist():
             away = np.where(np.isfinite(self._ways(end)[0]), to_place, np.inf)
-            if self._boxes is not None:
-                away = np.where(self._boxes.free(place, self.nodes), away, np.inf)
+            if self.boxes is not None:
+                away = np.where(self.boxes.free(place, self.nodes), away, np.inf)
             node = int(away.argmin())
             if away[node] + to_goal[end] < best:
                 best, found = away[node] + to_goal[end], (node, end)
-        if self._boxes is not None and (np.isinf(best) or self._boxes.inside(goal)):
+        if self.boxes is not None and (np.isinf(best) or self.boxes.inside(goal)):
             raise NoPlan(f"{self.embodiment.name}: every known way to the goal touches a zone that is to be avoided")
         return found
 
@@ -276,7 +277,7 @@ class GraphSearch(Leading):
 
     def __init__(self, planner: Planner, graph: DataGraph, goal: Sequence[str], ahead: float | None = None) -> None:
         super().__init__(planner, graph.embodiment, graph.place, goal)
-        self.graph = graph
+        self.graph, self.boxes = graph, graph.boxes
         self.ahead = _AHEAD * graph.cell if ahead is None else ahead
 
     def way(self, seed: int) -> GraphSearch:

@@ -101,20 +101,29 @@ class Guarded(Wrapper):
         planner: a planner, or a policy.
         guard: judges.
         body: the name of the body whose plans it judges; None for all.
+        span: how many of a plan's first actions it judges. Plans end there, so that nothing is executed that nobody
+            judged; None for a guard that judges whole plans.
     """
 
     planner: Planner
     guard: Guard
     body: str | None
+    span: int | None
 
-    def __init__(self, planner: Planner | Policy, guard: Guard, body: str | None = None) -> None:
+    def __init__(
+        self, planner: Planner | Policy, guard: Guard, body: str | None = None, span: int | None = None
+    ) -> None:
         object.__setattr__(self, "planner", as_planner(planner))
         object.__setattr__(self, "guard", guard)
         object.__setattr__(self, "body", body)
+        object.__setattr__(self, "span", span)
 
     def start(self, prompt: TaskPrompt, seed: int) -> WrappedSession:
         """See :meth:`Planner.start`."""
-        return WrappedSession(self.planner.start(prompt, seed))
+        session = WrappedSession(self.planner.start(prompt, seed))
+        if self.span is not None and self._judges(session):
+            session.chunk = min(session.chunk, self.span)
+        return session
 
     def plan(self, sessions: Sequence[Session], observations: Sequence[Observation]) -> list[Plan | PolysomaError]:
         """See :meth:`Planner.plan`."""
@@ -122,13 +131,17 @@ class Guarded(Wrapper):
         plans = self.planner.plan(inner, observations)
         return [
             plan
-            if isinstance(plan, PolysomaError) or self.body not in (None, session.prompt.body.name)
+            if isinstance(plan, PolysomaError) or not self._judges(session)
             else self._judged(_own(session), observation, plan)
             for session, observation, plan in zip(sessions, observations, plans, strict=True)
         ]
 
+    def _judges(self, session: Session) -> bool:
+        return self.body in (None, session.prompt.body.name)
+
     def _judged(self, session: WrappedSession, observation: Observation, plan: Plan) -> Plan | PolysomaError:
         body, counts = session.prompt.body, session.interventions
+        plan = plan if self.span is None else plan.first(self.span)
         try:
             seen = dataclasses.replace(plan, actions=within_limits(body, plan.actions))
             verdict = self.guard.judge(observation, seen)

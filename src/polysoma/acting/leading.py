@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -24,6 +24,12 @@ from polysoma.acting.planner import (
 )
 from polysoma.embodiment import Embodiment, Modality, Observation
 from polysoma.errors import PolysomaError
+
+if TYPE_CHECKING:
+    from polysoma.acting.zones import Boxes
+
+_BRAKING = 0.15
+"""Seconds within which a body that comes to a zone at its present speed is to brake."""
 
 
 class Way(Protocol):
@@ -44,20 +50,27 @@ class Leading(Wrapper):
         place: names of the channels that say where the body is.
         goal: names of the channels that say where ``place`` is to be, in the same order.
 
+    Attributes:
+        boxes: zones that the body is led out of and brakes before, or None. A subclass sets it whose ways avoid them.
+
     Raises:
         PolysomaError: the body has no such channels, the planner does not know the body, or there are not as many of
             both.
     """
 
+    boxes: Boxes | None = None
+
     def __init__(self, planner: Planner, body: Embodiment, place: Sequence[str], goal: Sequence[str]) -> None:
         self.planner, self.body = planner, body
         if len(goal) != len(place):
             raise PolysomaError(f"goal: expected a channel for each of {list(place)}, got {list(goal)}")
-        known = known_embodiments(planner)
-        if known and body.name not in {one.name for one in known}:
-            raise PolysomaError(f"the way is one of {body.name}, the planner drives {[one.name for one in known]}")
-        self._here = [channel_of(body, name) for name in place]
-        self._goal = [channel_of(body, name) for name in goal]
+        known = {one.name: one for one in known_embodiments(planner)}
+        if known and body.name not in known:
+            raise PolysomaError(f"the way is one of {body.name}, the planner drives {list(known)}")
+        # Observations are as the planner knows the body: its channels may stand elsewhere than in the logs of the way.
+        driven = known.get(body.name, body)
+        self._here = [channel_of(driven, name) for name in place]
+        self._goal = [channel_of(driven, name) for name in goal]
 
     def way(self, seed: int) -> Way:
         """What leads through a new episode; ``seed`` is of all that is drawn."""
@@ -76,7 +89,7 @@ class Leading(Wrapper):
         for row, (session, seen) in enumerate(zip(sessions, observations, strict=True)):
             assert isinstance(session, _Session)
             try:
-                asking.append((row, session.inner, self.nearer(session.way, seen)))
+                asking.append((row, session.inner, session.nearer(seen)))
             except NoPlan as lost:
                 found[row] = lost
         plans = self.planner.plan([one for _, one, _ in asking], [seen for *_, seen in asking]) if asking else []
@@ -84,12 +97,15 @@ class Leading(Wrapper):
             found[row] = plan
         return [one for one in found if one is not None]
 
-    def nearer(self, way: Way, observation: Observation) -> Observation:
-        """An observation whose goal is the next place on the way. Raises NoPlan where there is none."""
-        here = np.array([observation[stream][row] for stream, row in self._here], np.float64)
-        goal = np.array([observation[stream][row] for stream, row in self._goal], np.float64)
-        changed = {**observation, **{s: observation[s].copy() for s, _ in self._goal}}
-        for (stream, row), value in zip(self._goal, way.next(here, goal), strict=True):
+    def whereabouts(self, observation: Observation) -> tuple[np.ndarray, np.ndarray]:
+        """Where the body is and is to be, float64 ``(places,)`` each."""
+        here, goal = ([observation[stream][row] for stream, row in rows] for rows in (self._here, self._goal))
+        return np.array(here, np.float64), np.array(goal, np.float64)
+
+    def towards(self, observation: Observation, place: np.ndarray) -> Observation:
+        """An observation whose goal is this place ``(places,)``."""
+        changed = {**observation, **{stream: observation[stream].copy() for stream, _ in self._goal}}
+        for (stream, row), value in zip(self._goal, place, strict=True):
             changed[stream][row] = value
         return changed
 
@@ -100,11 +116,33 @@ class _Session(WrappedSession):
     def __init__(self, inner: Session, leading: Leading, way: Way) -> None:
         super().__init__(inner)
         self.way, self._leading = way, leading
+        self._before: np.ndarray | None = None
+        self._free: np.ndarray | None = None
+
+    def nearer(self, observation: Observation) -> Observation:
+        """An observation whose goal is the next place on the way. Raises NoPlan where there is none."""
+        here, goal = self._leading.whereabouts(observation)
+        before, self._before = self._before, here
+        place = self.way.next(here, goal)
+        if (boxes := self._leading.boxes) is not None:
+            moved = np.zeros_like(here) if before is None else here - before
+            place = self._steered(boxes, here, moved, place)
+        return self._leading.towards(observation, place)
+
+    def _steered(self, boxes: Boxes, here: np.ndarray, moved: np.ndarray, place: np.ndarray) -> np.ndarray:
+        """The next place for a body that moved so since the last observation: back to where it came from where it is in
+        a zone, and backwards where it would soon be in one."""
+        if not boxes.inside(here, boxes.margin):
+            self._free = here
+        if boxes.inside(here):
+            return place if self._free is None else self._free
+        ahead = moved * (_BRAKING * self._leading.body.rate_hz)
+        return here - ahead if boxes.crossed(here, here + ahead) else place
 
     def observed(self, observation: Observation) -> None:
         # Where no way is known any more, the next plan says so.
         with contextlib.suppress(NoPlan):
-            observation = self._leading.nearer(self.way, observation)
+            observation = self.nearer(observation)
         self.inner.observed(observation)
 
 

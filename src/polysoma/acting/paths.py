@@ -18,15 +18,19 @@ from polysoma.acting.leading import Leading
 from polysoma.acting.planner import NoPlan, Planner
 from polysoma.acting.zones import Boxes, Zones
 from polysoma.errors import PolysomaError
-from polysoma.nn.flow import Guide
+from polysoma.nn.flow import Guide, cost_of
 from polysoma.nn.paths import between, lengths
 from polysoma.policy import skills
 from polysoma.policy.skills import SkillPolicy
 
-_ROUNDS = 3
-"""Times that paths are drawn until one is good."""
-_WRONG = 1e3
-"""Cost of a unit that a path is away from all that logs saw: more than any way around is long."""
+_ROUNDS = 4
+"""Times that paths are drawn until one is good: the first time directly, then by way of other places."""
+_MIDDLES, _STRETCHED = 16, (1.0, 1.4, 2.0, 3.0)
+"""How many other places, and lengths of the parts to and from each, in straight lines."""
+_TOLERATED = 0.5
+"""Parts of the spread of the landmarks by which a path may lead outside of it: it is a little rough."""
+_WRONG = 100.0
+"""What it costs to be away from all that logs saw, and each unit of that, in longest paths."""
 _STUCK, _MOVED = 2.0, 0.5
 """Seconds in which a body that follows comes farther along than this part of the way that it is shown; where it does
 not, another way is drawn."""
@@ -64,7 +68,7 @@ class PathSearch(Leading):
         policy: SkillPolicy | str | Path,
         zones: Zones | None = None,
         guides: Sequence[Guide] = (),
-        samples: int = 24,
+        samples: int = 16,
         ahead: float | None = None,
         guided: bool = True,
     ) -> None:
@@ -80,6 +84,12 @@ class PathSearch(Leading):
         self.policy = policy
         self.paths, self.samples, self.guided = policy.paths, samples, guided
         self.boxes = None if zones is None else zones.boxes(config.place)
+        known = policy.paths.landmarks
+        if self.boxes is not None:
+            free = known[torch.from_numpy(~self.boxes.inside(known.double().numpy(), self.boxes.margin))]
+            # Where all are in zones, every way touches one.
+            known = free if len(free) else known
+        self._known, self._wrong = known, _WRONG * float(policy.paths.longest)
         self.guides = tuple(guides)
         self.ahead = float(policy.paths.ahead) if ahead is None else ahead
 
@@ -96,42 +106,69 @@ class PathSearch(Leading):
 
         Raises:
             NoPlan: all touch a zone, or the goal is in one.
+            PolysomaError: a guide's costs are no numbers.
         """
-        ends = np.stack([here, goal])
         boxes = self.boxes
         if boxes is not None and boxes.inside(goal):
             raise NoPlan(f"{self.body.name}: the goal is in a zone that is to be avoided")
-        best, lowest, strange = None, np.inf, 0.0
+        ends = torch.from_numpy(np.stack([here, goal]).astype(np.float32))
+        best, lowest = None, np.inf
         for number in range(_ROUNDS):
-            paths = self._draw(torch.from_numpy(ends.astype(np.float32)), number, generator)
-            away = self.paths.away(paths).numpy()
-            costs = lengths(paths).numpy() + _WRONG * away
-            with torch.no_grad():
-                for guide in self.guides:
-                    costs = costs + guide(paths).numpy()
-            places = paths.numpy().astype(np.float64)
-            if boxes is not None:
-                costs = np.where(boxes.violated(places), np.inf, costs)
+            paths = self._direct(ends, generator) if number == 0 else self._by_way_of(ends, generator)
+            costs = self._costs(paths)
             chosen = int(costs.argmin())
             if costs[chosen] < lowest:
-                best, lowest, strange = places[chosen], costs[chosen], float(away[chosen])
+                best, lowest = paths[chosen].numpy().astype(np.float64), float(costs[chosen])
             # A round of which all paths touch a zone says nothing of the best one so far.
-            if best is not None and strange == 0:
+            if lowest < self._wrong:
                 break
         if best is None:
             raise NoPlan(f"{self.body.name}: every way that was drawn touches a zone that is to be avoided")
         return best
 
-    def _draw(self, ends: Tensor, number: int, generator: torch.Generator) -> Tensor:
-        """Paths of lengths from the straight line on; the first time, to some times that, then to the longest."""
-        paths, straight = self.paths, float((ends[1] - ends[0]).norm())
-        longest = float(paths.longest)
-        most = min(longest, 4 * straight + longest / 8) if number == 0 and self.boxes is None else longest
+    def _costs(self, paths: Tensor) -> np.ndarray:
+        """How long paths ``(N, H, places)`` are, with what guides say, ``(N,)``; above ``_wrong`` where they lead from
+        all that logs have seen, infinite where they touch a zone."""
+        away = self.paths.away(paths, self._known) - _TOLERATED * self.paths.spread
+        costs = lengths(paths) + torch.where(away > 0, self._wrong * (1 + away), torch.zeros(()))
+        with torch.no_grad():
+            for guide in self.guides:
+                costs = costs + cost_of(guide, paths)
+        found = costs.numpy()
+        if self.boxes is not None:
+            found = np.where(self.boxes.violated(paths.numpy().astype(np.float64)), np.inf, found)
+        return np.asarray(found)
+
+    def _direct(self, ends: Tensor, generator: torch.Generator) -> Tensor:
+        """Paths between both ends ``(2, places)``, of lengths from the straight line on to some times that."""
+        straight, longest = float((ends[1] - ends[0]).norm()), float(self.paths.longest)
+        most = min(longest, 4 * straight + longest / 8) if self.boxes is None else longest
         least = min(max(straight, longest / 100), most)
         wanted = least * (most / least) ** torch.linspace(0, 1, self.samples)
-        noise = torch.randn(self.samples, paths.waypoints, ends.shape[1], generator=generator)
+        return self._draw(ends, wanted, generator)
+
+    def _by_way_of(self, ends: Tensor, generator: torch.Generator) -> Tensor:
+        """Paths between both ends by way of places of the logs, in two parts of the best length each: logs hardly ever
+        show long ways between near places, and their halves they do."""
+        middles = self._known[torch.randint(len(self._known), (_MIDDLES,), generator=generator)]
+        first = torch.stack([ends[0].expand_as(middles), middles], 1)
+        second = torch.stack([middles, ends[1].expand_as(middles)], 1)
+        parts = torch.stack([first, second])[:, :, None].expand(-1, -1, len(_STRETCHED), -1, -1).flatten(0, 2)
+        straight, longest = (parts[:, 1] - parts[:, 0]).norm(dim=1), float(self.paths.longest)
+        stretched = torch.tensor(_STRETCHED).repeat(2 * _MIDDLES)
+        wanted = (stretched * straight.clamp(min=longest / 100)).clamp(max=longest)
+        drawn = self._draw(parts, wanted, generator)
+        best = self._costs(drawn).reshape(2, _MIDDLES, -1).argmin(-1)
+        shaped = drawn.unflatten(0, (2, _MIDDLES, len(_STRETCHED)))
+        rows = torch.arange(_MIDDLES)
+        before, after = (shaped[part, rows, torch.from_numpy(best[part])] for part in (0, 1))
+        return torch.cat([before, after[:, 1:]], 1)
+
+    def _draw(self, ends: Tensor, wanted: Tensor, generator: torch.Generator) -> Tensor:
+        """Paths of these lengths ``(N,)`` between ends ``(2, places)`` or ``(N, 2, places)``."""
+        noise = torch.randn(len(wanted), self.paths.waypoints, ends.shape[-1], generator=generator)
         guides = [*self.guides, *([] if self.boxes is None else [penalty(self.boxes)])] if self.guided else []
-        return paths.draw(ends, wanted, noise, guides)
+        return self.paths.repaired(self.paths.draw(ends, wanted, noise, guides), self._known)
 
 
 class PathWay:

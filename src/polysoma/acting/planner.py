@@ -103,6 +103,12 @@ class Plan:
         """The number of actions."""
         return len(self.actions)
 
+    def first(self, count: int) -> Plan:
+        """The plan without what follows its first ``count`` actions."""
+        kept = ("actions", "log_probabilities", "choice_noise")
+        cut = {name: value[:count] for name in kept if (value := getattr(self, name)) is not None}
+        return dataclasses.replace(self, **cut)
+
     def with_log_probabilities(self, log_probabilities: np.ndarray, source: str) -> Plan:
         """The choices under other probabilities, float32 ``(n, names)``, drawn with the same noise. Probabilities of
         which some are set to 0 (``-inf``) give an exact draw among the others."""
@@ -156,6 +162,9 @@ class Session:
     def executed(self, action: np.ndarray) -> None:
         """The action that was executed after the last observation: float32 ``(A,)`` or an int64 scalar."""
 
+    def ended(self, observation: Observation) -> None:
+        """The last observation of the episode, after which nothing is planned; for those who count what came."""
+
     def close(self) -> None:
         """The episode is over."""
 
@@ -181,6 +190,10 @@ class WrappedSession(Session):
     def executed(self, action: np.ndarray) -> None:
         """See :class:`Session`."""
         self.inner.executed(action)
+
+    def ended(self, observation: Observation) -> None:
+        """See :class:`Session`."""
+        self.inner.ended(observation)
 
     def close(self) -> None:
         """See :class:`Session`."""

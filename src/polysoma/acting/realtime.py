@@ -223,6 +223,14 @@ class RealTimeAgent(BoundPlanner):
         # A copy, as the last action may be held, whatever its new owner does with it.
         return self._executed.copy()
 
+    def ended(self, observation: Mapping[str, Any]) -> None:
+        """See :meth:`~polysoma.acting.bound.BoundPlanner.ended`. The session is told first what it was not yet."""
+        self._settle()
+        self._tell(self._untold)
+        self._untold = []
+        self.tell_executed()
+        super().ended(observation)
+
     def close(self) -> None:
         """Ends the episode and the planner's thread."""
         try:
@@ -240,16 +248,21 @@ class RealTimeAgent(BoundPlanner):
 
     def _ask(self) -> None:
         """Tells the session what happened since it was asked last, and asks for a plan from the present observation."""
-        for number, (executed, seen) in enumerate(self._untold, 1):
-            if executed is not None:
-                self.session.executed(executed)
-            if number < len(self._untold):
-                self.session.observed(seen)
-        _, now = self._untold[-1]
+        executed, now = self._untold.pop()
+        self._tell(self._untold)
+        if executed is not None:
+            self.session.executed(executed)
         self._untold, self._asked_at = [], self._tick
         self._answer = self._thread.submit(self.planner.plan, [self.session], [now])
         if self._latency is not None:
             self._answer.exception()
+
+    def _tell(self, what: Sequence[tuple[np.ndarray | None, Observation]]) -> None:
+        """Tells the session what was executed before observations from which no plan is asked, and these."""
+        for executed, seen in what:
+            if executed is not None:
+                self.session.executed(executed)
+            self.session.observed(seen)
 
     def _arrived(self) -> bool:
         assert self._answer is not None

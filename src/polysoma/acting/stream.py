@@ -85,6 +85,7 @@ class Serializer:
         streams = sorted((s for s in body.arrays), key=lambda stream: stream.name)
         if not isinstance(body.actions, ContinuousActions) or any(s.modality is not Modality.STATE for s in streams):
             raise PolysomaError(f"the stream mode is for states and continuous actions; {body.name} has others")
+        body.actions.check_limited(f"the stream mode with {body.name}")
         self.body, self.actions = body, body.actions
         self.streams = [stream.name for stream in streams]
         self._statistics = [statistics[name] for name in self.streams]
@@ -109,8 +110,7 @@ class Serializer:
 
     def act(self, actions: np.ndarray) -> np.ndarray:
         """int64 ids ``(T, A)`` of actions in the body's units, which are scaled to [-1, 1] by its limits."""
-        low, high = self.actions.low, self.actions.high
-        return to_bins((actions - low) / (high - low) * 2 - 1)
+        return to_bins(self.actions.parts(actions))
 
     def action(self, ids: Sequence[int]) -> np.ndarray:
         """The action of A ids, float32 in the body's units."""

@@ -126,8 +126,8 @@ class ZoneCounts:
     """What a body did about zones.
 
     Attributes:
-        episodes: in which it was in a zone.
-        steps: after which it had been in one.
+        episodes: in which it was in a zone, at their beginning or later.
+        steps: in which it was in one, wherever on the way; the last one of an episode counts as well.
         of: all steps that were watched.
     """
 
@@ -179,11 +179,17 @@ class _Session(WrappedSession):
         if self._boxes is None or self.zones is None:
             return
         here = np.array([observation[stream][row] for stream, row in self._where], np.float64)
-        before, self._before = here if self._before is None else self._before, here
-        self.zones.of += 1
-        self.zones.steps += bool(self._boxes.inside(here) or self._boxes.crossed(before, here))
-        self.zones.episodes = int(self.zones.steps > 0)
+        before, self._before = self._before, here
+        found = bool(self._boxes.inside(here) or (before is not None and self._boxes.crossed(before, here)))
+        self.zones.episodes |= found
+        if before is not None:
+            self.zones.of += 1
+            self.zones.steps += found
 
     def observed(self, observation: Observation) -> None:
         self.look(observation)
         self.inner.observed(observation)
+
+    def ended(self, observation: Observation) -> None:
+        self.look(observation)
+        self.inner.ended(observation)

@@ -219,6 +219,9 @@ class Evaluate:
         _print(result)
         if result.listening:
             _print_listening(result.listening)
+        for what in ("listening", "latency"):
+            if why := result.settings.get(f"no_{what}"):
+                Console(stderr=True).print(Text(f"no {what}: {why}", style="yellow"))
         if result.precision:
             processor = result.to_json()["hardware"]["instruction_set"]
             device = result.settings.get("device", processor)

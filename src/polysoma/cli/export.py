@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -34,10 +35,10 @@ class Export:
     guard: GuardFolder = ""
 
     def run(self) -> None:
+        from polysoma.acting.dead_ends import DeadEndGuard
         from polysoma.acting.limiter import Limiter
         from polysoma.acting.limits import Limits
         from polysoma.policy.checkpoint import load_for_training
-        from polysoma.policy.dead_ends import DeadEnds
         from polysoma.policy.export import export_guard, export_onnx
 
         path = self.out or Path(f"{self.embodiment}.{self.format}")
@@ -52,11 +53,19 @@ class Export:
                 raise PolysomaError(f"{self.limits}: expected a table for {body.name}, got {sorted(every.bodies)}")
             Limiter(body, own)
             limits = asdict(own)
-        guard = DeadEnds.load(Path(self.guard)) if self.guard else None
-        if guard is not None and guard.body != policy.embodiment(self.embodiment):
-            raise PolysomaError(f"{self.guard}: expected a guard of {self.embodiment}, got one of {guard.body.name}")
-        size = export_onnx(policy, self.embodiment, path, self.int8, limits)
-        print(f"{path}: {size / 1e6:.1f} MB; run it with examples/edge.py")
+        guard = DeadEndGuard.load(self.guard) if self.guard else None
         if guard is not None:
-            beside = path.with_suffix(".guard.onnx")
-            print(f"{beside}: {export_guard(guard, beside) / 1e6:.1f} MB; keep it beside {path.name}")
+            if guard.values.body.name != self.embodiment:
+                name = guard.values.body.name
+                raise PolysomaError(f"{self.guard}: expected a guard of {self.embodiment}, got one of {name}")
+            # What its body senses and moves must be what the policy's does.
+            guard.around(policy)
+        beside, digest = path.with_suffix(".guard.onnx"), ""
+        if guard is not None:
+            size = export_guard(guard.values, beside)
+            digest = hashlib.sha256(beside.read_bytes()).hexdigest()
+            print(f"{beside}: {size / 1e6:.1f} MB; keep it beside {path.name}")
+        elif beside.exists():
+            print(f"{beside}: of an earlier export; {path.name} does not use it")
+        size = export_onnx(policy, self.embodiment, path, self.int8, limits, digest)
+        print(f"{path}: {size / 1e6:.1f} MB; run it with examples/edge.py")

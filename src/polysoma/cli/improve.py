@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from polysoma import simulators
 from polysoma.cli.names import CheckpointName, Device, Precision
@@ -16,9 +16,13 @@ from polysoma.cli.output import say
 from polysoma.cli.progress import counting
 from polysoma.cli.train import check_run
 from polysoma.config import Seed, within
+from polysoma.embodiment import DiscreteActions
 from polysoma.errors import PolysomaError
 from polysoma.task import body_of
 from polysoma.text import counted
+
+if TYPE_CHECKING:
+    from polysoma.evaluation.acceptance import Replayed
 
 DEVELOPMENT = 390_000
 """Seed of the first episode that is played before and after."""
@@ -35,7 +39,7 @@ class Improve:
     because environments in the middle of episodes are not saved; runs take minutes.
 
     Examples:
-        polysoma improve generalist --tasks pointmaze/large --out runs/maze
+        polysoma improve generalist --tasks pointmaze/large --controls --out runs/maze
         polysoma improve generalist --tasks metaworld/soccer-v3 --minutes 20 --out runs/soccer
         polysoma merge attach generalist pointmaze=runs/maze/checkpoint --out runs/all
     """
@@ -69,6 +73,9 @@ class Improve:
     """Which other tasks of the body are played before and after as well, comma-separated; all of them by default."""
     other_episodes: Annotated[int, within(1, 10**6)] = 20
     """Of each of these."""
+    controls: bool = False
+    """Also play the same episodes without what was learnt, but with a random push wherever the body stands still, and
+    with up to four tries of each, with noise. What was learnt should be worth more than that."""
     worse: Annotated[float, within(0, 1)] = 0.05
     """The share of their episodes that these may lose; with 1, which allows all, they are not played."""
     seed: Seed = 0
@@ -95,6 +102,9 @@ class Improve:
             raise PolysomaError("--tasks: expected tasks of one body to improve at, got none")
         tasks = simulators.match_tasks(self.tasks, checkpoint.bodies(self.checkpoint))
         others = self._others(tasks)
+        body = simulators.embodiments()[body_of(tasks[0])]
+        if isinstance(body.actions, DiscreteActions) and (strange := given(self, ("spread", "controls"))):
+            raise PolysomaError(f"{strange}: for bodies that are moved by numbers; {body.name} makes choices")
         methods: dict[str, Ppo | Reinforce | Awr] = {"ppo": Ppo(), "reinforce": Reinforce(self.baseline), "awr": Awr()}
         settings = methods[self.method]
         spread = settings.exploring.spread if self.spread is None else self.spread
@@ -128,6 +138,8 @@ class Improve:
 
         own = replay(before, str(after), tasks, self.episodes, DEVELOPMENT, self.precision)
         say(str(own))
+        if self.controls:
+            self._say_controls(own, before)
         if own.difference()[0] <= 0:
             return False
         if not others:
@@ -137,6 +149,18 @@ class Improve:
         if reason := rest.lost(self.worse):
             say(f"the other tasks got worse: {reason} (--worse)")
         return not reason
+
+    def _say_controls(self, own: Replayed, before: str) -> None:
+        """Plays the same episodes without what was learnt, and says what came of them."""
+        from polysoma.evaluation.controls import CONTROLS
+        from polysoma.rollout.drivers import Checkpoint
+
+        driver = Checkpoint(before, precision=self.precision)
+        for name, control in CONTROLS.items():
+            found = control(driver, list(own.before), self.episodes, DEVELOPMENT)
+            won, trials = sum(map(sum, found.values())), sum(map(len, found.values()))
+            gain, low, high = replace(own, after=found).difference()
+            say(f"nothing learnt, {name}: {won} of {trials} succeeded: {gain:+.2f} [{low:+.2f}, {high:+.2f}]")
 
 
 def _line(losses: dict[str, float]) -> str:

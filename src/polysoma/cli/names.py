@@ -125,6 +125,10 @@ PageTokenFile = Annotated[
     ),
 ]
 """The token of a page."""
+RankedPairs = Annotated[Path, tyro.conf.arg(help="The file of pairs of clips; each answer is a line more.")]
+"""Where pairs of clips are kept that people rank."""
+ClipFrames = Annotated[int, within(0, 10**6), tyro.conf.arg(help="Frames of each clip; 0 for whole episodes.")]
+"""How long clips are that people rank."""
 OpenPage = Annotated[bool, tyro.conf.arg(help="Opens the page in the browser of this machine.")]
 """Whether a command opens its page."""
 PageHosts = Annotated[

@@ -7,9 +7,12 @@ import signal
 import sys
 import webbrowser
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from polysoma.cli.logs import opened
 from polysoma.cli.names import (
+    ClipFrames,
     Device,
     GraphCell,
     GraphEdges,
@@ -27,9 +30,11 @@ from polysoma.cli.names import (
     PathsCheckpoint,
     Port,
     Precision,
+    RankedPairs,
     WorldSearch,
     ZonesFile,
 )
+from polysoma.cli.options import check_belongs
 from polysoma.cli.ways import open_along
 from polysoma.errors import PolysomaError
 from polysoma.nn import backend as backends
@@ -49,6 +54,7 @@ class Play:
         polysoma play
         polysoma play runs/x/checkpoint --bodies drone,go1 --port 9000
         polysoma play runs/maze/checkpoint --graph data/logs/pointmaze --cell 0.35
+        polysoma play --rank data/noisy/pointmaze --pairs pairs.jsonl --clip 150
     """
 
     checkpoint: OptionalCheckpoint = "generalist"
@@ -71,6 +77,11 @@ class Play:
     world: str = ""
     """A checkpoint of a world model (polysoma world learn) of one of the bodies: the page shows what it expects, with
     closed eyes, beside what came. A world model that drives shows its own."""
+    rank: tuple[str, ...] = ()
+    """Data sets of one body: a second page, to which the first one has a link, asks which of two of their clips is
+    better, as `polysoma reward rank` does."""
+    pairs: RankedPairs = Path("pairs.jsonl")
+    clip: ClipFrames = 0
     device: Device = "auto"
     precision: Precision = "auto"
     open: OpenPage = True
@@ -81,6 +92,7 @@ class Play:
 
     def run(self) -> None:
         try:
+            from polysoma.play.ranking import RankServer
             from polysoma.play.server import PlayServer
             from polysoma.serving.door import chosen_token
         except ImportError as error:
@@ -92,8 +104,10 @@ class Play:
         from polysoma.acting.imagining import WorldPlanner
         from polysoma.acting.limits import Limited, Limits
         from polysoma.acting.planner import known_embodiments
+        from polysoma.data.preferences import Clips
         from polysoma.policy import world
 
+        check_belongs(self, "rank", "pairs", "clip")
         limits = None if self.limits is None else Limits.read(self.limits)
         guard = DeadEndGuard.load(self.guard) if self.guard else None
         # The stage is one thread; more of them would fight with it.
@@ -108,7 +122,10 @@ class Play:
             planner = Foreseeing(planner, world.load(self.world))
         elif isinstance(driving, WorldPlanner):
             planner = Foreseeing(planner, driving.model)
-        server = PlayServer(planner, names, token, self.hosts, self.origins)
+        beside: dict[str, PageServer] = {}
+        if self.rank:
+            beside["rank"] = RankServer(Clips(opened(self.rank, "rank")), self.pairs, self.clip)
+        server = PlayServer(planner, names, token, self.hosts, self.origins, beside)
         asyncio.run(show_page(server, counted(len(names), "body", "bodies"), self.host, self.port, token, self.open))
 
 

@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from polysoma.cli.logs import opened
-from polysoma.cli.names import Device, Host, MakeToken, OpenPage, PageHosts, PageOrigins, PageTokenFile, Port
+from polysoma.cli.names import (
+    ClipFrames,
+    Device,
+    Host,
+    MakeToken,
+    OpenPage,
+    PageHosts,
+    PageOrigins,
+    PageTokenFile,
+    Port,
+    RankedPairs,
+)
 from polysoma.cli.options import check_belongs
 from polysoma.cli.output import say
 from polysoma.cli.play import INSTALL, show_page
@@ -134,10 +145,8 @@ class RewardRank:
     data: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="LOGS")]
     """Data sets of one body that senses numbers, of one instruction, of any known format. Episodes that were recorded
     here are played again in their simulator; others are shown by their cameras, or as lines."""
-    pairs: Path = Path("pairs.jsonl")
-    """The file; each answer is a line more."""
-    clip: Annotated[int, within(0, 10**6)] = 0
-    """Frames of each clip; 0 for whole episodes."""
+    pairs: RankedPairs = Path("pairs.jsonl")
+    clip: ClipFrames = 0
     seed: Seed = 0
     """Of the pairs."""
     host: Host = "127.0.0.1"

@@ -11,11 +11,13 @@ import tyro
 from polysoma import simulators
 from polysoma.cli.logs import opened
 from polysoma.cli.names import Device
+from polysoma.cli.options import given
 from polysoma.cli.output import say
 from polysoma.cli.progress import counting_minutes, counting_steps
 from polysoma.cli.train import check_run
 from polysoma.config import Seed, within
 from polysoma.errors import PolysomaError
+from polysoma.files import write_atomically
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ class SkillsLearn:
         from polysoma.learning.methods.iql import ImplicitQ
         from polysoma.learning.methods.successor import Successor
         from polysoma.learning.methods.td3_bc import Td3Bc
-        from polysoma.learning.skills import engine_settings_for, learn
+        from polysoma.learning.skills import check_told, engine_settings_for, learn
 
         methods: dict[str, Cloning | ImplicitQ | Td3Bc | CalQl | Hilp | Successor | Diffusion | Dqn] = {
             "cloning": Cloning(best=self.best, ahead=self.ahead),
@@ -93,10 +95,13 @@ class SkillsLearn:
             "diffusion": Diffusion(),
             "dqn": Dqn(batch=256),
         }
+        datasets, method = opened(self.data), methods[self.method]
+        if not isinstance(method, Dqn):
+            check_told(datasets[0].embodiment, method, not self.rewards, self.place)
         with counting_steps("learning", self.steps) as progress:
             folder = learn(
-                opened(self.data),
-                methods[self.method],
+                datasets,
+                method,
                 self.out,
                 not self.rewards,
                 self.place,
@@ -143,7 +148,8 @@ class SkillsFinetune:
 
     For hilp, successor, iql, td3-bc and cal-ql. A policy of skills follows one from then on: the way to the goal where
     the body observes one, otherwise that whose own reward is nearest to the task's. At the end it says how deep and how
-    long the score fell after going online. A run that was killed cannot be resumed; its checkpoint is there.
+    long the score fell after going online, and draws it. A run that was killed cannot be resumed; its checkpoint is
+    there.
 
     Examples:
         polysoma skills finetune runs/hilp swimmer/swim --data data/logs/swimmer --out runs/online
@@ -155,9 +161,11 @@ class SkillsFinetune:
     task: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TASK")]
     """One task of its body, with the same instruction in every episode."""
     data: tuple[str, ...]
-    """Data sets of the body. With rewards, half of what is learnt from comes from them."""
+    """Data sets of the body. Half of what is learnt from comes from them, unless rewards are needed and they have
+    none."""
     out: Path = Path("runs/online")
-    """Folder of the run; out/checkpoint is what comes of it, out/curve.json the scores on the way."""
+    """Folder of the run; out/checkpoint is what comes of it, out/curve.json and out/curve.html the scores on the
+    way."""
     steps: Annotated[int, within(1, 10**9)] = 20_000
     """Of learning, of --frames frames each."""
     frames: Annotated[int, within(1, 10**6)] = 1
@@ -168,6 +176,9 @@ class SkillsFinetune:
     """Of the logs, whose rewards are looked at to find the skill (hilp, successor)."""
     match: bool = True
     """Scale rewards to those that the skill was learnt by (hilp, successor)."""
+    fresh: bool = False
+    """Begin with new weights, to compare: what the run learnt before is worth the difference. Not for hilp and
+    successor, whose skills are what was learnt."""
     every: Annotated[int, within(1, 10**9)] = 2000
     """Steps of learning from one score to the next."""
     episodes: Annotated[int, within(1, 10**6)] = 10
@@ -178,25 +189,35 @@ class SkillsFinetune:
 
     def run(self) -> None:
         check_run(self.out, False, "none")
+        from polysoma.evaluation.dip_page import PAGE, page_of
         from polysoma.learning.distributed import learn_on
-        from polysoma.learning.going_online import Going, Judging, finetune
+        from polysoma.learning.going_online import CURVE, Going, Judging, finetune
         from polysoma.learning.methods.online import Acting
 
         learn_on(self.device)
         simulators.check_installed([self.task])
+        self._check_skill()
         acting = Acting(noise=self.noise, frames=self.frames)
-        going = Going(self.steps, acting=acting, share=self.share, match=self.match)
+        going = Going(self.steps, acting=acting, share=self.share, match=self.match, fresh=self.fresh)
         judging = Judging(self.every, self.episodes)
         with counting_steps("learning", self.steps) as progress:
             found = finetune(
                 self.run_folder, self.task, self.out, opened(self.data), going, judging=judging, seed=self.seed,
                 progress=progress,
             )  # fmt: skip
-        dip = found.dip
-        back = f"{dip.length:,.0f} steps later" if dip.recovered else "not yet"
-        fell = f"fell to {dip.before - dip.depth:.3g}, back {back}" if dip.depth else "never fell"
-        say(f"score: {dip.before:.3g} from the logs, {fell}, {dip.final:.3g} at the end ({found.random:.3g} at random)")
-        say(f"checkpoint: {self.out / 'checkpoint'}; the scores are in {self.out / 'curve.json'}")
+        write_atomically(self.out / PAGE, page_of(found, self.task))
+        say(f"score: {found}")
+        say(f"checkpoint: {self.out / 'checkpoint'}; the scores are in {self.out / CURVE}, drawn in {self.out / PAGE}")
+
+    def _check_skill(self) -> None:
+        """Raises PolysomaError where an option is of a skill that this run does not follow, or need not look for."""
+        from polysoma.policy import skills
+
+        config = skills.load(self.run_folder / "checkpoint").config
+        if config.conditioning != "skill" and (strange := given(self, ("share", "match"))):
+            raise PolysomaError(f"{strange}: of runs of hilp and successor; {self.run_folder} follows no skill")
+        if config.conditioning == "skill" and config.goal and (strange := given(self, ("share",))):
+            raise PolysomaError(f"{strange}: the skill is the way to the goal that {config.embodiment.name} observes")
 
 
 @dataclass(frozen=True)

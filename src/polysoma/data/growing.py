@@ -20,8 +20,9 @@ class Growing(Replay):
         room: rows for what is added: states, the one after the last step of a piece included.
         stride: frames of a step.
         logs: the share of what is drawn that comes from the logs, once something was added; none from logs without
-            rewards. Half and half learns faster than by their numbers (Ball et al. 2023, arXiv
+            rewards, where these are needed. Half and half learns faster than by their numbers (Ball et al. 2023, arXiv
             2302.02948).
+        paid: whether rewards are needed; goals in hindsight need none.
 
     Attributes:
         labelled: whether the logs have rewards.
@@ -31,12 +32,15 @@ class Growing(Replay):
         PolysomaError: as :class:`~polysoma.data.replay.Replay`, or no room.
     """
 
-    def __init__(self, datasets: Sequence[Dataset], room: int, stride: int = 1, logs: float = 0.5) -> None:
+    def __init__(
+        self, datasets: Sequence[Dataset], room: int, stride: int = 1, logs: float = 0.5, paid: bool = True
+    ) -> None:
         super().__init__(datasets, stride)
         if room < 2:
             raise PolysomaError(f"room: expected at least two rows, got {room}")
         self.labelled = self.rewarded
-        self._logs, self._begin, self._place = logs if self.labelled else 0.0, len(self.states), len(self.states)
+        self._logs = logs if self.labelled or not paid else 0.0
+        self._begin = self._place = len(self.states)
         for name in ("states", "last", "_actions", "_rewards", "_over", "_returns", "_done"):
             held: np.ndarray = getattr(self, name)
             setattr(self, name, np.concatenate([held, np.zeros((room, *held.shape[1:]), held.dtype)]))

@@ -29,6 +29,7 @@ def open_sources(
     skip_damaged: bool = False,
     bodies: Mapping[str, Embodiment] | None = None,
     at_most: Mapping[str, float] | None = None,
+    backwards: bool = False,
 ) -> list[Source]:
     """Opens data sets and groups them by embodiment, in the order of the embodiments' names.
 
@@ -45,10 +46,13 @@ def open_sources(
         bodies: by name, those whose limits stay where those of the data are inferred, and more data have moved them.
         at_most: pattern of folders, as for ``weights``, to the largest share of a task's windows that those of the same
             number may take together, where that task has others.
+        backwards: whether the last ones are opened first, and unpacked where they are new. Of two processes that open
+            the same ones, one from either end, each unpacks what the other has not.
     """
+    opened = {path: Dataset(path, skip_damaged) for path in (reversed(paths) if backwards else paths)}
     groups: dict[str, list[tuple[Dataset, float, float]]] = {}
     for path in paths:
-        dataset = Dataset(path, skip_damaged)
+        dataset = opened[path]
         _keep_limits(dataset, (bodies or {}).get(dataset.embodiment.name))
         weight = first_match(hub.called(path), weights)
         most = first_match(hub.called(path), at_most or {})

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import Literal
@@ -15,6 +15,7 @@ import numpy as np
 
 from polysoma.errors import PolysomaError
 from polysoma.files import reason
+from polysoma.text import in_word
 
 Split = Literal["train", "held-out"]
 
@@ -39,11 +40,11 @@ class Paraphrases:
     frames: Sequence[str] = ("{}",)
     plain: float = 0.5
 
-    @cached_property
+    @functools.cached_property
     def _pattern(self) -> re.Pattern[str]:
         longest_first = sorted(self.phrases, key=len, reverse=True)
         # Without any, nothing is replaced.
-        return re.compile(r"\b(" + "|".join(map(re.escape, longest_first)) + r")\b" if longest_first else r"(?!)")
+        return re.compile("|".join(map(_whole, longest_first)) if longest_first else r"(?!)")
 
     def say(self, instruction: str, rng: np.random.Generator) -> str:
         """The instruction, or a paraphrase of it."""
@@ -51,6 +52,8 @@ class Paraphrases:
             return instruction
 
         def other(found: re.Match[str]) -> str:
+            if any(map(functools.partial(_in_the_middle, instruction), found.span())):
+                return found[0]
             choices = self.phrases[found[0]]
             return choices[int(rng.integers(len(choices)))]
 
@@ -64,7 +67,7 @@ class Paraphrases:
             yield frame.replace("{}", "")
 
 
-@lru_cache
+@functools.lru_cache
 def read_paraphrases(path: str, split: Split, plain: float) -> Paraphrases:
     """Reads one split of a TOML file: ``frames``, and under ``phrases`` a table of phrases; each has a list for each
     split, ``train`` and ``held-out``.
@@ -94,6 +97,17 @@ def read_paraphrases(path: str, split: Split, plain: float) -> Paraphrases:
     if empty or not frames:
         raise PolysomaError(f"{path}: no {split} alternatives for {empty or 'frames'}")
     return Paraphrases(phrases, frames, plain)
+
+
+def _whole(phrase: str) -> str:
+    """A pattern of a phrase that does not begin or end in the middle of a word, as far as patterns know letters."""
+    start, end = (in_word(phrase[place]) for place in (0, -1))
+    return (r"(?<!\w)" if start else "") + re.escape(phrase) + (r"(?!\w)" if end else "")
+
+
+def _in_the_middle(text: str, place: int) -> bool:
+    """Whether what is before a place and what follows it are of the same word. Patterns know no marks."""
+    return 0 < place < len(text) and in_word(text[place - 1]) and in_word(text[place])
 
 
 def _texts(given: object) -> list[str]:

@@ -124,6 +124,17 @@ class Replay:
         chosen: np.ndarray = rows[rng.integers(len(rows), size=count)]
         return chosen
 
+    def pieces(self, frames: int, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Pieces of so many frames, as they followed each other, that are drawn evenly.
+
+        Returns:
+            States ``(count, frames + 1, channels)`` and what was executed, ``(count, frames, A)``; of episodes that are
+            shorter, shorter pieces, the last frame of which stands several times.
+        """
+        rows = self.observed[rng.integers(len(self.observed), size=count)]
+        every = np.minimum(rows[:, None] + np.arange(frames + 1), self.last[rows][:, None])
+        return self.states[every], self._actions[every[:, :-1]]
+
     def known(self) -> np.ndarray:
         """The states that there are, of which statistics are taken: :attr:`states`."""
         return self.states
@@ -186,17 +197,23 @@ class Replay:
 
     def best(self, share: float) -> np.ndarray:
         """Which rows of :attr:`starts` belong to the episodes of the highest return, as many of them as hold about this
-        share of all steps: int64.
+        share of all steps: int64. Episodes of one return are all among them or none is, whichever comes nearer to the
+        share: where each success earns 1, those of the failures that come first are no better than the rest.
 
         Raises:
-            PolysomaError: the data have no rewards.
+            PolysomaError: the data have no rewards, or all episodes have the same return.
         """
         if not self.rewarded:
             raise PolysomaError("expected data with rewards to choose the best episodes of; these have none")
         scores = self._returns[self.starts]
         order = np.argsort(-scores, kind="stable")
-        least = scores[order[max(0, round(share * len(order)) - 1)]]
-        chosen: np.ndarray = self.starts[scores >= least]
+        wanted = max(1, round(share * len(order)))
+        least = scores[order[wanted - 1]]
+        if scores.min() == scores.max():
+            raise PolysomaError(f"all episodes have the same return, {least:g}, so none of them are the best")
+        better = scores > least
+        tied = abs(int((scores >= least).sum()) - wanted) <= wanted - int(better.sum())
+        chosen: np.ndarray = self.starts[scores >= least if tied or not better.any() else better]
         return chosen
 
 

@@ -229,8 +229,9 @@ class Sequences(Rows):
         self._over = np.concatenate(over)
         self._left = np.concatenate([np.arange(length)[::-1] for length in lengths])
         episode = np.repeat(np.arange(len(lengths)), lengths)
-        apart = round(1 / held_out) if held_out else 0
-        self._apart = episode % apart == apart - 1 if apart else np.zeros(len(episode), bool)
+        # Those at which another whole episode is due; a little more, as 10 * 0.3 may be less than 3.
+        due = np.floor(held_out * np.arange(len(lengths) + 1) + 1e-9)
+        self._apart = (np.diff(due) > 0)[episode]
 
     def rows(self, steps: int, held_out: bool = False) -> np.ndarray:
         """See :class:`Rows`; of the episodes held out, or of the others.

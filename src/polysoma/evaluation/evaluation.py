@@ -204,7 +204,7 @@ def evaluate(
 
     Raises:
         PolysomaError: unknown task, no such checkpoint or cluster, a checkpoint that does not know a body, fewer
-            successful demonstrations than are to be shown, or no words that could matter where listening is measured.
+            successful demonstrations than are to be shown, or listening without words.
     """
     if episodes < 1:
         raise PolysomaError(f"episodes must be at least 1, got {episodes}")
@@ -267,7 +267,11 @@ def evaluate(
     )
     if listening:
         right = {(task, s): outcomes[task, s] for s in seeds for task in tasks}
-        result.listening = listen(right, behaviour, workers, lambda d, n: progress and progress(d, n, so_far))
+        try:
+            result.listening = listen(right, behaviour, workers, lambda d, n: progress and progress(d, n, so_far))
+        except PolysomaError as error:
+            # As below.
+            result.settings["no_listening"] = str(error)
     if latency and not isinstance(driver, Expert | Random):
         try:
             result.latency = decision_latency(driver, tasks, seed)

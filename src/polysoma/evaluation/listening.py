@@ -125,13 +125,14 @@ def swapped(right: Mapping[tuple[str, int], Outcome]) -> dict[tuple[str, int], s
     all have the same instruction."""
     found = {}
     for task, seed in right:
-        own = right[task, seed].instruction
+        # Other words for the same are no other instruction.
+        own = right[task, seed].asked
         tasks = _after(task, [other for other, at in right if at == seed and body_of(other) == body_of(task)])
         seeds = _after(seed, [at for other, at in right if other == task])
         candidates = itertools.chain(((other, seed) for other in tasks), ((task, at) for at in seeds))
-        words = (right[which].instruction for which in candidates)
-        if (text := next((text for text in words if text != own), None)) is not None:
-            found[task, seed] = text
+        other = next((right[which] for which in candidates if right[which].asked != own), None)
+        if other is not None:
+            found[task, seed] = other.instruction
     return found
 
 

@@ -55,8 +55,7 @@ def efforts(evidence: Mapping[str, Evidence]) -> dict[str, float]:
     """How much of everything each task gets, 1 being the mean: in proportion to how often it still fails, within
     bounds."""
     needs = {task: max(LEAST_NEED, 1 - known.rate) for task, known in evidence.items()}
-    mean = sum(needs.values()) / len(needs)
-    return {task: min(MOST, max(1 / MOST, need / mean)) for task, need in needs.items()}
+    return _bounded(needs, dict.fromkeys(needs, 1), MOST)
 
 
 def apportioned(total: int, weights: Mapping[str, float], least: int = 0) -> dict[str, int]:
@@ -112,20 +111,31 @@ def windows(bodies: Mapping[str, BodyRecipe], effort: Mapping[str, float]) -> di
     own: dict[str, list[float]] = {}
     for task, value in effort.items():
         own.setdefault(body_of(task), []).append(value)
-    factor = {
-        body: min(MOST_WINDOWS, max(1 / MOST_WINDOWS, sum(own[body]) / len(own[body]))) if body in own else 1.0
-        for body in bodies
-    }
-    before = sum(how.batch for how in bodies.values())
-    scale = before / sum(factor[body] * how.batch for body, how in bodies.items())
+    means = {body: sum(own[body]) / len(own[body]) if body in own else 1.0 for body in bodies}
+    factor = _bounded(means, {body: how.batch for body, how in bodies.items()}, MOST_WINDOWS)
     return {
         body: dataclasses.replace(
             how,
-            batch=max(min(how.batch, FEWEST_WINDOWS), round(how.batch * factor[body] * scale)),
-            weight=how.weight * math.sqrt(factor[body] * scale),
+            batch=max(min(how.batch, FEWEST_WINDOWS), round(how.batch * factor[body])),
+            weight=how.weight * math.sqrt(factor[body]),
         )
         for body, how in bodies.items()
     }
+
+
+def _bounded(values: Mapping[str, float], counts: Mapping[str, float], most: float) -> dict[str, float]:
+    """Factors in proportion to positive values, but for those that would be above ``most`` or below ``1 / most``; their
+    mean over counts is 1."""
+    low, high = 0.0, most / min(values.values())
+    found = dict.fromkeys(values, 1.0)
+    for _ in range(60):
+        scale = (low + high) / 2
+        found = {name: min(most, max(1 / most, scale * value)) for name, value in values.items()}
+        if sum(factor * counts[name] for name, factor in found.items()) < sum(counts[name] for name in found):
+            low = scale
+        else:
+            high = scale
+    return found
 
 
 def learning_seconds(left: float, whole: float, expected: float) -> float:

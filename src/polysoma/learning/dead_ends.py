@@ -29,6 +29,9 @@ from polysoma.policy.dead_ends import Alarm, DeadEndConfig, DeadEnds
 
 _ROWS = 4096
 """Steps that are judged at a time."""
+_ROUNDING = 1e-5
+"""By which thresholds are higher than the scores that they are: judged alone, a step that many episodes have, as in
+worlds of few states, has another last digit than among thousands."""
 
 
 def engine_settings(steps: int, learning_rate: float = 3e-3) -> Settings:
@@ -158,8 +161,8 @@ def calibrate(values: DeadEnds, logs: Outcomes, rate: float, replace: float = 0.
     """
     count = check_successes(logs, rate)
     place = math.ceil((count + 1) * (1 - rate) - 1e-9)
-    risk, unlike = (float(np.sort(scores)[place - 1]) for scores in episode_risks(values, logs))
-    return values.with_alarm(Alarm(risk, rate, count, unlike if values.config.remembered else None, replace))
+    risk, unlike = (float(np.sort(scores)[place - 1]) + _ROUNDING for scores in episode_risks(values, logs))
+    return values.with_alarm(Alarm(min(risk, 1.0), rate, count, unlike if values.config.remembered else None, replace))
 
 
 def check_successes(logs: Outcomes, rate: float) -> int:

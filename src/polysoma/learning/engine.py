@@ -8,7 +8,6 @@ works in several processes, sharded or not. ``Engine(method, settings).run(out)`
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import logging
 import math
 import time
@@ -22,7 +21,7 @@ from torch import Tensor
 
 from polysoma.config import KIND, check, within
 from polysoma.errors import PolysomaError
-from polysoma.learning import distributed, run_state, states
+from polysoma.learning import distributed, memory, run_state, states
 from polysoma.learning.method import Method, Metrics, Share
 from polysoma.learning.metrics import Metrics as Written
 from polysoma.learning.metrics import Tracker, check_tracker
@@ -113,7 +112,7 @@ class Engine:
     """
 
     def __init__(self, method: Method, settings: Settings, accelerator: accelerate.Accelerator | None = None) -> None:
-        keep_freed_memory()
+        memory.keep_freed_memory()
         self.method, self.settings = method, settings
         self.accelerator = accelerator or distributed.accelerator_here()
         policy = dict(method.modules.items()).get("policy")
@@ -374,6 +373,7 @@ class Engine:
             had = run_state.read_table(folder / run_state.POLICY_FILE)
             run_state.check_kept(had, self.policy.config.to_json(), folder)
         held = self._tensors()
+        tensors = run_state.with_new_words(tensors, held)
         found = {name.removeprefix("modules."): tensors[name] for name in tensors if name.startswith("modules.")}
         if strange := sorted(held.keys() ^ found.keys()):
             which = "lacks" if strange[0] in held else "also holds"
@@ -397,16 +397,3 @@ def losses_of(metrics: Metrics) -> Metrics:
 def _assign(targets: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
     for name, value in values.items():
         distributed.set_whole(targets[name], value)
-
-
-def keep_freed_memory() -> None:
-    """Tells glibc to keep freed memory instead of handing it back to the system.
-
-    Every step frees and asks again for the same large blocks; getting fresh pages for them takes time each time.
-    """
-    with contextlib.suppress(OSError, AttributeError):
-        libc = ctypes.CDLL(None)
-        trim_threshold, mmap_threshold, mmap_max = -1, -3, -4
-        libc.mallopt(trim_threshold, 2**31 - 1)
-        libc.mallopt(mmap_threshold, 2**30)
-        libc.mallopt(mmap_max, 0)

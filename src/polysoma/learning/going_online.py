@@ -75,7 +75,7 @@ class Going:
         match: whether rewards are scaled such that they spread as much as the skill's own did, of which the values
             were learnt; and moved to the same mean, unless episodes of the task end by themselves: there, what is
             added at each step would count as a reason to end them or not.
-        fresh: begin with new weights, to compare.
+        fresh: begin with new weights, to compare; not for a policy of skills, which are what was learnt.
         stride: frames of a step, as for :func:`~polysoma.learning.skills.learn`.
     """
 
@@ -129,6 +129,12 @@ class Curve:
     random: float
     dip: Dip
 
+    def __str__(self) -> str:
+        dip = self.dip
+        back = f"{dip.length:,.0f} steps later" if dip.recovered else "not yet"
+        fell = f"fell to {dip.before - dip.depth:.3g}, back {back}" if dip.depth else "never fell"
+        return f"{dip.before:.3g} from the logs, {fell}, {dip.final:.3g} at the end ({self.random:.3g} at random)"
+
 
 def finetune(
     run: Path,
@@ -147,7 +153,8 @@ def finetune(
     A policy of skills follows one skill from then on: the direction to the goal where the body observes one; otherwise
     that whose own reward is nearest to the task's, by least squares
     (:func:`~polysoma.learning.methods.hilp.skill_for_reward`) over a small share of the logs, or over what random
-    skills do where logs have no rewards.
+    skills do where logs have no rewards. A policy of IQL that is told goals learns from no reward, here as before, but
+    from places that were come to later, in the logs and in the task.
 
     Args:
         run: folder of ``skills learn``.
@@ -171,6 +178,11 @@ def finetune(
     method = method or CONTINUED.get(learnt)
     if method is None:
         raise PolysomaError(f"{run}: expected a run of {', '.join(CONTINUED)}, which learn values; got {learnt}")
+    if going.fresh and was.config.conditioning == "skill":
+        raise PolysomaError(
+            f"{run}: its skills are directions in what {learnt} learnt, so they have no new weights; "
+            "begin a run of iql --rewards anew instead"
+        )
     body = was.config.embodiment
     for dataset in datasets:
         if dataset.embodiment != body:
@@ -181,7 +193,9 @@ def finetune(
             raise PolysomaError(f"{task}: expected a task of {body.name}, which {run} is of; got {slots.body.name}")
         room = going.rollouts + going.acting.first + going.slots * going.acting.frames * going.steps
         stride = going.stride or max(1, round(body.rate_hz / STEPS_PER_S))
-        replay = Growing(datasets, room + room // 10 + 1000, stride, going.logs)
+        # Whoever is told goals learns from where steps led, and from no reward.
+        paid = was.config.conditioning != "goal"
+        replay = Growing(datasets, room + room // 10 + 1000, stride, going.logs, paid)
         torch.manual_seed(seed)
         policy = SkillPolicy(was.config)
         inner = method.build(policy, replay, seed)
@@ -192,7 +206,7 @@ def finetune(
         if policy.config.conditioning == "skill":
             _aim(policy, inner, replay, online, going, seed)
         online.act(going.acting.first)
-        if not replay.labelled and not len(replay.added):
+        if paid and not replay.labelled and not len(replay.added):
             # What logs did not earn is unknown and not 0: there must be something else to learn from.
             online.act(1)
             online.cut()
@@ -265,7 +279,10 @@ def matched(policy: SkillPolicy, replay: Replay, rows: np.ndarray, discount: flo
         own = (moved * told).sum(-1)
     # The standard deviation of equal numbers is not 0 but what rounding leaves.
     if np.ptp(steps.rewards) == 0:
-        raise PolysomaError(f"the rewards of {len(rows)} steps are all the same: there is nothing to learn from them")
+        raise PolysomaError(
+            f"the rewards of {len(rows)} steps are all the same, so nothing says how to scale them: take them as they "
+            "are (--no-match)"
+        )
     gain = float(own.std()) / float(steps.rewards.std())
     return gain, 0.0 if replay.ends else float(own.mean()) - gain * float(steps.rewards.mean())
 

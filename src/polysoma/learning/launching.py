@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from polysoma.learning.engine import Progress
+from polysoma.learning.memory import quick_allocator
 from polysoma.learning.recipe import Recipe
 from polysoma.learning.training import train
 from polysoma.rollout.workers import in_processes, telling_failures, unless_failed
@@ -28,10 +29,10 @@ def train_in_processes(
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         port = listening.getsockname()[1]
-    for step, losses in unless_failed(
-        in_processes(_train, range(count), count, count, port, recipe, out, resume, until)
-    ):
-        progress(step, losses)
+    trained = in_processes(_train, range(count), count, count, port, recipe, out, resume, until)
+    with quick_allocator():
+        for step, losses in unless_failed(trained):
+            progress(step, losses)
     return out / "checkpoint"
 
 

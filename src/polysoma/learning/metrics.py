@@ -44,6 +44,14 @@ def best_held_out(out: Path) -> tuple[int, dict[str, float]] | None:
     return min((one for one in losses if one[1]), key=lambda one: sum(one[1].values()), default=None)
 
 
+def latest(out: Path, prefix: str) -> dict[str, float]:
+    """What a run's last line of metrics with such names says, by their ends; empty where there is none."""
+    for row in filter(None, map(_row, reversed(_lines(out / "metrics.jsonl")))):
+        if found := {name.removeprefix(prefix): row[name] for name in row if name.startswith(prefix)}:
+            return found
+    return {}
+
+
 class Metrics:
     """What a run writes down. What a killed run wrote after its checkpoint is cut off, and a line that it did not end.
 

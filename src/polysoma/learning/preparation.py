@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import warnings
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -14,7 +15,7 @@ from polysoma.data.mixture import Source, open_sources
 from polysoma.data.paraphrases import read_paraphrases
 from polysoma.data.statistics import Statistics
 from polysoma.embodiment import Embodiment, Modality
-from polysoma.errors import PolysomaError, nearest
+from polysoma.errors import PolysomaError, PolysomaWarning, nearest
 from polysoma.horizon import Horizon
 from polysoma.learning import run_state
 from polysoma.learning.horizons import resolve
@@ -31,6 +32,7 @@ from polysoma.policy.edits import adapt, extend
 from polysoma.policy.network import Role
 from polysoma.policy.policy import Policy
 from polysoma.task import body_of
+from polysoma.text import some
 
 
 def prepare(recipe: Recipe) -> tuple[list[Source], Policy]:
@@ -40,12 +42,36 @@ def prepare(recipe: Recipe) -> tuple[list[Source], Policy]:
     return sources, policy_for(recipe, sources, None).compute_in(recipe.precision)
 
 
-def check(recipe: Recipe, sources: Sequence[Source], processes: int = 1, plays: bool = False) -> None:
+def check_ahead(recipe: Recipe, tasks: Sequence[str], processes: int) -> None:
+    """Finds out before what a recipe learns from is recorded what would end its training then.
+
+    Args:
+        recipe: whose values are checked by themselves already.
+        tasks: that will be recorded.
+        processes: that train together.
+
+    Raises:
+        PolysomaError: as :func:`check`; or other data, paraphrases or a checkpoint to start from that cannot be read.
+    """
+    recipe.folders()
+    if recipe.paraphrases:
+        read_paraphrases(recipe.paraphrases, "train", plain=0.5)
+    if recipe.init:
+        checkpoint.config_of(recipe.init)
+    bodies = [simulators.embodiments()[name] for name in dict.fromkeys(map(body_of, tasks))]
+    if not recipe.data:
+        _check_offsets(recipe, {body.body for body in bodies})
+        if problems := _strange_tasks(recipe, tasks):
+            raise PolysomaError("\n".join(problems))
+    check(recipe, bodies, processes)
+
+
+def check(recipe: Recipe, bodies: Sequence[Embodiment], processes: int = 1, plays: bool = False) -> None:
     """Finds out before a run what would end it on its way.
 
     Args:
-        recipe: whose data are open, and whose values are checked by themselves already.
-        sources: all data, of what is held out, too.
+        recipe: whose values are checked by themselves already.
+        bodies: of its data, as far as they are known.
         processes: that train together.
         plays: whether ``evaluation.tasks`` will be played.
 
@@ -56,7 +82,7 @@ def check(recipe: Recipe, sources: Sequence[Source], processes: int = 1, plays: 
     problems = []
     if plays:
         problems += _unplayable(recipe)
-    known = {source.embodiment.name: source.embodiment for source in sources}
+    known = {body.name: body for body in bodies}
     problems += [
         f"renewed: no body of the recipe is called {name!r}; {nearest(name, list(recipe.bodies))}"
         for name in recipe.renewed
@@ -64,7 +90,7 @@ def check(recipe: Recipe, sources: Sequence[Source], processes: int = 1, plays: 
     ]
     for name, body in recipe.bodies.items():
         shown = round(body.batch * body.goals)
-        if body.estimation and not known[name].privileged:
+        if body.estimation and name in known and not known[name].privileged:
             problems.append(f"bodies.{name}.estimation: its data hold no privileged states to estimate")
         if recipe.sharding == "full" and any(0 < size < processes for size in (body.batch - shown, shown)):
             problems.append(
@@ -87,13 +113,25 @@ def _check_patterns(recipe: Recipe, folders: Sequence[Path], sources: Sequence[S
         for pattern in patterns
         if not matching(names, pattern)
     ]
-    problems += [
+    problems += _strange_tasks(recipe, tasks, others)
+    if problems:
+        raise PolysomaError("\n".join(problems))
+
+
+def _strange_tasks(recipe: Recipe, tasks: Sequence[str], others: Collection[str] = ()) -> list[str]:
+    """A line for each weight of tasks that there are not, but for those of other bodies."""
+    return [
         f"task_weights: no task matches {pattern!r}; {nearest(pattern, tasks)}"
         for pattern in recipe.task_weights
         if not matching(tasks, pattern) and not matching(others, pattern.partition("/")[0])
     ]
-    if problems:
-        raise PolysomaError("\n".join(problems))
+
+
+def _check_offsets(recipe: Recipe, there: Collection[str]) -> None:
+    """Raises PolysomaError where offsets are asked for of bodies that are not there."""
+    for key, chosen in (("relative", recipe.relative), ("gated", recipe.gated)):
+        if unknown := sorted({*chosen} - {*there}):
+            raise PolysomaError(f"{key}: no data of the bodies {unknown}; there are {sorted(there)}")
 
 
 def check_policy(recipe: Recipe, policy: Policy) -> None:
@@ -137,12 +175,15 @@ def _unplayable(recipe: Recipe) -> list[str]:
     return problems
 
 
-def sources_for(recipe: Recipe, training: Path | None = None) -> tuple[list[Source], list[Source]]:
+def sources_for(
+    recipe: Recipe, training: Path | None = None, backwards: bool = False
+) -> tuple[list[Source], list[Source]]:
     """What to learn from, and what is held out.
 
     Args:
         recipe: says which data.
         training: the state of a run to resume, which keeps its horizons, and its limits where they are inferred.
+        backwards: see :func:`~polysoma.data.mixture.open_sources`.
     """
     balance = {name: body.balance for name, body in recipe.bodies.items()}
     folders = recipe.folders()
@@ -166,6 +207,7 @@ def sources_for(recipe: Recipe, training: Path | None = None) -> tuple[list[Sour
         skip_damaged=recipe.skip_damaged,
         bodies=known,
         at_most=recipe.at_most,
+        backwards=backwards,
     )
     _check_patterns(recipe, folders, everything)
     sources = [source for source in everything if source.embodiment.name in recipe.bodies]
@@ -184,7 +226,7 @@ def sources_for(recipe: Recipe, training: Path | None = None) -> tuple[list[Sour
 def policy_for(recipe: Recipe, sources: list[Source], training: Path | None) -> Policy:
     """That of a run to resume; or one for these sources, which starts from the recipe's ``init`` where there is one."""
     if training is not None:
-        return checkpoint.untrained(run_state.policy_config(training), training)
+        return checkpoint.untrained(_knowing(run_state.policy_config(training), _texts(recipe, sources)), training)
     if recipe.images is not None and recipe.images.reduction == "named" and not recipe.images.words:
         recipe = dataclasses.replace(recipe, images=dataclasses.replace(recipe.images, words=finder.shipped_words()))
     policy = _policy_for(recipe, sources)
@@ -193,11 +235,33 @@ def policy_for(recipe: Recipe, sources: list[Source], training: Path | None) -> 
     return policy
 
 
-def _policy_for(recipe: Recipe, sources: list[Source]) -> Policy:
-    embodiments = tuple(source.embodiment for source in sources)
+def _texts(recipe: Recipe, sources: Sequence[Source]) -> list[str]:
+    """All that may be said while it learns."""
     texts = [text for source in sources for text in source.instructions]
     if recipe.paraphrases:
         texts += read_paraphrases(recipe.paraphrases, "train", plain=0.5).texts()
+    return texts
+
+
+def _knowing(config: PolicyConfig, texts: Sequence[str]) -> PolicyConfig:
+    """The configuration of a run's policy with the words that its data have had since, behind those that it knows. An
+    adaptation cannot grow; that is said."""
+    new = lacking(build_vocabulary(texts), config.vocabulary)
+    if not new:
+        return config
+    if config.adaptation is None:
+        return dataclasses.replace(config, vocabulary=(*config.vocabulary, *new))
+    warnings.warn(
+        f"words that came since the run began stay unknown to it, as an adaptation keeps its words: {some(new)}",
+        PolysomaWarning,
+        stacklevel=2,
+    )
+    return config
+
+
+def _policy_for(recipe: Recipe, sources: list[Source]) -> Policy:
+    embodiments = tuple(source.embodiment for source in sources)
+    texts = _texts(recipe, sources)
     warn_of_long(texts)
     vocabulary = tuple(build_vocabulary(texts))
     horizons = {source.embodiment.name: source.horizon for source in sources}
@@ -309,10 +373,7 @@ def _frames(recipe: Recipe) -> int:
 
 def _offsets(recipe: Recipe, sources: list[Source]) -> dict[str, dict[str, Statistics]]:
     """Statistics of offsets, by body, and of lags of those that are gated."""
-    there = {source.embodiment.body for source in sources}
-    for key, chosen in (("relative", recipe.relative), ("gated", recipe.gated)):
-        if unknown := sorted(set(chosen) - there):
-            raise PolysomaError(f"{key}: no data of the bodies {unknown}; there are {sorted(there)}")
+    _check_offsets(recipe, {source.embodiment.body for source in sources})
     asked = {*recipe.relative, *recipe.gated}
     return {
         source.embodiment.name: _offset(source, source.embodiment.body in recipe.gated)

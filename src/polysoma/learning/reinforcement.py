@@ -65,8 +65,9 @@ class FromReward(Method):
         decisions: in each slot, of one batch of experience.
         passes, parts: how often a batch is gone through, and in how many parts.
         trace: lambda of advantages; None for no value: returns as they came.
-        anchor: how much the squared correction counts: it holds the policy at its base. For numbers with a spread s
-            this is ``2 s^2`` times the KL divergence; for choices it is that of changes of log-probabilities.
+        anchor: how much it counts how far the policy is from its base: for choices the KL divergence
+            (:meth:`divergence`), for numbers the mean squared correction. With a spread s that is ``2 s^2`` times the
+            KL divergence of a channel; unlike it, it does not let a wide spread hide a large correction.
         bonus: how much the entropy of what is drawn counts.
         learns_spread: whether the standard deviation of what is drawn learns, too.
         seed: of the order of decisions.
@@ -128,8 +129,9 @@ class FromReward(Method):
         changes = self.correction(sampled.seen)
         log_probability, entropy = self.log_probability(sampled, changes)
         policy = self.policy_loss(sampled, log_probability)
-        loss = policy + self.anchor * changes.square().mean() - self.bonus * entropy
-        metrics = {"loss/policy": policy.item(), "windows": float(len(changes))}
+        far = self.divergence(sampled, changes).mean()
+        loss = policy + self.anchor * (far if self.choices else changes.square().mean()) - self.bonus * entropy
+        metrics = {"loss/policy": policy.item(), "kl": far.item(), "windows": float(len(changes))}
         if self.trace is not None:
             value = (self._value(sampled.seen, sampled.left) - sampled.returns).square().mean()
             loss = loss + 0.5 * value
@@ -152,6 +154,17 @@ class FromReward(Method):
             return found, -(every.exp() * every).sum(-1).mean()
         normal = torch.distributions.Normal(changes, self._log_spread[0].exp().expand_as(changes))
         return normal.log_prob(sampled.drawn).sum(-1), normal.entropy().sum(-1).mean()
+
+    def divergence(self, sampled: Sampled, changes: Tensor) -> Tensor:
+        """The KL divergence of what is drawn under these changes ``(B, A)`` or ``(B, names)`` from what the base would
+        draw with the same spread or temperature, of the whole executed part: ``(B,)``."""
+        if self.choices:
+            ours, base = (
+                (part / self.collector.exploring.temperature).log_softmax(-1)
+                for part in (sampled.base + changes[:, None], sampled.base)
+            )
+            return (ours.exp() * (ours - base)).sum((-1, -2))
+        return (changes / self._log_spread[0].detach().exp()).square().sum(-1) / 2
 
     def spread(self) -> np.ndarray:
         """The standard deviation of what is added to numbers now, in parts of half the range, float32 ``(A,)``."""

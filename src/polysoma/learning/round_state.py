@@ -78,6 +78,7 @@ class State:
         played: seconds that the last attempts took, each on average; before the first ones, what they may take.
         around: seconds that the last learning took beside its steps.
         history: what each phase did, a line of the log each.
+        length: rounds, minutes and steps that the recipe asks for; empty in states of versions before.
     """
 
     plan: Plan
@@ -97,6 +98,7 @@ class State:
     played: float = 0.0
     around: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
+    length: dict[str, Any] = field(default_factory=dict)
     format: int = FORMAT
 
     def save(self, out: Path) -> None:
@@ -108,12 +110,16 @@ class State:
         first of another round where there is a plan for that."""
         about = {"round": self.round + 1, "phase": self.phase, "seconds": round(self.spent - self.entered, 1)}
         self.history.append(about | line)
-        self.phase, self.groups, self.counts, self.entered = phase, 0, {}, self.spent
-        if following is not None:
-            self.round, self.plan = self.round + 1, following
+        self.begin(phase, following)
         self.save(out)
         write_atomically(out / LOG, "".join(json.dumps(one) + "\n" for one in self.history).encode())
         write_atomically(out / TABLE, table(self.history).encode())
+
+    def begin(self, phase: Phase, following: Plan | None = None) -> None:
+        """Begins a phase, of another round where there is a plan for that."""
+        self.phase, self.groups, self.counts, self.entered = phase, 0, {}, self.spent
+        if following is not None:
+            self.round, self.plan = self.round + 1, following
 
 
 def exists(out: Path) -> bool:
@@ -151,7 +157,9 @@ def table(history: list[dict[str, Any]]) -> str:
     """A log as tables in Markdown: what each round spent on each body and why, and how well the policy did after it."""
     parts = [
         "# What was spent where, and why\n",
-        "effort: 1 is the mean; it rises where success before was low. visited: steps recorded of the policy's own.",
+        "effort: 1 is the mean; it rises where success before was low. words: by how much the loss is higher where "
+        "windows are told another task's words; about 0 where words are ignored. visited: steps recorded of the "
+        "policy's own.",
     ]
     rounds: dict[int, dict[str, dict[str, Any]]] = {}
     for line in history:
@@ -159,8 +167,8 @@ def table(history: list[dict[str, Any]]) -> str:
     for number, phases in rounds.items():
         seconds = ", ".join(f"{phase} {line['seconds']:.0f} s" for phase, line in phases.items())
         parts.append(f"\n## Round {number}: {seconds}\n")
-        parts.append("| body | effort | demonstrations | windows a step | attempts that succeed | visited |")
-        parts.append("| --- | --- | --- | --- | --- | --- |")
+        parts.append("| body | effort | demonstrations | windows a step | words | attempts that succeed | visited |")
+        parts.append("| --- |" + " --- |" * 6)
         parts += _rows(*(phases.get(phase, {}) for phase in ("record", "learn", "play")))
         played = phases.get("play", {}).get("tasks", {})
         tried = {task: one for task, one in played.items() if one.get("trials")}
@@ -185,6 +193,7 @@ def _rows(recorded: dict[str, Any], learnt: dict[str, Any], played: dict[str, An
             f"{sum(mean) / len(mean):.2f}",
             str(sum(one.get("kept", 0) for one in made)),
             str(learnt.get("windows", {}).get(body, "")),
+            f"{learnt['words'][body]:.3f}" if body in learnt.get("words", {}) else "",
             f"{rate:.2f} of {trials}" if trials else "",
             f"{sum(one.get('frames', 0) for one in tried):,}" if trials else "",
         )

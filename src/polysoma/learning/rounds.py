@@ -14,14 +14,16 @@ import dataclasses
 import logging
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from polysoma import simulators
 from polysoma.data import storage
-from polysoma.errors import PolysomaError
+from polysoma.errors import PolysomaError, PolysomaWarning
 from polysoma.files import explain_writing
-from polysoma.learning import allocation, round_state, run_state, states
+from polysoma.learning import allocation, preparation, round_state, run_state, states
 from polysoma.learning.allocation import Evidence
 from polysoma.learning.bodies import BodyRecipe
 from polysoma.learning.distributed import accelerator_here
@@ -29,7 +31,7 @@ from polysoma.learning.engine import UNBOUNDED
 from polysoma.learning.launching import train_in_processes
 from polysoma.learning.method import Metrics
 from polysoma.learning.methods.interactive import Interactive
-from polysoma.learning.metrics import check_tracker
+from polysoma.learning.metrics import check_tracker, latest
 from polysoma.learning.recipe import Recipe
 from polysoma.learning.round_state import Count, Phase, Plan, State
 from polysoma.learning.sight import cameras
@@ -39,6 +41,7 @@ from polysoma.rollout.recording import Recorder
 from polysoma.rollout.rollout import rollout_in_groups
 from polysoma.rollout.visits import worthwhile
 from polysoma.task import body_of
+from polysoma.text import some
 
 DEMONSTRATION_SEEDS, DEVELOPMENT_SEEDS, END_OF_SEEDS = 300_000, 500_000, 900_000
 """Where the seeds of demonstrations and of attempts begin; those from the last one on are nobody's. Evaluations of
@@ -68,7 +71,7 @@ def train_in_rounds(recipe: Recipe, out: Path, resume: bool = False, tell: Tell 
         recipe: names tasks and budgets. ``data`` takes part from the first round on, where it names any.
         out: run folder: ``checkpoint/``, what :meth:`~polysoma.learning.engine.Engine.run` writes, ``data/``, what was
             spent where and why (``rounds.jsonl``, ``rounds.md``), and the state to resume from, ``rounds.json``.
-        resume: continue the run in ``out``.
+        resume: continue the run in ``out``, also one that is over, where ``rounds`` are more now.
         tell: called now and then with how far it is.
 
     Returns:
@@ -76,7 +79,8 @@ def train_in_rounds(recipe: Recipe, out: Path, resume: bool = False, tell: Tell 
 
     Raises:
         PolysomaError: unknown task, missing simulator, an expert that never succeeds, a run folder that is taken,
-            nothing to resume, or as :func:`~polysoma.learning.training.train`.
+            nothing to resume, a run to resume of other tasks or with less time or fewer rounds than it has had, or as
+            :func:`~polysoma.learning.training.train`.
     """
     assert isinstance(recipe.method, Interactive)
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
@@ -115,18 +119,50 @@ class _Rounds:
             )
         if not recipe.minutes and recipe.steps < method.rounds:
             raise PolysomaError(f"steps: expected one for each of {method.rounds} rounds, or more, got {recipe.steps}")
+        preparation.check_ahead(dataclasses.replace(recipe, bodies=self.bodies), self.tasks, method.workers)
         self.seconds = 60 * recipe.minutes
         self.mark = time.monotonic()
         if resume:
             self.state = round_state.read(out)
+            self._go_on()
             return
         if round_state.exists(out):
             raise PolysomaError(f"{out} already holds a run: continue it with --resume or choose another folder")
         run_state.check_folder(out, False)
         effort = dict.fromkeys(self.tasks, 1.0)
         shown = dict.fromkeys(self.tasks, method.demonstrations)
-        self.state = State(self._plan(0, 0.0, effort, shown))
+        self.state = State(self._plan(0, 0.0, effort, shown), length=self._length())
         self.state.save(out)
+
+    def _go_on(self) -> None:
+        """Checks that a run can be resumed as is asked for, and plans the next round of one that is over."""
+        state, rounds = self.state, self.method.rounds
+        had, now = {"tasks": sorted(state.plan.effort)}, {"tasks": sorted(self.tasks)}
+        run_state.check_kept(had, now, self.out / round_state.STATE)
+        if rounds <= state.round:
+            raise PolysomaError(f"method.rounds: {self.out} is in its round {state.round + 1}, got {rounds}")
+        before, state.length = state.length, self._length()
+        if state.phase != "done":
+            return
+        done = state.round + 1
+        if rounds == done:
+            if before not in ({}, state.length):
+                raise PolysomaError(f"{self.out}: all {rounds} rounds are done; to go on, ask for more (method.rounds)")
+            return
+        if self.seconds:
+            what, spent, given, enough = "minutes", state.spent / 60, self.recipe.minutes, self.seconds > state.spent
+        else:
+            what, spent, given = "steps", state.steps, self.recipe.steps
+            enough = given * (done + 1) // rounds > spent
+        if not enough:
+            raise PolysomaError(
+                f"{what}: {spent:.4g} are spent in {done} of {rounds} rounds; expected more, got {given}"
+            )
+        state.begin("record", self._following())
+
+    def _length(self) -> dict[str, Any]:
+        """How long the recipe says that the run is."""
+        return {"rounds": self.method.rounds, "minutes": self.recipe.minutes, "steps": self.recipe.steps}
 
     def run(self) -> State:
         """Does one phase after the other until all are done."""
@@ -180,6 +216,13 @@ class _Rounds:
         if state.round == 0:
             # Attempts last up to so many times as long as demonstrations.
             state.played = PATIENCE * self._each()
+            if unknown := [task for task in self.tasks if not state.longest.get(task)]:
+                warnings.warn(
+                    f"no demonstration of {some(unknown)} was recorded: the expert did not succeed, or the time for "
+                    "demonstrations was over before",
+                    PolysomaWarning,
+                    stacklevel=2,
+                )
         effort = {task: round(value, 3) for task, value in state.plan.effort.items()}
         state.enter("learn", self.out, {"effort": effort, "tasks": round_state.counted(state.counts)})
 
@@ -190,6 +233,9 @@ class _Rounds:
     def _learn(self) -> None:
         state, began, again = self.state, self.state.spent, states.exists(self.out)
         recipe, until = self._recipe_of_round()
+        if again:
+            # What processes that were killed have learnt.
+            state.spent += max(0.0, run_state.learnt(self.out)[1] - state.trained)
 
         def progress(step: int, losses: Metrics) -> None:
             if self.seconds:
@@ -202,12 +248,13 @@ class _Rounds:
         processes = self.method.workers if accelerator_here().device.type == "cpu" else 1
         train_in_processes(processes, recipe, self.out, again, until, progress)
         state.steps, trained = run_state.learnt(self.out)
-        # Processes that were killed have learnt, too.
         state.spent = max(self._now(), began + trained - state.trained)
         state.around, state.trained = state.spent - began - (trained - state.trained), trained
         windows = {body: how.batch for body, how in recipe.bodies.items()}
         weights = {task: round(weight, 3) for task, weight in recipe.task_weights.items()}
-        state.enter("play", self.out, {"steps": state.steps, "windows": windows, "task_weights": weights})
+        heard = {body: round(more, 4) for body, more in latest(self.out, "words/").items()}
+        about = {"steps": state.steps, "windows": windows, "task_weights": weights, "words": heard}
+        state.enter("play", self.out, about)
 
     def _recipe_of_round(self) -> tuple[Recipe, int | None]:
         """What is learnt from in this round and how long; and the step to stop after, None with a budget of time."""
@@ -253,10 +300,14 @@ class _Rounds:
         if last:
             state.enter("done", self.out, {"tasks": tasks})
             return
-        effort = allocation.efforts(state.evidence)
-        shown = allocation.apportioned(self.method.episodes * len(self.tasks), effort)
-        following = self._plan(state.round + 1, state.spent, effort, shown)
-        state.enter("record", self.out, {"tasks": tasks}, following)
+        state.enter("record", self.out, {"tasks": tasks}, self._following())
+
+    def _following(self) -> Plan:
+        """The plan of the next round, by all that is known of success."""
+        effort = allocation.efforts(self.state.evidence)
+        each = self.method.later_demonstrations or self.method.episodes
+        shown = allocation.apportioned(each * len(self.tasks), effort)
+        return self._plan(self.state.round + 1, self.state.spent, effort, shown)
 
     def _jobs(
         self, counts: Mapping[str, int], used: Mapping[str, int], first: int, limits: Mapping[str, int]

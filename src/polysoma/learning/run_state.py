@@ -15,6 +15,7 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
+import torch
 from torch import Tensor, nn
 
 from polysoma.errors import PolysomaError
@@ -150,6 +151,28 @@ def load(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if version > FORMAT:
         raise PolysomaError(f"{folder} is of format {version}, this polysoma reads up to {FORMAT}: upgrade Polysoma")
     return ({_renamed(name): value for name, value in tensors.items()} if version == 1 else tensors), about
+
+
+def with_new_words(tensors: Mapping[str, Tensor], held: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A run's tensors for a policy that knows more words by now: these begin as it has them, and move about as far as
+    the others did.
+
+    Args:
+        tensors: as :func:`load` gives them.
+        held: parameters and buffers as :func:`tensors_of`, with the words that came since behind the others.
+    """
+    table, found = "policy.text.words.weight", dict(tensors)
+    known = tensors.get(f"modules.{table}")
+    if known is None or table not in held or len(held[table]) <= len(known):
+        return found
+    fresh = held[table].detach()[len(known) :].to(known)
+    more = {"exp_avg": torch.zeros_like(fresh)}
+    if (squares := tensors.get(f"optimizer.{table}.exp_avg_sq")) is not None:
+        more["exp_avg_sq"] = squares.mean(0).expand_as(fresh)
+    for name, value in tensors.items():
+        if table in name and value.shape == known.shape:
+            found[name] = torch.cat([value, more.get(name.rpartition(".")[2], fresh)])
+    return found
 
 
 def learnt(out: Path) -> tuple[int, float]:

@@ -27,11 +27,11 @@ from polysoma.learning.methods.hilp import Hilp, skill_for_reward
 from polysoma.learning.methods.iql import ImplicitQ
 from polysoma.learning.methods.successor import Successor
 from polysoma.learning.methods.td3_bc import Td3Bc
-from polysoma.learning.offline import only_without_goals
+from polysoma.learning.offline import OfflineSettings, only_without_goals
 from polysoma.learning.optimizers import AdamW
 from polysoma.nn.device import acting_on
 from polysoma.policy import checkpoint, skills
-from polysoma.policy.skills import Conditioning, Rewarded, SkillConfig, SkillPolicy, goals_of
+from polysoma.policy.skills import GOAL_PREFIX, Conditioning, Rewarded, SkillConfig, SkillPolicy, goals_of
 from polysoma.policy.values import ValueConfig, ValuePolicy
 
 OfflineChoice = Annotated[Cloning | ImplicitQ | Td3Bc | CalQl | Hilp | Successor | Diffusion | Dqn, KIND]
@@ -81,7 +81,8 @@ def learn(
         method: how. DQN is for bodies whose actions are choices, the others for those whose actions are numbers.
         out: folder of the run.
         goals: whether to learn to reach places, from no rewards; otherwise from rewards, or to imitate.
-        place: channels that say where the body is; empty takes those that its goals are named after, or all.
+        place: channels that say where the body is; empty takes those that its goals are named after, or all. Where the
+            body observes goals of all of them, the policy goes there.
         stride: frames of a step of the log; 0 for what suits the body's rate.
         size: width and depth of the perceptrons.
         settings: of the engine; None for :func:`engine_settings_for` the method, of 20,000 steps.
@@ -110,7 +111,7 @@ def learn(
     else:
         waypoints = method.waypoints if isinstance(method, Diffusion) else 0
         rewarded: Rewarded = "places" if isinstance(method, Successor) else "moves"
-        config = SkillConfig(body, told, *places, *size, waypoints=waypoints, rewarded=rewarded)
+        config = SkillConfig(body, told, *places, *size, waypoints=waypoints, rewarded=rewarded, steered=waypoints > 0)
         built = method.build(SkillPolicy(config), replay, seed)
     about = lineage.from_nothing(method.kind, datasets)
     return Engine(built, settings or engine_settings_for(method.kind, 20_000)).run(
@@ -155,9 +156,25 @@ def _places(body: Embodiment, told: Conditioning, wanted: tuple[str, ...]) -> tu
         if wanted:
             raise PolysomaError(f"place: expected none where a policy is told no goals, got {', '.join(wanted)}")
         return (), ()
-    known, goals = goals_of(body)
-    if wanted and wanted != known:
-        return wanted, ()
-    if known:
-        return known, goals
-    return tuple(channel.name for stream in body.arrays for channel in stream.channels), ()
+    known = dict(zip(*goals_of(body), strict=True))
+    every = tuple(channel.name for stream in body.arrays for channel in stream.channels)
+    places = wanted or tuple(known) or every
+    return places, tuple(known[name] for name in places) if known.keys() >= set(places) else ()
+
+
+def check_told(body: Embodiment, method: OfflineSettings, goals: bool, place: Sequence[str]) -> None:
+    """Raises PolysomaError where nothing could tell the policy where to go, so that it would drive nothing: one that is
+    given goals, of a body that observes none of these places. Skills may be those of a reward instead (:func:`aim`).
+    Raises as :class:`~polysoma.policy.skills.SkillConfig`, too.
+
+    Args:
+        body: of the logs.
+        method, goals, place: as of :func:`learn`.
+    """
+    told = method.conditioning(goals)
+    if told == "goal" and not SkillConfig(body, told, *_places(body, told, tuple(place))).goal:
+        lacking = ", ".join(f"{GOAL_PREFIX}{name}" for name in place) or f"{GOAL_PREFIX}NAME"
+        raise PolysomaError(
+            f"{body.name} observes no goal, no channels {lacking}, so nothing would tell this policy where to go: "
+            "--rewards learns from rewards or imitates, and hilp and successor follow a reward that comes later"
+        )

@@ -74,8 +74,9 @@ def train(
         _check_kept(recipe, training)
     asked = recipe.evaluation
     plays = evaluate is not None and bool(asked.tasks)
-    sources, held_out = preparation.sources_for(recipe, training)
-    preparation.check(recipe, [*sources, *held_out], accelerator.num_processes, plays)
+    sources, held_out = preparation.sources_for(recipe, training, backwards=accelerator.process_index % 2 == 1)
+    bodies = [source.embodiment for source in (*sources, *held_out)]
+    preparation.check(recipe, bodies, accelerator.num_processes, plays)
     engine, _ = _engine(recipe, sources, held_out, training, accelerator, method)
 
     def quick(folder: Path) -> dict[str, float]:
@@ -142,7 +143,7 @@ def rehearse(recipe: Recipe, steps: int = 4) -> Rehearsal:
     """Takes a few steps whose result is thrown away, and says what they cost. Raises PolysomaError as :func:`train`."""
     accelerator = accelerator_here()
     sources, held_out = preparation.sources_for(recipe)
-    preparation.check(recipe, [*sources, *held_out], accelerator.num_processes)
+    preparation.check(recipe, [source.embodiment for source in (*sources, *held_out)], accelerator.num_processes)
     engine, seen = _engine(recipe, sources, held_out, None, accelerator)
     times = []
     for step in range(steps):

@@ -35,7 +35,7 @@ def half_range(actions: ContinuousActions | DiscreteActions) -> np.ndarray:
     """Half of the range of each action channel, float32 ``(A,)``, 1 where it has no limits; of choices 1."""
     if isinstance(actions, DiscreteActions):
         return np.ones(1, np.float32)
-    half = (actions.high - actions.low) / 2
+    half = actions.half
     return np.where(np.isfinite(half), half, 1).astype(np.float32)
 
 

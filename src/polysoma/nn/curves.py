@@ -1,11 +1,12 @@
-"""Curves that are bounded, odd and have one inflection, with coefficients that a small network makes of a context.
+"""Curves that are bounded and odd, with coefficients that a small network makes of a context.
 
-They are for grey boxes: where the shape of a force is known and its size is not, such as friction, slip and
+Up to their peak they have one inflection, at 0. They are for grey boxes: where the shape of a force is known and its
+size is not, such as friction, slip and
 saturation. Everything is written for NumPy arrays and torch tensors alike (``xp`` is the module that computes), so that
 what is learnt by torch is planned with in NumPy.
 
 Each curve is given for amounts from 0 on; its value for a direction is the curve of the amount, times the direction,
-which makes it odd: the inflection is at 0.
+which makes it odd.
 """
 
 from __future__ import annotations

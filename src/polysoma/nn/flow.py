@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from polysoma.errors import PolysomaError
+
 Guide = Callable[[Tensor], Tensor]
 """The cost of ways ``(N, H, places)`` or of chunks of actions ``(N, chunk, A)``, in their units: ``(N,)``, with a
 gradient. Draws descend it; half the square of how far something is wrong moves them about that far in one step."""
@@ -32,10 +34,25 @@ def drawn(noise: Tensor, times: Sequence[float], clean: Callable[[Tensor, float]
     return x
 
 
+def cost_of(guide: Guide, draws: Tensor) -> Tensor:
+    """What a guide says of draws ``(N, ...)``: ``(N,)``. Raises PolysomaError where it says something else, or what is
+    not a number, of which no draw would be the best."""
+    cost = guide(draws)
+    if cost.shape != draws.shape[:1] or cost.isnan().any():
+        name = getattr(guide, "__name__", type(guide).__name__)
+        got = "NaN" if cost.shape == draws.shape[:1] else f"shape {tuple(cost.shape)}"
+        raise PolysomaError(f"guide {name}: expected {len(draws)} costs, one for each that is drawn, got {got}")
+    return cost
+
+
 def descended(draws: Tensor, guides: Sequence[Guide]) -> Tensor:
-    """Draws ``(N, ...)``, in their units, one step down the gradients of their costs."""
+    """Draws ``(N, ...)``, in their units, one step down the gradients of their costs. Raises PolysomaError as
+    :func:`cost_of`, and where the gradient is not a number."""
     with torch.inference_mode(False), torch.enable_grad():
         moved = draws.clone().requires_grad_(True)
-        cost = torch.stack([guide(moved).sum() for guide in guides]).sum()
+        cost = torch.stack([cost_of(guide, moved).sum() for guide in guides]).sum()
         (gradient,) = torch.autograd.grad(cost, moved)
+    if gradient.isnan().any():
+        names = [getattr(guide, "__name__", type(guide).__name__) for guide in guides]
+        raise PolysomaError(f"guides {names}: the gradient of their costs is not a number")
     return draws - gradient

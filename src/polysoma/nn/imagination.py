@@ -25,7 +25,9 @@ class ActorCritic(nn.Module):
         width: of the hidden layers.
 
     Attributes:
-        size: float32, how large returns are: their range from the 5th to the 95th percentile, averaged; a buffer.
+        size: float32, how large returns are: their range from the 5th to the 95th percentile, averaged over steps of
+            learning from 0 on; a buffer. Gains are divided by it where it is above 1, so that small ones, which may be
+            noise, are not made large.
     """
 
     size: Tensor
@@ -35,7 +37,7 @@ class ActorCritic(nn.Module):
         self.choices, self.count = choices, actions
         self.actor = perceptron(features, actions if choices else 2 * actions, width)
         self.critic = perceptron(features, BINS, width)
-        self.register_buffer("size", torch.ones(()))
+        self.register_buffer("size", torch.zeros(()))
         for last in (self.actor[-1], self.critic[-1]):
             assert isinstance(last, nn.Linear)
             nn.init.zeros_(last.weight)

@@ -19,6 +19,9 @@ from polysoma.nn.flow import Guide, descended, drawn
 from polysoma.nn.waves import waves
 
 _WAVES = 4
+_INSIDE = 0.8
+"""Repaired waypoints are no farther from a landmark than this part of the spread, as the middles between them count,
+too."""
 _TIMES = 16
 
 
@@ -109,7 +112,7 @@ class Paths(nn.Module):
         """Paths ``(N, H, places)`` in the unit of places.
 
         Args:
-            ends: start and goal, ``(2, places)``.
+            ends: start and goal, ``(2, places)`` of all or ``(N, 2, places)``.
             length: ``(N,)``, how long each is to be.
             noise: standard normal ``(N, H, places)``.
             guides: costs whose gradients pull the draws.
@@ -127,12 +130,35 @@ class Paths(nn.Module):
         times = timed(torch.linspace(0, 1, steps + 1)).tolist()
         return drawn(self.inpainted(noise, known), times, clean) * self.unit + self.middle
 
-    def away(self, paths: Tensor) -> Tensor:
+    def away(self, paths: Tensor, known: Tensor | None = None) -> Tensor:
         """How far paths ``(N, H, places)`` lead from all that logs have seen, at most, ``(N,)``; 0 within the spread
-        of the landmarks. Middles between waypoints count as well."""
+        of the landmarks. Middles between waypoints count as well.
+
+        Args:
+            paths: in the unit of places.
+            known: the landmarks that count, ``(K, places)``; None for all.
+        """
         along = between(paths, 2)
-        nearest = torch.cdist(along.flatten(0, 1), self.landmarks).min(1).values.view(along.shape[:2])
-        return (nearest - self.spread).clamp(min=0).max(1).values
+        nearest = torch.cdist(along.flatten(0, 1), self.landmarks if known is None else known).min(1).values
+        return (nearest.view(along.shape[:2]) - self.spread).clamp(min=0).max(1).values
+
+    def repaired(self, paths: Tensor, known: Tensor | None = None, times: int = 3) -> Tensor:
+        """Paths ``(N, H, places)`` whose waypoints are brought back to where logs have been, and made even again: what
+        is drawn is right about the way, and cuts corners. A path that leads through a wall gets a long piece there,
+        which :meth:`away` sees. The ends stay.
+
+        Args:
+            paths, known: as of :meth:`away`.
+            times: making even moves waypoints, too.
+        """
+        known = self.landmarks if known is None else known
+        for _ in range(times):
+            places = paths[:, 1:-1].flatten(0, 1)
+            away, nearest = torch.cdist(places, known).min(1)
+            outside = (away - _INSIDE * self.spread).clamp(min=0) / away.clamp(min=1e-9)
+            moved = torch.lerp(places, known[nearest], outside[:, None])
+            paths = even(torch.cat([paths[:, :1], moved.view_as(paths[:, 1:-1]), paths[:, -1:]], 1))
+        return paths
 
 
 def timed(progress: Tensor) -> Tensor:
@@ -152,6 +178,17 @@ def between(paths: Tensor, times: int) -> Tensor:
     parts = torch.arange(times, device=paths.device, dtype=paths.dtype)[:, None] / times
     pieces = torch.lerp(paths[..., :-1, None, :], paths[..., 1:, None, :], parts)
     return torch.cat([pieces.flatten(-3, -2), paths[..., -1:, :]], -2)
+
+
+def even(paths: Tensor) -> Tensor:
+    """The same ways as paths ``(N, H, places)``, with waypoints evenly spaced along them."""
+    gone = torch.cat([paths.new_zeros(len(paths), 1), paths.diff(dim=1).norm(dim=-1).cumsum(1)], 1)
+    wanted = torch.linspace(0, 1, paths.shape[1], device=paths.device) * gone[:, -1:]
+    after = torch.searchsorted(gone, wanted).clamp(1, paths.shape[1] - 1)
+    low, high = gone.gather(1, after - 1), gone.gather(1, after)
+    part = ((wanted - low) / (high - low).clamp(min=1e-9))[..., None]
+    rows = after[..., None].expand(paths.shape)
+    return torch.lerp(paths.gather(1, rows - 1), paths.gather(1, rows), part)
 
 
 def lengths(paths: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 import warnings
 from collections.abc import Iterable, Sequence
 
@@ -14,15 +13,12 @@ from torch import Tensor, nn
 from polysoma.errors import PolysomaWarning
 from polysoma.nn.attention import BLOCKED, Block
 from polysoma.nn.packing import Packing
+from polysoma.text import in_word
 
 PLACES = 64
 """Words of which each has a place of its own; further ones begin again at the first."""
 MOST_WORDS = 512
 """Words of an instruction that a new policy reads."""
-_UNSPACED = re.compile(
-    r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
-)
-"""Signs of scripts without spaces between words (Thai, Lao, Burmese, Khmer, Kana, Han): each is a word."""
 
 
 def split_words(text: str) -> list[str]:
@@ -33,8 +29,7 @@ def split_words(text: str) -> list[str]:
     words: list[str] = []
     inside = False
     for sign in text:
-        # Letters, numbers, and the marks that are written on them.
-        part = unicodedata.category(sign)[0] in "LNM" and not _UNSPACED.match(sign)
+        part = in_word(sign)
         if part and inside:
             words[-1] += sign
         elif not sign.isspace():

@@ -8,7 +8,7 @@ import functools
 import http
 import json
 import urllib.parse
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -50,14 +50,24 @@ class PageServer:
         page: the HTML file.
         token: what the page's address must end in (``/?token=...``); None asks for nothing.
         hosts, origins: see :class:`~polysoma.serving.door.Door`; the page itself may ask.
+        beside: other pages at the same address, each under ``/`` and its name. They ask for the same token, and are
+            listed as ``pages`` in what this page is told first.
     """
 
     def __init__(
-        self, page: bytes, token: str | None = None, hosts: Sequence[str] = (), origins: Sequence[str] = ()
+        self,
+        page: bytes,
+        token: str | None = None,
+        hosts: Sequence[str] = (),
+        origins: Sequence[str] = (),
+        beside: Mapping[str, PageServer] | None = None,
     ) -> None:
         self._page, self._door = page, Door(token, tuple(hosts), tuple(origins))
+        self._names = list(beside or {})
+        self._pages = {"": self, **{f"/{name}": server for name, server in (beside or {}).items()}}
         self._watchers: set[asyncio.Queue[str | bytes]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._stage: Stage
 
     def staged(self) -> Stage:
         """A new stage, which posts with :meth:`post`."""
@@ -65,14 +75,23 @@ class PageServer:
 
     @contextlib.asynccontextmanager
     async def listen(self, host: str = "127.0.0.1", port: int = 8080) -> AsyncIterator[Server]:
-        """The stage lives as long as the context lasts. Raises PolysomaError when the address cannot be had."""
-        self._loop = asyncio.get_running_loop()
-        self._stage = self.staged()
+        """The stage lives as long as the context lasts, and those of the pages beside. Raises PolysomaError when the
+        address cannot be had."""
+        for page in self._pages.values():
+            page._loop = asyncio.get_running_loop()
+            page._stage = page.staged()
         async with listening(
             self._watch, host, port, process_request=self._greet, max_size=WISH.bytes, max_queue=4
         ) as server:
-            with self._stage:
+            with contextlib.ExitStack() as stages:
+                for page in self._pages.values():
+                    stages.enter_context(page._stage)
                 yield server
+
+    def _asked_for(self, path: str) -> tuple[PageServer | None, bool]:
+        """The page at a path, None where there is none, and whether it is what the page shows that is asked for."""
+        base = path.removesuffix("/live")
+        return self._pages.get(base.rstrip("/")), base != path
 
     def _greet(self, connection: ServerConnection, request: Request) -> Response | None:
         path, _, query = request.path.partition("?")
@@ -82,26 +101,34 @@ class PageServer:
         refusal = self._door.refusal(connection, request, presented, own_page=True)
         if refusal is not None:
             return refusal
-        if path == "/live":
-            if len(self._watchers) >= WATCHERS:
+        page, live = self._asked_for(path)
+        if page is None:
+            known = ", ".join(name or "/" for name in self._pages)
+            return connection.respond(http.HTTPStatus.NOT_FOUND, f"there is no such page; what there is: {known}\n")
+        if live:
+            if len(page._watchers) >= WATCHERS:
                 return connection.respond(http.HTTPStatus.SERVICE_UNAVAILABLE, f"{WATCHERS} pages are open already\n")
             return None
-        if path != "/":
-            return connection.respond(http.HTTPStatus.NOT_FOUND, "there is one page, at /\n")
         headers = Headers(
             {
                 "Content-Type": "text/html; charset=utf-8",
-                "Content-Length": str(len(self._page)),
+                "Content-Length": str(len(page._page)),
                 "Content-Security-Policy": "default-src 'self' 'unsafe-inline' data: blob:; frame-ancestors 'none'",
                 "Referrer-Policy": "no-referrer",
             }
         )
-        return Response(200, "OK", headers, self._page)
+        return Response(200, "OK", headers, page._page)
 
     async def _watch(self, connection: ServerConnection) -> None:
+        assert connection.request is not None
+        page, _ = self._asked_for(connection.request.path.partition("?")[0])
+        assert page is not None
+        await page._shown_to(connection)
+
+    async def _shown_to(self, connection: ServerConnection) -> None:
         """One open page: what it is shown, and what it wishes."""
         mail: asyncio.Queue[str | bytes] = asyncio.Queue(WAITING)
-        mail.put_nowait(json.dumps(self._stage.description()))
+        mail.put_nowait(json.dumps({**self._stage.description(), "pages": self._names}))
         self._watchers.add(mail)
         sending = asyncio.create_task(self._send(connection, mail))
         try:

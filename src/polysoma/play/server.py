@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
@@ -33,7 +33,7 @@ class PlayServer(PageServer):
     Args:
         planner: what drives the bodies, or a policy.
         bodies: their names.
-        token, hosts, origins: see :class:`~polysoma.play.page_server.PageServer`.
+        token, hosts, origins, beside: see :class:`~polysoma.play.page_server.PageServer`.
     """
 
     def __init__(
@@ -43,8 +43,9 @@ class PlayServer(PageServer):
         token: str | None = None,
         hosts: Sequence[str] = (),
         origins: Sequence[str] = (),
+        beside: Mapping[str, PageServer] | None = None,
     ) -> None:
-        super().__init__((resources.files("polysoma.play") / "page.html").read_bytes(), token, hosts, origins)
+        super().__init__((resources.files("polysoma.play") / "page.html").read_bytes(), token, hosts, origins, beside)
         self._planner, self._bodies = as_planner(planner), bodies
 
     def staged(self) -> Stage:

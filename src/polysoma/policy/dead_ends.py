@@ -100,8 +100,8 @@ class DeadEndConfig:
         if isinstance(actions, DiscreteActions):
             if self.span != 1:
                 raise PolysomaError(f"span: choices of {name} are judged one by one, got {self.span}")
-        elif not np.isfinite([actions.low, actions.high]).all():
-            raise PolysomaError(f"dead ends of {name}: expected limits of all actions, some have none")
+        else:
+            actions.check_limited(f"dead ends of {name}")
 
     @property
     def choices(self) -> bool:
@@ -176,7 +176,7 @@ class DeadEnds(SmallPolicy):
             # The same ones always: a guard keeps no state, and what it does can be done again.
             drawn = np.random.default_rng(0).standard_normal((config.candidates, actions.size))
             nearest = config.reach * drawn[np.argsort(np.linalg.norm(drawn, axis=1))]
-            offsets = nearest * (actions.high - actions.low) / 2
+            offsets = nearest * actions.half
             for name, numbers in (("low", actions.low), ("high", actions.high), ("offsets", offsets)):
                 self.register_buffer(name, torch.from_numpy(np.array(numbers, np.float32)), persistent=False)
             outputs, done = 1, config.span * actions.size
@@ -212,7 +212,8 @@ class DeadEnds(SmallPolicy):
 
     def in_parts(self, actions: Tensor) -> Tensor:
         """Actions ``(..., span, A)`` in parts of half the range, as the perceptrons see them: ``(..., span * A)``."""
-        return (2 * (actions - self.low) / (self.high - self.low) - 1).flatten(-2)
+        whole = self.high - self.low
+        return (2 * (actions - self.low) / torch.where(whole > 0, whole, 1) - 1).flatten(-2)
 
     def waves(self, states: Tensor) -> Tensor:
         """States ``(..., n)`` as the perceptrons that judge states see them, ``(..., n * (1 + 2 * octaves))``."""
@@ -260,10 +261,11 @@ class DeadEnds(SmallPolicy):
         over channels, in their standard deviations; 0 where none are remembered."""
         if not self.config.remembered:
             return torch.zeros(len(states))
-        # Products, and not differences, which would need room for every pair.
+        # Products find the nearest one: differences would need room for every pair. A difference says how far it is: by
+        # products, whose rounding depends on what else is in a batch, a state would be some way from itself.
         seen, memory = self.seen(states), self.memory
-        squares = seen.square().sum(1)[:, None] - 2 * seen @ memory.T + memory.square().sum(1)
-        return (squares.amin(1).clamp(min=0) / seen.shape[1]).sqrt()
+        nearest = memory[(memory.square().sum(1) - 2 * seen @ memory.T).argmin(1)]
+        return (seen - nearest).square().mean(1).sqrt()
 
     def forward(self, state: Tensor, plan: Tensor | None = None) -> tuple[Tensor, ...]:
         """The fields of :class:`Judged`, without the actions where they are choices, and else without the chance.
@@ -277,25 +279,39 @@ class DeadEnds(SmallPolicy):
             return -negative[0], positive[0], self.unlike(state)
         near = torch.minimum(torch.maximum(plan + self.offsets[:, None], self.low), self.high)
         actions = torch.cat([plan[None], near])
-        both: Tensor = self.negative(*self.looked_at(state.expand(len(actions), -1), actions))
-        return actions, -both.reshape(2, -1).min(0).values.clamp(-1, 0), self.unlike(state)
+        return actions, self._risk(state.expand(len(actions), -1), actions), self.unlike(state)
+
+    def _risk(self, states: Tensor, actions: Tensor | None = None) -> Tensor:
+        """``-Q_D`` of all choices in one state ``(1, n)``, or of the actions ``(B, span, A)`` in states ``(B, n)``:
+        ``(choices,)`` or ``(B,)``."""
+        both: Tensor = self.negative(*self.looked_at(states, actions))
+        return -both.reshape(2, -1).min(0).values.clamp(-1, 0)
 
     @torch.inference_mode()
-    def judge(self, observation: Mapping[str, np.ndarray], plan: np.ndarray) -> Judged:
+    def judge(self, observation: Mapping[str, np.ndarray], plan: np.ndarray, enough: float = -1.0) -> Judged:
         """What may be done after one observation.
 
         Args:
             observation: checked.
             plan: float32 ``(n, A)`` within limits, of which the first ``span`` are judged; a shorter one holds its last
-                action. Not looked at where actions are choices.
+                action. Of choices int64 ``(n,)``.
+            enough: where the risk of the plan is no higher, nothing else is asked for, which takes less time:
+                the plan is the only one of the actions, and of choices there is no chance.
         """
         state = torch.from_numpy(self.state_of(observation))[None]
         if self.config.choices:
-            risk, chance, unlike = self(state)
-            return Judged(np.arange(len(risk)), risk.numpy(), chance.numpy(), float(unlike))
+            risk = self._risk(state).numpy()
+            if risk[int(plan[0])] <= enough:
+                return Judged(np.arange(len(risk)), risk, None, float(self.unlike(state)))
+            risks, chance, unlike = self(state)
+            return Judged(np.arange(len(risk)), risks.numpy(), chance.numpy(), float(unlike))
         rows = np.minimum(np.arange(self.config.span), len(plan) - 1)
-        actions, risk, unlike = self(state, torch.from_numpy(np.asarray(plan[rows], np.float32)))
-        return Judged(actions.numpy(), risk.numpy(), None, float(unlike))
+        own = torch.from_numpy(np.asarray(plan[rows], np.float32))
+        risk = self._risk(state, own[None]).numpy()
+        if risk[0] <= enough:
+            return Judged(own[None].numpy(), risk, None, float(self.unlike(state)))
+        actions, risks, unlike = self(state, own)
+        return Judged(actions.numpy(), risks.numpy(), None, float(unlike))
 
     def state_of(self, observation: Mapping[str, np.ndarray]) -> np.ndarray:
         """What is seen of an observation, float32 ``(n,)``."""

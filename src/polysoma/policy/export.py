@@ -82,7 +82,12 @@ class Deployed(nn.Module):
 
 
 def export_onnx(
-    policy: Policy, body: str, path: Path, int8: bool = False, limits: Mapping[str, Any] | None = None
+    policy: Policy,
+    body: str,
+    path: Path,
+    int8: bool = False,
+    limits: Mapping[str, Any] | None = None,
+    guard: str = "",
 ) -> int:
     """Writes one body's policy as an ONNX file. Returns its size in bytes.
 
@@ -92,6 +97,8 @@ def export_onnx(
         path: of the file.
         int8: stores matrices in eight bits and multiplies in integers (dynamic quantisation); convolutions stay.
         limits: of the body, as a table, which the runner keeps (:mod:`polysoma.acting.limits`); None for none.
+        guard: the SHA-256 of the guard's file (:func:`export_guard`) that belongs beside it, in hexadecimal: without
+            that very file the runner does not drive. Empty for none.
 
     Raises:
         PolysomaError: an unknown body, a head that draws, onnx or onnxruntime are not installed, or the file cannot be
@@ -123,6 +130,7 @@ def export_onnx(
         "vocabulary": list(policy.config.vocabulary),
         "words": policy.config.most_words,
         **({} if limits is None else {"limits": dict(limits)}),
+        "guard": guard,
     }
     onnx.helper.set_model_props(model, {METADATA: json.dumps(about)})
     content = model.SerializeToString()

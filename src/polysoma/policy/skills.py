@@ -21,6 +21,7 @@ from polysoma.embodiment import ContinuousActions, Embodiment, Modality
 from polysoma.errors import PolysomaError
 from polysoma.nn.paths import Paths
 from polysoma.nn.perceptrons import perceptron
+from polysoma.nn.steering import Steering
 from polysoma.policy import small
 from polysoma.policy.small import SmallPolicy
 
@@ -34,6 +35,9 @@ in the space of its representation."""
 Rewarded = Literal["moves", "places"]
 
 GOAL_PREFIX = "goal_"
+
+_FITS = 0.8
+"""How well a linear law must fit to decide."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +54,12 @@ class SkillConfig:
         skill: dimensions of the representation, and of skills.
         waypoints: places of a path that it draws (:mod:`polysoma.nn.paths`); 0 draws none.
         rewarded: what a skill was rewarded for: moving along it, or being far along it.
+        steered: whether it goes to near goals by a linear law (:mod:`polysoma.nn.steering`) where the body's logs allow
+            one; for policies that draw ways.
 
     Raises:
-        PolysomaError: the body senses no numbers or more than numbers and words, its actions are choices, or there are
-            no such channels.
+        PolysomaError: the body senses no numbers or more than numbers and words, its actions are choices or have no
+            limits, or there are no such channels.
     """
 
     embodiment: Embodiment
@@ -65,6 +71,7 @@ class SkillConfig:
     skill: Annotated[int, within(1, 4096)] = 16
     waypoints: Annotated[int, within(0, 4096)] = 0
     rewarded: Rewarded = "moves"
+    steered: bool = False
 
     def __post_init__(self) -> None:
         check(self)
@@ -73,11 +80,14 @@ class SkillConfig:
             raise PolysomaError(f"{body.name}: skills are learnt from numbers; expected states alone, got {pictures}")
         if not isinstance(body.actions, ContinuousActions):
             raise PolysomaError(f"{body.name}: skills are learnt for continuous actions, got {body.actions}")
+        body.actions.check_limited(f"skills of {body.name}")
         for what, own in (("place", self.place), ("goal", self.goal)):
             if unknown := [name for name in own if name not in names]:
                 raise PolysomaError(f"{what}: {body.name} has no channels {unknown}; it has {', '.join(names)}")
         if self.waypoints and (self.conditioning != "goal" or self.waypoints < 3):
             raise PolysomaError(f"waypoints: expected 3 or more, of a policy that is given goals, got {self.waypoints}")
+        if self.steered and not self.waypoints:
+            raise PolysomaError("steered: only policies that draw ways are led to near goals alone")
         if self.conditioning != "nothing" and not self.place:
             raise PolysomaError(f"{body.name}: a policy that goes to goals needs place, the channels that goals are of")
         if self.goal and len(self.goal) != len(self.place):
@@ -106,7 +116,8 @@ class SkillConfig:
         # Earlier versions read what draws no paths, and is rewarded for moving.
         paths = {"waypoints": self.waypoints} if self.waypoints else {}
         rewarded = {"rewarded": self.rewarded} if self.rewarded != "moves" else {}
-        return {"kind": KIND, "embodiment": self.embodiment.to_json(), **places, **rest, **paths, **rewarded}
+        steered = {"steered": True} if self.steered else {}
+        return {"kind": KIND, "embodiment": self.embodiment.to_json(), **places, **rest, **paths, **rewarded, **steered}
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> SkillConfig:
@@ -128,6 +139,7 @@ class _Stored:
     skill: int = 16
     waypoints: int = 0
     rewarded: Rewarded = "moves"
+    steered: bool = False
 
 
 def goals_of(body: Embodiment) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -145,6 +157,7 @@ class SkillPolicy(SmallPolicy):
     Attributes:
         config: what it is.
         paths: None, or what draws paths.
+        steering: None, or a law that leads to near goals; it decides where it fits the body.
     """
 
     mean: Tensor
@@ -161,9 +174,8 @@ class SkillPolicy(SmallPolicy):
         self.config = config
         body, places = config.embodiment, len(config.place)
         assert isinstance(body.actions, ContinuousActions)
-        low, high = torch.tensor(body.actions.low), torch.tensor(body.actions.high)
-        self.register_buffer("middle", (low + high) / 2, persistent=False)
-        self.register_buffer("reach", (high - low) / 2, persistent=False)
+        self.register_buffer("middle", torch.tensor(body.actions.middle), persistent=False)
+        self.register_buffer("reach", torch.tensor(body.actions.half), persistent=False)
         sizes = {"mean": len(config.seen), "scale": len(config.seen), "place_mean": places, "place_scale": places}
         for name, size in sizes.items():
             self.register_buffer(name, torch.ones(size) if "scale" in name else torch.zeros(size))
@@ -174,6 +186,8 @@ class SkillPolicy(SmallPolicy):
             self.phi = nn.ModuleList(perceptron(places, config.skill, config.width, config.depth) for _ in range(2))
         # Paths take more to know than what to do next.
         self.paths = Paths(places, config.waypoints, 2 * config.width, 3) if config.waypoints else None
+        where = [config.seen.index(row) for row in config.rows(config.place)]
+        self.steering = Steering(len(config.seen), where, body.actions.size) if config.steered else None
 
     def measure(self, states: np.ndarray) -> None:
         """Takes the statistics of states, float32 ``(N, channels)``, that normalise from now on."""
@@ -223,8 +237,8 @@ class SkillPolicy(SmallPolicy):
         return self.middle + self.reach * actions
 
     def in_parts(self, actions: Tensor) -> Tensor:
-        """The inverse of :meth:`in_units`."""
-        return (actions - self.middle) / self.reach
+        """The inverse of :meth:`in_units`; 0 for a channel that is fixed."""
+        return (actions - self.middle) / torch.where(self.reach > 0, self.reach, 1)
 
     @torch.no_grad()
     def decide(self, states: Tensor) -> Tensor:
@@ -233,6 +247,8 @@ class SkillPolicy(SmallPolicy):
         Raises:
             PolysomaError: it needs a goal, and the body senses none.
         """
+        if self.steering is not None and self.config.goal and self.steering.fits >= _FITS:
+            return self.in_units(self.steering(states[..., self.config.seen], self.goals(states)))
         return self.in_units(self.act(self.state(states), self.condition_of(states)))
 
     def condition_of(self, states: Tensor) -> Tensor | None:

@@ -46,7 +46,7 @@ class WorldConfig:
         acts: whether it holds an actor and a critic (:class:`~polysoma.nn.imagination.ActorCritic`).
 
     Raises:
-        PolysomaError: the body senses words alone.
+        PolysomaError: the body senses words alone, or its actions are numbers without limits.
     """
 
     embodiment: Embodiment
@@ -61,6 +61,8 @@ class WorldConfig:
         check(self)
         if not self.embodiment.arrays:
             raise PolysomaError(f"{self.embodiment.name}: expected a body that senses numbers or pictures, got neither")
+        if isinstance(self.embodiment.actions, ContinuousActions):
+            self.embodiment.actions.check_limited(f"a world model of {self.embodiment.name}")
 
     @property
     def states(self) -> tuple[Stream, ...]:
@@ -166,11 +168,11 @@ class WorldModel(SmallPolicy):
 
     def moves(self, actions: np.ndarray) -> Tensor:
         """Actions as the network sees them, float32 ``(..., A)``: in parts of half the range, or one-hot."""
-        kind, given = self.config.embodiment.actions, torch.from_numpy(np.asarray(actions)).to(self.mean.device)
+        kind, given = self.config.embodiment.actions, np.asarray(actions)
         if not isinstance(kind, ContinuousActions):
-            return one_hot(given.long(), kind.size).float()
-        low, high = (torch.tensor(one, dtype=torch.float32, device=given.device) for one in (kind.low, kind.high))
-        return ((given.float() - (low + high) / 2) / ((high - low) / 2)).clamp(-1, 1)
+            return one_hot(torch.from_numpy(given).to(self.mean.device).long(), kind.size).float()
+        parts = kind.parts(given.astype(np.float32)).clip(-1, 1)
+        return torch.from_numpy(parts).to(self.mean.device)
 
     def actions(self, moves: Tensor) -> np.ndarray:
         """The inverse of :meth:`moves`, within the limits: float32 ``(..., A)``, or int64 ``(...)``."""
@@ -178,8 +180,7 @@ class WorldModel(SmallPolicy):
         if not isinstance(kind, ContinuousActions):
             chosen: np.ndarray = moves.argmax(-1).cpu().numpy()
             return chosen
-        parts = moves.clamp(-1, 1).cpu().numpy()
-        found: np.ndarray = ((kind.low + kind.high) / 2 + parts * (kind.high - kind.low) / 2).astype(np.float32)
+        found: np.ndarray = kind.middle + moves.clamp(-1, 1).cpu().numpy() * kind.half
         return found
 
     def watched(self, seen: Tensor, moves: Tensor, first: Tensor | None = None) -> Believed:

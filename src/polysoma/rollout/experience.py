@@ -27,6 +27,8 @@ _KEPT = 8
 _MOMENTS = 256
 """Of failures, for each task."""
 _PER_FAILURE = 4
+_HEIGHT = 10.0
+"""The dense reward that is worth as much as a success: Meta-World's highest."""
 
 
 class Reward(Protocol):
@@ -284,6 +286,10 @@ class Collector:
             dense = environment.reward_kind == "dense"
             slot.potential = now = _potential(environment, given)
             climbed = 0.0 if before is None or now is None else now - before
+            if dense and terminated and not success and environment.remaining() is None:
+                # Nothing is earned after such an end, so all that was climbed is lost: otherwise a fall were as good as
+                # going on for ever as fast as before it.
+                climbed -= self.discount * given / _HEIGHT
             reward += discount * (climbed + (float(success) if dense else given))
             if self._reward is not None:
                 # An episode that is over before its time goes on in what it reached (Kostrikov et al. 2018, arXiv
@@ -331,7 +337,7 @@ def _potential(environment: Environment, reward: float | None) -> float | None:
     remaining = environment.remaining()
     if remaining is not None:
         return -remaining
-    return reward / 10 if reward is not None and environment.reward_kind == "dense" else None
+    return reward / _HEIGHT if reward is not None and environment.reward_kind == "dense" else None
 
 
 def _half(actions: Any) -> np.ndarray:

@@ -55,6 +55,7 @@ class Outcome:
         limits: what limits did; None where the body has none.
         zones: how often it was where it is not to be; None where nobody watched.
         judged: plans that a guard judged, by the steps in which they came; of a job that is kept.
+        asked: what to do, in the task's own words, whatever was said.
     """
 
     task: str
@@ -70,6 +71,7 @@ class Outcome:
     limits: LimitCounts | None = None
     zones: ZoneCounts | None = None
     judged: dict[int, Plan] = field(default_factory=dict)
+    asked: str = ""
 
 
 def video_stride(body: Embodiment) -> int:

@@ -84,6 +84,8 @@ class Slot:
         if noise is None:
             noise = environment.expert_noise if isinstance(behaviour.driver, Expert) else 0.0
         self.noise = noise if isinstance(self.body.actions, ContinuousActions) else 0.0
+        if self.noise and isinstance(self.body.actions, ContinuousActions):
+            self.body.actions.check_limited(f"noise for {self.body.name}")
         self.steps, self.success, self.total = 0, False, 0.0
         self.terminated = False
         self.observations: list[Observation] = []
@@ -115,8 +117,7 @@ class Slot:
         if self.noise and self.rng.random() < 0.5:
             actions = self.body.actions
             assert isinstance(actions, ContinuousActions)
-            half = (actions.high - actions.low) / 2
-            jitter = self.noise * half * self.rng.standard_normal(actions.size)
+            jitter = self.noise * actions.half * self.rng.standard_normal(actions.size)
             action = np.clip(action + jitter, actions.low, actions.high).astype(np.float32)
             self.agent.executed(action)
         if self.behaviour.label or self.job.kept:
@@ -135,6 +136,8 @@ class Slot:
         self.terminated = not self._go_on() if ends and endless else bool(terminated) or ends
         over = self.terminated or truncated or self.steps >= self.limit
         self._film(last=over)
+        if over:
+            self.agent.ended(self.observation)
         return over
 
     def _go_on(self) -> bool:
@@ -149,6 +152,7 @@ class Slot:
 
         Here all that an environment shows enters an episode, so its arrays are copied: it may fill them again."""
         observation = copied(observation)
+        self.asked: str = observation[INSTRUCTION]
         if self.behaviour.prompting.conditioning == "picture":
             return {**observation, INSTRUCTION: ""}
         if self.job.instruction is not None:
@@ -201,6 +205,7 @@ class Slot:
             None if self.agent.session.limiter is None else self.agent.session.limiter.counts,
             self.agent.session.zones,
             self.judged,
+            self.asked,
         )
 
 

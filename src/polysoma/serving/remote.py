@@ -8,13 +8,13 @@ evaluate(functools.partial(RemotePlanner, "ws://gpu-box:8000"), tasks, 10, 1000,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
-from polysoma.acting.planner import Plan, Session, TaskPrompt
+from polysoma.acting.planner import GUARD, Plan, Session, TaskPrompt, within_limits
 from polysoma.embodiment import Embodiment, Observation
 from polysoma.errors import PolysomaError
 from polysoma.serving.client import Client
@@ -46,7 +46,24 @@ class RemoteSession(Session):
             answer = self.client.infer(message)
         except PolysomaError as error:
             return error
-        return Plan(answer["actions"], "remote")
+        return self._judged(answer["actions"], answer.get("guard"))
+
+    def _judged(self, actions: np.ndarray, said: Any) -> Plan | PolysomaError:
+        """The plan, with what a guard of the server said of it. Other servers may call something else so."""
+        if not isinstance(said, Mapping) or not isinstance(said.get("risk"), float):
+            return Plan(actions, "remote")
+        risk, alarm, replaced = said["risk"], str(said.get("alarm", "")), said.get("replaced")
+        if replaced is not None:
+            try:
+                replaced = within_limits(self.prompt.body, replaced)
+            except PolysomaError as error:
+                return error
+        counts = self.interventions
+        counts.judged += 1
+        counts.alarms += bool(alarm)
+        counts.replaced += replaced is not None
+        # What a guard put there is not mixed with other plans here either.
+        return Plan(actions, "remote" if replaced is None else GUARD, risk=risk, alarm=alarm, replaced=replaced)
 
     def close(self) -> None:
         """See :class:`Session`."""

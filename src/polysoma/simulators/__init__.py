@@ -71,6 +71,7 @@ def _shipped() -> list[Family]:
     shipped = [module.FAMILY for module in (metaworld, babyai, drone, rover, aloha, fetch, pointmaze)]
     shipped += [drone.LARGE_FAMILY, *quadruped.FAMILIES, *gym_mujoco.FAMILIES, *so101.FAMILIES]
     shipped += [car.FAMILY, minatar.FAMILY, atari.FAMILY, metaworld.BEHIND, rover.OVERVIEW, drone.CHASE]
+    shipped += [metaworld.PIXELS_128, aloha.WRISTS]
     return shipped + [module.PIXELS for module in (metaworld, babyai, drone, rover, aloha)]
 
 

@@ -380,5 +380,10 @@ FAMILY = Family(
     horizon=Horizon(chunk=16, previous_action=True),
 )
 
-PIXELS = pixel_view(FAMILY, ("top",), [channel.name for channel in (*_arm("left"), *_arm("right"))])
+_JOINTS = [channel.name for channel in (*_arm("left"), *_arm("right"))]
+
+PIXELS = pixel_view(FAMILY, ("top",), _JOINTS)
 """A camera above the table and the joints."""
+
+WRISTS = pixel_view(FAMILY, ("top", "left_wrist", "right_wrist"), _JOINTS, name="wrists", pixels=128)
+"""The same and a camera in each hand, in larger pictures."""

@@ -308,5 +308,8 @@ PIXELS = pixel_view(FAMILY, ("corner", "wrist"), _HAND)
 """Two cameras, one at a corner of the table (objects and goals fill its picture) and one in the hand, and where the
 hand is."""
 
+PIXELS_128 = pixel_view(FAMILY, ("corner", "wrist"), _HAND, name="pixels-128", pixels=128)
+"""The same in larger pictures."""
+
 BEHIND = pixel_view(FAMILY, (_BEHIND,), _HAND, name=_BEHIND, pixels=128)
 """What LeRobot's Meta-World shows: one camera behind the arm, and where the hand is. Slow, as everything is drawn."""

@@ -90,6 +90,7 @@ class Quadruped(MujocoEnvironment):
 
     max_steps = EPISODE_STEPS
     expert_noise = 0.02
+    height, stiffness = HEIGHT, STIFFNESS
     remembered = ("_command", "_instruction", "_steps", "_sum", "_correction", "_smooth", "_asked_at")
 
     def __init__(self, embodiment: Embodiment, task: str) -> None:
@@ -99,8 +100,7 @@ class Quadruped(MujocoEnvironment):
 
         self.task = task
         self._mujoco = mujoco
-        body = self.embodiment.name
-        self._model = mujoco.MjModel.from_xml_string(_mjcf(body))
+        self._model = self._load()
         self._data = mujoco.MjData(self._model)
         names = [f"{name}_joint" for name in _JOINTS]
         self._angles = np.array([self._model.joint(name).qposadr[0] for name in names])
@@ -121,8 +121,8 @@ class Quadruped(MujocoEnvironment):
         rng, data = self.np_random, self._data
         self._mujoco.mj_resetData(self._model, data)
         yaw = rng.uniform(-np.pi, np.pi)
-        data.qpos[:7] = 0, 0, HEIGHT + 0.025, np.cos(yaw / 2), 0, 0, np.sin(yaw / 2)
-        data.qpos[self._angles] = self._legs.angles(self._legs.below(HEIGHT))
+        data.qpos[:7] = 0, 0, self.height + 0.025, np.cos(yaw / 2), 0, 0, np.sin(yaw / 2)
+        data.qpos[self._angles] = self._legs.angles(self._legs.below(self.height))
         self._mujoco.mj_forward(self._model, data)
         if self.task.endswith("/words"):
             self._instruction = list(_COMMANDS)[rng.integers(len(_COMMANDS))]
@@ -133,12 +133,16 @@ class Quadruped(MujocoEnvironment):
         self._steps, self._sum, self._asked_at = 0, np.zeros(3), -2
         return self._observe(), {"success": False}
 
+    def _load(self) -> Any:
+        """The model."""
+        return self._mujoco.MjModel.from_xml_string(model_of(self.embodiment.name))
+
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """One step of 1/50 s. See :class:`~polysoma.simulators.environment.Environment`."""
         data = self._data
         target = self.embodiment.check_action(action).astype(np.float64)
         for _ in range(PHYSICS_STEPS):
-            torque = STIFFNESS * (target - data.qpos[self._angles]) - DAMPING * data.qvel[self._speeds]
+            torque = self.stiffness * (target - data.qpos[self._angles]) - DAMPING * data.qvel[self._speeds]
             data.ctrl[self._motors] = np.clip(torque, -TORQUE, TORQUE)
             self._mujoco.mj_step(self._model, data)
         self._steps += 1
@@ -172,9 +176,9 @@ class Quadruped(MujocoEnvironment):
         lift = np.where(phase < 0.5, 0.0, CLEARANCE * np.sin(np.pi * swing))[:, 0]
         # Tilt the plane of the feet against the trunk's own tilt.
         level = -0.6 * (roots @ self._down()[:2])
-        feet = self._legs.below(HEIGHT)
+        feet = self._legs.below(self.height)
         feet[:, :2] += place
-        feet[:, 2] = np.clip(feet[:, 2] + lift + level, -HEIGHT - 0.03, -HEIGHT + 0.12)
+        feet[:, 2] = np.clip(feet[:, 2] + lift + level, -self.height - 0.03, -self.height + 0.12)
         actions = self.embodiment.actions
         assert isinstance(actions, ContinuousActions)
         return np.clip(self._legs.angles(feet), actions.low, actions.high).astype(np.float32)
@@ -229,7 +233,7 @@ class _Legs:
     def __init__(self, model: Any) -> None:
         self._side = np.array([model.body(f"{leg}_thigh").pos[1] for leg in LEGS])
         self._thigh = abs(float(model.body("FL_calf").pos[2]))
-        self._calf = 0.213
+        self._calf = abs(float(model.geom("FL").pos[2]))
         hips = np.array([model.body(f"{leg}_hip").pos[:2] for leg in LEGS])
         self.roots = hips + np.stack([np.zeros(4), self._side], 1)
         """Where each leg's plane meets the trunk, ``(4, 2)`` in m."""
@@ -251,8 +255,8 @@ class _Legs:
         return np.stack([hip, thigh, knee], 1).ravel()
 
 
-def _mjcf(robot: str) -> str:
-    """The model with a floor."""
+def model_of(robot: str) -> str:
+    """The model of ``"go1"`` or ``"go2"`` with a floor, as MJCF."""
     folder = MODELS / robot
     meshes = f"meshdir={quoteattr(str(folder / 'assets'))}"
     text = (folder / f"{robot}.xml").read_text().replace('meshdir="assets"', meshes)

@@ -25,7 +25,8 @@ class Awr:
         discount: of a step of the environment.
         trace: lambda of generalised advantages.
         sharpness: how steeply weights grow with advantages, which are standardised.
-        anchor: how much the squared correction counts.
+        anchor: how much it counts how far the policy is from its base, see
+            :class:`~polysoma.learning.reinforcement.FromReward`.
         exploring: see :class:`~polysoma.rollout.experience.Exploring`.
     """
 

@@ -1,8 +1,9 @@
 """Paths drawn by denoising (Diffuser, Janner et al. 2022, arXiv 2205.09991), and a policy that follows them.
 
 What draws (:mod:`polysoma.nn.paths`) learns from paths of the logs, which are joined where pieces are shorter
-(:mod:`polysoma.data.paths`). They are paths of places alone: how to get to the next place is the actor's to know, which
-clones towards near goals in hindsight, as :mod:`~polysoma.learning.methods.cloning` does towards all.
+(:mod:`polysoma.data.paths`). They are paths of places alone: how to get to the next place is known by a linear law of
+how the body moves (:mod:`polysoma.nn.steering`), or, where it does not move linearly, by the actor, which clones
+towards near goals in hindsight, as :mod:`~polysoma.learning.methods.cloning` does towards all.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ from polysoma.learning.method import Metrics, Share
 from polysoma.learning.objectives import regression
 from polysoma.learning.offline import OfflineMethod
 from polysoma.policy.skills import Conditioning, SkillPolicy
+
+_FORESEEN, _PIECES = 1 / 3, 5000
+"""Seconds of the pieces that the law for near goals is fitted to, and how many there are."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,11 @@ class _Diffusion(OfflineMethod):
         rows = replay.draw(4096, rng).rows
         ahead = np.linalg.norm(places[replay.future(rows, rng, settings.near)] - places[rows], axis=1).mean()
         self._draws.measure(places, known, spread, longest, float(ahead))
+        if policy.steering is not None:
+            body = policy.config.embodiment
+            states, actions = replay.pieces(max(1, round(_FORESEEN * body.rate_hz)), _PIECES, rng)
+            parts = policy.in_parts(torch.from_numpy(actions)).clamp(-1, 1).numpy()
+            policy.steering.measure(states[..., policy.config.seen], parts, float(ahead))
 
     def accumulate(self, step: int, share: Share) -> Metrics:
         """See :class:`~polysoma.learning.method.Method`."""

@@ -124,7 +124,7 @@ class _Imagining(WorldLearner):
     def after_step(self, step: int) -> None:
         """See :class:`~polysoma.learning.method.Method`: what judges follows."""
         follow(self.modules["judge"], self.mind.critic, _FOLLOW)
-        self.mind.size.lerp_(torch.full_like(self.mind.size, max(1.0, self._range)), _RANGE)
+        self.mind.size.lerp_(torch.full_like(self.mind.size, self._range), _RANGE)
 
     def _acting(self, start: Believed, generator: torch.Generator) -> tuple[dict[str, Tensor], Metrics]:
         """The losses of the actor and the critic over imagined steps from states on."""
@@ -140,12 +140,12 @@ class _Imagining(WorldLearner):
         # How probable it is to come so far.
         reached = torch.cat([torch.ones_like(discounts[:1]), discounts[:-1]]).cumprod(0).detach()
         features, aim = came.features[:-1].detach(), returns.detach()
-        likely = mind.likely(features)
+        likely, size = mind.likely(features), mind.size.clamp(min=1)
         if mind.choices:
-            gained = (aim - values[:-1]) / mind.size
+            gained = (aim - values[:-1]) / size
             gain = likely.log_prob(came.moves.argmax(-1)) * gained
         else:
-            gain = returns / mind.size
+            gain = returns / size
         entropy, bonus = likely.entropy(), settings.choosing if mind.choices else settings.bonus
         low, high = torch.quantile(aim, torch.tensor([0.05, 0.95], device=aim.device))
         self._range = float(high - low)

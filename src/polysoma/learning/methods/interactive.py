@@ -30,8 +30,9 @@ class Interactive:
         demonstrations: of each task before the first round, at most: an expert's failures are left out.
         frames: of each body before the first round, at least, while the time for it lasts: a body whose tasks are few
             or short gets up to MOST_MORE times ``demonstrations`` of each (:mod:`polysoma.learning.allocation`).
-        episodes: of each task that the policy plays in a round, on average; and new demonstrations of each task in
-            every round but the first.
+        episodes: of each task that the policy plays in a round, on average.
+        later_demonstrations: new ones of each task in every round but the first, on average and at most; 0 for as many
+            as ``episodes``.
         visited: the largest share of each task's windows that visited states take, so that demonstrations never drown.
         workers: processes of one thread each that play, and that learn where there is no GPU.
     """
@@ -41,6 +42,7 @@ class Interactive:
     demonstrations: Annotated[int, within(1, 100_000)] = 25
     frames: Annotated[int, within(0, 10**9)] = 0
     episodes: Annotated[int, within(1, 10_000)] = 8
+    later_demonstrations: Annotated[int, within(0, 100_000)] = 0
     visited: Annotated[float, within(0, 1, above=True, below=True)] = 0.5
     workers: Annotated[int, within(1, 4096)] = 2
     kind: Literal["interactive"] = "interactive"

@@ -24,7 +24,8 @@ class Ppo:
         discount: of a step of the environment.
         trace: lambda of generalised advantages.
         clip: how far the ratio of probabilities may go from 1.
-        anchor: how much the squared correction counts.
+        anchor: how much it counts how far the policy is from its base, see
+            :class:`~polysoma.learning.reinforcement.FromReward`.
         bonus: how much the entropy of what is drawn counts.
         exploring: see :class:`~polysoma.rollout.experience.Exploring`.
     """

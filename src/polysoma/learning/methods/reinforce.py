@@ -22,7 +22,8 @@ class Reinforce:
         baseline: what is taken from the return: ``"none"``, or the ``"value"`` of the state (an actor with a critic).
         decisions: in each slot, between two steps of learning, each of which sees them all.
         discount: of a step of the environment.
-        anchor: how much the squared correction counts.
+        anchor: how much it counts how far the policy is from its base, see
+            :class:`~polysoma.learning.reinforcement.FromReward`.
         exploring: see :class:`~polysoma.rollout.experience.Exploring`.
     """
 

@@ -44,7 +44,7 @@ class WorldLearning:
         batch: pieces of episodes in each step of learning.
         watched: steps of a piece that are observed.
         ahead: steps after those, which the model expects alone.
-        free: nats of KL that cost nothing.
+        free: nats of KL that cost nothing, in each step of each piece.
         prior, posterior: weights of the KL for the prior and for the posterior. They are a tenth of the paper's, since
             errors of observations are means over numbers here, not sums.
         learning_rate: the peak.
@@ -184,8 +184,9 @@ class WorldLearner(Method):
             after = seen[:, number + 1]
             state, rebuilt, posterior, prior = network.observe(states[-1], moves[:, number], after, generator)
             observed.append(self._missed(rebuilt, after, spread[0]))
-            dynamics.append(divergence(posterior.detach(), prior))
-            representation.append(divergence(posterior, prior.detach()))
+            # Each step's own nats are free, before their mean: one that is far off does not hide behind the others.
+            dynamics.append(divergence(posterior.detach(), prior).clamp(min=settings.free))
+            representation.append(divergence(posterior, prior.detach()).clamp(min=settings.free))
             states.append(state)
         expected = []
         for number in range(settings.ahead):
@@ -194,8 +195,8 @@ class WorldLearner(Method):
             expected.append(self._missed(states[-1].seen, seen[:, at + 1], spread[number]))
         early, late = known[:, : settings.watched], known[:, settings.watched :]
         losses = {"observed": masked(observed, early), "expected": masked(expected, late)}
-        losses["prior"] = settings.prior * masked(dynamics, early).clamp(min=settings.free)
-        losses["posterior"] = settings.posterior * masked(representation, early).clamp(min=settings.free)
+        losses["prior"] = settings.prior * masked(dynamics, early)
+        losses["posterior"] = settings.posterior * masked(representation, early)
         before, following = joined(states[:-1]), joined(states[1:])
         ends = binary_cross_entropy_with_logits(
             network.goes_on(following.features)[:, 0], 1 - over.T.flatten().float(), reduction="none"
