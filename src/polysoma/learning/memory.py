@@ -13,8 +13,7 @@ _ALLOCATORS = ("jemalloc", "tcmalloc_minimal")
 """Libraries that find a block of any size at once. glibc walks along lists of all sizes, and a step of many bodies
 frees blocks of some thousand sizes."""
 _KEEP = "dirty_decay_ms:60000,muzzy_decay_ms:60000"
-"""What tells jemalloc to keep freed memory for a minute. For ever, gaps between blocks of many sizes add up to
-many gigabytes in an hour."""
+"""What tells jemalloc to keep freed memory for a minute: kept for ever, it grew to many times what a step needs."""
 _RESTARTED = "POLYSOMA_RESTARTED_WITH"
 """The variable that names what a restarted process was given."""
 
