@@ -307,7 +307,7 @@ def render_memory() -> str:
 def render_peg() -> str:
     """ALOHA before and after five minutes of fine-tuning."""
     before, after = read("aloha-before"), read("aloha-finetuned")
-    lines = ["| task | shipped weights | fine-tuned | fine-tuned - shipped, paired |", "| --- | --- | --- | --- |"]
+    lines = ["| task | the trunk of those weights | fine-tuned | fine-tuned - trunk, paired |", "| --- | --- | --- | --- |"]
     for task, score in after["tasks"].items():
         first, second = ([bool(o) for o in found["tasks"][task]["outcomes"]] for found in (after, before))
         lines.append(
