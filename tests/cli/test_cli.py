@@ -233,7 +233,7 @@ def test_where_results_cannot_be_written_nothing_is_played(
 def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], policy: Policy) -> None:
     assert "no task matches 'drone/flip'" in fails(capsys, "record", "drone/flip")
     said = fails(capsys, "evaluate", "generalist", "--tasks", "so101-small/*")
-    assert "the policy does not know so101-small; it knows babyai" in said
+    assert "the policy does not know so101-small; it knows aloha" in said
     assert "no checkpoint at" in fails(capsys, "evaluate", str(tmp_path / "none"), "--tasks", "drone/hover")
     assert "no recipe at" in fails(capsys, "train", str(tmp_path / "none.toml"))
     recipe = tmp_path / "r.toml"

@@ -93,7 +93,7 @@ def test_weights_that_do_not_fit(policy: Policy, tmp_path: Path) -> None:
 
 
 def test_no_checkpoint_there(tmp_path: Path) -> None:
-    with pytest.raises(PolysomaError, match=r"config\.json and model\.safetensors, or one of the names generalist"):
+    with pytest.raises(PolysomaError, match=r"config\.json and model\.safetensors, or the name generalist for"):
         checkpoint.load(tmp_path / "nothing")
 
 

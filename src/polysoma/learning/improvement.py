@@ -50,7 +50,7 @@ def start_of(place: str, body: str) -> str:
         raise PolysomaError(f"{place} does not know {body}, expected a body of {known}")
     for attached in checkpoint.attached(folder):
         if body in checkpoint.bodies(attached):
-            return f"{place}-{attached.name}" if place == checkpoint.SHIPPED else str(attached)
+            return str(attached)
     return place
 
 

@@ -57,8 +57,7 @@ _SMALL: dict[str, Callable[[Mapping[str, Any]], Any]] = {
 }
 """How the configuration of a small network is decoded, by its kind."""
 SHIPPED = "generalist"
-"""The name that stands for the weights shipped with the package, wherever a checkpoint is asked for;
-``generalist-NAME`` stands for the adaptation of that name that is attached to them."""
+"""The name that stands for the weights shipped with the package, wherever a checkpoint is asked for."""
 
 
 def save(
@@ -125,31 +124,25 @@ def resolve(path: str | Path) -> Path:
     """The folder of a checkpoint.
 
     Args:
-        path: a folder; ``"generalist"`` for the shipped weights, or ``"generalist-NAME"`` for an adaptation that is
-            attached to them; or ``"hf://user/name"`` of the Hugging Face Hub, ``"hf://user/name@revision"`` for one
-            version of it.
+        path: a folder; ``"generalist"`` for the shipped weights; or ``"hf://user/name"`` of the Hugging Face Hub,
+            ``"hf://user/name@revision"`` for one version of it.
 
     Raises:
         PolysomaError: there is none.
     """
-    shipped, name = _shipped(), str(path)
-    if name in shipped and not Path(path).is_dir():
-        folder = shipped[name]
+    name = str(path)
+    if name == SHIPPED and not Path(path).is_dir():
+        folder = Path(str(resources.files("polysoma"))) / "weights" / SHIPPED
     elif hub.is_name(name):
         folder = hub.fetched(name, "checkpoint", [*FILES, f"{ATTACHED}/*"])
     else:
         folder = Path(path)
     if not (folder / CONFIG).is_file():
         raise PolysomaError(
-            f"no checkpoint at {folder}: expected a folder with {CONFIG} and {WEIGHTS}, or one of "
-            f"the names {', '.join(shipped)} for shipped weights{hub.advice(name)}"
+            f"no checkpoint at {folder}: expected a folder with {CONFIG} and {WEIGHTS}, or the name "
+            f"{SHIPPED} for the shipped weights{hub.advice(name)}"
         )
     return folder
-
-
-def _shipped() -> dict[str, Path]:
-    folder = Path(str(resources.files("polysoma"))) / "weights" / SHIPPED
-    return {SHIPPED: folder} | {f"{SHIPPED}-{place.name}": place for place in attached(folder)}
 
 
 def read_config(folder: Path) -> dict[str, Any]:
