@@ -81,7 +81,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
         "kills": kills.render,
         "rounds": rounds.render,
         "laptop": scores.render_laptop,
-        "generalist-rounds": scores.render_generalist,
+        "generalist": scores.render_generalist,
     },
     "docs/architecture.md": {
         "calls": speed.render_calls,

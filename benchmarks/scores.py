@@ -31,6 +31,7 @@ EPISODES = {
     "metaworld": 20, "metaworld-pixels": 10, "babyai": 20, "drone": 50, "rover": 50, "aloha": 50, "aloha-pixels": 50,
     "go1": 50, "fetch": 50, "pointmaze": 50, "half-cheetah": 10, "hopper": 10, "walker2d": 10, "ant": 10,
     "swimmer": 10, "reacher": 50, "pusher": 50, "inverted-pendulum": 10, "inverted-double-pendulum": 10,
+    "rover-overview": 50, "drone-chase": 50, "babyai-pixels": 5,
 }  # fmt: skip
 SEED = 8600
 PHASES = ("record", "learn", "play")
@@ -163,18 +164,18 @@ def render_laptop_line() -> str:
 
 def render_laptop() -> str:
     """What the recipe for laptops comes to."""
-    return _after_rounds("laptop", "no instructions beyond ", "float32")
+    return _after_rounds("laptop", "no instructions beyond ", "float32", "scores", "shipped weights")
 
 
 def render_generalist() -> str:
-    """What the recipe of the shipped bodies comes to."""
-    return _after_rounds("generalist-rounds", "", "bfloat16")
+    """What the recipe of the shipped weights comes to, beside those that were shipped before."""
+    return _after_rounds("scores", "", "bfloat16", "former-weights", "former weights")
 
 
-def _after_rounds(name: str, only: str, precision: str) -> str:
-    """What a recipe in rounds comes to, by body, beside the shipped weights."""
-    scores, shipped = read(name), read("scores")
-    lines = ["| body | success after the recipe | least of its tasks | shipped weights |", "| --- | --- | --- | --- |"]
+def _after_rounds(name: str, only: str, precision: str, other: str, called: str) -> str:
+    """What a recipe in rounds comes to, by body, beside other weights."""
+    scores, others = read(name), read(other)["families"]
+    lines = [f"| body | success after the recipe | least of its tasks | {called} |", "| --- | --- | --- | --- |"]
     for family, score in scores["families"].items():
         own = {task: row for task, row in scores["tasks"].items() if task.startswith(family + "/")}
         least = min(own, key=lambda task: own[task]["successes"] / own[task]["trials"])
@@ -182,7 +183,7 @@ def _after_rounds(name: str, only: str, precision: str) -> str:
         low, high = score["interval"]
         lines.append(
             f"| {family} | {score['rate']:.2f} [{low:.2f}, {high:.2f}] of {score['trials']} | {lowest} "
-            f"| {shipped['families'][family]['rate']:.2f} |"
+            + (f"| {others[family]['rate']:.2f} |" if family in others else "| |")
         )
     phases = {phase: sum(r["seconds"] for r in scores["rounds"] if r["phase"] == phase) for phase in PHASES}
     steps = max(row.get("steps", 0) for row in scores["rounds"])
@@ -198,6 +199,13 @@ def _after_rounds(name: str, only: str, precision: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+def seen_by(task: str) -> str:
+    """The task of the same body without cameras, whose expert this one has."""
+    for camera in ("-pixels", "-overview", "-chase"):
+        task = task.replace(f"{camera}/", "/")
+    return task
+
+
 def render_results() -> str:
     """What the shipped weights do."""
     scores, specialists, speed = read("scores"), read("specialists"), read("speed")
@@ -209,20 +217,21 @@ def render_results() -> str:
     for family, score in scores["families"].items():
         tasks = [task for task in scores["tasks"] if task.startswith(family + "/")]
         low, high = score["interval"]
-        expert = sum(known[task.replace("-pixels/", "/")]["expert"] for task in tasks) / len(tasks)
-        latency = speed["decisions"]["now onnx float32"][family]
+        experts = [known[name]["expert"] for name in (seen_by(task) for task in tasks) if name in known]
+        expert = f"{sum(experts) / len(experts):.3f}" if experts else ""
+        between = score["expert_normalised"]
+        latency = speed["decisions"]["now onnx float32"].get(family)
         lines.append(
-            f"| {family} | **{score['rate']:.3f}** | {low:.3f} to {high:.3f} | {expert:.3f} "
-            f"| {score['expert_normalised']:.2f} | {len(tasks)} x {score['trials'] // len(tasks)} "
-            f"| {latency['p50']:.1f} ms |"
+            f"| {family} | **{score['rate']:.3f}** | {low:.3f} to {high:.3f} | {expert} "
+            f"| {'' if between is None else format(between, '.2f')} | {len(tasks)} x {score['trials'] // len(tasks)} "
+            + (f"| {latency['p50']:.1f} ms |" if latency else "| |")
         )
-    machine = scores["hardware"]
-    command = f"python benchmarks/scores.py {scores['checkpoint']} --share {scores['share']}"
+    machine = speed["hardware"]
     lines += [
         "",
         f"One set of weights{_attached(scores)}; unseen seeds from {scores['seed']} on; decisions at batch 1 on one "
         f"core by ONNX Runtime ({machine['processor']}, {machine['cores']} cores, `benchmarks/speed.py`). Measured "
-        f"with `{command}`; per task in [benchmarks/results/scores.json](benchmarks/results/scores.json).",
+        f"with `{scores['command']}`; per task in [benchmarks/results/scores.json](benchmarks/results/scores.json).",
     ]
     if specialists:
         rows = specialists["cells"]
@@ -259,7 +268,7 @@ def _attached(scores: dict[str, Any]) -> str:
 
 def render_paraphrases() -> str:
     """Held-out words against the shipped ones, the same episodes."""
-    plain, other = read("scores"), read("paraphrases")
+    plain, other = read("former-weights"), read("paraphrases")
     lines = ["| body | the shipped words | unseen words | unseen - shipped |", "| --- | --- | --- | --- |"]
     for family in other["families"]:
         pairs: tuple[list[bool], list[bool]] = ([], [])
@@ -281,7 +290,7 @@ def render_paraphrases() -> str:
 
 def render_memory() -> str:
     """The shipped weights with demonstrations to look up, and without."""
-    found, plain = read("memory"), read("scores")
+    found, plain = read("memory"), read("former-weights")
     lines = ["| body | alone | looking up | looking up - alone, paired |", "| --- | --- | --- | --- |"]
     for family in found["families"]:
         pairs = [
@@ -307,7 +316,7 @@ def render_memory() -> str:
 def render_peg() -> str:
     """ALOHA before and after five minutes of fine-tuning."""
     before, after = read("aloha-before"), read("aloha-finetuned")
-    lines = ["| task | the trunk of those weights | fine-tuned | fine-tuned - trunk, paired |", "| --- | --- | --- | --- |"]
+    lines = ["| task | their trunk | fine-tuned | fine-tuned - trunk, paired |", "| --- | --- | --- | --- |"]
     for task, score in after["tasks"].items():
         first, second = ([bool(o) for o in found["tasks"][task]["outcomes"]] for found in (after, before))
         lines.append(
