@@ -12,6 +12,7 @@ import time
 from dataclasses import asdict
 
 import numpy as np
+import torch
 import tyro
 
 from polysoma import simulators
@@ -40,9 +41,12 @@ def of(body: Embodiment, step: float, jerk: float) -> BodyLimits:
 
 
 def guard(body: Embodiment, allows: bool) -> DeadEndGuard:
-    """A guard of the size that is learnt, which allows every plan or looks for another one after each: what it costs
-    does not depend on what it learnt."""
+    """A guard of the size that is learnt, which allows every plan or looks in vain for a better one after each: what
+    it costs does not depend on what else it learnt."""
     values = DeadEnds(DeadEndConfig(body, 128, 2, remembered=1024), Alarm(1.0, 0.05, 100, 1e3, float(allows)))
+    if not allows:  # No action is good enough: all that are near are judged, the longest that it can take.
+        for one in values.negative.both:
+            torch.nn.init.constant_(one[-1].bias, -10)
     return DeadEndGuard(values.requires_grad_(False).eval())
 
 

@@ -46,6 +46,13 @@ class Plain(SkillPolicy):
         return torch.stack([places, places])
 
 
+class Uneven(SkillPolicy):
+    """The first number of a place counts ten times as much."""
+
+    def represent(self, places: Tensor) -> Tensor:
+        return torch.stack([places, places]) * torch.tensor([10.0, 1.0])
+
+
 def risky() -> DeadEnds:
     values = DeadEnds(DeadEndConfig(PUCK, 8, 1))
     values.negative = Below()  # type: ignore[assignment]
@@ -85,12 +92,17 @@ def test_what_ways_do_not_say_is_what_it_was_on_average() -> None:
 def test_time_is_how_long_a_way_is_where_places_are_represented() -> None:
     policy = Plain(SkillConfig(PUCK, "skill", PLACE, ("goal_x", "goal_y"), 8, 1))
     paths = torch.randn(4, 9, 2)
-    torch.testing.assert_close(time_of(policy, 0.5)(paths), 0.5 * lengths(paths))
+    torch.testing.assert_close(time_of(policy, PLACE, 0.5)(paths), 0.5 * lengths(paths))
+    uneven = Uneven(SkillConfig(PUCK, "skill", PLACE, ("goal_x", "goal_y"), 8, 1))
+    there, back = time_of(uneven, PLACE)(paths), time_of(uneven, PLACE[::-1])(paths.flip(-1))
+    torch.testing.assert_close(there, back)
 
 
 def test_networks_that_know_nothing_of_places_are_refused() -> None:
     with pytest.raises(PolysomaError, match="expected a policy of skills"):
-        time_of(SkillPolicy(SkillConfig(PUCK, "goal", PLACE, ("goal_x", "goal_y"), 8, 1)))
+        time_of(SkillPolicy(SkillConfig(PUCK, "goal", PLACE, ("goal_x", "goal_y"), 8, 1)), PLACE)
+    with pytest.raises(PolysomaError, match="expected a policy of the ways' places, x, vx, got one of x, y"):
+        time_of(Plain(SkillConfig(PUCK, "skill", PLACE, ("goal_x", "goal_y"), 8, 1)), ("x", "vx"))
     with pytest.raises(PolysomaError, match="knows risks of choices, and none of places"):
         risk_of(DeadEnds(DeadEndConfig(CHOOSES, 8, 1, octaves=0)), PLACE)
     with pytest.raises(PolysomaError, match="the reward of chooser is one of choices"):

@@ -26,7 +26,7 @@ from polysoma.learning.methods.diffusion import Diffusion
 from polysoma.learning.optimizers import AdamW
 from polysoma.learning.skills import engine_settings, learn
 from polysoma.nn.flow import Guide, descended
-from polysoma.nn.paths import Paths, between, even, lengths, straight
+from polysoma.nn.paths import Paths, between, even, lengths, nearest, straight
 from polysoma.policy.skills import SkillConfig, SkillPolicy
 
 ENDS = torch.tensor([[0.0, 0.0], [2.0, 0.0]])
@@ -216,6 +216,16 @@ def test_what_draws_no_paths_says_so(tmp_path: Path) -> None:
         learn([walks(tmp_path / "more", 10)], Diffusion(), tmp_path / "other", goals=False)
     with pytest.raises(PolysomaError, match="waypoints: expected 3 or more"):
         SkillConfig(PUCK, "nothing", waypoints=8)
+
+
+def test_the_nearest_place_is_found_far_from_the_origin_as_well() -> None:
+    generator = torch.Generator().manual_seed(0)
+    places, known = (torch.randn(count, 3, generator=generator) for count in (700, 90))
+    for offset in (0.0, 5000.0):
+        away, rows = nearest(places + offset, known + offset)
+        expected = torch.cdist(places.double(), known.double()).min(1)
+        torch.testing.assert_close(away.double(), expected.values, atol=2e-3, rtol=0)
+        assert (rows == expected.indices).double().mean() > 0.99
 
 
 def test_ways_that_cut_corners_are_brought_back_and_those_through_walls_stay_seen() -> None:

@@ -37,7 +37,7 @@ from polysoma.nn.words import build_vocabulary
 from polysoma.policy import checkpoint, weight_file
 from polysoma.policy.checkpoint import WEIGHTS
 from polysoma.policy.config import PolicyConfig
-from polysoma.policy.dead_ends import Alarm, DeadEndConfig, DeadEnds
+from polysoma.policy.dead_ends import Alarm, DeadEndConfig, DeadEndJudge, DeadEnds
 from polysoma.policy.policy import Policy
 
 BODY, QUICK = WORLD.EMBODIMENT, engine_settings(500)
@@ -248,7 +248,7 @@ def test_a_guard_keeps_a_policy_out_of_dead_ends(tmp_path: Path) -> None:
 
 def test_the_policy_keeps_the_say_below_the_threshold(values: DeadEnds) -> None:
     before_the_zone = {"state": WORLD.seen(np.array(WORLD.cell((4, 6)))), "instruction": ""}
-    risks = values.judge(before_the_zone, np.array([0])).risk
+    risks = DeadEndJudge(values).judge(before_the_zone, np.array([0])).risk
     right = list(WORLD.MOVES).index("right")
     assert risks[right] == pytest.approx(1, abs=0.01)
     threshold = (1 + float(risks.min())) / 2
@@ -296,7 +296,38 @@ def test_folders_of_before_there_were_octaves_are_read(body: Embodiment, tmp_pat
     }
     loaded, plan = DeadEnds.load(tmp_path), np.zeros((1, 1), np.float32)
     assert loaded.config == values.config
-    np.testing.assert_array_equal(loaded.judge(seen, plan).risk, values.judge(seen, plan).risk)
+    found, known = (DeadEndJudge(each).judge(seen, plan).risk for each in (loaded, values))
+    np.testing.assert_array_equal(found, known)
+
+
+@pytest.mark.parametrize("octaves", [0, 2])
+@pytest.mark.parametrize("body", [BODY, LEDGE])
+def test_one_observation_is_judged_as_many_are(body: Embodiment, octaves: int) -> None:
+    torch.manual_seed(0)
+    values = DeadEnds(DeadEndConfig(body, 16, 3, remembered=32, octaves=octaves)).eval()
+    size = len(values.mean)
+    for one in values.parameters():
+        torch.nn.init.normal_(one, std=0.3)
+    values.measure(torch.randn(100, size) * 3, torch.randn(100, size), np.random.default_rng(0))
+    judge = DeadEndJudge(values)
+    for seed in range(10):
+        state = torch.randn(size, generator=torch.Generator().manual_seed(seed))
+        seen = {stream.name: state.numpy().reshape(stream.shape) for stream in values.streams}
+        plan = np.array([[0.2]], np.float32) if body is LEDGE else np.array([1])
+        found = judge.judge(seen, plan)
+        with torch.inference_mode():
+            known = values(state[None], torch.from_numpy(plan)) if body is LEDGE else values(state[None])
+        if body is LEDGE:
+            np.testing.assert_array_equal(found.actions, known[0])
+            np.testing.assert_allclose(found.risk, known[1], atol=1e-4)
+            nearest = judge.judge(seen, plan, float(found.risk[:9].min()) + 0.02)
+            assert len(nearest.risk) in (1, 9)
+            np.testing.assert_allclose(nearest.risk, found.risk[: len(nearest.risk)], atol=1e-6)
+        else:
+            np.testing.assert_allclose(found.risk, known[0], atol=1e-4)
+            assert found.chance is not None
+            np.testing.assert_allclose(found.chance, known[1], atol=1e-4)
+        assert found.unlike == pytest.approx(float(known[-1]), abs=1e-4)
 
 
 def test_actions_have_values_of_their_own_in_worlds_of_few_states_alone() -> None:

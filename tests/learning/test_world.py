@@ -108,6 +108,24 @@ def test_pieces_are_of_one_episode_and_those_held_out_are_apart(tmp_path: Path) 
         Sequences([walks(tmp_path / "few", 2, 12)], lambda seen: flat(config, seen), 0.2).rows(2, held_out=True)
 
 
+def test_what_the_last_step_earned_is_learnt_where_the_last_observation_is_unknown(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    with DatasetWriter(tmp_path, PUCK) as writer:
+        for number, terminated in enumerate((True, False)):
+            one = walk(rng, np.zeros(2), 4, number)
+            writer.add(dataclasses.replace(one, terminated=terminated, truncated=not terminated, final=None))
+    data = Dataset(tmp_path)
+    logs = Sequences([data], lambda seen: flat(WorldConfig(PUCK), seen), 0.0)
+    rows = logs.rows(4)
+    pieces = logs.pieces(rows, 4)
+    # That of a task that ended alone: what the other one led to is unknown.
+    assert rows.tolist() == [0] and len(logs) == 9
+    assert data.rewards is not None
+    np.testing.assert_array_equal(pieces.rewards[0], data.rewards[:4])
+    assert pieces.over[0].tolist() == [False, False, False, True]
+    np.testing.assert_array_equal(pieces.states[0, 4], pieces.states[0, 3])
+
+
 @pytest.mark.parametrize(("share", "apart"), [(0.0, 0), (0.2, 4), (0.3, 6), (0.4, 8), (0.7, 14), (1.0, 20)])
 def test_as_many_episodes_are_held_out_as_was_asked_for(tmp_path: Path, share: float, apart: int) -> None:
     logs = Sequences([walks(tmp_path, 20, 3)], lambda seen: flat(WorldConfig(PUCK), seen), share)

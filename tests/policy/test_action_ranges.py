@@ -14,7 +14,7 @@ from polysoma.acting.stream import Serializer
 from polysoma.data.statistics import Statistics
 from polysoma.embodiment import Channel, ContinuousActions, Embodiment, channels
 from polysoma.errors import PolysomaError
-from polysoma.policy.dead_ends import DeadEndConfig, DeadEnds
+from polysoma.policy.dead_ends import DeadEndConfig, DeadEndJudge, DeadEnds
 from polysoma.policy.skills import SkillConfig, SkillPolicy
 from polysoma.policy.world import WorldConfig, WorldModel
 
@@ -43,7 +43,9 @@ def test_a_channel_that_is_fixed_is_seen_as_the_same_always() -> None:
     ends = DeadEnds(DeadEndConfig(FIXED, 4, 1))
     found = ends.in_parts(torch.from_numpy(DONE)[:, None])
     np.testing.assert_array_equal(found[:, 0], PARTS[:, 0])
-    assert (found[:, 1] == found[0, 1]).all() and np.isfinite(ends.judge({"state": np.zeros(3)}, DONE).risk).all()
+    assert (found[:, 1] == found[0, 1]).all() and np.isfinite(
+        DeadEndJudge(ends).judge({"state": np.zeros(3)}, DONE).risk
+    ).all()
     stream = serializer(FIXED)
     np.testing.assert_allclose([stream.action(ids) for ids in stream.act(DONE)], DONE, atol=0.01)
 

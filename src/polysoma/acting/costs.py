@@ -21,21 +21,26 @@ from polysoma.policy.rewards import RewardModel
 from polysoma.policy.skills import SkillPolicy
 
 
-def time_of(policy: SkillPolicy, weight: float = 0.01) -> Guide:
+def time_of(policy: SkillPolicy, place: Sequence[str], weight: float = 0.01) -> Guide:
     """The time that a way takes, by HILP's representation.
 
     Args:
-        policy: of ``skills learn --method hilp``, whose places are those of the ways.
+        policy: of ``skills learn --method hilp``.
+        place: names of the channels that ways are of, which the policy's places are, too.
         weight: how long a detour, in the places' unit, one step less is worth.
 
     Raises:
-        PolysomaError: a policy without a representation.
+        PolysomaError: a policy without a representation, or of other places.
     """
+    own = policy.config.place
     if policy.config.conditioning != "skill":
         raise PolysomaError("expected a policy of skills (--method hilp), which knows how long ways take")
+    if sorted(own) != sorted(place):
+        raise PolysomaError(f"expected a policy of the ways' places, {', '.join(place)}, got one of {', '.join(own)}")
+    order = [list(place).index(name) for name in own]
 
     def cost(paths: Tensor) -> Tensor:
-        return weight * policy.represent(paths)[0].diff(dim=-2).norm(dim=-1).sum(-1)
+        return weight * policy.represent(paths[..., order])[0].diff(dim=-2).norm(dim=-1).sum(-1)
 
     return cost
 

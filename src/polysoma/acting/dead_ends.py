@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ from polysoma.acting.guards import Guarded, Verdict
 from polysoma.acting.planner import GUARD, Plan, Planner, as_planner, embodiment_for, known_embodiments
 from polysoma.embodiment import DiscreteActions, Observation
 from polysoma.errors import PolysomaError
-from polysoma.policy.dead_ends import SPARE, DeadEnds, Judged
+from polysoma.policy.dead_ends import SPARE, DeadEndJudge, DeadEnds, Judged
 
 if TYPE_CHECKING:
     from polysoma.policy.policy import Policy
@@ -45,10 +45,12 @@ class DeadEndGuard:
 
     values: DeadEnds
     flag: bool = False
+    _judge: DeadEndJudge = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.values.alarm is None:
             raise PolysomaError(f"the guard of {self.values.body.name} has no threshold: calibrate it first")
+        object.__setattr__(self, "_judge", DeadEndJudge(self.values))
 
     @staticmethod
     def load(folder: str | Path) -> DeadEndGuard:
@@ -78,7 +80,7 @@ class DeadEndGuard:
         alarm = self.values.alarm
         assert alarm is not None
         enough = np.inf if self.flag else float(np.float32(alarm.replace))
-        found = self.values.judge(observation, plan.actions, enough)
+        found = self._judge.judge(observation, plan.actions, enough)
         chosen = int(plan.actions[0]) if self.values.config.choices else 0
         risk = float(found.risk[chosen])
         raised = RISK if risk > np.float32(alarm.threshold) else ""

@@ -325,12 +325,16 @@ def _shifted(episode: Episode, frames: int) -> Episode:
         return episode
     if kept < 1:
         raise PolysomaError(f"actions cannot be taken from {frames} frames later: an episode has {len(episode)} frames")
+    rewards = episode.rewards
+    if rewards is not None:
+        # What the frames that are left out earned, such as success, the last one that is kept earns.
+        rewards = np.concatenate([rewards[: kept - 1], rewards[kept - 1 :].sum(keepdims=True)])
     return dataclasses.replace(
         episode,
         observations={name: values[:kept] for name, values in episode.observations.items()},
         actions=episode.actions[frames:],
         executed=episode.executed[frames:],
-        rewards=None if episode.rewards is None else episode.rewards[:kept],
+        rewards=rewards,
         final={name: values[kept] for name, values in episode.observations.items()},
     )
 

@@ -36,7 +36,8 @@ class Pieces:
 
 
 class Rows:
-    """Episodes as rows, one an observation. The last observation of an episode, where it is known, is a row of its own.
+    """Episodes as rows, one an observation. The last observation of an episode, where it is known or the task ended, is
+    a row of its own.
 
     Attributes:
         embodiment: the body.
@@ -211,8 +212,11 @@ class Sequences(Rows):
             for number, (start, end) in enumerate(zip(dataset.episode_start, ends, strict=True)):
                 frames = slice(int(start), int(end) + 1)
                 seen = {name: np.asarray(dataset.observations[name][frames]) for name in names}
-                if known[number]:
-                    seen = {name: np.concatenate([seen[name], after[name][number][None]]) for name in names}
+                # What the last step earned, and that the task ended, is learnt with what followed; where that is
+                # unknown, the observation before stands for it.
+                if known[number] or dataset.episode_terminated[number]:
+                    last = {name: after[name][number] if known[number] else seen[name][-1] for name in names}
+                    seen = {name: np.concatenate([seen[name], last[name][None]]) for name in names}
                 own_states, own_pixels = flat(seen)
                 states.append(own_states)
                 pixels.append(own_pixels)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+
+_ROOT_HALF = np.float32(math.sqrt(0.5))
 
 
 def perceptron(inputs: int, outputs: int, width: int = 256, depth: int = 2) -> nn.Sequential:
@@ -38,6 +43,58 @@ class Twins(nn.Module):
         joined = torch.cat(parts, -1)
         values = torch.stack([one(joined) for one in self.both])
         return values.squeeze(-1) if values.shape[-1] == 1 else values
+
+
+class InNumpy:
+    """Perceptrons of :func:`perceptron` that see the same and no longer learn, computed in numpy: of a few rows a
+    fifth of the time that torch takes, most of which goes into calls.
+
+    Args:
+        networks: K perceptrons of one size. Their weights are copied.
+    """
+
+    def __init__(self, networks: Sequence[nn.Sequential]) -> None:
+        linear = [[layer for layer in one if isinstance(layer, nn.Linear)] for one in networks]
+        norms = [[layer for layer in one if isinstance(layer, nn.LayerNorm)] for one in networks]
+        self._epsilon = np.float32(norms[0][0].eps)
+        weights = [_stacked([each.weight for each in layer]).swapaxes(1, 2) for layer in zip(*linear, strict=True)]
+        biases = [_stacked([each.bias for each in layer])[:, None] for layer in zip(*linear, strict=True)]
+        gains = [_stacked([each.weight for each in layer])[:, None] for layer in zip(*norms, strict=True)]
+        shifts = [_stacked([each.bias for each in layer])[:, None] for layer in zip(*norms, strict=True)]
+        # The half of GELU stands in the weights that follow.
+        weights = [weights[0], *(weight / 2 for weight in weights[1:])]
+        # Layer norm takes away the mean: that of what a linear layer gives is linear, too, so it is taken away before.
+        for each in (*weights[:-1], *biases[:-1]):
+            each -= each.mean(-1, keepdims=True)
+        root = np.float32(np.sqrt(weights[0].shape[-1]))
+        ready = [np.ascontiguousarray(weight) for weight in weights]
+        self._hidden = [
+            (weight, bias, gain * root, shift)
+            for weight, bias, gain, shift in zip(ready[:-1], biases[:-1], gains, shifts, strict=True)
+        ]
+        self._last = ready[-1], biases[-1]
+
+    def __call__(self, rows: np.ndarray) -> np.ndarray:
+        """Rows float32 ``(N, inputs)`` to ``(K, N, outputs)``."""
+        for weight, bias, gain, shift in self._hidden:
+            rows = rows @ weight
+            rows += bias
+            squares = np.vecdot(rows, rows) + self._epsilon * np.float32(rows.shape[-1])
+            rows *= (1 / np.sqrt(squares))[..., None]
+            rows *= gain
+            rows += shift
+            opened = rows * _ROOT_HALF
+            torch.from_numpy(opened).erf_()
+            opened += 1
+            rows *= opened
+        weight, bias = self._last
+        done: np.ndarray = rows @ weight + bias
+        return done
+
+
+def _stacked(tensors: Sequence[Tensor]) -> np.ndarray:
+    """Tensors of one shape, a copy ``(K, ...)``."""
+    return torch.stack(list(tensors)).detach().float().numpy()
 
 
 Module = TypeVar("Module", bound=nn.Module)

@@ -30,7 +30,7 @@ from polysoma.data.outcomes import states_of
 from polysoma.embodiment import ContinuousActions, DiscreteActions, Embodiment
 from polysoma.errors import PolysomaError
 from polysoma.files import reason, write_atomically
-from polysoma.nn.perceptrons import Twins, perceptron
+from polysoma.nn.perceptrons import InNumpy, Twins, perceptron
 from polysoma.nn.waves import waves
 from polysoma.policy import weight_file
 from polysoma.policy.small import SmallPolicy
@@ -44,6 +44,8 @@ _ALIKE = 0.01
 """Changes that spread by less than this part of their size are taken to be all the same."""
 _SLOWEST = 1.5
 """Of the waves through which a state is seen: radians for each standard deviation. Most states are within one wave."""
+_NEAREST = 8
+"""Actions near the plan's that are judged before those farther away."""
 
 
 @dataclass(frozen=True)
@@ -279,39 +281,8 @@ class DeadEnds(SmallPolicy):
             return -negative[0], positive[0], self.unlike(state)
         near = torch.minimum(torch.maximum(plan + self.offsets[:, None], self.low), self.high)
         actions = torch.cat([plan[None], near])
-        return actions, self._risk(state.expand(len(actions), -1), actions), self.unlike(state)
-
-    def _risk(self, states: Tensor, actions: Tensor | None = None) -> Tensor:
-        """``-Q_D`` of all choices in one state ``(1, n)``, or of the actions ``(B, span, A)`` in states ``(B, n)``:
-        ``(choices,)`` or ``(B,)``."""
-        both: Tensor = self.negative(*self.looked_at(states, actions))
-        return -both.reshape(2, -1).min(0).values.clamp(-1, 0)
-
-    @torch.inference_mode()
-    def judge(self, observation: Mapping[str, np.ndarray], plan: np.ndarray, enough: float = -1.0) -> Judged:
-        """What may be done after one observation.
-
-        Args:
-            observation: checked.
-            plan: float32 ``(n, A)`` within limits, of which the first ``span`` are judged; a shorter one holds its last
-                action. Of choices int64 ``(n,)``.
-            enough: where the risk of the plan is no higher, nothing else is asked for, which takes less time:
-                the plan is the only one of the actions, and of choices there is no chance.
-        """
-        state = torch.from_numpy(self.state_of(observation))[None]
-        if self.config.choices:
-            risk = self._risk(state).numpy()
-            if risk[int(plan[0])] <= enough:
-                return Judged(np.arange(len(risk)), risk, None, float(self.unlike(state)))
-            risks, chance, unlike = self(state)
-            return Judged(np.arange(len(risk)), risks.numpy(), chance.numpy(), float(unlike))
-        rows = np.minimum(np.arange(self.config.span), len(plan) - 1)
-        own = torch.from_numpy(np.asarray(plan[rows], np.float32))
-        risk = self._risk(state, own[None]).numpy()
-        if risk[0] <= enough:
-            return Judged(own[None].numpy(), risk, None, float(self.unlike(state)))
-        actions, risks, unlike = self(state, own)
-        return Judged(actions.numpy(), risks.numpy(), None, float(unlike))
+        negative, _ = self.values(state.expand(len(actions), -1), actions)
+        return actions, -negative[:, 0], self.unlike(state)
 
     def state_of(self, observation: Mapping[str, np.ndarray]) -> np.ndarray:
         """What is seen of an observation, float32 ``(n,)``."""
@@ -361,3 +332,88 @@ class DeadEnds(SmallPolicy):
         made = DeadEnds(config, alarm)
         made.load_state_dict(weight_file.read(folder / WEIGHTS))
         return made.requires_grad_(False).eval()
+
+
+class DeadEndJudge:
+    """Judges one observation at a time by values that no longer learn, which a guard does before every action: the same
+    numbers as :meth:`DeadEnds.forward`, up to rounding, in numpy.
+
+    Args:
+        values: are copied.
+    """
+
+    def __init__(self, values: DeadEnds) -> None:
+        self._values, self._config = values, values.config
+        self._mean, self._scale = values.mean.numpy().copy(), values.scale.numpy().copy()
+        self._negative, self._positive = (InNumpy(list(twins.both)) for twins in (values.negative, values.positive))
+        if self._config.octaves:
+            self._model = InNumpy([values.model])
+            self._moved = values.change.numpy() / self._scale
+            self._waves = np.float32(_SLOWEST) * 2.0 ** np.arange(self._config.octaves, dtype=np.float32)
+        if self._config.remembered:
+            self._memory = values.memory.numpy().copy()
+            self._squares = np.square(self._memory).sum(1)
+        if not self._config.choices:
+            self._low, self._high, self._offsets = (one.numpy() for one in (values.low, values.high, values.offsets))
+            whole = self._high - self._low
+            self._whole = np.where(whole > 0, whole, np.float32(1))
+
+    def judge(self, observation: Mapping[str, np.ndarray], plan: np.ndarray, enough: float = -1.0) -> Judged:
+        """What may be done after one observation.
+
+        Args:
+            observation: checked.
+            plan: float32 ``(n, A)`` within limits, of which the first ``span`` are judged; a shorter one holds its last
+                action. Of choices int64 ``(n,)``.
+            enough: where the risk of the plan is no higher, nothing else is asked for, which takes less time: the plan
+                is the only one of the actions, and of choices there is no chance. Nor are actions farther from the plan
+                where one near it is better by ``SPARE``.
+        """
+        seen = (self._values.state_of(observation) - self._mean) / self._scale
+        unlike = self._unlike(seen)
+        if self._config.choices:
+            looked_at = self._looked_at(seen, None)
+            risk = self._risk(looked_at)
+            chance = None
+            if risk[int(plan[0])] > enough:
+                chance = self._positive(looked_at).reshape(2, -1).min(0).clip(0, 1)
+            return Judged(np.arange(len(risk)), risk, chance, unlike)
+        rows = np.minimum(np.arange(self._config.span), len(plan) - 1)
+        actions = np.asarray(plan[rows], np.float32)[None]
+        risk = self._risk(self._looked_at(seen, actions))
+        done, judged = [actions], [risk]
+        # Most often one of the nearest is so good that those farther away do not count.
+        for part in (self._offsets[:_NEAREST], self._offsets[_NEAREST:]):
+            if len(part) and judged[-1].min() > (enough if len(done) == 1 else enough - SPARE):
+                done.append(np.clip(actions + part[:, None], self._low, self._high))
+                judged.append(self._risk(self._looked_at(seen, done[-1])))
+        return Judged(np.concatenate(done), np.concatenate(judged), None, unlike)
+
+    def _looked_at(self, seen: np.ndarray, actions: np.ndarray | None) -> np.ndarray:
+        """See :meth:`DeadEnds.looked_at`, of one state ``(n,)`` as the perceptrons see it and of N actions or every
+        choice: ``(N, inputs)``."""
+        if actions is None:
+            if not self._config.octaves:
+                return seen[None]
+            done = np.eye(self._values.body.actions.size, dtype=np.float32)
+        else:
+            done = (2 * (actions - self._low) / self._whole - 1).reshape(len(actions), -1)
+        joined = np.empty((len(done), len(seen) + done.shape[1]), np.float32)
+        joined[:, : len(seen)], joined[:, len(seen) :] = seen, done
+        if not self._config.octaves:
+            return joined
+        following = seen + self._moved * self._model(joined)[0]
+        phases = (following[..., None] * self._waves).reshape(len(joined), -1)
+        return np.concatenate([following, np.sin(phases), np.cos(phases)], -1)
+
+    def _risk(self, looked_at: np.ndarray) -> np.ndarray:
+        """``-Q_D``, ``(N,)``."""
+        risk: np.ndarray = -self._negative(looked_at).reshape(2, -1).min(0).clip(-1, 0)
+        return risk
+
+    def _unlike(self, seen: np.ndarray) -> float:
+        """See :meth:`DeadEnds.unlike`."""
+        if not self._config.remembered:
+            return 0.0
+        away = seen - self._memory[(self._squares - 2 * (self._memory @ seen)).argmin()]
+        return float(np.sqrt(np.dot(away, away) / np.float32(len(away))))

@@ -52,13 +52,16 @@ DIM = 1.25
         (PICTURES.astype(np.float32) / 255, PICTURES),
         (PICTURES.astype(np.float64) / 255, PICTURES),
         (PICTURES.astype(np.uint16) * 257, PICTURES),
+        (DARK.astype(np.uint16) * 257, DARK),
+        (np.maximum(DARK.astype(np.uint16) * 257, 200), np.maximum(DARK, 1)),
         (MASK.astype(np.float32), MASK * 255),
         (DARK.astype(np.float32), DARK),
         (DARK.astype(np.float32) / 255, DARK),
         (np.maximum(DARK, DIM).astype(np.float32), np.maximum(DARK, 1)),
     ],
     ids=["bytes", "floats of 255", "integers", "shorts of 255", "floats of 1", "doubles of 1", "shorts of 65535",
-         "masks", "dark floats of 255", "dark floats of 1", "dim floats of 255"],
+         "black shorts of 65535", "dark shorts of 65535", "masks", "dark floats of 255", "dark floats of 1",
+         "dim floats of 255"],
 )  # fmt: skip
 def test_pictures_of_any_numbers(stored: np.ndarray, truth: np.ndarray, tmp_path: Path) -> None:
     root = write(tmp_path / "set.zarr", img=stored)

@@ -30,7 +30,8 @@ def white_of(dtype: np.dtype, pieces: Iterable[np.ndarray]) -> int:
         if highest <= 1 and fractions:
             return 1
         unclear = highest <= _BEYOND and (unclear or fractions)
-        if highest > 1 and not unclear:
+        # Of shorts, dark pictures may have the numbers of bytes.
+        if highest > (_TWELVE_BITS if dtype == np.uint16 else 1) and not unclear:
             break
     if dtype.kind == "f" and 0 < highest <= 1:
         return 1  # Masks: all pixels of all pictures are 0 or 1.
