@@ -229,7 +229,7 @@ def render_results() -> str:
     machine = speed["hardware"]
     lines += [
         "",
-        f"One set of weights{_attached(scores)}; unseen seeds from {scores['seed']} on; decisions at batch 1 on one "
+        f"One set of weights; unseen seeds from {scores['seed']} on; decisions of the former weights at batch 1 on one "
         f"core by ONNX Runtime ({machine['processor']}, {machine['cores']} cores, `benchmarks/speed.py`). Measured "
         f"with `{scores['command']}`; per task in [benchmarks/results/scores.json](benchmarks/results/scores.json).",
     ]
@@ -258,12 +258,6 @@ def render_results() -> str:
             f"{speed['sample']['bodies']} bodies as in one that knows one."
         )
     return "\n".join(lines) + "\n"
-
-
-def _attached(scores: dict[str, Any]) -> str:
-    names = scores.get("attached", [])
-    bodies = " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
-    return f", and low-rank matrices of 1.2 MB each for {bodies} alone" if names else ""
 
 
 def render_paraphrases() -> str:
