@@ -34,6 +34,7 @@ from polysoma.evaluation import recorded
             "plays nothing: leave out --episodes, --seed, --workers, --graph",
         ),
         ("evaluate --paraphrase-file words.toml", "--paraphrase-file: only beside --paraphrases, which is not given"),
+        ("evaluate --video 64", "--video is the size of videos in a report or recording: add --report or --rerun"),
         (
             "merge negate generalist generalist --tasks drone/hover,drone/ring --away drone/ring,rover/*",
             "--away: expected some of --tasks, got rover/maze, rover/pillar, which are not played",
