@@ -230,7 +230,7 @@ def render_results() -> str:
     lines += [
         "",
         f"One set of weights; unseen seeds from {scores['seed']} on; decisions of the former weights at batch 1 on one "
-        f"core by ONNX Runtime ({machine['processor']}, {machine['cores']} cores, `benchmarks/speed.py`). Measured "
+        f"core by ONNX Runtime ({machine['processor']}, `benchmarks/speed.py`). Measured "
         f"with `{scores['command']}`; per task in [benchmarks/results/scores.json](benchmarks/results/scores.json).",
     ]
     if specialists:
