@@ -95,7 +95,7 @@ def render() -> str:
     found = read("limits")
     lines = [
         "| task | limits | success | minus free, paired | actions changed | time, p50 / p99 | a guard that allows | "
-        "one that looks for others |",
+        "one that looks in vain for others |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for task, cell in found["cells"].items():
