@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -47,15 +47,16 @@ class Twins(nn.Module):
 
 class InNumpy:
     """Perceptrons of :func:`perceptron` that see the same and no longer learn, computed in numpy: of a few rows a
-    fifth of the time that torch takes, most of which goes into calls.
+    quarter of the time that torch takes, most of which goes into calls.
 
     Args:
         networks: K perceptrons of one size. Their weights are copied.
     """
 
-    def __init__(self, networks: Sequence[nn.Sequential]) -> None:
-        linear = [[layer for layer in one if isinstance(layer, nn.Linear)] for one in networks]
-        norms = [[layer for layer in one if isinstance(layer, nn.LayerNorm)] for one in networks]
+    def __init__(self, networks: Iterable[nn.Module]) -> None:
+        layers = [list(one.modules()) for one in networks]
+        linear = [[layer for layer in one if isinstance(layer, nn.Linear)] for one in layers]
+        norms = [[layer for layer in one if isinstance(layer, nn.LayerNorm)] for one in layers]
         self._epsilon = np.float32(norms[0][0].eps)
         weights = [_stacked([each.weight for each in layer]).swapaxes(1, 2) for layer in zip(*linear, strict=True)]
         biases = [_stacked([each.bias for each in layer])[:, None] for layer in zip(*linear, strict=True)]

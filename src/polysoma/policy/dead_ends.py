@@ -345,7 +345,7 @@ class DeadEndJudge:
     def __init__(self, values: DeadEnds) -> None:
         self._values, self._config = values, values.config
         self._mean, self._scale = values.mean.numpy().copy(), values.scale.numpy().copy()
-        self._negative, self._positive = (InNumpy(list(twins.both)) for twins in (values.negative, values.positive))
+        self._negative, self._positive = (InNumpy(twins.both) for twins in (values.negative, values.positive))
         if self._config.octaves:
             self._model = InNumpy([values.model])
             self._moved = values.change.numpy() / self._scale
