@@ -199,13 +199,6 @@ def _after_rounds(name: str, only: str, precision: str, other: str, called: str)
     return "\n".join(lines) + "\n"
 
 
-def seen_by(task: str) -> str:
-    """The task of the same body without cameras, whose expert this one has."""
-    for camera in ("-pixels", "-overview", "-chase"):
-        task = task.replace(f"{camera}/", "/")
-    return task
-
-
 def render_results() -> str:
     """What the shipped weights do."""
     scores, specialists, speed = read("scores"), read("specialists"), read("speed")
@@ -217,13 +210,12 @@ def render_results() -> str:
     for family, score in scores["families"].items():
         tasks = [task for task in scores["tasks"] if task.startswith(family + "/")]
         low, high = score["interval"]
-        experts = [known[name]["expert"] for name in (seen_by(task) for task in tasks) if name in known]
-        expert = f"{sum(experts) / len(experts):.3f}" if experts else ""
-        between = score["expert_normalised"]
+        body = simulators.embodiments()[family].body
+        expert = sum(known[body + task[task.index("/") :]]["expert"] for task in tasks) / len(tasks)
         latency = speed["decisions"]["now onnx float32"].get(family)
         lines.append(
-            f"| {family} | **{score['rate']:.3f}** | {low:.3f} to {high:.3f} | {expert} "
-            f"| {'' if between is None else format(between, '.2f')} | {len(tasks)} x {score['trials'] // len(tasks)} "
+            f"| {family} | **{score['rate']:.3f}** | {low:.3f} to {high:.3f} | {expert:.3f} "
+            f"| {score['expert_normalised']:.2f} | {len(tasks)} x {score['trials'] // len(tasks)} "
             + (f"| {latency['p50']:.1f} ms |" if latency else "| |")
         )
     machine = speed["hardware"]

@@ -138,8 +138,14 @@ def _only_what_is_needed(*sent: Any) -> Iterator[None]:
 
 
 def _until_the_parent_ends(work: Work, todo: Any, *arguments: Any) -> None:
-    """In a worker process: works, and ends when its parent does, however that ended. A worker that waits for a queue
-    would otherwise wait for ever."""
+    """In a worker process: works, and ends when its parent does."""
+    end_with_parent()
+    work(todo, *arguments)
+
+
+def end_with_parent() -> None:
+    """In a worker process: from now on it ends when its parent does, however that ended. A worker that waits for a
+    queue would otherwise wait for ever."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 
@@ -149,7 +155,6 @@ def _until_the_parent_ends(work: Work, todo: Any, *arguments: Any) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, name="watch the parent", daemon=True).start()
-    work(todo, *arguments)
 
 
 def on_ray(
