@@ -251,7 +251,7 @@ class Evaluate:
         check_belongs(self, "graph", "cell")
         check_belongs(self, "context", "shots", "observation_only")
         check_belongs(self, "paraphrases", "paraphrase_file")
-        if not (self.report or self.rerun) and (strange := given(self, ("video",))):
+        if self.video and not (self.report or self.rerun) and (strange := given(self, ("video",))):
             raise PolysomaError(f"{strange} is the size of videos in a report or recording: add --report or --rerun")
         if self.policy != "checkpoint" and (strange := given(self, _OF_A_CHECKPOINT)):
             raise PolysomaError(f"{strange}: only for the policy of a checkpoint, not for --policy {self.policy}")
