@@ -254,7 +254,7 @@ def render_results() -> str:
 
 def render_paraphrases() -> str:
     """Held-out words against the shipped ones, the same episodes."""
-    plain, other = read("former-weights"), read("paraphrases")
+    plain, other = read("scores"), read("paraphrases")
     lines = ["| body | the shipped words | unseen words | unseen - shipped |", "| --- | --- | --- | --- |"]
     for family in other["families"]:
         pairs: tuple[list[bool], list[bool]] = ([], [])

@@ -7,6 +7,7 @@ episode. The expert follows the shortest way through the cells.
 from __future__ import annotations
 
 from collections import deque
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,8 @@ class PointMaze(GoalEnvironment):
     def __init__(self, task: str) -> None:
         name = Task.parse(task).name
         super().__init__(task, _SIMULATIONS[name], continuing_task=False)
+        # The simulation has read it, and leaves it in the folder for temporary files.
+        Path(self._simulation.tmp_xml_file_path).unlink(missing_ok=True)
         self._instruction = _INSTRUCTIONS[name]
         self._state = np.zeros(len(_STATE), np.float32)
         self._toward: dict[tuple[int, int], tuple[int, int]] = {}
