@@ -23,7 +23,7 @@ from polysoma.nn.paths import between, lengths
 from polysoma.policy import skills
 from polysoma.policy.skills import SkillPolicy
 
-_ROUNDS = 4
+_ROUNDS = 6
 """Times that paths are drawn until one is good: the first time directly, then by way of other places."""
 _MIDDLES, _STRETCHED = 16, (1.0, 1.4, 2.0, 3.0)
 """How many other places, and lengths of the parts to and from each, in straight lines."""

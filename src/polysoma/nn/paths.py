@@ -110,7 +110,7 @@ class Paths(nn.Module):
         return (self(noisy, time, length / self.unit) - clean).square().mean((1, 2))
 
     @torch.no_grad()
-    def draw(self, ends: Tensor, length: Tensor, noise: Tensor, guides: Sequence[Guide] = (), steps: int = 8) -> Tensor:
+    def draw(self, ends: Tensor, length: Tensor, noise: Tensor, guides: Sequence[Guide] = (), steps: int = 6) -> Tensor:
         """Paths ``(N, H, places)`` in the unit of places.
 
         Args:
