@@ -42,7 +42,7 @@ from polysoma.rollout.rollout import rollout_in_workers
 from results import cells_of, read, write
 
 WORLDS = ("pit_maze.py", "lost_object.py")
-RATE, REPLACE, SEEDS = 0.05, 0.1, (7000, 7001, 7002)
+RATE, REPLACE, SEEDS = 0.05, 0.1, (7000, 7001, 7002, 7003, 7004)
 FIRST = 640_000
 """The first seed of an episode; those of a seed of learning and of a purpose are far from all others'."""
 
@@ -78,7 +78,7 @@ class Setting:
 
 
 SETTINGS = {
-    "maze with pits": Setting("pointmaze/medium", 5, 5, 4, (0.15, 0.3, 0.5), 600, 3, 900, 100),
+    "maze with pits": Setting("pointmaze/medium", 5, 5, 4, (0.15, 0.3, 0.5), 600, 4, 900, 100),
     "object lost": Setting("metaworld/basketball-v3", 2, 4, 10, (0.2, 0.35, 0.5), 300, 1, 420, 60),
 }
 
