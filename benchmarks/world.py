@@ -35,6 +35,7 @@ LOGS = {
     "drone": ("drone/*", 30, 150),
     "fetch": ("fetch/*", 80, 60),
     "metaworld": ("metaworld/push-v3", 60, 200),
+    "metaworld-pixels": ("metaworld-pixels/push-v3", 160, 200),
     "rover-pixels": ("rover-pixels/*", 40, 90),
 }
 """Tasks, episodes of each, and steps at most."""

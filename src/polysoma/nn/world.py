@@ -17,11 +17,14 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
 
 from polysoma.nn.perceptrons import perceptron
+from polysoma.nn.waves import waves
 
 UNIFORM = 0.01
 """The part of every categorical that is uniform, so that no KL is infinite (section "World model learning")."""
 _APART = 2048
 """Numbers that the linear parts of choices see together, at most."""
+_SLOWEST = 1.5
+"""Of the waves: radians for each standard deviation."""
 BINS = 63
 _REACH = 10.0
 """Rewards are told apart between ``-symexp(10)`` and ``symexp(10)``."""
@@ -53,6 +56,8 @@ class WorldNetwork(nn.Module):
         choices: whether these are choices, each of which has a linear part of its own where they are not too many.
         width: of the memory and of all hidden layers.
         groups, classes: of the latent.
+        octaves: of the waves through which a perceptron of its own sees the expected numbers to say how pixels change;
+            0 where one perceptron says how both change.
 
     Attributes:
         step: float32 ``(numbers,)``, the size of the changes that the decoder's outputs are parts of; a buffer.
@@ -65,10 +70,19 @@ class WorldNetwork(nn.Module):
     range: Tensor
 
     def __init__(
-        self, numbers: int, direct: int, actions: int, choices: bool, width: int, groups: int, classes: int
+        self,
+        numbers: int,
+        direct: int,
+        actions: int,
+        choices: bool,
+        width: int,
+        groups: int,
+        classes: int,
+        octaves: int = 0,
     ) -> None:
         super().__init__()
-        self.groups, self.classes, self.direct, latent = groups, classes, direct, groups * classes
+        self.groups, self.classes, self.direct, self.octaves = groups, classes, direct, octaves
+        latent = groups * classes
         self.register_buffer("step", torch.ones(numbers))
         self.register_buffer("earned", torch.zeros(3 * direct + 2 * actions + 1))
         self.register_buffer("range", torch.zeros(2))
@@ -77,13 +91,18 @@ class WorldNetwork(nn.Module):
         self.memory = nn.GRUCell(width, width)
         self.prior = perceptron(width, latent, width, 1)
         self.posterior = perceptron(2 * width, latent, width, 1)
-        self.change = perceptron(width + latent, numbers, width, 1)
+        self.change = perceptron(width + latent, direct if octaves else numbers, width, 1)
         self.apart = choices and direct * actions <= _APART
         self.linear = nn.Linear(direct + actions + self.apart * direct * actions, direct)
         self.keep = nn.Parameter(torch.ones(numbers - direct))
         self.reward = perceptron(2 * width + latent, BINS, width, 1)
         self.goes_on = perceptron(2 * width + latent, 1, width, 1)
-        for last in (self.linear, self.reward[-1], self.change[-1]):
+        lasts = [self.linear, self.reward[-1], self.change[-1]]
+        if octaves:
+            # What a camera shows follows from where things are, finely: the latent is too coarse for that.
+            self.look = perceptron(width + latent + direct * (1 + 2 * octaves), numbers - direct, 2 * width, 1)
+            lasts.append(self.look[-1])
+        for last in lasts:
             assert isinstance(last, nn.Linear)
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
@@ -145,8 +164,14 @@ class WorldNetwork(nn.Module):
         """The observation after an action: the one before, and how it changes."""
         numbers, pixels = state.seen[:, : self.direct], state.seen[:, self.direct :]
         simple = self.step[: self.direct] * self.linear(self.given(numbers, action))
-        usual = torch.cat([numbers + simple, self.keep * pixels], -1)
-        return usual + self.step * self.change(torch.cat([memory, latent], -1))
+        known = torch.cat([memory, latent], -1)
+        change = self.change(known)
+        after = numbers + simple + self.step[: self.direct] * change[:, : self.direct]
+        if self.octaves:
+            look = self.look(torch.cat([known, after, waves(after, self.octaves, _SLOWEST)], -1))
+        else:
+            look = change[:, self.direct :]
+        return torch.cat([after, self.keep * pixels + self.step[self.direct :] * look], -1)
 
     def given(self, numbers: Tensor, action: Tensor) -> Tensor:
         """What numbers ``(B, direct)`` are expected to change linearly with: themselves, the action ``(B, actions)``,

@@ -44,6 +44,8 @@ class WorldConfig:
         groups, classes: of the latent, a vector of categoricals.
         rewarded: whether it learnt rewards.
         acts: whether it holds an actor and a critic (:class:`~polysoma.nn.imagination.ActorCritic`).
+        octaves: of the waves through which the expected numbers are seen to say what cameras will show; 0 for models
+            of before. Without cameras it says nothing.
 
     Raises:
         PolysomaError: the body senses words alone, or its actions are numbers without limits.
@@ -56,6 +58,7 @@ class WorldConfig:
     classes: Annotated[int, within(2, 1024)] = 8
     rewarded: bool = False
     acts: bool = False
+    octaves: Annotated[int, within(0, 16)] = 3
 
     def __post_init__(self) -> None:
         check(self)
@@ -95,7 +98,7 @@ class WorldConfig:
 
     def to_json(self) -> dict[str, Any]:
         """As ``config.json`` holds it."""
-        rest = {name: getattr(self, name) for name in ("picture", "width", "groups", "classes", "rewarded", "acts")}
+        rest = {name: value for name, value in vars(self).items() if name != "embodiment"}
         return {"kind": KIND, "embodiment": self.embodiment.to_json(), **rest}
 
     @staticmethod
@@ -107,7 +110,7 @@ class WorldConfig:
 
 @dataclass(frozen=True)
 class _Stored:
-    """A configuration in JSON, without the embodiment."""
+    """A configuration in JSON, without the embodiment. Those without octaves are of before there were any."""
 
     picture: int = 32
     width: int = 128
@@ -115,6 +118,7 @@ class _Stored:
     classes: int = 8
     rewarded: bool = False
     acts: bool = False
+    octaves: int = 0
 
 
 class WorldModel(SmallPolicy):
@@ -138,8 +142,9 @@ class WorldModel(SmallPolicy):
         self.register_buffer("scale", torch.ones(config.size))
         actions = config.embodiment.actions.size
         choices = not isinstance(config.embodiment.actions, ContinuousActions)
+        octaves = config.octaves if config.cameras else 0
         self.network = WorldNetwork(
-            config.size, config.state_size, actions, choices, config.width, config.groups, config.classes
+            config.size, config.state_size, actions, choices, config.width, config.groups, config.classes, octaves
         )
         features = 2 * config.width + config.groups * config.classes
         self.mind = ActorCritic(features, actions, choices, config.width) if config.acts else None
