@@ -109,7 +109,8 @@ class Guard:
 
     def judge(self, observation, plan=None):
         """Actions near the plan (none for choices), and which of them are fine, bool (N,), with the risk of each."""
-        state = np.concatenate([observation[name].reshape(-1) for name in self.about["streams"]])[None]
+        state = np.concatenate([observation[name].reshape(-1) for name in self.about["streams"]])
+        state = state.astype(np.float32)[None]
         names = ["risk", "unlike", *([] if plan is None else ["actions"])]
         found = self.session.run(names, {"state": state} | ({} if plan is None else {"plan": plan}))
         risk, self.unlike = found[:2]

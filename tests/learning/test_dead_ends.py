@@ -24,7 +24,7 @@ from polysoma.cli.guard import GuardLearn
 from polysoma.data.dataset import Dataset
 from polysoma.data.episode import Episode
 from polysoma.data.mixture import Source
-from polysoma.data.outcomes import Outcomes
+from polysoma.data.outcomes import Outcomes, Senses
 from polysoma.data.writer import DatasetWriter
 from polysoma.embodiment import ContinuousActions, DiscreteActions, Embodiment, Modality, Observation, Stream, channels
 from polysoma.errors import PolysomaError
@@ -156,6 +156,48 @@ LEDGE = Embodiment(
     "ledge", (Stream("x", Modality.STATE, (1,), channels("x")),), ContinuousActions(channels("dx", "1", -1, 1)), 10
 )
 """What goes beyond 1 falls, below 0 is the goal; beyond 0.7 it slides down whatever is done."""
+
+
+HALL = Embodiment(
+    "hall",
+    (
+        Stream("x", Modality.STATE, (2,), channels("x y")),
+        Stream("cells", Modality.SYMBOL, (2, 2), cardinalities=(3, 2)),
+    ),
+    DiscreteActions(("left", "right")),
+    10,
+)
+
+
+CORRIDOR = Embodiment(
+    "corridor",
+    (Stream("cell", Modality.SYMBOL, (1,), cardinalities=(10,)),),
+    DiscreteActions(("left", "stay", "right")),
+    10,
+)
+"""The last cell falls, the first one is the goal; from the seventh on it slides down whatever is done."""
+
+
+def corridor_logs(seed: int) -> Outcomes:
+    rng = np.random.default_rng(seed)
+    here, choice = rng.integers(1, 9, size=3000), rng.integers(3, size=3000)
+    to = here + np.where(here >= 7, 1, choice - 1)
+    end = (to == 0).astype(np.int64) - (to == 9)
+    before, after = (Senses.of(CORRIDOR).of_frames({"cell": part[:, None].astype(np.uint8)}) for part in (here, to))
+    return Outcomes(before, choice, after, end, np.arange(3000), end > 0)
+
+
+def test_cells_are_told_apart_by_their_symbols() -> None:
+    values = fit(DeadEndConfig(CORRIDOR, 32, octaves=1), corridor_logs(0), engine_settings(400))
+    judge, right = DeadEndJudge(values), np.array([2])
+    risk = [judge.judge({"cell": np.array([cell], np.uint8)}, right).risk for cell in range(1, 9)]
+    # Within .01 for ten seeds.
+    np.testing.assert_allclose(np.stack(risk)[:5], 0, atol=0.1)
+    np.testing.assert_allclose(risk[5], [0, 0, 1], atol=0.1)
+    np.testing.assert_allclose(np.stack(risk)[6:], 1, atol=0.1)
+    pictures = dataclasses.replace(CORRIDOR, streams=(Stream("eye", Modality.IMAGE, (8, 8, 3)),))
+    with pytest.raises(PolysomaError, match="corridor: expected a body that senses numbers or symbols"):
+        DeadEndConfig(pictures)
 
 
 def ledge_logs(seed: int) -> Outcomes:
@@ -301,7 +343,7 @@ def test_folders_of_before_there_were_octaves_are_read(body: Embodiment, tmp_pat
 
 
 @pytest.mark.parametrize("octaves", [0, 2])
-@pytest.mark.parametrize("body", [BODY, LEDGE])
+@pytest.mark.parametrize("body", [BODY, LEDGE, HALL])
 def test_one_observation_is_judged_as_many_are(body: Embodiment, octaves: int) -> None:
     torch.manual_seed(0)
     values = DeadEnds(DeadEndConfig(body, 16, 3, remembered=32, octaves=octaves)).eval()
@@ -311,8 +353,11 @@ def test_one_observation_is_judged_as_many_are(body: Embodiment, octaves: int) -
     values.measure(torch.randn(100, size) * 3, torch.randn(100, size), np.random.default_rng(0))
     judge = DeadEndJudge(values)
     for seed in range(10):
-        state = torch.randn(size, generator=torch.Generator().manual_seed(seed))
-        seen = {stream.name: state.numpy().reshape(stream.shape) for stream in values.streams}
+        rng = np.random.default_rng(seed)
+        seen = {stream.name: rng.standard_normal(stream.shape).astype(np.float32) for stream in body.arrays}
+        if body is HALL:
+            seen["cells"] = rng.integers([3, 2], size=(2, 2)).astype(np.uint8)
+        state = torch.from_numpy(np.concatenate([part.reshape(-1) for part in seen.values()]).astype(np.float32))
         plan = np.array([[0.2]], np.float32) if body is LEDGE else np.array([1])
         found = judge.judge(seen, plan)
         with torch.inference_mode():

@@ -218,10 +218,12 @@ def test_the_runner_checks_what_it_is_given_and_keeps_its_own_copy(sources: dict
         second.act({**same, "view": np.full((3, 3, 2), 256)})
 
 
-@pytest.mark.parametrize("choices", [True, False])
-def test_an_exported_guard_replaces_what_the_guard_replaces(tmp_path: Path, choices: bool) -> None:
+@pytest.mark.parametrize(
+    "body", [ARM, dataclasses.replace(ARM, actions=DiscreteActions(("left", "right", "stay"))), GRID]
+)
+def test_an_exported_guard_replaces_what_the_guard_replaces(tmp_path: Path, body: Embodiment) -> None:
     torch.manual_seed(0)
-    body = dataclasses.replace(ARM, actions=DiscreteActions(("left", "right", "stay"))) if choices else ARM
+    choices = isinstance(body.actions, DiscreteActions)
     values = DeadEnds(DeadEndConfig(body, span=1 if choices else 2, remembered=8))
     states, following = torch.randn(2, 50, len(values.mean))
     values.measure(states, following, np.random.default_rng(0))
@@ -235,7 +237,7 @@ def test_an_exported_guard_replaces_what_the_guard_replaces(tmp_path: Path, choi
     exported = edge.Guard(tmp_path / "body.guard.onnx", body.name)
     rng, decided = np.random.default_rng(1), set()
     for seed in range(40):
-        seen = observe(ARM, seed)
+        seen = observe(body, seed)
         if choices:
             likely = np.log(rng.dirichlet(np.ones(3), 4)).astype(np.float32)
             verdict = guard.judge(seen, Plan(likely.argmax(1), "policy", None, likely))

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from polysoma.data.outcomes import states_of
+from polysoma.data.outcomes import Senses
 from polysoma.embodiment import ContinuousActions, Embodiment
 from polysoma.errors import PolysomaError
 from polysoma.nn.flow import Guide
@@ -94,9 +94,9 @@ def score_of(reward: RewardModel, place: Sequence[str], weight: float = 1.0) -> 
 
 def _states(body: Embodiment, place: Sequence[str], usual: Tensor) -> Callable[[Tensor], Tensor]:
     """Makes states ``(..., n)`` of places ``(..., places)``: all else is as usual, ``(n,)``."""
-    every = [channel.name for stream in states_of(body) for channel in stream.channels]
+    every = Senses.of(body).names
     if unknown := [name for name in place if name not in every]:
-        raise PolysomaError(f"place: {body.name} has no channels {unknown}; it has {every}")
+        raise PolysomaError(f"place: {body.name} has no channels {unknown}; it has {[name for name in every if name]}")
     # A row for each place, with a 1 where its number stands: products have gradients.
     where = torch.eye(len(every))[[every.index(name) for name in place]]
     rest = usual * (1 - where.sum(0))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from polysoma.data.dataset import Dataset
-from polysoma.embodiment import DiscreteActions, Embodiment, Modality, Stream
+from polysoma.embodiment import DiscreteActions, Embodiment, Modality
 from polysoma.errors import PolysomaError
 
 
@@ -17,7 +19,7 @@ class Outcomes:
     """N steps, each of one action or of several after each other.
 
     Attributes:
-        states: float32 ``(N, n)``.
+        states: float32 ``(N, n)``, as of :meth:`Senses.of_frames`.
         actions: what was executed: int64 ``(N,)``, or float32 ``(N, span, A)``, at the end of an episode its last one
             again.
         following: float32 ``(N, n)``, the states after it.
@@ -43,12 +45,12 @@ class Outcomes:
             span: actions of a step, for actions that are numbers.
 
         Raises:
-            PolysomaError: no data set, data of different bodies, or no state.
+            PolysomaError: no data set, data of different bodies, or a body that senses neither numbers nor symbols.
         """
         if not datasets:
             raise PolysomaError("data: expected at least one data set, got none")
         body, before, parts = datasets[0].embodiment, 0, []
-        names = [stream.name for stream in states_of(body)]
+        senses = Senses.of(body)
         for dataset in datasets:
             if dataset.embodiment != body:
                 raise PolysomaError(f"{dataset.root}: expected the body of {datasets[0].root}")
@@ -59,12 +61,12 @@ class Outcomes:
             last = ahead[:, -1] == final
             success = dataset.episode_success[episode]
             end = np.where(last & success, 1, np.where(last & dataset.episode_terminated[episode], -1, 0))
-            after, known = dataset.next_observations(ahead[:, -1], names)
+            after, known = dataset.next_observations(ahead[:, -1], senses.streams)
             use, executed = known | (end != 0), np.asarray(dataset.executed)
             rows = (
-                _joined([np.asarray(dataset.observations[name]) for name in names]),
+                senses.of_frames(dataset.observations),
                 executed if isinstance(body.actions, DiscreteActions) else executed[ahead].astype(np.float32),
-                _joined([after[name] for name in names]), end, episode + before, success,
+                senses.of_frames(after), end, episode + before, success,
             )  # fmt: skip
             parts.append([row[use] for row in rows])
             before += len(dataset.episode_start)
@@ -78,13 +80,50 @@ class Outcomes:
         return tuple(Outcomes(*(part[rows] for part in vars(self).values())) for rows in (~second, second))  # type: ignore[return-value]
 
 
-def states_of(body: Embodiment) -> tuple[Stream, ...]:
-    """The streams that small networks judge by: states alone. Raises PolysomaError where there is none."""
-    streams = tuple(stream for stream in body.streams if stream.modality is Modality.STATE)
-    if not streams:
-        raise PolysomaError(f"{body.name}: expected a body that senses a state, it has {body.arrays}")
-    return streams
+@dataclass(frozen=True, eq=False)
+class Senses:
+    """What small networks see of a body: the numbers of its states, and of its symbols a 0 or 1 for each but the first
+    of an id.
 
+    Attributes:
+        streams: names of the streams, one after the other.
+        names: n names, of channels; empty for symbols.
+        place: int64 ``(n,)``, where each stands among the values of the streams, one after the other.
+        symbol: float32 ``(n,)``, which symbol a 1 stands for; NaN for numbers.
+    """
 
-def _joined(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    return np.concatenate([np.asarray(one, np.float32).reshape(len(one), -1) for one in arrays], 1)
+    streams: tuple[str, ...]
+    names: tuple[str, ...]
+    place: np.ndarray
+    symbol: np.ndarray
+
+    @staticmethod
+    def of(body: Embodiment) -> Senses:
+        """Raises PolysomaError where the body senses neither numbers nor symbols."""
+        streams, names, places, symbols, before = [], list[str](), list[int](), list[float](), 0
+        for stream in body.streams:
+            if stream.modality not in (Modality.STATE, Modality.SYMBOL):
+                continue
+            streams.append(stream.name)
+            values = math.prod(stream.shape)
+            # For each value: the symbols that it can be, or itself.
+            each = [list(map(float, range(1, count))) for count in stream.cardinalities] or [[math.nan]]
+            for value in range(values):
+                known = each[value % len(each)]
+                names += [stream.channels[value].name if stream.channels else ""] * len(known)
+                places += [before + value] * len(known)
+                symbols += known
+            before += values
+        if not streams:
+            raise PolysomaError(f"{body.name}: expected a body that senses numbers or symbols, it has {body.arrays}")
+        return Senses(tuple(streams), tuple(names), np.array(places), np.array(symbols, np.float32))
+
+    def of_frames(self, observed: Mapping[str, Any]) -> np.ndarray:
+        """What is seen of N frames: float32 ``(N, n)``, of streams ``(N, *shape)``."""
+        parts = [np.asarray(observed[name]) for name in self.streams]
+        joined = np.concatenate([part.reshape(len(part), -1) for part in parts], 1).astype(np.float32)
+        numbers = np.isnan(self.symbol)
+        if numbers.all():
+            return joined
+        picked = joined[:, self.place]
+        return np.where(numbers, picked, picked == self.symbol).astype(np.float32)

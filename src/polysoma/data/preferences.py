@@ -17,7 +17,7 @@ import numpy as np
 
 from polysoma.config import check, decode, within
 from polysoma.data.dataset import Dataset
-from polysoma.data.outcomes import states_of
+from polysoma.data.outcomes import Senses
 from polysoma.embodiment import DiscreteActions
 from polysoma.errors import PolysomaError
 from polysoma.files import reason, write_atomically
@@ -104,14 +104,15 @@ class Clips:
         success: bool ``(E,)``.
 
     Raises:
-        PolysomaError: no data set, data of different bodies or instructions, or of a body that senses no numbers.
+        PolysomaError: no data set, data of different bodies or instructions, or of a body that senses
+            neither numbers nor symbols.
     """
 
     def __init__(self, datasets: Sequence[Dataset]) -> None:
         if not datasets:
             raise PolysomaError("data: expected at least one data set, got none")
         self.datasets, self.embodiment = tuple(datasets), datasets[0].embodiment
-        names = [stream.name for stream in states_of(self.embodiment)]
+        senses = Senses.of(self.embodiment)
         for dataset in datasets[1:]:
             if dataset.embodiment != self.embodiment:
                 raise PolysomaError(f"{dataset.root}: expected the body of {datasets[0].root}")
@@ -124,8 +125,8 @@ class Clips:
         self.instruction = told[0]
         states = []
         for dataset in datasets:
-            after, _ = dataset.next_observations(np.arange(len(dataset)), names)
-            states.append(np.concatenate([after[n].astype(np.float32).reshape(len(dataset), -1) for n in names], 1))
+            after, _ = dataset.next_observations(np.arange(len(dataset)), senses.streams)
+            states.append(senses.of_frames(after))
         self.states = np.concatenate(states)
         kind = np.int64 if isinstance(self.embodiment.actions, DiscreteActions) else np.float32
         self.actions = np.concatenate([np.asarray(dataset.executed, kind) for dataset in datasets])

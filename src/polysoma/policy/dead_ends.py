@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from polysoma.config import check, decode, within
-from polysoma.data.outcomes import states_of
+from polysoma.data.outcomes import Senses
 from polysoma.embodiment import ContinuousActions, DiscreteActions, Embodiment
 from polysoma.errors import PolysomaError
 from polysoma.files import reason, write_atomically
@@ -97,7 +97,7 @@ class DeadEndConfig:
 
     def __post_init__(self) -> None:
         check(self)
-        states_of(self.embodiment)
+        Senses.of(self.embodiment)
         actions, name = self.embodiment.actions, self.embodiment.name
         if isinstance(actions, DiscreteActions):
             if self.span != 1:
@@ -162,13 +162,21 @@ class DeadEnds(SmallPolicy):
     low: Tensor
     high: Tensor
     change: Tensor
+    place: Tensor
+    symbol: Tensor
+    waved: Tensor
     config: DeadEndConfig
 
     def __init__(self, config: DeadEndConfig, alarm: Alarm | None = None) -> None:
         super().__init__()
         self.config, self.alarm, self.body = config, alarm, config.embodiment
-        self.streams = states_of(self.body)
-        inputs, actions = sum(int(np.prod(stream.shape)) for stream in self.streams), self.body.actions
+        self.senses = Senses.of(self.body)
+        inputs, actions = len(self.senses.place), self.body.actions
+        numbers = np.isnan(self.senses.symbol)
+        for name, given in (("place", self.senses.place), ("symbol", self.senses.symbol)):
+            self.register_buffer(name, torch.from_numpy(given), persistent=False)
+        # Waves of what is 0 or 1 say no more than that.
+        self.register_buffer("waved", torch.from_numpy(np.flatnonzero(numbers)), persistent=False)
         self.register_buffer("mean", torch.zeros(inputs))
         self.register_buffer("scale", torch.ones(inputs))
         if config.remembered:
@@ -185,7 +193,7 @@ class DeadEnds(SmallPolicy):
         if config.octaves:
             self.register_buffer("change", torch.ones(inputs))
             self.model = perceptron(inputs + done, inputs, *size)
-            inputs, outputs = inputs * (1 + 2 * config.octaves), 1
+            inputs, outputs = inputs + len(self.waved) * 2 * config.octaves, 1
         elif not config.choices:  # What folders of before hold.
             self.ahead_negative, self.ahead_positive = (perceptron(inputs, 1, *size) for _ in range(2))
             inputs += done
@@ -218,9 +226,10 @@ class DeadEnds(SmallPolicy):
         return (2 * (actions - self.low) / torch.where(whole > 0, whole, 1) - 1).flatten(-2)
 
     def waves(self, states: Tensor) -> Tensor:
-        """States ``(..., n)`` as the perceptrons that judge states see them, ``(..., n * (1 + 2 * octaves))``."""
+        """States ``(..., n)`` as the perceptrons that judge states see them: scaled, and ``2 * octaves`` waves for each
+        number."""
         seen = self.seen(states)
-        return torch.cat([seen, waves(seen, self.config.octaves, _SLOWEST)], -1)
+        return torch.cat([seen, waves(seen[..., self.waved], self.config.octaves, _SLOWEST)], -1)
 
     def after(self, states: Tensor, actions: Tensor | None = None) -> Tensor:
         """What follows states ``(B, n)``, as far as the model knows: after every choice, ``(B, choices, n)``, or after
@@ -273,9 +282,12 @@ class DeadEnds(SmallPolicy):
         """The fields of :class:`Judged`, without the actions where they are choices, and else without the chance.
 
         Args:
-            state: ``(1, n)``.
+            state: what the streams hold, one after the other, ``(1, values)``: as many as n without symbols.
             plan: ``(span, A)``, in the body's units; None for choices.
         """
+        if len(self.waved) < len(self.place):
+            picked = state[:, self.place]
+            state = torch.where(self.symbol.isnan(), picked, (picked == self.symbol).float())
         if plan is None:
             negative, positive = self.values(state)
             return -negative[0], positive[0], self.unlike(state)
@@ -286,8 +298,8 @@ class DeadEnds(SmallPolicy):
 
     def state_of(self, observation: Mapping[str, np.ndarray]) -> np.ndarray:
         """What is seen of an observation, float32 ``(n,)``."""
-        parts = [np.asarray(observation[stream.name], np.float32).reshape(-1) for stream in self.streams]
-        return np.concatenate(parts)
+        every: np.ndarray = self.senses.of_frames({name: observation[name][None] for name in self.senses.streams})[0]
+        return every
 
     def with_alarm(self, alarm: Alarm) -> DeadEnds:
         """These values with a threshold."""
@@ -350,6 +362,7 @@ class DeadEndJudge:
             self._model = InNumpy([values.model])
             self._moved = values.change.numpy() / self._scale
             self._waves = np.float32(_SLOWEST) * 2.0 ** np.arange(self._config.octaves, dtype=np.float32)
+            self._waved = values.waved.numpy()
         if self._config.remembered:
             self._memory = values.memory.numpy().copy()
             self._squares = np.square(self._memory).sum(1)
@@ -403,7 +416,8 @@ class DeadEndJudge:
         if not self._config.octaves:
             return joined
         following = seen + self._moved * self._model(joined)[0]
-        phases = (following[..., None] * self._waves).reshape(len(joined), -1)
+        waved = following if len(self._waved) == len(seen) else following[:, self._waved]
+        phases = (waved[..., None] * self._waves).reshape(len(joined), -1)
         return np.concatenate([following, np.sin(phases), np.cos(phases)], -1)
 
     def _risk(self, looked_at: np.ndarray) -> np.ndarray:

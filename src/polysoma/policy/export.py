@@ -154,7 +154,7 @@ def export_guard(values: DeadEnds, path: Path) -> int:
         raise PolysomaError(f"exporting needs {error.name}, not installed here: run `{INSTALL}`") from error
     if values.alarm is None:
         raise PolysomaError(f"the guard of {values.body.name} has no threshold: calibrate it first")
-    example: tuple[Tensor, ...] = (torch.zeros(1, len(values.mean)),)
+    example: tuple[Tensor, ...] = (torch.zeros(1, int(values.place.max()) + 1),)
     inputs, outputs = ["state"], ["risk", "chance", "unlike"]
     if not values.config.choices:
         example = (*example, torch.zeros(values.config.span, values.body.actions.size))
@@ -162,8 +162,8 @@ def export_guard(values: DeadEnds, path: Path) -> int:
     file = io.BytesIO()
     traced(values, example, file, inputs, outputs)
     model = onnx.load_from_string(file.getvalue())
-    streams = [stream.name for stream in values.streams]
-    about = {"body": values.body.name, "streams": streams, "spare": SPARE, **dataclasses.asdict(values.alarm)}
+    streams, alarm = values.senses.streams, dataclasses.asdict(values.alarm)
+    about = {"body": values.body.name, "streams": streams, "spare": SPARE, **alarm}
     onnx.helper.set_model_props(model, {METADATA: json.dumps(about)})
     content = model.SerializeToString()
     write_atomically(path, content)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from polysoma.config import check, within
-from polysoma.data.outcomes import states_of
+from polysoma.data.outcomes import Senses
 from polysoma.embodiment import ContinuousActions, DiscreteActions, Embodiment, Observation
 from polysoma.errors import PolysomaError
 from polysoma.nn.perceptrons import perceptron
@@ -49,7 +49,7 @@ class RewardConfig:
 
     def __post_init__(self) -> None:
         check(self)
-        states_of(self.embodiment)
+        Senses.of(self.embodiment)
 
     def to_json(self) -> dict[str, Any]:
         """As ``config.json`` holds it."""
@@ -94,8 +94,8 @@ class RewardModel(SmallPolicy):
     def __init__(self, config: RewardConfig) -> None:
         super().__init__()
         self.config = config
-        self.streams = states_of(config.embodiment)
-        states, actions = sum(int(np.prod(s.shape)) for s in self.streams), config.embodiment.actions
+        self.senses = Senses.of(config.embodiment)
+        states, actions = len(self.senses.place), config.embodiment.actions
         self.register_buffer("mean", torch.zeros(states))
         self.register_buffer("scale", torch.ones(states))
         self.register_buffer("middle", torch.zeros(config.members))
@@ -161,11 +161,8 @@ class RewardModel(SmallPolicy):
     def judge(self, reached: Sequence[Observation], actions: np.ndarray) -> np.ndarray:
         """The reward of N actions, float32 ``(N, A)`` or int64 ``(N,)``, from what was observed after each, float32
         ``(N,)``."""
-        parts = [
-            np.stack([np.asarray(seen[stream.name], np.float32).reshape(-1) for seen in reached])
-            for stream in self.streams
-        ]
-        return self.of(np.concatenate(parts, 1), actions)
+        frames = {name: np.stack([seen[name] for seen in reached]) for name in self.senses.streams}
+        return self.of(self.senses.of_frames(frames), actions)
 
 
 def load(path: str | Path) -> RewardModel:
