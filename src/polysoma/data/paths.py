@@ -82,14 +82,12 @@ class _Joints:
         after = np.minimum(np.arange(len(places)) + replay.stride, replay.last)
         self._heading = places[after] - places
 
-    def onward(
-        self, rows: np.ndarray, heading: np.ndarray, aligned: np.ndarray, rng: np.random.Generator
-    ) -> np.ndarray:
+    def onward(self, rows: np.ndarray, heading: np.ndarray, aligned: np.ndarray, drawn: np.ndarray) -> np.ndarray:
         """Rows in the cells of these ``(B,)``, in whose direction it goes on where ``aligned``, else in any; the same
-        row where nobody went on."""
+        row where nobody went on. Even from 0 to 1, ``(B, tries)``, is ``drawn``."""
         cell = self.cell[rows]
         count = self._count[cell]
-        tried = (rng.random((len(rows), _TRIES)) * count[:, None]).astype(np.int64)
+        tried = (drawn * count[:, None]).astype(np.int64)
         found = self._rows[np.minimum(self._first[cell][:, None] + tried, len(self._rows) - 1)]
         along = (self._heading[found] * heading[:, None]).sum(-1)
         norms = np.linalg.norm(self._heading[found], axis=-1) + 1e-9
@@ -123,8 +121,10 @@ def _walked(
             break
         ended = following >= replay.last[following]
         turned = rng.random(count) < turning * moved
-        other = joints.onward(following, heading, ended, rng)
-        rows = np.where(ended | turned, other, following)
+        drawn, rows = rng.random((count, _TRIES)), following
+        # Few go on elsewhere at a time.
+        some = np.flatnonzero(ended | turned)
+        rows[some] = joints.onward(rows[some], heading[some], ended[some], drawn[some])
     along, seen = np.stack(ways, 1), np.stack(visited, 1)
     lengths = np.minimum(wanted, gone)
     points = np.linspace(0, 1, waypoints)
