@@ -111,20 +111,23 @@ def _walked(
     gone = np.zeros(count)
     visited, ways = [places[rows]], [gone.copy()]
     for _ in range(_MOST_STEPS):
-        following = np.minimum(rows + replay.stride, replay.last[rows])
-        heading = places[following] - places[rows]
-        moved = np.linalg.norm(places[following] - visited[-1], axis=1)
-        gone = gone + moved
-        visited.append(places[following])
+        # Those that are long enough stay, and of the others few go on elsewhere at a time.
+        short = np.flatnonzero(gone < wanted)
+        here, before = rows[short], visited[-1][short]
+        following = np.minimum(here + replay.stride, replay.last[here])
+        moved = np.linalg.norm(places[following] - before, axis=1)
+        gone[short] += moved
+        visited.append(visited[-1].copy())
+        visited[-1][short] = places[following]
         ways.append(gone.copy())
         if (gone >= wanted).all():
             break
+        turned, drawn = rng.random(count), rng.random((count, _TRIES))
         ended = following >= replay.last[following]
-        turned = rng.random(count) < turning * moved
-        drawn, rows = rng.random((count, _TRIES)), following
-        # Few go on elsewhere at a time.
-        some = np.flatnonzero(ended | turned)
-        rows[some] = joints.onward(rows[some], heading[some], ended[some], drawn[some])
+        some = np.flatnonzero(ended | (turned[short] < turning[short] * moved))
+        heading = (places[following] - places[here])[some]
+        rows[short] = following
+        rows[short[some]] = joints.onward(following[some], heading, ended[some], drawn[short[some]])
     along, seen = np.stack(ways, 1), np.stack(visited, 1)
     lengths = np.minimum(wanted, gone)
     points = np.linspace(0, 1, waypoints)
