@@ -43,7 +43,7 @@ from results import cells_of, read, share, write
 SEED, EPISODES, LOGS = 398_000, 10, 520_000
 """Of the episodes that judge, and of those that are recorded; those that are played to learn begin at 500,000."""
 PENDULUM, BALL = "inverted-pendulum/balance", "babyai/GoToRedBallNoDists"
-LIMITS = {"imagination": 2_400, "ppo": 61_440, "sac": 8_000}
+LIMITS = {"imagination": 8_000, "ppo": 61_440, "sac": 8_000}
 EVERY = {"imagination": 200, "ppo": 2_048, "sac": 400}
 """Steps of the environment between two times of judging."""
 RECORDED, LEARNT = 2_000, 200
