@@ -164,3 +164,18 @@ def test_frame(environment: rover.RoverEnvironment) -> None:
     assert frame.shape == (96, 96, 3)
     assert frame.dtype == np.uint8
     assert frame.std() > 10
+
+
+@pytest.mark.parametrize("task", ["rover/pillar", "rover/maze"])
+def test_what_remains_of_the_way_shrinks_as_the_expert_drives(task: str) -> None:
+    environment = simulators.make(task)
+    environment.reset(seed=3)
+    remaining, over, info = [environment.remaining()], False, {"success": False}
+    while not over:
+        _, _, terminated, truncated, info = environment.step(environment.expert_action())
+        over = terminated or truncated
+        remaining.append(environment.remaining())
+    assert info["success"] and remaining[0] > 1.8 and remaining[-1] < 0.6
+    # A cell of the field is a decimetre.
+    assert np.diff(remaining).max() < 0.1
+    environment.close()

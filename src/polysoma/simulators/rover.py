@@ -205,6 +205,12 @@ class RoverEnvironment(MujocoEnvironment):
                 return self._observe()
         return None
 
+    def remaining(self) -> float | None:
+        """What the expert's way costs: metres, and more of them near what stands around."""
+        if self._field is None:
+            return None
+        return min(float(self._field.cost_to_go(self._data.qpos[:2].copy())), IMPASSABLE_COST)
+
     def expert_action(self) -> np.ndarray:
         """Pure pursuit of the point 0.45 m down the navigation field, float32 ``(2,)``, smooth in the state."""
         if self._field is None:
