@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+from polysoma import simulators
 from polysoma.embodiment import Embodiment
 from polysoma.errors import PolysomaError
 from polysoma.simulators import navigation, rover
