@@ -71,7 +71,7 @@ ROWS = (
     ("context", "shown its own successes, in context"),
     *((name, f"`improve --method {name}`") for name in METHODS),
 )
-TABLES = ("improve", "improve-arm", "improve-panel")
+TABLES = ("improve", "improve-arm", "improve-rover", "improve-panel")
 """Files of results that the document shows, where they are there."""
 
 

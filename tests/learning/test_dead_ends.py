@@ -160,11 +160,8 @@ LEDGE = Embodiment(
 
 HALL = Embodiment(
     "hall",
-    (
-        Stream("x", Modality.STATE, (2,), channels("x y")),
-        Stream("cells", Modality.SYMBOL, (2, 2), cardinalities=(3, 2)),
-    ),
-    DiscreteActions(("left", "right")),
+    (Stream("cells", Modality.SYMBOL, (2, 2), cardinalities=(3, 1)),),
+    ContinuousActions(channels("dx", "1", -1, 1)),
     10,
 )
 
@@ -195,9 +192,19 @@ def test_cells_are_told_apart_by_their_symbols() -> None:
     np.testing.assert_allclose(np.stack(risk)[:5], 0, atol=0.1)
     np.testing.assert_allclose(risk[5], [0, 0, 1], atol=0.1)
     np.testing.assert_allclose(np.stack(risk)[6:], 1, atol=0.1)
-    pictures = dataclasses.replace(CORRIDOR, streams=(Stream("eye", Modality.IMAGE, (8, 8, 3)),))
-    with pytest.raises(PolysomaError, match="corridor: expected a body that senses numbers or symbols"):
-        DeadEndConfig(pictures)
+    pictures, one = Stream("eye", Modality.IMAGE, (8, 8, 3)), Stream("cell", Modality.SYMBOL, (1,), cardinalities=(1,))
+    for nothing in (pictures, one):
+        with pytest.raises(
+            PolysomaError, match=f"expected a body that senses numbers or symbols, it senses {nothing.name}"
+        ):
+            DeadEndConfig(dataclasses.replace(CORRIDOR, streams=(nothing,)))
+
+
+def test_symbols_beside_numbers_change_nothing() -> None:
+    beside = Stream("cell", Modality.SYMBOL, (2, 2), cardinalities=(3, 1))
+    senses = Senses.of(dataclasses.replace(CORRIDOR, streams=(beside, *LEDGE.streams)))
+    assert senses.numbers and senses.streams == ("x",) and senses.values == 1
+    np.testing.assert_array_equal(senses.of_frames({"x": np.ones((3, 1), np.float32)}), np.ones((3, 1)))
 
 
 def ledge_logs(seed: int) -> Outcomes:
@@ -356,13 +363,13 @@ def test_one_observation_is_judged_as_many_are(body: Embodiment, octaves: int) -
         rng = np.random.default_rng(seed)
         seen = {stream.name: rng.standard_normal(stream.shape).astype(np.float32) for stream in body.arrays}
         if body is HALL:
-            seen["cells"] = rng.integers([3, 2], size=(2, 2)).astype(np.uint8)
+            seen["cells"] = rng.integers([3, 1], size=(2, 2)).astype(np.uint8)
         state = torch.from_numpy(np.concatenate([part.reshape(-1) for part in seen.values()]).astype(np.float32))
-        plan = np.array([[0.2]], np.float32) if body is LEDGE else np.array([1])
+        plan = np.array([1]) if body is BODY else np.array([[0.2]], np.float32)
         found = judge.judge(seen, plan)
         with torch.inference_mode():
-            known = values(state[None], torch.from_numpy(plan)) if body is LEDGE else values(state[None])
-        if body is LEDGE:
+            known = values(state[None]) if body is BODY else values(state[None], torch.from_numpy(plan))
+        if body is not BODY:
             np.testing.assert_array_equal(found.actions, known[0])
             np.testing.assert_allclose(found.risk, known[1], atol=1e-4)
             nearest = judge.judge(seen, plan, float(found.risk[:9].min()) + 0.02)

@@ -101,7 +101,7 @@ def test_without_pairs_nothing_is_learnt(clips: Clips) -> None:
 def test_choices_and_numbers_are_judged_with_what_was_observed_after_them() -> None:
     model = RewardModel(RewardConfig(ARM, "go", 8, 1, 2))
     rng = np.random.default_rng(0)
-    seen = [{s.name: rng.normal(size=s.shape).astype(np.float32) for s in model.streams} for _ in range(5)]
+    seen = [{s.name: rng.normal(size=s.shape).astype(np.float32) for s in ARM.arrays} for _ in range(5)]
     actions = rng.uniform(-1, 1, (5, ARM.actions.size)).astype(np.float32)
     together = model.judge(seen, actions)
     alone = [model.judge([one], action[None])[0] for one, action in zip(seen, actions, strict=True)]

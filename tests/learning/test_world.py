@@ -29,6 +29,8 @@ from polysoma.embodiment import (
 )
 from polysoma.errors import PolysomaError
 from polysoma.evaluation.foresight import LAST, MEAN, MODEL, SHUFFLED, draw, foresight, read_logs
+from polysoma.learning import states
+from polysoma.learning.engine import Engine
 from polysoma.learning.method import Share
 from polysoma.learning.methods.world import WorldLearner, WorldLearning, engine_settings, learn
 from polysoma.nn.world import BINS, WorldNetwork, bins, divergence, symexp, symlog, two_hot_loss, two_hot_mean
@@ -229,11 +231,22 @@ def test_models_of_before_expect_what_they_expected(tmp_path: Path) -> None:
     assert torch.equal(first, second)
 
 
+def test_a_run_of_before_goes_on(tmp_path: Path) -> None:
+    data, settings = slides(tmp_path / "data", 4), WorldLearning(8, 1, 2)
+    torch.manual_seed(0)
+    model = WorldModel(WorldConfig(SLIDE, picture=8, width=16, octaves=0))
+    Engine(settings.build(model, read_logs(model, [data])), engine_settings(4)).run(tmp_path / "run", until=2)
+    files = {path.name: path.read_bytes() for path in (tmp_path / "run/training").iterdir() if path.name != states.SUMS}
+    told = json.loads(files["policy.json"])
+    del told["octaves"]
+    states.write(tmp_path / "run", files | {"policy.json": json.dumps(told).encode()})
+    again = world.load(learn([data], tmp_path / "run", 4, 16, 8, settings, resume=True))
+    assert again.config.octaves == 0
+
+
 def test_a_resumed_run_comes_to_the_same_bits(tmp_path: Path) -> None:
     data = walks(tmp_path / "walks")
     whole = learn([data], tmp_path / "whole", 6, 16, settings=SMALL)
-    from polysoma.learning.engine import Engine
-
     torch.manual_seed(0)
     model = WorldModel(WorldConfig(PUCK, width=16, rewarded=True))
     method = SMALL.build(model, read_logs(model, [data]), 0)

@@ -49,7 +49,7 @@ class GuardLearn:
     width: Annotated[int, within(1, 65_536)] = 128
     """Of the perceptrons."""
     octaves: Annotated[int, within(1, 16)] = 3
-    """Of the waves through which states are seen: more of them see smaller things, and need more logs. For a state of
+    """Of the waves through which numbers are seen: more of them see smaller things, and need more logs. For a state of
     many channels, 1."""
     seed: Seed = 0
     """Of all that is drawn at random."""

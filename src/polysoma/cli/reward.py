@@ -53,7 +53,7 @@ class RewardLearn:
     """
 
     data: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="LOGS")]
-    """Data sets of one body that senses numbers, of one instruction, of any known format."""
+    """Data sets of one body that senses numbers or symbols, of one instruction, of any known format."""
     pairs: Path | None = None
     """A file of pairs of their clips."""
     by: Literal["success", "return"] | None = None
@@ -143,8 +143,8 @@ class RewardRank:
     """
 
     data: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="LOGS")]
-    """Data sets of one body that senses numbers, of one instruction, of any known format. Episodes that were recorded
-    here are played again in their simulator; others are shown by their cameras, or as lines."""
+    """Data sets of one body that senses numbers or symbols, of one instruction, of any known format. Episodes that were
+    recorded here are played again in their simulator; others are shown by their cameras, or as lines."""
     pairs: RankedPairs = Path("pairs.jsonl")
     clip: ClipFrames = 0
     seed: Seed = 0

@@ -82,28 +82,32 @@ class Outcomes:
 
 @dataclass(frozen=True, eq=False)
 class Senses:
-    """What small networks see of a body: the numbers of its states, and of its symbols a 0 or 1 for each but the first
-    of an id.
+    """What small networks see of a body: the numbers of its states; or, of a body that senses none, a 0 or 1 for each
+    symbol but the first of an id.
 
     Attributes:
         streams: names of the streams, one after the other.
         names: n names, of channels; empty for symbols.
         place: int64 ``(n,)``, where each stands among the values of the streams, one after the other.
         symbol: float32 ``(n,)``, which symbol a 1 stands for; NaN for numbers.
+        values: how many values the streams hold.
+        numbers: whether these are numbers, and not symbols.
     """
 
     streams: tuple[str, ...]
     names: tuple[str, ...]
     place: np.ndarray
     symbol: np.ndarray
+    values: int
+    numbers: bool
 
     @staticmethod
     def of(body: Embodiment) -> Senses:
-        """Raises PolysomaError where the body senses neither numbers nor symbols."""
+        """Raises PolysomaError where the body senses neither numbers nor symbols that differ."""
+        senses = {stream.modality for stream in body.streams}
+        kind = Modality.STATE if Modality.STATE in senses else Modality.SYMBOL
         streams, names, places, symbols, before = [], list[str](), list[int](), list[float](), 0
-        for stream in body.streams:
-            if stream.modality not in (Modality.STATE, Modality.SYMBOL):
-                continue
+        for stream in (stream for stream in body.streams if stream.modality is kind):
             streams.append(stream.name)
             values = math.prod(stream.shape)
             # For each value: the symbols that it can be, or itself.
@@ -114,16 +118,14 @@ class Senses:
                 places += [before + value] * len(known)
                 symbols += known
             before += values
-        if not streams:
-            raise PolysomaError(f"{body.name}: expected a body that senses numbers or symbols, it has {body.arrays}")
-        return Senses(tuple(streams), tuple(names), np.array(places), np.array(symbols, np.float32))
+        if not places:
+            there = ", ".join(stream.name for stream in body.arrays)
+            raise PolysomaError(f"{body.name}: expected a body that senses numbers or symbols, it senses {there}")
+        place, symbol = np.array(places, np.int64), np.array(symbols, np.float32)
+        return Senses(tuple(streams), tuple(names), place, symbol, before, kind is Modality.STATE)
 
     def of_frames(self, observed: Mapping[str, Any]) -> np.ndarray:
         """What is seen of N frames: float32 ``(N, n)``, of streams ``(N, *shape)``."""
         parts = [np.asarray(observed[name]) for name in self.streams]
-        joined = np.concatenate([part.reshape(len(part), -1) for part in parts], 1).astype(np.float32)
-        numbers = np.isnan(self.symbol)
-        if numbers.all():
-            return joined
-        picked = joined[:, self.place]
-        return np.where(numbers, picked, picked == self.symbol).astype(np.float32)
+        joined = np.concatenate([part.reshape(len(part), -1) for part in parts], 1).astype(np.float32, copy=False)
+        return joined if self.numbers else (joined[:, self.place] == self.symbol).astype(np.float32)

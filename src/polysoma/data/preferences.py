@@ -92,7 +92,7 @@ class Clips:
     """The steps of data sets of one body and one instruction as rows, of which clips are parts.
 
     Args:
-        datasets: of one body that senses numbers.
+        datasets: of one body that senses numbers or symbols.
 
     Attributes:
         embodiment: the body.

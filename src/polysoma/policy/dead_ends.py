@@ -82,7 +82,7 @@ class DeadEndConfig:
         candidates: for actions that are numbers, how many others near the policy's are judged beside it.
         reach: how far these are from it, in parts of half the range: the standard deviation.
         remembered: observations of the logs that are kept to compare with; 0 for none.
-        octaves: of the waves through which states are seen: more of them see smaller things, and need more logs; 0 for
+        octaves: of the waves through which numbers are seen: more of them see smaller things, and need more logs; 0 for
             worlds of few states, where actions have values of their own.
     """
 
@@ -164,7 +164,6 @@ class DeadEnds(SmallPolicy):
     change: Tensor
     place: Tensor
     symbol: Tensor
-    waved: Tensor
     config: DeadEndConfig
 
     def __init__(self, config: DeadEndConfig, alarm: Alarm | None = None) -> None:
@@ -172,11 +171,10 @@ class DeadEnds(SmallPolicy):
         self.config, self.alarm, self.body = config, alarm, config.embodiment
         self.senses = Senses.of(self.body)
         inputs, actions = len(self.senses.place), self.body.actions
-        numbers = np.isnan(self.senses.symbol)
         for name, given in (("place", self.senses.place), ("symbol", self.senses.symbol)):
             self.register_buffer(name, torch.from_numpy(given), persistent=False)
         # Waves of what is 0 or 1 say no more than that.
-        self.register_buffer("waved", torch.from_numpy(np.flatnonzero(numbers)), persistent=False)
+        self.octaves = config.octaves if self.senses.numbers else 0
         self.register_buffer("mean", torch.zeros(inputs))
         self.register_buffer("scale", torch.ones(inputs))
         if config.remembered:
@@ -193,7 +191,7 @@ class DeadEnds(SmallPolicy):
         if config.octaves:
             self.register_buffer("change", torch.ones(inputs))
             self.model = perceptron(inputs + done, inputs, *size)
-            inputs, outputs = inputs + len(self.waved) * 2 * config.octaves, 1
+            inputs, outputs = inputs * (1 + 2 * self.octaves), 1
         elif not config.choices:  # What folders of before hold.
             self.ahead_negative, self.ahead_positive = (perceptron(inputs, 1, *size) for _ in range(2))
             inputs += done
@@ -229,7 +227,7 @@ class DeadEnds(SmallPolicy):
         """States ``(..., n)`` as the perceptrons that judge states see them: scaled, and ``2 * octaves`` waves for each
         number."""
         seen = self.seen(states)
-        return torch.cat([seen, waves(seen[..., self.waved], self.config.octaves, _SLOWEST)], -1)
+        return torch.cat([seen, waves(seen, self.octaves, _SLOWEST)], -1) if self.octaves else seen
 
     def after(self, states: Tensor, actions: Tensor | None = None) -> Tensor:
         """What follows states ``(B, n)``, as far as the model knows: after every choice, ``(B, choices, n)``, or after
@@ -282,12 +280,11 @@ class DeadEnds(SmallPolicy):
         """The fields of :class:`Judged`, without the actions where they are choices, and else without the chance.
 
         Args:
-            state: what the streams hold, one after the other, ``(1, values)``: as many as n without symbols.
+            state: what the streams hold, one after the other, ``(1, values)``; without symbols as many as n.
             plan: ``(span, A)``, in the body's units; None for choices.
         """
-        if len(self.waved) < len(self.place):
-            picked = state[:, self.place]
-            state = torch.where(self.symbol.isnan(), picked, (picked == self.symbol).float())
+        if not self.senses.numbers:
+            state = (state[:, self.place] == self.symbol).float()
         if plan is None:
             negative, positive = self.values(state)
             return -negative[0], positive[0], self.unlike(state)
@@ -361,8 +358,7 @@ class DeadEndJudge:
         if self._config.octaves:
             self._model = InNumpy([values.model])
             self._moved = values.change.numpy() / self._scale
-            self._waves = np.float32(_SLOWEST) * 2.0 ** np.arange(self._config.octaves, dtype=np.float32)
-            self._waved = values.waved.numpy()
+            self._waves = np.float32(_SLOWEST) * 2.0 ** np.arange(values.octaves, dtype=np.float32)
         if self._config.remembered:
             self._memory = values.memory.numpy().copy()
             self._squares = np.square(self._memory).sum(1)
@@ -416,8 +412,7 @@ class DeadEndJudge:
         if not self._config.octaves:
             return joined
         following = seen + self._moved * self._model(joined)[0]
-        waved = following if len(self._waved) == len(seen) else following[:, self._waved]
-        phases = (waved[..., None] * self._waves).reshape(len(joined), -1)
+        phases = (following[..., None] * self._waves).reshape(len(joined), -1)
         return np.concatenate([following, np.sin(phases), np.cos(phases)], -1)
 
     def _risk(self, looked_at: np.ndarray) -> np.ndarray:

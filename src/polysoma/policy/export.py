@@ -154,7 +154,7 @@ def export_guard(values: DeadEnds, path: Path) -> int:
         raise PolysomaError(f"exporting needs {error.name}, not installed here: run `{INSTALL}`") from error
     if values.alarm is None:
         raise PolysomaError(f"the guard of {values.body.name} has no threshold: calibrate it first")
-    example: tuple[Tensor, ...] = (torch.zeros(1, int(values.place.max()) + 1),)
+    example: tuple[Tensor, ...] = (torch.zeros(1, values.senses.values),)
     inputs, outputs = ["state"], ["risk", "chance", "unlike"]
     if not values.config.choices:
         example = (*example, torch.zeros(values.config.span, values.body.actions.size))

@@ -32,13 +32,13 @@ class RewardConfig:
     """What a learnt reward is of.
 
     Attributes:
-        embodiment: the body, which senses numbers.
+        embodiment: the body, which senses numbers or symbols.
         instruction: what it is told; the reward reads no words.
         width, depth: of the perceptrons.
         members: how many there are.
 
     Raises:
-        PolysomaError: a body that senses no numbers.
+        PolysomaError: a body that senses neither numbers nor symbols.
     """
 
     embodiment: Embodiment

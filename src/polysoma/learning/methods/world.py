@@ -8,7 +8,7 @@ came (overshooting, as in PlaNet, Hafner et al. 2019, arXiv 1811.04551, section 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal, Protocol
 
@@ -21,7 +21,7 @@ from polysoma.config import check, within
 from polysoma.data.dataset import Dataset
 from polysoma.data.sequences import Pieces, Rows, Sequences
 from polysoma.errors import PolysomaError
-from polysoma.learning import lineage
+from polysoma.learning import lineage, run_state, states
 from polysoma.learning.engine import Engine, Progress, Settings
 from polysoma.learning.method import Method, Metrics, Share
 from polysoma.learning.optimizers import AdamW
@@ -306,6 +306,10 @@ def learn(
     config = WorldConfig(
         datasets[0].embodiment, picture=picture, width=width, rewarded=rewarded, acts=settings.kind != "world"
     )
+    if resume and states.exists(out):
+        # A run of before there were octaves goes on without them.
+        begun = run_state.read_table(states.find(out, run_state.POLICY_FILE)[0] / run_state.POLICY_FILE)
+        config = replace(config, octaves=WorldConfig.from_json(begun).octaves)
     torch.manual_seed(seed)
     model = WorldModel(config)
     logs = Sequences(datasets, lambda seen: flat(config, seen), held_out)
