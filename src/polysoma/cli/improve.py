@@ -39,9 +39,9 @@ class Improve:
     because environments in the middle of episodes are not saved; runs take minutes.
 
     Examples:
-        polysoma improve generalist --tasks metaworld/pick-out-of-hole-v3 --controls --out runs/hole
-        polysoma improve generalist --tasks metaworld/soccer-v3 --minutes 20 --out runs/soccer
-        polysoma merge attach generalist metaworld=runs/hole/checkpoint --out runs/all
+        polysoma improve generalist --tasks metaworld/pick-out-of-hole-v3 --worse 1 --out runs/hole
+        polysoma improve generalist --tasks pointmaze/large --controls --out runs/maze
+        polysoma merge attach generalist pointmaze=runs/maze/checkpoint --out runs/all
     """
 
     checkpoint: CheckpointName
