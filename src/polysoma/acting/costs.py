@@ -95,7 +95,7 @@ def score_of(reward: RewardModel, place: Sequence[str], weight: float = 1.0) -> 
 def _states(body: Embodiment, place: Sequence[str], usual: Tensor) -> Callable[[Tensor], Tensor]:
     """Makes states ``(..., n)`` of places ``(..., places)``: all else is as usual, ``(n,)``."""
     every = Senses.of(body).names
-    if unknown := [name for name in place if name not in every]:
+    if unknown := [name for name in place if not name or name not in every]:
         raise PolysomaError(f"place: {body.name} has no channels {unknown}; it has {[name for name in every if name]}")
     # A row for each place, with a 1 where its number stands: products have gradients.
     where = torch.eye(len(every))[[every.index(name) for name in place]]
