@@ -1,13 +1,14 @@
 """Do bodies that the shipped weights never met gain from them? Each learns from a few demonstrations for equal minutes,
-from the weights and from nothing, and plays the same unseen worlds.
+from the weights and from nothing, and plays the same unseen worlds. Beside that stands what the weights do of
+themselves with a body whose channels are called as those of one that they know (polysoma.policy.kin).
 
     python benchmarks/newcomer.py
     python benchmarks/newcomer.py --bodies drawn-arm go2 --demonstrations 5 --seeds 1
 
-From the base is what `finetune` does by itself; for bodies with cameras that the base does not know, where that begins
-from nothing, it is LoRA with eyes of the body's own. Every cell is written as soon as it is there, and one that is
-there is not measured again. PushT needs ``pip install gym-pusht``. Leave the core alone meanwhile: how many steps fit
-into the minutes is rehearsed.
+From the base is LoRA, from nothing `--method small`: one of them is what `finetune` does by itself, and the table says
+which. With cameras that the base does not know, LoRA has eyes of the body's own. Every cell is written as soon as it is
+there, and one that is there is not measured again. PushT needs ``pip install gym-pusht``. Leave the core alone
+meanwhile: how many steps fit into the minutes is rehearsed.
 """
 
 from __future__ import annotations
@@ -27,17 +28,23 @@ from own_robot import FIRST_WORLD, HERE, demonstrations_of, played, total
 from polysoma.errors import PolysomaError
 from polysoma.evaluation.intervals import paired_difference
 from polysoma.learning.finetuning import recipe_for, within
+from polysoma.learning.preparation import prepare
 from polysoma.learning.run_state import learnt
 from polysoma.learning.training import train
 from polysoma.nn.precision import chosen, instruction_set
+from polysoma.policy.checkpoint import config_of, save
+from polysoma.policy.kin import begun_as
+from polysoma.simulators import embodiments, match_tasks
+from polysoma.task import body_of
 from results import cells_of, commit, difference, read, write
 
-BASE, NOTHING = "the base", "nothing"
-STARTS = (NOTHING, BASE)
+BASE, NOTHING, AS_IS = "the base", "nothing", "the base, which learns nothing"
+STARTS = (NOTHING, BASE, AS_IS)
 BODIES = {
     "go2": "go2/*",
     "drawn-arm": "drawn-arm/mark",
     "drawn-legs": "drawn-legs/*",
+    "drone-large": "drone-large/*",
     "two-blocks": "two-blocks/red-or-blue",
     "pusht": "pusht/push",
     "so101-small": "so101-small/*",
@@ -80,29 +87,41 @@ def main(
                     key = f"{body} from {start}, {count} demonstrations, {minutes:g} minutes, seed {seed}"
                     if key in cells:
                         continue
+                    if start == AS_IS and not _has_kin(body):
+                        continue
                     cell = {"body": body, "start": start, "demonstrations": count, "minutes": minutes, "seed": seed}
                     cells[key] = cell | _learnt(body, start, count, minutes, seed, worlds, work)
                     print(f"{key}: {total([cells[key]])}", flush=True)
                     write(name, {"first_world": FIRST_WORLD, "worlds": worlds, "cells": cells})
+    write(name, {"first_world": FIRST_WORLD, "worlds": worlds, "cells": cells})
+
+
+def _has_kin(body: str) -> bool:
+    (task, *_) = match_tasks(BODIES[body])
+    return bool(begun_as([embodiments()[body_of(task)]], config_of("generalist"))[body])
 
 
 def _learnt(body: str, start: str, count: int, minutes: float, seed: int, worlds: int, work: Path) -> dict[str, Any]:
     # As many demonstrations as the largest number asks for are recorded once: fewer are the first ones.
     data = demonstrations_of(BODIES[body], count, seed, work)
     usual = recipe_for("generalist", [str(data)], None, count, seed=seed)
-    by_default = bool(usual.init)
+    by_default = BASE if usual.init else NOTHING
     recipe = usual
-    if (start == BASE) != by_default:
-        method = "lora" if start == BASE else "small"
+    if start != by_default:
+        method = "small" if start == NOTHING else "lora"
         recipe = recipe_for("generalist", [str(data)], method, count, seed=seed)  # type: ignore[arg-type]
-    recipe, _ = within(recipe, 60 * minutes)
     run = work / "runs" / f"{body}-{start.replace(' ', '-')}-{count}-{minutes:g}-{seed}"
     shutil.rmtree(run, ignore_errors=True)
-    checkpoint = train(recipe, run)
+    if start == AS_IS:
+        folder, steps = run / "checkpoint", 0
+        save(prepare(recipe)[1], folder)
+    else:
+        folder = train(within(recipe, 60 * minutes)[0], run)
+        steps = learnt(run)[0]
     return {
-        "default": (start == BASE) == by_default,
-        "steps": learnt(run)[0],
-        "played": played(str(checkpoint), BODIES[body], worlds),
+        "default": start == by_default,
+        "steps": steps,
+        "played": played(str(folder), BODIES[body], worlds),
         "commit": commit(),
         "precision": chosen("cpu"),
         "instruction_set": instruction_set(),
@@ -116,30 +135,28 @@ def render(name: str = "newcomer") -> str:
     for cell in found["cells"].values():
         kind = (cell["body"], cell["demonstrations"], cell["minutes"])
         groups.setdefault(kind, {start: {} for start in STARTS})[cell["start"]][cell["seed"]] = cell
-    lines = ["| body | demonstrations, minutes | from nothing | from the base | the base adds | default |"]
-    lines.append("| --- |" + " --- |" * 5)
+    first_row = ("body", "demonstrations, minutes, trainings", *(f"from {start}" for start in (NOTHING, BASE)))
+    rows = [(*first_row, "the base adds", "as it is", "default"), ("---",) * 7]
     for (body, count, minutes), by_start in groups.items():
         own = {start: list(cells.values()) for start, cells in by_start.items()}
         both = sorted(by_start[NOTHING].keys() & by_start[BASE].keys())
         outcomes = {
             start: [bool(won) for seed in both for row in cells[seed]["played"].values() for won in row["outcomes"]]
             for start, cells in by_start.items()
+            if start != AS_IS
         }
         added = difference(paired_difference(outcomes[BASE], outcomes[NOTHING])) if both else ""
-        # Of the two starts one is the default.
-        first = next(cell for cells in own.values() for cell in cells)
-        default = first["start"] if first["default"] else next(start for start in STARTS if start != first["start"])
-        shares = " | ".join(total(own[start]) if own[start] else "" for start in STARTS)
-        lines.append(f"| {body} | {count}, {minutes:g} | {shares} | {added} | {default} |")
-    counts = sorted({len(cells) for by_start in groups.values() for cells in by_start.values()})
-    seeds = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+        default = next((start for start, cells in own.items() if any(cell["default"] for cell in cells)), "")
+        first, second, as_it_is = (total(own[start]) if own[start] else "" for start in STARTS)
+        rows.append((body, f"{count}, {minutes:g}, {len(both)}", first, second, added, as_it_is, default))
     return "\n".join(
         [
-            *lines,
+            *(f"| {' | '.join(row)} |" for row in rows),
             "",
-            f"Bodies that the shipped weights never met: {found['worlds']} unseen worlds of each task and seed of "
-            f"training, from seed {found['first_world']:,} on; 95 % intervals, what the base adds in pairs; default is "
-            f"what `finetune` does by itself. Trainings of each cell: {seeds} (`{found['command']}`).",
+            f"Bodies that the shipped weights never met: {found['worlds']} unseen worlds of each task and training, "
+            f"from seed {found['first_world']:,} on; 95 % intervals, what the base adds in pairs; as it is: the "
+            "weights, which learnt nothing but means and spreads of these demonstrations; default is what `finetune` "
+            f"does by itself (`{found['command']}`).",
             "",
         ]
     )

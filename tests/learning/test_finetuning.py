@@ -19,8 +19,9 @@ from polysoma.data.writer import DatasetWriter
 from polysoma.errors import PolysomaError
 from polysoma.learning import lineage, run_state
 from polysoma.learning.engine import Best
-from polysoma.learning.finetuning import recipe_for, with_steps
+from polysoma.learning.finetuning import LEARNING_RATES, recipe_for, with_steps
 from polysoma.learning.methods.imitation import Imitating
+from polysoma.learning.preparation import prepare
 from polysoma.learning.training import recipe_of_run, rehearse, train
 from polysoma.nn.heads import HeadConfig
 from polysoma.nn.images import ImageConfig
@@ -279,21 +280,60 @@ def test_new_cameras_get_eyes_that_learn(base: Path, datasets: dict[str, Path], 
         recipe_for(str(base), [data], "small", keep=[str(datasets["grid"])])
 
 
-def test_eyes_of_its_own_leave_those_of_the_base(
-    sources: dict[str, Source], datasets: dict[str, Path], tmp_path: Path
+def test_a_new_body_begins_as_one_whose_channels_are_called_alike(
+    sources: dict[str, Source], base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    body = dataclasses.replace(SEEN_ARM, name="newcomer", body="newcomer")
+    """And from nothing where the base knows none."""
+    other = dataclasses.replace(ARM, name="other", body="other", rate_hz=20)
+    with DatasetWriter(tmp_path / "other", other) as writer:
+        for seed in range(4):
+            writer.add(make_episode(other, 6, seed))
+    data = [str(tmp_path / "other")]
+    checkpoint.save(make_policy(sources), tmp_path / "arms")
+    recipe = recipe_for(str(tmp_path / "arms"), data, None)
+    assert recipe.adaptation is not None and recipe.adaptation.method == "lora" and not recipe.gated
+    assert recipe.optimizer.learning_rate == pytest.approx(0.1 * LEARNING_RATES["lora"])
+    command = ["finetune", str(tmp_path / "arms"), "--data", *data, "--steps", "1", "--out", str(tmp_path / "run")]
+    main([*command, "--no-check"])
+    assert "other begins as arm, whose channels are called alike" in capsys.readouterr().out
+    # It looks as far ahead as the arm, of which an action takes twice as long.
+    policy = checkpoint.load(tmp_path / "run" / "checkpoint")
+    assert policy.horizon("other").chunk == 2 * HORIZONS["arm"].chunk
+    # What goes on with it is as gentle.
+    again = recipe_for(str(tmp_path / "run" / "checkpoint"), data, None)
+    assert again.optimizer.learning_rate == recipe.optimizer.learning_rate
+    alone = recipe_for(str(base), data, None)
+    assert not alone.init and alone.gated == ("other",)
+
+
+@pytest.mark.parametrize("camera", ["side", "front"])
+def test_eyes_of_its_own_leave_those_of_the_base(
+    camera: str, sources: dict[str, Source], datasets: dict[str, Path], tmp_path: Path
+) -> None:
+    """They are new for a new camera, and begin as the base's for one that is called alike."""
+    known = SEEN_ARM.stream("front")
+    streams = tuple(dataclasses.replace(s, name=camera) if s is known else s for s in SEEN_ARM.streams)
+    body = dataclasses.replace(SEEN_ARM, name="newcomer", body="newcomer", streams=streams)
     with DatasetWriter(tmp_path / "newcomer", body) as writer:
         for seed in range(4):
             writer.add(make_episode(body, 6, seed))
     checkpoint.save(make_policy(sources, (SEEN_ARM,)), tmp_path / "seeing")
     windows = gather(Dataset(datasets["arm-pixels"]), np.arange(4), np.zeros(4, int), HORIZONS["arm-pixels"])
     expected = checkpoint.load(tmp_path / "seeing").predict(windows)
-    recipe = recipe_for(str(tmp_path / "seeing"), [str(tmp_path / "newcomer")], "lora")
+    data = [str(tmp_path / "newcomer")]
+    assert bool(recipe_for(str(tmp_path / "seeing"), data, None).init) == (camera == "front")
+    recipe = recipe_for(str(tmp_path / "seeing"), data, "lora")
+    _, begins = prepare(recipe)
     made = train(with_steps(recipe, 2), tmp_path / "run")
     policy, adapted = checkpoint.load_all([tmp_path / "seeing", made])
     assert torch.equal(policy.predict(windows), expected)
-    assert policy.config.images.reduction == "grid" and adapted.config.images.reduction == "points"
+    assert policy.config.images.reduction == "grid"
+    assert adapted.config.images.reduction == ("grid" if camera == "front" else "points")
+    assert adapted.eyes() and adapted.eyes() <= adapted.own().keys()
+    theirs, mine, learnt = (one.state_dict() for one in (policy, begins, adapted))
+    if camera == "front":
+        assert all(torch.equal(mine[name], theirs[name]) for name in policy.eyes())
+        assert not torch.equal(learnt["images.patches.weight"], theirs["images.patches.weight"])
     assert adapted.agent("newcomer", "go").act(observe(body)).shape == (2,)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -76,6 +77,9 @@ def _tell(body: Embodiment) -> None:
     say(f"{body.name}, {body.rate_hz:g} Hz")
     for stream in body.streams:
         say(f"  senses {stream.name}: {stream.modality} {'x'.join(map(str, stream.shape))}".rstrip())
+        for unit, channels in itertools.groupby(stream.channels, key=lambda channel: channel.unit):
+            names = ", ".join(channel.name for channel in channels)
+            say(f"    {names} ({unit})" if unit != "1" else f"    {names}")
     if isinstance(body.actions, ContinuousActions):
         for channel in body.actions.channels:
             say(f"  moves {channel.name}: {channel.low:g} to {channel.high:g} {channel.unit}")

@@ -209,6 +209,8 @@ class Finetune:
             f"{cost.seconds:.2f} s, {steps * cost.seconds / 60:.1f} minutes; {cost.memory / 1e9:.1f} GB of memory, "
             f"{cost.stored / 1e6:.1f} MB stored"
         )
+        for name, kin in cost.kin.items():
+            say(f"{name} begins as {kin}, whose channels are called alike")
         if recipe.images is not None:
             say(f"pictures: {_EYES[recipe.images.reduction]}")
         say(f"parameters that learn: {_counted(cost.learning)}; that stay as they are: {_counted(cost.frozen)}")

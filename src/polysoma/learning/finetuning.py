@@ -14,7 +14,7 @@ import torch
 
 from polysoma.data.mixture import Source, open_sources
 from polysoma.data.source import old_horizon
-from polysoma.embodiment import ContinuousActions
+from polysoma.embodiment import ContinuousActions, Embodiment
 from polysoma.errors import PolysomaError
 from polysoma.learning import horizons, lineage, states
 from polysoma.learning.augmentation import augmented
@@ -32,12 +32,16 @@ from polysoma.nn.heads import HeadConfig
 from polysoma.policy import checkpoint
 from polysoma.policy.adaptation import Adaptation
 from polysoma.policy.config import PolicyConfig
+from polysoma.policy.kin import begun_as
 from polysoma.policy.methods import AdaptationMethod, FinetuningMethod, OptimizerKind
 
 LEARNING_RATES: dict[str, float] = {
     "full": 6e-4, "lora": 2e-3, "head": 4e-3, "prompt": 5e-3, "adapter": 2e-3, "small": 1e-3,
 }  # fmt: skip
 """Peaks, found on development seeds (docs/finetuning.md)."""
+
+GENTLY = 0.1
+"""Of these peaks, where new bodies begin as what the base knows (:mod:`polysoma.policy.kin`), which is soon lost."""
 
 META_LEARNING_RATE = 2e-3
 """Peak of what moves the start in meta-learning."""
@@ -85,8 +89,9 @@ def recipe_for(
         data: data sets, all of whose bodies are learnt.
         method: ``"full"`` trains all weights; ``"small"`` a network of the bodies' own, from nothing; the others are
             those of :class:`~polysoma.policy.adaptation.Adaptation`. None continues an adaptation by its own method,
-            takes ``"small"`` for bodies with cameras that the base does not know, ``"full"`` where the base knows
-            no other bodies than these, and ``"lora"`` for all else.
+            takes ``"small"`` for bodies that the base knows neither themselves nor by their kin with the same cameras
+            (:mod:`polysoma.policy.kin`), ``"full"`` where the base knows no other bodies than these, and ``"lora"``
+            for all else.
         demonstrations: of each task that are used; 0 for all.
         held_out: the fraction of the episodes on which the best checkpoint is chosen; 0 learns from all and keeps the
             last checkpoint. None takes a tenth where each body has at least 50 episodes, and else 0: what one or two
@@ -116,11 +121,15 @@ def recipe_for(
     sources = open_sources(folders, {}, {}, skip_damaged=skip_damaged)
     known = {body.name for body in config.embodiments}
     new = [source for source in sources if source.embodiment.name not in known]
-    unseen = any(cameras(source.embodiment) for source in new)
+    # An adaptation that goes on began so, too.
+    trunk = config if there is None else checkpoint.config_of(there.base)
+    kin = begun_as([source.embodiment for source in sources], trunk)
+    unseen = any(_looks_anew(source.embodiment, kin.get(source.embodiment.name)) for source in new)
+    strange = unseen or None in kin.values()
     if method is None:
         # A checkpoint of these bodies alone has nothing to lose.
         alone = known <= {source.embodiment.name for source in sources}
-        method = there.method if there is not None else "small" if unseen else "full" if alone else "lora"
+        method = there.method if there is not None else "small" if strange else "full" if alone else "lora"
         rank, tokens = (rank, tokens) if there is None else (there.rank, there.tokens)
     if method not in get_args(FinetuningMethod):
         raise PolysomaError(f"method: expected one of {', '.join(get_args(FinetuningMethod))}, got {method!r}")
@@ -133,7 +142,7 @@ def recipe_for(
         gated = [source for source in sources if _continues(source) and (head is None or head.kind == "l1")]
     else:
         may = config.adapters == "linear" and config.head.kind == "l1"
-        gated = [source for source in new if may and _continues(source)]
+        gated = [source for source in new if may and _continues(source) and not _keeps(source, kin, config)]
     # An adaptation that goes on keeps the eyes that it has.
     begins = method == "small" or (method != "full" and unseen and there is None)
     looked = eyes_for(sources, eyes) if begins else None
@@ -181,7 +190,11 @@ def recipe_for(
     folders += [folder for folder in kept if folder not in folders]
     adaptation = None
     if method != "full" and method != "small":
-        adaptation = Adaptation(method, rank, tokens, eyes=there.eyes if there is not None else unseen)
+        eyes_learn = any(cameras(source.embodiment) for source in new) if there is None else there.eyes
+        adaptation = Adaptation(method, rank, tokens, eyes=eyes_learn)
+    rate = LEARNING_RATES[method]
+    if kin and not strange and method != "small":
+        rate *= GENTLY
     return Recipe(
         data=tuple(map(str, folders)),
         bodies=bodies,
@@ -195,9 +208,20 @@ def recipe_for(
         demonstrations=demonstrations,
         held_out=held_out,
         skip_damaged=skip_damaged,
-        optimizer=_optimizer(optimizer, LEARNING_RATES[method] if learning_rate is None else learning_rate),
+        optimizer=_optimizer(optimizer, rate if learning_rate is None else learning_rate),
         seed=seed,
     )
+
+
+def _looks_anew(body: Embodiment, kin: Embodiment | None) -> bool:
+    """Whether a body has cameras through which the one that it begins as does not look."""
+    return not {*cameras(body)} <= {*cameras(kin)} if kin is not None else bool(cameras(body))
+
+
+def _keeps(source: Source, kin: dict[str, Embodiment | None], config: PolicyConfig) -> bool:
+    """Whether a body begins with a head that has no gate."""
+    like = kin.get(source.embodiment.name)
+    return like is not None and like.body not in config.gated
 
 
 def _optimizer(kind: OptimizerKind, rate: float) -> AdamW | ScheduleFree:

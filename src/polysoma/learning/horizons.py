@@ -10,13 +10,15 @@ from polysoma.errors import PolysomaError
 from polysoma.horizon import Horizon
 from polysoma.learning.bodies import BodyRecipe
 from polysoma.policy.config import PolicyConfig
+from polysoma.policy.kin import begun_as
 
 
 def resolve(
     body: Embodiment, recipe: BodyRecipe, start: PolicyConfig | None, old: Horizon | None, resumed: bool = False
 ) -> Horizon:
     """What the recipe says; what it does not say is as in the first of these that knows the body: the policy to start
-    from, the simulator's family, a data set of the first format, the default for its rate.
+    from, the simulator's family, a data set of the first format, the policy's body that it begins as
+    (:mod:`polysoma.policy.kin`), the default for its rate.
 
     Args:
         body: the body.
@@ -30,6 +32,7 @@ def resolve(
     """
     known = None if start is None else start.horizons.get(body.name)
     found = known or simulators.recommended_horizon(body.name) or old
+    found = found or (None if start is None else _of_kin(body, start))
     found = found or Horizon.default(body.rate_hz, isinstance(body.actions, DiscreteActions))
     said = {field.name: getattr(recipe, field.name) for field in dataclasses.fields(Horizon)}
     wanted = dataclasses.replace(found, **{name: value for name, value in said.items() if value is not None})
@@ -43,3 +46,12 @@ def resolve(
             "its base, or leave chunk, history and previous_action out"
         )
     return wanted
+
+
+def _of_kin(body: Embodiment, start: PolicyConfig) -> Horizon | None:
+    """How the policy looks at the body that this one begins as, with chunks of as many seconds."""
+    kin = begun_as((body,), start).get(body.name)
+    if kin is None:
+        return None
+    looks = start.horizons[kin.name]
+    return dataclasses.replace(looks, chunk=max(1, round(looks.chunk * body.rate_hz / kin.rate_hz)))

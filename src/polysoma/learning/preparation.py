@@ -29,10 +29,15 @@ from polysoma.patterns import matching
 from polysoma.policy import checkpoint
 from polysoma.policy.config import PolicyConfig
 from polysoma.policy.edits import adapt, extend
+from polysoma.policy.kin import begun_as, shrunk
 from polysoma.policy.network import Role
 from polysoma.policy.policy import Policy
 from polysoma.task import body_of
 from polysoma.text import some
+
+_TRUSTED = 10
+"""Episodes of a new body whose means and spreads count as much as those of its kin. With those of ten episodes alone
+the weights of a known quadruped moved another one as told in 43 of 64 episodes, with half and half in 62."""
 
 
 def prepare(recipe: Recipe) -> tuple[list[Source], Policy]:
@@ -223,6 +228,14 @@ def sources_for(
     return [learnt for learnt, _ in pairs], [apart for _, apart in pairs if apart is not None]
 
 
+def kin(recipe: Recipe, sources: Sequence[Source]) -> dict[str, str]:
+    """Which bodies begin as one that the recipe's ``init`` knows, and as which, by their names."""
+    if not recipe.init:
+        return {}
+    found = begun_as([source.embodiment for source in sources], checkpoint.config_of(recipe.init))
+    return {name: body.name for name, body in found.items() if body is not None}
+
+
 def policy_for(recipe: Recipe, sources: list[Source], training: Path | None) -> Policy:
     """That of a run to resume; or one for these sources, which starts from the recipe's ``init`` where there is one."""
     if training is not None:
@@ -269,7 +282,11 @@ def _policy_for(recipe: Recipe, sources: list[Source]) -> Policy:
     if recipe.init:
         start = checkpoint.load_for_training(recipe.init)
         known = {body.name for body in start.config.embodiments} - set(recipe.renewed)
-        new = {name: source.statistics() for source in sources if (name := source.embodiment.name) not in known}
+        new = {
+            name: _statistics(source, start.config)
+            for source in sources
+            if (name := source.embodiment.name) not in known
+        }
         offsets = _offsets_anew(start.config, sources) | offsets
         for name, statistics in offsets.items():
             new[name] = {**new.get(name, {}), **statistics}
@@ -305,6 +322,16 @@ def _policy_for(recipe: Recipe, sources: list[Source]) -> Policy:
     if isinstance(policy.images, ImageTokenizer) and policy.images.backbone is not None:
         policy.images.backbone.load_imagenet()
     return policy
+
+
+def _statistics(source: Source, start: PolicyConfig) -> dict[str, Statistics]:
+    """Of a body that is new to the policy to start from."""
+    own, body = source.statistics(), source.embodiment
+    kin = begun_as((body,), start).get(body.name)
+    if kin is None:
+        return own
+    share = source.episodes / (source.episodes + _TRUSTED)
+    return shrunk(own, body, start.statistics[kin.name], kin, share)
 
 
 def _adapted(

@@ -129,6 +129,7 @@ class Rehearsal:
         learning, frozen: how many parameters of each part of the policy are trained, and how many stay as they are.
         stored: bytes of the checkpoint.
         once: seconds of looking at pictures that are looked at once (:mod:`polysoma.learning.looking`).
+        kin: the names of bodies that begin as a known one, to the name of that (:mod:`polysoma.policy.kin`).
     """
 
     seconds: float
@@ -137,6 +138,7 @@ class Rehearsal:
     frozen: dict[str, int]
     stored: int
     once: float = 0.0
+    kin: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 def rehearse(recipe: Recipe, steps: int = 4) -> Rehearsal:
@@ -165,7 +167,8 @@ def rehearse(recipe: Recipe, steps: int = 4) -> Rehearsal:
     each = torch.tensor([min(times[1:] or times), sum(one.left(episodes) for one, episodes in seen)])
     # All processes must plan alike.
     seconds, once = cast(torch.Tensor, accelerator.reduce(each.to(accelerator.device), "mean")).tolist()
-    return Rehearsal(seconds, memory, counts[True], counts[False], stored, once)
+    kin = preparation.kin(recipe, sources)
+    return Rehearsal(seconds, memory, counts[True], counts[False], stored, once, kin)
 
 
 def recipe_of_run(out: Path, precision: Wanted = "auto") -> Recipe:

@@ -18,6 +18,7 @@ from polysoma.nn.images import ImageConfig
 from polysoma.nn.words import MOST_WORDS, lacking
 from polysoma.policy.adaptation import Adaptation, share, shared_names
 from polysoma.policy.config import PolicyConfig
+from polysoma.policy.kin import begun_as, take_over
 from polysoma.policy.policy import Policy
 
 
@@ -36,8 +37,9 @@ def extend(
 ) -> Policy:
     """A policy that also knows these bodies and words, with all the weights that the given one has and that still fit.
 
-    Bodies that are known already keep their own statistics. What is new starts at random. Adaptations that are attached
-    stay attached for bodies that are not among ``embodiments``: those learn with the new policy's own weights.
+    Bodies that are known already keep their own statistics. A new body begins as the known one whose channels are
+    called alike (:mod:`polysoma.policy.kin`); what else is new starts at random. Adaptations that are attached stay
+    attached for bodies that are not among ``embodiments``: those learn with the new policy's own weights.
 
     Args:
         policy: that is extended.
@@ -116,6 +118,9 @@ def extend(
         if name in own and own[name].shape == value.shape and name not in renewed_heads
     }
     fresh.load_state_dict(own | fitting)
+    for name, kin in begun_as(embodiments, old).items():
+        if kin is not None:
+            take_over(fresh, fresh.embodiment(name), policy, kin)
     if lost := sorted(old.corrections.keys() & learnt):
         warnings.warn(f"what reward taught {', '.join(lost)} is left out of what learns on", PolysomaWarning, 2)
     for name, adaptation in policy.adaptations.items():
