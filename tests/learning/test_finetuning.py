@@ -16,6 +16,7 @@ from polysoma.data.dataset import Dataset
 from polysoma.data.mixture import Source, open_sources
 from polysoma.data.windows import gather
 from polysoma.data.writer import DatasetWriter
+from polysoma.embodiment import ContinuousActions, channels
 from polysoma.errors import PolysomaError
 from polysoma.learning import lineage, run_state
 from polysoma.learning.engine import Best
@@ -306,34 +307,37 @@ def test_a_new_body_begins_as_one_whose_channels_are_called_alike(
     assert not alone.init and alone.gated == ("other",)
 
 
-@pytest.mark.parametrize("camera", ["side", "front"])
+@pytest.mark.parametrize("commands", ["dx dy", "turn lift"])
 def test_eyes_of_its_own_leave_those_of_the_base(
-    camera: str, sources: dict[str, Source], datasets: dict[str, Path], tmp_path: Path
+    commands: str, sources: dict[str, Source], datasets: dict[str, Path], tmp_path: Path
 ) -> None:
-    """They are new for a new camera, and begin as the base's for one that is called alike."""
+    """They begin as the base's for a body that begins as one of the base's, and are new for others."""
+    actions = ContinuousActions(channels(commands, "m/s", -1, 1))
     known = SEEN_ARM.stream("front")
-    streams = tuple(dataclasses.replace(s, name=camera) if s is known else s for s in SEEN_ARM.streams)
-    body = dataclasses.replace(SEEN_ARM, name="newcomer", body="newcomer", streams=streams)
+    streams = tuple(dataclasses.replace(s, name="side") if s is known else s for s in SEEN_ARM.streams)
+    body = dataclasses.replace(SEEN_ARM, name="newcomer", body="newcomer", streams=streams, actions=actions)
     with DatasetWriter(tmp_path / "newcomer", body) as writer:
         for seed in range(4):
             writer.add(make_episode(body, 6, seed))
+    base, data = str(tmp_path / "seeing"), [str(tmp_path / "newcomer")]
     checkpoint.save(make_policy(sources, (SEEN_ARM,)), tmp_path / "seeing")
     windows = gather(Dataset(datasets["arm-pixels"]), np.arange(4), np.zeros(4, int), HORIZONS["arm-pixels"])
-    expected = checkpoint.load(tmp_path / "seeing").predict(windows)
-    data = [str(tmp_path / "newcomer")]
-    assert bool(recipe_for(str(tmp_path / "seeing"), data, None).init) == (camera == "front")
-    recipe = recipe_for(str(tmp_path / "seeing"), data, "lora")
+    expected = checkpoint.load(base).predict(windows)
+    alike = commands == "dx dy"
+    assert bool(recipe_for(base, data, None).init) == alike
+    recipe = recipe_for(base, data, "lora")
     _, begins = prepare(recipe)
-    made = train(with_steps(recipe, 2), tmp_path / "run")
-    policy, adapted = checkpoint.load_all([tmp_path / "seeing", made])
+    policy, adapted = checkpoint.load_all([base, train(with_steps(recipe, 2), tmp_path / "run")])
     assert torch.equal(policy.predict(windows), expected)
     assert policy.config.images.reduction == "grid"
-    assert adapted.config.images.reduction == ("grid" if camera == "front" else "points")
+    assert adapted.config.images.reduction == ("grid" if alike else "points")
     assert adapted.eyes() and adapted.eyes() <= adapted.own().keys()
-    theirs, mine, learnt = (one.state_dict() for one in (policy, begins, adapted))
-    if camera == "front":
-        assert all(torch.equal(mine[name], theirs[name]) for name in policy.eyes())
-        assert not torch.equal(learnt["images.patches.weight"], theirs["images.patches.weight"])
+    if alike:
+        theirs, mine, learnt = (one.images.state_dict() for one in (policy, begins, adapted) if one.images is not None)
+        assert all(torch.equal(mine[name], value) for name, value in theirs.items() if "front" not in name)
+        assert not torch.equal(learnt["patches.weight"], theirs["patches.weight"])
+        # Eyes that are asked for are new.
+        assert recipe_for(base, data, "lora", eyes="points").images == ImageConfig(reduction="points")
     assert adapted.agent("newcomer", "go").act(observe(body)).shape == (2,)
 
 

@@ -89,7 +89,7 @@ def recipe_for(
         data: data sets, all of whose bodies are learnt.
         method: ``"full"`` trains all weights; ``"small"`` a network of the bodies' own, from nothing; the others are
             those of :class:`~polysoma.policy.adaptation.Adaptation`. None continues an adaptation by its own method,
-            takes ``"small"`` for bodies that the base knows neither themselves nor by their kin with the same cameras
+            takes ``"small"`` for bodies that the base knows neither themselves nor by their kin
             (:mod:`polysoma.policy.kin`), ``"full"`` where the base knows no other bodies than these, and ``"lora"``
             for all else.
         demonstrations: of each task that are used; 0 for all.
@@ -124,8 +124,10 @@ def recipe_for(
     # An adaptation that goes on began so, too.
     trunk = config if there is None else checkpoint.config_of(there.base)
     kin = begun_as([source.embodiment for source in sources], trunk)
-    unseen = any(_looks_anew(source.embodiment, kin.get(source.embodiment.name)) for source in new)
-    strange = unseen or None in kin.values()
+    watching = any(cameras(source.embodiment) for source in new)
+    # Who begins as another looks with its eyes, if none are asked for.
+    strange = None in kin.values() or (watching and eyes != "auto")
+    unseen = watching and strange
     if method is None:
         # A checkpoint of these bodies alone has nothing to lose.
         alone = known <= {source.embodiment.name for source in sources}
@@ -190,8 +192,7 @@ def recipe_for(
     folders += [folder for folder in kept if folder not in folders]
     adaptation = None
     if method != "full" and method != "small":
-        eyes_learn = any(cameras(source.embodiment) for source in new) if there is None else there.eyes
-        adaptation = Adaptation(method, rank, tokens, eyes=eyes_learn)
+        adaptation = Adaptation(method, rank, tokens, eyes=watching if there is None else there.eyes)
     rate = LEARNING_RATES[method]
     if kin and not strange and method != "small":
         rate *= GENTLY
@@ -211,11 +212,6 @@ def recipe_for(
         optimizer=_optimizer(optimizer, rate if learning_rate is None else learning_rate),
         seed=seed,
     )
-
-
-def _looks_anew(body: Embodiment, kin: Embodiment | None) -> bool:
-    """Whether a body has cameras through which the one that it begins as does not look."""
-    return not {*cameras(body)} <= {*cameras(kin)} if kin is not None else bool(cameras(body))
 
 
 def _keeps(source: Source, kin: dict[str, Embodiment | None], config: PolicyConfig) -> bool:
