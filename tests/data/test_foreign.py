@@ -16,6 +16,7 @@ import pytest
 
 from conftest import ROOT
 from make_lerobot import LENGTHS, NAMES, TASKS, changed, numbers, pictures, write_v2, write_v3
+from polysoma.cli import main
 from polysoma.data.cache import caches
 from polysoma.data.convert import convert
 from polysoma.data.dataset import Dataset
@@ -317,28 +318,32 @@ def test_a_page_shows_pictures_numbers_and_what_is_missing(tmp_path: Path) -> No
         view(root, tmp_path / "page.html", [7])
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "polysoma", *arguments], capture_output=True, text=True, check=False)
+def test_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def run(*arguments: str) -> tuple[int, str, str]:
+        code = 0
+        try:
+            main(list(arguments))
+        except SystemExit as done:
+            code = int(done.code or 0)
+        return code, *capsys.readouterr()
 
-
-def test_commands(tmp_path: Path) -> None:
     root = write_v3(tmp_path / "set")
-    told = run("data", "info", str(root))
-    assert told.returncode == 0 and "3 episodes, 23 frames" in told.stdout and "test-arm" in told.stdout
-    assert run("data", "schema", str(root)).returncode == 0 and schema_path(root).exists()
-    again = run("data", "schema", str(root))
-    assert again.returncode == 1 and "--force" in again.stderr
-    assert "3 episodes written" in run("data", "convert", str(root), str(tmp_path / "out")).stdout
-    assert run("data", "view", str(root), "--out", str(tmp_path / "v.html"), "--episodes", "1").returncode == 0
-    assert run("doctor", str(tmp_path / "out")).returncode == 0
+    code, told, _ = run("data", "info", str(root))
+    assert code == 0 and "3 episodes, 23 frames" in told and "test-arm" in told
+    assert run("data", "schema", str(root))[0] == 0 and schema_path(root).exists()
+    code, _, wrong = run("data", "schema", str(root))
+    assert code == 1 and "--force" in wrong
+    assert "3 episodes written" in run("data", "convert", str(root), str(tmp_path / "out"))[1]
+    assert run("data", "view", str(root), "--out", str(tmp_path / "v.html"), "--episodes", "1")[0] == 0
+    assert run("doctor", str(tmp_path / "out"))[0] == 0
     changed(root, total_frames=1)
-    broken = run("doctor", str(root), "--json")
-    assert broken.returncode == 1 and json.loads(broken.stdout)["problems"][0]["severity"] == "error"
-    assert "of 100 GB" in run("data", "cache", "--clear").stdout
-    listing = run("data")
-    assert listing.returncode == 0 and "data convert" in listing.stdout
-    wrong = run("data", "infos")
-    assert wrong.returncode == 2 and "no command 'data infos'" in wrong.stderr
+    code, told, _ = run("doctor", str(root), "--json")
+    assert code == 1 and json.loads(told)["problems"][0]["severity"] == "error"
+    assert "of 100 GB" in run("data", "cache", "--clear")[1]
+    code, told, _ = run("data")
+    assert code == 0 and "data convert" in told
+    code, _, wrong = run("data", "infos")
+    assert code == 2 and "no command 'data infos'" in wrong
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="needs the real recordings in shared/data beside the repository")

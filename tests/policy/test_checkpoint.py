@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import random
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -115,7 +116,8 @@ def test_hostile_checkpoints_are_refused_in_one_line(tmp_path: Path) -> None:
         checkpoint.load(tmp_path / "origin" / name)
     variants = make_hostile.variants(tmp_path / "origin")
     assert len(variants) >= 1000
-    for number, (name, write) in enumerate(variants):
+    # A fifth of them: benchmarks/hostile.py tries all.
+    for number, (name, write) in enumerate(random.Random(0).sample(variants, len(variants) // 5)):
         folder = write(tmp_path / str(number))
         try:
             checkpoint.load(folder)

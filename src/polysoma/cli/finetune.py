@@ -38,8 +38,8 @@ _RESUMED = ("out", "resume", "tracker", "skip_damaged", "device", "precision", "
 class Finetune:
     """Fine-tunes a checkpoint on demonstrations of a body, known or new. The checkpoint itself is never changed.
 
-    Says first what it will cost: time, memory, the size of what is stored. A body with cameras that the checkpoint does
-    not know gets a small network of its own; all other methods but full store a small file beside the base, which
+    Says first what it will cost: time, memory, the size of what is stored. A body that is like none that the checkpoint
+    knows gets a small network of its own; all other methods but full store a small file beside the base, which
     computes the same bits as ever. Killed, it continues with --resume.
 
     Examples:
@@ -60,9 +60,9 @@ class Finetune:
     method: FinetuningMethod | None = None
     """full: all weights; lora: low-rank matrices in the trunk; adapter: bottlenecks in the trunk; head: what the body
     has of its own alone (which weights learn; of what kind its head is, --head says); prompt: tokens before the words;
-    small: a small network of the body's own, from nothing. By default small for a body whose cameras the checkpoint
-    does not know, full for a checkpoint of these bodies alone, and otherwise lora, or that of an adaptation to be
-    continued."""
+    small: a small network of the body's own, from nothing. By default lora for bodies that the checkpoint knows, or that
+    begin as one that it knows, as their channels are called alike; small for others; full for a checkpoint of these
+    bodies alone; and that of an adaptation to be continued."""
     out: Path = Path("runs/finetuned")
     """Folder of the run; out/checkpoint is what comes of it."""
     minutes: Annotated[float, within(0, 10**6, above=True)] = 10.0
