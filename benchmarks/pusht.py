@@ -33,11 +33,11 @@ from results import cells_of, commit, computed_in, difference, read, write
 TASK, EXPERT = "pusht/push", "the expert"
 WAYS: dict[str, tuple[FinetuningMethod | None, HeadConfig | None]] = {
     EXPERT: (None, None),
-    "`finetune`": (None, None),
+    "`--method lora`": ("lora", None),
     "`--method small`": ("small", None),
     "`--method small --head flow`": ("small", HeadConfig("flow")),
 }
-"""By how they are called, the methods of `finetune` and their heads; None is the default."""
+"""By how they are called, the methods of `finetune` and their heads; None is the usual one."""
 
 
 def main(

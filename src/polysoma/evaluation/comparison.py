@@ -255,7 +255,10 @@ def _recipe(comparison: Comparison, tried: _Try) -> Recipe:
     # Nothing is known that could be lost, so it may learn faster.
     recipe = recipe_for(comparison.base, [comparison.data], "full", count, learning_rate=2 * LEARNING_RATES["full"])
     size = PolicySize(config.width, config.trunk.depth, config.heads, config.adapters, config.waves, config.film)
-    return dataclasses.replace(recipe, init="", policy=size, images=config.images, head=config.head)
+    # A new body has the head of one that begins from nothing, not that of its kin.
+    own = recipe_for(comparison.base, [comparison.data], "small", count, head=config.head).gated
+    gated = tuple(name for name in own if name not in {body.body for body in config.embodiments})
+    return dataclasses.replace(recipe, init="", policy=size, images=config.images, head=config.head, gated=gated)
 
 
 def _rows(cells: Sequence[Cell]) -> list[dict[str, Any]]:
