@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,12 +15,13 @@ from conftest import ARM, GRID, TEXT
 from polysoma.data.statistics import Statistics
 from polysoma.embodiment import ContinuousActions, Embodiment, Modality, Stream, channels
 from polysoma.horizon import Horizon
+from polysoma.nn.heads import HeadConfig
 from polysoma.nn.trunk import TransformerConfig
 from polysoma.nn.words import build_vocabulary
 from polysoma.policy.adaptation import Adaptation
 from polysoma.policy.config import PolicyConfig
 from polysoma.policy.edits import adapt, extend
-from polysoma.policy.kin import kin_of, shrunk
+from polysoma.policy.kin import begun_as, kin_of, shrunk
 from polysoma.policy.policy import Policy
 
 STATE = (*channels("x y z", "m", group="hand"), *channels("a b", "rad", group="arm"))
@@ -134,15 +137,82 @@ def test_a_known_body_keeps_what_it_has_learnt(known: Policy) -> None:
 
 
 def test_few_data_count_less_than_what_is_known_of_the_same_channel() -> None:
-    """Half way between both, in any order and stream; what the other has nothing of stays as it is."""
-    hand = _of("z q x")
-    own = {"state": Statistics.of(_ROWS[:, 5:]), "action": Statistics.of(_ROWS[:, :3])}
+    """Half of the values are as if of the other's, in any order and stream; what that has nothing of stays."""
+    hand, rows = _of("z q x"), _ROWS[:, 5:]
+    own = {"state": Statistics.of(rows), "action": Statistics.of(_ROWS[:, :3])}
     found = shrunk(own, hand, STATISTICS, BODY, 0.5)
+    mixed = Statistics.of(np.concatenate([rows, np.stack([_ROWS[:, 2], rows[:, 1], _ROWS[:, 0]], 1)]))
+    acted = Statistics.of(np.concatenate([_ROWS[:, :3], _ROWS[:, 5:]]))
     for name in ("mean", "std"):
-        mine, theirs = getattr(own["state"], name), getattr(STATISTICS["state"], name)
-        expected = [(mine[0] + theirs[2]) / 2, mine[1], (mine[2] + theirs[0]) / 2]
-        np.testing.assert_allclose(getattr(found["state"], name), expected, rtol=1e-5)
-        halves = (getattr(own["action"], name) + getattr(STATISTICS["action"], name)) / 2
-        np.testing.assert_allclose(getattr(found["action"], name), halves, rtol=1e-5)
+        np.testing.assert_allclose(getattr(found["state"], name), getattr(mixed, name), rtol=1e-5)
+        np.testing.assert_allclose(getattr(found["action"], name), getattr(acted, name), rtol=1e-5)
     assert np.array_equal(found["state"].low, own["state"].low)
-    assert shrunk(own, hand, STATISTICS, BODY, 1.0)["state"].mean.tolist() == own["state"].mean.tolist()
+    np.testing.assert_allclose(shrunk(own, hand, STATISTICS, BODY, 1.0)["state"].std, own["state"].std, rtol=1e-6)
+    # Of a channel that is constant in the other nothing was learnt.
+    still = {"state": Statistics.of(_ROWS[:, :5] * np.float32([0, 1, 1, 1, 1]))}
+    assert shrunk(own, hand, still, BODY, 0.5)["state"].std[2] == own["state"].std[2]
+
+
+def test_of_streams_that_are_as_like_the_one_of_the_same_name_is_taken() -> None:
+    """A left and a right hand whose channels are called alike."""
+    torch.manual_seed(0)
+    channel = channels("x y z", "m")
+    hands = tuple(Stream(name, Modality.STATE, (3,), channel) for name in ("left", "right"))
+    body = dataclasses.replace(BODY, streams=(*hands, TEXT))
+    own = {"left": Statistics.of(_ROWS[:, :3]), "right": Statistics.of(_ROWS[:, 2:5]), "action": STATISTICS["action"]}
+    config = PolicyConfig((body,), {"known": own}, ("go",), {"known": LOOK}, width=32, heads=2)
+    policy = Policy(config).eval()
+    other = dataclasses.replace(body, name="other", body="other")
+    assert shrunk(own, other, own, body, 0.5)["right"].mean == pytest.approx(own["right"].mean)
+    both = extend(policy, (other,), {"other": own}, (), horizons={"other": LOOK}).eval()
+    seen = {"left": _ROWS[0, :3], "right": _ROWS[1, :3], "instruction": "go"}
+    expected, found = (p.agent(name, "go").act(seen) for p, name in ((policy, "known"), (both, "other")))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("look", [Horizon(chunk=4, previous_action=True), Horizon(chunk=4, history=3)])
+def test_what_was_done_before_is_read_alike(look: Horizon) -> None:
+    torch.manual_seed(0)
+    config = PolicyConfig((BODY,), {"known": STATISTICS}, ("go",), {"known": look}, width=32, heads=2)
+    policy = Policy(config).eval()
+    both = extend(policy, (TURNED,), {"new": OF_TURNED}, (), horizons={"new": look}).eval()
+    expected, found = _acted(policy, BODY, range(5))[:, [2, 0, 1]], _acted(both, TURNED, (3, 4, 2, 0, 1))
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_a_known_body_that_is_observed_anew_keeps_its_head() -> None:
+    """Although another body senses more of what is observed now."""
+    torch.manual_seed(0)
+    far = dataclasses.replace(BODY, name="far", body="far")
+    body = dataclasses.replace(BODY, streams=(Stream("state", Modality.STATE, (2,), STATE[:2]), TEXT))
+    own = {"state": Statistics.of(_ROWS[:, :2]), "action": STATISTICS["action"]}
+    looks = {"known": LOOK, "far": LOOK}
+    policy = Policy(PolicyConfig((body, far), {"known": own, "far": STATISTICS}, ("go",), looks, width=32, heads=2))
+    anew = dataclasses.replace(BODY, name="anew", body="known")
+    both = extend(policy, (anew,), {"anew": STATISTICS}, (), horizons={"anew": LOOK})
+    assert torch.equal(both.state_dict()["heads.known.linear.weight"], policy.state_dict()["heads.known.linear.weight"])
+    # It begins as what it is, if that senses half as much.
+    most = dataclasses.replace(body, name="most", streams=(Stream("state", Modality.STATE, (4,), STATE[:4]), TEXT))
+    assert kin_of(anew, [far, most]) is most and kin_of(anew, [far, body]) is far
+
+
+def test_heads_of_offsets_and_other_kinds_are_nobodys(known: Policy) -> None:
+    assert begun_as([TURNED], known.config) == {"new": BODY}
+    assert begun_as([BODY], known.config) == {}
+    others: list[dict[str, Any]] = [
+        {"relative": ("known",)}, {"gated": ("known",)}, {"head": HeadConfig("bins")}, {"adapters": "described"},
+    ]  # fmt: skip
+    for other in others:
+        config = copy.copy(known.config)
+        for name, value in other.items():
+            object.__setattr__(config, name, value)
+        assert begun_as([TURNED], config) == {"new": None}
+
+
+def test_weights_of_another_precision_are_taken(known: Policy) -> None:
+    low = known.to(torch.bfloat16)
+    policy = extend(low, (TURNED,), {"new": OF_TURNED}, (), horizons={"new": LOOK})
+    own, given = (p.state_dict()[f"bodies.{name}.linears.{place}.weight"] for p, name, place in (
+        (policy, "new.streams.senses", 1), (low, "known.streams.state", 0),
+    ))  # fmt: skip
+    torch.testing.assert_close(own[:, 0], given[:, 2].to(own), rtol=0, atol=0)

@@ -60,9 +60,9 @@ class Finetune:
     method: FinetuningMethod | None = None
     """full: all weights; lora: low-rank matrices in the trunk; adapter: bottlenecks in the trunk; head: what the body
     has of its own alone (which weights learn; of what kind its head is, --head says); prompt: tokens before the words;
-    small: a small network of the body's own, from nothing. By default lora for bodies that the checkpoint knows, or that
-    begin as one that it knows, as their channels are called alike; small for others; full for a checkpoint of these
-    bodies alone; and that of an adaptation to be continued."""
+    small: a small network of the body's own, from nothing. By default lora for bodies that the checkpoint knows, or
+    that begin as one that it knows, as their channels are called alike; small for others; full for a checkpoint of
+    these bodies alone; and that of an adaptation to be continued."""
     out: Path = Path("runs/finetuned")
     """Folder of the run; out/checkpoint is what comes of it."""
     minutes: Annotated[float, within(0, 10**6, above=True)] = 10.0

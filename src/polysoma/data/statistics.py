@@ -110,10 +110,14 @@ class Statistics:
         )
 
     @property
+    def constant(self) -> np.ndarray:
+        """Which channels hardly ever change, bool ``(C,)``."""
+        return self.std < _CONSTANT * np.maximum(1, np.abs(self.mean))
+
+    @property
     def scale(self) -> np.ndarray:
         """What to divide by, float32 ``(C,)``: std, or 1 for constant channels, which so normalise to 0."""
-        constant = self.std < _CONSTANT * np.maximum(1, np.abs(self.mean))
-        return np.where(constant, np.float32(1), self.std).astype(np.float32)
+        return np.where(self.constant, np.float32(1), self.std).astype(np.float32)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""

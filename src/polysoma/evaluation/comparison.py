@@ -256,9 +256,17 @@ def _recipe(comparison: Comparison, tried: _Try) -> Recipe:
     recipe = recipe_for(comparison.base, [comparison.data], "full", count, learning_rate=2 * LEARNING_RATES["full"])
     size = PolicySize(config.width, config.trunk.depth, config.heads, config.adapters, config.waves, config.film)
     # A new body has the head of one that begins from nothing, not that of its kin.
-    own = recipe_for(comparison.base, [comparison.data], "small", count, head=config.head).gated
-    gated = tuple(name for name in own if name not in {body.body for body in config.embodiments})
-    return dataclasses.replace(recipe, init="", policy=size, images=config.images, head=config.head, gated=gated)
+    own = recipe_for(comparison.base, [comparison.data], "small", count, head=config.head)
+    bodies = {
+        name: dataclasses.replace(how, previous_action=own.bodies[name].previous_action)
+        for name, how in recipe.bodies.items()
+        if name not in config.horizons
+    }
+    gated = set(own.gated) - {body.body for body in config.embodiments} if config.adapters == "linear" else set()
+    return dataclasses.replace(
+        recipe, init="", policy=size, images=config.images, head=config.head, gated=tuple(sorted(gated)),
+        bodies={**recipe.bodies, **bodies},
+    )  # fmt: skip
 
 
 def _rows(cells: Sequence[Cell]) -> list[dict[str, Any]]:

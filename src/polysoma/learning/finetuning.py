@@ -14,7 +14,7 @@ import torch
 
 from polysoma.data.mixture import Source, open_sources
 from polysoma.data.source import old_horizon
-from polysoma.embodiment import ContinuousActions, Embodiment
+from polysoma.embodiment import ContinuousActions
 from polysoma.errors import PolysomaError
 from polysoma.learning import horizons, lineage, states
 from polysoma.learning.augmentation import augmented
@@ -121,13 +121,14 @@ def recipe_for(
     sources = open_sources(folders, {}, {}, skip_damaged=skip_damaged)
     known = {body.name for body in config.embodiments}
     new = [source for source in sources if source.embodiment.name not in known]
-    # An adaptation that goes on began so, too.
-    trunk = config if there is None else checkpoint.config_of(there.base)
+    trunk = checkpoint.trunk_of(config)
     kin = begun_as([source.embodiment for source in sources], trunk)
-    watching = any(cameras(source.embodiment) for source in new)
-    # Who begins as another looks with its eyes, if none are asked for.
-    strange = None in kin.values() or (watching and eyes != "auto")
-    unseen = watching and strange
+    strangers = [source for source in new if kin.get(source.embodiment.name, trunk) is None]
+    # Who begins as another looks with the base's eyes, if it has some and none are asked for.
+    looking = new if eyes != "auto" or not any(map(cameras, trunk.embodiments)) else strangers
+    unseen = any(cameras(source.embodiment) for source in looking)
+    # Described channels are known whoever has them.
+    strange = unseen or (bool(strangers) and trunk.adapters == "linear")
     if method is None:
         # A checkpoint of these bodies alone has nothing to lose.
         alone = known <= {source.embodiment.name for source in sources}
@@ -144,7 +145,7 @@ def recipe_for(
         gated = [source for source in sources if _continues(source) and (head is None or head.kind == "l1")]
     else:
         may = config.adapters == "linear" and config.head.kind == "l1"
-        gated = [source for source in new if may and _continues(source) and not _keeps(source, kin, config)]
+        gated = [source for source in strangers if may and _continues(source)]
     # An adaptation that goes on keeps the eyes that it has.
     begins = method == "small" or (method != "full" and unseen and there is None)
     looked = eyes_for(sources, eyes) if begins else None
@@ -192,9 +193,11 @@ def recipe_for(
     folders += [folder for folder in kept if folder not in folders]
     adaptation = None
     if method != "full" and method != "small":
+        watching = any(cameras(source.embodiment) for source in new)
         adaptation = Adaptation(method, rank, tokens, eyes=watching if there is None else there.eyes)
     rate = LEARNING_RATES[method]
-    if kin and not strange and method != "small":
+    begun = bool(kin) and None not in kin.values() and not unseen and config.images == trunk.images
+    if begun and method != "small":
         rate *= GENTLY
     return Recipe(
         data=tuple(map(str, folders)),
@@ -212,12 +215,6 @@ def recipe_for(
         optimizer=_optimizer(optimizer, rate if learning_rate is None else learning_rate),
         seed=seed,
     )
-
-
-def _keeps(source: Source, kin: dict[str, Embodiment | None], config: PolicyConfig) -> bool:
-    """Whether a body begins with a head that has no gate."""
-    like = kin.get(source.embodiment.name)
-    return like is not None and like.body not in config.gated
 
 
 def _optimizer(kind: OptimizerKind, rate: float) -> AdamW | ScheduleFree:

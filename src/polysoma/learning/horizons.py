@@ -9,6 +9,7 @@ from polysoma.embodiment import DiscreteActions, Embodiment
 from polysoma.errors import PolysomaError
 from polysoma.horizon import Horizon
 from polysoma.learning.bodies import BodyRecipe
+from polysoma.policy import checkpoint
 from polysoma.policy.config import PolicyConfig
 from polysoma.policy.kin import begun_as
 
@@ -49,9 +50,12 @@ def resolve(
 
 
 def _of_kin(body: Embodiment, start: PolicyConfig) -> Horizon | None:
-    """How the policy looks at the body that this one begins as, with chunks of as many seconds."""
-    kin = begun_as((body,), start).get(body.name)
+    """How the policy looks at the body that this one begins as, with chunks of as many seconds, or of as many actions
+    where both are one body, which has one head."""
+    trunk = checkpoint.trunk_of(start)
+    kin = begun_as((body,), trunk).get(body.name)
     if kin is None:
         return None
-    looks = start.horizons[kin.name]
-    return dataclasses.replace(looks, chunk=max(1, round(looks.chunk * body.rate_hz / kin.rate_hz)))
+    looks = trunk.horizons[kin.name]
+    faster = 1.0 if kin.body == body.body else body.rate_hz / kin.rate_hz
+    return dataclasses.replace(looks, chunk=max(1, round(looks.chunk * faster)))

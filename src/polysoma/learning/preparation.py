@@ -232,7 +232,8 @@ def kin(recipe: Recipe, sources: Sequence[Source]) -> dict[str, str]:
     """Which bodies begin as one that the recipe's ``init`` knows, and as which, by their names."""
     if not recipe.init:
         return {}
-    found = begun_as([source.embodiment for source in sources], checkpoint.config_of(recipe.init))
+    trunk = checkpoint.trunk_of(checkpoint.config_of(recipe.init))
+    found = begun_as([source.embodiment for source in sources], trunk)
     return {name: body.name for name, body in found.items() if body is not None}
 
 
@@ -281,12 +282,9 @@ def _policy_for(recipe: Recipe, sources: list[Source]) -> Policy:
     offsets = _offsets(recipe, sources)
     if recipe.init:
         start = checkpoint.load_for_training(recipe.init)
+        trunk = checkpoint.trunk_of(start.config)
         known = {body.name for body in start.config.embodiments} - set(recipe.renewed)
-        new = {
-            name: _statistics(source, start.config)
-            for source in sources
-            if (name := source.embodiment.name) not in known
-        }
+        new = {name: _statistics(source, trunk) for source in sources if (name := source.embodiment.name) not in known}
         offsets = _offsets_anew(start.config, sources) | offsets
         for name, statistics in offsets.items():
             new[name] = {**new.get(name, {}), **statistics}
@@ -324,14 +322,14 @@ def _policy_for(recipe: Recipe, sources: list[Source]) -> Policy:
     return policy
 
 
-def _statistics(source: Source, start: PolicyConfig) -> dict[str, Statistics]:
-    """Of a body that is new to the policy to start from."""
+def _statistics(source: Source, trunk: PolicyConfig) -> dict[str, Statistics]:
+    """Of a body that is new to the policy to start from, which has this trunk."""
     own, body = source.statistics(), source.embodiment
-    kin = begun_as((body,), start).get(body.name)
+    kin = begun_as((body,), trunk).get(body.name)
     if kin is None:
         return own
     share = source.episodes / (source.episodes + _TRUSTED)
-    return shrunk(own, body, start.statistics[kin.name], kin, share)
+    return shrunk(own, body, trunk.statistics[kin.name], kin, share)
 
 
 def _adapted(

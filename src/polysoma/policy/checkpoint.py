@@ -186,6 +186,11 @@ def config_of(path: str | Path) -> PolicyConfig:
     return _config(folder, read_config(folder))
 
 
+def trunk_of(config: PolicyConfig) -> PolicyConfig:
+    """That of the base, where the policy adapts one; itself otherwise. Raises PolysomaError as :func:`load` does."""
+    return config if config.adaptation is None else config_of(config.adaptation.base)
+
+
 def _config(folder: Path, told: Mapping[str, Any]) -> PolicyConfig:
     kind = str(told.get("kind"))
     if kind in ALONE:

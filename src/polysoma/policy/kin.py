@@ -13,113 +13,125 @@ import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from polysoma.data.statistics import Statistics
 from polysoma.embodiment import Channel, ContinuousActions, Embodiment, Modality, Stream
-from polysoma.nn.heads import GatedHead, L1Head
-from polysoma.nn.tokenizers import StateTokenizer
+from polysoma.nn.heads import L1Head
+from polysoma.nn.tokenizers import PreviousAction, StateTokenizer
 from polysoma.policy.config import PolicyConfig
 from polysoma.policy.network import Network
 
 _Key = tuple[str, str]
 """Of a channel: its name and its unit."""
-_NUMBERED = re.compile(r"(action_?)?\d+")
+_NUMBERED = re.compile(r"(action|state|observation|motor|dim|a|s)?s?[_.]?\d+|actions?|states?|observations?", re.I)
+"""Names that channels have for want of a name."""
 
 
 def kin_of(body: Embodiment, known: Iterable[Embodiment]) -> Embodiment | None:
-    """The known body that moves by the same commands as this one and shares most state channels with it, and then most
-    cameras. None where none of them is commanded alike, or senses at least half of the state channels of this one.
-    Channels are the same where name and unit are; their order, groups and limits may differ. Commands that are numbered
-    for want of names (``action_0``) are nobody's."""
+    """The known body that is most like this one. It moves by the same commands and senses at least half of the state
+    channels of this one; first counts whether both are observations of one body, then how many state channels they
+    share, then how many cameras. None where there is no such body.
+
+    Channels are the same where name and unit are; their order, groups and limits may differ. What is numbered for want
+    of names (``action_0``) is nobody's.
+    """
     commands, states, cameras = _commands(body), _states(body), _cameras(body)
-    alike = [other for other in known if commands and commands <= _commands(other)]
 
-    def shared(other: Embodiment) -> tuple[int, int]:
-        return len(states & _states(other)), len(cameras & _cameras(other))
+    def shared(other: Embodiment) -> tuple[bool, int, int]:
+        return other.body == body.body, len(states & _states(other)), len(cameras & _cameras(other))
 
-    found = max(alike, key=shared, default=None)
-    return found if found is not None and 2 * shared(found)[0] >= len(states) > 0 else None
+    alike = [
+        other
+        for other in known
+        if commands and commands <= _commands(other) and 2 * shared(other)[1] >= len(states) > 0
+    ]
+    return max(alike, key=shared, default=None)
 
 
 def begun_as(bodies: Iterable[Embodiment], policy: PolicyConfig) -> dict[str, Embodiment | None]:
-    """As whom each body begins that a policy does not know, by its name: its kin, or None where all of it is new, as
-    with described channels (:mod:`polysoma.nn.described`), which need no kin."""
+    """As whom each body begins that a policy does not know, by its name: its kin, or None where all of it is new. So it
+    is in policies of described channels (:mod:`polysoma.nn.described`), which need no kin, and of other heads than L1;
+    and nobody begins as a body whose commands are offsets."""
     known = {body.name for body in policy.embodiments}
-    return {
-        body.name: kin_of(body, policy.embodiments) if policy.adapters == "linear" else None
-        for body in bodies
-        if body.name not in known
-    }
+    fit = policy.adapters == "linear" and policy.head.kind == "l1"
+    places = [body for body in policy.embodiments if fit and body.body not in (*policy.relative, *policy.gated)]
+    return {body.name: kin_of(body, places) for body in bodies if body.name not in known}
 
 
 def shrunk(
     own: Mapping[str, Statistics], body: Embodiment, given: Mapping[str, Statistics], kin: Embodiment, share: float
 ) -> dict[str, Statistics]:
     """Statistics of a new body of which few data say little: means and spreads of the channels that its kin has, too,
-    are drawn towards the kin's (shrinkage, James & Stein 1961). All else is the body's own.
+    are those of both bodies' values mixed. All else is the body's own, and so are channels that are constant in the
+    kin, of which nothing was learnt.
 
     Args:
         own: of the body's state streams and of ``"action"``, by name.
         body: the new one.
         given: of the kin, likewise.
         kin: from :func:`kin_of`.
-        share: how much its own count, from 0 to 1.
+        share: of its own in the mixture, from 0 to 1.
     """
-    theirs = {
-        (stream == "action", key): (given[stream].mean[place], given[stream].std[place])
-        for stream, channels in _channels(kin).items()
-        if stream in given
-        for place, key in enumerate(_keys(channels))
-    }
+    pairs = [(stream.name, stream.channels, like.name, like.channels) for stream, like in _pairs(body, kin)]
+    if isinstance(body.actions, ContinuousActions) and isinstance(kin.actions, ContinuousActions):
+        pairs.append(("action", body.actions.channels, "action", kin.actions.channels))
     found = dict(own)
-    for stream, channels in _channels(body).items():
-        if stream not in own:
+    for name, channels, like, others in pairs:
+        if name not in own or like not in given:
             continue
-        mean, std = own[stream].mean.copy(), own[stream].std.copy()
-        for place, key in enumerate(_keys(channels)):
-            if (known := theirs.get((stream == "action", key))) is not None:
-                mean[place] += (1 - share) * (known[0] - mean[place])
-                std[place] += (1 - share) * (known[1] - std[place])
-        found[stream] = dataclasses.replace(own[stream], mean=mean, std=std)
+        to, source = _shared(_keys(channels), _keys(others))
+        varying = [place for place, constant in enumerate(given[like].constant[source]) if not constant]
+        to, source = [to[place] for place in varying], [source[place] for place in varying]
+        mine, theirs = own[name], given[like]
+        mean, std = mine.mean.copy(), mine.std.copy()
+        apart = theirs.mean[source] - mine.mean[to]
+        mean[to] += (1 - share) * apart
+        variance = share * mine.std[to] ** 2 + (1 - share) * theirs.std[source] ** 2 + share * (1 - share) * apart**2
+        std[to] = np.sqrt(variance)
+        found[name] = dataclasses.replace(mine, mean=mean, std=std)
     return found
 
 
 @torch.no_grad()
 def take_over(network: Network, body: Embodiment, known: Network, kin: Embodiment) -> None:
-    """Gives a new body what is known of its kin: what tokens say of every state channel that both have, the readout,
-    and the rows of the head for every command. What has no like keeps its values.
+    """Gives a new body what is known of its kin: what tokens say of every channel that both have, the readout, and the
+    rows of the head for every command. What has no like keeps its values, and so does the head of a body that is
+    known, however it is observed.
 
     Args:
-        network: changed in place; it has ``body``, and linear maps of its own for each body.
+        network: changed in place; it has ``body``.
         body: the new one.
         known: has ``kin``.
-        kin: from :func:`kin_of`.
+        kin: from :func:`begun_as`.
     """
     mine, theirs = network.bodies[body.name], known.bodies[kin.name]
-    streams = [stream for stream in kin.streams if stream.modality is Modality.STATE]
-    for stream in body.streams:
-        if stream.modality is Modality.STATE:
-            like = streams[_nearest(_keys(stream.channels), [_keys(other.channels) for other in streams])]
-            own, given = mine.streams[stream.name], theirs.streams[like.name]
-            if isinstance(own, StateTokenizer) and isinstance(given, StateTokenizer):
-                _take_columns(own, stream, given, like)
+    for stream, like in _pairs(body, kin):
+        own, given = mine.streams[stream.name], theirs.streams[like.name]
+        if isinstance(own, StateTokenizer) and isinstance(given, StateTokenizer):
+            _take_columns(own, stream.channels, given, like.channels)
+    assert isinstance(body.actions, ContinuousActions) and isinstance(kin.actions, ContinuousActions)
+    commands, others = body.actions.channels, kin.actions.channels
+    if isinstance(mine.previous, StateTokenizer) and isinstance(theirs.previous, StateTokenizer):
+        _take_columns(mine.previous, commands, theirs.previous, others)
+    elif isinstance(mine.previous, PreviousAction) and isinstance(theirs.previous, PreviousAction):
+        to, source = _shared(_keys(commands), _keys(others))
+        mine.previous.weight[:, to] = theirs.previous.weight[:, source].to(mine.previous.weight)
+        mine.previous.bias.copy_(theirs.previous.bias)
+    # Both end with the present frame.
     for new, old in ((mine.time, theirs.time), (network.readouts[body.name], known.readouts[kin.name])):
-        if new.shape == old.shape:
-            new.copy_(old)
-    if body.body != kin.body:  # One body has one head, however it is observed.
-        _take_rows(network, body, known, kin)
+        frames = min(len(new), len(old))
+        new[-frames:] = old[-frames:].to(new)
+    if body.body not in {other.body for other in known.config.embodiments}:
+        own_head, given_head = network.heads[body.body], known.heads[kin.body]
+        if isinstance(own_head, L1Head) and isinstance(given_head, L1Head):
+            _take_rows(own_head, commands, given_head, others, kin.rate_hz / body.rate_hz)
 
 
 def _keys(channels: Iterable[Channel]) -> list[_Key]:
     return [(channel.name, channel.unit) for channel in channels]
-
-
-def _channels(body: Embodiment) -> dict[str, Sequence[Channel]]:
-    """The channels of each state stream and of ``"action"``."""
-    found: dict[str, Sequence[Channel]] = {s.name: s.channels for s in body.streams if s.modality is Modality.STATE}
-    return found | ({"action": body.actions.channels} if isinstance(body.actions, ContinuousActions) else {})
 
 
 def _commands(body: Embodiment) -> set[_Key]:
@@ -128,19 +140,34 @@ def _commands(body: Embodiment) -> set[_Key]:
 
 
 def _states(body: Embodiment) -> set[_Key]:
-    return {key for stream in body.streams for key in _keys(stream.channels)}
+    keys = {key for stream in body.streams for key in _keys(stream.channels)}
+    return {key for key in keys if not _NUMBERED.fullmatch(key[0])}
 
 
 def _cameras(body: Embodiment) -> set[str]:
     return {stream.name for stream in body.streams if stream.modality is Modality.IMAGE}
 
 
-def _nearest(keys: Sequence[_Key], others: Sequence[Sequence[_Key]]) -> int:
-    return max(range(len(others)), key=lambda place: len({*keys} & {*others[place]}))
+def _pairs(body: Embodiment, kin: Embodiment) -> list[tuple[Stream, Stream]]:
+    """Each state stream of a body, with the one of its kin that shares most channels with it; of several such ones,
+    with that of its name."""
+    states = [stream for stream in kin.streams if stream.modality is Modality.STATE]
+
+    def shared(stream: Stream, other: Stream) -> tuple[int, bool]:
+        return len({*_keys(stream.channels)} & {*_keys(other.channels)}), stream.name == other.name
+
+    own = [stream for stream in body.streams if stream.modality is Modality.STATE]
+    return [(stream, max(states, key=lambda other, stream=stream: shared(stream, other))) for stream in own]  # type: ignore[misc]
 
 
-def _groups(stream: Stream, sizes: Iterable[int]) -> list[list[_Key]]:
-    keys = iter(_keys(stream.channels))
+def _shared(keys: Sequence[_Key], others: Sequence[_Key]) -> tuple[list[int], list[int]]:
+    """The places of the channels that both have, in either."""
+    both = [key for key in keys if key in others]
+    return [keys.index(key) for key in both], [others.index(key) for key in both]
+
+
+def _groups(channels: Iterable[Channel], sizes: Iterable[int]) -> list[list[_Key]]:
+    keys = iter(_keys(channels))
     return [list(itertools.islice(keys, size)) for size in sizes]
 
 
@@ -149,30 +176,29 @@ def _waves(tokenizer: StateTokenizer) -> list[Tensor]:
     return [part.weight for part in tokenizer.waved if isinstance(part, nn.Linear)]
 
 
-def _take_columns(own: StateTokenizer, stream: Stream, given: StateTokenizer, like: Stream) -> None:
-    """A group of channels is read by one matrix, so it takes from the one group that is most like it."""
-    groups, others = _groups(stream, own.sizes), _groups(like, given.sizes)
-    # As state tokenizers of one policy, both have waves or neither.
-    own_waves, given_waves = (
-        [part.weight for part in one.waved if isinstance(part, nn.Linear)] for one in (own, given)
-    )
+def _take_columns(
+    own: StateTokenizer, channels: Sequence[Channel], given: StateTokenizer, others: Sequence[Channel]
+) -> None:
+    """A group of channels is read by one matrix, so it takes from the one group that is most like it; of several such
+    ones, from that at its place."""
+    groups, known = _groups(channels, own.sizes), _groups(others, given.sizes)
+    own_waves, given_waves = _waves(own), _waves(given)
     whole = own.tokens == given.tokens
     for place, group in enumerate(groups):
-        other = _nearest(group, others)
-        shared = [key for key in group if key in others[other]]
-        mine, theirs = own.linears[place], given.linears[other]
+        like = max(range(len(known)), key=lambda other: (len({*group} & {*known[other]}), other == place))
+        to, source = _shared(group, known[like])
+        mine, theirs = own.linears[place], given.linears[like]
         assert isinstance(mine, nn.Linear) and isinstance(theirs, nn.Linear)
-        if not shared or mine.out_features != theirs.out_features:
+        if not to or mine.out_features != theirs.out_features:
             whole = False
             continue
-        whole = whole and place == other
-        to, source = [group.index(key) for key in shared], [others[other].index(key) for key in shared]
-        mine.weight[:, to] = theirs.weight[:, source]
+        whole = whole and place == like
+        mine.weight[:, to] = theirs.weight[:, source].to(mine.weight)
         mine.bias.copy_(theirs.bias)
         if own_waves and given_waves:
             # Sines, then cosines, of each channel at each frequency (waves.py).
             waves = own_waves[place].unflatten(1, (2, len(group), -1))
-            waves[:, :, to] = given_waves[other].unflatten(1, (2, len(others[other]), -1))[:, :, source]
+            waves[:, :, to] = given_waves[like].unflatten(1, (2, len(known[like]), -1))[:, :, source].to(waves)
     if whole and own.told is not None and given.told is not None:
         # What words make of the tokens, which are the same ones only where all groups are.
         assert own.factors is not None and given.factors is not None
@@ -180,20 +206,14 @@ def _take_columns(own: StateTokenizer, stream: Stream, given: StateTokenizer, li
         own.factors.weight.copy_(given.factors.weight)
 
 
-def _take_rows(network: Network, body: Embodiment, known: Network, kin: Embodiment) -> None:
-    own, given = network.heads[body.body], known.heads[kin.body]
-    if type(own) is not type(given) or not isinstance(own, L1Head | GatedHead):
-        return
-    assert isinstance(given, L1Head | GatedHead)
-    assert isinstance(body.actions, ContinuousActions) and isinstance(kin.actions, ContinuousActions)
-    order = _keys(kin.actions.channels)
-    channels = [order.index(key) for key in _keys(body.actions.channels)]
-    # The step of the same moment, or the last one.
-    steps = [min(round(step * kin.rate_hz / body.rate_hz), given.chunk - 1) for step in range(own.chunk)]
-    parts: Sequence[tuple[Tensor, Tensor]] = (
-        (own.linear.weight, given.linear.weight),
-        (own.linear.bias, given.linear.bias),
-    )
-    for mine, theirs in parts:
-        rows = theirs.unflatten(0, (-1, given.chunk, len(order)))
-        mine.copy_(rows[:, steps][:, :, channels].flatten(0, 2))
+def _take_rows(
+    own: L1Head, channels: Sequence[Channel], given: L1Head, others: Sequence[Channel], slower: float
+) -> None:
+    """Each step takes from the one of the same moment, or from the last one; ``slower``: how many steps of the kin are
+    one of the new body."""
+    order = _keys(others)
+    places = [order.index(key) for key in _keys(channels)]
+    steps = [min(int(step * slower + 0.5), given.chunk - 1) for step in range(own.chunk)]
+    for mine, theirs in ((own.linear.weight, given.linear.weight), (own.linear.bias, given.linear.bias)):
+        rows = theirs.unflatten(0, (given.chunk, len(order)))
+        mine.copy_(rows[steps][:, places].flatten(0, 1))
