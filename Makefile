@@ -35,11 +35,12 @@ format: setup ## fix what linter and formatter can fix
 
 setup: $(VENV)/.ready ## install everything into .venv
 
+# Modules are compiled when they are first imported, which most of what is installed never is.
 $(VENV)/.ready: pyproject.toml constraints.txt tools/install_libraries.sh
 	@echo "setting up $(VENV), which takes some minutes"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
 	bash tools/install_libraries.sh $(BIN)/python
 	touch $@
 

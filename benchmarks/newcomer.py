@@ -162,5 +162,19 @@ def render(name: str = "newcomer") -> str:
     )
 
 
+def render_line(name: str = "newcomer", count: int = 5) -> str:
+    """What bodies that are like one that the weights know gain from the fewest demonstrations, in a sentence."""
+    cells = [cell for cell in read(name)["cells"].values() if cell["demonstrations"] == count]
+    said = []
+    for body in dict.fromkeys(cell["body"] for cell in cells):
+        base, nothing = (total([c for c in cells if c["body"] == body and c["start"] == at]) for at in (BASE, NOTHING))
+        said.append(f"{body} {base} of episodes, a network from nothing {nothing}")
+    return (
+        f"From {count} demonstrations of each task, `polysoma finetune` brings quadrupeds that the weights never met, in "
+        f"{cells[0]['minutes']:g} minutes of one core, to: {'; '.join(said)} "
+        "([how, and who gains nothing](docs/finetuning.md#a-body-that-begins-as-another)).\n"
+    )
+
+
 if __name__ == "__main__":
     tyro.cli(main)

@@ -70,6 +70,7 @@ ROOT = Path(__file__).parents[1]
 TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {
         "laptop": scores.render_laptop_line,
+        "newcomer": newcomer.render_line,
         "results": scores.render_results,
     },
     "docs/training.md": {
