@@ -170,8 +170,8 @@ def render_line(name: str = "newcomer", count: int = 5) -> str:
         base, nothing = (total([c for c in cells if c["body"] == body and c["start"] == at]) for at in (BASE, NOTHING))
         said.append(f"{body} {base} of episodes, a network from nothing {nothing}")
     return (
-        f"From {count} demonstrations of each task, `polysoma finetune` brings quadrupeds that the weights never met, in "
-        f"{cells[0]['minutes']:g} minutes of one core, to: {'; '.join(said)} "
+        f"From {count} demonstrations of each task, `polysoma finetune` brings quadrupeds that the weights never met, "
+        f"in {cells[0]['minutes']:g} minutes of one core, to: {'; '.join(said)} "
         "([how, and who gains nothing](docs/finetuning.md#a-body-that-begins-as-another)).\n"
     )
 
