@@ -22,7 +22,7 @@ from polysoma.learning import lineage, run_state
 from polysoma.learning.engine import Best
 from polysoma.learning.finetuning import LEARNING_RATES, recipe_for, with_steps
 from polysoma.learning.methods.imitation import Imitating
-from polysoma.learning.preparation import prepare
+from polysoma.learning.preparation import kin, prepare, sources_for
 from polysoma.learning.training import recipe_of_run, rehearse, train
 from polysoma.nn.heads import HeadConfig
 from polysoma.nn.images import ImageConfig
@@ -303,6 +303,7 @@ def test_a_new_body_begins_as_one_whose_channels_are_called_alike(
     # What goes on with it is as gentle.
     again = recipe_for(str(tmp_path / "run" / "checkpoint"), data, None)
     assert again.optimizer.learning_rate == recipe.optimizer.learning_rate
+    assert [kin(one, sources_for(one)[0]) for one in (recipe, again)] == [{"other": "arm"}, {}]
     alone = recipe_for(str(base), data, None)
     assert not alone.init and alone.gated == ("other",)
 

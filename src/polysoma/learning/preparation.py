@@ -232,9 +232,9 @@ def kin(recipe: Recipe, sources: Sequence[Source]) -> dict[str, str]:
     """Which bodies begin as one that the recipe's ``init`` knows, and as which, by their names."""
     if not recipe.init:
         return {}
-    trunk = checkpoint.trunk_of(checkpoint.config_of(recipe.init))
-    found = begun_as([source.embodiment for source in sources], trunk)
-    return {name: body.name for name, body in found.items() if body is not None}
+    start = checkpoint.config_of(recipe.init)
+    found = begun_as([source.embodiment for source in sources], checkpoint.trunk_of(start))
+    return {name: body.name for name, body in found.items() if body is not None and name not in start.horizons}
 
 
 def policy_for(recipe: Recipe, sources: list[Source], training: Path | None) -> Policy:
