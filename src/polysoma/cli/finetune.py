@@ -86,7 +86,8 @@ class Finetune:
     eyes: Literal["auto", "named", "points"] = "auto"
     """Of a body with new cameras. named: where the things are that the instructions name, found by a network that knows
     colours and shapes, and nothing else of the pictures; for few demonstrations. points: learnt from the demonstrations
-    alone. auto: named where that network sees what is named at the beginning of most episodes."""
+    alone. auto: those of the checkpoint for a body that begins as one that it knows; for others named where that
+    network sees what is named at the beginning of most episodes."""
     head: Literal["l1", "bins", "flow"] | None = None
     """How --method small predicts real-valued actions: l1 by default, the median; bins and flow choose one of several
     that are right, where a median may be none of them (docs/training.md, Heads). Not to be confused with --method head,

@@ -41,7 +41,8 @@ LEARNING_RATES: dict[str, float] = {
 """Peaks, found on development seeds (docs/finetuning.md)."""
 
 GENTLY = 0.1
-"""Of these peaks, where new bodies begin as what the base knows (:mod:`polysoma.policy.kin`), which is soon lost."""
+"""Of these peaks, where new bodies begin as what the base knows (:mod:`polysoma.policy.kin`), chosen on development
+seeds."""
 
 META_LEARNING_RATE = 2e-3
 """Peak of what moves the start in meta-learning."""
@@ -107,7 +108,8 @@ def recipe_for(
             commanded by sees its previous action, unless that is False.
         optimizer: see :mod:`polysoma.learning.optimizers`.
         skip_damaged: see :class:`~polysoma.learning.recipe.Recipe`.
-        eyes: of bodies with new cameras, see :func:`~polysoma.learning.sight.eyes_for`.
+        eyes: of bodies with new cameras, see :func:`~polysoma.learning.sight.eyes_for`; with ``"auto"``, those that
+            begin as a known body look with the base's.
         head: of ``"small"``'s real-valued actions; None takes L1, with a gate where commands follow each other. All
             others have the heads of the base.
 

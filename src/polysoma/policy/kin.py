@@ -54,7 +54,7 @@ def kin_of(body: Embodiment, known: Iterable[Embodiment]) -> Embodiment | None:
 def begun_as(bodies: Iterable[Embodiment], policy: PolicyConfig) -> dict[str, Embodiment | None]:
     """As whom each body begins that a policy does not know, by its name: its kin, or None where all of it is new. So it
     is in policies of described channels (:mod:`polysoma.nn.described`), which need no kin, and of other heads than L1;
-    and nobody begins as a body whose commands are offsets."""
+    and nobody begins as a body whose commands are offsets or gated."""
     known = {body.name for body in policy.embodiments}
     fit = policy.adapters == "linear" and policy.head.kind == "l1"
     places = [body for body in policy.embodiments if fit and body.body not in (*policy.relative, *policy.gated)]
@@ -153,11 +153,11 @@ def _pairs(body: Embodiment, kin: Embodiment) -> list[tuple[Stream, Stream]]:
     with that of its name."""
     states = [stream for stream in kin.streams if stream.modality is Modality.STATE]
 
-    def shared(stream: Stream, other: Stream) -> tuple[int, bool]:
-        return len({*_keys(stream.channels)} & {*_keys(other.channels)}), stream.name == other.name
+    def like(stream: Stream) -> Stream:
+        keys = {*_keys(stream.channels)}
+        return max(states, key=lambda other: (len(keys & {*_keys(other.channels)}), other.name == stream.name))
 
-    own = [stream for stream in body.streams if stream.modality is Modality.STATE]
-    return [(stream, max(states, key=lambda other, stream=stream: shared(stream, other))) for stream in own]  # type: ignore[misc]
+    return [(stream, like(stream)) for stream in body.streams if stream.modality is Modality.STATE]
 
 
 def _shared(keys: Sequence[_Key], others: Sequence[_Key]) -> tuple[list[int], list[int]]:
@@ -211,9 +211,8 @@ def _take_rows(
 ) -> None:
     """Each step takes from the one of the same moment, or from the last one; ``slower``: how many steps of the kin are
     one of the new body."""
-    order = _keys(others)
-    places = [order.index(key) for key in _keys(channels)]
+    _, places = _shared(_keys(channels), _keys(others))
     steps = [min(int(step * slower + 0.5), given.chunk - 1) for step in range(own.chunk)]
     for mine, theirs in ((own.linear.weight, given.linear.weight), (own.linear.bias, given.linear.bias)):
-        rows = theirs.unflatten(0, (given.chunk, len(order)))
+        rows = theirs.unflatten(0, (given.chunk, -1))
         mine.copy_(rows[steps][:, places].flatten(0, 1))
