@@ -103,6 +103,7 @@ class _Slot:
         self.session: Session = Session.__new__(Session)
         self.steps, self.decisions, self.whole = 0, 0, True
         self.potential: float | None = None
+        self.foot = 0.0
         self.moments: list[tuple[Saved, int]] = []
         self.noise = np.zeros(0)
         self.held = self.pushed = 0
@@ -218,6 +219,7 @@ class Collector:
             slot.observation = slot.environment.set_state(saved)
         slot.moments, slot.decisions, slot.held, slot.pushed = [], 0, 0, 0
         slot.potential = _potential(slot.environment, None)
+        slot.foot = slot.potential or 0.0
         words = slot.observation[INSTRUCTION]
         if self._reward is not None:
             self._reward.check(self.body, words)
@@ -286,10 +288,13 @@ class Collector:
             dense = environment.reward_kind == "dense"
             slot.potential = now = _potential(environment, given)
             climbed = 0.0 if before is None or now is None else now - before
-            if dense and terminated and not success and environment.remaining() is None:
+            if terminated and not success:
                 # Nothing is earned after such an end, so all that was climbed is lost: otherwise a fall were as good as
                 # going on for ever as fast as before it.
-                climbed -= self.discount * given / _HEIGHT
+                if environment.remaining() is not None:
+                    climbed = min(0.0, slot.foot - (before or 0.0))
+                elif dense:
+                    climbed -= self.discount * given / _HEIGHT
             reward += discount * (climbed + (float(success) if dense else given))
             if self._reward is not None:
                 # An episode that is over before its time goes on in what it reached (Kostrikov et al. 2018, arXiv

@@ -20,6 +20,8 @@ COMFORT_CLEARANCE = 0.5
 TIGHT_CLEARANCE = 0.21
 BLOCKED_CLEARANCE = 0.1
 TIGHT_COST = 300.0
+TIGHT_WAY = 6.0
+"""What a metre of a tight place counts where the way is measured."""
 LOOKAHEAD = 0.45
 _FAR = 1e6
 
@@ -137,12 +139,23 @@ class NavigationField:
         cost[clearance < TIGHT_CLEARANCE] = TIGHT_COST
         cost[blocked] = np.inf
         self.goal = goal
-        self._cost_to_go = _solve_eikonal(cost, np.linalg.norm(points - goal, axis=-1))
+        self._cost, self._to_goal = cost, np.linalg.norm(points - goal, axis=-1)
+        self._cost_to_go = _solve_eikonal(cost, self._to_goal)
         self._directions = _descent(self._cost_to_go)
 
     def cost_to_go(self, position: np.ndarray) -> float:
         """The cost (m in the open) from the grid cell at this position; infinite or above 60 m when there is no way."""
         return float(self._cost_to_go[_cell(position[0]), _cell(position[1])])
+
+    def way(self, position: np.ndarray) -> float:
+        """The way that is left (m in the open) from the grid cell at this position. Unlike :meth:`cost_to_go` it grows
+        by less than a metre from cell to cell, in tight places as well; only inside of a block it is infinite."""
+        return float(self._ways[_cell(position[0]), _cell(position[1])])
+
+    @functools.cached_property
+    def _ways(self) -> np.ndarray:
+        tight = self._cost == TIGHT_COST
+        return _solve_eikonal(np.where(tight, TIGHT_WAY, self._cost), self._to_goal)
 
     def target(self, position: np.ndarray) -> tuple[float, float]:
         """The point (m) where one arrives from this position by descending the field for 0.45 m."""

@@ -206,10 +206,10 @@ class RoverEnvironment(MujocoEnvironment):
         return None
 
     def remaining(self) -> float | None:
-        """What the expert's way costs: metres, and more of them near what stands around."""
+        """The length of the expert's way: metres, and up to six times as many near what stands around."""
         if self._field is None:
             return None
-        return min(float(self._field.cost_to_go(self._data.qpos[:2].copy())), IMPASSABLE_COST)
+        return min(self._field.way(self._data.qpos[:2]), IMPASSABLE_COST)
 
     def expert_action(self) -> np.ndarray:
         """Pure pursuit of the point 0.45 m down the navigation field, float32 ``(2,)``, smooth in the state."""
