@@ -17,6 +17,7 @@ environment steps a second of the processor, beside stable-baselines3, in the sa
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import os
@@ -35,7 +36,7 @@ import tyro
 from polysoma import simulators
 from polysoma.acting.opening import open_planner
 from polysoma.acting.pushing import Pushed
-from polysoma.embodiment import ContinuousActions
+from polysoma.embodiment import ContinuousActions, Embodiment, Observation
 from polysoma.evaluation.controls import tried
 from polysoma.evaluation.evaluation import evaluate
 from polysoma.evaluation.intervals import paired_difference, wilson
@@ -45,9 +46,11 @@ from polysoma.learning.methods.awr import Awr
 from polysoma.learning.methods.ppo import Ppo
 from polysoma.learning.methods.reinforce import Reinforce
 from polysoma.learning.objectives import generalised_advantages
+from polysoma.learning.reinforcement import FromReward
 from polysoma.learning.training import train
 from polysoma.policy import checkpoint
 from polysoma.rollout.drivers import Behaviour, Checkpoint, InContext, Prompting
+from polysoma.rollout.experience import Experience
 from polysoma.rollout.jobs import Job
 from polysoma.rollout.recording import Recorder
 from polysoma.rollout.rollout import Workers, rollout
@@ -58,7 +61,7 @@ SEED = 395_000
 """Of the episodes that judge; those that are learnt from begin at 400,000."""
 OWN, APART = 500_000, 40_000
 """Seed of the first own episode, and how far apart those of seeds of learning are: nine of them stay below 900,000."""
-LARGE = "pointmaze/large"
+LARGE, CHEETAH = "pointmaze/large", "half-cheetah"
 PANEL = Path(__file__).parents[1] / "examples" / "panel.py"
 WORKERS = Workers(1, 32)
 METHODS: dict[str, RewardChoice] = {"ppo": Ppo(), "reinforce": Reinforce(), "awr": Awr()}
@@ -71,6 +74,11 @@ ROWS = (
     ("context", "shown its own successes, in context"),
     *((name, f"`improve --method {name}`") for name in METHODS),
 )
+PAID = {
+    "dense": f"{LARGE}, paid for getting nearer",
+    "sparse": f"{LARGE}, paid for success alone",
+    "every step": "half-cheetah/run, paid for speed at every step",
+}
 TABLES = ("improve", "improve-arm", "improve-rover", "improve-panel")
 """Files of results that the document shows, where they are there."""
 
@@ -183,44 +191,71 @@ def unmoved(case: Case, path: Path) -> bool:
     return all(torch.equal(value, theirs[name]) for name, value in policy.state_dict().items() if name in policy.shared)
 
 
+class Speed:
+    """What half-cheetah/run pays for each step, as far as it is observed: its speed, less what actions cost."""
+
+    def judge(self, reached: Sequence[Observation], actions: np.ndarray) -> np.ndarray:
+        speed = [name.name for name in simulators.embodiments()[CHEETAH].stream("state").channels].index("x_speed")
+        paid: np.ndarray = np.stack([seen["state"][speed] for seen in reached]) - 0.1 * np.square(actions).sum(-1)
+        return paid
+
+    def check(self, body: Embodiment, instruction: str) -> None:
+        assert body.name == CHEETAH
+
+
 def variance(lanes: int = 48, decisions: int = 200) -> dict[str, Any]:
-    """The trace of the covariance, between episodes, of REINFORCE's gradient at the shipped weights."""
+    """The trace of the covariance, between episodes, of REINFORCE's gradient at the shipped weights: where getting
+    nearer is paid, where success alone is, and where every step is paid for speed."""
     found: dict[str, Any] = {"lanes": lanes, "decisions": decisions}
-    method = method_for("generalist", [LARGE], Ppo(), Play(lanes), SIZE, 0)
-    collector, width = method.collector, method.correction.seen
-    nothing, spread = functools.partial(_zeros, 2), method.spread()
-    collector.exploring = collector.exploring.__class__(failures=0.0)
-    both = [collector.collect(decisions, nothing, spread) for _ in range(2)]
-    for reward in ("dense", "sparse"):
-        fit, use = ({name: torch.from_numpy(getattr(e, name)) for name in
-                     ("seen", "left", "drawn", "rewards", "discounts")} for e in both)  # fmt: skip
-        for part in (fit, use):
-            if reward == "sparse":
+    for task, reward in ((LARGE, ""), (f"{CHEETAH}/run", Speed())):
+        method = method_for("generalist", [task], Ppo(), Play(lanes), SIZE, 0, reward)
+        collector = method.collector
+        collector.exploring = dataclasses.replace(collector.exploring, failures=0.0)
+        nothing = functools.partial(_zeros, collector.body.actions.size)
+        both = [_tensors(collector.collect(decisions, nothing, method.spread())) for _ in range(2)]
+        collector.close()
+        if task == LARGE:
+            found["dense"] = _spread(method, *both)
+            for part in both:
                 # An episode that is over before its time has succeeded.
                 over = (part["discounts"] == 0) & (part["left"][:-1] > 0.01)
                 part["rewards"] = over.float()
-        value = _fitted(fit, width)
-        none = torch.zeros_like(use["left"])
-        seen = generalised_advantages(use["rewards"], use["discounts"], none, 1.0)
-        constant, per_time = seen - seen.mean(), seen - seen.mean(1, keepdim=True)
-        values = value(torch.cat([use["seen"], use["left"][..., None]], -1)).squeeze(-1).detach()
-        worths = {
-            "none": seen, "constant": constant, "per time": per_time,
-            "value": generalised_advantages(use["rewards"], use["discounts"], values, 1.0),
-            "GAE": generalised_advantages(use["rewards"], use["discounts"], values, 0.9),
-        }  # fmt: skip
-        # PPO's first step, at ratios of 1; its scale is left out, so that it compares.
-        worths["PPO"] = worths["GAE"] - worths["GAE"].mean()
-        score = use["drawn"] / torch.from_numpy(spread) ** 2
-        # At a correction of zero its last layer alone has a gradient: features times the score of what was drawn.
-        hidden = method.correction.net[:-1](use["seen"][:-1]).detach()
-        own = {}
-        for name, worth in worths.items():
-            gradients = torch.einsum("tl,tla,tlh->lah", worth, score, hidden).flatten(1)
-            own[name] = float(gradients.var(0).sum())
-        found[reward] = own
-    collector.close()
+            found["sparse"] = _spread(method, *both)
+        else:
+            found["every step"] = _spread(method, *both)
     return found
+
+
+def _tensors(experience: Experience) -> dict[str, torch.Tensor]:
+    names = ("seen", "left", "drawn", "rewards", "discounts")
+    return {name: torch.from_numpy(getattr(experience, name)) for name in names}
+
+
+def _spread(method: FromReward, fit: dict[str, torch.Tensor], use: dict[str, torch.Tensor]) -> dict[str, float]:
+    """The variance of the gradient of some experience by baseline; values are of other experience."""
+    none = torch.zeros_like(use["left"])
+    # Returns of about 1, as PPO scales them.
+    size = generalised_advantages(fit["rewards"], fit["discounts"], none, 1.0).square().mean().sqrt()
+    fit, use = ({**part, "rewards": part["rewards"] / size} for part in (fit, use))
+    value = _fitted(fit, method.correction.seen)
+    seen = generalised_advantages(use["rewards"], use["discounts"], none, 1.0)
+    constant, per_time = seen - seen.mean(), seen - seen.mean(1, keepdim=True)
+    values = value(torch.cat([use["seen"], use["left"][..., None]], -1)).squeeze(-1).detach()
+    worths = {
+        "none": seen, "constant": constant, "per time": per_time,
+        "value": generalised_advantages(use["rewards"], use["discounts"], values, 1.0),
+        "GAE": generalised_advantages(use["rewards"], use["discounts"], values, 0.9),
+    }  # fmt: skip
+    # PPO's first step, at ratios of 1; its scale is left out, so that it compares.
+    worths["PPO"] = worths["GAE"] - worths["GAE"].mean()
+    score = use["drawn"] / torch.from_numpy(method.spread()) ** 2
+    # At a correction of zero its last layer alone has a gradient: features times the score of what was drawn.
+    hidden = method.correction.net[:-1](use["seen"][:-1]).detach()
+    own = {}
+    for name, worth in worths.items():
+        gradients = torch.einsum("tl,tla,tlh->lah", worth, score, hidden).flatten(1)
+        own[name] = float(gradients.var(0).sum())
+    return own
 
 
 def _zeros(size: int, readouts: np.ndarray) -> np.ndarray:
@@ -383,18 +418,15 @@ def _reached(name: str) -> str:
 
 
 def _variances(cell: dict[str, Any]) -> list[str]:
-    names = list(cell["dense"])
+    names = list(cell["dense"])[1:]
     lines = [
-        "| variance of the gradient without a baseline, over that with | " + " | ".join(names[1:]) + " |",
-        "| --- |" + " --- |" * (len(names) - 1),
+        "| variance of the gradient without a baseline, over that with | " + " | ".join(names) + " |",
+        "| --- |" + " --- |" * len(names),
     ]
-    for reward in ("dense", "sparse"):
-        own = cell[reward]
-        row = " | ".join(f"{own['none'] / own[name]:.1f}" for name in names[1:])
-        lines.append(f"| {reward} reward | {row} |")
-    note = (
-        f"Between {cell['lanes']} environments of {cell['decisions']} decisions each at the shipped weights, {LARGE}."
-    )
+    for reward, title in PAID.items():
+        row = " | ".join(f"{cell[reward]['none'] / cell[reward][name]:.1f}" for name in names)
+        lines.append(f"| {title} | {row} |")
+    note = f"Between {cell['lanes']} environments of {cell['decisions']} decisions each at the shipped weights."
     return [*lines, "", note]
 
 

@@ -322,7 +322,7 @@ def test_the_divergence_from_the_base_is_that_of_what_is_drawn(body: str, make: 
         kinds = [torch.distributions.Categorical(logits=(sampled.base + c) / 0.6) for c in (changes[:, None], 0.0)]
         expected = torch.distributions.kl_divergence(*kinds).sum(-1)
     else:
-        kinds = [torch.distributions.Normal(c, 0.4) for c in (changes, torch.zeros_like(changes))]
+        kinds = [torch.distributions.Normal(c, 0.1) for c in (changes, torch.zeros_like(changes))]
         expected = torch.distributions.kl_divergence(*kinds).sum(-1)
     torch.testing.assert_close(found, expected)
     # What adds the same to all choices moves nothing.
@@ -371,6 +371,32 @@ def test_a_fall_earns_nothing_from_then_on() -> None:
         # What is climbed sums up to what is earned, in another unit, but for the first reward, which no step climbs.
         sums = sum(0.9**step * earned for step, earned in enumerate(rewards))
         assert worth == pytest.approx(((1 - 0.9) * sums - rewards[0]) / 10, rel=1e-4)
+
+
+class Cliff(Edge):
+    """Who goes right gets nearer, until the point falls at 1."""
+
+    reward_kind = "sparse"
+
+    def remaining(self) -> float | None:  # type: ignore[override]
+        return 3 - self.x
+
+    def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        seen, _, fell, over, info = super().step(action)
+        return seen, 0.0, fell, over, info
+
+
+def test_who_fails_on_the_way_has_earned_nothing_by_getting_nearer() -> None:
+    world = Cliff()
+    exploring = Exploring(spread=0.5, hold=1, failures=0.0)
+    collector = Collector(PolicyPlanner(still(0)), [Cliff.task], 1, 0, exploring, 1.0, make=lambda _: world)
+    found = collector.collect(60, lambda _: np.full((1, 1), 0.4, np.float32), np.array([0.5], np.float32))
+    ends = np.flatnonzero(found.discounts[:, 0] == 0)
+    assert len(ends) >= 2
+    for begin, end in zip([0, *(ends[:-1] + 1)], ends, strict=True):
+        # Each fall takes the metre that led to it.
+        assert found.rewards[end, 0] < -0.5
+        assert found.rewards[begin : end + 1, 0].sum() == pytest.approx(0.0, abs=1e-4)
 
 
 def test_a_learnt_reward_improves_and_must_be_of_the_task(worlds: None, tmp_path: Path) -> None:

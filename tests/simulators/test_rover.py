@@ -180,3 +180,23 @@ def test_what_remains_of_the_way_shrinks_as_the_expert_drives(task: str) -> None
     # A cell of the field is a decimetre.
     assert np.diff(remaining).max() < 0.1
     environment.close()
+
+
+def test_what_remains_of_the_way_does_not_leap_where_it_is_tight() -> None:
+    environment = simulators.make("rover/maze")
+    rng = np.random.default_rng(0)
+    touched = 0
+    for seed in range(4):
+        environment.reset(seed=seed)
+        remaining, over, wheels = [environment.remaining()], False, np.zeros(2, np.float32)
+        while not over and len(remaining) < 300:
+            if len(remaining) % 30 == 1:
+                wheels = rng.uniform(-0.2, 1, 2).astype(np.float32)
+            _, _, terminated, truncated, _ = environment.step(wheels)
+            over = terminated or truncated
+            remaining.append(environment.remaining())
+            touched += environment._blocks.clearance(environment._data.qpos[:2]) < 0.2
+        # From a decimetre to the next one, and six times as much against a wall or a wrong pillar.
+        assert np.abs(np.diff(remaining)).max() < 1
+    assert touched > 50
+    environment.close()

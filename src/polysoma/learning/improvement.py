@@ -26,7 +26,7 @@ from polysoma.policy import checkpoint, rewards
 from polysoma.policy.adaptation import Adaptation
 from polysoma.policy.edits import adapt
 from polysoma.policy.policy import Policy
-from polysoma.rollout.experience import Collector
+from polysoma.rollout.experience import Collector, Reward
 from polysoma.task import body_of
 
 RewardChoice = Annotated[Ppo | Reinforce | Awr, KIND]
@@ -100,9 +100,9 @@ def method_for(
     play: Play,
     size: CorrectionConfig,
     seed: int,
-    reward: str = "",
+    reward: str | Reward = "",
 ) -> FromReward:
-    """A method that improves a checkpoint at tasks of one body.
+    """A method that improves a checkpoint at tasks of one body; the arguments are those of :func:`improve`.
 
     Raises:
         PolysomaError: tasks of several bodies or of one that is not known, a head that has no log-probabilities, or a
@@ -124,9 +124,12 @@ def method_for(
     planner = PolicyPlanner(acting)
     discrete = isinstance(policy.embodiment(body).actions, DiscreteActions)
     exploring = dataclasses.replace(settings.exploring, push=0.0) if discrete else settings.exploring
-    learnt = rewards.load(reward) if reward else None
+    if isinstance(reward, str):
+        earned: Reward | None = rewards.load(reward) if reward else None
+    else:
+        earned = reward
     collector = Collector(
-        planner, tasks, play.slots, play.seed, exploring, settings.discount, play.execute, reward=learnt,
+        planner, tasks, play.slots, play.seed, exploring, settings.discount, play.execute, reward=earned,
         look=policy.correction(body).look_at,
     )  # fmt: skip
     return settings.build(policy, body, collector, seed)
@@ -145,7 +148,7 @@ def improve(
     seed: int = 0,
     progress: Progress | None = None,
     accept: Callable[[str, Path], bool] | None = None,
-    reward: str = "",
+    reward: str | Reward = "",
 ) -> tuple[Path, bool]:
     """Improves a checkpoint, which stays as it is. A run that was killed begins anew: what environments and their
     episodes were in the middle of is not saved.
@@ -163,8 +166,8 @@ def improve(
         progress: called after every step.
         accept: asked with ``place`` and the new checkpoint's folder whether it is better; otherwise the correction is
             set to zero there.
-        reward: the checkpoint of a learnt reward (:mod:`polysoma.policy.rewards`), which is earned instead of what the
-            environment pays; empty for none.
+        reward: what is earned instead of what the environment pays: the checkpoint of a learnt reward
+            (:mod:`polysoma.policy.rewards`) or one of your own; empty for none.
 
     Returns:
         The folder of the checkpoint, and whether it was accepted.
@@ -180,7 +183,7 @@ def improve(
     )  # fmt: skip
     start = start_of(place, method.body)
     about = {"method": settings.kind, "data": [], "parent": lineage.parent(start), "tasks": list(tasks)}
-    if reward:
+    if isinstance(reward, str) and reward:
         about["reward"] = lineage.parent(reward)
     try:
         folder = Engine(method, engine_settings).run(out, progress=progress, lineage=about)

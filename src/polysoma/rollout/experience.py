@@ -48,7 +48,8 @@ class Exploring:
     """How actions differ from what is believed best.
 
     Attributes:
-        spread: the standard deviation of what is added to numbers, in parts of half the range.
+        spread: the standard deviation of what is added to numbers, in parts of half the range. Small: most of what was
+            learnt by imitation still succeeds then, and returns say what each try was worth.
         hold: decisions for which what was drawn is kept (as generalised state-dependent exploration does, Raffin et al.
             2022, arXiv 2005.05719); noise that changes at every step leads nowhere at 100 actions a second.
         temperature: at which choices are drawn, that at which an agent acts.
@@ -58,7 +59,7 @@ class Exploring:
         push_hold: decisions that a push lasts at most.
     """
 
-    spread: float = 0.4
+    spread: float = 0.1
     hold: int = 3
     temperature: float = 0.6
     failures: float = 0.5
