@@ -79,7 +79,7 @@ PAID = {
     "sparse": f"{LARGE}, paid for success alone",
     "every step": "half-cheetah/run, paid for speed at every step",
 }
-TABLES = ("improve", "improve-arm", "improve-rover", "improve-panel")
+TABLES = ("improve", "improve-arm", "improve-soccer", "improve-rover", "improve-panel")
 """Files of results that the document shows, where they are there."""
 
 

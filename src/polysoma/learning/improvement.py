@@ -34,7 +34,7 @@ RewardChoice = Annotated[Ppo | Reinforce | Awr, KIND]
 
 SEED = 400_000
 """Of the first episode that is played; seeds of evaluations lie below."""
-LEARNING_RATE = 5e-4
+LEARNING_RATE = 3e-4
 SIZE = CorrectionConfig(width=128, waves=4)
 """Of a new correction."""
 
@@ -161,7 +161,7 @@ def improve(
         minutes, steps: after which it stops, whichever comes first.
         play: see :class:`Play`.
         size: of the correction.
-        learning_rate: constant.
+        learning_rate: the first one; it falls to nothing.
         seed: of all that is drawn at random but the episodes.
         progress: called after every step.
         accept: asked with ``place`` and the new checkpoint's folder whether it is better; otherwise the correction is
@@ -176,7 +176,8 @@ def improve(
         PolysomaError: as :func:`method_for`, or as :meth:`~polysoma.learning.engine.Engine.run`.
     """
     method = method_for(place, tasks, settings, play or Play(), size or SIZE, seed, reward)
-    optimizer = AdamW(learning_rate, warmup=0, weight_decay=0.0, ema=0.0, final=1.0)
+    # Where little is left to learn, advantages are mostly noise, and steps of one size would wander off with it.
+    optimizer = AdamW(learning_rate, warmup=0, weight_decay=0.0, ema=0.0, final=0.0)
     engine_settings = Settings(
         steps=steps, minutes=minutes, optimizer=optimizer, grad_clip=0.5, tracker="none", checkpoint_every=steps,
         precision="float32",
