@@ -331,6 +331,21 @@ def test_the_divergence_from_the_base_is_that_of_what_is_drawn(body: str, make: 
         torch.testing.assert_close(nothing, torch.zeros_like(nothing), atol=1e-5, rtol=0)
 
 
+def test_a_push_draws_no_harder_than_a_far_try() -> None:
+    method = method_of(Awr(exploring=Exploring(spread=0.1, push=0.5)), "point", Pocket, 0)
+    method.accumulate(0, Share())
+    sampled = method.sampled
+    assert sampled is not None
+    pulls = []
+    for drawn in (0.1, 0.2, 0.3, 2.0):
+        one = dataclasses.replace(sampled.take(torch.tensor([0])), drawn=torch.tensor([[drawn]]))
+        changes = torch.zeros(1, 1, requires_grad=True)
+        method.log_probability(one, changes)[0].sum().backward()
+        assert changes.grad is not None
+        pulls.append(float(changes.grad))
+    assert pulls == pytest.approx([10, 20, 20, 20], rel=1e-4)
+
+
 class Edge(Pocket):
     """The point is paid for being there and for going right; it falls at 1, which ends the episode."""
 

@@ -6,7 +6,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from polysoma.config import check, within
 from polysoma.learning.objectives import advantage_weights, standardised
@@ -55,6 +56,16 @@ class _Awr(FromReward):
             policy, body, collector, settings.decisions, settings.passes, settings.parts, settings.trace,
             settings.anchor, seed=seed,
         )  # fmt: skip
+
+    def log_probability(self, sampled: Sampled, changes: Tensor) -> tuple[Tensor, Tensor]:
+        """See :class:`~polysoma.learning.reinforcement.FromReward`. Of numbers it is that of a density whose tails fall
+        no faster than at two standard deviations (Huber 1964): a push lies twenty of them away, and its square would
+        outweigh hundreds of tries."""
+        if self.choices:
+            return super().log_probability(sampled, changes)
+        apart = (sampled.drawn - changes) / torch.from_numpy(self.spread()).to(changes)
+        far = nn.functional.huber_loss(apart, torch.zeros_like(apart), reduction="none", delta=2.0)
+        return -far.sum(-1), changes.new_zeros(())
 
     def policy_loss(self, sampled: Sampled, log_probability: Tensor) -> Tensor:
         """See :class:`~polysoma.learning.reinforcement.FromReward`."""
