@@ -277,7 +277,7 @@ def render_paraphrases() -> str:
 
 def render_memory() -> str:
     """The shipped weights with demonstrations to look up, and without."""
-    found, plain = read("memory"), read("former-weights")
+    found, plain = read("memory"), read("memory-alone")
     lines = ["| body | alone | looking up | looking up - alone, paired |", "| --- | --- | --- | --- |"]
     for family in found["families"]:
         pairs = [
