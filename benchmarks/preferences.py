@@ -199,7 +199,7 @@ def render() -> str:
         return "\n".join(lines) + "\n"
     lines += [
         "",
-        f"| {CHEETAH}, {len(cells['shipped']['returns'])} unseen episodes, `improve` by | seed | return | what it adds, "
+        f"| {CHEETAH}, {len(cells['shipped']['returns'])} episodes, `improve` by | seed | return | what it adds, "
         "of what the true reward adds |",
         "| --- | --- | --- | --- |",
         f"| nothing: shipped weights |  | {_return(cells['shipped'])} |  |",

@@ -37,7 +37,7 @@ class Awr:
     discount: Annotated[float, within(0, 1)] = 0.985
     trace: Annotated[float, within(0, 1)] = 0.9
     sharpness: Annotated[float, within(0, 1000)] = 1.0
-    anchor: Annotated[float, within(0, 10**6)] = 0.01
+    anchor: Annotated[float, within(0, 10**6)] = 0.1
     exploring: Exploring = Exploring(push=0.03)  # noqa: RUF009  (frozen)
     kind: Literal["awr"] = "awr"
 
@@ -60,12 +60,13 @@ class _Awr(FromReward):
     def log_probability(self, sampled: Sampled, changes: Tensor) -> tuple[Tensor, Tensor]:
         """See :class:`~polysoma.learning.reinforcement.FromReward`. Of numbers it is that of a density whose tails fall
         no faster than at two standard deviations (Huber 1964): a push lies twenty of them away, and its square would
-        outweigh hundreds of tries."""
+        outweigh hundreds of tries. It is in units of the squared correction, as ``anchor`` is."""
         if self.choices:
             return super().log_probability(sampled, changes)
-        apart = (sampled.drawn - changes) / torch.from_numpy(self.spread()).to(changes)
+        spread = torch.from_numpy(self.spread()).to(changes)
+        apart = (sampled.drawn - changes) / spread
         far = nn.functional.huber_loss(apart, torch.zeros_like(apart), reduction="none", delta=2.0)
-        return -far.sum(-1), changes.new_zeros(())
+        return -(spread.square() * far).sum(-1), changes.new_zeros(())
 
     def policy_loss(self, sampled: Sampled, log_probability: Tensor) -> Tensor:
         """See :class:`~polysoma.learning.reinforcement.FromReward`."""
