@@ -71,9 +71,9 @@ def decide(bodies: list[str], backend: str) -> dict[str, Any]:
         from polysoma.evaluation.latency import decision_latency
     except ImportError:
         from polysoma.evaluation.evaluation import decision_latency  # type: ignore[no-redef]
-    # The earlier commit knows fewer bodies.
-    known = [simulators.tasks_of(body) for body in bodies]
-    tasks = [own[-1] for own in known if own]
+    # The earlier commit's weights know fewer bodies.
+    known = {body.name for body in checkpoint.load_for_training("generalist").config.embodiments}
+    tasks = [simulators.tasks_of(body)[-1] for body in bodies if body in known]
     return decision_latency(acting(backend), tasks, SEED)
 
 
