@@ -59,7 +59,7 @@ SEED = 4000
 STEPS = {"metaworld": 128, "aloha": 112, "babyai": 48}
 """Batch of a step, by body."""
 PARTS = ("steps", "decisions", "sample", "throughput", "calls", "frames", "joint")
-APART = {"calls", "decisions", "frames", "joint"}
+APART = {"calls", "frames", "joint"}
 """Parts with a results file of their own."""
 COUNTED = "metaworld"
 """The body whose function calls are counted."""
@@ -88,7 +88,7 @@ class Speed:
         environment = os.environ | {"OMP_NUM_THREADS": "1"} | (EMULATED if self.emulate_avx2 else {})
         name = "speed-avx2" if self.emulate_avx2 else "speed"
         known = read(name) if self.only != PARTS and (FOLDER / f"{name}.json").exists() else {}
-        kept = ("steps", "sample", "workers", "recording", "evaluation")
+        kept = ("steps", "decisions", "sample", "workers", "recording", "evaluation")
         numbers: dict[str, Any] = {key: known[key] for key in kept if key in known} | {
             "instruction_set": "AVX2 (emulated)" if self.emulate_avx2 else instruction_set(),
             "processor_has": instruction_set(),
@@ -100,11 +100,7 @@ class Speed:
             if "steps" in self.only:
                 numbers["steps"] = self._steps(sides, Path(folder), environment)
             if "decisions" in self.only:
-                found = _decisions(sides, environment)
-                write(
-                    "decisions-avx2" if self.emulate_avx2 else "decisions",
-                    {"instruction_set": numbers["instruction_set"], "before": self.before or None, "decisions": found},
-                )
+                numbers["decisions"] = _decisions(sides, environment)
             if "calls" in self.only:
                 counts = _calls(sides, Path(folder), environment)
                 write("calls", {"before": self.before or None, "body": COUNTED, "counts": counts})
@@ -343,23 +339,20 @@ def render() -> str:
                 f"| the same, memory by {found['allocator']} | {found['instruction_set']} | {old:.2f} s, {usual} "
                 f"| {quick['median']:.2f} s, {usual} | {old / quick['median']:.1f} |"
             )
-    asked = read("decisions")
-    decisions = asked["decisions"]
-    for body, now in decisions["now onnx float32"].items():
-        own, plain = decisions["before"].get(body), decisions["now torch float32"][body]["p50"]
-        old, faster = (f"{own['p50']:.1f} ms", f"{own['p50'] / now['p50']:.1f}") if own else ("", "")
-        lines.append(
-            f"| decision, {body} | {asked['instruction_set']} | {old} | {now['p50']:.1f} ms (torch: {plain:.1f}) "
-            f"| {faster} |"
-        )
     found = read("speed")
+    decisions = found["decisions"]
+    for body, now in decisions["now onnx float32"].items():
+        old, plain = decisions["before"][body]["p50"], decisions["now torch float32"][body]["p50"]
+        lines.append(
+            f"| decision, {body} | {found['instruction_set']} | {old:.1f} ms "
+            f"| {now['p50']:.1f} ms (torch: {plain:.1f}) | {old / now['p50']:.1f} |"
+        )
     machine = found["hardware"]
     return "\n".join(
         [
             *lines,
             "",
-            f"Medians; one core of {machine['processor']}; decisions one core of {asked['hardware']['processor']}, at "
-            f"batch 1, by ONNX Runtime in float32 now (`{asked['command']}`); "
+            f"Medians; one core of {machine['processor']}, batch 1 for decisions, by ONNX Runtime in float32 now; "
             f"before is commit {found['before']}, measured in turn in the same run. On a processor with bfloat16 "
             "instructions a training step computes in bfloat16 before and now; with AVX2 alone bfloat16 was the only "
             "choice before, and float32 is what is chosen now. AVX2 was emulated: the libraries were set to use "

@@ -40,8 +40,8 @@ class Improve:
 
     Examples:
         polysoma improve generalist --tasks metaworld/pick-out-of-hole-v3 --worse 1 --out runs/hole
-        polysoma improve generalist --tasks pointmaze/large --controls --out runs/maze
-        polysoma merge attach generalist pointmaze=runs/maze/checkpoint --out runs/all
+        polysoma improve generalist --tasks rover/maze --minutes 15 --controls --out runs/maze
+        polysoma merge attach generalist rover=runs/maze/checkpoint --out runs/all
     """
 
     checkpoint: CheckpointName
