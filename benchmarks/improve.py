@@ -77,7 +77,7 @@ ROWS = (
 PAID = {
     "dense": f"{LARGE}, paid for getting nearer",
     "sparse": f"{LARGE}, paid for success alone",
-    "every step": "half-cheetah/run, paid for speed at every step",
+    "every step": f"{CHEETAH}/run, paid for speed at every step",
 }
 TABLES = ("improve", "improve-arm", "improve-soccer", "improve-rover", "improve-panel")
 """Files of results that the document shows, where they are there."""

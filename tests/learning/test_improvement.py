@@ -426,6 +426,11 @@ def test_a_learnt_reward_improves_and_must_be_of_the_task(worlds: None, tmp_path
         reward=folders["right"],
     )  # fmt: skip
     assert f"by the learnt reward {folders['right']} in point/right" in tell(folder)[0]
+    # One's own needs no checkpoint.
+    own, _ = improve(
+        str(base), ["point/right"], settings(), tmp_path / "own", steps=2, play=Play(4), size=SMALL, reward=Leftward()
+    )
+    assert "reward" not in checkpoint.read_config(own)["lineage"]
     with pytest.raises(PolysomaError, match="told 'stay', and this task says 'go'"):
         improve(str(base), ["point/right"], settings(), tmp_path / "x", steps=1, play=Play(2), reward=folders["other"])
     checkpoint.save(RewardModel(RewardConfig(PUCK, "go", 8, 1, 1)), tmp_path / "puck")
