@@ -59,6 +59,9 @@ from results import FOLDER, cells_of, difference, read, share, write
 
 SEED = 395_000
 """Of the episodes that judge; those that are learnt from begin at 400,000."""
+BETWEEN, LOOKED = 392_000, 40
+"""Seed of the first of the episodes that are played after each quarter of learning, as the command does, and how many.
+They are not counted among the steps of the environment."""
 OWN, APART = 500_000, 40_000
 """Seed of the first own episode, and how far apart those of seeds of learning are: nine of them stay below 900,000."""
 LARGE, CHEETAH = "pointmaze/large", "half-cheetah"
@@ -175,12 +178,20 @@ def improved(case: Case, name: str, seed: int, env_steps: int) -> dict[str, Any]
     batches = env_steps / (settings.decisions * play.slots * ((chunk + 1) // 2))
     of_batch = getattr(settings, "passes", 1) * getattr(settings, "parts", 1)
     began, out = time.process_time(), case.folder / f"{name}-{seed}-{time.time_ns()}"
+
+    def judge(folder: Path) -> dict[str, float]:
+        return {case.task: evaluate(str(folder), [case.task], LOOKED, BETWEEN, workers=WORKERS).tasks[case.task].rate}
+
     path, _ = improve(
-        case.checkpoint, [case.task], settings, out, steps=max(1, round(batches)) * of_batch, play=play, seed=seed
-    )
+        case.checkpoint, [case.task], settings, out, steps=max(1, round(batches)) * of_batch, play=play, seed=seed,
+        judge=judge,
+    )  # fmt: skip
     seconds = time.process_time() - began
     found = judged(str(path), case) | {"cpu_s": seconds, "seed": seed}
-    last = json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    last = [line for line in lines if "env_steps" in line][-1]
+    between = {line["step"]: line[f"success/{case.task}"] for line in lines if f"success/{case.task}" in line}
+    found |= {"between": between, "kept": checkpoint.read_config(path)["lineage"]["steps"]}
     return found | {"same": unmoved(case, path), "updates": last["step"], "env_steps": last["env_steps"]}
 
 

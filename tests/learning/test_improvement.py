@@ -239,6 +239,24 @@ def test_what_is_not_better_is_not_kept(worlds: None, tmp_path: Path) -> None:
     np.testing.assert_allclose(first, second, atol=1e-6)
 
 
+def test_the_best_of_what_was_learnt_on_the_way_is_kept(worlds: None, tmp_path: Path) -> None:
+    base, seen = saved(tmp_path / "base"), []
+
+    def judge(folder: Path) -> dict[str, float]:
+        weights = checkpoint.load_for_training(folder).correction("point").state_dict()
+        seen.append({name: value.clone() for name, value in weights.items()})
+        return {"point/right": [0.2, 0.6, 0.6, 0.4][len(seen) - 1]}
+
+    folder, better = improve(
+        str(base), ["point/right"], settings(), tmp_path / "run", steps=8, play=Play(4), size=SMALL,
+        learning_rate=1e-2, judge=judge,
+    )  # fmt: skip
+    assert better and len(seen) == 4 and "6 steps" in tell(folder)[0]
+    kept = checkpoint.load_for_training(folder).correction("point").state_dict()
+    same = [all(torch.equal(value, one[name]) for name, value in kept.items()) for one in seen]
+    assert same == [False, False, True, False]
+
+
 def test_what_cannot_be_improved_is_one_line(worlds: None, tmp_path: Path) -> None:
     base = saved(tmp_path / "base")
     with pytest.raises(PolysomaError, match="expected those of one body"):

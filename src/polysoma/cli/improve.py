@@ -24,8 +24,8 @@ from polysoma.text import counted
 if TYPE_CHECKING:
     from polysoma.evaluation.acceptance import Replayed
 
-DEVELOPMENT = 390_000
-"""Seed of the first episode that is played before and after."""
+DEVELOPMENT, BETWEEN = 390_000, 392_000
+"""Seeds of the first episodes that are played before and after, and of those in between."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,8 @@ class Improve:
     """Improves a checkpoint at tasks of one simulated body by reward. The checkpoint itself is never changed.
 
     The policy stays as it is, and so do all other bodies; a small correction of its answers for this body learns. What
-    comes of it is an adaptation, stored beside the checkpoint, that evaluate, serve and play open like any. The same
+    comes of it is an adaptation, stored beside the checkpoint, that evaluate, serve and play open like any. After each
+    quarter of the time the tasks are played, and the best of the four is what counts. The same
     episodes are played before and after, and the correction is kept only if more of them succeed, and if the body's
     other tasks, which it moves as well, lose no more than --worse allows. A run that was killed cannot be resumed,
     because environments in the middle of episodes are not saved; runs take minutes.
@@ -59,7 +60,7 @@ class Improve:
     out: Path = Path("runs/improved")
     """Folder of the run; out/checkpoint is what comes of it."""
     minutes: Annotated[float, within(0, 10**6, above=True)] = 10.0
-    """Of playing and learning, beside those of the episodes before and after."""
+    """Of playing and learning, beside those of the episodes before, between and after."""
     slots: Annotated[int, within(1, 10_000)] = 64
     """Episodes at a time."""
     spread: Annotated[float, within(0, 10, above=True)] | None = None
@@ -68,7 +69,7 @@ class Improve:
     failures: Annotated[float, within(0, 1)] = 0.5
     """The share of episodes that begin where an earlier one was failing, in simulators that can go back there."""
     episodes: Annotated[int, within(1, 10**6)] = 40
-    """Of each task, played before and after."""
+    """Of each task, played before, after each quarter of the time and after."""
     others: str = ""
     """Which other tasks of the body are played before and after as well, comma-separated; all of them by default."""
     other_episodes: Annotated[int, within(1, 10**6)] = 20
@@ -120,6 +121,7 @@ class Improve:
                 self.checkpoint, tasks, settings, self.out, self.minutes,
                 play=Play(self.slots, precision=self.precision), seed=self.seed, progress=progress,
                 accept=functools.partial(self._accept, tasks, others), reward=self.reward,
+                judge=functools.partial(self._judge, tasks),
             )  # fmt: skip
         kept = "is kept" if better else "is not kept: the checkpoint answers as the one that it began with"
         say(f"checkpoint: {folder}, an adaptation; what was learnt {kept}")
@@ -130,6 +132,15 @@ class Improve:
         body = body_of(tasks[0])
         every = simulators.match_tasks(self.others, [body]) if self.others else simulators.tasks_of(body)
         return [task for task in every if task not in tasks] if self.worse < 1 else []
+
+    def _judge(self, tasks: Sequence[str], folder: Path) -> dict[str, float]:
+        """The success rates of what was learnt so far, in episodes of their own."""
+        from polysoma.evaluation.evaluation import evaluate
+        from polysoma.rollout.drivers import Checkpoint
+
+        driver = Checkpoint(str(folder), precision=self.precision)
+        scores = evaluate(driver, tasks, self.episodes, BETWEEN).tasks
+        return {task: score.rate for task, score in scores.items()}
 
     def _accept(self, tasks: Sequence[str], others: Sequence[str], before: str, after: Path) -> bool:
         """Plays the same episodes before and after, says what came of them, and accepts what succeeds more often and

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -37,6 +37,8 @@ SEED = 400_000
 LEARNING_RATE = 3e-4
 SIZE = CorrectionConfig(width=128, waves=4)
 """Of a new correction."""
+LOOKS = 4
+"""How often in a run what was learnt so far is judged."""
 
 
 def start_of(place: str, body: str) -> str:
@@ -149,6 +151,7 @@ def improve(
     progress: Progress | None = None,
     accept: Callable[[str, Path], bool] | None = None,
     reward: str | Reward = "",
+    judge: Callable[[Path], Mapping[str, float]] | None = None,
 ) -> tuple[Path, bool]:
     """Improves a checkpoint, which stays as it is. A run that was killed begins anew: what environments and their
     episodes were in the middle of is not saved.
@@ -168,6 +171,8 @@ def improve(
             set to zero there.
         reward: what is earned instead of what the environment pays: the checkpoint of a learnt reward
             (:mod:`polysoma.policy.rewards`) or one of your own; empty for none.
+        judge: asked with the checkpoint's folder after each quarter of the run how good it is by then, its success rate
+            in each task; of the four the best is kept, of equal ones the last. Without it, the last.
 
     Returns:
         The folder of the checkpoint, and whether it was accepted.
@@ -179,17 +184,21 @@ def improve(
     # Where little is left to learn, advantages are mostly noise, and steps of one size would wander off with it.
     optimizer = AdamW(learning_rate, warmup=0, weight_decay=0.0, ema=0.0, final=0.0)
     engine_settings = Settings(
-        steps=steps, minutes=minutes, optimizer=optimizer, grad_clip=0.5, tracker="none", checkpoint_every=steps,
+        steps=steps, minutes=minutes, optimizer=optimizer, grad_clip=0.5, tracker="none",
+        checkpoint_every=-(-steps // LOOKS) if judge else steps, checkpoint_minutes=minutes / LOOKS if judge else 0.0,
         precision="float32",
     )  # fmt: skip
+    best = _Best(method.body, judge) if judge else None
     start = start_of(place, method.body)
     about = {"method": settings.kind, "data": [], "parent": lineage.parent(start), "tasks": list(tasks)}
     if isinstance(reward, str) and reward:
         about["reward"] = lineage.parent(reward)
     try:
-        folder = Engine(method, engine_settings).run(out, progress=progress, lineage=about)
+        folder = Engine(method, engine_settings).run(out, progress=progress, evaluate=best, lineage=about)
     finally:
         method.collector.close()
+    if best:
+        best.restore(folder)
     if accept is None or accept(place, folder):
         return folder, True
     policy = checkpoint.load_for_training(folder)
@@ -198,3 +207,29 @@ def improve(
             parameter.zero_()
     checkpoint.save(policy, folder, lineage=checkpoint.read_config(folder)["lineage"])
     return folder, False
+
+
+class _Best:
+    """Remembers the correction of the best checkpoint of a run."""
+
+    def __init__(self, body: str, judge: Callable[[Path], Mapping[str, float]]) -> None:
+        self._body, self._judge = body, judge
+        self._rate, self._last = -1.0, False
+        self._weights: dict[str, torch.Tensor] = {}
+        self._lineage: dict[str, object] = {}
+
+    def __call__(self, folder: Path) -> Mapping[str, float]:
+        rates = self._judge(folder)
+        rate = sum(rates.values()) / len(rates)
+        self._last = rate >= self._rate
+        if self._last:
+            self._rate, self._lineage = rate, checkpoint.read_config(folder)["lineage"]
+            self._weights = checkpoint.load_for_training(folder).correction(self._body).state_dict()
+        return rates
+
+    def restore(self, folder: Path) -> None:
+        """Puts it into the folder of the last one."""
+        if not self._last:
+            policy = checkpoint.load_for_training(folder)
+            policy.correction(self._body).load_state_dict(self._weights)
+            checkpoint.save(policy, folder, lineage=self._lineage)
