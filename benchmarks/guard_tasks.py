@@ -137,6 +137,26 @@ class Blind:
         return Verdict.replace(drawn, found.risk, found.reason, found.alarm)
 
 
+class Minded:
+    """The careless driver, who does what the expert would wherever the guard finds the risk too high: whether there is
+    still time then."""
+
+    def __init__(self, driver: Careless, guard: DeadEndGuard) -> None:
+        self._driver, self._guard = driver, guard
+
+    def start(self, prompt: TaskPrompt, seed: int) -> Session:
+        return self._driver.start(prompt, seed)
+
+    def plan(self, sessions: Sequence[Session], observations: Sequence[Observation]) -> list[Plan | PolysomaError]:
+        plans: list[Plan | PolysomaError] = []
+        for session, seen, plan in zip(sessions, observations, self._driver.plan(sessions, observations), strict=True):
+            assert session.prompt.expert is not None and self._guard.values.alarm is not None
+            if isinstance(plan, Plan) and (self._guard.judge(seen, plan).risk or 0) > self._guard.values.alarm.replace:
+                plan = Plan(np.repeat(np.asarray(session.prompt.expert())[None], len(plan.actions), 0), "policy")
+            plans.append(plan)
+        return plans
+
+
 def main(
     folder: Path = Path("runs/guard-tasks"),
     only: str = "",
@@ -167,7 +187,7 @@ def main(
 
 def measured(cell: dict[str, float], setting: Setting, folder: Path, seed: int, settings: dict[str, Any]) -> Any:
     """Measures what a cell lacks, and yields after each part what it was."""
-    if all(f"deaths{name}" in cell for name in ("", "_guarded", "_random")):
+    if all(f"deaths{name}" in cell for name in ("", "_guarded", "_random", "_minded")):
         return
     first, episodes = FIRST + 10_000 * (seed - SEEDS[0]), setting.episodes
     logs = [_recorded(setting, noise, episodes // 3, folder / str(noise), first + 1000 * n)
@@ -192,6 +212,7 @@ def measured(cell: dict[str, float], setting: Setting, folder: Path, seed: int, 
         "": driver,
         "_guarded": guard.around(driver),
         "_random": Guarded(driver, Blind(guard)),
+        "_minded": Minded(driver, guard),
     }
     for name, way in ways.items():
         if f"deaths{name}" not in cell:
@@ -229,6 +250,7 @@ def render() -> str:
     told, there = found["settings"], {name: SETTINGS[name] for name in found["cells"]}
     columns = {
         "deaths": "deaths: no guard", "deaths_guarded": "guard", "deaths_random": "random instead",
+        "deaths_minded": "the expert instead",
         "successes": "success: no guard", "successes_guarded": "guard", "replaced_guarded": "replaced",
         "false_alarms": "false alarms", "false_unlike": "unlike", "flagged": "deaths with an alarm",
         "lead_s": "lead (s)",

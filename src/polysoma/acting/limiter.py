@@ -158,12 +158,14 @@ class Limiter:
         if self.limits.jerk:
             rise = np.minimum(moved + jerk, step)
             fall = np.maximum(moved - jerk, -step)
-            # Nor faster than it can be stopped at the end of the range.
-            rise = np.minimum(rise, _brakes(high - np.where(known, before, high), jerk))
-            fall = np.maximum(fall, -_brakes(np.where(known, before, low) - low, jerk))
-            # What lags behind catches up no faster than it can stop there, or it would swing about what is wanted.
             lag = np.where(known, aim - before, 0)
-            pace = way - lag + np.sign(lag) * _brakes(np.abs(lag), jerk)
+            above, below = high - np.where(known, before, high), np.where(known, before, low) - low
+            up, down, closing = _brakes(np.stack([above, below, np.abs(lag)]), jerk)
+            # Nor faster than it can be stopped at the end of the range.
+            rise = np.minimum(rise, up)
+            fall = np.maximum(fall, -down)
+            # What lags behind catches up no faster than it can stop there, or it would swing about what is wanted.
+            pace = way - lag + np.sign(lag) * closing
             kept = np.clip(np.where(np.abs(lag) > _TOLERANCE, pace, way), fall, rise)
             counts.jerk += bool((np.abs(kept - np.clip(way, -step, step)) > _TOLERANCE).any())
         action = np.where(known, before + kept, target)
@@ -243,8 +245,8 @@ class Limiter:
 
 
 def _brakes(way: np.ndarray, jerk: np.ndarray) -> np.ndarray:
-    """The largest step after which steps that shrink by ``jerk`` each end within ``way``, ``(A,)`` all: the v with
-    ``v + (v - jerk) + (v - 2 jerk) + ... = way``."""
+    """The largest step after which steps that shrink by ``jerk`` ``(A,)`` each end within ``way`` ``(..., A)``: the v
+    with ``v + (v - jerk) + (v - 2 jerk) + ... = way``."""
     with np.errstate(invalid="ignore"):
         way = np.maximum(way, 0)
         whole = np.floor((np.sqrt(1 + 8 * way / jerk) - 1) / 2)

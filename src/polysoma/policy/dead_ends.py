@@ -44,8 +44,6 @@ _ALIKE = 0.01
 """Changes that spread by less than this part of their size are taken to be all the same."""
 _SLOWEST = 1.5
 """Of the waves through which a state is seen: radians for each standard deviation. Most states are within one wave."""
-_NEAREST = 8
-"""Actions near the plan's that are judged before those farther away."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,7 @@ class DeadEndConfig:
     width: Annotated[int, within(1, 65_536)] = 64
     depth: Annotated[int, within(1, 64)] = 2
     span: Annotated[int, within(1, 1000)] = 1
-    candidates: Annotated[int, within(1, 4096)] = 64
+    candidates: Annotated[int, within(1, 4096)] = 24
     reach: Annotated[float, within(0, 2, above=True)] = 1.0
     remembered: Annotated[int, within(0, 65_536)] = 0
     octaves: Annotated[int, within(0, 16)] = 3
@@ -367,16 +365,16 @@ class DeadEndJudge:
             whole = self._high - self._low
             self._whole = np.where(whole > 0, whole, np.float32(1))
 
-    def judge(self, observation: Mapping[str, np.ndarray], plan: np.ndarray, enough: float = -1.0) -> Judged:
+    def judge(self, observation: Mapping[str, np.ndarray], plan: np.ndarray, enough: float | None = None) -> Judged:
         """What may be done after one observation.
 
         Args:
             observation: checked.
             plan: float32 ``(n, A)`` within limits, of which the first ``span`` are judged; a shorter one holds its last
                 action. Of choices int64 ``(n,)``.
-            enough: where the risk of the plan is no higher, nothing else is asked for, which takes less time: the plan
-                is the only one of the actions, and of choices there is no chance. Nor are actions farther from the plan
-                where one near it is better by ``SPARE``.
+            enough: the risk that is low enough; None to judge all actions. Where that of the plan is no higher, nothing
+                else is asked for, which takes less time: of choices there is no chance, and of numbers the plan is the
+                only action. Else those are left out that cannot be better than the plan by ``SPARE``.
         """
         seen = (self._values.state_of(observation) - self._mean) / self._scale
         unlike = self._unlike(seen)
@@ -384,19 +382,26 @@ class DeadEndJudge:
             looked_at = self._looked_at(seen, None)
             risk = self._risk(looked_at)
             chance = None
-            if risk[int(plan[0])] > enough:
+            if enough is None or risk[int(plan[0])] > enough:
                 chance = self._positive(looked_at).reshape(2, -1).min(0).clip(0, 1)
             return Judged(np.arange(len(risk)), risk, chance, unlike)
         rows = np.minimum(np.arange(self._config.span), len(plan) - 1)
         actions = np.asarray(plan[rows], np.float32)[None]
         risk = self._risk(self._looked_at(seen, actions))
-        done, judged = [actions], [risk]
-        # Most often one of the nearest is so good that those farther away do not count.
-        for part in (self._offsets[:_NEAREST], self._offsets[_NEAREST:]):
-            if len(part) and judged[-1].min() > (enough if len(done) == 1 else enough - SPARE):
-                done.append(np.clip(actions + part[:, None], self._low, self._high))
-                judged.append(self._risk(self._looked_at(seen, done[-1])))
-        return Judged(np.concatenate(done), np.concatenate(judged), None, unlike)
+        if enough is not None and risk[0] <= enough:
+            return Judged(actions, risk, None, unlike)
+        near = np.clip(actions + self._offsets[:, None], self._low, self._high)
+        looked_at = self._looked_at(seen, near)
+        if enough is None:
+            others = self._risk(looked_at)
+        else:
+            # What one of the two says is the least that the risk can be, and costs half.
+            others = self._risk(looked_at, slice(0, 1))
+            if others.min() > max(enough, risk[0] - SPARE):
+                return Judged(actions, risk, None, unlike)
+            better = others < risk[0]
+            near, others = near[better], np.maximum(others[better], self._risk(looked_at[better], slice(1, 2)))
+        return Judged(np.concatenate([actions, near]), np.concatenate([risk, others]), None, unlike)
 
     def _looked_at(self, seen: np.ndarray, actions: np.ndarray | None) -> np.ndarray:
         """See :meth:`DeadEnds.looked_at`, of one state ``(n,)`` as the perceptrons see it and of N actions or every
@@ -415,9 +420,10 @@ class DeadEndJudge:
         phases = (following[..., None] * self._waves).reshape(len(joined), -1)
         return np.concatenate([following, np.sin(phases), np.cos(phases)], -1)
 
-    def _risk(self, looked_at: np.ndarray) -> np.ndarray:
-        """``-Q_D``, ``(N,)``."""
-        risk: np.ndarray = -self._negative(looked_at).reshape(2, -1).min(0).clip(-1, 0)
+    def _risk(self, looked_at: np.ndarray, which: slice = slice(2)) -> np.ndarray:
+        """``-Q_D`` by both perceptrons or one of them, ``(N,)``."""
+        values = self._negative(looked_at, which)
+        risk: np.ndarray = -values.reshape(len(values), -1).min(0).clip(-1, 0)
         return risk
 
     def _unlike(self, seen: np.ndarray) -> float:
