@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import os
 import shutil
 from collections.abc import Iterator
@@ -59,6 +60,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if metafunc.definition.get_closest_marker("learns") and asked != "auto":
         precisions = ("float32", "bfloat16") if asked == "both" else (asked,)
         metafunc.parametrize("_computed_in", precisions, indirect=True)
+
+
+def pytest_collection_finish() -> None:
+    """What was imported for thousands of tests stays: nobody looks through it for garbage again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
@@ -134,13 +141,16 @@ def _observations(body: Embodiment, length: int, seed: int, rng: np.random.Gener
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Nothing of the user's is seen or changed: neither what Polysoma keeps in their cache nor their variables."""
+    """Nothing of the user's is seen or changed: neither what Polysoma keeps in their cache nor their variables. Disks
+    are not waited for."""
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith("POLYSOMA_")]:
             patch.delenv(name)
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         # Making a graph of every tiny policy takes longer than its decisions; test_onnx_backend.py compares both.
         patch.setenv(backend.VARIABLE, "torch")
+        # What tests write need not survive a power cut.
+        patch.setattr(os, "fsync", lambda descriptor: None)
         yield
 
 

@@ -1,4 +1,5 @@
-"""Small planners and guards that the tests share."""
+"""Small planners and guards that the tests share, and what tests send to worker processes: these import nothing else
+of the tests, which takes seconds."""
 
 from __future__ import annotations
 
@@ -78,6 +79,18 @@ class Known:
 
 def _nothing(session: Session) -> np.ndarray:
     return np.zeros_like(session.prompt.body.actions.none())
+
+
+def mistaken() -> Any:
+    raise ZeroDivisionError("of a driver")
+
+
+@dataclass(frozen=True)
+class HoverGuard:
+    """Allows everything, with a risk."""
+
+    def judge(self, observation: Observation, plan: Plan) -> Verdict:
+        return Verdict.allow(0.1)
 
 
 @dataclass(frozen=True)

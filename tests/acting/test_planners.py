@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from conftest import ARM, GRID, make_episode, observe
-from planners import Forbids, Recording, Replaces
+from planners import Forbids, HoverGuard, Recording, Replaces
 from polysoma import simulators
 from polysoma.acting.agent import Acting, Agent, act_together, plan_together
 from polysoma.acting.guards import Guarded, Stopped, Verdict
@@ -401,14 +401,6 @@ def test_what_is_counted_further_inside_counts_outside(around: Callable[[Planner
 
 
 # --- rollouts: any planner, in evaluations and recordings
-
-
-@dataclass(frozen=True)
-class HoverGuard:
-    """Allows everything, with a risk."""
-
-    def judge(self, observation: Observation, plan: Plan) -> Verdict:
-        return Verdict.allow(0.1)
 
 
 @dataclass(frozen=True)

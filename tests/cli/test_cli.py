@@ -9,7 +9,9 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 
@@ -206,16 +208,24 @@ def test_record_then_evaluate_the_expert(tmp_path: Path, capsys: pytest.CaptureF
     assert (tmp_path / "report" / "index.html").is_file()
 
 
-def test_what_nobody_reads_is_no_error() -> None:
+def test_what_nobody_reads_is_no_error(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """As behind `| head -1`, whether lines are held back or written one after the other."""
     for words in (["bodies", "--json"], ["bodies", "rover"], ["--help"], ["evaluate", "--help"]):
-        command = subprocess.Popen(
-            [sys.executable, "-m", "polysoma", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
-        assert command.stdout is not None
-        command.stdout.close()
-        _, said = command.communicate()
-        assert said == b""
+        reading, writing = os.pipe()
+        os.close(reading)
+        # It is closed as at the end of the interpreter, where nobody can catch an error.
+        with monkeypatch.context() as patch, open(writing, "w") as out:
+            patch.setattr(sys, "stdout", out)
+            with pytest.raises(SystemExit) as ended:
+                main(words)
+        assert ended.value.code == 0 and capsys.readouterr().err == ""
+    command = subprocess.Popen(
+        [sys.executable, "-m", "polysoma", "bodies", "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert command.stdout is not None
+    command.stdout.close()
+    _, said = command.communicate()
+    assert said == b""
 
 
 @pytest.mark.parametrize("option", ["--json", "--report"])
@@ -293,10 +303,18 @@ def test_a_package_that_nobody_looked_for_is_named_with_its_extra(
         assert told in fails(capsys, "bodies")
 
 
-def test_what_was_trained_is_read_without_what_training_needs() -> None:
-    script = "import sys; sys.modules['accelerate'] = None\n"
-    script += "import polysoma.learning.lineage, polysoma.evaluation.recorded, polysoma.learning.fleet"
-    subprocess.run([sys.executable, "-c", script], check=True)
+def test_packages_that_some_commands_need_are_not_asked_for_by_others() -> None:
+    script = (
+        "import sys; sys.modules['accelerate'] = sys.modules['flwr'] = None\n"
+        # What was trained is read without what training needs.
+        "import polysoma.learning.lineage, polysoma.evaluation.recorded, polysoma.learning.fleet\n"
+        "del sys.modules['accelerate']\n"
+        "from polysoma.cli import main\n"
+        "main(['fleet', 'simulate', 'generalist', '--data', 'x'])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "fleets need Flower" in done.stderr and "pip install 'polysoma[fleet]'" in done.stderr
 
 
 def test_a_truncated_parquet_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -352,25 +370,29 @@ def test_serve_until_told_to_stop(tmp_path: Path, policy: Policy) -> None:
     assert events[0] == "listening" and "client came" in events and "client left" in events
 
 
-@pytest.mark.parametrize("command", ["serve", "play"])
-def test_whoever_lets_others_in_gets_a_token(command: str, tmp_path: Path, policy: Policy) -> None:
-    name = "generalist"
-    options = ["--no-open", "--bodies", "drone"] if command == "play" else ["--embodiments", "arm"]
-    if command == "serve":
-        checkpoint.save(policy, tmp_path / "c")
-        name = str(tmp_path / "c")
-    for more, expected in (([], 401), (["--no-token"], 200))[: 1 if command == "play" else 2]:
-        with subprocess.Popen(
-            [sys.executable, "-m", "polysoma", command, name, "--host", "0.0.0.0", "--port", "0", *options, *more],
-            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=os.environ | {"POLYSOMA_TOKEN": ""},
-        ) as process:  # fmt: skip
-            assert process.stdout is not None
-            line = process.stdout.readline()
+@pytest.mark.parametrize(
+    ("command", "more", "expected"), [("serve", [], 401), ("serve", ["--no-token"], 200), ("play", [], 401)]
+)
+def test_whoever_lets_others_in_gets_a_token(
+    command: str, more: list[str], expected: int, tmp_path: Path, policy: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint.save(policy, tmp_path / "c")
+    name, options = (
+        ("generalist", ["--no-open", "--bodies", "drone"])
+        if command == "play"
+        else (str(tmp_path / "c"), ["--embodiments", "arm"])
+    )
+    page = "/" if command == "play" else "/metrics"
+
+    def ask(lines: TextIO) -> None:
+        line = lines.readline()
+        if not line:  # It ended before it served.
+            return
+        try:
             address = line.replace("0.0.0.0", "127.0.0.1").replace("ws:", "http:").removesuffix(" (Ctrl+C ends it)\n")
             address, _, token = address.split()[-1].partition("?token=")
-            page = "/" if command == "play" else "/metrics"
             if command == "serve" and not more:
-                token = process.stdout.readline().split()[5]
+                token = lines.readline().split()[5]
             assert bool(token) is not bool(more)
             for presented in ("", token):
                 query = f"?token={presented}" if command == "play" else ""
@@ -382,9 +404,18 @@ def test_whoever_lets_others_in_gets_a_token(command: str, tmp_path: Path, polic
                 except urllib.error.HTTPError as error:
                     status = error.code
                 assert status == (200 if presented else expected)
-            process.send_signal(signal.SIGTERM)
-            process.communicate(timeout=60)
-        assert process.returncode == 0
+        finally:
+            # It listens, so it waits for this signal.
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr("polysoma.cli.serve._log_json_lines", lambda: None)
+    reading, writing = os.pipe()
+    with open(reading) as lines, ThreadPoolExecutor(1) as threads:
+        asked = threads.submit(ask, lines)
+        with open(writing, "w") as out:
+            monkeypatch.setattr(sys, "stdout", out)
+            main([command, name, "--host", "0.0.0.0", "--port", "0", *options, *more])
+        asked.result()
 
 
 def test_serve_says_what_is_wrong(capsys: pytest.CaptureFixture[str], tmp_path: Path, policy: Policy) -> None:

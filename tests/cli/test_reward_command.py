@@ -39,7 +39,7 @@ def test_a_reward_is_learnt_and_judged(tmp_path: Path, capsys: pytest.CaptureFix
         ([], "expected one of --pairs and --by"),
         (["--by", "return", "--pairs", "x"], "expected one of --pairs and --by"),
         (["--by", "success", "--clip", "5"], "expected none with --by success"),
-        (["--by", "success"], "worth the same"),
+        (["--by", "success", "--count", "20"], "worth the same"),
         (["--pairs", "none.jsonl"], "cannot read none.jsonl"),
     ],
 )

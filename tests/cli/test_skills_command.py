@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,8 @@ from polysoma.cli.play import Play
 from polysoma.cli.serve import Serve
 from polysoma.cli.ways import open_along
 from polysoma.data.dataset import Dataset
+from polysoma.data.paths import joined_paths
+from polysoma.data.replay import Replay
 from polysoma.play.actor import Actor
 
 
@@ -142,8 +145,13 @@ def test_mistakes_are_one_line(folder: Path, tmp_path: Path, capsys: pytest.Capt
 
 
 def test_ways_are_learnt_and_evaluated_around_a_zone(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def few(replay: Replay, channels: list[int], count: int, *rest: Any) -> tuple[np.ndarray, np.ndarray]:
+        return joined_paths(replay, channels, 400, *rest)
+
+    # Two steps of learning see no more of the 20,000 that are drawn for many.
+    monkeypatch.setattr("polysoma.learning.methods.diffusion.joined_paths", few)
     logs, zones, found = str(folder / "logs/pointmaze"), tmp_path / "zones.toml", tmp_path / "found.json"
     main(["skills", "learn", logs, "--method", "diffusion", "--steps", "2", "--width", "8", "--out", str(tmp_path)])
     zones.write_text("[pointmaze]\nzones = [{ x = [-9, 9], y = [-9, 9] }]\n")

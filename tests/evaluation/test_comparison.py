@@ -23,7 +23,7 @@ from polysoma.rollout.drivers import Checkpoint
 
 @pytest.fixture
 def played(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[str], Any]]:
-    """Evaluations are not played: what they were asked for is remembered. Ten steps fit into the minutes."""
+    """Evaluations are not played: what they were asked for is remembered. Three steps fit into the minutes."""
     asked: list[tuple[str, list[str], Any]] = []
 
     def evaluate(driver: Checkpoint, tasks: list[str], episodes: int, seed: int) -> Result:
@@ -37,7 +37,7 @@ def played(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[str], Any]]:
 
     monkeypatch.setattr(module, "evaluate", evaluate)
     cost = Rehearsal(1.0, 1, {}, {}, 1)
-    monkeypatch.setattr(module, "within", lambda recipe, seconds: (with_steps(recipe, 10), cost))
+    monkeypatch.setattr(module, "within", lambda recipe, seconds: (with_steps(recipe, 3), cost))
     return asked
 
 
@@ -61,13 +61,13 @@ def test_every_way_is_tried_once_and_a_killed_comparison_goes_on(
     assert rows["full", 3]["successes"] == 4 and rows["lora", 3]["successes"] == 0
     assert rows["full", 2]["minus_specialist"] == (1.0, 1.0, 1.0)
     assert "forgotten" in rows["full", 2] and "forgotten" not in rows["scratch", 2]
-    assert rows["lora", 2]["steps"] == 10
+    assert rows["lora", 2]["steps"] == 3
     few = checkpoint.read_config(tmp_path / "out" / "head-2" / "checkpoint")["lineage"]
     assert few["demonstrations"] == 2 and few["parent"]["name"] == asked.base
     count = len(played)
     (tmp_path / "out" / "lora-3.json").unlink()
     # Killed after the training, which took a minute and a half until then.
-    monkeypatch.setattr(module.run_state, "learnt", lambda run: (10, 90.0))
+    monkeypatch.setattr(module.run_state, "learnt", lambda run: (3, 90.0))
     again = compare(asked, tmp_path / "out")["rows"]
     assert [row["minutes"] for row in again if (row["way"], row["demonstrations"]) == ("lora", 3)] == [1.5]
     assert len(played) == count + 1, "what is known is not played again"

@@ -40,7 +40,7 @@ from polysoma.policy.config import PolicyConfig
 from polysoma.policy.dead_ends import SPARE, Alarm, DeadEndConfig, DeadEndJudge, DeadEnds
 from polysoma.policy.policy import Policy
 
-BODY, QUICK = WORLD.EMBODIMENT, engine_settings(500)
+BODY, QUICK = WORLD.EMBODIMENT, engine_settings(200, 1e-2)
 CONFIG = DeadEndConfig(BODY, depth=1, octaves=0)
 FREE = [WORLD.cell(place) for place in WORLD.FREE]
 
@@ -89,7 +89,7 @@ def test_values_are_learned_where_no_state_comes_twice() -> None:
     end = (to < 0).astype(np.int64) - (to > 1)
     column = [one.astype(np.float32)[:, None] for one in (here, to)]
     logs = Outcomes(column[0], choice, column[1], end, np.arange(4000), end > 0)
-    learned = fit(DeadEndConfig(body), logs, engine_settings(600))
+    learned = fit(DeadEndConfig(body), logs, engine_settings(150, 1e-2))
     negative, positive = learned.values(torch.tensor([[0.1], [0.2], [0.4], [0.6], [0.9]]))
     np.testing.assert_allclose(-negative.numpy(), [[0, 0], [0, 0], [0, 1], [1, 1], [1, 1]], atol=0.2)
     np.testing.assert_allclose(positive.numpy(), [[1, 1], [1, 1], [1, 0], [0, 0], [0, 0]], atol=0.2)
@@ -106,7 +106,7 @@ def test_a_clock_is_foreseen_and_does_not_hide_the_rest() -> None:
     to = (here + moved).astype(np.float32)
     end = (to[:, 0] < 0).astype(np.int64) - (to[:, 0] > 1)
     logs = Outcomes(here, choice, to, end, np.arange(2000), end > 0)
-    learned = fit(DeadEndConfig(body, 32), logs, engine_settings(400))
+    learned = fit(DeadEndConfig(body, 32), logs, engine_settings(120))
     with torch.no_grad():
         after = learned.after(torch.from_numpy(here))[torch.arange(2000), torch.from_numpy(choice)].numpy()
     wrong = np.sqrt(np.square(after - to).mean(0))
@@ -137,16 +137,20 @@ def test_a_step_that_is_judged_alone_raises_no_more_alarms() -> None:
             net[-1].bias.sub_(0.3)
     guard = DeadEndGuard(calibrate(values.requires_grad_(False), logs, 0.1))
     alarmed: dict[str, set[int]] = {"risk": set(), "unlike": set()}
+    # A guard keeps no state: it judges what many steps have in common as it did the first time.
+    judged: dict[tuple[int, int], str] = {}
     remembered = 0
     for row in np.flatnonzero(logs.success):
-        state = torch.from_numpy(logs.states[row])
-        verdict = guard.judge({"state": logs.states[row]}, Plan(logs.actions[row : row + 1], "policy"))
-        for kind in verdict.alarm.split():
+        step = int(logs.states[row].argmax()), int(logs.actions[row])
+        if step not in judged:
+            state = torch.from_numpy(logs.states[row])
+            judged[step] = guard.judge({"state": logs.states[row]}, Plan(logs.actions[row : row + 1], "policy")).alarm
+            if (values.memory == values.seen(state)).all(1).any():
+                remembered += 1
+                assert values.unlike(state[None]) == 0
+        for kind in judged[step].split():
             alarmed[kind].add(int(logs.episode[row]))
-        if (values.memory == values.seen(state)).all(1).any():
-            remembered += 1
-            assert values.unlike(state[None]) == 0
-    assert remembered > 100
+    assert remembered > 50
     # Those above the threshold, of the very episodes that it was found with.
     count = len(np.unique(logs.episode[logs.success]))
     assert all(len(found) <= count - np.ceil(0.9 * (count + 1)) for found in alarmed.values())
@@ -185,10 +189,11 @@ def corridor_logs(seed: int) -> Outcomes:
 
 
 def test_cells_are_told_apart_by_their_symbols() -> None:
-    values = fit(DeadEndConfig(CORRIDOR, 32, octaves=1), corridor_logs(0), engine_settings(400))
+    quick = LearnDeadEnds(target=0.2)
+    values = fit(DeadEndConfig(CORRIDOR, 32, octaves=1), corridor_logs(0), engine_settings(150, 1e-2), quick)
     judge, right = DeadEndJudge(values), np.array([2])
     risk = [judge.judge({"cell": np.array([cell], np.uint8)}, right).risk for cell in range(1, 9)]
-    # Within .01 for ten seeds.
+    # Within .04 for ten seeds.
     np.testing.assert_allclose(np.stack(risk)[:5], 0, atol=0.1)
     np.testing.assert_allclose(risk[5], [0, 0, 1], atol=0.1)
     np.testing.assert_allclose(np.stack(risk)[6:], 1, atol=0.1)
@@ -217,7 +222,7 @@ def ledge_logs(seed: int) -> Outcomes:
 
 
 def test_numbers_that_lead_to_failure_are_replaced_by_near_ones_that_do_not() -> None:
-    values = fit(DeadEndConfig(LEDGE, remembered=256), ledge_logs(0), engine_settings(600))
+    values = fit(DeadEndConfig(LEDGE, remembered=256), ledge_logs(0), engine_settings(200, 1e-2))
     guard = DeadEndGuard(values.with_alarm(Alarm(0.5, 0.1, 100, unlike=0.5, replace=0.3)))
 
     def judged(x: float, action: float) -> Verdict:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
@@ -34,15 +35,16 @@ from polysoma.policy.policy import Policy
 SCRIPT = """
 import json, os, shutil, sys
 from pathlib import Path
+from types import SimpleNamespace
 import torch
 from polysoma.data.mixture import Source
+from polysoma.errors import PolysomaError
 from polysoma.learning import distributed
 from polysoma.learning.methods import imitation
 from polysoma.learning.training import train
 from polysoma.learning.recipe import recipe_from_table
 
-jobs, log, apart = json.loads(sys.argv[1])
-draw, shard = Source.draw, distributed.shard
+draw, shard, placed = Source.draw, distributed.shard, imitation.placed
 
 def watched(self, count, rng, goals=False, share=(0, 1), showing=None):
     windows = draw(self, count, rng, goals, share, showing)
@@ -50,7 +52,7 @@ def watched(self, count, rng, goals=False, share=(0, 1), showing=None):
         return windows
     stream = windows.embodiment.arrays[0].name
     rows = [windows.observations[stream][row].numpy().tobytes().hex() for row in range(len(windows))]
-    with open(f"{log}-{os.environ['RANK']}", "a") as file:
+    with open(f"{now.log}-{os.environ['RANK']}", "a") as file:
         file.writelines(f"{windows.embodiment.name} {row}\\n" for row in rows)
     return windows
 
@@ -58,39 +60,55 @@ def measured(policy, accelerator):
     shard(policy, accelerator)
     blocks = list(policy.trunk.blocks.parameters())
     held = [sum(p.numel() for p in blocks), sum(distributed.local(p).numel() for p in blocks)]
-    Path(f"{log}.held-{accelerator.process_index}").write_text(json.dumps(held))
+    Path(f"{now.log}.held-{accelerator.process_index}").write_text(json.dumps(held))
 
 Source.draw, distributed.shard = watched, measured
-if not apart:
-    imitation.placed = lambda costs, windows, processes: dict.fromkeys(costs)
 # Each run ends the process group; the next one here needs it still.
 end, torch.distributed.destroy_process_group = torch.distributed.destroy_process_group, lambda group=None: None
-for table, run, begin_with, until in jobs:
-    if begin_with and begin_with != run:
+for job in json.loads(sys.argv[1]):
+    now = SimpleNamespace(**job)
+    if now.begin_with and now.begin_with != now.run:
         if os.environ["RANK"] == "0":
-            shutil.copytree(begin_with, run)
+            shutil.copytree(now.begin_with, now.run)
         torch.distributed.barrier()
-    train(recipe_from_table(table, "test"), Path(run), bool(begin_with), until)
+    imitation.placed = placed if now.apart else lambda costs, windows, processes: dict.fromkeys(costs)
+    try:
+        train(recipe_from_table(now.table, "test"), Path(now.run), bool(now.begin_with), now.until)
+    except PolysomaError as error:
+        if not now.fails:
+            raise
+        Path(f"{now.log}.error-{os.environ['RANK']}").write_text(str(error))
 end()
 """
 
 
 class Job(NamedTuple):
-    """One call of ``train`` in every process: ``begin_with`` is a run that it goes on from, in a copy unless it is
-    ``run`` itself."""
+    """One call of ``train`` in every process.
+
+    Attributes:
+        table: the recipe.
+        run: its folder.
+        log: what the files begin with in which each process writes what it saw.
+        begin_with: a run that it goes on from, in a copy unless it is ``run`` itself.
+        until: the step after which it stops.
+        apart: whether bodies may be placed on processes; otherwise all share the windows of each body.
+        fails: whether each process may write what was wrong instead.
+    """
 
     table: dict[str, object]
     run: Path
+    log: Path
     begin_with: Path | None = None
     until: int | None = None
+    apart: bool = True
+    fails: bool = False
 
 
-def launch(processes: int, folder: Path, log: Path, *jobs: Job, apart: bool = True) -> None:
-    """Starts these processes, as users do, and does one job after another in them. All share the windows of each body
-    where they are not to be ``apart``."""
+def launch(processes: int, folder: Path, *jobs: Job) -> None:
+    """Starts these processes, as users do, and does one job after another in them."""
     script = folder / "watched.py"
     script.write_text(SCRIPT)
-    arguments = json.dumps([jobs, str(log), apart], default=str)
+    arguments = json.dumps([job._asdict() for job in jobs], default=str)
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     ended = subprocess.run(
         [sys.executable, *launcher, str(script), arguments],
@@ -101,6 +119,66 @@ def launch(processes: int, folder: Path, log: Path, *jobs: Job, apart: bool = Tr
     assert ended.returncode == 0, ended.stderr
 
 
+class Tables(NamedTuple):
+    """What the two processes were told to do: a recipe of bodies that are placed, one of windows that are shared, and
+    one of a body with fewer windows than processes, sharded."""
+
+    placed: dict[str, object]
+    shared: dict[str, object]
+    too_few: dict[str, object]
+
+
+def tables(datasets: dict[str, Path]) -> Tables:
+    both: dict[str, object] = {"data": [str(datasets["arm"]), str(datasets["grid"])], "warmup": 1}
+    return Tables(
+        both
+        | {
+            "bodies": {"arm": {"batch": 7}, "grid": {"batch": 1}},
+            "policy": {"width": 32, "depth": 1, "heads": 2},
+            "steps": 4,
+            "checkpoint_every": 2,
+        },
+        both
+        | {
+            "bodies": {"arm": {"batch": 8, "parts": 3}, "grid": {"batch": 5, "parts": 2}},
+            "policy": {"width": 32, "depth": 2, "heads": 2},
+            "steps": 6,
+            "checkpoint_every": 2,
+            "held_out": 0.25,
+        },
+        {
+            "data": [str(datasets["arm"])],
+            "bodies": {"arm": {"batch": 1}},
+            "policy": {"width": 32, "depth": 1, "heads": 2},
+            "sharding": "full",
+            "steps": 1,
+        },
+    )
+
+
+@pytest.fixture(scope="module")
+def ran(_recorded: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Tables, Path]:
+    """What two processes did, in a folder of runs: to start them takes longer than what they do. Each test has runs of
+    its own there."""
+    folder = tmp_path_factory.mktemp("two-processes")
+    asked = tables({name: _recorded / name for name in ("arm", "grid")})
+    sharded = asked.shared | {"sharding": "full"}
+    none, mixed, full = (folder / name for name in ("none", "mixed", "full"))
+    # A mean over all windows is not the mean of means over halves of them.
+    halves = functools.partial(Job, log=folder / "log", apart=False)
+    launch(
+        2,
+        folder,
+        Job(asked.placed, folder / "two", folder / "shared", until=2),
+        halves(asked.shared, none, until=2),
+        halves(sharded, mixed, begin_with=none, until=4),
+        halves(asked.shared, none, begin_with=none, until=4),
+        halves(sharded, full, until=4),
+        Job(asked.too_few, folder / "refused", folder / "refused", fails=True),
+    )
+    return asked, folder
+
+
 def lines(windows: Batch) -> list[str]:
     """What tells each of these windows from others."""
     stream = windows.embodiment.arrays[0].name
@@ -108,18 +186,10 @@ def lines(windows: Batch) -> list[str]:
 
 
 def test_two_processes_then_one_see_what_one_sees(
-    datasets: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ran: tuple[Tables, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    table: dict[str, object] = {
-        "data": [str(datasets["arm"]), str(datasets["grid"])],
-        "bodies": {"arm": {"batch": 7}, "grid": {"batch": 1}},
-        "policy": {"width": 32, "depth": 1, "heads": 2},
-        "steps": 4,
-        "warmup": 1,
-        "checkpoint_every": 2,
-    }
-    launch(2, tmp_path, tmp_path / "shared", Job(table, tmp_path / "two", until=2))
-    halves = [(tmp_path / f"shared-{rank}").read_text().splitlines() for rank in range(2)]
+    table, folder = ran[0].placed, ran[1]
+    halves = [(folder / f"shared-{rank}").read_text().splitlines() for rank in range(2)]
     # The grid's one window a step is the first process's, and the arm's seven the other's.
     assert [len(half) for half in halves] == [2 * 1, 2 * 7]
     draw, seen = Source.draw, []
@@ -132,39 +202,19 @@ def test_two_processes_then_one_see_what_one_sees(
 
     # One process: this one.
     monkeypatch.setattr(Source, "draw", watched)
-    train(recipe_from_table(table, "test"), tmp_path / "two", resume=True)
+    train(recipe_from_table(table, "test"), folder / "two", resume=True)
     together = sorted([*halves[0], *halves[1], *seen])
     seen.clear()
     train(recipe_from_table(table, "test"), tmp_path / "one")
     assert sorted(seen) == together
-    assert (tmp_path / "two/checkpoint/model.safetensors").is_file()
+    assert (folder / "two/checkpoint/model.safetensors").is_file()
 
 
-def test_sharded_training_ends_where_unsharded_training_does(datasets: dict[str, Path], tmp_path: Path) -> None:
-    table: dict[str, object] = {
-        "data": [str(datasets["arm"]), str(datasets["grid"])],
-        "bodies": {"arm": {"batch": 8, "parts": 3}, "grid": {"batch": 5, "parts": 2}},
-        "policy": {"width": 32, "depth": 2, "heads": 2},
-        "steps": 6,
-        "warmup": 1,
-        "checkpoint_every": 2,
-        "held_out": 0.25,
-    }
-    sharded = table | {"sharding": "full"}
-    log, none, mixed, full = (tmp_path / name for name in ("log", "none", "mixed", "full"))
-    launch(
-        2,
-        tmp_path,
-        log,
-        Job(table, none, until=2),
-        Job(sharded, mixed, begin_with=none, until=4),
-        Job(table, none, begin_with=none, until=4),
-        Job(sharded, full, until=4),
-        # A mean over all windows is not the mean of means over halves of them.
-        apart=False,
-    )
+def test_sharded_training_ends_where_unsharded_training_does(ran: tuple[Tables, Path]) -> None:
+    table, folder = ran[0].shared, ran[1]
+    none, mixed, full = (folder / name for name in ("none", "mixed", "full"))
     for rank in range(2):
-        every, here = json.loads((tmp_path / f"log.held-{rank}").read_text())
+        every, here = json.loads((folder / f"log.held-{rank}").read_text())
         assert here == pytest.approx(every / 2, rel=0.02)
     assert_same_state(mixed, none)
     assert_same_state(full, none)
@@ -269,16 +319,10 @@ def test_what_one_process_alone_sees_is_in_all_and_what_none_sees_stays(sources:
     assert not torch.equal(first[-1]["both.running_mean"], first[-1]["second.running_mean"])
 
 
-def test_sharding_needs_work_for_every_process(datasets: dict[str, Path], tmp_path: Path) -> None:
-    table: dict[str, object] = {
-        "data": [str(datasets["arm"])],
-        "bodies": {"arm": {"batch": 1}},
-        "policy": {"width": 32, "depth": 1, "heads": 2},
-        "sharding": "full",
-        "steps": 1,
-    }
-    with pytest.raises(AssertionError, match="each of 2 processes needs one of either kind"):
-        launch(2, tmp_path, tmp_path / "log", Job(table, tmp_path / "run"))
+def test_sharding_needs_work_for_every_process(ran: tuple[Tables, Path], tmp_path: Path) -> None:
+    table, folder = ran[0].too_few, ran[1]
+    for rank in range(2):
+        assert "each of 2 processes needs one of either kind" in (folder / f"refused.error-{rank}").read_text()
     train(recipe_from_table(table, "test"), tmp_path / "alone")
     with pytest.raises(PolysomaError, match="test: sharding: expected 'none' or 'full', got 'half'"):
         recipe_from_table(table | {"sharding": "half"}, "test")

@@ -5,8 +5,6 @@ import json
 import logging
 import os
 import signal
-import subprocess
-import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -358,16 +356,6 @@ def test_settings_and_folders_are_checked(base: str, robots: list[list[str]], tm
         simulate(base, robots, dataclasses.replace(ROUNDS, robots=4), tmp_path / "run")
     with pytest.raises(PolysomaError, match="is a data set or holds one"):
         robots_in([str(tmp_path / "nothing" / "*")])
-
-
-def test_without_flower_one_line_says_what_to_install() -> None:
-    code = (
-        "import sys; sys.modules['flwr'] = None\n"
-        "from polysoma.cli import main\n"
-        "main(['fleet', 'simulate', 'generalist', '--data', 'x'])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 1 and "pip install 'polysoma[fleet]'" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_recordings_below_the_run_folder_are_never_deleted(base: str, robots: list[list[str]], tmp_path: Path) -> None:

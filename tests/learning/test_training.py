@@ -193,7 +193,8 @@ def test_it_learns(tmp_path: Path) -> None:
             episode.observations["state"][:] = place
             episode.actions[:] = (1 if seed % 2 else -1) * place[:, :2]
             writer.add(episode)
-    recipe = tiny({"arm": tmp_path / "arm"}, bodies={"arm": {"batch": 128}}, steps=150, learning_rate=5e-3, ema=0.9)
+    quick = {"steps": 150, "checkpoint_every": 150, "log_every": 150, "learning_rate": 5e-3, "ema": 0.9}
+    recipe = tiny({"arm": tmp_path / "arm"}, bodies={"arm": {"batch": 128}}, **quick)
     policy = checkpoint.load(train(recipe, tmp_path / "run"))
     data = Dataset(tmp_path / "arm")
     windows = gather(data, np.arange(40), np.zeros(40, np.int64), policy.horizon("arm"))

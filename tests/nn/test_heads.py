@@ -24,11 +24,11 @@ def head(kind: str, **options: float) -> Head:
     return build_head(ARM, 4, STATISTICS, 64, HeadConfig(kind, **options))  # type: ignore[arg-type]
 
 
-def learn(head: Head, actions: torch.Tensor, steps: int = 400) -> torch.Tensor:
+def learn(head: Head, actions: torch.Tensor, steps: int = 400, rate: float = 3e-3) -> torch.Tensor:
     """Trains on actions ``(N, chunk, A)`` that all follow the same readout; 200 predictions ``(200, chunk, A)``."""
     torch.manual_seed(1)
     readout = torch.ones(1, 1, 64)
-    optimizer = torch.optim.Adam(head.parameters(), 3e-3)
+    optimizer = torch.optim.Adam(head.parameters(), rate)
     for _ in range(steps):
         batch = actions[torch.randint(len(actions), (64,))][:, None]
         with precision.autocast("cpu", precision.chosen("cpu")):
@@ -67,10 +67,10 @@ def test_flow_draws_from_both_answers_and_bins_commit_to_one() -> None:
     demonstrations = torch.stack([sides, torch.full_like(sides, 5.0)], -1)[:, None].expand(
         -1, HORIZONS["arm"].chunk, -1
     )
-    drawn = learn(head("flow"), demonstrations, steps=1500)[..., 0]
+    drawn = learn(head("flow"), demonstrations, 600, 6e-3)[..., 0]
     left = (drawn < -0.5).all(1).float().mean()
     right = (drawn > 0.5).all(1).float().mean()
-    # Over ten seeds 0.50 to 0.72, 0.22 to 0.48, and at least 0.94 together.
+    # Over ten seeds 0.53 to 0.75, 0.19 to 0.44, and at least 0.92 together.
     assert 0.3 < left < 0.9 and 0.1 < right < 0.7 and left + right > 0.85
     committed = learn(head("bins"), demonstrations)[..., 0]
     assert (committed < -0.9).all()

@@ -132,7 +132,7 @@ def test_every_changed_byte_of_the_weights_is_noticed(policy: Policy, tmp_path: 
     weights = tmp_path / "model.safetensors"
     content = weights.read_bytes()
     rng = np.random.default_rng(0)
-    for place in [*range(0, 64, 3), *rng.choice(len(content), 246, replace=False)]:
+    for place in [*range(0, 64, 3), *rng.choice(len(content), 100, replace=False)]:
         changed = bytearray(content)
         changed[place] ^= int(rng.integers(1, 256))
         weights.write_bytes(changed)

@@ -21,8 +21,10 @@ EASY = {
     "go1": ("go1/velocity", "go1/words"),
     "fetch": ("fetch/reach", "fetch/pick-and-place"),
     "half-cheetah": ("half-cheetah/run",),
-    "metaworld-pixels": ("metaworld-pixels/door-open-v3", "metaworld-pixels/drawer-close-v3"),
+    "metaworld-pixels": ("metaworld-pixels/drawer-close-v3",),
 }
+EPISODES = {"half-cheetah": 2, "go1": 2}
+"""Of each task, where they are long."""
 
 
 def test_size_and_bodies() -> None:
@@ -36,7 +38,7 @@ def test_size_and_bodies() -> None:
 
 @pytest.mark.parametrize("family", EASY)
 def test_drives_every_family(family: str) -> None:
-    result = evaluate(SHIPPED, EASY[family], 3, seed=500_000)
+    result = evaluate(SHIPPED, EASY[family], EPISODES.get(family, 3), seed=500_000)
     score = result.families()[family]
     assert score.rate >= 0.6, {task: score.successes for task, score in result.tasks.items()}
 

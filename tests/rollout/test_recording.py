@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import queue
+from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +23,7 @@ from polysoma.rollout.drivers import Behaviour
 from polysoma.rollout.jobs import Job, Outcome, in_groups, interleave
 from polysoma.rollout.recording import record
 from polysoma.rollout.rollout import rollout, rollout_in_groups, rollout_in_workers
+from polysoma.rollout.workers import Work
 
 
 def episodes_of(path: Path) -> dict[tuple[str, int], np.ndarray]:
@@ -39,19 +43,19 @@ def play(jobs: list[Job], behaviour: Behaviour, slots: int = 4) -> dict[tuple[st
 
 def test_recording_does_not_depend_on_workers_or_interruptions(tmp_path: Path) -> None:
     tasks = ["drone/hover", "babyai/GoToLocal", "metaworld/push-v3", "rover/pillar"]
-    record(tasks, 3, tmp_path / "one", Behaviour(noise=None), workers=1, seed=5)
+    record(tasks, 2, tmp_path / "one", Behaviour(noise=None), workers=1, seed=5)
 
     class Killed(Exception):
         pass
 
     def kill(done: int, total: int, so_far: object) -> None:
-        if done == 4:
+        if done == 5:
             raise Killed
 
     with pytest.raises(Killed):
-        record(tasks, 3, tmp_path / "two", Behaviour(noise=None), workers=2, seed=5, progress=kill)
-    result = record(tasks, 3, tmp_path / "two", Behaviour(noise=None), workers=2, seed=5)
-    assert result.skipped == 4 and sum(result.kept.values()) + sum(result.failed.values()) == 8
+        record(tasks, 2, tmp_path / "two", Behaviour(noise=None), workers=2, seed=5, progress=kill)
+    result = record(tasks, 2, tmp_path / "two", Behaviour(noise=None), workers=1, seed=5)
+    assert result.skipped == 5 and sum(result.kept.values()) + sum(result.failed.values()) == 3
     for body in ("drone", "babyai", "metaworld", "rover"):
         one, two = episodes_of(tmp_path / "one" / body), episodes_of(tmp_path / "two" / body)
         assert one.keys() == two.keys()
@@ -136,9 +140,22 @@ def test_jobs_take_turns() -> None:
     assert jobs == [Job("a/x", 3, 64), Job("a/y", 3, 64), Job("a/x", 4), Job("a/y", 4)]
 
 
-def test_problems_in_workers_reach_the_caller(tmp_path: Path) -> None:
-    with pytest.raises(PolysomaError, match="no checkpoint at"):
+def test_problems_in_workers_reach_the_caller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What workers do is done here; test_workers.py looks at a failure in processes."""
+
+    def here(work: Work, jobs: list[Job], workers: int, *arguments: Any) -> Generator[Any, None, None]:
+        todo, done = queue.Queue[Any](), queue.Queue[Any]()
+        for job in [*jobs, *([None] * workers)]:
+            todo.put(job)
+        for _ in range(workers):
+            work(todo, done, *arguments)
+        while not done.empty():
+            yield done.get()
+
+    monkeypatch.setattr("polysoma.rollout.rollout.in_processes", here)
+    with pytest.raises(PolysomaError) as caught:
         list(rollout_in_workers(interleave(["drone/hover"], range(2)), Behaviour(str(tmp_path / "none")), workers=2))
+    assert "no checkpoint at" in str(caught.value)
     with pytest.raises(PolysomaError, match="at least 1"):
         list(rollout_in_workers([], Behaviour(), workers=0))
 

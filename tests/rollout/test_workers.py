@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from conftest import ROOT
-from planners import Recording
+from planners import Recording, mistaken
 from polysoma import simulators
 from polysoma.acting.planner import ExpertPlanner, Plan
 from polysoma.errors import PolysomaError
@@ -83,10 +83,6 @@ def test_a_worker_that_fails_says_one_line_and_keeps_the_details() -> None:
         evaluate(mistaken, ["drone/hover"], 2, 1000, workers=2)
     assert str(caught.value) == "a worker failed: ZeroDivisionError: of a driver"
     assert "in mistaken" in caught.value.__notes__[0]
-
-
-def mistaken() -> Any:
-    raise ZeroDivisionError("of a driver")
 
 
 def test_a_folder_is_sent_with_its_folders(tmp_path: Path) -> None:

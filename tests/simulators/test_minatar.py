@@ -78,7 +78,7 @@ def test_success_is_a_score_that_is_known_when_the_game_is_lost() -> None:
 def test_experts_score_what_random_actions_do_not(task: str) -> None:
     game, frames = MinAtar(task), 200
     expert, random = [], []
-    for seed in range(10):
+    for seed in range(6):
         random.append(sum(played(game, seed, frames)[0]))
         game.reset(seed=seed)
         score = 0.0
