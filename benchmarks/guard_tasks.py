@@ -12,6 +12,7 @@ for each task and seed.
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 from collections.abc import Sequence
@@ -34,6 +35,7 @@ from polysoma.data.outcomes import Outcomes
 from polysoma.embodiment import ContinuousActions, Observation
 from polysoma.errors import PolysomaError
 from polysoma.learning.dead_ends import calibrate, engine_settings, fit
+from polysoma.learning.methods.dead_ends import LearnDeadEnds
 from polysoma.policy.dead_ends import DeadEndConfig
 from polysoma.rollout.drivers import Behaviour, Driver
 from polysoma.rollout.jobs import Job
@@ -59,6 +61,7 @@ class Setting:
         noise: the part of the time in which the driver does something random; of the recordings a third each.
         limit: steps after which an episode is cut.
         octaves: see DeadEndConfig; few for a state of many channels.
+        expectile: see LearnDeadEnds; lower where luck decides what follows.
         episodes: to learn from.
         played: each way.
     """
@@ -70,6 +73,7 @@ class Setting:
     noise: tuple[float, float, float]
     limit: int
     octaves: int
+    expectile: float
     episodes: int
     played: int
 
@@ -78,13 +82,14 @@ class Setting:
 
 
 SETTINGS = {
-    "maze with pits": Setting("pointmaze/medium", 5, 5, 4, (0.15, 0.3, 0.5), 600, 4, 900, 100),
-    "object lost": Setting("metaworld/basketball-v3", 2, 4, 10, (0.2, 0.35, 0.5), 300, 1, 420, 60),
+    "maze with pits": Setting("pointmaze/medium", 5, 5, 4, (0.15, 0.3, 0.5), 600, 4, 0.9, 900, 100),
+    "object lost": Setting("metaworld/basketball-v3", 2, 4, 10, (0.2, 0.35, 0.5), 300, 1, 0.8, 420, 60),
 }
 
 
 class Careless:
-    """The expert's action, held for a span; and now and then one that is drawn evenly, for several spans.
+    """The expert's action, held for a span; and now and then one that is drawn evenly, for several spans. Asked for
+    other plans, it draws anew: most often what the expert does.
 
     Args:
         setting: whose span.
@@ -99,7 +104,7 @@ class Careless:
 
     def __init__(self, setting: Setting, noise: float) -> None:
         self._span, self._held = setting.span, setting.held
-        self._begins = noise / (noise + setting.held * (1 - noise))
+        self._begins, self._noise = noise / (noise + setting.held * (1 - noise)), noise
 
     def start(self, prompt: TaskPrompt, seed: int) -> Session:
         return self._Session(prompt, seed, self._span)
@@ -117,8 +122,17 @@ class Careless:
             except PolysomaError as failure:
                 plans.append(failure)
                 continue
-            plans.append(Plan(np.repeat(np.asarray(action)[None], self._span, 0), "policy"))
+            plans.append(Plan(self._held_for(action), "policy", others=functools.partial(self._others, session)))
         return plans
+
+    def _held_for(self, action: Any) -> np.ndarray:
+        return np.repeat(np.asarray(action, np.float32)[None], self._span, 0)
+
+    def _others(self, session: _Session, count: int) -> np.ndarray:
+        assert session.prompt.expert is not None
+        expert, actions = session.prompt.expert(), session.prompt.body.actions
+        drawn = [actions.sample(session.rng) if session.rng.random() < self._noise else expert for _ in range(count)]
+        return np.stack([self._held_for(one) for one in drawn])
 
 
 class Blind:
@@ -199,7 +213,13 @@ def measured(cell: dict[str, float], setting: Setting, folder: Path, seed: int, 
     began = time.process_time()
     body = logs[0].embodiment
     config = DeadEndConfig(body, width=128, span=setting.judged, remembered=1024, octaves=setting.octaves)
-    learned = fit(config, Outcomes.of(logs, setting.judged), engine_settings(settings["steps"]), seed=seed)
+    learned = fit(
+        config,
+        Outcomes.of(logs, setting.judged),
+        engine_settings(settings["steps"]),
+        LearnDeadEnds(expectile=setting.expectile),
+        seed,
+    )
     guard = DeadEndGuard(calibrate(learned, Outcomes.of([calibration], setting.judged), RATE, REPLACE))
     if "false_alarms" not in cell:
         cell["learned_s"] = time.process_time() - began

@@ -225,9 +225,11 @@ def test_numbers_that_lead_to_failure_are_replaced_by_near_ones_that_do_not() ->
     values = fit(DeadEndConfig(LEDGE, remembered=256), ledge_logs(0), engine_settings(200, 1e-2))
     guard = DeadEndGuard(values.with_alarm(Alarm(0.5, 0.1, 100, unlike=0.5, replace=0.3)))
 
-    def judged(x: float, action: float) -> Verdict:
+    def judged(x: float, action: float, *others: float) -> Verdict:
         seen = {"x": np.array([x], np.float32)}
-        return guard.judge(seen, Plan(np.array([[action], [0.3]], np.float32), "policy"))
+        asked = np.array(others, np.float32)[:, None, None]
+        draw = (lambda count: np.resize(asked, (count, 1, 1))) if others else None
+        return guard.judge(seen, Plan(np.array([[action], [0.3]], np.float32), "policy", others=draw))
 
     fine, over, lost, strange = judged(0.3, 0.2), judged(0.68, 0.9), judged(0.9, -1), judged(4.0, 0)
     assert (fine.decision, fine.alarm) == ("allow", "") and fine.risk < 0.2
@@ -235,6 +237,10 @@ def test_numbers_that_lead_to_failure_are_replaced_by_near_ones_that_do_not() ->
     assert over.actions is not None and over.actions.shape == (1, 1)
     # The nearest of those that are fine: less of a push, and not the one farthest away.
     assert -0.8 < float(over.actions[0, 0]) < 0.6
+    # Where the policy might do something else, that is done, be it farther away, and nothing that it would not do.
+    other, worse = judged(0.68, 0.9, 1.0, -0.95, -0.9), judged(0.68, 0.9, 1.0)
+    assert other.actions is not None and other.actions.tolist() == [[np.float32(-0.95)]]
+    assert worse.decision == "allow" and worse.alarm == "risk"
     assert lost.risk > 0.6 and lost.decision == "allow"
     assert "unlike" in strange.alarm
 

@@ -329,6 +329,24 @@ def test_costs_of_chunks_are_of_actions_as_they_are_executed(source: Source) -> 
         PolicyPlanner(make_relative(source), guides=planner.guides).start(TaskPrompt(SERVO), 0)
 
 
+def test_heads_that_draw_make_other_plans_of_the_same_moment(source: Source) -> None:
+    """They are drawn from the same readout, and relative to the same joints; other heads would make the same again."""
+    planner = PolicyPlanner(make_relative(source, relative=("servo",), head=HeadConfig("flow")))
+    session = planner.start(TaskPrompt(SERVO), 0)
+    for step in range(2):
+        (plan,) = planner.plan([session], [observe(SERVO, step)])
+        assert isinstance(plan, Plan) and plan.others is not None
+        drawn = plan.others(64)
+        assert drawn.shape == (64, *plan.actions.shape) and drawn.dtype == np.float32
+        assert (drawn.std(0) > 0).all()
+        # The plan is one of the same distribution.
+        assert (np.abs(plan.actions - drawn.mean(0)) < 5 * drawn.std(0)).all()
+        session.executed(np.ones(2, np.float32))
+    plain = PolicyPlanner(make_relative(source))
+    (plan,) = plain.plan([plain.start(TaskPrompt(SERVO), 0)], [observe(SERVO, 0)])
+    assert isinstance(plan, Plan) and plan.others is None
+
+
 def test_what_cannot_be_relative_is_refused(source: Source, sources: dict[str, Source]) -> None:
     statistics = sources["arm"].statistics() | {"offset": sources["arm"].offsets()}
     with pytest.raises(PolysomaError, match=r"arm: relative actions need state channels.*\['dx', 'dy'\]"):

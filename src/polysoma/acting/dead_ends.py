@@ -29,8 +29,9 @@ class DeadEndGuard:
     The risk of an action is ``-Q_D``, the least chance of failure after it. An action is fine where its risk is at most
     ``Alarm.replace``, or little more than the least of all: where nothing better is known, nothing is replaced. Among
     choices that are fine the policy keeps the say, with its own noise; where the plan has no probabilities, the one of
-    the least risk is taken. Of numbers, the one nearest to the policy's is taken among some near it
-    (:class:`~polysoma.policy.dead_ends.DeadEndConfig`). The paper asks
+    the least risk is taken. Of numbers, the first fine one is taken among others that the planner draws
+    (:attr:`~polysoma.acting.planner.Plan.others`), or, where it draws none, the nearest one of some near the plan
+    (:class:`~polysoma.policy.dead_ends.DeadEndConfig`), which nobody meant to do. The paper asks
     that a choice is no more likely than ``1 + Q_D`` (arXiv 2110.04186, section 3); here it is allowed or not.
 
     Only the first actions of a plan are judged, ``DeadEndConfig.span`` of them; :meth:`around` ends plans there.
@@ -80,7 +81,7 @@ class DeadEndGuard:
         alarm = self.values.alarm
         assert alarm is not None
         enough = np.inf if self.flag else float(np.float32(alarm.replace))
-        found = self._judge.judge(observation, plan.actions, enough)
+        found = self._judge.judge(observation, plan.actions, enough, plan.others)
         chosen = int(plan.actions[0]) if self.values.config.choices else 0
         risk = float(found.risk[chosen])
         raised = RISK if risk > np.float32(alarm.threshold) else ""
@@ -102,7 +103,7 @@ class DeadEndGuard:
     def _instead(self, found: Judged, fine: np.ndarray, plan: Plan) -> np.ndarray:
         """The actions to execute."""
         if not self.values.config.choices:
-            # They are ordered by how near they are.
+            # Those near the plan are ordered by how near they are.
             known: np.ndarray = found.actions[int(fine.argmax())]
             return known
         assert found.chance is not None

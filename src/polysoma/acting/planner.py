@@ -88,6 +88,8 @@ class Plan:
         risk: a guard's estimate for what the planner wanted, 0 to 1; None where nobody judged.
         alarm: which alarms a guard raised, in words; empty for none.
         replaced: the actions that a guard put others in the place of; None where it did not.
+        others: draws so many other plans that the planner might as well have made, float32 ``(count, n, A)``; called
+            before the next observation or never. None where it would make the same plan again.
     """
 
     actions: np.ndarray
@@ -98,6 +100,7 @@ class Plan:
     risk: float | None = None
     alarm: str = ""
     replaced: np.ndarray | None = None
+    others: Callable[[int], np.ndarray] | None = None
 
     def __len__(self) -> int:
         """The number of actions."""

@@ -6,6 +6,7 @@ and the keys and values of what was computed already.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -221,17 +222,7 @@ class PolicyPlanner:
         """Plans of sessions of one body with equally many new frames."""
         sessions = [unread.session for unread in batch]
         policy, body = sessions[0].policy, sessions[0].body
-        windows = Batch(
-            body,
-            [unread.instruction for unread in batch],
-            {
-                s.name: tensor(np.stack([[frame[s.name] for frame in unread.frames] for unread in batch]))
-                for s in body.arrays
-            },
-            tensor(np.stack([unread.previous for unread in batch])),
-            torch.tensor([unread.previous_valid for unread in batch]),
-            torch.full((len(batch),), len(batch[0].frames)),
-        )
+        windows = _windows(batch)
         # Drawn by each session for itself: the same whatever else is in the batch.
         drawn = [start for session in sessions if (start := session.draw()) is not None]
         noise = torch.from_numpy(np.stack(drawn)) if drawn else None
@@ -249,22 +240,55 @@ class PolicyPlanner:
         for session in sessions:
             session.drawn = None
         return [
-            self._plan(session, prediction, readout)
-            for session, prediction, readout in zip(sessions, predictions.numpy(), readouts.numpy(), strict=True)
+            self._plan(unread, prediction, readout)
+            for unread, prediction, readout in zip(batch, predictions.numpy(), readouts.numpy(), strict=True)
         ]
 
-    def _plan(self, session: PolicySession, prediction: np.ndarray, readout: np.ndarray) -> Plan | PolysomaError:
+    def _plan(self, unread: Unread, prediction: np.ndarray, readout: np.ndarray) -> Plan | PolysomaError:
+        session = unread.session
         if not np.isfinite(prediction).all():
             return PolysomaError(
                 f"the policy predicted a number that is not finite for {session.body.name}; not executed"
             )
         if not isinstance(session.body.actions, DiscreteActions):
-            return Plan(prediction, "policy", readout)
+            draws = session.policy.head(session.body.name).noise is not None
+            others = functools.partial(self._others, unread, readout) if draws else None
+            return Plan(prediction, "policy", readout, others=others)
         noise = np.zeros(prediction.shape)
         if self.temperature:
             # The Gumbel-max trick: one draw a choice.
             noise = self.temperature * session.rng.gumbel(size=prediction.shape)
         return Plan((prediction + noise).argmax(-1), "policy", readout, prediction, noise)
+
+    @torch.inference_mode()
+    def _others(self, unread: Unread, readout: np.ndarray, count: int) -> np.ndarray:
+        """What the head of a session draws from the same readout, ``(count, chunk, A)``."""
+        session = unread.session
+        policy, body, device = session.policy, session.body, session.policy.device
+        size = policy.head(body.name).noise
+        assert size is not None
+        windows = _windows([unread] * count).to(device)
+        read = torch.from_numpy(readout).expand(count, 1, -1).to(device)
+        noise = torch.from_numpy(session.rng.standard_normal((count, 1, *size), np.float32)).to(device)
+        with policy.autocast():
+            drawn = policy.decode(body.name, read, windows, windows.lengths - 1, noise, self.guides)
+        return drawn.float().cpu().numpy()
+
+
+def _windows(batch: Sequence[Unread]) -> Batch:
+    """The new frames of sessions of one body, equally many each."""
+    body = batch[0].session.body
+    return Batch(
+        body,
+        [unread.instruction for unread in batch],
+        {
+            s.name: tensor(np.stack([[frame[s.name] for frame in unread.frames] for unread in batch]))
+            for s in body.arrays
+        },
+        tensor(np.stack([unread.previous for unread in batch])),
+        torch.tensor([unread.previous_valid for unread in batch]),
+        torch.full((len(batch),), len(batch[0].frames)),
+    )
 
 
 def policy_behind(planner: Planner) -> Policy | None:

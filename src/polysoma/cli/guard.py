@@ -51,6 +51,9 @@ class GuardLearn:
     octaves: Annotated[int, within(1, 16)] = 3
     """Of the waves through which numbers are seen: more of them see smaller things, and need more logs. For a state of
     many channels, 1."""
+    expectile: Annotated[float, within(0, 1, above=True, below=True)] = 0.9
+    """For actions that are numbers: how far what can be done later is taken for the best that logs show in like states.
+    Lower sees more danger, as where luck decides what follows, and at some point danger everywhere."""
     seed: Seed = 0
     """Of all that is drawn at random."""
     device: Device = "auto"
@@ -63,6 +66,7 @@ class GuardLearn:
         check_run(self.out, self.resume, "none")
         from polysoma.learning.dead_ends import engine_settings, learn
         from polysoma.learning.distributed import learn_on
+        from polysoma.learning.methods.dead_ends import LearnDeadEnds
 
         learn_on(self.device)
         logs, fresh = opened(self.data), opened(self.fresh) if self.fresh else []
@@ -77,6 +81,7 @@ class GuardLearn:
                 self.span,
                 (self.width, 2),
                 self.octaves,
+                LearnDeadEnds(expectile=self.expectile),
                 settings=engine_settings(self.steps),
                 seed=self.seed,
                 resume=self.resume,

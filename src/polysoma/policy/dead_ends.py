@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -42,6 +42,8 @@ SPARE = 0.02
 CONFIG, WEIGHTS = "config.json", "values.safetensors"
 _ALIKE = 0.01
 """Changes that spread by less than this part of their size are taken to be all the same."""
+_DRAWN = 8
+"""Other plans that a planner is asked for where its own is too risky."""
 _SLOWEST = 1.5
 """Of the waves through which a state is seen: radians for each standard deviation. Most states are within one wave."""
 
@@ -129,8 +131,8 @@ class _Stored:
 
 
 class Judged(NamedTuple):
-    """What the values say after one observation of N actions: all choices, or the plan and then those near it, the
-    nearest first.
+    """What the values say after one observation of N actions: all choices, or the plan, and then what else the planner
+    draws or those near the plan, the nearest first.
 
     Attributes:
         actions: float32 ``(N, span, A)``, within the body's limits; of choices int64 ``(N,)``.
@@ -365,7 +367,13 @@ class DeadEndJudge:
             whole = self._high - self._low
             self._whole = np.where(whole > 0, whole, np.float32(1))
 
-    def judge(self, observation: Mapping[str, np.ndarray], plan: np.ndarray, enough: float | None = None) -> Judged:
+    def judge(
+        self,
+        observation: Mapping[str, np.ndarray],
+        plan: np.ndarray,
+        enough: float | None = None,
+        others: Callable[[int], np.ndarray] | None = None,
+    ) -> Judged:
         """What may be done after one observation.
 
         Args:
@@ -375,6 +383,8 @@ class DeadEndJudge:
             enough: the risk that is low enough; None to judge all actions. Where that of the plan is no higher, nothing
                 else is asked for, which takes less time: of choices there is no chance, and of numbers the plan is the
                 only action. Else those are left out that cannot be better than the plan by ``SPARE``.
+            others: draws other plans ``(count, n, A)``, of actions that are numbers, which are judged instead of those
+                that are near the plan.
         """
         seen = (self._values.state_of(observation) - self._mean) / self._scale
         unlike = self._unlike(seen)
@@ -385,23 +395,24 @@ class DeadEndJudge:
             if enough is None or risk[int(plan[0])] > enough:
                 chance = self._positive(looked_at).reshape(2, -1).min(0).clip(0, 1)
             return Judged(np.arange(len(risk)), risk, chance, unlike)
-        rows = np.minimum(np.arange(self._config.span), len(plan) - 1)
+        rows: np.ndarray = np.minimum(np.arange(self._config.span), len(plan) - 1)
         actions = np.asarray(plan[rows], np.float32)[None]
         risk = self._risk(self._looked_at(seen, actions))
         if enough is not None and risk[0] <= enough:
             return Judged(actions, risk, None, unlike)
-        near = np.clip(actions + self._offsets[:, None], self._low, self._high)
+        drawn = actions + self._offsets[:, None] if others is None else np.asarray(others(_DRAWN)[:, rows], np.float32)
+        near = np.clip(drawn, self._low, self._high)
         looked_at = self._looked_at(seen, near)
         if enough is None:
-            others = self._risk(looked_at)
+            theirs = self._risk(looked_at)
         else:
             # What one of the two says is the least that the risk can be, and costs half.
-            others = self._risk(looked_at, slice(0, 1))
-            if others.min() > max(enough, risk[0] - SPARE):
+            theirs = self._risk(looked_at, slice(0, 1))
+            if theirs.min() > max(enough, risk[0] - SPARE):
                 return Judged(actions, risk, None, unlike)
-            better = others < risk[0]
-            near, others = near[better], np.maximum(others[better], self._risk(looked_at[better], slice(1, 2)))
-        return Judged(np.concatenate([actions, near]), np.concatenate([risk, others]), None, unlike)
+            better = theirs < risk[0]
+            near, theirs = near[better], np.maximum(theirs[better], self._risk(looked_at[better], slice(1, 2)))
+        return Judged(np.concatenate([actions, near]), np.concatenate([risk, theirs]), None, unlike)
 
     def _looked_at(self, seen: np.ndarray, actions: np.ndarray | None) -> np.ndarray:
         """See :meth:`DeadEnds.looked_at`, of one state ``(n,)`` as the perceptrons see it and of N actions or every
