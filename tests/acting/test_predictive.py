@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from polysoma.acting.opening import open_planner
-from polysoma.acting.planner import NoPlan, TaskPrompt
+from polysoma.acting.planner import NoPlan, Plan, TaskPrompt
 from polysoma.acting.predictive import Looking, PredictivePlanner
 from polysoma.cli import main
 from polysoma.data.dataset import Dataset
@@ -47,6 +47,23 @@ def observed(seeds: range) -> list[dict[str, np.ndarray]]:
 def test_it_drifts_with_the_tires_of_the_simulator() -> None:
     score = evaluate(PredictivePlanner(magic, Looking(ahead=15)), ["car/drift"], 4, 60, workers=1).tasks["car/drift"]
     assert score.successes >= 3
+
+
+def test_commands_that_cost_more_are_smoother() -> None:
+    """The car drives on, and its steering jerks less."""
+    jerks = []
+    for effort in (1.0, 10.0):
+        planner, car = PredictivePlanner(magic, Looking(ahead=15, effort=effort)), CarEnvironment()
+        seen, commands = car.reset(seed=60)[0], []
+        session = planner.start(TaskPrompt(EMBODIMENT), 0)
+        for _ in range(120):
+            (plan,) = planner.plan([session], [seen])
+            assert isinstance(plan, Plan)
+            commands.append(float(plan.actions[0, 0]))
+            seen, _, terminated, _, _ = car.step(plan.actions[0])
+            assert not terminated
+        jerks.append(np.square(np.diff(commands[40:], 2)).mean())
+    assert jerks[1] < 0.5 * jerks[0]
 
 
 def test_plans_do_not_depend_on_who_else_is_planned_for() -> None:

@@ -35,10 +35,13 @@ class Looking:
     Attributes:
         ahead: control steps.
         first: improvements of an episode's first plan; later ones take one.
+        effort: what commands cost, beside the expert's costs: with more the car is driven more smoothly and less
+            exactly.
     """
 
     ahead: Annotated[int, within(2, 1000)] = 25
     first: Annotated[int, within(1, 1000)] = 10
+    effort: Annotated[float, within(0, 1000, above=True)] = 1.0
 
     def __post_init__(self) -> None:
         check(self)
@@ -76,6 +79,7 @@ class PredictivePlanner:
             model = load(forces)
             forces, self.embodiments = model.array_forces(), (model.config.embodiment,)
         self.forces: Forces = forces
+        self._effort = looking.effort * EFFORT
 
     def start(self, prompt: TaskPrompt, seed: int) -> Session:
         """See :meth:`~polysoma.acting.planner.Planner.start`. Raises PolysomaError where a prompt shows something."""
@@ -111,7 +115,7 @@ class PredictivePlanner:
 
     def _begin(self, session: _Session, now: np.ndarray) -> None:
         """The drift to hold, and a first trajectory that the gains around it lead to. Raises PolysomaError."""
-        drift = feedback(float(now[8]), float(now[9]), self.forces)
+        drift = feedback(float(now[8]), float(now[9]), self.forces, self._effort)
         states, actions = [now], []
         for _ in range(self.looking.ahead):
             actions.append(drift.action(states[-1]).astype(float))
@@ -147,7 +151,7 @@ class PredictivePlanner:
             path.append(self._after(path[-1], done[-1]))
         paths, commands = np.stack(path, -2), np.stack(done, -2)
         missed = (paths - target)[..., :DYNAMIC]
-        cost = (missed[..., :-1, :] ** 2 @ COST).sum(-1) + ((commands - target[..., 6:8]) ** 2 @ EFFORT).sum(-1)
+        cost = (missed[..., :-1, :] ** 2 @ COST).sum(-1) + ((commands - target[..., 6:8]) ** 2 @ self._effort).sum(-1)
         cost = cost + np.einsum("csi,sij,csj->cs", missed[..., -1, :], ends, missed[..., -1, :])
         best = np.where(np.isfinite(cost), cost, np.inf).argmin(0)
         which = np.arange(len(now))
@@ -163,7 +167,7 @@ class PredictivePlanner:
         moved = np.concatenate([joined[None], joined + shifts[:, None, None]])
         after = self._after(moved[..., :10], moved[..., 10:])[..., :DYNAMIC]
         slopes = np.moveaxis((after[1:] - after[0]) / _SMALL, 0, -1)
-        missed, effort = (states - target)[..., :DYNAMIC], EFFORT * (actions - target[..., 6:8])
+        missed, effort = (states - target)[..., :DYNAMIC], self._effort * (actions - target[..., 6:8])
         value, slope = ends, (ends @ missed[:, -1, :, None])[..., 0]
         gains, steps = np.zeros((*actions.shape, DYNAMIC)), np.zeros(actions.shape)
         for number in reversed(range(self.looking.ahead)):
@@ -171,7 +175,8 @@ class PredictivePlanner:
             across, along = np.swapaxes(b, 1, 2) @ value, np.swapaxes(a, 1, 2)
             by_action = effort[:, number] + (slope[:, None] @ b)[:, 0]
             cross = across @ a
-            solved = -np.linalg.solve(np.diag(EFFORT) + across @ b, np.concatenate([cross, by_action[..., None]], -1))
+            wanted = np.concatenate([cross, by_action[..., None]], -1)
+            solved = -np.linalg.solve(np.diag(self._effort) + across @ b, wanted)
             gains[:, number], steps[:, number] = solved[..., :DYNAMIC], solved[..., DYNAMIC]
             turned = np.swapaxes(cross, 1, 2)
             by_state = COST * missed[:, number] + (along @ slope[..., None])[..., 0]

@@ -78,9 +78,10 @@ def steady_drift(curvature: float, friction: float, forces: Forces = magic) -> n
     )
 
 
-def feedback(curvature: float, friction: float, forces: Forces = magic) -> Feedback:
+def feedback(curvature: float, friction: float, forces: Forces = magic, effort: np.ndarray = EFFORT) -> Feedback:
     """The gains of an endless quadratic cost for the car linearised around its steady drift (discrete-time Riccati
-    equation, by doubling: Anderson 1978). Raises PolysomaError, and has the arguments, of :func:`steady_drift`."""
+    equation, by doubling: Anderson 1978). Raises PolysomaError, and has the arguments, of :func:`steady_drift`, and
+    what commands cost, ``(2,)``."""
     drift = steady_drift(curvature, friction, forces)
     around = np.concatenate([drift, drift[6:8]])
     shifts = 1e-5 * np.eye(len(around))
@@ -88,7 +89,7 @@ def feedback(curvature: float, friction: float, forces: Forces = magic) -> Feedb
     after = advance(np, forces, moved[:, :10], moved[:, 10:])[:, :DYNAMIC]
     slope = ((after[: len(around)] - after[len(around) :]) / 2e-5).T
     a, b = slope[:, :DYNAMIC], slope[:, 10:]
-    spread, cost = b @ np.diag(1 / EFFORT) @ b.T, np.diag(COST)
+    spread, cost = b @ np.diag(1 / effort) @ b.T, np.diag(COST)
     power = a
     for _ in range(30):
         joined = np.eye(DYNAMIC) + spread @ cost
@@ -97,4 +98,4 @@ def feedback(curvature: float, friction: float, forces: Forces = magic) -> Feedb
         spread, cost, power = spread + power @ outer @ power.T, cost + power.T @ cost @ inner, power @ inner
         if np.abs(cost - before).max() < 1e-9 * np.abs(cost).max():
             break
-    return Feedback(drift, np.linalg.solve(np.diag(EFFORT) + b.T @ cost @ b, b.T @ cost @ a), cost)
+    return Feedback(drift, np.linalg.solve(np.diag(effort) + b.T @ cost @ b, b.T @ cost @ a), cost)
