@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +40,7 @@ from polysoma.errors import PolysomaError
 from polysoma.evaluation.evaluation import evaluate
 from polysoma.policy.policy import Policy
 from polysoma.rollout.drivers import Behaviour, Checkpoint, Expert, driver_of, name_of
-from polysoma.rollout.jobs import interleave
+from polysoma.rollout.jobs import Job, interleave
 from polysoma.rollout.recording import record
 from polysoma.rollout.rollout import Workers, rollout_in_workers
 
@@ -516,3 +518,16 @@ def test_an_experts_label_is_asked_once_a_step(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr(environment, "expert_action", lambda self: asked.append(1) or original(self))
     result = record(["babyai/GoToLocal"], 1, tmp_path, Behaviour())
     assert len(asked) == result.steps > 0
+
+
+def test_what_guards_saw_goes_from_process_to_process() -> None:
+    """Planners that draw others leave a way to do so with their plans, which may hold all that they know."""
+
+    class Drawing(Recording):
+        def plan(self, sessions: Sequence[Session], observations: Sequence[Observation]) -> list[Plan | PolysomaError]:
+            plans = [plan for plan in super().plan(sessions, observations) if isinstance(plan, Plan)]
+            return [dataclasses.replace(plan, others=lambda count: np.zeros((count, 1, 4))) for plan in plans]
+
+    behaviour = Behaviour(Guarded(Drawing(), HoverGuard()), demonstrates=True, max_steps=3)
+    (outcome,) = rollout_in_workers([Job("drone/hover", 0, kept=True)], behaviour)
+    assert len(pickle.loads(pickle.dumps(outcome)).judged) == 3

@@ -265,6 +265,8 @@ def test_a_guard_is_learned_from_data_sets_and_goes_on_where_it_was_killed(tmp_p
     assert all(torch.equal(resumed[name], straight[name]) for name in straight)
     with pytest.raises(PolysomaError, match="needs 999 successful episodes at least, got"):
         dataclasses.replace(command, rate=0.001, out=tmp_path / "few").run()
+    with pytest.raises(PolysomaError, match=f"--expectile: for actions that are numbers; {BODY.name} makes choices"):
+        dataclasses.replace(command, expectile=0.8, out=tmp_path / "lower").run()
 
 
 class Noisy:

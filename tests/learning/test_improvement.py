@@ -257,6 +257,16 @@ def test_the_best_of_what_was_learnt_on_the_way_is_kept(worlds: None, tmp_path: 
     assert same == [False, False, True, False]
 
 
+@pytest.mark.parametrize("rates", [{}, {"point/right": float("nan")}, {"point/right": 2.0}])
+def test_a_judge_says_success_rates(rates: dict[str, float], worlds: None, tmp_path: Path) -> None:
+    base = saved(tmp_path / "base")
+    with pytest.raises(PolysomaError, match="judge: expected the success rate of each task, 0 to 1, got"):
+        improve(
+            str(base), ["point/right"], settings(), tmp_path / "run", steps=8, play=Play(2), size=SMALL,
+            judge=lambda _: rates,
+        )  # fmt: skip
+
+
 def test_what_cannot_be_improved_is_one_line(worlds: None, tmp_path: Path) -> None:
     base = saved(tmp_path / "base")
     with pytest.raises(PolysomaError, match="expected those of one body"):

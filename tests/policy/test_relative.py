@@ -342,6 +342,14 @@ def test_heads_that_draw_make_other_plans_of_the_same_moment(source: Source) -> 
         # The plan is one of the same distribution.
         assert (np.abs(plan.actions - drawn.mean(0)) < 5 * drawn.std(0)).all()
         session.executed(np.ones(2, np.float32))
+    # Whoever asks changes nothing of what the policy does.
+    silent = PolicyPlanner(planner.policy).start(TaskPrompt(SERVO), 0)
+    for step in range(3):
+        (alone,) = planner.plan([silent], [observe(SERVO, step)])
+        assert isinstance(alone, Plan)
+        if step == 1:
+            np.testing.assert_array_equal(alone.actions, plan.actions)
+        silent.executed(np.ones(2, np.float32))
     plain = PolicyPlanner(make_relative(source))
     (plan,) = plain.plan([plain.start(TaskPrompt(SERVO), 0)], [observe(SERVO, 0)])
     assert isinstance(plan, Plan) and plan.others is None

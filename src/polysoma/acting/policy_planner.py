@@ -50,6 +50,8 @@ class PolicySession(Session):
         self._history = horizon.history
         self._noise = policy.head(prompt.body.name).noise
         self.rng = np.random.default_rng(seed)
+        # Of its own: whoever asks for other plans and takes none changes nothing.
+        self.others_rng = np.random.default_rng([seed, 1])
         self.cache: PolicyState | None = None
         self.drawn: np.ndarray | None = None
         self._frames: list[Observation] = []
@@ -269,7 +271,7 @@ class PolicyPlanner:
         assert size is not None
         windows = _windows([unread] * count).to(device)
         read = torch.from_numpy(readout).expand(count, 1, -1).to(device)
-        noise = torch.from_numpy(session.rng.standard_normal((count, 1, *size), np.float32)).to(device)
+        noise = torch.from_numpy(session.others_rng.standard_normal((count, 1, *size), np.float32)).to(device)
         with policy.autocast():
             drawn = policy.decode(body.name, read, windows, windows.lengths - 1, noise, self.guides)
         return drawn.float().cpu().numpy()

@@ -200,4 +200,5 @@ class Retrieval(Wrapper):
             )
         if plan.log_probabilities is not None:
             return plan.with_log_probabilities(self.index.answer(plan.readout, plan.log_probabilities), "retrieval")
-        return dataclasses.replace(plan, actions=self.index.answer(plan.readout, plan.actions), source="retrieval")
+        actions = self.index.answer(plan.readout, plan.actions)
+        return dataclasses.replace(plan, actions=actions, source="retrieval", others=None)

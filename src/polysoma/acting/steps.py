@@ -104,7 +104,7 @@ class _Session(WrappedSession):
             free = np.isnan(before)
             kept = np.clip(action, before - self._far, before + self._far)
             actions[place] = before = np.where(free, action, kept).astype(np.float32)
-        return dataclasses.replace(plan, actions=actions)
+        return dataclasses.replace(plan, actions=actions, others=None)
 
 
 def sensed(body: Embodiment, observation: Observation) -> np.ndarray:

@@ -15,6 +15,7 @@ from polysoma.cli.output import say
 from polysoma.cli.progress import counting_steps
 from polysoma.cli.train import check_run
 from polysoma.config import Seed, within
+from polysoma.embodiment import DiscreteActions
 from polysoma.errors import PolysomaError
 
 
@@ -70,6 +71,9 @@ class GuardLearn:
 
         learn_on(self.device)
         logs, fresh = opened(self.data), opened(self.fresh) if self.fresh else []
+        body = logs[0].embodiment
+        if isinstance(body.actions, DiscreteActions) and (strange := given(self, ["expectile"])):
+            raise PolysomaError(f"{strange}: for actions that are numbers; {body.name} makes choices")
         with counting_steps("learning", self.steps) as progress:
             values = learn(
                 logs,

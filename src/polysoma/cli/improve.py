@@ -110,18 +110,25 @@ class Improve:
         settings = methods[self.method]
         spread = settings.exploring.spread if self.spread is None else self.spread
         settings = replace(settings, exploring=replace(settings.exploring, failures=self.failures, spread=spread))
-        began = time.monotonic()
+        began, looked = time.monotonic(), 0.0
         with counting("improving") as show:
 
             def progress(step: int, losses: dict[str, float]) -> None:
-                now = min(self.minutes, (time.monotonic() - began) / 60)
+                now = min(self.minutes, (time.monotonic() - began - looked) / 60)
                 show(round(60 * now), round(60 * self.minutes), f"step {step:,}, " + _line(losses))
+
+            def judge(folder: Path) -> dict[str, float]:
+                nonlocal looked
+                paused = time.monotonic()
+                rates = self._judge(tasks, folder)
+                looked += time.monotonic() - paused
+                return rates
 
             folder, better = improve(
                 self.checkpoint, tasks, settings, self.out, self.minutes,
                 play=Play(self.slots, precision=self.precision), seed=self.seed, progress=progress,
                 accept=functools.partial(self._accept, tasks, others), reward=self.reward,
-                judge=functools.partial(self._judge, tasks),
+                judge=judge,
             )  # fmt: skip
         kept = "is kept" if better else "is not kept: the checkpoint answers as the one that it began with"
         say(f"checkpoint: {folder}, an adaptation; what was learnt {kept}")

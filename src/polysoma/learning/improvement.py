@@ -171,14 +171,15 @@ def improve(
             set to zero there.
         reward: what is earned instead of what the environment pays: the checkpoint of a learnt reward
             (:mod:`polysoma.policy.rewards`) or one of your own; empty for none.
-        judge: asked with the checkpoint's folder after each quarter of the run how good it is by then, its success rate
-            in each task; of the four the best is kept, of equal ones the last. Without it, the last.
+        judge: asked with the checkpoint's folder after each quarter of the run, and at its end, how good it is by then,
+            its success rate in each task; the best one is kept, of equal ones the last. Without it, the last.
 
     Returns:
         The folder of the checkpoint, and whether it was accepted.
 
     Raises:
-        PolysomaError: as :func:`method_for`, or as :meth:`~polysoma.learning.engine.Engine.run`.
+        PolysomaError: as :func:`method_for`, or as :meth:`~polysoma.learning.engine.Engine.run`; or what ``judge``
+            says is no success rates.
     """
     method = method_for(place, tasks, settings, play or Play(), size or SIZE, seed, reward)
     # Where little is left to learn, advantages are mostly noise, and steps of one size would wander off with it.
@@ -220,6 +221,8 @@ class _Best:
 
     def __call__(self, folder: Path) -> Mapping[str, float]:
         rates = self._judge(folder)
+        if not rates or not all(0 <= rate <= 1 for rate in rates.values()):
+            raise PolysomaError(f"judge: expected the success rate of each task, 0 to 1, got {dict(rates)}")
         rate = sum(rates.values()) / len(rates)
         self._last = rate >= self._rate
         if self._last:

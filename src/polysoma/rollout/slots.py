@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -112,7 +113,8 @@ class Slot:
         label = np.array(self.expert() if self.behaviour.asks_expert else action)
         plan = self.agent.plan
         if self.job.kept and self.agent.asked and plan is not None and plan.risk is not None:
-            self.judged[self.steps] = plan
+            # Nobody asks for others any more, and outcomes go from process to process.
+            self.judged[self.steps] = dataclasses.replace(plan, others=None)
         self.expert.stepped()
         if self.noise and self.rng.random() < 0.5:
             actions = self.body.actions
