@@ -148,6 +148,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
     },
     "docs/serving.md": {
         "frames": speed.render_frames,
+        "decisions": speed.render_decisions,
         "serving": serving.render,
         "soak": soak.render,
         "realtime": realtime.render,

@@ -201,7 +201,7 @@ def _after_rounds(name: str, only: str, precision: str, other: str, called: str)
 
 def render_results() -> str:
     """What the shipped weights do."""
-    scores, specialists, speed = read("scores"), read("specialists"), read("speed")
+    scores, specialists, speed, decisions = (read(name) for name in ("scores", "specialists", "speed", "decisions"))
     lines = [
         "| body | success | 95 % interval | expert | random 0 to expert 1 | tasks x seeds | decision, p50 |",
         "| --- | --- | --- | --- | --- | --- | --- |",
@@ -212,17 +212,17 @@ def render_results() -> str:
         low, high = score["interval"]
         body = simulators.embodiments()[family].body
         expert = sum(known[body + task[task.index("/") :]]["expert"] for task in tasks) / len(tasks)
-        latency = speed["decisions"]["now onnx float32"].get(family)
+        latency = decisions["bodies"][family]["onnx float32"]
         lines.append(
             f"| {family} | **{score['rate']:.3f}** | {low:.3f} to {high:.3f} | {expert:.3f} "
             f"| {score['expert_normalised']:.2f} | {len(tasks)} x {score['trials'] // len(tasks)} "
-            + (f"| {latency['p50']:.1f} ms |" if latency else "| |")
+            f"| {latency['p50']:.1f} ms |"
         )
-    machine = speed["hardware"]
+    machine = decisions["hardware"]
     lines += [
         "",
-        f"One set of weights; unseen seeds from {scores['seed']} on; decisions of the former weights at batch 1 on one "
-        f"core by ONNX Runtime ({machine['processor']}, `benchmarks/speed.py`). Measured "
+        f"One set of weights; unseen seeds from {scores['seed']} on; decisions at batch 1 on one core by ONNX Runtime "
+        f"({machine['processor']}, {decisions['instruction_set']}, `benchmarks/speed.py`). Measured "
         f"with `{scores['command']}`; per task in [benchmarks/results/scores.json](benchmarks/results/scores.json).",
     ]
     if specialists:

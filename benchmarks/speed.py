@@ -1,6 +1,6 @@
-"""Speeds on one core: training steps and decisions in float32 and bfloat16 side by side, optionally against an earlier
-commit in the same run; recording and evaluation with two workers; what a sample costs in a policy of many bodies; what
-a decision costs with frames as large as cameras make them.
+"""Speeds on one core: training steps in float32 and bfloat16 side by side, optionally against an earlier commit in the
+same run; decisions of the shipped weights; recording and evaluation with two workers; what a sample costs in a policy
+of many bodies; what a decision costs with frames as large as cameras make them.
 
     python benchmarks/speed.py
     python benchmarks/speed.py --before 33d38ae                  # paired with an earlier commit
@@ -59,7 +59,7 @@ SEED = 4000
 STEPS = {"metaworld": 128, "aloha": 112, "babyai": 48}
 """Batch of a step, by body."""
 PARTS = ("steps", "decisions", "sample", "throughput", "calls", "frames", "joint")
-APART = {"calls", "frames", "joint"}
+APART = {"decisions", "calls", "frames", "joint"}
 """Parts with a results file of their own."""
 COUNTED = "metaworld"
 """The body whose function calls are counted."""
@@ -88,7 +88,7 @@ class Speed:
         environment = os.environ | {"OMP_NUM_THREADS": "1"} | (EMULATED if self.emulate_avx2 else {})
         name = "speed-avx2" if self.emulate_avx2 else "speed"
         known = read(name) if self.only != PARTS and (FOLDER / f"{name}.json").exists() else {}
-        kept = ("steps", "decisions", "sample", "workers", "recording", "evaluation")
+        kept = ("steps", "sample", "workers", "recording", "evaluation")
         numbers: dict[str, Any] = {key: known[key] for key in kept if key in known} | {
             "instruction_set": "AVX2 (emulated)" if self.emulate_avx2 else instruction_set(),
             "processor_has": instruction_set(),
@@ -100,7 +100,9 @@ class Speed:
             if "steps" in self.only:
                 numbers["steps"] = self._steps(sides, Path(folder), environment)
             if "decisions" in self.only:
-                numbers["decisions"] = _decisions(sides, environment)
+                said = {"instruction_set": numbers["instruction_set"], "seed": SEED}
+                own = "decisions-avx2" if self.emulate_avx2 else "decisions"
+                write(own, said | {"bodies": _decisions(environment)})
             if "calls" in self.only:
                 counts = _calls(sides, Path(folder), environment)
                 write("calls", {"before": self.before or None, "body": COUNTED, "counts": counts})
@@ -179,8 +181,8 @@ class Speed:
         return {"bodies": len(recipe.bodies), "windows": windows, "steps": found, "allocator": quick.get("LD_PRELOAD")}
 
 
-def _decisions(sides: dict[str, Path], environment: dict[str, str]) -> dict[str, Any]:
-    """Milliseconds of a decision by body, for every precision and backend; the earlier commit as it was."""
+def _decisions(environment: dict[str, str]) -> dict[str, Any]:
+    """Milliseconds of a decision of the shipped weights by body, for every precision and backend."""
     bodies = checkpoint.bodies("generalist")
     script = str(ROOT / "benchmarks/speed_measure.py")
     found: dict[str, Any] = {}
@@ -189,14 +191,10 @@ def _decisions(sides: dict[str, Path], environment: dict[str, str]) -> dict[str,
             own = environment | {"POLYSOMA_PRECISION": precision}
             if backend == "onnx" and precision == "bfloat16":
                 continue  # ONNX Runtime computes in float32.
-            found[f"now {backend} {precision}"] = json.loads(
-                _run(sides["now"], [script, "decide", ",".join(bodies), backend], own)
-            )
-    if "before" in sides:
-        found["before"] = json.loads(_run(sides["before"], [script, "decide", ",".join(bodies)], environment))
-    for name, own in found.items():
-        print(name, {body: figures["p50"] for body, figures in own.items()})
-    return found
+            way = f"{backend} {precision}"
+            found[way] = json.loads(_run(ROOT, [script, "decide", ",".join(bodies), backend], own))
+            print(way, {body: figures["p50"] for body, figures in found[way].items()})
+    return {body: {way: figures[body] for way, figures in found.items()} for body in bodies}
 
 
 def _calls(sides: dict[str, Path], folder: Path, environment: dict[str, str]) -> dict[str, Any]:
@@ -315,7 +313,7 @@ def throughput() -> dict[str, Any]:
 
 
 def render() -> str:
-    """Training steps and decisions, before and now."""
+    """Training steps, before and now."""
     lines = ["| what | processor | before | now | times faster |", "| --- | --- | --- | --- | --- |"]
     for name in ("speed", "speed-avx2"):
         found = read(name)
@@ -340,22 +338,15 @@ def render() -> str:
                 f"| {quick['median']:.2f} s, {usual} | {old / quick['median']:.1f} |"
             )
     found = read("speed")
-    decisions = found["decisions"]
-    for body, now in decisions["now onnx float32"].items():
-        old, plain = decisions["before"][body]["p50"], decisions["now torch float32"][body]["p50"]
-        lines.append(
-            f"| decision, {body} | {found['instruction_set']} | {old:.1f} ms "
-            f"| {now['p50']:.1f} ms (torch: {plain:.1f}) | {old / now['p50']:.1f} |"
-        )
     machine = found["hardware"]
     return "\n".join(
         [
             *lines,
             "",
-            f"Medians; one core of {machine['processor']}, batch 1 for decisions, by ONNX Runtime in float32 now; "
-            f"before is commit {found['before']}, measured in turn in the same run. On a processor with bfloat16 "
-            "instructions a training step computes in bfloat16 before and now; with AVX2 alone bfloat16 was the only "
-            "choice before, and float32 is what is chosen now. AVX2 was emulated: the libraries were set to use "
+            f"Medians; one core of {machine['processor']}; before is commit {found['before']}, measured in turn in the "
+            "same run. On a processor with bfloat16 instructions a training step computes in bfloat16 before and now; "
+            "with AVX2 alone bfloat16 was the only choice before, and float32 is what is chosen now. AVX2 was "
+            "emulated: the libraries were set to use "
             "nothing beyond it "
             f"(`{found['command']}`, and the same with `--emulate-avx2`). *: before is commit {joint[0]['before']}, "
             f"one core of {joint[0]['hardware']['processor']}, means of {JOINT_STEPS} steps in each run "
@@ -363,6 +354,26 @@ def render() -> str:
             "",
         ]
     )
+
+
+def render_decisions() -> str:
+    """What a decision of the shipped weights costs."""
+    found = read("decisions")
+    ways = {
+        "onnx float32": "ONNX Runtime, p50 / p99", "torch float32": "torch, p50", "torch bfloat16": "in bfloat16, p50",
+    }  # fmt: skip
+    lines = [f"| body | {' | '.join(ways.values())} |", "| --- | --- | --- | --- |"]
+    for body, own in found["bodies"].items():
+        first, *others = (own[way] for way in ways)
+        told = [f"{first['p50']:.1f} / {first['p99']:.1f} ms", *(f"{other['p50']:.1f} ms" for other in others)]
+        lines.append(f"| {body} | {' | '.join(told)} |")
+    machine = found["hardware"]
+    lines += [
+        "",
+        f"From an observation to an action that is planned anew, batch 1, one core of {machine['processor']} "
+        f"({found['instruction_set']}), float32 where nothing else is said (`{found['command']}`).",
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def render_frames() -> str:
