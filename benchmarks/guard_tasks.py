@@ -5,9 +5,9 @@ Meta-World's basketball with "object lost".
     python benchmarks/guard_tasks.py --only maze --seeds 7000
 
 The driver is the task's expert, who now and then does something drawn evenly for a while. Everything is learned from
-recordings of it, of which two thirds are noisier than what is measured. Controls: no guard, and one that replaces the
-same actions by others that are drawn evenly. What is there already is not measured again. About a minute of one core
-for each task and seed.
+recordings of it, of which two thirds are noisier than what is measured. Controls: no guard, one that replaces the same
+actions by others that are drawn evenly, and the expert wherever the guard finds the risk too high. What is there
+already is not measured again. One to five minutes of one core for each task and seed.
 """
 
 from __future__ import annotations
@@ -122,17 +122,17 @@ class Careless:
             except PolysomaError as failure:
                 plans.append(failure)
                 continue
-            plans.append(Plan(self._held_for(action), "policy", others=functools.partial(self._others, session)))
+            plans.append(Plan(self.held_for(action), "policy", others=functools.partial(self._others, session)))
         return plans
 
-    def _held_for(self, action: Any) -> np.ndarray:
+    def held_for(self, action: Any) -> np.ndarray:
         return np.repeat(np.asarray(action, np.float32)[None], self._span, 0)
 
     def _others(self, session: _Session, count: int) -> np.ndarray:
         assert session.prompt.expert is not None
         expert, actions = session.prompt.expert(), session.prompt.body.actions
         drawn = [actions.sample(session.rng) if session.rng.random() < self._noise else expert for _ in range(count)]
-        return np.stack([self._held_for(one) for one in drawn])
+        return np.stack([self.held_for(one) for one in drawn])
 
 
 class Blind:
@@ -166,7 +166,7 @@ class Minded:
         for session, seen, plan in zip(sessions, observations, self._driver.plan(sessions, observations), strict=True):
             assert session.prompt.expert is not None and self._guard.values.alarm is not None
             if isinstance(plan, Plan) and (self._guard.judge(seen, plan).risk or 0) > self._guard.values.alarm.replace:
-                plan = Plan(np.repeat(np.asarray(session.prompt.expert())[None], len(plan.actions), 0), "policy")
+                plan = Plan(self._driver.held_for(session.prompt.expert()), "policy")
             plans.append(plan)
         return plans
 
@@ -285,6 +285,7 @@ def render() -> str:
         with_guard, without = (sum(run[name] for run in cell.values()) for name in ("deaths_guarded", "deaths"))
         less.append(f"{100 * (1 - with_guard / without):.0f} %")
     noises = "; ".join(f"{name}: {' / '.join(f'{n:g}' for n in one.noise)}" for name, one in there.items())
+    expectiles = ", ".join(f"{one.expectile:g} ({name})" for name, one in there.items())
     counts = "; ".join(
         f"{name}: {one.episodes} episodes to learn from, {one.played} played" for name, one in there.items()
     )
@@ -294,7 +295,8 @@ def render() -> str:
         f"Deaths are fewer by {' and '.join(less)}. {counts}; half as many to find thresholds with (rate "
         f"{told['rate']:g}), and to count alarms in. The driver does something random for a part of the time "
         f"({noises}; the first one is measured, a third each is learned from). "
-        f"{told['steps']:,} steps of learning. Actions of a risk above {told['replace']:g} are replaced; the control "
+        f"{told['steps']:,} steps of learning, with an expectile of {expectiles}. Actions of a risk above "
+        f"{told['replace']:g} are replaced; the control "
         f"draws others evenly in their place. Lead: from the first alarm to the end of an episode that failed, the "
         f"middle one (`{found['command']}`).\n"
     )

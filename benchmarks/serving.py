@@ -166,6 +166,7 @@ def main(requests: int = 500, clients: int = 64, seconds: float = 60.0) -> None:
 def render() -> str:
     """What serving costs."""
     found = read("serving")
+    machine = found["hardware"]
     alone, batched, single = found["one_client"], found["batched"], found["unbatched"]
     return (
         f"One client with three pictures of 224 x 224: {alone['overhead_ms']['p50']:.1f} ms (p50) and "
@@ -173,7 +174,8 @@ def render() -> str:
         f"{batched['clients']} clients for {batched['seconds']:.0f} s: {batched['answers_per_s']:,.0f} answers a "
         f"second, {found['gain']:.1f} times as many as without batches ({single['answers_per_s']:,.0f}), "
         f"{batched['lost']} lost, {batched['mixed_up']} mixed up, p99 {batched['answer_ms']['p99']:.0f} ms; "
-        f"{found['hardware']['cores']} cores for server and clients (`python benchmarks/serving.py`).\n"
+        f"{machine['cores']} cores ({machine['processor']}, {machine['instruction_set']}) for server and clients "
+        f"(`{found['command']}`).\n"
     )
 
 

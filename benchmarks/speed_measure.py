@@ -67,10 +67,8 @@ def step(body: str, count: int, precision: str, folder: Path, times: int) -> dic
 
 def decide(bodies: list[str], backend: str) -> dict[str, Any]:
     """Milliseconds from an observation to an action at batch 1, by body; the precision is that of the environment."""
-    try:
-        from polysoma.evaluation.latency import decision_latency
-    except ImportError:
-        from polysoma.evaluation.evaluation import decision_latency  # type: ignore[no-redef]
+    from polysoma.evaluation.latency import decision_latency
+
     tasks = [simulators.tasks_of(body)[-1] for body in bodies]
     return decision_latency(acting(backend), tasks, SEED)
 

@@ -48,7 +48,7 @@ class PolicySession(Session):
         horizon = policy.horizon(prompt.body.name)
         super().__init__(prompt, horizon.chunk)
         self._history = horizon.history
-        self._noise = policy.head(prompt.body.name).noise
+        self.noise = policy.head(prompt.body.name).noise
         self.rng = np.random.default_rng(seed)
         # Of its own: whoever asks for other plans and takes none changes nothing.
         self.others_rng = np.random.default_rng([seed, 1])
@@ -88,8 +88,8 @@ class PolicySession(Session):
     def draw(self) -> np.ndarray | None:
         """What a head that draws starts from, standard normal; the same again until a plan was made of it. None for
         other heads."""
-        if self.drawn is None and self._noise is not None:
-            self.drawn = self.rng.standard_normal(self._noise, np.float32)
+        if self.drawn is None and self.noise is not None:
+            self.drawn = self.rng.standard_normal(self.noise, np.float32)
         return self.drawn
 
     def prefill(self, instruction: str) -> PolicyState:
@@ -253,8 +253,7 @@ class PolicyPlanner:
                 f"the policy predicted a number that is not finite for {session.body.name}; not executed"
             )
         if not isinstance(session.body.actions, DiscreteActions):
-            draws = session.policy.head(session.body.name).noise is not None
-            others = functools.partial(self._others, unread, readout) if draws else None
+            others = None if session.noise is None else functools.partial(self._others, unread, readout)
             return Plan(prediction, "policy", readout, others=others)
         noise = np.zeros(prediction.shape)
         if self.temperature:
@@ -267,11 +266,10 @@ class PolicyPlanner:
         """What the head of a session draws from the same readout, ``(count, chunk, A)``."""
         session = unread.session
         policy, body, device = session.policy, session.body, session.policy.device
-        size = policy.head(body.name).noise
-        assert size is not None
+        assert session.noise is not None
         windows = _windows([unread] * count).to(device)
         read = torch.from_numpy(readout).expand(count, 1, -1).to(device)
-        noise = torch.from_numpy(session.others_rng.standard_normal((count, 1, *size), np.float32)).to(device)
+        noise = torch.from_numpy(session.others_rng.standard_normal((count, 1, *session.noise), np.float32)).to(device)
         with policy.autocast():
             drawn = policy.decode(body.name, read, windows, windows.lengths - 1, noise, self.guides)
         return drawn.float().cpu().numpy()

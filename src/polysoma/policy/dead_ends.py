@@ -79,7 +79,8 @@ class DeadEndConfig:
         embodiment: the body.
         width, depth: of the perceptrons.
         span: actions that are judged together, those of a plan that are executed before the next one; 1 for choices.
-        candidates: for actions that are numbers, how many others near the policy's are judged beside it.
+        candidates: for actions that are numbers, how many others near the policy's are judged beside it, where the
+            policy would make the same plan again.
         reach: how far these are from it, in parts of half the range: the standard deviation.
         remembered: observations of the logs that are kept to compare with; 0 for none.
         octaves: of the waves through which numbers are seen: more of them see smaller things, and need more logs; 0 for
