@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -153,7 +154,7 @@ def test_macos_brings_its_own_opengl(monkeypatch: pytest.MonkeyPatch) -> None:
     assert rendering.choose_backend() == "cgl"
 
 
-def test_the_camera_behind_the_arm_is_upright_and_draws_everything() -> None:
+def test_the_camera_behind_the_arm_is_upright_and_draws_shadows() -> None:
     seen = metaworld.BEHIND.make("metaworld-corner2/drawer-open-v3")
     observation, _ = seen.reset(seed=0)
     picture = seen.embodiment.check_observation(observation)["corner2"]
@@ -164,7 +165,7 @@ def test_the_camera_behind_the_arm_is_upright_and_draws_everything() -> None:
     model, data, _ = inner._scene()
     fast = rendering.Camera(model, 480)
     quick = fast.frame(data, "corner2")[::-1, ::-1]
-    # The same scene, but for shadows and fine meshes.
+    # The same scene, but for shadows.
     assert 0 < np.abs(large.astype(int) - quick).mean() < 25
     assert np.abs(large.astype(int) - quick[::-1, ::-1]).mean() > 2 * np.abs(large.astype(int) - quick).mean()
     fast.close()
@@ -172,3 +173,19 @@ def test_the_camera_behind_the_arm_is_upright_and_draws_everything() -> None:
     again, _ = seen.reset(seed=0)
     np.testing.assert_array_equal(again["corner2"], picture)
     seen.close()
+
+
+def test_a_camera_that_goes_takes_nothing_from_another_one() -> None:
+    inner = metaworld.BEHIND.make("metaworld-corner2/drawer-open-v3")._inner  # type: ignore[attr-defined]
+    inner.reset(seed=0)
+    model, data, _ = inner._scene()
+    picture = rendering.Camera(model, 64).frame(data, "corner2")
+    going: rendering.Camera | None = rendering.Camera(model, 96)
+    assert going is not None
+    going.frame(data, "corner2")
+    staying = rendering.Camera(model, 64)
+    del going
+    gc.collect()
+    np.testing.assert_array_equal(staying.frame(data, "corner2"), picture)
+    staying.close()
+    staying.close()

@@ -1,8 +1,8 @@
 """Fast pictures of MuJoCo models with software rendering.
 
 Software OpenGL spends its time on shadow maps, mesh faces and multisampling, hardly on pixels. A :class:`Camera`
-therefore draws a private copy of the model with shadows, reflections and multisampling off and with coarser meshes,
-unless it is asked for everything. The physics keep the full model.
+therefore draws a private copy of the model with shadows, reflections and multisampling off and with coarser meshes.
+The physics keep the full model.
 
 OpenGL is loaded when the first camera is made, never by importing this module, so everything but pictures works on
 machines without it.
@@ -10,6 +10,7 @@ machines without it.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import ctypes
 import os
@@ -67,7 +68,8 @@ class Camera:
         height: of the picture, in pixels.
         width: of the picture, in pixels; the height where it is None.
         cell: size in metres of the cells in which mesh vertices are merged; 0 draws the meshes as they are.
-        everything: draws what MuJoCo's own renderer draws by default, pixel for pixel: slow.
+        shadows: side of the shadow map in texels; 0 draws neither shadows nor reflections nor haze. MuJoCo's own
+            renderer takes 4096.
 
     Raises:
         PolysomaError: no OpenGL.
@@ -79,7 +81,7 @@ class Camera:
         height: int = 240,
         width: int | None = None,
         cell: float = 0.012,
-        everything: bool = False,
+        shadows: int = 0,
     ) -> None:
         backend = choose_backend()
         import mujoco
@@ -90,12 +92,11 @@ class Camera:
         self._model.vis.global_.offheight = self.height
         self._model.vis.global_.offwidth = self.width
         slow = mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION, mujoco.mjtRndFlag.mjRND_HAZE
-        if not everything:
-            self._model.vis.quality.offsamples = self._model.vis.quality.shadowsize = 0
-            if cell > 0:
-                coarsen_meshes(self._model, cell)
+        self._model.vis.quality.offsamples, self._model.vis.quality.shadowsize = 0, shadows
+        if cell > 0:
+            coarsen_meshes(self._model, cell)
         self._scene = mujoco.MjvScene(self._model, maxgeom=max(1000, 4 * (model.ngeom + model.nsite)))
-        for flag in () if everything else slow:
+        for flag in () if shadows else slow:
             self._scene.flags[flag] = 0
         self._option = mujoco.MjvOption()
         self._perturbation = mujoco.MjvPerturb()
@@ -119,14 +120,14 @@ class Camera:
 
         for field in _LIVE_FIELDS:
             getattr(self._model, field)[:] = getattr(self._source, field)
-        # Each camera has its own context, and another camera may have drawn since.
-        self._gl.make_current()
         camera = _fixed_camera(self._model, view) if isinstance(view, str) else view
         mujoco.mjv_updateScene(
             self._model, data, self._option, self._perturbation, camera, mujoco.mjtCatBit.mjCAT_ALL, self._scene
         )
-        mujoco.mjr_render(self._rectangle, self._scene, self._context)
         pixels = np.empty((self.height, self.width, 3), np.uint8)
+        # Each camera has its own context, and another camera may have drawn or gone since.
+        self._gl.make_current()
+        mujoco.mjr_render(self._rectangle, self._scene, self._context)
         mujoco.mjr_readPixels(pixels, None, self._rectangle, self._context)
         return np.ascontiguousarray(pixels[::-1])
 
@@ -149,10 +150,17 @@ class Camera:
         return right * np.cross(forward, upward) + up * upward
 
     def close(self) -> None:
-        """Give the OpenGL memory back. The camera cannot be used afterwards."""
-        self._gl.make_current()
-        self._context.free()
-        self._gl.free()
+        """Give the OpenGL memory back. The camera cannot be used afterwards; to close it again does nothing."""
+        gl, self._gl = self._gl, None
+        if gl is not None:
+            gl.make_current()
+            self._context.free()
+            gl.free()
+
+    def __del__(self) -> None:
+        # What a context of MuJoCo's frees by itself, it frees in whichever camera drew last: that one loses textures.
+        with contextlib.suppress(Exception):
+            self.close()
 
 
 def coarsen_meshes(model: mujoco.MjModel, cell: float = 0.012) -> None:
