@@ -1,10 +1,10 @@
-"""Checks that metaworld-corner2 shows what LeRobot's Meta-World shows: the same pictures, but for edges of coarser meshes
-and finer shadows, and the same hand.
+"""Checks that metaworld-corner2 shows what LeRobot's Meta-World shows: the same pictures, but for coarser meshes and
+shadows, and the same hand.
 
 Not collected by pytest, because lerobot pins other versions than this library. Run it on purpose, in an environment of
 lerobot's own (Python 3.12) and with one of MuJoCo's backends for machines without a screen:
 
-    pip install 'lerobot[evaluation,metaworld]==0.6.1'
+    pip install 'lerobot[evaluation,metaworld]==0.6.1' 'mujoco==3.3.0'
     pip install . ./integrations/lerobot
     MUJOCO_GL=egl python tests/interop/check_lerobot_metaworld.py [TASK ...]
 """

@@ -266,8 +266,11 @@ class MetaWorld(MujocoEnvironment):
         return view
 
     def camera_frame(self, camera: str, size: int) -> np.ndarray:
-        """See :class:`Environment`. ``corner2`` is drawn with shadows, twice as large, and then made smaller: nearly what
-        LeRobot's Meta-World shows, in an eighth of the time (``tests/interop/check_lerobot_metaworld.py``)."""
+        """See :class:`Environment`.
+
+        ``corner2`` is drawn with shadows, twice as large, and then made smaller: nearly what LeRobot's Meta-World shows,
+        in a seventh of the time (``tests/interop/check_lerobot_metaworld.py``).
+        """
         if camera != _BEHIND:
             return super().camera_frame(camera, size)
         if self._behind is None or self._behind.height != 2 * size:
