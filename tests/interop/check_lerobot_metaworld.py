@@ -33,7 +33,7 @@ def check(task: str) -> None:
     observation, _ = theirs.reset(seed=3)
     ours.reset(seed=0)
     rng = np.random.default_rng(0)
-    seconds = [0.0, 0.0]
+    seconds, most = [0.0, 0.0], [0.0, 0.0]
     for _ in range(4):
         source, target = theirs._env, inner._simulation
         # Our camera has drawn in a context of its own, and theirs does not make its own the present one again.
@@ -55,13 +55,14 @@ def check(task: str) -> None:
         seconds[1] += time.process_time() - between
         apart = np.abs(small["corner2"].astype(int) - resized(shown[None], (128, 128, 3))[0])
         edges = (apart.max(-1) > 30).mean()
+        most = [max(most[0], apart.mean()), max(most[1], edges)]
         assert apart.mean() < 3 and edges < 0.03, f"{task}: {apart.mean():.1f} of 255 apart, {edges:.1%} of pixels much"
         np.testing.assert_allclose(small["proprioception"], observation["agent_pos"], atol=1e-3)
         theirs._env.mujoco_renderer.viewer.make_context_current()
         for _ in range(5):
             observation, *_ = theirs.step(rng.uniform(-1, 1, 4).astype(np.float32))
     print(
-        f"{task}: at most {apart.mean():.1f} of 255 apart, {edges:.1%} of pixels by more than 30; a picture takes "
+        f"{task}: at most {most[0]:.1f} of 255 apart, {most[1]:.1%} of pixels by more than 30; a picture takes "
         f"{250 * seconds[0]:.0f} ms there, {250 * seconds[1]:.0f} ms here"
     )
     ours.close()

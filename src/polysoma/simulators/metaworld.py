@@ -89,7 +89,7 @@ INSTRUCTIONS = {
 
 _EPISODE_STEPS = 500
 
-_BEHIND, _BEHIND_AT, _BEHIND_SHADOWS = "corner2", (0.75, 0.075, 0.7), 1024
+_BEHIND, _BEHIND_AT, _BEHIND_SHADOWS = "corner2", (0.75, 0.075, 0.7), 256
 """The camera behind the arm, its place in metres, as policies that see are compared with it (Seo et al. 2022, arXiv
 2206.14244; LeRobot's Meta-World), and the side of its shadow map in texels."""
 
@@ -268,8 +268,8 @@ class MetaWorld(MujocoEnvironment):
     def camera_frame(self, camera: str, size: int) -> np.ndarray:
         """See :class:`Environment`.
 
-        ``corner2`` is drawn with shadows, twice as large, and then made smaller: nearly what LeRobot's Meta-World shows,
-        in a seventh of the time (``tests/interop/check_lerobot_metaworld.py``).
+        ``corner2`` is drawn with coarse shadows, twice as large, and then made smaller: nearly what LeRobot shows, in a
+        tenth of the time (``tests/interop/check_lerobot_metaworld.py``).
         """
         if camera != _BEHIND:
             return super().camera_frame(camera, size)

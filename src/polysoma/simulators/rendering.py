@@ -68,8 +68,7 @@ class Camera:
         height: of the picture, in pixels.
         width: of the picture, in pixels; the height where it is None.
         cell: size in metres of the cells in which mesh vertices are merged; 0 draws the meshes as they are.
-        shadows: side of the shadow map in texels; 0 draws neither shadows nor reflections nor haze. MuJoCo's own
-            renderer takes 4096.
+        shadows: side of the shadow map in texels, of which MuJoCo's own renderer takes 4096; 0 draws no shadows.
 
     Raises:
         PolysomaError: no OpenGL.
@@ -91,13 +90,13 @@ class Camera:
         self._model = copy.copy(model)
         self._model.vis.global_.offheight = self.height
         self._model.vis.global_.offwidth = self.width
-        slow = mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION, mujoco.mjtRndFlag.mjRND_HAZE
         self._model.vis.quality.offsamples, self._model.vis.quality.shadowsize = 0, shadows
         if cell > 0:
             coarsen_meshes(self._model, cell)
         self._scene = mujoco.MjvScene(self._model, maxgeom=max(1000, 4 * (model.ngeom + model.nsite)))
-        for flag in () if shadows else slow:
-            self._scene.flags[flag] = 0
+        self._scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = shadows > 0
+        for slow in (mujoco.mjtRndFlag.mjRND_REFLECTION, mujoco.mjtRndFlag.mjRND_HAZE):
+            self._scene.flags[slow] = 0
         self._option = mujoco.MjvOption()
         self._perturbation = mujoco.MjvPerturb()
         self._rectangle = mujoco.MjrRect(0, 0, self.width, self.height)
