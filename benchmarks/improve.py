@@ -170,8 +170,8 @@ def context(case: Case, seed: int, env_steps: int, shown: int) -> dict[str, Any]
     return judged(case.checkpoint, case, prompting) | found | {"shown": shots, "seed": seed}
 
 
-def improved(case: Case, name: str, seed: int, env_steps: int) -> dict[str, Any]:
-    """`polysoma improve`, and whether all else is as it was."""
+def improved(case: Case, name: str, seed: int, env_steps: int, reward: str = "") -> dict[str, Any]:
+    """`polysoma improve`, by what the environment pays or by a learnt reward, and whether all else is as it was."""
     settings, play = METHODS[name], Play()
     chunk = checkpoint.config_of(case.start).horizons[body_of(case.task)].chunk
     # Half of each chunk is executed; less where an episode ends, so slightly fewer steps are played.
@@ -184,7 +184,7 @@ def improved(case: Case, name: str, seed: int, env_steps: int) -> dict[str, Any]
 
     path, _ = improve(
         case.checkpoint, [case.task], settings, out, steps=max(1, round(batches)) * of_batch, play=play, seed=seed,
-        judge=judge,
+        judge=judge, reward=reward,
     )  # fmt: skip
     seconds = time.process_time() - began
     found = judged(str(path), case) | {"cpu_s": seconds, "seed": seed}

@@ -4,17 +4,16 @@
     python benchmarks/preferences.py --only reward --tasks pointmaze/large
     python benchmarks/preferences.py --only improve --seeds 2
 
-Logs are of noisy experts and, in the maze, of the shipped policy with noise. There the true reward of a step is what
-`improve` pays: metres nearer on the way around the walls, and 1 at success; logs do not have it, so their episodes are
-played again. Elsewhere it is the logs' own. Pairs are ranked by its sum over each clip; a seed draws which episodes are
-learnt from, which pairs, and all that learning draws. Improvement is of the half-cheetah, has the same number of steps
-by each reward, and is judged by the true return.
+Logs are of noisy experts and, but for the half-cheetah, of the shipped policy with noise. In the maze the true reward
+of a step is what `improve` pays: metres nearer on the way around the walls, and 1 at success; logs do not have it, so
+their episodes are played again. Elsewhere it is the logs' own. Pairs are ranked by its sum over each clip; a seed draws
+which episodes are learnt from, which pairs, and all that learning draws. What is improved is the shipped policy at the
+arm's weakest task, in the same number of steps by each reward, and successes judge it.
 """
 
 from __future__ import annotations
 
 import functools
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -23,26 +22,23 @@ import numpy as np
 import torch
 import tyro
 
-from improve import LARGE, SEED, WORKERS
+from improve import LARGE, WORKERS, Case, improved, judged
 from polysoma import simulators
 from polysoma.data.dataset import Dataset
 from polysoma.data.preferences import Clips
-from polysoma.evaluation.evaluation import evaluate
-from polysoma.evaluation.intervals import mean_interval
+from polysoma.evaluation.intervals import paired_difference
 from polysoma.evaluation.preferences import LEARNT, UNTRAINED
 from polysoma.evaluation.preferences import judged as judged_reward
-from polysoma.learning.improvement import improve
-from polysoma.learning.methods.ppo import Ppo
 from polysoma.learning.methods.preferences import learn, seeded
 from polysoma.policy import checkpoint, rewards
 from polysoma.rollout.drivers import Behaviour, Checkpoint, Expert
 from polysoma.rollout.recording import record
-from results import cells_of, read, write
+from results import cells_of, difference, read, share, write
 
-CHEETAH = "half-cheetah/run"
-CLIPS = {LARGE: 100, CHEETAH: 40}
-"""Frames of a clip: a second, and two."""
-EPISODES = {LARGE: (40, 40), CHEETAH: (150, 0)}
+CHEETAH, ARM = "half-cheetah/run", "metaworld/pick-out-of-hole-v3"
+CLIPS = {LARGE: 100, CHEETAH: 40, ARM: 40}
+"""Frames of a clip: a second, two, and half of one."""
+EPISODES = {LARGE: (40, 40), CHEETAH: (150, 0), ARM: (120, 120)}
 """Of the logs: of noisy experts, and of the shipped policy with noise."""
 LOGS = 410_000
 """Seed of the first episode of the logs."""
@@ -108,40 +104,29 @@ def reward(task: str, clips: Clips, folder: Path, seed: int, count: int) -> dict
     }  # fmt: skip
 
 
-def played(driver: str, episodes: int) -> dict[str, Any]:
-    """The returns of unseen episodes of the half-cheetah."""
-    returns = evaluate(driver, [CHEETAH], episodes, SEED, workers=WORKERS).tasks[CHEETAH].returns
-    return {"returns": returns, "mean": float(np.mean(returns)), "interval": mean_interval(returns)}
-
-
-def improved(kind: str, cells: dict[str, Any], clips: Clips, folder: Path, episodes: int, seed: int, steps: int) -> Any:
-    """The shipped policy, improved by one reward."""
-    place = ""
+def place_of(kind: str, clips: Clips, folder: Path, seed: int) -> str:
+    """The checkpoint of a reward; empty for the true one."""
+    if kind == "true":
+        return ""
     if kind == "learnt":
-        place = str(folder / cells[f"reward {CHEETAH} {seed}"]["run"] / "checkpoint")
-    elif kind == "untrained":
-        model = seeded(clips, seed=seed)
-        model.measure(torch.from_numpy(clips.states))
-        model.normalise(torch.from_numpy(clips.states), torch.from_numpy(clips.actions))
-        place = str(folder / f"untrained-{seed}")
-        checkpoint.save(model, Path(place))
-    began, out = time.process_time(), folder / f"{kind}-{seed}-{time.time_ns()}"
-    path, _ = improve("generalist", [CHEETAH], Ppo(), out, steps=steps, seed=seed, reward=place)
-    seconds = time.process_time() - began
-    last = json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])
-    return played(str(path), episodes) | {"cpu_s": seconds, "env_steps": last["env_steps"]}
+        return str(folder / cells_of("preferences")[f"reward {ARM} {seed}"]["run"] / "checkpoint")
+    model = seeded(clips, seed=seed)
+    model.measure(torch.from_numpy(clips.states))
+    model.normalise(torch.from_numpy(clips.states), torch.from_numpy(clips.actions))
+    checkpoint.save(model, folder / f"untrained-{seed}")
+    return str(folder / f"untrained-{seed}")
 
 
 def main(
     folder: Path = Path("runs/preferences"),
     only: tuple[str, ...] = ("reward", "improve"),
-    tasks: tuple[str, ...] = (LARGE, CHEETAH),
+    tasks: tuple[str, ...] = (LARGE, CHEETAH, ARM),
     count: int = 500,
     reward_seeds: int = 5,
     seeds: int = 2,
     kinds: tuple[str, ...] = tuple(KINDS),
-    steps: int = 2000,
-    judging: int = 20,
+    env_steps: int = 250_000,
+    judging: int = 100,
 ) -> None:
     torch.set_num_threads(1)
     clips = {task: logs_of(task, folder) for task in tasks}
@@ -151,19 +136,20 @@ def main(
             for seed in range(reward_seeds):
                 todo[f"reward {task} {seed}"] = functools.partial(reward, task, clips[task], folder, seed, count)
     if "improve" in only:
-        todo["shipped"] = lambda: played("generalist", judging)
+        case = Case("generalist", ARM, folder, judging)
+        todo["shipped"] = lambda: judged("generalist", case)
         for seed in range(seeds):
             for kind in kinds:
                 todo[f"{kind} {seed}"] = lambda kind=kind, seed=seed: improved(
-                    kind, cells_of("preferences"), clips[CHEETAH], folder, judging, seed, steps
+                    case, "ppo", seed, env_steps, place_of(kind, clips[ARM], folder, seed)
                 )
     for name, measure in todo.items():
         cells = cells_of("preferences")
         if name in cells:
             continue
         cells[name] = found = measure()
-        print(name, {key: value for key, value in found.items() if key not in ("outcomes", "returns")}, flush=True)
-        settings = {"episodes": EPISODES, "count": count, "steps": steps, "clips": CLIPS}
+        print(name, {key: value for key, value in found.items() if key != "outcomes"}, flush=True)
+        settings = {"episodes": EPISODES, "count": count, "env_steps": env_steps, "clips": CLIPS}
         write("preferences", {"settings": settings, "cells": cells})
 
 
@@ -199,28 +185,35 @@ def render() -> str:
         return "\n".join(lines) + "\n"
     lines += [
         "",
-        f"| {CHEETAH}, {len(cells['shipped']['returns'])} episodes, `improve` by | seed | return | what it adds, "
+        f"| {ARM}, {cells['shipped']['trials']} unseen episodes, `improve` by | seed | succeed | more than as it is | "
         "of what the true reward adds |",
-        "| --- | --- | --- | --- |",
-        f"| nothing: shipped weights |  | {_return(cells['shipped'])} |  |",
+        "| --- | --- | --- | --- | --- |",
+        f"| nothing: shipped weights |  | {share(cells['shipped'])} |  |  |",
     ]
-    base = cells["shipped"]["mean"]
+    ran = {
+        (kind, name.partition(" ")[2]): cell
+        for name, cell in cells.items()
+        if (kind := name.partition(" ")[0]) in KINDS
+    }
     for kind, title in KINDS.items():
-        for name in sorted(cells):
-            if name.startswith(f"{kind} "):
-                seed = name.partition(" ")[2]
-                most = cells[f"true {seed}"]["mean"] - base
-                lines.append(
-                    f"| {title} | {seed} | {_return(cells[name])} | {(cells[name]['mean'] - base) / most:.2f} |"
-                )
-    most = max(cell["env_steps"] for name, cell in cells.items() if name.partition(" ")[0] in KINDS)
-    lines += ["", f"95 % intervals. About {most:,.0f} steps of the simulator in each run."]
+        for (own, seed), cell in sorted(ran.items()):
+            if own == kind:
+                more = paired_difference(_bools(cell), _bools(cells["shipped"]))
+                true = ran["true", seed]["successes"] - cells["shipped"]["successes"]
+                part = (cell["successes"] - cells["shipped"]["successes"]) / true
+                lines.append(f"| {title} | {seed} | {share(cell)} | {difference(more)} | {part:.2f} |")
+    most = max(cell["env_steps"] for cell in ran.values())
+    spent = max(cell["cpu_s"] for cell in ran.values())
+    lines += [
+        "",
+        f"95 % intervals; the differences are paired. At most {most:,.0f} steps of the simulator and {spent:.0f} s of "
+        "one core in each run.",
+    ]
     return "\n".join(lines) + "\n"
 
 
-def _return(cell: dict[str, Any]) -> str:
-    low, high = cell["interval"]
-    return f"{cell['mean']:.0f} [{low:.0f}, {high:.0f}]"
+def _bools(cell: dict[str, Any]) -> list[bool]:
+    return [bool(outcome) for outcome in cell["outcomes"]]
 
 
 def _range(values: list[float]) -> str:

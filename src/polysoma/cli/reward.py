@@ -66,10 +66,10 @@ class RewardLearn:
     """The part of the episodes (with --by) or of the pairs (with --pairs) that is not learnt from, to judge by."""
     out: Path = Path("runs/reward")
     """Folder of the run; out/checkpoint is what comes of it."""
-    steps: Annotated[int, within(1, 10**9)] = 500
+    steps: Annotated[int, within(1, 10**9)] = 250
     """Of learning, of 32 pairs for each perceptron."""
     width: Annotated[int, within(1, 65_536)] = 64
-    """Of the perceptrons, of which there are three."""
+    """Of the perceptrons, of which there are five."""
     seed: Seed = 0
     """Of all that is drawn at random."""
     device: Device = "auto"
@@ -88,7 +88,7 @@ class RewardLearn:
         from polysoma.data.preferences import Clips, read_pairs, write_pairs
         from polysoma.evaluation.preferences import judged
         from polysoma.learning.distributed import learn_on
-        from polysoma.learning.methods.preferences import engine_settings, learn
+        from polysoma.learning.methods.preferences import SIZE, engine_settings, learn
         from polysoma.policy import rewards
 
         learn_on(self.device)
@@ -109,7 +109,7 @@ class RewardLearn:
             unseen = np.setdiff1d(np.arange(len(clips.length)), sorted(seen))
         with counting_steps("learning", self.steps) as progress:
             folder = learn(
-                clips, pairs, self.out, (self.width, 2, 3), settings=engine_settings(self.steps), seed=self.seed,
+                clips, pairs, self.out, (self.width, *SIZE[1:]), settings=engine_settings(self.steps), seed=self.seed,
                 resume=self.resume, progress=progress,
             )  # fmt: skip
         whole = [clips.some(int(episode), rng, self.clip) for episode in unseen if clips.length[episode] >= self.clip]

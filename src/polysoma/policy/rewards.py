@@ -44,8 +44,8 @@ class RewardConfig:
     embodiment: Embodiment
     instruction: str
     width: Annotated[int, within(1, 65_536)] = 64
-    depth: Annotated[int, within(1, 64)] = 2
-    members: Annotated[int, within(1, 64)] = 3
+    depth: Annotated[int, within(1, 64)] = 1
+    members: Annotated[int, within(1, 64)] = 5
 
     def __post_init__(self) -> None:
         check(self)
@@ -68,9 +68,9 @@ class _Stored:
     """A configuration in JSON, without the embodiment."""
 
     instruction: str
-    width: int = 64
-    depth: int = 2
-    members: int = 3
+    width: int
+    depth: int
+    members: int
 
 
 class RewardModel(SmallPolicy):
