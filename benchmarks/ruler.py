@@ -17,6 +17,7 @@ import os
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,7 @@ def run(
     streams: str = json.dumps(STREAMS),
     tasks: tuple[str, ...] = (),
     episodes: int = 10,
+    together: int = 5,
     minutes: float = 0.0,
 ) -> None:
     """Measures the cells that are missing.
@@ -91,23 +93,29 @@ def run(
         streams: the body's streams to LeRobot's keys.
         tasks: by their names without ``-v3``; all without any.
         episodes: of each task.
-        minutes: begins no other task after so many; 0 for no limit.
+        together: tasks that a process of LeRobot's measures, before they are written down.
+        minutes: begins no other tasks after so many; 0 for no limit.
     """
     Checkpoint(checkpoint).check([f"{body}/any"])
     began = time.monotonic()
-    for task in tasks or tuple(task.split("/")[1].removesuffix("-v3") for task in FAMILY.tasks):
-        cell = f"{name}/{task}"
-        if cells_of("ruler").get(cell, {"trials": 0})["trials"] >= episodes:
-            continue
-        if minutes and time.monotonic() - began > 60 * minutes:
+    every = tasks or tuple(task.split("/")[1].removesuffix("-v3") for task in FAMILY.tasks)
+    while not minutes or time.monotonic() - began < 60 * minutes:
+        cells = cells_of("ruler")
+        missing = [task for task in every if cells.get(f"{name}/{task}", {"trials": 0})["trials"] < episodes]
+        if not missing:
             break
-        found = _measured(python, checkpoint, body, streams, task, episodes)
-        print(cell, found, flush=True)
+        found = _measured(python, checkpoint, body, streams, missing[:together], episodes)
+        for task, cell in found.items():
+            print(task, cell, flush=True)
         # Another process may have measured other tasks since.
-        write("ruler", {"cells": dict(sorted((cells_of("ruler") | {cell: found}).items()))})
+        cells = cells_of("ruler") | {f"{name}/{task}": cell for task, cell in found.items()}
+        write("ruler", {"cells": dict(sorted(cells.items()))})
 
 
-def _measured(python: Path, checkpoint: str, body: str, streams: str, task: str, episodes: int) -> dict[str, Any]:
+def _measured(
+    python: Path, checkpoint: str, body: str, streams: str, tasks: Sequence[str], episodes: int
+) -> dict[str, dict[str, Any]]:
+    """What LeRobot says of each of these tasks."""
     place = str(Path(checkpoint).resolve()) if Path(checkpoint).exists() else checkpoint
     with tempfile.TemporaryDirectory() as folder:
         began = time.monotonic()
@@ -116,7 +124,8 @@ def _measured(python: Path, checkpoint: str, body: str, streams: str, task: str,
                 python.absolute(), "-c", WITHOUT_VIDEOS, "--policy.type=polysoma_checkpoint",
                 f"--policy.checkpoint={place}",
                 f"--policy.body={body}", f"--policy.streams={streams}", "--policy.device=cpu",
-                "--policy.push_to_hub=false", "--env.type=metaworld", f"--env.task={task}-v3",
+                "--policy.push_to_hub=false", "--env.type=metaworld",
+                "--env.task=" + ",".join(f"{task}-v3" for task in tasks),
                 f"--eval.n_episodes={episodes}", "--eval.batch_size=1", "--eval.use_async_envs=false",
                 f"--output_dir={folder}/out",
             ],
@@ -124,13 +133,21 @@ def _measured(python: Path, checkpoint: str, body: str, streams: str, task: str,
         )  # fmt: skip
         found = Path(folder) / "out" / "eval_info.json"
         if done.returncode or not found.exists():
-            raise SystemExit(f"lerobot-eval failed on {task}:\n{done.stdout[-1000:]}\n{done.stderr[-4000:]}")
-        outcomes = [bool(success) for success in json.loads(found.read_text())["per_task"][0]["metrics"]["successes"]]
-    low, high = wilson(sum(outcomes), len(outcomes))
-    return {
-        "checkpoint": checkpoint, "body": body, "successes": sum(outcomes), "trials": len(outcomes),
-        "interval": [round(low, 4), round(high, 4)], "seconds": round(time.monotonic() - began),
-    }  # fmt: skip
+            raise SystemExit(
+                f"lerobot-eval failed on {', '.join(tasks)}:\n{done.stdout[-1000:]}\n{done.stderr[-4000:]}"
+            )
+        said = json.loads(found.read_text())["per_task"]
+    seconds = round((time.monotonic() - began) / len(tasks))
+    cells = {}
+    for task, own in zip(tasks, said, strict=True):
+        if own["task_group"] != f"{task}-v3":
+            raise SystemExit(f"expected LeRobot's outcomes of {task}-v3, got those of {own['task_group']}")
+        won, trials = sum(map(bool, own["metrics"]["successes"])), len(own["metrics"]["successes"])
+        cells[task] = {
+            "checkpoint": checkpoint, "body": body, "successes": won, "trials": trials,
+            "interval": [round(end, 4) for end in wilson(won, trials)], "seconds": seconds,
+        }  # fmt: skip
+    return cells
 
 
 def _surroundings() -> dict[str, str]:
