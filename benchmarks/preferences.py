@@ -38,7 +38,7 @@ from results import cells_of, difference, read, share, write
 CHEETAH, ARM = "half-cheetah/run", "metaworld/pick-out-of-hole-v3"
 CLIPS = {LARGE: 100, CHEETAH: 40, ARM: 40}
 """Frames of a clip: a second, two, and half of one."""
-EPISODES = {LARGE: (40, 40), CHEETAH: (150, 0), ARM: (120, 120)}
+EPISODES = {LARGE: (150, 150), CHEETAH: (150, 0), ARM: (120, 120)}
 """Of the logs: of noisy experts, and of the shipped policy with noise."""
 LOGS = 410_000
 """Seed of the first episode of the logs."""

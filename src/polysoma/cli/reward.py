@@ -68,7 +68,7 @@ class RewardLearn:
     """Folder of the run; out/checkpoint is what comes of it."""
     steps: Annotated[int, within(1, 10**9)] = 250
     """Of learning, of 32 pairs for each perceptron."""
-    width: Annotated[int, within(1, 65_536)] = 64
+    width: Annotated[int, within(1, 65_536)] = 256
     """Of the perceptrons, of which there are five."""
     seed: Seed = 0
     """Of all that is drawn at random."""

@@ -43,7 +43,7 @@ class RewardConfig:
 
     embodiment: Embodiment
     instruction: str
-    width: Annotated[int, within(1, 65_536)] = 64
+    width: Annotated[int, within(1, 65_536)] = 256
     depth: Annotated[int, within(1, 64)] = 1
     members: Annotated[int, within(1, 64)] = 5
 

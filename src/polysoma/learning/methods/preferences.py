@@ -28,7 +28,7 @@ from polysoma.learning.optimizers import AdamW
 from polysoma.policy import checkpoint, rewards
 from polysoma.policy.rewards import RewardConfig, RewardModel
 
-SIZE, STEPS = (64, 1, 5), 250
+SIZE, STEPS = (256, 1, 5), 250
 """Width, depth and number of the perceptrons, and steps of learning, where nothing else is said."""
 STEPS_PER_S, _MOST = 20.0, 100
 """Steps of a clip that are looked at: of a second, and at most."""
