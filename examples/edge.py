@@ -202,6 +202,8 @@ class Limits:
         self.aim = planned[1] if np.array_equal(planned[0], action) else action
         before = self.rest if self.before is None else self.before
         self.moved = np.zeros(len(action)) if before is None else np.nan_to_num(action - before)
+        # What moved further was several steps, of which only the last one was told.
+        self.moved = np.clip(self.moved, -self.step, self.step)
         self.before = action
 
     def limit(self, actions, observation):

@@ -170,6 +170,33 @@ def test_they_begin_where_the_body_was_moved_to() -> None:
     assert ways == [[-0.5, 0, 0.5, 1], [0.5, 1, 1.5, 2], [0.5, 1, 1.5, 2]]
 
 
+def test_what_was_executed_beside_a_plan_follows_on_it() -> None:
+    limits = BodyLimits(jerk={"wrist": 0.1})
+    commands = []
+    for told in ("plan", "beside", "alone"):
+        driver, said = agent(goes_to(2.0), limits), [0.0]
+        for _ in range(20):
+            (plan,) = plan_together([driver], [observation()])
+            wrist = np.asarray(plan)[:3]
+            said += wrist[:, 0].tolist()
+            if told == "plan":
+                driver.executed_of_plan(3)
+            elif told == "beside":
+                driver.executed_beside_plan(3, wrist[2])
+            else:
+                driver.executed(wrist[2])
+        commands.append(said)
+    assert commands[0] == commands[1]
+    assert np.abs(np.diff(commands[0], 2)[1:]).max() < 0.1 + 1e-5
+    # Of the last action alone nobody knows how many steps led to it: with a limit of steps it is no more than one.
+    limits = BodyLimits(jerk={"wrist": 0.1}, step={"wrist": 0.3})
+    driver = agent(goes_to(9.0), limits)
+    plan_together([driver], [observation()])
+    driver.executed(np.array([5.0, 0.0], np.float32))
+    (plan,) = plan_together([driver], [observation()])
+    assert np.asarray(plan)[0, 0] <= 5.3 + 1e-5
+
+
 def test_agents_with_equal_limits_share_a_batch_and_the_planner_hears_what_was_executed() -> None:
     planner = goes_to(9.0)
     acting = Acting(execute=1, limits=Limits({"servo": BodyLimits(step={"wrist": 0.5})}))

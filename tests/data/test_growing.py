@@ -75,6 +75,9 @@ def test_logs_without_rewards_are_not_drawn_from(tmp_path: Path) -> None:
 
 def test_what_was_earned_is_counted_to_the_end(tmp_path: Path) -> None:
     growing = Growing([walks(tmp_path, 5)], 12)
-    growing.add(*piece(1), over=False)
+    growing.add(*piece(1), over=True)
     np.testing.assert_allclose(growing.earned(growing.added, 0.5), [1.875, 1.75, 1.5, 1])
     np.testing.assert_allclose(growing.earned(growing.added, 0.0), [1, 1, 1, 1])
+    # Of a piece that was cut nobody knows what would have followed.
+    growing.add(*piece(2), over=False)
+    assert (growing.earned(growing.added[4:], 0.5) == -np.inf).all()

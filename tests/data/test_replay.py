@@ -42,6 +42,8 @@ def test_what_ends_is_worth_nothing_and_what_is_unknown_is_not_learnt(tmp_path: 
     assert len(replay) == 7 and steps.discounts[3] == 0 and (np.delete(steps.discounts, 3) == np.float32(0.99)).all()
     # Nor is it known where the last step of the first led to.
     np.testing.assert_array_equal(replay.observed, np.delete(replay.starts, 3))
+    # Nor where steps of several frames led to that ended with it.
+    np.testing.assert_array_equal(Replay([Dataset(tmp_path)], 2).observed, np.delete(replay.starts, [2, 3]))
     rng = np.random.default_rng(0)
     assert np.isin(replay.choose(200, rng), 3).any() and not np.isin(replay.choose(200, rng, observed=True), 3).any()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -187,6 +188,16 @@ def test_tasks_without_a_demonstration_are_named(tmp_path: Path, monkeypatch: py
     with pytest.warns(PolysomaWarning, match="no demonstration of drone/ring was recorded"):
         run._record()
     assert run.state.phase == "learn"
+
+
+def test_weights_of_the_recipe_count(tmp_path: Path) -> None:
+    first, *others = simulators.match_tasks("drone/*")
+    made = recipe(method={"tasks": ["drone/*"]}, bodies={}, task_weights={first: 0.0})
+    run = rounds._Rounds(made, made.method, tmp_path, False, None)  # type: ignore[arg-type]
+    run.state.longest = dict.fromkeys([first, *others], 10)
+    run.state.plan = dataclasses.replace(run.state.plan, effort=dict.fromkeys([first, *others], 1.7))
+    changed, _ = run._recipe_of_round()
+    assert changed.task_weights == {first: 0.0, **dict.fromkeys(others, 1.7)}
 
 
 def test_what_takes_longest_is_recorded_last() -> None:

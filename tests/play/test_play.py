@@ -240,6 +240,23 @@ def test_a_pushed_drone_drifts_and_is_let_go() -> None:
     assert ways[1] > ways[0] + 0.5
 
 
+def test_a_new_episode_is_not_pushed() -> None:
+    environment = simulators.make("drone/hover")
+    places = []
+    for pushed in (False, True):
+        environment.reset(seed=3)
+        environment.render_frame(96)
+        if pushed:
+            assert environment.push((0.5, 0.5), (2.0, 0.0)) == "drone"
+            environment.step(np.zeros(4, np.float32))
+            environment.reset(seed=3)
+        for _ in range(5):
+            environment.step(np.zeros(4, np.float32))
+        places.append(environment.data.qpos.copy())
+    environment.close()
+    np.testing.assert_array_equal(*places)
+
+
 def test_the_floor_cannot_be_pushed() -> None:
     environment = simulators.make("drone/hover")
     environment.reset(seed=3)
@@ -468,6 +485,28 @@ def test_garbage_is_answered_and_others_go_on(message: str | bytes) -> None:
                 assert (await _answer(rude, "problem"))["problem"]
                 for _ in range(5):
                     await asyncio.wait_for(kind.recv(), PATIENCE)
+
+    asyncio.run(main())
+
+
+def test_whoever_leaves_lets_go() -> None:
+    async def main() -> None:
+        asked: list[dict[str, Any]] = []
+        server = PlayServer(simulated("drone"), ["drone"])
+        async with server.listen(port=0) as listening:
+            server._stage.ask = asked.append  # type: ignore[method-assign]
+            at = f"ws://127.0.0.1:{listening.sockets[0].getsockname()[1]}/live"
+            for right in (3, 0):
+                asked.clear()
+                async with connect(at) as page:
+                    await page.send(json.dumps({"do": "push", "x": 0.5, "y": 0.5, "right": 3, "up": 0}))
+                    if not right:
+                        await page.send(json.dumps({"do": "push", "x": 0, "y": 0, "right": 0, "up": 0}))
+                    while not asked or (not right and len(asked) < 2):
+                        await asyncio.sleep(0.01)
+                await asyncio.sleep(0.2)
+                # Who let go before has nothing to let go of.
+                assert len(asked) == 2 and not asked[-1]["right"] and not asked[-1]["up"]
 
     asyncio.run(main())
 

@@ -13,7 +13,8 @@ from conftest import ROOT
 from polysoma import simulators
 from polysoma.data.dataset import Dataset
 from polysoma.data.mixture import open_sources
-from polysoma.errors import PolysomaError
+from polysoma.errors import PolysomaError, PolysomaWarning
+from polysoma.evaluation.evaluation import evaluate
 from polysoma.nn.trunk import TransformerConfig
 from polysoma.nn.words import build_vocabulary
 from polysoma.policy import checkpoint
@@ -197,10 +198,25 @@ def test_a_body_of_ones_own_joins_in_also_in_worker_processes(own_families: pyte
 def test_mistakes_in_a_family_of_ones_own_are_explained(own_families: pytest.MonkeyPatch, tmp_path: Path) -> None:
     empty = tmp_path / "empty.py"
     empty.write_text("")
-    for path, problem in ((tmp_path / "no.py", "not a Python file"), (empty, "defines no FAMILY")):
+    broken, lacking = tmp_path / "broken.py", tmp_path / "lacking.py"
+    broken.write_text("FAMILY = (\n")
+    lacking.write_text("import no_such_package\n")
+    for path, problem in (
+        (tmp_path / "no.py", "not a Python file"),
+        (empty, "defines no FAMILY"),
+        (broken, "broken.py cannot be read: .*SyntaxError"),
+        (lacking, "lacking.py cannot be read: .*no_such_package"),
+    ):
         own_families.setenv(simulators.FAMILIES_VARIABLE, str(path))
         with pytest.raises(PolysomaError, match=problem):
             simulators.match_tasks("*")
+
+
+def test_what_draws_no_pictures_is_played_without_a_video(own_families: pytest.MonkeyPatch) -> None:
+    own_families.setenv(simulators.FAMILIES_VARIABLE, str(CARTPOLE))
+    with pytest.warns(PolysomaWarning, match="no video: cartpole/balance draws no pictures"):
+        found = evaluate("expert", ["cartpole/balance"], 2, 1000, video=64)
+    assert found.tasks["cartpole/balance"].trials == 2
 
 
 REFILLED = """

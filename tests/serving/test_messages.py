@@ -111,6 +111,12 @@ def test_a_type_that_takes_long_to_read_is_none() -> None:
         unpack(pack({"x": {b"__ndarray__": True, b"data": b"", b"dtype": "f4," * 100_000, b"shape": [0]}}))
 
 
+@pytest.mark.parametrize("name", ["01f4", "(,)f4", "f4,f4", "<f16", "O", "S8", "datetime64", "", "float3\n"])
+def test_a_type_that_is_no_number_is_none(name: str) -> None:
+    with pytest.raises(PolysomaError):
+        unpack(pack({"x": {b"__ndarray__": True, b"data": b"1234", b"dtype": name, b"shape": [1]}}))
+
+
 def test_json_has_a_budget() -> None:
     assert read_json('{"do": "reset"}') == {"do": "reset"}
     with pytest.raises(PolysomaError, match="expected JSON"):

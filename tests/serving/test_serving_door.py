@@ -22,7 +22,7 @@ from make_server import PATIENCE, client, running
 from polysoma.errors import PolysomaError
 from polysoma.policy.policy import Policy
 from polysoma.serving.client import Client
-from polysoma.serving.door import chosen_token
+from polysoma.serving.door import Door, chosen_token
 from polysoma.serving.messages import Budget, pack
 from polysoma.serving.server import Limits, PolicyServer
 
@@ -84,6 +84,15 @@ def test_websites_do_not_drive_robots(policy: Policy) -> None:
         assert "--origins" in answer_to(url, Origin="https://evil.example")[1]
         assert answer_to(url, "/healthz", Host="evil.example")[0] == 200
         client(url).close()
+
+
+def test_origins_are_as_browsers_say_them(policy: Policy) -> None:
+    for strange in ("https://robots.example.com/", "robots.example.com", "https://", "https://a b"):
+        with pytest.raises(PolysomaError, match="expected a scheme, a name and perhaps a port"):
+            Door(origins=(strange,))
+    with running(policy) as url:
+        # No address at all.
+        assert answer_to(url, Origin="http://[")[0] == 403
 
 
 @pytest.mark.parametrize("name", ["Host", "Origin", "Authorization"])

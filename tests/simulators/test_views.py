@@ -188,6 +188,11 @@ def test_an_unknown_camera_is_named() -> None:
             seen.make(seen.tasks[0]).reset(seed=0)
 
 
+def test_an_unknown_channel_is_named() -> None:
+    with pytest.raises(PolysomaError, match=r"no state channels \['yaww'\]"):
+        pixel_view(drone.FAMILY, ("front",), ("position_x", "yaww"))
+
+
 def test_the_example_has_cameras_of_its_own() -> None:
     example = ROOT / "examples" / "rover_cameras.py"
     assert len(example.read_text().splitlines()) <= 10

@@ -112,6 +112,15 @@ class Agent(BoundPlanner):
         if self.session.limiter is not None:
             self.session.limiter.executed(self._planned[:count])
 
+    def executed_beside_plan(self, count: int, action: Any) -> None:
+        """Says that so many actions were executed since the last plan, 1 or more, of which the last was another one.
+        Those before it were the plan's; when it has run out, its last action holds.
+
+        Raises:
+            PolysomaError: it is not an action of this body.
+        """
+        self.executed(action, self._planned[: count - 1])
+
     def _next(self, plan: Plan | None, observation: Observation) -> np.ndarray:
         """The action for this step: of a new plan, or what is left of the one before."""
         if plan is not None:

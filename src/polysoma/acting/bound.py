@@ -187,15 +187,19 @@ class BoundPlanner:
         """
         raise NotImplementedError
 
-    def executed(self, action: Any) -> None:
+    def executed(self, action: Any, before: Sequence[np.ndarray] | np.ndarray = ()) -> None:
         """Says that another action than the agent's own was executed (by a guard, or a person who took over).
+
+        Args:
+            action: the last one.
+            before: what was executed before it since the agent acted last.
 
         Raises:
             PolysomaError: it is not an action of this body.
         """
         self._executed = read_by(self.body.check_action, action, f"action of {self.body.name}")
         if self.session.limiter is not None:
-            self.session.limiter.executed(self._executed[None])
+            self.session.limiter.executed(np.stack([*before, self._executed]))
 
     def ended(self, observation: Mapping[str, Any]) -> None:
         """Shows the session the last observation of the episode, in which nothing is decided any more.

@@ -187,6 +187,8 @@ class Limiter:
                 # The first step is from where the joints rest, as it was when its action was limited.
                 before = self._rest if self._before is None else self._before
                 self._moved = np.zeros(len(action)) if before is None else np.nan_to_num(action - before)
+                # What moved further was several steps, of which only the last one was told.
+                self._moved = np.clip(self._moved, -self._step, self._step)
                 self._before = action
             if len(self._pending):
                 self._aim = self._aims[len(self._pending) - 1]

@@ -275,7 +275,7 @@ class RandomPlanner:
     class _Session(Session):
         def __init__(self, prompt: TaskPrompt, seed: int) -> None:
             super().__init__(prompt)
-            self.rng = np.random.default_rng([seed, 7])
+            self.rng = np.random.default_rng([seed, 17])
 
     def start(self, prompt: TaskPrompt, seed: int) -> Session:
         """See :meth:`Planner.start`."""

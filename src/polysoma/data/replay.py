@@ -100,7 +100,8 @@ class Replay:
         self.starts = np.flatnonzero(self._done & (np.arange(len(self.states)) < self.last))
         if not len(self.starts):
             raise PolysomaError(f"{datasets[0].root}: there are no two states one after the other to learn from")
-        self.observed = self.starts[np.concatenate([part.seen for part in parts])[self.starts + 1]]
+        seen = np.concatenate([part.seen for part in parts])
+        self.observed = self.starts[seen[np.minimum(self.starts + stride, self.last[self.starts])]]
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -171,7 +172,8 @@ class Replay:
         return np.minimum(rows + ahead, self.last[rows])
 
     def earned(self, rows: np.ndarray, discount: float) -> np.ndarray:
-        """What was earned from these rows to the end of their episodes or pieces, float32 ``(B,)``.
+        """What was earned from these rows to the end of the task, float32 ``(B,)``; ``-inf`` where the episode or piece
+        was cut before: what would have followed is not known then.
 
         Args:
             rows: int64 ``(B,)``, of :attr:`starts`.
@@ -183,7 +185,8 @@ class Replay:
         ahead = min(ahead, int(np.ceil(np.log(1e-3) / np.log(frame))) if frame else 1)
         places = rows[:, None] + np.arange(ahead)
         rewards = self._rewards[np.minimum(places, self.last[rows][:, None])] * (places < self.last[rows][:, None])
-        found: np.ndarray = (rewards @ (frame ** np.arange(ahead))).astype(np.float32)
+        earned = rewards @ (frame ** np.arange(ahead))
+        found: np.ndarray = np.where(self._over[self.last[rows]], earned, -np.inf).astype(np.float32)
         return found
 
     @property

@@ -226,7 +226,9 @@ class PartiallyLocal(Strategy):
             _log.warning("waiting for robots: %d of %d are here", len(nodes), self.rounds.robots)
             time.sleep(3)
         number = self.done + 1
-        drawn = np.random.default_rng([self.rounds.seed, number]).choice(len(nodes), self.rounds.robots, replace=False)
+        drawn = np.random.default_rng([self.rounds.seed, number, 1]).choice(
+            len(nodes), self.rounds.robots, replace=False
+        )
         self._asked = [nodes[index] for index in sorted(drawn)]
         task = ConfigRecord({"round": number, "base": self.base_sha256, **dataclasses.asdict(self.rounds)})
         content = RecordDict({_SHARED: ArrayRecord(self.shared.tensors), _TASK: task})

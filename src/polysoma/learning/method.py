@@ -25,6 +25,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -53,6 +54,11 @@ class Share:
     count: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     precision: Precision = "float32"
+
+    def rng(self, seed: int, step: int) -> np.random.Generator:
+        """What draws in one step of this process."""
+        # NumPy takes [seed, 31] for [seed, 31, 0]: the last word keeps these apart from what is drawn once, by a tag.
+        return np.random.default_rng([seed, step, self.index, 1])
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """For the forward passes of a step: computes in the run's precision."""

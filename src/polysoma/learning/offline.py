@@ -78,7 +78,7 @@ class OfflineMethod(Method):
 
     def rng(self, step: int, share: Share) -> np.random.Generator:
         """What draws in one step of one process."""
-        return np.random.default_rng([self.seed, step, share.index])
+        return share.rng(self.seed, step)
 
     def draw(
         self, rng: np.random.Generator, share: Share, rows: np.ndarray | None = None, observed: bool = False

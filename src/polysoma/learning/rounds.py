@@ -35,6 +35,7 @@ from polysoma.learning.metrics import check_tracker, latest
 from polysoma.learning.recipe import Recipe
 from polysoma.learning.round_state import Count, Phase, Plan, State
 from polysoma.learning.sight import cameras
+from polysoma.patterns import matches
 from polysoma.rollout.drivers import Behaviour, Checkpoint
 from polysoma.rollout.jobs import Job, Outcome, in_groups
 from polysoma.rollout.recording import Recorder
@@ -269,15 +270,17 @@ class _Rounds:
         visited = f"{self.out / 'data' / VISITED}/*"
         there = any(f"/{VISITED}/" in Path(folder).as_posix() for folder in state.data)
         known = {task for task in self.tasks if state.longest.get(task)}
+        # What the recipe says itself counts.
+        said = {task for task in known for pattern in recipe.task_weights if matches(task, pattern)}
         effort = {task: value for task, value in state.plan.effort.items() if task in known}
+        more = {task: value for task, value in effort.items() if value != 1 and task not in said}
         changed = dataclasses.replace(
             recipe,
             data=(*recipe.data, *(str(self.out / folder) for folder in state.data)),
             bodies=allocation.windows(self.bodies, effort),
             weights={**recipe.weights, **({visited: VISITED_WEIGHT} if there else {})},
             at_most={**recipe.at_most, **({visited: self.method.visited} if there else {})},
-            # What the recipe says itself comes first, and counts.
-            task_weights={**recipe.task_weights, **{task: value for task, value in effort.items() if value != 1}},
+            task_weights={**recipe.task_weights, **more},
             **timed,  # type: ignore[arg-type]
         )
         return changed, until

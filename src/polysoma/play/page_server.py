@@ -131,12 +131,16 @@ class PageServer:
         mail.put_nowait(json.dumps({**self._stage.description(), "pages": self._names}))
         self._watchers.add(mail)
         sending = asyncio.create_task(self._send(connection, mail))
+        pushes = False
         try:
             while True:
                 message = await receive(connection, WISH)
                 try:
                     # Pictures take long to read, and others watch meanwhile.
-                    self._stage.ask(await asyncio.to_thread(self._wish, message))
+                    wish = await asyncio.to_thread(self._wish, message)
+                    self._stage.ask(wish)
+                    if wish.get("do") == "push":
+                        pushes = bool(wish.get("right") or wish.get("up"))
                 except PolysomaError as error:
                     self._put(mail, json.dumps({"problem": str(error)}))
                 except Exception as error:
@@ -148,6 +152,9 @@ class PageServer:
         finally:
             self._watchers.discard(mail)
             sending.cancel()
+            if pushes:
+                # Whoever pushed is gone, and nobody else could let go.
+                self._stage.ask({"do": "push", "right": 0, "up": 0})
 
     async def _send(self, connection: ServerConnection, mail: asyncio.Queue[str | bytes]) -> None:
         with contextlib.suppress(ConnectionClosed):

@@ -212,8 +212,8 @@ class Collector:
         failed = self._failures[slot.task]
         slot.whole = not (failed and self._restores and self._rng.random() < self.exploring.failures)
         if slot.whole:
-            self._seed += 1
             slot.observation, slot.steps = slot.environment.reset(seed=self._seed)[0], 0
+            self._seed += 1
         else:
             saved, slot.steps = failed[int(self._rng.integers(len(failed)))]
             slot.environment.reset(seed=self._seed)

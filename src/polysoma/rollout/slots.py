@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from polysoma.acting.planner import NoPlan, Plan, Planner
 from polysoma.data.episode import Episode
 from polysoma.data.paraphrases import read_paraphrases
 from polysoma.embodiment import INSTRUCTION, ContinuousActions, Embodiment, Modality, Observation
-from polysoma.errors import PolysomaError
+from polysoma.errors import PolysomaError, PolysomaWarning
 from polysoma.rollout.drivers import Behaviour, Expert
 from polysoma.rollout.jobs import Job, Outcome, video_stride
 from polysoma.simulators.environment import Environment, ExpertFailed
@@ -94,6 +95,7 @@ class Slot:
         self.executed: list[Any] = []
         self.rewards: list[float] = []
         self.frames: list[np.ndarray] = []
+        self.draws = True
         self.judged: dict[int, Plan] = {}
         self.expert = StepExpert(environment)
         self._film()
@@ -167,8 +169,13 @@ class Slot:
         return {**observation, INSTRUCTION: self.said[text]}
 
     def _film(self, last: bool = False) -> None:
-        if self.job.video and (last or self.steps % video_stride(self.body) == 0):
-            self.frames.append(np.array(self.environment.render_frame(self.job.video)))
+        if self.job.video and self.draws and (last or self.steps % video_stride(self.body) == 0):
+            try:
+                self.frames.append(np.array(self.environment.render_frame(self.job.video)))
+            except PolysomaError as error:
+                # An episode counts also where nobody can look at it.
+                self.draws = False
+                warnings.warn(f"no video: {error}", PolysomaWarning, stacklevel=2)
 
     def outcome(self, error: str = "") -> Outcome:
         """What came of the job. The slot is not used any more."""

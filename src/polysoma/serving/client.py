@@ -171,7 +171,7 @@ class Client:
                     additional_headers=self._headers,
                     compression=None,
                     max_size=FROM_SERVERS.bytes,
-                    open_timeout=self._timeout,
+                    open_timeout=min(self._timeout, max(0.1, deadline - time.monotonic())),
                     close_timeout=self.FAREWELL_S,
                 ).__enter__()
                 self.metadata, self._connection = self._greeting(connection), connection

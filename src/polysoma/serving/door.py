@@ -44,7 +44,7 @@ class Door:
         origins: pages that may ask, such as ``https://robots.example.com``.
 
     Raises:
-        PolysomaError: a token that nobody could present, or everybody.
+        PolysomaError: a token that nobody could present, or everybody; an origin that no browser says.
     """
 
     token: str | None = None
@@ -56,6 +56,13 @@ class Door:
         # A header carries no others; and to present nothing would be to present the empty one.
         if token is not None and not (token and token.isascii() and token.isprintable()):
             raise PolysomaError("token: expected printable ASCII characters, got " + ("others" if token else "none"))
+        for origin in self.origins:
+            scheme, _, place = origin.partition("://")
+            if not scheme or not place or set(place) & set("/?#@ "):
+                raise PolysomaError(
+                    f"origins: expected a scheme, a name and perhaps a port, such as https://robots.example.com, got "
+                    f"{origin!r}"
+                )
 
     def refusal(
         self, connection: ServerConnection, request: Request, presented: str, own_page: bool = False
@@ -78,7 +85,7 @@ class Door:
                 f"this server is not called {name!r:.80}: start it with --hosts {name:.80}, or use its address\n",
             )
         if origin is not None and origin not in self.origins:
-            same = own_page and urllib.parse.urlsplit(origin).netloc == host
+            same = own_page and origin.partition("://")[2] == host
             if not same:
                 return connection.respond(
                     http.HTTPStatus.FORBIDDEN, f"pages of {origin!r:.80} may not ask: --origins lists those that may\n"

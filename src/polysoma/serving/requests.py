@@ -54,7 +54,11 @@ class Driven:
                 "reset"
             )
         if "executed_action" in request:
-            self.agent.executed(request["executed_action"])
+            gone = count if count is not None or step is None else step - self.start
+            if gone and self.length:
+                self.agent.executed_beside_plan(gone, request["executed_action"])
+            else:
+                self.agent.executed(request["executed_action"])
         elif count is not None:
             self.agent.executed_of_plan(count)
         elif step is not None and self.length:

@@ -369,11 +369,17 @@ class PolicyServer:
             raise PolysomaError(f"reset: expected true or false, got {type(reset).__name__}")
         driven = asked.session.driven.get(key)
         if driven is None:
-            driven = asked.session.driven[key] = Driven(Agent(self._planners[asked.adapter], asked.body))
-            driven.begin(request)
+            driven = Driven(Agent(self._planners[asked.adapter], asked.body))
+            try:
+                driven.begin(request)
+            except PolysomaError:
+                driven.agent.close()
+                raise
+            asked.session.driven[key] = driven
         elif reset:
-            driven.agent.reset()
+            # What is wrong with the request is said before an episode ends.
             driven.begin(request)
+            driven.agent.reset()
         else:
             driven.tell(request)
         return driven

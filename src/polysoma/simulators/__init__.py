@@ -21,7 +21,7 @@ from typing import Any
 import gymnasium
 
 from polysoma.embodiment import Embodiment
-from polysoma.errors import PolysomaError
+from polysoma.errors import PolysomaError, explain
 from polysoma.horizon import Horizon
 from polysoma.simulators import (
     aloha,
@@ -50,7 +50,10 @@ def _from_files(paths: str) -> Iterator[Family]:
         if spec is None or spec.loader is None or not Path(path).is_file():
             raise PolysomaError(f"{FAMILIES_VARIABLE} names {path!r}, which is not a Python file")
         module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        try:
+            spec.loader.exec_module(module)
+        except Exception as error:
+            raise PolysomaError(f"{FAMILIES_VARIABLE}: {path} cannot be read: {explain(error)}") from error
         family = getattr(module, "FAMILY", None)
         if not isinstance(family, Family):
             raise PolysomaError(f"{path} defines no FAMILY (a polysoma.simulators.environment.Family)")

@@ -187,8 +187,9 @@ class Environment(gymnasium.Env[Observation, Any]):
         return {}
 
     def render_frame(self, size: int = 240) -> np.ndarray:
-        """A picture of the present state for people: uint8 of shape ``(size, size, 3)``."""
-        raise NotImplementedError
+        """A picture of the present state for people: uint8 of shape ``(size, size, 3)``. Raises PolysomaError where
+        the environment draws none."""
+        raise PolysomaError(f"{self.task} draws no pictures: its environment has no render_frame")
 
     def push(self, place: tuple[float, float] | None, force: tuple[float, float]) -> str | None:
         """Pushes what is seen at a place of :meth:`render_frame`'s picture, until it is told otherwise.
@@ -264,6 +265,13 @@ class MujocoEnvironment(Environment):
         """See :class:`Environment`. Raises PolysomaError without OpenGL."""
         model, data, view = self._scene()
         return self._picture(model, data, view, size)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """See :class:`Environment`. Nothing is pushed any more."""
+        self._pushed, self._force = None, np.zeros(3)
+        return super().reset(seed=seed, options=options)
 
     def camera_frame(self, camera: str, size: int) -> np.ndarray:
         """See :class:`Environment`. Raises PolysomaError without OpenGL."""

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from polysoma.embodiment import INSTRUCTION, Embodiment, Modality, Observation, Stream
+from polysoma.errors import PolysomaError
 from polysoma.simulators.environment import Environment, Family, Saved
 from polysoma.task import Task
 
@@ -127,8 +128,14 @@ def pixel_view(
         streams: streams that stay as they are.
         name: what the embodiment is called after the family's own name and a hyphen.
         pixels: a side of each camera's pictures.
+
+    Raises:
+        PolysomaError: no such channel or stream.
     """
     body = family.embodiment
+    there = [channel.name for channel in _state(body)]
+    if unknown := [one for one in kept if one not in there]:
+        raise PolysomaError(f"kept: {body.name} has no state channels {unknown}; it has {there}")
     channels = tuple(channel for channel in _state(body) if channel.name in kept)
     own = (Stream(PROPRIOCEPTION, Modality.STATE, (len(channels),), channels),) if channels else ()
     embodiment = dataclasses.replace(

@@ -96,8 +96,6 @@ class _CalQl(OfflineMethod):
         tried = torch.cat([random, self._near(own, rng)[None], following[None]])
         worth = self._q(state.expand(len(tried), *state.shape), tried)
         earned = torch.from_numpy(self.replay.earned(drawn.steps.rows, self.discount)).to(own.device)
-        # Sums of rewards, as the method takes them.
-        earned = earned * self.gain + self.offset / (1 - self.discount)
         calibrated = torch.cat([worth[:, :count], torch.maximum(worth[:, count:], earned)], 1)
         found: Tensor = calibrated.logsumexp(1) - float(np.log(len(tried)))
         return found

@@ -96,7 +96,7 @@ class _DeadEnds(Method):
 
     def accumulate(self, step: int, share: Share) -> Metrics:
         """See :class:`~polysoma.learning.method.Method`."""
-        rng, count = np.random.default_rng([self._seed, step, share.index]), -(-self._settings.batch // share.count)
+        rng, count = share.rng(self._seed, step), -(-self._settings.batch // share.count)
         if self._table is not None:
             loss = self._of_table(self._table, rng, count, share.device)
         else:

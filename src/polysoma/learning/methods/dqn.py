@@ -96,7 +96,7 @@ class _Dqn(Method):
 
     def accumulate(self, step: int, share: Share) -> Metrics:
         """See :class:`~polysoma.learning.method.Method`."""
-        rng = np.random.default_rng([self.seed, step, share.index])
+        rng = share.rng(self.seed, step)
         drawn = self.draw(-(-self.settings.batch // share.count), rng)
         seen, after, actions, rewards, discounts = (
             torch.from_numpy(part).to(share.device)

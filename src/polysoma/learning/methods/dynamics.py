@@ -87,7 +87,7 @@ class _DynamicsLearning(Method):
 
     def accumulate(self, step: int, share: Share) -> Metrics:
         """See :class:`~polysoma.learning.method.Method`."""
-        rng = np.random.default_rng([self._seed, step, share.index])
+        rng = share.rng(self._seed, step)
         count = -(-self._settings.batch // share.count)
         rows = self._rows[rng.integers(len(self._rows), size=count)]
         later = rows[:, None] + np.arange(self._settings.ahead)

@@ -27,6 +27,8 @@ from polysoma.policy.losses import losses_of
 
 _TOLD = 16
 """Windows of each body by which it is measured whether words count."""
+_SHOWS, _WORDS, _CHANGES = 2, 3, 4
+"""What is drawn for, as a word of the seed; 0 and 1 draw windows, without and with goals."""
 _TOGETHER = 512
 """Windows of small bodies that are computed together, at least, where there are as many."""
 
@@ -74,8 +76,10 @@ class Imitating(Method):
 
     def accumulate(self, step: int, share: Share) -> Metrics:
         """See :class:`~polysoma.learning.method.Method`."""
+        if share.count > 1:
+            self._place_bodies(share.count)
         # For heads that learn from noise: as all else here, a function of the seed, the step and the process.
-        torch.manual_seed(int(np.random.default_rng([self._given.seed, step, share.index]).integers(2**63)))
+        torch.manual_seed(int(share.rng(self._given.seed, step).integers(2**63)))
         found: Metrics = {"windows": 0.0}
         waiting: list[_Part] = []
         for source in self._given.sources:
@@ -83,7 +87,7 @@ class Imitating(Method):
             found |= {f"loss/{name}": 0.0}
             if self._given.bodies[name].estimation:
                 found |= {f"estimation/{name}": 0.0}
-            place = None if share.count == 1 else self._place(name, share.count)
+            place = None if share.count == 1 else self._places[name]
             if place not in (None, share.index):
                 continue
             mine = share if place is None else dataclasses.replace(share, index=0, count=1)
@@ -108,8 +112,8 @@ class Imitating(Method):
         long = self._policy.config.horizons[name].history > 1 or body.micro_batches > 1
         return long or bool(cameras(source.embodiment)) or body.shots > 0
 
-    def _place(self, name: str, processes: int) -> int | None:
-        """The process that does all of this body's windows; None where all share them."""
+    def _place_bodies(self, processes: int) -> None:
+        """Finds out, once, which process does all of a body's windows; None where all share them."""
         if not self._places:
             names = [source.embodiment.name for source in self._given.sources]
             # All processes must ask for the parts of a sharded trunk, at the same time.
@@ -117,7 +121,6 @@ class Imitating(Method):
             costs = costs_of(self._policy, self._given.sources, self._given.bodies) if apart else {}
             windows = {name: self._given.bodies[name].batch for name in names}
             self._places = placed(costs, windows, processes) if apart else dict.fromkeys(names)
-        return self._places[name]
 
     def held_out(self) -> Metrics:
         """See :class:`~polysoma.learning.method.Method`."""
@@ -131,10 +134,12 @@ class Imitating(Method):
         where words are ignored. Nothing is said of bodies that are told one thing alone, nor of those whose pictures
         were looked at beforehand, in the light of their own words."""
         found, together = Metrics(), list[tuple[str, Batch, float]]()
+        if share.count > 1:
+            self._place_bodies(share.count)
         for source in self._told:
             name = source.embodiment.name
             found[f"words/{name}"] = 0.0
-            place = None if share.count == 1 else self._place(name, share.count)
+            place = None if share.count == 1 else self._places[name]
             if place in (None, share.index):
                 parts = self._told_otherwise(source, step, share.count if place is None else 1)
                 if self._apart(source):
@@ -148,7 +153,7 @@ class Imitating(Method):
         """Windows in their own words, and the same in those of other tasks: the body's name, and what the sum of their
         losses counts."""
         name, seed = source.embodiment.name, self._given.seed
-        rng = np.random.default_rng([seed, step, 3, *name.encode()])
+        rng = np.random.default_rng([seed, step, _WORDS, *name.encode()])
         how = showing(self._given.bodies[name], self._policy.config.frames_per_demonstration, rng)
         windows = source.draw(_TOLD, rng, showing=how)
         texts, each = windows.instructions, 1 / (targets([windows]) * among)
@@ -172,7 +177,7 @@ class Imitating(Method):
     def _parts(self, source: Source, step: int, share: Share, weight: float, said: float) -> list[_Part]:
         """One body's windows of a step, in micro-batches, whose gradients and losses have these weights."""
         name = source.embodiment.name
-        rng = np.random.default_rng([self._given.seed, step, share.index, *name.encode()])
+        rng = np.random.default_rng([self._given.seed, step, _CHANGES, share.index, *name.encode()])
         batches = self._draw(source, step, share, rng)
         count, true = sum(len(windows) for windows, _ in batches), targets([windows for windows, _ in batches])
         parts = (part for windows, number in batches for part in split_by_length(windows, number))
@@ -207,7 +212,7 @@ class Imitating(Method):
             # What is drawn is the same in all processes, and each reads its share; what is done to it is not the same.
             drawing = np.random.default_rng([seed, step, goals, *key])
             how = showing(
-                body, self._policy.config.frames_per_demonstration, np.random.default_rng([seed, step, 2, *key])
+                body, self._policy.config.frames_per_demonstration, np.random.default_rng([seed, step, _SHOWS, *key])
             )
             windows = source.draw(size, drawing, goals, (share.index, share.count), how)
             # As many micro-batches in every process, of which some have a window less.

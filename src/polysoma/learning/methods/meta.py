@@ -125,12 +125,14 @@ class BodyTasks:
         """Adds the gradients of this process's meta-tasks of a step."""
         # Each process needs one.
         numbers = range(share.index, max(self._meta.batch, share.count), share.count)
+        # Gradients are averaged over processes, of which some may have a meta-task less.
+        weight = share.count / max(self._meta.batch, share.count)
         total, seen = 0.0, 0
         for number in numbers:
             rng = np.random.default_rng([self._given.seed, step, number, *self._body.encode()])
             batches, query = self.draw(rng)
             torch.manual_seed(int(rng.integers(2**63)))
-            total += accumulate(self._given.policy, [[batch] for batch in batches], query, self._meta, 1 / len(numbers))
+            total += accumulate(self._given.policy, [[batch] for batch in batches], query, self._meta, weight)
             seen += sum(map(len, batches)) + len(query)
         return {f"loss/{self._body}": total / len(numbers), "windows": float(seen)}
 

@@ -114,7 +114,7 @@ class _Preferences(Method):
 
     def accumulate(self, step: int, share: Share) -> Metrics:
         """See :class:`~polysoma.learning.method.Method`."""
-        rng = np.random.default_rng([self._seed, step, share.index])
+        rng = share.rng(self._seed, step)
         count = -(-self._settings.batch // share.count)
         loss, right = torch.zeros((), device=share.device), 0.0
         for own, member in zip(self._own, self._model.members, strict=True):

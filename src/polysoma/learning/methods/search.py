@@ -131,7 +131,7 @@ class SearchLearner(Method):
 
     def accumulate(self, step: int, share: Share) -> Metrics:
         """See :class:`~polysoma.learning.method.Method`."""
-        settings, rng = self.settings, np.random.default_rng([self.seed, step, share.index])
+        settings, rng = self.settings, share.rng(self.seed, step)
         count, steps = -(-settings.batch // share.count), settings.unrolled + settings.ahead
         rows, weights = self._rows(count, steps, rng)
         drawn = self.memory.pieces(rows, steps)

@@ -164,7 +164,7 @@ class WorldLearner(Method):
     def drawn(self, step: int, share: Share) -> tuple[dict[str, Tensor], int, Believed, torch.Generator]:
         """The losses of this process's part of a step, how many pieces they are of, the states that were observed in
         them and from which the task goes on, ``(N, ...)``, without gradients, and what draws on."""
-        settings, rng = self.settings, np.random.default_rng([self.seed, step, share.index])
+        settings, rng = self.settings, share.rng(self.seed, step)
         count = -(-settings.batch // share.count)
         rows = self.rows[rng.integers(len(self.rows), size=count)]
         pieces = self.logs.pieces(rows, settings.watched + settings.ahead)
