@@ -32,6 +32,8 @@ def writing(path: Path) -> Iterator[BinaryIO]:
     Raises:
         PolysomaError: it cannot be written; nothing is left behind.
     """
+    if not path.name:
+        raise PolysomaError(f"{path}: expected the name of a file")
     # Nobody can put a link where the name of this file will be.
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}{TEMPORARY}")
     with explain_writing(path):
@@ -69,6 +71,11 @@ def remove_own(folder: Path, mark: str) -> bool:
         return False
     shutil.rmtree(folder, ignore_errors=True)
     return True
+
+
+def is_unfinished(path: Path) -> bool:
+    """Whether a file is called as those that a killed process leaves unfinished."""
+    return bool(_UNFINISHED.fullmatch(path.name))
 
 
 def remove_temporaries(folder: Path) -> None:

@@ -33,6 +33,26 @@ def test_a_reward_is_learnt_and_judged(tmp_path: Path, capsys: pytest.CaptureFix
     assert not np.array_equal(other, model.of(clips.states, clips.actions))
 
 
+def test_rankings_of_others_stay_and_a_run_goes_on_as_it_began(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logs, out = walks(tmp_path / "logs", 20), tmp_path / "run"
+    learn = ["reward", "learn", str(logs.root), "--by", "return", "--width", "8", "--steps", "4", "--out", str(out)]
+    clips = Clips([logs])
+    mine = clips.ranked(np.arange(20), 3, "return", np.random.default_rng(0))
+    write_pairs(out / "pairs.jsonl", mine)
+    with pytest.raises(SystemExit):
+        main([*learn, "--count", "10"])
+    assert "may be somebody's work" in capsys.readouterr().err and read_pairs(out / "pairs.jsonl") == mine
+    (out / "pairs.jsonl").unlink()
+    main([*learn, "--count", "10", "--seed", "5"])
+    learnt = read_pairs(out / "pairs.jsonl")
+    for other in ([], ["--seed", "5"], ["--count", "10"]):
+        with pytest.raises(SystemExit):
+            main([*learn, *other, "--resume"])
+        assert "goes on with" in capsys.readouterr().err and read_pairs(out / "pairs.jsonl") == learnt
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

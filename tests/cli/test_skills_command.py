@@ -134,7 +134,7 @@ def test_mistakes_are_one_line(folder: Path, tmp_path: Path, capsys: pytest.Capt
     online = ["skills", "finetune", run, "pointmaze/umaze", "--data", logs, "--share", "0.5", "--no-match"]
     assert "--share, --match: of runs of hilp and successor" in fails(capsys, *online, "--out", str(tmp_path / "b"))
     resumed = ["skills", "learn", logs, "--out", run, "--resume", "--steps", "6"]
-    assert "keeps what it began with: width 16, not 32; begin" in fails(capsys, *resumed, "--width", "32")
+    assert "as it began, with --width 16, not 32" in fails(capsys, *resumed, "--width", "32")
     assert "told 'goal', not 'nothing'; begin another one" in fails(capsys, *resumed, "--width", "16", "--rewards")
     assert "given skills" in fails(
         capsys, "skills", "aim", run + "/checkpoint", "--data", logs, "--out", str(tmp_path / "b")

@@ -418,3 +418,15 @@ def test_wrong_symbols_are_refused() -> None:
         dataclasses.replace(right, observations=right.observations | {"direction": np.full((5, 1), 9, np.uint8)})
     with pytest.raises(PolysomaError, match=r"expected indices 0..2 \(left, right, forward\), got 3..3"):
         dataclasses.replace(right, actions=np.full(5, 3))
+
+
+def test_what_others_wrote_is_left_alone(tmp_path: Path) -> None:
+    for name in ("data/chunk-000/file-000.parquet", "data/notes.123.tmp", "meta/x.7.tmp"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"theirs")
+    with pytest.raises(PolysomaError, match="expected an empty folder or a data set"):
+        DatasetWriter(tmp_path, ARM)
+    assert sorted(path.name for path in tmp_path.rglob("[!.]*.*")) == ["file-000.parquet", "notes.123.tmp", "x.7.tmp"]
+    # What a writer that was killed at its very beginning left is no data.
+    (tmp_path / "data/chunk-000/file-000.parquet").unlink()
+    DatasetWriter(tmp_path, ARM).close()

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from polysoma.data.edit import Crop
 
 _MOST_LINES = 40
+_MOST_NUMBERS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,8 @@ def _numbers(option: str, text: str) -> list[int]:
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
         if last < first:
             raise PolysomaError(f"{option}: expected numbers such as 3,7-9, got {text!r}")
+        if last - first >= _MOST_NUMBERS:
+            raise PolysomaError(f"{option}: expected at most {_MOST_NUMBERS:,} numbers, got {part}")
         found += range(first, last + 1)
     return found
 

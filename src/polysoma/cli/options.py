@@ -70,6 +70,28 @@ def check_as_begun(command: Any, out: Path, *free: str) -> None:
         raise PolysomaError(f"--resume goes on with {out} as it began: leave out {', '.join(strange)}")
 
 
+def check_same(command: Any, out: Path, *free: str) -> None:
+    """Raises PolysomaError where an option of a resumed run is another one than it began with, be it a default; names
+    them as they were. Runs of before options were kept are not checked.
+
+    Args:
+        command: with ``--resume``.
+        out: folder of the run.
+        free: options that may change.
+    """
+    from polysoma.learning.run_state import read_table
+
+    if not (out / BEGUN).exists():
+        return
+    began, now = read_table(out / BEGUN), _told(command)
+    strange = [name for name in now if name not in free and name in began and now[name] != began[name]]
+    if strange:
+        were = ", ".join(
+            f"--{name.replace('_', '-')} {json.dumps(began[name])}, not {json.dumps(now[name])}" for name in strange
+        )
+        raise PolysomaError(f"--resume goes on with {out} as it began, with {were}")
+
+
 def _told(command: Any) -> dict[str, Any]:
     """All options of a command, as JSON reads them again."""
     told: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(command), default=str))

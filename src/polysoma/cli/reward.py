@@ -23,7 +23,7 @@ from polysoma.cli.names import (
     Port,
     RankedPairs,
 )
-from polysoma.cli.options import check_belongs
+from polysoma.cli.options import check_belongs, check_same, keep
 from polysoma.cli.output import say
 from polysoma.cli.play import INSTALL, show_page
 from polysoma.cli.progress import counting_steps
@@ -83,6 +83,8 @@ class RewardLearn:
         if self.by == "success" and self.clip:
             raise PolysomaError("--clip: whole episodes succeed or do not; expected none with --by success")
         check_run(self.out, self.resume, "none")
+        if self.resume:
+            check_same(self, self.out, "out", "resume", "device", "steps")
         import numpy as np
 
         from polysoma.data.preferences import Clips, read_pairs, write_pairs
@@ -98,6 +100,11 @@ class RewardLearn:
             episodes, unseen = clips.apart(self.held_out, self.seed)
             pairs = clips.ranked(episodes, self.count, self.by, rng, self.clip)
             apart = clips.ranked(unseen, self.count, self.by, rng, self.clip)
+            if (self.out / PAIRS).exists() and read_pairs(self.out / PAIRS) != pairs:
+                raise PolysomaError(
+                    f"{self.out / PAIRS} holds other pairs, which may be somebody's work: learn from them with "
+                    "--pairs, or choose another --out"
+                )
             write_pairs(self.out / PAIRS, pairs)
         else:
             assert self.pairs is not None
@@ -107,6 +114,7 @@ class RewardLearn:
             pairs, apart = [every[n] for n in order[count:]], [every[n] for n in order[:count]]
             seen = {clips.episode(clip) for pair in pairs for clip in (pair.first, pair.second)}
             unseen = np.setdiff1d(np.arange(len(clips.length)), sorted(seen))
+        keep(self, self.out)
         with counting_steps("learning", self.steps) as progress:
             folder = learn(
                 clips, pairs, self.out, (self.width, *SIZE[1:]), settings=engine_settings(self.steps), seed=self.seed,

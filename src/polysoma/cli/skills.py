@@ -11,7 +11,7 @@ import tyro
 from polysoma import simulators
 from polysoma.cli.logs import opened
 from polysoma.cli.names import Device
-from polysoma.cli.options import given
+from polysoma.cli.options import check_same, given, keep
 from polysoma.cli.output import say
 from polysoma.cli.progress import counting_minutes, counting_steps
 from polysoma.cli.train import check_run
@@ -66,6 +66,8 @@ class SkillsLearn:
 
     def run(self) -> None:
         check_run(self.out, self.resume, "none")
+        if self.resume:
+            check_same(self, self.out, "out", "resume", "device", "steps")
         from polysoma.learning.distributed import learn_on
 
         learn_on(self.device)
@@ -98,6 +100,7 @@ class SkillsLearn:
         datasets, method = opened(self.data), methods[self.method]
         if not isinstance(method, Dqn):
             check_told(datasets[0].embodiment, method, not self.rewards, self.place)
+        keep(self, self.out)
         with counting_steps("learning", self.steps) as progress:
             folder = learn(
                 datasets,

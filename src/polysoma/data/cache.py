@@ -197,7 +197,7 @@ def _check_seal(cache: Path) -> None:
     sizes = _sizes(cache)
     if not isinstance(told, dict) or told.get("files") != sizes:
         raise ValueError(f"{cache}: its files are of other lengths")
-    if not hmac.compare_digest(str(told.get("seal")), _seal(cache.name, sizes)):
+    if not hmac.compare_digest(str(told.get("seal")).encode(), _seal(cache.name, sizes).encode()):
         raise ValueError(f"{cache}: this user did not make it")
 
 

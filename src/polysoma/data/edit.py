@@ -114,9 +114,10 @@ def edit(source: Path, target: Path, change: Edit, progress: Callable[[int, int]
         for place, (origin, wanted) in enumerate(zip(origins, chosen, strict=True)):
             for number, episode in origin.episodes(wanted):
                 name = parts[place, number]
-                writers[name].add(_changed(episode, body, change, words.get(number) if place == 0 else None))
+                changed = _changed(episode, body, change, words.get(number) if place == 0 else None)
+                writers[name].add(changed)
                 counts[name][0] += 1
-                counts[name][1] += len(episode)
+                counts[name][1] += len(changed)
                 done += 1
                 if progress is not None:
                     progress(done, total)

@@ -18,7 +18,7 @@ from polysoma.data.statistics import Accumulator
 from polysoma.data.stored import Feature
 from polysoma.embodiment import Embodiment
 from polysoma.errors import PolysomaError
-from polysoma.files import explain_writing, remove_temporaries
+from polysoma.files import explain_writing, is_unfinished, remove_temporaries
 
 FLUSH_FRAMES = 20_000
 FLUSH_BYTES = 2**28
@@ -159,7 +159,10 @@ class DatasetWriter:
                 raise PolysomaError(f"{self.root}: another process is recording into this data set; wait for it")
 
     def _open(self) -> None:
-        if (self.root / layout.POLYSOMA).exists() or (self.root / layout.INFO).exists():
+        described = (self.root / layout.POLYSOMA).exists() or (self.root / layout.INFO).exists()
+        if not described:
+            self._check_empty()
+        if described:
             held, self.failures = layout.read_polysoma(self.root)
             self._version = layout.format_version(self.root)
             self._checksums = layout.checksums(self.root)
@@ -177,11 +180,22 @@ class DatasetWriter:
             (index.tasks[task], seed) for task, seed in zip(index.task.tolist(), index.seed.tolist(), strict=True)
         }
         self.done |= {(task, seed) for task, seeds in self.failures.items() for seed in seeds}
-        self._remove_orphans(set(layout.data_files(self.root, index)))
+        if described:
+            self._remove_orphans(set(layout.data_files(self.root, index)))
         # The embodiment goes first: with it the folder can be continued, whatever happens next.
         self._write_polysoma()
         self._write_metadata()
         self._write_statistics()
+
+    def _check_empty(self) -> None:
+        """Raises PolysomaError where there are files of a data set, but nothing that says they are ours."""
+        for folder in ("data", "final", "meta"):
+            for path in (self.root / folder).rglob("*"):
+                if path.is_file() and not is_unfinished(path):
+                    raise PolysomaError(
+                        f"{self.root}: expected an empty folder or a data set of polysoma's, found {path} and no "
+                        f"{layout.POLYSOMA}"
+                    )
 
     def _remove_orphans(self, known: set[Path]) -> None:
         with explain_writing(self.root):

@@ -24,6 +24,7 @@ from polysoma.data.description import write_schema
 from polysoma.data.doctor import examine
 from polysoma.data.formats import open_reader
 from polysoma.data.formats.lerobot_columns import channel_names
+from polysoma.data.formats.lerobot_words import words
 from polysoma.data.schema import schema_of
 from polysoma.data.video import encode_video
 from polysoma.embodiment import DiscreteActions
@@ -109,6 +110,14 @@ def test_rows_in_another_order_than_their_pictures_are_an_error(version: str, tm
     path = one / "data/chunk-000/episode_000000.parquet"
     pq.write_table(put(pq.read_table(path), "frame_index", twice), path)
     assert near(open_reader(one).read(0)["observation.images.front"], pictures(0, LENGTHS[0]))
+
+
+def test_frames_without_text_belong_to_what_was_said_before() -> None:
+    tasks, frames = {0: "pick", 1: "", 2: "place"}, np.array([1, 0, 0, 1, 1, 2, 2, 1, 0])
+    texts, changes = words([None], tasks, [None], lambda _: frames, False)
+    assert texts == ["pick"]
+    assert [(part.start, part.instruction) for part in changes[0]] == [(0, "pick"), (5, "place"), (8, "pick")]
+    assert words([None], tasks, [None], lambda _: np.array([1, 1]), False) == ([""], {})
 
 
 def test_an_episode_that_is_listed_twice_is_one(tmp_path: Path) -> None:

@@ -127,7 +127,9 @@ def of_numbers(reader: Reader, name: str, seen: NumberSummary) -> Iterator[Probl
             cut = (share > _CUT) & (distinct > _DISTINCT) & ~still
             if not cut.any():
                 continue
-            meant = bool(np.isclose(end, _own_limits(reader)[which == "highest"])[cut].all())
+            own = _own_limits(reader)[which == "highest"]
+            # A description may take the actions from another column.
+            meant = own.shape in ((), end.shape) and bool(np.isclose(end, own)[cut].all())
             yield Problem(
                 "note" if meant else "warning", name,
                 f"cut off at the {which} value, in up to {100 * share[cut].max():.0f} % of frames: "

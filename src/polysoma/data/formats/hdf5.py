@@ -43,7 +43,7 @@ _INSTRUCTIONS = ("language_instruction", "lang", "instruction", "task")
 def is_hdf5(path: Path) -> bool:
     """Whether this is an HDF5 file, or a folder of files ``episode_N.hdf5``."""
     if path.is_dir():
-        return next(path.glob("episode_*.hdf5"), None) is not None
+        return any(_NUMBERED.fullmatch(file.name) for file in path.glob("episode_*.hdf5"))
     return path.suffix in HDF5_SUFFIXES and door.begins_with(path, _SIGNATURE)
 
 

@@ -124,7 +124,11 @@ class LeRobotReader(Reader):
         if not twice:
             return rows
         self.remarks.append(f"meta: {twice:,} episodes are listed more than once; what is listed last counts")
-        return {name: [values[row] for row in last.values()] for name, values in rows.items()}
+        kept = list(last.values())
+        return {
+            name: values[kept] if isinstance(values, np.ndarray) else [values[row] for row in kept]
+            for name, values in rows.items()
+        }
 
     def _tasks_of(self, episode: int, held: dict[Path, tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
         """The number of each frame's task. ``held``: of files that were read whole, the episodes and tasks of rows."""

@@ -147,6 +147,7 @@ def _counter_problems(reader: LeRobotReader) -> Iterator[Problem]:
                 held = {key: table[key].combine_chunks().to_numpy(zero_copy_only=False) for key in wanted}
         except PolysomaError:
             # Said already by what looks at the files.
+            start += count
             continue
         steps = np.arange(count)
         number = int(reader.episodes["episode_index"][episode])

@@ -100,7 +100,10 @@ def words(
             held = numbers(episode)
             begins = np.flatnonzero(np.diff(held, prepend=held[:1] - 1)).tolist() if len(held) else []
             parts = [Part(at, tasks.get(int(held[at]), own[0] if len(own) == 1 else "")) for at in begins]
+            # Frames without text have the instruction that was given last before them, or first after them.
+            parts = [part for part in parts if part.instruction.strip()]
             parts = [part for n, part in enumerate(parts) if not n or part.instruction != parts[n - 1].instruction]
+            parts[:1] = [Part(0, part.instruction) for part in parts[:1]]
             texts.append(parts[0].instruction if parts else (own[0] if own else ""))
             if len(parts) > 1:
                 changes[episode] = tuple(parts)

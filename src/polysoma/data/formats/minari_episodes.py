@@ -56,8 +56,7 @@ class HeldEpisode:
     def any(self, paths: tuple[str, ...]) -> bool | None:
         for path in paths:
             if path in self.paths():
-                rows = self.rows(path)
-                return bool(self.values(path, Column((), np.dtype(bool)), rows, slice(0, rows)).any())
+                return bool(np.asarray(self.all(path)).astype(bool).any())
         return None
 
 
