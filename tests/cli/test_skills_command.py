@@ -135,7 +135,7 @@ def test_mistakes_are_one_line(folder: Path, tmp_path: Path, capsys: pytest.Capt
     assert "--share, --match: of runs of hilp and successor" in fails(capsys, *online, "--out", str(tmp_path / "b"))
     resumed = ["skills", "learn", logs, "--out", run, "--resume", "--steps", "6"]
     assert "as it began, with --width 16, not 32" in fails(capsys, *resumed, "--width", "32")
-    assert "told 'goal', not 'nothing'; begin another one" in fails(capsys, *resumed, "--width", "16", "--rewards")
+    assert "as it began, with --rewards false, not true" in fails(capsys, *resumed, "--width", "16", "--rewards")
     assert "given skills" in fails(
         capsys, "skills", "aim", run + "/checkpoint", "--data", logs, "--out", str(tmp_path / "b")
     )
