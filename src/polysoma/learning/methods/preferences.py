@@ -2,8 +2,8 @@
 learning from human preferences", arXiv 1706.03741, section 2.2).
 
 Each member of the ensemble is to give the better clip of a pair the greater sum of rewards. It learns from pairs of its
-own, drawn with replacement. The paper also mixes what is predicted with a half, as people sometimes say anything; here
-that helped neither with right answers nor where every fifth was wrong.
+own, drawn with replacement. The paper also mixes what is predicted with a half, as people sometimes say anything; this
+does not.
 """
 
 from __future__ import annotations
