@@ -291,8 +291,8 @@ def render() -> str:
         f"alarm to the end of an episode that failed, the middle one, 0 where there was no alarm. In LifeGate the "
         f"driver makes the best move, and one at random with a chance of {told['noise']:g}; "
         + "; ".join(
-            f"in {task} no policy has a death rate below {least[task]:.3f}, and the mean error of Q_D over the 77 free cells "
-            f"and all choices is {errors[task]:.3f}"
+            f"in {task} no policy has a death rate below {least[task]:.3f}, and the mean error of Q_D over the 77 "
+            f"free cells and all choices is {errors[task]:.3f}"
             for task in gates
         )
         + f". One judgement takes {cost['few']:.2f} ms in LifeGate, of a processor that others used, too, in "

@@ -224,6 +224,10 @@ def test_bad_input_is_refused(base: Path, family: Path, datasets: dict[str, Path
             writer.add(make_episode(ARM, 5, task, f"arm/{task}"))
     with pytest.raises(PolysomaError, match="two episodes of each task or more, got one of arm/0, arm/1"):
         train(meta_recipe_for(str(base), [str(tmp_path / "single")], "head", MetaLearning("maml")), tmp_path / "bad")
+    recipe = meta_recipe_for(str(base), [str(family)], "head", MetaLearning("maml"))
+    bodies = {"arm": dataclasses.replace(recipe.bodies["arm"], weight=2.0, micro_batches=2)}
+    with pytest.raises(PolysomaError, match=r"bodies\.arm: meta does not heed weight, micro_batches"):
+        train(with_steps(dataclasses.replace(recipe, bodies=bodies), 1), tmp_path / "unheard")
     tuned = train(with_steps(recipe_for(str(base), [str(family)], "head"), 1), tmp_path / "tuned")
     with pytest.raises(PolysomaError, match="learnt beside their base"):
         run(tuned)

@@ -22,7 +22,7 @@ from polysoma.learning.bodies import BodyRecipe
 from polysoma.learning.distributed import accelerator_here
 from polysoma.learning.engine import UNBOUNDED
 from polysoma.learning.methods.imitation import Imitation
-from polysoma.learning.methods.meta import MetaLearning, inner_loop, learning
+from polysoma.learning.methods.meta import UNHEARD, MetaLearning, inner_loop, learning
 from polysoma.learning.optimizers import AdamW, ScheduleFree
 from polysoma.learning.preparation import prepare
 from polysoma.learning.recipe import PolicySize, Recipe
@@ -290,7 +290,8 @@ def meta_recipe_for(
         base, data, method, 0, 0.0, rank, 8, META_LEARNING_RATE if learning_rate is None else learning_rate, seed
     )
     # A step sees them once for every inner step, and once more.
-    bodies = {name: dataclasses.replace(body, batch=_META_BATCH) for name, body in recipe.bodies.items()}
+    usual = {what: getattr(BodyRecipe(), what) for what in UNHEARD}
+    bodies = {name: dataclasses.replace(body, batch=_META_BATCH, **usual) for name, body in recipe.bodies.items()}
     return dataclasses.replace(recipe, bodies=bodies, method=meta, task_weights=dict.fromkeys(without, 0.0))
 
 

@@ -124,11 +124,6 @@ class Recipe(Settings):
             raise SettingError("an adaptation leaves images as they are in init, unless it has eyes of its own")
         if isinstance(self.method, MetaLearning) and (self.adaptation is None or self.held_out):
             raise SettingError("meta learns what an adaptation starts from: it needs adaptation, and no held_out")
-        if isinstance(self.method, MetaLearning):
-            unheard = ("weight", "micro_batches", "shots", "observation_only", "goals", "estimation")
-            for name, body in self.bodies.items():
-                if strange := [what for what in unheard if getattr(body, what) != getattr(BodyRecipe(), what)]:
-                    raise SettingError(f"bodies.{name}: meta does not heed {', '.join(strange)}: leave them out")
         if isinstance(self.method, Interactive):
             asked = {
                 "held_out": self.held_out, "patience": self.patience, "evaluation.tasks": self.evaluation.tasks,

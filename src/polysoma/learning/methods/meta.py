@@ -28,6 +28,7 @@ from polysoma.data.batch import Batch
 from polysoma.data.mixture import Source
 from polysoma.errors import PolysomaError, SettingError
 from polysoma.learning.augmentation import augmented
+from polysoma.learning.bodies import BodyRecipe
 from polysoma.learning.method import Ingredients, Method, Metrics, Share, reduced
 from polysoma.learning.objectives import paraphrases_for, targets
 from polysoma.policy import checkpoint
@@ -36,6 +37,8 @@ from polysoma.policy.policy import Policy
 
 _SMALLEST = 0.02
 """Entries of tensors that begin as zero move as if they were as large as this (their usual scale at random starts)."""
+UNHEARD = ("weight", "micro_batches", "shots", "observation_only", "goals", "estimation")
+"""What ``[bodies.NAME]`` says of imitation alone."""
 _DAMPING = 0.1
 """Tensors whose gradients are below this share of the others' move less: theirs are mostly noise."""
 
@@ -72,6 +75,9 @@ class MetaLearning:
         adaptation = given.policy.config.adaptation
         if adaptation is None or given.held_out:
             raise PolysomaError("meta learns what an adaptation starts from: it needs adaptation, and no held_out")
+        for name, body in given.bodies.items():
+            if unheard := [what for what in UNHEARD if getattr(body, what) != getattr(BodyRecipe(), what)]:
+                raise SettingError(f"bodies.{name}: meta does not heed {', '.join(unheard)}: leave them out")
         start = checkpoint.config_of(given.init).adaptation
         if start is not None:
             raise PolysomaError(
