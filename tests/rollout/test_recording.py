@@ -138,7 +138,8 @@ def testquick_evaluation_of_a_run(untrained: Path) -> None:
 
 def test_jobs_take_turns() -> None:
     jobs = interleave(["a/x", "a/y"], range(3, 5), video=64)
-    assert jobs == [Job("a/x", 3, 64), Job("a/y", 3, 64), Job("a/x", 4), Job("a/y", 4)]
+    last = [Job("a/x", 4, last=True), Job("a/y", 4, last=True)]
+    assert jobs == [Job("a/x", 3, 64), Job("a/y", 3, 64), *last]
 
 
 def test_problems_in_workers_reach_the_caller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,6 +218,27 @@ def test_what_draws_no_pictures_is_played_without_a_video(own_families: pytest.M
     with pytest.warns(PolysomaWarning, match="no video: cartpole/balance draws no pictures"):
         found = evaluate("expert", ["cartpole/balance"], 2, 1000, video=64)
     assert found.tasks["cartpole/balance"].trials == 2
+
+
+def test_environments_are_closed_after_their_last_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, closed = [], []
+    build = simulators.make
+
+    def make(task: str) -> Any:
+        environment = build(task)
+        own = environment.close
+        made.append(task)
+        monkeypatch.setattr(environment, "close", lambda: (closed.append(task), own()))
+        return environment
+
+    monkeypatch.setattr(simulators, "make", make)
+    jobs = interleave(["drone/hover", "pointmaze/umaze"], [1, 2])
+    assert [job.last for job in jobs] == [False, False, True, True]
+    playing = rollout(lambda: jobs.pop(0) if jobs else None, Behaviour(), 1)
+    for number, _ in enumerate(playing):
+        # The third is the drone's last one.
+        assert closed == ["drone/hover", "pointmaze/umaze"][: max(0, number - 1)]
+    assert made == closed
 
 
 REFILLED = """

@@ -28,6 +28,8 @@ class Job:
         kept: whether its outcome holds what was sensed and done.
         limit: cut after so many steps; None leaves it to the task and to the behaviour.
         instruction: what is said instead of the task's own words; None for these.
+        last: whether nobody plays this task afterwards, so that its environment need not be kept: one that draws may
+            take 100 MB.
     """
 
     task: str
@@ -36,6 +38,7 @@ class Job:
     kept: bool = False
     limit: int | None = None
     instruction: str | None = None
+    last: bool = False
 
 
 @dataclass
@@ -85,7 +88,11 @@ def interleave(tasks: Iterable[str], seeds: Sequence[int], video: int = 0, kept:
     With ``video``, the first seed of every task is filmed at that many pixels a side; ``kept`` is for it alone, too.
     """
     names = list(tasks)
-    return [Job(task, seed, video, kept) if seed == seeds[0] else Job(task, seed) for seed in seeds for task in names]
+    order = [(seed, task) for seed in seeds for task in names]
+    return [
+        Job(task, seed, video * (seed == seeds[0]), kept and seed == seeds[0], last=seed == seeds[-1])
+        for seed, task in order
+    ]
 
 
 def in_groups(jobs: Sequence[Job], size: Callable[[str], int]) -> list[list[Job]]:

@@ -79,9 +79,13 @@ class _Environments:
             self._made.append(spare[-1])
         return spare.pop()
 
-    def give_back(self, task: str, environment: Environment) -> None:
-        """It may be taken again."""
-        self._idle[task].append(environment)
+    def give_back(self, job: Job, environment: Environment) -> None:
+        """It may be taken again, unless its job was the last one."""
+        if job.last:
+            self._made.remove(environment)
+            environment.close()
+        else:
+            self._idle[job.task].append(environment)
 
     def __enter__(self) -> _Environments:
         return self
@@ -115,8 +119,9 @@ def _play(
                 return
             for slot, problem in _step(active, behaviour):
                 active.remove(slot)
-                environments.give_back(slot.job.task, slot.environment)
-                yield slot.outcome(problem)
+                outcome = slot.outcome(problem)
+                environments.give_back(slot.job, slot.environment)
+                yield outcome
     finally:
         # Also when whoever takes the outcomes has enough, or something failed in the middle of episodes.
         with contextlib.ExitStack() as closing:
