@@ -28,8 +28,7 @@ class Job:
         kept: whether its outcome holds what was sensed and done.
         limit: cut after so many steps; None leaves it to the task and to the behaviour.
         instruction: what is said instead of the task's own words; None for these.
-        last: whether nobody plays this task afterwards, so that its environment need not be kept: one that draws may
-            take 100 MB.
+        last: whether nobody plays this task afterwards, so that its environment, which may be large, is closed.
     """
 
     task: str
