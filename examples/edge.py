@@ -245,7 +245,8 @@ class Limits:
             lag = np.where(known, aim - before, 0)
             pace = way - lag + np.sign(lag) * self.brakes(np.abs(lag))
             kept = np.clip(np.where(np.abs(lag) > 1e-6, pace, way), fall, rise)
-            self.counts["jerk"] += bool((np.abs(kept - np.clip(way, -step, step)) > 1e-6).any())
+            slower = np.abs(kept - np.clip(way, -step, step)) > 1e-6
+            self.counts["jerk"] += bool((slower & np.isfinite(self.jerk)).any())
         action = np.clip(np.where(known, before + kept, target), low, high)
         action = np.where(known, np.clip(action, before - step, before + step), action)
         action = np.clip(action, least, most)

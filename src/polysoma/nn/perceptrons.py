@@ -75,10 +75,9 @@ class InNumpy:
         ]
         self._last = ready[-1], biases[-1]
 
-    def __call__(self, rows: np.ndarray, which: slice = slice(None)) -> np.ndarray:
-        """Rows float32 ``(N, inputs)`` to ``(K, N, outputs)``, of all networks or some of them."""
-        for layer in self._hidden:
-            weight, bias, gain, shift = (part[which] for part in layer)
+    def __call__(self, rows: np.ndarray) -> np.ndarray:
+        """Rows float32 ``(N, inputs)`` to ``(K, N, outputs)``."""
+        for weight, bias, gain, shift in self._hidden:
             rows = rows @ weight
             rows += bias
             squares = np.vecdot(rows, rows) + self._epsilon * np.float32(rows.shape[-1])
@@ -89,7 +88,7 @@ class InNumpy:
             torch.from_numpy(opened).erf_()
             opened += 1
             rows *= opened
-        weight, bias = (part[which] for part in self._last)
+        weight, bias = self._last
         done: np.ndarray = rows @ weight + bias
         return done
 

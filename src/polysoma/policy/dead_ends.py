@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -23,13 +23,15 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from polysoma.config import check, decode, within
 from polysoma.data.outcomes import Senses
 from polysoma.embodiment import ContinuousActions, DiscreteActions, Embodiment
 from polysoma.errors import PolysomaError
 from polysoma.files import reason, write_atomically
+from polysoma.nn.backend import chosen
+from polysoma.nn.graphs import of_rows
 from polysoma.nn.perceptrons import InNumpy, Twins, perceptron
 from polysoma.nn.waves import waves
 from polysoma.policy import weight_file
@@ -346,7 +348,8 @@ class DeadEnds(SmallPolicy):
 
 class DeadEndJudge:
     """Judges one observation at a time by values that no longer learn, which a guard does before every action: the same
-    numbers as :meth:`DeadEnds.forward`, up to rounding, in numpy.
+    numbers as :meth:`DeadEnds.forward`, up to rounding. ONNX Runtime computes them where it is what is chosen to act by
+    (:func:`~polysoma.nn.backend.chosen`), else numpy does.
 
     Args:
         values: are copied.
@@ -355,11 +358,10 @@ class DeadEndJudge:
     def __init__(self, values: DeadEnds) -> None:
         self._values, self._config = values, values.config
         self._mean, self._scale = values.mean.numpy().copy(), values.scale.numpy().copy()
-        self._negative, self._positive = (InNumpy(twins.both) for twins in (values.negative, values.positive))
-        if self._config.octaves:
-            self._model = InNumpy([values.model])
-            self._moved = values.change.numpy() / self._scale
-            self._waves = np.float32(_SLOWEST) * 2.0 ** np.arange(values.octaves, dtype=np.float32)
+        both = values.negative.both
+        self._both, self._first = (_computed(_Lowest(values, some)) for some in (both, both[:1]))
+        if self._config.choices:
+            self._chance = _computed(_Lowest(values, values.positive.both))
         if self._config.remembered:
             self._memory = values.memory.numpy().copy()
             self._squares = np.square(self._memory).sum(1)
@@ -367,6 +369,10 @@ class DeadEndJudge:
             self._low, self._high, self._offsets = (one.numpy() for one in (values.low, values.high, values.offsets))
             whole = self._high - self._low
             self._whole = np.where(whole > 0, whole, np.float32(1))
+
+    def __reduce__(self) -> tuple[type[DeadEndJudge], tuple[DeadEnds]]:
+        """What goes to another process: graphs are made there."""
+        return DeadEndJudge, (self._values,)
 
     def judge(
         self,
@@ -390,53 +396,43 @@ class DeadEndJudge:
         seen = (self._values.state_of(observation) - self._mean) / self._scale
         unlike = self._unlike(seen)
         if self._config.choices:
-            looked_at = self._looked_at(seen, None)
-            risk = self._risk(looked_at)
+            every = self._rows(seen, np.eye(self._values.body.actions.size, dtype=np.float32))
+            risk = _risk(self._both(every))
             chance = None
             if enough is None or risk[int(plan[0])] > enough:
-                chance = self._positive(looked_at).reshape(2, -1).min(0).clip(0, 1)
+                chance = self._chance(every).clip(0, 1)
             return Judged(np.arange(len(risk)), risk, chance, unlike)
         rows: np.ndarray = np.minimum(np.arange(self._config.span), len(plan) - 1)
         actions = np.asarray(plan[rows], np.float32)[None]
-        risk = self._risk(self._looked_at(seen, actions))
+        risk = _risk(self._both(self._rows(seen, self._in_parts(actions))))
         if enough is not None and risk[0] <= enough:
             return Judged(actions, risk, None, unlike)
         drawn = actions + self._offsets[:, None] if others is None else np.asarray(others(_DRAWN)[:, rows], np.float32)
         near = np.clip(drawn, self._low, self._high)
-        looked_at = self._looked_at(seen, near)
-        if enough is None:
-            theirs = self._risk(looked_at)
-        else:
-            # What one of the two says is the least that the risk can be, and costs half.
-            theirs = self._risk(looked_at, slice(0, 1))
-            if theirs.min() > max(enough, risk[0] - SPARE):
+        joined = self._rows(seen, self._in_parts(near))
+        if enough is not None:
+            # What one of the two says is the least that the risk can be, and costs less.
+            least = _risk(self._first(joined))
+            if least.min() > max(enough, risk[0] - SPARE):
                 return Judged(actions, risk, None, unlike)
-            better = theirs < risk[0]
-            near, theirs = near[better], np.maximum(theirs[better], self._risk(looked_at[better], slice(1, 2)))
+            better = least < risk[0]
+            near, joined = near[better], joined[better]
+        theirs = _risk(self._both(joined)) if len(near) else np.zeros(0, np.float32)
         return Judged(np.concatenate([actions, near]), np.concatenate([risk, theirs]), None, unlike)
 
-    def _looked_at(self, seen: np.ndarray, actions: np.ndarray | None) -> np.ndarray:
-        """See :meth:`DeadEnds.looked_at`, of one state ``(n,)`` as the perceptrons see it and of N actions or every
-        choice: ``(N, inputs)``."""
-        if actions is None:
-            if not self._config.octaves:
-                return seen[None]
-            done = np.eye(self._values.body.actions.size, dtype=np.float32)
-        else:
-            done = (2 * (actions - self._low) / self._whole - 1).reshape(len(actions), -1)
+    def _in_parts(self, actions: np.ndarray) -> np.ndarray:
+        """See :meth:`DeadEnds.in_parts`."""
+        parts: np.ndarray = (2 * (actions - self._low) / self._whole - 1).reshape(len(actions), -1)
+        return parts
+
+    def _rows(self, seen: np.ndarray, done: np.ndarray) -> np.ndarray:
+        """One state ``(n,)`` and N actions ``(N, m)``, both as the perceptrons see them: what these take. Without
+        octaves choices have values of their own, of one row of the state alone."""
+        if self._config.choices and not self._config.octaves:
+            return seen[None]
         joined = np.empty((len(done), len(seen) + done.shape[1]), np.float32)
         joined[:, : len(seen)], joined[:, len(seen) :] = seen, done
-        if not self._config.octaves:
-            return joined
-        following = seen + self._moved * self._model(joined)[0]
-        phases = (following[..., None] * self._waves).reshape(len(joined), -1)
-        return np.concatenate([following, np.sin(phases), np.cos(phases)], -1)
-
-    def _risk(self, looked_at: np.ndarray, which: slice = slice(2)) -> np.ndarray:
-        """``-Q_D`` by both perceptrons or one of them, ``(N,)``."""
-        values = self._negative(looked_at, which)
-        risk: np.ndarray = -values.reshape(len(values), -1).min(0).clip(-1, 0)
-        return risk
+        return joined
 
     def _unlike(self, seen: np.ndarray) -> float:
         """See :meth:`DeadEnds.unlike`."""
@@ -444,3 +440,58 @@ class DeadEndJudge:
             return 0.0
         away = seen - self._memory[(self._squares - 2 * (self._memory @ seen)).argmin()]
         return float(np.sqrt(np.dot(away, away) / np.float32(len(away))))
+
+
+class _Lowest(nn.Module):
+    """The lowest of what perceptrons say after rows of a state and an action, both as they see them; without octaves of
+    rows of states alone, of all choices one after the other.
+
+    Args:
+        values: say what follows.
+        networks: one of their pairs, or a part of it.
+    """
+
+    def __init__(self, values: DeadEnds, networks: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.networks, self.octaves = nn.ModuleList(networks), values.octaves
+        looks = bool(values.config.octaves)
+        self.model: nn.Module | None = values.model if looks else None
+        self.moved = values.change / values.scale if looks else torch.zeros(0)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        if self.model is not None:
+            rows = rows[:, : len(self.moved)] + self.moved * self.model(rows)
+        if self.octaves:
+            rows = torch.cat([rows, waves(rows, self.octaves, _SLOWEST)], -1)
+        return torch.stack([network(rows).flatten() for network in self.networks]).amin(0)
+
+    def in_numpy(self) -> Callable[[np.ndarray], np.ndarray]:
+        """The same."""
+        networks, count = InNumpy(self.networks), len(self.networks)
+        model = None if self.model is None else InNumpy([self.model])
+        moved: np.ndarray = self.moved.numpy()
+        frequencies = np.float32(_SLOWEST) * 2.0 ** np.arange(self.octaves, dtype=np.float32)
+
+        def lowest(rows: np.ndarray) -> np.ndarray:
+            if model is not None:
+                rows = rows[:, : len(moved)] + moved * model(rows)[0]
+            if len(frequencies):
+                phases = (rows[..., None] * frequencies).reshape(len(rows), -1)
+                rows = np.concatenate([rows, np.sin(phases), np.cos(phases)], -1)
+            found: np.ndarray = networks(rows).reshape(count, -1).min(0)
+            return found
+
+        return lowest
+
+
+def _computed(module: _Lowest) -> Callable[[np.ndarray], np.ndarray]:
+    """What computes it fastest here."""
+    if chosen("cpu")[0] != "onnx":
+        return module.in_numpy()
+    seen = module.networks if module.model is None else module.model
+    return of_rows(module, next(layer for layer in seen.modules() if isinstance(layer, nn.Linear)).in_features)
+
+
+def _risk(lowest: np.ndarray) -> np.ndarray:
+    risk: np.ndarray = -lowest.clip(-1, 0)
+    return risk

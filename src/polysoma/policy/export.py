@@ -7,14 +7,10 @@ the embodiment, the vocabulary, and how many words fit. ``examples/edge.py`` is 
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import io
 import json
-import logging
 import math
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +20,7 @@ from torch import Tensor, nn
 from polysoma.errors import PolysomaError
 from polysoma.files import write_atomically
 from polysoma.nn.backend import INSTALL
+from polysoma.nn.graphs import quietly, traced
 from polysoma.policy.dead_ends import SPARE, DeadEnds
 from polysoma.policy.edits import merge_adapter
 from polysoma.policy.inputs import FrameInputs, TaskInputs, blank
@@ -32,7 +29,6 @@ from polysoma.policy.policy import Policy
 METADATA = "polysoma"
 PREVIOUS_VALID = "previous_valid"
 """The input that says whether there was a previous action; graphs of relative and of gated bodies alone have it."""
-OPSET = 18
 _INPUTS = ("words", "length", "previous")
 _ACTIONS = "actions"
 
@@ -117,10 +113,9 @@ def export_onnx(
     names = [*_INPUTS, *(stream_input(stream.name) for stream in deployed.body.arrays)]
     if deployed.continues:
         names.append(PREVIOUS_VALID)
-    file = io.BytesIO()
     # As many words as an instruction has, so that short ones are not slower than they need to be.
-    traced(deployed, deployed.example(), file, names, [_ACTIONS], {"words": {1: "words"}})
-    model = onnx.load_from_string(file.getvalue())
+    graph = traced(deployed, deployed.example(), names, [_ACTIONS], {"words": {1: "words"}})
+    model = onnx.load_from_string(graph)
     _share(model.graph)
     if int8:
         model = _quantised(model, quantize_dynamic, QuantType.QInt8)
@@ -159,40 +154,13 @@ def export_guard(values: DeadEnds, path: Path) -> int:
     if not values.config.choices:
         example = (*example, torch.zeros(values.config.span, values.body.actions.size))
         inputs, outputs = [*inputs, "plan"], ["actions", "risk", "unlike"]
-    file = io.BytesIO()
-    traced(values, example, file, inputs, outputs)
-    model = onnx.load_from_string(file.getvalue())
+    model = onnx.load_from_string(traced(values, example, inputs, outputs))
     streams, alarm = values.senses.streams, dataclasses.asdict(values.alarm)
     about = {"body": values.body.name, "streams": streams, "spare": SPARE, **alarm}
     onnx.helper.set_model_props(model, {METADATA: json.dumps(about)})
     content = model.SerializeToString()
     write_atomically(path, content)
     return len(content)
-
-
-def traced(
-    module: nn.Module,
-    example: tuple[Tensor, ...],
-    file: io.BytesIO,
-    inputs: Sequence[str],
-    outputs: Sequence[str],
-    dynamic: Mapping[str, Mapping[int, str]] | None = None,
-) -> None:
-    """Writes what a module does with inputs of these shapes as an ONNX graph.
-
-    Args:
-        module: in evaluation mode.
-        example: inputs.
-        file: where to.
-        inputs, outputs: names of the graph's inputs and outputs.
-        dynamic: by name, the axes whose size may be another one, each with a name.
-    """
-    trace: Any = torch.onnx.export
-    with _quietly(), torch.inference_mode():
-        trace(
-            module, example, file, input_names=list(inputs), output_names=list(outputs), opset_version=OPSET,
-            dynamo=False, dynamic_axes={name: dict(axes) for name, axes in (dynamic or {}).items()},
-        )  # fmt: skip
 
 
 def _share(graph: Any) -> None:
@@ -219,7 +187,7 @@ def _quantised(model: Any, quantize: Any, kind: Any) -> Any:
     import onnx
 
     # The quantiser reads and writes files alone.
-    with tempfile.TemporaryDirectory() as folder, _quietly():
+    with tempfile.TemporaryDirectory() as folder, quietly():
         before, after = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
         onnx.save(model, before)
         quantize(
@@ -234,17 +202,3 @@ def _small(model: Any) -> list[str]:
     shows most, and eight bits would save next to nothing."""
     sizes = {tensor.name: math.prod(tensor.dims) for tensor in model.graph.initializer}
     return [node.name for node in model.graph.node if any(sizes.get(name, _LARGE) < _LARGE for name in node.input)]
-
-
-@contextlib.contextmanager
-def _quietly() -> Any:
-    root = logging.getLogger()
-    level = root.level
-    root.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            # Shapes are fixed on purpose, which the tracer warns about at every use of one.
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        root.setLevel(level)

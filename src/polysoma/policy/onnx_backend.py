@@ -7,7 +7,6 @@ is the same, so that either may continue what the other began.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 from polysoma.data.batch import Batch
 from polysoma.errors import PolysomaError
 from polysoma.nn.backend import INSTALL
-from polysoma.policy.export import traced
+from polysoma.nn.graphs import session, traced
 from polysoma.policy.inputs import FrameInputs, blank
 from polysoma.policy.network import ACTION
 from polysoma.policy.policy import Policy, transformer_of
@@ -94,7 +93,7 @@ class OnnxResponder:
 
     def __init__(self, policy: Policy, body: str) -> None:
         try:
-            import onnxruntime
+            import onnxruntime  # noqa: F401
         except ImportError as error:
             raise PolysomaError(f"acting by onnx needs {error.name}, not installed here: run `{INSTALL}`") from error
         self.policy, self.body = policy, policy.embodiment(body)
@@ -105,7 +104,6 @@ class OnnxResponder:
         streams = [*(f"stream.{name}" for name in step.streams), *(f"conditioning.{name}" for name in step.conditioned)]
         noise = ["noise"] if step.draws else []
         self._names = ["past", "mask", "times", "previous", "previous_valid", *streams, *noise]
-        self._runtime = onnxruntime
         with torch.inference_mode():
             example = blank(self.body, 1)
             self._session = self._traced(self._inputs(example, [policy.begin(body, example.texts[0])], None))
@@ -146,9 +144,4 @@ class OnnxResponder:
         axes = {name: {0: "batch"} for name in self._names} | {"past": {1: "batch", 4: "before"}}
         axes["mask"] = {0: "batch", 3: "seen"}
         axes |= {"prediction": {0: "batch"}, "readout": {0: "batch"}, "own": {1: "batch"}}
-        file = io.BytesIO()
-        traced(self._step, tuple(twice), file, self._names, ["prediction", "readout", "own"], axes)
-        options = self._runtime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        return self._runtime.InferenceSession(file.getvalue(), options, providers=["CPUExecutionProvider"])
+        return session(traced(self._step, tuple(twice), self._names, ["prediction", "readout", "own"], axes))
