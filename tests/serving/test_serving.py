@@ -21,7 +21,7 @@ from make_server import PATIENCE, client, running
 from planners import Forbids, Known, Recording, Replaces
 from polysoma.acting.agent import Acting, Agent, plan_together
 from polysoma.acting.guards import Guarded
-from polysoma.acting.planner import Plan, Session
+from polysoma.acting.planner import Plan, Session, TaskPrompt
 from polysoma.cli.names import named_folder
 from polysoma.data.images import resized
 from polysoma.data.mixture import Source
@@ -181,6 +181,18 @@ def test_who_leaves_takes_agents_along() -> None:
             robot.infer(observe(body) | {"embodiment": body.name})
         assert not any(session.closed for session in planner.sessions[2:])
     assert len(planner.sessions) == 4 and all(session.closed for session in planner.sessions)
+
+
+def test_bodies_that_are_named_are_prepared_before_the_first_request() -> None:
+    class Prepares(Recording):
+        def start(self, prompt: TaskPrompt, seed: int) -> Session:
+            session = super().start(prompt, seed)
+            vars(session)["prepare"] = lambda: prepared.append(prompt.body.name)
+            return session
+
+    prepared: list[str] = []
+    with running(Prepares(chunk=3), embodiments=[ARM, GRID]):
+        assert prepared == ["arm", "grid"]
 
 
 def test_answers_say_what_a_guard_did() -> None:

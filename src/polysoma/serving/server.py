@@ -121,7 +121,8 @@ class PolicyServer:
 
     Args:
         planner: what plans, or a policy.
-        embodiments: the bodies that may be driven, or their names; None for all that the planner knows by itself.
+        embodiments: the bodies that may be driven, or their names, which are prepared before the first request; None
+            for all that the planner knows by itself, each prepared when it is first asked for, while others wait.
         token: what clients must present (``Authorization: Api-Key TOKEN`` or ``Bearer TOKEN``); None asks for nothing.
         hosts, origins: see :class:`~polysoma.serving.door.Door`; robots say no origin, pages do.
         limits: see :class:`Limits`.
@@ -159,7 +160,7 @@ class PolicyServer:
             raise PolysomaError("this planner knows no bodies by itself: give those that are to be driven")
         self.limits = limits or Limits()
         self._door = Door(token, tuple(hosts), tuple(origins))
-        self._greeting = pack(self._description())
+        self._greeting = pack(self._description(prepared=embodiments is not None))
         self._metrics = Metrics()
         self._clients = 0
         self._queue: asyncio.Queue[_Asked] = asyncio.Queue(self.limits.waiting)
@@ -251,10 +252,11 @@ class PolicyServer:
         """What a function returns in the thread where agents live."""
         return await asyncio.get_running_loop().run_in_executor(self._inference, function, *arguments)
 
-    def _description(self) -> dict[str, Any]:
+    def _description(self, prepared: bool) -> dict[str, Any]:
+        base = self._planners[_BASE]
         return {
             "server": "polysoma",
-            "embodiments": {body.name: _described(self._planners[_BASE], body) for body in self.bodies.values()},
+            "embodiments": {body.name: _described(base, body, prepared) for body in self.bodies.values()},
             "adapters": {
                 adapter: {body.name: _described(self._planners[adapter], body) for body in bodies.values()}
                 for adapter, bodies in self.adapted.items()
@@ -385,8 +387,9 @@ class PolicyServer:
         return driven
 
 
-def _described(planner: Planner, body: Embodiment) -> dict[str, Any]:
-    """The body as clients are told of it, with how many actions an answer has; of a policy with its horizon."""
+def _described(planner: Planner, body: Embodiment, prepared: bool = False) -> dict[str, Any]:
+    """The body as clients are told of it, with how many actions an answer has; of a policy with its horizon. What is to
+    be prepared is: what computes its decisions takes up to a second to make."""
     policy = policy_behind(planner)
     told = body.to_json() if policy is None else policy.driving(body.name).description(body.name)
     try:
@@ -394,6 +397,8 @@ def _described(planner: Planner, body: Embodiment) -> dict[str, Any]:
     except PolysomaError:
         # It cannot begin without a task, as an expert.
         return told
+    if prepared:
+        session.prepare()
     session.close()
     return told | {"chunk": session.chunk}
 
