@@ -7,7 +7,7 @@ Meta-World's basketball with "object lost".
 The driver is the task's expert, who now and then does something drawn evenly for a while. Everything is learned from
 recordings of it, of which two thirds are noisier than what is measured. Controls: no guard, one that replaces the same
 actions by others that are drawn evenly, and the expert wherever the guard finds the risk too high. What is there
-already is not measured again. One to five minutes of one core for each task and seed.
+already is not measured again. One to ten minutes of one core for each task and seed.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class Setting:
 
 SETTINGS = {
     "maze with pits": Setting("pointmaze/medium", 5, 5, 4, (0.15, 0.3, 0.5), 600, 4, 0.9, 900, 100),
-    "object lost": Setting("metaworld/basketball-v3", 2, 4, 10, (0.2, 0.35, 0.5), 300, 1, 0.8, 420, 60),
+    "object lost": Setting("metaworld/basketball-v3", 2, 4, 10, (0.2, 0.35, 0.5), 300, 1, 0.8, 900, 60),
 }
 
 
