@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import shlex
+from collections.abc import Callable
 from pathlib import Path
 
+import h5py
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from conftest import ARM, GRID, SEEN_ARM, make_episode
-from make_arrays import write_zarr
+from make_arrays import write_robomimic, write_zarr
 from make_lerobot import LENGTHS, TASKS, changed, drop_columns, numbers, write_v2, write_v3
 from polysoma.cli import main
 from polysoma.data import layout, storage
 from polysoma.data.dataset import Dataset
 from polysoma.data.diff import diff
-from polysoma.data.edit import Crop, Edit, edit, listed
+from polysoma.data.doctor import examine
+from polysoma.data.edit import Crop, Edit, edit
 from polysoma.data.episode import Episode
 from polysoma.data.formats import open_reader
+from polysoma.data.numbering import UNNUMBERED, listed
+from polysoma.data.to_minari import to_minari
+from polysoma.data.view import view
 from polysoma.data.writer import DatasetWriter
 from polysoma.embodiment import Embodiment
 from polysoma.errors import PolysomaError
@@ -113,6 +123,98 @@ def test_damaged_files_of_deleted_episodes_do_not_matter(tmp_path: Path) -> None
     assert Dataset(tmp_path / "new").episode_seed.tolist() == [0, 1, 2, 3, 8, 9]
 
 
+def lerobot_with_gaps(root: Path) -> Path:
+    """Of episodes 0, 1 and 2, the second one was taken out, files and all; the last one is the first one once more."""
+    write_v2(root, kind="image")
+    lines = (root / "meta/episodes.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    rows[2] |= {"episode_index": 12, "length": LENGTHS[0]}
+    (root / "meta/episodes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in (rows[0], rows[2])))
+    first, second, third = sorted((root / "data").rglob("*.parquet"))
+    held = pq.read_table(first)
+    place = held.schema.get_field_index("episode_index")
+    held = held.set_column(place, "episode_index", pa.array([12] * len(held)))
+    pq.write_table(held, third.with_name("episode_000012.parquet"))
+    for path in (second, third):
+        path.unlink()
+    changed(root, total_episodes=2, total_frames=2 * LENGTHS[0])
+    return root
+
+
+def recorded_with_gaps(root: Path) -> Path:
+    """A recording of ours, of whose episodes somebody took one out and left the others their numbers."""
+    one = make_episode(ARM, 7, 0)
+    with DatasetWriter(root, ARM) as writer:
+        writer.add(one, dataclasses.replace(one, seed=1))
+    for path in (root / "meta/episodes").rglob("*.parquet"):
+        held = pq.read_table(path)
+        pq.write_table(held.set_column(0, "episode_index", pa.array([0, 12])), path)
+    for path in (root / "data").rglob("*.parquet"):
+        held = pq.read_table(path)
+        numbers = pa.array([12 * n for n in held["episode_index"].to_pylist()])
+        pq.write_table(held.set_column(held.schema.get_field_index("episode_index"), "episode_index", numbers), path)
+    about = storage.read_json(root / layout.POLYSOMA)
+    storage.write_json(root / layout.POLYSOMA, about | {"checksums": {}})
+    return root
+
+
+def robomimic_with_gaps(root: Path) -> Path:
+    with h5py.File(write_robomimic(root.with_suffix(".hdf5")), "r+") as file:
+        for name in sorted(set(file["data"]) - {"demo_0"}):
+            del file["data"][name]
+        file.copy("data/demo_0", "data/demo_12")
+    return root.with_suffix(".hdf5")
+
+
+def minari_with_gaps(root: Path) -> Path:
+    target = root.with_name("set-v0")
+    to_minari(recorded(root, ARM, 1), target)
+    with h5py.File(target / "data/main_data.hdf5", "r+") as file:
+        file.copy("episode_0", "episode_12")
+    return target
+
+
+@pytest.mark.parametrize(
+    "write", [lerobot_with_gaps, recorded_with_gaps, robomimic_with_gaps, minari_with_gaps], ids=lambda f: f.__name__
+)
+def test_numbers_are_those_of_the_files_where_some_are_missing(
+    write: Callable[[Path], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What the doctor names, an edit takes: two episodes that are the same are called 0 and 12."""
+    root = write(tmp_path / "set")
+    assert Dataset(root).episode_number.tolist() == [0, 12]
+    (problem,) = (problem for problem in examine(root).problems if "are the same" in problem.what)
+    assert problem.what == "episodes 0, 12 are the same" and "--delete 12 --out" in problem.remedy
+    new = tmp_path / "new"
+    main(shlex.split(problem.remedy.partition("`polysoma ")[2].partition("`")[0].replace("NEW", str(new))))
+    assert "1 of 2 episodes are left out: 12" in capsys.readouterr().out
+    assert Dataset(new).episode_seed.tolist() == [0]
+    with pytest.raises(PolysomaError, match=r"there is no episode 1; there are 0, 12"):
+        edit(root, tmp_path / "none", Edit(delete=frozenset({1})))
+    main(["data", "view", str(root), "--episodes", "12", "--out", str(tmp_path / "view.html")])
+    assert "<h2>Episode 12 " in (tmp_path / "view.html").read_text()
+    with pytest.raises(PolysomaError, match=r"there is no episode 1; there are 0, 12"):
+        view(root, tmp_path / "none.html", [1])
+
+
+def test_numbers_that_do_not_tell_episodes_apart_are_not_used(tmp_path: Path) -> None:
+    root = robomimic_with_gaps(tmp_path / "set")
+    with h5py.File(root, "r+") as file:
+        file.move("data/demo_12", "data/demo_00")
+    reader = open_reader(root)
+    assert [reader.source(episode) for episode in range(2)] == [0, 1] and UNNUMBERED in reader.remarks
+    edit(root, tmp_path / "new", Edit(delete=frozenset({1})))
+
+
+def test_episodes_that_hold_nothing_to_learn_may_be_named(tmp_path: Path) -> None:
+    root = write_v2(tmp_path / "set", kind="image")
+    lines = [json.loads(line) for line in (root / "meta/episodes.jsonl").read_text().splitlines()]
+    lines[1]["length"] = 0
+    (root / "meta/episodes.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    edit(root, tmp_path / "new", Edit(delete=frozenset({0, 1})))
+    assert Dataset(tmp_path / "new").episode_seed.tolist() == [2]
+
+
 def test_words_are_corrected(tmp_path: Path) -> None:
     root = recorded(tmp_path / "set", ARM)
     change = Edit(instructions=(("do odd", "do it oddly"), (frozenset({3, 4}), "do three or four")))
@@ -205,7 +307,7 @@ def test_shares_are_of_every_task_and_apart(tmp_path: Path) -> None:
     ("change", "message"),
     [
         (Edit(), "nothing is to be changed"),
-        (Edit(delete=frozenset({10})), "there is no episode 10; there are 10, up to 9"),
+        (Edit(delete=frozenset({10})), "there is no episode 10; there are 0 to 9"),
         (Edit(delete=frozenset(range(10))), "no episode would be left"),
         (Edit(rename={"fornt": "x"}), "there is no stream 'fornt'; there are"),
         (Edit(rename={"front": "tip"}), "stream names must differ"),

@@ -151,7 +151,7 @@ def test_data_of_another_library_and_damaged_episodes(tmp_path: Path) -> None:
     assert all("seed" not in about for about in data.storage.get_episode_metadata(range(3)))
     with h5py.File(source, "r+") as file:
         file["data/demo_2/actions"][1, 1] = np.nan
-    with pytest.raises(PolysomaError, match="episode 1: action is nan"):
+    with pytest.raises(PolysomaError, match="episode 2: action is nan"):
         to_minari(source, tmp_path / "minari/again-v0")
     assert not list((tmp_path / "minari").glob("*again*"))
     calls: list[tuple[int, int]] = []

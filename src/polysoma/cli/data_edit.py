@@ -30,7 +30,8 @@ class Edit:
 
     The source is never touched, and may be of any known format. The new one is in our own layout (LeRobotDataset v3),
     with pictures as large as in the source, without loss, and statistics computed from its own frames. It appears when
-    all of it is written. Numbers of episodes are those of the source, before anything is changed.
+    all of it is written. Numbers of episodes are those that the files have, as `polysoma doctor` says them, before
+    anything is changed; where files have none, they are counted from 0.
 
     Examples:
         polysoma data edit data/so101 --delete 3,7-9 --out data/so101-2
@@ -132,7 +133,7 @@ def _numbers(option: str, text: str) -> list[int]:
     """Numbers such as ``3,7-9``."""
     found: list[int] = []
     for part in filter(None, (piece.strip() for piece in text.split(","))):
-        match = re.fullmatch(r"(\d{1,9})(?:-(\d{1,9}))?", part)
+        match = re.fullmatch(r"(\d{1,18})(?:-(\d{1,18}))?", part)
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
         if last < first:
             raise PolysomaError(f"{option}: expected numbers such as 3,7-9, got {text!r}")

@@ -107,7 +107,7 @@ def _check_same(source: Path, target: Path, foreign: Foreign) -> None:
     copy = "convert into a new folder"
     for number, row in both:
         held, told = index.tasks[index.task[row]], foreign.task(number)
-        begin = f"{target}: episode {foreign.number(number)} is there"
+        begin = f"{target}: episode {foreign.index.number[number]} is there"
         if held != told:
             raise PolysomaError(
                 f"{begin} as {held!r}, {source} calls it {told!r} now; {copy}, or correct the words of the copy with "
@@ -122,8 +122,8 @@ def _check_same(source: Path, target: Path, foreign: Foreign) -> None:
         for number, row in both[:: max(1, len(both) // _COMPARED)]:
             if not _acts_alike(foreign, number, reader, row):
                 raise PolysomaError(
-                    f"{target}: episode {foreign.number(number)} is there with other actions than {source} has now; "
-                    f"{copy}"
+                    f"{target}: episode {foreign.index.number[number]} is there with other actions than {source} has "
+                    f"now; {copy}"
                 )
 
 

@@ -43,11 +43,12 @@ class Dataset:
         skip_damaged: whether episodes of which a file is missing or cannot be read are left out, instead of an error.
 
     Attributes:
-        left_out: the numbers of such episodes in the source, and what is wrong with each.
+        left_out: the numbers of such episodes in the files, and what is wrong with each.
         embodiment: the body.
         inferred: whether that is what can be inferred from the data of another format, without a description.
         tasks: task names such as ``"babyai/GoToLocal"``.
         instructions: the different instructions.
+        episode_number: int64 (E,), what the files call it; parts of one have the same.
         episode_start: int64 (E,), the first frame.
         episode_length: int64 (E,), frames.
         episode_task: int64 (E,), indices into ``tasks``.
@@ -82,7 +83,7 @@ class Dataset:
         self.episode_task, self.episode_instruction = index.task, index.instruction
         self.episode_seed, self.episode_success = index.seed, index.success
         self.episode_terminated, self.episode_truncated = index.terminated, index.truncated
-        self._has_final = index.final
+        self.episode_number, self._has_final = index.number, index.final
         self._frames = index.frames
         streams = self.embodiment.recorded
         self.observations = {stream.name: columns[stored.stream_key(self.embodiment, stream)] for stream in streams}
@@ -124,7 +125,7 @@ class Dataset:
                 self.left_out = error.episodes
             files = [path for path in (*reader.files(), schema_path(self.root)) if path.exists()]
             # What was found out once need not be found again, as long as the files are the same.
-            known = user_cache(self.root) / f"{fingerprint(self.root, files, 0, {})}.damaged.json"
+            known = user_cache(self.root) / f"{fingerprint(self.root, files, 0, {})}.unread.json"
             if skip_damaged and known.is_file():
                 # Where that cannot be read, it is found out again.
                 with contextlib.suppress(PolysomaError, ValueError):
@@ -187,8 +188,9 @@ class Dataset:
         frame = int(np.flatnonzero(~np.isfinite(self._rewards))[0])
         episode = int(self.episode_of(np.array(frame)))
         raise PolysomaError(
-            f"{self.root}: the reward of frame {frame - self.episode_start[episode]} of episode {episode} is "
-            f"{self._rewards[frame]}; `polysoma data convert --skip-damaged` leaves such episodes out"
+            f"{self.root}: the reward of frame {frame - self.episode_start[episode]} of episode "
+            f"{self.episode_number[episode]} is {self._rewards[frame]}; `polysoma data convert --skip-damaged` leaves "
+            "such episodes out"
         )
 
     def episode_of(self, frames: np.ndarray) -> np.ndarray:

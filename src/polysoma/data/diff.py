@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from polysoma.data.edit import listed
 from polysoma.data.episode import Episode
+from polysoma.data.numbering import listed
 from polysoma.data.origin import Origin, opened
 from polysoma.embodiment import Modality
 

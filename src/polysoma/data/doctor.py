@@ -107,17 +107,18 @@ def _of_episodes(reader: Reader, progress: Callable[[int, int], None] | None) ->
     twins: dict[bytes, list[int]] = {}
     leads, ends = Leads(reader), Ends(reader)
     for episode, length in enumerate(reader.lengths.tolist()):
+        number = reader.source(episode)
         try:
             held = reader.read(episode, numbers) if length else {}
         except PolysomaError as error:
-            unread.setdefault(str(error).partition(", episode")[0], []).append(episode)
+            unread.setdefault(str(error).partition(", episode")[0], []).append(number)
             held = {}
         for name, values in held.items():
-            seen[name].add(episode, values.reshape(length, -1).astype(np.float64))
+            seen[name].add(number, values.reshape(length, -1).astype(np.float64))
         if ACTION in held:
             content = [held[name] for name in numbers if name == ACTION or name.startswith(OBSERVATION)]
             digest = hashlib.sha256(b"".join(np.ascontiguousarray(values).tobytes() for values in content)).digest()
-            twins.setdefault(digest, []).append(episode)
+            twins.setdefault(digest, []).append(number)
             leads.add(held)
             ends.add(episode, held)
         if progress is not None:
@@ -149,10 +150,11 @@ def _of_episodes(reader: Reader, progress: Callable[[int, int], None] | None) ->
 
 
 def _of_lengths(reader: Reader) -> Iterator[Problem]:
-    empty = np.flatnonzero(reader.lengths == 0).tolist()
+    empty = [reader.source(episode) for episode in np.flatnonzero(reader.lengths == 0).tolist()]
     if empty:
         yield Problem("warning", "episodes", f"{listed(empty)} {are(empty)} empty", "nothing: they are left out")
-    short = np.flatnonzero((reader.lengths > 0) & (reader.lengths < _SHORT)).tolist()
+    few = np.flatnonzero((reader.lengths > 0) & (reader.lengths < _SHORT))
+    short = [reader.source(episode) for episode in few.tolist()]
     if short and len(short) < len(reader):
         yield Problem(
             "warning", "episodes", f"{listed(short)} {are(short, 'has', 'have')} fewer than {_SHORT} frames",
@@ -196,15 +198,15 @@ def _of_pictures(reader: Reader) -> Iterator[Problem]:
             try:
                 held = reader.read(episode, [camera])[camera]
             except PolysomaError as error:
-                unread[episode] = str(error)
+                unread[reader.source(episode)] = str(error)
                 continue
-            some = held[np.linspace(0, len(held) - 1, _FRAMES).astype(int)]
+            number, some = reader.source(episode), held[np.linspace(0, len(held) - 1, _FRAMES).astype(int)]
             if some.max() < _DARK:
-                found.setdefault("black", []).append(episode)
+                found.setdefault("black", []).append(number)
             elif some.std((1, 2)).max() < _FLAT:
-                found.setdefault("of one colour", []).append(episode)
+                found.setdefault("of one colour", []).append(number)
             elif (held[1:] == held[:-1]).all():
-                found.setdefault("one picture that never changes", []).append(episode)
+                found.setdefault("one picture that never changes", []).append(number)
         name = camera.removeprefix(PICTURE)
         for what, episodes in found.items():
             yield Problem(

@@ -19,6 +19,7 @@ import numpy as np
 from polysoma.data import storage
 from polysoma.data.convert import check_apart
 from polysoma.data.episode import Episode
+from polysoma.data.numbering import listed
 from polysoma.data.origin import Origin, opened
 from polysoma.data.writer import DatasetWriter
 from polysoma.embodiment import Embodiment, Modality, Stream
@@ -26,6 +27,8 @@ from polysoma.errors import PolysomaError
 
 _MARK = "polysoma-edit.lock"
 """In the folder that is being written: it says who made it, too."""
+_RUNS = 8
+"""Runs of numbers that an error names at most."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class Edit:
     """What is to be changed.
 
     Attributes:
-        delete: numbers of episodes that are left out.
+        delete: numbers of episodes that are left out, as the files have them.
         keep: numbers of the only episodes that are kept; None for all.
         merge: data sets whose episodes come after those of the first.
         rename: old to new names of streams, or of the body.
@@ -210,10 +213,10 @@ def _chosen(origins: Sequence[Origin], change: Edit, result: Edited) -> list[lis
 
 
 def _check_numbers(origin: Origin, numbers: frozenset[int]) -> None:
-    unknown = sorted(numbers - set(origin.numbers.tolist()))
+    unknown = sorted(numbers - origin.known)
     if unknown:
         raise PolysomaError(
-            f"{origin.path}: there is no episode {unknown[0]}; there are {len(origin)}, up to {origin.numbers.max()}"
+            f"{origin.path}: there is no episode {unknown[0]}; there are {listed(sorted(origin.known), _RUNS)}"
         )
 
 
@@ -348,14 +351,3 @@ def _renamed_task(task: str, rename: Mapping[str, str], body: Embodiment) -> str
 def _cropped(pictures: np.ndarray, part: Crop | None) -> np.ndarray:
     """Pictures ``(..., height, width, 3)``."""
     return pictures if part is None else pictures[..., part.top : part.bottom, part.left : part.right, :]
-
-
-def listed(numbers: Sequence[int]) -> str:
-    """Ascending numbers, for people: ``0, 3 to 7``."""
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][1] + 1:
-            runs[-1][1] = number
-        else:
-            runs.append([number, number])
-    return ", ".join(str(a) if a == b else f"{a} to {b}" for a, b in runs)

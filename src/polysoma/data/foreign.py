@@ -37,7 +37,7 @@ class Damaged(PolysomaError):
     """Episodes that cannot be read.
 
     Attributes:
-        episodes: their numbers in the reader, and what is wrong with each.
+        episodes: their numbers in the files, and what is wrong with each.
     """
 
     def __init__(self, message: str, episodes: Mapping[int, str]) -> None:
@@ -51,7 +51,8 @@ def check_files(reader: Reader, schema: Schema) -> None:
     Raises:
         Damaged: some are not.
     """
-    absent = reader.absent(list(dict.fromkeys(schema.columns.values())))
+    gone = reader.absent(list(dict.fromkeys(schema.columns.values())))
+    absent = {reader.source(episode): why for episode, why in gone.items()}
     if absent:
         raise Damaged(
             f"{reader.path}: {len(absent)} of {len(reader)} episodes cannot be read ({some(absent)}): "
@@ -67,7 +68,7 @@ class Foreign:
     Args:
         reader: holds the frames.
         schema: says what they are.
-        left_out: numbers of further episodes in the reader that are left out.
+        left_out: numbers in the files of further episodes that are left out.
         skip_damaged: whether :meth:`fill` reads on past an episode that cannot be read, to tell of all of them.
 
     Attributes:
@@ -88,17 +89,18 @@ class Foreign:
         self._left_out, self._skip_damaged = left_out, skip_damaged
         self._damaged: dict[int, str] = {}
         body = schema.embodiment
-        known = [reader.source(episode) not in left_out for episode in range(len(reader))]
-        self._episodes = np.flatnonzero((reader.lengths > 0) & np.array(known, bool))
+        numbers = np.array([reader.source(episode) for episode in range(len(reader))], np.int64)
+        self._episodes = np.flatnonzero((reader.lengths > 0) & ~np.isin(numbers, list(left_out)))
         if not len(self._episodes):
             raise PolysomaError(f"{reader.path}: there are no episodes in it{' that can be read' if left_out else ''}")
         length = reader.lengths[self._episodes]
         told = [reader.instructions[episode] for episode in self._episodes]
-        numbers: dict[str, int] = {}
-        which = np.array([numbers.setdefault(text, len(numbers)) for text in told], np.int64)
-        instructions = list(numbers)
+        texts: dict[str, int] = {}
+        which = np.array([texts.setdefault(text, len(texts)) for text in told], np.int64)
+        instructions = list(texts)
         successes = np.ones(len(reader), bool) if reader.successes is None else reader.successes
         self.index = EpisodeIndex(
+            number=numbers[self._episodes],
             start=np.cumsum(length) - length,
             length=length,
             task=which,
@@ -183,7 +185,7 @@ class Foreign:
         except PolysomaError as error:
             if not self._skip_damaged:
                 raise
-            self._damaged[self.reader.source(self.number(number))] = str(error)
+            self._damaged[int(self.index.number[number])] = str(error)
             return length
         rows = slice(begin, begin + length)
         for key, stream in keys.items():
@@ -314,7 +316,8 @@ class Foreign:
         body = self.schema.embodiment
         if isinstance(body.actions, ContinuousActions):
             return self._finite(episode, self.schema.columns[ACTION], values.reshape(len(values), -1))
-        return self.schema.chosen(f"{self.reader.path}, episode {episode}", values.reshape(len(values), -1))
+        where = f"{self.reader.path}, episode {self.reader.source(episode)}"
+        return self.schema.chosen(where, values.reshape(len(values), -1))
 
     def _finite(self, episode: int, column: str, values: np.ndarray) -> np.ndarray:
         rows = values.astype(np.float32)
@@ -322,8 +325,9 @@ class Foreign:
         if len(bad):
             step, channel = bad[0]
             raise PolysomaError(
-                f"{self.reader.path}, episode {episode}: {column} is {rows[step, channel]} at frame {step}, channel "
-                f"{channel}; `polysoma doctor` lists all such places, --skip-damaged leaves these episodes out"
+                f"{self.reader.path}, episode {self.reader.source(episode)}: {column} is {rows[step, channel]} at "
+                f"frame {step}, channel {channel}; `polysoma doctor` lists all such places, --skip-damaged leaves "
+                "these episodes out"
             )
         return rows
 

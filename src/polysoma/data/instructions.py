@@ -86,7 +86,7 @@ class _Parts(Reader):
 
     def source(self, episode: int) -> int:
         """See :meth:`Reader.source`."""
-        return self._parts[episode].episode
+        return self._whole.source(self._parts[episode].episode)
 
     def missing(self) -> dict[str, str]:
         """See :meth:`Reader.missing`."""

@@ -24,6 +24,7 @@ import numpy as np
 import pyarrow as pa
 
 from polysoma.data.door import inside, open_parquet
+from polysoma.data.numbering import numbers_of
 from polysoma.data.storage import checksum, read_json, read_parquet, reading, write_json
 from polysoma.data.stored import FORMAT_VERSION, Feature
 from polysoma.embodiment import Embodiment
@@ -70,9 +71,11 @@ EPISODES_SCHEMA = pa.schema(
 class EpisodeIndex:
     """The recorded episodes: arrays of length E, and the task names and instructions that they point to.
 
-    ``final`` says whose last observation is known, ``rewards`` whether all of them have rewards (else none has).
+    ``number`` is what the files call an episode (:meth:`polysoma.data.formats.reader.Reader.source`), ``final`` says
+    whose last observation is known, ``rewards`` whether all of them have rewards (else none has).
     """
 
+    number: np.ndarray
     start: np.ndarray
     length: np.ndarray
     task: np.ndarray
@@ -106,7 +109,7 @@ class EpisodeIndex:
 
     def held(self, number: int) -> str:
         """The episodes in the data file of this number, for people."""
-        episodes = np.flatnonzero(self.file == number)
+        episodes = self.number[self.file == number]
         return f"episode {episodes[0]}" if len(episodes) == 1 else f"episodes {episodes[0]} to {episodes[-1]}"
 
 
@@ -134,7 +137,7 @@ def read_episodes(root: Path) -> EpisodeIndex:
         with reading(root / name):
             (root / name).stat()
     paths = episode_files(root)
-    columns = [n for n in EPISODES_SCHEMA.names if not n.startswith("meta/") and n != "episode_index"]
+    columns = [n for n in EPISODES_SCHEMA.names if not n.startswith("meta/")]
     schema = pa.schema([EPISODES_SCHEMA.field(name) for name in columns])
     tables = [_read_table(path, schema) for path in paths]
     for path in paths:
@@ -155,7 +158,9 @@ def read_episodes(root: Path) -> EpisodeIndex:
         )
     task = table[_TASK].combine_chunks().dictionary_encode()
     instruction = table["tasks"].combine_chunks().flatten().dictionary_encode()
+    numbers = numbers_of(table["episode_index"].to_pylist())
     return EpisodeIndex(
+        number=np.arange(len(length)) if numbers is None else numbers,
         start=end - length,
         length=length,
         task=task.indices.to_numpy(zero_copy_only=False).astype(np.int64),

@@ -33,6 +33,7 @@ class Origin(abc.ABC):
         embodiment: the body. Pictures are as large as in the files, unless a description says otherwise.
         index: the episodes, but for how those of other formats ended, which is read with their frames.
         numbers: of each episode in the files, int64 ``(E,)``.
+        known: the numbers of all episodes in the files, those without frames among them.
         failures: seeds of failed expert episodes, by task.
         remarks: what people should know of how it is read.
     """
@@ -41,6 +42,7 @@ class Origin(abc.ABC):
     embodiment: Embodiment
     index: EpisodeIndex
     numbers: np.ndarray
+    known: frozenset[int]
     failures: dict[str, list[int]]
     remarks: tuple[str, ...] = ()
 
@@ -101,7 +103,8 @@ class _Own(Origin):
         self.path = path
         recorded = Recorded(path)
         self.embodiment, self.failures, self.index = recorded.embodiment, recorded.failures, recorded.index
-        self.numbers = np.arange(len(self.index.length))
+        self.numbers = self.index.number
+        self.known = frozenset(self.numbers.tolist())
         self._features = recorded.features
 
     def episodes(self, wanted: Collection[int]) -> Iterator[tuple[int, Episode]]:
@@ -149,8 +152,8 @@ class _Other(Origin):
         self.path, self._foreign = path, foreign
         self.embodiment, self.index, self.failures = foreign.schema.embodiment, foreign.index, {}
         self.remarks = foreign.schema.remarks
-        numbers = [foreign.reader.source(foreign.number(episode)) for episode in range(len(foreign))]
-        self.numbers = np.array(numbers, np.int64)
+        self.numbers = self.index.number
+        self.known = frozenset(map(foreign.reader.source, range(len(foreign.reader))))
 
     def episodes(self, wanted: Collection[int]) -> Iterator[tuple[int, Episode]]:
         """See :meth:`Origin.episodes`."""

@@ -6,8 +6,8 @@ import shlex
 from collections.abc import Sequence
 
 from polysoma import hub
-from polysoma.data.edit import listed
 from polysoma.data.formats.reader import Reader
+from polysoma.data.numbering import listed
 
 COPY = "copy the file again from where it came"
 _LONG = 60
@@ -25,8 +25,8 @@ def edited(reader: Reader, options: str) -> str:
 
 
 def without(reader: Reader, episodes: Sequence[int]) -> str:
-    """A copy without some episodes, by their numbers in ascending order."""
-    numbers = listed(episodes).replace(" to ", "-").replace(", ", ",")
+    """A copy without some episodes, by their numbers in the files."""
+    numbers = listed(sorted(episodes)).replace(" to ", "-").replace(", ", ",")
     return edited(reader, f"--delete {numbers if len(numbers) < _LONG else 'NUMBERS'}")
 
 

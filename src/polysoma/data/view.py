@@ -13,6 +13,7 @@ from polysoma.data.formats import open_reader
 from polysoma.data.formats.reader import ACTION, OBSERVATION, PICTURE, REWARD, Ending, Reader
 from polysoma.data.images import resized
 from polysoma.data.instructions import parts_in
+from polysoma.data.numbering import listed
 from polysoma.data.video import encode_video
 from polysoma.errors import PolysomaError
 from polysoma.files import write_atomically
@@ -32,7 +33,7 @@ def view(
     Args:
         path: a folder or file of any known format.
         out: the page, one file that needs nothing else.
-        episodes: their numbers; None for a few that are spread over the data set.
+        episodes: their numbers in the files; None for a few that are spread over the data set.
         progress: called with (episodes so far, of how many).
 
     Raises:
@@ -58,14 +59,17 @@ def view(
 
 
 def chosen_episodes(reader: Reader, episodes: Sequence[int] | None) -> list[int]:
-    """The numbers that were asked for, or of a few episodes that are spread over the data set. Raises PolysomaError
-    when there is no such episode."""
+    """The places of the episodes of these numbers in the files, or of a few that are spread over the data set. Raises
+    PolysomaError when there is no such episode."""
     if episodes is None:
         long = np.flatnonzero(reader.lengths)
         return long[np.unique(np.linspace(0, len(long) - 1, min(len(long), _SHOWN)).astype(int))].tolist()
-    for episode in episodes:
-        reader.check_episode(episode)
-    return list(episodes)
+    places = {reader.source(place): place for place in range(len(reader))}
+    for number in episodes:
+        if number not in places:
+            there = listed(sorted(places), _SHOWN)
+            raise PolysomaError(f"{reader.path}: there is no episode {number}; there are {there}")
+    return [places[number] for number in episodes]
 
 
 def _section(reader: Reader, episode: int) -> str:
@@ -75,7 +79,8 @@ def _section(reader: Reader, episode: int) -> str:
         end = described_end(reader.ending(episode))
     except PolysomaError as error:
         end = str(error)
-    head = f'<h2>Episode {episode} <small class="soft">{counted(length, "frame")}, {told}{escape(end)}</small></h2>'
+    about = f'<small class="soft">{counted(length, "frame")}, {told}{escape(end)}</small>'
+    head = f"<h2>Episode {reader.source(episode)} {about}</h2>"
     if not length:
         return f"{head}<p>It is empty.</p>"
     missing = reader.missing()

@@ -58,7 +58,7 @@ def traces(predict: Predict, source: Source, episodes: int = _EPISODES) -> list[
         predicted, target = (values.reshape(len(places), -1) for values in predictions(predict, source, frames))
         names = ["choice"] if isinstance(body.actions, DiscreteActions) else [c.name for c in body.actions.channels]
         told = dataset.instructions[dataset.episode_instruction[episode]]
-        name = f"{body.name}, episode {episode} of {dataset.root.name}"
+        name = f"{body.name}, episode {dataset.episode_number[episode]} of {dataset.root.name}"
         found.append(Trace(name, told, names, {"expert": target, "policy": predicted}))
     return found
 

@@ -194,8 +194,9 @@ class RerunFile:
         self._episodes.append(log.entities)
 
     def columns(self, reader: Reader, number: int) -> None:
-        """An episode of a data set as its files have it; of columns that cannot be read, what is wrong with them."""
-        log = _Entities(self._recording, (f"episode_{number}",), reader.fps)
+        """The episode at this place of a data set as its files have it; of columns that cannot be read, what is wrong
+        with them."""
+        log = _Entities(self._recording, (f"episode_{reader.source(number)}",), reader.fps)
         log.at(0)
         log.instruct(reader.instructions[number])
         missing = reader.missing()

@@ -156,7 +156,7 @@ def test_what_is_wrong_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         file["data/demo_2/obs/robot0_eef_pos"] = numbers(1, 4, 3)
     reader = open_reader(path)
     assert any("num_samples is 99" in problem.what for problem in reader.problems())
-    with pytest.raises(PolysomaError, match=r"demo.hdf5, episode 1: .*holds 4 rows of 8"):
+    with pytest.raises(PolysomaError, match=r"demo.hdf5, episode 2: .*holds 4 rows of 8"):
         reader.read(1)
     root = write_zarr(tmp_path / "pusht.zarr", 2)
     zarr.open_group(str(root), mode="a")["meta/episode_ends"][:] = np.array([5, 13, 14])
@@ -211,19 +211,20 @@ def test_one_damaged_file_of_many_can_be_left_out(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for lost in (0, 1):
         root = make_arrays.write_aloha(tmp_path / f"aloha-{lost}", False)
-        path = root / f"episode_{(0, 2, 10)[lost]}.hdf5"
+        number = (0, 2, 10)[lost]
+        path = root / f"episode_{number}.hdf5"
         path.write_bytes(path.read_bytes()[:100])
         reader = open_reader(root)
-        with pytest.raises(PolysomaError, match=rf"{path.name}, episode {lost}"):
+        with pytest.raises(PolysomaError, match=rf"{path.name}, episode {number}"):
             reader.read(lost)
-        with pytest.raises(PolysomaError, match=rf"1 of 3 episodes cannot be read \({lost}\): .*{path.name}"):
+        with pytest.raises(PolysomaError, match=rf"1 of 3 episodes cannot be read \({number}\): .*{path.name}"):
             Dataset(root)
         notes: list[str] = []
         with listening(lambda *told: None, notes.append):
             (source,) = open_sources([root], {}, {}, skip_damaged=True)
         data = source.datasets[0]
-        assert data.episode_seed.tolist() == [n for n in range(3) if n != lost] and list(data.left_out) == [lost]
-        assert [f"episode {lost} is left out" in note for note in notes] == [True]
+        assert data.episode_seed.tolist() == [n for n in range(3) if n != lost] and list(data.left_out) == [number]
+        assert [f"episode {number} is left out" in note for note in notes] == [True]
         assert [p.where for p in examine(root).problems if p.severity == "error"] == [path.name]
     for path in root.iterdir():
         path.write_bytes(b"")

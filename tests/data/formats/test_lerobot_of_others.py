@@ -94,7 +94,7 @@ def test_rows_of_nobody_are_an_error(tmp_path: Path) -> None:
         return put(table, "episode_index", pa.array(held))
 
     tables(root, mixed)
-    with pytest.raises(PolysomaError, match=r"file-000\.parquet, episode 1: expected 4 rows of episode 1 .* episode 0"):
+    with pytest.raises(PolysomaError, match=r"file-000\.parquet, episode 1: expected 4 of its rows .* episode 0"):
         open_reader(root).read(1)
 
 
@@ -589,7 +589,7 @@ def test_missing_films_are_found_at_once_and_can_be_left_out(
         assert sorted(data.left_out) == [0, 1] and data.episode_seed.tolist() == [2]
         np.testing.assert_array_equal(data.actions, truth[11:])
     # So it is where the note about it is damaged.
-    (note,) = user_cache(root).glob("*.damaged.json")
+    (note,) = user_cache(root).glob("*.unread.json")
     for content in ("{", '{"one": "gone"}'):
         note.write_text(content)
         assert sorted(Dataset(root, skip_damaged=True).left_out) == [0, 1]

@@ -24,24 +24,25 @@ class Ends:
         self._unread: dict[int, str] = {}
 
     def add(self, episode: int, held: dict[str, np.ndarray]) -> None:
-        """Takes an episode by its columns."""
-        self._endings[episode] = self._reader.ending(episode, held)
+        """Takes an episode by its place and columns."""
+        number = self._reader.source(episode)
+        self._endings[number] = self._reader.ending(episode, held)
         if any(np.any(held[name][:-1]) for name in (TERMINATED, DONE) if name in held):
-            self._early.append(episode)
+            self._early.append(number)
         numbers = [name for name in held if name.startswith(OBSERVATION)]
         try:
             final = self._reader.final(episode, numbers) or {}
         except PolysomaError as error:
             final = {}
-            self._unread[episode] = str(error)
+            self._unread[number] = str(error)
         if not all(np.isfinite(values).all() for values in final.values()):
-            self._broken.append(episode)
+            self._broken.append(number)
 
     def problems(self, rewards: NumberSummary | None) -> Iterator[Problem]:
         """What was found in all of them, of rewards too where there are some."""
         if rewards is not None and rewards.count and (rewards.low == 0).all() and (rewards.high == 0).all():
             yield Problem("note", REWARD, "is 0 in all frames", "nothing, unless you want to learn from rewards")
-        failed = [episode for episode, ending in self._endings.items() if ending.success is False]
+        failed = [number for number, ending in self._endings.items() if ending.success is False]
         if failed:
             yield Problem(
                 "note", "episodes", f"{listed(failed)} did not succeed",

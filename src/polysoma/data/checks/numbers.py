@@ -39,11 +39,11 @@ class NumberSummary:
     moving: list[np.ndarray] = field(default_factory=list)
     broken: dict[int, int] = field(default_factory=dict)
 
-    def add(self, episode: int, rows: np.ndarray) -> None:
-        """Takes an episode, float64 ``(T, channels)``."""
+    def add(self, number: int, rows: np.ndarray) -> None:
+        """Takes the episode of this number, float64 ``(T, channels)``."""
         finite = np.isfinite(rows).all(1)
         if not finite.all():
-            self.broken[episode] = int((~finite).sum())
+            self.broken[number] = int((~finite).sum())
         rows = rows[finite]
         if not len(rows):
             return

@@ -30,6 +30,7 @@ from polysoma.data.formats.reader import (
     reading,
 )
 from polysoma.data.images import decode_image, image_shape
+from polysoma.data.numbering import UNNUMBERED, numbers_of
 from polysoma.errors import PolysomaError
 from polysoma.text import some
 
@@ -100,6 +101,7 @@ class Hdf5Reader(Reader):
         if self.path.is_dir():
             found = [(int(match[1]), file) for file in self.path.iterdir() if (match := _NUMBERED.fullmatch(file.name))]
             self._episodes = [(file, "/") for _, file in sorted(found)]
+            self._number([number for number, _ in sorted(found)])
             self._open_aloha()
             return
         with reading(self.path), door.open_hdf5(self.path) as file:
@@ -129,6 +131,7 @@ class Hdf5Reader(Reader):
         self.fps = float(rate) if isinstance(rate, int | float) and rate > 0 else None
         told = str(_json(file["data"].attrs.get("problem_info")).get("language_instruction") or "")
         self._episodes = [(self.path, f"data/{name}") for _, name in demos]
+        self._number([number for number, _ in demos])
         lengths, instructions, finals = [], [], []
         for number, (_, name) in enumerate(demos):
             demo = file["data"][name]
@@ -157,6 +160,11 @@ class Hdf5Reader(Reader):
             # Of the observations after each action only the last one is needed: the others are those of the next frame.
             self.left_out.pop(_NEXT + path, None)
 
+    def _number(self, found: list[int]) -> None:
+        self.numbers = numbers_of(found)
+        if self.numbers is None:
+            self.remarks.append(UNNUMBERED)
+
     def _describe_outcomes(self, demo: Any, number: int, length: int) -> None:
         """Rewards and ends, which some demonstrations may lack: those of people beside those of a policy."""
         for path, name in _OUTCOMES.items():
@@ -179,7 +187,7 @@ class Hdf5Reader(Reader):
         lengths, instructions = [], []
         for number, (path, _) in enumerate(self._episodes):
             try:
-                with reading(path, number), door.open_hdf5(path) as file:
+                with reading(path, self.source(number)), door.open_hdf5(path) as file:
                     length, told = int(file["action"].shape[0]), _told(file)
                     if not self.columns and (length or number == len(self._episodes) - 1):
                         rate = file.attrs.get("fps")
@@ -250,7 +258,7 @@ class Hdf5Reader(Reader):
     def _arrays(self, episode: int, rows: slice, names: Collection[str], prefix: str) -> dict[str, np.ndarray]:
         path, group = self._episodes[episode]
         length = int(self.lengths[episode])
-        with reading(path, episode), door.open_hdf5(path) as file:
+        with reading(path, self.source(episode)), door.open_hdf5(path) as file:
             arrays = file[group].leaves()
             found = {n: prefix + self._paths[n] for n in names if episode not in self._lacking.get(n, ())}
             missing = [where for where in found.values() if where not in arrays]

@@ -23,6 +23,7 @@ from polysoma.data.formats.lerobot_places import EPISODE, Places
 from polysoma.data.formats.lerobot_tables import read_lines, read_tables
 from polysoma.data.formats.reader import Column, Ending, Problem, Reader, reading
 from polysoma.data.images import decode_image
+from polysoma.data.numbering import UNNUMBERED, numbers_of
 from polysoma.data.video import Video, same_rate
 from polysoma.errors import PolysomaError
 
@@ -101,6 +102,9 @@ class LeRobotReader(Reader):
             # LeRobot's tools for v3 give tasks new numbers in the frames, and leave tables and statistics as they were.
             constant = {} if self.v3 else lerobot_words.read_constant(self.path, self._told)
             self.episodes = {name: np.asarray(values) for name, values in rows.items()}
+            self.numbers = numbers_of(self.episodes[EPISODE].tolist())
+            if self.numbers is None:
+                self.remarks.append(UNNUMBERED)
             if len(self.lengths) and not 0 <= self.lengths.min() <= self.lengths.max() < 2**40:
                 raise ValueError(f"episodes of {self.lengths.min()} to {self.lengths.max()} frames")
             self.places = Places(self.path, self.info, self.v3, self._videos, self.episodes, self.lengths)
@@ -135,7 +139,7 @@ class LeRobotReader(Reader):
         count = int(self.lengths[episode])
         if self._told not in self.info["features"]:
             return np.zeros(0, np.int64)
-        with reading(self.path / layout.INFO, episode):
+        with reading(self.path / layout.INFO, self.source(episode)):
             place = self.places.place(episode)
         if self.v3:
             if place.file not in held:
@@ -146,7 +150,7 @@ class LeRobotReader(Reader):
                 return tasks
         try:
             place = self.places.settled(episode)
-            with reading(place.file, episode):
+            with reading(place.file, self.source(episode)):
                 return flat_numbers(self.places.table(place, count, (self._told,))[self._told]).astype(np.int64)
         except PolysomaError:
             # Whoever reads the episode is told so then.
@@ -172,23 +176,23 @@ class LeRobotReader(Reader):
         table: pa.Table | None = None
         if keys:
             place = self.places.settled(episode)
-            with reading(place.file, episode):
+            with reading(place.file, self.source(episode)):
                 table = self.places.table(place, count, tuple(keys))
         else:
-            with reading(self.path / layout.INFO, episode):
+            with reading(self.path / layout.INFO, self.source(episode)):
                 place = self.places.place(episode)
         result = {}
         for name in names:
             about = self.columns[name]
             if name not in films:
                 assert table is not None
-                with reading(place.file, episode):
+                with reading(place.file, self.source(episode)):
                     result[name] = self._values([table[key] for key in self.keys[name]], about, start, stop)
             elif start == stop:
                 result[name] = np.empty((0, *about.shape), about.dtype)
             else:
                 path, second = place.videos[self.keys[name][0]]
-                with reading(path, episode):
+                with reading(path, self.source(episode)):
                     result[name] = self._pictures(episode, path, second, start, stop, about.shape)
         return result
 
@@ -227,7 +231,7 @@ class LeRobotReader(Reader):
         if _TIME not in self.info["features"]:
             return None
         place = self.places.settled(episode)
-        with reading(place.file, episode):
+        with reading(place.file, self.source(episode)):
             column = self.places.table(place, int(self.lengths[episode]), (_TIME,))[_TIME]
             told = flat_numbers(column).astype(np.float64)
         # Some recorders write the time of day; others milliseconds, or nothing but zeros.
@@ -275,7 +279,7 @@ class LeRobotReader(Reader):
         row = int((same & self.finals[:episode]).sum())
         path = self.path / layout.FINAL_PATH.format(chunk_index=int(chunk[episode]), file_index=int(file[episode]))
         keys = [stored.FINAL + self.keys[name][0] for name in columns]
-        with reading(path, episode), door.open_parquet(path) as opened:
+        with reading(path, self.source(episode)), door.open_parquet(path) as opened:
             table = opened.read(keys, use_threads=False).slice(row, 1)
             return {
                 name: self._values([table[key]], self.columns[name], 0, 1)[0]
@@ -304,7 +308,7 @@ class LeRobotReader(Reader):
         wrong: dict[Path, str | None] = {}
         gone: dict[int, str] = {}
         for episode in np.flatnonzero(self.lengths).tolist():
-            with reading(self.path / layout.INFO, episode):
+            with reading(self.path / layout.INFO, self.source(episode)):
                 place = self.places.place(episode)
             for path in (place.file, *(place.videos[key][0] for key in films)):
                 if path not in wrong:

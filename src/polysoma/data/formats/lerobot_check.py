@@ -59,13 +59,13 @@ def _file_problems(reader: LeRobotReader) -> Iterator[Problem]:
     for episode in range(len(reader)):
         with contextlib.suppress(PolysomaError):
             reader.places.settled(episode)
-        with reading(reader.path / layout.INFO, episode):
+        with reading(reader.path / layout.INFO, reader.source(episode)):
             place = reader.places.place(episode)
         count = int(reader.lengths[episode])
         rows[place.file] = max(rows.get(place.file, 0), place.first_row + count)
         for key, (path, start) in place.videos.items():
             ends[path] = key, max(ends.get(path, (key, 0.0))[1], start + count / float(reader.fps or 1))
-    if moved := sorted(reader.places.moved):
+    if moved := sorted(map(reader.source, reader.places.moved)):
         yield Problem(
             "warning", "meta/episodes", f"does not say in which file or row the frames of episodes {some(moved)} lie",
             "nothing here, where rows are found by episode_index; convert the data set for others",
@@ -142,7 +142,7 @@ def _counter_problems(reader: LeRobotReader) -> Iterator[Problem]:
     for episode, count in enumerate(reader.lengths.tolist()):
         try:
             place = reader.places.settled(episode)
-            with reading(place.file, episode):
+            with reading(place.file, reader.source(episode)):
                 table = reader.places.table(place, count, tuple(wanted))
                 held = {key: table[key].combine_chunks().to_numpy(zero_copy_only=False) for key in wanted}
         except PolysomaError:
@@ -154,11 +154,11 @@ def _counter_problems(reader: LeRobotReader) -> Iterator[Problem]:
         expected = {"frame_index": steps, "episode_index": np.full(count, number), "index": start + steps}
         for key, values in expected.items():
             if key in held and not np.array_equal(held[key], values):
-                awry.setdefault(key, []).append(episode)
+                awry.setdefault(key, []).append(reader.source(episode))
         if "timestamp" in held and count:
             off = np.abs(held["timestamp"] - held["timestamp"][0] - steps / float(reader.fps or 1)).max()
             if not off <= _AWRY_TIMES:
-                awry.setdefault("timestamp", []).append(episode)
+                awry.setdefault("timestamp", []).append(reader.source(episode))
                 worst = max(worst, float(np.nan_to_num(off, nan=np.inf)))
         start += count
     for key, episodes in awry.items():

@@ -105,28 +105,28 @@ class Places:
         Raises:
             PolysomaError: a file is missing or damaged, or no rows are those of the episode.
         """
-        with reading(self._root / layout.INFO, episode):
-            place = self.place(episode)
         number, count = int(self._episodes[EPISODE][episode]), int(self._lengths[episode])
+        with reading(self._root / layout.INFO, number):
+            place = self.place(episode)
         if episode in self.moved or episode in self._right or not count:
             return place
         if not self._v3:
-            self._check_order(place, episode, count)
+            self._check_order(place, number, count)
             self._right.add(episode)
             return place
         try:
-            with reading(place.file, episode):
+            with reading(place.file, number):
                 held = self._numbers(place, count)
         except PolysomaError as error:
             held, wrong = None, error
         if held is not None and (not len(held) or (held == number).all()):
-            self._check_order(place, episode, count)
+            self._check_order(place, number, count)
             self._right.add(episode)
             return place
         path, row, rows = self._found().get(number, (place.file, -1, -1))
         if rows == count:
             place = Place(path, row, place.videos)
-            self._check_order(place, episode, count)
+            self._check_order(place, number, count)
             self.moved[episode] = path, row
             return place
         if held is None:
@@ -136,8 +136,8 @@ class Places:
             self._right.add(episode)
             return place
         raise PolysomaError(
-            f"{place.file}, episode {episode}: expected {count} rows of episode {number} from row {place.first_row} "
-            f"on, got some of episode {int(held[held != number][0])}; copy the data set again from where it came"
+            f"{place.file}, episode {number}: expected {count} of its rows from row {place.first_row} on, got some of "
+            f"episode {int(held[held != number][0])}; copy the data set again from where it came"
         )
 
     def _numbers(self, place: Place, count: int, key: str = EPISODE) -> np.ndarray:
@@ -145,15 +145,15 @@ class Places:
             return np.zeros(0, np.int64)
         return flat_numbers(self.table(place, count, (key,))[key])
 
-    def _check_order(self, place: Place, episode: int, count: int) -> None:
+    def _check_order(self, place: Place, number: int, count: int) -> None:
         """Raises PolysomaError where rows do not lie in the order of their frames: pictures of films do."""
-        with reading(place.file, episode):
+        with reading(place.file, number):
             frames = self._numbers(place, count, _FRAME)
             back = np.flatnonzero(np.diff(frames) < 0)
         # Numbers that come again are those of several recordings in one.
         if len(back) and len(np.unique(frames)) == len(frames):
             raise PolysomaError(
-                f"{place.file}, episode {episode}: its rows are not in the order of their frames: "
+                f"{place.file}, episode {number}: its rows are not in the order of their frames: "
                 f"{frames[back[0] + 1]} comes after {frames[back[0]]}; sort them by {_FRAME}"
             )
 

@@ -33,6 +33,7 @@ from polysoma.data.formats.reader import (
     reading,
 )
 from polysoma.data.formats.words import parts_of
+from polysoma.data.numbering import UNNUMBERED, numbers_of
 from polysoma.errors import PolysomaError
 
 METADATA = "data/metadata.json"
@@ -73,9 +74,11 @@ class MinariReader(Reader):
         self.columns = {}
         self._paths: dict[str, tuple[str, ...]] = {}
         self._numbers = self._arrow_numbers() if self._arrow else self._hdf5_numbers()
+        self.numbers = numbers_of(self._numbers)
+        self.remarks = [UNNUMBERED] if self.numbers is None else []
         lengths, instructions, successes, finals = [], [], [], []
         for episode in range(len(self._numbers)):
-            with reading(self._file(episode), episode), self._held(episode) as held:
+            with reading(self._file(episode), self.source(episode)), self._held(episode) as held:
                 length = self._length(held)
                 # What is in an episode without frames cannot be told.
                 if not self.columns and (length or episode == len(self._numbers) - 1):
@@ -188,7 +191,7 @@ class MinariReader(Reader):
         """See :meth:`Reader.window`."""
         rows, names = self.rows(episode, start, stop), self.wanted(columns)
         length = int(self.lengths[episode])
-        with reading(self._file(episode), episode), self._held(episode) as held:
+        with reading(self._file(episode), self.source(episode)), self._held(episode) as held:
             return {name: self._values(held, episode, name, length, rows) for name in names}
 
     def _values(self, held: HeldEpisode, episode: int, name: str, length: int, rows: slice) -> np.ndarray:
@@ -212,7 +215,7 @@ class MinariReader(Reader):
 
     def _final(self, episode: int, columns: Collection[str]) -> dict[str, np.ndarray]:
         length = int(self.lengths[episode])
-        with reading(self._file(episode), episode), self._held(episode) as held:
+        with reading(self._file(episode), self.source(episode)), self._held(episode) as held:
             last = slice(length, length + 1)
             return {name: self._values(held, episode, name, length + 1, last)[0] for name in columns}
 

@@ -112,6 +112,7 @@ class Reader(abc.ABC):
         left_out: what is in the files and not in ``columns``, and why it is not read.
         remarks: what was concluded and is not said by the files, for people.
         finals: which episodes have an observation after their last action, bool ``(E,)``; None where none has.
+        numbers: what the files call each episode, int64 ``(E,)``; None where that is its place among them, from 0 on.
     """
 
     path: Path
@@ -124,6 +125,7 @@ class Reader(abc.ABC):
     ends_observed: np.ndarray | None = None
     successes: np.ndarray | None = None
     finals: np.ndarray | None = None
+    numbers: np.ndarray | None = None
     changes: Mapping[int, Sequence[Part]] = MappingProxyType({})
     left_out: Mapping[str, str] = MappingProxyType({})
     remarks: Sequence[str] = ()
@@ -204,8 +206,9 @@ class Reader(abc.ABC):
         return {}
 
     def source(self, episode: int) -> int:
-        """The number that the files have for an episode: another one where it is a part of one."""
-        return episode
+        """The number that people know an episode by: that of the files (:attr:`numbers`), the same for all parts of
+        one."""
+        return episode if self.numbers is None else int(self.numbers[episode])
 
     def problems(self) -> Iterator[Problem]:
         """What is wrong with the files themselves, beyond what their columns show (see :mod:`polysoma.data.doctor`);
@@ -246,7 +249,8 @@ class Reader(abc.ABC):
 
 @contextlib.contextmanager
 def reading(path: Path, episode: int | None = None) -> Iterator[None]:
-    """Turns whatever a library raises over a missing or damaged file into a PolysomaError that names it."""
+    """Turns whatever a library raises over a missing or damaged file into a PolysomaError that names it, and the
+    episode of this number (:meth:`Reader.source`)."""
     where = f"{path}" if episode is None else f"{path}, episode {episode}"
     try:
         yield
