@@ -3,6 +3,7 @@ keeps a policy out of dead ends."""
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 from collections.abc import Sequence
@@ -32,6 +33,7 @@ from polysoma.horizon import Horizon
 from polysoma.learning.dead_ends import calibrate, engine_settings, episode_risks, fit
 from polysoma.learning.engine import Engine
 from polysoma.learning.methods.dead_ends import LearnDeadEnds
+from polysoma.nn.backend import VARIABLE
 from polysoma.nn.trunk import TransformerConfig
 from polysoma.nn.words import build_vocabulary
 from polysoma.policy import checkpoint, weight_file
@@ -362,16 +364,22 @@ def test_folders_of_before_there_were_octaves_are_read(body: Embodiment, tmp_pat
     np.testing.assert_array_equal(found, known)
 
 
+@pytest.mark.parametrize("backend", ["torch", "onnx"])
 @pytest.mark.parametrize("octaves", [0, 2])
 @pytest.mark.parametrize("body", [BODY, LEDGE, HALL])
-def test_one_observation_is_judged_as_many_are(body: Embodiment, octaves: int) -> None:
+def test_one_observation_is_judged_as_many_are(
+    body: Embodiment, octaves: int, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if backend == "onnx":
+        pytest.importorskip("onnxruntime", reason="acting by onnx needs pip install 'polysoma[export]'")
+    monkeypatch.setenv(VARIABLE, backend)
     torch.manual_seed(0)
     values = DeadEnds(DeadEndConfig(body, 16, 3, remembered=32, octaves=octaves)).eval()
     size = len(values.mean)
     for one in values.parameters():
         torch.nn.init.normal_(one, std=0.3)
     values.measure(torch.randn(100, size) * 3, torch.randn(100, size), np.random.default_rng(0))
-    judge, left_out = DeadEndJudge(values), []
+    judge, left_out = copy.deepcopy(DeadEndJudge(values)), []
     for seed in range(10):
         rng = np.random.default_rng(seed)
         seen = {stream.name: rng.standard_normal(stream.shape).astype(np.float32) for stream in body.arrays}
