@@ -59,7 +59,7 @@ def read_own(path: Path) -> dict[str, Any]:
 
 
 def read_foreign(path: Path) -> dict[str, Any]:
-    """A data set of another library: all episodes that can be read, and why the others cannot."""
+    """A data set of another library: all episodes that can be read, and why the others cannot, by their numbers."""
     reader = open_reader(path)
     episodes: list[str | None] = []
     errors = {}
@@ -70,7 +70,7 @@ def read_foreign(path: Path) -> dict[str, Any]:
             episodes.append(fingerprint(reader.read(number) | final, *told))
         except PolysomaError as error:
             episodes.append(None)
-            errors[number] = str(error)
+            errors[reader.source(number)] = str(error)
     problems = [problem.what for problem in reader.problems() if problem.severity != "note"]
     reader.close()
     return {"episodes": episodes, "errors": errors, "problems": problems}
