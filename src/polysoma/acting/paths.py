@@ -16,6 +16,7 @@ from torch import Tensor
 
 from polysoma.acting.leading import Leading
 from polysoma.acting.planner import NoPlan, Planner
+from polysoma.acting.skills import SkillPlanner
 from polysoma.acting.zones import Boxes, Zones
 from polysoma.errors import PolysomaError
 from polysoma.nn.flow import Guide, cost_of
@@ -46,7 +47,8 @@ class PathSearch(Leading):
     those that lead where logs have been and touch no zone, between their places as well, plus the guides' costs.
 
     Args:
-        planner: reads the goal from the body's observation.
+        planner: reads the goal from the body's observation. What a skill policy draws is pulled by zones and guides,
+            too.
         policy: a skill policy with paths (``skills learn --method diffusion``), or the folder of its checkpoint.
         zones: None, or where no way may lead.
         guides: costs of paths, see :data:`~polysoma.nn.flow.Guide`.
@@ -91,6 +93,9 @@ class PathSearch(Leading):
             known = free if len(free) else known
         self._known, self._wrong = known, _WRONG * float(policy.paths.longest)
         self.guides = tuple(guides)
+        self._pulls = [*self.guides, *([] if self.boxes is None else [penalty(self.boxes)])] if guided else []
+        if isinstance(planner, SkillPlanner):
+            self.planner = SkillPlanner(planner.skills, self._pulls)
         self.ahead = float(policy.paths.ahead) if ahead is None else ahead
 
     def around(self, zones: Zones | None) -> PathSearch:
@@ -167,8 +172,7 @@ class PathSearch(Leading):
     def _draw(self, ends: Tensor, wanted: Tensor, generator: torch.Generator) -> Tensor:
         """Paths of these lengths ``(N,)`` between ends ``(2, places)`` or ``(N, 2, places)``."""
         noise = torch.randn(len(wanted), self.paths.waypoints, ends.shape[-1], generator=generator)
-        guides = [*self.guides, *([] if self.boxes is None else [penalty(self.boxes)])] if self.guided else []
-        return self.paths.repaired(self.paths.draw(ends, wanted, noise, guides), self._known)
+        return self.paths.repaired(self.paths.draw(ends, wanted, noise, self._pulls), self._known)
 
 
 class PathWay:

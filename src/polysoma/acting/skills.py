@@ -11,6 +11,7 @@ import torch
 from polysoma.acting.planner import Plan, Session, TaskPrompt
 from polysoma.embodiment import Observation
 from polysoma.errors import PolysomaError
+from polysoma.nn.flow import Guide
 from polysoma.policy import skills
 from polysoma.policy.skills import SkillPolicy
 
@@ -20,13 +21,15 @@ class SkillPlanner:
 
     Args:
         policy: or the folder of its checkpoint.
+        guides: costs of where the body goes, see :meth:`~polysoma.policy.skills.SkillPolicy.decide`.
 
     Attributes:
         skills: the policy.
         embodiments: its body.
     """
 
-    def __init__(self, policy: SkillPolicy | str | Path) -> None:
+    def __init__(self, policy: SkillPolicy | str | Path, guides: Sequence[Guide] = ()) -> None:
+        self.guides = tuple(guides)
         self.skills = policy if isinstance(policy, SkillPolicy) else skills.load(policy)
         self.embodiments = (self.skills.config.embodiment,)
 
@@ -41,7 +44,7 @@ class SkillPlanner:
         streams = self.embodiments[0].arrays
         states = np.stack([np.concatenate([seen[s.name] for s in streams]) for seen in observations])
         try:
-            actions = self.skills.decide(torch.from_numpy(states.astype(np.float32))).numpy()
+            actions = self.skills.decide(torch.from_numpy(states.astype(np.float32)), self.guides).numpy()
         except PolysomaError as error:
             return [error] * len(sessions)
         return [Plan(action[None].astype(np.float32), "policy") for action in actions]

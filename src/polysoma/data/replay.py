@@ -125,16 +125,21 @@ class Replay:
         chosen: np.ndarray = rows[rng.integers(len(rows), size=count)]
         return chosen
 
-    def pieces(self, frames: int, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Pieces of so many frames, as they followed each other, that are drawn evenly.
+    def pieces(self, rows: np.ndarray, frames: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Pieces of so many frames, as they followed each other.
+
+        Args:
+            rows: where each begins, int64 ``(B,)`` of :attr:`observed`.
+            frames: of a piece.
 
         Returns:
-            States ``(count, frames + 1, channels)`` and what was executed, ``(count, frames, A)``; of episodes that are
-            shorter, shorter pieces, the last frame of which stands several times.
+            States ``(B, frames + 1, channels)``, what was executed, ``(B, frames, A)``, and bool ``(B, frames)``, which
+            of these frames there are: in shorter episodes the last one stands several times.
         """
-        rows = self.observed[rng.integers(len(self.observed), size=count)]
-        every = np.minimum(rows[:, None] + np.arange(frames + 1), self.last[rows][:, None])
-        return self.states[every], self._actions[every[:, :-1]]
+        ahead = rows[:, None] + np.arange(frames + 1)
+        last = self.last[rows][:, None]
+        every = np.minimum(ahead, last)
+        return self.states[every], self._actions[every[:, :-1]], ahead[:, :-1] < last
 
     def known(self) -> np.ndarray:
         """The states that there are, of which statistics are taken: :attr:`states`."""

@@ -109,9 +109,10 @@ def learn(
     if isinstance(method, Dqn):
         built = method.build(ValuePolicy(ValueConfig(body, size[0], method.dueling)), replay, seed)
     else:
-        waypoints = method.waypoints if isinstance(method, Diffusion) else 0
         rewarded: Rewarded = "places" if isinstance(method, Successor) else "moves"
-        config = SkillConfig(body, told, *places, *size, waypoints=waypoints, rewarded=rewarded, steered=waypoints > 0)
+        config = SkillConfig(body, told, *places, *size, rewarded=rewarded)
+        if isinstance(method, Diffusion):
+            config = dataclasses.replace(config, waypoints=method.waypoints, steered=True, piece=method.piece)
         built = method.build(SkillPolicy(config), replay, seed)
     about = lineage.from_nothing(method.kind, datasets)
     return Engine(built, settings or engine_settings_for(method.kind, 20_000)).run(

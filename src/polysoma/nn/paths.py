@@ -13,9 +13,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from polysoma.nn.flow import Guide, descended, drawn
+from polysoma.nn.perceptrons import ResidualPerceptron
 from polysoma.nn.waves import waves
 
 _WAVES = 4
@@ -27,7 +28,7 @@ _AT_A_TIME = 256
 """Places whose nearest ones are looked for together."""
 
 
-class Paths(nn.Module):
+class Paths(ResidualPerceptron):
     """Draws paths between places, and knows where logs have been.
 
     Args:
@@ -52,19 +53,14 @@ class Paths(nn.Module):
     ahead: Tensor
 
     def __init__(self, places: int, waypoints: int, width: int, depth: int, landmarks: int = 512) -> None:
-        super().__init__()
+        inputs = waypoints * places * (1 + 2 * _WAVES) + 2 * _TIMES
+        super().__init__(inputs, waypoints * places, width, depth)
         self.waypoints = waypoints
         self.register_buffer("middle", torch.zeros(places))
         self.register_buffer("unit", torch.ones(()))
         self.register_buffer("landmarks", torch.zeros(landmarks, places))
         for name in ("spread", "longest", "ahead"):
             self.register_buffer(name, torch.ones(()))
-        self.into = nn.Linear(waypoints * places * (1 + 2 * _WAVES) + 2 * _TIMES, width)
-        self.blocks = nn.ModuleList(
-            nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
-            for _ in range(depth)
-        )
-        self.out = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, waypoints * places))
 
     def measure(self, places: np.ndarray, landmarks: np.ndarray, spread: float, longest: float, ahead: float) -> None:
         """Takes the statistics of places, float32 ``(N, places)``, and what else the logs say (see the attributes)."""
@@ -87,10 +83,8 @@ class Paths(nn.Module):
         """
         places = x.flatten(1)
         told = torch.stack([time, length * (self.unit / self.longest)], 1)
-        y = self.into(torch.cat([places, waves(places, _WAVES), waves(told, _TIMES // 2)], 1))
-        for block in self.blocks:
-            y = y + block(y)
-        return self.inpainted(straight(x) + self.out(y).view(x.shape), x)
+        y = self.blocked(torch.cat([places, waves(places, _WAVES), waves(told, _TIMES // 2)], 1))
+        return self.inpainted(straight(x) + y.view(x.shape), x)
 
     def inpainted(self, x: Tensor, known: Tensor) -> Tensor:
         """Paths with the ends of others."""

@@ -24,6 +24,32 @@ def perceptron(inputs: int, outputs: int, width: int = 256, depth: int = 2) -> n
     return nn.Sequential(*layers, nn.Linear(inputs, outputs))
 
 
+class ResidualPerceptron(nn.Module):
+    """What adds up ``depth`` blocks of ``width`` (layer norm, linear, GELU, linear) between two linear layers.
+
+    Args:
+        inputs, outputs: numbers that go in and come out.
+        width, depth: of the blocks.
+    """
+
+    def __init__(self, inputs: int, outputs: int, width: int, depth: int) -> None:
+        super().__init__()
+        self.into = nn.Linear(inputs, width)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
+            for _ in range(depth)
+        )
+        self.out = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, outputs))
+
+    def blocked(self, x: Tensor) -> Tensor:
+        """``(B, inputs)`` to ``(B, outputs)``."""
+        y: Tensor = self.into(x)
+        for block in self.blocks:
+            y = y + block(y)
+        found: Tensor = self.out(y)
+        return found
+
+
 class Twins(nn.Module):
     """Two perceptrons that see the same and begin differently, so that their minimum does not overestimate (Fujimoto
     et al. 2018, arXiv 1802.09477).

@@ -19,8 +19,10 @@ from torch.nn.functional import normalize
 from polysoma.config import check, within
 from polysoma.embodiment import ContinuousActions, Embodiment, Modality
 from polysoma.errors import PolysomaError
+from polysoma.nn.flow import Guide
 from polysoma.nn.paths import Paths
 from polysoma.nn.perceptrons import perceptron
+from polysoma.nn.pieces import Pieces
 from polysoma.nn.steering import Steering
 from polysoma.policy import small
 from polysoma.policy.small import SmallPolicy
@@ -36,7 +38,7 @@ Rewarded = Literal["moves", "places"]
 
 GOAL_PREFIX = "goal_"
 
-_FITS = 0.8
+FITS = 0.8
 """How well a linear law must fit to decide."""
 
 
@@ -56,6 +58,8 @@ class SkillConfig:
         rewarded: what a skill was rewarded for: moving along it, or being far along it.
         steered: whether it goes to near goals by a linear law (:mod:`polysoma.nn.steering`) where the body's logs allow
             one; for policies that draw ways.
+        piece: steps of a piece of actions and places that it draws (:mod:`polysoma.nn.pieces`) to go to near goals
+            where no linear law fits; 0 draws none, and the perceptron acts. For policies that draw ways.
 
     Raises:
         PolysomaError: the body senses no numbers or more than numbers and words, its actions are choices or have no
@@ -72,6 +76,7 @@ class SkillConfig:
     waypoints: Annotated[int, within(0, 4096)] = 0
     rewarded: Rewarded = "moves"
     steered: bool = False
+    piece: Annotated[int, within(0, 4096)] = 0
 
     def __post_init__(self) -> None:
         check(self)
@@ -86,8 +91,8 @@ class SkillConfig:
                 raise PolysomaError(f"{what}: {body.name} has no channels {unknown}; it has {', '.join(names)}")
         if self.waypoints and (self.conditioning != "goal" or self.waypoints < 3):
             raise PolysomaError(f"waypoints: expected 3 or more, of a policy that is given goals, got {self.waypoints}")
-        if self.steered and not self.waypoints:
-            raise PolysomaError("steered: only policies that draw ways are led to near goals alone")
+        if (self.steered or self.piece) and not self.waypoints:
+            raise PolysomaError("steered, piece: only policies that draw ways are led to near goals alone")
         if self.conditioning != "nothing" and not self.place:
             raise PolysomaError(f"{body.name}: a policy that goes to goals needs place, the channels that goals are of")
         if self.goal and len(self.goal) != len(self.place):
@@ -116,8 +121,9 @@ class SkillConfig:
         # Earlier versions read what draws no paths, and is rewarded for moving.
         paths = {"waypoints": self.waypoints} if self.waypoints else {}
         rewarded = {"rewarded": self.rewarded} if self.rewarded != "moves" else {}
-        steered = {"steered": True} if self.steered else {}
-        return {"kind": KIND, "embodiment": self.embodiment.to_json(), **places, **rest, **paths, **rewarded, **steered}
+        near: dict[str, Any] = {"steered": True} if self.steered else {}
+        near |= {"piece": self.piece} if self.piece else {}
+        return {"kind": KIND, "embodiment": self.embodiment.to_json(), **places, **rest, **paths, **rewarded, **near}
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> SkillConfig:
@@ -140,6 +146,7 @@ class _Stored:
     waypoints: int = 0
     rewarded: Rewarded = "moves"
     steered: bool = False
+    piece: int = 0
 
 
 def goals_of(body: Embodiment) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -158,6 +165,7 @@ class SkillPolicy(SmallPolicy):
         config: what it is.
         paths: None, or what draws paths.
         steering: None, or a law that leads to near goals; it decides where it fits the body.
+        pieces: None, or what draws pieces of actions and places; it decides where no law does.
     """
 
     mean: Tensor
@@ -187,7 +195,9 @@ class SkillPolicy(SmallPolicy):
         # Paths take more to know than what to do next.
         self.paths = Paths(places, config.waypoints, 2 * config.width, 3) if config.waypoints else None
         where = [config.seen.index(row) for row in config.rows(config.place)]
-        self.steering = Steering(len(config.seen), where, body.actions.size) if config.steered else None
+        seen, size = len(config.seen), body.actions.size
+        self.steering = Steering(seen, where, size) if config.steered else None
+        self.pieces = Pieces(seen, places, size, config.piece, 2 * config.width, 3) if config.piece else None
 
     def measure(self, states: np.ndarray) -> None:
         """Takes the statistics of states, float32 ``(N, channels)``, that normalise from now on."""
@@ -241,14 +251,23 @@ class SkillPolicy(SmallPolicy):
         return (actions - self.middle) / torch.where(self.reach > 0, self.reach, 1)
 
     @torch.no_grad()
-    def decide(self, states: Tensor) -> Tensor:
+    def decide(self, states: Tensor, guides: Sequence[Guide] = ()) -> Tensor:
         """Actions ``(B, A)`` in their units for states ``(B, channels)`` as the body senses them, goals included.
 
+        Args:
+            states: as the body senses them.
+            guides: costs of where it goes, for policies that draw pieces (:meth:`~polysoma.nn.pieces.Pieces.chosen`);
+                others do not ask them.
+
         Raises:
-            PolysomaError: it needs a goal, and the body senses none.
+            PolysomaError: it needs a goal, and the body senses none; or a guide's costs are no numbers.
         """
-        if self.steering is not None and self.config.goal and self.steering.fits >= _FITS:
+        if self.steering is not None and self.config.goal and self.steering.fits >= FITS:
             return self.in_units(self.steering(states[..., self.config.seen], self.goals(states)))
+        if self.pieces is not None and self.config.goal:
+            here = self.places(states)
+            actions, _ = self.pieces.chosen(self.state(states), here, self.goals(states) - here, guides)
+            return self.in_units(actions[:, 0])
         return self.in_units(self.act(self.state(states), self.condition_of(states)))
 
     def condition_of(self, states: Tensor) -> Tensor | None:

@@ -70,7 +70,7 @@ class PointMaze(GoalEnvironment):
     ) -> tuple[Observation, dict[str, Any]]:
         """A new start and goal. See :class:`~polysoma.simulators.environment.Environment`."""
         start = super().reset(seed=seed, options=options)
-        self._toward = self._shortest_ways(self._cell(self._state[4:]))
+        self._toward = self._shortest_ways(self._cell(self._state[-2:]))
         return start
 
     def _put_physics(self, physics: np.ndarray) -> None:
@@ -82,7 +82,7 @@ class PointMaze(GoalEnvironment):
         """See :class:`~polysoma.simulators.environment.Environment`."""
         seen = super().new_goal()
         self._simulation.update_target_site_pos()
-        self._toward = self._shortest_ways(self._cell(self._state[4:]))
+        self._toward = self._shortest_ways(self._cell(self._state[-2:]))
         return seen
 
     def expert_action(self) -> np.ndarray:
@@ -104,7 +104,7 @@ class PointMaze(GoalEnvironment):
     def remaining(self) -> float:
         """Metres to the goal: by way of the middles of the cells on the shortest way, and straight from the last cell
         before the goal's."""
-        place, goal, metres = self._state[:2], self._state[4:], 0.0
+        place, goal, metres = self._state[:2], self._state[-2:], 0.0
         cell = self._cell(place)
         while (cell := self._toward.get(cell, cell)) in self._toward:
             middle = self._middle(cell)
