@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -103,5 +104,9 @@ def test_logs_of_other_bodies_and_of_several_words_are_refused(tmp_path: Path, d
             writer.add(type(one)(**{**one.__dict__, "instruction": words}))
     with pytest.raises(PolysomaError, match="follow 2"):
         Clips([Dataset(tmp_path / "said")])
+    with DatasetWriter(tmp_path / "alike", PUCK) as writer:
+        for number, words in enumerate(("go to the puck", "go to a puck")):
+            writer.add(dataclasses.replace(episode(PUCK, number), instruction=words))
+    assert len(Clips([Dataset(tmp_path / "alike")]).length) == 2
     with pytest.raises(PolysomaError, match="expected at least one"):
         Clips([])

@@ -290,6 +290,10 @@ def test_what_cannot_be_learnt_is_said(tmp_path: Path) -> None:
         learn([silent], Cloning(), tmp_path / "a", goals=False)
     with pytest.raises(PolysomaError, match="learns from rewards"):
         learn([silent], Td3Bc(), tmp_path / "a", goals=True)
+    with DatasetWriter(tmp_path / "alike", PUCK) as writer:
+        for seed, told in enumerate(("go to the puck", "go to a puck")):
+            writer.add(dataclasses.replace(walk(rng, np.zeros(2), 5, seed), instruction=told))
+    learn([Dataset(tmp_path / "alike")], Cloning(batch=4), tmp_path / "b", goals=False, settings=engine_settings(1))
     config = SkillConfig(PUCK)
     with pytest.raises(PolysomaError, match="expected data with rewards"):
         ImplicitQ().build(SkillPolicy(config), Replay([silent]))

@@ -23,6 +23,7 @@ from polysoma.data.transitions import needed_rewards
 from polysoma.embodiment import DiscreteActions
 from polysoma.errors import PolysomaError
 from polysoma.files import reason, write_atomically
+from polysoma.text import without_articles
 
 By = Literal["success", "return"]
 """What ranks clips where nobody does: whether their episode succeeded, or the sum of their rewards."""
@@ -119,7 +120,7 @@ class Clips:
             if dataset.embodiment != self.embodiment:
                 raise PolysomaError(f"{dataset.root}: expected the body of {datasets[0].root}")
         told = sorted({text for dataset in datasets for text in dataset.instructions})
-        if len(told) != 1:
+        if len({without_articles(text) for text in told}) != 1:
             raise PolysomaError(
                 f"{self.embodiment.name}: a reward is of one instruction, these logs follow {len(told)}; give logs of "
                 "one task (polysoma data edit --keep NUMBERS)"
