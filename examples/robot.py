@@ -36,5 +36,5 @@ if __name__ == "__main__":
     keys = [("robot", RobotConfig), ("checkpoint", str), ("words", str), ("dry_run", bool, False), ("body", str, "")]
     ask = draccus.parse(make_dataclass("Keys", keys))
     policy, robot = load(ask.checkpoint), make_robot_from_config(ask.robot)
-    with RealTimeAgent(policy, ask.body or policy.config.embodiments[0], ask.words) as agent, robot:
+    with RealTimeAgent(policy, ask.body or None, ask.words) as agent, robot:
         drive(robot, agent, dry_run=ask.dry_run, stop=lambda: select.select([sys.stdin], [], [], 0)[0])

@@ -50,6 +50,15 @@ def walks(root: Path, count: int = 150, length: int = 12, seed: int = 0) -> Data
     return Dataset(root)
 
 
+def spoilt(root: Path) -> Dataset:
+    """Short walks, one reward of which is no number, as files of other libraries may have it."""
+    data = walks(root, 10)
+    assert data.raw_rewards is not None
+    data.raw_rewards = data.raw_rewards.copy()
+    data.raw_rewards[12 * 3 + 5] = np.nan
+    return data
+
+
 def around(root: Path, count: int = 60) -> Dataset:
     """Walks along three sides of a square, from (0, 0) over (0, 2) and (2, 2) to (2, 0), one side in each."""
     rng = np.random.default_rng(0)

@@ -124,12 +124,16 @@ def test_the_pusher_goes_where_its_expert_says_however_the_t_is_turned(monkeypat
         told.append(target)
         return None, 0.0, False, False, {"is_success": False}
 
-    simulator = SimpleNamespace(PushTEnv=lambda obs_type: SimpleNamespace(**vars(places), step=step))
-    monkeypatch.setitem(sys.modules, "gym_pusht.envs.pusht", simulator)
-    environment = pusht.PushT(pusht.TASK)
-    for _ in range(20):
+    def placed(seed: int = 0) -> None:
         places.agent.position = tuple(rng.uniform(60, 450, 2))
         places.block.position, places.block.angle = tuple(rng.uniform(150, 350, 2)), rng.uniform(-9, 9)
+
+    simulator = SimpleNamespace(PushTEnv=lambda obs_type: SimpleNamespace(**vars(places), step=step, reset=placed))
+    monkeypatch.setitem(sys.modules, "gym_pusht.envs.pusht", simulator)
+    environment = pusht.PushT(pusht.TASK)
+    environment.reset(seed=0)
+    for _ in range(20):
+        placed()
         observation = environment.step(environment.expert_action())[0]
         assert environment.observation_space.contains(observation)
         place = np.array(places.block.position) + pusht.turned(pusht.CENTRE, places.block.angle)

@@ -137,7 +137,9 @@ def test_a_served_policy_drives_it_as_one_here_does(drive: Callable[..., None], 
         commands = []
         for planner in (own, RemotePlanner(url)):
             robot = Robot("so101/reach", 0, clock)
-            with RealTimeAgent(planner, BODY.name, robot.words, latency=2) as agent:
+            # Both know one body, which need not be named.
+            with RealTimeAgent(planner, None, robot.words, latency=2) as agent:
+                assert agent.body == BODY
                 drive(robot, agent, stop=lambda robot=robot: len(robot.commands) == 20)
             commands.append(robot.commands)
     np.testing.assert_allclose(*commands, atol=1e-3)

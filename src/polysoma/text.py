@@ -16,10 +16,19 @@ _UNSPACED = re.compile(
 """Signs of scripts without spaces between words (Thai, Lao, Burmese, Khmer, Kana, Han): each is a word."""
 
 
+_ARTICLES = re.compile(r"\b(?:an?|the)\s+", re.IGNORECASE)
+
+
 def in_word(sign: str) -> bool:
     """Whether words are made of such signs: letters, numbers and the marks that are written on them, but for those of
     scripts without spaces between words, each of which is a word."""
     return unicodedata.category(sign)[0] in "LNM" and not _UNSPACED.match(sign)
+
+
+def without_articles(instruction: str) -> str:
+    """An instruction for those that read no words: "go to a red ball", where there are several, asks for the same as
+    "go to the red ball"."""
+    return _ARTICLES.sub("", instruction)
 
 
 def plain(text: str, keep: str = "") -> str:

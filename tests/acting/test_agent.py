@@ -163,6 +163,8 @@ def test_temperature_zero_takes_the_most_probable(policy: Policy) -> None:
 
 
 def test_mistakes_are_explained(policy: Policy) -> None:
+    with pytest.raises(PolysomaError, match=r"say which body to drive; this policy knows \['arm', 'grid'\]"):
+        Agent(policy)
     with pytest.raises(PolysomaError, match=r"does not know the body 'leg'; it knows \['arm', 'grid'\]"):
         policy.agent("leg")
     with pytest.raises(PolysomaError, match=r"execute must be 1\.\.4"):

@@ -253,6 +253,8 @@ def test_choices_can_be_drawn_again_under_other_probabilities(policy: Policy) ->
 
 
 def test_mistakes_are_explained(policy: Policy) -> None:
+    with pytest.raises(PolysomaError, match=r"a RandomPlanner knows no bodies by their names.*got None"):
+        Agent(RandomPlanner())
     with pytest.raises(PolysomaError, match=r"a RandomPlanner knows no bodies by their names.*got 'arm'"):
         Agent(RandomPlanner(), "arm")
     with pytest.raises(PolysomaError, match="a temperature belongs to what draws"):

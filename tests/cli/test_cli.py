@@ -5,9 +5,11 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import urllib.error
+import urllib.parse
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -389,8 +391,12 @@ def test_whoever_lets_others_in_gets_a_token(
         if not line:  # It ended before it served.
             return
         try:
-            address = line.replace("0.0.0.0", "127.0.0.1").replace("ws:", "http:").removesuffix(" (Ctrl+C ends it)\n")
-            address, _, token = address.split()[-1].partition("?token=")
+            here = line.removesuffix("\n").removesuffix(" (Ctrl+C ends it)").split()[-1]
+            port = urllib.parse.urlsplit(here).port
+            # An address to open, and one for other machines.
+            there = lines.readline().split()[-1]
+            assert there == here.replace("127.0.0.1", socket.gethostname()) and f"://127.0.0.1:{port}" in here
+            address, _, token = here.replace("ws:", "http:").partition("?token=")
             if command == "serve" and not more:
                 token = lines.readline().split()[5]
             assert bool(token) is not bool(more)
@@ -408,7 +414,6 @@ def test_whoever_lets_others_in_gets_a_token(
             # It listens, so it waits for this signal.
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr("polysoma.cli.serve._log_json_lines", lambda: None)
     reading, writing = os.pipe()
     with open(reading) as lines, ThreadPoolExecutor(1) as threads:
         asked = threads.submit(ask, lines)

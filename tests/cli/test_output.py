@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import warnings
 from pathlib import Path
 
 import pytest
@@ -10,8 +12,12 @@ from rich.console import Console
 from rich.table import Table
 
 from make_lerobot import changed, write_v2
+from polysoma import progress
 from polysoma.cli import main
+from polysoma.cli.log import json_lines
 from polysoma.cli.output import add_row, say, show
+from polysoma.cli.progress import telling
+from polysoma.errors import PolysomaWarning
 from polysoma.text import counted, plain, some
 
 EVIL = "arm [/left] [bold red]\x1b[2J\x1b]0;title\x07\u202e\x9b31m"
@@ -76,3 +82,26 @@ def test_long_lists_are_cut() -> None:
     assert some([3, 4]) == "3, 4" and some("abc", most=2) == "a, b and 1 more" and some([]) == ""
     assert [counted(n, "body", "bodies") for n in (0, 1, 1900)] == ["0 bodies", "1 body", "1,900 bodies"]
     assert counted(2, "task") == "2 tasks"
+
+
+def test_the_log_of_a_server_is_json_whoever_speaks(capsys: pytest.CaptureFixture[str]) -> None:
+    root, shown = logging.getLogger().handlers[:], warnings.showwarning
+    with telling(), json_lines():
+        warnings.warn("a library's own", UserWarning, stacklevel=1)
+        warnings.warn("ours", PolysomaWarning, stacklevel=1)
+        for _ in range(2):
+            progress.note("a note")
+        logging.getLogger("somebody.else").error("two\nlines", extra={"client": "it"})
+        try:
+            raise ValueError("oh")
+        except ValueError:
+            logging.getLogger("polysoma.serving").exception("a request failed")
+    found = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    said = [(row["level"], row["event"]) for row in found]
+    assert said == [
+        ("WARNING", "a library's own"), ("WARNING", "ours"), ("INFO", "a note"), ("ERROR", "two\nlines"),
+        ("ERROR", "a request failed"),
+    ]  # fmt: skip
+    assert found[0]["category"] == "UserWarning" and found[0]["where"].partition(":")[0] == __file__
+    assert found[3]["client"] == "it" and "ValueError: oh" in found[4]["exception"]
+    assert logging.getLogger().handlers == root and warnings.showwarning is shown

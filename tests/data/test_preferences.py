@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from make_episodes import episode
-from make_puck import PUCK, walks
+from make_puck import PUCK, spoilt, walks
 from polysoma.data.dataset import Dataset
 from polysoma.data.preferences import Clip, Clips, Pair, read_pairs, write_pairs
 from polysoma.data.writer import DatasetWriter
@@ -71,6 +72,10 @@ def test_clips_are_the_frames_that_they_name(tmp_path: Path) -> None:
     ):
         with pytest.raises(PolysomaError, match=said):
             clips.rows(wrong)
+    spoiled = Clips([spoilt(tmp_path / "spoilt")])
+    assert spoiled.rewarded and spoiled.worth(spoiled.clip(3), "success") == 0
+    with pytest.raises(PolysomaError, match="the reward of frame 5 of episode 3 is nan"):
+        spoiled.worth(spoiled.clip(0), "return")
 
 
 def test_pairs_are_ranked_by_what_the_logs_say(tmp_path: Path) -> None:
@@ -99,5 +104,9 @@ def test_logs_of_other_bodies_and_of_several_words_are_refused(tmp_path: Path, d
             writer.add(type(one)(**{**one.__dict__, "instruction": words}))
     with pytest.raises(PolysomaError, match="follow 2"):
         Clips([Dataset(tmp_path / "said")])
+    with DatasetWriter(tmp_path / "alike", PUCK) as writer:
+        for number, words in enumerate(("go to the puck", "go to a puck")):
+            writer.add(dataclasses.replace(episode(PUCK, number), instruction=words))
+    assert len(Clips([Dataset(tmp_path / "alike")]).length) == 2
     with pytest.raises(PolysomaError, match="expected at least one"):
         Clips([])

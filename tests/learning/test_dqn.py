@@ -29,7 +29,7 @@ from polysoma.errors import PolysomaError
 from polysoma.evaluation.evaluation import evaluate
 from polysoma.learning.methods.cloning import Cloning
 from polysoma.learning.methods.dqn import Dqn, Exploring
-from polysoma.learning.playing import play
+from polysoma.learning.playing import SEED, play
 from polysoma.learning.skills import engine_settings, learn
 from polysoma.policy import checkpoint, values
 from polysoma.policy.values import ValueConfig, ValuePolicy
@@ -157,6 +157,13 @@ def test_tasks_of_other_words_and_of_numbers_are_refused(tmp_path: Path) -> None
     pytest.importorskip("minigrid")
     with pytest.raises(PolysomaError, match="reads no words"):
         Slots("babyai/GoToLocal", 8, 0)
+    # These ask for two different things, those of GoToRedBall for one, in two ways.
+    with pytest.raises(PolysomaError, match=r"got 'go to the .* ball' and 'go to the .* ball'"):
+        Slots("babyai/GoToRedBlueBall", 8, 0)
+    Slots("babyai/GoToRedBall", 16, SEED).close()
+    environment = simulators.make("babyai/GoToRedBall")
+    words = {environment.reset(seed=seed)[0]["instruction"] for seed in range(SEED, SEED + 16)}
+    assert words == {"go to the red ball", "go to a red ball"}
     with pytest.raises(PolysomaError, match="expected discrete actions"):
         play("half-cheetah/run", tmp_path)
     with pytest.raises(PolysomaError, match="expected discrete actions"):

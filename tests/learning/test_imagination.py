@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from make_puck import PUCK, walks
+from make_puck import PUCK, walk, walks
 from polysoma.acting.imagining import Looking, SearchKind, WorldPlanner
 from polysoma.acting.opening import open_planner
 from polysoma.acting.planner import Plan, TaskPrompt
@@ -352,7 +352,7 @@ def test_mistakes_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(PolysomaError, match="learnt no rewards"):
         WorldPlanner(WorldModel(WorldConfig(PUCK, width=8)))
     model = WorldModel(WorldConfig(PUCK, width=8, rewarded=True, acts=True))
-    logs = read_logs(model, [walks(tmp_path, 4)])
-    logs.rewarded = False
-    with pytest.raises(PolysomaError, match="expected data with rewards"):
-        FAST.build(model, logs)
+    with DatasetWriter(tmp_path, PUCK) as writer:
+        writer.add(dataclasses.replace(walk(np.random.default_rng(0), np.zeros(2), 5, 0), rewards=None))
+    with pytest.raises(PolysomaError, match="imagination: expected data with rewards"):
+        FAST.build(model, read_logs(model, [Dataset(tmp_path)]))

@@ -107,3 +107,10 @@ def test_choices_and_numbers_are_judged_with_what_was_observed_after_them() -> N
     alone = [model.judge([one], action[None])[0] for one, action in zip(seen, actions, strict=True)]
     np.testing.assert_allclose(together, alone, rtol=1e-5)
     assert np.ptp(model.judge(seen[:1] * 5, actions)) > 0
+
+
+def test_a_reward_is_of_what_is_asked_for_in_any_article() -> None:
+    model = RewardModel(RewardConfig(ARM, "go to the red ball", 8, 1, 2))
+    model.check(ARM, "go to a red ball")
+    with pytest.raises(PolysomaError, match="was told 'go to the red ball', and this task says 'go to the blue ball'"):
+        model.check(ARM, "go to the blue ball")

@@ -13,11 +13,12 @@ import safetensors.torch
 import torch
 
 from conftest import GOLDEN
-from make_puck import PUCK, rows_drawn, walk, walks
+from make_puck import PUCK, rows_drawn, spoilt, walk, walks
 from polysoma.acting.agent import Agent
 from polysoma.acting.opening import open_planner
 from polysoma.acting.skills import SkillPlanner
 from polysoma.data.dataset import Dataset
+from polysoma.data.growing import Growing
 from polysoma.data.replay import Replay
 from polysoma.data.writer import DatasetWriter
 from polysoma.embodiment import Channel, ContinuousActions, Modality, Stream
@@ -25,6 +26,7 @@ from polysoma.errors import PolysomaError
 from polysoma.learning import lineage
 from polysoma.learning.engine import Engine
 from polysoma.learning.method import Share
+from polysoma.learning.methods.cal_ql import CalQl
 from polysoma.learning.methods.cloning import Cloning
 from polysoma.learning.methods.diffusion import Diffusion
 from polysoma.learning.methods.hilp import Hilp, skill_for_reward
@@ -288,6 +290,10 @@ def test_what_cannot_be_learnt_is_said(tmp_path: Path) -> None:
         learn([silent], Cloning(), tmp_path / "a", goals=False)
     with pytest.raises(PolysomaError, match="learns from rewards"):
         learn([silent], Td3Bc(), tmp_path / "a", goals=True)
+    with DatasetWriter(tmp_path / "alike", PUCK) as writer:
+        for seed, told in enumerate(("go to the puck", "go to a puck")):
+            writer.add(dataclasses.replace(walk(rng, np.zeros(2), 5, seed), instruction=told))
+    learn([Dataset(tmp_path / "alike")], Cloning(batch=4), tmp_path / "b", goals=False, settings=engine_settings(1))
     config = SkillConfig(PUCK)
     with pytest.raises(PolysomaError, match="expected data with rewards"):
         ImplicitQ().build(SkillPolicy(config), Replay([silent]))
@@ -358,3 +364,23 @@ def test_a_policy_that_nothing_could_tell_where_to_go_is_not_learnt() -> None:
     for method in (Cloning(), ImplicitQ(), Diffusion()):
         with pytest.raises(PolysomaError, match="puck observes no goal, no channels goal_NAME, so nothing would tell"):
             check_told(aimless, method, True, ())
+
+
+def test_a_reward_that_is_no_number_stops_only_those_who_learn_from_rewards(tmp_path: Path) -> None:
+    data = spoilt(tmp_path / "logs")
+    told = "logs: the reward of frame 5 of episode 3 is nan"
+    for name, method, goals in (
+        ("hilp", Hilp(batch=8), True), ("successor", Successor(batch=8), True), ("goals", ImplicitQ(batch=8), True),
+        ("imitation", Cloning(batch=8), False),
+    ):  # fmt: skip
+        run = learn([data], method, tmp_path / name, goals, settings=engine_settings(2))
+        assert (run / "config.json").is_file()
+    for method in (ImplicitQ(), Td3Bc(), CalQl(), Cloning(best=0.5)):
+        with pytest.raises(PolysomaError, match=told):
+            learn([data], method, tmp_path / "rewards", False, settings=engine_settings(2))
+    assert not (tmp_path / "rewards").exists()
+    with pytest.raises(PolysomaError, match=told):
+        aim(tmp_path / "hilp/checkpoint", data, tmp_path / "aimed")
+    growing = Growing([data], 12, paid=False)
+    with pytest.raises(PolysomaError, match=told):
+        growing.need_rewards("this")

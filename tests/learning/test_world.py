@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from make_puck import PUCK, walk, walks
+from make_puck import PUCK, spoilt, walk, walks
 from polysoma.cli import main
 from polysoma.data.dataset import Dataset
 from polysoma.data.episode import Episode
@@ -316,3 +316,17 @@ def test_mistakes_are_one_line(tmp_path: Path) -> None:
         world.load(folder)
     with pytest.raises(PolysomaError, match="senses numbers or pictures"):
         WorldConfig(dataclasses.replace(LAMP, streams=(Stream("instruction", Modality.TEXT),)))
+
+
+def test_a_reward_that_is_no_number_is_found_before_it_is_learnt(tmp_path: Path) -> None:
+    data, told = spoilt(tmp_path / "logs"), "logs: the reward of frame 5 of episode 3 is nan"
+    with pytest.raises(PolysomaError, match=told):
+        learn([data], tmp_path / "run", 2)
+    assert not (tmp_path / "run").exists()
+    paid, unpaid = (WorldModel(WorldConfig(PUCK, width=8, rewarded=rewarded)) for rewarded in (True, False))
+    with pytest.raises(PolysomaError, match=told):
+        foresight(paid, read_logs(paid, [data]), (2,), held_out=False)
+    # A model that knows no rewards looks at none.
+    logs = read_logs(unpaid, [data])
+    WorldLearning().build(unpaid, logs)
+    assert set(foresight(unpaid, logs, (2,), held_out=False)) == {"numbers"}

@@ -9,16 +9,21 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import ARM, GRID, SEEN_ARM, check_resuming, make_policy, observe
+from conftest import ARM, GRID, SEEN_ARM, check_resuming, make_episode, make_policy, observe
+from make_runs import tiny
 from polysoma.data.mixture import Source
 from polysoma.data.windows import gather
+from polysoma.data.writer import DatasetWriter
 from polysoma.embodiment import Modality, Stream
 from polysoma.errors import PolysomaError
 from polysoma.horizon import Horizon
 from polysoma.learning.augmentation import augmented, recoloured, shifted
 from polysoma.learning.bodies import BodyRecipe
+from polysoma.learning.training import train
 from polysoma.nn.images import COARSE, EDGE, ImageConfig, ImageTokenizer, PictureNorm, Points
+from polysoma.policy.config import PolicyConfig
 from polysoma.policy.edits import extend
+from polysoma.policy.network import Network
 from polysoma.policy.policy import Policy
 
 
@@ -254,3 +259,46 @@ def test_training_with_goals_resumes_to_the_same_bits(datasets: dict[str, Path],
         "bodies": {"arm-pixels": {"batch": 8, "goals": 0.5, "random_shift": 2, "color_jitter": 0.1}},
     }
     check_resuming(table, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("eyes", "size", "small", "needed"),
+    [
+        (ImageConfig(), (4, 4), (3, 64), "4 x 4"),
+        (ImageConfig(reduction="points"), (4, 8), (7, 7), "4 x 8"),
+        (ImageConfig("efficientnet-lite0"), (1, 1), None, ""),
+        (ImageConfig("efficientnet-lite0", "points"), (9, 1), (8, 8), "1 x 9"),
+        (ImageConfig(reduction="named", tokens=1, outlines=True), (8, 8), (7, 64), "8 x 8"),
+        # Of so many rows three become one.
+        (ImageConfig(reduction="named", tokens=1), (300, 24), (300, 23), "8 x 8"),
+    ],
+)
+def test_the_smallest_pictures_are_read_and_smaller_ones_are_refused(
+    eyes: ImageConfig, size: tuple[int, int], small: tuple[int, int] | None, needed: str
+) -> None:
+    def network(size: tuple[int, int]) -> Network:
+        streams = (Stream("front", Modality.IMAGE, (*size, 3)), GRID.stream("instruction"))
+        body = dataclasses.replace(GRID, streams=streams)
+        return Network(PolicyConfig((body,), {}, (), {body.name: Horizon()}, width=16, heads=2, images=eyes))
+
+    images = network(size).train().images
+    assert images is not None
+    looked = torch.zeros(1, 1, *size, 3, dtype=torch.uint8)
+    tokens = images(looked, images.read(torch.randn(1, 3, 16), torch.ones(1, 3, dtype=torch.int64)), "front")
+    tokens.sum().backward()
+    gradients = [weights.grad for weights in images.parameters() if weights.grad is not None]
+    assert gradients and all(torch.isfinite(found).all() for found in (tokens, *gradients))
+    if small is not None:
+        told = rf"grid: camera 'front' has pictures of {small[0]} x {small[1]} pixels.* need at least {needed}$"
+        with pytest.raises(PolysomaError, match=told):
+            network(small)
+
+
+def test_a_training_with_too_small_pictures_does_not_begin(tmp_path: Path) -> None:
+    body = dataclasses.replace(ARM, streams=(Stream("front", Modality.IMAGE, (3, 3, 3)), *ARM.streams))
+    with DatasetWriter(tmp_path / "arm", body) as writer:
+        for seed in range(3):
+            writer.add(make_episode(body, 6, seed))
+    with pytest.raises(PolysomaError, match="arm: camera 'front' has pictures of 3 x 3 pixels"):
+        train(tiny({"arm": tmp_path / "arm"}), tmp_path / "run")
+    assert not list((tmp_path / "run").rglob("*.safetensors"))

@@ -22,7 +22,7 @@ from make_server import PATIENCE, client, running
 from polysoma.errors import PolysomaError
 from polysoma.policy.policy import Policy
 from polysoma.serving.client import Client
-from polysoma.serving.door import Door, chosen_token
+from polysoma.serving.door import Door, addresses, chosen_token
 from polysoma.serving.messages import Budget, pack
 from polysoma.serving.server import Limits, PolicyServer
 
@@ -195,3 +195,19 @@ def test_garbage_and_dying_clients_stop_nobody(policy: Policy) -> None:
         dying.socket.sendall(b"\x82\xff" + (1 << 20).to_bytes(8, "big") + b"abcdpartial")
         dying.socket.close()
         assert robot.infer(observe(ARM))["actions"].shape == (HORIZONS["arm"].chunk, 2)
+
+
+@pytest.mark.parametrize(
+    ("host", "here", "elsewhere"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:80/?token=t", None),
+        ("robot", "http://robot:80/?token=t", None),
+        ("0.0.0.0", "http://127.0.0.1:80/?token=t", "http://lab:80/?token=t"),
+        ("::", "http://[::1]:80/?token=t", "http://lab:80/?token=t"),
+    ],
+)
+def test_the_addresses_that_are_said_can_be_opened(
+    host: str, here: str, elsewhere: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: "lab")
+    assert addresses("http", host, 80, "t") == (here, elsewhere)

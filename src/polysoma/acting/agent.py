@@ -63,7 +63,7 @@ class Agent(BoundPlanner):
     def __init__(
         self,
         planner: Planner | Policy,
-        body: str | Embodiment,
+        body: str | Embodiment | None = None,
         instruction: str | None = None,
         acting: Acting | None = None,
         seed: int = 0,

@@ -71,7 +71,7 @@ class BoundPlanner:
 
     Args:
         planner: what plans, or a policy; many agents may share one.
-        body: the embodiment, or its name where the planner knows bodies.
+        body: the embodiment, or its name where the planner knows bodies; None for the only one that it knows.
         instruction: what to do; needed unless observations bring their own ``"instruction"``, or there is a goal.
         seed: of what is drawn.
         goal: None, or camera stream to what it is to see in the end, uint8 ``(height, width, 3)`` of any size; with or
@@ -104,7 +104,7 @@ class BoundPlanner:
     def __init__(
         self,
         planner: Planner | Policy,
-        body: str | Embodiment,
+        body: str | Embodiment | None = None,
         instruction: str | None = None,
         seed: int = 0,
         goal: Mapping[str, np.ndarray] | None = None,

@@ -314,14 +314,19 @@ def known_embodiments(planner: Planner) -> tuple[Embodiment, ...]:
     return found
 
 
-def embodiment_for(planner: Planner, body: str | Embodiment) -> Embodiment:
-    """The body as the planner knows it; as it is given where the planner knows none by itself.
+def embodiment_for(planner: Planner, body: str | Embodiment | None) -> Embodiment:
+    """The body as the planner knows it; as it is given where the planner knows none by itself; for None the only one
+    that the planner knows.
 
     Raises:
         PolysomaError: the planner does not know the body, knows another one of its name, with other streams or actions,
-            or it is given by name to one that knows none.
+            or it is given by name to one that knows none; or None, and the planner knows none or several.
     """
     known = known_embodiments(planner)
+    if body is None and known:
+        if len(known) > 1:
+            raise PolysomaError(f"say which body to drive; this policy knows {[one.name for one in known]}")
+        return known[0]
     if not known and isinstance(body, Embodiment):
         return body
     name = body.name if isinstance(body, Embodiment) else body

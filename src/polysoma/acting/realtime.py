@@ -141,7 +141,7 @@ class RealTimeAgent(BoundPlanner):
 
     Args:
         planner: what plans, or a policy.
-        body: the embodiment, or its name where the planner knows bodies; its actions are numbers.
+        body: as of :class:`~polysoma.acting.bound.BoundPlanner`; its actions are numbers.
         blend, patience, stop: see :class:`Scheduler`.
         latency: see :class:`RealTime`.
         others: see :class:`~polysoma.acting.bound.BoundPlanner`.
@@ -154,7 +154,7 @@ class RealTimeAgent(BoundPlanner):
     def __init__(
         self,
         planner: Planner | Policy,
-        body: str | Embodiment,
+        body: str | Embodiment | None = None,
         instruction: str | None = None,
         blend: int = 4,
         patience: int = 10,

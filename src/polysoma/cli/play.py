@@ -131,7 +131,7 @@ class Play:
 
 async def show_page(server: PageServer, what: str, host: str, port: int, token: str | None, open_it: bool) -> None:
     """Says where a page is, and keeps it there until SIGINT or SIGTERM comes."""
-    from polysoma.serving.door import address
+    from polysoma.serving.door import addresses
 
     stopped = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -140,8 +140,10 @@ async def show_page(server: PageServer, what: str, host: str, port: int, token: 
     out = sys.stdout
     async with server.listen(host, port) as listening:
         port = listening.sockets[0].getsockname()[1]
-        page = address("http", host, port, token)
+        page, elsewhere = addresses("http", host, port, token)
         print(f"{what} at {page} (Ctrl+C ends it)", file=out, flush=True)
+        if elsewhere is not None:
+            print(f"it listens on all interfaces; other machines reach it at {elsewhere}", file=out, flush=True)
         if open_it:
             webbrowser.open(page)
         await stopped.wait()

@@ -94,22 +94,27 @@ def _shown(losses: Mapping[str, float]) -> str:
 
 
 @contextlib.contextmanager
-def telling() -> Iterator[None]:
-    """Prints a line now and then about what takes long inside the library, and each note and warning once."""
+def telling(write: Callable[[str], None] | None = None) -> Iterator[None]:
+    """Prints a line now and then about what takes long inside the library, and each note and warning once.
+
+    Args:
+        write: takes these lines instead of stderr.
+    """
     last = time.monotonic()
     said: set[str] = set()
+    written = write or (lambda text: say(text, sys.stderr))
 
     def note(text: str) -> None:
         # Data sets are opened more than once.
         if text not in said:
             said.add(text)
-            say(text, sys.stderr)
+            written(text)
 
     def show(what: str, done: int, total: int) -> None:
         nonlocal last
         if time.monotonic() - last >= SECONDS_BETWEEN_LINES / 4 or (done == total and total > 5000):
             last = time.monotonic()
-            say(f"{what}: {done:,} of {total:,} frames", sys.stderr)
+            written(f"{what}: {done:,} of {total:,} frames")
 
     def warn(message: Warning | str, category: type[Warning], *rest: Any) -> None:
         if issubclass(category, PolysomaWarning):

@@ -121,7 +121,7 @@ class RewardLearn:
                 resume=self.resume, progress=progress,
             )  # fmt: skip
         whole = [clips.some(int(episode), rng, self.clip) for episode in unseen if clips.length[episode] >= self.clip]
-        by = self.by or ("success" if clips.rewards is None else "return")
+        by = self.by or ("return" if clips.rewarded else "success")
         worth = np.array([clips.worth(clip, by) for clip in whole])
         _tell(judged(rewards.load(folder), clips, apart, whole, worth), by)
         say(f"checkpoint: {folder}; `polysoma improve CHECKPOINT --tasks TASK --reward {folder}`")

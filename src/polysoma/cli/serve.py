@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import logging
 import signal
 import ssl
-import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+from polysoma.cli.log import json_lines
 from polysoma.cli.names import (
     Device,
     GraphCell,
@@ -99,6 +96,10 @@ class Serve:
     precision: Precision = "auto"
 
     def run(self) -> None:
+        with json_lines():
+            self._run()
+
+    def _run(self) -> None:
         try:
             from polysoma.serving.door import chosen_token
             from polysoma.serving.messages import FROM_ROBOTS
@@ -112,7 +113,6 @@ class Serve:
         # Read before the weights, as a mistake in them is found sooner.
         held = None if self.limits is None else limits_of_bodies.Limits.read(self.limits)
         guard = DeadEndGuard.load(self.guard) if self.guard else None
-        _log_json_lines()
         token, new = chosen_token(self.host, self.token_file, self.token)
         message = replace(FROM_ROBOTS, bytes=int(self.message_mb * 1e6), nodes=self.message_values)
         limits = Limits(clients=self.clients, message=message)
@@ -142,7 +142,7 @@ class Serve:
         asyncio.run(self._serve(server, token if new else None))
 
     async def _serve(self, server: object, new_token: str | None) -> None:
-        from polysoma.serving.door import address
+        from polysoma.serving.door import addresses
         from polysoma.serving.server import PolicyServer
 
         assert isinstance(server, PolicyServer)
@@ -153,8 +153,10 @@ class Serve:
             port = listening.sockets[0].getsockname()[1]
             scheme = "ws" if self.certificate is None else "wss"
             adapted = "".join(f", {some(own)} by the adaptation {name}" for name, own in server.adapted.items())
-            bodies, at = counted(len(server.bodies), "body", "bodies"), address(scheme, self.host, port)
-            print(f"serving {bodies}{adapted} at {at}", flush=True)
+            here, elsewhere = addresses(scheme, self.host, port)
+            print(f"serving {counted(len(server.bodies), 'body', 'bodies')}{adapted} at {here}", flush=True)
+            if elsewhere is not None:
+                print(f"it listens on all interfaces; other machines reach it at {elsewhere}", flush=True)
             if new_token is not None:
                 print(f"clients must present the token {new_token} (--token-file sets your own)", flush=True)
             await stopped.wait()
@@ -170,23 +172,3 @@ class Serve:
         except (OSError, ssl.SSLError) as error:
             raise PolysomaError(f"cannot use {self.certificate} with {self.key} ({error})") from error
         return context
-
-
-class _JsonLines(logging.Formatter):
-    _PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "taskName"}
-
-    def format(self, record: logging.LogRecord) -> str:
-        fields = {key: value for key, value in vars(record).items() if key not in self._PLAIN}
-        moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
-        row = {"time": f"{moment}.{int(record.msecs):03}Z", "level": record.levelname, "event": record.getMessage()}
-        if record.exc_info:
-            fields["exception"] = self.formatException(record.exc_info)
-        return json.dumps(row | fields, default=str)
-
-
-def _log_json_lines() -> None:
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_JsonLines())
-    logger = logging.getLogger("polysoma")
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)

@@ -162,7 +162,7 @@ class SkillsFinetune:
     run_folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """Folder of skills learn, which holds its values as well."""
     task: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TASK")]
-    """One task of its body, with the same instruction in every episode."""
+    """One task of its body, whose instructions differ in articles (a, the) at most."""
     data: tuple[str, ...]
     """Data sets of the body. Half of what is learnt from comes from them, unless rewards are needed and they have
     none."""
@@ -238,7 +238,7 @@ class SkillsPlay:
     """
 
     task: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TASK")]
-    """One task with the same instruction in every episode: values of choices read no words."""
+    """One task whose instructions differ in articles (a, the) at most: values of choices read no words."""
     out: Path = Path("runs/played")
     """Folder of the run; out/checkpoint is what comes of it."""
     minutes: Annotated[float, within(0, 10**6, above=True)] = 5.0

@@ -84,7 +84,7 @@ class WorldPlay:
     """
 
     task: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TASK")]
-    """One task, with the same instruction in every episode, of a body without cameras."""
+    """One task of a body without cameras; its instructions differ in articles (a, the) at most."""
     method: Literal["imagination", "search"] = "imagination"
     """imagination: a world model, and an actor that learns in it (DreamerV3); search: a model of latents, in which each
     choice is searched for (MuZero, with EfficientZero's consistency), of bodies whose actions are choices."""

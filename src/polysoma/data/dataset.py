@@ -59,6 +59,7 @@ class Dataset:
             read-only. Pictures may be :class:`polysoma.data.pictures.Pictures` instead of an array.
         actions: the expert's labels, float32 (N, A) in the channels' units, or int64 (N,), read-only.
         executed: what was executed, as ``actions``.
+        raw_rewards: as :attr:`rewards`, of which some may not be finite: for whoever need not learn from them.
         episode_terminated: bool (E,), whether the task itself ended the episode.
         episode_truncated: bool (E,), whether something else did (:class:`polysoma.data.episode.Episode`).
         final: the streams of ``observations`` after the last action of those F episodes that know it, by name,
@@ -92,7 +93,7 @@ class Dataset:
             for stream in streams
             if index.final.any()
         }
-        self._rewards = columns[stored.REWARD][:][:, 0] if index.rewards else None
+        self.raw_rewards = columns[stored.REWARD][:][:, 0] if index.rewards else None
         self.actions = columns[stored.ACTION][:]
         self.executed = columns[stored.EXECUTED][:] if stored.EXECUTED in columns else self.actions
         if isinstance(self.embodiment.actions, DiscreteActions):
@@ -170,7 +171,7 @@ class Dataset:
             {name: values[frames] for name, values in self.observations.items()},
             self.actions[frames],
             self.executed[frames],
-            None if self._rewards is None else self._rewards[frames],
+            None if self.raw_rewards is None else self.raw_rewards[frames],
             bool(self.episode_terminated[number]),
             bool(self.episode_truncated[number]),
             None if row < 0 else {name: np.asarray(values[row]) for name, values in self.final.items()},
@@ -183,14 +184,14 @@ class Dataset:
         Raises:
             PolysomaError: one is not finite.
         """
-        if self._rewards is None or np.isfinite(self._rewards).all():
-            return self._rewards
-        frame = int(np.flatnonzero(~np.isfinite(self._rewards))[0])
+        if self.raw_rewards is None or np.isfinite(self.raw_rewards).all():
+            return self.raw_rewards
+        frame = int(np.flatnonzero(~np.isfinite(self.raw_rewards))[0])
         episode = int(self.episode_of(np.array(frame)))
         raise PolysomaError(
             f"{self.root}: the reward of frame {frame - self.episode_start[episode]} of episode "
-            f"{self.episode_number[episode]} is {self._rewards[frame]}; `polysoma data convert --skip-damaged` leaves "
-            "such episodes out"
+            f"{self.episode_number[episode]} is {self.raw_rewards[frame]}; `polysoma data convert --skip-damaged` "
+            "leaves such episodes out"
         )
 
     def episode_of(self, frames: np.ndarray) -> np.ndarray:

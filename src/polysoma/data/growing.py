@@ -49,6 +49,11 @@ class Growing(Replay):
         # What is added has rewards, whether the logs have or not.
         self.rewarded = True
 
+    def need_rewards(self, who: str) -> None:
+        """See :class:`~polysoma.data.replay.Replay`; where logs have none, what is added has."""
+        if self.labelled:
+            super().need_rewards(who)
+
     def add(self, states: np.ndarray, actions: np.ndarray, rewards: np.ndarray, over: bool) -> None:
         """Adds a piece of an episode.
 

@@ -7,6 +7,7 @@ A line names two clips and the better one::
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -18,9 +19,11 @@ import numpy as np
 from polysoma.config import check, decode, within
 from polysoma.data.dataset import Dataset
 from polysoma.data.outcomes import Senses
+from polysoma.data.transitions import needed_rewards
 from polysoma.embodiment import DiscreteActions
 from polysoma.errors import PolysomaError
 from polysoma.files import reason, write_atomically
+from polysoma.text import without_articles
 
 By = Literal["success", "return"]
 """What ranks clips where nobody does: whether their episode succeeded, or the sum of their rewards."""
@@ -99,7 +102,7 @@ class Clips:
         instruction: what it was told.
         states: what was observed after each action, float32 ``(R, n)``; where that is unknown, before it.
         actions: what was executed, float32 ``(R, A)`` or int64 ``(R,)``.
-        rewards: float32 ``(R,)``; None where a data set has none.
+        rewarded: whether all data sets have rewards.
         start, length: of each episode, int64 ``(E,)``, in rows.
         success: bool ``(E,)``.
 
@@ -117,7 +120,7 @@ class Clips:
             if dataset.embodiment != self.embodiment:
                 raise PolysomaError(f"{dataset.root}: expected the body of {datasets[0].root}")
         told = sorted({text for dataset in datasets for text in dataset.instructions})
-        if len(told) != 1:
+        if len({without_articles(text) for text in told}) != 1:
             raise PolysomaError(
                 f"{self.embodiment.name}: a reward is of one instruction, these logs follow {len(told)}; give logs of "
                 "one task (polysoma data edit --keep NUMBERS)"
@@ -130,14 +133,19 @@ class Clips:
         self.states = np.concatenate(states)
         kind = np.int64 if isinstance(self.embodiment.actions, DiscreteActions) else np.float32
         self.actions = np.concatenate([np.asarray(dataset.executed, kind) for dataset in datasets])
-        earned = [dataset.rewards for dataset in datasets if dataset.rewards is not None]
-        self.rewards = np.concatenate(earned) if len(earned) == len(datasets) else None
+        self.rewarded = all(dataset.raw_rewards is not None for dataset in datasets)
         self.length = np.concatenate([dataset.episode_length for dataset in datasets])
         self.start = np.cumsum(self.length) - self.length
         self.success = np.concatenate([dataset.episode_success for dataset in datasets])
         counts = [len(dataset.episode_length) for dataset in datasets]
         self._first = np.cumsum([0, *counts])
         self._number = {dataset.root.resolve(): number for number, dataset in enumerate(datasets)}
+
+    @functools.cached_property
+    def rewards(self) -> np.ndarray:
+        """What the steps earned, float32 ``(R,)``. Raises PolysomaError where a data set has no rewards, or one is not
+        finite."""
+        return np.concatenate([needed_rewards(dataset, "by return") for dataset in self.datasets])
 
     def clip(self, episode: int, frame: int = 0, frames: int = 0) -> Clip:
         """A clip of an episode, numbered through all data sets; of the whole one for 0 frames."""
@@ -175,11 +183,9 @@ class Clips:
         return slice(begin, begin + clip.frames)
 
     def worth(self, clip: Clip, by: By) -> float:
-        """How good a clip is. Raises PolysomaError where the logs have no rewards to sum up."""
+        """How good a clip is. Raises as :attr:`rewards` where it is the sum of them."""
         if by == "success":
             return float(self.success[self.episode(clip)])
-        if self.rewards is None:
-            raise PolysomaError("by return: expected logs with rewards, these have none; rank them, or take success")
         return float(self.rewards[self.rows(clip)].sum(dtype=np.float64))
 
     def apart(self, share: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

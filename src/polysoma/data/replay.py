@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from polysoma.data.dataset import Dataset
+from polysoma.data.transitions import needed_rewards
 from polysoma.embodiment import Embodiment, Modality, Observation
 from polysoma.errors import PolysomaError
 
@@ -43,7 +44,8 @@ class Steps:
         rows: int64 ``(B,)``, of the states among :attr:`Replay.states`.
         next_rows: int64 ``(B,)``, of those that follow.
         actions: what was executed first, float32 ``(B, A)`` or int64 ``(B,)``.
-        rewards: float32 ``(B,)``, the discounted sum on the way; 0 where there are none.
+        rewards: float32 ``(B,)``, the discounted sum on the way; 0 where there are none. Not checked before
+            :meth:`Replay.need_rewards`.
         discounts: float32 ``(B,)``, what the value of the next state counts; 0 where the task ended.
     """
 
@@ -87,7 +89,8 @@ class Replay:
                     f"{dataset.root}: expected the body of {datasets[0].root}; "
                     + "; ".join(dataset.embodiment.differences(self.embodiment))
                 )
-        self.rewarded = all(dataset.rewards is not None for dataset in datasets)
+        self._datasets = tuple(datasets)
+        self.rewarded = all(dataset.raw_rewards is not None for dataset in datasets)
         parts = [_rows_of(dataset, self.rewarded) for dataset in datasets]
         before = np.cumsum([0, *(len(part.states) for part in parts)])
         self.states = np.concatenate([part.states for part in parts])
@@ -105,6 +108,12 @@ class Replay:
 
     def __len__(self) -> int:
         return len(self.starts)
+
+    def need_rewards(self, who: str) -> None:
+        """For ``who`` learns from rewards, before it does. Raises PolysomaError where data have none, or where one is
+        not finite."""
+        for dataset in self._datasets:
+            needed_rewards(dataset, who)
 
     def draw(self, count: int, rng: np.random.Generator, discount: float = 0.99) -> Steps:
         """Steps that are drawn evenly.
@@ -209,10 +218,9 @@ class Replay:
         share: where each success earns 1, those of the failures that come first are no better than the rest.
 
         Raises:
-            PolysomaError: the data have no rewards, or all episodes have the same return.
+            PolysomaError: as :meth:`need_rewards`, or all episodes have the same return.
         """
-        if not self.rewarded:
-            raise PolysomaError("expected data with rewards to choose the best episodes of; these have none")
+        self.need_rewards("the best episodes")
         scores = self._returns[self.starts]
         order = np.argsort(-scores, kind="stable")
         wanted = max(1, round(share * len(order)))
@@ -307,8 +315,7 @@ def _rows_of(dataset: Dataset, rewarded: bool) -> _Rows:
     done = place < lengths[episode]
     rewards = np.zeros(len(states), np.float32)
     if rewarded:
-        assert dataset.rewards is not None
-        rewards[done] = dataset.rewards
+        rewards[done] = dataset.raw_rewards
     over = np.zeros(len(states), bool)
     over[ends[dataset.episode_terminated] - 1] = True
     returns = np.add.reduceat(rewards, begins)[episode] if len(begins) else rewards

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from polysoma.data.dataset import Dataset
+from polysoma.data.transitions import needed_rewards
 from polysoma.embodiment import Embodiment
 from polysoma.errors import PolysomaError
 
@@ -22,7 +23,7 @@ class Pieces:
         states: float32 ``(B, T + 1, S)``.
         pixels: uint8 ``(B, T + 1, P)``.
         actions: what was executed, ``(B, T)`` choices or ``(B, T, A)``.
-        rewards: float32 ``(B, T)``; 0 where there are none.
+        rewards: float32 ``(B, T)``; 0 where there are none. Not checked before :meth:`Rows.need_rewards`.
         over: bool ``(B, T)``, whether the task ended with this step.
         known: bool ``(B, T)``, whether the step was made; after the end of an episode the last observation is repeated.
     """
@@ -57,6 +58,10 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self.states)
+
+    def need_rewards(self, who: str) -> None:
+        """For ``who`` learns from rewards, before it does. Raises PolysomaError where data have none, or where one is
+        not finite."""
 
     def rows(self, steps: int) -> np.ndarray:
         """The rows from which this many steps follow in the episode, int64."""
@@ -202,8 +207,8 @@ class Sequences(Rows):
                     f"{dataset.root}: expected the body of {datasets[0].root}; "
                     + "; ".join(dataset.embodiment.differences(self.embodiment))
                 )
-        self._root = datasets[0].root
-        self.rewarded = all(dataset.rewards is not None for dataset in datasets)
+        self._datasets = tuple(datasets)
+        self.rewarded = all(dataset.raw_rewards is not None for dataset in datasets)
         names = [stream.name for stream in self.embodiment.arrays]
         states, pixels, actions, rewards, over, lengths = [], [], [], [], [], []
         for dataset in datasets:
@@ -224,7 +229,7 @@ class Sequences(Rows):
                 length = int(dataset.episode_length[number])
                 row = np.minimum(np.arange(len(own_states)), length - 1) + start
                 actions.append(np.asarray(dataset.executed[row]))
-                earned = np.zeros(len(row)) if dataset.rewards is None else dataset.rewards[row]
+                earned = np.zeros(len(row)) if dataset.raw_rewards is None else dataset.raw_rewards[row]
                 rewards.append(np.asarray(earned, np.float32))
                 over.append((np.arange(len(row)) == length - 1) & dataset.episode_terminated[number])
                 lengths.append(len(own_states))
@@ -237,6 +242,11 @@ class Sequences(Rows):
         due = np.floor(held_out * np.arange(len(lengths) + 1) + 1e-9)
         self._apart = (np.diff(due) > 0)[episode]
 
+    def need_rewards(self, who: str) -> None:
+        """See :class:`Rows`."""
+        for dataset in self._datasets:
+            needed_rewards(dataset, who)
+
     def rows(self, steps: int, held_out: bool = False) -> np.ndarray:
         """See :class:`Rows`; of the episodes held out, or of the others.
 
@@ -247,5 +257,7 @@ class Sequences(Rows):
         if not len(found):
             count = int(((self._left == 0) & (self._apart == held_out)).sum())
             kept = f"{count} episodes that are {'' if held_out else 'not '}held out"
-            raise PolysomaError(f"{self._root}: expected episodes of {steps} steps, got none so long among {kept}")
+            raise PolysomaError(
+                f"{self._datasets[0].root}: expected episodes of {steps} steps, got none so long among {kept}"
+            )
         return found

@@ -55,7 +55,7 @@ def transitions(
     if steps < 1:
         raise PolysomaError(f"steps: expected 1 or more for a transition, got {steps}")
     _check_discount(discount)
-    rewards = _rewards(dataset)
+    rewards = needed_rewards(dataset, "transitions")
     episode = dataset.episode_of(frames)
     left = dataset.episode_start[episode] + dataset.episode_length[episode] - frames
     made = np.minimum(left, steps)
@@ -85,7 +85,7 @@ def returns(dataset: Dataset, discount: float = 1.0) -> np.ndarray:
         PolysomaError: as :func:`transitions`.
     """
     _check_discount(discount)
-    rewards = _rewards(dataset)
+    rewards = needed_rewards(dataset, "returns")
     result = np.array(rewards, np.float64)
     last = dataset.episode_start + dataset.episode_length - 1
     # All episodes at once, from their ends backwards.
@@ -100,7 +100,12 @@ def _check_discount(discount: float) -> None:
         raise PolysomaError(f"discount: expected a number from 0 to 1, got {discount}")
 
 
-def _rewards(dataset: Dataset) -> np.ndarray:
+def needed_rewards(dataset: Dataset, who: str) -> np.ndarray:
+    """The rewards, float32 ``(N,)``, which ``who`` needs.
+
+    Raises:
+        PolysomaError: the data set has no rewards, or one is not finite.
+    """
     if dataset.rewards is None:
-        raise PolysomaError(f"{dataset.root}: this data set has no rewards, which learning from them needs")
+        raise PolysomaError(f"{who}: expected data with rewards; {dataset.root} has none")
     return dataset.rewards

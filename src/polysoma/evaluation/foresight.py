@@ -65,8 +65,10 @@ def foresight(
         they differ: the model, the last reward, their mean, and the model under actions of other pieces.
 
     Raises:
-        PolysomaError: no episode is long enough.
+        PolysomaError: no episode is long enough, or a reward is not finite.
     """
+    if model.config.rewarded and logs.rewarded:
+        logs.need_rewards("foresight")
     rng, longest = np.random.default_rng(seed), ahead[-1]
     rows = logs.rows(WATCHED + longest, held_out)
     drawn = logs.pieces(rng.choice(rows, min(pieces, len(rows)), replace=False), WATCHED + longest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Literal
 
@@ -11,7 +12,7 @@ import torch
 from polysoma.data.mixture import Source
 from polysoma.embodiment import Embodiment, Modality
 from polysoma.errors import PolysomaError
-from polysoma.nn.finder import LEAST, Finder, reduced, reduced_size, shipped_colors, shipped_weights, shipped_words
+from polysoma.nn.finder import Finder, readable, reduced, shipped_colors, shipped_weights, shipped_words
 from polysoma.nn.images import ImageConfig
 from polysoma.nn.words import split_words
 
@@ -21,6 +22,7 @@ _EPISODES = 48
 
 
 Eyes = Literal["auto", "named", "points"]
+_NAMED = ImageConfig(reduction="named", tokens=1, outlines=True, waves=3)
 
 
 def eyes_for(sources: Sequence[Source], wanted: Eyes = "auto") -> ImageConfig | None:
@@ -40,10 +42,10 @@ def eyes_for(sources: Sequence[Source], wanted: Eyes = "auto") -> ImageConfig | 
         return None
     if wanted == "named" and (small := [name for source in seeing for name in _too_small(source.embodiment)]):
         raise PolysomaError(
-            f"eyes: named needs pictures of {LEAST} pixels a side, those of {', '.join(small)} are smaller"
+            f"eyes: named needs pictures of {_NAMED.least[0]} pixels a side, those of {', '.join(small)} are smaller"
         )
     if wanted == "named" or (wanted == "auto" and min(map(in_sight, seeing)) >= ENOUGH):
-        return ImageConfig(reduction="named", tokens=1, words=shipped_words(), outlines=True, waves=3)
+        return dataclasses.replace(_NAMED, words=shipped_words())
     return ImageConfig(reduction="points")
 
 
@@ -54,7 +56,7 @@ def cameras(body: Embodiment) -> list[str]:
 
 def _too_small(body: Embodiment) -> list[str]:
     """The cameras whose pictures the finder cannot read."""
-    return [name for name in cameras(body) if min(reduced_size(*body.stream(name).shape[:2])) < LEAST]
+    return [name for name in cameras(body) if not readable(_NAMED, *body.stream(name).shape[:2])]
 
 
 @torch.no_grad()

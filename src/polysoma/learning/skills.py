@@ -33,6 +33,7 @@ from polysoma.nn.device import acting_on
 from polysoma.policy import checkpoint, skills
 from polysoma.policy.skills import GOAL_PREFIX, Conditioning, Rewarded, SkillConfig, SkillPolicy, goals_of
 from polysoma.policy.values import ValueConfig, ValuePolicy
+from polysoma.text import without_articles
 
 OfflineChoice = Annotated[Cloning | ImplicitQ | Td3Bc | CalQl | Hilp | Successor | Diffusion | Dqn, KIND]
 """The settings of the offline methods, told apart by their ``kind``."""
@@ -98,7 +99,8 @@ def learn(
     body = datasets[0].embodiment
     replay = Replay(datasets, stride or max(1, round(body.rate_hz / STEPS_PER_S)))
     told = only_without_goals("dqn", goals) if isinstance(method, Dqn) else method.conditioning(goals)
-    if told == "nothing" and len({text for dataset in datasets for text in dataset.instructions}) > 1:
+    asked = {without_articles(text) for dataset in datasets for text in dataset.instructions}
+    if told == "nothing" and len(asked) > 1:
         raise PolysomaError(
             f"{body.name}: these logs follow several instructions, and perceptrons read no words: give logs of one "
             "task (polysoma data edit --keep NUMBERS), or learn goals"

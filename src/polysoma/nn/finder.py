@@ -28,8 +28,6 @@ NAMED = 2
 """Things that an instruction can name: what is to be moved or reached, and what it is to be put on, into or beside."""
 ROWS = 96
 """Rows of the pictures that it was taught on; larger ones are reduced to about as many."""
-LEAST = 8
-"""Pixels a side of the smallest pictures that it can read, once they are reduced."""
 _BLOCKS = 2
 
 
@@ -169,6 +167,12 @@ def reduced(pictures: Tensor) -> Tensor:
 def reduced_size(height: int, width: int) -> tuple[int, int]:
     """The size of such pictures once they are :func:`reduced`."""
     return height // _block(height), width // _block(height)
+
+
+def readable(config: ImageConfig, height: int, width: int) -> bool:
+    """Whether such eyes can read pictures of this size (:attr:`ImageConfig.least`)."""
+    sides = reduced_size(height, width) if config.reduction == "named" else (height, width)
+    return all(side >= least for side, least in zip(sorted(sides), config.least, strict=True))
 
 
 def _block(height: int) -> int:

@@ -25,6 +25,14 @@ SHARPNESS = 4.0
 """What logits of maps are multiplied by: a thing of a few cells must win against hundreds of cells of background."""
 
 Reduction = Literal["grid", "points", "named"]
+_LEAST = {
+    ("small", "grid"): (4, 4),
+    # Places are compared with each other, so there must be two.
+    ("small", "points"): (4, 8),
+    ("small", "named"): (8, 8),
+    ("efficientnet-lite0", "grid"): (1, 1),
+    ("efficientnet-lite0", "points"): (1, 9),
+}
 
 
 @dataclass(frozen=True)
@@ -70,6 +78,12 @@ class ImageConfig:
                 f"{self.tokens} tokens, goals {self.goals} and {self.backbone}"
             )
         check(self)
+
+    @property
+    def least(self) -> tuple[int, int]:
+        """Pixels of the shorter and of the longer side of the smallest pictures that can be read; with ``"named"`` once
+        they are reduced (:func:`~polysoma.nn.finder.reduced`)."""
+        return _LEAST[self.backbone, self.reduction]
 
 
 class ImageTokenizer(nn.Module):

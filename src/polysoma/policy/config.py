@@ -15,6 +15,7 @@ from polysoma.horizon import Horizon
 from polysoma.nn.attention import check_heads
 from polysoma.nn.correction import CorrectionConfig
 from polysoma.nn.described import MAX_HISTORY
+from polysoma.nn.finder import readable, reduced_size
 from polysoma.nn.heads import HeadConfig, ReadoutHead
 from polysoma.nn.images import ImageConfig
 from polysoma.nn.trunk import TransformerConfig, TrunkConfig
@@ -105,6 +106,7 @@ class PolicyConfig:
                     f"{body.name}: described channels have a history of at most {MAX_HISTORY}, got {horizon.history}"
                 )
             _check_statistics(body, horizon, self.statistics.get(body.name, {}))
+            _check_cameras(body, self.images)
 
     def _check_numbers(self) -> None:
         names = [body.name for body in self.embodiments]
@@ -227,6 +229,19 @@ def _table(value: Any) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise PolysomaError(f"statistics: expected tables, got {type(value).__name__}")
     return value
+
+
+def _check_cameras(body: Embodiment, images: ImageConfig) -> None:
+    """Raises PolysomaError where a camera's pictures are too small for the eyes."""
+    for stream in body.streams:
+        if stream.modality is not Modality.IMAGE or readable(images, *(size := stream.shape[:2])):
+            continue
+        seen = reduced_size(*size) if images.reduction == "named" else size
+        read = "" if seen == size else f", which are reduced to {seen[0]} x {seen[1]}"
+        raise PolysomaError(
+            f"{body.name}: camera {stream.name!r} has pictures of {size[0]} x {size[1]} pixels{read}; eyes of backbone "
+            f"{images.backbone} with reduction {images.reduction} need at least {images.least[0]} x {images.least[1]}"
+        )
 
 
 def _check_statistics(body: Embodiment, horizon: Horizon, statistics: Mapping[str, Statistics]) -> None:

@@ -22,6 +22,7 @@ from polysoma.errors import PolysomaError
 from polysoma.nn.perceptrons import perceptron
 from polysoma.policy import small
 from polysoma.policy.small import SmallPolicy
+from polysoma.text import without_articles
 
 KIND = "reward"
 """What ``config.json`` calls such a checkpoint."""
@@ -152,7 +153,7 @@ class RewardModel(SmallPolicy):
         if body != mine.embodiment:
             differing = "; ".join(body.differences(mine.embodiment))
             raise PolysomaError(f"the reward is of another body than {body.name}: {differing}")
-        if instruction != mine.instruction:
+        if without_articles(instruction) != without_articles(mine.instruction):
             raise PolysomaError(
                 f"the reward was learnt where {body.name} was told {mine.instruction!r}, and this task says "
                 f"{instruction!r}: learn one from logs of this task"

@@ -12,6 +12,7 @@ from polysoma.data.replay import Made, rows_of
 from polysoma.embodiment import INSTRUCTION, Embodiment, Observation
 from polysoma.errors import PolysomaError
 from polysoma.simulators.environment import Environment, RewardKind
+from polysoma.text import without_articles
 
 
 class Slots:
@@ -144,7 +145,7 @@ class Slots:
         self._begun[slot], self._done[slot], self._returns[slot] = self._seed, [], 0
         self._seed += 1
         words = observation[INSTRUCTION]
-        if self._words and words != self._words:
+        if self._words and without_articles(words) != without_articles(self._words):
             raise PolysomaError(
                 f"{self.task}: expected a task with the same instruction in every episode, since what learns by "
                 f"playing reads no words; got {self._words!r} and {words!r}"

@@ -114,6 +114,16 @@ def address(scheme: str, host: str, port: int, token: str | None = None) -> str:
     return at if token is None else f"{at}/?{urllib.parse.urlencode({'token': token})}"
 
 
+def addresses(scheme: str, host: str, port: int, token: str | None = None) -> tuple[str, str | None]:
+    """As :func:`address`, for this machine; and for others, where a server listens on all interfaces: ``0.0.0.0`` and
+    ``::`` are no places to connect to, and this machine's name, which it answers to, is one."""
+    known = _address(host)
+    if known is None or not known.is_unspecified:
+        return address(scheme, host, port, token), None
+    here = "127.0.0.1" if known.version == 4 else "::1"
+    return address(scheme, here, port, token), address(scheme, socket.gethostname(), port, token)
+
+
 def chosen_token(host: str, file: Path | None = None, wanted: bool = True) -> tuple[str | None, bool]:
     """The token of a server: that of the file, or of the variable ``POLYSOMA_TOKEN``, or a new one where others than
     this machine reach it; and whether it is new.

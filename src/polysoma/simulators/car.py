@@ -102,8 +102,7 @@ class CarEnvironment(Environment):
 
     def expert_action(self) -> np.ndarray:
         """What :class:`~polysoma.simulators.car_expert.Feedback` does in the present state: float32 ``(2,)``."""
-        if self._expert is None:
-            raise PolysomaError(f"{self.task}: reset it before its expert is asked")
+        assert self._expert is not None
         return self._expert.action(self._state)
 
     def _now(self) -> Observation:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import functools
 import importlib
 import importlib.util
 import io
@@ -50,6 +51,51 @@ class Saved:
     memory: dict[str, Any]
 
 
+_IN_AN_EPISODE = (
+    *("step", "expert_action", "new_goal", "remaining", "get_state", "privileged", "render_frame", "camera_frame"),
+    "push",
+)
+"""Methods that need an episode: before the first reset simulators have none, and fail in ways of their own."""
+
+
+def _in_an_episode(method: Callable[..., Any]) -> Callable[..., Any]:
+    """The method, which refuses to begin before the first reset."""
+
+    @functools.wraps(method)
+    def checked(self: Environment, *args: Any, **options: Any) -> Any:
+        if not self._begun:
+            raise PolysomaError(f"{self.task}: call reset first; there is no episode before, so no {method.__name__}")
+        return method(self, *args, **options)
+
+    return checked
+
+
+def _begins(reset: Callable[..., Any]) -> Callable[..., Any]:
+    """The reset, which opens what :func:`_in_an_episode` closes: also for what it calls itself."""
+
+    @functools.wraps(reset)
+    def opened(self: Environment, *args: Any, **options: Any) -> Any:
+        self._begun = True
+        return reset(self, *args, **options)
+
+    return opened
+
+
+def _resets(set_state: Callable[..., Any]) -> Callable[..., Any]:
+    """The way back to a moment, which begins some episode before the first: simulators have what is to be replaced."""
+
+    @functools.wraps(set_state)
+    def begun(self: Environment, *args: Any, **options: Any) -> Any:
+        if not self._begun:
+            self.reset(seed=0)
+        return set_state(self, *args, **options)
+
+    return begun
+
+
+_WRAPPED = {**dict.fromkeys(_IN_AN_EPISODE, _in_an_episode), "reset": _begins, "set_state": _resets}
+
+
 class Environment(gymnasium.Env[Observation, Any]):
     """One task of one embodiment.
 
@@ -59,7 +105,8 @@ class Environment(gymnasium.Env[Observation, Any]):
     ``max_steps`` steps. ``info["success"]`` is a bool at every step. Observations follow
     ``embodiment.observation_space()``, text stream ``"instruction"`` included; actions ``embodiment.action_space()``.
     ``step`` begins with ``embodiment.check_action``, which refuses what is no action of the body (PolysomaError): a
-    simulator would go on from a number that is not finite as if nothing had happened.
+    simulator would go on from a number that is not finite as if nothing had happened. Before the first ``reset`` all
+    that needs an episode raises PolysomaError, in subclasses too, which need not look for that themselves.
 
     Attributes:
         task: full name, ``"family/task"``.
@@ -80,6 +127,12 @@ class Environment(gymnasium.Env[Observation, Any]):
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012  (Gymnasium's own)
     render_mode: str | None = None
     _spec: EnvSpec | None = None
+    _begun = False
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        for name in _WRAPPED.keys() & vars(cls).keys():
+            setattr(cls, name, _WRAPPED[name](vars(cls)[name]))
 
     @property
     def spec(self) -> EnvSpec | None:
@@ -98,6 +151,7 @@ class Environment(gymnasium.Env[Observation, Any]):
         self.observation_space = self.embodiment.observation_space()
         self.action_space = self.embodiment.action_space()
 
+    @_begins
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
@@ -141,6 +195,7 @@ class Environment(gymnasium.Env[Observation, Any]):
         knows. What shrinks it is progress."""
         return None
 
+    @_in_an_episode
     def get_state(self) -> Saved:
         """This moment of the episode, for :meth:`set_state`. To save it changes nothing of what follows.
 
@@ -152,10 +207,12 @@ class Environment(gymnasium.Env[Observation, Any]):
         # All at once: what two of them share, such as a generator, they share in the copy.
         return Saved(self.task, np.zeros(0), copy.deepcopy(held))
 
+    @_resets
     def set_state(self, saved: Saved) -> Observation:
         """Goes back to a moment of an episode of this task, also one of another environment of it, and returns what is
-        observed there. The same actions then bring the same observations, rewards and success, bit by bit; what is
-        drawn at random is drawn as it was then, and the expert, where it remembers something, remembers that.
+        observed there; before the first reset, too. The same actions then bring the same observations, rewards and
+        success, bit by bit; what is drawn at random is drawn as it was then, and the expert, where it remembers
+        something, remembers that.
 
         Raises:
             PolysomaError: as :meth:`get_state`, or the moment is of another task.

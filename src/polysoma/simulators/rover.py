@@ -43,7 +43,6 @@ from polysoma.embodiment import (
     Stream,
     channels,
 )
-from polysoma.errors import PolysomaError
 from polysoma.horizon import Horizon
 from polysoma.simulators.environment import Family, MujocoEnvironment
 from polysoma.simulators.navigation import (
@@ -213,8 +212,7 @@ class RoverEnvironment(MujocoEnvironment):
 
     def expert_action(self) -> np.ndarray:
         """Pure pursuit of the point 0.45 m down the navigation field, float32 ``(2,)``, smooth in the state."""
-        if self._field is None:
-            raise PolysomaError(f"{self.task}: reset before asking the expert")
+        assert self._field is not None
         x, y, yaw, _, yaw_rate = self._pose()
         target_x, target_y = self._field.target(np.array([x, y]))
         bearing = math.atan2(target_y - y, target_x - x) - yaw

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from polysoma.config import check, within
 from polysoma.data.replay import Replay
-from polysoma.errors import PolysomaError
 from polysoma.learning.method import Metrics, Share
 from polysoma.learning.objectives import td_target
 from polysoma.learning.offline import Drawn, OfflineMethod, only_without_goals
@@ -61,8 +60,7 @@ class CalQl:
 class _CalQl(OfflineMethod):
     def __init__(self, policy: SkillPolicy, replay: Replay, settings: CalQl, seed: int) -> None:
         super().__init__(policy, replay, settings.batch, settings.discount, seed)
-        if not replay.rewarded:
-            raise PolysomaError("cal-ql: expected data with rewards; these have none")
+        replay.need_rewards("cal-ql")
         self._settings, config = settings, policy.config
         self._q = Twins(len(config.seen) + config.embodiment.actions.size, 1, config.width, config.depth)
         self.modules["q"], self.modules["q_target"] = self._q, frozen_copy(self._q)

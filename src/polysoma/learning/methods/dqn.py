@@ -18,7 +18,6 @@ from torch.nn.functional import smooth_l1_loss
 
 from polysoma.config import check, within
 from polysoma.data.replay import Made, Replay, Ring
-from polysoma.errors import PolysomaError
 from polysoma.learning.method import Method, Metrics, Share
 from polysoma.learning.objectives import td_target
 from polysoma.nn.perceptrons import follow, frozen_copy
@@ -120,8 +119,7 @@ class _FromLogs(_Dqn):
     """DQN from logs. Choices that logs do not show are believed as the network says: good logs try all of them."""
 
     def __init__(self, policy: ValuePolicy, replay: Replay, settings: Dqn, seed: int) -> None:
-        if not replay.rewarded:
-            raise PolysomaError("dqn: expected data with rewards, which these do not have")
+        replay.need_rewards("dqn")
         policy.measure(replay.states)
         self._replay = replay
         super().__init__(policy, settings, seed)

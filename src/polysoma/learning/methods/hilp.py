@@ -186,14 +186,14 @@ def skill_for_reward(
             of all are made little of.
 
     Raises:
-        PolysomaError: the data have no rewards, all rewards are the same, or the policy is told no skills.
+        PolysomaError: the data have no rewards, or one that is not finite; all rewards are the same; or the policy is
+            told no skills.
     """
     if policy.config.conditioning != "skill":
         raise PolysomaError(
             f"expected a policy that is given skills (hilp), got one that is given {policy.config.conditioning}"
         )
-    if not replay.rewarded:
-        raise PolysomaError("expected data with rewards to find a skill for; these have none")
+    replay.need_rewards("the skill of a reward")
     steps = replay.steps(np.asarray(rows, np.int64))
     device = policy.fixed.device
     states = (torch.from_numpy(replay.states[rows]).to(device) for rows in (steps.rows, steps.next_rows))

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from polysoma.config import KIND, check, within
 from polysoma.data.sequences import Memory, Rows, Sequences
-from polysoma.errors import PolysomaError
 from polysoma.learning.method import Method, Metrics, ParameterGroup, Share, decaying
 from polysoma.learning.methods.world import WorldLearner, WorldLearning
 from polysoma.learning.objectives import generalised_advantages
@@ -97,8 +96,7 @@ class _Imagining(WorldLearner):
     """Learns the model, and in it the actor and the critic, from logs."""
 
     def __init__(self, model: WorldModel, logs: Rows, settings: Imagination, seed: int) -> None:
-        if not logs.rewarded:
-            raise PolysomaError("imagination: expected data with rewards, which these do not have")
+        logs.need_rewards("imagination")
         assert model.mind is not None
         super().__init__(model, logs, settings.world, seed)
         self.mind: ActorCritic = model.mind

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from polysoma.config import check, within
 from polysoma.data.replay import Replay
-from polysoma.errors import PolysomaError
 from polysoma.learning.method import Metrics, Share
 from polysoma.learning.objectives import advantage_weights, expectile_loss, regression, td_target
 from polysoma.learning.offline import Drawn, OfflineMethod
@@ -102,10 +101,8 @@ class _ImplicitQ(OfflineMethod):
     def __init__(self, policy: SkillPolicy, replay: Replay, settings: ImplicitQ, seed: int) -> None:
         super().__init__(policy, replay, settings.batch, settings.discount, seed)
         self._settings, self._goals = settings, policy.config.conditioning == "goal"
-        if not self._goals and not replay.rewarded:
-            raise PolysomaError(
-                "iql: expected data with rewards, which these do not have; it can learn to reach places from them"
-            )
+        if not self._goals:
+            replay.need_rewards("iql, which is given no goals")
         told = {"nothing": 0, "goal": len(policy.config.place), "skill": policy.config.skill}[
             policy.config.conditioning
         ]
@@ -126,7 +123,7 @@ class _ImplicitQ(OfflineMethod):
             aim = policy.towards(policy.places(self.states(rows, share)))
             reached = torch.from_numpy(rows == drawn.steps.next_rows).to(share.device)
             # Each step costs 1, also the last one. An end of the task is none for whoever has another goal.
-            returns = -torch.ones_like(drawn.rewards), torch.where(reached, 0.0, settings.discount)
+            returns = -torch.ones_like(drawn.discounts), torch.where(reached, 0.0, settings.discount)
             seen, following = torch.cat([state, aim], -1), torch.cat([after, aim], -1)
         else:
             returns, seen, following = (drawn.rewards, drawn.discounts), state, after

@@ -15,7 +15,6 @@ import torch
 
 from polysoma.config import check, within
 from polysoma.data.replay import Replay
-from polysoma.errors import PolysomaError
 from polysoma.learning.method import Metrics, Share
 from polysoma.learning.methods.successor import SkillValues
 from polysoma.learning.objectives import regression, td_target
@@ -61,8 +60,7 @@ class Td3Bc:
 class _Td3Bc(OfflineMethod):
     def __init__(self, policy: SkillPolicy, replay: Replay, settings: Td3Bc, seed: int) -> None:
         super().__init__(policy, replay, settings.batch, settings.discount, seed)
-        if not replay.rewarded:
-            raise PolysomaError("td3-bc: expected data with rewards; these have none")
+        replay.need_rewards("td3-bc")
         self._settings, config = settings, policy.config
         self._q: Twins | SkillValues
         if config.conditioning == "skill":

@@ -100,7 +100,7 @@ class WorldLearner(Method):
         rows: from which pieces begin: any, as what a piece lacks at the end of an episode counts nothing.
 
     Raises:
-        PolysomaError: logs of another body, or without a step.
+        PolysomaError: logs of another body, without a step, or where rewards are learnt with one that is not finite.
     """
 
     def __init__(self, model: WorldModel, logs: Rows, settings: WorldLearning, seed: int) -> None:
@@ -108,6 +108,8 @@ class WorldLearner(Method):
             raise PolysomaError(
                 f"expected logs of the model's body, {model.config.embodiment.name}, got {logs.embodiment.name}"
             )
+        if model.config.rewarded:
+            logs.need_rewards("the world model")
         self.modules = nn.ModuleDict({"policy": model})
         self.model, self.logs, self.settings, self.seed = model, logs, settings, seed
         self.rows = logs.rows(1)
@@ -302,7 +304,7 @@ def learn(
     """
     if not datasets:
         raise PolysomaError("expected one or more data sets to learn from, got none")
-    settings, rewarded = settings or WorldLearning(), all(dataset.rewards is not None for dataset in datasets)
+    settings, rewarded = settings or WorldLearning(), all(dataset.raw_rewards is not None for dataset in datasets)
     config = WorldConfig(
         datasets[0].embodiment, picture=picture, width=width, rewarded=rewarded, acts=settings.kind != "world"
     )
