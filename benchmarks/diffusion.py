@@ -45,7 +45,7 @@ from polysoma.rollout.recording import record
 from polysoma.rollout.rollout import rollout_in_workers
 from results import cells_of, read, share, write
 
-MAZES = {"medium": "pointmaze/medium", "large": "pointmaze/large", "medium, wheels": "wheels/medium"}
+MAZES = {"medium": "pointmaze/medium", "large": "pointmaze/large", "wheels": "wheels/medium"}
 WORLD = Path(__file__).parent / "worlds" / "wheel_maze.py"
 DATA_SEED, SEED = 300_000, 330_000
 CELL, MARGIN = 0.35, 0.15
@@ -257,7 +257,7 @@ def render() -> str:
         return f"{share({'successes': won, 'trials': trials, 'interval': wilson(won, trials)})} of {trials}"
 
     def steps(maze: str, name: str) -> str:
-        own = [cell["free"][name]["steps"] for cell in by_maze[maze] if name in cell["free"]]
+        own = [cell["free"][name]["steps"] for cell in by_maze[maze] if "steps" in cell["free"].get(name, {})]
         return f"; {np.mean(own):.0f} steps" if own else ""
 
     lines = ["| unseen starts and goals | " + " | ".join(MAZES) + " |", "| --- |" + " --- |" * len(MAZES)]
@@ -275,6 +275,12 @@ def render() -> str:
     seeds = ", ".join(f"{len(own)} ({maze})" for maze, own in by_maze.items())
     frames = ", ".join(f"{own[0]['frames']:,}" for own in by_maze.values() if own)
     fits = ", ".join(f"{np.mean([cell['fits'] for cell in own]):.2f}" for own in by_maze.values() if own)
+    former = {cell["commit"] for cell in cells if "commit" in cell}
+    told = (
+        f" The first two mazes are as of commit {', '.join(sorted(former))[:7]}, with its own cloning of near goals."
+        if former
+        else ""
+    )
     lines += [
         "",
         f"{frames} frames of noisy experts with random goals; a linear law fits to {fits} (1 is exactly; it acts from "
@@ -286,7 +292,7 @@ def render() -> str:
         f"ms [{least:.0f}, {most:.0f}]; an action by drawn pieces {pieces[:, 0].mean():.1f} ms, with a zone "
         f"{pieces[:, 1].mean():.1f} ms ({found['hardware']['processor']}, {found['hardware']['instruction_set']}). "
         f"Zones have a margin of {settings['margin']} m in plans, and none in what is counted "
-        f"(`{found['command']}`).",
+        f"(`{found['command']}`).{told}",
     ]
     return "\n".join(lines) + "\n"
 

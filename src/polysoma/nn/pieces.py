@@ -91,7 +91,7 @@ class Pieces(ResidualPerceptron):
 
     @torch.no_grad()
     def chosen(
-        self, seen: Tensor, place: Tensor, way: Tensor, guides: Sequence[Guide] = (), steps: int = 6
+        self, seen: Tensor, place: Tensor, way: Tensor, guides: Sequence[Guide] = (), steps: int = 3
     ) -> tuple[Tensor, Tensor]:
         """The best of the pieces that are drawn for each of B states: whose places are nearest to the goal on average,
         with what guides say.
