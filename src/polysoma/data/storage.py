@@ -98,17 +98,16 @@ def building(target: Path, mark: str) -> Iterator[Path]:
 def reading(path: Path, held: str = "") -> Iterator[None]:
     """Turns what libraries raise over a missing or damaged file into a PolysomaError that names it and what it held."""
     where = f"{path} ({held})" if held else f"{path}"
+    # Of frames, others than those of this file can still be read.
+    otherwise = "" if held else ", or delete the whole data set and record it again"
     try:
         yield
     except FileNotFoundError as error:
-        raise PolysomaError(
-            f"{where} is missing: copy the data set again from where it came, or delete the whole data "
-            "set and record it again"
-        ) from error
+        raise PolysomaError(f"{where} is missing: copy the data set again from where it came{otherwise}") from error
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
         raise PolysomaError(
             f"cannot read {where}: {reason(error)}; it is damaged or incomplete: copy it again from "
-            "where it came, or delete the whole data set and record it again"
+            f"where it came{otherwise}"
         ) from error
 
 

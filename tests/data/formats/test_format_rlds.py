@@ -461,6 +461,14 @@ def test_a_list_that_is_missing(tmp_path: Path, key: str) -> None:
 def test_records_that_are_no_examples(tmp_path: Path, data: bytes) -> None:
     root = write(tmp_path / "set")
     shard(root).write_bytes(record(data))
+    reader = RldsReader(root)
+    with pytest.raises(PolysomaError, match=rf"{shard(root).name}, episode 0"):
+        reader.read(0)
+    assert list(reader.absent([])) == [0]
+    # The file held two records.
+    assert_same(reader.read(1), TRUTH[2])
+    for path in root.glob("*.tfrecord*"):
+        path.write_bytes(record(data))
     with pytest.raises(PolysomaError, match=rf"{shard(root).name}, episode 0"):
         RldsReader(root)
 
