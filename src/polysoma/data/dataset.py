@@ -19,7 +19,7 @@ import numpy as np
 
 from polysoma import progress
 from polysoma.data import layout, storage, stored
-from polysoma.data.cache import Columns, cached, fingerprint, user_cache
+from polysoma.data.cache import OWN, Columns, cached, fingerprint, user_cache
 from polysoma.data.damage import Damaged, check_present, left_out
 from polysoma.data.episode import Episode
 from polysoma.data.foreign import ENDING, Foreign, absent_in
@@ -117,7 +117,7 @@ class Dataset:
         absent = recorded.absent()
         if not skip_damaged:
             check_present(self.root, absent, len(recorded.index.length))
-        folders = [self.root / ".cache", user_cache(self.root)]
+        folders = [self.root / OWN, user_cache(self.root)]
         recorded, columns = self._readable(recorded.without, absent, recorded.files(), folders, skip_damaged)
         return recorded.index, columns
 

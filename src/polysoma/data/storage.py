@@ -45,12 +45,13 @@ def write_parquet(path: Path, table: pa.Table, rows_per_group: int | None = None
 
 
 @contextlib.contextmanager
-def lock(path: Path, wait: bool) -> Iterator[bool]:
-    """Holds a lock that ends with the process. Yields whether it was got; raises OSError if the file cannot be made."""
+def lock(path: Path, wait: bool, guess: bool = True) -> Iterator[bool]:
+    """Holds a lock that ends with the process. Yields whether it was got, or ``guess`` where the system has no locks;
+    raises OSError if the file cannot be made."""
     try:
         import fcntl
     except ImportError:  # Windows: one process at a time is then up to the user.
-        yield True
+        yield guess
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     # Where a link has been put in its place, nothing is made at its other end.
@@ -62,6 +63,8 @@ def lock(path: Path, wait: bool) -> Iterator[bool]:
             return
         except OSError as error:  # Some network file systems have no locks.
             _log.warning("%s: no lock (%s): let no other process write there meanwhile", path.parent, reason(error))
+            yield guess
+            return
         yield True
 
 
