@@ -21,7 +21,7 @@ import numpy as np
 
 from polysoma.data import door
 from polysoma.data.formats.naming import unused
-from polysoma.data.formats.reader import ACTION, Part, Problem, Reader, reading
+from polysoma.data.formats.reader import ACTION, DISCOUNT, TERMINATED, Part, Problem, Reader, reading
 from polysoma.data.formats.rlds_features import (
     ABOUT,
     FEATURES,
@@ -178,6 +178,8 @@ class RldsReader(Reader):
                 f"the last step of {observed:,} of {len(self.lengths):,} episodes is what was observed after the last "
                 "action (is_last): its action, reward and discount are not learnt"
             )
+        if not {TERMINATED, DISCOUNT} & set(self.columns):
+            found.append("neither is_terminal nor discount is there: how episodes ended is not known")
         splits, there = Counter[str](), Counter[str]()
         # How many files a split has is said by the names of those that are there, and elsewhere for those without any.
         shards = {split: len(counts) for split, counts in self._splits.items()}
