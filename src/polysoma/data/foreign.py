@@ -16,7 +16,6 @@ from polysoma import progress
 from polysoma.data import stored
 from polysoma.data.damage import Damaged, check_present
 from polysoma.data.episode import Episode
-from polysoma.data.formats import open_reader
 from polysoma.data.formats.reader import ACTION, REWARD, Reader
 from polysoma.data.images import resized
 from polysoma.data.instructions import cut
@@ -161,7 +160,7 @@ class Foreign:
             return
 
         def some(numbers: np.ndarray) -> int:
-            reader = open_reader(self.reader.path)
+            reader = self.reader.again()
             try:
                 own, do = Foreign(reader, self.schema, self._left_out), work()
                 for number in numbers.tolist():
