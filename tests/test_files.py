@@ -40,6 +40,22 @@ def test_only_folders_with_a_mark_are_deleted(tmp_path: Path) -> None:
     assert (tmp_path / "target/file").exists() and (tmp_path / "other/file").exists()
 
 
+def test_the_mark_is_deleted_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "own"
+    (folder / "deep").mkdir(parents=True)
+    for name in ("a", "mark", "z", "deep/file"):
+        (folder / name).touch()
+    with monkeypatch.context() as patch:
+        # A process that is killed does no more.
+        patch.setattr(
+            "shutil.rmtree", lambda path, **_: (_ for _ in ()).throw(KeyboardInterrupt) if path == folder else None
+        )
+        with pytest.raises(KeyboardInterrupt):
+            remove_own(folder, "mark")
+    assert is_own(folder, "mark") and not (folder / "a").exists() and not (folder / "z").exists()
+    assert remove_own(folder, "mark") and not folder.exists()
+
+
 def test_only_unfinished_files_of_ours_are_swept(tmp_path: Path) -> None:
     (tmp_path / "set/deep").mkdir(parents=True)
     (tmp_path / "outside").mkdir()

@@ -14,6 +14,7 @@ import secrets
 import shutil
 import stat
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -26,8 +27,12 @@ _UNFINISHED = re.compile(rf".+\.([0-9a-f]{{16}}|\d+){re.escape(TEMPORARY)}")
 
 
 @contextlib.contextmanager
-def writing(path: Path) -> Iterator[BinaryIO]:
+def writing(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
     """A file that appears under its name only when all of it is on the disk.
+
+    Args:
+        path: its name.
+        mode: who may do what with it, as far as the user's umask allows.
 
     Raises:
         PolysomaError: it cannot be written; nothing is left behind.
@@ -39,7 +44,7 @@ def writing(path: Path) -> Iterator[BinaryIO]:
     with explain_writing(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with open(temporary, "wb", opener=_new) as file:
+            with open(temporary, "wb", opener=partial(_new, mode=mode)) as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
@@ -51,10 +56,10 @@ def writing(path: Path) -> Iterator[BinaryIO]:
             raise
 
 
-def _new(path: str, _flags: int) -> int:
+def _new(path: str, _flags: int, mode: int) -> int:
     """A descriptor of a new file, to write. Raises OSError where anything is there, a link too."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
-    return os.open(path, flags, 0o666)
+    return os.open(path, flags, mode)
 
 
 def is_own(folder: Path, mark: str) -> bool:
@@ -69,6 +74,13 @@ def remove_own(folder: Path, mark: str) -> bool:
     """Deletes a folder if it is one of ours (:func:`is_own`), as far as that is possible. Returns whether it was."""
     if not is_own(folder, mark):
         return False
+    # The mark goes last: what a process that is killed meanwhile leaves is still known for ours.
+    with contextlib.suppress(OSError):
+        for path in folder.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.name != mark:
+                path.unlink()
     shutil.rmtree(folder, ignore_errors=True)
     return True
 
@@ -87,9 +99,9 @@ def remove_temporaries(folder: Path) -> None:
                 path.unlink()
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Writes all of ``content`` or leaves ``path`` as it was. Raises as :func:`writing`."""
-    with writing(path) as file:
+def write_atomically(path: Path, content: bytes, mode: int = 0o666) -> None:
+    """Writes all of ``content`` or leaves ``path`` as it was. Arguments and errors are those of :func:`writing`."""
+    with writing(path, mode) as file:
         file.write(content)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import threading
 import tracemalloc
@@ -18,6 +19,7 @@ from make_arrays import write_aloha, write_robomimic, write_zarr
 from make_lerobot import write_v2, write_v3
 from make_rlds import write as write_rlds
 from polysoma.cli import main
+from polysoma.data import storage
 from polysoma.data.batch import Batch
 from polysoma.data.cache import caches
 from polysoma.data.dataset import Dataset
@@ -228,7 +230,7 @@ def test_killed_while_building(kind: str, tmp_path: Path, monkeypatch: pytest.Mo
         with pytest.raises(Killed), listening(kill):
             Dataset(root)
     left = [path for path in (tmp_path / "cache").rglob("building-*") if path.is_dir()]
-    assert left and caches() == []
+    assert left and [(cache.folder, cache.kind) for cache in caches()] == [(left[0], "unfinished")]
     assert kind_of(root) == kind and not left[0].exists() and len(caches()) == 1
 
 
@@ -288,6 +290,81 @@ def test_a_cache_that_comes_with_the_data_is_not_used(tmp_path: Path, monkeypatc
     assert np.array_equal(Dataset(root).actions, truth)
 
 
+@pytest.mark.parametrize("how", ["written", "replaced", "copied"])
+def test_a_cache_that_was_changed_by_others_is_not_used(how: str, tmp_path: Path) -> None:
+    """As in the folder of a data set that was given away with its cache and came back."""
+    root = record(tmp_path / "set")
+    truth = Dataset(root).actions.copy()
+    (cache,) = (root / ".cache").glob("?" * 32)
+    path, before = cache / "action.npy", (cache / "action.npy").stat()
+    if how == "written":
+        np.save(path, truth + 1)
+    elif how == "replaced":
+        np.save(tmp_path / "action.npy", truth + 1)
+        (tmp_path / "action.npy").replace(path)
+    else:
+        shutil.copytree(cache, tmp_path / "copy")
+        np.save(tmp_path / "copy/action.npy", truth + 1)
+        shutil.rmtree(cache)
+        (tmp_path / "copy").replace(cache)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.stat().st_size == before.st_size
+    assert np.array_equal(Dataset(root).actions, truth)
+
+
+def test_the_key_is_this_users_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, key = record(tmp_path / "set"), tmp_path / "cache/polysoma/key"
+    monkeypatch.setenv("POLYSOMA_CACHE", "raw")
+    assert kind_of(root) == "raw" and key.stat().st_mode & 0o777 == 0o600
+    # Somebody else's is not trusted, nor is one that a link leads to.
+    with monkeypatch.context() as patch:
+        patch.setattr("os.geteuid", lambda: key.stat().st_uid + 1)
+        assert kind_of(root) == "memory"
+    shutil.move(key, tmp_path / "key")
+    key.symlink_to(tmp_path / "key")
+    assert kind_of(root) == "memory"
+
+
+def test_what_was_left_unfinished_is_listed_and_cleared_unless_it_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, foreign = record(tmp_path / "own"), write_v3(tmp_path / "foreign")
+    for root in (own, foreign):
+        Dataset(root)
+    (whole,) = caches()
+    left = [folder / f"building-{'0' * 16}" for folder in (whole.folder.parent, own / ".cache")]
+    for folder in left:
+        shutil.copytree(whole.folder, folder)
+    # While the lock is held, somebody writes there.
+    with storage.lock(left[0].parent / "lock", wait=False) as alone:
+        assert alone and [cache.kind for cache in caches()] == ["raw"]
+        main(["data", "cache", "--clear"])
+        assert left[0].is_dir() and not whole.folder.exists()
+    # So it may be where the system has no locks.
+    with monkeypatch.context() as patch:
+        patch.setattr("fcntl.flock", lambda *given: (_ for _ in ()).throw(OSError("no locks")))
+        assert caches() == []
+    capsys.readouterr()
+    main(["data", "cache"])
+    said = capsys.readouterr().out
+    assert f"unfinished  used 0 h ago  {left[0]}" in said and left[0].is_dir() and str(own) not in said
+    main(["data", "cache", str(own), "--clear"])
+    said = capsys.readouterr().out
+    assert said.count("GB  unfinished") == 2 and str(left[1]) in said and "deleted 3" in said
+    assert not left[0].exists() and not left[1].exists() and caches([own]) == []
+    assert len(Dataset(own)) == 26
+
+
+def test_what_was_left_unfinished_makes_room_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Dataset(write_v3(tmp_path / "one"))
+    (whole,) = caches()
+    left = whole.folder.with_name(f"building-{'0' * 16}")
+    shutil.copytree(whole.folder, left)
+    monkeypatch.setenv("POLYSOMA_CACHE_GB", str(2.2 * whole.bytes / 1e9))
+    Dataset(write_v3(tmp_path / "other"))
+    assert whole.folder.is_dir() and not left.exists() and len(caches()) == 2
+
+
 def test_without_a_key_nothing_is_trusted_and_all_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = record(tmp_path / "set")
     truth = Dataset(root).observations["front"][:]
@@ -307,11 +384,13 @@ def test_damaged_caches_are_made_again_or_named(tmp_path: Path, monkeypatch: pyt
     path.write_bytes(content[:-10])
     np.testing.assert_array_equal(Dataset(root).observations["front"][:], whole)
     (path,) = (tmp_path / "cache").rglob("*.jpegs")
-    path.write_bytes(bytes(100) + content[100:])
+    # Of the same length, and while it is in use.
     column = Dataset(root).observations["front"]
+    path.write_bytes(bytes(100) + content[100:])
     with pytest.raises(PolysomaError, match=r"images.front.jpegs, frame 0: .*delete .*it is made again"):
         column[0]
     np.testing.assert_array_equal(column[5:], whole[5:])
+    np.testing.assert_array_equal(Dataset(root).observations["front"][:], whole)
 
 
 def test_a_source_that_is_lost_or_damaged_meanwhile_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

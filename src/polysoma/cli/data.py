@@ -185,13 +185,17 @@ class Convert:
 
 @dataclass(frozen=True)
 class Caches:
-    """Lists the caches of data sets of other libraries, with how pictures lie in them, and lets go of them.
+    """Lists the caches of data sets of other libraries, with how pictures lie in them, and lets go of them; also those
+    that a killed process left unfinished. What a process is writing now is neither listed nor deleted.
 
     Examples:
         polysoma data cache
         polysoma data cache --clear
+        polysoma data cache data/* --clear
     """
 
+    recordings: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RECORDING")] = ()
+    """Folders of recordings, whose caches lie in them, too."""
     clear: bool = False
     """Delete them all; they are made again when they are needed."""
 
@@ -200,11 +204,12 @@ class Caches:
 
         from polysoma.data.cache import cache_home, cache_limit, caches, remove
 
-        held = sorted(caches(), key=lambda cache: -cache.used)
+        held = sorted(caches(self.recordings), key=lambda cache: -cache.used)
         for cache in held:
             hours = (time.time() - cache.used) / 3600
-            say(f"{cache.bytes / 1e9:8.2f} GB  {cache.kind:<7}  used {hours:,.0f} h ago  {cache.folder}")
-        total = sum(cache.bytes for cache in held)
+            say(f"{cache.bytes / 1e9:8.2f} GB  {cache.kind:<10}  used {hours:,.0f} h ago  {cache.folder}")
+        # Those of recordings do not count.
+        total = sum(cache.bytes for cache in held if cache.folder.parent.parent == cache_home())
         say(f"{total / 1e9:.2f} of {cache_limit() / 1e9:g} GB (POLYSOMA_CACHE_GB) in {cache_home()}")
         if self.clear:
             for cache in held:

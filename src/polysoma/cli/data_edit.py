@@ -43,6 +43,7 @@ class Edit:
         polysoma data edit data/so101 --rename front=top --crop-pictures front=20:180,0:240 --out data/so101-top
         polysoma data edit data/so101 --shift-actions 1 --out data/so101-2
         polysoma data edit recordings/so101 --reencode --out data/so101
+        polysoma data edit data/so101 --skip-damaged --out data/so101-whole
     """
 
     path: DataPath
@@ -67,6 +68,8 @@ class Edit:
     """Take the action of each frame from so many frames later, where a recorder wrote what had been done."""
     reencode: bool = False
     """Write it anew, each picture as PNG, even if nothing else is changed."""
+    skip_damaged: bool = False
+    """Leave out episodes that cannot be read; their numbers are said. All are read before any is written."""
     seed: Seed = 0
     """Decides which episodes come into which share."""
 
@@ -86,6 +89,7 @@ class Edit:
             self.shift_actions,
             self.seed,
             self.reencode,
+            self.skip_damaged,
         )
         with counting("editing") as count:
             done = edit.edit(path, self.out, change, lambda n, total: count(n, total, "episodes"))

@@ -4,9 +4,10 @@ Numbers become ``.npy`` files. So do pictures where there is room; else they bec
 and are read when asked for (:mod:`polysoma.data.pictures`). ``$POLYSOMA_CACHE`` decides otherwise.
 
 A cache appears under its name when it is whole and on the disk, so a process that is killed while it makes one leaves
-nothing that another would take for one. It holds a file :data:`MARK` with the sizes of its files, sealed with a key of
-this user: a cache that came with somebody's data is not used. Only folders with such a file are ever deleted. The
-user's cache folder holds at most ``$POLYSOMA_CACHE_GB``: what was used longest ago goes first.
+nothing that another would take for one. It holds a file :data:`MARK` with the sizes of its files and when they were
+written, sealed with a key of this user: a cache that came with somebody's data, or was changed since, is not used. Only
+folders with such a file are ever deleted. The user's cache folder holds at most ``$POLYSOMA_CACHE_GB``: what was left
+unfinished goes first, then what was used longest ago.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -38,10 +39,14 @@ from polysoma.files import is_own, remove_own, sync, write_atomically
 
 MARK = "polysoma-cache.json"
 """The file that makes a folder one of ours."""
+OWN = ".cache"
+"""The folder of a recording's caches, in it."""
 _LIMIT = 100 * 10**9
 _VERSION = 2
 _KEY, _KEY_BYTES = "key", 32
-_BUILDING = "building-"
+_BUILDING, _LOCK = "building-", "lock"
+"""A folder that is being written, whose writer holds the lock beside it."""
+UNFINISHED = "unfinished"
 
 _LOOKED_AT = 32
 """Pictures of a column, spread over the data set, whose JPEG files tell how large all of them will be."""
@@ -190,39 +195,47 @@ def _load(cache: Path, origin: Origin, kind: Kind) -> Columns:
 
 
 def _check_seal(cache: Path) -> None:
-    """Raises OSError or ValueError where this user did not make the cache, or a file of it has another length."""
+    """Raises OSError or ValueError where this user did not make the cache, or a file of it was changed since."""
     if not is_own(cache, MARK):
         raise ValueError(f"{cache}: not one of ours")
     told = json.loads((cache / MARK).read_text())
-    sizes = _sizes(cache)
-    if not isinstance(told, dict) or told.get("files") != sizes:
-        raise ValueError(f"{cache}: its files are of other lengths")
-    if not hmac.compare_digest(str(told.get("seal")).encode(), _seal(cache.name, sizes).encode()):
+    states = _states(cache)
+    if not isinstance(told, dict) or told.get("files") != states:
+        raise ValueError(f"{cache}: its files are of other lengths, or were changed or copied")
+    if not hmac.compare_digest(str(told.get("seal")).encode(), _seal(cache.name, states).encode()):
         raise ValueError(f"{cache}: this user did not make it")
 
 
-def _sizes(cache: Path) -> dict[str, int]:
+def _states(cache: Path) -> dict[str, list[int]]:
+    """The length of each file and when it was last written: the system's own clock, which nobody sets as they set other
+    times. So a file of the same length that was put in its place, or came out of an archive, is another one."""
     # What a link leads to is nothing that was made here.
     found = {path.name: path.lstat() for path in cache.iterdir() if path.name != MARK}
-    return {name: about.st_size if stat.S_ISREG(about.st_mode) else -1 for name, about in sorted(found.items())}
+    return {
+        name: [about.st_size if stat.S_ISREG(about.st_mode) else -1, about.st_ctime_ns]
+        for name, about in sorted(found.items())
+    }
 
 
-def _seal(name: str, sizes: Mapping[str, int]) -> str:
-    """What nobody but this user can write under a cache. Raises OSError where the user's key cannot be kept."""
+def _seal(name: str, states: Mapping[str, list[int]]) -> str:
+    """What nobody but this user can write under a cache. Raises OSError where the user's key cannot be kept, or is
+    somebody else's."""
     path = cache_home() / _KEY
     if not path.exists():
-        _write(path, secrets.token_bytes(_KEY_BYTES))
-        path.chmod(0o600)
+        _write(path, secrets.token_bytes(_KEY_BYTES), 0o600)
+    about = path.lstat()
+    if not stat.S_ISREG(about.st_mode) or (hasattr(os, "geteuid") and about.st_uid != os.geteuid()):
+        raise OSError(f"{path}: this user did not make it; delete it: caches are made again")
     key = path.read_bytes()
     if len(key) != _KEY_BYTES:
         raise OSError(f"{path}: expected {_KEY_BYTES} bytes, got {len(key)}; delete it: caches are made again")
-    return hmac.new(key, json.dumps([name, dict(sizes)]).encode(), "sha256").hexdigest()
+    return hmac.new(key, json.dumps([name, dict(states)]).encode(), "sha256").hexdigest()
 
 
-def _write(path: Path, content: bytes) -> None:
+def _write(path: Path, content: bytes, mode: int = 0o666) -> None:
     """Raises OSError when it cannot be written, as all else does here: then the next folder is tried."""
     try:
-        write_atomically(path, content)
+        write_atomically(path, content, mode)
     except PolysomaError as error:
         raise OSError(str(error)) from error
 
@@ -235,7 +248,7 @@ def _streamed(origin: Origin, keys: Collection[str]) -> Columns:
 
 
 def _build(folder: Path, name: str, origin: Origin, kind: Kind, kinds: Sequence[Kind]) -> Columns:
-    with storage.lock(folder / "lock", wait=True):
+    with storage.lock(folder / _LOCK, wait=True):
         # Another process may have made it while this one waited.
         columns = _find(folder / name, origin, kinds) or _find(folder / name, origin, [kind])
         if columns is not None:
@@ -246,10 +259,11 @@ def _build(folder: Path, name: str, origin: Origin, kind: Kind, kinds: Sequence[
             building.mkdir()
             (building / MARK).touch()
             _unpack(building, origin, kind)
-            sizes = _sizes(building)
-            for file in sizes:
+            # What lies on the disk gets no other time any more.
+            for file in _states(building):
                 sync(building / file)
-            _write(building / MARK, json.dumps({"files": sizes, "seal": _seal(name, sizes)}).encode())
+            states = _states(building)
+            _write(building / MARK, json.dumps({"files": states, "seal": _seal(name, states)}).encode())
             os.rename(building, folder / name)
             sync(folder)
         except BaseException:
@@ -299,7 +313,9 @@ def _make_room(folder: Path, needed: int) -> None:
         PolysomaError: more than is allowed is needed.
         OSError: the disk has too little space. Writing to a mapped file on a full one kills the process.
     """
-    old = [path for path in folder.iterdir() if is_own(path, MARK)]
+    # Whoever makes room holds the lock of this folder.
+    own = [path for path in folder.iterdir() if is_own(path, MARK)]
+    old: list[Cache] = []
     if folder.parent == cache_home():
         limit = cache_limit()
         if needed > limit:
@@ -308,17 +324,22 @@ def _make_room(folder: Path, needed: int) -> None:
                 "POLYSOMA_CACHE_GB, unset POLYSOMA_CACHE, or write smaller pictures into the description "
                 "(`polysoma data schema`)"
             )
-        others = sorted((cache for cache in caches() if cache.folder.parent != folder), key=lambda cache: cache.used)
+        others = sorted(
+            (cache for cache in caches() if cache.folder.parent != folder),
+            key=lambda cache: (cache.kind != UNFINISHED, cache.used),
+        )
         excess = needed + sum(cache.bytes for cache in others) - limit
         for cache in others:
             if excess > 0:
-                old.append(cache.folder)
+                old.append(cache)
                 excess -= cache.bytes
-    if shutil.disk_usage(folder).free + sum(map(_size, old)) < needed * 1.01:
+    if shutil.disk_usage(folder).free + sum(map(_size, own)) + sum(cache.bytes for cache in old) < needed * 1.01:
         raise OSError("too little space for the cache")
-    for path in old:
-        # Mapped files live on until they are let go, so whoever still reads an older cache is not disturbed.
+    # Mapped files live on until they are let go, so whoever still reads an older cache is not disturbed.
+    for path in own:
         remove_own(path, MARK)
+    for cache in old:
+        remove(cache)
     if shutil.disk_usage(folder).free < needed * 1.01:
         raise OSError("too little space for the cache")
 
@@ -338,8 +359,8 @@ def cache_limit() -> int:
 
 @dataclass(frozen=True)
 class Cache:
-    """One finished cache in the user's folder: how large it is, what it holds ("raw" or "JPEG" pictures, or "numbers"
-    alone), and when it was last used (seconds since 1970)."""
+    """One cache: how large it is, what it holds ("raw" or "JPEG" pictures, or "numbers" alone; or "unfinished", if a
+    process that was killed left it), and when it was last used (seconds since 1970)."""
 
     folder: Path
     bytes: int
@@ -348,18 +369,36 @@ class Cache:
 
 
 def remove(cache: Cache) -> None:
-    """Lets go of a cache: it is made again when it is needed."""
-    remove_own(cache.folder, MARK)
+    """Lets go of a cache: it is made again when it is needed. What a process is writing now stays."""
+    with _unwritten(cache.folder) as idle:
+        if idle:
+            remove_own(cache.folder, MARK)
 
 
-def caches() -> list[Cache]:
-    """All finished caches in the user's folder."""
-    found = []
-    for folder in cache_home().glob("*/*"):
+@contextlib.contextmanager
+def _unwritten(folder: Path) -> Iterator[bool]:
+    """Keeps others from writing beside this folder. Yields whether surely no process writes it."""
+    if not folder.name.startswith(_BUILDING):
+        yield True
+        return
+    with contextlib.ExitStack() as stack:
+        idle = False
         with contextlib.suppress(OSError):
-            if is_own(folder, MARK) and not folder.parent.is_symlink() and not folder.name.startswith(_BUILDING):
+            idle = stack.enter_context(storage.lock(folder.parent / _LOCK, wait=False, guess=False))
+        yield idle
+
+
+def caches(recordings: Iterable[Path] = ()) -> list[Cache]:
+    """All caches in the user's folder, and in these recordings, but for what a process is writing now."""
+    inside = [recording / OWN for recording in recordings]
+    places = [place for place in (*cache_home().glob("*"), *inside) if not place.is_symlink()]
+    found = []
+    for folder in (folder for place in places for folder in place.glob("*")):
+        with contextlib.suppress(OSError), _unwritten(folder) as idle:
+            if idle and is_own(folder, MARK):
                 names = [path.name for path in folder.iterdir()]
                 raw = any(name.startswith(PICTURE) for name in names)
                 kind = "JPEG" if any(name.endswith(JPEGS) for name in names) else "raw" if raw else "numbers"
+                kind = UNFINISHED if folder.name.startswith(_BUILDING) else kind
                 found.append(Cache(folder, _size(folder), kind, folder.stat().st_mtime))
     return found

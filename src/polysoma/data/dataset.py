@@ -11,18 +11,21 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from polysoma import progress
 from polysoma.data import layout, storage, stored
-from polysoma.data.cache import Columns, cached, fingerprint, user_cache
+from polysoma.data.cache import OWN, Columns, cached, fingerprint, user_cache
+from polysoma.data.damage import Damaged, check_present, left_out
 from polysoma.data.episode import Episode
-from polysoma.data.foreign import ENDING, Damaged, Foreign, check_files
+from polysoma.data.foreign import ENDING, Foreign, absent_in
 from polysoma.data.formats import located, open_reader
 from polysoma.data.layout import EpisodeIndex
+from polysoma.data.pictures import StreamedPictures
 from polysoma.data.recorded import Recorded
 from polysoma.data.schema import schema_of, schema_path
 from polysoma.data.writer import DatasetWriter
@@ -30,6 +33,9 @@ from polysoma.embodiment import DiscreteActions
 from polysoma.errors import PolysomaError
 
 __all__ = ["Dataset", "DatasetWriter"]
+
+
+_Held = TypeVar("_Held", Foreign, Recorded)
 
 
 class Dataset:
@@ -41,6 +47,7 @@ class Dataset:
     Args:
         root: the folder or file.
         skip_damaged: whether episodes of which a file is missing or cannot be read are left out, instead of an error.
+            Pictures that are streamed are then looked at once, the first time that these files are opened.
 
     Attributes:
         left_out: the numbers of such episodes in the files, and what is wrong with each.
@@ -76,7 +83,7 @@ class Dataset:
         self.left_out: dict[int, str] = {}
         self.inferred = False
         if (self.root / layout.POLYSOMA).exists():
-            index, columns = self._open_own()
+            index, columns = self._open_own(skip_damaged)
         else:
             index, columns = self._open_foreign(skip_damaged)
         self.tasks, self.instructions = index.tasks, index.instructions
@@ -104,12 +111,16 @@ class Dataset:
         """The data set at a path, or that of a name on the Hub (``hf://user/name``)."""
         return cls(located(Path(place)))
 
-    def _open_own(self) -> tuple[EpisodeIndex, Columns]:
+    def _open_own(self, skip_damaged: bool) -> tuple[EpisodeIndex, Columns]:
         recorded = Recorded(self.root)
         self.embodiment, self.failures = recorded.embodiment, recorded.failures
         self.old_horizon = recorded.old_horizon
-        name = fingerprint(self.root, recorded.files(), recorded.frames, recorded.features)
-        return recorded.index, cached(name, recorded, [self.root / ".cache", user_cache(self.root)])
+        absent = recorded.absent()
+        if not skip_damaged:
+            check_present(self.root, absent, len(recorded.index.length))
+        folders = [self.root / OWN, user_cache(self.root)]
+        recorded, columns = self._readable(recorded.without, absent, recorded.files(), folders, skip_damaged)
+        return recorded.index, columns
 
     def _open_foreign(self, skip_damaged: bool) -> tuple[EpisodeIndex, Columns]:
         reader = open_reader(self.root)
@@ -118,38 +129,60 @@ class Dataset:
             self.embodiment, self.failures = schema.embodiment, {}
             self.inferred = not schema_path(self.root).exists()
             self.old_horizon = schema.old_horizon
-            try:
-                check_files(reader, schema)
-            except Damaged as error:
-                if not skip_damaged:
-                    raise
-                self.left_out = error.episodes
             files = [path for path in (*reader.files(), schema_path(self.root)) if path.exists()]
-            # What was found out once need not be found again, as long as the files are the same.
-            known = user_cache(self.root) / f"{fingerprint(self.root, files, 0, {})}.unread.json"
-            if skip_damaged and known.is_file():
-                # Where that cannot be read, it is found out again.
-                with contextlib.suppress(PolysomaError, ValueError):
-                    held = storage.read_json(known)
-                    self.left_out |= {int(number): str(why) for number, why in held.items()}
-            while True:
-                foreign = Foreign(reader, schema, self.left_out, skip_damaged)
-                name = fingerprint(self.root, files, foreign.frames, foreign.features)
-                try:
-                    columns = cached(name, foreign, [user_cache(self.root)])
-                    break
-                except Damaged as error:
-                    self.left_out |= error.episodes
-                    with contextlib.suppress(PolysomaError):
-                        storage.write_json(known, {str(number): why for number, why in self.left_out.items()})
-            for episode, why in sorted(self.left_out.items()):
-                progress.note(f"{self.root}: episode {episode} is left out: {why}")
+            absent = absent_in(reader, schema)
+            if not skip_damaged:
+                check_present(self.root, absent, len(reader))
+            make = functools.partial(Foreign, reader, schema)
+            foreign, columns = self._readable(make, absent, files, [user_cache(self.root)], skip_damaged)
             terminated, truncated, success = columns[ENDING][:].T
             index = dataclasses.replace(foreign.index, terminated=terminated, truncated=truncated, success=success)
             return index, columns
         finally:
             # Pictures that are streamed open what they need again.
             reader.close()
+
+    def _readable(
+        self,
+        make: Callable[[Collection[int]], _Held],
+        absent: Mapping[int, str],
+        files: Sequence[Path],
+        folders: Sequence[Path],
+        skip_damaged: bool,
+    ) -> tuple[_Held, Columns]:
+        """The episodes, and their columns; if damaged ones are skipped, of those that can be read.
+
+        Args:
+            make: gives all episodes but those of these numbers.
+            absent: the numbers of episodes of which a file is missing, and which.
+            files: what the columns depend on.
+            folders: where there may be a cache of them.
+            skip_damaged: fills :attr:`left_out` instead of raising an error.
+        """
+        # What was found out once need not be found again, as long as the files are the same.
+        note = user_cache(self.root) / f"{fingerprint(self.root, files, 0, {})}.unread.json"
+        known = _noted(note) if skip_damaged else None
+        self.left_out = {**absent, **(known or {})}
+        while True:
+            origin = make(self.left_out)
+            try:
+                columns = cached(fingerprint(self.root, files, origin.frames, origin.features), origin, folders)
+                streamed = any(isinstance(column, StreamedPictures) for column in columns.values())
+                if not skip_damaged or not streamed or known is not None:
+                    break
+                damaged = origin.damaged()
+            except Damaged as error:
+                if not skip_damaged:
+                    raise
+                damaged = {**origin.damaged(), **error.episodes}
+            known = self.left_out = {**self.left_out, **damaged}
+            with contextlib.suppress(PolysomaError):
+                storage.write_json(note, {str(number): why for number, why in known.items()})
+            if not damaged:
+                break
+        for line in left_out(self.left_out):
+            progress.note(f"{self.root}: {line}")
+        return origin, columns
 
     def __len__(self) -> int:
         return self._frames
@@ -255,3 +288,11 @@ class Dataset:
             rows = [values[task == number].std(0, np.float64) for number in range(len(self.tasks))]
             result[stream.name] = np.stack(rows).astype(np.float32)
         return result
+
+
+def _noted(note: Path) -> dict[int, str] | None:
+    """What was found out about episodes that cannot be read; None where that is not known, or cannot be read itself."""
+    with contextlib.suppress(PolysomaError, ValueError):
+        if note.is_file():
+            return {int(number): str(why) for number, why in storage.read_json(note).items()}
+    return None

@@ -150,7 +150,11 @@ def _of_episodes(reader: Reader, progress: Callable[[int, int], None] | None) ->
 
 
 def _of_lengths(reader: Reader) -> Iterator[Problem]:
-    empty = [reader.source(episode) for episode in np.flatnonzero(reader.lengths == 0).tolist()]
+    # Those that could not be opened are said already by what looks at the files.
+    absent = reader.absent([])
+    empty = [
+        reader.source(episode) for episode in np.flatnonzero(reader.lengths == 0).tolist() if episode not in absent
+    ]
     if empty:
         yield Problem("warning", "episodes", f"{listed(empty)} {are(empty)} empty", "nothing: they are left out")
     few = np.flatnonzero((reader.lengths > 0) & (reader.lengths < _SHORT))
@@ -215,4 +219,6 @@ def _of_pictures(reader: Reader) -> Iterator[Problem]:
             )  # fmt: skip
         if unread:
             what = f"cannot be read in {listed(unread)} (of {len(chosen)} that were looked at): "
-            yield Problem("error", name, what + next(iter(unread.values())), remedies.COPY)
+            yield Problem(
+                "error", name, what + next(iter(unread.values())), f"{remedies.COPY}, or {remedies.skipped(reader)}"
+            )

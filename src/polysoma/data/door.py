@@ -12,11 +12,13 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import stat
+import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, Literal, cast
 
 import numpy as np
 import pyarrow as pa
@@ -216,6 +218,10 @@ class Hdf5Group(Mapping[str, Any]):
         return found
 
 
+_SMALL, _PIECE = 2**25, 2**24
+"""Bytes of an array up to which it lies in memory, and what is unpacked at once of others."""
+
+
 class NpzArray:
     """An array of an ``.npz`` file, known by its header until it is read whole (``array[:]``, or a part of it).
 
@@ -228,8 +234,9 @@ class NpzArray:
         with archive.open(member) as file:
             version = np.lib.format.read_magic(file)
             read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            self.shape, _, self.dtype = read(file)
-            claimed, held = int(np.prod(self.shape, dtype=object)) * self.dtype.itemsize, member.file_size - file.tell()
+            self.shape, self._columns_first, self.dtype = read(file)
+            self._begin = file.tell()
+        claimed, held = int(np.prod(self.shape, dtype=object)) * self.dtype.itemsize, member.file_size - self._begin
         if self.dtype.hasobject or claimed != held:
             raise ValueError(f"{member.filename}: {self.dtype} of shape {self.shape} in {held:,} bytes")
         if claimed > most:
@@ -239,6 +246,22 @@ class NpzArray:
         with self._archive.open(self._member) as file:
             values: np.ndarray = np.lib.format.read_array(file, allow_pickle=False)
         return values[rows]
+
+    def unpacked(self) -> np.ndarray:
+        """All of it, read-only. What is large is unpacked piece by piece into a file without a name, which is mapped
+        and goes with the array: memory holds what is in use. Where there is no room for it, it lies in memory."""
+        if self._member.file_size > _SMALL:
+            with contextlib.suppress(OSError), tempfile.TemporaryFile() as file:
+                with self._archive.open(self._member) as packed:
+                    # Read, not skipped: the checksum is of all of it.
+                    packed.read(self._begin)
+                    shutil.copyfileobj(packed, file, _PIECE)
+                file.flush()
+                order: Literal["C", "F"] = "F" if self._columns_first else "C"
+                return np.memmap(file, self.dtype, "r", 0, self.shape, order)
+        values = self[:]
+        values.flags.writeable = False
+        return values
 
 
 @contextlib.contextmanager

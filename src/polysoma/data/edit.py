@@ -18,6 +18,7 @@ import numpy as np
 
 from polysoma.data import storage
 from polysoma.data.convert import check_apart
+from polysoma.data.damage import check_present
 from polysoma.data.episode import Episode
 from polysoma.data.numbering import listed
 from polysoma.data.origin import Origin, opened
@@ -59,6 +60,7 @@ class Edit:
             fall away.
         seed: decides which episodes come into which share.
         reencode: whether to write the data set anew even if nothing else is changed.
+        skip_damaged: whether episodes that cannot be read are left out. All are read before any is written.
     """
 
     delete: frozenset[int] = frozenset()
@@ -71,6 +73,7 @@ class Edit:
     shift_actions: int = 0
     seed: int = 0
     reencode: bool = False
+    skip_damaged: bool = False
 
 
 @dataclass
@@ -194,17 +197,24 @@ def _chosen(origins: Sequence[Origin], change: Edit, result: Edited) -> list[lis
     first = origins[0]
     numbers = first.numbers.tolist()
     _check_numbers(first, change.delete | (change.keep or frozenset()))
-    kept = [
-        place
-        for place, number in enumerate(numbers)
-        if number not in change.delete and (change.keep is None or number in change.keep)
-    ]
+
+    def stays(number: int) -> bool:
+        return number not in change.delete and (change.keep is None or number in change.keep)
+
+    kept = [place for place, number in enumerate(numbers) if stays(number)]
     if len(kept) < len(numbers):
         gone = sorted(set(numbers) - {numbers[place] for place in kept})
         result.changes.append(f"{len(gone):,} of {len(set(numbers)):,} episodes are left out: {listed(gone)}")
     chosen = [kept, *(list(range(len(origin))) for origin in origins[1:])]
     for origin in origins[1:]:
         result.changes.append(f"{len(origin):,} episodes of {origin.path} come after them")
+    for place, origin in enumerate(origins):
+        absent = {number: why for number, why in origin.absent.items() if place or stays(number)}
+        if change.skip_damaged:
+            chosen[place], lines = origin.readable(chosen[place], absent)
+            result.changes += [f"{origin.path}: {line}" for line in lines]
+        else:
+            check_present(origin.path, absent, len(origin.known))
     if not any(chosen):
         raise PolysomaError(f"{first.path}: no episode would be left")
     for origin in origins:

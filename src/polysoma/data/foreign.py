@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -13,8 +14,8 @@ import numpy as np
 
 from polysoma import progress
 from polysoma.data import stored
+from polysoma.data.damage import Damaged, check_present
 from polysoma.data.episode import Episode
-from polysoma.data.formats import open_reader
 from polysoma.data.formats.reader import ACTION, REWARD, Reader
 from polysoma.data.images import resized
 from polysoma.data.instructions import cut
@@ -23,7 +24,6 @@ from polysoma.data.pictures import JpegWriter
 from polysoma.data.schema import Schema
 from polysoma.embodiment import ContinuousActions, Modality, Stream
 from polysoma.errors import PolysomaError
-from polysoma.text import some
 
 _WORTH_THREADS = 5000
 """Frames with pictures from which on several threads pay."""
@@ -33,33 +33,20 @@ _NEAR, _RUN = 8, 64
 """Frames of which pictures are read in one go: how far one is from the next, and how many at most."""
 
 
-class Damaged(PolysomaError):
-    """Episodes that cannot be read.
-
-    Attributes:
-        episodes: their numbers in the files, and what is wrong with each.
-    """
-
-    def __init__(self, message: str, episodes: Mapping[int, str]) -> None:
-        super().__init__(message)
-        self.episodes = dict(episodes)
-
-
 def check_files(reader: Reader, schema: Schema) -> None:
     """Looks whether all files are there, before any is read.
 
     Raises:
         Damaged: some are not.
     """
+    check_present(reader.path, absent_in(reader, schema), len(reader))
+
+
+def absent_in(reader: Reader, schema: Schema) -> dict[int, str]:
+    """The numbers in the files of episodes of which a file is missing, as far as that is known without reading them;
+    and which."""
     gone = reader.absent(list(dict.fromkeys(schema.columns.values())))
-    absent = {reader.source(episode): why for episode, why in gone.items()}
-    if absent:
-        raise Damaged(
-            f"{reader.path}: {len(absent)} of {len(reader)} episodes cannot be read ({some(absent)}): "
-            f"{next(iter(absent.values()))}; copy their files from where they came, or leave these episodes out with "
-            "--skip-damaged",
-            absent,
-        )
+    return {reader.source(episode): why for episode, why in gone.items()}
 
 
 class Foreign:
@@ -69,7 +56,6 @@ class Foreign:
         reader: holds the frames.
         schema: says what they are.
         left_out: numbers in the files of further episodes that are left out.
-        skip_damaged: whether :meth:`fill` reads on past an episode that cannot be read, to tell of all of them.
 
     Attributes:
         reader: as it was given, or of the parts of its episodes (:func:`polysoma.data.instructions.cut`).
@@ -81,13 +67,10 @@ class Foreign:
         PolysomaError: there is no frame at all.
     """
 
-    def __init__(
-        self, reader: Reader, schema: Schema, left_out: Collection[int] = (), skip_damaged: bool = False
-    ) -> None:
+    def __init__(self, reader: Reader, schema: Schema, left_out: Collection[int] = ()) -> None:
         reader = cut(reader)
         self.reader, self.schema = reader, schema
-        self._left_out, self._skip_damaged = left_out, skip_damaged
-        self._damaged: dict[int, str] = {}
+        self._left_out = left_out
         body = schema.embodiment
         numbers = np.array([reader.source(episode) for episode in range(len(reader))], np.int64)
         self._episodes = np.flatnonzero((reader.lengths > 0) & ~np.isin(numbers, list(left_out)))
@@ -134,81 +117,113 @@ class Foreign:
         return int(self.index.final.sum()) if column.startswith(stored.FINAL) else self.frames
 
     def fill(self, columns: Mapping[str, np.ndarray | JpegWriter]) -> None:
-        """Assigns all rows of these columns.
+        """Assigns all rows of these columns. Raises Damaged for the first episode that cannot be read."""
 
-        Tells :mod:`polysoma.progress` how far it is. Many pictures are unpacked by as many threads as there are cores:
-        what decodes them lets go of the interpreter, and other processes would run the user's script again.
+        def filling() -> Callable[[Foreign, int], None]:
+            # Each writes into a file of its own.
+            own = {key: copy.copy(c) if isinstance(c, JpegWriter) else c for key, c in columns.items()}
+            return lambda foreign, number: foreign._fill(own, number)
 
-        Raises:
-            Damaged: if damaged episodes are skipped: those that there are, when all others have been read.
-            PolysomaError: otherwise as :meth:`episode`.
+        self._each(filling, f"unpacking {self.reader.path}", any(self.features[key].image for key in columns))
+
+    def damaged(self) -> dict[int, str]:
+        """The numbers in the files of episodes that cannot be read, and what is wrong with each. All streams of all of
+        them are read for that."""
+        found: dict[int, str] = {}
+
+        def check(foreign: Foreign, number: int) -> None:
+            try:
+                foreign._held(number, self.features)
+            except Damaged as error:
+                found.update(error.episodes)
+
+        pictures = any(feature.image for feature in self.features.values())
+        self._each(lambda: check, f"checking {self.reader.path}", pictures)
+        return found
+
+    def _each(self, work: Callable[[], Callable[[Foreign, int], None]], what: str, pictures: bool) -> None:
+        """Does something with each episode, and tells :mod:`polysoma.progress` how far it is.
+
+        Many pictures are unpacked by as many threads as there are cores: what decodes them lets go of the interpreter,
+        and other processes would run the user's script again. Each thread gets work and a reader of its own.
         """
-        pictures = any(self.features[key].image for key in columns)
         workers = min(os.cpu_count() or 1, len(self))
         if not pictures or workers == 1 or self.frames < _WORTH_THREADS:
-            self._told(self._fill_one(columns, number) for number in range(len(self)))
-        else:
-            shares = np.array_split(np.arange(len(self)), min(len(self), 8 * workers))
-            with ThreadPoolExecutor(workers) as pool:
-                try:
-                    self._told(pool.map(lambda numbers: self._fill_some(columns, numbers), shares))
-                except BaseException:
-                    pool.shutdown(cancel_futures=True)
-                    raise
-        if self._damaged:
-            raise Damaged(f"{self.reader.path}: {len(self._damaged)} episodes cannot be read", self._damaged)
+            do = work()
 
-    def _fill_some(self, columns: Mapping[str, np.ndarray | JpegWriter], numbers: np.ndarray) -> int:
-        """Assigns the rows of these episodes with a reader of this thread's own. Returns how many frames they were."""
-        reader = open_reader(self.reader.path)
-        try:
-            own = Foreign(reader, self.schema, self._left_out, self._skip_damaged)
-            own._damaged = self._damaged
-            # Each writes into a file of its own.
-            copies = {key: copy.copy(c) if isinstance(c, JpegWriter) else c for key, c in columns.items()}
-            return sum(own._fill_one(copies, number) for number in numbers.tolist())
-        finally:
-            reader.close()
+            def one_after_the_other() -> Iterator[int]:
+                for number in range(len(self)):
+                    do(self, number)
+                    yield int(self.index.length[number])
 
-    def _told(self, counts: Iterator[int]) -> None:
+            self._told(what, one_after_the_other())
+            return
+
+        def some(numbers: np.ndarray) -> int:
+            reader = self.reader.again()
+            try:
+                own, do = Foreign(reader, self.schema, self._left_out), work()
+                for number in numbers.tolist():
+                    do(own, number)
+            finally:
+                reader.close()
+            return int(self.index.length[numbers].sum())
+
+        shares = np.array_split(np.arange(len(self)), min(len(self), 8 * workers))
+        with ThreadPoolExecutor(workers) as pool:
+            try:
+                self._told(what, pool.map(some, shares))
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+
+    def _told(self, what: str, counts: Iterator[int]) -> None:
         done = 0
         for count in counts:
             done += count
-            progress.tell(f"unpacking {self.reader.path}", done, self.frames)
+            progress.tell(what, done, self.frames)
 
-    def _fill_one(self, columns: Mapping[str, np.ndarray | JpegWriter], number: int) -> int:
-        body = self.schema.embodiment
+    def _fill(self, columns: Mapping[str, np.ndarray | JpegWriter], number: int) -> None:
+        rows = slice(int(self.index.start[number]), int(self.index.start[number] + self.index.length[number]))
+        held, final = self._held(number, columns)
+        for key, values in held.items():
+            # The ending is a row of the episode; all else are rows of its frames.
+            columns[key][slice(number, number + 1) if key == ENDING else rows] = values
+        row = int(self.index.final[:number].sum())
+        for key, values in final.items():
+            columns[key][row : row + 1] = values[None]
+
+    def _held(self, number: int, columns: Collection[str]) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """An episode as it is cached: these columns of it, and those of its last observation. Raises Damaged."""
+        body, length = self.schema.embodiment, int(self.index.length[number])
         keys = {stored.stream_key(body, stream): stream for stream in body.arrays}
-        begin, length = int(self.index.start[number]), int(self.index.length[number])
-        try:
+        with self._damaging(number):
             held = self._read(self.number(number), [stream for key, stream in keys.items() if key in columns])
+            rows = {key: held.observations[stream.name] for key, stream in keys.items() if key in columns}
+            rows[stored.ACTION] = held.actions.reshape(length, -1)
+            if held.rewards is not None:
+                # Whoever trains without rewards is not kept from it by one that is not finite: Dataset.rewards is
+                # strict.
+                rows[stored.REWARD] = held.rewards[:, None]
+            rows[ENDING] = np.array([[held.terminated, held.truncated, held.success]])
+            last = [stream for key, stream in keys.items() if stored.FINAL + key in columns]
+            final = self._final(self.number(number), last) if self.index.final[number] and last else {}
+        named = {stored.FINAL + stored.stream_key(body, body.stream(name)): value for name, value in final.items()}
+        return rows, named
+
+    @contextlib.contextmanager
+    def _damaging(self, number: int) -> Iterator[None]:
+        """Names the episode that cannot be read. Raises Damaged."""
+        try:
+            yield
         except PolysomaError as error:
-            if not self._skip_damaged:
-                raise
-            self._damaged[int(self.index.number[number])] = str(error)
-            return length
-        rows = slice(begin, begin + length)
-        for key, stream in keys.items():
-            if key in columns:
-                columns[key][rows] = held.observations[stream.name]
-        columns[stored.ACTION][rows] = held.actions.reshape(length, -1)
-        if held.rewards is not None:
-            # Whoever trains without rewards is not kept from it by one that is not finite: Dataset.rewards is strict.
-            columns[stored.REWARD][rows] = held.rewards[:, None]
-        columns[ENDING][number : number + 1] = np.array([[held.terminated, held.truncated, held.success]])
-        last = [stream for key, stream in keys.items() if stored.FINAL + key in columns]
-        if self.index.final[number] and last:
-            row = int(self.index.final[:number].sum())
-            for name, value in self._final(self.number(number), last).items():
-                key = stored.FINAL + stored.stream_key(body, body.stream(name))
-                columns[key][row : row + 1] = value[None]
-        return length
+            raise Damaged(str(error), {int(self.index.number[number]): str(error)}) from error
 
     def pictures(self, column: str, rows: np.ndarray) -> np.ndarray:
         """The pictures of these rows, which ascend: uint8 ``(n, height, width, 3)``. Neighbours are read in one go.
 
         Raises:
-            PolysomaError: as :meth:`Reader.window`.
+            Damaged: an episode cannot be read.
         """
         body = self.schema.embodiment
         key = column.removeprefix(stored.FINAL)
@@ -216,15 +231,17 @@ class Foreign:
         pictures = np.empty((len(rows), *stream.shape), np.uint8)
         if column.startswith(stored.FINAL):
             for place, number in enumerate(np.flatnonzero(self.index.final)[rows].tolist()):
-                pictures[place] = self._final(self.number(number), [stream])[stream.name]
+                with self._damaging(number):
+                    pictures[place] = self._final(self.number(number), [stream])[stream.name]
             return pictures
         name = self.schema.columns[stream.name]
         numbers = np.searchsorted(self.index.start, rows, side="right") - 1
         steps = rows - self.index.start[numbers]
         for run in _runs(numbers, steps):
-            own = steps[run]
-            held = self.reader.window(self.number(int(numbers[run.start])), int(own[0]), int(own[-1]) + 1, [name])
-            pictures[run] = resized(held[name][own - own[0]], stream.shape)
+            own, number = steps[run], int(numbers[run.start])
+            with self._damaging(number):
+                held = self.reader.window(self.number(number), int(own[0]), int(own[-1]) + 1, [name])
+                pictures[run] = resized(held[name][own - own[0]], stream.shape)
         return pictures
 
     def __len__(self) -> int:

@@ -100,6 +100,10 @@ class _Parts(Reader):
         """See :meth:`Reader.files`."""
         return self._whole.files()
 
+    def again(self) -> Reader:
+        """See :meth:`Reader.again`."""
+        return cut(self._whole.again())
+
     def close(self) -> None:
         """See :meth:`Reader.close`."""
         self._whole.close()

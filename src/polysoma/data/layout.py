@@ -14,15 +14,19 @@ for frames. Format 1 is read: its episodes have no rewards, no ends and no last 
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import functools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from polysoma.data.damage import Damaged
 from polysoma.data.door import inside, open_parquet
 from polysoma.data.numbering import numbers_of
 from polysoma.data.storage import checksum, read_json, read_parquet, reading, write_json
@@ -39,7 +43,7 @@ FINAL_PATH = "final/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 EPISODES_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 INFO, STATS, TASKS, POLYSOMA = "meta/info.json", "meta/stats.json", "meta/tasks.parquet", "meta/polysoma.json"
 
-_CHECKSUMS = "checksums"
+_CHECKSUMS, _EPISODES = "checksums", "meta/episodes/"
 _PIECE_BYTES = 2**26
 _IMAGES_PER_FILE = 8
 
@@ -102,6 +106,11 @@ class EpisodeIndex:
         """(number, rows) of the files of last observations, in the order of their rows."""
         return [(number, rows) for number, rows in self._counted(self.final) if rows]
 
+    def places(self) -> list[tuple[str, int]]:
+        """All files: what its name is made of, and its number."""
+        held = [(DATA_PATH, self.files()), (FINAL_PATH, self.final_files())]
+        return [(template, number) for template, files in held for number, _ in files]
+
     def _counted(self, rows: np.ndarray) -> list[tuple[int, int]]:
         numbers, which = np.unique(self.file, return_inverse=True)
         counts = np.bincount(which, weights=rows).astype(np.int64)
@@ -111,6 +120,32 @@ class EpisodeIndex:
         """The episodes in the data file of this number, for people."""
         episodes = self.number[self.file == number]
         return f"episode {episodes[0]}" if len(episodes) == 1 else f"episodes {episodes[0]} to {episodes[-1]}"
+
+    @contextlib.contextmanager
+    def damaging(self, root: Path, template: str, number: int) -> Iterator[Path]:
+        """Gives a file of this number, and names its episodes where it cannot be read.
+
+        Raises:
+            Damaged: instead of what is raised over a missing or damaged file.
+        """
+        path = numbered(root, template, number)
+        try:
+            with reading(path, self.held(number)):
+                yield path
+        except PolysomaError as error:
+            numbers = self.number[self.file == number].tolist()
+            message = f"{error}, or leave its episodes out with --skip-damaged (`polysoma data edit` has it too)"
+            raise Damaged(message, dict.fromkeys(numbers, str(error))) from error
+
+    def without(self, numbers: Collection[int]) -> EpisodeIndex:
+        """The episodes that lie in no file with one of these: a file is as it was written, or all of it is damaged."""
+        kept = ~np.isin(self.file, self.file[np.isin(self.number, list(numbers))])
+        rows = {
+            field.name: getattr(self, field.name)[kept]
+            for field in dataclasses.fields(self)
+            if isinstance(getattr(self, field.name), np.ndarray)
+        }
+        return dataclasses.replace(self, **{**rows, "start": np.cumsum(rows["length"]) - rows["length"]})
 
 
 def numbered(root: Path, path: str, number: int) -> Path:
@@ -129,13 +164,14 @@ def read_episodes(root: Path) -> EpisodeIndex:
     ``tasks.parquet``, which is written later than the episodes.
 
     Raises:
-        PolysomaError: a file is missing or damaged, the files do not follow one another, or only some episodes have
-            rewards.
+        PolysomaError: a table of episodes is missing or damaged, they do not follow one another, or only some episodes
+            have rewards. Whether their frames are there, :func:`data_files` tells.
     """
     known = checksums(root)
     for name in known:
-        with reading(root / name):
-            (root / name).stat()
+        if name.startswith(_EPISODES):
+            with reading(root / name):
+                (root / name).stat()
     paths = episode_files(root)
     columns = [n for n in EPISODES_SCHEMA.names if not n.startswith("meta/")]
     schema = pa.schema([EPISODES_SCHEMA.field(name) for name in columns])
@@ -188,14 +224,12 @@ def _read_table(path: Path, schema: pa.Schema) -> pa.Table:
 
 
 def data_files(root: Path, index: EpisodeIndex) -> list[Path]:
-    """The files of frames and of last observations of the episodes. Raises PolysomaError when one is missing."""
-    held = [(DATA_PATH, index.files()), (FINAL_PATH, index.final_files())]
+    """The files of frames and of last observations of the episodes. Raises Damaged when one is missing."""
     paths = []
-    for template, files in held:
-        for number, _ in files:
-            paths.append(numbered(root, template, number))
-            with reading(paths[-1], index.held(number)):
-                paths[-1].stat()
+    for template, number in index.places():
+        with index.damaging(root, template, number) as path:
+            path.stat()
+        paths.append(path)
     return paths
 
 
@@ -206,7 +240,7 @@ def read_frames(
     of the one of this number.
 
     Raises:
-        PolysomaError: a file is missing, damaged or holds another number of frames than the episodes say.
+        Damaged: a file is missing, damaged or holds another number of frames than the episodes say.
     """
     yield from _read_rows(root, index, DATA_PATH, _these(index.files(), only), features)
 
@@ -228,8 +262,7 @@ def _read_rows(
     known = checksums(root)
     begin, piece = 0, max(1, _PIECE_BYTES // sum(feature.bytes for feature in features.values()))
     for number, rows in files:
-        path = numbered(root, template, number)
-        with reading(path, index.held(number)):
+        with index.damaging(root, template, number) as path:
             with open_parquet(path) as file:
                 held = file.metadata.num_rows
                 if held != rows:
@@ -251,16 +284,23 @@ def read_some_images(root: Path, index: EpisodeIndex, name: str, feature: Featur
     return np.concatenate(pieces)
 
 
-def checksums(root: Path) -> dict[str, str]:
+def checksums(root: Path) -> Mapping[str, str]:
     """What was written, by the names of the files below ``root``. Files that are not listed are not checked: versions
     before wrote no checksums, and a process may be killed before it writes them."""
     path = root / POLYSOMA
-    held = _description(root).get(_CHECKSUMS, {}) if path.exists() else {}
+    return _named(root, *_version(path)) if path.exists() else {}
+
+
+@functools.lru_cache(maxsize=8)
+def _named(root: Path, *version: int) -> Mapping[str, str]:
+    """The checksums in :data:`POLYSOMA`, which are asked for with each file."""
+    path = root / POLYSOMA
+    held = _parsed(path, *version).get(_CHECKSUMS, {})
     with reading(path):
         named = {str(name): str(value) for name, value in dict(held).items()}
         for name in named:
             inside(root, name)
-        return named
+        return MappingProxyType(named)
 
 
 def check(root: Path, path: Path, known: Mapping[str, str]) -> None:
@@ -273,9 +313,13 @@ def check(root: Path, path: Path, known: Mapping[str, str]) -> None:
 def _description(root: Path) -> Mapping[str, Any]:
     """What is in :data:`POLYSOMA`, which is asked for several times when a data set is opened."""
     path = root / POLYSOMA
+    return _parsed(path, *_version(path))
+
+
+def _version(path: Path) -> tuple[int, int, int]:
     with reading(path):
         about = path.stat()
-    return _parsed(path, about.st_ino, about.st_size, about.st_mtime_ns)
+    return about.st_ino, about.st_size, about.st_mtime_ns
 
 
 @functools.lru_cache(maxsize=8)

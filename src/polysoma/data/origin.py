@@ -9,20 +9,23 @@ import abc
 import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from polysoma import progress
 from polysoma.data import layout, stored
+from polysoma.data.damage import left_out
 from polysoma.data.episode import Episode
-from polysoma.data.foreign import Foreign
+from polysoma.data.foreign import Foreign, absent_in
 from polysoma.data.formats import open_reader
 from polysoma.data.formats.reader import ACTION, Reader
 from polysoma.data.layout import EpisodeIndex
 from polysoma.data.recorded import Recorded
 from polysoma.data.schema import Schema, schema_of, schema_path
 from polysoma.embodiment import DiscreteActions, Embodiment, Modality
+from polysoma.errors import PolysomaError
 
 
 class Origin(abc.ABC):
@@ -36,6 +39,9 @@ class Origin(abc.ABC):
         known: the numbers of all episodes in the files, those without frames among them.
         failures: seeds of failed expert episodes, by task.
         remarks: what people should know of how it is read.
+        seeded: whether episodes have seeds of a simulator, rather than their numbers.
+        absent: the numbers of episodes of which a file is missing, as far as that is known without reading them; and
+            which.
     """
 
     path: Path
@@ -45,6 +51,8 @@ class Origin(abc.ABC):
     known: frozenset[int]
     failures: dict[str, list[int]]
     remarks: tuple[str, ...] = ()
+    seeded: bool = False
+    absent: dict[int, str]
 
     def __len__(self) -> int:
         return len(self.index.length)
@@ -65,23 +73,52 @@ class Origin(abc.ABC):
             PolysomaError: one cannot be read; it names the file and the episode.
         """
 
+    def damaged(self, wanted: Collection[int]) -> dict[int, str]:
+        """The numbers in the files of those of these episodes that cannot be read, and what is wrong with each. All of
+        them are read for that."""
+        found: dict[int, str] = {}
+        for done, episode in enumerate(sorted(wanted)):
+            if int(self.numbers[episode]) not in found:
+                try:
+                    for _ in self.episodes([episode]):
+                        pass
+                except PolysomaError as error:
+                    found[int(self.numbers[episode])] = str(error)
+            progress.tell(f"checking {self.path}", done + 1, len(wanted))
+        return found
+
+    def readable(self, wanted: Sequence[int], absent: Mapping[int, str]) -> tuple[list[int], list[str]]:
+        """Those of these episodes that can be read; and why others cannot, and those that are absent, in words. All of
+        them are read for that."""
+        damaged = {**absent, **self.damaged(wanted)}
+        return [place for place in wanted if int(self.numbers[place]) not in damaged], list(left_out(damaged))
+
     @abc.abstractmethod
     def digests(self) -> list[bytes]:
         """What tells the actions of one episode from those of others."""
 
 
 @contextlib.contextmanager
-def opened(path: Path) -> Iterator[Origin]:
-    """Opens a data set of any format. Raises PolysomaError when there is none, or it is damaged."""
+def opened(path: Path, full_size: bool = True) -> Iterator[Origin]:
+    """Opens a data set of any format.
+
+    Args:
+        path: the folder or file.
+        full_size: whether pictures that no description gives a size are as large as in the files, rather than as they
+            are learnt from.
+
+    Raises:
+        PolysomaError: there is none, or it is damaged.
+    """
     if (path / layout.POLYSOMA).exists():
         yield _Own(path)
         return
     reader = open_reader(path)
     try:
         schema = schema_of(reader)
-        if not schema_path(path).exists():
+        if full_size and not schema_path(path).exists():
             schema = dataclasses.replace(schema, embodiment=_full_size(schema, reader))
-        yield _Other(path, Foreign(reader, schema))
+        yield _Other(path, Foreign(reader, schema), absent_in(reader, schema))
     finally:
         reader.close()
 
@@ -101,11 +138,11 @@ def _full_size(schema: Schema, reader: Reader) -> Embodiment:
 class _Own(Origin):
     def __init__(self, path: Path) -> None:
         self.path = path
-        recorded = Recorded(path)
+        self._recorded = recorded = Recorded(path)
         self.embodiment, self.failures, self.index = recorded.embodiment, recorded.failures, recorded.index
         self.numbers = self.index.number
         self.known = frozenset(self.numbers.tolist())
-        self._features = recorded.features
+        self._features, self.seeded, self.absent = recorded.features, True, recorded.absent()
 
     def episodes(self, wanted: Collection[int]) -> Iterator[tuple[int, Episode]]:
         """See :meth:`Origin.episodes`."""
@@ -126,6 +163,11 @@ class _Own(Origin):
                     parts = {name: values[rows] for name, values in held.items()}
                     final = {name: values[row] for name, values in last.items()} if has_final else None
                     yield episode, self._episode(episode, parts, final)
+
+    def damaged(self, wanted: Collection[int]) -> dict[int, str]:
+        """See :meth:`Origin.damaged`. A file is whole, or none of its episodes can be read."""
+        numbers = set(self.numbers[sorted(wanted)].tolist())
+        return {number: why for number, why in self._recorded.damaged().items() if number in numbers}
 
     def _episode(self, number: int, held: dict[str, np.ndarray], last: dict[str, np.ndarray] | None) -> Episode:
         body, index = self.embodiment, self.index
@@ -148,8 +190,8 @@ class _Own(Origin):
 
 
 class _Other(Origin):
-    def __init__(self, path: Path, foreign: Foreign) -> None:
-        self.path, self._foreign = path, foreign
+    def __init__(self, path: Path, foreign: Foreign, absent: dict[int, str]) -> None:
+        self.path, self._foreign, self.absent = path, foreign, absent
         self.embodiment, self.index, self.failures = foreign.schema.embodiment, foreign.index, {}
         self.remarks = foreign.schema.remarks
         self.numbers = self.index.number

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Sequence
 
 from polysoma import hub
+from polysoma.data import layout
 from polysoma.data.formats.reader import Reader
 from polysoma.data.numbering import listed
 
@@ -32,6 +33,9 @@ def without(reader: Reader, episodes: Sequence[int]) -> str:
 
 def skipped(reader: Reader) -> str:
     """A copy without what cannot be read."""
+    if (reader.path / layout.POLYSOMA).exists():
+        # There is nothing to convert.
+        return f"leave these episodes out: {edited(reader, '--skip-damaged')}"
     return f"leave these episodes out: `polysoma data convert {called(reader)} NEW --skip-damaged`"
 
 

@@ -45,12 +45,13 @@ def write_parquet(path: Path, table: pa.Table, rows_per_group: int | None = None
 
 
 @contextlib.contextmanager
-def lock(path: Path, wait: bool) -> Iterator[bool]:
-    """Holds a lock that ends with the process. Yields whether it was got; raises OSError if the file cannot be made."""
+def lock(path: Path, wait: bool, guess: bool = True) -> Iterator[bool]:
+    """Holds a lock that ends with the process. Yields whether it was got, or ``guess`` where the system has no locks;
+    raises OSError if the file cannot be made."""
     try:
         import fcntl
     except ImportError:  # Windows: one process at a time is then up to the user.
-        yield True
+        yield guess
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     # Where a link has been put in its place, nothing is made at its other end.
@@ -62,6 +63,8 @@ def lock(path: Path, wait: bool) -> Iterator[bool]:
             return
         except OSError as error:  # Some network file systems have no locks.
             _log.warning("%s: no lock (%s): let no other process write there meanwhile", path.parent, reason(error))
+            yield guess
+            return
         yield True
 
 
@@ -98,17 +101,16 @@ def building(target: Path, mark: str) -> Iterator[Path]:
 def reading(path: Path, held: str = "") -> Iterator[None]:
     """Turns what libraries raise over a missing or damaged file into a PolysomaError that names it and what it held."""
     where = f"{path} ({held})" if held else f"{path}"
+    # Of frames, others than those of this file can still be read.
+    otherwise = "" if held else ", or delete the whole data set and record it again"
     try:
         yield
     except FileNotFoundError as error:
-        raise PolysomaError(
-            f"{where} is missing: copy the data set again from where it came, or delete the whole data "
-            "set and record it again"
-        ) from error
+        raise PolysomaError(f"{where} is missing: copy the data set again from where it came{otherwise}") from error
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
         raise PolysomaError(
             f"cannot read {where}: {reason(error)}; it is damaged or incomplete: copy it again from "
-            "where it came, or delete the whole data set and record it again"
+            f"where it came{otherwise}"
         ) from error
 
 

@@ -7,14 +7,12 @@ observations is there twice. Attributes of the episode say so (``rewards_known``
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +20,15 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from polysoma.data import layout, storage, stored
+from polysoma.data import storage, stored
 from polysoma.data.convert import Converted, check_apart
-from polysoma.data.dataset import Dataset
+from polysoma.data.damage import check_present
 from polysoma.data.description import write_schema
 from polysoma.data.episode import Episode
-from polysoma.data.foreign import Foreign, check_files
-from polysoma.data.formats import open_reader
 from polysoma.data.formats.minari import FINAL_KNOWN, REWARDS_KNOWN
 from polysoma.data.formats.reader import ACTION
-from polysoma.data.schema import Schema, schema_of, schema_path
+from polysoma.data.origin import opened
+from polysoma.data.schema import Schema, schema_path
 from polysoma.embodiment import INSTRUCTION, Embodiment, Modality
 from polysoma.errors import PolysomaError
 from polysoma.files import write_atomically
@@ -49,19 +46,6 @@ _UNKNOWN = {
 }
 _FASTEST = 1
 """Of the compression levels: pictures are compressed without loss, one by one."""
-
-
-@dataclass(frozen=True)
-class _Source:
-    """What is converted. ``seeded``: whether episodes have seeds of a simulator, rather than numbers in a file.
-    ``remarks``: what people should know of how it is read."""
-
-    embodiment: Embodiment
-    episodes: int
-    episode: Callable[[int], Episode]
-    instructions: list[str]
-    seeded: bool
-    remarks: Sequence[str] = ()
 
 
 def to_minari(
@@ -93,30 +77,30 @@ def to_minari(
     if target.exists():
         raise PolysomaError(f"{target} is there already; name a new folder, or delete it")
     result, unknown = Converted(), Counter[str]()
-    with _opened(source, skip) as held, storage.building(target, _LOCK) as folder:
+    with opened(source, full_size=False) as origin, storage.building(target, _LOCK) as folder:
+        everything = list(range(len(origin)))
+        if skip:
+            everything, result.skipped = origin.readable(everything, origin.absent)
+            if not everything:
+                raise PolysomaError(f"{source}: there are no episodes in it that can be read")
+        else:
+            check_present(source, origin.absent, len(origin.known))
         (folder / "data").mkdir()
         with h5py.File(folder / "data/main_data.hdf5", "w", track_order=True) as file:
             steps = 0
-            for number in range(held.episodes):
-                try:
-                    episode = held.episode(number)
-                except PolysomaError as error:
-                    if not skip:
-                        raise
-                    result.skipped.append(str(error))
-                else:
-                    _write(file, result.written, episode, held.seeded)
-                    unknown["rewards"] += episode.rewards is None
-                    unknown["last"] += episode.final is None
-                    unknown["end"] += not (episode.terminated or episode.truncated)
-                    steps += len(episode)
-                    result.written += 1
+            for _, episode in origin.episodes(everything):
+                _write(file, result.written, episode, origin.seeded)
+                unknown["rewards"] += episode.rewards is None
+                unknown["last"] += episode.final is None
+                unknown["end"] += not (episode.terminated or episode.truncated)
+                steps += len(episode)
+                result.written += 1
                 if progress is not None:
-                    progress(number + 1, held.episodes)
+                    progress(result.written, len(everything))
         with open(folder / "data/main_data.hdf5", "rb+") as written:
             os.fsync(written)
             megabytes = os.fstat(written.fileno()).st_size / 1e6
-        body = held.embodiment
+        body = origin.embodiment
         about = {
             "dataset_id": name,
             "minari_version": _VERSION,
@@ -125,7 +109,7 @@ def to_minari(
             "total_episodes": result.written,
             "total_steps": steps,
             "dataset_size": round(megabytes, 1),
-            "observation_space": json.dumps(_space(_observations(body, held.instructions))),
+            "observation_space": json.dumps(_space(_observations(body, origin.index.instructions))),
             "action_space": json.dumps(_space(body.action_space())),
         }
         # Symbols have no place in a description.
@@ -135,7 +119,7 @@ def to_minari(
             write_schema(Schema(plain, columns | {ACTION: ACTION}), schema_path(folder))
         write_atomically(folder / "data/metadata.json", json.dumps(about).encode())
     counted = (f"{unknown[what]:,} episodes {text}" for what, text in _UNKNOWN.items() if unknown[what])
-    result.notes = [*held.remarks, *counted]
+    result.notes = [*origin.remarks, *counted]
     return result
 
 
@@ -146,24 +130,6 @@ def _identity(target: Path) -> str:
     home = Path(os.environ.get("MINARI_DATASETS_PATH") or Path.home() / ".minari/datasets").resolve()
     where = target.resolve()
     return where.relative_to(home).as_posix() if where.is_relative_to(home) else target.name
-
-
-@contextlib.contextmanager
-def _opened(source: Path, skip: bool) -> Iterator[_Source]:
-    if (source / layout.POLYSOMA).exists():
-        data = Dataset(source)
-        yield _Source(data.embodiment, len(data.episode_length), data.episode, data.instructions, True)
-        return
-    reader = open_reader(source)
-    try:
-        schema = schema_of(reader)
-        if not skip:
-            check_files(reader, schema)
-        foreign = Foreign(reader, schema)
-        told = foreign.index.instructions
-        yield _Source(foreign.schema.embodiment, len(foreign), foreign.episode, told, False, schema.remarks)
-    finally:
-        reader.close()
 
 
 def _write(file: Any, number: int, episode: Episode, seeded: bool) -> None:

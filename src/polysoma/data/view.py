@@ -82,7 +82,7 @@ def _section(reader: Reader, episode: int) -> str:
     about = f'<small class="soft">{counted(length, "frame")}, {told}{escape(end)}</small>'
     head = f"<h2>Episode {reader.source(episode)} {about}</h2>"
     if not length:
-        return f"{head}<p>It is empty.</p>"
+        return f"{head}<p>{escape(reader.absent([]).get(episode, 'It is empty.'))}</p>"
     missing = reader.missing()
     films, plots = [], []
     for name, column in reader.columns.items():

@@ -165,7 +165,7 @@ class DatasetWriter:
         if described:
             held, self.failures = layout.read_polysoma(self.root)
             self._version = layout.format_version(self.root)
-            self._checksums = layout.checksums(self.root)
+            self._checksums = dict(layout.checksums(self.root))
             if held != self.embodiment:
                 raise PolysomaError(f"{self.root}: {_difference(held, self.embodiment)}")
         index = layout.read_episodes(self.root)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from make_arrays import h5py
 from polysoma.data.convert import convert
 from polysoma.data.dataset import Dataset
 from polysoma.data.doctor import examine
+from polysoma.data.door import NpzArray, open_npz
 from polysoma.data.formats import is_dataset, open_reader
 from polysoma.data.formats.flat import FlatReader
 from polysoma.data.formats.reader import Ending
@@ -54,6 +56,49 @@ def write_d4rl(path: Path, **more: Any) -> Path:
             if values is not None:
                 file[name] = values
     return path
+
+
+def test_arrays_are_unpacked_once_whoever_reads_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures = np.random.default_rng(2).integers(0, 256, (FRAMES, 8, 10, 3), np.uint8)
+    path = write_ogbench(tmp_path / "seen.npz", observations=pictures)
+    unpacked: list[str] = []
+    whole = NpzArray.unpacked
+    monkeypatch.setattr(NpzArray, "unpacked", lambda self: unpacked.append(self._member.filename) or whole(self))
+    monkeypatch.setattr("polysoma.data.foreign._WORTH_THREADS", 1)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    data = Dataset(path)
+    assert sorted(unpacked) == ["actions.npy", "observations.npy"]
+    # The frames of terminals are observations alone.
+    acted = ~flags(5, 11)
+    np.testing.assert_array_equal(data.observations["camera"][:], pictures[acted])
+    np.testing.assert_array_equal(data.actions, ACTIONS[acted])
+    reader = open_reader(path)
+    held = reader.read(0)
+    other = reader.again()
+    reader.close()
+    np.testing.assert_array_equal(other.read(0)["action"], held["action"])
+    assert len(unpacked) == 4
+
+
+@pytest.mark.parametrize("columns_first", [False, True])
+def test_large_arrays_are_mapped(columns_first: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.random.default_rng(3).normal(size=(400, 300)).astype(np.float32)
+    path = tmp_path / "a.npz"
+    np.savez_compressed(path, actions=np.asfortranarray(values) if columns_first else values)
+    monkeypatch.setattr("polysoma.data.door._SMALL", 1000)
+    monkeypatch.setattr("polysoma.data.door._PIECE", 1000)
+    with open_npz(path, 10**9) as arrays:
+        tracemalloc.start()
+        mapped = arrays["actions"].unpacked()
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert isinstance(mapped, np.memmap) and peak < values.nbytes / 2
+        np.testing.assert_array_equal(mapped, values)
+        # A full disk is no reason to read nothing.
+        monkeypatch.setattr("shutil.copyfileobj", lambda *given: (_ for _ in ()).throw(OSError("no space")))
+        held = arrays["actions"].unpacked()
+    np.testing.assert_array_equal(held, values)
+    assert not isinstance(held, np.memmap) and not held.flags.writeable
 
 
 def test_ogbench_ends_trajectories_with_an_observation_alone(tmp_path: Path) -> None:

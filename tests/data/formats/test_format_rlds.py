@@ -36,6 +36,7 @@ from make_rlds import (
     tensor,
     write,
 )
+from polysoma.data.dataset import Dataset
 from polysoma.data.doctor import examine
 from polysoma.data.formats.rlds import RldsReader, is_rlds
 from polysoma.errors import PolysomaError
@@ -461,6 +462,14 @@ def test_a_list_that_is_missing(tmp_path: Path, key: str) -> None:
 def test_records_that_are_no_examples(tmp_path: Path, data: bytes) -> None:
     root = write(tmp_path / "set")
     shard(root).write_bytes(record(data))
+    reader = RldsReader(root)
+    with pytest.raises(PolysomaError, match=rf"{shard(root).name}, episode 0"):
+        reader.read(0)
+    assert list(reader.absent([])) == [0]
+    # The file held two records.
+    assert_same(reader.read(1), TRUTH[2])
+    for path in root.glob("*.tfrecord*"):
+        path.write_bytes(record(data))
     with pytest.raises(PolysomaError, match=rf"{shard(root).name}, episode 0"):
         RldsReader(root)
 
@@ -542,3 +551,25 @@ def test_real_trajectories_of_a_widowx_arm() -> None:
         assert frames[cameras[0]].std() > 10
     (missing,) = reader.problems()
     assert missing.severity == "warning" and missing.where == "split val"
+
+
+@pytest.mark.parametrize(
+    ("lacking", "truncated", "noted"),
+    [(("is_terminal",), [True, True, False], False), (("is_terminal", "discount", "is_first"), [False] * 3, True)],
+)
+def test_without_is_terminal_ends_are_truncated_or_unknown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lacking: tuple[str, ...], truncated: list[bool], noted: bool
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    root = write(tmp_path / "set", lambda seed, held: [held.pop(f"steps/{name}") for name in lacking])
+    features = described()
+    steps = features["featuresDict"]["features"]["steps"]["sequence"]["feature"]["featuresDict"]["features"]
+    for name in lacking:
+        del steps[name]
+    (root / "features.json").write_text(json.dumps(features))
+    data = Dataset(root)
+    # A discount of 0 tells of the third, which has two frames; the one of one step is an observation alone.
+    assert data.episode_length.tolist() == [4, 6, 2] and data.episode_truncated.tolist() == truncated
+    assert data.episode_terminated.tolist() == [False, False, not noted]
+    told = [problem for problem in examine(root).problems if "how episodes ended is not known" in problem.what]
+    assert [problem.severity for problem in told] == ["note"] * noted

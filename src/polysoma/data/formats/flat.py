@@ -9,7 +9,9 @@ would go on.
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
+import threading
 import zipfile
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -71,7 +73,9 @@ class FlatReader(Reader):
         self.remarks: list[str] = []
         self.columns = {}
         self._paths: dict[str, str] = {}
+        # Arrays of an .npz file that were unpacked, once for this reader and those that are made of it.
         self._held: dict[str, np.ndarray] = {}
+        self._unpacking = threading.Lock()
         with reading(self.path), _open(self.path) as arrays:
             missing = [name for name in (_SEEN, _ACTIONS, _TERMINALS) if name not in arrays]
             if missing:
@@ -143,10 +147,11 @@ class FlatReader(Reader):
     def _rows(self, episode: int, path: str, frames: slice, about: Column) -> np.ndarray:
         with reading(self.path, episode):
             if self._npz:
-                if path not in self._held:
-                    with _open(self.path) as arrays:
-                        self._held[path] = np.asarray(arrays[path][:])
-                return self._held[path][frames].astype(about.dtype, copy=False)
+                with self._unpacking:
+                    if path not in self._held:
+                        with door.open_npz(self.path, _MOST_BYTES) as packed:
+                            self._held[path] = packed[path].unpacked()
+                return np.array(self._held[path][frames], about.dtype)
             with _open(self.path) as arrays:
                 values: np.ndarray = arrays[path][frames]
                 return values.astype(about.dtype, copy=False)
@@ -158,8 +163,12 @@ class FlatReader(Reader):
         return Ending(over, not over)
 
     def close(self) -> None:
-        """See :meth:`Reader.close`."""
-        self._held.clear()
+        """See :meth:`Reader.close`. Others that were made of this one keep what they hold."""
+        self._held = {}
+
+    def again(self) -> FlatReader:
+        """See :meth:`Reader.again`: it shares what was unpacked."""
+        return copy.copy(self)
 
     def problems(self) -> Iterator[Problem]:
         """See :meth:`Reader.problems`: arrays that are left out, a last episode without an end."""

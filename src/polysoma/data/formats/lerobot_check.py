@@ -44,12 +44,18 @@ def _checksum_problems(reader: LeRobotReader) -> Iterator[Problem]:
         lacks = door.lacking(path)
         if lacks is not None:
             what = "it is missing" if not path.exists() else lacks
-            yield Problem("error", name, what, "copy this file again from where it came")
+            yield Problem("error", name, what, f"copy this file again from where it came{_otherwise(name)}")
         elif storage.checksum(path) != expected:
             yield Problem(
                 "error", name, f"its checksum is not that in {layout.POLYSOMA}: it was changed or is damaged",
-                "copy this file again from where it came; if you changed it on purpose, remove its checksum",
+                "copy this file again from where it came; if you changed it on purpose, remove its checksum"
+                + _otherwise(name),
             )  # fmt: skip
+
+
+def _otherwise(name: str) -> str:
+    """What can be done where a file of our own recordings is lost: others hold other episodes, but for the tables."""
+    return "" if name.startswith("meta/") else "; --skip-damaged leaves its episodes out"
 
 
 def _file_problems(reader: LeRobotReader) -> Iterator[Problem]:

@@ -220,6 +220,12 @@ class Reader(abc.ABC):
         """All files that the frames depend on: a cache is made anew when one of them changes."""
         return [self.path]
 
+    def again(self) -> Reader:
+        """Another reader of the same, for another thread; each is closed by itself."""
+        from polysoma.data.formats import open_reader
+
+        return open_reader(self.path)
+
     def close(self) -> None:  # noqa: B027  (most readers hold no file open)
         """Lets go of open files."""
 

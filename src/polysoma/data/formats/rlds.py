@@ -21,7 +21,7 @@ import numpy as np
 
 from polysoma.data import door
 from polysoma.data.formats.naming import unused
-from polysoma.data.formats.reader import ACTION, Part, Problem, Reader, reading
+from polysoma.data.formats.reader import ACTION, DISCOUNT, TERMINATED, Part, Problem, Reader, reading
 from polysoma.data.formats.rlds_features import (
     ABOUT,
     FEATURES,
@@ -70,7 +70,8 @@ class RldsReader(Reader):
     :meth:`window` and :meth:`problems` tell.
 
     Raises:
-        PolysomaError: there is none, a file is missing, or descriptions or the records' framing are damaged.
+        PolysomaError: there is none, a file is missing, descriptions or the records' framing are damaged, or no record
+            holds what they describe.
     """
 
     def __init__(self, path: Path) -> None:
@@ -125,6 +126,7 @@ class RldsReader(Reader):
         self._places: list[tuple[Path, int, int]] = []
         self._unknown: set[str] = set()
         self._records = dict.fromkeys(self._shards, 0)
+        self._unread: dict[int, str] = {}
         lengths, instructions, successes, observed = [], [], [], []
         self.changes: dict[int, tuple[Part, ...]] = {}
         wanted = {leaf.key for leaf in (self._counted, self._succeeded, self._last, *self._told) if leaf}
@@ -132,28 +134,42 @@ class RldsReader(Reader):
             with reading(path), door.open_bytes(path) as file:
                 begin, end = 0, file.seek(0, io.SEEK_END)
                 while begin < end:
-                    with reading(path, len(self._places)):
+                    number, steps, parts, success, ends = len(self._places), 0, parts_of(()), True, False
+                    with reading(path, number):
                         size = record_size(file, begin, end)
-                        found = features_of(file, begin + 12, begin + 12 + size, wanted)
-                        steps = self._counted.parse(found)[1]
-                        parts = self._said(found, steps)
-                        last: Any = self._last.parse(found)[0] if self._last else ()
-                        if self._succeeded:
-                            (value,) = self._succeeded.parse(found)[0]
-                            successes.append(bool(np.any(value)))
+                    try:
+                        with reading(path, number):
+                            found = features_of(file, begin + 12, begin + 12 + size, wanted)
+                            steps, parts, success, ends = self._episode(found)
+                            self._unknown |= found.keys() - self._known
+                    except PolysomaError as error:
+                        # One of many records; whoever needs it is told so (:meth:`absent`).
+                        self._unread[number] = str(error)
                     lengths.append(steps)
                     instructions.append(parts[0].instruction)
+                    successes.append(success)
+                    observed.append(ends)
                     if len(parts) > 1:
-                        self.changes[len(self._places)] = parts
-                    observed.append(len(last) > 0 and bool(np.any(last[-1])))
-                    self._unknown |= found.keys() - self._known
+                        self.changes[number] = parts
                     self._places.append((path, begin + 12, size))
                     self._records[path] += 1
                     begin += size + 16
+        if self._unread and len(self._unread) == len(self._places):
+            raise PolysomaError(next(iter(self._unread.values())))
         self.lengths, self.instructions = np.array(lengths, np.int64), instructions
         self.successes = np.array(successes, bool) if self._succeeded else None
         self.ends_observed = np.array(observed, bool) if any(observed) else None
         self.remarks = self._remarks(sum(observed))
+
+    def _episode(self, found: dict[str, bytes | None]) -> tuple[int, tuple[Part, ...], bool, bool]:
+        """Steps, words, whether it succeeded, and whether the last step is an observation alone."""
+        steps = self._counted.parse(found)[1]
+        parts, success = self._said(found, steps), True
+        last: Any = self._last.parse(found)[0] if self._last else ()
+        if self._succeeded:
+            (value,) = self._succeeded.parse(found)[0]
+            success = bool(np.any(value))
+        return steps, parts, success, len(last) > 0 and bool(np.any(last[-1]))
 
     def _remarks(self, observed: int) -> list[str]:
         found = []
@@ -162,6 +178,8 @@ class RldsReader(Reader):
                 f"the last step of {observed:,} of {len(self.lengths):,} episodes is what was observed after the last "
                 "action (is_last): its action, reward and discount are not learnt"
             )
+        if not {TERMINATED, DISCOUNT} & set(self.columns):
+            found.append("neither is_terminal nor discount is there: how episodes ended is not known")
         splits, there = Counter[str](), Counter[str]()
         # How many files a split has is said by the names of those that are there, and elsewhere for those without any.
         shards = {split: len(counts) for split, counts in self._splits.items()}
@@ -213,6 +231,9 @@ class RldsReader(Reader):
         self, episode: int, start: int, stop: int, columns: Collection[str] | None = None
     ) -> dict[str, np.ndarray]:
         """See :meth:`Reader.window`: the whole record is read, because its checksum is that of all of it."""
+        self.check_episode(episode)
+        if episode in self._unread:
+            raise PolysomaError(self._unread[episode])
         rows, names = self.rows(episode, start, stop), self.wanted(columns)
         with reading(self._places[episode][0], episode):
             lists = self._load(episode, [leaf for name in names for leaf in self._sources[name]])
@@ -238,6 +259,10 @@ class RldsReader(Reader):
     def files(self) -> list[Path]:
         """See :meth:`Reader.files`."""
         return [self._folder / FEATURES, self._folder / INFO, *self._shards]
+
+    def absent(self, columns: Collection[str]) -> dict[int, str]:
+        """See :meth:`Reader.absent`: those whose records are damaged so that not even their steps can be counted."""
+        return self._unread
 
     def problems(self) -> Iterator[Problem]:
         """See :meth:`Reader.problems`: what is left out, shards against ``dataset_info.json``, and every record."""
