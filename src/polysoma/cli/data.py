@@ -185,8 +185,9 @@ class Convert:
 
 @dataclass(frozen=True)
 class Caches:
-    """Lists the caches of data sets of other libraries, with how pictures lie in them, and lets go of them; also those
-    that a killed process left unfinished. What a process is writing now is neither listed nor deleted.
+    """Lists the caches of data sets of other libraries, with how pictures lie in them, and lets go of them.
+
+    Those that a killed process left are `unfinished`. What a process is writing now is neither listed nor deleted.
 
     Examples:
         polysoma data cache
