@@ -17,6 +17,7 @@ from polysoma.data.formats.reader import Column, Problem, Reader
 from polysoma.data.formats.rlds import RldsReader, is_rlds
 from polysoma.data.formats.zarr_buffer import ZarrReader, is_zarr
 from polysoma.errors import PolysomaError
+from polysoma.text import some
 
 __all__ = ["Column", "Problem", "Reader", "is_dataset", "located", "open_reader"]
 
@@ -58,4 +59,8 @@ def open_reader(path: Path) -> Reader:
             return reader(path)
     if not path.exists():
         raise PolysomaError(f"there is nothing at {path}{hub.advice(path.as_posix())}")
+    # `polysoma record` makes a folder of data sets, one for each body.
+    inside = sorted(str(one) for one in path.iterdir() if is_dataset(one)) if path.is_dir() else []
+    if inside:
+        raise PolysomaError(f"{path}: not a data set, but a folder of some: expected one, such as {some(inside)}")
     raise PolysomaError(f"{path}: not a data set of a format that is known here: {_KNOWN}")
