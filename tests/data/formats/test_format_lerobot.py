@@ -167,7 +167,7 @@ def test_what_is_not_there(tmp_path: Path) -> None:
         open_reader(tmp_path)
     assert not is_dataset(tmp_path)
     reader = open_reader(write_v3(tmp_path / "set"))
-    with pytest.raises(PolysomaError, match="but a folder of some: expected one, such as .*set$"):
+    with pytest.raises(PolysomaError, match=r"but a folder of some: expected one, such as .*set$"):
         open_reader(tmp_path)
     with pytest.raises(PolysomaError, match="no episode 3; there are 3, from 0 on"):
         reader.read(3)
