@@ -39,7 +39,7 @@ from polysoma.nn.words import build_vocabulary
 from polysoma.policy import checkpoint, weight_file
 from polysoma.policy.checkpoint import WEIGHTS
 from polysoma.policy.config import PolicyConfig
-from polysoma.policy.dead_ends import Alarm, DeadEndConfig, DeadEndJudge, DeadEnds
+from polysoma.policy.dead_ends import SPARE, Alarm, DeadEndConfig, DeadEndJudge, DeadEnds
 from polysoma.policy.policy import Policy
 
 BODY, QUICK = WORLD.EMBODIMENT, engine_settings(200, 1e-2)
@@ -397,7 +397,7 @@ def test_one_observation_is_judged_as_many_are(
             for enough in np.quantile(found.risk, [0, 0.3, 0.6, 1]).tolist():
                 fewer = judge.judge(seen, plan, enough)
                 taken = [
-                    each.actions[(each.risk <= max(enough, each.risk.min() + values.config.spare) + 1e-6).argmax()]
+                    each.actions[(each.risk <= max(enough, each.risk.min() + SPARE) + 1e-6).argmax()]
                     for each in (fewer, found)
                 ]
                 np.testing.assert_allclose(*taken, atol=1e-6)

@@ -13,7 +13,7 @@ from polysoma.acting.guards import Guarded, Verdict
 from polysoma.acting.planner import GUARD, Plan, Planner, as_planner, embodiment_for, known_embodiments
 from polysoma.embodiment import DiscreteActions, Observation
 from polysoma.errors import PolysomaError
-from polysoma.policy.dead_ends import DeadEndJudge, DeadEnds, Judged
+from polysoma.policy.dead_ends import SPARE, DeadEndJudge, DeadEnds, Judged
 
 if TYPE_CHECKING:
     from polysoma.policy.policy import Policy
@@ -96,7 +96,7 @@ class DeadEndGuard:
     def fine(self, found: Judged) -> np.ndarray:
         """Which of the actions that were judged may be executed, bool ``(N,)``."""
         assert self.values.alarm is not None
-        least = max(np.float32(self.values.alarm.replace), found.risk.min() + np.float32(self.values.config.spare))
+        least = max(np.float32(self.values.alarm.replace), found.risk.min() + np.float32(SPARE))
         allowed: np.ndarray = found.risk <= least
         return allowed
 

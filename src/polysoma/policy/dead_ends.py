@@ -39,8 +39,8 @@ from polysoma.policy.small import SmallPolicy
 
 KIND = "dead-ends"
 """What ``config.json`` calls such a folder."""
-_SPARE, _SPARE_OF_NUMBERS = 0.02, 0.005
-"""See :attr:`DeadEndConfig.spare`. What is done for a few steps by numbers changes little, and adds up."""
+SPARE = 0.02
+"""By how much the risk of an action must be above the least one to be replaced: where nothing helps, nothing is."""
 CONFIG, WEIGHTS = "config.json", "values.safetensors"
 _ALIKE = 0.01
 """Changes that spread by less than this part of their size are taken to be all the same."""
@@ -112,12 +112,6 @@ class DeadEndConfig:
     def choices(self) -> bool:
         """Whether actions are choices, and not numbers."""
         return isinstance(self.embodiment.actions, DiscreteActions)
-
-    @property
-    def spare(self) -> float:
-        """By how much the risk of an action must be above the least one to be replaced: where nothing helps, nothing
-        is. Choices keep more, as the policy has the say among those that are fine."""
-        return _SPARE if self.choices else _SPARE_OF_NUMBERS
 
     def to_json(self) -> dict[str, Any]:
         """As ``config.json`` holds it."""
@@ -395,8 +389,7 @@ class DeadEndJudge:
                 action. Of choices int64 ``(n,)``.
             enough: the risk that is low enough; None to judge all actions. Where that of the plan is no higher, nothing
                 else is asked for, which takes less time: of choices there is no chance, and of numbers the plan is the
-                only action. Else those are left out that cannot be better than the plan by
-                :attr:`DeadEndConfig.spare`.
+                only action. Else those are left out that cannot be better than the plan by ``SPARE``.
             others: draws other plans ``(count, n, A)``, of actions that are numbers, which are judged instead of those
                 that are near the plan.
         """
@@ -420,7 +413,7 @@ class DeadEndJudge:
         if enough is not None:
             # What one of the two says is the least that the risk can be, and costs less.
             least = _risk(self._first(joined))
-            if least.min() > max(enough, risk[0] - self._config.spare):
+            if least.min() > max(enough, risk[0] - SPARE):
                 return Judged(actions, risk, None, unlike)
             better = least < risk[0]
             near, joined = near[better], joined[better]

@@ -21,7 +21,7 @@ from polysoma.errors import PolysomaError
 from polysoma.files import write_atomically
 from polysoma.nn.backend import INSTALL
 from polysoma.nn.graphs import quietly, traced
-from polysoma.policy.dead_ends import DeadEnds
+from polysoma.policy.dead_ends import SPARE, DeadEnds
 from polysoma.policy.edits import merge_adapter
 from polysoma.policy.inputs import FrameInputs, TaskInputs, blank
 from polysoma.policy.policy import Policy
@@ -156,7 +156,7 @@ def export_guard(values: DeadEnds, path: Path) -> int:
         inputs, outputs = [*inputs, "plan"], ["actions", "risk", "unlike"]
     model = onnx.load_from_string(traced(values, example, inputs, outputs))
     streams, alarm = values.senses.streams, dataclasses.asdict(values.alarm)
-    about = {"body": values.body.name, "streams": streams, "spare": values.config.spare, **alarm}
+    about = {"body": values.body.name, "streams": streams, "spare": SPARE, **alarm}
     onnx.helper.set_model_props(model, {METADATA: json.dumps(about)})
     content = model.SerializeToString()
     write_atomically(path, content)
