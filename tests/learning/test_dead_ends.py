@@ -241,8 +241,15 @@ def test_numbers_that_lead_to_failure_are_replaced_by_near_ones_that_do_not() ->
     assert -0.8 < float(over.actions[0, 0]) < 0.6
     # Where the policy might do something else, that is done, be it farther away, and nothing that it would not do.
     other, worse = judged(0.68, 0.9, 1.0, -0.95, -0.9), judged(0.68, 0.9, 1.0)
-    assert other.actions is not None and other.actions.tolist() == [[np.float32(-0.95)]]
-    assert worse.decision == "allow" and worse.alarm == "risk"
+    assert other.actions is not None and other.actions.tolist() == [[np.float32(-0.9)]], "nearer to all the others"
+    assert worse.alarm == "risk" and worse.actions is not None and worse.actions.tolist() == [[1.0]]
+    # Of several that are all right, that is done which is done most often.
+    often = judged(0.68, 0.9, -0.3, -0.95, -0.3, -0.31, 1.0)
+    assert often.actions is not None and float(often.actions[0, 0]) == pytest.approx(-0.3)
+    # Where nothing is clearly better, what is seldom done gives way all the same, and what is usual stays.
+    seldom, usual = judged(0.9, -1.0, 0.5, 0.5, 0.5), judged(0.9, 0.5, 0.5, -1.0, 0.5)
+    assert seldom.risk > 0.6 and seldom.actions is not None and seldom.actions.tolist() == [[0.5]]
+    assert usual.risk > 0.6 and usual.decision == "allow"
     assert lost.risk > 0.6 and lost.decision == "allow"
     assert "unlike" in strange.alarm
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 RISK, UNLIKE = "risk", "unlike"
 """Kinds of alarms."""
+_CLEARLY = 0.15
+"""By how much the risk of a plan that was drawn must be above the least one for it to count."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,8 +31,10 @@ class DeadEndGuard:
     The risk of an action is ``-Q_D``, the least chance of failure after it. An action is fine where its risk is at most
     ``Alarm.replace``, or little more than the least of all: where nothing better is known, nothing is replaced. Among
     choices that are fine the policy keeps the say, with its own noise; where the plan has no probabilities, the one of
-    the least risk is taken. Of numbers, the first fine one is taken among others that the planner draws
-    (:attr:`~polysoma.acting.planner.Plan.others`), or, where it draws none, the nearest one of some near the plan
+    the least risk is taken. Of numbers, where the planner draws others
+    (:attr:`~polysoma.acting.planner.Plan.others`), that one is taken of all that are not clearly riskier than the least
+    (:data:`_CLEARLY`) that is most like the others, the plan included: danger is no time for what is seldom meant, and
+    small differences of risk are guesses. Where it draws none, the nearest fine one of some near the plan is taken
     (:class:`~polysoma.policy.dead_ends.DeadEndConfig`), which nobody meant to do. The paper asks
     that a choice is no more likely than ``1 + Q_D`` (arXiv 2110.04186, section 3); here it is allowed or not.
 
@@ -87,22 +91,32 @@ class DeadEndGuard:
         raised = RISK if risk > np.float32(alarm.threshold) else ""
         if alarm.unlike is not None and found.unlike > np.float32(alarm.unlike):
             raised = f"{raised} {UNLIKE}".strip()
-        fine = self.fine(found)
-        if fine[chosen] or self.flag:
+        instead = None if risk <= enough else self._instead(found, plan)
+        if instead is None:
             return Verdict.allow(risk, raised)
         reason = f"failure after {self._name(plan.actions[0])}: {risk:.2f}"
-        return Verdict.replace(self._instead(found, fine, plan), risk, reason, raised)
+        return Verdict.replace(instead, risk, reason, raised)
 
     def fine(self, found: Judged) -> np.ndarray:
         """Which of the actions that were judged may be executed, bool ``(N,)``."""
+        return self._allowed(found, SPARE)
+
+    def _allowed(self, found: Judged, spare: float) -> np.ndarray:
+        """Which actions are riskier than the least one by so much at most, or than what is replaced at all."""
         assert self.values.alarm is not None
-        least = max(np.float32(self.values.alarm.replace), found.risk.min() + np.float32(SPARE))
+        least = max(np.float32(self.values.alarm.replace), found.risk.min() + np.float32(spare))
         allowed: np.ndarray = found.risk <= least
         return allowed
 
-    def _instead(self, found: Judged, fine: np.ndarray, plan: Plan) -> np.ndarray:
-        """The actions to execute."""
-        if not self.values.config.choices:
+    def _instead(self, found: Judged, plan: Plan) -> np.ndarray | None:
+        """The actions to execute in the place of risky ones; None for these themselves."""
+        fine, choices = self.fine(found), self.values.config.choices
+        if not choices and plan.others is not None:
+            best = _most_typical(found.actions, self._allowed(found, _CLEARLY))
+            return found.actions[best] if best else None
+        if fine[int(plan.actions[0]) if choices else 0]:
+            return None
+        if not choices:
             # Those near the plan are ordered by how near they are.
             known: np.ndarray = found.actions[int(fine.argmax())]
             return known
@@ -119,3 +133,10 @@ class DeadEndGuard:
     def _name(self, action: np.ndarray) -> str:
         known = self.values.body.actions
         return str(known.names[int(action)]) if isinstance(known, DiscreteActions) else str(np.round(action, 2))
+
+
+def _most_typical(plans: np.ndarray, fine: np.ndarray) -> int:
+    """Which of plans ``(N, span, A)`` that are fine, bool ``(N,)``, is nearest to all of them; the first of several."""
+    flat = plans.reshape(len(plans), -1)
+    away = np.linalg.norm(flat[:, None] - flat, axis=-1).sum(1)
+    return int(np.where(fine, away, np.inf).argmin())

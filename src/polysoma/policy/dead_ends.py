@@ -389,9 +389,9 @@ class DeadEndJudge:
                 action. Of choices int64 ``(n,)``.
             enough: the risk that is low enough; None to judge all actions. Where that of the plan is no higher, nothing
                 else is asked for, which takes less time: of choices there is no chance, and of numbers the plan is the
-                only action. Else those are left out that cannot be better than the plan by ``SPARE``.
+                only action. Else those near it are left out that cannot be better than the plan by ``SPARE``.
             others: draws other plans ``(count, n, A)``, of actions that are numbers, which are judged instead of those
-                that are near the plan.
+                that are near the plan, all of them.
         """
         seen = (self._values.state_of(observation) - self._mean) / self._scale
         unlike = self._unlike(seen)
@@ -410,7 +410,7 @@ class DeadEndJudge:
         drawn = actions + self._offsets[:, None] if others is None else np.asarray(others(_DRAWN)[:, rows], np.float32)
         near = np.clip(drawn, self._low, self._high)
         joined = self._rows(seen, self._in_parts(near))
-        if enough is not None:
+        if enough is not None and others is None:
             # What one of the two says is the least that the risk can be, and costs less.
             least = _risk(self._first(joined))
             if least.min() > max(enough, risk[0] - SPARE):
