@@ -77,5 +77,5 @@ def test_policies_of_before_have_none() -> None:
     assert SkillConfig.from_json(config.to_json()) == config and SkillPolicy(config).steering is None
     steered = dataclasses.replace(config, steered=True)
     assert SkillConfig.from_json(steered.to_json()) == steered
-    with pytest.raises(PolysomaError, match="steered: only policies that draw ways"):
+    with pytest.raises(PolysomaError, match="steered, piece: only policies that draw ways"):
         dataclasses.replace(steered, waypoints=0)
