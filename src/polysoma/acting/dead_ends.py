@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 RISK, UNLIKE = "risk", "unlike"
 """Kinds of alarms."""
 _CLEARLY = 0.15
-"""By how much the risk of a plan that was drawn must be above the least one for it to count."""
+"""By how much the risk of a plan that was drawn may be above the least one for it to be taken."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +102,7 @@ class DeadEndGuard:
         return self._allowed(found, SPARE)
 
     def _allowed(self, found: Judged, spare: float) -> np.ndarray:
-        """Which actions are riskier than the least one by so much at most, or than what is replaced at all."""
+        """Which actions are no riskier than what is replaced, or than the least risk and ``spare``, bool ``(N,)``."""
         assert self.values.alarm is not None
         least = max(np.float32(self.values.alarm.replace), found.risk.min() + np.float32(spare))
         allowed: np.ndarray = found.risk <= least
@@ -110,10 +110,11 @@ class DeadEndGuard:
 
     def _instead(self, found: Judged, plan: Plan) -> np.ndarray | None:
         """The actions to execute in the place of risky ones; None for these themselves."""
-        fine, choices = self.fine(found), self.values.config.choices
+        choices = self.values.config.choices
         if not choices and plan.others is not None:
             best = _most_typical(found.actions, self._allowed(found, _CLEARLY))
             return found.actions[best] if best else None
+        fine = self.fine(found)
         if fine[int(plan.actions[0]) if choices else 0]:
             return None
         if not choices:
