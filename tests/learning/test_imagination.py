@@ -4,14 +4,17 @@ playing."""
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from make_puck import PUCK, walk, walks
+from polysoma.acting.foreseeing import Foreseen
 from polysoma.acting.imagining import Looking, SearchKind, WorldPlanner
 from polysoma.acting.opening import open_planner
 from polysoma.acting.planner import Plan, TaskPrompt
@@ -23,10 +26,10 @@ from polysoma.data.writer import DatasetWriter
 from polysoma.embodiment import DiscreteActions, Embodiment, Modality, Observation, Stream, channels
 from polysoma.errors import PolysomaError
 from polysoma.evaluation.evaluation import evaluate
-from polysoma.evaluation.foresight import foresight, read_logs
+from polysoma.evaluation.foresight import draw, foresight, read_logs
 from polysoma.learning.engine import Engine, Settings
 from polysoma.learning.methods.imagination import Exploring, Imagination, _Imagining
-from polysoma.learning.methods.world import WorldLearning, engine_settings, learn
+from polysoma.learning.methods.world import WorldLearner, WorldLearning, engine_settings, learn
 from polysoma.learning.optimizers import AdamW
 from polysoma.learning.playing import play_in_imagination
 from polysoma.nn.imagination import ActorCritic, dream
@@ -282,30 +285,102 @@ def test_a_resumed_run_from_logs_comes_to_the_same_bits(tmp_path: Path) -> None:
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_what_a_choice_does_to_all_that_is_seen_is_known_before_learning(tmp_path: Path) -> None:
+def lit(root: Path, kind: Modality = Modality.SYMBOL, rare: float = 1.0) -> Dataset:
+    """A ring of lights that turns or flips, as symbols or numbers; where the first three are alike a step earns
+    ``rare``, else what is left of 1."""
     rng, size = np.random.default_rng(0), 5
-    ring = Embodiment(
-        "ring",
-        (Stream("lights", Modality.SYMBOL, (size,), cardinalities=(4,) * size),),
-        DiscreteActions(("turn", "flip")),
-        10.0,
+    symbols = kind is Modality.SYMBOL
+    lights_of = (
+        Stream("lights", kind, (size,), cardinalities=(4,) * size)
+        if symbols
+        else Stream("lights", kind, (size,), channels=channels("a b c d e"))
     )
-    with DatasetWriter(tmp_path / "ring", ring) as writer:
+    ring = Embodiment("ring", (lights_of,), DiscreteActions(("turn", "flip")), 10.0)
+    with DatasetWriter(root / "ring", ring) as writer:
         for number in range(40):
-            actions, seen = rng.integers(2, size=14), [rng.integers(4, size=size).astype(np.uint8)]
+            actions, seen = rng.integers(2, size=14), [rng.integers(4, size=size)]
             for action in actions:
                 seen.append(seen[-1][::-1] if action else np.roll(seen[-1], 1))
-            lights = np.stack(seen)
+            lights = np.stack(seen).astype(np.uint8 if symbols else np.float32)
+            alike = (lights[1:, :3] == lights[1:, :1]).all(1)
+            rewards = np.where(alike, rare, 1 - rare).astype(np.float32)
             writer.add(
                 Episode(
-                    ring, "ring/go", "", number, False, {"lights": lights[:-1]}, actions, actions, truncated=True,
-                    final={"lights": lights[-1]},
+                    ring, "ring/go", "", number, False, {"lights": lights[:-1]}, actions, actions, rewards=rewards,
+                    truncated=True, final={"lights": lights[-1]},
                 )
             )  # fmt: skip
-    data = Dataset(tmp_path / "ring")
+    return Dataset(root / "ring")
+
+
+@pytest.mark.parametrize("kind", [Modality.SYMBOL, Modality.STATE])
+def test_what_a_choice_does_to_all_that_is_seen_is_known_before_learning(tmp_path: Path, kind: Modality) -> None:
+    data = lit(tmp_path, kind)
     model = world.load(learn([data], tmp_path / "run", 1, 8, held_out=0.2))
-    errors = foresight(model, read_logs(model, [data], 0.2), (1, 3))["numbers"]
-    assert errors["linear"][1] < 0.2 * errors["copy-last"][1] and errors["model"][0] < 0.3 * errors["copy-last"][0]
+    errors = foresight(model, read_logs(model, [data], 0.2), (1, 3))
+    found = errors["symbols" if kind is Modality.SYMBOL else "numbers"]
+    assert found["model"][0] < 0.3 * found["copy-last"][0]
+    assert kind is Modality.SYMBOL or found["linear"][1] < 0.2 * found["copy-last"][1]
+
+
+def test_symbols_are_shown_as_the_ids_that_they_are(tmp_path: Path) -> None:
+    data = lit(tmp_path)
+    model = world.load(learn([data], tmp_path / "run", 1, 8))
+    lights, actions = data.observations["lights"][:12], data.executed[:11]
+    beside = Foreseen(model)
+    for light, action in zip(lights, [*actions, None], strict=True):
+        beside.observed({"lights": light})
+        if action is not None:
+            beside.executed(action)
+    shown = beside.beside()
+    assert shown is not None and set(shown.names) <= {f"lights {n}" for n in range(5)}
+    for name, came, expected in zip(shown.names, shown.came, shown.expected, strict=True):
+        assert came.tolist() == lights[:, int(name[-1])].tolist()
+        assert (came == expected).mean() > 0.7
+    picture = Image.open(io.BytesIO(draw(model, read_logs(model, [data]), 5, held_out=False)))
+    assert picture.size == (640, 5 * 90)
+
+
+def test_models_that_saw_symbols_as_numbers_expect_what_they_expected(tmp_path: Path) -> None:
+    body = lit(tmp_path).embodiment
+    torch.manual_seed(0)
+    before = WorldModel(WorldConfig(body, width=8, bits=False)).eval()
+    torch.nn.init.normal_(before.network.linear.weight)
+    checkpoint.save(before, tmp_path / "before")
+    told = json.loads((tmp_path / "before/config.json").read_text())
+    del told["bits"]
+    (tmp_path / "before/config.json").write_text(json.dumps(told))
+    after = world.load(tmp_path / "before")
+    assert after.config.size == 5
+    seen, moves = torch.randn(2, 3, 5), torch.eye(2)[torch.tensor([[0, 1, 1], [1, 0, 0]])]
+    first, second = (one.expected(one.watched(seen, moves[:, :2]), moves) for one in (before, after))
+    assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("rare", [1.0, 0.0])
+def test_where_few_steps_earn_something_else_rewards_begin_as_those_of_most(tmp_path: Path, rare: float) -> None:
+    data = lit(tmp_path, rare=rare)
+    assert data.raw_rewards is not None and 0 < (data.raw_rewards == rare).mean() < 0.2
+    model = WorldModel(WorldConfig(data.embodiment, width=8, rewarded=True))
+    WorldLearner(model, read_logs(model, [data]), WorldLearning(4, 2, 2), 0)
+    assert model.network.earned.tolist() == [0.0] * (len(model.network.earned) - 1) + [1 - rare]
+
+
+def test_an_actor_draws_its_choices_whatever_else_is_planned(tmp_path: Path) -> None:
+    body = lit(tmp_path).embodiment
+    torch.manual_seed(0)
+    planner = WorldPlanner(WorldModel(WorldConfig(body, width=8, rewarded=True, acts=True)).eval())
+    light, prompt = {"lights": np.arange(5, dtype=np.uint8) % 4}, TaskPrompt(body, "")
+    chosen = []
+    for together in (False, True):
+        sessions = [planner.start(prompt, seed) for seed in ((1, 2) if together else (1,))]
+        for _ in range(30):
+            plans = planner.plan(sessions, [light] * len(sessions))
+            assert isinstance(plans[0], Plan)
+            chosen.append(int(plans[0].actions[0]))
+            for session in sessions:
+                session.executed(plans[0].actions[0])
+    assert set(chosen) == {0, 1} and chosen[:30] == chosen[30:]
 
 
 def test_rewards_are_foreseen(searched: Path, tmp_path: Path) -> None:

@@ -60,13 +60,10 @@ class Foreseen:
         seen, moves = model.normalised(states, pixels), model.moves(np.array(self._trace.actions[:steps])[None])
         state = model.watched(seen[:, : watched + 1], moves[:, :watched])
         expected = torch.cat([state.seen[:, None], model.expected(state, moves[:, watched:])], 1)[0]
-        numbers, came = model.config.state_size, seen[0, watched:]
-        most = came[:, :numbers].std(0).argsort(descending=True)[:_MOST].sort().values
-        lines = [
-            (one[:, :numbers] * model.scale[:numbers] + model.mean[:numbers])[:, most].T.numpy()
-            for one in (came, expected)
-        ]
-        names = tuple(model.config.names[row] for row in most.tolist())
+        came = seen[0, watched:]
+        most = np.sort(np.argsort(-model.rows(came, units=False).std(0), kind="stable")[:_MOST])
+        lines = [model.rows(one)[:, most].T for one in (came, expected)]
+        names = tuple(model.config.names[row] for row in most)
         return Beside(names, lines[0], lines[1], rows_of_pictures(model, came, expected, 1))
 
 

@@ -124,9 +124,18 @@ class WorldPlanner:
             session.observed(observation)
         state = self.model.believed([session.trace for session in own])
         if self.looking is None:
-            assert self.model.mind is not None
-            return self._plans(self.model.mind.move(state.features, None), "policy")
+            return self._plans(self._drawn(own, state), "policy")
         return self._plans(self._search(own, state, self.looking), "model")
+
+    def _drawn(self, sessions: list[_Session], state: Believed) -> Tensor:
+        """The actor's moves ``(B, A)``. Choices are drawn, each of its own: what is seen does not say all, and the best
+        choice alone may go round for ever."""
+        mind = self.model.mind
+        assert mind is not None
+        if not mind.choices:
+            return mind.move(state.features, None)
+        each = zip(sessions, state.features.split(1), strict=True)
+        return torch.cat([mind.move(features, session.generator) for session, features in each])
 
     def _plans(self, moves: Tensor, source: str) -> list[Plan | PolysomaError]:
         return [Plan(action[None], source) for action in self.model.actions(moves)]

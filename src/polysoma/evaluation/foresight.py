@@ -59,10 +59,11 @@ def foresight(
         held_out: whether of the episodes held out, else of the others. The linear model is always fitted to the others.
 
     Returns:
-        ``"numbers"`` and ``"pixels"``, where the body has such: errors for each of ``ahead`` by who expects: the model;
-        the last observation; the last observation and its last change again and again; a linear model of numbers
-        (numbers alone); and the model under actions of other pieces. ``"rewards"``, where the model learnt them and
-        they differ: the model, the last reward, their mean, and the model under actions of other pieces.
+        ``"numbers"``, ``"symbols"`` (as 0 and 1) and ``"pixels"``, where the body has such: errors for each of
+        ``ahead`` by who expects: the model; the last observation; the last observation and its last change again and
+        again; a linear model of numbers (numbers alone); and the model under actions of other pieces. ``"rewards"``,
+        where the model learnt them and they differ: the model, the last reward, their mean, and the model under actions
+        of other pieces.
 
     Raises:
         PolysomaError: no episode is long enough, or a reward is not finite.
@@ -76,7 +77,7 @@ def foresight(
     state = model.watched(seen[:, : WATCHED + 1], moves[:, :WATCHED])
     later, came, last = moves[:, WATCHED:], seen[:, WATCHED + 1 :], seen[:, WATCHED]
     times = torch.arange(1, longest + 1, device=seen.device)[:, None]
-    numbers = model.config.state_size
+    numbers, states = model.config.number_size, model.config.state_size
     others = torch.from_numpy(rng.permutation(len(later)))
     expected = {
         MODEL: (own := _ahead(model, state, later))[0],
@@ -86,8 +87,10 @@ def foresight(
     }
     found: dict[str, dict[str, list[float]]] = {}
     at = [steps - 1 for steps in ahead]
-    for name, part in (("numbers", slice(0, numbers)), ("pixels", slice(numbers, model.config.size))):
-        if part.start < part.stop:
+    parts = {"numbers": (0, numbers), "symbols": (numbers, states), "pixels": (states, model.config.size)}
+    for name, (begin, end) in parts.items():
+        if begin < end:
+            part = slice(begin, end)
             missed = {who: (one - came)[..., part].square().mean((0, 2)).sqrt() for who, one in expected.items()}
             found[name] = {who: [float(one[step]) for step in at] for who, one in missed.items()}
     if numbers:
@@ -139,9 +142,9 @@ def draw(model: WorldModel, logs: Sequences, ahead: int, seed: int = 0, held_out
     expected = torch.cat([seen[:, : WATCHED + 1], model.expected(state, moves[:, WATCHED:])], 1)
     most: list[int] = []
     # A body may have cameras alone.
-    if config.state_size:
-        spread = seen[0, :, : config.state_size].std(0, correction=0)
-        most = spread.argsort(descending=True)[:_PANELS].sort().values.tolist()
+    came, guessed = (model.rows(one[0], units=False) for one in (seen, expected))
+    if config.row_size:
+        most = np.sort(np.argsort(-came.std(0), kind="stable")[:_PANELS]).tolist()
     looks: Image.Image | None = None
     if (pictures := rows_of_pictures(model, seen[0], expected[0], WATCHED + 1)) is not None:
         larger = _PANEL[0] / pictures.shape[1]
@@ -150,7 +153,7 @@ def draw(model: WorldModel, logs: Sequences, ahead: int, seed: int = 0, held_out
     canvas = Image.new("RGB", (_PANEL[0], height), "white")
     pen = ImageDraw.Draw(canvas)
     for panel, row in enumerate(most):
-        lines = [one[0, :, row].cpu().numpy() for one in (seen, expected)]
+        lines = [one[:, row] for one in (came, guessed)]
         low, high = min(line.min() for line in lines), max(line.max() for line in lines)
         top = panel * _PANEL[1]
         for line, colour in zip(lines, ("black", "red"), strict=True):

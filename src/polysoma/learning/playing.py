@@ -24,6 +24,8 @@ from polysoma.rollout.choosing import Slots
 SEED = 500_000
 """Of the first episode that is played; seeds of evaluations lie below."""
 LEARNING_RATE = 5e-4
+_AVERAGE = 0.98
+"""Of weights that learn in imagination, for the checkpoints: what an actor does changes much from step to step."""
 
 
 def play(
@@ -108,7 +110,7 @@ def play_in_imagination(
         model = WorldModel(WorldConfig(slots.body, width=width, rewarded=True, acts=True))
         return method.playing(model, slots, exploring, seed)
 
-    settings = _settings(minutes, steps, method.learning_rate, every)
+    settings = _settings(minutes, steps, method.learning_rate, every, _AVERAGE)
     return _learnt(task, exploring.slots, seed, built, method.kind, out, settings, progress, evaluate)
 
 
@@ -149,8 +151,8 @@ def play_by_search(
     return _learnt(task, exploring.slots, seed, built, method.kind, out, settings, progress, evaluate, resume)
 
 
-def _settings(minutes: float, steps: int, learning_rate: float, every: int) -> Settings:
-    optimizer = AdamW(learning_rate, weight_decay=0.0, ema=0.0, final=1.0)
+def _settings(minutes: float, steps: int, learning_rate: float, every: int, average: float = 0.0) -> Settings:
+    optimizer = AdamW(learning_rate, weight_decay=0.0, ema=average, final=1.0)
     return Settings(
         steps=steps, minutes=minutes, optimizer=optimizer, grad_clip=10.0, precision="float32", tracker="none",
         checkpoint_every=every, log_every=min(every, 500),

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
 
 from polysoma.nn.perceptrons import perceptron
+from polysoma.nn.symbols import Grid, Symbols
 from polysoma.nn.waves import waves
 
 UNIFORM = 0.01
@@ -50,14 +51,15 @@ class WorldNetwork(nn.Module):
 
     Args:
         numbers: of an observation.
-        direct: how many of them, the first ones, also change linearly with :meth:`given`. Of the others,
-            the pixels, a part is kept, each by itself.
+        direct: how many of them, the first ones, also change linearly with :meth:`given`. Of pixels, the last ones, a
+            part is kept, each by itself.
         actions: of an action.
         choices: whether these are choices, each of which has a linear part of its own where they are not too many.
         width: of the memory and of all hidden layers.
         groups, classes: of the latent.
         octaves: of the waves through which a perceptron of its own sees the expected numbers to say how pixels change;
             0 where one perceptron says how both change.
+        grids: of symbols, whose bits lie between numbers and pixels.
 
     Attributes:
         step: float32 ``(numbers,)``, the size of the changes that the decoder's outputs are parts of; a buffer.
@@ -79,8 +81,12 @@ class WorldNetwork(nn.Module):
         groups: int,
         classes: int,
         octaves: int = 0,
+        grids: Sequence[Grid] = (),
     ) -> None:
         super().__init__()
+        self.symbols = Symbols(grids, actions if choices else 1)
+        bits = self.symbols.bits
+        self._sizes = (direct, bits, numbers - direct - bits)
         self.groups, self.classes, self.direct, self.octaves = groups, classes, direct, octaves
         latent = groups * classes
         self.register_buffer("step", torch.ones(numbers))
@@ -91,16 +97,21 @@ class WorldNetwork(nn.Module):
         self.memory = nn.GRUCell(width, width)
         self.prior = perceptron(width, latent, width, 1)
         self.posterior = perceptron(2 * width, latent, width, 1)
-        self.change = perceptron(width + latent, direct if octaves else numbers, width, 1)
+        self.change = perceptron(width + latent, direct + bits if octaves else numbers, width, 1)
         self.apart = choices and direct * actions <= _APART
-        self.linear = nn.Linear(direct + actions + self.apart * direct * actions, direct)
-        self.keep = nn.Parameter(torch.ones(numbers - direct))
+        given = direct + actions + self.apart * direct * actions
+        self.linear = nn.Linear(given, max(direct, 1))
+        if not direct:
+            # PyTorch warns where it is asked for no outputs at all.
+            self.linear.weight, self.linear.bias = nn.Parameter(torch.zeros(0, given)), nn.Parameter(torch.zeros(0))
+        self.keep = nn.Parameter(torch.ones(numbers - direct - bits))
         self.reward = perceptron(2 * width + latent, BINS, width, 1)
         self.goes_on = perceptron(2 * width + latent, 1, width, 1)
         lasts = [self.linear, self.reward[-1], self.change[-1]]
         if octaves:
             # What a camera shows follows from where things are, finely: the latent is too coarse for that.
-            self.look = perceptron(width + latent + direct * (1 + 2 * octaves), numbers - direct, 2 * width, 1)
+            seen = direct * (1 + 2 * octaves) + bits
+            self.look = perceptron(width + latent + seen, numbers - direct - bits, 2 * width, 1)
             lasts.append(self.look[-1])
         for last in lasts:
             assert isinstance(last, nn.Linear)
@@ -135,12 +146,18 @@ class WorldNetwork(nn.Module):
         return Believed(memory, latent, seen, code), self.following(state, action, memory, latent), posterior, prior
 
     def imagine(self, state: Believed, action: Tensor, generator: torch.Generator | None = None) -> Believed:
-        """The state after an action ``(B, actions)`` as it is expected. ``generator`` draws the latent; None takes the
-        most probable."""
+        """The state after an action ``(B, actions)`` as it is expected. ``generator`` draws the latent and symbols;
+        None takes the most probable."""
+        return self.foresee(state, action, generator)[0]
+
+    def foresee(self, state: Believed, action: Tensor, generator: torch.Generator | None) -> tuple[Believed, Tensor]:
+        """As :meth:`imagine`, and what is expected to be observed, ``(B, numbers)``: of symbols the chances."""
         memory = self.remember(state, action)
         latent = self.drawn(self.chances(self.prior(memory)), generator)
-        seen = self.following(state, action, memory, latent)
-        return Believed(memory, latent, seen, self.encode(symlog(seen)))
+        after = self.following(state, action, memory, latent)
+        numbers, bits, pixels = after.split(self._sizes, 1)
+        seen = torch.cat([numbers, self.symbols.settled(bits, generator), pixels], 1) if bits.shape[1] else after
+        return Believed(memory, latent, seen, self.encode(symlog(seen))), after
 
     def earns(self, before: Believed, action: Tensor, after: Believed) -> tuple[Tensor, Tensor]:
         """The reward of an action ``(B, actions)``: what is linear in it, ``(B,)``, and logits of the rest, ``(B,
@@ -162,16 +179,20 @@ class WorldNetwork(nn.Module):
 
     def following(self, state: Believed, action: Tensor, memory: Tensor, latent: Tensor) -> Tensor:
         """The observation after an action: the one before, and how it changes."""
-        numbers, pixels = state.seen[:, : self.direct], state.seen[:, self.direct :]
-        simple = self.step[: self.direct] * self.linear(self.given(numbers, action))
+        numbers, bits, pixels = state.seen.split(self._sizes, 1)
+        size_of_numbers, size_of_bits, size_of_pixels = self.step.split(self._sizes)
+        simple = size_of_numbers * self.linear(self.given(numbers, action))
         known = torch.cat([memory, latent], -1)
         change = self.change(known)
-        after = numbers + simple + self.step[: self.direct] * change[:, : self.direct]
+        own = change[:, : self.direct + bits.shape[1]]
+        after = numbers + simple + size_of_numbers * own[:, : self.direct]
+        if bits.shape[1]:
+            bits = self.symbols.following(bits, action) + size_of_bits * own[:, self.direct :]
         if self.octaves:
-            look = self.look(torch.cat([known, after, waves(after, self.octaves, _SLOWEST)], -1))
+            look = self.look(torch.cat([known, after, waves(after, self.octaves, _SLOWEST), bits], -1))
         else:
-            look = change[:, self.direct :]
-        return torch.cat([after, self.keep * pixels + self.step[self.direct :] * look], -1)
+            look = change[:, own.shape[1] :]
+        return torch.cat([after, bits, self.keep * pixels + size_of_pixels * look], -1)
 
     def given(self, numbers: Tensor, action: Tensor) -> Tensor:
         """What numbers ``(B, direct)`` are expected to change linearly with: themselves, the action ``(B, actions)``,

@@ -20,6 +20,7 @@ from polysoma.data.images import resized
 from polysoma.embodiment import ContinuousActions, Embodiment, Modality
 from polysoma.errors import PolysomaError
 from polysoma.nn.imagination import ActorCritic
+from polysoma.nn.symbols import Grid
 from polysoma.nn.world import Believed, WorldNetwork
 from polysoma.policy import small
 from polysoma.policy.small import SmallPolicy
@@ -46,6 +47,7 @@ class WorldConfig:
         acts: whether it holds an actor and a critic (:class:`~polysoma.nn.imagination.ActorCritic`).
         octaves: of the waves through which the expected numbers are seen to say what cameras will show; 0 for models
             of before. Without cameras it says nothing.
+        bits: whether symbols are seen as a 0 or 1 for each value, and not as numbers, as models of before did.
 
     Raises:
         PolysomaError: the body senses words alone, or its actions are numbers without limits.
@@ -59,6 +61,7 @@ class WorldConfig:
     rewarded: bool = False
     acts: bool = False
     octaves: Annotated[int, within(0, 16)] = 3
+    bits: bool = True
 
     def __post_init__(self) -> None:
         check(self)
@@ -69,7 +72,7 @@ class WorldConfig:
 
     @property
     def states(self) -> tuple[Stream, ...]:
-        """The streams that are numbers."""
+        """The streams that are numbers or symbols."""
         return tuple(stream for stream in self.embodiment.arrays if stream.modality is not Modality.IMAGE)
 
     @property
@@ -78,13 +81,27 @@ class WorldConfig:
         return tuple(stream for stream in self.embodiment.arrays if stream.modality is Modality.IMAGE)
 
     @property
-    def state_size(self) -> int:
-        """Numbers in an observation that are no pixels. They come first."""
-        return sum(int(np.prod(stream.shape)) for stream in self.states)
+    def row_size(self) -> int:
+        """Numbers and ids of symbols in an observation."""
+        return len(self.symbolic)
+
+    @property
+    def symbolic(self) -> np.ndarray:
+        """Which of them are ids that are seen as bits, bool ``(row_size,)``."""
+        kinds = [self.bits and s.modality is Modality.SYMBOL for s in self.states for _ in range(int(np.prod(s.shape)))]
+        return np.array(kinds, bool)
+
+    @property
+    def grids(self) -> tuple[Grid, ...]:
+        """The streams of these ids."""
+        if not self.bits:
+            return ()
+        symbols = [stream for stream in self.states if stream.modality is Modality.SYMBOL]
+        return tuple(Grid(int(np.prod(s.shape[:-1])), s.cardinalities) for s in symbols)
 
     @property
     def names(self) -> list[str]:
-        """What these numbers are called."""
+        """What numbers and ids are called."""
         found = []
         for stream in self.states:
             places = range(int(np.prod(stream.shape)))
@@ -92,8 +109,18 @@ class WorldConfig:
         return found
 
     @property
+    def number_size(self) -> int:
+        """Numbers in what the network sees. They come first, bits follow, and then pixels."""
+        return int((~self.symbolic).sum())
+
+    @property
+    def state_size(self) -> int:
+        """Numbers and bits."""
+        return self.number_size + sum(grid.bits for grid in self.grids)
+
+    @property
     def size(self) -> int:
-        """Numbers in an observation."""
+        """Numbers in what the network sees."""
         return self.state_size + 3 * self.picture**2 * len(self.cameras)
 
     def to_json(self) -> dict[str, Any]:
@@ -110,7 +137,7 @@ class WorldConfig:
 
 @dataclass(frozen=True)
 class _Stored:
-    """A configuration in JSON, without the embodiment. Those without octaves are of before there were any."""
+    """A configuration in JSON, without the embodiment. Those without octaves, or bits, are of before there were any."""
 
     picture: int = 32
     width: int = 128
@@ -119,6 +146,7 @@ class _Stored:
     rewarded: bool = False
     acts: bool = False
     octaves: int = 0
+    bits: bool = False
 
 
 class WorldModel(SmallPolicy):
@@ -144,32 +172,48 @@ class WorldModel(SmallPolicy):
         choices = not isinstance(config.embodiment.actions, ContinuousActions)
         octaves = config.octaves if config.cameras else 0
         self.network = WorldNetwork(
-            config.size, config.state_size, actions, choices, config.width, config.groups, config.classes, octaves
-        )
+            config.size, config.number_size, actions, choices, config.width, config.groups, config.classes, octaves,
+            config.grids,
+        )  # fmt: skip
+        self._symbolic = config.symbolic
         features = 2 * config.width + config.groups * config.classes
         self.mind = ActorCritic(features, actions, choices, config.width) if config.acts else None
 
-    def normalised(self, states: np.ndarray, pixels: np.ndarray) -> Tensor:
+    def normalised(self, rows: np.ndarray, pixels: np.ndarray) -> Tensor:
         """What the network sees.
 
         Args:
-            states: ``(..., state_size)``.
+            rows: numbers and ids, ``(..., row_size)``.
             pixels: uint8 ``(..., size - state_size)``, as :func:`flat` returns both.
         """
-        numbers = np.concatenate([states, pixels.astype(np.float32) / 255], -1)
-        return (torch.from_numpy(numbers).to(self.mean.device) - self.mean) / self.scale
+        ids = torch.from_numpy(rows[..., self._symbolic].astype(np.int64)).to(self.mean.device)
+        numbers, looks = (
+            torch.from_numpy(np.asarray(part, np.float32)).to(self.mean.device)
+            for part in (rows[..., ~self._symbolic], pixels.astype(np.float32) / 255)
+        )
+        return (torch.cat([numbers, self.network.symbols.seen(ids), looks], -1) - self.mean) / self.scale
+
+    def rows(self, seen: Tensor, units: bool = True) -> np.ndarray:
+        """Numbers and the most probable ids of what the network sees ``(..., size)``: float32 ``(..., row_size)``.
+        Without ``units`` numbers are in standard deviations."""
+        numbers, size = self.config.number_size, self.config.state_size
+        found = np.empty((*seen.shape[:-1], self.config.row_size), np.float32)
+        own = seen[..., :numbers]
+        found[..., ~self._symbolic] = (own * self.scale[:numbers] + self.mean[:numbers] if units else own).cpu().numpy()
+        found[..., self._symbolic] = self.network.symbols.ids(seen[..., numbers:size]).cpu().numpy()
+        return found
 
     def observation(self, seen: Tensor) -> dict[str, np.ndarray]:
-        """The inverse of :meth:`normalised`: streams by name, numbers float32 ``(..., *shape)`` and pictures uint8
-        ``(..., picture, picture, 3)``."""
-        numbers = (seen * self.scale + self.mean).cpu().numpy()
-        found, at, side = {}, 0, self.config.picture
-        for stream in (*self.config.states, *self.config.cameras):
-            camera = stream.modality is Modality.IMAGE
-            shape = (side, side, 3) if camera else stream.shape
-            values = numbers[..., at : (at := at + int(np.prod(shape)))].reshape(*numbers.shape[:-1], *shape)
-            found[stream.name] = (255 * values).round().clip(0, 255).astype(np.uint8) if camera else values
-        return found
+        """The inverse of :meth:`normalised`: streams by name, numbers and ids float32 ``(..., *shape)`` and pictures
+        uint8 ``(..., picture, picture, 3)``."""
+        found, at, side, size = {}, 0, self.config.picture, self.config.state_size
+        rows = self.rows(seen)
+        for stream in self.config.states:
+            held = rows[..., at : (at := at + int(np.prod(stream.shape)))]
+            found[stream.name] = held.reshape(*rows.shape[:-1], *stream.shape)
+        pixels = (255 * (seen[..., size:] * self.scale[size:] + self.mean[size:])).round().clamp(0, 255)
+        pictures = pixels.cpu().numpy().astype(np.uint8).reshape(*rows.shape[:-1], -1, side, side, 3)
+        return found | {stream.name: pictures[..., at, :, :, :] for at, stream in enumerate(self.config.cameras)}
 
     def moves(self, actions: np.ndarray) -> Tensor:
         """Actions as the network sees them, float32 ``(..., A)``: in parts of half the range, or one-hot."""
@@ -259,7 +303,8 @@ class Trace:
 
 
 def flat(config: WorldConfig, observations: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Observations of T frames, by stream, as float32 ``(T, state_size)`` and uint8 ``(T, size - state_size)``."""
+    """Observations of T frames, by stream, as float32 ``(T, row_size)`` and uint8 ``(T, size -
+    state_size)``."""
     count = len(next(iter(observations.values())))
     side = (config.picture, config.picture, 3)
     states = [np.asarray(observations[s.name], np.float32).reshape(count, -1) for s in config.states]

@@ -42,6 +42,8 @@ class Imagination:
         steps: that are imagined.
         discount: of a step.
         trace: lambda of returns.
+        paying: the part of the pieces that the model learns from which is drawn among those in which something is
+            earned, which may be rare.
         bonus: how much entropy counts, for numbers (the paper's).
         choosing: the same for choices: at the paper's they are made before much is known, at rates that are 25 times
             the paper's.
@@ -56,6 +58,7 @@ class Imagination:
     steps: Annotated[int, within(1, 1000)] = 15
     discount: Annotated[float, within(0, 1, below=True)] = 0.99
     trace: Annotated[float, within(0, 1)] = 0.95
+    paying: Annotated[float, within(0, 1)] = 0.25
     bonus: Annotated[float, within(0, 1000)] = 3e-4
     choosing: Annotated[float, within(0, 1000)] = 3e-3
     learning_rate: Annotated[float, within(0, 10, above=True)] = 1e-3
@@ -119,6 +122,10 @@ class _Imagining(WorldLearner):
         torch.stack(list(losses.values())).sum().backward()
         return {f"loss/{name}": value.item() for name, value in losses.items()} | told | {"windows": float(count)}
 
+    def drawn_rows(self, count: int, steps: int, rng: np.random.Generator) -> np.ndarray:
+        """See :class:`~polysoma.learning.methods.world.WorldLearner`; some of them where something is earned."""
+        return self.logs.drawn(self.rows, count, steps, self.imagination.paying, rng)[0]
+
     def after_step(self, step: int) -> None:
         """See :class:`~polysoma.learning.method.Method`: what judges follows."""
         follow(self.modules["judge"], self.mind.critic, _FOLLOW)
@@ -168,7 +175,8 @@ class _Playing(_Imagining):
     def __init__(self, model: WorldModel, slots: Slots, settings: Imagination, exploring: Exploring, seed: int) -> None:
         self.slots, self._rng = slots, np.random.default_rng([seed, 31])
         self._generator: torch.Generator | None = None
-        self._memory = Memory(slots.body, model.config.state_size, exploring.slots, exploring.memory)
+        rows = slots.rows
+        self._memory = Memory(slots.body, rows.shape[1], exploring.slots, exploring.memory, kind=rows.dtype)
         self._traces = [Trace() for _ in range(exploring.slots)]
         self._look()
         while slots.steps < exploring.first or not len(self._memory):

@@ -133,7 +133,7 @@ class SearchLearner(Method):
         """See :class:`~polysoma.learning.method.Method`."""
         settings, rng = self.settings, share.rng(self.seed, step)
         count, steps = -(-settings.batch // share.count), settings.unrolled + settings.ahead
-        rows, weights = self._rows(count, steps, rng)
+        rows, weights = self.memory.drawn(self.memory.rows(1), count, steps, settings.paying, rng)
         drawn = self.memory.pieces(rows, steps)
         aims = self.aims(drawn, rng)
         losses = self.losses(drawn, aims, self.policy.taken(weights))
@@ -142,18 +142,6 @@ class SearchLearner(Method):
         self._returns = torch.stack([aims.returns.min(), aims.returns.max()]).cpu()
         told = {f"loss/{name}": value.item() for name, value in losses.items()}
         return told | {"value": float(aims.returns.mean()), "windows": float(count)}
-
-    def _rows(self, count: int, steps: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Where pieces begin, a part of them where one of the steps pays, if any does; and what they weigh, float32
-        ``(count,)``, so that losses are those of pieces from anywhere."""
-        anywhere, paying = self.memory.rows(1), self.memory.paying(steps)
-        found, share = anywhere[rng.integers(len(anywhere), size=count)], self.settings.paying
-        if not len(paying):
-            return found, np.ones(count, np.float32)
-        chosen = rng.random(count) < share
-        found[chosen] = paying[rng.integers(len(paying), size=int(chosen.sum()))]
-        more = 1 - share + share * np.isin(found, paying) * len(anywhere) / len(paying)
-        return found, (1 / more).astype(np.float32)
 
     def after_step(self, step: int) -> None:
         """See :class:`~polysoma.learning.method.Method`: what is aimed at follows."""

@@ -119,13 +119,14 @@ class WorldLearner(Method):
         """Takes the statistics of observations and of how they change within 1, 2, ... steps."""
         model, logs, count = self.model, self.logs, self.settings.ahead
         some = self.rows[:: -(-len(self.rows) // _SPREAD_ROWS)]
-        numbers = model.config.state_size
+        numbers, states = model.config.number_size, model.config.state_size
         model.mean.zero_()
         model.scale.fill_(1)
         first = model.normalised(logs.states[some], logs.pixels[some])
         mean, scale = first.mean(0), first.std(0, unbiased=False)
-        # All pixels are of one size, so that those which hardly change stay unimportant.
-        scale[numbers:] = scale[numbers:].square().mean().sqrt()
+        # All pixels are of one size, so that those which hardly change stay unimportant; bits stay as they are.
+        scale[states:] = scale[states:].square().mean().sqrt()
+        mean[numbers:states], scale[numbers:states] = 0, 1
         model.mean.copy_(mean)
         model.scale.copy_(torch.where(scale < 1e-6, torch.ones_like(scale), scale))
         first, spread = (first - mean) / model.scale, list[Tensor]()
@@ -137,7 +138,8 @@ class WorldLearner(Method):
                 continue
             moved = model.normalised(logs.states[some[far] + ahead], logs.pixels[some[far] + ahead]) - first[far]
             size = moved.square().mean(0).sqrt()
-            size[numbers:] = size[numbers:].square().mean().sqrt()
+            for part in (size[numbers:states], size[states:]):
+                part.copy_(part.square().mean().sqrt())
             spread.append(size)
         model.network.step.copy_(spread[0])
         self._spread = torch.stack(spread).clamp(min=_LEAST)
@@ -150,8 +152,11 @@ class WorldLearner(Method):
         with torch.no_grad():
             model.network.linear.weight.copy_(parts[:-1].T)
             model.network.linear.bias.copy_(parts[-1])
-            pixels = first[:, numbers:]
-            later = model.normalised(logs.states[some + 1], logs.pixels[some + 1])[:, numbers:]
+            drawn = logs.pieces(some, 1)
+            before, later = model.normalised(drawn.states, drawn.pixels)[..., numbers:].unbind(1)
+            bits = states - numbers
+            model.network.symbols.fit(before[:, :bits], model.moves(drawn.actions)[:, 0], later[:, :bits])
+            pixels, later = before[:, bits:], later[:, bits:]
             # Those that never change stay.
             power = (pixels * pixels).mean(0)
             kept = ((pixels * later).mean(0) / power.clamp(min=_RIDGE)).clamp(0, 1)
@@ -168,10 +173,14 @@ class WorldLearner(Method):
         them and from which the task goes on, ``(N, ...)``, without gradients, and what draws on."""
         settings, rng = self.settings, share.rng(self.seed, step)
         count = -(-settings.batch // share.count)
-        rows = self.rows[rng.integers(len(self.rows), size=count)]
-        pieces = self.logs.pieces(rows, settings.watched + settings.ahead)
+        steps = settings.watched + settings.ahead
+        pieces = self.logs.pieces(self.drawn_rows(count, steps, rng), steps)
         generator = torch.Generator(share.device).manual_seed(int(rng.integers(2**62)))
         return *self._losses(pieces, count, generator), generator
+
+    def drawn_rows(self, count: int, steps: int, rng: np.random.Generator) -> np.ndarray:
+        """From where ``count`` pieces of so many steps begin, int64 ``(count,)``."""
+        return self.rows[rng.integers(len(self.rows), size=count)]
 
     def _losses(self, drawn: Pieces, count: int, generator: torch.Generator) -> tuple[dict[str, Tensor], int, Believed]:
         model, settings, network = self.model, self.settings, self.model.network
@@ -193,8 +202,9 @@ class WorldLearner(Method):
         expected = []
         for number in range(settings.ahead):
             at = settings.watched + number
-            states.append(network.imagine(states[-1], moves[:, at], generator))
-            expected.append(self._missed(states[-1].seen, seen[:, at + 1], spread[number]))
+            state, after = network.foresee(states[-1], moves[:, at], generator)
+            states.append(state)
+            expected.append(self._missed(after, seen[:, at + 1], spread[number]))
         early, late = known[:, : settings.watched], known[:, settings.watched :]
         losses = {"observed": masked(observed, early), "expected": masked(expected, late)}
         losses["prior"] = settings.prior * masked(dynamics, early)
@@ -221,9 +231,11 @@ class WorldLearner(Method):
         return Believed(*(one.detach()[went_on] for one in joined(states)))
 
     def _missed(self, expected: Tensor, came: Tensor, spread: Tensor) -> Tensor:
-        """The errors ``(B,)``, compared with how much changes in that time: numbers and pixels weigh the same."""
-        numbers, missed = self.model.config.state_size, (expected - came) / spread
-        parts = (missed[:, :numbers], missed[:, numbers:])
+        """The errors ``(B,)``, compared with how much changes in that time: numbers, bits and pixels weigh the same."""
+        config, missed = self.model.config, (expected - came) / spread
+        parts = missed.split(
+            [config.number_size, config.state_size - config.number_size, config.size - config.state_size], 1
+        )
         return torch.stack(
             [
                 smooth_l1_loss(part, torch.zeros_like(part), beta=2.0, reduction="none").mean(1)
@@ -240,13 +252,20 @@ def masked(values: Sequence[Tensor], known: Tensor) -> Tensor:
 
 def linear_rewards(model: WorldModel, logs: Rows, rows: np.ndarray) -> None:
     """Takes the part of the reward that is linear in :meth:`~polysoma.nn.world.WorldNetwork.told`, by ridge regression
-    over the steps from ``rows``, and between what rewards lie."""
+    over the steps from ``rows``, and between what rewards lie. Where that explains less than half of how rewards
+    differ, as where few steps are paid for, it is their median: errors of it would be everywhere, and what acts in
+    imagination would go where they are largest."""
     drawn = logs.pieces(rows, 1)
     seen, moves = model.normalised(drawn.states, drawn.pixels), model.moves(drawn.actions)
     given = model.network.told(seen[:, 0], moves[:, 0], seen[:, 1]).double()
     rewards = torch.from_numpy(drawn.rewards[:, 0]).to(given)
     square = given.T @ given + _RIDGE * torch.eye(given.shape[1], device=given.device, dtype=given.dtype)
-    model.network.earned.copy_(torch.linalg.solve(square, given.T @ rewards))
+    found = torch.linalg.solve(square, given.T @ rewards)
+    if (given @ found - rewards).var() > rewards.var() / 2:
+        found = torch.zeros_like(found)
+        # The last of what is told is 1.
+        found[-1] = rewards.median()
+    model.network.earned.copy_(found)
     model.network.range.copy_(torch.stack([rewards.min(), rewards.max()]))
 
 
@@ -254,7 +273,7 @@ def linear_changes(model: WorldModel, logs: Rows, rows: np.ndarray) -> Tensor:
     """How the normalised numbers of an observation (not its pixels) change in a step, linearly in what
     :meth:`~polysoma.nn.world.WorldNetwork.given` says, by ridge regression over the steps from ``rows``: float32
     ``(inputs + 1, numbers)``, the last row added to all."""
-    drawn, numbers = logs.pieces(rows, 1), model.config.state_size
+    drawn, numbers = logs.pieces(rows, 1), model.config.number_size
     seen = model.normalised(drawn.states, drawn.pixels)[..., :numbers]
     given = model.network.given(seen[:, 0], model.moves(drawn.actions)[:, 0])
     given = torch.cat([given, torch.ones_like(given[:, :1])], 1).double()
