@@ -1,4 +1,4 @@
-"""Acting by world models: a pendulum from nothing beside PPO and SAC, and from logs; a level of BabyAI beside DQN.
+"""Acting by world models: a pendulum from nothing beside PPO and SAC, and from logs. Levels of BabyAI: ``search.py``.
 
     python benchmarks/imagination.py --only pendulum --seeds 0 1 2    # cells that are there are not measured again
 
@@ -30,10 +30,9 @@ from polysoma.errors import PolysomaError
 from polysoma.evaluation.evaluation import evaluate
 from polysoma.evaluation.foresight import LAST, MODEL, SHUFFLED, foresight, read_logs
 from polysoma.evaluation.intervals import mean_interval, wilson
-from polysoma.learning.methods import dqn
 from polysoma.learning.methods.imagination import Exploring, Imagination
 from polysoma.learning.methods.world import learn
-from polysoma.learning.playing import play, play_in_imagination
+from polysoma.learning.playing import play_in_imagination
 from polysoma.policy import world
 from polysoma.rollout.drivers import Behaviour, Driver, Expert, Random, Ready
 from polysoma.rollout.recording import record
@@ -42,7 +41,7 @@ from results import cells_of, read, share, write
 
 SEED, EPISODES, LOGS = 398_000, 10, 520_000
 """Of the episodes that judge, and of those that are recorded; those that are played to learn begin at 500,000."""
-PENDULUM, BALL = "inverted-pendulum/balance", "babyai/GoToRedBallNoDists"
+PENDULUM = "inverted-pendulum/balance"
 LIMITS = {"imagination": 8_000, "ppo": 61_440, "sac": 8_000}
 EVERY = {"imagination": 200, "ppo": 2_048, "sac": 400}
 """Steps of the environment between two times of judging."""
@@ -51,7 +50,6 @@ RECORDED, LEARNT = 2_000, 200
 AHEAD = (1, 10, 20)
 SHOWN = ((LAST, 1), (SHUFFLED, 1), (MODEL, 0), (MODEL, 1), (MODEL, 2))
 """Who expects rewards, after which of these steps."""
-FRAMES, LANES, JUDGED = 16_400, 16, 40
 REWARDED = {"half-cheetah": "half-cheetah/run", "reacher": "reacher/reach", "walker2d": "walker2d/walk"}
 ROWS = {
     "rewards": {body: body for body in REWARDED},
@@ -66,11 +64,6 @@ ROWS = {
         "random": "random actions, as the logs",
         "search": "`world learn`: a search",
         "actor": "`world learn --act`: an actor",
-    },
-    "ball": {
-        "random": "random choices",
-        "dqn": "`skills play` (DQN)",
-        "imagination": "`world play`",
     },
 }
 
@@ -93,7 +86,7 @@ def main(only: tuple[str, ...] = tuple(ROWS), rows: tuple[str, ...] = (), seeds:
                 found = {**measured(part, row, seed), "cpu_s": round(time.process_time() - began, 1)}
                 print(cell, found, flush=True)
                 cells = cells_of("imagination") | {cell: found}
-                write("imagination", {"seed": SEED, "frames": FRAMES, "cells": dict(sorted(cells.items()))})
+                write("imagination", {"seed": SEED, "cells": dict(sorted(cells.items()))})
 
 
 def measured(part: str, row: str, seed: int) -> dict[str, Any]:
@@ -101,14 +94,11 @@ def measured(part: str, row: str, seed: int) -> dict[str, Any]:
     if part == "rewards":
         with tempfile.TemporaryDirectory() as folder:
             return foreseen(row, Path(folder), seed)
-    task, episodes = (BALL, JUDGED) if part == "ball" else (PENDULUM, EPISODES)
     if row in ("random", "expert"):
-        return judged(Random() if row == "random" else Expert(), task, episodes)
+        return judged(Random() if row == "random" else Expert())
     with tempfile.TemporaryDirectory() as folder:
         if part == "logs":
             return from_logs(row, Path(folder), seed)
-        if part == "ball":
-            return played(row, Path(folder) / "run", seed)
         return imagined(Path(folder) / "run", seed) if row == "imagination" else peer(row, seed)
 
 
@@ -121,9 +111,9 @@ def foreseen(body: str, folder: Path, seed: int) -> dict[str, Any]:
     return {"frames": len(data), "errors": foresight(model, read_logs(model, [data], 0.2), AHEAD)["rewards"]}
 
 
-def judged(driver: Driver | Planner | str, task: str, episodes: int) -> dict[str, Any]:
+def judged(driver: Driver | Planner | str) -> dict[str, Any]:
     """What comes of the episodes that judge."""
-    score = evaluate(driver, [task], episodes, SEED, workers=Workers(1, 16)).tasks[task]
+    score = evaluate(driver, [PENDULUM], EPISODES, SEED, workers=Workers(1, 16)).tasks[PENDULUM]
     return {"successes": sum(score.outcomes), "returns": [round(float(value), 2) for value in score.returns]}
 
 
@@ -136,7 +126,7 @@ class Curve:
 
     def add(self, steps: int, driver: Driver | Planner | str) -> None:
         """Judges, and raises Solved when it is."""
-        found = judged(driver, PENDULUM, EPISODES)
+        found = judged(driver)
         self.points.append((steps, round(float(np.mean(found["returns"])), 1), found["successes"]))
         print(self.points[-1], flush=True)
         if found["successes"] >= 0.9 * EPISODES:
@@ -229,18 +219,7 @@ def from_logs(row: str, folder: Path, seed: int) -> dict[str, Any]:
     settings = None if row == "search" else Imagination()
     made = learn([data], folder / "run", LEARNT, 64, settings=settings, seed=seed)
     planner = WorldPlanner(made, Looking() if row == "both" else None)
-    return {**judged(Ready(planner), PENDULUM, EPISODES), "frames": len(data)}
-
-
-def played(row: str, out: Path, seed: int) -> dict[str, Any]:
-    """What comes of equal frames of BabyAI."""
-    if row == "dqn":
-        exploring = dqn.Exploring(slots=8, first=2_000, until=FRAMES * 15 // 42)
-        made = play(BALL, out, steps=(FRAMES - 2_000) // 8, exploring=exploring, seed=seed)
-    else:
-        own = Exploring(slots=LANES, first=2_000)
-        made = play_in_imagination(BALL, out, steps=(FRAMES - 2_000) // LANES, exploring=own, width=128, seed=seed)
-    return judged(str(made), BALL, JUDGED)
+    return {**judged(Ready(planner)), "frames": len(data)}
 
 
 def render() -> str:
@@ -287,16 +266,13 @@ def render() -> str:
     ]
     for row, label in ROWS["logs"].items():
         lines += _row(label, runs("logs", row))
-    lines += ["", f"| `{BALL}` | mean reward | success | runs, seconds each |", "| --- | --- | --- | --- |"]
-    for row, label in ROWS["ball"].items():
-        lines += _row(label, runs("ball", row))
     frames = [cell["frames"] for cell in runs("logs", "search")]
     lines += [
         "",
         f"The pendulum is solved where 9 of {EPISODES} unseen episodes succeed (a return of 500; 1000 is the highest); "
         f"judged every {EVERY['imagination']} steps, PPO every {EVERY['ppo']:,}, SAC every {EVERY['sac']}. From logs: "
         f"{min(frames, default=0):,} steps or a few more of random actions, {LEARNT} steps of learning; the same "
-        f"{EPISODES} episodes a run. BabyAI: {found['frames']:,} frames of play each, {JUDGED} unseen episodes a run. "
+        f"{EPISODES} episodes a run. "
         "95 % intervals over the episodes of all runs, so how much runs differ is not in them; seeds of episodes from "
         f"{found['seed']} on; PPO and SAC with their default settings (`python benchmarks/imagination.py`).",
     ]

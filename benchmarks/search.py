@@ -1,5 +1,5 @@
-"""A search with a learnt model, with and without consistency, beside DQN and PPO: steps of BabyAI until a level is
-solved.
+"""A search with a learnt model, with and without consistency, and an actor that learns in imagination, beside DQN and
+PPO: steps of BabyAI until a level is solved.
 
     python benchmarks/search.py --only ball --rows search --seeds 0 1    # cells that are there are not measured again
 
@@ -32,24 +32,25 @@ from polysoma.errors import PolysomaError
 from polysoma.evaluation.evaluation import evaluate
 from polysoma.evaluation.intervals import wilson
 from polysoma.learning.methods import dqn
-from polysoma.learning.methods.imagination import Exploring
+from polysoma.learning.methods.imagination import Exploring, Imagination
 from polysoma.learning.methods.search import Search
-from polysoma.learning.playing import play, play_by_search
+from polysoma.learning.playing import play, play_by_search, play_in_imagination
 from polysoma.rollout.drivers import Driver, Random
 from polysoma.rollout.rollout import Workers
 from results import cells_of, read, share, write
 
 SEED, EPISODES = 399_000, 40
 """Of the episodes that judge; those that are played to learn begin at 500,000."""
-TASKS = {"ball": "babyai/GoToRedBallNoDists", "room": "babyai/OneRoomS8"}
-LIMITS = {"ball": 16_000, "room": 24_000}
+TASKS = {"ball": "babyai/GoToRedBallNoDists", "room": "babyai/OneRoomS8", "door": "babyai/OpenRedDoor"}
+LIMITS = {"ball": 16_000, "room": 24_000, "door": 16_000}
 EVERY, FIRST, SLOTS = 1_000, 1_000, 8
 """Steps of the environment between two times of judging, and at random before learning; episodes at a time."""
-METHOD = Search()
+METHOD, IMAGINATION = Search(), Imagination()
 ROWS = {
     "random": "random choices",
     "search": "`world play --method search`",
     "without": "the same without consistency",
+    "imagination": "`world play`",
     "dqn": "`skills play` (DQN)",
     "ppo": "PPO of stable-baselines3",
 }
@@ -98,7 +99,9 @@ def measured(task: str, row: str, seed: int, limit: int) -> dict[str, Any]:
         return {"curve": points, "cpu_s": round(time.process_time() - began, 1)}
     steps, every = (limit - FIRST) // SLOTS, EVERY // SLOTS
     run = partial(play, exploring=dqn.Exploring(SLOTS, FIRST, until=limit // 3))
-    if row != "dqn":
+    if row == "imagination":
+        run = partial(play_in_imagination, method=IMAGINATION, exploring=Exploring(SLOTS, FIRST))
+    elif row != "dqn":
         method = METHOD if row == "search" else replace(METHOD, consistency=0.0)
         run = partial(play_by_search, method=method, exploring=Exploring(SLOTS, FIRST))
     with tempfile.TemporaryDirectory() as folder, contextlib.suppress(Solved):
