@@ -29,7 +29,7 @@ from polysoma import simulators
 from polysoma.acting.planner import Plan, Planner, Session, TaskPrompt
 from polysoma.embodiment import Embodiment, Observation
 from polysoma.errors import PolysomaError
-from polysoma.evaluation.evaluation import evaluate
+from polysoma.evaluation.evaluation import evaluate, hardware
 from polysoma.evaluation.intervals import wilson
 from polysoma.learning.methods import dqn
 from polysoma.learning.methods.imagination import Exploring, Imagination
@@ -37,7 +37,7 @@ from polysoma.learning.methods.search import Search
 from polysoma.learning.playing import play, play_by_search, play_in_imagination
 from polysoma.rollout.drivers import Driver, Random
 from polysoma.rollout.rollout import Workers
-from results import cells_of, read, share, write
+from results import cells_of, commit, read, share, write
 
 SEED, EPISODES = 399_000, 40
 """Of the episodes that judge; those that are played to learn begin at 500,000."""
@@ -71,6 +71,7 @@ def main(
                 if (cell := f"{name}/{row}/{seed}") in cells_of("search"):
                     continue
                 found = measured(TASKS[name], row, seed, LIMITS[name])
+                found |= {"commit": commit(), "instruction_set": hardware()["instruction_set"]}
                 print(cell, found, flush=True)
                 about = {"seed": SEED, "episodes": EPISODES, "limits": LIMITS, "every": EVERY}
                 write("search", {**about, "cells": dict(sorted((cells_of("search") | {cell: found}).items()))})

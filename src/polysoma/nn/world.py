@@ -33,17 +33,20 @@ _REACH = 10.0
 
 class Believed(NamedTuple):
     """A state of the model: ``memory (..., width)``, ``latent (..., groups * classes)``, of which each group is
-    one-hot, ``seen (..., numbers)``, the observation, normalised, and ``code (..., width)``, how that is encoded."""
+    one-hot, ``seen (..., numbers)``, the observation, normalised, ``code (..., width)``, how that is encoded, and
+    ``bits (..., bits)``, what it shows of symbols."""
 
     memory: Tensor
     latent: Tensor
     seen: Tensor
     code: Tensor
+    bits: Tensor
 
     @property
     def features(self) -> Tensor:
-        """What heads see, ``(..., 2 * width + groups * classes)``."""
-        return torch.cat([self.memory, self.latent, self.code], -1)
+        """What heads see, ``(..., 2 * width + groups * classes + bits)``: bits too, as the linear part of the model
+        moves them, so that the code learns little of them."""
+        return torch.cat([self.memory, self.latent, self.code, self.bits], -1)
 
 
 class WorldNetwork(nn.Module):
@@ -105,14 +108,16 @@ class WorldNetwork(nn.Module):
             # PyTorch warns where it is asked for no outputs at all.
             self.linear.weight, self.linear.bias = nn.Parameter(torch.zeros(0, given)), nn.Parameter(torch.zeros(0))
         self.keep = nn.Parameter(torch.ones(numbers - direct - bits))
-        self.reward = perceptron(2 * width + latent, BINS, width, 1)
-        self.goes_on = perceptron(2 * width + latent, 1, width, 1)
+        self.reward = perceptron(2 * width + latent + bits, BINS, width, 1)
+        self.goes_on = perceptron(2 * width + latent + bits, 1, width, 1)
         lasts = [self.linear, self.reward[-1], self.change[-1]]
         if octaves:
             # What a camera shows follows from where things are, finely: the latent is too coarse for that.
             seen = direct * (1 + 2 * octaves) + bits
             self.look = perceptron(width + latent + seen, numbers - direct - bits, 2 * width, 1)
             lasts.append(self.look[-1])
+        # Something blocks the way, or not: both at once would be no picture of anything.
+        self.alters = perceptron(width + latent + bits + actions, 1, width, 1) if bits else None
         for last in lasts:
             assert isinstance(last, nn.Linear)
             nn.init.zeros_(last.weight)
@@ -122,7 +127,7 @@ class WorldNetwork(nn.Module):
         """The state at an observation ``(B, numbers)``, before which nothing is known."""
         memory, code = seen.new_zeros(len(seen), self.memory.hidden_size), self.encode(symlog(seen))
         chances = self.chances(self.posterior(torch.cat([memory, code], -1)))
-        return Believed(memory, self.drawn(chances, generator), seen, code)
+        return self._believed(memory, self.drawn(chances, generator), seen, code)
 
     def observe(
         self, state: Believed, action: Tensor, seen: Tensor, generator: torch.Generator | None = None
@@ -143,21 +148,36 @@ class WorldNetwork(nn.Module):
         prior = self.chances(self.prior(memory))
         posterior = self.chances(self.posterior(torch.cat([memory, code], -1)))
         latent = self.drawn(posterior, generator)
-        return Believed(memory, latent, seen, code), self.following(state, action, memory, latent), posterior, prior
+        after = self._believed(memory, latent, seen, code)
+        rebuilt = self.following(state, action, memory, latent, altered(state.bits, after.bits))
+        return after, rebuilt, posterior, prior
 
     def imagine(self, state: Believed, action: Tensor, generator: torch.Generator | None = None) -> Believed:
         """The state after an action ``(B, actions)`` as it is expected. ``generator`` draws the latent and symbols;
         None takes the most probable."""
         return self.foresee(state, action, generator)[0]
 
-    def foresee(self, state: Believed, action: Tensor, generator: torch.Generator | None) -> tuple[Believed, Tensor]:
-        """As :meth:`imagine`, and what is expected to be observed, ``(B, numbers)``: of symbols the chances."""
+    def foresee(
+        self, state: Believed, action: Tensor, generator: torch.Generator | None, changed: Tensor | None = None
+    ) -> tuple[Believed, Tensor]:
+        """As :meth:`imagine`, and what is expected to be observed, ``(B, numbers)``: of symbols the chances.
+        ``changed``, bool ``(B,)``, says whether symbols change, if that is known."""
         memory = self.remember(state, action)
         latent = self.drawn(self.chances(self.prior(memory)), generator)
-        after = self.following(state, action, memory, latent)
+        if changed is None and self.alters is not None:
+            likely = self.alter(state, action, memory, latent).sigmoid()
+            place = 0.5 if generator is None else torch.rand(likely.shape, generator=generator, device=likely.device)
+            changed = likely > place
+        after = self.following(state, action, memory, latent, changed)
         numbers, bits, pixels = after.split(self._sizes, 1)
         seen = torch.cat([numbers, self.symbols.settled(bits, generator), pixels], 1) if bits.shape[1] else after
-        return Believed(memory, latent, seen, self.encode(symlog(seen))), after
+        return self._believed(memory, latent, seen, self.encode(symlog(seen))), after
+
+    def alter(self, state: Believed, action: Tensor, memory: Tensor, latent: Tensor) -> Tensor:
+        """Logits ``(B,)`` of an action's changing any symbol; of a body that senses some."""
+        assert self.alters is not None
+        logits: Tensor = self.alters(torch.cat([memory, latent, state.bits, action], -1))[:, 0]
+        return logits
 
     def earns(self, before: Believed, action: Tensor, after: Believed) -> tuple[Tensor, Tensor]:
         """The reward of an action ``(B, actions)``: what is linear in it, ``(B,)``, and logits of the rest, ``(B,
@@ -177,8 +197,11 @@ class WorldNetwork(nn.Module):
         remembered: Tensor = self.memory(mixed, state.memory)
         return remembered
 
-    def following(self, state: Believed, action: Tensor, memory: Tensor, latent: Tensor) -> Tensor:
-        """The observation after an action: the one before, and how it changes."""
+    def following(
+        self, state: Believed, action: Tensor, memory: Tensor, latent: Tensor, changed: Tensor | None
+    ) -> Tensor:
+        """The observation after an action: the one before, and how it changes; symbols only where ``changed``, bool
+        ``(B,)``."""
         numbers, bits, pixels = state.seen.split(self._sizes, 1)
         size_of_numbers, size_of_bits, size_of_pixels = self.step.split(self._sizes)
         simple = size_of_numbers * self.linear(self.given(numbers, action))
@@ -187,7 +210,8 @@ class WorldNetwork(nn.Module):
         own = change[:, : self.direct + bits.shape[1]]
         after = numbers + simple + size_of_numbers * own[:, : self.direct]
         if bits.shape[1]:
-            bits = self.symbols.following(bits, action) + size_of_bits * own[:, self.direct :]
+            moved = self.symbols.following(bits, action, size_of_bits * own[:, self.direct :])
+            bits = moved if changed is None else torch.where(changed[:, None], moved, bits)
         if self.octaves:
             look = self.look(torch.cat([known, after, waves(after, self.octaves, _SLOWEST), bits], -1))
         else:
@@ -208,6 +232,9 @@ class WorldNetwork(nn.Module):
         chances = logits.unflatten(-1, (self.groups, self.classes)).softmax(-1)
         return (1 - UNIFORM) * chances + UNIFORM / self.classes
 
+    def _believed(self, memory: Tensor, latent: Tensor, seen: Tensor, code: Tensor) -> Believed:
+        return Believed(memory, latent, seen, code, seen.split(self._sizes, 1)[1])
+
     def drawn(self, chances: Tensor, generator: torch.Generator | None) -> Tensor:
         """A latent of these chances, whose gradient is theirs (straight-through, Bengio et al. 2013)."""
         if generator is None:
@@ -217,6 +244,11 @@ class WorldNetwork(nn.Module):
             chosen = torch.multinomial(rows, 1, generator=generator).reshape(chances.shape[:-1])
         hard = one_hot(chosen, self.classes).to(chances.dtype)
         return (hard + chances - chances.detach()).flatten(-2)
+
+
+def altered(before: Tensor, after: Tensor) -> Tensor:
+    """Whether any of the bits ``(..., bits)`` changed: bool ``(...)``."""
+    return (before != after).any(-1)
 
 
 def joined(states: Sequence[Believed]) -> Believed:

@@ -176,7 +176,7 @@ class WorldModel(SmallPolicy):
             config.grids,
         )  # fmt: skip
         self._symbolic = config.symbolic
-        features = 2 * config.width + config.groups * config.classes
+        features = 2 * config.width + config.groups * config.classes + self.network.symbols.bits
         self.mind = ActorCritic(features, actions, choices, config.width) if config.acts else None
 
     def normalised(self, rows: np.ndarray, pixels: np.ndarray) -> Tensor:

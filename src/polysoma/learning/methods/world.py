@@ -25,7 +25,7 @@ from polysoma.learning import lineage, run_state, states
 from polysoma.learning.engine import Engine, Progress, Settings
 from polysoma.learning.method import Method, Metrics, Share
 from polysoma.learning.optimizers import AdamW
-from polysoma.nn.world import Believed, divergence, joined, two_hot_loss
+from polysoma.nn.world import Believed, altered, divergence, joined, two_hot_loss
 from polysoma.policy.world import WorldConfig, WorldModel, flat
 
 _SPREAD_ROWS = 4096
@@ -199,10 +199,12 @@ class WorldLearner(Method):
             dynamics.append(divergence(posterior.detach(), prior).clamp(min=settings.free))
             representation.append(divergence(posterior, prior.detach()).clamp(min=settings.free))
             states.append(state)
-        expected = []
+        config, expected = model.config, []
+        bits = seen[..., config.number_size : config.state_size]
+        changed = altered(bits[:, :-1], bits[:, 1:])
         for number in range(settings.ahead):
             at = settings.watched + number
-            state, after = network.foresee(states[-1], moves[:, at], generator)
+            state, after = network.foresee(states[-1], moves[:, at], generator, changed[:, at])
             states.append(state)
             expected.append(self._missed(after, seen[:, at + 1], spread[number]))
         early, late = known[:, : settings.watched], known[:, settings.watched :]
@@ -216,10 +218,15 @@ class WorldLearner(Method):
         weights = known.T.flatten().float()
         least = weights.sum().clamp(min=1)
         losses["end"] = (weights * ends).sum() / least
+        # These do not shape the states: what rewards asked of them made observations much worse foreseen.
+        still = [Believed(*(one.detach() for one in states)) for states in (before, following)]
+        made = moves.transpose(0, 1).flatten(0, 1)
+        if network.alters is not None:
+            logits = network.alter(still[0], made, still[1].memory, still[1].latent)
+            wrong = binary_cross_entropy_with_logits(logits, changed.T.flatten().float(), reduction="none")
+            losses["altered"] = (weights * wrong).sum() / least
         if model.config.rewarded:
-            # Rewards do not shape the states: what they asked of these made observations much worse foreseen.
-            still = [Believed(*(one.detach() for one in states)) for states in (before, following)]
-            simple, logits = network.earns(still[0], moves.transpose(0, 1).flatten(0, 1), still[1])
+            simple, logits = network.earns(still[0], made, still[1])
             rest = two_hot_loss(logits, rewards.T.flatten() - simple.detach())
             losses["reward"] = (weights * rest).sum() / least
         return losses, count, self._living(states[: settings.watched + 1], known, over)
