@@ -34,7 +34,7 @@ _REACH = 10.0
 class Believed(NamedTuple):
     """A state of the model: ``memory (..., width)``, ``latent (..., groups * classes)``, of which each group is
     one-hot, ``seen (..., numbers)``, the observation, normalised, ``code (..., width)``, how that is encoded, and
-    ``bits (..., bits)``, what it shows of symbols."""
+    ``bits (..., bits)``, what it shows of symbols, normalised."""
 
     memory: Tensor
     latent: Tensor
@@ -68,11 +68,14 @@ class WorldNetwork(nn.Module):
         step: float32 ``(numbers,)``, the size of the changes that the decoder's outputs are parts of; a buffer.
         earned: float32 ``(3 * direct + 2 * actions + 1,)``, the reward as a linear function of :meth:`told`; a buffer.
         range: float32 ``(2,)``, between which that is taken; a buffer.
+        usual, spread: float32 ``(bits,)``, by which heads see bits normalised, so that rare ones count; buffers.
     """
 
     step: Tensor
     earned: Tensor
     range: Tensor
+    usual: Tensor
+    spread: Tensor
 
     def __init__(
         self,
@@ -95,6 +98,8 @@ class WorldNetwork(nn.Module):
         self.register_buffer("step", torch.ones(numbers))
         self.register_buffer("earned", torch.zeros(3 * direct + 2 * actions + 1))
         self.register_buffer("range", torch.zeros(2))
+        self.register_buffer("usual", torch.zeros(bits), persistent=bits > 0)
+        self.register_buffer("spread", torch.ones(bits), persistent=bits > 0)
         self.encode = perceptron(numbers, width, width, 1)
         self.mix = nn.Sequential(nn.Linear(latent + width + actions, width), nn.LayerNorm(width), nn.GELU())
         self.memory = nn.GRUCell(width, width)
@@ -118,6 +123,7 @@ class WorldNetwork(nn.Module):
             lasts.append(self.look[-1])
         # Something blocks the way, or not: both at once would be no picture of anything.
         self.alters = perceptron(width + latent + bits + actions, 1, width, 1) if bits else None
+        lasts += [] if self.alters is None else [self.alters[-1]]
         for last in lasts:
             assert isinstance(last, nn.Linear)
             nn.init.zeros_(last.weight)
@@ -233,7 +239,7 @@ class WorldNetwork(nn.Module):
         return (1 - UNIFORM) * chances + UNIFORM / self.classes
 
     def _believed(self, memory: Tensor, latent: Tensor, seen: Tensor, code: Tensor) -> Believed:
-        return Believed(memory, latent, seen, code, seen.split(self._sizes, 1)[1])
+        return Believed(memory, latent, seen, code, (seen.split(self._sizes, 1)[1] - self.usual) / self.spread)
 
     def drawn(self, chances: Tensor, generator: torch.Generator | None) -> Tensor:
         """A latent of these chances, whose gradient is theirs (straight-through, Bengio et al. 2013)."""

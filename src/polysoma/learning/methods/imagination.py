@@ -60,7 +60,7 @@ class Imagination:
     trace: Annotated[float, within(0, 1)] = 0.95
     paying: Annotated[float, within(0, 1)] = 0.25
     bonus: Annotated[float, within(0, 1000)] = 3e-4
-    choosing: Annotated[float, within(0, 1000)] = 3e-3
+    choosing: Annotated[float, within(0, 1000)] = 1e-2
     learning_rate: Annotated[float, within(0, 10, above=True)] = 1e-3
     kind: Literal["imagination"] = "imagination"
 

@@ -32,6 +32,8 @@ _SPREAD_ROWS = 4096
 """Rows that statistics are taken of, where there are more: pixels are many."""
 _RIDGE, _RIDGE_OF_CHOICES = 1e-3, 1.0
 """The latter where each choice has a linear part of its own, of which a few steps tell."""
+_RARE = 0.1
+"""Standard deviations of bits below are taken for this one."""
 _LEAST = 0.02
 """Standard deviations: changes below are not told apart from none."""
 
@@ -126,6 +128,8 @@ class WorldLearner(Method):
         mean, scale = first.mean(0), first.std(0, unbiased=False)
         # All pixels are of one size, so that those which hardly change stay unimportant; bits stay as they are.
         scale[states:] = scale[states:].square().mean().sqrt()
+        model.network.usual.copy_(mean[numbers:states])
+        model.network.spread.copy_(scale[numbers:states].clamp(min=_RARE))
         mean[numbers:states], scale[numbers:states] = 0, 1
         model.mean.copy_(mean)
         model.scale.copy_(torch.where(scale < 1e-6, torch.ones_like(scale), scale))
@@ -156,6 +160,10 @@ class WorldLearner(Method):
             before, later = model.normalised(drawn.states, drawn.pixels)[..., numbers:].unbind(1)
             bits = states - numbers
             model.network.symbols.fit(before[:, :bits], model.moves(drawn.actions)[:, 0], later[:, :bits])
+            if model.network.alters is not None:
+                last, often = model.network.alters[-1], altered(before[:, :bits], later[:, :bits]).float().mean()
+                assert isinstance(last, nn.Linear)
+                last.bias.fill_(float(often.logit(eps=1e-3)))
             pixels, later = before[:, bits:], later[:, bits:]
             # Those that never change stay.
             power = (pixels * pixels).mean(0)
