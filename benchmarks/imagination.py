@@ -27,7 +27,7 @@ from polysoma.acting.planner import Plan, Planner, Session, TaskPrompt
 from polysoma.data.dataset import Dataset
 from polysoma.embodiment import Observation
 from polysoma.errors import PolysomaError
-from polysoma.evaluation.evaluation import evaluate
+from polysoma.evaluation.evaluation import evaluate, hardware
 from polysoma.evaluation.foresight import LAST, MODEL, SHUFFLED, foresight, read_logs
 from polysoma.evaluation.intervals import mean_interval, wilson
 from polysoma.learning.methods.imagination import Exploring, Imagination
@@ -37,7 +37,7 @@ from polysoma.policy import world
 from polysoma.rollout.drivers import Behaviour, Driver, Expert, Random, Ready
 from polysoma.rollout.recording import record
 from polysoma.rollout.rollout import Workers
-from results import cells_of, read, share, write
+from results import cells_of, commit, read, share, write
 
 SEED, EPISODES, LOGS = 398_000, 10, 520_000
 """Of the episodes that judge, and of those that are recorded; those that are played to learn begin at 500,000."""
@@ -84,6 +84,7 @@ def main(only: tuple[str, ...] = tuple(ROWS), rows: tuple[str, ...] = (), seeds:
                     continue
                 began = time.process_time()
                 found = {**measured(part, row, seed), "cpu_s": round(time.process_time() - began, 1)}
+                found |= {"commit": commit(), "instruction_set": hardware()["instruction_set"]}
                 print(cell, found, flush=True)
                 cells = cells_of("imagination") | {cell: found}
                 write("imagination", {"seed": SEED, "cells": dict(sorted(cells.items()))})
