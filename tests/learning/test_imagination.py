@@ -285,9 +285,9 @@ def test_a_resumed_run_from_logs_comes_to_the_same_bits(tmp_path: Path) -> None:
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def lit(root: Path, kind: Modality = Modality.SYMBOL, rare: float = 1.0) -> Dataset:
+def lit(root: Path, kind: Modality = Modality.SYMBOL, rare: float = 1.0, blocked: bool = False) -> Dataset:
     """A ring of lights that turns or flips, as symbols or numbers; where the first three are alike a step earns
-    ``rare``, else what is left of 1."""
+    ``rare``, else what is left of 1. It may be ``blocked`` from turning where the first light is 0 or 1."""
     rng, size = np.random.default_rng(0), 5
     symbols = kind is Modality.SYMBOL
     lights_of = (
@@ -300,7 +300,8 @@ def lit(root: Path, kind: Modality = Modality.SYMBOL, rare: float = 1.0) -> Data
         for number in range(40):
             actions, seen = rng.integers(2, size=14), [rng.integers(4, size=size)]
             for action in actions:
-                seen.append(seen[-1][::-1] if action else np.roll(seen[-1], 1))
+                moved = seen[-1][::-1] if action else np.roll(seen[-1], 1)
+                seen.append(seen[-1] if blocked and not action and seen[-1][0] < 2 else moved)
             lights = np.stack(seen).astype(np.uint8 if symbols else np.float32)
             alike = (lights[1:, :3] == lights[1:, :1]).all(1)
             rewards = np.where(alike, rare, 1 - rare).astype(np.float32)
@@ -321,6 +322,18 @@ def test_what_a_choice_does_to_all_that_is_seen_is_known_before_learning(tmp_pat
     found = errors["symbols" if kind is Modality.SYMBOL else "numbers"]
     assert found["model"][0] < 0.3 * found["copy-last"][0]
     assert kind is Modality.SYMBOL or found["linear"][1] < 0.2 * found["copy-last"][1]
+
+
+def test_it_learns_where_nothing_changes(tmp_path: Path) -> None:
+    data = lit(tmp_path, blocked=True)
+    model = world.load(learn([data], tmp_path / "run", 60, 16, settings=WorldLearning(32, 2, 2)))
+    pieces = read_logs(model, [data]).pieces(np.arange(0, 15 * 40, 15), 1)
+    before, after = model.normalised(pieces.states, pieces.pixels).unbind(1)
+    with torch.no_grad():
+        expected = model.network.imagine(model.network.start(before), model.moves(pieces.actions)[:, 0]).seen
+    assert 0.3 < (before == after).all(1).float().mean() < 0.8
+    right = (expected == after).all(1).float().mean()
+    assert right > 0.85, right
 
 
 def test_symbols_are_shown_as_the_ids_that_they_are(tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ class Symbols(nn.Module):
             values = held.unflatten(-1, (grid.cells, -1)).split(grid.cardinalities, -1)
             parts.append(torch.cat([one_hot(_drawn(one, generator), one.shape[-1]) for one in values], -1).flatten(-2))
         hard = torch.cat(parts, -1).to(chances.dtype)
-        return hard + chances - chances.detach()
+        return hard + (chances - chances.detach())
 
     @torch.no_grad()
     def fit(self, before: Tensor, action: Tensor, after: Tensor) -> None:
