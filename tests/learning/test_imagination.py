@@ -444,3 +444,17 @@ def test_mistakes_are_one_line(tmp_path: Path) -> None:
         writer.add(dataclasses.replace(walk(np.random.default_rng(0), np.zeros(2), 5, 0), rewards=None))
     with pytest.raises(PolysomaError, match="imagination: expected data with rewards"):
         FAST.build(model, read_logs(model, [Dataset(tmp_path)]))
+
+
+def test_pieces_that_pay_are_drawn_more_often_where_they_are_few(tmp_path: Path) -> None:
+    for rare, most in ((True, False), (False, True)):
+        data = lit(tmp_path / str(rare), rare=1.0 if rare else 0.0)
+        model = WorldModel(WorldConfig(data.embodiment, width=8, rewarded=True, acts=True))
+        logs = read_logs(model, [data])
+        method = dataclasses.replace(FAST, paying=0.5).build(model, logs)
+        assert isinstance(method, _Imagining)
+        drawn, paying = method.drawn_rows(4000, 2, np.random.default_rng(0)), logs.paying(2)
+        share = np.isin(paying, method.rows).sum() / len(method.rows)
+        assert (share > 0.5) == most
+        expected = share if most else 0.5 + 0.5 * share
+        assert np.isin(drawn, paying).mean() == pytest.approx(expected, abs=0.04)

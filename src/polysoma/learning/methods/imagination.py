@@ -43,7 +43,7 @@ class Imagination:
         discount: of a step.
         trace: lambda of returns.
         paying: the part of the pieces that the model learns from which is drawn among those in which something is
-            earned, which may be rare.
+            earned, where these are fewer than half.
         bonus: how much entropy counts, for numbers (the paper's).
         choosing: the same for choices: at the paper's they are made before much is known, at rates that are 25 times
             the paper's.
@@ -123,8 +123,10 @@ class _Imagining(WorldLearner):
         return {f"loss/{name}": value.item() for name, value in losses.items()} | told | {"windows": float(count)}
 
     def drawn_rows(self, count: int, steps: int, rng: np.random.Generator) -> np.ndarray:
-        """See :class:`~polysoma.learning.methods.world.WorldLearner`; some of them where something is earned."""
-        return self.logs.drawn(self.rows, count, steps, self.imagination.paying, rng)[0]
+        """See :class:`~polysoma.learning.methods.world.WorldLearner`; some of them where something is earned, if that
+        is rare. Where most steps earn something it is what earns nothing that matters, such as a fall."""
+        rare = 2 * len(self.logs.paying(steps)) < len(self.rows)
+        return self.logs.drawn(self.rows, count, steps, self.imagination.paying if rare else 0.0, rng)[0]
 
     def after_step(self, step: int) -> None:
         """See :class:`~polysoma.learning.method.Method`: what judges follows."""
