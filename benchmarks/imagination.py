@@ -275,7 +275,8 @@ def render() -> str:
         f"{min(frames, default=0):,} steps or a few more of random actions, {LEARNT} steps of learning; the same "
         f"{EPISODES} episodes a run. "
         "95 % intervals over the episodes of all runs, so how much runs differ is not in them; seeds of episodes from "
-        f"{found['seed']} on; PPO and SAC with their default settings (`python benchmarks/imagination.py`).",
+        f"{found['seed']} on; PPO and SAC with their default settings. Seconds are of several processors, which the "
+        "cells of the JSON name, with their commits (`python benchmarks/imagination.py`).",
     ]
     return "\n".join(lines) + "\n"
 

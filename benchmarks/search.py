@@ -228,7 +228,8 @@ def render() -> str:
         f"Solved is where {0.9 * found['episodes']:.0f} of {found['episodes']} unseen episodes succeed (seeds from "
         f"{found['seed']} on), judged every {found['every']:,} steps, up to {limits}; judging stops there, "
         "so the success at the last is of different numbers of steps. 95 % intervals over episodes, so how much runs "
-        "differ is not in them (`python benchmarks/search.py`).",
+        "differ is not in them. Seconds are of several processors, which the cells of the JSON name, with their "
+        "commits (`python benchmarks/search.py`).",
     ]
     return "\n".join(lines) + "\n"
 

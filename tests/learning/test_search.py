@@ -15,7 +15,7 @@ from polysoma.acting.opening import open_planner
 from polysoma.acting.planner import Plan, TaskPrompt
 from polysoma.acting.searching import SearchPlanner
 from polysoma.cli import main
-from polysoma.data.sequences import Memory, Pieces
+from polysoma.data.sequences import Memory, Pieces, drawn_rows
 from polysoma.embodiment import INSTRUCTION, DiscreteActions, Embodiment, Modality, Observation, Stream, channels
 from polysoma.errors import PolysomaError
 from polysoma.evaluation.evaluation import evaluate
@@ -153,7 +153,7 @@ def test_pieces_that_pay_are_drawn_more_often_and_count_less_for_values() -> Non
         memory.add(row, np.ones(1, np.int64), over.astype(np.float32), over, row + 1, over)
     method.memory, paying = memory, memory.paying(4)
     assert len(paying) == 4 * 4
-    rows, weights = memory.drawn(memory.rows(1), 4000, 4, method.settings.paying, rng)
+    rows, weights = drawn_rows(memory.rows(1), paying, 4000, method.settings.paying, rng)
     pays = np.isin(rows, paying)
     assert 0.5 < pays.mean() < 0.6
     assert weights[pays].sum() / weights.sum() == pytest.approx(len(paying) / len(memory.rows(1)), abs=0.01)

@@ -77,22 +77,6 @@ class Rows:
         paid = np.concatenate([[0], np.cumsum((self._rewards != 0) & (self._left > 0))])
         return np.flatnonzero(paid[np.arange(len(self)) + np.minimum(self._left, steps)] > paid[:-1])
 
-    def drawn(
-        self, anywhere: np.ndarray, count: int, steps: int, share: float, rng: np.random.Generator
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """So many of the rows ``anywhere``, drawn evenly but for about a ``share`` of them, which are of those from
-        which one of so many steps earns something, if there are any: int64 ``(count,)``; and what they weigh, float32
-        alike, so that a mean over them is one over rows from anywhere."""
-        found = anywhere[rng.integers(len(anywhere), size=count)]
-        paying = self.paying(steps)
-        paying = paying[np.isin(paying, anywhere)]
-        if not len(paying):
-            return found, np.ones(count, np.float32)
-        chosen = rng.random(count) < share
-        found[chosen] = paying[rng.integers(len(paying), size=int(chosen.sum()))]
-        more = 1 - share + share * np.isin(found, paying) * len(anywhere) / len(paying)
-        return found, (1 / more).astype(np.float32)
-
     def pieces(self, rows: np.ndarray, steps: int) -> Pieces:
         """The pieces of this many steps from these rows, int64 ``(B,)``, as far as their episodes go."""
         ahead, left = np.arange(steps + 1), self._left[rows][:, None]
@@ -101,6 +85,21 @@ class Rows:
         return Pieces(
             self.states[at], self.pixels[at], self._actions[done], self._rewards[done], self._over[done] & known, known
         )
+
+
+def drawn_rows(
+    anywhere: np.ndarray, paying: np.ndarray, count: int, share: float, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """So many of the rows ``anywhere``, int64, drawn evenly but for about a ``share`` of them, which are of those that
+    pay, if there are any: int64 ``(count,)``; and what they weigh, float32 alike, so that a mean over them is one over
+    rows from anywhere."""
+    found = anywhere[rng.integers(len(anywhere), size=count)]
+    if not len(paying):
+        return found, np.ones(count, np.float32)
+    chosen = rng.random(count) < share
+    found[chosen] = paying[rng.integers(len(paying), size=int(chosen.sum()))]
+    more = 1 - share + share * np.isin(found, paying) * len(anywhere) / len(paying)
+    return found, (1 / more).astype(np.float32)
 
 
 _HELD = ("states", "pixels", "actions", "rewards", "over", "left")

@@ -65,6 +65,7 @@ class WorldNetwork(nn.Module):
         grids: of symbols, whose bits lie between numbers and pixels.
 
     Attributes:
+        sizes: how many numbers, bits and pixels an observation has.
         step: float32 ``(numbers,)``, the size of the changes that the decoder's outputs are parts of; a buffer.
         earned: float32 ``(3 * direct + 2 * actions + 1,)``, the reward as a linear function of :meth:`told`; a buffer.
         range: float32 ``(2,)``, between which that is taken; a buffer.
@@ -92,7 +93,7 @@ class WorldNetwork(nn.Module):
         super().__init__()
         self.symbols = Symbols(grids, actions if choices else 1)
         bits = self.symbols.bits
-        self._sizes = (direct, bits, numbers - direct - bits)
+        self.sizes = (direct, bits, numbers - direct - bits)
         self.groups, self.classes, self.direct, self.octaves = groups, classes, direct, octaves
         latent = groups * classes
         self.register_buffer("step", torch.ones(numbers))
@@ -175,7 +176,7 @@ class WorldNetwork(nn.Module):
             place = 0.5 if generator is None else torch.rand(likely.shape, generator=generator, device=likely.device)
             changed = likely > place
         after = self.following(state, action, memory, latent, changed)
-        numbers, bits, pixels = after.split(self._sizes, 1)
+        numbers, bits, pixels = after.split(self.sizes, 1)
         seen = torch.cat([numbers, self.symbols.settled(bits, generator), pixels], 1) if bits.shape[1] else after
         return self._believed(memory, latent, seen, self.encode(symlog(seen))), after
 
@@ -208,8 +209,8 @@ class WorldNetwork(nn.Module):
     ) -> Tensor:
         """The observation after an action: the one before, and how it changes; symbols only where ``changed``, bool
         ``(B,)``."""
-        numbers, bits, pixels = state.seen.split(self._sizes, 1)
-        size_of_numbers, size_of_bits, size_of_pixels = self.step.split(self._sizes)
+        numbers, bits, pixels = state.seen.split(self.sizes, 1)
+        size_of_numbers, size_of_bits, size_of_pixels = self.step.split(self.sizes)
         simple = size_of_numbers * self.linear(self.given(numbers, action))
         known = torch.cat([memory, latent], -1)
         change = self.change(known)
@@ -239,7 +240,7 @@ class WorldNetwork(nn.Module):
         return (1 - UNIFORM) * chances + UNIFORM / self.classes
 
     def _believed(self, memory: Tensor, latent: Tensor, seen: Tensor, code: Tensor) -> Believed:
-        return Believed(memory, latent, seen, code, (seen.split(self._sizes, 1)[1] - self.usual) / self.spread)
+        return Believed(memory, latent, seen, code, (seen.split(self.sizes, 1)[1] - self.usual) / self.spread)
 
     def drawn(self, chances: Tensor, generator: torch.Generator | None) -> Tensor:
         """A latent of these chances, whose gradient is theirs (straight-through, Bengio et al. 2013)."""

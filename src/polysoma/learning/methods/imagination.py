@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from polysoma.config import KIND, check, within
-from polysoma.data.sequences import Memory, Rows, Sequences
+from polysoma.data.sequences import Memory, Rows, Sequences, drawn_rows
 from polysoma.learning.method import Method, Metrics, ParameterGroup, Share, decaying
 from polysoma.learning.methods.world import WorldLearner, WorldLearning
 from polysoma.learning.objectives import generalised_advantages
@@ -125,8 +125,10 @@ class _Imagining(WorldLearner):
     def drawn_rows(self, count: int, steps: int, rng: np.random.Generator) -> np.ndarray:
         """See :class:`~polysoma.learning.methods.world.WorldLearner`; some of them where something is earned, if that
         is rare. Where most steps earn something it is what earns nothing that matters, such as a fall."""
-        rare = 2 * len(self.logs.paying(steps)) < len(self.rows)
-        return self.logs.drawn(self.rows, count, steps, self.imagination.paying if rare else 0.0, rng)[0]
+        paying = self.logs.paying(steps)
+        paying = paying[np.isin(paying, self.rows)]
+        rare = 2 * len(paying) < len(self.rows)
+        return drawn_rows(self.rows, paying, count, self.imagination.paying if rare else 0.0, rng)[0]
 
     def after_step(self, step: int) -> None:
         """See :class:`~polysoma.learning.method.Method`: what judges follows."""

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
 from polysoma.config import KIND, check, within
-from polysoma.data.sequences import Memory, Pieces, Rows
+from polysoma.data.sequences import Memory, Pieces, Rows, drawn_rows
 from polysoma.learning.method import Method, Metrics, Share
 from polysoma.learning.methods.imagination import Exploring
 from polysoma.learning.methods.world import masked
@@ -133,7 +133,7 @@ class SearchLearner(Method):
         """See :class:`~polysoma.learning.method.Method`."""
         settings, rng = self.settings, share.rng(self.seed, step)
         count, steps = -(-settings.batch // share.count), settings.unrolled + settings.ahead
-        rows, weights = self.memory.drawn(self.memory.rows(1), count, steps, settings.paying, rng)
+        rows, weights = drawn_rows(self.memory.rows(1), self.memory.paying(steps), count, settings.paying, rng)
         drawn = self.memory.pieces(rows, steps)
         aims = self.aims(drawn, rng)
         losses = self.losses(drawn, aims, self.policy.taken(weights))

@@ -207,8 +207,7 @@ class WorldLearner(Method):
             dynamics.append(divergence(posterior.detach(), prior).clamp(min=settings.free))
             representation.append(divergence(posterior, prior.detach()).clamp(min=settings.free))
             states.append(state)
-        config, expected = model.config, []
-        bits = seen[..., config.number_size : config.state_size]
+        expected, bits = [], seen.split(network.sizes, -1)[1]
         changed = altered(bits[:, :-1], bits[:, 1:])
         for number in range(settings.ahead):
             at = settings.watched + number
@@ -247,10 +246,7 @@ class WorldLearner(Method):
 
     def _missed(self, expected: Tensor, came: Tensor, spread: Tensor) -> Tensor:
         """The errors ``(B,)``, compared with how much changes in that time: numbers, bits and pixels weigh the same."""
-        config, missed = self.model.config, (expected - came) / spread
-        parts = missed.split(
-            [config.number_size, config.state_size - config.number_size, config.size - config.state_size], 1
-        )
+        parts = ((expected - came) / spread).split(self.model.network.sizes, 1)
         return torch.stack(
             [
                 smooth_l1_loss(part, torch.zeros_like(part), beta=2.0, reduction="none").mean(1)
